@@ -1,0 +1,1 @@
+"""Questions and answers: tables, plots and the command line."""

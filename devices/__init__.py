@@ -1,0 +1,1 @@
+"""How long and how much energy an op takes: specs, rooflines, links."""

@@ -1,0 +1,1 @@
+"""Real kernels, their references and the measuring harness."""

@@ -1,0 +1,18 @@
+"""Package mapping only: the five library folders install as ``opbyte.<folder>``."""
+
+from setuptools import find_packages, setup
+
+FOLDERS = ["simulator", "devices", "kernels", "workloads", "analysis"]
+packages = ["opbyte"]
+for folder in FOLDERS:
+    packages += [f"opbyte.{folder}", *(f"opbyte.{folder}.{sub}" for sub in find_packages(folder))]
+setup(
+    packages=packages,
+    package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
+    package_data={
+        "opbyte": ["py.typed"],
+        "opbyte.devices": ["specs/*.yaml"],
+        "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
+    },
+    include_package_data=False,
+)

@@ -1,0 +1,1 @@
+"""What happens when: engines, policies, layouts and placement on a SimPy clock."""

@@ -1,0 +1,1 @@
+"""What must be computed: models, ops, routing and request traces."""

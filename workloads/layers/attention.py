@@ -1,0 +1,128 @@
+"""Softmax attention with grouped query heads (MHA, GQA, MQA), optional window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+
+SOFTMAX_FLOPS = 7.0
+"""FLOP per score for softmax, counted for vector work only (facts of the Duplex simulator:
+attention_gen_impl.cpp counts 7); they never enter Op/B, which is matmul FLOP by definition."""
+
+
+@layer_kind("attention")
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Attention of `heads` query heads over `kv_heads` key/value heads.
+
+    Attributes
+    ----------
+    window : int
+        Keys a query sees at most; 0 = all. Chunked local attention (Llama-4) is modelled as a
+        window of the chunk's length, an upper bound of what it reads.
+    qkv_bias, out_bias : bool
+        Whether the projections have biases.
+    qk_norm : int
+        Weights of query and key norms together.
+    gated : bool
+        Output gate from the query projection, doubling its width (Qwen3-Next).
+    sinks : bool
+        One learned sink logit per head (gpt-oss).
+    """
+
+    kind: ClassVar[str]
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int = 0
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: int = 0
+    gated: bool = False
+    sinks: bool = False
+
+    @property
+    def _q_width(self) -> int:
+        return self.heads * self.head_dim * (2 if self.gated else 1)
+
+    @property
+    def _kv_width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def weights(self) -> tuple[Weights, ...]:
+        qkv = self._q_width + 2 * self._kv_width
+        count = self.hidden * (qkv + self.heads * self.head_dim)
+        extra = qkv * self.qkv_bias + self.hidden * self.out_bias + self.qk_norm
+        extra += self.heads * self.sinks
+        return Weights("attention", count, count), Weights("other", extra, extra)
+
+    def state(self) -> State:
+        return State(values_per_token=2 * self._kv_width, window=self.window)
+
+    def shard(self, tp: int) -> Attention:
+        # Key/value heads are copied once there are fewer of them than devices.
+        kv = split(self.kv_heads, tp, "KV heads") if self.kv_heads >= tp else 1
+        return replace(self, heads=split(self.heads, tp, "query heads"), kv_heads=kv)
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        qkv = self._q_width + 2 * self._kv_width
+        return [
+            gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
+            elementwise(
+                "rope", "attention", m.tokens, self.heads * self.head_dim + self._kv_width, 2, run
+            ),
+            *attention_core(self, m, run),
+            gemm(
+                "out",
+                "attention",
+                "attention",
+                m.tokens,
+                self.hidden,
+                self.heads * self.head_dim,
+                run,
+            ),  # fmt: skip
+        ]
+
+
+def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
+    """Scores, softmax and weighted sum, prefill and decode apart.
+
+    ``flash`` keeps the scores on chip; ``unfused`` writes and reads the whole score matrix
+    twice (before and after softmax), as the Duplex paper's model does.
+    """
+    num = run.numerics
+    width = spec.heads * spec.head_dim
+    kv_row = 2 * spec._kv_width * num.kv_bytes
+
+    def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
+        unfused = run.attention == "unfused"
+        return Op(
+            name=f"attention_{phase}",
+            layer="attention",
+            kind=f"attention_{phase}",
+            phase=phase,
+            shape={
+                "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
+                "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
+                "window": spec.window,
+            },
+            dtype=num.default,
+            flops=4.0 * width * (scores if unfused else pairs),
+            act_bytes=num.act_bytes
+            * (2.0 * width * tokens + (4.0 * spec.heads * scores if unfused else 0.0)),
+            kv_read_bytes=kv_row * kv,
+            kv_write_bytes=kv_row * tokens,
+        )  # fmt: skip
+
+    w = spec.window
+    decode_kv = m.decode_kv(w)
+    return [
+        op("prefill", m.prefill_tokens, m.prefill_pairs(w), m.prefill_kv(w),
+           m.prefill_rect(w), m.prefills),
+        op("decode", m.decodes, decode_kv, decode_kv, decode_kv, m.decodes),
+    ]  # fmt: skip

@@ -1,0 +1,93 @@
+"""Attention whose query and output projections are experts (JetMoE, mixture of attention heads).
+
+Each token's `top_k` experts bring their own query and output matrices; keys and values are
+shared, so the query heads of a token are ``top_k * kv_heads``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Loads, Op
+from .attention import Attention, attention_core
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+
+
+@layer_kind("attention_moe")
+@dataclass(frozen=True, slots=True)
+class ExpertAttention:
+    """Grouped attention with `experts` query/output projections, `top_k` used by a token."""
+
+    kind: ClassVar[str]
+    hidden: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    top_k: int
+    experts_held: int = 0
+
+    @property
+    def held(self) -> int:
+        """Experts on one device."""
+        return self.experts_held or self.experts
+
+    @property
+    def _width(self) -> int:
+        return self.kv_heads * self.head_dim
+
+    def weights(self) -> tuple[Weights, ...]:
+        one, kv = 2 * self.hidden * self._width, 2 * self.hidden * self._width
+        router = self.experts * self.hidden + self.hidden  # one shared output bias
+        return (
+            Weights("experts", one * self.held, one * self.top_k),
+            Weights("attention", kv, kv),
+            Weights("other", router, router),
+        )
+
+    def state(self) -> State:
+        return State(values_per_token=2 * self._width)
+
+    def shard(self, tp: int) -> ExpertAttention:
+        return replace(self, kv_heads=split(self.kv_heads, tp, "KV heads"))
+
+    def shard_experts(self, ep: int, tp: int) -> ExpertAttention:
+        """Attention experts are never spread over groups: heads are already split by `shard`."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "attention experts need ep=1 (tensor-parallel experts)")
+        return self
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        if loads is None:
+            raise ValueError("expert attention needs loads")
+        core = Attention(self.hidden, self.top_k * self.kv_heads, self.kv_heads, self.head_dim)
+        width = core.heads * core.head_dim
+        return [
+            gemm("router", "attention", "other", m.tokens, self.experts, self.hidden, run),
+            self.expert_op(loads, run),
+            gemm("kv", "attention", "attention", m.tokens, 2 * self._width, self.hidden, run),
+            elementwise("rope", "attention", m.tokens, width + self._width, 2, run),
+            *attention_core(core, m, run),
+        ]
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """Query and output projections of the routed experts."""
+        num, routed = run.numerics, loads.routed
+        one = 2 * self.hidden * self._width
+        return Op(
+            name="attention_experts",
+            layer="attention",
+            kind="experts",
+            phase="both",
+            shape={
+                "hidden": self.hidden, "inter": self._width, "matrices": 2,
+                "experts": self.held, "top_k": self.top_k, "routed": routed,
+            },
+            dtype=num.compute("experts"),
+            flops=2.0 * routed * one,
+            weight_bytes=num.weight_bytes("experts") * one * loads.active,
+            act_bytes=num.act_bytes * routed * 2.0 * (self.hidden + self._width),
+            loads=loads,
+        )  # fmt: skip

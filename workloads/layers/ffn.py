@@ -1,0 +1,48 @@
+"""Dense feed-forward block: two matrices, or three when gated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+
+
+@layer_kind("ffn")
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """``down(act(gate x) * up x)`` with three matrices, ``down(act(up x))`` with two."""
+
+    kind: ClassVar[str]
+    hidden: int
+    width: int
+    matrices: int = 3
+    bias: bool = False
+
+    def weights(self) -> tuple[Weights, ...]:
+        count = self.matrices * self.hidden * self.width
+        bias = ((self.matrices - 1) * self.width + self.hidden) * self.bias
+        return Weights("ffn", count, count), Weights("other", bias, bias)
+
+    def state(self) -> State:
+        return State()
+
+    def shard(self, tp: int) -> FeedForward:
+        return replace(self, width=split(self.width, tp, "feed-forward columns"))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return feed_forward(m.tokens, self.hidden, self.width, self.matrices, run, "ffn")
+
+
+def feed_forward(
+    tokens: float, hidden: int, width: int, matrices: int, run: Run, layer: str, prefix: str = ""
+) -> list[Op]:
+    """Ops of one dense block, used alone and for the shared experts of a MoE layer."""
+    up = f"{prefix}gate_up" if matrices == 3 else f"{prefix}up"
+    return [
+        gemm(up, layer, "ffn", tokens, (matrices - 1) * width, hidden, run),
+        elementwise(f"{prefix}activation", layer, tokens, width, matrices, run),
+        gemm(f"{prefix}down", layer, "ffn", tokens, hidden, width, run),
+    ]

@@ -1,0 +1,135 @@
+"""Layers with a constant-size state instead of a growing KV cache: Mamba and gated DeltaNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+
+
+def _scan(
+    name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int
+) -> list[Op]:
+    """State update and read-out: the state is read and written once per sequence and step."""
+    num = run.numerics
+
+    def op(phase: str, tokens: float, sequences: float) -> Op:
+        moved = num.act_bytes * state_values * sequences
+        return Op(
+            name=f"{name}_{phase}", layer="state", kind="linear_state", phase=phase,
+            shape={"tokens": tokens, "batch": sequences, "width": width, "state": state_values},
+            dtype=num.default,
+            flops=float(flops_per_token) * tokens,
+            act_bytes=num.act_bytes * 2.0 * width * tokens,
+            kv_read_bytes=moved,
+            kv_write_bytes=moved,
+        )  # fmt: skip
+
+    return [
+        op("prefill", m.prefill_tokens, m.prefills),
+        op("decode", m.decodes, m.decodes),
+    ]
+
+
+@layer_kind("mamba")
+@dataclass(frozen=True, slots=True)
+class Mamba:
+    """Selective state-space layer (Mamba-1 as in Jamba; arXiv 2312.00752, section 3)."""
+
+    kind: ClassVar[str]
+    hidden: int
+    inner: int
+    d_state: int
+    d_conv: int
+    dt_rank: int
+    norms: bool = True
+
+    def weights(self) -> tuple[Weights, ...]:
+        big = self.hidden * 2 * self.inner + self.inner * (self.dt_rank + 2 * self.d_state)
+        big += self.dt_rank * self.inner + self.inner * self.hidden
+        small = self.inner * (self.d_conv + 1) + self.inner + self.inner * (self.d_state + 1)
+        small += (self.dt_rank + 2 * self.d_state) * self.norms
+        return Weights("attention", big, big), Weights("other", small, small)
+
+    def state(self) -> State:
+        return State(constant_values=self._state_values)
+
+    @property
+    def _state_values(self) -> int:
+        return self.inner * (self.d_state + self.d_conv)
+
+    def shard(self, tp: int) -> Mamba:
+        return replace(self, inner=split(self.inner, tp, "state-space channels"))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        def linear(name: str, n: int, k: int) -> Op:
+            return gemm(name, "state", "attention", m.tokens, n, k, run)
+
+        # Per channel and state entry: decay, input, accumulate (3 multiply-adds), read out (1).
+        flops = self.inner * (8 * self.d_state + 2 * self.d_conv)
+        return [
+            linear("in", 2 * self.inner, self.hidden),
+            linear("selection", self.dt_rank + 2 * self.d_state, self.inner),
+            linear("dt", self.inner, self.dt_rank),
+            *_scan("mamba", m, run, flops, self.inner, self._state_values),
+            linear("out", self.hidden, self.inner),
+        ]
+
+
+@layer_kind("delta_net")
+@dataclass(frozen=True, slots=True)
+class GatedDeltaNet:
+    """Gated DeltaNet (Qwen3-Next; arXiv 2412.06464): a matrix state per value head."""
+
+    kind: ClassVar[str]
+    hidden: int
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    d_conv: int
+
+    @property
+    def _key(self) -> int:
+        return self.key_heads * self.key_dim
+
+    @property
+    def _value(self) -> int:
+        return self.value_heads * self.value_dim
+
+    def weights(self) -> tuple[Weights, ...]:
+        big = self.hidden * (2 * self._key + 2 * self._value + 2 * self.value_heads)
+        big += self._value * self.hidden
+        small = (2 * self._key + self._value) * self.d_conv + 2 * self.value_heads + self.value_dim
+        return Weights("attention", big, big), Weights("other", small, small)
+
+    def state(self) -> State:
+        return State(constant_values=self._state_values)
+
+    @property
+    def _state_values(self) -> int:
+        matrix = self.value_heads * self.key_dim * self.value_dim
+        return matrix + (2 * self._key + self._value) * (self.d_conv - 1)
+
+    def shard(self, tp: int) -> GatedDeltaNet:
+        return replace(
+            self,
+            key_heads=split(self.key_heads, tp, "linear key heads"),
+            value_heads=split(self.value_heads, tp, "linear value heads"),
+        )
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        width = 2 * self._key + 2 * self._value
+        matrix = self.value_heads * self.key_dim * self.value_dim
+        # Decay, erase (read + rank-one), write (rank-one) and read out of the matrix state.
+        flops = 8 * matrix + 2 * self.d_conv * (2 * self._key + self._value)
+        return [
+            gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads,
+                 self.hidden, run),
+            elementwise("conv", "state", m.tokens, 2 * self._key + self._value, 2, run),
+            *_scan("delta", m, run, flops, self._value, self._state_values),
+            gemm("out", "state", "attention", m.tokens, self.hidden, self._value, run),
+        ]  # fmt: skip

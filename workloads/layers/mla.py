@@ -1,0 +1,107 @@
+"""Multi-head latent attention (DeepSeek-V2): one compressed latent per token is cached.
+
+Prefill expands the latent to per-head keys and values; decode absorbs that expansion into the
+query and the output, so that all heads read the same latent (DeepSeek-V2 report, section 2.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+
+
+@layer_kind("mla")
+@dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Latent attention; `q_rank` 0 means queries are projected directly."""
+
+    kind: ClassVar[str]
+    hidden: int
+    heads: int
+    q_rank: int
+    kv_rank: int
+    nope_dim: int
+    rope_dim: int
+    v_dim: int
+    bias: bool = False
+
+    @property
+    def _q_width(self) -> int:
+        return self.heads * (self.nope_dim + self.rope_dim)
+
+    @property
+    def _latent(self) -> int:
+        return self.kv_rank + self.rope_dim
+
+    def weights(self) -> tuple[Weights, ...]:
+        q = (self.hidden + self._q_width) * self.q_rank if self.q_rank else (
+            self.hidden * self._q_width
+        )  # fmt: skip
+        kv = self.hidden * self._latent + self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
+        count = q + kv + self.heads * self.v_dim * self.hidden
+        norms = self.q_rank + self.kv_rank
+        if self.bias:
+            norms += (self.q_rank or self._q_width) + self._latent + self.hidden
+        return Weights("attention", count, count), Weights("other", norms, norms)
+
+    def state(self) -> State:
+        return State(values_per_token=self._latent)
+
+    def shard(self, tp: int) -> LatentAttention:
+        return replace(self, heads=split(self.heads, tp, "query heads"))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        def linear(name: str, rows: float, n: int, k: int, **more: int) -> Op:
+            return gemm(name, "attention", "attention", rows, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
+
+        q_in = self.q_rank or self.hidden
+        ops = [linear("q_down", m.tokens, self.q_rank, self.hidden)] if self.q_rank else []
+        ops += [
+            linear("q_up", m.tokens, self._q_width, q_in),
+            linear("kv_down", m.tokens, self._latent, self.hidden),
+            elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
+            linear(
+                "kv_up", m.prefill_kv(0), self.heads * (self.nope_dim + self.v_dim), self.kv_rank
+            ),
+            self._prefill(m, run),
+            linear("q_absorb", m.decodes, self.kv_rank, self.nope_dim, batch=self.heads),
+            self._decode(m, run),
+            linear("v_absorb", m.decodes, self.v_dim, self.kv_rank, batch=self.heads),
+            linear("out", m.tokens, self.hidden, self.heads * self.v_dim),
+        ]
+        return ops
+
+    def _prefill(self, m: Moments, run: Run) -> Op:
+        num, width = run.numerics, self.nope_dim + self.rope_dim + self.v_dim
+        unfused = run.attention == "unfused"
+        pairs = m.prefill_rect(0) if unfused else m.prefill_pairs(0)
+        row = self.heads * width * num.act_bytes
+        scores = 4.0 * self.heads * m.prefill_rect(0) * num.act_bytes if unfused else 0.0
+        return Op(
+            name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
+            shape={"batch": m.prefills, "tokens": m.prefill_tokens, "kv": m.prefill_kv(0),
+                   "heads": self.heads},
+            dtype=num.default,
+            flops=2.0 * self.heads * width * pairs,
+            act_bytes=row * (m.prefill_tokens + m.prefill_kv(0)) + scores,
+            kv_read_bytes=self._latent * num.kv_bytes * m.prefill_kv(0),
+            kv_write_bytes=self._latent * num.kv_bytes * m.prefill_tokens,
+        )  # fmt: skip
+
+    def _decode(self, m: Moments, run: Run) -> Op:
+        num, kv = run.numerics, m.decode_kv(0)
+        scores = 4.0 * self.heads * kv * num.act_bytes if run.attention == "unfused" else 0.0
+        return Op(
+            name="mla_decode", layer="attention", kind="mla_decode", phase="decode",
+            shape={"batch": m.decodes, "kv": kv, "heads": self.heads},
+            dtype=num.default,
+            flops=2.0 * self.heads * (self._latent + self.kv_rank) * kv,
+            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * m.decodes
+            + scores,
+            kv_read_bytes=self._latent * num.kv_bytes * kv,
+            kv_write_bytes=self._latent * num.kv_bytes * m.decodes,
+        )  # fmt: skip

@@ -1,0 +1,118 @@
+"""Mixture of experts: a router sends each token to `top_k` of `experts` feed-forward blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .ffn import feed_forward
+
+
+@layer_kind("moe")
+@dataclass(frozen=True, slots=True)
+class MixtureOfExperts:
+    """Routed experts, optional shared experts and an optional dense residual block.
+
+    Attributes
+    ----------
+    width : int
+        Inner width of one expert.
+    shared_width : int
+        Inner width of all shared experts together; 0 = none.
+    shared_gate : bool
+        A sigmoid gate of one column on the shared experts (Qwen).
+    router_bias : bool
+        One correction bias per expert (DeepSeek-V3), or a router bias (gpt-oss).
+    experts_held : int
+        After sharding: experts on one device; the router still sees all. 0 = all.
+    """
+
+    kind: ClassVar[str]
+    hidden: int
+    experts: int
+    top_k: int
+    width: int
+    matrices: int = 3
+    shared_width: int = 0
+    shared_gate: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    residual_width: int = 0
+    experts_held: int = 0
+
+    @property
+    def held(self) -> int:
+        """Experts on one device."""
+        return self.experts_held or self.experts
+
+    def weights(self) -> tuple[Weights, ...]:
+        one = self.matrices * self.hidden * self.width
+        bias = ((self.matrices - 1) * self.width + self.hidden) * self.expert_bias
+        dense = 3 * self.hidden * self.shared_width
+        dense += self.matrices * self.hidden * self.residual_width
+        other = self.experts * (self.hidden + self.router_bias) + self.hidden * self.shared_gate
+        return (
+            Weights("experts", one * self.held, one * self.top_k),
+            Weights("ffn", dense, dense),
+            Weights("other", other + bias * self.held, other + bias * self.top_k),
+        )
+
+    def state(self) -> State:
+        return State()
+
+    def shard(self, tp: int) -> MixtureOfExperts:
+        """Split the dense parts; experts are split by :meth:`shard_experts`."""
+        return replace(
+            self,
+            shared_width=split(self.shared_width, tp, "shared-expert columns"),
+            residual_width=split(self.residual_width, tp, "residual columns"),
+        )
+
+    def shard_experts(self, ep: int, tp: int) -> MixtureOfExperts:
+        """What one device holds when experts go to `ep` groups of `tp` devices each."""
+        if self.experts % ep:
+            raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts")
+        return replace(
+            self,
+            experts_held=self.experts // ep,
+            width=split(self.width, tp, "columns of an expert"),
+        )
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        if loads is None:
+            raise ValueError("a MoE layer needs loads")
+        ops = [
+            gemm("router", "moe", "other", m.tokens, self.experts, self.hidden, run),
+            self.expert_op(loads, run),
+            elementwise("combine", "moe", m.tokens, self.hidden, 1.0 + self.top_k, run),
+        ]
+        for name, width, matrices in (
+            ("shared_", self.shared_width, 3), ("residual_", self.residual_width, self.matrices),
+        ):  # fmt: skip
+            if width:
+                ops += feed_forward(m.tokens, self.hidden, width, matrices, run, "moe", name)
+        return ops
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """All experts of this device at the given loads: gate, up and down projections."""
+        num, routed = run.numerics, loads.routed
+        one = self.matrices * self.hidden * self.width
+        return Op(
+            name="experts",
+            layer="moe",
+            kind="experts",
+            phase="both",
+            shape={
+                "hidden": self.hidden, "inter": self.width, "matrices": self.matrices,
+                "experts": self.held, "top_k": self.top_k, "routed": routed,
+            },
+            dtype=num.compute("experts"),
+            flops=2.0 * routed * one,
+            weight_bytes=num.weight_bytes("experts") * one * loads.active,
+            act_bytes=num.act_bytes * routed * (2.0 * self.hidden + self.matrices * self.width),
+            loads=loads,
+        )  # fmt: skip

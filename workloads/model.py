@@ -1,0 +1,181 @@
+"""A model as layers of counted parts: parameters, KV cache, and the ops of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from .batch import Moments
+from .layers import ExpertAttention, LayerKind, MixtureOfExperts, Run
+from .layers.base import elementwise, gemm, split
+from .numerics import Numerics
+from .ops import Loads, Op
+
+MoeLayer = MixtureOfExperts | ExpertAttention
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer: a token mixer, usually followed by a feed-forward part.
+
+    Attributes
+    ----------
+    mixer, ffn : LayerKind
+        Attention or state layer; dense or MoE block (None where a layer has only a mixer).
+    norms : int
+        Norms over the hidden size in this layer.
+    norm_width : int
+        Weights per norm: the hidden size, or twice that with a bias, 0 for none.
+    parallel : bool
+        Both parts read the same normed input and share one all-reduce (Falcon, Phi-2).
+    """
+
+    mixer: LayerKind
+    ffn: LayerKind | None
+    norms: int
+    norm_width: int
+    parallel: bool = False
+
+    @property
+    def parts(self) -> tuple[LayerKind, ...]:
+        return (self.mixer,) if self.ffn is None else (self.mixer, self.ffn)
+
+    @property
+    def moe(self) -> MoeLayer | None:
+        """The feed-forward experts of this layer, or its attention experts."""
+        parts = [p for p in reversed(self.parts) if isinstance(p, MoeLayer)]
+        return parts[0] if parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One model. Sizes are counts; bytes follow from `numerics`.
+
+    Attributes
+    ----------
+    name, architecture : str
+        What it is called, and the architecture class of its ``config.json``.
+    layers : tuple of Layer
+        In order of execution.
+    tied : bool
+        The output head reuses the embedding's weights.
+    extra_weights : int
+        Weights outside layers, embedding and head (final norm, learned positions, head bias).
+    max_position : int or None
+        Longest sequence the model was made for.
+    source : str
+        Where the dimensions come from.
+    """
+
+    name: str
+    architecture: str
+    hidden: int
+    vocab: int
+    layers: tuple[Layer, ...]
+    tied: bool
+    numerics: Numerics
+    extra_weights: int = 0
+    max_position: int | None = None
+    source: str = ""
+
+    @property
+    def total_params(self) -> int:
+        """All weights; tied embeddings once."""
+        return sum(count for _, count, _ in self._weights())
+
+    @property
+    def active_params(self) -> int:
+        """Weights on one token's path, input embedding included."""
+        return sum(active for _, _, active in self._weights())
+
+    @property
+    def weight_bytes(self) -> float:
+        """Stored size of all weights [B]."""
+        return sum(count * self.numerics.weight_bytes(g) for g, count, _ in self._weights())
+
+    def _weights(self) -> list[tuple[str, int, int]]:
+        table = self.vocab * self.hidden
+        rows = [("embedding", table, table), ("other", self.extra_weights, self.extra_weights)]
+        if not self.tied:
+            rows.append(("head", table, table))
+        for layer in self.layers:
+            rows.append(("other", layer.norms * layer.norm_width, layer.norms * layer.norm_width))
+            rows += [(w.group, w.total, w.active) for p in layer.parts for w in p.weights()]
+        return rows
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Distinct attention windows, 0 (none) always among them."""
+        return tuple(sorted({0} | {p.state().window for la in self.layers for p in la.parts}))
+
+    def kv_classes(self) -> dict[int, float]:
+        """KV bytes per token of all layers, by attention window (0 = unlimited) [B]."""
+        out: dict[int, float] = {}
+        for layer in self.layers:
+            for part in layer.parts:
+                state = part.state()
+                if state.values_per_token:
+                    size = state.values_per_token * self.numerics.kv_bytes
+                    out[state.window] = out.get(state.window, 0.0) + size
+        return out
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """KV bytes one token adds over all layers while inside every window [B]."""
+        return sum(self.kv_classes().values())
+
+    @property
+    def kv_window(self) -> tuple[int | None, ...]:
+        """Attention window of each layer; None where unlimited or without a KV cache."""
+        return tuple(layer.mixer.state().window or None for layer in self.layers)
+
+    @property
+    def state_bytes_per_sequence(self) -> float:
+        """Constant-size state of one sequence [B]."""
+        values = sum(p.state().constant_values for la in self.layers for p in la.parts)
+        return values * self.numerics.act_bytes
+
+    @property
+    def moe_layers(self) -> int:
+        return sum(isinstance(layer.ffn, MixtureOfExperts) for layer in self.layers)
+
+    @property
+    def groups(self) -> tuple[tuple[Layer, int], ...]:
+        """Distinct layers with how often each occurs, in order of first appearance."""
+        counts: dict[Layer, int] = {}
+        for layer in self.layers:
+            counts[layer] = counts.get(layer, 0) + 1
+        return tuple(counts.items())
+
+    def map_layers(self, change: Callable[[Layer], Layer]) -> ModelSpec:
+        """Replace every distinct layer once (sharding)."""
+        changed = {layer: change(layer) for layer, _ in self.groups}
+        return replace(self, layers=tuple(changed[layer] for layer in self.layers))
+
+
+def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+    """Ops of one layer, norms (with the residual add) included, collectives excluded."""
+    ops: list[Op] = []
+    per_part = layer.norms / (1 if layer.parallel else len(layer.parts))
+    for i, part in enumerate(layer.parts):
+        if not (layer.parallel and i):
+            ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * per_part, run))
+        ops += part.ops(m, run, loads if isinstance(part, MoeLayer) else None)
+    return ops
+
+
+def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
+    """Gather one row per token."""
+    return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run)]
+
+
+def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
+    """Final norm and logits of the last token of every sequence in the step.
+
+    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`.
+    """
+    vocab = split(-(-spec.vocab // tp) * tp, tp, "vocabulary rows")
+    return [
+        elementwise("final_norm", "head", m.sequences, spec.hidden, 4, run),
+        gemm("logits", "head", "head", m.sequences, vocab, spec.hidden, run),
+    ]

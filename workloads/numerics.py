@@ -1,0 +1,85 @@
+"""Number formats: bits per weight and value, and the arithmetic a matmul runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from .errors import InputError, nearest
+
+BITS: dict[str, float] = {
+    "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "int8": 8,
+    "mxfp4": 4.25, "nvfp4": 4.5, "int4": 4.25,
+}  # fmt: skip
+"""Stored bits per value, block scales included: OCP MX (8-bit scale per 32), NVFP4 (8 per 16),
+group-wise INT4 (assumed 32 bits of scale and zero per 128)."""
+
+COMPUTE: dict[str, str] = {"mxfp4": "bf16", "int4": "bf16", "nvfp4": "fp4"}
+"""Arithmetic of a weight format where it differs from the format itself (weight-only formats)."""
+
+WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")
+
+
+def check_dtype(name: str, option: str) -> str:
+    """Return `name` if it is a known format, else say which are."""
+    if name not in BITS:
+        raise InputError(option, f"unknown number format {name!r}{nearest(name, BITS)}")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Numerics:
+    """Formats of one model run.
+
+    Attributes
+    ----------
+    default : str
+        16-bit (or 32-bit) format of activations and of every weight not named in `weights`.
+    weights : tuple of (group, format)
+        Weight groups stored in another format, e.g. ``("experts", "mxfp4")``.
+    kv : str
+        Format of the KV cache.
+    """
+
+    default: str = "bf16"
+    weights: tuple[tuple[str, str], ...] = ()
+    kv: str = "bf16"
+    _by_group: dict[str, str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_group", dict(self.weights))
+
+    def weight_format(self, group: str) -> str:
+        return self._by_group.get(group, self.default)
+
+    def weight_bytes(self, group: str) -> float:
+        """Bytes per weight of a group [B]."""
+        return BITS[self.weight_format(group)] / 8
+
+    def compute(self, group: str) -> str:
+        """Arithmetic format of matmuls with this group's weights."""
+        name = self.weight_format(group)
+        return COMPUTE.get(name, name)
+
+    @property
+    def act_bytes(self) -> float:
+        """Bytes per activation value [B]; never more than 16 bit is kept between ops."""
+        return min(BITS[self.default], 16) / 8
+
+    @property
+    def kv_bytes(self) -> float:
+        """Bytes per cached K or V value [B]."""
+        return BITS[self.kv] / 8
+
+    def with_formats(self, dtype: str | None, kv_dtype: str | None) -> Numerics:
+        """Apply ``--dtype`` (all linear weights) and ``--kv-dtype``."""
+        out = self
+        if dtype is not None:
+            check_dtype(dtype, "--dtype")
+            if BITS[dtype] >= 16:
+                out = replace(out, default=dtype, weights=())
+            else:  # embeddings, the head and norms stay in 16 bit, as checkpoints do
+                groups = tuple((g, dtype) for g in ("attention", "ffn", "experts"))
+                out = replace(out, weights=groups)
+        if kv_dtype is not None:
+            out = replace(out, kv=check_dtype(kv_dtype, "--kv-dtype"))
+        return out

@@ -1,0 +1,110 @@
+"""One operation of one step: what it computes and moves, on no device in particular."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Loads:
+    """Tokens per expert, as classes of equally loaded experts.
+
+    A draw has one expert a class; an expectation has few classes with fractional counts, so
+    that "40.8 active experts of 1.57 tokens" can be said exactly.
+
+    Attributes
+    ----------
+    tokens : float64 array, shape (n,)
+        Tokens of one expert of each class.
+    experts : float64 array, shape (n,)
+        Experts in each class.
+    """
+
+    tokens: npt.NDArray[np.float64]
+    experts: npt.NDArray[np.float64]
+
+    @classmethod
+    def drawn(cls, per_expert: npt.NDArray[np.int64]) -> Loads:
+        """Loads of a draw: one count for each expert."""
+        return cls(per_expert.astype(np.float64), np.ones(len(per_expert)))
+
+    @classmethod
+    def expected(cls, tokens: float, top_k: int, experts: int, local: float) -> Loads:
+        """Expected loads of a uniform router on a device that holds `local` experts.
+
+        An expert is active with probability ``1 - (1 - k/E)**tokens``; the routed tokens are
+        spread evenly over the active ones.
+        """
+        if tokens <= 0:
+            return cls(np.zeros(1), np.zeros(1))
+        active = 1.0 - (1.0 - top_k / experts) ** tokens
+        return cls(np.array([tokens * top_k / experts / active]), np.array([local * active]))
+
+    @property
+    def routed(self) -> float:
+        """Token-expert pairs."""
+        return float((self.tokens * self.experts).sum())
+
+    @property
+    def active(self) -> float:
+        """Experts with at least one token."""
+        return float(self.experts[self.tokens > 0].sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation: its shape, FLOPs and bytes by kind.
+
+    Attributes
+    ----------
+    name, layer, kind : str
+        What it is ("qkv"), which part of the model it belongs to ("attention") and which cost
+        model applies ("gemm", "attention_decode", "experts", "all_reduce", ...).
+    phase : str
+        "prefill", "decode" or "both".
+    shape : mapping of str to float
+        Dimensions the cost model may need (m, n, k; heads, head_dim, kv; ...).
+    dtype : str
+        Arithmetic format.
+    count : int
+        How many identical ops (layers) this one stands for; all other fields are of one.
+    flops : float
+        Matmul FLOP (2 per multiply-accumulate), or elementwise FLOP for vector ops.
+    weight_bytes, act_bytes, kv_read_bytes, kv_write_bytes : float
+        Main-memory traffic by kind [B].
+    loads : Loads or None
+        Tokens per expert for "experts" ops.
+    """
+
+    name: str
+    layer: str
+    kind: str
+    phase: str
+    shape: Mapping[str, float]
+    dtype: str
+    flops: float
+    weight_bytes: float = 0.0
+    act_bytes: float = 0.0
+    kv_read_bytes: float = 0.0
+    kv_write_bytes: float = 0.0
+    count: int = 1
+    loads: Loads | None = None
+
+    @property
+    def stream_bytes(self) -> float:
+        """Weights and KV: the traffic a processor in memory reads over its own path [B]."""
+        return self.weight_bytes + self.kv_read_bytes + self.kv_write_bytes
+
+    @property
+    def bytes(self) -> float:
+        """All main-memory traffic [B]."""
+        return self.stream_bytes + self.act_bytes
+
+    @property
+    def op_per_byte(self) -> float | None:
+        """FLOP per byte of main memory moved; None where nothing moves."""
+        return self.flops / self.bytes if self.bytes else None

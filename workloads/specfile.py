@@ -1,0 +1,318 @@
+"""Strict YAML descriptions: every number has a unit in its key and a source.
+
+A number is written either ``{value: 989.4, source: datasheet}`` or plain inside a block
+that has a ``source:`` key, which then covers every plain number of that block. A source is
+a key of the file's ``sources:`` table or a sentence. Units stand in the key
+(``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``).
+``extends: NAME`` starts from another description and replaces only the keys given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import SpecError, nearest
+
+MAX_SPEC_BYTES = 4 << 20
+
+UNITS: dict[str, tuple[str, float]] = {
+    "TFLOPS": ("flops_per_s", 1e12),
+    "GFLOPS": ("flops_per_s", 1e9),
+    "TBps": ("bytes_per_s", 1e12),
+    "GBps": ("bytes_per_s", 1e9),
+    "MBps": ("bytes_per_s", 1e6),
+    "TiB": ("bytes", float(2**40)),
+    "GiB": ("bytes", float(2**30)),
+    "MiB": ("bytes", float(2**20)),
+    "KiB": ("bytes", float(2**10)),
+    "GB": ("bytes", 1e9),
+    "MB": ("bytes", 1e6),
+    "kB": ("bytes", 1e3),
+    "s": ("s", 1.0),
+    "ms": ("s", 1e-3),
+    "us": ("s", 1e-6),
+    "ns": ("s", 1e-9),
+    "GHz": ("Hz", 1e9),
+    "MHz": ("Hz", 1e6),
+    "pJ_per_bit": ("J_per_byte", 8e-12),
+    "pJ_per_FLOP": ("J_per_flop", 1e-12),
+    "pJ_per_MAC": ("J_per_flop", 0.5e-12),
+    "W": ("W", 1.0),
+}
+"""Unit suffix of a YAML key -> (suffix of the field, factor to SI). 1 MAC = 2 FLOP."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """One number of a description with where it comes from."""
+
+    value: float | int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A parsed description: the tree with :class:`Quantity` leaves, and its file."""
+
+    tree: dict[str, Any]
+    path: Path
+
+
+class Spec(BaseModel):
+    """Base of every description's schema: frozen, no unknown keys, no silent casts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe loader that refuses duplicate keys; tags that run code are refused by its base."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+        line = key_node.start_mark.line + 1
+        if key is None or key_node.tag == "tag:yaml.org,2002:merge":
+            raise SpecError(f"{loader.name}:{line}", "keys must be plain words")
+        if key in seen:
+            raise SpecError(f"{loader.name}:{line}", f"duplicate key {key!r}; keep one")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping with duplicate keys, tags and non-mappings refused."""
+    try:
+        if path.stat().st_size > MAX_SPEC_BYTES:
+            raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(path, f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise SpecError(path, "is not UTF-8 text") from None
+    loader = _StrictLoader(text)
+    loader.name = str(path)
+    try:
+        tree = loader.get_single_data()
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise SpecError(where, f"not valid YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise SpecError(path, "nested too deeply") from None
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(path, f"not valid YAML: {error}") from None
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+    if not isinstance(tree, dict):
+        raise SpecError(path, "must be a mapping of keys to values")
+    return tree
+
+
+def load_description(path: Path, find: Callable[[str, Path], Path] | None = None) -> Description:
+    """Read a description, attach a source to every number and apply ``extends``.
+
+    Parameters
+    ----------
+    path : Path
+        The YAML file.
+    find : callable, optional
+        Turns the text after ``extends:`` into a path; without it ``extends`` is refused.
+
+    Raises
+    ------
+    SpecError
+        Bad YAML, duplicate key, a number without a source, a circular ``extends``.
+    """
+    return Description(_load(path, find, ()), path)
+
+
+def _load(
+    path: Path, find: Callable[[str, Path], Path] | None, below: tuple[Path, ...]
+) -> dict[str, Any]:
+    if path.resolve() in below:
+        raise SpecError(path, "extends itself")
+    raw = read_yaml(path)
+    table = raw.pop("sources", {})
+    if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        raise SpecError(f"{path}: sources", "must map short names to sentences")
+    parent = raw.pop("extends", None)
+    tree: dict[str, Any] = _attach(raw, "", None, table, path)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str) or find is None:
+        raise SpecError(f"{path}: extends", "must be the name or path of a description")
+    return merge(_load(find(parent, path), find, (*below, path.resolve())), tree)
+
+
+def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path: Path) -> Any:
+    """Replace every number below `node` by a Quantity with its nearest source."""
+    if isinstance(node, dict):
+        node = {str(k): v for k, v in node.items()}
+        own = node.pop("source", None)
+        if own is not None:
+            source = _source(own, f"{path}: {key}", table)
+        if set(node) == {"value"}:
+            return _attach(node["value"], key, source, table, path)
+        return {
+            k: _attach(v, f"{key}.{k}" if key else k, source, table, path) for k, v in node.items()
+        }
+    if isinstance(node, list):
+        return [_attach(v, f"{key}[{i}]", source, table, path) for i, v in enumerate(node)]
+    if isinstance(node, bool) or node is None or isinstance(node, str):
+        return node
+    if not isinstance(node, (int, float)):
+        raise SpecError(f"{path}: {key}", f"must be a number or text, not {node!r}")
+    if not math.isfinite(node):
+        raise SpecError(f"{path}: {key}", f"must be a finite number, not {node}")
+    if source is None:
+        raise SpecError(
+            f"{path}: {key}", f"{node} has no source; write {{value: {node}, source: ...}}"
+        )
+    return Quantity(node, source)
+
+
+def _source(own: Any, where: str, table: dict[str, str]) -> str:
+    if isinstance(own, str) and own in table:
+        return table[own]
+    if isinstance(own, str) and " " in own.strip():
+        return own
+    raise SpecError(
+        where,
+        f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}",
+    )
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Copy `base` with the keys of `over` replaced, mappings merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out
+
+
+def _to_si(key: str) -> tuple[str, float]:
+    """Split a unit off a key: ``bandwidth_GBps`` -> (``bandwidth_bytes_per_s``, 1e9)."""
+    for suffix in sorted(UNITS, key=len, reverse=True):
+        if key.endswith(f"_{suffix}") or key == suffix:
+            field, factor = UNITS[suffix]
+            stem = key.removesuffix(suffix).rstrip("_")
+            return (f"{stem}_{field}" if stem else field), factor
+    return key, 1.0
+
+
+S = TypeVar("S", bound=Spec)
+
+
+def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]:
+    """Check a description against its schema.
+
+    Returns
+    -------
+    spec : Spec
+        The validated, frozen description in SI units.
+    sources : dict[str, str]
+        Key path as written in the file -> source of that number.
+
+    Raises
+    ------
+    SpecError
+        Unknown, missing or wrong key; the message names the key as written.
+    """
+    sources: dict[str, str] = {}
+    written: dict[tuple[str, ...], str] = {}
+
+    def plain(node: Any, at: tuple[str, ...], label: str, factor: float) -> Any:
+        written[at] = label
+        if isinstance(node, dict):
+            out: dict[str, Any] = {}
+            for key, value in node.items():
+                field, own = _to_si(key)
+                if field in out:
+                    raise SpecError(
+                        f"{description.path}: {label}", f"{field} is given in two units; keep one"
+                    )
+                below = f"{label}.{key}" if label else key
+                out[field] = plain(value, (*at, field), below, own if own != 1.0 else factor)
+            return out
+        if isinstance(node, list):
+            return tuple(
+                plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node)
+            )
+        if isinstance(node, Quantity):
+            sources[label] = node.source
+            return node.value * factor if factor != 1.0 else node.value
+        return node
+
+    tree = plain(description.tree, (), "", 1.0)
+    try:
+        return schema.model_validate(tree), sources
+    except ValidationError as error:
+        raise _spec_error(schema, description, error, written) from None
+
+
+def _spec_error(
+    schema: type[Spec],
+    description: Description,
+    error: ValidationError,
+    written: dict[tuple[str, ...], str],
+) -> SpecError:
+    """Turn pydantic's first complaint into one line about the key as the user wrote it."""
+    # An unknown key explains a missing one better than the other way round: a typo causes both.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    at = tuple(str(part) for part in first["loc"] if part != "[key]")
+    label = written.get(at, ".".join(at))
+    where = f"{description.path}: {label}" if label else str(description.path)
+    if first["type"] == "missing":
+        parent = written.get(at[:-1], ".".join(at[:-1]))
+        key = f"{parent}.{_in_units(at[-1])}" if parent else _in_units(at[-1])
+        return SpecError(f"{description.path}: {key}", "is missing")
+    if first["type"] == "extra_forbidden":
+        known = [_in_units(field) for field in _fields_at(schema, at[:-1])]
+        return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
+    if first["type"] == "value_error":
+        return SpecError(where, first["msg"].removeprefix("Value error, "))
+    return SpecError(where, f"{first['msg']}, got {first['input']!r}")
+
+
+def _in_units(field: str) -> str:
+    """Name a field the way a YAML file does: ``latency_s`` -> ``latency_us``."""
+    usual = {"flops_per_s": "TFLOPS", "bytes_per_s": "GBps", "bytes": "GiB", "s": "us",
+             "Hz": "GHz", "J_per_byte": "pJ_per_bit", "J_per_flop": "pJ_per_FLOP"}  # fmt: skip
+    for si in sorted(usual, key=len, reverse=True):
+        if field.endswith(f"_{si}"):
+            return field.removesuffix(si) + usual[si]
+    return field
+
+
+def _fields_at(schema: type[Spec], at: tuple[str, ...]) -> list[str]:
+    """Known keys of the (possibly nested) schema a complaint points into."""
+    current: Any = schema
+    for part in at:
+        field = current.model_fields.get(part) if _is_spec(current) else None
+        annotation = field.annotation if field else current
+        current = next((a for a in _flatten(annotation) if _is_spec(a)), current)
+    return list(current.model_fields) if _is_spec(current) else []
+
+
+def _is_spec(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, Spec)
+
+
+def _flatten(annotation: Any) -> list[Any]:
+    args = getattr(annotation, "__args__", ())
+    return [annotation, *(inner for arg in args for inner in _flatten(arg))]
