@@ -86,8 +86,7 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
             spec, sources = _catalog_device(found)
             return spec, dict(sources)
         if not _is_path(name_or_path):
-            known = [*list_devices(), *_aliases()]
-            raise SpecError(repr(name_or_path), f"unknown device{nearest(name_or_path, known)}")
+            raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
     path = Path(name_or_path)
     return _own_device(load_description(path, _find, IDENTITY))
 
@@ -156,10 +155,16 @@ def _unknown_system(name: str) -> SpecError:
     match = _SYSTEM.fullmatch(name)
     if match is None:
         close = nearest(name, list_systems())
-        form = "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
-        return SpecError(repr(name), f"unknown system{close if 'mean' in close else form}")
-    known = [*list_devices(), *_aliases()]
-    return SpecError(repr(name), f"unknown device in it{nearest(match['device'], known)}")
+        if not close.startswith("; did you mean"):
+            close = "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
+        return SpecError(repr(name), f"unknown system{close}")
+    return SpecError(repr(name), f"unknown device in it{_suggest(match['device'])}")
+
+
+def _suggest(name: str) -> str:
+    """The nearest device name or alias, or the list of names (aliases would drown it)."""
+    close = nearest(name, [*list_devices(), *_aliases()])
+    return close if close.startswith("; did you mean") else nearest(name, list_devices())
 
 
 def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str, str]]:
@@ -197,13 +202,14 @@ def _refuse_taken(name: str, where: str) -> None:
 
 def _find(text: str, path: Path) -> Path:
     """Turn the text after ``extends:`` or ``device:`` in the file `path` into a path."""
+    if text.startswith("_") and (shared := _folder() / f"{text}.yaml").is_file():
+        return shared
     found = _lookup(text)
     if found is not None:
         return _catalog_files()[found]
     if _is_path(text):
         return path.parent / text
-    known = [*list_devices(), *_aliases()]
-    raise SpecError(str(path), f"unknown device {text!r}{nearest(text, known)}")
+    raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
 
 
 def _is_path(text: str) -> bool:
@@ -217,8 +223,8 @@ def _folder() -> Path:
 
 @cache
 def _catalog_files() -> dict[str, Path]:
-    """Name -> file; a device is named as its file."""
-    return {path.stem: path for path in sorted(_folder().glob("*.yaml"))}
+    """Name -> file; a device is named as its file, and ``_x.yaml`` is no device of its own."""
+    return {path.stem: path for path in sorted(_folder().glob("[!_]*.yaml"))}
 
 
 @cache
