@@ -92,7 +92,7 @@ def test_mooncake_hashes_cover_the_prompt(data: Path) -> None:
     blocks = -(-block.input_tokens // PREFIX_BLOCK_TOKENS)
     assert [len(ids) for ids in block.hash_ids] == blocks.tolist()
     assert len(np.unique(block.arrival_s)) == 907  # README: 907 distinct stamps
-    assert np.allclose(block.arrival_s % 3, 0)
+    assert np.abs(block.arrival_s - 3 * np.rint(block.arrival_s / 3)).max() < 0.005
 
 
 def test_spread_keeps_bins_and_order(data: Path) -> None:

@@ -22,8 +22,8 @@ KEYS = ("timestamp", "input_length", "output_length")
 def read_mooncake(path: Path) -> Iterator[Rows]:
     """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
 
-    Stamps are kept as they are; the conversation trace's are multiples of 3 s (see
-    `rows.spread_stamps`). Either every line has `hash_ids` or none.
+    Stamps are kept as they are; the conversation trace's are multiples of 3 s to
+    a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none.
 
     Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
     """
