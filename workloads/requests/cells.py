@@ -35,12 +35,13 @@ class Column:
 def numbers(column: Column) -> npt.NDArray[np.float64]:
     """Parse text or numbers to floats; NaN and infinities are left to the range checks."""
     try:
-        values = np.array([float(c) for c in column.cells])  # type: ignore[arg-type]
+        parsed = map(float, column.cells)  # type: ignore[arg-type]
+        values = np.fromiter(parsed, np.float64, len(column.cells))
     except (TypeError, ValueError, OverflowError):
         bad = next(i for i, cell in enumerate(column.cells) if not _is_number(cell))
         raise column.error(bad, "is not a number") from None
-    texts = [c for c in column.cells if type(c) is str]
-    if "_" in "".join(texts):  # Python reads 1_000 as a number; no trace format means it
+    if isinstance(column.cells[0], str) and "_" in "".join(map(str, column.cells)):
+        # Python reads 1_000 as a number; no trace format means it.
         bad = next(i for i, cell in enumerate(column.cells) if "_" in str(cell))
         raise column.error(bad, "is not a number")
     return values

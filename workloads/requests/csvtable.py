@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import InputError, nearest
 from .cells import Column
-from .textfile import Lines, at_line, read_lines
+from .textfile import at_line, read_lines, readable
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
@@ -20,16 +20,19 @@ def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
     header: list[str] | None = None
     found = False
     for chunk in read_lines(path):
-        lines, rows = _split(path, chunk)
-        if header is None and rows:
-            header = header_cells(rows[0])
+        lines: Sequence[int] = range(chunk.first, chunk.first + len(chunk.text))
+        text = chunk.text
+        if "" in text:
+            lines = [n for n, line in zip(lines, text, strict=True) if line]
+            text = [line for line in text if line]
+        if header is None and text:
+            header = header_cells(split_line(path, lines[0], text[0]))
             check_header(path, lines[0], header, names)
-            lines, rows = lines[1:], rows[1:]
-        if header is None or not rows:
+            lines, text = lines[1:], text[1:]
+        if header is None or not text:
             continue
         found = True
-        _check_widths(path, lines, rows, len(header))
-        columns = list(zip(*rows, strict=True))
+        columns = _columns(path, lines, text, len(header))
         yield [Column(path, lines, name, columns[header.index(name)]) for name in names]
     if header is None:
         raise InputError(path, "is empty")
@@ -46,7 +49,7 @@ def check_header(path: Path, line: int, header: Sequence[str], names: Sequence[s
     """Refuse a header that lacks one of `names` or has it twice."""
     for name in names:
         if name not in header:
-            hint = nearest(name, header)
+            hint = nearest(name, readable(header))
             raise InputError(at_line(path, line), f"missing column {name!r}{hint}")
         if header.count(name) > 1:
             raise InputError(at_line(path, line), f"column {name!r} appears twice")
@@ -60,23 +63,18 @@ def split_line(path: Path, number: int, line: str) -> list[str]:
         raise InputError(at_line(path, number), f"is not a CSV row ({error})") from None
 
 
-def _split(path: Path, chunk: Lines) -> tuple[Sequence[int], list[list[str]]]:
-    lines: Sequence[int] = range(chunk.first, chunk.first + len(chunk.text))
-    try:
-        rows = list(csv.reader(chunk.text, strict=True))
-    except csv.Error:
-        rows = []
-    if len(rows) != len(chunk.text):  # something is wrong, or a quoted cell spans lines
-        rows = [split_line(path, n, text) for n, text in zip(lines, chunk.text, strict=True)]
-    if not all(rows):
-        kept = [(n, row) for n, row in zip(lines, rows, strict=True) if row]
-        lines, rows = [n for n, _ in kept], [row for _, row in kept]
-    return lines, rows
-
-
-def _check_widths(path: Path, lines: Sequence[int], rows: list[list[str]], width: int) -> None:
-    if set(map(len, rows)) == {width}:
-        return
-    bad = next(i for i, row in enumerate(rows) if len(row) != width)
-    reason = f"row has {len(rows[bad])} cells where the header has {width}"
-    raise InputError(at_line(path, lines[bad]), reason)
+def _columns(
+    path: Path, lines: Sequence[int], text: list[str], width: int
+) -> Sequence[Sequence[str]]:
+    """Split rows into columns: at once if no cell is quoted, else row by row."""
+    together = ",".join(text)
+    commas = {line.count(",") for line in text}
+    if commas == {width - 1} and '"' not in together and "\r" not in together:
+        cells = together.split(",")
+        return [cells[k::width] for k in range(width)]
+    rows = [split_line(path, n, line) for n, line in zip(lines, text, strict=True)]
+    for number, row in zip(lines, rows, strict=True):
+        if len(row) != width:
+            reason = f"row has {len(row)} cells where the header has {width}"
+            raise InputError(at_line(path, number), reason)
+    return list(zip(*rows, strict=True))

@@ -10,7 +10,7 @@ from ..errors import InputError, nearest
 from ..registry import Registry
 from .csvtable import check_header, header_cells, split_line
 from .rows import Rows
-from .textfile import at_line, read_lines
+from .textfile import at_line, read_lines, readable
 
 Reader = Callable[[Path], Iterator[Rows]]
 
@@ -68,7 +68,8 @@ def detect(path: Path) -> RequestFormat:
 
 def _likeness(form: RequestFormat, header: list[str]) -> float:
     """Count the columns of a format that a header has; a near miss counts half."""
-    near = [name for name in form.columns if nearest(name, header).startswith("; did you mean")]
+    seen = readable(header)
+    near = [name for name in form.columns if nearest(name, seen).startswith("; did you mean")]
     exact = [name for name in form.columns if name in header]
     return (len(exact) + len(near)) / (2 * len(form.columns))
 

@@ -14,7 +14,7 @@ from .block import PREFIX_BLOCK_TOKENS
 from .cells import Column, check_order, times, tokens
 from .formats import FORMATS, RequestFormat
 from .rows import Rows
-from .textfile import Lines, at_line, read_lines, shown
+from .textfile import Lines, at_line, read_lines, readable, shown
 
 KEYS = ("timestamp", "input_length", "output_length")
 
@@ -22,8 +22,8 @@ KEYS = ("timestamp", "input_length", "output_length")
 def read_mooncake(path: Path) -> Iterator[Rows]:
     """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
 
-    Stamps are kept as they are; the conversation trace's are multiples of 3 s (see
-    `rows.spread_stamps`). Either every line has `hash_ids` or none.
+    Stamps are kept as they are; the conversation trace's are multiples of 3 s to
+    a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none.
 
     Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
     """
@@ -46,7 +46,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
                 _hash_ids(path, line, item, int(most))
                 for line, item, most in zip(lines, objects, blocks, strict=True)
             )
-        yield Rows(stamp_ms * 1e-3, inputs, outputs, ids)
+        yield Rows(stamp_ms / 1000, inputs, outputs, ids)
     if hashed is None:
         raise InputError(path, "is empty")
 
@@ -76,7 +76,7 @@ def _column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]
         bad = next(i for i, cell in enumerate(cells) if type(cell) not in (int, float))
         if key in objects[bad]:
             raise column.error(bad, "is not a number")
-        reason = f"missing key {key!r}{nearest(key, objects[bad])}"
+        reason = f"missing key {key!r}{nearest(key, readable(objects[bad]))}"
         raise InputError(at_line(path, lines[bad]), reason)
     return column
 

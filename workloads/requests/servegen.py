@@ -24,8 +24,8 @@ def find_clients(source: Path) -> list[ClientFiles]:
     Returns an empty list where there is none, for example for an ordinary file; a client
     without its second file is an error.
     """
-    folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
     try:
+        folder, prefix = (source, "") if source.is_dir() else (source.parent, source.name)
         names = {path.name for path in folder.iterdir() if path.name.startswith(prefix)}
     except (OSError, ValueError):
         return []

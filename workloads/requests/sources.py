@@ -16,6 +16,7 @@ from .lengths import Draw
 from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
 from .rows import Rows, compressed, from_zero
 from .servegen import find_clients, read_servegen
+from .servegen_client import DATASET, TRACE
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):
         is_file = is_folder = False
-    if not is_file and (clients := find_clients(path)):
+    clients = find_clients(path) if not is_file or _has_dataset(path) else []
+    if clients:
         return Source(path.name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
     if is_folder:
         reason = "is a folder without ServeGen clients (*-trace.csv with *-dataset.json)"
@@ -56,6 +58,11 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
     if not found.has_arrivals:
         return Source(path.name, False, lambda: found.read(path))
     return Source(path.name, True, lambda: compressed(from_zero(found.read(path)), rate_scale))
+
+
+def _has_dataset(path: Path) -> bool:
+    stem = path.name.removesuffix(TRACE)
+    return stem != path.name and path.with_name(stem + DATASET).is_file()
 
 
 def generated(

@@ -46,9 +46,10 @@ def seconds(column: Column) -> tuple[Ints, npt.NDArray[np.float64]]:
 
 
 def _whole_seconds(codes: Ints) -> tuple[Ints, Flags]:
-    digits = codes[:, :_WIDTH][:, _IS_DIGIT] - ord("0")
-    good: Flags = ((digits >= 0) & (digits <= 9)).all(axis=1)
-    good &= (codes[:, :_WIDTH][:, ~_IS_DIGIT] == _MARKS).all(axis=1)
+    digits: Ints = codes[:, :_WIDTH][:, _IS_DIGIT] - ord("0")
+    marks: Ints = codes[:, :_WIDTH][:, ~_IS_DIGIT]
+    good: Flags = np.all((digits >= 0) & (digits <= 9), axis=1)
+    good &= np.all(np.equal(marks, _MARKS), axis=1)
     digits = np.where(good[:, None], digits, 1)  # bad rows must not overflow below
     year = digits[:, :4] @ np.array([1000, 100, 10, 1])
     month, day, hour, minute, second = (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ..errors import InputError
@@ -31,10 +32,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def readable(names: Iterable[str]) -> list[str]:
+    """Keep what an error message can list of a file's own names: few, short, printable."""
+    return [name for name in islice(names, 40) if name.isprintable() and len(name) <= 40]
+
+
 def read_lines(path: Path, line_bytes: int = CHUNK_BYTES) -> Iterator[Lines]:
     """Yield the lines of a UTF-8 file in chunks of about `CHUNK_BYTES`.
 
-    Lines end with a line feed, kept off; a carriage return before it stays. Whatever goes
+    Lines end with a line feed, or a carriage return and one; both are kept off. Whatever goes
     wrong (no file, a folder, other bytes than UTF-8) is an `InputError`.
     """
     number, rest = 1, b""
@@ -44,7 +50,7 @@ def read_lines(path: Path, line_bytes: int = CHUNK_BYTES) -> Iterator[Lines]:
             text = _decode(path, number, rest + head)
             if number == 1:
                 text = text.removeprefix("\ufeff")
-            lines = text.split("\n")
+            lines = text.replace("\r\n", "\n").removesuffix("\r").split("\n")
             yield Lines(number, lines)
             number += len(lines)
             rest = tail
