@@ -5,6 +5,8 @@ Same formulas as `stage`, `placement` and `devices.cost`, over the arrays of `lo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..devices.cost import (
@@ -18,7 +20,7 @@ from ..devices.cost import (
     P_PEAK,
 )
 from ..workloads.draws import draw_loads
-from ..workloads.jit import compiled
+from ..workloads.jit import compiled, compiled_part
 from .lowering import (
     CO_PROCESS,
     F8,
@@ -44,19 +46,31 @@ NUM_TOTALS = 8
 activation bytes, joules by path, and how many times it ran there."""
 
 
-@compiled
+class Books(NamedTuple):
+    """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
+
+    totals: F8  # [S+X, P, NUM_TOTALS]
+    wall: F8  # [S+X] seconds each op contributed to the clock
+    warm_totals: F8  # the same two at the end of warm-up
+    warm_wall: F8
+    scratch: F8  # [2, S]
+    loads: I8  # [E]
+    work: F8  # [4, E]
+
+
+@compiled_part
 def roofline(params, flops, stream, act):  # type: ignore[no-untyped-def]  # numba infers scalars
     """Busy seconds of one op, without its fixed time."""
     return max(flops / params[P_FLOPS], (stream + act) / params[P_BYTES])
 
 
-@compiled
+@compiled_part
 def nominal(params, flops, size):  # type: ignore[no-untyped-def]
     """Attainable FLOP/s at the op's Op/B under the nominal roofs."""
     return min(params[P_PEAK], flops / size * params[P_BANDWIDTH]) if size > 0 else 0.0
 
 
-@compiled
+@compiled_part
 def choose(rule, role, params, can, flops, stream, act, mixed):  # type: ignore[no-untyped-def]
     """Processor of one op that runs whole: `placement`'s rules in order of `RULES`."""
     best = 0
@@ -81,7 +95,7 @@ def choose(rule, role, params, can, flops, stream, act, mixed):  # type: ignore[
     return best
 
 
-@compiled
+@compiled_part
 def add(totals, params, role, busy, flops, stream, act, times):  # type: ignore[no-untyped-def]
     """Book one op that ran `times` times (layers x devices)."""
     totals[T_BUSY] += busy * times
@@ -96,7 +110,7 @@ def add(totals, params, role, busy, flops, stream, act, times):  # type: ignore[
     totals[T_J_COMPUTE] += flops * params[P_J_FLOP] * times
 
 
-@compiled
+@compiled_part
 def section_seconds(plan, g, moments, mixed, totals, wall):  # type: ignore[no-untyped-def]
     """Seconds of one layer of section `g` on one rank; `wall[s]` gets each op's share."""
     total = 0.0
@@ -137,7 +151,7 @@ def section_seconds(plan, g, moments, mixed, totals, wall):  # type: ignore[no-u
     return total
 
 
-@compiled
+@compiled_part
 def experts_whole(plan, x, row, loads, first, held, mixed, totals, times):  # type: ignore[no-untyped-def]
     """Seconds of one device's experts on the one processor the rule chooses."""
     routed, active = 0.0, 0.0
@@ -165,7 +179,7 @@ def experts_whole(plan, x, row, loads, first, held, mixed, totals, times):  # ty
     return best_seconds
 
 
-@compiled
+@compiled_part
 def expert_seconds(plan, x, row, p, tokens):  # type: ignore[no-untyped-def]
     """Busy seconds of one expert with `tokens` tokens; 0 without any."""
     if tokens <= 0:
@@ -176,65 +190,71 @@ def expert_seconds(plan, x, row, p, tokens):  # type: ignore[no-untyped-def]
     )  # fmt: skip
 
 
-@compiled
-def experts_split(plan, x, row, loads, first, held, totals, times):  # type: ignore[no-untyped-def]
-    """Co-process one device's experts: `placement.split_experts` over arrays."""
-    near = -1
-    for p in range(1, plan.can.shape[1]):
-        if plan.can[row, p] and near < 0:
-            near = p
-    groups = held if held <= plan.spaces else plan.spaces
-    tokens, active = np.zeros(groups), np.zeros(groups)
-    on_main, on_near = np.zeros(groups), np.zeros(groups)
+@compiled_part
+def experts_split(plan, x, row, near, loads, first, held, totals, times, work):  # type: ignore[no-untyped-def]
+    """Co-process one device's experts: `placement.split_experts` over arrays.
+
+    `work` (float64, shape (4, E)) holds, per memory space: tokens, active experts, seconds on
+    the main and on the near processor.
+    """
+    groups = min(held, plan.spaces)
+    for q in range(4):  # explicit loops here and below: they compile far faster than slices
+        for g in range(groups):
+            work[q, g] = 0.0
     routed = 0.0
     for e in range(held):
         n = loads[first + e]
-        g = e % groups
-        tokens[g] += n
-        routed += n
-        active[g] += 1.0 if n > 0 else 0.0
-        on_main[g] += expert_seconds(plan, x, row, 0, n)
-        on_near[g] += expert_seconds(plan, x, row, near, n)
+        if n > 0:
+            g = e % groups
+            work[0, g] += n
+            work[1, g] += 1.0
+            work[2, g] += expert_seconds(plan, x, row, 0, n)
+            work[3, g] += expert_seconds(plan, x, row, near, n)
+            routed += n
     if routed == 0.0:
         return 0.0
-    order = np.argsort(tokens, kind="mergesort")
-    main_fixed, near_fixed = plan.params[row, 0, P_FIXED], plan.params[row, near, P_FIXED]
-    best, best_seconds = 0, np.inf
-    for moved in range(groups + 1):
-        a, b, a_tokens, b_tokens = 0.0, 0.0, 0.0, 0.0
-        for i in range(groups):
-            if i < moved:
-                b += on_near[order[i]]
-                b_tokens += tokens[order[i]]
-            else:
-                a += on_main[order[i]]
-                a_tokens += tokens[order[i]]
-        a += main_fixed if a_tokens > 0 else 0.0
-        b += near_fixed if b_tokens > 0 else 0.0
+    for i in range(1, groups):  # insertion sort by tokens; stable, and groups are few
+        for j in range(i, 0, -1):
+            if work[0, j - 1] <= work[0, j]:
+                break
+            for q in range(4):
+                work[q, j - 1], work[q, j] = work[q, j], work[q, j - 1]
+    main, beside = plan.params[row, 0], plan.params[row, near]
+    on_main, on_near = 0.0, 0.0
+    for g in range(groups):
+        on_main += work[2, g]
+    best, best_seconds = 0, on_main + main[P_FIXED]
+    moved_tokens = 0.0
+    for moved in range(1, groups + 1):
+        moved_tokens += work[0, moved - 1]
+        on_near += work[3, moved - 1]
+        on_main = 0.0
+        for g in range(moved, groups):
+            on_main += work[2, g]
+        a = on_main + main[P_FIXED] if moved_tokens < routed else 0.0
+        b = on_near + beside[P_FIXED] if moved_tokens > 0 else 0.0
         if max(a, b) < best_seconds:
             best, best_seconds = moved, max(a, b)
     for side in range(2):
-        p = near if side == 1 else 0
-        busy, n, w = 0.0, 0.0, 0.0
-        for i in range(groups):
-            if (i < best) == (side == 1):
-                g = order[i]
-                busy += on_near[g] if side == 1 else on_main[g]
-                n += tokens[g]
-                w += active[g]
+        start, stop, p = (best, groups, 0) if side == 0 else (0, best, near)
+        busy, n, active = 0.0, 0.0, 0.0
+        for g in range(start, stop):
+            busy += work[2 + side, g]
+            n += work[0, g]
+            active += work[1, g]
         if n > 0:
             params = plan.params[row, p]
             add(
                 totals[row, p], params, ROLE_EXPERTS, busy + params[P_FIXED],
-                n * plan.expert_flops[x], w * plan.expert_weights[x], n * plan.expert_act[x],
-                times,
+                n * plan.expert_flops[x], active * plan.expert_weights[x],
+                n * plan.expert_act[x], times,
             )  # fmt: skip
     return best_seconds
 
 
 @compiled
 def step_seconds(
-    plan, moments, step, decodes, chunk_tokens, chunk_seq, chunks, totals, wall, scratch, loads
+    plan, moments, step, decodes, chunk_tokens, chunk_seq, chunks, books
 ):  # type: ignore[no-untyped-def]
     """Seconds of one step.
 
@@ -245,15 +265,12 @@ def step_seconds(
         Counter of the expert draws.
     decodes, chunk_tokens, chunk_seq, chunks
         All ranks' decodes and prompt chunks, for the draws.
-    totals : float64 array, shape (S + X, P, NUM_TOTALS)
+    books : Books
         Running totals, added to.
-    wall : float64 array, shape (S + X,)
-        Seconds each op contributed to the clock, added to.
-    scratch : float64 array, shape (2, S)
-    loads : int64 array, shape (E,)
     """
     total = 0.0
     mixed = chunks > 0
+    totals, wall, scratch, loads = books.totals, books.wall, books.scratch, books.loads
     for g in range(plan.section_count.size):
         slowest = -1.0
         for r in range(plan.ranks):
@@ -269,21 +286,24 @@ def step_seconds(
     for x in range(plan.expert_flops.size):
         row = plan.role.size + x
         experts = plan.expert_count[x]
-        out = loads[:experts]
+        out = loads
         draw_loads(
             plan.seed, plan.replica, step, x, decodes, chunk_tokens, chunk_seq, chunks,
-            plan.expert_top_k[x], plan.prob[x, :experts], plan.inclusion[x, :experts],
-            plan.cumulative[x, :experts], plan.uniform[x], plan.tilt[x], plan.persist[x], out,
+            experts, plan.expert_top_k[x], plan.prob[x], plan.inclusion[x],
+            plan.cumulative[x], plan.uniform[x], plan.tilt[x], plan.persist[x], out,
         )  # fmt: skip
         held = experts // plan.expert_groups[x]
         times = plan.expert_devices // plan.expert_groups[x]
-        paired = False
-        for p in range(1, plan.can.shape[1]):
-            paired = paired or plan.can[row, p]
+        near = -1
+        if split:
+            for p in range(plan.can.shape[1] - 1, 0, -1):
+                near = p if plan.can[row, p] else near
         slowest = 0.0
         for g in range(plan.expert_groups[x]):
-            if split and paired:
-                seconds = experts_split(plan, x, row, out, g * held, held, totals, times)
+            if near > 0:
+                seconds = experts_split(
+                    plan, x, row, near, out, g * held, held, totals, times, books.work
+                )
             else:
                 seconds = experts_whole(plan, x, row, out, g * held, held, mixed, totals, times)
             slowest = max(slowest, seconds)
@@ -292,12 +312,15 @@ def step_seconds(
     return total
 
 
-class Totals:
-    """Arrays that `step_seconds` adds to, for one engine."""
-
-    def __init__(self, plan: Plan) -> None:
-        rows = plan.params.shape[0]
-        self.totals: F8 = np.zeros((rows, plan.params.shape[1], NUM_TOTALS))
-        self.wall: F8 = np.zeros(rows)
-        self.scratch: F8 = np.zeros((2, max(len(plan.role), 1)))
-        self.loads: I8 = np.zeros(plan.prob.shape[1], dtype=np.int64)
+def new_books(plan: Plan) -> Books:
+    """Empty running totals for one engine."""
+    shape = (*plan.can.shape, NUM_TOTALS)
+    return Books(
+        totals=np.zeros(shape),
+        wall=np.zeros(shape[0]),
+        warm_totals=np.zeros(shape),
+        warm_wall=np.zeros(shape[0]),
+        scratch=np.zeros((2, len(plan.role))),
+        loads=np.zeros(plan.prob.shape[1], dtype=np.int64),
+        work=np.zeros((4, plan.prob.shape[1])),
+    )

@@ -9,13 +9,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled
+from .jit import compiled, compiled_part
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
 S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 LOW = np.uint64(0xFFFFFFFF)
+ONE = np.uint64(1)
 
 EXACT_TOKENS = 256
 """Up to this many tokens each token's experts are drawn one by one."""
@@ -25,7 +26,7 @@ NORMAL_MEAN = 24.0
 distribution with the exact mean and covariance, rounded so that they add up."""
 
 
-@compiled
+@compiled_part
 def mix(x: np.uint64) -> np.uint64:
     """SplitMix64's output function."""
     x = (x ^ (x >> S30)) * MIX_1
@@ -33,7 +34,7 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> S31)
 
 
-@compiled
+@compiled_part
 def key_of(seed: int, replica: int, step: int, layer: int) -> np.uint64:
     """One 64-bit state from the four counters of a draw."""
     x = mix(np.uint64(seed) + GOLDEN)
@@ -42,13 +43,13 @@ def key_of(seed: int, replica: int, step: int, layer: int) -> np.uint64:
     return mix(x ^ (np.uint64(layer) * MIX_1 + GOLDEN))
 
 
-@compiled
+@compiled_part
 def uniform01(bits: np.uint64) -> float:
     """A float in (0, 1) from 64 random bits."""
     return (np.float64(bits >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
 
 
-@compiled
+@compiled_part
 def normal_pair(state: np.uint64) -> tuple[float, float]:
     """Two standard normals (Box-Muller) from one state; uses state + 1 and + 2."""
     radius = np.sqrt(-2.0 * np.log(uniform01(mix(state + GOLDEN))))
@@ -56,7 +57,7 @@ def normal_pair(state: np.uint64) -> tuple[float, float]:
     return radius * np.cos(angle), radius * np.sin(angle)
 
 
-@compiled
+@compiled_part
 def gamma_draw(state: np.uint64, shape: float) -> float:
     """A Gamma(shape, 1) draw (Marsaglia and Tsang, ACM TOMS 2000)."""
     boost = 1.0
@@ -75,41 +76,61 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
                 return boost * d * v
 
 
-@compiled
+@compiled_part
 def draw_uniform(
-    state: np.uint64, tokens: int, top_k: int, out: npt.NDArray[np.int64]
+    state: np.uint64, tokens: int, experts: int, top_k: int, out: npt.NDArray[np.int64]
 ) -> np.uint64:
     """Add `tokens` tokens of a uniform router, `top_k` distinct experts each, to `out`."""
-    experts = np.uint64(out.size)
-    chosen = np.empty(top_k, dtype=np.int64)
+    wide = np.uint64(experts)
+    few = experts <= 64  # then one word remembers a token's choices
+    chosen = np.empty(0 if few else top_k, dtype=np.int64)
     have, bits = False, np.uint64(0)
     for _ in range(tokens):
+        mask = np.uint64(0)
         for k in range(top_k):
             while True:
                 if have:  # each 64-bit output serves two 32-bit choices
-                    pick = ((bits >> S32) * experts) >> S32
+                    pick = ((bits >> S32) * wide) >> S32
                     have = False
                 else:
                     state += GOLDEN
                     bits = mix(state)
-                    pick = ((bits & LOW) * experts) >> S32
+                    pick = ((bits & LOW) * wide) >> S32
                     have = True
-                e = np.int64(pick)
-                fresh = True
-                for j in range(k):
-                    if chosen[j] == e:
-                        fresh = False
+                if few:
+                    bit = ONE << pick
+                    fresh = mask & bit == 0
+                    mask |= bit
+                else:
+                    fresh = True
+                    for j in range(k):
+                        if chosen[j] == np.int64(pick):
+                            fresh = False
+                    chosen[k] = np.int64(pick)
                 if fresh:
                     break
-            chosen[k] = e
-            out[e] += 1
+            out[np.int64(pick)] += 1
     return state
 
 
-@compiled
+@compiled_part
+def search(cum: npt.NDArray[np.float64], experts: int, u: float) -> int:
+    """First expert whose running sum reaches `u`."""
+    low, high = 0, experts - 1
+    while low < high:
+        middle = (low + high) // 2
+        if cum[middle] < u:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled_part
 def draw_weighted(
     state: np.uint64,
     tokens: int,
+    experts: int,
     top_k: int,
     cum: npt.NDArray[np.float64],
     persist: float,
@@ -119,9 +140,8 @@ def draw_weighted(
 
     With probability `persist` a slot keeps the previous token's expert.
     """
-    experts = out.size
-    chosen = np.full(top_k, -1, dtype=np.int64)
-    last = np.full(top_k, -1, dtype=np.int64)
+    chosen = np.empty(top_k, dtype=np.int64)
+    last = np.empty(top_k, dtype=np.int64)
     for t in range(tokens):
         for k in range(top_k):
             tries = 0
@@ -134,9 +154,7 @@ def draw_weighted(
                 else:
                     if t > 0 and tries == 1:
                         u = (u - persist) / (1.0 - persist)
-                    e = np.searchsorted(cum, u)
-                    if e >= experts:
-                        e = experts - 1
+                    e = search(cum, experts, u)
                 if tries > 200:  # one expert holds nearly all probability: take the next free
                     e = (e + tries) % experts
                 fresh = True
@@ -153,34 +171,37 @@ def draw_weighted(
 
 
 @compiled
-def inclusion_of(prob: npt.NDArray[np.float64], top_k: int, out: npt.NDArray[np.float64]) -> None:
+def inclusion_of(
+    prob: npt.NDArray[np.float64], experts: int, top_k: int, out: npt.NDArray[np.float64]
+) -> None:
     """Probability that each expert is among a token's `top_k` distinct ones.
 
     Drawing one after another without repeats is the order in which exponential clocks of rates
     `prob` ring; by time t a clock rang with probability 1 - exp(-p t), and t is where these add
     up to `top_k`. Exact for equal rates; within 0.03 for power laws of exponent 1 (tested).
     """
-    low, high = 0.0, 1.0
-    while np.sum(-np.expm1(-prob * high)) < top_k * (1.0 - 1e-12) and high < 1e12:
-        high *= 2.0
-    for _ in range(60):
-        t = 0.5 * (low + high)
-        if np.sum(-np.expm1(-prob * t)) < top_k:
+    low, high, total = 0.0, 1.0, -1.0
+    for i in range(120):  # double until it is enough, then halve the interval
+        t = high if total < top_k and low == 0.0 else 0.5 * (low + high)
+        total = 0.0
+        for e in range(experts):
+            out[e] = 1.0 - np.exp(-prob[e] * t)
+            total += out[e]
+        if low == 0.0 and total < top_k * (1.0 - 1e-12) and high < 1e12 and i < 45:
+            high *= 2.0
+        elif total < top_k:
             low = t
         else:
             high = t
-    total = 0.0
-    for e in range(prob.size):
-        out[e] = -np.expm1(-prob[e] * high)
-        total += out[e]
-    for e in range(prob.size):
+    for e in range(experts):
         out[e] = min(1.0, out[e] * top_k / total)
 
 
-@compiled
+@compiled_part
 def draw_normal(
     state: np.uint64,
     tokens: int,
+    experts: int,
     top_k: int,
     inclusion: npt.NDArray[np.float64],
     inflate: float,
@@ -190,7 +211,6 @@ def draw_normal(
 
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
-    experts = out.size
     total = tokens * top_k
     value = np.empty(experts)
     spread = np.empty(experts)
@@ -233,10 +253,11 @@ def draw_normal(
     return state
 
 
-@compiled
+@compiled_part
 def draw_pool(
     state: np.uint64,
     tokens: int,
+    experts: int,
     top_k: int,
     inclusion: npt.NDArray[np.float64],
     cum: npt.NDArray[np.float64],
@@ -245,12 +266,12 @@ def draw_pool(
     out: npt.NDArray[np.int64],
 ) -> np.uint64:
     """Tokens that share one distribution, by the method their number asks for."""
-    if tokens > EXACT_TOKENS and tokens * top_k >= NORMAL_MEAN * out.size:
+    if tokens > EXACT_TOKENS and tokens * top_k >= NORMAL_MEAN * experts:
         inflate = (1.0 + persist) / (1.0 - persist)
-        return draw_normal(state, tokens, top_k, inclusion, inflate, out)
+        return draw_normal(state, tokens, experts, top_k, inclusion, inflate, out)
     if uniform:
-        return draw_uniform(state, tokens, top_k, out)
-    return draw_weighted(state, tokens, top_k, cum, persist, out)
+        return draw_uniform(state, tokens, experts, top_k, out)
+    return draw_weighted(state, tokens, experts, top_k, cum, persist, out)
 
 
 @compiled
@@ -263,6 +284,7 @@ def draw_loads(
     chunk_tokens: npt.NDArray[np.int64],
     chunk_seq: npt.NDArray[np.int64],
     chunks: int,
+    experts: int,
     top_k: int,
     prob: npt.NDArray[np.float64],
     inclusion: npt.NDArray[np.float64],
@@ -272,39 +294,42 @@ def draw_loads(
     persist: float,
     out: npt.NDArray[np.int64],
 ) -> None:
-    """Tokens per expert of one layer in one step.
+    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
 
     Decodes come from different sequences, so they are independent draws from the layer's
     distribution `prob`. With `tilt` > 0 each prompt chunk has its own distribution, drawn once
     for (sequence, layer) from a Dirichlet of total concentration `tilt` around `prob`.
     """
-    out[:] = 0
+    for e in range(experts):
+        out[e] = 0
     state = key_of(seed, replica, step, layer)
     pooled = decodes
     if tilt == 0.0:
         for c in range(chunks):
             pooled += chunk_tokens[c]
-    state = draw_pool(state, pooled, top_k, inclusion, cum, uniform, 0.0, out)
+    state = draw_pool(state, pooled, experts, top_k, inclusion, cum, uniform, 0.0, out)
     if tilt == 0.0:
         return
-    own = np.empty(out.size)
-    own_cum = np.empty(out.size)
-    own_inclusion = np.empty(out.size)
+    own = np.empty(experts)
+    own_cum = np.empty(experts)
+    own_inclusion = np.empty(experts)
     for c in range(chunks):
         base = key_of(seed ^ 0x5EED, replica, chunk_seq[c], layer)
         total = 0.0
-        for e in range(out.size):
+        for e in range(experts):
             own[e] = gamma_draw(mix(base + np.uint64(e) * GOLDEN), tilt * prob[e])
             total += own[e]
         run = 0.0
-        for e in range(out.size):
+        for e in range(experts):
             own[e] /= total
             run += own[e]
             own_cum[e] = run
-        inclusion_of(own, top_k, own_inclusion)
+        inclusion_of(own, experts, top_k, own_inclusion)
+        state = mix(state + np.uint64(c))
         state = draw_pool(
-            mix(state + np.uint64(c)),
+            state,
             chunk_tokens[c],
+            experts,
             top_k,
             own_inclusion,
             own_cum,

@@ -56,3 +56,17 @@ def compiled(function: F) -> F:
     finally:
         numba.config.CACHE_DIR = before
     return jitted
+
+
+def compiled_part(function: F) -> F:
+    """Compile a function that only compiled functions call.
+
+    Without wrappers for Python callers and without a cache entry of its own (it is stored in
+    its caller's), which halves the time of a cold start.
+    """
+    import numba
+
+    jitted: F = numba.njit(
+        error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+    return jitted

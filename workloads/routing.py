@@ -78,7 +78,7 @@ class Router:
         out = np.zeros(self.prob.shape[1], dtype=np.int64)
         draw_loads(
             self.seed, replica, step, self.keys[layer], int((~chunk).sum()), batch.q_len[chunk],
-            batch.seq_id[chunk], int(chunk.sum()), self.top_k, self.prob[layer],
+            batch.seq_id[chunk], int(chunk.sum()), len(out), self.top_k, self.prob[layer],
             self.inclusion[layer], self.cumulative[layer], self.uniform, self.tilt, self.persist, out,
         )  # fmt: skip
         return Loads.drawn(out)
@@ -160,7 +160,7 @@ def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDAr
 
     out = np.empty_like(prob)
     for layer, row in enumerate(prob):
-        inclusion_of(row, top_k, out[layer])
+        inclusion_of(row, len(row), top_k, out[layer])
     return out
 
 

@@ -1,0 +1,178 @@
+"""Serving engines on a SimPy clock: one process per lock-step group of ranks.
+
+An engine is the compiled loop of `core` behind three calls: `submit` requests, `advance` to a
+time, read its stamps. The clock and whatever engines share (sources, routers, links, faults)
+belong to SimPy; one event covers all steps between two blocks of arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from ..workloads.requests import RequestBlock, RequestStream
+from .compiled import Books, new_books
+from .core import LOG_FULL, STUCK, advance
+from .deployment import Deployment
+from .kv import KvRules, check_fits, kv_rules
+from .lowering import Plan, Slots, lower
+from .policies import Policy
+from .state import C_LOG, C_OPENED, C_SUBMITTED, T_NOW, State, grown, new_state
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Engine:
+    """One lock-step group of ranks.
+
+    Attributes
+    ----------
+    deployment, policy
+        What runs, and how it is batched.
+    clients : int or None
+        Closed loop: requests in flight at once.
+    warmup : int
+        Completions after which rates and gap statistics start.
+    keep_log : bool
+        Keep the log of stretches (stages.csv).
+    """
+
+    deployment: Deployment
+    policy: Policy
+    replica: int = 0
+    clients: int | None = None
+    warmup: int = 0
+    keep_log: bool = False
+    plan: Plan = field(init=False)
+    slots: Slots = field(init=False)
+    kv: KvRules = field(init=False)
+    books: Books = field(init=False)
+    state: State = field(init=False)
+    logs: list[F8] = field(init=False, default_factory=list)
+    ids: list[I8] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.plan, self.slots = lower(self.deployment, self.replica)
+        self.kv = kv_rules(self.deployment)
+        self.books = new_books(self.plan)
+        moments = self.plan.forms.shape[2] - 1
+        self.state = new_state(
+            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity
+        )
+
+    @property
+    def now(self) -> float:
+        """Time reached [s]; a step that began before the asked-for time may end after it."""
+        return float(self.state.clocks[T_NOW])
+
+    def submit(self, block: RequestBlock) -> None:
+        """Queue requests; open loop: in order of arrival, none earlier than submitted before.
+
+        Raises
+        ------
+        CapacityError
+            A request whose KV cache could never fit, even alone.
+        """
+        check_fits(
+            self.kv, block.input_tokens, block.output_tokens, block.request_id,
+            self.deployment.system.name,
+        )  # fmt: skip
+        arrival = block.arrival_s
+        if self.clients is not None:
+            arrival = np.full(len(block), np.inf)
+        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
+        self.ids.append(block.request_id)
+        if self.clients is not None:
+            self._open(self.clients)
+
+    def _open(self, clients: int) -> None:
+        """Give the first `clients` requests of a closed loop their arrival at time 0."""
+        counters = self.state.counters
+        first = min(clients, int(counters[C_SUBMITTED]))
+        if counters[C_OPENED] < first:
+            self.state.arrival[counters[C_OPENED] : first] = 0.0
+            counters[C_OPENED] = first
+
+    def advance(self, until: float) -> float:
+        """Run until `until` or until nothing is left; returns the time reached [s]."""
+        limits = self.policy.limits()
+        while True:
+            status = advance(
+                self.plan, limits, self.kv, self.state, self.books, until,
+                self.clients is not None, self.warmup,
+            )  # fmt: skip
+            rows = int(self.state.counters[C_LOG])
+            if self.keep_log and rows:
+                self.logs.append(self.state.log[:rows].copy())
+            self.state.counters[C_LOG] = 0
+            if status == STUCK:
+                raise RuntimeError("no sequence can make progress; a bug in the policy")
+            if status != LOG_FULL:
+                return self.now
+
+
+def serve(engines: list[Engine], stream: RequestStream) -> float:
+    """Run a stream of requests through engines, dealt to them in turn (round robin).
+
+    Returns
+    -------
+    float
+        Time of the last completion [s].
+    """
+    env = simpy.Environment()
+    inboxes = [simpy.Store(env) for _ in engines]
+    for engine, inbox in zip(engines, inboxes, strict=True):
+        env.process(_engine_process(env, engine, inbox))
+    env.process(_source(env, stream, inboxes))
+    env.run()
+    return max(engine.now for engine in engines)
+
+
+def _source(
+    env: simpy.Environment, stream: RequestStream, inboxes: list[simpy.Store]
+) -> Generator[simpy.Event, Any, None]:
+    """Deal blocks of arrivals; a block is known to engines before its first arrival."""
+    for block, horizon in _with_horizon(iter(stream)):
+        for i, inbox in enumerate(inboxes):
+            mine = (block.request_id % len(inboxes)) == i
+            share = RequestBlock(
+                block.request_id[mine], block.arrival_s[mine], block.input_tokens[mine],
+                block.output_tokens[mine],
+            )  # fmt: skip
+            yield inbox.put((share, horizon))
+        if stream.closed_loop is None and np.isfinite(horizon):
+            yield env.timeout(max(horizon - env.now, 0.0))
+
+
+def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:
+    """Each block with the time up to which all arrivals are then known (infinity at the end)."""
+    held: RequestBlock | None = None
+    for block in blocks:
+        if held is not None:
+            yield held, float(block.arrival_s[0])
+        held = block
+    if held is not None:
+        yield held, np.inf
+
+
+def _engine_process(
+    env: simpy.Environment, engine: Engine, inbox: simpy.Store
+) -> Generator[simpy.Event, Any, None]:
+    """Take blocks, run to their horizon, let the shared clock follow."""
+    while True:
+        block, horizon = yield inbox.get()
+        engine.submit(block)
+        closed = engine.clients is not None
+        if closed and np.isfinite(horizon):
+            continue  # a closed loop needs every request before it can release the next
+        reached = engine.advance(horizon)
+        yield env.timeout(max(reached - env.now, 0.0))
+        if not np.isfinite(horizon):
+            return

@@ -1,0 +1,349 @@
+"""One simulation: requests through a deployment, and everything measured about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..workloads.errors import InputError
+from ..workloads.requests import RequestStream
+from .compiled import (
+    T_ACT,
+    T_BUSY,
+    T_FLOPS,
+    T_J_COMPUTE,
+    T_J_DRAM,
+    T_J_LINK,
+    T_RUNS,
+    T_STREAM,
+)
+from .deployment import Deployment
+from .engine import Engine, serve
+from .lowering import Slots
+from .metrics import Quantiles, histogram_quantiles, quantiles
+from .policies import Policy
+from .state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_PREEMPTIONS,
+    C_PROMPT,
+    C_STEPS,
+    LOG_COLUMNS,
+    T_KV_PEAK,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+    T_WARM_EMITTED,
+    T_WARM_PROMPT,
+    T_WARM_TIME,
+)
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """One row per finished request, by request id; times from the first arrival [s]."""
+
+    request_id: I8
+    arrival_s: F8
+    input_tokens: I8
+    output_tokens: I8
+    scheduled_s: F8
+    first_token_s: F8
+    last_token_s: F8
+    preemptions: I8
+    order: I8
+
+    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns of requests.csv."""
+        names = ("request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s",
+                 "first_token_s", "last_token_s", "preemptions")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class OpTotal:
+    """What one op did on one processor over the whole run, all devices together.
+
+    Attributes
+    ----------
+    layer, name, kind, processor : str
+    wall_s : float
+        Seconds it contributed to the clock (critical path), on all its processors together.
+    busy_s : float
+        Device-seconds it kept this processor busy.
+    flops, stream_bytes, act_bytes : float
+        Work done; streamed bytes are weights and KV.
+    joules : mapping of str to float
+        Dynamic energy by path.
+    runs : float
+        Times it ran (layers x steps x devices).
+    """
+
+    layer: str
+    name: str
+    kind: str
+    processor: str
+    wall_s: float
+    busy_s: float
+    flops: float
+    stream_bytes: float
+    act_bytes: float
+    joules: Mapping[str, float]
+    runs: float
+
+    @property
+    def op_per_byte(self) -> float | None:
+        size = self.stream_bytes + self.act_bytes
+        return self.flops / size if size else None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Result of one simulation.
+
+    Attributes
+    ----------
+    deployment, policy
+    workload : str
+        Name of the request stream.
+    seed : int
+    requests : Requests
+    stages : dict of str to array
+        Stretches of equal batches in order of start (empty unless kept).
+    ops : tuple of OpTotal
+    iterations, preemptions, output_tokens, prompt_tokens : int
+        Over the whole run.
+    makespan_s : float
+        Last completion, from the first arrival.
+    interval_s : float
+        [end of warm-up, last completion], what rates and energy per token refer to.
+    interval_output_tokens, interval_prompt_tokens : int
+        Tokens in it.
+    joules, interval_joules : float
+        Dynamic energy of the whole run and of the interval.
+    interval_static_joules : float
+        Static power of all devices over the interval.
+    ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
+        Of requests completed after the warm-up.
+    kv_peak : float
+        Most of the KV capacity in use on any device, as a fraction.
+    wall_s : float
+        Seconds of real time the simulation took.
+    """
+
+    deployment: Deployment
+    policy: Policy
+    workload: str
+    seed: int
+    requests: Requests
+    stages: dict[str, F8]
+    ops: tuple[OpTotal, ...]
+    iterations: int
+    preemptions: int
+    output_tokens: int
+    prompt_tokens: int
+    makespan_s: float
+    interval_s: float
+    interval_output_tokens: int
+    interval_prompt_tokens: int
+    joules: float
+    interval_joules: float
+    interval_static_joules: float
+    ttft_s: Quantiles
+    tbt_s: Quantiles
+    tpot_s: Quantiles
+    e2e_s: Quantiles
+    kv_peak: float
+    wall_s: float
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        return self.interval_output_tokens / self.interval_s if self.interval_s > 0 else None
+
+    @property
+    def total_tokens_per_s(self) -> float | None:
+        """Output tokens and processed prompt tokens (recomputed ones included) per second."""
+        tokens = self.interval_output_tokens + self.interval_prompt_tokens
+        return tokens / self.interval_s if self.interval_s > 0 else None
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Dynamic and static energy per output token [J]."""
+        if not self.interval_output_tokens:
+            return None
+        total = self.interval_joules + self.interval_static_joules
+        return total / self.interval_output_tokens
+
+
+def run(
+    deployment: Deployment,
+    policy: Policy,
+    stream: RequestStream,
+    *,
+    seed: int = 0,
+    warmup: int = 0,
+    keep_stages: bool = False,
+) -> Run:
+    """Serve a stream of requests.
+
+    Parameters
+    ----------
+    warmup : int
+        Completions left out of rates and latencies.
+    keep_stages : bool
+        Keep the table of stretches.
+
+    Raises
+    ------
+    InputError
+        No requests, or a warm-up that leaves none.
+    CapacityError
+        Weights or a single request that do not fit.
+    """
+    began = time.perf_counter()
+    if stream.closed_loop is not None and stream.closed_loop < deployment.replicas:
+        raise InputError(
+            "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
+        )
+    engines = [
+        Engine(
+            deployment, policy, replica, _share(stream.closed_loop, deployment.replicas, replica),
+            _share(warmup, deployment.replicas, replica) or 0, keep_stages,
+        )
+        for replica in range(deployment.replicas)
+    ]  # fmt: skip
+    end = serve(engines, stream)
+    completed = sum(int(e.state.counters[C_COMPLETED]) for e in engines)
+    if completed == 0:
+        raise InputError(stream.name, "has no requests")
+    if warmup >= completed:
+        raise InputError("--warmup", f"must be below the {completed} requests, not {warmup}")
+    return _collect(engines, deployment, policy, stream, seed, warmup, end, began)
+
+
+def _share(total: int | None, parts: int, part: int) -> int | None:
+    return None if total is None else total // parts + (part < total % parts)
+
+
+def _collect(
+    engines: list[Engine], deployment: Deployment, policy: Policy, stream: RequestStream,
+    seed: int, warmup: int, end: float, began: float,
+) -> Run:
+    states = [e.state for e in engines]
+    requests = _requests(engines)
+    warm = np.concatenate([_after_warmup(e) for e in engines])[np.argsort(_ids(engines))]
+    emitted = [int(s.counters[C_EMITTED]) for s in states]
+    prompt = [int(s.counters[C_PROMPT]) for s in states]
+    spans = [end - float(s.clocks[T_WARM_TIME]) for s in states]
+    interval = max(spans)
+    # Replicas end their warm-ups at different times: scale each to the common interval.
+    scale = [interval / span if span > 0 else 0.0 for span in spans]
+    joules = slice(T_J_DRAM, T_J_LINK + 1)
+    whole = [float(e.books.totals[:, :, joules].sum()) for e in engines]
+    before = [float(e.books.warm_totals[:, :, joules].sum()) for e in engines]
+    system = deployment.system
+    devices = system.devices_per_node * system.nodes
+    waited = requests.first_token_s - requests.arrival_s
+    decode = requests.last_token_s - requests.first_token_s
+    several = requests.output_tokens > 1
+    return Run(
+        deployment=deployment,
+        policy=policy,
+        workload=stream.name,
+        seed=seed,
+        requests=requests,
+        stages=_stages(engines),
+        ops=_op_totals(engines),
+        iterations=sum(int(s.counters[C_STEPS]) for s in states),
+        preemptions=sum(int(s.counters[C_PREEMPTIONS]) for s in states),
+        output_tokens=sum(emitted),
+        prompt_tokens=sum(prompt),
+        makespan_s=end,
+        interval_s=interval,
+        interval_output_tokens=_scaled(emitted, states, T_WARM_EMITTED, scale),
+        interval_prompt_tokens=_scaled(prompt, states, T_WARM_PROMPT, scale),
+        joules=sum(whole),
+        interval_joules=sum((w - b) * s for w, b, s in zip(whole, before, scale, strict=True)),
+        interval_static_joules=system.device.static_W * devices * interval,
+        ttft_s=quantiles(waited[warm]),
+        tbt_s=histogram_quantiles(
+            np.sum([s.hist for s in states], axis=0),
+            sum(float(s.clocks[T_TBT_SUM]) for s in states),
+            sum(float(s.clocks[T_TBT_COUNT]) for s in states),
+        ),
+        tpot_s=quantiles((decode / np.maximum(requests.output_tokens - 1, 1))[warm & several]),
+        e2e_s=quantiles((requests.last_token_s - requests.arrival_s)[warm]),
+        kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
+        wall_s=time.perf_counter() - began,
+    )
+
+
+def _scaled(totals: list[int], states: list, clock: int, scale: list[float]) -> int:  # type: ignore[type-arg]  # list of State
+    return round(sum((t - float(s.clocks[clock])) * x
+                     for t, s, x in zip(totals, states, scale, strict=True)))  # fmt: skip
+
+
+def _ids(engines: list[Engine]) -> I8:
+    return np.concatenate([i for e in engines for i in e.ids])
+
+
+def _after_warmup(engine: Engine) -> npt.NDArray[np.bool_]:
+    count = sum(len(i) for i in engine.ids)
+    warm: npt.NDArray[np.bool_] = engine.state.order[:count] >= engine.warmup
+    return warm
+
+
+def _requests(engines: list[Engine]) -> Requests:
+    ids = _ids(engines)
+    order = np.argsort(ids, kind="stable")
+    counts = [sum(len(i) for i in e.ids) for e in engines]
+
+    def column(name: str) -> npt.NDArray[np.generic]:
+        return np.concatenate(
+            [getattr(e.state, name)[:n] for e, n in zip(engines, counts, strict=True)]
+        )[order]
+
+    return Requests(
+        ids[order], column("arrival"), column("input"), column("output"), column("scheduled"),
+        column("first"), column("finished"), column("preempted"), column("order"),
+    )  # type: ignore[arg-type]  # fmt: skip  # columns are float64 or int64 as declared in State
+
+
+def _stages(engines: list[Engine]) -> dict[str, F8]:
+    rows = [log for e in engines for log in e.logs]
+    if not rows:
+        return {}
+    table = np.concatenate(rows)
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    return {name: table[:, i] for i, name in enumerate(LOG_COLUMNS)}
+
+
+def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
+    """Sum ops of the same name over layers and engines, one row a processor that ran them."""
+    slots: Slots = engines[0].slots
+    totals = np.sum([e.books.totals for e in engines], axis=0)
+    wall = np.sum([e.books.wall for e in engines], axis=0)
+    rows: dict[tuple[str, str, str, str], F8] = {}
+    walls: dict[tuple[str, str, str], float] = {}
+    for s, (layer, name, kind) in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
+        walls[layer, name, kind] = walls.get((layer, name, kind), 0.0) + float(wall[s])
+        for p, processor in enumerate(slots.processors):
+            if totals[s, p, T_RUNS] > 0:
+                key = (layer, name, kind, slots.link[s] or processor)
+                rows[key] = rows.get(key, np.zeros(totals.shape[2])) + totals[s, p]
+    return tuple(
+        OpTotal(
+            layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),
+            float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
+            {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
+             "link": float(t[T_J_LINK])},
+            float(t[T_RUNS]),
+        )
+        for (layer, name, kind, processor), t in rows.items()
+    )  # fmt: skip
