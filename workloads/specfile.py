@@ -82,7 +82,7 @@ class _StrictLoader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in the stubs
         where = f"{self.name}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             raise SpecError(where, f"reference *{event.anchor}; write the value out")
@@ -152,7 +152,7 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         raise SpecError(name, f"not valid YAML: {error}") from None
     finally:
         if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+            loader.dispose()
     if not isinstance(tree, dict):
         raise SpecError(name, "must be a mapping of keys to values")
     return tree
