@@ -26,7 +26,8 @@ def _arithmetic(name: str) -> str:
 
 
 Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 
 
 class MacArraySpec(Spec):
@@ -114,7 +115,7 @@ class DeviceSpec(Spec):
 class SystemSpec(Spec):
     """Devices on links: `nodes` nodes of `devices_per_node` devices each."""
 
-    name: Name
+    name: Annotated[str, Field(pattern=WORD, max_length=100)]  # a device's name and its counts
     title: str = ""
     device: DeviceSpec
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]

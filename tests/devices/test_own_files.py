@@ -113,6 +113,8 @@ def test_a_system_file_names_its_device(tmp_path: Path, device: str) -> None:
 def test_a_device_file_stands_for_one_device(tmp_path: Path) -> None:
     system = load_system(write(tmp_path, OWN))
     assert (system.name, system.nodes, system.devices_per_node) == ("mine-x1", 1, 1)
+    longest = write(tmp_path, OWN.replace("name: mine", f"name: {'m' * 80}"))
+    assert load_system(longest).name == "m" * 80 + "-x1"
 
 
 @pytest.mark.parametrize(
@@ -229,6 +231,11 @@ def test_files_that_are_no_description(tmp_path: Path, text: str) -> None:
         load_device(write(tmp_path, text))
 
 
+def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="larger than 4 MiB"):
+        load_device(write(tmp_path, OWN + "#" * (4 << 20)))
+
+
 def test_a_loop_of_two_files(tmp_path: Path) -> None:
     write(tmp_path, "name: a\nextends: b.yaml\n", "a.yaml")
     path = write(tmp_path, "name: b\nextends: a.yaml\n", "b.yaml")
@@ -244,6 +251,7 @@ def test_a_loop_of_two_files(tmp_path: Path) -> None:
         ("name: pod\ndevice: h100\nnodes: 0\ndevices_per_node: 1\nsource: a b\n", "nodes: Input"),
         ("name: pod\ndevice: h100\ndevices_per_node: 4097\nsource: a b\n", "devices_per_node"),
         ("name: h100-x4\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "is a catalog system"),
+        ("name: h100-x0\ndevice: h100\ndevices_per_node: 4\nsource: a b\n", "is a catalog system"),
         ("name: pod\ndevice: h1000\ndevices_per_node: 4\nsource: a b\n", "did you mean 'h100'"),
         ("name: pod\ndevice: 3\ndevices_per_node: 4\nsource: a b\n", "device: must be a name"),
         ("name: pod\ndevice: {extends: h100}\ndevices_per_node: 4\nsource: a b\n", "device.name"),
