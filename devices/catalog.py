@@ -181,7 +181,8 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
     else:
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
     system, sources = build(SystemSpec, Description(tree, path))
-    if _named_system(system.name) is not None:
+    taken = _SYSTEM.fullmatch(system.name)
+    if taken is not None and _lookup(taken["device"]) is not None:
         raise SpecError(f"{path}: name", f"{system.name!r} is a catalog system; choose another")
     if isinstance(device, dict):
         _refuse_taken(system.device.name, f"{path}: device.name")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ..workloads.errors import nearest
 from ..workloads.specfile import Spec
 
 Positive = Annotated[float, Field(gt=0)]
@@ -14,7 +15,19 @@ Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
+ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
+"""Formats a processor can compute in; rates and energies are given for these."""
+
+
+def _arithmetic(name: str) -> str:
+    if name not in ARITHMETIC:
+        raise ValueError(f"unknown arithmetic format{nearest(name, ARITHMETIC)}")
+    return name
+
+
+Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 
 
 class MacArraySpec(Spec):
@@ -30,11 +43,13 @@ class ProcessorSpec(Spec):
 
     Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, or as a ratio
     to the processor's own memory bandwidth (`peak_op_per_byte`); exactly one of the three.
-    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth.
+    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
+    cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
+    `runs` names the kinds of op the processor takes; without it, all.
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim"]
-    peak_flops_per_s: dict[str, Positive] | None = None
+    peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
     bandwidth_multiple: Positive = 1.0
@@ -43,7 +58,7 @@ class ProcessorSpec(Spec):
     launch_s: NonNegative
     memory_J_per_byte: NonNegative
     activation_J_per_byte: NonNegative | None = None
-    compute_J_per_flop: dict[str, NonNegative]
+    compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
     runs: tuple[str, ...] | None = None
     cores: Count | None = None
     clock_Hz: Positive | None = None
@@ -53,6 +68,9 @@ class ProcessorSpec(Spec):
         given = [self.peak_flops_per_s, self.mac_array, self.peak_op_per_byte]
         if sum(g is not None for g in given) != 1:
             raise ValueError("give one of peak_TFLOPS, mac_array and peak_op_per_byte")
+        lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
+        if lacking:
+            raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
         return self
 
 
@@ -97,7 +115,7 @@ class DeviceSpec(Spec):
 class SystemSpec(Spec):
     """Devices on links: `nodes` nodes of `devices_per_node` devices each."""
 
-    name: Name
+    name: Annotated[str, Field(pattern=WORD, max_length=100)]  # a device's name and its counts
     title: str = ""
     device: DeviceSpec
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]

@@ -82,7 +82,7 @@ class _StrictLoader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in the stubs
         where = f"{self.name}:{event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             raise SpecError(where, f"reference *{event.anchor}; write the value out")
@@ -117,24 +117,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     The mappings and lists inside are shared between calls: treat them as read-only.
     """
     try:
-        if path.stat().st_size > MAX_SPEC_BYTES:
-            raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
-        text = path.read_text(encoding="utf-8")
+        small = path.stat().st_size <= MAX_SPEC_BYTES
+        text = path.read_text(encoding="utf-8") if small else None
     except OSError as error:
         raise SpecError(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SpecError(path, "is not UTF-8 text") from None
-    except SpecError:
-        raise
     except ValueError:
         raise SpecError(repr(str(path)), "is not a file name") from None
+    if text is None:
+        raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
     return dict(_parse(str(path), text))
 
 
 @lru_cache(maxsize=128)
 def _parse(name: str, text: str) -> dict[str, Any]:
     """Parse YAML text; keyed by content, so an edited file is read afresh."""
-    loader: _StrictLoader | None = None
     try:
         loader = _StrictLoader(text)
         loader.name = name
@@ -150,9 +148,6 @@ def _parse(name: str, text: str) -> dict[str, Any]:
         raise
     except ValueError as error:  # a date of month 13, an integer of 5000 digits
         raise SpecError(name, f"not valid YAML: {error}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
     if not isinstance(tree, dict):
         raise SpecError(name, "must be a mapping of keys to values")
     return tree
@@ -177,7 +172,7 @@ def load_description(path: Path, find: Find | None = None, own: Sequence[str] = 
     Raises
     ------
     SpecError
-        Bad YAML, duplicate key, a number without a source, a circular ``extends``.
+        Bad YAML, a number without a source, a circular ``extends``.
     """
     return describe(read_yaml(path), path, find, own)
 
@@ -189,14 +184,9 @@ def describe(
     own: Sequence[str] = (),
     sources: Mapping[str, str] | None = None,
 ) -> Description:
-    """Do what :func:`load_description` does for a mapping that stands inside the file `path`.
+    """Do what :func:`load_description` does for a mapping read from the file `path`.
 
-    Parameters
-    ----------
-    raw : mapping
-        What :func:`read_yaml` returned, or a mapping inside it.
-    sources : mapping of str to str, optional
-        The file's ``sources:`` table, for a mapping inside it; its own table goes first.
+    `sources` is the file's ``sources:`` table where `raw` stands deeper inside the file.
     """
     return Description(_resolve(dict(raw), path, find, own, dict(sources or {}), ()), path)
 

@@ -1,0 +1,172 @@
+"""Does the catalog hold what its sources say, and does every name lead to a device?"""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opbyte.devices.catalog import (
+    device_aliases,
+    index_aliases,
+    list_devices,
+    list_systems,
+    load_device,
+    load_system,
+)
+from opbyte.workloads.errors import SpecError
+
+# Dense vendor peaks as published beside the measured kernel tables (device column of the tables;
+# 16-bit TFLOPS, 8-bit TFLOPS and its format, memory GB/s, last-level cache MB, link GB/s one way).
+MEASURED_PEAKS = {
+    "A100-SXM-80GB": (312, 624, "int8", 2039, 40, 300),
+    "H100-SXM-80GB": (989, 1979, "fp8", 3350, 50, 450),
+    "H200-SXM-141GB": (989, 1979, "fp8", 4800, 50, 450),
+    "L40S-48GB": (362, 733, "fp8", 864, 96, 32),
+    "MI300X-192GB": (1307.4, 2614.9, "fp8", 5300, 256, 448),
+    "B200-SXM-180GB": (2250, 4500, "fp8", 8000, 126, 900),
+    "GB200-185GB": (2500, 5000, "fp8", 8000, 126, 900),
+    "RTX-PRO-6000-SE": (467.8, 935.6, "fp8", 1792, 128, 64),
+    "H800-SXM-80GB": (989, 1979, "fp8", 3350, 50, 200),
+    "A800-SXM-80GB": (312, 624, "int8", 2039, 40, 200),
+    "H20-96GB": (148, 296, "fp8", 4000, 60, 450),
+    "A40-48GB": (149.7, 299, "int8", 696, 6, 56.25),
+    "A100-PCIE-80GB": (312, 624, "int8", 1935, 40, 32),
+    "A100-PCIE-40GB": (312, 624, "int8", 1555, 40, 32),
+    "MI355X-288GB": (2516, 5033, "fp8", 8000, 256, 538),
+    "MI325X-256GB": (1307.4, 2614.9, "fp8", 6000, 256, 448),
+    "MI308X-192GB": (344, 688, "fp8", 5300, 256, 448),
+    "MI210-64GB": (181, 181, "int8", 1638, 8, 100),
+}
+OTHER_NAMES = {"rtx-4090": "rtx-4090", "rtx-pro-6000": "rtx-pro-6000"}
+
+
+def numbers(node: Any) -> int:
+    """How many numbers a dumped spec holds."""
+    if isinstance(node, dict):
+        return sum(numbers(value) for value in node.values())
+    return int(isinstance(node, (int, float)) and not isinstance(node, bool))
+
+
+@pytest.mark.parametrize("name", list_devices())
+def test_every_number_of_every_device_has_a_source(name: str) -> None:
+    spec, sources = load_device(name)
+    assert spec.name == name == name.lower()
+    assert spec.title
+    assert len(sources) == numbers(spec.model_dump(exclude_unset=True))
+    assert all(" " in source for source in sources.values())
+
+
+@pytest.mark.parametrize("name", list_devices())
+def test_an_assumption_is_marked_and_says_why(name: str) -> None:
+    _, sources = load_device(name)
+    for key, source in sources.items():
+        if "assumed" in source:
+            assert source.startswith("assumed: "), (key, source)
+            assert len(source.split()) >= 3, (key, source)
+
+
+@pytest.mark.parametrize("device", MEASURED_PEAKS)
+def test_products_agree_with_published_peaks(device: str) -> None:
+    spec, _ = load_device(device)
+    wide, narrow, narrow_format, bandwidth, cache, link = MEASURED_PEAKS[device]
+    peak = spec.processors["xpu"].peak_flops_per_s
+    assert peak is not None
+    # Published tables round to whole TFLOPS or GB/s.
+    assert peak["fp16"] / 1e12 == pytest.approx(wide, rel=1e-3)
+    assert peak["bf16"] == peak["fp16"]
+    assert peak[narrow_format] / 1e12 == pytest.approx(narrow, rel=2e-3)
+    assert spec.memory.bandwidth_bytes_per_s / 1e9 == pytest.approx(bandwidth, rel=1e-3)
+    assert spec.memory.cache_bytes == cache * 2**20
+    assert spec.link.bandwidth_bytes_per_s / 1e9 == pytest.approx(link, rel=1e-3)
+
+
+@pytest.mark.parametrize("device", MEASURED_PEAKS)
+def test_capacity_is_what_the_name_says(device: str) -> None:
+    """The GB of a name are 2^30 bytes at best, less ECC and reserved pages (up to 7 %)."""
+    if device.endswith("GB"):
+        named = int(device.rpartition("-")[2].removesuffix("GB"))
+        gib = load_device(device)[0].memory.capacity_bytes / 2**30
+        assert 0.93 * named <= gib <= 1.01 * named
+
+
+@pytest.mark.parametrize("name", ["b200", "gb200", "rtx-pro-6000", "mi355x"])
+def test_four_bit_rate_is_twice_the_eight_bit_rate(name: str) -> None:
+    peak = load_device(name)[0].processors["xpu"].peak_flops_per_s
+    assert peak is not None
+    assert peak["fp4"] == pytest.approx(2 * peak["fp8"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a100-80gb", "a40", "mi210"])
+def test_devices_without_eight_bit_floats_do_not_claim_them(name: str) -> None:
+    assert "fp8" not in (load_device(name)[0].processors["xpu"].peak_flops_per_s or {})
+
+
+def test_gddr_cards_are_one_stack_and_hbm_cards_are_several() -> None:
+    stacks = {name: load_device(name)[0].memory.stacks for name in list_devices()}
+    assert {n for n, s in stacks.items() if s == 1} == {"a40", "l40s", "rtx-4090", "rtx-pro-6000"}
+
+
+@pytest.mark.parametrize("device", [*MEASURED_PEAKS, *OTHER_NAMES])
+def test_every_device_string_of_the_tables_resolves_in_any_case(device: str) -> None:
+    found = {load_device(d)[0].name for d in (device, device.lower(), device.upper())}
+    assert len(found) == 1
+
+
+def test_every_device_column_of_the_data_folder_resolves() -> None:
+    root = os.environ.get("OPBYTE_DATA")
+    if not root:
+        pytest.skip("OPBYTE_DATA is unset: no measured tables to read")
+    strings = set()
+    for pattern in ("measured/*.csv", "serving_points/*.csv", "serving_runs/*/kernels/*.csv"):
+        for path in sorted(Path(root).glob(pattern)):
+            with path.open(newline="") as file:
+                strings |= {row["device"] for row in csv.DictReader(file)}
+    assert strings >= set(MEASURED_PEAKS)
+    assert strings <= set(MEASURED_PEAKS) | set(OTHER_NAMES)
+    for device in strings:
+        load_device(device)
+
+
+def test_no_alias_is_taken_twice(tmp_path: Path) -> None:
+    assert device_aliases()["h100-sxm-80gb"] == "h100"
+    (tmp_path / "a.yaml").write_text("name: a\naliases: [Fast]\n")
+    (tmp_path / "b.yaml").write_text("name: b\naliases: [fast]\n")
+    with pytest.raises(SpecError, match=r"b\.yaml: aliases: 'fast' already means 'a'"):
+        index_aliases({"a": tmp_path / "a.yaml", "b": tmp_path / "b.yaml"})
+    (tmp_path / "b.yaml").write_text("name: b\naliases: [A]\n")
+    with pytest.raises(SpecError, match="'A' already means 'a'"):
+        index_aliases({"a": tmp_path / "a.yaml", "b": tmp_path / "b.yaml"})
+
+
+@pytest.mark.parametrize("name", list_systems())
+def test_every_listed_system_loads_under_its_own_name(name: str) -> None:
+    assert load_system(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "nodes", "devices"),
+    [
+        ("h100-x4", "h100-x4", 1, 4),
+        ("Duplex-2x8", "duplex-2x8", 2, 8),
+        ("duplex-2xgpu-x8", "duplex-2xgpu-x8", 1, 8),
+        ("duplex-2xgpu-4x8", "duplex-2xgpu-4x8", 4, 8),
+        ("H100-SXM-80GB-x2", "h100-x2", 1, 2),
+        ("rtx-4090-4096x4096", "rtx-4090-4096x4096", 4096, 4096),
+    ],
+)
+def test_a_system_name_says_nodes_and_devices(
+    text: str, name: str, nodes: int, devices: int
+) -> None:
+    system = load_system(text)
+    assert (system.name, system.nodes, system.devices_per_node) == (name, nodes, devices)
+
+
+def test_the_closed_set_of_the_duplex_paper_is_listed() -> None:
+    variants = ["gpu", "bankpim", "bankgroup", "plain", "pe"]
+    four = {"duplex-x4", "duplex-2xgpu-x8", *(f"duplex-{v}-x4" for v in variants)}
+    twins = {"duplex-x8", "duplex-2x8", "duplex-2xgpu-2x8", "duplex-gpu-2x8"}
+    assert four | twins <= set(list_systems())
