@@ -43,7 +43,8 @@ def falcon(c: Config) -> ModelSpec:
     New layout (40B, 180B): ``num_kv_heads`` of them.
     """
     hidden, heads = c.size("hidden_size", "n_embed"), c.size("num_attention_heads", "n_head")
-    new = c.flag("new_decoder_architecture", False)
+    # Falcon-40B's first files name the layout only by their model type.
+    new = c.flag("new_decoder_architecture", c.text("model_type") == "RefinedWeb")
     multi_query = c.flag("multi_query", True)
     kv_heads = 1 if multi_query and not new else c.size("num_kv_heads", "n_head_kv", default=heads)
     shape = check_heads(c, hidden, heads, kv_heads, keys=("num_attention_heads", "num_kv_heads"))

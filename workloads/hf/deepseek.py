@@ -11,7 +11,7 @@ from ..model import ModelSpec
 from .config import Config
 from .families import family
 from .moe import Block
-from .parts import assemble, read_experts, read_ffn, read_heads, stack
+from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, stack
 
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys that hold the number of routed experts; the first is DeepSeek's."""
@@ -130,18 +130,20 @@ def glm_moe_dsa(c: Config) -> ModelSpec:
 
 
 def _blocks(c: Config, hidden: int, layers: int, *, router_bias: bool) -> list[Block]:
-    """Feed-forward part of every layer; a file without experts is a dense model."""
-    if not any(c.has(key) for key in EXPERTS):
+    """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
+    if not c.count(*EXPERTS, default=0 if EXPERTS[0] in c.values else None):
         return [read_ffn(c, hidden)] * layers
     experts = routed_and_shared(c, hidden, router_bias=router_bias)
     return first_dense(c, hidden, layers, experts)
 
 
 def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
-    hidden, layers = c.size("hidden_size"), c.layers()
+    hidden, layers, heads = c.size("hidden_size"), c.layers(), c.size("num_attention_heads")
+    # Latent attention caches no heads, but files give their number: it must make sense.
+    check_heads(c, hidden, heads, c.size("num_key_value_heads", default=heads), head_dim=1)
     attention = LatentAttention(
         hidden=hidden,
-        heads=c.size("num_attention_heads"),
+        heads=heads,
         q_rank=c.count("q_lora_rank"),
         kv_rank=c.size("kv_lora_rank"),
         nope_dim=c.size("qk_nope_head_dim"),

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from ..layers import (
-    ExpertAttention,
-    FeedForward,
-    GatedDeltaNet,
-    LayerKind,
-    Mamba,
-    MixtureOfExperts,
-)
+from ..layers import ExpertAttention, GatedDeltaNet, LayerKind, Mamba
 from ..model import ModelSpec
 from .config import Config
 from .families import family
@@ -88,11 +81,9 @@ def qwen3_next(c: Config) -> ModelSpec:
             "linear_num_key_heads", f"must divide the {delta.value_heads} linear value heads"
         )
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
-    blocks: list[FeedForward | MixtureOfExperts]
-    if c.has("num_experts") or c.has("num_local_experts"):
-        blocks = qwen_blocks(c, shape.hidden, layers)
-    else:
-        blocks = [read_ffn(c, shape.hidden)] * layers
+    # Qwen3.5 has dense models too, under a class of their own.
+    dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text"))
+    blocks = read_ffn(c, shape.hidden) if dense else qwen_blocks(c, shape.hidden, layers)
     return assemble(c, stack(mixers, blocks))
 
 

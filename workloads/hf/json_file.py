@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ MAX_BYTES = 8 << 20
 
 def config_file(path: Path) -> Path:
     """Return the file a user means: `path` itself, or ``config.json`` in that folder."""
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return path
     inside = path / "config.json"
-    if not inside.exists():
+    if not os.path.exists(inside):
         raise SpecError(path, "is a folder without a config.json")
     return inside
 
@@ -49,9 +50,9 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        if not path.exists():
+        if not os.path.exists(path):
             raise SpecError(path, "does not exist")
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise SpecError(path, "is not a regular file")
         if path.stat().st_size > MAX_BYTES:
             raise SpecError(path, f"is larger than {MAX_BYTES >> 20} MiB; not a configuration")
@@ -60,10 +61,6 @@ def _read_text(path: Path) -> str:
         raise SpecError(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise SpecError(path, f"is not UTF-8 text (byte {error.start})") from None
-    except ValueError as error:
-        if isinstance(error, SpecError):
-            raise
-        raise SpecError(repr(str(path)), "is not a path") from None
     if not text.strip():
         raise SpecError(path, "is empty")
     return text

@@ -42,7 +42,12 @@ def phimoe(c: Config) -> ModelSpec:
 
 
 def qwen_blocks(c: Config, hidden: int, layers: int) -> list[Block]:
-    """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``."""
+    """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``.
+
+    None of them (0 experts) makes a dense model; the number itself is required.
+    """
+    if not c.count("num_experts", "num_local_experts", default=None):
+        return [read_ffn(c, hidden)] * layers
     step = c.size("decoder_sparse_step", default=1)
     dense_only = c.indices("mlp_only_layers", layers) or frozenset()
     sparse = [i not in dense_only and (i + 1) % step == 0 for i in range(layers)]
@@ -140,8 +145,8 @@ def llama4(c: Config) -> ModelSpec:
     rope = c.items("no_rope_layers") or [
         (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
     ]
-    if len(rope) < layers:
-        raise c.error("no_rope_layers", f"must have {layers} entries, not {len(rope)}")
+    if len(rope) < layers or any(entry not in (0, 1) for entry in rope):
+        raise c.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
     windows = read_windows(
         c, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import SpecError
 from ..model import ModelSpec
 from . import classic, deepseek, dense, hybrid, moe, wrappers
-from .config import Config, shown
+from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
 
@@ -31,7 +31,7 @@ def read_config(path: str | Path) -> ModelSpec:
         Whatever is wrong, in one line that names the file and the key.
     """
     file = config_file(Path(path))
-    whole = file.resolve()
+    whole = Path(os.path.abspath(file))
     name = whole.parent.name if whole.name == "config.json" else whole.stem
     return model_from_keys(read_json_object(file), name=name, where=str(file))
 
@@ -52,10 +52,10 @@ def model_from_keys(
     source : str
         Where the numbers come from; `where` if empty.
     """
-    for key in ("text_config",):
-        if keys.get(key) is not None and not isinstance(keys[key], dict):
-            raise SpecError(f"{where}: {key}", f"must be an object, not {shown(keys[key])}")
-    return build(Config(keys, path=where, name=name, source=source or where))
+    config = Config(keys, path=where, name=name, source=source or where)
+    if config.has("text_config"):
+        config.section("text_config")  # whoever reads it, it must be an object
+    return build(config)
 
 
 def known_architectures() -> tuple[str, ...]:

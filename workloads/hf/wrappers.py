@@ -36,12 +36,16 @@ SAME_TEXT = {
 }
 """Text models that differ from a known one only in how positions are encoded."""
 
+_WRAPPER_TYPES = {outer for outer, _ in TEXT_MODELS.values()}
+
 
 def _wrapper(default: str) -> Family:
     def read(c: Config) -> ModelSpec:
         """Read the text model inside ``text_config``."""
         text = c.section("text_config")
         kind = text.text("model_type", default)
+        if kind in _WRAPPER_TYPES:
+            raise text.error("model_type", f"must be a text model, not {kind!r}")
         values = {**text.values, "model_type": SAME_TEXT.get(kind, kind)}
         # The class of the whole file stays the architecture; the text section's own is ignored.
         return build_by_type(replace(text, values=values), default)
