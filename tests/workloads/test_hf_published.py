@@ -76,7 +76,9 @@ def test_qwen_layers_without_experts():
 
 def test_deepseek_layers_without_experts():
     assert model("DeepSeek-V2", first_k_dense_replace=0).moe_layers == 60
-    assert model("DeepSeek-V2", n_shared_experts=None).total_params < model("DeepSeek-V2").total_params
+    assert (
+        model("DeepSeek-V2", n_shared_experts=None).total_params < model("DeepSeek-V2").total_params
+    )
     assert model("DeepSeek-V2", n_routed_experts=None).moe_layers == 0
     kinds = ["dense"] * 10 + ["sparse"] * 68
     assert model("GLM-5", mlp_layer_types=kinds).moe_layers == 68
@@ -109,6 +111,20 @@ def test_model_type_stands_in_for_a_missing_class():
 
 def test_null_key_value_heads_mean_as_many_as_query_heads():
     assert model("Mistral-Nemo", num_key_value_heads=None).layers[0].mixer.kv_heads == 32
+
+
+def test_sizes_may_stand_in_a_text_section_or_at_the_top():
+    text = PUBLISHED["Ministral-3-3B"]["config"]["text_config"]
+    expected = model("Ministral-3-3B").total_params
+    for keys in (
+        {"architectures": ["Ministral3ForCausalLM"], "text_config": text},
+        {"architectures": ["Mistral3ForConditionalGeneration"], **text},
+        {"architectures": ["Mistral3ForConditionalGeneration"], **text, "model_type": "mistral3"},
+        {"model_type": "mistral3", "text_config": text},
+        {"model_type": "unheard_of", "text_config": text},
+        text,
+    ):
+        assert model_from_keys(keys, name="m", where="m").total_params == expected
 
 
 def test_architecture_of_a_wrapper_is_kept():

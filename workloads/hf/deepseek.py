@@ -17,11 +17,17 @@ EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys that hold the number of routed experts; the first is DeepSeek's."""
 
 
-def first_dense(c: Config, hidden: int, layers: int, experts: MixtureOfExperts) -> list[Block]:
-    """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often."""
+def first_dense(
+    c: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0
+) -> list[Block]:
+    """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often.
+
+    `default` holds where the file does not say how many.
+    """
     kinds = c.words("mlp_layer_types", layers, ("dense", "sparse"))
     if kinds is None:
-        first, every = c.count("first_k_dense_replace"), c.size("moe_layer_freq", default=1)
+        first = c.count("first_k_dense_replace", default=default)
+        every = c.size("moe_layer_freq", default=1)
         sparse = [i >= first and i % every == 0 for i in range(layers)]
     else:
         sparse = [kind == "sparse" for kind in kinds]
@@ -129,12 +135,14 @@ def glm_moe_dsa(c: Config) -> ModelSpec:
     return _latent(c, router_bias=True, indexer=runs)
 
 
-def _blocks(c: Config, hidden: int, layers: int, *, router_bias: bool) -> list[Block]:
+def _blocks(
+    c: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0
+) -> list[Block]:
     """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
     if not c.count(*EXPERTS, default=0 if EXPERTS[0] in c.values else None):
         return [read_ffn(c, hidden)] * layers
     experts = routed_and_shared(c, hidden, router_bias=router_bias)
-    return first_dense(c, hidden, layers, experts)
+    return first_dense(c, hidden, layers, experts, dense)
 
 
 def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
@@ -151,7 +159,8 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
         v_dim=c.size("v_head_dim"),
         bias=c.flag("attention_bias", False),
     )
-    blocks = _blocks(c, hidden, layers, router_bias=router_bias)
+    # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
+    blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     extra = sum(indexer) * _indexer(c, attention) if any(indexer) else 0
     return assemble(c, stack([attention] * layers, blocks), extra=extra)
 
@@ -159,7 +168,8 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
 def _indexer(c: Config, attention: LatentAttention) -> int:
     """Weights of one sparse-attention indexer: queries, one key head with its norm, head weights.
 
-    They are counted as weights of the model; the attention they prune is costed in full.
+    They are counted as weights of the model. The attention they prune is costed in full, and
+    their own small cache of keys is left out.
     """
     if not (c.has("index_n_heads") and c.has("index_head_dim")):
         return 0

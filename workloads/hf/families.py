@@ -38,18 +38,23 @@ def build(config: Config) -> ModelSpec:
     """Turn the keys of a whole file into a model, by its architecture class.
 
     The class decides. Files without one (text sections, old files) go by ``model_type``.
+    Sizes may stand at the top or in ``text_config``, whatever the class.
     """
-    name = _architecture(config)
+    name, kind = _architecture(config), config.text("model_type")
+    if name is not None and name not in ARCHITECTURES:
+        raise _unknown(config, "architectures", "architecture", name, ARCHITECTURES)
+    if config.has("text_config") and not config.has("hidden_size"):
+        config = config.section("text_config")
     if name is not None:
-        if name not in ARCHITECTURES:
-            raise _unknown(config, "architectures", "architecture", name, ARCHITECTURES)
         return ARCHITECTURES[name](replace(config, architecture=name))
-    return build_by_type(config, "")
+    if config.prefix and kind in MODEL_TYPES:
+        return MODEL_TYPES[kind](replace(config, architecture=kind))
+    return build_by_type(config)
 
 
-def build_by_type(config: Config, default: str) -> ModelSpec:
-    """Turn keys into a model by their ``model_type``, or by `default` where it is missing."""
-    kind = config.text("model_type", default)
+def build_by_type(config: Config) -> ModelSpec:
+    """Turn keys into a model by their ``model_type``."""
+    kind = config.text("model_type")
     if not kind:
         raise SpecError(
             f"{config.path}: {config.prefix}architectures",

@@ -25,11 +25,15 @@ TEXT_MODELS = {
     "Qwen3VLMoeForConditionalGeneration": ("qwen3_vl_moe", "qwen3_moe"),
     "Qwen3_5ForConditionalGeneration": ("qwen3_5", "qwen3_5_text"),
     "Qwen3_5MoeForConditionalGeneration": ("qwen3_5_moe", "qwen3_5_moe_text"),
+    "Qwen2VLForConditionalGeneration": ("qwen2_vl", "qwen2"),
+    "Qwen2_5_VLForConditionalGeneration": ("qwen2_5_vl", "qwen2"),
     "Glm4vMoeForConditionalGeneration": ("glm4v_moe", "glm4_moe"),
 }
 """Architecture class -> its ``model_type``, and that of its text model where a file is silent."""
 
 SAME_TEXT = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3_moe",
     "glm4v_moe_text": "glm4_moe",
@@ -41,14 +45,13 @@ _WRAPPER_TYPES = {outer for outer, _ in TEXT_MODELS.values()}
 
 def _wrapper(default: str) -> Family:
     def read(c: Config) -> ModelSpec:
-        """Read the text model inside ``text_config``."""
-        text = c.section("text_config")
-        kind = text.text("model_type", default)
-        if kind in _WRAPPER_TYPES:
-            raise text.error("model_type", f"must be a text model, not {kind!r}")
-        values = {**text.values, "model_type": SAME_TEXT.get(kind, kind)}
+        """Read the text model: `c` is the text section, or a file with its sizes at the top."""
+        if not c.has("hidden_size") and not c.prefix:
+            raise c.error("text_config", "is missing; an object is required")
+        kind = c.text("model_type", default)
+        kind = default if kind in _WRAPPER_TYPES else SAME_TEXT.get(kind, kind)
         # The class of the whole file stays the architecture; the text section's own is ignored.
-        return build_by_type(replace(text, values=values), default)
+        return build_by_type(replace(c, values={**c.values, "model_type": kind}))
 
     return read
 
