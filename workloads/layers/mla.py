@@ -45,7 +45,8 @@ class LatentAttention:
         count = q + kv + self.heads * self.v_dim * self.hidden
         norms = self.q_rank + self.kv_rank
         if self.bias:
-            norms += (self.q_rank or self._q_width) + self._latent + self.hidden
+            # Only the down projections and the output have one (transformers' DeepseekV3Attention).
+            norms += self.q_rank + self._latent + self.hidden
         return Weights("attention", count, count), Weights("other", norms, norms)
 
     def state(self) -> State:

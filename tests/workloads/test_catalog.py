@@ -1,0 +1,101 @@
+"""The model catalog: every entry loads, names are unique, Table I of the Duplex paper holds."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from opbyte.workloads.catalog import CatalogModel, catalog_entry, list_models, load_model
+from opbyte.workloads.errors import InputError, SpecError
+from opbyte.workloads.layers import FeedForward, MixtureOfExperts
+
+# Duplex (arXiv 2409.01141), Table I: parameters [1e9], layers, hidden size, width of a block,
+# query heads over key/value heads, experts, top-k, and matrices per feed-forward block.
+TABLE_I = {
+    "mixtral-8x7b": (47, 32, 4096, 14336, 32, 4, 8, 2, 3),
+    "glam-143b": (143, 32, 4096, 16384, 32, 1, 64, 2, 2),
+    "grok-1": (314, 64, 6144, 32768, 48, 6, 8, 2, 3),
+    "opt-66b": (66, 64, 9216, 36864, 72, 1, None, None, 2),
+    "llama-3-70b": (70, 80, 8192, 28672, 64, 8, None, None, 3),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_I)
+def test_duplex_table(name):
+    params, layers, hidden, width, heads, group, experts, top_k, matrices = TABLE_I[name]
+    spec = load_model(name)
+    assert spec.total_params / 1e9 == pytest.approx(params, rel=0.009)
+    assert (len(spec.layers), spec.hidden) == (layers, hidden)
+    mixer, ffn = spec.layers[-1].mixer, spec.layers[-1].ffn
+    assert (mixer.heads, mixer.heads // mixer.kv_heads, mixer.head_dim) == (heads, group, 128)
+    assert (ffn.width, ffn.matrices) == (width, matrices)
+    if experts is None:
+        assert isinstance(ffn, FeedForward)
+    else:
+        assert isinstance(ffn, MixtureOfExperts)
+        assert (ffn.experts, ffn.top_k) == (experts, top_k)
+    assert spec.moe_layers == {"glam-143b": 16}.get(name, layers if experts else 0)
+
+
+def test_entries():
+    entries = [catalog_entry(name) for name in list_models()]
+    names = [name.lower() for entry in entries for name in entry.names]
+    assert len(names) == len(set(names))
+    for entry in entries:
+        assert isinstance(entry, CatalogModel)
+        assert entry.title
+        spec = load_model(entry.name)
+        assert spec.name == entry.name
+        assert spec.source == entry.source
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [  # model cards
+        ("llama-2-13b", 13.02e9), ("llama-3.1-405b", 405.85e9), ("mixtral-8x22b", 140.6e9),
+        ("qwen2.5-72b", 72.7e9), ("kimi-k2", 1.03e12), ("gpt-oss-120b", 116.8e9),
+        ("llama-4-maverick", 400e9), ("glm-4.5", 355e9), ("minimax-m2", 229e9),
+        ("gemma-3-27b", 27.0e9), ("glam-64b-64e", 1.162e12),
+    ],
+)  # fmt: skip
+def test_totals(name, total):
+    assert load_model(name).total_params == pytest.approx(total, rel=0.007)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("deepseek-r1", "deepseek-v3"),
+        ("DeepSeek-R1", "deepseek-v3"),
+        ("MIXTRAL-8x7B", "mixtral-8x7b"),
+        ("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b"),
+        ("meta-llama/llama-2-7b-HF", "llama-2-7b"),
+    ],
+)
+def test_aliases(alias, name):
+    assert load_model(alias).name == name
+
+
+def test_paths_and_wrong_names(tmp_path):
+    keys = '{"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 4,'
+    file = tmp_path / "config.json"
+    file.write_text(keys + ' "vocab_size": 10}')
+    assert load_model(tmp_path) == load_model(str(file))
+    with pytest.raises(SpecError, match="does not exist"):
+        load_model("nowhere.json")
+    with pytest.raises(InputError, match="did you mean 'mixtral-8x7b'"):
+        load_model("mixtrol-8x7b")
+    with pytest.raises(InputError, match="did you mean 'llama-3-8b'"):
+        load_model("someone/Llama-3-8")
+    with pytest.raises(InputError, match="neither a model of the catalog"):
+        load_model("a\0b")
+
+
+def test_importing_the_reader_stays_light():
+    code = "import sys, opbyte.workloads.hf; print(*sys.modules)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
+    )
+    assert not {"pandas", "numba", "matplotlib", "pydantic", "yaml"} & set(run.stdout.split())

@@ -1,0 +1,118 @@
+"""The model catalog: named models, one file each in ``models/``, in the keys of ``config.json``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, SpecError, nearest
+from .hf import model_from_keys, read_config
+from .model import ModelSpec
+from .specfile import Quantity, load_description
+
+MODELS = Path(__file__).parent / "models"
+KEYS = {"name", "title", "aliases", "config"}
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """One entry of the catalog.
+
+    Attributes
+    ----------
+    name, title : str
+        What commands call it, and what people do.
+    aliases : tuple of str
+        Other names, the hub's among them.
+    source : str
+        Where the dimensions come from.
+    config : dict
+        Keys of a ``config.json``, dimensions only.
+    path : Path
+        The file.
+    """
+
+    name: str
+    title: str
+    aliases: tuple[str, ...]
+    source: str
+    config: dict[str, Any]
+    path: Path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name, *self.aliases)
+
+
+def list_models() -> list[str]:
+    """Names of the catalog, sorted."""
+    return sorted(path.stem for path in MODELS.glob("*.yaml"))
+
+
+def catalog_entry(name: str) -> CatalogModel | None:
+    """Find an entry by its name or an alias, in any case; None if there is none."""
+    wanted = name.lower()
+    if wanted in list_models():
+        return _read(MODELS / f"{wanted}.yaml")
+    entries = (_read(MODELS / f"{known}.yaml") for known in list_models())
+    return next((e for e in entries if wanted in {alias.lower() for alias in e.aliases}), None)
+
+
+def load_model(model: str | Path) -> ModelSpec:
+    """Load a model by catalog name or alias, else from a ``config.json`` or its folder.
+
+    A name of the catalog wins over a file of the same name; write ``./name`` for the file.
+
+    Raises
+    ------
+    InputError
+        Neither a known name nor a path; or a file that cannot be read as a model.
+    """
+    entry = catalog_entry(model) if isinstance(model, str) else None
+    if entry is not None:
+        return model_from_keys(
+            entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source
+        )
+    text = str(model)
+    if text.endswith(".json") or os.path.exists(text):
+        return read_config(model)
+    short = text.rpartition("/")[2].lower()
+    raise InputError(
+        repr(text),
+        f"is neither a model of the catalog nor a config.json or its folder"
+        f"{nearest(short, list_models())}",
+    )
+
+
+@cache
+def _read(path: Path) -> CatalogModel:
+    tree = load_description(path).tree
+    if set(tree) != KEYS or tree["name"] != path.stem or not isinstance(tree["config"], dict):
+        raise SpecError(path, f"must have the file's name and the keys {', '.join(sorted(KEYS))}")
+    numbers = [leaf for leaf in _leaves(tree["config"]) if isinstance(leaf, Quantity)]
+    return CatalogModel(
+        name=tree["name"],
+        title=tree["title"],
+        aliases=tuple(tree["aliases"]),
+        source=numbers[0].source,
+        config=_plain(tree["config"]),
+        path=path,
+    )
+
+
+def _leaves(node: Any) -> list[Any]:
+    if isinstance(node, dict):
+        node = list(node.values())
+    return [leaf for item in node for leaf in _leaves(item)] if isinstance(node, list) else [node]
+
+
+def _plain(node: Any) -> Any:
+    """Drop the sources again: a configuration holds bare numbers."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node.value if isinstance(node, Quantity) else node

@@ -1,0 +1,176 @@
+"""Typed access to the keys of a ``config.json``; every complaint names the key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import SpecError, nearest
+
+SIZE_LIMIT = 2**31
+"""Sizes lie in [1, 2^31)."""
+
+MAX_LAYERS = 2_000
+"""Deepest model accepted; the deepest published language models have a few hundred layers."""
+
+_REQUIRED = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The keys of one model, possibly those of a section inside a larger file.
+
+    Attributes
+    ----------
+    values : mapping
+        Keys as read.
+    path : str
+        File the keys come from, for messages.
+    name : str
+        What the model is called.
+    architecture : str
+        Architecture class, once it is known.
+    source : str
+        Where the numbers come from.
+    prefix : str
+        Dotted path of this section in the file, with a dot at its end.
+    outer : Config or None
+        What surrounds this section.
+    """
+
+    values: Mapping[str, Any]
+    path: str
+    name: str
+    architecture: str = ""
+    source: str = ""
+    prefix: str = ""
+    outer: Config | None = None
+
+    def error(self, key: str, reason: str) -> SpecError:
+        """Build the error for one key."""
+        return SpecError(f"{self.path}: {self.prefix}{key}", reason)
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there and not null."""
+        return self.values.get(key) is not None
+
+    def size(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+        """Read a size under the first of `keys` that is there and not null.
+
+        Without a `default` the key is required.
+        """
+        key = next((k for k in keys if self.has(k)), None)
+        if key is None:
+            if default is not None:
+                return default
+            state = "is null" if any(k in self.values for k in keys) else "is missing"
+            raise self.error(keys[0], f"{state}; {_wanted(least)} is required")
+        value = self.values[key]
+        if type(value) is not int or not least <= value < SIZE_LIMIT:
+            raise self.error(key, f"must be {_wanted(least)}, not {shown(value)}")
+        return value
+
+    def count(self, *keys: str, default: int | None = 0) -> int:
+        """Read a number that may be zero."""
+        return self.size(*keys, default=default, least=0)
+
+    def optional(self, *keys: str) -> int | None:
+        """Read a size that may be missing or null."""
+        return self.size(*keys) if any(self.has(k) for k in keys) else None
+
+    def layers(self, *keys: str) -> int:
+        """Read the number of layers."""
+        keys = keys or ("num_hidden_layers",)
+        found = self.size(*keys)
+        if found > MAX_LAYERS:
+            key = next(k for k in keys if self.has(k))
+            raise self.error(key, f"must be at most {MAX_LAYERS}, not {found}")
+        return found
+
+    def window(self, key: str, default: int = 0) -> int:
+        """Read an attention window; null and 0 mean none, `default` holds where it is missing."""
+        return self.count(key, default=0 if key in self.values else default)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Read true or false; missing or null means `default`."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.error(key, f"must be true or false, not {shown(value)}")
+        return value
+
+    def text(self, key: str, default: str = "") -> str:
+        """Read a word; missing or null means `default`."""
+        value = self.values.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise self.error(key, f"must be text, not {shown(value)}")
+        return value
+
+    def items(self, key: str) -> list[Any] | None:
+        """Read a list; missing or null is None."""
+        value = self.values.get(key)
+        if value is not None and not isinstance(value, list):
+            raise self.error(key, f"must be a list, not {shown(value)}")
+        return value
+
+    def words(self, key: str, length: int, known: Collection[str]) -> tuple[str, ...] | None:
+        """Read one known word per layer; missing or null is None."""
+        found = self.items(key)
+        if found is None:
+            return None
+        if len(found) != length:
+            raise self.error(key, f"must have one entry per layer: {length}, not {len(found)}")
+        for i, word in enumerate(found):
+            if not isinstance(word, str) or word not in known:
+                hint = nearest(word, known) if isinstance(word, str) else nearest("", known)
+                raise self.error(f"{key}[{i}]", f"unknown kind {shown(word)}{hint}")
+        return tuple(found)
+
+    def indices(self, key: str, layers: int) -> frozenset[int] | None:
+        """Read a list of layer numbers; missing or null is None."""
+        found = self.items(key)
+        if found is None:
+            return None
+        for i, value in enumerate(found):
+            if type(value) is not int or not 0 <= value < layers:
+                raise self.error(
+                    f"{key}[{i}]", f"must be a layer from 0 to {layers - 1}, not {shown(value)}"
+                )
+        return frozenset(found)
+
+    def section(self, key: str) -> Config:
+        """Enter a nested object."""
+        value = self.values.get(key)
+        if not isinstance(value, dict):
+            state = "is missing" if key not in self.values else f"is {shown(value)}"
+            raise self.error(key, f"{state}; an object is required")
+        return replace(self, values=value, prefix=f"{self.prefix}{key}.", outer=self)
+
+    def nearest_with(self, key: str) -> Config:
+        """Return this section or the closest outer one that sets `key`, else this one."""
+        at: Config | None = self
+        while at is not None:
+            if at.has(key):
+                return at
+            at = at.outer
+        return self
+
+
+def _wanted(least: int) -> str:
+    return f"a whole number from {least} to {SIZE_LIMIT - 1}"
+
+
+def shown(value: object) -> str:
+    """Show a value within a line: short, and never failing."""
+    if type(value) is int and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else f"a list of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

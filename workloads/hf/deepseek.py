@@ -1,0 +1,177 @@
+"""Decoders with many narrow experts: DeepSeek, Kimi, GLM, dots.llm1 and ERNIE.
+
+Multi-token-prediction layers (``num_nextn_predict_layers``) are a separate draft model and are
+left out everywhere, as in the published totals of DeepSeek-V3.
+"""
+
+from __future__ import annotations
+
+from ..layers import LatentAttention, MixtureOfExperts
+from ..model import ModelSpec
+from .config import Config
+from .families import family
+from .moe import Block
+from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, stack
+
+EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
+"""Keys that hold the number of routed experts; the first is DeepSeek's."""
+
+
+def first_dense(
+    c: Config, hidden: int, layers: int, experts: MixtureOfExperts, default: int = 0
+) -> list[Block]:
+    """DeepSeek's rule: ``first_k_dense_replace`` dense layers, then experts every so often.
+
+    `default` holds where the file does not say how many.
+    """
+    kinds = c.words("mlp_layer_types", layers, ("dense", "sparse"))
+    if kinds is None:
+        first = c.count("first_k_dense_replace", default=default)
+        every = c.size("moe_layer_freq", default=1)
+        sparse = [i >= first and i % every == 0 for i in range(layers)]
+    else:
+        sparse = [kind == "sparse" for kind in kinds]
+    if all(sparse):
+        return [experts] * layers
+    dense = read_ffn(c, hidden)
+    return [experts if s else dense for s in sparse]
+
+
+def routed_and_shared(c: Config, hidden: int, *, router_bias: bool) -> MixtureOfExperts:
+    """Experts in DeepSeek's keys: the shared ones are as wide as the routed."""
+    width = c.size("moe_intermediate_size")
+    return read_experts(
+        c,
+        hidden,
+        width,
+        experts=EXPERTS,
+        shared_width=c.count("n_shared_experts") * width,
+        router_bias=router_bias,
+    )
+
+
+@family("Glm4MoeForCausalLM", "Dots1ForCausalLM", types=("glm4_moe", "dots1"))
+def glm4_moe(c: Config) -> ModelSpec:
+    """GLM-4.5 to 4.7: dense layers first, shared expert, routing bias; MTP layer left out."""
+    shape, layers = read_heads(c), c.layers()
+    # dots.llm1 always norms queries and keys and its class has no such key.
+    norm = c.flag("use_qk_norm", c.architecture.lower().startswith("dots1"))
+    mixers = shape.attention(
+        [0] * layers,
+        qkv_bias=c.flag("attention_bias", False),
+        qk_norm=shape.head_norm if norm else 0,
+    )
+    experts = routed_and_shared(c, shape.hidden, router_bias=True)
+    return assemble(c, stack(mixers, first_dense(c, shape.hidden, layers, experts)))
+
+
+@family("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM", types=("ernie4_5_moe",))
+def ernie(c: Config) -> ModelSpec:
+    """ERNIE 4.5 MoE: shared experts, routing bias, experts from a first to a last layer."""
+    shape, layers = read_heads(c), c.layers()
+    bias = c.flag("use_bias", False)
+    width = c.size("moe_intermediate_size")
+    experts = read_experts(
+        c,
+        shape.hidden,
+        width,
+        experts=("moe_num_experts", "num_experts"),
+        top_k=("moe_k", "num_experts_per_tok"),
+        shared_width=c.count("moe_num_shared_experts") * width,
+        router_bias=c.flag("moe_use_aux_free", True),
+    )
+    first, every = c.count("moe_layer_start_index"), c.size("moe_layer_interval", default=1)
+    last = layers - 1
+    if c.values.get("moe_layer_end_index") != -1:  # -1 stands for the last layer
+        last = c.count("moe_layer_end_index", default=last)
+    dense = read_ffn(c, shape.hidden, bias=bias)
+    blocks = [experts if first <= i <= last and (i + 1) % every == 0 else dense
+              for i in range(layers)]  # fmt: skip
+    mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
+    return assemble(c, stack(mixers, blocks), tied=True)
+
+
+@family("DeepseekForCausalLM", types=("deepseek",))
+def deepseek_v1(c: Config) -> ModelSpec:
+    """DeepSeekMoE-16B: plain attention, shared experts, one dense layer first."""
+    shape, layers = read_heads(c), c.layers()
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention([0] * layers, qkv_bias=bias, out_bias=bias)
+    return assemble(c, stack(mixers, _blocks(c, shape.hidden, layers, router_bias=False)))
+
+
+@family("DeepseekV2ForCausalLM", types=("deepseek_v2",))
+def deepseek_v2(c: Config) -> ModelSpec:
+    """DeepSeek-V2 and V2-Lite: latent attention, softmax routing without a bias."""
+    return _latent(c, router_bias=c.text("topk_method") == "noaux_tc")
+
+
+@family(
+    "DeepseekV3ForCausalLM", "KimiK2ForCausalLM", "Glm4MoeLiteForCausalLM",
+    types=("deepseek_v3", "kimi_k2", "glm4_moe_lite"),
+)  # fmt: skip
+def deepseek_v3(c: Config) -> ModelSpec:
+    """DeepSeek-V3, R1 and Kimi-K2: latent attention, one routing bias per expert."""
+    return _latent(c, router_bias=True)
+
+
+@family("DeepseekV32ForCausalLM", types=("deepseek_v32",))
+def deepseek_v32(c: Config) -> ModelSpec:
+    """DeepSeek-V3.2: V3 with an indexer in every layer."""
+    return _latent(c, router_bias=True, indexer=(True,) * c.layers())
+
+
+@family("GlmMoeDsaForCausalLM", types=("glm_moe_dsa",))
+def glm_moe_dsa(c: Config) -> ModelSpec:
+    """GLM-5: DeepSeek-V3.2's layers; some may share the indexer of a layer before them."""
+    layers = c.layers()
+    kinds = c.words("indexer_types", layers, ("full", "shared"))
+    if kinds is not None:
+        runs = tuple(kind == "full" for kind in kinds)
+    else:  # every `index_topk_freq`-th layer selects (transformers' GlmMoeDsaConfig)
+        every = c.size("index_topk_freq", default=1)
+        offset = c.count("index_skip_topk_offset", default=2)
+        runs = tuple(max(i - offset + 1, 0) % every == 0 for i in range(layers))
+    return _latent(c, router_bias=True, indexer=runs)
+
+
+def _blocks(
+    c: Config, hidden: int, layers: int, *, router_bias: bool, dense: int = 0
+) -> list[Block]:
+    """Feed-forward part of every layer; no experts (0 or null) make a dense model."""
+    if not c.count(*EXPERTS, default=0 if EXPERTS[0] in c.values else None):
+        return [read_ffn(c, hidden)] * layers
+    experts = routed_and_shared(c, hidden, router_bias=router_bias)
+    return first_dense(c, hidden, layers, experts, dense)
+
+
+def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> ModelSpec:
+    hidden, layers, heads = c.size("hidden_size"), c.layers(), c.size("num_attention_heads")
+    # Latent attention caches no heads, but files give their number: it must make sense.
+    check_heads(c, hidden, heads, c.size("num_key_value_heads", default=heads), head_dim=1)
+    attention = LatentAttention(
+        hidden=hidden,
+        heads=heads,
+        q_rank=c.count("q_lora_rank"),
+        kv_rank=c.size("kv_lora_rank"),
+        nope_dim=c.size("qk_nope_head_dim"),
+        rope_dim=c.size("qk_rope_head_dim"),
+        v_dim=c.size("v_head_dim"),
+        bias=c.flag("attention_bias", False),
+    )
+    # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
+    blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
+    extra = sum(indexer) * _indexer(c, attention) if any(indexer) else 0
+    return assemble(c, stack([attention] * layers, blocks), extra=extra)
+
+
+def _indexer(c: Config, attention: LatentAttention) -> int:
+    """Weights of one sparse-attention indexer: queries, one key head with its norm, head weights.
+
+    They are counted as weights of the model. The attention they prune is costed in full, and
+    their own small cache of keys is left out.
+    """
+    if not (c.has("index_n_heads") and c.has("index_head_dim")):
+        return 0
+    heads, dim = c.size("index_n_heads"), c.size("index_head_dim")
+    return attention.q_rank * heads * dim + attention.hidden * (dim + heads) + 2 * dim

@@ -1,0 +1,175 @@
+"""Dense decoders of the Llama kind: gated feed-forward, RMS norms, grouped attention."""
+
+from __future__ import annotations
+
+from ..model import ModelSpec
+from .config import Config
+from .families import family
+from .parts import Heads, assemble, read_ffn, read_heads, read_windows, stack
+
+
+@family(
+    "LlamaForCausalLM", "SmolLM3ForCausalLM", "GraniteForCausalLM", "InternLM3ForCausalLM",
+    types=("llama", "smollm3", "granite", "internlm3"),
+)  # fmt: skip
+def llama(c: Config) -> ModelSpec:
+    """Llama 1 to 3 and the models that kept its shape; windows are never used."""
+    shape = read_heads(c, mha=True)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
+    ffn = read_ffn(c, shape.hidden, bias=c.flag("mlp_bias", False))
+    return assemble(c, stack(mixers, ffn))
+
+
+@family("MistralForCausalLM", types=("mistral",))
+def mistral(c: Config) -> ModelSpec:
+    """Mistral: one window for all layers where the file has one, or ``layer_types``."""
+    return _plain(c, read_heads(c))
+
+
+@family("MinistralForCausalLM", types=("ministral",))
+def ministral(c: Config) -> ModelSpec:
+    """Ministral: as Mistral; its class defaults to windows of 4,096."""
+    return _plain(c, read_heads(c), window=4096)
+
+
+@family("Ministral3ForCausalLM", types=("ministral3",))
+def ministral3(c: Config) -> ModelSpec:
+    """Ministral 3: heads of 128 unless the file says otherwise."""
+    return _plain(c, read_heads(c, head_dim=128))
+
+
+@family("Phi3ForCausalLM", types=("phi3",))
+def phi3(c: Config) -> ModelSpec:
+    """Phi-3 and Phi-4: fused projections without biases, same weights as separate ones."""
+    return _plain(c, read_heads(c))
+
+
+def _plain(c: Config, shape: Heads, window: int = 0) -> ModelSpec:
+    """No biases, windows honoured."""
+    mixers = shape.attention(read_windows(c, c.layers(), default=window))
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+
+
+def qwen_windows(c: Config, layers: int) -> tuple[int, ...]:
+    """Qwen's rule: a window only with ``use_sliding_window``, from ``max_window_layers`` on."""
+    used = c.flag("use_sliding_window", False)
+    first = c.count("max_window_layers") if used else layers
+    return read_windows(c, layers, slides=lambda layer: used and layer >= first)
+
+
+@family("Qwen2ForCausalLM", types=("qwen2",))
+def qwen2(c: Config) -> ModelSpec:
+    """Qwen2 and 2.5: biases on query, key and value."""
+    shape = read_heads(c)
+    mixers = shape.attention(qwen_windows(c, c.layers()), qkv_bias=True)
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+
+
+@family("Qwen3ForCausalLM", types=("qwen3",))
+def qwen3(c: Config) -> ModelSpec:
+    """Qwen3: query and key norms per head, no biases."""
+    shape = read_heads(c, head_dim=128)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(
+        qwen_windows(c, c.layers()), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm
+    )
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+
+
+@family("GemmaForCausalLM", types=("gemma",))
+def gemma(c: Config) -> ModelSpec:
+    """Gemma 1: tied, heads of 256."""
+    shape = read_heads(c, head_dim=256)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)), tied=True)
+
+
+@family("Gemma2ForCausalLM", types=("gemma2",))
+def gemma2(c: Config) -> ModelSpec:
+    """Gemma 2: four norms a layer; windowed and full layers alternate, windowed first."""
+    shape = read_heads(c, head_dim=256)
+    windows = read_windows(c, c.layers(), slides=lambda layer: layer % 2 == 0, default=4096)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden), norms=4), tied=True)
+
+
+@family("Gemma3ForCausalLM", "Gemma3TextModel", types=("gemma3_text",))
+def gemma3(c: Config) -> ModelSpec:
+    """Gemma 3: five windowed layers to one full, four norms a layer, query and key norms.
+
+    The files of the 4B to 27B models leave out what equals the defaults of transformers'
+    Gemma3TextConfig; the same defaults are used here.
+    """
+    shape = read_heads(c, head_dim=256, heads=8, kv_heads=4)
+    period = c.size("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    windows = read_windows(
+        c, c.layers(), slides=lambda layer: (layer + 1) % period != 0, default=4096
+    )
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm)
+    layers = stack(mixers, read_ffn(c, shape.hidden), norms=4)
+    return assemble(c, layers, tied=True, vocab=262_208)
+
+
+@family("GlmForCausalLM", types=("glm",))
+def glm(c: Config) -> ModelSpec:
+    """GLM-4-9B in transformers' own layout: biases on query, key and value."""
+    return _glm(c, norms=2)
+
+
+@family("Glm4ForCausalLM", types=("glm4",))
+def glm4(c: Config) -> ModelSpec:
+    """GLM-4-0414: norms before and after both parts."""
+    return _glm(c, norms=4)
+
+
+def _glm(c: Config, norms: int) -> ModelSpec:
+    shape = read_heads(c, head_dim=128)
+    mixers = shape.attention([0] * c.layers(), qkv_bias=c.flag("attention_bias", False))
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden), norms=norms))
+
+
+@family("OlmoForCausalLM", types=("olmo",))
+def olmo(c: Config) -> ModelSpec:
+    """OLMo 1: norms without weights."""
+    shape = read_heads(c, mha=True)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
+    layers = stack(mixers, read_ffn(c, shape.hidden), norm_width=0)
+    return assemble(c, layers, final_norm=0)
+
+
+@family("Olmo2ForCausalLM", types=("olmo2",))
+def olmo2(c: Config) -> ModelSpec:
+    """OLMo 2: norms after both parts, and over the whole query and key projections."""
+    shape = read_heads(c, mha=True)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(
+        [0] * c.layers(), qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm
+    )
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+
+
+@family("Olmo3ForCausalLM", types=("olmo3",))
+def olmo3(c: Config) -> ModelSpec:
+    """OLMo 3: OLMo 2 with a window on three of four layers."""
+    shape = read_heads(c, mha=True)
+    windows = read_windows(c, c.layers(), slides=lambda layer: (layer + 1) % 4 != 0, default=4096)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm)
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden)))
+
+
+@family("SeedOssForCausalLM", types=("seed_oss",))
+def seed_oss(c: Config) -> ModelSpec:
+    """Seed-OSS: biases on query, key and value by default, a switch of its own for the output."""
+    shape = read_heads(c, head_dim=128)
+    mixers = shape.attention(
+        [0] * c.layers(),
+        qkv_bias=c.flag("attention_bias", True),
+        out_bias=c.flag("attention_out_bias", False),
+    )
+    return assemble(c, stack(mixers, read_ffn(c, shape.hidden, bias=c.flag("mlp_bias", False))))

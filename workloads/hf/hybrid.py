@@ -1,0 +1,116 @@
+"""Models with unusual mixers: Jamba, Qwen3-Next, Qwen3.5 and JetMoE."""
+
+from __future__ import annotations
+
+from ..layers import ExpertAttention, GatedDeltaNet, LayerKind, Mamba
+from ..model import ModelSpec
+from .config import Config
+from .families import family
+from .moe import qwen_blocks
+from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack
+
+
+@family("JambaForCausalLM", types=("jamba",))
+def jamba(c: Config) -> ModelSpec:
+    """Jamba: one attention layer per period among Mamba layers, experts every other layer."""
+    shape, layers = read_heads(c), c.layers()
+    hidden = shape.hidden
+    windows = read_windows(c, layers)
+    attends = _periodic(c, "attn_layer", layers, period=8, offset=4)
+    mamba = Mamba(
+        hidden=hidden,
+        inner=c.size("mamba_expand", default=2) * hidden,
+        d_state=c.size("mamba_d_state", default=16),
+        d_conv=c.size("mamba_d_conv", default=4),
+        dt_rank=_dt_rank(c, hidden),
+    )
+    attention = shape.attention(windows)
+    mixers: list[LayerKind] = [attention[i] if attends[i] else mamba for i in range(layers)]
+    dense: LayerKind = read_ffn(c, hidden)
+    blocks = [dense] * layers
+    if c.size("num_experts", default=16) > 1:
+        experts = read_experts(c, hidden, c.size("intermediate_size"), experts=("num_experts",))
+        sparse = _periodic(c, "expert_layer", layers, period=2, offset=1)
+        blocks = [experts if s else dense for s in sparse]
+    return assemble(c, stack(mixers, blocks))
+
+
+def _dt_rank(c: Config, hidden: int) -> int:
+    """``"auto"`` stands for a sixteenth of the hidden size, rounded up."""
+    if c.values.get("mamba_dt_rank", "auto") == "auto":
+        return -(-hidden // 16)
+    return c.size("mamba_dt_rank")
+
+
+def _periodic(c: Config, stem: str, layers: int, *, period: int, offset: int) -> list[bool]:
+    """Layers chosen by ``<stem>_period`` and ``<stem>_offset``."""
+    every = c.size(f"{stem}_period", default=period)
+    first = c.count(f"{stem}_offset", default=min(offset, every - 1))
+    if first >= every:
+        raise c.error(f"{stem}_offset", f"must be below the period {every}, not {first}")
+    return [i % every == first for i in range(layers)]
+
+
+@family(
+    "Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "Qwen3_5MoeForCausalLM",
+    types=("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+)  # fmt: skip
+def qwen3_next(c: Config) -> ModelSpec:
+    """Qwen3-Next and Qwen3.5: gated DeltaNet layers, every fourth is gated attention."""
+    shape, layers = read_heads(c, head_dim=256), c.layers()
+    kinds = c.words("layer_types", layers, ("linear_attention", "full_attention"))
+    if kinds is None:
+        every = c.size("full_attention_interval", default=4)
+        attends = [(i + 1) % every == 0 for i in range(layers)]
+    else:
+        attends = [kind == "full_attention" for kind in kinds]
+    bias = c.flag("attention_bias", False)
+    attention = shape.attention(
+        [0], qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm, gated=True
+    )[0]
+    delta = GatedDeltaNet(
+        hidden=shape.hidden,
+        key_heads=c.size("linear_num_key_heads"),
+        value_heads=c.size("linear_num_value_heads"),
+        key_dim=c.size("linear_key_head_dim"),
+        value_dim=c.size("linear_value_head_dim"),
+        d_conv=c.size("linear_conv_kernel_dim", default=4),
+    )
+    if delta.value_heads % delta.key_heads:
+        raise c.error(
+            "linear_num_key_heads", f"must divide the {delta.value_heads} linear value heads"
+        )
+    mixers: list[LayerKind] = [attention if a else delta for a in attends]
+    # Qwen3.5 has dense models too, under a class of their own.
+    dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text"))
+    blocks = read_ffn(c, shape.hidden) if dense else qwen_blocks(c, shape.hidden, layers)
+    return assemble(c, stack(mixers, blocks))
+
+
+@family("JetMoEForCausalLM", "JetMoeForCausalLM", types=("jetmoe",))
+def jetmoe(c: Config) -> ModelSpec:
+    """JetMoE: query and output projections are experts too; tied."""
+    hidden, layers = c.size("hidden_size"), c.layers("num_hidden_layers", "num_layers")
+    experts = read_experts(
+        c,
+        hidden,
+        c.size("ffn_hidden_size", "intermediate_size"),
+        experts=("moe_num_experts", "num_local_experts"),
+        top_k=("moe_top_k", "num_experts_per_tok"),
+    )
+    attention = ExpertAttention(
+        hidden=hidden,
+        kv_heads=c.size("num_key_value_heads"),
+        head_dim=c.size("kv_channels", default=128),
+        experts=experts.experts,
+        top_k=experts.top_k,
+    )
+    heads = c.optional("num_attention_heads")
+    if heads is not None and heads != attention.kv_heads * attention.top_k:
+        raise c.error(
+            "num_attention_heads",
+            f"must be the key/value heads times the experts of a token, "
+            f"{attention.kv_heads * attention.top_k}, not {heads}",
+        )
+    # The feed-forward experts share one output bias per layer.
+    return assemble(c, stack([attention] * layers, experts), tied=True, extra=layers * hidden)

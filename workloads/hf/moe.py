@@ -1,0 +1,252 @@
+"""Decoders with grouped attention and mixtures of experts."""
+
+from __future__ import annotations
+
+from ..layers import FeedForward, MixtureOfExperts
+from ..model import ModelSpec
+from .config import Config
+from .dense import qwen_windows
+from .families import family
+from .parts import (
+    assemble,
+    check_heads,
+    read_experts,
+    read_ffn,
+    read_heads,
+    read_windows,
+    stack,
+)
+
+Block = FeedForward | MixtureOfExperts
+
+
+@family("MixtralForCausalLM", types=("mixtral",))
+def mixtral(c: Config) -> ModelSpec:
+    """Mixtral: experts in every layer."""
+    shape = read_heads(c)
+    mixers = shape.attention(read_windows(c, c.layers()))
+    experts = read_experts(c, shape.hidden, c.size("intermediate_size"))
+    return assemble(c, stack(mixers, experts))
+
+
+@family("PhiMoEForCausalLM", "PhimoeForCausalLM", types=("phimoe",))
+def phimoe(c: Config) -> ModelSpec:
+    """Phi-3.5-MoE: layer norms and head with biases."""
+    shape = read_heads(c)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(read_windows(c, c.layers()), qkv_bias=bias, out_bias=bias)
+    experts = read_experts(c, shape.hidden, c.size("intermediate_size"))
+    layers = stack(mixers, experts, norm_width=2 * shape.hidden)
+    head_bias = c.size("vocab_size") * c.flag("lm_head_bias", False)
+    return assemble(c, layers, extra=head_bias, final_norm=2 * shape.hidden)
+
+
+def qwen_blocks(c: Config, hidden: int, layers: int) -> list[Block]:
+    """Qwen's rule: experts every ``decoder_sparse_step`` layers, less ``mlp_only_layers``.
+
+    None of them (0 experts) makes a dense model; the number itself is required.
+    """
+    if not c.count("num_experts", "num_local_experts", default=None):
+        return [read_ffn(c, hidden)] * layers
+    step = c.size("decoder_sparse_step", default=1)
+    dense_only = c.indices("mlp_only_layers", layers) or frozenset()
+    sparse = [i not in dense_only and (i + 1) % step == 0 for i in range(layers)]
+    shared = c.count("shared_expert_intermediate_size")
+    experts = read_experts(
+        c,
+        hidden,
+        c.size("moe_intermediate_size"),
+        experts=("num_experts", "num_local_experts"),
+        shared_width=shared,
+        shared_gate=shared > 0,
+    )
+    if all(sparse):
+        return [experts] * layers
+    dense = read_ffn(c, hidden)
+    return [experts if s else dense for s in sparse]
+
+
+@family("Qwen2MoeForCausalLM", types=("qwen2_moe",))
+def qwen2_moe(c: Config) -> ModelSpec:
+    """Qwen1.5-MoE and Qwen2-MoE: biases on query, key and value, gated shared expert."""
+    shape, layers = read_heads(c), c.layers()
+    mixers = shape.attention(qwen_windows(c, layers), qkv_bias=True)
+    return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
+
+
+@family("Qwen3MoeForCausalLM", types=("qwen3_moe",))
+def qwen3_moe(c: Config) -> ModelSpec:
+    """Qwen3-MoE: query and key norms per head, no shared expert."""
+    shape, layers = read_heads(c), c.layers()
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(
+        qwen_windows(c, layers), qkv_bias=bias, out_bias=bias, qk_norm=shape.head_norm
+    )
+    return assemble(c, stack(mixers, qwen_blocks(c, shape.hidden, layers)))
+
+
+@family("OlmoeForCausalLM", types=("olmoe",))
+def olmoe(c: Config) -> ModelSpec:
+    """OLMoE: norms over the whole query and key projections."""
+    shape = read_heads(c, mha=True)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(
+        [0] * c.layers(), qkv_bias=bias, out_bias=bias, qk_norm=shape.full_norm
+    )
+    return assemble(
+        c, stack(mixers, read_experts(c, shape.hidden, c.size("intermediate_size")))
+    )  # fmt: skip
+
+
+@family("MiniMaxM2ForCausalLM", types=("minimax_m2",))
+def minimax_m2(c: Config) -> ModelSpec:
+    """MiniMax-M2: norms over the whole projections, routing bias; MTP modules are left out."""
+    kinds = c.items("attn_type_list") or ()
+    if any(kind != 1 for kind in kinds):
+        raise c.error("attn_type_list", "holds linear attention (0); only softmax (1) is known")
+    shape = read_heads(c, head_dim=128)
+    norm = shape.full_norm if c.flag("use_qk_norm", True) else 0
+    mixers = shape.attention(read_windows(c, c.layers()), qk_norm=norm)
+    experts = read_experts(
+        c,
+        shape.hidden,
+        c.size("intermediate_size"),
+        shared_width=c.count("shared_intermediate_size"),
+        router_bias=c.flag("use_routing_bias", True),
+    )
+    return assemble(c, stack(mixers, experts))
+
+
+@family("GptOssForCausalLM", types=("gpt_oss",))
+def gpt_oss(c: Config) -> ModelSpec:
+    """gpt-oss: attention sinks, biases on experts and router, windows on every other layer."""
+    shape = read_heads(c, head_dim=64)
+    windows = read_windows(c, c.layers(), slides=lambda layer: layer % 2 == 0, default=128)
+    bias = c.flag("attention_bias", True)
+    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias, sinks=True)
+    experts = read_experts(
+        c,
+        shape.hidden,
+        c.size("intermediate_size"),
+        top_k=("num_experts_per_tok", "experts_per_token"),
+        router_bias=True,
+        expert_bias=True,
+    )
+    return assemble(c, stack(mixers, experts))
+
+
+@family("Llama4ForCausalLM", types=("llama4_text",))
+def llama4(c: Config) -> ModelSpec:
+    """Llama 4 text model: one shared expert; three of four layers attend within chunks.
+
+    ``intermediate_size`` is the experts' width, ``intermediate_size_mlp`` the dense layers'.
+    """
+    shape, layers = read_heads(c, head_dim=128), c.layers()
+    rope = c.items("no_rope_layers") or [
+        (i + 1) % c.size("no_rope_layer_interval", default=4) != 0 for i in range(layers)
+    ]
+    if len(rope) < layers or any(entry not in (0, 1) for entry in rope):
+        raise c.error("no_rope_layers", f"must hold 0 or 1 for each of the {layers} layers")
+    windows = read_windows(
+        c, layers, slides=lambda i: bool(rope[i]), key="attention_chunk_size", default=8192
+    )
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention(windows, qkv_bias=bias, out_bias=bias)
+    step = c.size("interleave_moe_layer_step", default=1)
+    sparse = c.indices("moe_layers", layers)
+    if sparse is None:
+        sparse = frozenset(range(step - 1, layers, step))
+    width = c.size("intermediate_size")
+    experts = read_experts(c, shape.hidden, width, shared_width=width)
+    dense = [read_ffn(c, shape.hidden, key="intermediate_size_mlp")] if len(sparse) < layers else []
+    blocks = [experts if i in sparse else dense[0] for i in range(layers)]
+    return assemble(c, stack(mixers, blocks))
+
+
+@family("DbrxForCausalLM", types=("dbrx",))
+def dbrx(c: Config) -> ModelSpec:
+    """DBRX: its own keys, norms without biases."""
+    attn, ffn = c.section("attn_config"), c.section("ffn_config")
+    hidden, heads = c.size("d_model"), c.size("n_heads")
+    groups = attn.size("kv_n_heads")
+    shape = check_heads(c, hidden, heads, groups, keys=("n_heads", "attn_config.kv_n_heads"))
+    mixers = shape.attention([0] * c.layers("n_layers"))
+    experts = read_experts(
+        ffn,
+        hidden,
+        ffn.size("ffn_hidden_size"),
+        experts=("moe_num_experts",),
+        top_k=("moe_top_k",),
+    )
+    return assemble(c, stack(mixers, experts))
+
+
+@family(
+    "Grok1ForCausalLM", "Grok1ModelForCausalLM", "Grok2ForCausalLM", types=("grok-1", "git"),
+)  # fmt: skip
+def grok(c: Config) -> ModelSpec:
+    """Grok-1, and Grok-2 whose dense block runs beside its narrower experts."""
+    shape = read_heads(c)
+    mixers = shape.attention([0] * c.layers())
+    width = c.size("intermediate_size")
+    residual = c.flag("residual_moe", False)
+    experts = read_experts(
+        c,
+        shape.hidden,
+        c.size("moe_intermediate_size", default=width),
+        residual_width=width if residual else 0,
+    )
+    return assemble(c, stack(mixers, experts, norms=4), tied=not residual)
+
+
+@family("GLaM", "GlamForCausalLM", types=("glam",))
+def glam(c: Config) -> ModelSpec:
+    """GLaM, a paper model (arXiv 2112.06905): experts in every ``moe_layer_freq``-th layer.
+
+    ``expert_ffn_matrices`` and ``dense_ffn_matrices`` are keys of this project.
+    """
+    shape, layers = read_heads(c, mha=True), c.layers()
+    every = c.size("moe_layer_freq", default=2)
+    width = c.size("intermediate_size")
+    counts = {key: c.size(key, default=2) for key in ("expert_ffn_matrices", "dense_ffn_matrices")}
+    for key, count in counts.items():
+        if count not in (2, 3):
+            raise c.error(key, f"must be 2 or 3, not {count}")
+    experts = read_experts(c, shape.hidden, width, matrices=counts["expert_ffn_matrices"])
+    dense = FeedForward(shape.hidden, width, counts["dense_ffn_matrices"])
+    blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
+    return assemble(c, stack(shape.attention([0] * layers), blocks), tied=True)
+
+
+@family("ArcticForCausalLM", types=("arctic",))
+def arctic(c: Config) -> ModelSpec:
+    """Snowflake Arctic: a dense residual block, as wide as the model, beside the experts."""
+    shape, layers = read_heads(c, mha=True), c.layers()
+    every = c.size("moe_layer_frequency", default=2)
+    residual = c.flag("parallel_attn_mlp_res", False)
+    experts = read_experts(
+        c,
+        shape.hidden,
+        c.size("intermediate_size"),
+        residual_width=shape.hidden if residual else 0,
+    )
+    dense = read_ffn(c, shape.hidden)
+    blocks = [experts if (i + 1) % every == 0 else dense for i in range(layers)]
+    extra = shape.hidden * residual * blocks.count(experts)  # the residual block's norm
+    return assemble(c, stack(shape.attention([0] * layers), blocks), extra=extra)
+
+
+@family("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM",
+        types=("granitemoe", "granitemoeshared"))  # fmt: skip
+def granite_moe(c: Config) -> ModelSpec:
+    """Granite 3 MoE: experts in every layer, optionally one shared."""
+    shape = read_heads(c)
+    bias = c.flag("attention_bias", False)
+    mixers = shape.attention([0] * c.layers(), qkv_bias=bias, out_bias=bias)
+    experts = read_experts(
+        c,
+        shape.hidden,
+        c.size("intermediate_size"),
+        shared_width=c.count("shared_intermediate_size"),
+    )
+    return assemble(c, stack(mixers, experts))

@@ -1,0 +1,230 @@
+"""Building blocks the families share: heads, windows, experts, and the whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..layers import Attention, FeedForward, LayerKind, MixtureOfExperts
+from ..model import Layer, ModelSpec
+from .config import Config
+from .quantization import numerics
+
+WINDOWED = {"sliding_attention": True, "chunked_attention": True, "full_attention": False}
+"""Entries of ``layer_types`` for softmax attention: does the window apply?"""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """Shape of an attention block."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def full_norm(self) -> int:
+        """Weights of query and key norms over the whole projection."""
+        return (self.heads + self.kv_heads) * self.head_dim
+
+    @property
+    def head_norm(self) -> int:
+        """Weights of query and key norms over one head."""
+        return 2 * self.head_dim
+
+    def attention(
+        self,
+        windows: Sequence[int],
+        *,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        qk_norm: int = 0,
+        gated: bool = False,
+        sinks: bool = False,
+    ) -> tuple[Attention, ...]:
+        """One attention block per entry of `windows` (0 = unlimited)."""
+        made = {
+            window: Attention(
+                hidden=self.hidden,
+                heads=self.heads,
+                kv_heads=self.kv_heads,
+                head_dim=self.head_dim,
+                window=window,
+                qkv_bias=qkv_bias,
+                out_bias=out_bias,
+                qk_norm=qk_norm,
+                gated=gated,
+                sinks=sinks,
+            )
+            for window in set(windows)
+        }
+        return tuple(made[window] for window in windows)
+
+
+def read_heads(
+    c: Config,
+    *,
+    head_dim: int | None = None,
+    heads: int | None = None,
+    kv_heads: int | None = None,
+    mha: bool = False,
+) -> Heads:
+    """Read the shape of attention in the keys most families use.
+
+    Parameters
+    ----------
+    head_dim, heads, kv_heads : int, optional
+        Defaults of the family's configuration class where a file leaves them out. Without
+        one, the head size is the hidden size over the heads and the others are required.
+    mha : bool
+        Files without ``num_key_value_heads`` have as many as query heads (older than GQA).
+    """
+    hidden = c.size("hidden_size")
+    queries = c.size("num_attention_heads", default=heads)
+    if "num_key_value_heads" in c.values or mha:  # null means as many as query heads
+        kv_heads = queries
+    groups = c.size("num_key_value_heads", default=kv_heads)
+    return check_heads(c, hidden, queries, groups, c.optional("head_dim") or head_dim)
+
+
+def check_heads(
+    c: Config,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int | None = None,
+    keys: tuple[str, str] = ("num_attention_heads", "num_key_value_heads"),
+) -> Heads:
+    """Check that heads divide what they must divide."""
+    if heads % kv_heads:
+        raise c.error(keys[1], f"must divide the {heads} query heads, {kv_heads} does not")
+    if head_dim is None:
+        if hidden % heads:
+            raise c.error(
+                keys[0],
+                f"must divide the hidden size {hidden} where head_dim is not given, "
+                f"{heads} does not",
+            )
+        head_dim = hidden // heads
+    return Heads(hidden, heads, kv_heads, head_dim)
+
+
+def read_windows(
+    c: Config,
+    layers: int,
+    *,
+    slides: Callable[[int], bool] = lambda layer: True,
+    key: str = "sliding_window",
+    default: int = 0,
+) -> tuple[int, ...]:
+    """Attention window of every layer.
+
+    ``layer_types`` wins where a file has it; otherwise `slides` says which layers have one.
+    """
+    window = c.window(key, default)
+    kinds = c.words("layer_types", layers, WINDOWED)
+    if kinds is None:
+        return tuple(window if slides(i) else 0 for i in range(layers))
+    if not window and any(WINDOWED[kind] for kind in kinds):
+        raise c.error(key, "is required: layer_types has layers with a window")
+    return tuple(window if WINDOWED[kind] else 0 for kind in kinds)
+
+
+def read_experts(
+    c: Config,
+    hidden: int,
+    width: int,
+    *,
+    experts: Sequence[str] = ("num_local_experts", "num_experts"),
+    top_k: Sequence[str] = ("num_experts_per_tok",),
+    matrices: int = 3,
+    shared_width: int = 0,
+    shared_gate: bool = False,
+    router_bias: bool = False,
+    expert_bias: bool = False,
+    residual_width: int = 0,
+) -> MixtureOfExperts:
+    """Read expert count and `top_k`, and check that a token finds enough experts."""
+    count, routed = c.size(*experts), c.size(*top_k)
+    if routed > count:
+        key = next(k for k in top_k if c.has(k))
+        raise c.error(key, f"must be at most the {count} experts, not {routed}")
+    return MixtureOfExperts(
+        hidden=hidden,
+        experts=count,
+        top_k=routed,
+        width=width,
+        matrices=matrices,
+        shared_width=shared_width,
+        shared_gate=shared_gate,
+        router_bias=router_bias,
+        expert_bias=expert_bias,
+        residual_width=residual_width,
+    )
+
+
+def read_ffn(
+    c: Config, hidden: int, *, key: str = "intermediate_size", matrices: int = 3, bias: bool = False
+) -> FeedForward:
+    """Read a dense feed-forward block."""
+    return FeedForward(hidden=hidden, width=c.size(key), matrices=matrices, bias=bias)
+
+
+def stack(
+    mixers: Sequence[LayerKind],
+    ffns: LayerKind | Sequence[LayerKind],
+    *,
+    norms: int = 2,
+    norm_width: int | None = None,
+    parallel: bool = False,
+) -> tuple[Layer, ...]:
+    """Pair mixers with feed-forward blocks; a norm has one weight per hidden unit by default."""
+    if not isinstance(ffns, Sequence):
+        ffns = [ffns] * len(mixers)
+    made: dict[tuple[LayerKind, LayerKind], Layer] = {}
+    for mixer, ffn in zip(mixers, ffns, strict=True):
+        if (mixer, ffn) not in made:
+            width = mixer.hidden if norm_width is None else norm_width
+            made[mixer, ffn] = Layer(mixer, ffn, norms, width, parallel)
+    return tuple(made[pair] for pair in zip(mixers, ffns, strict=True))
+
+
+def assemble(
+    c: Config,
+    layers: tuple[Layer, ...],
+    *,
+    tied: bool = False,
+    vocab: int | None = None,
+    extra: int = 0,
+    final_norm: int | None = None,
+) -> ModelSpec:
+    """Put the model together.
+
+    Parameters
+    ----------
+    tied : bool
+        Default of the family for ``tie_word_embeddings``.
+    vocab : int, optional
+        Default of the family for ``vocab_size``.
+    extra : int
+        Weights outside layers, embedding, head and final norm.
+    final_norm : int, optional
+        Weights of the norm before the head; the hidden size by default.
+    """
+    hidden = layers[0].mixer.hidden
+    positions = (
+        "max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length",
+    )  # fmt: skip
+    return ModelSpec(
+        name=c.name,
+        architecture=c.architecture,
+        hidden=hidden,
+        vocab=c.size("vocab_size", default=vocab),
+        layers=layers,
+        tied=c.nearest_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
+        numerics=numerics(c, len(layers)),
+        extra_weights=extra + (hidden if final_norm is None else final_norm),
+        max_position=c.optional(*positions),
+        source=c.source,
+    )

@@ -1,0 +1,63 @@
+"""Read a Hugging Face ``config.json`` into a model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..model import ModelSpec
+from . import classic, deepseek, dense, hybrid, moe, wrappers
+from .config import Config
+from .families import ARCHITECTURES, build
+from .json_file import config_file, read_json_object
+
+FAMILY_MODULES = (dense, classic, moe, deepseek, hybrid, wrappers)
+"""Modules whose import registers families."""
+
+
+def read_config(path: str | Path) -> ModelSpec:
+    """Read a model from its published configuration.
+
+    Parameters
+    ----------
+    path : str or Path
+        A ``config.json``, under any name, or the folder that holds it.
+
+    Raises
+    ------
+    SpecError
+        Whatever is wrong, in one line that names the file and the key.
+    """
+    file = config_file(Path(path))
+    whole = Path(os.path.abspath(file))
+    name = whole.parent.name if whole.name == "config.json" else whole.stem
+    return model_from_keys(read_json_object(file), name=name, where=str(file))
+
+
+def model_from_keys(
+    keys: Mapping[str, Any], *, name: str, where: str, source: str = ""
+) -> ModelSpec:
+    """Build a model from configuration keys that are already in memory.
+
+    Parameters
+    ----------
+    keys : mapping
+        The keys of a ``config.json``.
+    name : str
+        What to call the model.
+    where : str
+        What to call the origin of the keys in messages.
+    source : str
+        Where the numbers come from; `where` if empty.
+    """
+    config = Config(keys, path=where, name=name, source=source or where)
+    if config.has("text_config"):
+        config.section("text_config")  # whoever reads it, it must be an object
+    return build(config)
+
+
+def known_architectures() -> tuple[str, ...]:
+    """Architecture classes that can be read, sorted."""
+    return tuple(ARCHITECTURES)
