@@ -116,7 +116,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise
         raise SpecError(path, f"not valid YAML: {error}") from None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]  # PyYAML's stubs leave it untyped
+        loader.dispose()
     if not isinstance(tree, dict):
         raise SpecError(path, "must be a mapping of keys to values")
     return tree
