@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,7 @@ os.environ["NUMBA_CACHE_DIR"] = str(_numba_cache())
 os.environ["MPLBACKEND"] = "Agg"
 
 # Examples are drawn from a fixed seed: a failure here is a failure everywhere.
-settings.register_profile(
-    "opbyte", deadline=None, derandomize=True, max_examples=30, database=None
-)
+settings.register_profile("opbyte", deadline=None, derandomize=True, max_examples=30, database=None)
 settings.load_profile("opbyte")
 
 
@@ -62,7 +59,7 @@ def data() -> Path:
 
 
 @pytest.fixture
-def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home and working folder, for code that writes files."""
     home = tmp_path / "home"
     home.mkdir()
@@ -70,4 +67,4 @@ def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(home)
-    yield home
+    return home

@@ -103,11 +103,10 @@ def test_slow_packages_are_imported_where_they_are_used(module: Path) -> None:
 def loaded_by(code: str) -> set[str]:
     """Top-level packages a fresh interpreter holds after running `code`."""
     report = "import json, sys; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n{code}\n{report}"
     run = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n"
-         f"{code}\n{report}"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout.splitlines()[-1]))
 

@@ -136,9 +136,10 @@ def test_no_machine_paths(tracked: list[Path]) -> None:
     Suspect are the top folders of the machine the test runs on, those that every system has
     left out, and the usual homes.
     """
-    common = "bin boot dev etc lib lib64 proc run sbin sys tmp usr var".split()
+    common = {"bin", "boot", "dev", "etc", "lib", "lib64", "opt", "proc", "run", "sbin", "sys"}
+    common |= {"tmp", "usr", "var"}
     here = {path.name for path in Path("/").iterdir() if path.is_dir() and path.name.isalnum()}
-    suspects = sorted((here - set(common)) | {"home", "Users"})
+    suspects = sorted((here - common) | {"home", "Users"})
     pattern = re.compile(rf"(?<![\w.~/}})>-])/(?:{'|'.join(suspects)})(?![\w.-])")
     found = []
     for path in tracked:
