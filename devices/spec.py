@@ -12,6 +12,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(gt=0, lt=2**31)]
+MAX_DEVICES = 4096
+"""Most devices of a node, and most nodes of a system."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=80)]
 
 
@@ -78,10 +80,10 @@ class DeviceSpec(Spec):
     """One device: processors that share a memory, its links, power and price."""
 
     name: Name
-    title: str
+    title: str = ""
     aliases: tuple[str, ...] = ()
     memory: MemorySpec
-    processors: dict[str, ProcessorSpec] = Field(min_length=1)
+    processors: dict[Name, ProcessorSpec] = Field(min_length=1)
     link: LinkSpec
     node_link: LinkSpec
     node_size: Count = 8
@@ -98,5 +100,5 @@ class SystemSpec(Spec):
     name: Name
     title: str = ""
     device: DeviceSpec
-    devices_per_node: Count
-    nodes: Count = 1
+    devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
+    nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1

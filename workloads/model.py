@@ -41,10 +41,9 @@ class Layer:
         return (self.mixer,) if self.ffn is None else (self.mixer, self.ffn)
 
     @property
-    def moe(self) -> MoeLayer | None:
-        """The feed-forward experts of this layer, or its attention experts."""
-        parts = [p for p in reversed(self.parts) if isinstance(p, MoeLayer)]
-        return parts[0] if parts else None
+    def expert_parts(self) -> tuple[MoeLayer, ...]:
+        """The parts with routed experts, in order of execution."""
+        return tuple(part for part in self.parts if isinstance(part, MoeLayer))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +152,19 @@ class ModelSpec:
         return replace(self, layers=tuple(changed[layer] for layer in self.layers))
 
 
-def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-    """Ops of one layer, norms (with the residual add) included, collectives excluded."""
-    ops: list[Op] = []
+def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[list[Op]]:
+    """Ops of each part of one layer, norms (with the residual add) first, no collectives.
+
+    `loads` are given to every expert part; callers with one draw a part replace those ops.
+    """
+    out: list[list[Op]] = []
     per_part = layer.norms / (1 if layer.parallel else len(layer.parts))
     for i, part in enumerate(layer.parts):
-        if not (layer.parallel and i):
+        ops: list[Op] = []
+        if layer.norms and not (layer.parallel and i):
             ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * per_part, run))
-        ops += part.ops(m, run, loads if isinstance(part, MoeLayer) else None)
-    return ops
+        out.append(ops + part.ops(m, run, loads if isinstance(part, MoeLayer) else None))
+    return out
 
 
 def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:

@@ -4,15 +4,17 @@ A number is written either ``{value: 989.4, source: datasheet}`` or plain inside
 that has a ``source:`` key, which then covers every plain number of that block. A source is
 a key of the file's ``sources:`` table or a sentence. Units stand in the key
 (``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``).
-``extends: NAME`` starts from another description and replaces only the keys given.
+``extends: NAME`` starts from another description and replaces only the keys given; a key set
+to ``null`` drops the inherited one.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeVar
 
 import yaml
@@ -21,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .errors import SpecError, nearest
 
 MAX_SPEC_BYTES = 4 << 20
+MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
 
 UNITS: dict[str, tuple[str, float]] = {
     "TFLOPS": ("flops_per_s", 1e12),
@@ -72,7 +75,20 @@ class Spec(BaseModel):
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys; tags that run code are refused by its base."""
+    """Safe loader that refuses duplicate keys, tags, and references to other nodes.
+
+    Tags ask for conversions that fail in their own ways, and references make a small file
+    unfold without bound; a description needs neither.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        where = f"{self.name}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise SpecError(where, f"reference *{event.anchor}; write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise SpecError(where, f"tag {event.tag!r}; write a plain number or text")
+        return super().compose_node(parent, index)
 
 
 def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -80,19 +96,26 @@ def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, An
     for key_node, _ in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
         line = key_node.start_mark.line + 1
-        if key is None or key_node.tag == "tag:yaml.org,2002:merge":
+        merges = key_node.tag == "tag:yaml.org,2002:merge"
+        if key is None or merges or not key.isprintable():
             raise SpecError(f"{loader.name}:{line}", "keys must be plain words")
         if key in seen:
             raise SpecError(f"{loader.name}:{line}", f"duplicate key {key!r}; keep one")
         seen.add(key)
-    return loader.construct_mapping(node, deep=True)
+    out = loader.construct_mapping(node, deep=True)
+    if len({str(key) for key in out}) < len(node.value):  # 10 and 0xA: one number, two spellings
+        raise SpecError(f"{loader.name}:{node.start_mark.line + 1}", "duplicate key; keep one")
+    return out
 
 
 _StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping with duplicate keys, tags and non-mappings refused."""
+    """Read one YAML mapping; duplicate keys, tags, references and non-mappings are refused.
+
+    The mappings and lists inside are shared between calls: treat them as read-only.
+    """
     try:
         if path.stat().st_size > MAX_SPEC_BYTES:
             raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
@@ -101,28 +124,45 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SpecError(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise SpecError(path, "is not UTF-8 text") from None
-    loader = _StrictLoader(text)
-    loader.name = str(path)
+    except SpecError:
+        raise
+    except ValueError:
+        raise SpecError(repr(str(path)), "is not a file name") from None
+    return dict(_parse(str(path), text))
+
+
+@lru_cache(maxsize=128)
+def _parse(name: str, text: str) -> dict[str, Any]:
+    """Parse YAML text; keyed by content, so an edited file is read afresh."""
+    loader: _StrictLoader | None = None
     try:
+        loader = _StrictLoader(text)
+        loader.name = name
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise SpecError(where, f"not valid YAML: {getattr(error, 'problem', error)}") from None
+        where = f"{name}:{mark.line + 1}" if mark else name
+        reason = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
+        raise SpecError(where, f"not valid YAML: {reason}") from None
     except RecursionError:
-        raise SpecError(path, "nested too deeply") from None
-    except ValueError as error:
-        if isinstance(error, SpecError):
-            raise
-        raise SpecError(path, f"not valid YAML: {error}") from None
+        raise SpecError(name, "nested too deeply") from None
+    except SpecError:
+        raise
+    except ValueError as error:  # a date of month 13, an integer of 5000 digits
+        raise SpecError(name, f"not valid YAML: {error}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(tree, dict):
-        raise SpecError(path, "must be a mapping of keys to values")
+        raise SpecError(name, "must be a mapping of keys to values")
     return tree
 
 
-def load_description(path: Path, find: Callable[[str, Path], Path] | None = None) -> Description:
+Find = Callable[[str, Path], Path]
+"""Turns the text after ``extends:`` in a file into the path of another description."""
+
+
+def load_description(path: Path, find: Find | None = None, own: Sequence[str] = ()) -> Description:
     """Read a description, attach a source to every number and apply ``extends``.
 
     Parameters
@@ -131,31 +171,72 @@ def load_description(path: Path, find: Callable[[str, Path], Path] | None = None
         The YAML file.
     find : callable, optional
         Turns the text after ``extends:`` into a path; without it ``extends`` is refused.
+    own : sequence of str
+        Top-level keys that are never inherited, such as a name and its aliases.
 
     Raises
     ------
     SpecError
         Bad YAML, duplicate key, a number without a source, a circular ``extends``.
     """
-    return Description(_load(path, find, ()), path)
+    return describe(read_yaml(path), path, find, own)
 
 
-def _load(
-    path: Path, find: Callable[[str, Path], Path] | None, below: tuple[Path, ...]
-) -> dict[str, Any]:
-    if path.resolve() in below:
-        raise SpecError(path, "extends itself")
-    raw = read_yaml(path)
-    table = raw.pop("sources", {})
+def describe(
+    raw: Mapping[str, Any],
+    path: Path,
+    find: Find | None = None,
+    own: Sequence[str] = (),
+    sources: Mapping[str, str] | None = None,
+) -> Description:
+    """Do what :func:`load_description` does for a mapping that stands inside the file `path`.
+
+    Parameters
+    ----------
+    raw : mapping
+        What :func:`read_yaml` returned, or a mapping inside it.
+    sources : mapping of str to str, optional
+        The file's ``sources:`` table, for a mapping inside it; its own table goes first.
+    """
+    return Description(_resolve(dict(raw), path, find, own, dict(sources or {}), ()), path)
+
+
+def source_table(raw: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """The checked ``sources:`` table of a mapping."""
+    table = raw.get("sources", {})
     if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
         raise SpecError(f"{path}: sources", "must map short names to sentences")
+    return {str(name): text for name, text in table.items()}
+
+
+def _resolve(
+    raw: dict[str, Any],
+    path: Path,
+    find: Find | None,
+    own: Sequence[str],
+    sources: dict[str, str],
+    below: tuple[Path, ...],
+) -> dict[str, Any]:
+    """Attach sources to `raw` and lay it over what it extends."""
+    table = sources | source_table(raw, path)
+    raw.pop("sources", None)
     parent = raw.pop("extends", None)
-    tree: dict[str, Any] = _attach(raw, "", None, table, path)
+    tree = _attach(raw, "", None, table, path)
+    if not isinstance(tree, dict):
+        raise SpecError(path, "must be a mapping of keys to values, not a single value")
     if parent is None:
         return tree
-    if not isinstance(parent, str) or find is None:
+    if find is None:
+        raise SpecError(f"{path}: extends", "is not possible for this kind of description")
+    if not isinstance(parent, str):
         raise SpecError(f"{path}: extends", "must be the name or path of a description")
-    return merge(_load(find(parent, path), find, (*below, path.resolve())), tree)
+    target = find(parent, path)
+    inherited = read_yaml(target)
+    below = (*below, path.resolve())
+    if target.resolve() in below:
+        raise SpecError(f"{path}: extends", f"{parent!r} leads back to this file")
+    base = _resolve(inherited, target, find, own, {}, below)
+    return merge({k: v for k, v in base.items() if k not in own}, tree)
 
 
 def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path: Path) -> Any:
@@ -176,8 +257,8 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
         return node
     if not isinstance(node, (int, float)):
         raise SpecError(f"{path}: {key}", f"must be a number or text, not {node!r}")
-    if not math.isfinite(node):
-        raise SpecError(f"{path}: {key}", f"must be a finite number, not {node}")
+    if not abs(node) < MAX_NUMBER:  # NaN too
+        raise SpecError(f"{path}: {key}", f"must be a finite number below {MAX_NUMBER:g}")
     if source is None:
         raise SpecError(
             f"{path}: {key}", f"{node} has no source; write {{value: {node}, source: ...}}"
@@ -197,11 +278,20 @@ def _source(own: Any, where: str, table: dict[str, str]) -> str:
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Copy `base` with the keys of `over` replaced, mappings merged key by key."""
+    """Copy `base` with the keys of `over` replaced, mappings merged key by key.
+
+    A key replaces one that gives the same quantity in another unit (``capacity_GB`` over
+    ``capacity_GiB``), and ``None`` drops the key.
+    """
     out = dict(base)
+    named = {_to_si(key)[0]: key for key in base}
     for key, value in over.items():
-        old = out.get(key)
-        out[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        inherited = named.get(_to_si(key)[0], key)
+        old = out.pop(inherited, None)
+        if isinstance(old, dict) and isinstance(value, dict):
+            out[key] = merge(old, value)
+        elif value is not None:
+            out[key] = value
     return out
 
 
@@ -286,7 +376,7 @@ def _spec_error(
         return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
     if first["type"] == "value_error":
         return SpecError(where, first["msg"].removeprefix("Value error, "))
-    return SpecError(where, f"{first['msg']}, got {first['input']!r}")
+    return SpecError(where, f"{first['msg']}, got {shorten(repr(first['input']), 80)}")
 
 
 def _in_units(field: str) -> str:

@@ -1,0 +1,263 @@
+"""Devices and systems by name: the package's catalog, and a user's own YAML files.
+
+A system is ``<device>-x<N>`` (one node of N devices), ``<device>-<nodes>x<N>``, or a file. Names
+and aliases ignore case. Inside ``extends:`` and ``device:`` a bare name always means the catalog
+and anything with a folder or a ``.yaml`` ending is a path relative to the file it stands in, so
+a file of the user's cannot take a catalog device's place.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..workloads.errors import SpecError, nearest
+from ..workloads.specfile import (
+    Description,
+    build,
+    describe,
+    load_description,
+    read_yaml,
+    source_table,
+)
+from .spec import MAX_DEVICES, DeviceSpec, SystemSpec
+
+IDENTITY = ("name", "title", "aliases")
+"""Keys of a device that ``extends`` does not hand down."""
+
+DUPLEX_SIZES = {
+    "duplex-gpu": ("x4", "x8", "2x8"),
+    "duplex-2xgpu": ("x8", "2x8", "4x8"),
+    "duplex-bankpim": ("x4", "x8", "2x8"),
+    "duplex-bankgroup": ("x4", "x8", "2x8"),
+    "duplex-plain": ("x4", "x8", "2x8"),
+    "duplex-pe": ("x4", "x8", "2x8"),
+    "duplex": ("x4", "x8", "2x8"),
+}
+"""Systems of the Duplex paper: 4, 8 and 16 devices, twice as many for 2xGPU (section VI)."""
+
+_SYSTEM = re.compile(r"(?P<device>.+)-(?P<nodes>[0-9]+)?x(?P<devices>[0-9]+)")
+
+
+def list_devices() -> list[str]:
+    """Names of the catalog's devices, sorted."""
+    return sorted(_catalog_files())
+
+
+def list_systems() -> list[str]:
+    """A representative list of catalog systems; any ``<device>-<nodes>x<N>`` can be loaded."""
+    systems = [f"{device}-x1" for device in list_devices()]
+    systems += [f"{device}-{size}" for device, sizes in DUPLEX_SIZES.items() for size in sizes]
+    return sorted(systems)
+
+
+def device_aliases() -> dict[str, str]:
+    """Every alias of the catalog in lower case -> the device's name."""
+    return dict(_aliases())
+
+
+def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
+    """Load a device of the catalog, by name or alias, or a YAML file.
+
+    Returns
+    -------
+    spec : DeviceSpec
+        The description in SI units.
+    sources : dict[str, str]
+        Key path as written in the file -> source of that number.
+
+    Raises
+    ------
+    SpecError
+        No such device or file, or a file that is not a device description.
+
+    Examples
+    --------
+    >>> load_device("H100-SXM-80GB")[0].name
+    'h100'
+    """
+    if not isinstance(name_or_path, Path):
+        found = _lookup(name_or_path)
+        if found is not None:
+            spec, sources = _catalog_device(found)
+            return spec, dict(sources)
+        if not _is_path(name_or_path):
+            raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
+    path = Path(name_or_path)
+    return _own_device(load_description(path, _find, IDENTITY))
+
+
+def load_system(name: str | Path) -> SystemSpec:
+    """Load ``<device>-x<N>``, ``<device>-<nodes>x<N>``, a system file or a device file.
+
+    A system file has ``name``, ``device`` (a name, a path, or a mapping that may ``extends``),
+    ``devices_per_node`` and ``nodes``. A device file stands for one device.
+
+    Raises
+    ------
+    SpecError
+        Unknown name, wrong count, or a file that is not a description.
+
+    Examples
+    --------
+    >>> system = load_system("duplex-2x8")
+    >>> system.device.name, system.nodes, system.devices_per_node
+    ('duplex', 2, 8)
+    """
+    return describe_system(name)[0]
+
+
+def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
+    """Load a system as :func:`load_system` does, with the source of every number."""
+    if not isinstance(name, Path):
+        named = _named_system(name)
+        if named is not None:
+            return named
+        if not _is_path(name):
+            raise _unknown_system(name)
+    path = Path(name)
+    raw = read_yaml(path)
+    if "device" in raw:
+        return _system_file(raw, path)
+    device, sources = load_device(path)
+    one = SystemSpec(name=f"{device.name}-x1", device=device, devices_per_node=1)
+    return one, {f"device.{key}": source for key, source in sources.items()}
+
+
+def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
+    """The system a name stands for, or None where it is no name of a catalog system."""
+    match = _SYSTEM.fullmatch(name)
+    stem = _lookup(match["device"]) if match else None
+    if match is None or stem is None:
+        return None
+    counts = [match["devices"], match["nodes"] or "1"]
+    # The length first: int() refuses thousands of digits in its own way.
+    if any(len(count) > 9 or not 1 <= int(count) <= MAX_DEVICES for count in counts):
+        raise SpecError(repr(name), f"devices per node and nodes must be 1 to {MAX_DEVICES}")
+    devices, nodes = map(int, counts)
+    device, sources = _catalog_device(stem)
+    size = f"{nodes}x{devices}" if match["nodes"] else f"x{devices}"
+    system = SystemSpec(
+        name=f"{stem}-{size}", title=device.title, device=device,
+        devices_per_node=devices, nodes=nodes,
+    )  # fmt: skip
+    return system, {f"device.{key}": source for key, source in sources.items()}
+
+
+def _unknown_system(name: str) -> SpecError:
+    device = _lookup(name)
+    if device is not None:
+        return SpecError(repr(name), f"is a device; a system is {device + '-x1'!r} or more of it")
+    match = _SYSTEM.fullmatch(name)
+    if match is None:
+        close = nearest(name, list_systems())
+        if not close.startswith("; did you mean"):
+            close = "; a system is <device>-x<N>, <device>-<nodes>x<N> or a YAML file"
+        return SpecError(repr(name), f"unknown system{close}")
+    return SpecError(repr(name), f"unknown device in it{_suggest(match['device'])}")
+
+
+def _suggest(name: str) -> str:
+    """The nearest device name or alias, or the list of names (aliases would drown it)."""
+    close = nearest(name, [*list_devices(), *_aliases()])
+    return close if close.startswith("; did you mean") else nearest(name, list_devices())
+
+
+def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str, str]]:
+    device = raw.pop("device")
+    table = source_table(raw, path)
+    tree = describe(raw, path).tree
+    inner: dict[str, str] = {}
+    if isinstance(device, dict):
+        tree["device"] = describe(device, path, _find, IDENTITY, table).tree
+    elif isinstance(device, str):
+        found = _lookup(device)
+        spec, inner = load_device(found if found is not None else _find(device, path))
+        tree["device"] = spec
+    else:
+        raise SpecError(f"{path}: device", "must be a name, a path or a device description")
+    system, sources = build(SystemSpec, Description(tree, path))
+    if _named_system(system.name) is not None:
+        raise SpecError(f"{path}: name", f"{system.name!r} is a catalog system; choose another")
+    if isinstance(device, dict):
+        _refuse_taken(system.device.name, f"{path}: device.name")
+    return system, sources | {f"device.{key}": source for key, source in inner.items()}
+
+
+def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:
+    spec, sources = build(DeviceSpec, description)
+    if not description.path.resolve().is_relative_to(_folder().resolve()):
+        _refuse_taken(spec.name, f"{description.path}: name")
+    return spec, sources
+
+
+def _refuse_taken(name: str, where: str) -> None:
+    if _lookup(name) is not None:
+        raise SpecError(where, f"{name!r} is a catalog device; choose another name")
+
+
+def _find(text: str, path: Path) -> Path:
+    """Turn the text after ``extends:`` or ``device:`` in the file `path` into a path."""
+    if text.startswith("_") and (shared := _folder() / f"{text}.yaml").is_file():
+        return shared
+    found = _lookup(text)
+    if found is not None:
+        return _catalog_files()[found]
+    if _is_path(text):
+        return path.parent / text
+    raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text means a file rather than a catalog name."""
+    return text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text
+
+
+def _folder() -> Path:
+    return Path(str(files("opbyte.devices") / "specs"))
+
+
+@cache
+def _catalog_files() -> dict[str, Path]:
+    """Name -> file; a device is named as its file, and ``_x.yaml`` is no device of its own."""
+    return {path.stem: path for path in sorted(_folder().glob("[!_]*.yaml"))}
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """Alias in lower case -> name, from the files' ``aliases`` alone."""
+    return index_aliases(_catalog_files())
+
+
+def index_aliases(catalog: dict[str, Path]) -> dict[str, str]:
+    """Map each alias to its device; an alias belongs to one device and is nobody's name."""
+    found: dict[str, str] = {}
+    for name, path in catalog.items():
+        for alias in read_yaml(path).get("aliases", ()):
+            key = str(alias).lower()
+            owner = key if key in catalog else found.get(key)
+            if owner is not None:
+                raise SpecError(f"{path}: aliases", f"{alias!r} already means {owner!r}")
+            found[key] = name
+    return found
+
+
+def _lookup(name: str) -> str | None:
+    """Catalog name of a name or alias, whatever its case; None where there is none."""
+    key = name.lower()
+    if key in _catalog_files():
+        return key
+    return _aliases().get(key)
+
+
+@cache
+def _catalog_device(name: str) -> tuple[DeviceSpec, dict[str, str]]:
+    path = _catalog_files()[name]
+    spec, sources = build(DeviceSpec, load_description(path, _find, IDENTITY))
+    if spec.name != name:
+        raise SpecError(f"{path}: name", f"must be {name!r}, as the file is named")
+    return spec, sources

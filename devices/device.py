@@ -1,0 +1,155 @@
+"""A device at run time: processors that share one memory, and how regions of work join."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..workloads.errors import SpecError
+from ..workloads.numerics import BITS
+from ..workloads.ops import Op
+from .cost import Cost, CostModel, Roofline
+from .spec import DeviceSpec, ProcessorSpec
+
+FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
+"""Where a processor lacks a format it computes in the next wider one."""
+
+WIDTH = {**BITS, "fp4": 4.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Processor:
+    """One compute-unit class with its cost model.
+
+    Attributes
+    ----------
+    name, kind : str
+        Key in the spec ("logic-pim") and kind of unit.
+    runs : frozenset of str or None
+        Op kinds it can run; None = all.
+    peak : mapping of str to float
+        Nominal FLOP/s by format.
+    bandwidth : float
+        Nominal bytes per second of its memory path.
+    model : CostModel
+        Seconds and joules of an op.
+    """
+
+    name: str
+    kind: str
+    runs: frozenset[str] | None
+    peak: Mapping[str, float]
+    bandwidth: float
+    model: CostModel
+
+    def can_run(self, kind: str) -> bool:
+        return self.runs is None or kind in self.runs
+
+    def ridge(self, dtype: str) -> float:
+        """Op/B at which the two roofs meet."""
+        return self.peak[dtype] / self.bandwidth
+
+    def attainable(self, op_per_byte: float, dtype: str) -> float:
+        """Nominal roofline at an Op/B [FLOP/s]."""
+        return min(self.peak[dtype], op_per_byte * self.bandwidth)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Work that starts together: one track per processor, joined by the slowest."""
+
+    tracks: Mapping[str, Sequence[Op]]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCost:
+    """A region's duration, and each op's processor and cost."""
+
+    seconds: float
+    ops: tuple[tuple[Op, str, Cost], ...]
+
+
+class Device(Protocol):
+    """Anything that can run regions; the FPGA replaces `run` with its own pipeline."""
+
+    @property
+    def spec(self) -> DeviceSpec: ...
+
+    @property
+    def processors(self) -> Mapping[str, Processor]: ...
+
+    def run(self, regions: Sequence[Region]) -> list[RegionCost]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SharedMemoryDevice:
+    """xPU, Logic-PIM or both on one memory: a region lasts as long as its slowest track."""
+
+    spec: DeviceSpec
+    processors: Mapping[str, Processor]
+
+    def run(self, regions: Sequence[Region]) -> list[RegionCost]:
+        return [self._run_one(region) for region in regions]
+
+    def _run_one(self, region: Region) -> RegionCost:
+        ops: list[tuple[Op, str, Cost]] = []
+        longest = 0.0
+        for name, track in region.tracks.items():
+            costs = [self.processors[name].model.cost(op) for op in track]
+            longest = max(longest, sum(c.seconds for c in costs))
+            ops += [(op, name, c) for op, c in zip(track, costs, strict=True)]
+        return RegionCost(longest, tuple(ops))
+
+
+def build_device(spec: DeviceSpec) -> SharedMemoryDevice:
+    """Turn a description into a device with roofline cost models."""
+    processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
+    return SharedMemoryDevice(spec, processors)
+
+
+def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
+    bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
+    peak = _peak(spec, device, bandwidth)
+    energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
+    activation = spec.activation_J_per_byte
+    model = Roofline(
+        peak=peak,
+        bandwidth=bandwidth,
+        compute_efficiency=spec.compute_efficiency,
+        memory_efficiency=spec.memory_efficiency,
+        fixed_s=spec.launch_s,
+        stream_J_per_byte=spec.memory_J_per_byte,
+        act_J_per_byte=spec.memory_J_per_byte if activation is None else activation,
+        J_per_flop=energy,
+    )
+    runs = None if spec.runs is None else frozenset(spec.runs)
+    return Processor(name, spec.kind, runs, peak, bandwidth, model)
+
+
+def _peak(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
+    """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
+    if spec.peak_flops_per_s is not None:
+        return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")
+    if spec.mac_array is not None:
+        mac = spec.mac_array
+        macs = mac.modules_per_stack * mac.macs_per_module * device.memory.stacks
+        fp16 = 2.0 * macs * mac.clock_Hz
+    else:
+        fp16 = (spec.peak_op_per_byte or 0.0) * bandwidth
+    # Half-width operands double the rate of the same multipliers (Duplex: INT8/FP8 peak doubles).
+    return {name: fp16 * min(16.0 / width, 2.0) for name, width in WIDTH.items()}
+
+
+def _all_formats(given: Mapping[str, float], where: str) -> dict[str, float]:
+    """Fill formats a processor lacks from the next wider one it has."""
+    out = dict(given)
+    for name in WIDTH:
+        wider = name
+        while wider not in out and wider in FALLBACK:
+            wider = FALLBACK[wider]
+        if wider in out:
+            out[name] = out[wider]
+    if "bf16" not in out and "fp16" not in out:
+        raise SpecError(where, "needs at least one of fp16, bf16 and fp32")
+    return out

@@ -1,0 +1,158 @@
+"""A model on a system: everything a step's cost depends on, chosen and checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..devices.device import SharedMemoryDevice, build_device
+from ..devices.spec import SystemSpec
+from ..workloads.layers import MixtureOfExperts, Run
+from ..workloads.model import ModelSpec, MoeLayer
+from ..workloads.routing import Router, make_router
+from .layout import Layout, Memory, device_memory, make_layout, shard_model
+from .placement import PLACEMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPart:
+    """One expert part of the model as one device runs it.
+
+    Attributes
+    ----------
+    group, part : int
+        Index of its layer in ``shard.groups`` and of the part within the layer.
+    spec : MixtureOfExperts or ExpertAttention
+        The sharded part.
+    ep : int
+        Groups that hold different experts of it.
+    router, row : Router, int
+        Where its loads come from.
+    """
+
+    group: int
+    part: int
+    spec: MoeLayer
+    ep: int
+    router: Router
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A sharded model on a system under a layout, a placement rule and a routing.
+
+    Attributes
+    ----------
+    model, shard : ModelSpec
+        The whole model, and what one device holds of it.
+    system : SystemSpec
+    device : SharedMemoryDevice
+    layout : Layout
+    placement : str
+    run : Run
+        Number formats and attention algorithm.
+    experts : tuple of ExpertPart
+        Every expert part in order of execution.
+    """
+
+    model: ModelSpec
+    shard: ModelSpec
+    system: SystemSpec
+    device: SharedMemoryDevice
+    layout: Layout
+    placement: str
+    run: Run
+    experts: tuple[ExpertPart, ...]
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether ranks advance together: experts that serve all ranks tie them."""
+        return self.layout.dp > 1 and any(
+            isinstance(e.spec, MixtureOfExperts) for e in self.experts
+        )
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one engine (1 where ranks are independent replicas)."""
+        return self.layout.dp if self.lockstep else 1
+
+    @property
+    def replicas(self) -> int:
+        """Independent engines."""
+        return self.layout.dp // self.ranks
+
+    def memory(self) -> Memory:
+        """Memory of one device; refuses a model that does not fit."""
+        return device_memory(self.shard, self.layout, self.system)
+
+
+def deploy(
+    model: ModelSpec,
+    system: SystemSpec,
+    *,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    placement: str | None = None,
+    attention: str | None = None,
+    routing: str = "uniform",
+    seed: int = 0,
+) -> Deployment:
+    """Put a model on a system.
+
+    Parameters
+    ----------
+    tp, dp, ep : int, optional
+        Parallel degrees; see `make_layout`.
+    placement, attention : str, optional
+        Override the device's defaults.
+    routing : str
+        See `workloads.routing`.
+    seed : int
+        Seed of the expert draws.
+
+    Raises
+    ------
+    InputError
+        Degrees, placement or routing that do not fit the model or system.
+    """
+    layout = make_layout(model, system, tp, dp, ep)
+    shard = shard_model(model, layout)
+    rule = placement or system.device.placement
+    PLACEMENTS[rule]  # refuses an unknown name
+    return Deployment(
+        model=model,
+        shard=shard,
+        system=system,
+        device=build_device(system.device),
+        layout=layout,
+        placement=rule,
+        run=Run(model.numerics, attention or system.device.attention),
+        experts=_expert_parts(shard, layout, routing, seed),
+    )
+
+
+def _expert_parts(
+    shard: ModelSpec, layout: Layout, routing: str, seed: int
+) -> tuple[ExpertPart, ...]:
+    """Number the expert parts and give each a row of a router of its size."""
+    index = {layer: i for i, (layer, _) in enumerate(shard.groups)}
+    parts = [
+        (index[layer], p, part)
+        for layer in shard.layers
+        for p, part in enumerate(layer.parts)
+        if isinstance(part, MoeLayer)
+    ]
+    sizes = [(part.experts, part.top_k) for _, _, part in parts]
+    routers: dict[tuple[int, int], Router] = {}
+    for size in dict.fromkeys(sizes):
+        keys = tuple(i for i, s in enumerate(sizes) if s == size)
+        routers[size] = make_router(
+            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
+        )
+    out = []
+    for i, (group, p, part) in enumerate(parts):
+        router = routers[sizes[i]]
+        ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
+        out.append(ExpertPart(group, p, part, ep, router, router.keys.index(i)))
+    return tuple(out)

@@ -1,0 +1,250 @@
+"""Parallel layout: how a model is cut over the devices of a system, and what they exchange.
+
+Devices form `dp` data-parallel ranks of `tp` devices. A rank's devices split every non-expert
+layer (tensor parallel). Experts go to `ep` groups of `devices / ep` devices, which split each
+expert's columns. Ranks of a MoE model run in lock-step because experts serve all of them;
+ranks of a dense model are independent replicas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..devices.spec import LinkSpec, SystemSpec
+from ..workloads.errors import CapacityError, InputError
+from ..workloads.layers import ExpertAttention, MixtureOfExperts, Run
+from ..workloads.model import Layer, ModelSpec
+from ..workloads.ops import Op
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Parallel degrees; ``tp * dp == ep * expert_tp ==`` devices.
+
+    Attributes
+    ----------
+    tp : int
+        Devices a non-expert layer is split over.
+    dp : int
+        Data-parallel ranks.
+    ep : int
+        Groups the experts are dealt to.
+    expert_tp : int
+        Devices one expert is split over.
+    """
+
+    tp: int
+    dp: int
+    ep: int
+    expert_tp: int
+
+    @property
+    def devices(self) -> int:
+        return self.tp * self.dp
+
+    def expert_group(self, device: int) -> int:
+        """Which expert group a device belongs to; groups are contiguous."""
+        return device // self.expert_tp
+
+
+def make_layout(
+    model: ModelSpec,
+    system: SystemSpec,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+) -> Layout:
+    """Choose the degrees that are not given.
+
+    Tensor parallel within a node and data parallel across nodes; experts by the system's rule:
+    ``expert-parallel`` spreads whole experts over as many devices as divide them,
+    ``tensor-parallel`` splits every expert within a node and deals experts to nodes.
+
+    Raises
+    ------
+    InputError
+        Degrees that do not multiply to the number of devices or do not divide the model.
+    """
+    devices = system.devices_per_node * system.nodes
+    for name, value in (("--tp", tp), ("--dp", dp), ("--ep", ep)):
+        if value is not None and not 1 <= value <= devices:
+            raise InputError(name, f"must be in [1, {devices}] on {system.name}, not {value}")
+    if tp is None:
+        tp = _default_tp(model, system, devices, dp)
+    if dp is None:
+        dp = devices // tp
+    if tp * dp != devices:
+        reason = f"tp {tp} x dp {dp} must be the {devices} devices of {system.name}"
+        raise InputError("--tp/--dp", reason)
+    experts = _experts(model)
+    if experts is None:
+        if ep not in (None, 1):
+            raise InputError("--ep", f"{model.name} has no experts")
+        return Layout(tp, dp, 1, devices)
+    if ep is None:
+        ep = _default_ep(model, system, devices, experts)
+    if devices % ep:
+        raise InputError("--ep", f"{ep} must divide the {devices} devices of {system.name}")
+    return Layout(tp, dp, ep, devices // ep)
+
+
+def _experts(model: ModelSpec) -> int | None:
+    """Experts of the model's MoE layers (their greatest common divisor if they differ)."""
+    counts = {
+        layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MixtureOfExperts)
+    }
+    return math.gcd(*counts) if counts else None
+
+
+def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None) -> int:
+    if dp is not None:
+        if devices % dp:
+            raise InputError("--dp", f"{dp} must divide the {devices} devices of {system.name}")
+        return devices // dp
+    for tp in range(system.devices_per_node, 0, -1):
+        if system.devices_per_node % tp == 0:
+            try:
+                model.map_layers(lambda layer, tp=tp: _shard_dense(layer, tp))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            except InputError:
+                continue
+            return tp
+    return 1
+
+
+def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int) -> int:
+    if any(isinstance(layer.mixer, ExpertAttention) for layer in model.layers):
+        return 1
+    widest = system.nodes if system.device.experts == "tensor-parallel" else devices
+    return max(d for d in range(1, min(widest, experts) + 1) if devices % d == 0 == experts % d)
+
+
+def _shard_dense(layer: Layer, tp: int) -> Layer:
+    return replace(
+        layer,
+        mixer=layer.mixer.shard(tp),
+        ffn=None if layer.ffn is None else layer.ffn.shard(tp),
+    )
+
+
+def shard_model(model: ModelSpec, layout: Layout) -> ModelSpec:
+    """What one device holds and runs.
+
+    Raises
+    ------
+    InputError
+        A degree that does not divide heads, columns or experts.
+    """
+
+    def shard(layer: Layer) -> Layer:
+        layer = _shard_dense(layer, layout.tp)
+        if isinstance(layer.ffn, MixtureOfExperts):
+            layer = replace(layer, ffn=layer.ffn.shard_experts(layout.ep, layout.expert_tp))
+        return layer
+
+    return model.map_layers(shard)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of one device under a layout [B].
+
+    Attributes
+    ----------
+    capacity, weights : float
+        Usable capacity and stored weights.
+    """
+
+    capacity: float
+    weights: float
+
+    @property
+    def kv(self) -> float:
+        """What is left for KV cache and state."""
+        return self.capacity - self.weights
+
+
+def device_memory(shard: ModelSpec, layout: Layout, system: SystemSpec) -> Memory:
+    """Weights of one device's shard against its usable memory.
+
+    Embedding and head are split by vocabulary over a rank's devices.
+
+    Raises
+    ------
+    CapacityError
+        The weights alone do not fit; the message holds needed and available GiB.
+    """
+    table = shard.vocab * shard.hidden
+    num = shard.numerics
+    tables = table * num.weight_bytes("embedding")
+    tables += 0.0 if shard.tied else table * num.weight_bytes("head")
+    weights = shard.weight_bytes - tables * (1 - 1 / layout.tp)
+    memory = system.device.memory
+    usable = memory.capacity_bytes * memory.usable_fraction
+    if weights >= usable:
+        raise CapacityError(
+            system.name,
+            f"{shard.name} does not fit: needs {weights / 2**30:.1f} GiB of weights per device, "
+            f"{usable / 2**30:.1f} GiB available (tp {layout.tp}, dp {layout.dp}, ep {layout.ep})",
+        )
+    return Memory(usable, weights)
+
+
+def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
+    """The link a rank's all-reduce runs over."""
+    within = layout.tp <= system.devices_per_node
+    return system.device.link if within else system.device.node_link
+
+
+def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
+    """The link between ranks: the node link once ranks lie on different nodes."""
+    within = layout.devices <= system.devices_per_node
+    return system.device.link if within else system.device.node_link
+
+
+def all_reduce(label: str, tokens: float, hidden: int, run: Run) -> Op:
+    """Sum partial outputs over a rank's devices."""
+    return _collective("all_reduce", label, tokens * hidden, run)
+
+
+def all_to_all(label: str, tokens: float, hidden: int, top_k: int, tp: int, run: Run) -> Op:
+    """Send each token to the ranks of its experts; a rank's devices share the sending."""
+    return _collective("all_to_all", label, tokens * hidden * top_k / tp, run)
+
+
+def _collective(kind: str, label: str, values: float, run: Run) -> Op:
+    return Op(
+        name=f"{label}_{kind}",
+        layer="communication",
+        kind=kind,
+        phase="both",
+        shape={"values": values},
+        dtype=run.numerics.default,
+        flops=0.0,
+        act_bytes=values * run.numerics.act_bytes,
+    )
+
+
+def layer_program(
+    layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float
+) -> list[Op]:
+    """Join the ops of a layer's parts and insert the collectives between them.
+
+    An all-reduce follows each part's output projection (one for both parts of a parallel
+    layer); experts sit between two all-to-alls when several ranks share them.
+    """
+    out: list[Op] = []
+    hidden = layer.mixer.hidden
+    for part, ops in zip(layer.parts, parts, strict=True):
+        exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
+        for op in ops:
+            if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":
+                sent = (tokens, hidden, part.top_k, layout.tp, run)
+                out += [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
+            else:
+                out.append(op)
+        last = part is layer.parts[-1]
+        if layout.tp > 1 and (last or not layer.parallel):
+            out.append(all_reduce("ffn" if part is layer.ffn else "mixer", tokens, hidden, run))
+    return out

@@ -1,0 +1,156 @@
+"""Which processor runs an op, and what runs side by side: the placement rules.
+
+``xpu-only``     everything on the main processor.
+``op-per-byte``  the op's Op/B against the processors' nominal rooflines: the processor that
+                 attains more FLOP/s at that Op/B.
+``fastest``      the processor on which the op's full cost model says fewer seconds.
+``paper``        Duplex, section IV: Logic-PIM takes decode attention always and experts in
+                 decoding-only stages; the main processor takes the rest.
+``co-process``   Duplex, section V-B: prefill attention beside decode attention, and experts
+                 split between both processors by increasing load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..devices.device import Processor, Region, SharedMemoryDevice
+from ..workloads.errors import SpecError
+from ..workloads.ops import Loads, Op
+from ..workloads.registry import Registry
+
+Choose = Callable[[Op, Sequence[Processor], bool], Processor]
+PLACEMENTS: Registry[Choose] = Registry("placement")
+
+PAPER_DECODE = ("attention_decode", "mla_decode", "linear_state")
+
+
+@PLACEMENTS.register("xpu-only")
+def xpu_only(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    return able[0]
+
+
+@PLACEMENTS.register("op-per-byte")
+def op_per_byte(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    opb = op.op_per_byte or 0.0
+    return max(able, key=lambda p: p.attainable(opb, op.dtype))
+
+
+@PLACEMENTS.register("fastest")
+def fastest(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    return min(able, key=lambda p: p.model.cost(op).seconds)
+
+
+@PLACEMENTS.register("paper")
+@PLACEMENTS.register("co-process")
+def paper(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    decode = op.kind in PAPER_DECODE and op.phase == "decode"
+    near = able[1:] if decode or (op.kind == "experts" and not mixed) else ()
+    return near[0] if near else able[0]
+
+
+def processors_of(device: SharedMemoryDevice) -> list[Processor]:
+    """Main processor first (it must run everything), then the others by peak/bandwidth.
+
+    Raises
+    ------
+    SpecError
+        No processor of the device runs every op kind.
+    """
+    ranked = sorted(device.processors.values(), key=lambda p: (p.kind != "xpu", p.name))
+    full = [p for p in ranked if p.runs is None]
+    if not full:
+        raise SpecError(device.spec.name, "needs a processor without `runs`, for all other ops")
+    return [full[0], *(p for p in ranked if p is not full[0])]
+
+
+def able(processors: Sequence[Processor], kind: str) -> list[Processor]:
+    """Processors that can run an op kind, the main one first."""
+    return [p for p in processors if p.can_run(kind)]
+
+
+def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: bool) -> list[Region]:
+    """Place ops on processors; ops run one region after another.
+
+    Parameters
+    ----------
+    ops : sequence of Op
+        Ops of one device in order of execution, collectives left out.
+    rule : str
+        One of `PLACEMENTS`.
+    mixed : bool
+        Whether the stage holds any prefill.
+    """
+    choose = PLACEMENTS[rule]
+    processors = processors_of(device)
+    out: list[Region] = []
+    for op in ops:
+        can = able(processors, op.kind)
+        if rule == "co-process" and op.kind == "experts" and len(can) > 1:
+            out.append(split_experts(op, can[0], can[1], device.spec.memory.spaces))
+            continue
+        name = choose(op, can, mixed).name
+        beside = out[-1].tracks if out else {}
+        if rule == "co-process" and _is_pair(beside, op) and name not in beside:
+            out[-1] = Region({**beside, name: [op]})
+        else:
+            out.append(Region({name: [op]}))
+    return out
+
+
+def _is_pair(tracks: object, op: Op) -> bool:
+    """Whether the last region is the prefill half of this decode attention."""
+    if not isinstance(tracks, dict) or len(tracks) != 1 or not op.kind.endswith("_decode"):
+        return False
+    last: Op = next(iter(tracks.values()))[-1]
+    return last.kind == op.kind.removesuffix("_decode") + "_prefill"
+
+
+def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Region:
+    """Co-process one device's experts (Duplex, section V-B).
+
+    Starting from all experts on the main processor, experts move to the near-memory one in
+    increasing load; the prefix with the smallest maximum of both sums wins. Experts of one
+    memory space move together: with more experts than `spaces`, expert e lies in space
+    ``e mod spaces`` (round-robin, section V-C).
+    """
+    loads = op.loads
+    assert loads is not None
+    count = len(loads.tokens)
+    group = np.arange(count) if count <= spaces else np.arange(count) % spaces
+    total = np.bincount(group, weights=loads.tokens * loads.experts)
+    order = np.argsort(total, kind="stable")
+    best, best_s = Region({main.name: [op]}), float("inf")
+    for moved in range(len(order) + 1):
+        to_near = np.isin(group, order[:moved])
+        tracks = {
+            p.name: [part]
+            for p, mask in ((main, ~to_near), (near, to_near))
+            if (part := _with_loads(op, loads, mask)) is not None
+        }
+        seconds = max(
+            (p.model.cost(tracks[p.name][0]).seconds for p in (main, near) if p.name in tracks),
+            default=0.0,
+        )
+        if seconds < best_s:
+            best, best_s = Region(tracks), seconds
+    return best
+
+
+def _with_loads(op: Op, loads: Loads, mask: npt.NDArray[np.bool_]) -> Op | None:
+    """The part of an expert op that serves the masked experts; None if they have no tokens."""
+    part = Loads(loads.tokens[mask], loads.experts[mask])
+    if part.routed == 0:
+        return None
+    share = part.routed / loads.routed
+    return replace(
+        op,
+        flops=op.flops * share,
+        act_bytes=op.act_bytes * share,
+        weight_bytes=op.weight_bytes * part.active / loads.active,
+        loads=part,
+    )

@@ -1,0 +1,18 @@
+"""Requests: when they arrive, how long they are, and which prompt blocks they share."""
+
+from .arrivals import ARRIVALS
+from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, RequestBlock, RequestStream
+from .formats import FORMATS
+from .front import open_requests
+from .lengths import LENGTHS
+
+__all__ = [
+    "ARRIVALS",
+    "FORMATS",
+    "LENGTHS",
+    "MAX_BLOCK",
+    "PREFIX_BLOCK_TOKENS",
+    "RequestBlock",
+    "RequestStream",
+    "open_requests",
+]

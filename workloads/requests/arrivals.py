@@ -1,0 +1,51 @@
+"""Arrival processes: independent gaps between requests, drawn block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..registry import Registry
+from .options import check_real
+from .rows import Rows
+
+Gaps = Callable[[np.random.Generator, int], npt.NDArray[np.float64]]
+"""Draws n gaps [s]."""
+
+ARRIVALS: Registry[Callable[[float, float | None], Gaps]] = Registry("arrival process")
+
+MIN_CV, MAX_CV = 1e-3, 1e3
+
+
+@ARRIVALS.register("poisson")
+def poisson(rate: float, cv: float | None) -> Gaps:
+    """Exponential gaps with mean ``1 / rate``; takes no coefficient of variation."""
+    if cv is not None:
+        raise InputError("--cv", "a Poisson process has none; use the gamma process")
+    return lambda rng, n: rng.standard_exponential(n) / rate
+
+
+@ARRIVALS.register("gamma")
+def gamma(rate: float, cv: float | None) -> Gaps:
+    """Gamma gaps with mean ``1 / rate`` and coefficient of variation `cv` (1 is Poisson)."""
+    if cv is None:
+        raise InputError("--cv", "the gamma process needs it: 1 is Poisson, more is burstier")
+    shape = check_real(cv, "--cv", MIN_CV, MAX_CV) ** -2
+    return lambda rng, n: rng.standard_gamma(shape, n) / (rate * shape)
+
+
+def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator) -> Iterator[Rows]:
+    """Give rows new arrival times: the first at 0, then one gap each.
+
+    The sum runs in order from the last arrival, so that the result does not depend on how
+    rows are batched, to the last bit.
+    """
+    now = 0.0
+    for rows in batches:
+        edges = np.cumsum(np.concatenate([[now], gaps(rng, len(rows))]))
+        now = float(edges[-1])
+        yield replace(rows, arrival_s=edges[:-1])

@@ -1,0 +1,88 @@
+"""What a workload hands to a simulator: blocks of requests, streamed in time order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_BLOCK = 65_536
+"""Most requests in one block."""
+
+PREFIX_BLOCK_TOKENS = 512
+"""Prompt tokens behind one hash id (Mooncake's block size)."""
+
+HashIds = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBlock:
+    """Consecutive requests of a stream.
+
+    Attributes
+    ----------
+    request_id : int64 array, shape (n,)
+        Position of the request in its stream, from 0.
+    arrival_s : float64 array, shape (n,)
+        Arrival, from the stream's first request [s]; 0 in a closed loop. Never decreases.
+    input_tokens, output_tokens : int64 array, shape (n,)
+        Prompt and output length [tokens], 1 to 2**31 - 1.
+    hash_ids : tuple of tuple of int, or None
+        Per request, one id per `PREFIX_BLOCK_TOKENS` prompt tokens; equal ids mean the same
+        prefix block. Never more ids than ``ceil(input_tokens / PREFIX_BLOCK_TOKENS)``.
+    """
+
+    request_id: npt.NDArray[np.int64]
+    arrival_s: npt.NDArray[np.float64]
+    input_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    hash_ids: HashIds | None = None
+
+    def __len__(self) -> int:
+        return len(self.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStream:
+    """A named workload; iterating it reads or draws the requests anew, block by block.
+
+    Two iterations give equal blocks, so one stream can drive several systems. Errors in a
+    file surface as `InputError` while iterating, when the bad line is reached.
+
+    Attributes
+    ----------
+    name : str
+        File name, ``"sample"`` or a description of the generator.
+    has_arrivals : bool
+        False if the requests have lengths but no arrival times (a closed loop).
+    closed_loop : int or None
+        Clients of a closed loop: the engine keeps this many requests in flight and releases
+        the next one at a completion. None for an open loop.
+    blocks : callable
+        Starts an iteration.
+    """
+
+    name: str
+    has_arrivals: bool
+    closed_loop: int | None
+    blocks: Callable[[], Iterator[RequestBlock]]
+
+    def __iter__(self) -> Iterator[RequestBlock]:
+        return self.blocks()
+
+    def read(self) -> RequestBlock:
+        """Return the whole stream as one block, however long (memory: one row a request)."""
+        blocks = list(self)
+        if not blocks:
+            none = np.zeros(0, dtype=np.int64)
+            return RequestBlock(none, none.astype(np.float64), none, none)
+        hashed = [b.hash_ids for b in blocks if b.hash_ids is not None]
+        return RequestBlock(
+            np.concatenate([b.request_id for b in blocks]),
+            np.concatenate([b.arrival_s for b in blocks]),
+            np.concatenate([b.input_tokens for b in blocks]),
+            np.concatenate([b.output_tokens for b in blocks]),
+            tuple(ids for block in hashed for ids in block) if hashed else None,
+        )

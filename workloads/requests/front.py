@@ -1,0 +1,217 @@
+"""The front door: one function turns a trace, a rate or nothing into a request stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import InputError
+from ..registry import Registry
+from .arrivals import ARRIVALS, Gaps, with_arrivals
+from .block import MAX_BLOCK, RequestBlock, RequestStream
+from .lengths import LENGTHS, Draw
+from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
+from .randomness import ARRIVALS as ARRIVAL_DRAWS
+from .randomness import generator
+from .rows import Rows, at_zero, first, numbered, spread_stamps, until
+from .sample import GAP_CV, RATE_PER_S, sample_lengths
+from .sources import Source, generated, trace
+
+DEFAULT_REQUESTS = 1000
+"""Requests generated when neither a limit nor a duration is given."""
+
+MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
+
+T = TypeVar("T")
+Step = Callable[[Iterable[Rows]], Iterator[Rows]]
+
+
+def open_requests(
+    source: str | Path | None = None,
+    *,
+    rate: float | None = None,
+    closed_loop: int | None = None,
+    limit: int | None = None,
+    duration: float | None = None,
+    seed: int = 0,
+    input_len: int | None = None,
+    output_len: int | None = None,
+    lengths: str | None = None,
+    arrivals: str | None = None,
+    cv: float | None = None,
+    rate_scale: float | None = None,
+    spread: float | None = None,
+    block_size: int = MAX_BLOCK,
+) -> RequestStream:
+    """Open a workload: a trace, generated requests, or the embedded sample.
+
+    Lengths come from `source` if given, else from `input_len` and `output_len`, else from the
+    sample. Arrivals come from `closed_loop` or `rate` if given, else from `source`, else from
+    the sample. The first request arrives at 0.
+
+    Parameters
+    ----------
+    source : str or Path, optional
+        Trace file, its format told from its first line (Azure CSV, Mooncake JSON lines, our
+        `requests.csv`, Vidur lengths CSV), or ServeGen clients: a folder of `*-trace.csv` and
+        `*-dataset.json` pairs, or the path that the names of some of them start with.
+    rate : float, optional
+        Mean arrival rate [1/s]; replaces a trace's own arrivals.
+    closed_loop : int, optional
+        Requests kept in flight; all arrivals are 0 and the engine releases them.
+    limit : int, optional
+        Most requests. A trace ends earlier if it is shorter; generated requests default to
+        1,000 unless `duration` is given.
+    duration : float, optional
+        Only requests that arrive before this time [s].
+    seed : int
+        Same seed, same bytes, whatever the block size; a shorter `limit` is a prefix.
+    input_len, output_len : int, optional
+        Mean prompt and output length [tokens], 1 to 2**31 - 1; together.
+    lengths : str, optional
+        Their distribution: a name in `LENGTHS`, "fixed" by default.
+    arrivals : str, optional
+        A name in `ARRIVALS` for `rate`: "poisson" by default, "gamma" if `cv` is given.
+    cv : float, optional
+        Coefficient of variation of the gaps of "gamma" arrivals, 0.001 to 1000.
+    rate_scale : float, optional
+        Plays a trace's own arrivals this much faster (times divided); for ServeGen, factor on
+        the requests of every window, windows staying in place.
+    spread : float, optional
+        Width [s] of a trace's time bins, in the trace's own time: requests with one stamp are
+        spaced evenly inside it (3 for Mooncake's conversation trace). By default stamps stay
+        as they are.
+    block_size : int
+        Most requests in a block, up to 65,536.
+
+    Returns
+    -------
+    RequestStream
+        Iterable of `RequestBlock`, any number of times.
+
+    Raises
+    ------
+    InputError
+        A wrong option at once; a bad line of a file when iteration reaches it.
+
+    Examples
+    --------
+    >>> stream = open_requests(rate=2.0, input_len=512, output_len=128, limit=3)
+    >>> block = stream.read()
+    >>> block.input_tokens.tolist(), float(block.arrival_s[0])
+    ([512, 512, 512], 0.0)
+    """
+    check_seed(seed)
+    _check_numbers(closed_loop, limit, duration, rate_scale, spread, block_size)
+    gaps = _gaps(rate, arrivals, cv)
+    if source is not None:
+        _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
+        _refuse("lengths come from the trace", {"--output-len": output_len})
+        origin = trace(Path(source), seed, rate_scale or 1.0)
+    else:
+        if limit is None and duration is None:
+            limit = DEFAULT_REQUESTS
+        draws = _draws(input_len, output_len, lengths)
+        name = "sample" if input_len is None else f"{input_len}+{output_len} tokens"
+        origin = generated(name, draws, seed, limit, block_size)
+        if gaps is None and closed_loop is None and input_len is None:
+            gaps = ARRIVALS["gamma"](RATE_PER_S, GAP_CV)
+    steps = _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
+    if limit is not None:
+        steps.append(partial(first, limit=limit))
+
+    def blocks() -> Iterator[RequestBlock]:
+        rows: Iterator[Rows] = origin.rows()
+        for step in steps:
+            rows = step(rows)
+        return numbered(rows, block_size)
+
+    return RequestStream(origin.name, closed_loop is None, closed_loop, blocks)
+
+
+def _check_numbers(
+    closed_loop: int | None,
+    limit: int | None,
+    duration: float | None,
+    rate_scale: float | None,
+    spread: float | None,
+    block_size: int,
+) -> None:
+    for option, size in (("--closed-loop", closed_loop), ("--requests", limit)):
+        if size is not None:
+            check_size(size, option)
+    for option, span in (("--duration", duration), ("--spread", spread)):
+        if span is not None:
+            check_real(span, option, MIN_TIME_S, MAX_TIME_S)
+    if rate_scale is not None:
+        check_real(rate_scale, "--rate-scale", MIN_RATE, MAX_RATE)
+    if check_size(block_size, "block_size") > MAX_BLOCK:
+        raise InputError("block_size", f"must be at most {MAX_BLOCK}")
+
+
+def _gaps(rate: float | None, arrivals: str | None, cv: float | None) -> Gaps | None:
+    if rate is None:
+        _refuse("needs --rate", {"--arrivals": arrivals, "--cv": cv})
+        return None
+    name = arrivals or ("poisson" if cv is None else "gamma")
+    return _named(ARRIVALS, name, "--arrivals")(check_rate(rate), cv)
+
+
+def _draws(input_len: int | None, output_len: int | None, lengths: str | None) -> tuple[Draw, Draw]:
+    if input_len is None and output_len is None:
+        _refuse("needs --input-len and --output-len", {"--lengths": lengths})
+        return sample_lengths()
+    for option, value, other in (
+        ("--input-len", input_len, "--output-len"),
+        ("--output-len", output_len, "--input-len"),
+    ):
+        if value is None:
+            raise InputError(option, f"is needed with {other}")
+    means = check_size(input_len, "--input-len"), check_size(output_len, "--output-len")
+    return _named(LENGTHS, lengths or "fixed", "--lengths")(*means)
+
+
+def _timing(
+    origin: Source,
+    gaps: Gaps | None,
+    closed_loop: int | None,
+    seed: int,
+    rate_scale: float | None,
+    spread: float | None,
+    duration: float | None,
+) -> list[Step]:
+    """Choose the steps that set arrival times, refusing options that contradict them."""
+    own = gaps is None and closed_loop is None
+    if not own or not origin.has_arrivals:
+        reason = "needs a trace that keeps its own arrivals"
+        _refuse(reason, {"--rate-scale": rate_scale, "--spread": spread})
+    if closed_loop is not None:
+        _refuse("cannot go with --closed-loop", {"--rate": gaps, "--duration": duration})
+        return [at_zero]
+    steps: list[Step] = []
+    if gaps is not None:
+        steps.append(lambda rows: with_arrivals(rows, gaps, generator(seed, ARRIVAL_DRAWS)))
+    elif not origin.has_arrivals:
+        raise InputError(origin.name, "has no arrival times: give --rate or --closed-loop")
+    if spread is not None:
+        width = spread / (rate_scale or 1.0)
+        steps.append(partial(spread_stamps, bin_s=width, subject=origin.name))
+    if duration is not None:
+        steps.append(partial(until, duration_s=duration))
+    return steps
+
+
+def _named(registry: Registry[T], name: str, option: str) -> T:
+    try:
+        return registry[name]
+    except InputError as error:
+        raise InputError(f"{option} {error.subject}", error.reason) from None
+
+
+def _refuse(reason: str, options: dict[str, object]) -> None:
+    """Raise for the first option of `options` that was given."""
+    for option, value in options.items():
+        if value is not None:
+            raise InputError(option, reason)

@@ -1,0 +1,124 @@
+"""Distributions of prompt and output lengths around a given mean [tokens].
+
+Each entry of `LENGTHS` takes the two means (`input_len`, `output_len`) and returns one draw
+function for each. A draw function consumes the generator value by value, so the lengths do not
+depend on how many are drawn at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from ..registry import Registry
+from .options import MAX_SIZE
+
+Draw = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
+LENGTHS: Registry[Callable[[int, int], tuple[Draw, Draw]]] = Registry("length distribution")
+
+LOG_SIGMA = 0.8
+GAUSSIAN_SIGMA, GAUSSIAN_CAP, GAUSSIAN_REACH = 0.4, 256, 0.95
+UNIFORM_LOW = 0.8
+
+
+@LENGTHS.register("fixed")
+def fixed(input_len: int, output_len: int) -> tuple[Draw, Draw]:
+    """Every request alike."""
+
+    def one(length: int) -> Draw:
+        return lambda rng, n: np.full(n, length, dtype=np.int64)
+
+    return one(input_len), one(output_len)
+
+
+@LENGTHS.register("uniform")
+def uniform(input_len: int, output_len: int) -> tuple[Draw, Draw]:
+    """Whole numbers from 0.8 to 1.0 of the given length, all equally likely."""
+
+    def one(length: int) -> Draw:
+        low = max(1, math.ceil(UNIFORM_LOW * length))
+        values = length - low + 1
+        return lambda rng, n: low + (rng.random(n) * values).astype(np.int64)
+
+    return one(input_len), one(output_len)
+
+
+@LENGTHS.register("gaussian")
+def gaussian(input_len: int, output_len: int) -> tuple[Draw, Draw]:
+    """Rounded Gaussians within 5 to 195 % of the mean, which the symmetric cut keeps.
+
+    Both have sigma ``0.4 * min(256, input_len, output_len)``, as the Duplex paper's simulator
+    (assumed: redrawn outside the cut, not clipped to its edge). The support is a few thousand
+    whole numbers at most, so the inverse of the exact distribution is a table.
+    """
+    sigma = GAUSSIAN_SIGMA * min(GAUSSIAN_CAP, input_len, output_len)
+
+    def one(mean: int) -> Draw:
+        reach = min(math.floor(GAUSSIAN_REACH * mean), math.ceil(12 * sigma))
+        offsets = np.arange(-reach, reach + 1)
+        edges = np.append(offsets - 0.5, reach + 0.5) / (sigma * math.sqrt(2))
+        below = np.array([math.erf(x) for x in edges])
+        return from_table(mean + offsets, np.diff(below))
+
+    return one(input_len), one(output_len)
+
+
+@LENGTHS.register("lognormal")
+def lognormal(input_len: int, output_len: int) -> tuple[Draw, Draw]:
+    """Rounded log-normals with sigma of the log 0.8, at least 1 token, the mean kept.
+
+    Rounding up to 1 token would raise a short mean, so the median is solved for the mean of
+    the rounded lengths. Lengths stop at 2**31 - 1.
+    """
+
+    def one(mean: int) -> Draw:
+        mu = _lognormal_mu(mean)
+
+        def draw(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
+            x = np.exp(mu + LOG_SIGMA * rng.standard_normal(n))
+            return np.clip(np.rint(x), 1, MAX_SIZE).astype(np.int64)
+
+        return draw
+
+    return one(input_len), one(output_len)
+
+
+def from_table(values: npt.NDArray[np.int64], weights: npt.NDArray[np.float64]) -> Draw:
+    """Draw from a finite distribution; `weights` need not sum to 1."""
+    above = np.cumsum(weights)
+    above /= above[-1]
+    above[-1] = 1.0
+
+    def draw(rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
+        return values[np.searchsorted(above, rng.random(n), side="right")]
+
+    return draw
+
+
+def _normal_tail(x: float) -> float:
+    return 0.5 * math.erfc(x / math.sqrt(2))
+
+
+def _rounded_mean(mu: float, exact: int = 64) -> float:
+    """Mean of ``max(1, round(X))``, X log-normal: 1 + the sum over k of P(X > k + 0.5).
+
+    The sum is exact for k < `exact`; beyond, it is the integral E[max(X - exact, 0)], of which
+    it is the midpoint rule.
+    """
+    head = sum(_normal_tail((math.log(k + 0.5) - mu) / LOG_SIGMA) for k in range(1, exact))
+    d = (math.log(exact) - mu) / LOG_SIGMA
+    mean = math.exp(mu + LOG_SIGMA**2 / 2)
+    return 1 + head + mean * _normal_tail(d - LOG_SIGMA) - exact * _normal_tail(d)
+
+
+def _lognormal_mu(mean: int) -> float:
+    """Solve the log of the median for `mean` by bisection; the answer is never above."""
+    high = math.log(mean)
+    low = high - LOG_SIGMA**2 / 2 - 10
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _rounded_mean(middle) < mean else (low, middle)
+    return low

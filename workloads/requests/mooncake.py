@@ -1,0 +1,96 @@
+"""Mooncake traces: one JSON object a line, with the hashes of the prompt's prefix blocks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, nearest
+from .block import PREFIX_BLOCK_TOKENS
+from .cells import Column, check_order, times, tokens
+from .formats import FORMATS, RequestFormat
+from .rows import Rows
+from .textfile import Lines, at_line, read_lines, shown
+
+KEYS = ("timestamp", "input_length", "output_length")
+
+
+def read_mooncake(path: Path) -> Iterator[Rows]:
+    """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
+
+    Stamps are kept as they are; the conversation trace's are multiples of 3 s (see
+    `rows.spread_stamps`). Either every line has `hash_ids` or none.
+
+    Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
+    """
+    last = -np.inf
+    hashed: bool | None = None
+    for chunk in read_lines(path):
+        lines, objects = _objects(path, chunk)
+        if not objects:
+            continue
+        if hashed is None:
+            hashed = "hash_ids" in objects[0]
+        columns = [_column(path, lines, key, objects) for key in KEYS]
+        stamp_ms = times(columns[0])
+        last = check_order(columns[0], stamp_ms, last)
+        inputs, outputs = tokens(columns[1]), tokens(columns[2])
+        ids = None
+        if hashed:
+            blocks = -(-inputs // PREFIX_BLOCK_TOKENS)
+            ids = tuple(
+                _hash_ids(path, line, item, int(most))
+                for line, item, most in zip(lines, objects, blocks, strict=True)
+            )
+        yield Rows(stamp_ms * 1e-3, inputs, outputs, ids)
+    if hashed is None:
+        raise InputError(path, "is empty")
+
+
+def _objects(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]]]:
+    lines, objects = [], []
+    for number, text in enumerate(chunk.text, chunk.first):
+        if not text.strip():
+            continue
+        try:
+            item = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            reason = getattr(error, "msg", "nested too deep or a number too long")
+            raise InputError(at_line(path, number), f"is not valid JSON ({reason})") from None
+        if not isinstance(item, dict):
+            raise InputError(at_line(path, number), f"must be a JSON object, not {shown(item)}")
+        lines.append(number)
+        objects.append(item)
+    return lines, objects
+
+
+def _column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]]) -> Column:
+    """Collect one key; only numbers pass, though `float` would also take text and booleans."""
+    cells = [item.get(key) for item in objects]
+    column = Column(path, lines, key, cells)
+    if not {int, float}.issuperset(map(type, cells)):
+        bad = next(i for i, cell in enumerate(cells) if type(cell) not in (int, float))
+        if key in objects[bad]:
+            raise column.error(bad, "is not a number")
+        reason = f"missing key {key!r}{nearest(key, objects[bad])}"
+        raise InputError(at_line(path, lines[bad]), reason)
+    return column
+
+
+def _hash_ids(path: Path, line: int, item: dict[str, Any], most: int) -> tuple[int, ...]:
+    ids = item.get("hash_ids")
+    if not isinstance(ids, list) or not {int}.issuperset(map(type, ids)):
+        raise InputError(at_line(path, line), "hash_ids must be a list of whole numbers")
+    if ids and not (min(ids) >= 0 and max(ids) < 2**63):
+        raise InputError(at_line(path, line), "hash_ids must be from 0 to 2**63 - 1")
+    if len(ids) > most:
+        reason = f"{len(ids)} hash_ids for a prompt of {most} blocks of {PREFIX_BLOCK_TOKENS}"
+        raise InputError(at_line(path, line), reason)
+    return tuple(ids)
+
+
+FORMATS.register("mooncake")(RequestFormat(KEYS, True, read_mooncake, json_lines=True))

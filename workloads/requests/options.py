@@ -1,0 +1,42 @@
+"""Checks of workload options; the message names the command-line option."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import InputError
+
+MAX_SIZE = 2**31 - 1
+"""Largest count or length accepted anywhere."""
+
+MIN_RATE, MAX_RATE = 1e-9, 1e9
+"""Requests per second beyond which arrival times lose their meaning in float64."""
+
+
+def check_size(value: object, option: str) -> int:
+    """Return `value` if it is a whole number from 1 to `MAX_SIZE`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
+        raise InputError(option, f"must be a whole number from 1 to {MAX_SIZE}, not {value!r}")
+    return value
+
+
+def check_real(value: object, option: str, low: float, high: float) -> float:
+    """Return `value` if it is a number from `low` to `high`."""
+    number = math.nan
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value) if abs(value) <= high else math.inf
+    if not low <= number <= high:
+        raise InputError(option, f"must be a number from {low:g} to {high:g}, not {value!r}")
+    return number
+
+
+def check_rate(value: object, option: str = "--rate") -> float:
+    """Return `value` if it is a usable request rate [1/s]: positive and finite."""
+    return check_real(value, option, MIN_RATE, MAX_RATE)
+
+
+def check_seed(value: object) -> int:
+    """Return `value` if it can seed a generator: a whole number, not negative."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**128:
+        raise InputError("--seed", f"must be a whole number from 0 to 2**128 - 1, not {value!r}")
+    return value

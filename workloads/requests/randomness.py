@@ -1,0 +1,13 @@
+"""Independent random generators from one seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ARRIVALS, INPUT_LENGTHS, OUTPUT_LENGTHS, CLIENT = range(4)
+"""What a generator is for; a client adds a number made from its name."""
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """Return the generator of one purpose: what one draws never shifts what another does."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))

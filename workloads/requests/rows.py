@@ -1,0 +1,126 @@
+"""Rows on their way from a source to numbered blocks, and the steps in between.
+
+Each step is a generator over `Rows`, so memory is bounded by one batch of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from .block import MAX_BLOCK, HashIds, RequestBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes."""
+
+    arrival_s: npt.NDArray[np.float64]
+    input_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    hash_ids: HashIds | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_tokens)
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return rows `start` to `stop`."""
+        cut = slice(start, stop)
+        hashes = None if self.hash_ids is None else self.hash_ids[cut]
+        return Rows(self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes)
+
+
+def from_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
+    """Shift arrivals so that the first request arrives at 0."""
+    first: float | None = None
+    for rows in batches:
+        if first is None:
+            first = float(rows.arrival_s[0])
+        yield replace(rows, arrival_s=rows.arrival_s - first)
+
+
+def compressed(batches: Iterable[Rows], rate_scale: float) -> Iterator[Rows]:
+    """Divide arrival times by `rate_scale`: the same pattern, played faster."""
+    for rows in batches:
+        yield replace(rows, arrival_s=rows.arrival_s / rate_scale)
+
+
+def at_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
+    """Let every request arrive at 0: a closed loop releases them."""
+    for rows in batches:
+        yield replace(rows, arrival_s=np.zeros(len(rows)))
+
+
+def until(batches: Iterable[Rows], duration_s: float) -> Iterator[Rows]:
+    """Keep the requests that arrive before `duration_s` [s]."""
+    for rows in batches:
+        keep = int(np.searchsorted(rows.arrival_s, duration_s, side="left"))
+        if keep:
+            yield rows.part(0, keep)
+        if keep < len(rows):
+            return
+
+
+def first(batches: Iterable[Rows], limit: int) -> Iterator[Rows]:
+    """Keep the first `limit` requests; a shorter source is kept whole."""
+    for rows in batches:
+        yield rows.part(0, limit)
+        limit -= len(rows)
+        if limit <= 0:
+            return
+
+
+def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterator[Rows]:
+    """Space requests that share a stamp evenly inside their bin.
+
+    The i-th of k requests with stamp t moves to ``t + i / k * width``, where `width` is `bin_s`
+    or the distance to the next stamp, whichever is shorter, so the order never changes. The
+    last stamp of a batch waits for the next batch, which may continue it.
+    """
+    held: Rows | None = None
+    for batch in batches:
+        rows = batch if held is None else _joined(held, batch)
+        times = rows.arrival_s
+        last = int(np.searchsorted(times, times[-1], side="left"))
+        if len(rows) - last > MAX_BLOCK:
+            raise InputError(subject, f"more than {MAX_BLOCK} requests share one stamp")
+        if last:
+            done = rows.part(0, last)
+            yield replace(done, arrival_s=_spread(done.arrival_s, float(times[last]), bin_s))
+        held = rows.part(last, len(rows))
+    if held is not None:
+        yield replace(held, arrival_s=_spread(held.arrival_s, np.inf, bin_s))
+
+
+def _joined(a: Rows, b: Rows) -> Rows:
+    both = a.hash_ids is not None and b.hash_ids is not None
+    return Rows(
+        np.concatenate([a.arrival_s, b.arrival_s]),
+        np.concatenate([a.input_tokens, b.input_tokens]),
+        np.concatenate([a.output_tokens, b.output_tokens]),
+        (a.hash_ids or ()) + (b.hash_ids or ()) if both else None,
+    )
+
+
+def _spread(times: npt.NDArray[np.float64], next_s: float, bin_s: float) -> npt.NDArray[np.float64]:
+    stamps, start, count = np.unique(times, return_index=True, return_counts=True)
+    width = np.minimum(np.diff(stamps, append=next_s), bin_s)
+    rank = np.arange(len(times)) - np.repeat(start, count)
+    return times + np.repeat(width / count, count) * rank
+
+
+def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]:
+    """Number the requests and cut them into blocks of at most `block_size`."""
+    done = 0
+    for rows in batches:
+        for start in range(0, len(rows), block_size):
+            part = rows.part(start, start + block_size)
+            ids = np.arange(done, done + len(part), dtype=np.int64)
+            done += len(part)
+            yield RequestBlock(
+                ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids
+            )

@@ -1,0 +1,74 @@
+"""Where rows come from: a trace file, ServeGen clients, or length distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from . import mooncake, tables  # noqa: F401  (they register their formats)
+from .block import MAX_BLOCK
+from .formats import detect
+from .lengths import Draw
+from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
+from .rows import Rows, compressed, from_zero
+from .servegen import find_clients, read_servegen
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Rows that can be read again and again.
+
+    Attributes
+    ----------
+    name : str
+        For reports.
+    has_arrivals : bool
+        Whether the rows carry arrival times; if so the first is 0.
+    rows : callable
+        Starts a pass over the rows.
+    """
+
+    name: str
+    has_arrivals: bool
+    rows: Callable[[], Iterator[Rows]]
+
+
+def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
+    """Open a trace file, or ServeGen clients if `path` is a folder or a prefix of theirs.
+
+    A file's arrivals are divided by `rate_scale`; ServeGen's windows stay in place and hold
+    `rate_scale` times the requests. `seed` is ServeGen's.
+    """
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except (OSError, ValueError):
+        is_file = is_folder = False
+    if not is_file and (clients := find_clients(path)):
+        return Source(path.name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
+    if is_folder:
+        reason = "is a folder without ServeGen clients (*-trace.csv with *-dataset.json)"
+        raise InputError(path, reason)
+    found = detect(path)
+    if not found.has_arrivals:
+        return Source(path.name, False, lambda: found.read(path))
+    return Source(path.name, True, lambda: compressed(from_zero(found.read(path)), rate_scale))
+
+
+def generated(
+    name: str, draws: tuple[Draw, Draw], seed: int, limit: int | None, block_size: int = MAX_BLOCK
+) -> Source:
+    """Draw `limit` pairs of lengths, without end if None; no arrivals."""
+
+    def rows() -> Iterator[Rows]:
+        rng_in, rng_out = generator(seed, INPUT_LENGTHS), generator(seed, OUTPUT_LENGTHS)
+        left = np.inf if limit is None else limit
+        while left > 0:
+            n = int(min(block_size, left))
+            left -= n
+            yield Rows(np.zeros(n), draws[0](rng_in, n), draws[1](rng_out, n))
+
+    return Source(name, False, rows)

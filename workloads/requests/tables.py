@@ -1,0 +1,55 @@
+"""The CSV formats: Azure 2023, our own `requests.csv`, and lengths without arrivals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from . import stamps
+from .cells import check_order, times, tokens
+from .csvtable import read_columns
+from .formats import FORMATS, RequestFormat
+from .rows import Rows
+
+AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+OWN = ("arrival_s", "input_tokens", "output_tokens")
+LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
+
+
+def read_azure(path: Path) -> Iterator[Rows]:
+    """Read an Azure LLM inference trace: UTC stamp, tokens in, tokens out.
+
+    Source: Azure/AzurePublicDataset, AzureLLMInferenceTrace_{code,conv}.csv (CC-BY 4.0).
+    """
+    origin: int | None = None
+    last = -np.inf
+    for stamp, context, generated in read_columns(path, AZURE):
+        whole, fraction = stamps.seconds(stamp)
+        if origin is None:
+            origin = int(whole[0])
+        arrival_s = (whole - origin) + fraction
+        last = check_order(stamp, arrival_s, last)
+        yield Rows(arrival_s, tokens(context), tokens(generated))
+
+
+def read_own(path: Path) -> Iterator[Rows]:
+    """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s."""
+    last = -np.inf
+    for arrival, inputs, outputs in read_columns(path, OWN):
+        arrival_s = times(arrival)
+        last = check_order(arrival, arrival_s, last)
+        yield Rows(arrival_s, tokens(inputs), tokens(outputs))
+
+
+def read_lengths(path: Path) -> Iterator[Rows]:
+    """Read prompt and output lengths without arrivals (Vidur's processed traces)."""
+    for prefill, decode in read_columns(path, LENGTHS):
+        inputs = tokens(prefill)
+        yield Rows(np.zeros(len(inputs)), inputs, tokens(decode))
+
+
+FORMATS.register("azure")(RequestFormat(AZURE, True, read_azure))
+FORMATS.register("requests")(RequestFormat(OWN, True, read_own))
+FORMATS.register("lengths")(RequestFormat(LENGTHS, False, read_lengths))

@@ -1,0 +1,203 @@
+"""Routing of tokens to experts: an input of every run, drawn per layer and step.
+
+Kinds: ``uniform``; ``measured`` (skewed per layer and per prompt, as measured on
+DeepSeek-V2-Lite); ``power_law:S`` (the r-th most popular expert has probability ~ r**-S);
+``trace:FILE`` (per-layer activation counts from a CSV with columns layer, e0, e1, ...).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .batch import DECODE, Batch
+from .errors import InputError
+from .ops import Loads
+from .registry import Registry
+
+POPULARITY_CV = 0.21
+"""Spread of expert popularity within a layer: standard deviation over mean of the activation
+counts, average of 26 layers of DeepSeek-V2-Lite-Chat over 170,259 prompt tokens (fitted on
+counts of the traces of ngavhane/moe-beyond@4dca2ea)."""
+
+TILT_PER_EXPERT = 110 / 64
+"""Dirichlet concentration per expert of one prompt's own distribution, and `PERSISTENCE`, the
+probability that a slot keeps the previous token's expert: both fitted on the same traces."""
+
+PERSISTENCE = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Expert probabilities of every MoE layer, and how single prompts deviate from them.
+
+    Attributes
+    ----------
+    name : str
+        The routing as the user wrote it.
+    prob : float64 array, shape (layers, experts)
+        Probability of each expert for one slot; rows sum to 1.
+    inclusion, cumulative : float64 arrays, shape (layers, experts)
+        Probability that an expert is among a token's `top_k`; running sum of `prob`.
+    top_k : int
+        Distinct experts per token.
+    tilt : float
+        Total Dirichlet concentration of a prompt's own distribution; 0 = none.
+    persist : float
+        Probability of keeping the previous token's expert within a prompt.
+    seed : int
+        First counter of every draw.
+    keys : tuple of int
+        Layer counter of each row of `prob`.
+    """
+
+    name: str
+    prob: npt.NDArray[np.float64]
+    inclusion: npt.NDArray[np.float64]
+    cumulative: npt.NDArray[np.float64]
+    top_k: int
+    tilt: float
+    persist: float
+    seed: int
+    keys: tuple[int, ...]
+
+    @property
+    def uniform(self) -> bool:
+        return bool(np.all(self.prob == self.prob[0, 0]))
+
+    def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
+        """Draw one layer's loads; the same key gives the same draw."""
+        from .draws import draw_loads
+
+        chunk = batch.phase != DECODE
+        out = np.zeros(self.prob.shape[1], dtype=np.int64)
+        draw_loads(
+            self.seed, replica, step, self.keys[layer], int((~chunk).sum()), batch.q_len[chunk],
+            batch.seq_id[chunk], int(chunk.sum()), self.top_k, self.prob[layer],
+            self.inclusion[layer], self.cumulative[layer], self.uniform, self.tilt, self.persist, out,
+        )  # fmt: skip
+        return Loads.drawn(out)
+
+    def expected(self, layer: int, tokens: float) -> Loads:
+        """Expected loads: each expert is active with some probability, then evenly loaded."""
+        inclusion = self.inclusion[layer]
+        if tokens <= 0:
+            return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
+        active = 1.0 - (1.0 - inclusion) ** tokens
+        return Loads(tokens * inclusion / active, active)
+
+
+Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
+ROUTINGS: Registry[Build] = Registry("routing")
+
+
+@ROUTINGS.register("uniform")
+def _uniform(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    return np.full((layers, experts), 1.0 / experts)
+
+
+@ROUTINGS.register("measured")
+def _measured(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    rng = np.random.default_rng([seed, 0xE])
+    return rng.gamma(1 / POPULARITY_CV**2, size=(layers, experts))
+
+
+@ROUTINGS.register("power_law")
+def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    try:
+        exponent = float(argument)
+    except ValueError:
+        exponent = float("nan")
+    if not 0 <= exponent <= 10:
+        raise InputError("--routing", f"power_law:{argument} needs an exponent in [0, 10]")
+    rank = np.arange(1, experts + 1) ** -exponent
+    rng = np.random.default_rng([seed, 0xF])  # popular experts differ from layer to layer
+    return np.stack([rng.permutation(rank) for _ in range(layers)])
+
+
+@ROUTINGS.register("trace")
+def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    rows = _read_counts(Path(argument), experts)
+    return np.stack([rows[i % len(rows)] for i in range(layers)])
+
+
+def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
+    """Rows of activation counts, one a layer; reused in turn if the model has more layers."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            table = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(path, f"cannot be read as CSV ({error})") from None
+    wanted = ["layer", *(f"e{i}" for i in range(experts))]
+    if not table or table[0] != wanted:
+        raise InputError(path, f"columns must be layer, e0 ... e{experts - 1} ({experts} experts)")
+    rows = []
+    for line, cells in enumerate(table[1:], start=2):
+        try:
+            counts = np.array([float(c) for c in cells[1:]])
+        except ValueError:
+            raise InputError(f"{path}:{line}", "counts must be numbers") from None
+        if len(counts) != experts or not np.all(np.isfinite(counts)) or counts.min() < 0:
+            raise InputError(f"{path}:{line}", f"needs {experts} counts of 0 or more")
+        if np.count_nonzero(counts) == 0:
+            raise InputError(f"{path}:{line}", "needs at least one count above 0")
+        rows.append(np.maximum(counts, counts.sum() * 1e-9))  # unseen is rare, not impossible
+    if not rows:
+        raise InputError(path, "has no rows")
+    return rows
+
+
+def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDArray[np.float64]:
+    """Inclusion probabilities of every layer; equal for all experts of a uniform router."""
+    if kind == "uniform":
+        return np.full_like(prob, top_k / prob.shape[1])
+    from .draws import inclusion_of
+
+    out = np.empty_like(prob)
+    for layer, row in enumerate(prob):
+        inclusion_of(row, top_k, out[layer])
+    return out
+
+
+def make_router(
+    routing: str,
+    *,
+    layers: int,
+    experts: int,
+    top_k: int,
+    seed: int,
+    keys: tuple[int, ...] | None = None,
+) -> Router:
+    """Build a router from its name, e.g. ``uniform`` or ``power_law:0.8``.
+
+    `keys` number the layers within the model where it has layers of several expert counts.
+
+    Raises
+    ------
+    InputError
+        Unknown routing, bad argument, or a trace that does not fit the model.
+    """
+    kind, _, argument = routing.partition(":")
+    try:
+        build = ROUTINGS[kind]
+    except InputError as error:
+        raise InputError(f"--routing {kind!r}", error.reason) from None
+    prob = build(argument, layers, experts, seed)
+    prob = np.ascontiguousarray(prob / prob.sum(axis=1, keepdims=True))
+    skewed = kind == "measured"
+    return Router(
+        name=routing,
+        prob=prob,
+        inclusion=_inclusion(prob, top_k, kind),
+        cumulative=np.cumsum(prob, axis=1),
+        top_k=top_k,
+        tilt=TILT_PER_EXPERT * experts if skewed else 0.0,
+        persist=PERSISTENCE if skewed else 0.0,
+        seed=seed,
+        keys=tuple(range(layers)) if keys is None else keys,
+    )
