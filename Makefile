@@ -39,7 +39,7 @@ notebooks: $(VENV)/.notebook
 
 clean:
 	rm -rf $(VENV) build dist out src/*.egg-info *.egg-info
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .numba_cache
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of extras: made again when the requirements change. A larger set serves the

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("simulator", "devices", "kernels", "workloads", "analysis")
 
 
-def _numba_cache() -> Path:
-    """A cache folder named by the sources.
-
-    Numba does not notice an edit of a compiled callee that lives in another file, so a change of
-    any source starts an empty cache; unchanged sources find theirs again.
-    """
-    digest = hashlib.sha256()
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
-    home = ROOT / ".numba_cache"
-    mine = home / digest.hexdigest()[:16]
-    for stale in home.glob("*"):
-        if stale != mine:
-            shutil.rmtree(stale, ignore_errors=True)
-    return mine
-
-
-# Set before anything imports numba or matplotlib; child processes inherit it.
-os.environ["NUMBA_CACHE_DIR"] = str(_numba_cache())
+# Set before anything compiles or plots; child processes inherit it. Compiled code lies under a
+# hash of its sources (workloads/jit.py), here instead of in the home of whoever runs the tests.
+os.environ.setdefault("OPBYTE_CACHE", str(ROOT / ".cache"))
 os.environ["MPLBACKEND"] = "Agg"
 
 # Examples are drawn from a fixed seed: a failure here is a failure everywhere.
