@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def data() -> Path:
     folder = Path(name).resolve()
     assert folder.is_dir(), f"OPBYTE_DATA={name} is not a folder"
     return folder
+
+
+@pytest.fixture(scope="session")
+def data_set(data: Path) -> Callable[[str], Path]:
+    """Return one data set's folder or file below OPBYTE_DATA, or skip where it is absent."""
+
+    def find(name: str) -> Path:
+        if not (data / name).exists():
+            pytest.skip(f"OPBYTE_DATA has no {name}")
+        return data / name
+
+    return find
 
 
 @pytest.fixture

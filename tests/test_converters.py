@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -104,9 +105,9 @@ def test_serving_run(run: Path) -> None:
     ]
 
 
-def test_serving_run_equals_the_data_set(run: Path, data: Path) -> None:
+def test_serving_run_equals_the_data_set(run: Path, data_set: Callable[[str], Path]) -> None:
     """The converted rows are those of the folder the validation reads."""
-    folder = data / "serving_runs"
+    folder = data_set("serving_runs")
     theirs = read(folder / "rtxpro6000--llama-3.1-8b/requests.csv")
     ours = read(run / "requests.csv")
     assert ours[0] == theirs[0]
