@@ -12,6 +12,7 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.devices": ["specs/*.yaml"],
+        "opbyte.kernels": ["measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
     include_package_data=False,

@@ -48,8 +48,8 @@ class Batch:
         q_len = [1] * len(decodes) + [q for q, _ in chunks]
         context = [*decodes, *(c for _, c in chunks)]
         phase = [DECODE] * len(decodes) + [PREFILL] * len(chunks)
-        as_array = [np.array(x, dtype=np.int64) for x in (q_len, context, phase)]
-        return cls(*as_array, np.arange(len(q_len), dtype=np.int64))
+        columns = q_len, context, phase, range(len(q_len))
+        return cls(*(np.array(x, dtype=np.int64) for x in columns))
 
     @property
     def tokens(self) -> int:

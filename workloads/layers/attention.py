@@ -85,7 +85,7 @@ class Attention:
                 self.hidden,
                 self.heads * self.head_dim,
                 run,
-            ),  # fmt: skip
+            ),
         ]
 
 

@@ -1,0 +1,63 @@
+# Every target works with Python 3.11 or newer and pip alone; PYTHON picks another interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench notebooks clean
+
+help:
+	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
+	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data"
+	@echo "make lint       ruff: rules and formatting"
+	@echo "make types      mypy, strict, over every file of the package"
+	@echo "make bench      the timed tests"
+	@echo "make notebooks  execute every notebook"
+	@echo "make clean      remove $(VENV), build output and caches"
+
+demo: $(VENV)/.run
+	$(BIN)/opbyte simulate
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/python .ci/check_types.py
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest -m benchmark
+
+notebooks: $(VENV)/.notebook
+	@for file in notebooks/*.ipynb; do \
+	  [ -e "$$file" ] || { echo "no notebooks"; break; }; \
+	  $(BIN)/python -m nbconvert --execute --to notebook --output-dir "$(VENV)/executed" "$$file" || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) build dist out src/*.egg-info *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: made again when the requirements change. A larger set serves the
+# smaller ones. The environment is made anew where it is absent or no longer runs.
+EXTRAS_test := [test]
+EXTRAS_dev := [test,dev]
+EXTRAS_notebook := [test,notebook]
+SERVES_run := .run
+SERVES_test := .run .test
+SERVES_dev := .run .test .dev
+SERVES_notebook := .run .test .notebook
+
+$(VENV)/.run $(VENV)/.test $(VENV)/.dev $(VENV)/.notebook: $(VENV)/.%: pyproject.toml setup.py
+	@$(PYTHON) -c 'pass' 2>/dev/null || { \
+	  echo "$(PYTHON) does not run here; name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "OpByte needs Python 3.11 or newer, $(PYTHON) is `$(PYTHON) -c 'import sys; print(sys.version.split()[0])'`; name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".$(EXTRAS_$*)"
+	@touch $(addprefix $(VENV)/,$(SERVES_$*))

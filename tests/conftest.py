@@ -1,0 +1,63 @@
+"""Shared fixtures and the settings every test process starts with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# Set before anything compiles or plots; child processes inherit it. Compiled code lies under a
+# hash of its sources (workloads/jit.py), here instead of in the home of whoever runs the tests.
+os.environ.setdefault("OPBYTE_CACHE", str(ROOT / ".cache"))
+os.environ["MPLBACKEND"] = "Agg"
+
+# Examples are drawn from a fixed seed: a failure here is a failure everywhere.
+settings.register_profile("opbyte", deadline=None, derandomize=True, max_examples=30, database=None)
+settings.load_profile("opbyte")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of measured data (see docs/data.md), or skip."""
+    name = os.environ.get("OPBYTE_DATA", "")
+    if not name:
+        pytest.skip("OPBYTE_DATA is not set: no measured data to compare with")
+    folder = Path(name).resolve()
+    assert folder.is_dir(), f"OPBYTE_DATA={name} is not a folder"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_set(data: Path) -> Callable[[str], Path]:
+    """Return one data set's folder or file below OPBYTE_DATA, or skip where it is absent."""
+
+    def find(name: str) -> Path:
+        if not (data / name).exists():
+            pytest.skip(f"OPBYTE_DATA has no {name}")
+        return data / name
+
+    return find
+
+
+@pytest.fixture
+def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and working folder, for code that writes files."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(home)
+    return home

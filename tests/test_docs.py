@@ -1,0 +1,149 @@
+"""Do the documents tell the truth: commands run, output matches, paths exist?
+
+Blocks fenced as ``console`` or ``bash`` hold commands on lines that start with ``$ ``; the lines
+below a command are its output. All commands of one document run in order in one empty folder,
+with the installed ``opbyte`` first on PATH. Not run: commands with ``make`` or ``git clone``,
+those that need OPBYTE_DATA where it is unset, and blocks below ``<!-- not run: reason -->``.
+
+The first line of output must match, numbers and spacing aside. An ``OPBYTE_BIN`` folder tests
+another installation than the one that runs pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    path
+    for path in [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted((ROOT / "docs").glob("*.md")),
+    ]
+    if path.exists()
+]
+BIN = Path(os.environ.get("OPBYTE_BIN", Path(sys.executable).parent))
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Command:
+    line: int
+    text: str
+    output: list[str]
+    reason: str  # why it is not run, or empty
+
+
+def commands(text: str) -> list[Command]:
+    """Commands of a document with the output it promises, in order."""
+    found: list[Command] = []
+    fence = language = reason = before = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        opening = re.match(r"^ {0,3}(`{3,})\s*(\w*)", line)
+        if not fence and opening:
+            fence, language = opening[1], opening[2]
+            marked = re.match(r"<!--\s*not run:\s*(.+?)\s*-->", before)
+            reason = marked[1] if marked else ""
+        elif fence and line.strip() == fence:
+            fence = language = ""
+        elif fence and language in ("console", "bash"):
+            last = found[-1] if found else None
+            if line.startswith("$ "):
+                found.append(Command(number, line[2:], [], reason or _skipped(line)))
+            elif last and not last.output and last.text.endswith("\\"):
+                whole = last.text[:-1] + line.strip()
+                found[-1] = Command(last.line, whole, [], reason or _skipped(whole))
+            elif last:
+                last.output.append(line)
+        before = line if line.strip() else before
+    return found
+
+
+def _skipped(command: str) -> str:
+    if re.search(r"\bmake\b|\bgit clone\b", command):
+        return "set-up command"
+    if "OPBYTE_DATA" in command and not os.environ.get("OPBYTE_DATA"):
+        return "OPBYTE_DATA is not set"
+    if command.lstrip("$ ").startswith("opbyte") and not (ROOT / "analysis/cli.py").exists():
+        return "analysis/cli.py does not exist yet"
+    return ""
+
+
+def masked(line: str) -> str:
+    """A line with numbers as ``#`` and runs of spaces as one."""
+    return " ".join(re.sub(r"[-+]?\d[\d,]*(\.\d+)?(e[-+]?\d+)?", "#", line).split())
+
+
+def first_line(lines: list[str]) -> str:
+    return next((masked(line) for line in lines if line.strip()), "")
+
+
+@pytest.mark.docs
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_commands_run(document: Path, tmp_home: Path) -> None:
+    found = commands(document.read_text(encoding="utf-8"))
+    if not [command for command in found if not command.reason]:
+        pytest.skip(f"nothing to run: {sorted({c.reason for c in found}) or 'no commands'}")
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    env.pop("PYTHONPATH", None)
+    if "OPBYTE_DATA" in env:  # relative names count from where pytest was started
+        env["OPBYTE_DATA"] = str(ROOT / env["OPBYTE_DATA"])
+    for command in found:
+        if command.reason:
+            continue
+        where = f"{document.name}:{command.line}: {command.text}"
+        run = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command.text],
+            cwd=tmp_home, env=env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, f"{where}\n{run.stderr[-2000:]}"
+        promised = first_line(command.output)
+        if promised and not promised.startswith("..."):
+            assert first_line(run.stdout.splitlines()) == promised, where
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_paths_exist(document: Path) -> None:
+    """Relative links, and code spans that look like a path of the repository."""
+    text = re.sub(r"<!--.*?-->", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", prose)
+    missing = [name for name in links if not (document.parent / name).exists()]
+    folders = r"src|simulator|devices|kernels|workloads|analysis|notebooks|tests|docs|\.ci"
+    spans = re.findall(rf"`((?:{folders})/[\w./*-]*)`", prose)
+    missing += [name for name in spans if not list(ROOT.glob(name.rstrip("/")))]
+    assert not missing
+
+
+def test_folder_map_is_complete() -> None:
+    """README's table of folders names every top folder, and only what exists."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.search(r"^\| folder \|.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
+    assert table, "README.md has no table whose first column is headed 'folder'"
+    named = set(re.findall(r"^\| `([^`]+)/` \|", table[0], re.MULTILINE))
+    assert not {name for name in named if not (ROOT / name).is_dir()}
+    ours = {"simulator", "devices", "kernels", "workloads", "analysis", "notebooks", "src"}
+    ours |= {"tests", "docs"}
+    assert {name for name in ours if (ROOT / name).is_dir()} <= named
+
+
+def test_reader_of_commands() -> None:
+    text = (
+        "```console\n$ echo a \\\n    b\na b\n$ make demo\n```\n"
+        "<!-- not run: needs a GPU -->\n\n```bash\n$ false\n```\n```text\n$ no\n```\n"
+    )
+    assert commands(text) == [
+        Command(2, "echo a b", ["a b"], ""),
+        Command(5, "make demo", [], "set-up command"),
+        Command(10, "false", [], "needs a GPU"),
+    ]
+    assert masked("x  1,234.5 s (-3e-4)") == "x # s (#)"

@@ -1,0 +1,151 @@
+"""Do imports point downwards only, and does importing the package stay cheap?
+
+Expected values are the layer table of README.md: workloads <- devices <- simulator <- analysis,
+workloads <- kernels, analysis may import all.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+BELOW = {
+    "workloads": {"workloads"},
+    "devices": {"devices", "workloads"},
+    "simulator": {"simulator", "devices", "workloads"},
+    "kernels": {"kernels", "workloads"},
+    "analysis": {"analysis", "simulator", "kernels", "devices", "workloads"},
+}
+
+# Where a slow or optional package may be imported at the top of a module; a prefix of the path.
+AT_TOP = {
+    "cupy": (),
+    "cupyx": (),
+    "dask": (),
+    "distributed": (),
+    "matplotlib": ("analysis/plot",),
+    "simpy": ("simulator/", "devices/fpga"),
+    "numba": ("workloads/", "devices/", "simulator/", "kernels/"),
+    "pandas": ("workloads/", "simulator/", "kernels/", "analysis/"),
+    "scipy": (),
+}
+
+LAZY = {"numba", "pandas", "matplotlib", "simpy", "pydantic", "scipy", "cupy", "dask"}
+
+MODULES = sorted(p.relative_to(ROOT) for folder in BELOW for p in (ROOT / folder).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """Line, target and whether it runs on import, of every import of a module.
+
+    A target inside the package is written ``.folder...``; ``.`` is the package itself.
+    """
+    package = path.relative_to(ROOT).parent.parts
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        now = id(node) not in later
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, now) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.lineno, node.module or "", now
+        elif isinstance(node, ast.ImportFrom):
+            depth = len(package) - node.level + 1
+            assert depth >= 0, f"{path}:{node.lineno} leaves the package"
+            base = [*package[:depth], *(node.module or "").split(".")]
+            inside = ".".join(part for part in base if part)
+            names = [alias.name for alias in node.names] if not inside else [""]
+            yield from ((node.lineno, f".{inside}{name}", now) for name in names)
+
+
+def test_every_folder_is_checked() -> None:
+    assert {path.parts[0] for path in MODULES} == set(BELOW)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_imports_point_downwards(module: Path) -> None:
+    folder = module.parts[0]
+    wrong = []
+    for line, target, _ in imports(ROOT / module):
+        if target.startswith("."):
+            top = target[1:].split(".")[0]
+            if top not in BELOW[folder] and top != "__version__":
+                wrong.append(f"line {line}: {folder} may not import {top}")
+        elif target.split(".")[0] in {"opbyte", *BELOW}:
+            wrong.append(f"line {line}: {target} must be a relative import")
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_slow_packages_are_imported_where_they_are_used(module: Path) -> None:
+    wrong = [
+        f"line {line}: import {target} inside the function that needs it"
+        for line, target, now in imports(ROOT / module)
+        if now and not module.as_posix().startswith(AT_TOP.get(target.split(".")[0], ("",)))
+    ]
+    assert not wrong
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level packages a fresh interpreter holds after running `code`."""
+    report = "import json, sys; print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\n{code}\n{report}"
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_import_opbyte_is_light() -> None:
+    assert not loaded_by("import opbyte") & LAZY
+
+
+def test_help_is_light() -> None:
+    if not (ROOT / "analysis/cli.py").exists():
+        pytest.skip("analysis/cli.py does not exist yet")
+    code = (
+        "sys.argv = ['opbyte', '--help']\n"
+        "from opbyte.analysis.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
+    )
+    assert not loaded_by(code) & LAZY
+
+
+def test_the_checker_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The import reader resolves levels, marks deferred imports and keeps absolute names."""
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "devices" / "sub" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "import numpy as np\n"
+        "from ..spec import A\n"
+        "from ...simulator.engine import B\n"
+        "from ... import analysis\n"
+        "from . import y\n"
+        "if TYPE_CHECKING:\n    import pandas\n"
+        "def f():\n    import cupy\n"
+    )
+    assert sorted(imports(path)) == [
+        (1, "numpy", True),
+        (2, ".devices.spec", True),
+        (3, ".simulator.engine", True),
+        (4, ".analysis", True),
+        (5, ".devices.sub", True),
+        (7, "pandas", False),
+        (9, "cupy", False),
+    ]
