@@ -7,7 +7,8 @@ belong to SimPy; one event covers all steps between two blocks of arrivals.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from .deployment import Deployment
 from .kv import KvRules, check_fits, kv_rules
 from .lowering import Plan, Slots, lower
 from .policies import Policy
-from .state import C_LOG, C_OPENED, C_SUBMITTED, T_NOW, State, grown, new_state
+from .state import C_COMPLETED, C_LOG, C_OPENED, C_SUBMITTED, T_NOW, State, grown, new_state
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -72,6 +73,12 @@ class Engine:
         """Time reached [s]; a step that began before the asked-for time may end after it."""
         return float(self.state.clocks[T_NOW])
 
+    @property
+    def done(self) -> bool:
+        """Whether every submitted request has finished."""
+        counters = self.state.counters
+        return bool(counters[C_COMPLETED] == counters[C_SUBMITTED])
+
     def submit(self, block: RequestBlock) -> None:
         """Queue requests; open loop: in order of arrival, none earlier than submitted before.
 
@@ -118,7 +125,13 @@ class Engine:
                 return self.now
 
 
-def serve(engines: list[Engine], stream: RequestStream) -> float:
+Progress = Callable[[int, int, float], None]
+"""Told (requests completed, requests known, simulated seconds) a few times a second."""
+
+
+def serve(
+    engines: list[Engine], stream: RequestStream, progress: Progress | None = None
+) -> float:
     """Run a stream of requests through engines, dealt to them in turn (round robin).
 
     Returns
@@ -129,7 +142,7 @@ def serve(engines: list[Engine], stream: RequestStream) -> float:
     env = simpy.Environment()
     inboxes = [simpy.Store(env) for _ in engines]
     for engine, inbox in zip(engines, inboxes, strict=True):
-        env.process(_engine_process(env, engine, inbox))
+        env.process(_engine_process(env, engine, inbox, _report(engines, progress)))
     env.process(_source(env, stream, inboxes))
     env.run()
     return max(engine.now for engine in engines)
@@ -162,8 +175,36 @@ def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock
         yield held, np.inf
 
 
+def _report(engines: list[Engine], progress: Progress | None) -> Callable[[], None] | None:
+    if progress is None:
+        return None
+
+    def report() -> None:
+        done = sum(int(e.state.counters[C_COMPLETED]) for e in engines)
+        known = sum(int(e.state.counters[C_SUBMITTED]) for e in engines)
+        progress(done, known, max(e.now for e in engines))
+
+    return report
+
+
+def _advance_reporting(engine: Engine, horizon: float, report: Callable[[], None]) -> float:
+    """Advance in slices of simulated time that take about a fifth of a second each."""
+    slice_s, until = 1.0, engine.now
+    while until < horizon and not engine.done:
+        until = min(horizon, max(until, engine.now) + slice_s)
+        began = time.perf_counter()
+        engine.advance(until)
+        took = time.perf_counter() - began
+        slice_s *= 2.0 if took < 0.1 else (0.5 if took > 0.4 else 1.0)
+        report()
+    return engine.now
+
+
 def _engine_process(
-    env: simpy.Environment, engine: Engine, inbox: simpy.Store
+    env: simpy.Environment,
+    engine: Engine,
+    inbox: simpy.Store,
+    report: Callable[[], None] | None,
 ) -> Generator[simpy.Event, Any, None]:
     """Take blocks, run to their horizon, let the shared clock follow."""
     while True:
@@ -172,7 +213,10 @@ def _engine_process(
         closed = engine.clients is not None
         if closed and np.isfinite(horizon):
             continue  # a closed loop needs every request before it can release the next
-        reached = engine.advance(horizon)
+        if report is None:
+            reached = engine.advance(horizon)
+        else:
+            reached = _advance_reporting(engine, horizon, report)
         yield env.timeout(max(reached - env.now, 0.0))
         if not np.isfinite(horizon):
             return

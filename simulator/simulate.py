@@ -22,7 +22,7 @@ from .compiled import (
     T_STREAM,
 )
 from .deployment import Deployment
-from .engine import Engine, serve
+from .engine import Engine, Progress, serve
 from .lowering import Slots
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .policies import Policy
@@ -98,9 +98,13 @@ class OpTotal:
     runs: float
 
     @property
+    def bytes(self) -> float:
+        """Main-memory traffic [B]."""
+        return self.stream_bytes + self.act_bytes
+
+    @property
     def op_per_byte(self) -> float | None:
-        size = self.stream_bytes + self.act_bytes
-        return self.flops / size if size else None
+        return self.flops / self.bytes if self.bytes else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +193,7 @@ def run(
     seed: int = 0,
     warmup: int = 0,
     keep_stages: bool = False,
+    progress: Progress | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -198,6 +203,8 @@ def run(
         Completions left out of rates and latencies.
     keep_stages : bool
         Keep the table of stretches.
+    progress : callable, optional
+        See `engine.Progress`.
 
     Raises
     ------
@@ -218,7 +225,7 @@ def run(
         )
         for replica in range(deployment.replicas)
     ]  # fmt: skip
-    end = serve(engines, stream)
+    end = serve(engines, stream, progress)
     completed = sum(int(e.state.counters[C_COMPLETED]) for e in engines)
     if completed == 0:
         raise InputError(stream.name, "has no requests")

@@ -1,3 +1,64 @@
-"""Hardware simulator and kernel co-design lab for LLM and MoE inference."""
+"""Hardware simulator and kernel co-design lab for LLM and MoE inference.
+
+The command line's functions, under the same names; they load on first use::
+
+    from opbyte import load_model, load_system, roofline, simulate
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "InputError": "workloads.errors",
+    "inspect": "analysis.inspect",
+    "list_devices": "devices.catalog",
+    "list_models": "workloads.catalog",
+    "list_systems": "devices.catalog",
+    "load_device": "devices.catalog",
+    "load_model": "workloads.catalog",
+    "load_system": "devices.catalog",
+    "open_requests": "workloads.requests",
+    "roofline": "analysis.roofline",
+    "simulate": "analysis.simulate",
+}
+
+__all__ = [
+    "InputError",
+    "__version__",
+    "inspect",
+    "list_devices",
+    "list_models",
+    "list_systems",
+    "load_device",
+    "load_model",
+    "load_system",
+    "open_requests",
+    "roofline",
+    "simulate",
+]
+
+if TYPE_CHECKING:
+    from opbyte.analysis.inspect import inspect
+    from opbyte.analysis.roofline import roofline
+    from opbyte.analysis.simulate import simulate
+    from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
+    from opbyte.workloads.catalog import list_models, load_model
+    from opbyte.workloads.errors import InputError
+    from opbyte.workloads.requests import open_requests
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'opbyte' has no attribute {name!r}")
+    value = getattr(import_module(f"opbyte.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

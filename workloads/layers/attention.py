@@ -9,11 +9,6 @@ from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
 
-SOFTMAX_FLOPS = 7.0
-"""FLOP per score for softmax, counted for vector work only (facts of the Duplex simulator:
-attention_gen_impl.cpp counts 7); they never enter Op/B, which is matmul FLOP by definition."""
-
-
 @layer_kind("attention")
 @dataclass(frozen=True, slots=True)
 class Attention:
@@ -92,15 +87,16 @@ class Attention:
 def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
     """Scores, softmax and weighted sum, prefill and decode apart.
 
-    ``flash`` keeps the scores on chip; ``unfused`` writes and reads the whole score matrix
-    twice (before and after softmax), as the Duplex paper's model does.
+    ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
+    matrix twice (before and after softmax), as the Duplex paper's model does. The scores of a
+    decode's one query stay on chip either way (Duplex: in Logic-PIM's softmax buffers).
     """
     num = run.numerics
     width = spec.heads * spec.head_dim
     kv_row = 2 * spec._kv_width * num.kv_bytes
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
-        unfused = run.attention == "unfused"
+        unfused = run.attention == "unfused" and phase == "prefill"
         return Op(
             name=f"attention_{phase}",
             layer="attention",

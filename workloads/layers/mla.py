@@ -95,14 +95,12 @@ class LatentAttention:
 
     def _decode(self, m: Moments, run: Run) -> Op:
         num, kv = run.numerics, m.decode_kv(0)
-        scores = 4.0 * self.heads * kv * num.act_bytes if run.attention == "unfused" else 0.0
         return Op(
             name="mla_decode", layer="attention", kind="mla_decode", phase="decode",
             shape={"batch": m.decodes, "kv": kv, "heads": self.heads},
             dtype=num.default,
             flops=2.0 * self.heads * (self._latent + self.kv_rank) * kv,
-            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * m.decodes
-            + scores,
+            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * m.decodes,
             kv_read_bytes=self._latent * num.kv_bytes * kv,
             kv_write_bytes=self._latent * num.kv_bytes * m.decodes,
         )  # fmt: skip

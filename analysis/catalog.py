@@ -1,0 +1,105 @@
+"""What can be named: models, devices, systems, policies and rules, with a line on each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..workloads.errors import InputError, nearest
+
+
+def _models() -> list[dict[str, Any]]:
+    from ..workloads.catalog import catalog_entry, list_models
+
+    entries = [catalog_entry(name) for name in list_models()]
+    return [{"name": e.name, "title": e.title, "aliases": ", ".join(e.aliases)} for e in entries]
+
+
+def _devices() -> list[dict[str, Any]]:
+    from ..devices.catalog import list_devices, load_device
+
+    rows = []
+    for name in list_devices():
+        spec, _ = load_device(name)
+        rows.append(
+            {
+                "name": name,
+                "title": spec.title,
+                "memory_GiB": round(spec.memory.capacity_bytes / 2**30, 1),
+                "bandwidth_GBps": spec.memory.bandwidth_bytes_per_s / 1e9,
+                "processors": ", ".join(spec.processors),
+                "aliases": ", ".join(spec.aliases),
+            }
+        )
+    return rows
+
+
+def _systems() -> list[dict[str, Any]]:
+    from ..devices.catalog import list_systems, load_system
+
+    rows = []
+    for name in list_systems():
+        spec = load_system(name)
+        rows.append(
+            {
+                "name": name,
+                "devices": spec.devices_per_node * spec.nodes,
+                "nodes": spec.nodes,
+                "device": spec.device.title,
+            }
+        )
+    return rows
+
+
+def _policies() -> list[dict[str, Any]]:
+    from ..simulator.policies import POLICIES
+
+    rows = []
+    for name in POLICIES:
+        p = POLICIES[name]
+        rows.append({"name": name, "token_budget": p.token_budget, "chunked": p.chunked,
+                     "max_sequences": p.max_sequences, "reserves_kv": p.reserve})  # fmt: skip
+    return rows
+
+
+def _placements() -> list[dict[str, Any]]:
+    from ..simulator.placement import PLACEMENTS
+
+    return [
+        {"name": name, "title": (PLACEMENTS[name].__doc__ or "").split("\n")[0]}
+        for name in PLACEMENTS
+    ]
+
+
+def _routings() -> list[dict[str, Any]]:
+    from ..workloads.routing import ROUTINGS
+
+    return [{"name": name} for name in ROUTINGS]
+
+
+def _none() -> list[dict[str, Any]]:
+    return []
+
+
+LISTS = {
+    "models": _models,
+    "devices": _devices,
+    "systems": _systems,
+    "policies": _policies,
+    "placements": _placements,
+    "routings": _routings,
+    "kernels": _none,
+    "experiments": _none,
+}
+
+
+def catalog(kind: str) -> list[dict[str, Any]]:
+    """Rows of one list, each with a `name`.
+
+    Raises
+    ------
+    InputError
+        Unknown kind.
+    """
+    if kind not in LISTS:
+        raise InputError(f"list {kind!r}", f"unknown kind{nearest(kind, LISTS)}")
+    return LISTS[kind]()

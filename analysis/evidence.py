@@ -1,0 +1,62 @@
+"""What a simulated figure rests on: the cost models used, and every assumed constant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..devices.cost import Roofline
+from ..simulator.deployment import Deployment
+from ..simulator.placement import processors_of
+
+
+def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One entry per cost model that a run used.
+
+    Parameters
+    ----------
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
+
+    Returns
+    -------
+    list of dict
+        ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
+        the efficiencies of the description; "assumed" where a number of it is an assumption),
+        ``error`` and ``rows`` (of the measurements it was validated on; None and 0 here), and
+        ``assumptions``: key path -> why.
+    """
+    out = []
+    for processor in processors_of(deployment.device):
+        below = f"processors.{processor.name}."
+        name = "roofline" if isinstance(processor.model, Roofline) else "calibrated"
+        out.append(_entry(name, processor.name, sources, (below, "memory.")))
+    links = {"link": "links within a node", "node_link": "links between nodes"}
+    used = ["link"] if deployment.layout.tp > 1 or deployment.layout.dp > 1 else []
+    if deployment.system.nodes > 1:
+        used.append("node_link")
+    for key in used:
+        out.append(_entry("latency + bytes/bandwidth", links[key], sources, (f"{key}.",)))
+    return out
+
+
+def _entry(
+    model: str, applies_to: str, sources: Mapping[str, str], prefixes: tuple[str, ...]
+) -> dict[str, Any]:
+    assumed = {
+        key: source
+        for key, source in sources.items()
+        if key.removeprefix("device.").startswith(prefixes) and _is_assumption(source)
+    }
+    return {
+        "cost_model": model,
+        "applies_to": applies_to,
+        "basis": "assumed" if assumed else "spec",
+        "error": None,
+        "rows": 0,
+        "assumptions": assumed,
+    }
+
+
+def _is_assumption(source: str) -> bool:
+    return source.lower().startswith("assum")

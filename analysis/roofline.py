@@ -1,0 +1,272 @@
+"""Roofline of one step: every op of a batch, where it runs and what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..devices.device import Processor
+from ..devices.spec import SystemSpec
+from ..simulator.deployment import Deployment, deploy
+from ..simulator.placement import processors_of
+from ..simulator.stage import PlacedOp, StageCost, explicit_stage
+from ..workloads.batch import Batch
+from ..workloads.errors import InputError
+from ..workloads.model import ModelSpec
+from .load import load
+from .result import Result, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_BATCH = 1 << 20
+"""More sequences than any device serves at once; keeps a mistyped number from filling memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """One op of the critical path on one device, averaged over the layers that run it.
+
+    Attributes
+    ----------
+    count : int
+        Layers.
+    flops, bytes : float
+        Of one device's share in one layer; matmul FLOP and main-memory traffic [B].
+    op_per_byte : float or None
+        None for collectives, which move nothing through main memory.
+    seconds, joules : float
+        Of one layer on one device [s, J].
+    bound : str
+        "compute", "memory", "link" or "latency".
+    """
+
+    name: str
+    layer: str
+    kind: str
+    count: int
+    flops: float
+    bytes: float
+    op_per_byte: float | None
+    processor: str
+    seconds: float
+    bound: str
+    joules: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline(Result):
+    """All ops of one step; see `roofline`."""
+
+    deployment: Deployment
+    batch: int
+    context: int
+    prefill: int
+    step_seconds: float
+    step_joules: float
+    ops: tuple[OpRow, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        layout = self.deployment.layout
+        return {
+            "model": self.deployment.model.name,
+            "system": self.deployment.system.name,
+            "batch": self.batch,
+            "context": self.context,
+            "prefill": self.prefill,
+            "placement": self.deployment.placement,
+            "devices": layout.devices,
+            "tp": layout.tp,
+            "dp": layout.dp,
+            "ep": layout.ep,
+            "ops": [op.to_dict() for op in self.ops],
+            "step_seconds": self.step_seconds,
+            "step_joules": self.step_joules,
+            "processors": self.processors().to_dict("records"),
+            "warnings": list(self.warnings),
+        }
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        share = sum(op.seconds * op.count for op in self.ops)
+        return [
+            {
+                "op": op.name,
+                "layer": op.layer,
+                "layers": op.count,
+                "GFLOP": op.flops / 1e9,
+                "MB": op.bytes / 1e6,
+                "Op/B": op.op_per_byte,
+                "processor": op.processor,
+                "bound": op.bound,
+                "time": seconds(op.seconds),
+                "share": f"{op.seconds * op.count / share:.1%}" if share else "-",
+            }
+            for op in sorted(self.ops, key=lambda op: -op.seconds * op.count)
+        ]
+
+    def processors(self) -> pd.DataFrame:
+        """Roofs of every processor in the arithmetic format of the activations."""
+        import pandas as pd
+
+        dtype = self.deployment.model.numerics.default
+        return pd.DataFrame([_roof(p, dtype) for p in processors_of(self.deployment.device)])
+
+    def figure_ops(self) -> pd.DataFrame:
+        """Ops as the roofline figure takes them (collectives left out)."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "name": op.name,
+                    "layer": op.layer,
+                    "processor": op.processor,
+                    "op_per_byte": op.op_per_byte,
+                    "achieved_flops": op.flops / op.seconds,
+                    "seconds_total": op.seconds * op.count,
+                    "bound": op.bound,
+                }
+                for op in self.ops
+                if op.flops > 0
+            ]
+        )
+
+
+def _roof(p: Processor, dtype: str) -> dict[str, Any]:
+    return {
+        "name": p.name,
+        "kind": p.kind,
+        "peak_flops": p.peak[dtype],
+        "bandwidth": p.bandwidth,
+        "compute_efficiency": getattr(p.model, "compute_efficiency", 1.0),
+        "memory_efficiency": getattr(p.model, "memory_efficiency", 1.0),
+        "ridge_op_per_byte": p.ridge(dtype),
+    }
+
+
+def roofline(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    *,
+    batch: int = 64,
+    context: int = 2048,
+    prefill: int = 0,
+    routing: str = "uniform",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    placement: str | None = None,
+    attention: str | None = None,
+) -> Roofline:
+    """Cost every op of one step, with expected expert loads.
+
+    Parameters
+    ----------
+    model, system : str, Path or spec
+        Catalog name or file.
+    batch : int
+        Decoding sequences in the whole system; dealt evenly to data-parallel ranks.
+    context : int
+        Tokens each of them has in its KV cache.
+    prefill : int
+        Tokens of one prompt that joins the step (0 = a decoding-only stage).
+    routing : str
+        Expert popularity; loads are expectations, so the table has no noise.
+
+    Returns
+    -------
+    Roofline
+        Ops of the slowest rank and expert group; counts, times and energies per device.
+
+    Raises
+    ------
+    InputError
+        Unknown names, sizes out of range, degrees that do not divide the model.
+
+    Notes
+    -----
+    A model larger than the system's memory is costed all the same (its Op/B is a property of
+    the model); the result then carries a warning.
+    """
+    for option, value, low in (
+        ("--batch", batch, 0), ("--context", context, 0), ("--prefill", prefill, 0),
+    ):  # fmt: skip
+        if not low <= value < 2**31:
+            raise InputError(option, f"must be in [{low}, 2^31), not {value}")
+    if batch > MAX_BATCH:
+        raise InputError("--batch", f"must be at most {MAX_BATCH:,} sequences, not {batch}")
+    if batch + prefill == 0:
+        raise InputError("--batch", "or --prefill must be above 0; an empty step has no ops")
+    spec, where = load(model, system, dtype, kv_dtype)
+    deployment = deploy(
+        spec, where, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
+        routing=routing,
+    )  # fmt: skip
+    stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    return Roofline(
+        deployment, batch, context, prefill, stage.seconds, stage.joules, _merge(stage),
+        _warnings(deployment, context + 1, prefill),
+    )  # fmt: skip
+
+
+def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
+    """Deal the batch to the ranks of one engine; the first gets what is left over."""
+    engine = -(-batch // d.replicas)
+    shares = [engine // d.ranks + (r < engine % d.ranks) for r in range(d.ranks)]
+    chunks = [[(prefill, 0)] if prefill and r == 0 else [] for r in range(d.ranks)]
+    return [Batch.of([context] * n, c) for n, c in zip(shares, chunks, strict=True)]
+
+
+def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
+    out = []
+    try:
+        d.memory()
+    except InputError as error:
+        out.append(str(error))
+    if d.model.max_position is not None and max(lengths) > d.model.max_position:
+        out.append(f"{max(lengths)} tokens exceed {d.model.name}'s {d.model.max_position}")
+    return tuple(out)
+
+
+def _merge(stage: StageCost) -> tuple[OpRow, ...]:
+    """One row per op and processor; layers whose loads differ are averaged."""
+    groups: dict[tuple[str, str, str, str], list[PlacedOp]] = {}
+    for placed in stage.ops:
+        if placed.critical:
+            key = (placed.op.layer, placed.op.name, placed.op.kind, placed.processor)
+            groups.setdefault(key, []).append(placed)
+    return tuple(_row(key, placed) for key, placed in groups.items())
+
+
+def _row(key: tuple[str, str, str, str], placed: list[PlacedOp]) -> OpRow:
+    layer, name, kind, processor = key
+    count = sum(p.count for p in placed)
+
+    def mean(values: list[float]) -> float:
+        return sum(v * p.count for v, p in zip(values, placed, strict=True)) / count
+
+    flops = mean([p.op.flops for p in placed])
+    link = layer == "communication"
+    size = 0.0 if link else mean([p.op.bytes for p in placed])
+    slowest = max(placed, key=lambda p: p.cost.seconds * p.count)
+    return OpRow(
+        name=name,
+        layer=layer,
+        kind=kind,
+        count=count,
+        flops=flops,
+        bytes=size,
+        op_per_byte=flops / size if size else None,
+        processor=processor,
+        seconds=mean([p.cost.seconds for p in placed]),
+        bound=slowest.cost.bound,
+        joules=mean([p.cost.total_joules for p in placed]),
+    )

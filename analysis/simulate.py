@@ -1,0 +1,452 @@
+"""Simulations as answers: one run, one run over several seeds, or the built-in comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..devices.catalog import describe_system
+from ..devices.spec import SystemSpec
+from ..simulator.deployment import Deployment, deploy
+from ..simulator.metrics import Quantiles
+from ..simulator.policies import make_policy
+from ..simulator.simulate import OpTotal, Progress, Run, run
+from ..workloads.errors import InputError
+from ..workloads.model import ModelSpec
+from ..workloads.requests import RequestStream, open_requests
+from .evidence import evidence
+from .load import load
+from .result import Result, seconds, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LATENCIES = ("ttft_s", "tbt_s", "tpot_s", "e2e_s")
+
+DEMO_MODEL = "mixtral-8x7b"
+DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
+DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
+"""The run without arguments: 64 requests in flight, as in the middle of the Duplex paper's
+batches (32, 64, 128); two batches of completions are left out as warm-up, as there."""
+
+MAX_SEEDS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation(Result):
+    """One simulation with everything measured; see `simulate`.
+
+    Attributes
+    ----------
+    run : Run
+        The simulator's result: per-request stamps, op totals, metrics.
+    evidence : list of dict
+        Cost models and assumptions behind it.
+    warnings : tuple of str
+        What a reader should know before trusting it.
+    """
+
+    run: Run
+    evidence: list[dict[str, Any]]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        r = self.run
+        return {
+            "model": r.deployment.model.name,
+            "system": r.deployment.system.name,
+            "policy": r.policy.name,
+            "placement": r.deployment.placement,
+            "workload": r.workload,
+            "seed": r.seed,
+            "requests": len(r.requests.request_id),
+            "iterations": r.iterations,
+            "preemptions": r.preemptions,
+            "output_tokens": r.output_tokens,
+            "prompt_tokens": r.prompt_tokens,
+            "makespan_s": r.makespan_s,
+            "interval_s": r.interval_s,
+            "interval_output_tokens": r.interval_output_tokens,
+            "output_tokens_per_s": r.output_tokens_per_s,
+            "total_tokens_per_s": r.total_tokens_per_s,
+            "joules_per_token": r.joules_per_token,
+            "dynamic_joules": r.joules,
+            "static_joules_per_token": _ratio(r.interval_static_joules, r.interval_output_tokens),
+            "kv_peak_fraction": r.kv_peak,
+            **{name: getattr(r, name).as_dict() for name in LATENCIES},
+            "layers": [_op_dict(op) for op in layer_totals(r)],
+            "evidence": self.evidence,
+            "warnings": list(self.warnings),
+            "wall_s": r.wall_s,
+        }
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [{"metric": name, "value": value} for name, value in summary(self.run).items()]
+
+    def requests(self) -> pd.DataFrame:
+        """One row per finished request: lengths and stamps [s]."""
+        import pandas as pd
+
+        return pd.DataFrame(self.run.requests.columns())
+
+    def stages(self) -> pd.DataFrame:
+        """Stretches of equal batches, in order (empty unless they were kept)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.run.stages)
+
+    def ops(self) -> pd.DataFrame:
+        """Totals of every op by processor: time, work and energy of all devices."""
+        import pandas as pd
+
+        name = self.run.deployment.system.name
+        return pd.DataFrame([{"run": name, **_op_dict(op)} for op in self.run.ops])
+
+
+def _op_dict(op: OpTotal) -> dict[str, Any]:
+    return {
+        "layer": op.layer,
+        "name": op.name,
+        "kind": op.kind,
+        "processor": op.processor,
+        "wall_s": op.wall_s,
+        "busy_s": op.busy_s,
+        "flops": op.flops,
+        "bytes": op.bytes,
+        "op_per_byte": op.op_per_byte,
+        **{f"{path}_joules": op.joules[path] for path in ("dram", "compute", "link")},
+    }
+
+
+def layer_totals(r: Run) -> list[OpTotal]:
+    """Op totals, the longest on the clock first."""
+    return sorted(r.ops, key=lambda op: (-op.wall_s, op.name, op.processor))
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b else None
+
+
+def summary(r: Run) -> dict[str, str]:
+    """The figures of a run as text, in the order a reader asks for them."""
+    tail = " (mean / p50 / p90 / p99)"
+
+    def spread(q: Quantiles) -> str:
+        return " / ".join(seconds(x) for x in (q.mean, q.p50, q.p90, q.p99))
+
+    return {
+        "requests": f"{len(r.requests.request_id):,} from {r.workload}",
+        "output tokens per second": show(r.output_tokens_per_s),
+        "all tokens per second": show(r.total_tokens_per_s),
+        "time to first token" + tail: spread(r.ttft_s),
+        "time between tokens" + tail: spread(r.tbt_s),
+        "time per output token" + tail: spread(r.tpot_s),
+        "end to end" + tail: spread(r.e2e_s),
+        "energy per output token": f"{show(r.joules_per_token)} J",
+        "  of it static power": f"{show(_ratio(r.interval_static_joules, r.interval_output_tokens))} J",
+        "steps": f"{r.iterations:,}, {r.preemptions:,} preemptions",
+        "KV cache at its fullest": f"{r.kv_peak:.1%}",
+        "simulated time": seconds(r.makespan_s),
+        "real time": seconds(r.wall_s),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Result):
+    """The same requests on several systems, and what follows from it."""
+
+    runs: tuple[Simulation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        names = [r.run.deployment.system.name for r in self.runs]
+        tables = [summary(r.run) for r in self.runs]
+        return [
+            {"metric": key, **{n: t[key] for n, t in zip(names, tables, strict=True)}}
+            for key in tables[0]
+        ]
+
+    def verdict(self) -> str:
+        """Say which is better by how much, and which layers moved and why."""
+        best, base = self.runs[0].run, self.runs[-1].run
+        ratios = [
+            (a or 0.0) / b if b else 0.0
+            for a, b in (
+                (best.output_tokens_per_s, base.output_tokens_per_s),
+                (best.tbt_s.p50, base.tbt_s.p50),
+                (best.joules_per_token, base.joules_per_token),
+            )
+        ]
+        text = (
+            f"{best.deployment.system.name} against {base.deployment.system.name} on "
+            f"{best.deployment.model.name}: {ratios[0]:.2f}x the output tokens per second, "
+            f"{ratios[1]:.2f}x the median time between tokens, {ratios[2]:.2f}x the energy per "
+            "token."
+        )
+        moved = [
+            f"{m['name']} ({m['op_per_byte']:.1f} Op/B, {m['share']:.0%} of its memory traffic)"
+            for m in moved_layers(best, base)
+        ]
+        if moved:
+            text += f" Memory-bound on the xPU and moved to {self._near()}: {', '.join(moved)}."
+        return text
+
+    def _near(self) -> str:
+        processors = self.runs[0].run.deployment.device.processors.values()
+        return ", ".join(p.name for p in processors if p.kind != "xpu") or "no processor"
+
+
+def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
+    """Ops that are memory-bound on `base` and ran beside the main processor in `best`.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``op_per_byte`` of what moved, ``share`` of its memory traffic that moved.
+    """
+    main = {p.name: p for p in base.deployment.device.processors.values() if p.kind == "xpu"}
+    dtype = base.deployment.model.numerics.default
+    bound = {
+        op.name
+        for op in base.ops
+        if op.processor in main
+        and op.op_per_byte is not None
+        and op.op_per_byte < main[op.processor].ridge(dtype)
+    }
+    out = []
+    near = [p.name for p in best.deployment.device.processors.values() if p.kind != "xpu"]
+    for op in layer_totals(best):
+        if op.processor in near and op.name in bound:
+            traffic = sum(o.bytes for o in best.ops if o.name == op.name)
+            share = op.bytes / traffic if traffic else 0.0
+            out.append({"name": op.name, "op_per_byte": op.op_per_byte, "share": share})
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds(Result):
+    """The same simulation over several seeds: means and 95 % confidence intervals."""
+
+    runs: tuple[Simulation, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        first = self.runs[0].to_dict()
+        tables = [r.to_dict() for r in self.runs]
+        out = dict(first)
+        out["seeds"] = [r.run.seed for r in self.runs]
+        for key, value in first.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and key != "seed":
+                out[key], _ = mean_ci95([t[key] for t in tables])
+        for key in LATENCIES:
+            stats = {q: mean_ci95([t[key][q] for t in tables]) for q in first[key]}
+            out[key] = {q: m for q, (m, _) in stats.items()}
+            out[key]["ci95"] = {q: half for q, (_, half) in stats.items()}
+        rates = ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token")
+        out["ci95"] = {key: mean_ci95([t[key] for t in tables])[1] for key in rates}
+        out.pop("layers")
+        return out
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        data = self.to_dict()
+        out = [
+            {"metric": key, "mean": show(data[key]), "95 % interval": f"+- {show(half)}"}
+            for key, half in data["ci95"].items()
+        ]
+        for key in LATENCIES:
+            for q, half in data[key]["ci95"].items():
+                row = {"metric": f"{key} {q}", "mean": seconds(data[key][q])}
+                out.append(row | {"95 % interval": f"+- {seconds(half)}"})
+        return out
+
+
+def mean_ci95(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and half width of its 95 % interval (Student's t); None where any is undefined."""
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return None, None
+    mean = sum(known) / len(known)
+    if len(known) < 2:
+        return mean, None
+    from scipy.stats import t
+
+    variance = sum((v - mean) ** 2 for v in known) / (len(known) - 1)
+    return mean, float(t.ppf(0.975, len(known) - 1)) * (variance / len(known)) ** 0.5
+
+
+def simulate(
+    model: str | Path | ModelSpec | None = None,
+    system: str | Path | SystemSpec | None = None,
+    *,
+    trace: str | Path | None = None,
+    rate: float | None = None,
+    closed_loop: int | None = None,
+    requests: int | None = None,
+    input_len: int | None = None,
+    output_len: int | None = None,
+    lengths: str | None = None,
+    cv: float | None = None,
+    rate_scale: float | None = None,
+    spread: float | None = None,
+    duration: float | None = None,
+    policy: str = "chunked",
+    token_budget: int | None = None,
+    max_seqs: int | None = None,
+    max_model_len: int | None = None,
+    placement: str | None = None,
+    attention: str | None = None,
+    routing: str = "uniform",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    warmup: int = 0,
+    seed: int = 0,
+    seeds: int | None = None,
+    keep_stages: bool = False,
+    progress: Progress | None = None,
+) -> Simulation | Seeds | Comparison:
+    """Serve requests with a model on a system.
+
+    Without a model and a system: Mixtral-8x7B on four Duplex devices against four GPUs, over
+    the embedded sample.
+
+    Parameters
+    ----------
+    model, system : str, Path or spec
+        Catalog name or file.
+    trace : str or Path, optional
+        Request trace; see `workloads.requests.open_requests` for formats and for `rate`,
+        `closed_loop`, lengths, `cv`, `rate_scale`, `spread` and `duration`.
+    requests : int, optional
+        Most requests.
+    policy : str
+        A registered policy, with `token_budget` and `max_seqs` to change its limits.
+    max_model_len : int, optional
+        Longest prompt plus output accepted [tokens].
+    placement, attention, routing, dtype, kv_dtype, tp, dp, ep
+        See `simulator.deployment.deploy`.
+    warmup : int
+        Completions left out of rates and latencies.
+    seed : int
+        Seed of requests and expert draws.
+    seeds : int, optional
+        Run that many seeds from `seed` on, and give means with 95 % intervals.
+    keep_stages : bool
+        Keep the table of stages.
+    progress : callable, optional
+        Called now and then with (requests completed, requests known, simulated seconds).
+
+    Returns
+    -------
+    Simulation, Seeds or Comparison
+
+    Raises
+    ------
+    InputError
+        Anything that cannot be used; the message says what would be right.
+    """
+    work: dict[str, Any] = {
+        "source": trace, "rate": rate, "closed_loop": closed_loop, "limit": requests,
+        "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
+        "rate_scale": rate_scale, "spread": spread, "duration": duration,
+    }  # fmt: skip
+    where: dict[str, Any] = {
+        "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
+        "routing": routing,
+    }  # fmt: skip
+    limits = (policy, token_budget, max_seqs)
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
+    if model is None and system is None:
+        return _demo(work, where, limits, rest, dtype, kv_dtype, seed)
+    if model is None or system is None:
+        missing, example = ("MODEL", "mixtral-8x7b") if model is None else ("--system", "h100-x4")
+        raise InputError(missing, f"is needed too, for example {example}")
+    if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
+        raise InputError("--seeds", f"must be in [1, {MAX_SEEDS}], not {seeds}")
+    spec, target = load(model, system, dtype, kv_dtype)
+    sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
+    results = []
+    for each in range(seed, seed + (seeds or 1)):
+        stream = open_requests(**work, seed=each)
+        deployment = deploy(spec, target, **where, seed=each)
+        results.append(_simulate(deployment, limits, stream, sources, each, max_model_len, rest))
+    return Seeds(tuple(results)) if seeds is not None else results[0]
+
+
+def _simulate(
+    deployment: Deployment,
+    limits: tuple[str, int | None, int | None],
+    stream: RequestStream,
+    sources: Mapping[str, str],
+    seed: int,
+    max_model_len: int | None,
+    rest: Mapping[str, Any],
+) -> Simulation:
+    policy = make_policy(*limits)
+    if stream.closed_loop is not None and limits[2] is None:
+        policy = make_policy(policy.name, policy.token_budget, max(256, stream.closed_loop))
+    if max_model_len is not None:
+        stream = _checked_lengths(stream, max_model_len)
+    result = run(deployment, policy, stream, seed=seed, **rest)
+    return Simulation(result, evidence(deployment, sources), _warnings(result))
+
+
+def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:
+    """The same stream, refusing a request longer than the engine accepts."""
+    if not 1 <= longest < 2**31:
+        raise InputError("--max-model-len", f"must be in [1, 2^31), not {longest}")
+
+    def blocks() -> Any:
+        for block in stream:
+            length = block.input_tokens + block.output_tokens
+            if (length > longest).any():
+                i = int((length > longest).argmax())
+                raise InputError(
+                    "--max-model-len",
+                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, "
+                    f"more than {longest}",
+                )
+            yield block
+
+    return RequestStream(stream.name, stream.has_arrivals, stream.closed_loop, blocks)
+
+
+def _warnings(r: Run) -> tuple[str, ...]:
+    longest = r.deployment.model.max_position
+    lengths = r.requests.input_tokens + r.requests.output_tokens
+    beyond = 0 if longest is None else int((lengths > longest).sum())
+    if not beyond:
+        return ()
+    return (
+        f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
+        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})",
+    )
+
+
+def _demo(
+    work: Mapping[str, Any],
+    where: Mapping[str, Any],
+    limits: tuple[str, int | None, int | None],
+    rest: Mapping[str, Any],
+    dtype: str | None,
+    kv_dtype: str | None,
+    seed: int,
+) -> Comparison:
+    """Mixtral-8x7B on four Duplex devices against four GPUs; options still apply."""
+    work, rest = dict(work), dict(rest)
+    if all(work[key] is None for key in ("source", "rate", "closed_loop", "limit", "duration")):
+        work["closed_loop"], work["limit"] = DEMO_CLIENTS, DEMO_REQUESTS
+        rest["warmup"] = rest["warmup"] or DEMO_WARMUP
+    runs = []
+    for name in DEMO_SYSTEMS:
+        spec, target = load(DEMO_MODEL, name, dtype, kv_dtype)
+        deployment = deploy(spec, target, **where, seed=seed)
+        stream = open_requests(**work, seed=seed)
+        sources = describe_system(name)[1]
+        runs.append(_simulate(deployment, limits, stream, sources, seed, None, rest))
+    return Comparison(tuple(runs))
