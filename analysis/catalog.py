@@ -10,7 +10,7 @@ from ..workloads.errors import InputError, nearest
 def _models() -> list[dict[str, Any]]:
     from ..workloads.catalog import catalog_entry, list_models
 
-    entries = [catalog_entry(name) for name in list_models()]
+    entries = [e for name in list_models() if (e := catalog_entry(name)) is not None]
     return [{"name": e.name, "title": e.title, "aliases": ", ".join(e.aliases)} for e in entries]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .output import OutputFolder
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
@@ -19,7 +21,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     from .plots import save
 
     rows = [op.to_dict() for op in result.ops]
-    folder.csv("ops.csv", {key: [row[key] for row in rows] for key in rows[0]})
+    folder.csv("ops.csv", {key: np.array([row[key] for row in rows]) for key in rows[0]})
     folder.json("roofline.json", result.to_dict())
     title = (
         f"{result.deployment.model.name} on {result.deployment.system.name}: "

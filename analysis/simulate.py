@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from ..devices.catalog import describe_system
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
+from ..simulator.engine import Progress
 from ..simulator.metrics import Quantiles
 from ..simulator.policies import make_policy
-from ..simulator.simulate import OpTotal, Progress, Run, run
+from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests
@@ -422,10 +423,11 @@ def _warnings(r: Run) -> tuple[str, ...]:
     beyond = 0 if longest is None else int((lengths > longest).sum())
     if not beyond:
         return ()
-    return (
+    text = (
         f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
-        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})",
+        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
     )
+    return (text,)
 
 
 def _demo(

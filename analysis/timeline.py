@@ -33,16 +33,16 @@ def write_timeline(stages: dict[str, npt.NDArray[np.float64]], path: Path) -> No
 
 def _events(row: dict[str, float]) -> list[dict[str, object]]:
     start = round(row["start_s"] * 1e6, 3)
-    stage = {
+    stage: dict[str, object] = {
         "name": "mixed" if row["prefill_tokens"] else "decoding-only",
         "ph": "X", "pid": 1, "tid": 1, "ts": start,
         "dur": round((row["end_s"] - row["start_s"]) * 1e6, 3),
         "args": {k: int(row[k]) for k in ("steps", "decodes", "prefill_tokens", "prompts")},
     }  # fmt: skip
-    counts = {
+    counts: dict[str, object] = {
         "name": "sequences", "ph": "C", "pid": 1, "ts": start,
         "args": {"running": int(row["running"]), "waiting": int(row["waiting"])},
     }  # fmt: skip
-    kv = {"name": "KV cache [bytes per device]", "ph": "C", "pid": 1, "ts": start,
+    kv: dict[str, object] = {"name": "KV cache [bytes per device]", "ph": "C", "pid": 1, "ts": start,
           "args": {"held": int(row["kv_bytes"])}}  # fmt: skip
     return [stage, counts, kv]
