@@ -37,6 +37,6 @@ def check_rate(value: object, option: str = "--rate") -> float:
 
 def check_seed(value: object) -> int:
     """Return `value` if it can seed a generator: a whole number, not negative."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**128:
-        raise InputError("--seed", f"must be a whole number from 0 to 2**128 - 1, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InputError("--seed", f"must be a whole number from 0 to 2**63 - 1, not {value!r}")
     return value
