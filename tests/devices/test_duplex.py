@@ -113,7 +113,7 @@ def test_energy_is_column_access_plus_row_activation(
         ("duplex", "co-process", "tensor-parallel", {"xpu", "logic-pim"}),
         ("duplex-bankpim", "op-per-byte", "tensor-parallel", {"xpu", "bank-pim"}),
         ("duplex-bankgroup", "paper", "expert-parallel", {"xpu", "bank-group-pim"}),
-        ("logic-pim", "op-per-byte", "expert-parallel", {"logic-pim"}),
+        ("logic-pim", "paper", "expert-parallel", {"logic-pim"}),
     ],
 )
 def test_each_variant_adds_one_mechanism(
