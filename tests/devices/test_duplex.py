@@ -108,12 +108,12 @@ def test_energy_is_column_access_plus_row_activation(
     [
         ("duplex-gpu", "xpu-only", "expert-parallel", {"xpu"}),
         ("duplex-2xgpu", "xpu-only", "expert-parallel", {"xpu"}),
-        ("duplex-plain", "op-per-byte", "expert-parallel", {"xpu", "logic-pim"}),
+        ("duplex-plain", "paper", "expert-parallel", {"xpu", "logic-pim"}),
         ("duplex-pe", "co-process", "expert-parallel", {"xpu", "logic-pim"}),
         ("duplex", "co-process", "tensor-parallel", {"xpu", "logic-pim"}),
         ("duplex-bankpim", "op-per-byte", "tensor-parallel", {"xpu", "bank-pim"}),
-        ("duplex-bankgroup", "op-per-byte", "expert-parallel", {"xpu", "bank-group-pim"}),
-        ("logic-pim", "op-per-byte", "expert-parallel", {"logic-pim"}),
+        ("duplex-bankgroup", "paper", "expert-parallel", {"xpu", "bank-group-pim"}),
+        ("logic-pim", "paper", "expert-parallel", {"logic-pim"}),
     ],
 )
 def test_each_variant_adds_one_mechanism(
