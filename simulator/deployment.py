@@ -14,7 +14,6 @@ from ..workloads.routing import Router, check_routing, make_router
 from .layout import Layout, Memory, device_memory, make_layout, shard_model
 from .placement import PLACEMENTS
 
-
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
 
@@ -123,11 +122,12 @@ def deploy(
         Degrees, placement or routing that do not fit the model or system.
     """
     check_routing(routing)
-    for option, name, known in (
+    for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
-            raise InputError(option, f"unknown {option[2:]} {name!r}{nearest(name, known)}")
+            raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     layout = make_layout(model, system, tp, dp, ep)
     shard = shard_model(model, layout)
     device = build_device(system.device)
