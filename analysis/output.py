@@ -43,8 +43,9 @@ class OutputFolder:
     """
 
     def __init__(self, path: str | Path, option: str = "--out") -> None:
-        if not str(path):
-            raise InputError(option, "is empty; give a folder")
+        if not str(path) or str(path).startswith("--"):
+            reason = "is no folder's name; write ./NAME for a folder that starts with dashes"
+            raise InputError(f"{option} {str(path)!r}", reason)
         self.path = Path(path)
         self._made: list[Path] = []
         self._files: list[tuple[Path, Path]] = []

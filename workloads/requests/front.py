@@ -107,6 +107,8 @@ def open_requests(
     _check_numbers(closed_loop, limit, duration, rate_scale, spread, block_size)
     gaps = _gaps(rate, arrivals, cv)
     if source is not None:
+        if not str(source):
+            raise InputError("--trace", "is empty; give a file or a folder")
         _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
         _refuse("lengths come from the trace", {"--output-len": output_len})
         origin = trace(Path(source), seed, rate_scale or 1.0)
@@ -194,7 +196,8 @@ def _timing(
     if gaps is not None:
         steps.append(lambda rows: with_arrivals(rows, gaps, generator(seed, ARRIVAL_DRAWS)))
     elif not origin.has_arrivals:
-        raise InputError(origin.name, "has no arrival times: give --rate or --closed-loop")
+        reason = "has no arrival times: give --rate or --closed-loop too"
+        raise InputError(origin.name, reason)
     if spread is not None:
         width = spread / (rate_scale or 1.0)
         steps.append(partial(spread_stamps, bin_s=width, subject=origin.name))

@@ -1,0 +1,267 @@
+"""Is every unusable model, device, trace or output folder one line, and nothing left behind?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+Write = Callable[[str, str | bytes], Path]
+
+CONFIG = {
+    "architectures": ["MixtralForCausalLM"], "hidden_size": 256, "intermediate_size": 512,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "num_hidden_layers": 2,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "vocab_size": 1000,
+    "max_position_embeddings": 64, "torch_dtype": "bfloat16", "tie_word_embeddings": False,
+}  # fmt: skip
+OWN = "request_id,arrival_s,input_tokens,output_tokens\n"
+
+
+def config(**changes: object) -> str:
+    keys = {k: v for k, v in {**CONFIG, **changes}.items() if v is not ...}
+    return json.dumps(keys)
+
+
+MODELS: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
+    "not JSON": ("{num_hidden_layers: 2", ("config.json",)),
+    "cut off": (config()[:100], ("config.json",)),
+    "empty": ("", ("config.json", "empty")),
+    "blank": (" \n", ("config.json",)),
+    "list": ("[1, 2]", ("config.json", "object")),
+    "number": ("3", ("config.json", "object")),
+    "null": ("null", ("config.json", "object")),
+    "binary": (b"\xff\xfe\x00\x01", ("config.json", "UTF-8")),
+    "deep": ("[" * 100_000, ("config.json",)),
+    "key twice": (config()[:-1] + ', "vocab_size": 5}', ("config.json", "vocab_size")),
+    "no layers": (config(num_hidden_layers=...), ("num_hidden_layers",)),
+    "unknown class": (config(architectures=["MixtralForCausalLN"]),
+                      ("MixtralForCausalLN", "did you mean 'MixtralForCausalLM'?")),
+    "no class": (config(architectures=...), ("architectures",)),
+    "negative": (config(hidden_size=-1), ("hidden_size", "-1")),
+    "zero": (config(num_hidden_layers=0), ("num_hidden_layers", "0")),
+    "NaN": (config(vocab_size=float("nan")), ("vocab_size",)),
+    "infinite": (config(vocab_size=float("inf")), ("vocab_size",)),
+    "text": (config(hidden_size="256"), ("hidden_size", "256")),
+    "boolean": (config(num_hidden_layers=True), ("num_hidden_layers",)),
+    "fraction": (config(hidden_size=256.5), ("hidden_size",)),
+    "null size": (config(hidden_size=None), ("hidden_size",)),
+    "huge": (config(vocab_size=2**31), ("vocab_size",)),
+    "very huge": (config(vocab_size=10**400), ("vocab_size",)),
+    "too many experts a token": (config(num_experts_per_tok=5), ("num_experts_per_tok", "4")),
+    "no experts": (config(num_local_experts=0), ("num_local_experts",)),
+    "kv heads": (config(num_key_value_heads=3), ("num_key_value_heads",)),
+    "format": (config(torch_dtype="float99"), ("torch_dtype", "float99")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_bad_config(ask: Ask, write: Write, tmp_path: Path, name: str) -> None:
+    content, parts = MODELS[name]
+    path = write("model/config.json", content)
+    for model in (path, path.parent):
+        message = ask("inspect", model, "--json", "--out", tmp_path / "out").refused()
+        for part in (str(tmp_path), *parts):
+            assert part in message
+    for command in ("roofline", "simulate"):
+        assert ask(command, path, "--system", "h100-x1").refused() == message
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_config(ask: Ask, tmp_path: Path) -> None:
+    assert "config.json" in ask("inspect", tmp_path).refused()
+    assert "no-such" in ask("inspect", tmp_path / "no-such/config.json").refused()
+
+
+DEVICE = """\
+name: mine
+title: My device
+memory:
+  capacity_GiB: {value: 80, source: "the data sheet"}
+  bandwidth_GBps: {value: 3000, source: "the data sheet"}
+  usable_fraction: {value: 0.9, source: "assumed: vLLM's default"}
+processors:
+  xpu:
+    kind: xpu
+    peak_TFLOPS: {fp16: 900, bf16: 900, source: "the data sheet"}
+    compute_efficiency: {value: 0.9, source: "assumed: as its kin"}
+    memory_efficiency: {value: 0.9, source: "assumed: as its kin"}
+    launch_us: {value: 2, source: "assumed: as its kin"}
+    memory_pJ_per_bit: {value: 4, source: "assumed: as its kin"}
+    compute_pJ_per_FLOP: {fp16: 0.4, bf16: 0.4, source: "assumed: as its kin"}
+link: {name: wire, bandwidth_GBps: {value: 450, source: "the data sheet"}, latency_us: {value: 3, source: "the data sheet"}}
+node_link: {name: net, bandwidth_GBps: {value: 50, source: "the data sheet"}, latency_us: {value: 5, source: "the data sheet"}}
+"""
+
+DEVICES = {
+    "unknown key": (DEVICE.replace("launch_us", "lunch_us"), ("lunch_us", "did you mean")),
+    "unit": (DEVICE.replace("capacity_GiB", "capacity_pounds"), ("capacity_pounds",)),
+    "key twice": (DEVICE + "name: other\n", ("name", "twice")),
+    "code": (DEVICE + "title: !!python/object/apply:os.system ['touch ran']\n", ("python",)),
+    "no source": (DEVICE.replace(', source: "assumed: vLLM\'s default"', ""), ("source",)),
+    "bare number": (
+        DEVICE.replace('{value: 2, source: "assumed: as its kin"}', "2"),
+        ("launch", "source"),
+    ),
+    "negative": (DEVICE.replace("value: 3000", "value: -3000"), ("bandwidth_GBps",)),
+    "zero": (DEVICE.replace("value: 3000", "value: 0"), ("bandwidth_GBps",)),
+    "NaN": (DEVICE.replace("value: 3000", "value: .nan"), ("bandwidth_GBps",)),
+    "infinite": (DEVICE.replace("value: 3000", "value: .inf"), ("bandwidth_GBps",)),
+    "text": (DEVICE.replace("value: 3000", "value: fast"), ("bandwidth_GBps",)),
+    "above one": (DEVICE.replace("value: 0.9,", "value: 1.5,"), ("fraction",)),
+    "format": (DEVICE.replace("fp16: 900", "fp17: 900"), ("fp17", "did you mean")),
+    "placement": (DEVICE + "placement: xpu-onyl\n", ("placement", "xpu-only")),
+    "missing": (DEVICE.replace("link: {name: wire", "wire: {name: wire"), ("wire", "link")),
+    "list": ("[1]\n", ("mine.yaml",)),
+    "empty": ("", ("mine.yaml", "empty")),
+    "not YAML": ("name: [\n", ("mine.yaml",)),
+    "binary": (b"\xff\xfe\x00", ("mine.yaml",)),
+    "taken": (DEVICE.replace("name: mine", "name: h100"), ("h100", "catalog")),
+    "bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nname: *b\n", ("mine.yaml",)),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_a_bad_device(
+    ask: Ask, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    content, parts = DEVICES[name]
+    path = write("mine.yaml", content)
+    monkeypatch.chdir(tmp_path)
+    for command in ("roofline", "simulate"):
+        message = ask(command, "llama-3-8b", "--system", path, "--json").refused()
+        for part in ("mine", *parts):
+            assert part in message
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_device_above_is_good_unchanged(ask: Ask, write: Write) -> None:
+    path = write("mine.yaml", DEVICE)
+    found = ask("roofline", "llama-3-8b", "--system", path, "--json").json()
+    assert found["system"] == "mine-x1"
+    assert ask("roofline", "llama-3-8b", "--system", path, "--dtype", "fp32").refused()
+
+
+TRACES: dict[str, tuple[str | bytes, str, tuple[str, ...]]] = {
+    # name: (content, suffix of the place, parts)
+    "missing column": (OWN.replace("output_tokens", "out"), ".csv:1", ("output_tokens",)),
+    "text": (OWN + "0,0,1,1\n1,1,many,1\n", ".csv:3", ("input_tokens", "'many'")),
+    "NaN": (OWN + "0,0,nan,1\n", ".csv:2", ("input_tokens",)),
+    "out of order": (OWN + "0,5,1,1\n1,1,1,1\n", ".csv:3", ("arrival_s", "earlier")),
+    "zero output": (OWN + "0,0,1,0\n", ".csv:2", ("output_tokens", "from 1")),
+    "negative": (OWN + "0,0,-1,1\n", ".csv:2", ("input_tokens",)),
+    "no rows": (OWN, ".csv", ("no rows",)),
+    "empty": ("", ".csv", ("empty",)),
+    "truncated": (OWN + "0,0,1,1\n1,1,1", ".csv:3", ("3 cells",)),
+    "binary": (OWN.encode() + b"0,0,1,1\n\xff\xfe\n", ".csv:3", ("UTF-8",)),
+    "all binary": (bytes(range(256)), ".csv", ()),
+    "another table": ("a,b\n1,2\n", ".csv:1", ("known formats",)),
+    "late": (OWN + "".join(f"{i},{i},10,2\n" for i in range(70_000)) + "x,70000,10,0\n",
+             ".csv:70002", ("output_tokens",)),
+    "too long for the memory": (OWN + "0,0,1,1\n1,0,2000000,1\n", "h100-x1",
+                                ("request 1", "GiB available")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_a_bad_trace(ask: Ask, write: Write, tmp_path: Path, drawn: list[str], name: str) -> None:
+    content, place, parts = TRACES[name]
+    path, out = write("trace.csv", content), tmp_path / "out"
+    command = "simulate", "llama-3-8b", "--system", "h100-x1", "--trace", path
+    for more in ((), ("--json",), ("--seeds", "2")):
+        message = ask(*command, *more, "--out", out).refused()
+        for part in (place, *parts):
+            assert part in message
+        assert not out.exists()
+
+
+def test_an_output_folder_that_cannot_be(ask: Ask, write: Write, tmp_path: Path) -> None:
+    file = write("file", "in the way")
+    for command in (
+        ("list", "models"),
+        ("inspect", "mixtral-8x7b"),
+        ("roofline", "mixtral-8x7b", "--system", "h100-x4"),
+        ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "1"),
+        ("simulate",),
+    ):
+        for out in (file, file / "below", "/proc/opbyte", "/dev/null/x", "x" * 300, "a\0b"):
+            message = ask(*command, "--json", "--out", out).refused()
+            assert message.startswith("--out ")
+            assert "cannot be written" in message
+    assert file.read_text() == "in the way"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "9", "--requests", "9")
+
+
+def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(
+    ask: Ask, tmp_path: Path, drawn: list[str]
+) -> None:
+    out = tmp_path / "out"
+    assert ask(*RUN, "--out", out).code == 0
+    names = ["latency.png", "requests.csv", "stages.csv", "summary.json", "timeline.json"]
+    assert sorted(os.listdir(out)) == names
+    before = (out / "requests.csv").read_bytes()
+    (out / "stages.csv").unlink()
+    (out / "stages.csv").mkdir()
+    assert "stages.csv" in ask(*RUN, "--seed", "1", "--out", out).refused()
+    assert sorted(os.listdir(out)) == names
+    assert (out / "requests.csv").read_bytes() == before
+
+
+def test_a_failing_figure_leaves_nothing(
+    ask: Ask, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(figure: object, path: Path) -> None:
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["opbyte.analysis.plots"], "save", full)
+    out = tmp_path / "a/b"
+    message = ask(*RUN, "--json", "--out", out).refused()
+    assert "latency.png" in message
+    assert "No space left" in message
+    assert os.listdir(tmp_path) == []
+    command = "roofline", "llama-3-8b", "--system", "h100-x1", "--batch", "9000", "--out", out
+    assert "roofline.png" in ask(*command, "--context", "9000").refused()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """Files may grow to 20 kB, requests.csv would be larger: the process sees a real failure."""
+    code = (
+        "import resource, signal, sys, types\n"
+        "plots = types.ModuleType('opbyte.analysis.plots')\n"
+        "plots.latency = plots.save = lambda *a: None\n"
+        "sys.modules[plots.__name__] = plots\n"
+        "from opbyte.analysis.cli import main\n"
+        "import opbyte.analysis.simulate, pandas\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import opbyte.analysis.output as output\n"
+        "make = output.OutputFolder.csv\n"
+        "def csv(*a, **k):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "    return make(*a, **k)\n"
+        "output.OutputFolder.csv = csv\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [*RUN[:-1], "2000", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("opbyte: error: ")
+    assert "requests.csv: cannot be written (File too large)" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert os.listdir(tmp_path) == []
