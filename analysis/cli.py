@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -288,20 +289,33 @@ def main(arguments: list[str] | None = None) -> None:
     command = typer.main.get_command(app)
     try:
         status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
-    except typer.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of a pipe left; nothing to tell it
+        _give_up_output()  # the reader of a pipe left; nothing to tell it
         raise SystemExit(1) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.filename is not None:
+            _fail(f"{error.filename}: cannot be used ({reason})", 2)
+        _give_up_output()
+        _fail(f"standard output: cannot be written ({reason})", 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # not from the option parser
             raise
         _fail(usage_line(error, _names()), 2)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _give_up_output() -> None:
+    """Send what is still buffered nowhere, or Python complains about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _names() -> list[str]:

@@ -114,4 +114,5 @@ def _terminal_width() -> int | None:
     """Columns of the terminal that reads standard output; None in a pipe or a file."""
     import shutil
 
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    watched = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if watched else None
