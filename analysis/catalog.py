@@ -76,6 +76,12 @@ def _routings() -> list[dict[str, Any]]:
     return [{"name": name} for name in ROUTINGS]
 
 
+def _experiments() -> list[dict[str, Any]]:
+    from .reproduce import list_experiments
+
+    return list_experiments()
+
+
 def _none() -> list[dict[str, Any]]:
     return []
 
@@ -88,7 +94,7 @@ LISTS = {
     "placements": _placements,
     "routings": _routings,
     "kernels": _none,
-    "experiments": _none,
+    "experiments": _experiments,
 }
 
 

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -191,6 +191,29 @@ def simulate_command(
     _show(result, as_json, _heading(result), _closing(result))
 
 
+@app.command("reproduce")
+def reproduce_command(
+    experiment: Annotated[str, typer.Argument(help="A name of `opbyte list experiments`.")],
+    seeds: Annotated[int, typer.Option(help="Mean over this many seeds.")] = 5,
+    routing: Routing = "uniform",
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Compare a paper's printed numbers with simulated ones."""
+    from .reproduce import reproduce
+
+    if not 1 <= seeds <= 1000:
+        raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
+    folder = _folder(out)
+    with _counting("points") as told:
+        result = reproduce(experiment, seeds=range(seeds), routing=routing, told=told)
+    if folder:
+        folder.json("rows.json", result.to_dict())
+    _show(result, as_json, f"{experiment}: {result.runs} runs in {result.wall_s:.0f} s")
+    if result.failed:
+        raise typer.Exit(1)
+
+
 def _heading(result: Result) -> str | None:
     from .simulate import Simulation
 
@@ -279,6 +302,27 @@ def _progress() -> Iterator[Progress | None]:
             bar.update(task, completed=done, total=known, clock=clock)
 
         yield update
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a known number of things, when somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def main(arguments: list[str] | None = None) -> None:
