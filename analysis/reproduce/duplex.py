@@ -93,20 +93,62 @@ def duplex(seeds: Sequence[int], routing: str, told: Told | None) -> Reproductio
         _utilisation(),
         *_qps(results, seeds, routing),
         *_bank_pim(mean),
+        *_edap(),
     ]
     return Reproduction("duplex", tuple(rows), len(results), time.perf_counter() - began)
 
 
 def _constants() -> list[Row]:
+    """Figures that follow from the device description alone."""
     from ...devices.catalog import load_device
     from ...devices.device import build_device
 
     spec, _ = load_device(ET)
     peak = build_device(spec).processors["logic-pim"].peak["fp16"] / spec.memory.stacks
+    area = sum((spec.processors["logic-pim"].area_mm2 or {}).values())
+    die = spec.memory.logic_die_mm2 or 0.0
     return [
         judged("T1", "Logic-PIM peak per stack, 32 x 512 MACs at 650 MHz", "TFLOPS", 21.3,
-               peak / 1e12, "0.5 %", "section VI")
+               peak / 1e12, "0.5 %", "section VI"),
+        judged("T2.mm2", "area added per stack", "mm2", 17.80, area, "0.1 %", "VII-E"),
+        judged("T2.share", "area added, share of the logic die", "1", 0.1471, area / die, "0.1 %",
+               "VII-E"),
     ]  # fmt: skip
+
+
+EDAP_DEVICES = {"bank": BANK, "bankgroup": "duplex-bankgroup", "logic": PLAIN}
+
+
+def edap(device: str, op_per_byte: int) -> float:
+    """Energy x delay x area of one GEMM with a 16384 x 4096 weight (Fig. 8) [J s mm2].
+
+    The Op/B of such a GEMM is its number of input rows; one device's five stacks run it.
+    """
+    from ...devices.catalog import load_device
+    from ...devices.device import build_device
+    from ...workloads.layers import Run
+    from ...workloads.layers.base import gemm
+    from ...workloads.numerics import Numerics
+
+    spec, _ = load_device(device)
+    name = next(n for n, p in spec.processors.items() if p.kind != "xpu")
+    op = gemm("fc", "ffn", "ffn", op_per_byte, 16384, 4096, Run(Numerics("fp16")))
+    cost = build_device(spec).processors[name].model.cost(op)
+    return cost.total_joules * cost.seconds * sum((spec.processors[name].area_mm2 or {}).values())
+
+
+def _edap() -> list[Row]:
+    """Fig. 8: each Op/B normalised to the worst of the three."""
+    rows = []
+    for ops in (1, 2, 4, 8, 16, 32):
+        values = {label: edap(device, ops) for label, device in EDAP_DEVICES.items()}
+        worst = max(values.values())
+        rows += [
+            judged(f"edap.{label}.opb{ops}", f"EDAP at {ops} Op/B, {label}, over the worst", "1",
+                   None, value / worst)
+            for label, value in values.items()
+        ]  # fmt: skip
+    return rows
 
 
 def _throughput(get: Get) -> list[Row]:
@@ -233,7 +275,7 @@ def _bank_pim(get: Get) -> list[Row]:
     ):  # fmt: skip
         ratios = [get(m, ET, b, n, speed) / get(m, BANK, b, n, speed) for m, b, n in grid([model])]
         for name in pick:
-            value = {"min": min, "max": max, "mean": _mean}[name](ratios)
+            value = {"min": min(ratios), "max": max(ratios), "mean": _mean(ratios)}[name]
             rows.append(
                 judged(f"bankpim.{label}.duplex_over_bankpim.{name}",
                        f"{model}: throughput, Duplex over Bank-PIM, {name}", "1", None, value)
