@@ -24,10 +24,14 @@ GAPS = (2.0, 5.0, 9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 65.0, 85.0)
 ANGLES = np.deg2rad([0, 90, 180, 270, 45, 135, 315, 225, 22, 68, 112, 158, 202, 248, 292, 338])
 PADDING = 1.2
 """Free space around a label [pt]."""
+BACKGROUND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4}
+"""Behind a label, so that grid lines do not strike it through."""
 LINE_COST, LEADER_COST = 25.0, 40.0
 """Distance [pt] worth going to keep a label off a line, and its leader off a point or label."""
 LEADER_FROM = 6.0
 """Gap [pt] from which a leader line joins label and point."""
+MAX_POINTS = 100
+"""Of a line that labels keep off; longer ones are thinned."""
 LABEL = "op-label"
 """Group id of op labels."""
 
@@ -117,7 +121,7 @@ class _Placer:
             return
         near = np.clip(self.at[i], boxes[:, :2], boxes[:, 2:])
         gap = np.hypot(*(near - self.at[i]).T) / self.pt
-        cost = gap + LINE_COST * crosses(boxes, self.segments).any(axis=1)
+        cost = gap + LINE_COST * crosses(boxes + pad, self.segments).any(axis=1)
         leaders = np.concatenate([near, np.broadcast_to(self.at[i], near.shape)], axis=1)
         hits = crosses(taken, leaders).sum(axis=0) - 1  # its own point
         cost += LEADER_COST * np.maximum(hits, 0) + 0.05 * np.arange(len(boxes)) / len(boxes)
@@ -160,7 +164,8 @@ def place(
     notes = [
         axes.annotate(
             p.text, (p.x, p.y), (0, 0), textcoords="offset points", ha="center", va="center",
-            fontsize=NORMAL, color=p.color, gid=gid, linespacing=1.05, zorder=5,
+            fontsize=NORMAL, color=p.color, gid=gid, linespacing=1.05, zorder=2.6,
+            bbox=BACKGROUND,
         )
         for p in points
     ]  # fmt: skip
@@ -169,7 +174,9 @@ def place(
     radii = np.array([m.radius for m in markers]).reshape(-1, 1) * pt
     boxes = np.concatenate([np.hstack([centres - radii, centres + radii]), boxes_of(texts)])
     drawn = [axes.transData.transform(np.asarray(line, dtype=float)) for line in lines]
-    segments = [np.hstack([line[:-1], line[1:]]) for line in drawn]
+    thin = [line[np.unique(np.linspace(0, len(line) - 1, MAX_POINTS).round().astype(int))]
+            for line in drawn]  # fmt: skip
+    segments = [np.hstack([line[:-1], line[1:]]) for line in thin]
     placer = _Placer(axes, points, boxes, np.concatenate([np.zeros((0, 4)), *segments]), [*notes])
     for _ in range(2):
         for i in range(len(points)):

@@ -24,7 +24,7 @@ from matplotlib.font_manager import FontProperties
 DPI = 200
 WIDTH, HEIGHT = 6.5, 4.2
 """Inches: the text width of a page with one-inch margins."""
-SMALL, NORMAL, LARGE = 7.5, 8.0, 9.0
+SMALL, NORMAL, LARGE = 8.0, 8.0, 9.0
 """Type sizes [pt]: notes, everything else, titles."""
 BLACK, GREY, LIGHT = "#000000", "#5F5F5F", "#D9D9D9"
 
