@@ -114,6 +114,7 @@ def _limits(axes: Axes, shown: pd.DataFrame, levels: list[float]) -> None:
     if np.diff(np.log(ticks)).min(initial=1.0) > 0.06 * np.log(high * room**2 / low):
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(FixedLocator([]))
+        axes.xaxis.set_major_formatter(lambda batch, _: f"{batch:,.6g}")
 
 
 def _draw_layers(axes: Axes, shown: pd.DataFrame, layers: list[str]) -> list[_Label]:

@@ -16,7 +16,6 @@ from matplotlib.transforms import ScaledTranslation
 
 from .style import (
     BLACK,
-    HEIGHT,
     LIGHT,
     NORMAL,
     PATHS,
@@ -74,7 +73,7 @@ def breakdown(ops: pd.DataFrame, title: str) -> Figure:
     units = [p for p in dict.fromkeys(table["processor"]) if _computes(table, p)]
     rows = max(-(-len(layers) // 2) + len(units) + 1, 4)
     with house_style():
-        figure = new_figure(title, height=max(HEIGHT - 1.0, 1.4 + 0.17 * rows + 0.48 * len(runs)))
+        figure = new_figure(title, height=1.1 + 0.17 * rows + max(0.5 * len(runs), 0.7))
         time, energy = figure.subplots(1, 2, sharey=True, width_ratios=[1.75, 1.0])
         time.set_xlabel("Share of clock time (%)")
         bars = _time(time, table, runs, layers, units) + _energy(energy, table, runs)

@@ -38,7 +38,10 @@ LABEL = "op-label"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What to label: a position in data coordinates, its radius [pt], text and colour."""
+    """What to label: a position in data coordinates, its radius [pt], text and colour.
+
+    A point of radius 0 gets no leader line.
+    """
 
     x: float
     y: float
@@ -191,7 +194,7 @@ def place(
         note.set_position((float(offset[0]), float(offset[1])))
         near = np.clip(placer.at[i], box[:2], box[2:]) - placer.at[i]
         distance = float(np.hypot(*near))
-        if distance > placer.radius[i] + LEADER_FROM * pt:
+        if 0 < placer.radius[i] < distance - LEADER_FROM * pt:
             begin = near * (placer.radius[i] / distance)
             _leader(axes, points[i], begin / pt, near / pt)
         kept.append(note)

@@ -33,6 +33,9 @@ YELLOW, VERMILLION, PURPLE = "#F0E442", "#D55E00", "#CC79A7"
 
 OP_PER_BYTE = "FLOP per byte of memory traffic (Op/B)"
 
+PERCENT = "\u00a0%"
+"""Percent sign that stays with its number."""
+
 RC: dict[str, Any] = {
     "font.size": NORMAL,
     "axes.titlesize": LARGE,
@@ -179,7 +182,10 @@ def renderer(figure: Figure) -> RendererAgg:
 def wrapped(
     text: str, width_pt: float, render: RendererAgg, size: float, bold: bool = False
 ) -> str:
-    """Break a text at spaces so that no line is wider than `width_pt`; long words break anywhere.
+    """Break a text at spaces so that no line is wider than `width_pt`.
+
+    A word that is longer breaks after a hyphen if it can, else anywhere; a non-breaking space
+    is part of a word.
 
     Parameters
     ----------
@@ -199,7 +205,7 @@ def wrapped(
         return bool(measure(line, font, ismath=False)[0] <= limit)
 
     lines = [""]
-    for word in text.split():
+    for word in (w for w in text.replace("\n", " ").split(" ") if w):
         joined = f"{lines[-1]} {word}".strip()
         if fits(joined):
             lines[-1] = joined
@@ -208,7 +214,8 @@ def wrapped(
             lines.append("")
         for letter in word:
             if lines[-1] and not fits(lines[-1] + letter):
-                lines.append("")
+                head, hyphen, tail = lines[-1].rpartition("-")
+                lines[-1:] = [head + hyphen, tail] if hyphen and head else [lines[-1], ""]
             lines[-1] += letter
     return "\n".join(lines)
 
@@ -294,5 +301,5 @@ def require(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 
 def say_empty(axes: Axes, text: str) -> None:
-    """Write in the middle of an axes that there is nothing to draw."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY)
+    """Write into the lower right corner of an axes that there is nothing to draw."""
+    axes.text(0.98, 0.04, text, transform=axes.transAxes, ha="right", color=GREY)
