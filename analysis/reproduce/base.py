@@ -98,6 +98,13 @@ class Reproduction(Result):
             "wall_s": self.wall_s,
         }
 
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        rows: list[dict[str, Any]] = self.to_dict()["rows"]
+        return rows
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        return [f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s", self.rows()]
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
             {
