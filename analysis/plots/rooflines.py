@@ -127,35 +127,44 @@ def roofline(
         _Roof(str(r[0]), *(float(v) for v in r[1:]))
         for r in processors[list(PROCESSOR_COLUMNS)].itertuples(index=False)
     ]
-    merged = _merge(ops)
-    drawable = (merged["op_per_byte"] > 0) & (merged["achieved_flops"] > 0)
-    shown = merged[drawable]
+    table = _merge(ops)
     with house_style():
-        colors = processor_styles([r.name for r in roofs] + list(shown["processor"]))
-        entries = _legend(roofs, colors, layer_order(shown["layer"]))
-        rows = sum(1 + text.count("\n") for _, text in entries)
-        figure = new_figure(title, height=max(HEIGHT, rows * LINE_INCHES + REST_INCHES))
-        axes = figure.add_subplot()
-        axes.set_xlabel(OP_PER_BYTE)
-        axes.set_ylabel("Performance (TFLOP/s)")
-        low, high = _limits(axes, roofs, shown)
-        lines = [line for r in roofs for line in _draw_roof(axes, r, colors[r.name], low, high)]
-        markers = _draw_ops(axes, shown, colors)
-        legend = axes.legend(
-            [handle for handle, _ in entries], [text for _, text in entries],
-            loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0.0, handlelength=1.9,
-            labelspacing=0.35, alignment="left",
-        )  # fmt: skip
-        for text in legend.get_texts():
-            text.set_fontweight("bold" if text.get_text() in HEADINGS else "normal")
-        finish(figure, _note(merged, drawable, label_share))
-        marks = _marks(axes, roofs, colors, lines, markers)
-        if len(shown):
-            points = _labels(axes, shown, markers, label_share)
-            place(axes, points, markers, marks, lines)
-        else:
-            say_empty(axes, "No ops with FLOP and memory traffic")
+        figure, crowded = _draw(roofs, table, title, label_share, 0)
+        if crowded:  # the note says so, which moves everything else
+            figure, _ = _draw(roofs, table, title, label_share, crowded)
     return figure
+
+
+def _draw(
+    roofs: Sequence[_Roof], table: pd.DataFrame, title: str, label_share: float, crowded: int
+) -> tuple[Figure, int]:
+    """Draw all; `crowded` labels are known to find no room. Returns how many found none."""
+    drawable = (table["op_per_byte"] > 0) & (table["achieved_flops"] > 0)
+    shown = table[drawable]
+    colors = processor_styles([r.name for r in roofs] + list(shown["processor"]))
+    entries = _legend(roofs, colors, layer_order(shown["layer"]))
+    rows = sum(1 + text.count("\n") for _, text in entries)
+    figure = new_figure(title, height=max(HEIGHT, rows * LINE_INCHES + REST_INCHES))
+    axes = figure.add_subplot()
+    axes.set_xlabel(OP_PER_BYTE)
+    axes.set_ylabel("Performance (TFLOP/s)")
+    low, high = _limits(axes, roofs, shown)
+    lines = [line for r in roofs for line in _draw_roof(axes, r, colors[r.name], low, high)]
+    markers = _draw_ops(axes, shown, colors)
+    legend = axes.legend(
+        [handle for handle, _ in entries], [text for _, text in entries],
+        loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0.0, handlelength=1.9,
+        labelspacing=0.35, alignment="left",
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_fontweight("bold" if text.get_text() in HEADINGS else "normal")
+    finish(figure, _note(table, drawable, label_share, crowded))
+    marks = _marks(axes, roofs, colors, lines, markers)
+    if not len(shown):
+        say_empty(axes, "No ops with FLOP and memory traffic")
+        return figure, 0
+    points = _labels(axes, shown, markers, label_share)
+    return figure, len(points) - len(place(axes, points, markers, marks, lines))
 
 
 def _merge(ops: pd.DataFrame) -> pd.DataFrame:
@@ -346,7 +355,7 @@ def _legend(
     return entries
 
 
-def _note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float) -> str:
+def _note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float, crowded: int) -> str:
     """What the figure leaves out."""
     parts = []
     absent = merged[~drawable].groupby("name", sort=False)["share"].sum()
@@ -366,4 +375,6 @@ def _note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float) -
     small = drawable & (merged["share"] < label_share)
     if small.any():
         parts.append(f"Ops below {number(100 * label_share)}{PERCENT} of step time have no label.")
+    if crowded:
+        parts.append(f"{crowded} labels found no room.")
     return " ".join(parts)
