@@ -355,7 +355,7 @@ def test_breakdown_of_two_runs(samples: dict[str, tuple[pd.DataFrame, pd.DataFra
     assert energy.get_xlabel() == "Dynamic energy (mJ)"
     names = [t.get_text() for t in time.get_yticklabels()]
     assert [n.split("\n")[0] for n in names] == list(SYSTEMS)
-    assert [n.split("\n")[1] for n in names] == ["5.4 ms", "11.9 ms"]
+    assert [n.split("\n")[1] for n in names] == ["5.38 ms", "11.9 ms"]
     assert time.get_ylim()[0] > time.get_ylim()[1], "first run on top"
     for y in range(2):
         bars = [p for p in time.patches if round(p.get_y() + p.get_height() / 2) == y]  # type: ignore[attr-defined]
