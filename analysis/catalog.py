@@ -6,6 +6,20 @@ from typing import Any
 
 from ..workloads.errors import InputError, nearest
 
+PLACEMENT_TITLES = {
+    "xpu-only": "every op on the main processor",
+    "op-per-byte": "by the op's Op/B: the processor whose nominal roofline is higher there",
+    "fastest": "the processor on which the op takes fewer seconds",
+    "paper": "decode attention, and experts without prefill, near memory (Duplex, section IV)",
+    "co-process": "experts and attention split over both processors (Duplex, section V-B)",
+}
+ROUTING_TITLES = {
+    "uniform": "all experts equally likely",
+    "measured": "skewed per layer and per prompt, as measured on DeepSeek-V2-Lite",
+    "power_law": "power_law:S, the r-th most popular expert has probability r^-S",
+    "trace": "trace:FILE, activation counts from a CSV: layer, e0, e1, ...",
+}
+
 
 def _models() -> list[dict[str, Any]]:
     from ..workloads.catalog import catalog_entry, list_models
@@ -23,10 +37,10 @@ def _devices() -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "title": spec.title,
                 "memory_GiB": round(spec.memory.capacity_bytes / 2**30, 1),
-                "bandwidth_GBps": spec.memory.bandwidth_bytes_per_s / 1e9,
+                "bandwidth_GBps": round(spec.memory.bandwidth_bytes_per_s / 1e9),
                 "processors": ", ".join(spec.processors),
+                "title": spec.title,
                 "aliases": ", ".join(spec.aliases),
             }
         )
@@ -39,11 +53,13 @@ def _systems() -> list[dict[str, Any]]:
     rows = []
     for name in list_systems():
         spec = load_system(name)
+        devices = spec.devices_per_node * spec.nodes
         rows.append(
             {
                 "name": name,
-                "devices": spec.devices_per_node * spec.nodes,
+                "devices": devices,
                 "nodes": spec.nodes,
+                "memory_GiB": round(devices * spec.device.memory.capacity_bytes / 2**30),
                 "device": spec.device.title,
             }
         )
@@ -64,16 +80,19 @@ def _policies() -> list[dict[str, Any]]:
 def _placements() -> list[dict[str, Any]]:
     from ..simulator.placement import PLACEMENTS
 
-    return [
-        {"name": name, "title": (PLACEMENTS[name].__doc__ or "").split("\n")[0]}
-        for name in PLACEMENTS
-    ]
+    return [{"name": name, "title": PLACEMENT_TITLES.get(name, "")} for name in PLACEMENTS]
 
 
 def _routings() -> list[dict[str, Any]]:
     from ..workloads.routing import ROUTINGS
 
-    return [{"name": name} for name in ROUTINGS]
+    return [{"name": name, "title": ROUTING_TITLES.get(name, "")} for name in ROUTINGS]
+
+
+def _experiments() -> list[dict[str, Any]]:
+    from .reproduce import list_experiments
+
+    return list_experiments()
 
 
 def _none() -> list[dict[str, Any]]:
@@ -88,7 +107,7 @@ LISTS = {
     "placements": _placements,
     "routings": _routings,
     "kernels": _none,
-    "experiments": _none,
+    "experiments": _experiments,
 }
 
 
@@ -101,5 +120,5 @@ def catalog(kind: str) -> list[dict[str, Any]]:
         Unknown kind.
     """
     if kind not in LISTS:
-        raise InputError(f"list {kind!r}", f"unknown kind{nearest(kind, LISTS)}")
+        raise InputError(f"KIND {kind!r}", f"is no list of the catalog{nearest(kind, LISTS)}")
     return LISTS[kind]()

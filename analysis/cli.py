@@ -6,16 +6,18 @@ Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr).
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..workloads.errors import InputError, nearest
+from ..workloads.errors import InputError
+from .usage import number, usage_line, whole
 
 if TYPE_CHECKING:
     from ..simulator.engine import Progress
+    from .output import OutputFolder
     from .result import Result
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
+    no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -38,20 +40,38 @@ Out = Annotated[
 Routing = Annotated[
     str, typer.Option(help="uniform, measured, power_law:S or trace:FILE.", metavar="ROUTING")
 ]
-Dtype = Annotated[str | None, typer.Option(help="Format of linear weights, e.g. fp8.")]
-KvDtype = Annotated[str | None, typer.Option(help="Format of the KV cache, e.g. fp8.")]
-Tp = Annotated[int | None, typer.Option("--tp", help="Tensor-parallel devices per rank.")]
-Dp = Annotated[int | None, typer.Option("--dp", help="Data-parallel ranks.")]
-Ep = Annotated[int | None, typer.Option("--ep", help="Groups that experts are dealt to.")]
+Dtype = Annotated[
+    str | None, typer.Option(help="Format of linear weights, e.g. fp8.", metavar="FORMAT")
+]
+KvDtype = Annotated[
+    str | None, typer.Option(help="Format of the KV cache, e.g. fp8.", metavar="FORMAT")
+]
+Tp = Annotated[
+    int | None, typer.Option(parser=whole, metavar="N", help="Tensor-parallel devices per rank.")
+]
+Dp = Annotated[int | None, typer.Option(parser=whole, metavar="N", help="Data-parallel ranks.")]
+Ep = Annotated[
+    int | None, typer.Option(parser=whole, metavar="N", help="Groups that experts are dealt to.")
+]
 Placement = Annotated[
     str | None,
-    typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process."),
+    typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process.", metavar="RULE"),
 ]
-Attention = Annotated[str | None, typer.Option(help="flash or unfused.")]
+Attention = Annotated[str | None, typer.Option(help="flash or unfused.", metavar="ALGORITHM")]
+SYSTEM = "Catalog name, YAML or DEVICE-xN."
+
+
+def _count(text: str) -> Any:
+    return typer.Option(parser=whole, metavar="N", help=text)
+
+
+def _real(text: str) -> Any:
+    return typer.Option(parser=number, metavar="X", help=text)
 
 
 @app.callback(invoke_without_command=True)
 def top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Answer for all commands."""
@@ -60,45 +80,62 @@ def top(
 
         print(f"opbyte {__version__}")
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        names = ", ".join(_names())
+        raise InputError("opbyte", f"needs a command: {names}; see opbyte --help")
 
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(help=" | ".join(KINDS))], as_json: Json = False
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))],
+    as_json: Json = False,
+    out: Out = None,
 ) -> None:
     """List what the catalog holds."""
     from .catalog import catalog
 
-    rows = catalog(kind)
+    with _folder(out) as folder:
+        rows = catalog(kind)
+        data = {"kind": kind, "names": [row["name"] for row in rows], "items": rows}
+        if folder:
+            folder.json(f"{kind}.json", data)
     if as_json:
-        _print_json({"kind": kind, "names": [row["name"] for row in rows], "items": rows})
-    else:
-        _table(rows) if rows else print(f"no {kind} yet")
+        _print_json(data)
+        return
+    from .console import print_table, print_text
+
+    print_table(rows) if rows else print(f"no {kind} yet")
+    if kind == "systems":
+        print_text("Any <device>-x<N> and <device>-<nodes>x<N> is a system too: h100-x4, h100-2x8.")
 
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[str, typer.Argument(help="Catalog name, config.json or its folder.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
+    ],
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Count a model's parameters, KV cache and state."""
     from .inspect import inspect
 
-    folder = _folder(out)
-    result = inspect(model)
-    if folder:
-        folder.json("inspect.json", result.to_dict())
+    with _folder(out) as folder:
+        result = inspect(model)
+        if folder:
+            folder.json("inspect.json", result.to_dict())
     _show(result, as_json)
 
 
 @app.command("roofline")
 def roofline_command(
-    model: Annotated[str, typer.Argument(help="Catalog name, config.json or its folder.")],
-    system: Annotated[str, typer.Option(help="Catalog name, YAML or DEVICE-xN.")],
-    batch: Annotated[int, typer.Option(help="Decoding sequences in the system.")] = 64,
-    context: Annotated[int, typer.Option(help="Tokens each has cached.")] = 2048,
-    prefill: Annotated[int, typer.Option(help="Tokens of one prompt in the step.")] = 0,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
+    ],
+    system: Annotated[str, typer.Option(help=SYSTEM, metavar="SYSTEM")],
+    batch: Annotated[int, _count("Decoding sequences in the system.")] = 64,
+    context: Annotated[int, _count("Tokens each has cached.")] = 2048,
+    prefill: Annotated[int, _count("Tokens of one prompt in the step.")] = 0,
     routing: Routing = "uniform",
     dtype: Dtype = None,
     kv_dtype: KvDtype = None,
@@ -113,47 +150,48 @@ def roofline_command(
     """Cost every op of one step: Op/B, processor, time and what bounds it."""
     from .roofline import roofline
 
-    folder = _folder(out)
-    result = roofline(
-        model, system, batch=batch, context=context, prefill=prefill, routing=routing,
-        dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, placement=placement,
-        attention=attention,
-    )  # fmt: skip
-    _warn(result.warnings)
-    if folder:
-        from .files import write_roofline
+    with _folder(out) as folder:
+        result = roofline(
+            model, system, batch=batch, context=context, prefill=prefill, routing=routing,
+            dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, placement=placement,
+            attention=attention,
+        )  # fmt: skip
+        if folder:
+            from .files import write_roofline
 
-        write_roofline(result, folder)
-    title = f"{result.deployment.model.name} on {result.deployment.system.name}"
-    stage = f"batch {batch}, context {context}, prefill {prefill}"
-    _show(result, as_json, f"{title}, {stage}: {1e3 * result.step_seconds:.4g} ms a step")
+            write_roofline(result, folder)
+    _warn(result.warnings)
+    _show(result, as_json)
 
 
 @app.command("simulate")
 def simulate_command(
     model: Annotated[
-        str | None, typer.Argument(help="Catalog name, config.json or its folder.")
+        str | None, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="Catalog name, YAML or DEVICE-xN.")] = None,
-    trace: Annotated[str | None, typer.Option(help="Request trace, file or folder.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests per second.")] = None,
-    closed_loop: Annotated[int | None, typer.Option(help="Requests kept in flight.")] = None,
-    requests: Annotated[int | None, typer.Option(help="Most requests.")] = None,
-    input_len: Annotated[int | None, typer.Option(help="Mean prompt tokens.")] = None,
-    output_len: Annotated[int | None, typer.Option(help="Mean output tokens.")] = None,
+    system: Annotated[str | None, typer.Option(help=SYSTEM, metavar="SYSTEM")] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="Request trace, file or folder.", metavar="PATH")
+    ] = None,
+    rate: Annotated[float | None, _real("Requests per second.")] = None,
+    closed_loop: Annotated[int | None, _count("Requests kept in flight.")] = None,
+    requests: Annotated[int | None, _count("Most requests.")] = None,
+    input_len: Annotated[int | None, _count("Mean prompt tokens.")] = None,
+    output_len: Annotated[int | None, _count("Mean output tokens.")] = None,
     lengths: Annotated[
-        str | None, typer.Option(help="fixed, lognormal, gaussian or uniform.")
+        str | None,
+        typer.Option(help="fixed, lognormal, gaussian or uniform.", metavar="NAME"),
     ] = None,
-    cv: Annotated[float | None, typer.Option(help="Variation of arrival gaps (gamma).")] = None,
-    rate_scale: Annotated[float | None, typer.Option(help="Play a trace this much faster.")] = None,
+    cv: Annotated[float | None, _real("Variation of arrival gaps (gamma).")] = None,
+    rate_scale: Annotated[float | None, _real("Play a trace this much faster.")] = None,
     spread: Annotated[
-        float | None, typer.Option(help="Spread equal time stamps over this many seconds.")
+        float | None, _real("Spread equal time stamps over this many seconds.")
     ] = None,
-    duration: Annotated[float | None, typer.Option(help="Only arrivals before this [s].")] = None,
-    policy: Annotated[str, typer.Option(help="chunked or mixed.")] = "chunked",
-    token_budget: Annotated[int | None, typer.Option(help="Tokens of one step.")] = None,
-    max_seqs: Annotated[int | None, typer.Option(help="Sequences running at once.")] = None,
-    max_model_len: Annotated[int | None, typer.Option(help="Longest request accepted.")] = None,
+    duration: Annotated[float | None, _real("Only arrivals before this [s].")] = None,
+    policy: Annotated[str, typer.Option(help="chunked or mixed.", metavar="NAME")] = "chunked",
+    token_budget: Annotated[int | None, _count("Tokens of one step.")] = None,
+    max_seqs: Annotated[int | None, _count("Sequences running at once.")] = None,
+    max_model_len: Annotated[int | None, _count("Longest request accepted.")] = None,
     routing: Routing = "uniform",
     dtype: Dtype = None,
     kv_dtype: KvDtype = None,
@@ -162,96 +200,85 @@ def simulate_command(
     ep: Ep = None,
     placement: Placement = None,
     attention: Attention = None,
-    warmup: Annotated[int, typer.Option(help="Completions left out of the metrics.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of requests and routing.")] = 0,
-    seeds: Annotated[int | None, typer.Option(help="Run this many seeds.")] = None,
+    warmup: Annotated[int | None, _count("Completions left out of the metrics.")] = None,
+    seed: Annotated[int, _count("Seed of requests and routing.")] = 0,
+    seeds: Annotated[int | None, _count("Run this many seeds.")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Serve requests; without arguments: Mixtral-8x7B on 4 Duplex against 4 GPUs."""
     from .simulate import simulate
 
-    folder = _folder(out)
-    with _progress() as progress:
-        result = simulate(
-            model, system, trace=trace, rate=rate, closed_loop=closed_loop, requests=requests,
-            input_len=input_len, output_len=output_len, lengths=lengths, cv=cv,
-            rate_scale=rate_scale, spread=spread, duration=duration, policy=policy,
-            token_budget=token_budget, max_seqs=max_seqs, max_model_len=max_model_len,
-            routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep,
-            placement=placement, attention=attention, warmup=warmup, seed=seed, seeds=seeds,
-            keep_stages=folder is not None, progress=progress,
-        )  # fmt: skip
-    from .files import simulations_of, write_simulation
+    with _folder(out) as folder:
+        with _progress() as progress:
+            result = simulate(
+                model, system, trace=trace, rate=rate, closed_loop=closed_loop,
+                requests=requests, input_len=input_len, output_len=output_len, lengths=lengths,
+                cv=cv, rate_scale=rate_scale, spread=spread, duration=duration, policy=policy,
+                token_budget=token_budget, max_seqs=max_seqs, max_model_len=max_model_len,
+                routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep,
+                placement=placement, attention=attention, warmup=warmup, seed=seed, seeds=seeds,
+                keep_stages=folder is not None, progress=progress,
+            )  # fmt: skip
+        if folder:
+            from .files import write_simulation
 
-    for each in simulations_of(result):
-        _warn(each.warnings)
-    if folder:
-        write_simulation(result, folder)
-    _show(result, as_json, _heading(result), _closing(result))
-
-
-def _heading(result: Result) -> str | None:
-    from .simulate import Simulation
-
-    if not isinstance(result, Simulation):
-        return None
-    run = result.run
-    return f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
+            write_simulation(result, folder)
+    _warn(result.warnings)
+    _show(result, as_json)
 
 
-def _closing(result: Result) -> str | None:
-    from .simulate import Comparison
+@app.command("reproduce")
+def reproduce_command(
+    experiment: Annotated[str, typer.Argument(help="A name of `opbyte list experiments`.")],
+    seeds: Annotated[int, _count("Mean over this many seeds.")] = 5,
+    routing: Routing = "uniform",
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Compare a paper's printed numbers with simulated ones."""
+    from .reproduce import reproduce
 
-    return result.verdict() if isinstance(result, Comparison) else None
+    if not 1 <= seeds <= 1000:
+        raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
+    with _folder(out) as folder:
+        with _counting("points") as told:
+            result = reproduce(experiment, seeds=range(seeds), routing=routing, told=told)
+        if folder:
+            folder.json("rows.json", result.to_dict())
+    _show(result, as_json)
+    if result.failed:
+        raise typer.Exit(1)
 
 
-def _folder(out: str | None) -> Any:
+def _folder(out: str | None) -> AbstractContextManager[OutputFolder | None]:
+    """Open the folder of ``--out``, before the work."""
     if out is None:
-        return None
+        return nullcontext()
     from .output import OutputFolder
 
     return OutputFolder(out)
 
 
-def _show(
-    result: Result, as_json: bool, heading: str | None = None, closing: str | None = None
-) -> None:
+def _show(result: Result, as_json: bool) -> None:
+    """Print an answer: one JSON object, or its blocks with an empty line between."""
     if as_json:
         _print_json(result.to_dict())
         return
-    if heading:
-        print(heading)
-    _table(result.rows())
-    if closing:
-        print(closing)
+    from .console import print_table, print_text
+
+    before: object = ""
+    for i, block in enumerate(result.blocks()):
+        if i and not (isinstance(block, str) and isinstance(before, str)):
+            print()
+        print_text(block) if isinstance(block, str) else print_table(block)
+        before = block
 
 
 def _print_json(data: Mapping[str, Any]) -> None:
     from .output import to_json
 
     print(to_json(data))
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table, as wide as they need when nobody watches."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    from .result import show
-
-    if not rows:
-        return
-    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
-    table = Table(box=SIMPLE_HEAD)
-    numeric = {k for k in rows[0] if all(isinstance(r[k], (int, float)) for r in rows)}
-    for key in rows[0]:
-        table.add_column(escape(key), justify="right" if key in numeric else "left")
-    for row in rows:
-        table.add_row(*(escape(show(value)) for value in row.values()))
-    console.print(table)
 
 
 def _warn(warnings: Sequence[str]) -> None:
@@ -268,17 +295,36 @@ def _progress() -> Iterator[Progress | None]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.completed:,.0f} of {task.total:,.0f} requests"), BarColumn(),
-        TextColumn("{task.fields[clock]:,.0f} s simulated"), TimeElapsedColumn(),
-    )  # fmt: skip
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None, clock=0.0)
+        task = bar.add_task("starting (the first run compiles)", total=None)
 
         def update(done: int, known: int, clock: float) -> None:
-            bar.update(task, completed=done, total=known, clock=clock)
+            text = f"{done:,} of {known:,} requests, {clock:,.0f} s simulated"
+            bar.update(task, description=text, completed=done, total=known)
 
         yield update
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a known number of things, when somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -296,21 +342,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()  # the reader of a pipe left; nothing to tell it
         raise SystemExit(1) from None
     except Exception as error:
-        message = getattr(error, "format_message", None)  # usage errors of the option parser
-        if message is None:
+        if not hasattr(error, "format_message"):  # not from the option parser
             raise
-        _fail(_usage(message()), 2)
+        _fail(usage_line(error, _names()), 2)
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
-def _usage(message: str) -> str:
-    """Usage errors in one line, with the nearest command where one is mistyped."""
-    line = " ".join(message.split())
-    if line.startswith("No such command"):
-        name = line.split("'")[1] if "'" in line else ""
-        names = [c.name or "" for c in app.registered_commands]
-        return f"no such command {name!r}{nearest(name, names)}"
-    return line or "needs a command; see opbyte --help"
+def _names() -> list[str]:
+    return [command.name or "" for command in app.registered_commands]
 
 
 def _fail(message: str, code: int) -> None:

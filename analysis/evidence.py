@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..devices.cost import Roofline
+from ..devices.device import FALLBACK
+from ..devices.spec import ARITHMETIC
 from ..simulator.deployment import Deployment
 from ..simulator.placement import processors_of
+from ..workloads.numerics import WEIGHT_GROUPS, Numerics
 
 
 def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -27,6 +30,7 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
         ``assumptions``: key path -> why.
     """
     out = []
+    sources = _used(sources, deployment.model.numerics)
     for processor in processors_of(deployment.device):
         below = f"processors.{processor.name}."
         name = "roofline" if isinstance(processor.model, Roofline) else "calibrated"
@@ -37,7 +41,30 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
         used.append("node_link")
     for key in used:
         out.append(_entry("latency + bytes/bandwidth", links[key], sources, (f"{key}.",)))
+    out.append(_static(deployment, sources))
     return out
+
+
+def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:
+    """Where the static power comes from; a device without any is an assumption too."""
+    if deployment.system.device.static_W == 0 and not any("static_W" in key for key in sources):
+        sources = {"device.static_W": "assumed: none given, so static energy is 0"}
+    return _entry("static power", "energy per token", sources, ("static_W",))
+
+
+def _used(sources: Mapping[str, str], numerics: Numerics) -> dict[str, str]:
+    """Leave out rates and energies of arithmetic formats that the model never computes in."""
+    given = {key.rpartition(".")[2] for key in sources}
+    formats = set()
+    for name in {numerics.default, *map(numerics.compute, WEIGHT_GROUPS)}:
+        while name not in given and name in FALLBACK:
+            name = FALLBACK[name]
+        formats.add(name)
+    return {
+        key: source
+        for key, source in sources.items()
+        if (name := key.rpartition(".")[2]) not in ARITHMETIC or name in formats
+    }
 
 
 def _entry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from .output import OutputFolder
 from .roofline import Roofline
@@ -16,13 +17,14 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
 
 
 def write_roofline(result: Roofline, folder: OutputFolder) -> None:
-    """Write ops.csv, roofline.json and the figure."""
+    """Write ops.csv, the figure and roofline.json."""
     from .plots import roofline as draw
     from .plots import save
 
     rows = [op.to_dict() for op in result.ops]
-    folder.csv("ops.csv", {key: np.array([row[key] for row in rows]) for key in rows[0]})
-    folder.json("roofline.json", result.to_dict())
+    columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
+    columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
+    folder.csv("ops.csv", columns, floats="%.9g")
     title = (
         f"{result.deployment.model.name} on {result.deployment.system.name}: "
         f"{result.batch} decodes at context {result.context:,}"
@@ -31,30 +33,42 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
         title += f", one prompt of {result.prefill:,} tokens"
     figure = draw(result.processors(), result.figure_ops(), title)
     folder.write("roofline.png", lambda path: save(figure, path))
+    folder.json("roofline.json", result.to_dict())
 
 
 def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
     """Write each run's tables and figures; several runs go to folders of their own."""
-    folder.json("summary.json", result.to_dict())
     runs = simulations_of(result)
     for each in runs:
-        if len(runs) == 1:
-            _write_run(each, folder)
-        else:
-            name = each.run.deployment.system.name
-            if isinstance(result, Seeds):
-                name = f"seed-{each.run.seed}"
-            _write_run(each, OutputFolder(folder.path / name))
+        name = ""
+        if isinstance(result, Seeds):
+            name = f"seed-{each.run.seed}/"
+        elif isinstance(result, Comparison):
+            name = f"{each.run.deployment.system.name}/"
+        _write_run(each, folder, name)
+    if not isinstance(result, Simulation):
+        folder.json("summary.json", result.to_dict())
 
 
-def _write_run(each: Simulation, folder: OutputFolder) -> None:
+def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     from .plots import latency, save
 
     run = each.run
-    folder.json("summary.json", each.to_dict())
-    folder.csv("requests.csv", run.requests.columns())
-    folder.csv("stages.csv", run.stages)
-    folder.write("timeline.json", lambda path: write_timeline(run.stages, path))
+    folder.csv(f"{below}requests.csv", run.requests.columns())
+    folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
+    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, path))
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
-    folder.write("latency.png", lambda path: save(figure, path))
+    folder.write(f"{below}latency.png", lambda path: save(figure, path))
+    folder.json(f"{below}summary.json", each.to_dict())
+
+
+def _stage_columns(
+    stages: dict[str, npt.NDArray[np.float64]],
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Counts of stages.csv as whole numbers."""
+    real = ("_s", "_bytes")
+    return {
+        name: column if name.endswith(real) else column.astype(np.int64)
+        for name, column in stages.items()
+    }

@@ -29,7 +29,7 @@ class Inspection(Result):
             "total_params": spec.total_params,
             "active_params": spec.active_params,
             "weight_bytes": spec.weight_bytes,
-            "kv_bytes_per_token": spec.kv_bytes_per_token,
+            "kv_bytes_per_token": kv_bytes_16bit(spec),
             "kv_window": list(spec.kv_window),
             "state_bytes_per_sequence": spec.state_bytes_per_sequence,
             "layers": len(spec.layers),
@@ -46,16 +46,53 @@ class Inspection(Result):
         }
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        data = self.to_dict()
-        windows = Counter(data.pop("kv_window"))
-        data["kv_window"] = ", ".join(
-            f"{count} layers {'without' if w is None else f'of {w:,} tokens'}"
+        spec, data = self.model, self.to_dict()
+        active = f"{data['active_params']:,}"
+        if spec.total_params:
+            active += f" ({data['active_params'] / spec.total_params:.1%})"
+        experts = "none"
+        if data["experts"]:
+            experts = f"{data['experts']:,}, {data['top_k']} a token, in {spec.moe_layers} layers"
+        return [
+            {"what": what, "value": value}
+            for what, value in {
+                "model": f"{spec.name} ({spec.architecture})",
+                "parameters": f"{spec.total_params:,}",
+                "active for one token": active,
+                "weights": f"{spec.weight_bytes / 2**30:,.2f} GiB ({self._formats()})",
+                "layers": f"{len(spec.layers)}, {spec.hidden:,} wide",
+                "experts": experts,
+                "attention": f"{data['attention']}; {self._windows()}",
+                "KV cache of one token": f"{kv_bytes_16bit(spec):,} B in 16 bit",
+                "state of one sequence": f"{int(spec.state_bytes_per_sequence):,} B",
+                "vocabulary": f"{spec.vocab:,}",
+                "positions": show(spec.max_position),
+                "source": spec.source,
+            }.items()
+        ]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [self.to_dict()]
+
+    def _formats(self) -> str:
+        numerics = self.model.numerics
+        others = "".join(f", {group} {name}" for group, name in numerics.weights)
+        return f"{numerics.default}{others}"
+
+    def _windows(self) -> str:
+        """Layers by how far they look back."""
+        windows = Counter(self.model.kv_window)
+        if set(windows) == {None}:
+            return "no window"
+        return ", ".join(
+            f"{count} layers {'without window' if w is None else f'of {w:,} tokens'}"
             for w, count in windows.items()
         )
-        data["weight_formats"] = ", ".join(f"{k}: {v}" for k, v in data["weight_formats"].items())
-        for key in ("weight_bytes", "state_bytes_per_sequence"):
-            data[key] = f"{show(data[key])} ({data[key] / 2**30:.2f} GiB)"
-        return [{"what": key, "value": show(value)} for key, value in data.items() if value != ""]
+
+
+def kv_bytes_16bit(spec: ModelSpec) -> int:
+    """KV bytes of one token over all layers at 16 bits a value, whatever the model keeps."""
+    return round(spec.kv_bytes_per_token * 2 / spec.numerics.kv_bytes)
 
 
 def _most_common(values: list[int]) -> int | None:

@@ -24,11 +24,19 @@ class Result:
         """Rows of the table shown to people."""
         raise NotImplementedError
 
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Rows as numbers in SI units, for `frame`."""
+        return self.rows()
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """What the command prints: lines of text, and rows of tables."""
+        return [self.rows()]
+
     def frame(self) -> pd.DataFrame:
-        """The rows as a pandas frame."""
+        """The answer as a pandas frame, in SI units."""
         import pandas as pd
 
-        return pd.DataFrame(list(self.rows()))
+        return pd.DataFrame(list(self.records()))
 
     def _repr_html_(self) -> str:
         """Show as a table in a notebook; everything is escaped."""
@@ -41,6 +49,25 @@ class Result:
             for row in rows
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def si(value: float, unit: str) -> str:
+    """A quantity for people: three significant digits and a prefix.
+
+    Examples
+    --------
+    >>> si(532.1e6, "B"), si(8.456e9, "FLOP"), si(0, "B"), si(999.9, "B")
+    ('532 MB', '8.46 GFLOP', '0 B', '1000 B')
+    """
+    for factor, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.{_decimals(value / factor)}f} {prefix}{unit}"
+    return f"{value:.{_decimals(value) if value else 0}f} {unit}"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that leave three significant digits, at least none."""
+    return max(0, 2 - math.floor(math.log10(abs(value))))
 
 
 def show(value: Any) -> str:
@@ -65,10 +92,12 @@ def seconds(value: float | None) -> str:
     """A duration for people, in the unit that fits."""
     if value is None:
         return "-"
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if value >= factor:
-            return f"{value / factor:.3g} {unit}" if value < 1000 * factor else f"{value:,.0f} s"
-    return f"{value / 1e-9:.3g} ns"
+    if value >= 1000:
+        return f"{value:,.0f} s"
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")):
+        if value >= 0.9995 * factor:  # rounds to at least 1.00
+            return f"{value / factor:.{_decimals(value / factor)}f} {unit}"
+    return "0 s" if value == 0 else f"{value:.3g} s"
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..devices.device import Processor
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.placement import processors_of
@@ -15,14 +14,21 @@ from ..simulator.stage import PlacedOp, StageCost, explicit_stage
 from ..workloads.batch import Batch
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
+from ..workloads.requests.options import check_count
 from .load import load
-from .result import Result, seconds
+from .result import Result, seconds, show, si
+from .summary import processor_rows, roof_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_BATCH = 1 << 20
 """More sequences than any device serves at once; keeps a mistyped number from filling memory."""
+
+FOOTNOTE = (
+    "Each op as one device runs it, in one of x layers. Ops side by side count in full, so "
+    "shares of the step may add up to more than 100%."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,34 +94,56 @@ class Roofline(Result):
             "ops": [op.to_dict() for op in self.ops],
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
-            "processors": self.processors().to_dict("records"),
+            "processors": self._roofs(),
             "warnings": list(self.warnings),
         }
 
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [op.to_dict() for op in self.ops]
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        share = sum(op.seconds * op.count for op in self.ops)
         return [
             {
                 "op": op.name,
-                "layer": op.layer,
-                "layers": op.count,
-                "GFLOP": op.flops / 1e9,
-                "MB": op.bytes / 1e6,
+                "x": op.count,
+                "FLOP": si(op.flops, "") if op.flops else None,
+                "traffic": si(op.bytes, "B") if op.bytes else None,
                 "Op/B": op.op_per_byte,
-                "processor": op.processor,
+                "on": op.processor,
                 "bound": op.bound,
                 "time": seconds(op.seconds),
-                "share": f"{op.seconds * op.count / share:.1%}" if share else "-",
+                "of step": f"{op.seconds * op.count / self.step_seconds:.1%}",
             }
             for op in sorted(self.ops, key=lambda op: -op.seconds * op.count)
         ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        d = self.deployment
+        stage = f"{self.batch:,} decodes at context {self.context:,}"
+        if self.prefill:
+            stage += f" and one prompt of {self.prefill:,} tokens"
+        layout = f"placement {d.placement}, tp {d.layout.tp}, dp {d.layout.dp}"
+        if d.experts:
+            layout += f", ep {d.layout.ep}"
+        dtype = d.model.numerics.default
+        step = f"one step takes {seconds(self.step_seconds)}"
+        return [
+            f"{d.model.name} on {d.system.name}: {stage}; {layout}",
+            f"{step} and {show(self.step_joules)} J of dynamic energy on all devices",
+            processor_rows(processors_of(d.device), dtype),
+            self.rows(),
+            FOOTNOTE,
+        ]
+
+    def _roofs(self) -> list[dict[str, Any]]:
+        dtype = self.deployment.model.numerics.default
+        return [roof_of(p, dtype) for p in processors_of(self.deployment.device)]
 
     def processors(self) -> pd.DataFrame:
         """Roofs of every processor in the arithmetic format of the activations."""
         import pandas as pd
 
-        dtype = self.deployment.model.numerics.default
-        return pd.DataFrame([_roof(p, dtype) for p in processors_of(self.deployment.device)])
+        return pd.DataFrame(self._roofs())
 
     def figure_ops(self) -> pd.DataFrame:
         """Ops as the roofline figure takes them (collectives left out)."""
@@ -136,18 +164,6 @@ class Roofline(Result):
                 if op.flops > 0
             ]
         )
-
-
-def _roof(p: Processor, dtype: str) -> dict[str, Any]:
-    return {
-        "name": p.name,
-        "kind": p.kind,
-        "peak_flops": p.peak[dtype],
-        "bandwidth": p.bandwidth,
-        "compute_efficiency": getattr(p.model, "compute_efficiency", 1.0),
-        "memory_efficiency": getattr(p.model, "memory_efficiency", 1.0),
-        "ridge_op_per_byte": p.ridge(dtype),
-    }
 
 
 def roofline(
@@ -196,15 +212,11 @@ def roofline(
     A model larger than the system's memory is costed all the same (its Op/B is a property of
     the model); the result then carries a warning.
     """
-    for option, value, low in (
-        ("--batch", batch, 0), ("--context", context, 0), ("--prefill", prefill, 0),
-    ):  # fmt: skip
-        if not low <= value < 2**31:
-            raise InputError(option, f"must be in [{low}, 2^31), not {value}")
-    if batch > MAX_BATCH:
-        raise InputError("--batch", f"must be at most {MAX_BATCH:,} sequences, not {batch}")
+    check_count(batch, "--batch", 0, MAX_BATCH)
+    check_count(context, "--context", 0)
+    check_count(prefill, "--prefill", 0)
     if batch + prefill == 0:
-        raise InputError("--batch", "or --prefill must be above 0; an empty step has no ops")
+        raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, dtype, kv_dtype)
     deployment = deploy(
         spec, where, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
@@ -232,7 +244,10 @@ def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
     except InputError as error:
         out.append(str(error))
     if d.model.max_position is not None and max(lengths) > d.model.max_position:
-        out.append(f"{max(lengths)} tokens exceed {d.model.name}'s {d.model.max_position}")
+        out.append(
+            f"{max(lengths):,} tokens are more than the {d.model.max_position:,} positions "
+            f"{d.model.name} was made for"
+        )
     return tuple(out)
 
 

@@ -11,20 +11,32 @@ from ..devices.catalog import describe_system
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine import Progress
-from ..simulator.metrics import Quantiles
-from ..simulator.policies import make_policy
+from ..simulator.policies import MAX_SEQUENCES, make_policy
 from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests
+from ..workloads.requests.options import MAX_SIZE, check_count
 from .evidence import evidence
 from .load import load
 from .result import Result, seconds, show
+from .summary import (
+    LATENCIES,
+    QUANTILES,
+    comparison_rows,
+    evidence_text,
+    figure_rows,
+    figures,
+    flat,
+    heading,
+    latency_rows,
+    ratio,
+    text_of,
+    where_rows,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LATENCIES = ("ttft_s", "tbt_s", "tpot_s", "e2e_s")
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
@@ -74,7 +86,7 @@ class Simulation(Result):
             "total_tokens_per_s": r.total_tokens_per_s,
             "joules_per_token": r.joules_per_token,
             "dynamic_joules": r.joules,
-            "static_joules_per_token": _ratio(r.interval_static_joules, r.interval_output_tokens),
+            "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "kv_peak_fraction": r.kv_peak,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
@@ -84,7 +96,25 @@ class Simulation(Result):
         }
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        return [{"metric": name, "value": value} for name, value in summary(self.run).items()]
+        latencies = latency_rows(self.run)
+        return [
+            *({"metric": label, "value": text_of(x, unit)} for label, x, unit in figures(self.run)),
+            *({"metric": f"{row['latency']}, {q}", "value": row[q]}
+              for row in latencies for q in QUANTILES),
+        ]  # fmt: skip
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [{"metric": name, "value": value} for name, value in flat(self.run).items()]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        return [
+            heading(self.run), figure_rows(self.run), latency_rows(self.run),
+            where_rows(self.run), self.rests_on(),
+        ]  # fmt: skip
+
+    def rests_on(self) -> str:
+        """The cost models behind the figures, and the constants they assume."""
+        return evidence_text(self.evidence, self.run.deployment.system.name)
 
     def requests(self) -> pd.DataFrame:
         """One row per finished request: lengths and stamps [s]."""
@@ -126,67 +156,46 @@ def layer_totals(r: Run) -> list[OpTotal]:
     return sorted(r.ops, key=lambda op: (-op.wall_s, op.name, op.processor))
 
 
-def _ratio(a: float, b: float) -> float | None:
-    return a / b if b else None
-
-
-def summary(r: Run) -> dict[str, str]:
-    """The figures of a run as text, in the order a reader asks for them."""
-    tail = " (mean / p50 / p90 / p99)"
-
-    def spread(q: Quantiles) -> str:
-        return " / ".join(seconds(x) for x in (q.mean, q.p50, q.p90, q.p99))
-
-    return {
-        "requests": f"{len(r.requests.request_id):,} from {r.workload}",
-        "output tokens per second": show(r.output_tokens_per_s),
-        "all tokens per second": show(r.total_tokens_per_s),
-        "time to first token" + tail: spread(r.ttft_s),
-        "time between tokens" + tail: spread(r.tbt_s),
-        "time per output token" + tail: spread(r.tpot_s),
-        "end to end" + tail: spread(r.e2e_s),
-        "energy per output token": f"{show(r.joules_per_token)} J",
-        "  of it static power": f"{show(_ratio(r.interval_static_joules, r.interval_output_tokens))} J",
-        "steps": f"{r.iterations:,}, {r.preemptions:,} preemptions",
-        "KV cache at its fullest": f"{r.kv_peak:.1%}",
-        "simulated time": seconds(r.makespan_s),
-        "real time": seconds(r.wall_s),
-    }  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class Comparison(Result):
     """The same requests on several systems, and what follows from it."""
 
     runs: tuple[Simulation, ...]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all runs, each once."""
+        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        names = [r.run.deployment.system.name for r in self.runs]
-        tables = [summary(r.run) for r in self.runs]
-        return [
-            {"metric": key, **{n: t[key] for n, t in zip(names, tables, strict=True)}}
-            for key in tables[0]
-        ]
+        return comparison_rows([r.run for r in self.runs])
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [{"system": r.run.deployment.system.name, **flat(r.run)} for r in self.runs]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = []
+        for each in self.runs:
+            out += [heading(each.run), where_rows(each.run)]
+        return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
 
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
         best, base = self.runs[0].run, self.runs[-1].run
-        ratios = [
-            (a or 0.0) / b if b else 0.0
-            for a, b in (
-                (best.output_tokens_per_s, base.output_tokens_per_s),
-                (best.tbt_s.p50, base.tbt_s.p50),
-                (best.joules_per_token, base.joules_per_token),
-            )
-        ]
+        ratios = {
+            "the output tokens per second": ratio(
+                best.output_tokens_per_s, base.output_tokens_per_s
+            ),
+            "the median time between tokens": ratio(best.tbt_s.p50, base.tbt_s.p50),
+            "the energy per token": ratio(best.joules_per_token, base.joules_per_token),
+        }
+        known = ", ".join(f"{x:.2f}x {what}" for what, x in ratios.items() if x is not None)
         text = (
             f"{best.deployment.system.name} against {base.deployment.system.name} on "
-            f"{best.deployment.model.name}: {ratios[0]:.2f}x the output tokens per second, "
-            f"{ratios[1]:.2f}x the median time between tokens, {ratios[2]:.2f}x the energy per "
-            "token."
+            f"{best.deployment.model.name}: {known}."
         )
         moved = [
             f"{m['name']} ({m['op_per_byte']:.1f} Op/B, {m['share']:.0%} of its memory traffic)"
@@ -234,6 +243,11 @@ class Seeds(Result):
 
     runs: tuple[Simulation, ...]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all runs, each once."""
+        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
     def to_dict(self) -> dict[str, Any]:
         first = self.runs[0].to_dict()
         tables = [r.to_dict() for r in self.runs]
@@ -248,8 +262,22 @@ class Seeds(Result):
             out[key]["ci95"] = {q: half for q, (_, half) in stats.items()}
         rates = ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token")
         out["ci95"] = {key: mean_ci95([t[key] for t in tables])[1] for key in rates}
+        out["warnings"] = list(self.warnings)
         out.pop("layers")
         return out
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        tables = [flat(r.run) for r in self.runs]
+        return [
+            {"metric": name, "mean": mean, "ci95": half}
+            for name in tables[0]
+            for mean, half in [mean_ci95([t[name] for t in tables])]
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        first = self.runs[0]
+        seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
+        return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()
@@ -305,7 +333,7 @@ def simulate(
     tp: int | None = None,
     dp: int | None = None,
     ep: int | None = None,
-    warmup: int = 0,
+    warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
     keep_stages: bool = False,
@@ -331,8 +359,8 @@ def simulate(
         Longest prompt plus output accepted [tokens].
     placement, attention, routing, dtype, kv_dtype, tp, dp, ep
         See `simulator.deployment.deploy`.
-    warmup : int
-        Completions left out of rates and latencies.
+    warmup : int, optional
+        Completions left out of rates and latencies; none by default.
     seed : int
         Seed of requests and expert draws.
     seeds : int, optional
@@ -361,14 +389,21 @@ def simulate(
         "routing": routing,
     }  # fmt: skip
     limits = (policy, token_budget, max_seqs)
+    make_policy(*limits)  # refuses wrong limits before any file is read
+    for option, value, most in (
+        ("--warmup", warmup, MAX_SIZE), ("--max-model-len", max_model_len, MAX_SIZE),
+        ("--seeds", seeds, MAX_SEEDS),
+    ):  # fmt: skip
+        if value is not None:
+            check_count(value, option, 0 if option == "--warmup" else 1, most)
     rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
     if model is None and system is None:
-        return _demo(work, where, limits, rest, dtype, kv_dtype, seed)
+        if seeds is not None:
+            raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
+        return _demo(work, where, limits, rest, dtype, kv_dtype, seed, max_model_len)
     if model is None or system is None:
         missing, example = ("MODEL", "mixtral-8x7b") if model is None else ("--system", "h100-x4")
         raise InputError(missing, f"is needed too, for example {example}")
-    if seeds is not None and not 1 <= seeds <= MAX_SEEDS:
-        raise InputError("--seeds", f"must be in [1, {MAX_SEEDS}], not {seeds}")
     spec, target = load(model, system, dtype, kv_dtype)
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     results = []
@@ -390,17 +425,17 @@ def _simulate(
 ) -> Simulation:
     policy = make_policy(*limits)
     if stream.closed_loop is not None and limits[2] is None:
-        policy = make_policy(policy.name, policy.token_budget, max(256, stream.closed_loop))
+        sequences = min(max(256, stream.closed_loop), MAX_SEQUENCES)
+        policy = make_policy(policy.name, limits[1], sequences)
     if max_model_len is not None:
         stream = _checked_lengths(stream, max_model_len)
-    result = run(deployment, policy, stream, seed=seed, **rest)
+    options = {**rest, "warmup": rest["warmup"] or 0}
+    result = run(deployment, policy, stream, seed=seed, **options)
     return Simulation(result, evidence(deployment, sources), _warnings(result))
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:
     """The same stream, refusing a request longer than the engine accepts."""
-    if not 1 <= longest < 2**31:
-        raise InputError("--max-model-len", f"must be in [1, 2^31), not {longest}")
 
     def blocks() -> Any:
         for block in stream:
@@ -438,17 +473,18 @@ def _demo(
     dtype: str | None,
     kv_dtype: str | None,
     seed: int,
+    max_model_len: int | None,
 ) -> Comparison:
     """Mixtral-8x7B on four Duplex devices against four GPUs; options still apply."""
     work, rest = dict(work), dict(rest)
     if all(work[key] is None for key in ("source", "rate", "closed_loop", "limit", "duration")):
         work["closed_loop"], work["limit"] = DEMO_CLIENTS, DEMO_REQUESTS
-        rest["warmup"] = rest["warmup"] or DEMO_WARMUP
+        rest["warmup"] = DEMO_WARMUP if rest["warmup"] is None else rest["warmup"]
     runs = []
     for name in DEMO_SYSTEMS:
         spec, target = load(DEMO_MODEL, name, dtype, kv_dtype)
         deployment = deploy(spec, target, **where, seed=seed)
         stream = open_requests(**work, seed=seed)
         sources = describe_system(name)[1]
-        runs.append(_simulate(deployment, limits, stream, sources, seed, None, rest))
+        runs.append(_simulate(deployment, limits, stream, sources, seed, max_model_len, rest))
     return Comparison(tuple(runs))

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 
 from ..devices.device import SharedMemoryDevice, build_device
 from ..devices.spec import SystemSpec
+from ..workloads.errors import InputError, nearest
 from ..workloads.layers import MixtureOfExperts, Run
 from ..workloads.model import ModelSpec, MoeLayer
-from ..workloads.routing import Router, make_router
+from ..workloads.numerics import WEIGHT_GROUPS
+from ..workloads.routing import Router, check_routing, make_router
 from .layout import Layout, Memory, device_memory, make_layout, shard_model
 from .placement import PLACEMENTS
+
+ATTENTION = ("flash", "unfused")
+"""Algorithms of attention: one pass over K and V, or scores through main memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +121,40 @@ def deploy(
     InputError
         Degrees, placement or routing that do not fit the model or system.
     """
+    check_routing(routing)
+    for where, name, known in (
+        ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
+    ):  # fmt: skip
+        if name is not None and name not in known:
+            raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     layout = make_layout(model, system, tp, dp, ep)
     shard = shard_model(model, layout)
-    rule = placement or system.device.placement
-    PLACEMENTS[rule]  # refuses an unknown name
+    device = build_device(system.device)
+    _check_formats(model, device)
     return Deployment(
         model=model,
         shard=shard,
         system=system,
-        device=build_device(system.device),
+        device=device,
         layout=layout,
-        placement=rule,
-        run=Run(model.numerics, attention or system.device.attention),
+        placement=system.device.placement if placement is None else placement,
+        run=Run(model.numerics, system.device.attention if attention is None else attention),
         experts=_expert_parts(shard, layout, routing, seed),
     )
+
+
+def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
+    """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
+    needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
+    for processor in device.processors.values():
+        for name in sorted(needed - set(processor.peak)):
+            known = ", ".join(sorted(processor.peak))
+            raise InputError(
+                "--dtype",
+                f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
+                f"{model.name} would; it has {known}",
+            )
 
 
 def _expert_parts(

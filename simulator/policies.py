@@ -91,6 +91,9 @@ class Policy:
         return Limits(self.token_budget, self.max_sequences, self.chunked, self.reserve)
 
 
+MAX_SEQUENCES = 65_536
+"""Most sequences of one rank; each has a slot in every step."""
+
 POLICIES: Registry[Policy] = Registry("policy")
 
 POLICIES.register("chunked")(Policy("chunked", 8192, 256, chunked=True, reserve=False))
@@ -120,8 +123,9 @@ def make_policy(
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
-    if max_sequences is not None and max_sequences > 65_536:
-        raise InputError("--max-seqs", f"must be at most 65,536 sequences, not {max_sequences}")
+    if max_sequences is not None and max_sequences > MAX_SEQUENCES:
+        reason = f"must be at most {MAX_SEQUENCES:,} sequences, not {max_sequences}"
+        raise InputError("--max-seqs", reason)
     if token_budget is not None:
         policy = replace(policy, token_budget=token_budget)
     if max_sequences is not None:

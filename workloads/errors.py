@@ -24,10 +24,11 @@ class InputError(ValueError):
     def __init__(self, subject: object, reason: str) -> None:
         self.subject = str(subject)
         self.reason = reason
-        super().__init__(f"{self.subject}: {reason}".replace("\n", " "))
+        # Both as `args`: SimPy and pickle build an exception anew from its class and these.
+        super().__init__(self.subject, reason)
 
-    def __reduce__(self) -> tuple[type[InputError], tuple[str, str]]:
-        return type(self), (self.subject, self.reason)
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}".replace("\n", " ")
 
 
 class SpecError(InputError):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import DECODE, Batch
-from .errors import InputError
+from .errors import InputError, nearest
 from .ops import Loads
 from .registry import Registry
 
@@ -99,6 +99,8 @@ class Router:
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
 ROUTINGS: Registry[Build] = Registry("routing")
+ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE"}
+"""What follows the colon, for routings that take something."""
 
 
 @ROUTINGS.register("uniform")
@@ -119,7 +121,8 @@ def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArr
     except ValueError:
         exponent = float("nan")
     if not 0 <= exponent <= 10:
-        raise InputError("--routing", f"power_law:{argument} needs an exponent in [0, 10]")
+        reason = "needs an exponent from 0 to 10"
+        raise InputError(f"--routing 'power_law:{argument}'", reason)
     rank = np.arange(1, experts + 1) ** -exponent
     rng = np.random.default_rng([seed, 0xF])  # popular experts differ from layer to layer
     return np.stack([rng.permutation(rank) for _ in range(layers)])
@@ -136,8 +139,9 @@ def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, f"cannot be read as CSV ({error})") from None
+    except (OSError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(path, f"cannot be read as CSV ({reason})") from None
     wanted = ["layer", *(f"e{i}" for i in range(experts))]
     if not table or table[0] != wanted:
         raise InputError(path, f"columns must be layer, e0 ... e{experts - 1} ({experts} experts)")
@@ -169,6 +173,23 @@ def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDAr
     return out
 
 
+def check_routing(routing: str) -> None:
+    """Refuse an unknown routing, or an argument too many or too few; files stay unread.
+
+    Raises
+    ------
+    InputError
+    """
+    kind, colon, argument = routing.partition(":")
+    if kind not in ROUTINGS:
+        raise InputError(f"--routing {routing!r}", f"unknown routing{nearest(kind, ROUTINGS)}")
+    wanted = ARGUMENTS.get(kind)
+    if wanted is None and colon:
+        raise InputError(f"--routing {routing!r}", f"{kind} takes nothing after it")
+    if wanted is not None and not argument:
+        raise InputError(f"--routing {routing!r}", f"write {kind}:{wanted}")
+
+
 def make_router(
     routing: str,
     *,
@@ -187,12 +208,9 @@ def make_router(
     InputError
         Unknown routing, bad argument, or a trace that does not fit the model.
     """
+    check_routing(routing)
     kind, _, argument = routing.partition(":")
-    try:
-        build = ROUTINGS[kind]
-    except InputError as error:
-        raise InputError(f"--routing {kind!r}", error.reason) from None
-    prob = build(argument, layers, experts, seed)
+    prob = ROUTINGS[kind](argument, layers, experts, seed)
     prob = np.ascontiguousarray(prob / prob.sum(axis=1, keepdims=True))
     skewed = kind == "measured"
     return Router(

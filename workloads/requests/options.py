@@ -15,8 +15,13 @@ MIN_RATE, MAX_RATE = 1e-9, 1e9
 
 def check_size(value: object, option: str) -> int:
     """Return `value` if it is a whole number from 1 to `MAX_SIZE`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-        raise InputError(option, f"must be a whole number from 1 to {MAX_SIZE}, not {value!r}")
+    return check_count(value, option, 1)
+
+
+def check_count(value: object, option: str, low: int, high: int = MAX_SIZE) -> int:
+    """Return `value` if it is a whole number from `low` to `high`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(option, f"must be a whole number from {low} to {high}, not {value!r}")
     return value
 
 
@@ -37,6 +42,4 @@ def check_rate(value: object, option: str = "--rate") -> float:
 
 def check_seed(value: object) -> int:
     """Return `value` if it can seed a generator: a whole number, not negative."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**128:
-        raise InputError("--seed", f"must be a whole number from 0 to 2**128 - 1, not {value!r}")
-    return value
+    return check_count(value, "--seed", 0, 2**63 - 1)
