@@ -89,6 +89,12 @@ def _routings() -> list[dict[str, Any]]:
     return [{"name": name, "title": ROUTING_TITLES.get(name, "")} for name in ROUTINGS]
 
 
+def _experiments() -> list[dict[str, Any]]:
+    from .reproduce import list_experiments
+
+    return list_experiments()
+
+
 def _none() -> list[dict[str, Any]]:
     return []
 
@@ -101,7 +107,7 @@ LISTS = {
     "placements": _placements,
     "routings": _routings,
     "kernels": _none,
-    "experiments": _none,
+    "experiments": _experiments,
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -229,6 +229,29 @@ def simulate_command(
     _show(result, as_json)
 
 
+@app.command("reproduce")
+def reproduce_command(
+    experiment: Annotated[str, typer.Argument(help="A name of `opbyte list experiments`.")],
+    seeds: Annotated[int, _count("Mean over this many seeds.")] = 5,
+    routing: Routing = "uniform",
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Compare a paper's printed numbers with simulated ones."""
+    from .reproduce import reproduce
+
+    if not 1 <= seeds <= 1000:
+        raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
+    with _folder(out) as folder:
+        with _counting("points") as told:
+            result = reproduce(experiment, seeds=range(seeds), routing=routing, told=told)
+        if folder:
+            folder.json("rows.json", result.to_dict())
+    _show(result, as_json)
+    if result.failed:
+        raise typer.Exit(1)
+
+
 def _folder(out: str | None) -> AbstractContextManager[OutputFolder | None]:
     """Open the folder of ``--out``, before the work."""
     if out is None:
@@ -282,6 +305,27 @@ def _progress() -> Iterator[Progress | None]:
             bar.update(task, description=text, completed=done, total=known)
 
         yield update
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a known number of things, when somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -45,7 +45,8 @@ class ProcessorSpec(Spec):
     to the processor's own memory bandwidth (`peak_op_per_byte`); exactly one of the three.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all.
+    `runs` names the kinds of op the processor takes; without it, all. `area_mm2` is what its
+    parts add to one memory stack [mm2].
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim"]
@@ -62,6 +63,7 @@ class ProcessorSpec(Spec):
     runs: tuple[str, ...] | None = None
     cores: Count | None = None
     clock_Hz: Positive | None = None
+    area_mm2: dict[str, Positive] | None = None
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
@@ -83,6 +85,7 @@ class MemorySpec(Spec):
     usable_fraction: Fraction
     spaces: Count = 1
     cache_bytes: NonNegative = 0.0
+    logic_die_mm2: Positive | None = None
 
 
 class LinkSpec(Spec):

@@ -19,243 +19,312 @@ from ..devices.cost import (
     P_J_STREAM,
     P_PEAK,
 )
-from ..workloads.draws import draw_loads
-from ..workloads.jit import compiled, compiled_part
+from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
+from ..workloads.jit import compiled_inline, compiled_part, int64
 from .lowering import (
+    B1,
     CO_PROCESS,
+    E_CLASS,
+    E_COUNT,
+    E_GROUPS,
+    E_NEAR,
+    E_TOP_K,
+    E_UNIFORM,
     F8,
     FASTEST,
     FORM_ACT,
     FORM_FLOPS,
     FORM_STREAM,
+    G_LAYERS,
+    G_START,
+    G_STOP,
     I8,
     OP_PER_BYTE,
     PAPER,
     ROLE_DECODE,
-    ROLE_EXPERTS,
     ROLE_LINK,
     ROLE_PAIR_DECODE,
-    ROLE_PAIR_PREFILL,
+    S_ROLE,
+    S_VARIES,
+    TABLE_SIZE,
+    V_ACT,
+    V_FLOPS,
+    V_PERSIST,
+    V_TILT,
+    V_WEIGHTS,
     XPU_ONLY,
     Plan,
 )
+from .placement import CLEARLY
 
-(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_J_DRAM, T_J_COMPUTE, T_J_LINK, T_RUNS) = range(8)
-NUM_TOTALS = 8
-"""Running totals per op and processor, summed over devices: busy seconds, FLOPs, streamed and
-activation bytes, joules by path, and how many times it ran there."""
+(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(8)
+NUM_TALLIES = 5
+"""Columns of `Books.tally` (the first five) and of `totals`: per op and processor, summed over
+devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, and
+joules by path."""
+
+(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT) = range(6)
+NUM_CELL = 6
+"""Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
+beside another op; the processor is -1 where the op has nothing to do."""
+
+(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS) = range(4)
+NUM_SHARE = 4
+"""Columns of `Books.share`: one step's experts of one part on one processor, all groups."""
+
+(Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
+NUM_QUEUE = 4
+"""Columns of `Books.queue`: tokens and active experts of one memory space, and their seconds
+on the main and on the near processor."""
 
 
 class Books(NamedTuple):
     """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
 
-    totals: F8  # [S+X, P, NUM_TOTALS]
+    tally: F8  # [S+X, P, NUM_TALLIES]
     wall: F8  # [S+X] seconds each op contributed to the clock
-    warm_totals: F8  # the same two at the end of warm-up
-    warm_wall: F8
-    scratch: F8  # [2, S]
+    cells: F8  # [R, S, NUM_CELL]
+    share: F8  # [P, NUM_SHARE]
+    queue: F8  # [E, NUM_QUEUE]
+    scratch: Scratch  # of the draws
     loads: I8  # [E]
-    work: F8  # [4, E]
 
 
 @compiled_part
-def roofline(params, flops, stream, act):  # type: ignore[no-untyped-def]  # numba infers scalars
-    """Busy seconds of one op, without its fixed time."""
-    return max(flops / params[P_FLOPS], (stream + act) / params[P_BYTES])
+def choose(
+    rule: int, near: bool, params: F8, can: B1, flops: float, stream: float, act: float
+) -> int:
+    """Processor of one op that runs whole: `placement`'s rules in order of `RULES`.
 
-
-@compiled_part
-def nominal(params, flops, size):  # type: ignore[no-untyped-def]
-    """Attainable FLOP/s at the op's Op/B under the nominal roofs."""
-    return min(params[P_PEAK], flops / size * params[P_BANDWIDTH]) if size > 0 else 0.0
-
-
-@compiled_part
-def choose(rule, role, params, can, flops, stream, act, mixed):  # type: ignore[no-untyped-def]
-    """Processor of one op that runs whole: `placement`'s rules in order of `RULES`."""
+    `near` says whether the paper's rules want it off the main processor.
+    """
     best = 0
-    if rule == XPU_ONLY or role == ROLE_LINK:
+    if rule == XPU_ONLY:
         return best
-    if rule == PAPER or rule == CO_PROCESS:
-        decode = role == ROLE_PAIR_DECODE or role == ROLE_DECODE
-        if decode or (role == ROLE_EXPERTS and not mixed):
-            for p in range(1, can.size):
-                if can[p]:
-                    return p
+    if rule in (PAPER, CO_PROCESS):
+        for p in range(1, can.size):
+            if near and can[p]:
+                return p
         return best
-    score = -np.inf
+    best_score = -np.inf
+    size = stream + act
     for p in range(can.size):
-        if can[p]:
-            if rule == OP_PER_BYTE:
-                s = nominal(params[p], flops, stream + act)
-            else:
-                s = -(roofline(params[p], flops, stream, act) + params[p, P_FIXED])
-            if s > score:
-                best, score = p, s
+        if not can[p]:
+            continue
+        if rule == OP_PER_BYTE:  # FLOP/s attained under the nominal roofs
+            score = min(params[p, P_PEAK], flops / size * params[p, P_BANDWIDTH]) if size else 0.0
+        else:
+            score = -(
+                max(flops / params[p, P_FLOPS], size / params[p, P_BYTES]) + params[p, P_FIXED]
+            )
+        if score > best_score:
+            best, best_score = p, score
     return best
 
 
 @compiled_part
-def add(totals, params, role, busy, flops, stream, act, times):  # type: ignore[no-untyped-def]
-    """Book one op that ran `times` times (layers x devices)."""
-    totals[T_BUSY] += busy * times
-    totals[T_FLOPS] += flops * times
-    totals[T_RUNS] += times
-    if role == ROLE_LINK:
-        totals[T_J_LINK] += act * params[P_J_ACT] * times
+def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
+    """Place and cost one op of one rank at the moments `m`, into `cell`."""
+    forms, role, last = plan.forms[s], plan.slots[s, S_ROLE], m.size
+    flops, stream, act = 0.0, forms[FORM_STREAM, last], 0.0
+    for j in range(last):
+        flops += forms[FORM_FLOPS, j] * m[j]
+        stream += forms[FORM_STREAM, j] * m[j]
+        act += forms[FORM_ACT, j] * m[j]
+    if flops <= 0.0 and act <= 0.0:
+        cell[K_PROCESSOR] = -1.0
+        cell[K_WALL] = 0.0
         return
-    totals[T_STREAM] += stream * times
-    totals[T_ACT] += act * times
-    totals[T_J_DRAM] += (stream * params[P_J_STREAM] + act * params[P_J_ACT]) * times
-    totals[T_J_COMPUTE] += flops * params[P_J_FLOP] * times
+    flops += forms[FORM_FLOPS, last]
+    act += forms[FORM_ACT, last]
+    params = plan.params[s]
+    near = role in (ROLE_PAIR_DECODE, ROLE_DECODE)
+    p = choose(plan.rule, near, params, plan.can[s], flops, stream, act)
+    seconds = max(flops / params[p, P_FLOPS], (stream + act) / params[p, P_BYTES])
+    seconds += params[p, P_FIXED]
+    cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
+    cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
 
 
 @compiled_part
-def section_seconds(plan, g, moments, mixed, totals, wall):  # type: ignore[no-untyped-def]
-    """Seconds of one layer of section `g` on one rank; `wall[s]` gets each op's share."""
+def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8) -> float:
+    """Seconds of one layer of section `g` on one rank, booked for all its layers.
+
+    Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
+    """
     total = 0.0
-    pair_seconds, pair_processor, pair_slot = 0.0, -1, -1
-    last = moments.size
-    for s in range(plan.section_start[g], plan.section_start[g + 1]):
-        wall[s] = 0.0
-        role = plan.role[s]
-        flops, act = 0.0, 0.0
-        for m in range(last):
-            flops += plan.forms[s, FORM_FLOPS, m] * moments[m]
-            act += plan.forms[s, FORM_ACT, m] * moments[m]
-        if flops <= 0.0 and act <= 0.0:
-            continue
-        flops += plan.forms[s, FORM_FLOPS, last]
-        act += plan.forms[s, FORM_ACT, last]
-        stream = plan.forms[s, FORM_STREAM, last]
-        for m in range(last):
-            stream += plan.forms[s, FORM_STREAM, m] * moments[m]
-        p = choose(plan.rule, role, plan.params[s], plan.can[s], flops, stream, act, mixed)
-        params = plan.params[s, p]
-        seconds = roofline(params, flops, stream, act) + params[P_FIXED]
-        times = plan.section_count[g] * plan.tp
-        add(totals[s, p], params, role, seconds, flops, stream, act, times)
-        beside = (
-            plan.rule == CO_PROCESS
-            and role == ROLE_PAIR_DECODE
-            and pair_slot == s - 1
-            and pair_processor != p
-        )
-        if beside:  # decode attention runs beside the prefill attention just before it
-            wall[s] = max(seconds - pair_seconds, 0.0)
-        else:
-            wall[s] = seconds
-        total += wall[s]
-        if role == ROLE_PAIR_PREFILL:
-            pair_seconds, pair_processor, pair_slot = seconds, p, s
+    times = plan.sections[g, G_LAYERS] * plan.tp
+    for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
+        cell = cells[s]
+        if fresh or plan.slots[s, S_VARIES]:
+            cost_slot(plan, s, m, cell)
+            if plan.rule == CO_PROCESS and plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE:
+                before = cells[s - 1]  # decode attention runs beside the prefill just before it
+                if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
+                    cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
+        p = int(cell[K_PROCESSOR])
+        if p >= 0:
+            total += cell[K_WALL]
+            row = tally[s, p]
+            row[T_BUSY] += cell[K_BUSY] * times
+            row[T_FLOPS] += cell[K_FLOPS] * times
+            row[T_STREAM] += cell[K_STREAM] * times
+            row[T_ACT] += cell[K_ACT] * times
+            row[T_RUNS] += times
     return total
 
 
 @compiled_part
-def experts_whole(plan, x, row, loads, first, held, mixed, totals, times):  # type: ignore[no-untyped-def]
-    """Seconds of one device's experts on the one processor the rule chooses."""
-    routed, active = 0.0, 0.0
+def expert_seconds(table: F8, tokens: int) -> float:
+    """Busy seconds of one expert: a row of ``Plan.expert_table`` for few tokens, else its terms.
+
+    The last three entries are seconds per token of arithmetic, of the weights, and per token of
+    traffic.
+    """
+    if tokens < TABLE_SIZE:
+        return float(table[tokens])
+    weights, traffic = table[TABLE_SIZE + 1], table[TABLE_SIZE + 2]
+    return float(max(tokens * table[TABLE_SIZE], weights + tokens * traffic))
+
+
+@compiled_inline
+def experts_whole(
+    plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8
+) -> float:
+    """Seconds of one device's experts on the one processor that the rule chooses."""
+    routed, active = 0, 0
     for e in range(first, first + held):
         routed += loads[e]
-        active += 1.0 if loads[e] > 0 else 0.0
-    if routed == 0.0:
+        active += loads[e] > 0
+    if routed == 0:
         return 0.0
-    flops = routed * plan.expert_flops[x]
-    stream, act = active * plan.expert_weights[x], routed * plan.expert_act[x]
-    best, best_seconds = -1, np.inf
+    row, work = plan.slots.shape[0] + x, plan.expert_work[x]
+    params, can = plan.params[row], plan.can[row]
+    only = int64(-1)
     if plan.rule != FASTEST:
-        best = choose(
-            plan.rule, ROLE_EXPERTS, plan.params[row], plan.can[row], flops, stream, act, mixed
-        )
-    for p in range(plan.can.shape[1]):
-        if plan.can[row, p] and (best < 0 or p == best or plan.rule == FASTEST):
-            seconds = plan.params[row, p, P_FIXED]
+        only = choose(
+            plan.rule, not mixed, params, can, routed * work[V_FLOPS],
+            active * work[V_WEIGHTS], routed * work[V_ACT],
+        )  # fmt: skip
+    best, best_seconds = 0, np.inf
+    for p in range(can.size):
+        if can[p] and (only < 0 or p == only):
+            table = plan.expert_table[plan.experts[x, E_CLASS], p]
+            seconds = params[p, P_FIXED]
             for e in range(first, first + held):
-                seconds += expert_seconds(plan, x, row, p, loads[e])
+                seconds += expert_seconds(table, loads[e])
             if seconds < best_seconds:
                 best, best_seconds = p, seconds
-    params = plan.params[row, best]
-    add(totals[row, best], params, ROLE_EXPERTS, best_seconds, flops, stream, act, times)
+    share[best, A_BUSY] += best_seconds
+    share[best, A_TOKENS] += routed
+    share[best, A_ACTIVE] += active
+    share[best, A_RUNS] += 1.0
     return best_seconds
 
 
 @compiled_part
-def expert_seconds(plan, x, row, p, tokens):  # type: ignore[no-untyped-def]
-    """Busy seconds of one expert with `tokens` tokens; 0 without any."""
-    if tokens <= 0:
-        return 0.0
-    return roofline(
-        plan.params[row, p], tokens * plan.expert_flops[x], plan.expert_weights[x],
-        tokens * plan.expert_act[x],
-    )  # fmt: skip
+def queue_spaces(
+    loads: I8, first: int, held: int, spaces: int, on_main: F8, on_near: F8, queue: F8
+) -> int:
+    """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
+    used = 0
+    for space in range(min(held, spaces)):
+        tokens, active, main, near = 0, 0, 0.0, 0.0
+        for e in range(first + space, first + held, spaces):
+            n = loads[e]
+            if n > 0:
+                tokens += n
+                active += 1
+                main += expert_seconds(on_main, n)
+                near += expert_seconds(on_near, n)
+        if tokens == 0:
+            continue
+        at = used
+        while at > 0 and queue[at - 1, Q_TOKENS] > tokens:  # insertion sort: spaces are few
+            for q in range(NUM_QUEUE):
+                queue[at, q] = queue[at - 1, q]
+            at -= 1
+        queue[at, Q_TOKENS], queue[at, Q_ACTIVE] = tokens, active
+        queue[at, Q_MAIN], queue[at, Q_NEAR] = main, near
+        used += 1
+    return used
 
 
 @compiled_part
-def experts_split(plan, x, row, near, loads, first, held, totals, times, work):  # type: ignore[no-untyped-def]
-    """Co-process one device's experts: `placement.split_experts` over arrays.
+def split_queue(
+    queue: F8, used: int, near: int, fixed_main: float, fixed_near: float, share: F8
+) -> float:
+    """Co-process one device's experts, `placement.split_experts` over arrays; seconds."""
+    on_main, on_near = fixed_main, fixed_near
+    for j in range(used):
+        on_main += queue[j, Q_MAIN]
+    best, best_seconds = 0, on_main
+    for j in range(used):
+        on_main -= queue[j, Q_MAIN]
+        on_near += queue[j, Q_NEAR]
+        if j + 1 == used:
+            on_main = 0.0
+        seconds = max(on_main, on_near)
+        if seconds < best_seconds * CLEARLY:
+            best, best_seconds = j + 1, seconds
+        if on_near > best_seconds:
+            break  # the near side only grows from here
+    for j in range(used):
+        side = near if j < best else 0
+        share[side, A_BUSY] += queue[j, Q_NEAR] if j < best else queue[j, Q_MAIN]
+        share[side, A_TOKENS] += queue[j, Q_TOKENS]
+        share[side, A_ACTIVE] += queue[j, Q_ACTIVE]
+    if best < used:
+        share[0, A_BUSY] += fixed_main
+        share[0, A_RUNS] += 1.0
+    if best > 0:
+        share[near, A_BUSY] += fixed_near
+        share[near, A_RUNS] += 1.0
+    return best_seconds
 
-    `work` (float64, shape (4, E)) holds, per memory space: tokens, active experts, seconds on
-    the main and on the near processor.
-    """
-    groups = min(held, plan.spaces)
-    for q in range(4):  # explicit loops here and below: they compile far faster than slices
-        for g in range(groups):
-            work[q, g] = 0.0
-    routed = 0.0
-    for e in range(held):
-        n = loads[first + e]
-        if n > 0:
-            g = e % groups
-            work[0, g] += n
-            work[1, g] += 1.0
-            work[2, g] += expert_seconds(plan, x, row, 0, n)
-            work[3, g] += expert_seconds(plan, x, row, near, n)
-            routed += n
-    if routed == 0.0:
-        return 0.0
-    for i in range(1, groups):  # insertion sort by tokens; stable, and groups are few
-        for j in range(i, 0, -1):
-            if work[0, j - 1] <= work[0, j]:
-                break
-            for q in range(4):
-                work[q, j - 1], work[q, j] = work[q, j], work[q, j - 1]
-    main, beside = plan.params[row, 0], plan.params[row, near]
-    on_main, on_near = 0.0, 0.0
+
+@compiled_part
+def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
+    """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
+    loads, share, queue = books.loads, books.share, books.queue
+    experts, work = plan.experts[x], plan.expert_work[x]
+    row = plan.slots.shape[0] + x
+    params = plan.params[row]
+    for p in range(share.shape[0]):
+        for a in range(NUM_SHARE):
+            share[p, a] = 0.0
+    groups, near = experts[E_GROUPS], experts[E_NEAR]
+    held = experts[E_COUNT] // groups
+    slowest = 0.0
+    tables = plan.expert_table[experts[E_CLASS]]
     for g in range(groups):
-        on_main += work[2, g]
-    best, best_seconds = 0, on_main + main[P_FIXED]
-    moved_tokens = 0.0
-    for moved in range(1, groups + 1):
-        moved_tokens += work[0, moved - 1]
-        on_near += work[3, moved - 1]
-        on_main = 0.0
-        for g in range(moved, groups):
-            on_main += work[2, g]
-        a = on_main + main[P_FIXED] if moved_tokens < routed else 0.0
-        b = on_near + beside[P_FIXED] if moved_tokens > 0 else 0.0
-        if max(a, b) < best_seconds:
-            best, best_seconds = moved, max(a, b)
-    for side in range(2):
-        start, stop, p = (best, groups, 0) if side == 0 else (0, best, near)
-        busy, n, active = 0.0, 0.0, 0.0
-        for g in range(start, stop):
-            busy += work[2 + side, g]
-            n += work[0, g]
-            active += work[1, g]
-        if n > 0:
-            params = plan.params[row, p]
-            add(
-                totals[row, p], params, ROLE_EXPERTS, busy + params[P_FIXED],
-                n * plan.expert_flops[x], active * plan.expert_weights[x],
-                n * plan.expert_act[x], times,
-            )  # fmt: skip
-    return best_seconds
+        if near > 0:
+            used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
+            seconds = 0.0
+            if used > 0:
+                fixed_main, fixed_near = params[0, P_FIXED], params[near, P_FIXED]
+                seconds = split_queue(queue, used, near, fixed_main, fixed_near, share)
+        else:
+            seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
+        slowest = max(slowest, seconds)
+    times = float(plan.expert_devices // groups)
+    for p in range(share.shape[0]):
+        if share[p, A_RUNS] > 0.0:
+            total = books.tally[row, p]
+            total[T_BUSY] += share[p, A_BUSY] * times
+            total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
+            total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
+            total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
+            total[T_RUNS] += share[p, A_RUNS] * times
+    books.wall[row] += slowest
+    return slowest
 
 
-@compiled
+@compiled_inline
 def step_seconds(
-    plan, moments, step, decodes, chunk_tokens, chunk_seq, chunks, books
-):  # type: ignore[no-untyped-def]
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
+    books: Books,
+) -> float:  # fmt: skip
     """Seconds of one step.
 
     Parameters
@@ -263,64 +332,66 @@ def step_seconds(
     moments : float64 array, shape (ranks, moments)
     step : int
         Counter of the expert draws.
-    decodes, chunk_tokens, chunk_seq, chunks
+    decodes, chunks, num_chunks
         All ranks' decodes and prompt chunks, for the draws.
+    fresh : bool
+        Whether the batch differs from the last call's in more than the decodes' contexts.
     books : Books
         Running totals, added to.
     """
     total = 0.0
-    mixed = chunks > 0
-    totals, wall, scratch, loads = books.totals, books.wall, books.scratch, books.loads
-    for g in range(plan.section_count.size):
-        slowest = -1.0
-        for r in range(plan.ranks):
-            seconds = section_seconds(plan, g, moments[r], mixed, totals, scratch[0])
-            if seconds > slowest:
-                slowest = seconds
-                for s in range(plan.section_start[g], plan.section_start[g + 1]):
-                    scratch[1, s] = scratch[0, s]
-        total += slowest * plan.section_count[g]
-        for s in range(plan.section_start[g], plan.section_start[g + 1]):
-            wall[s] += scratch[1, s] * plan.section_count[g]
-    split = plan.rule == CO_PROCESS
-    for x in range(plan.expert_flops.size):
-        row = plan.role.size + x
-        experts = plan.expert_count[x]
-        out = loads
+    mixed = num_chunks > 0
+    cells, wall = books.cells, books.wall
+    for g in range(plan.sections.shape[0]):
+        slowest, longest = 0, -1.0
+        for r in range(moments.shape[0]):
+            seconds = section_seconds(plan, g, moments[r], fresh, cells[r], books.tally)
+            if seconds > longest:
+                slowest, longest = r, seconds
+        layers = plan.sections[g, G_LAYERS]
+        total += longest * layers
+        for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
+            wall[s] += cells[slowest, s, K_WALL] * layers
+    if plan.experts.shape[0] == 0:
+        return total
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        experts, work = plan.experts[x], plan.expert_work[x]
         draw_loads(
-            plan.seed, plan.replica, step, x, decodes, chunk_tokens, chunk_seq, chunks,
-            experts, plan.expert_top_k[x], plan.prob[x], plan.inclusion[x],
-            plan.cumulative[x], plan.uniform[x], plan.tilt[x], plan.persist[x], out,
+            key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+            experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
+            books.scratch, books.loads,
         )  # fmt: skip
-        held = experts // plan.expert_groups[x]
-        times = plan.expert_devices // plan.expert_groups[x]
-        near = -1
-        if split:
-            for p in range(plan.can.shape[1] - 1, 0, -1):
-                near = p if plan.can[row, p] else near
-        slowest = 0.0
-        for g in range(plan.expert_groups[x]):
-            if near > 0:
-                seconds = experts_split(
-                    plan, x, row, near, out, g * held, held, totals, times, books.work
-                )
-            else:
-                seconds = experts_whole(plan, x, row, out, g * held, held, mixed, totals, times)
-            slowest = max(slowest, seconds)
-        total += slowest
-        wall[row] += slowest
+        total += part_seconds(plan, x, mixed, books)
     return total
 
 
 def new_books(plan: Plan) -> Books:
-    """Empty running totals for one engine."""
-    shape = (*plan.can.shape, NUM_TOTALS)
+    """Return empty running totals for one engine."""
+    rows, processors = plan.can.shape
+    experts = plan.router.shape[2]
     return Books(
-        totals=np.zeros(shape),
-        wall=np.zeros(shape[0]),
-        warm_totals=np.zeros(shape),
-        warm_wall=np.zeros(shape[0]),
-        scratch=np.zeros((2, len(plan.role))),
-        loads=np.zeros(plan.prob.shape[1], dtype=np.int64),
-        work=np.zeros((4, plan.prob.shape[1])),
+        tally=np.zeros((rows, processors, NUM_TALLIES)),
+        wall=np.zeros(rows),
+        cells=np.zeros((plan.ranks, len(plan.slots), NUM_CELL)),
+        share=np.zeros((processors, NUM_SHARE)),
+        queue=np.zeros((experts, NUM_QUEUE)),
+        scratch=new_scratch(experts),
+        loads=np.zeros(experts, dtype=np.int64),
     )
+
+
+def totals(plan: Plan, tally: F8) -> F8:
+    """Running totals with energy, which is linear in them, shape (S+X, P, 8)."""
+    link = np.zeros(len(tally), dtype=np.bool_)
+    link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
+    out = np.zeros((*tally.shape[:2], 8))
+    out[:, :, :NUM_TALLIES] = tally
+    act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
+    out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act
+    out[:, :, T_J_COMPUTE] = tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP]
+    # A collective moves its bytes over a link, not through memory.
+    out[link, :, T_J_LINK] = act[link]
+    out[link, :, T_J_DRAM] = out[link, :, T_STREAM] = out[link, :, T_ACT] = 0.0
+    return out

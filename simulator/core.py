@@ -13,19 +13,16 @@ from ..workloads.batch import (
     BASE_MOMENTS,
     DECODE_KV,
     DECODES,
-    PREFILL_KV,
-    PREFILL_PAIRS,
-    PREFILL_RECT,
-    PREFILL_TOKENS,
-    PREFILLS,
-    SEQUENCES,
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ..workloads.jit import compiled, compiled_part
-from .compiled import step_seconds
-from .policies import kv_bytes, plan_rank
+from ..workloads.jit import compiled, compiled_part, int64
+from .compiled import Books, step_seconds
+from .kv import KvRules
+from .lowering import Plan
+from .policies import Limits, hold, kv_bytes, plan_rank
 from .state import (
+    C_CHUNKS,
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
@@ -35,9 +32,22 @@ from .state import (
     C_RELEASED,
     C_STEPS,
     C_SUBMITTED,
+    F8,
+    F_ARRIVAL,
+    F_FIRST,
+    F_HELD,
+    F_LAST,
     HIST_BINS,
     HIST_MIN_S,
     HIST_RATIO,
+    I8,
+    I_CACHED,
+    I_GENERATED,
+    I_NEXT,
+    I_ORDER,
+    I_OUTPUT,
+    I_ROOM,
+    I_TARGET,
     L_DECODES,
     L_END,
     L_KV,
@@ -47,309 +57,246 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
+    R_HEAD,
+    R_LEFT,
+    R_RUNNING,
+    R_TAIL,
+    R_WAITING,
     T_BUSY,
     T_KV_PEAK,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
-    T_WARM_EMITTED,
-    T_WARM_PREEMPTIONS,
-    T_WARM_PROMPT,
-    T_WARM_STEPS,
-    T_WARM_TIME,
+    State,
 )
 
-REACHED, LOG_FULL, STUCK = range(3)
+REACHED, LOG_FULL, STUCK, WARM = range(4)
+"""Why `advance` returns: time reached, log to be emptied, a bug, warm-up just ended."""
 
 LOG_RATIO = np.log(HIST_RATIO)
 
 
 @compiled_part
-def record_gap(st, gap, times):  # type: ignore[no-untyped-def]
+def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     """Count `times` token gaps of `gap` seconds."""
     bin_ = int(np.log(max(gap, HIST_MIN_S) / HIST_MIN_S) / LOG_RATIO)
-    st.hist[min(bin_, HIST_BINS - 1)] += times
-    st.clocks[T_TBT_SUM] += gap * times
-    st.clocks[T_TBT_COUNT] += times
+    hist[min(bin_, HIST_BINS - 1)] += times
+    clocks[T_TBT_SUM] += gap * times
+    clocks[T_TBT_COUNT] += times
 
 
 @compiled_part
-def total(counts):  # type: ignore[no-untyped-def]
-    """Sum of a short array."""
-    out = 0
-    for r in range(counts.size):
-        out += counts[r]
-    return out
+def release(st: State, closed_loop: bool) -> float:
+    """Queue requests that have arrived; returns when the next arrives (infinity: none known).
 
-
-@compiled_part
-def release(st, closed_loop):  # type: ignore[no-untyped-def]
-    """Move requests that have arrived to the queue of the rank with the fewest requests."""
-    now = st.clocks[T_NOW]
-    known = st.counters[C_OPENED] if closed_loop else st.counters[C_SUBMITTED]
-    while st.counters[C_RELEASED] < known and st.arrival[st.counters[C_RELEASED]] <= now:
-        i = st.counters[C_RELEASED]
-        r = 0
-        for other in range(1, st.n_running.size):
-            load = st.n_running[other] + st.n_waiting[other]
-            if load < st.n_running[r] + st.n_waiting[r]:
-                r = other
-        st.next[i] = -1
-        if st.tail[r] >= 0:
-            st.next[st.tail[r]] = i
+    A request goes to the rank with the fewest requests.
+    """
+    counters, ranks = st.counters, st.ranks
+    known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
+    while counters[C_RELEASED] < known:
+        i = counters[C_RELEASED]
+        if st.floats[i, F_ARRIVAL] > st.clocks[T_NOW]:
+            return float(st.floats[i, F_ARRIVAL])
+        best, fewest = 0, 1 << 40
+        for r in range(ranks.shape[0]):
+            load = ranks[r, R_RUNNING] + ranks[r, R_WAITING]
+            if load < fewest:
+                best, fewest = r, load
+        rank = ranks[best]
+        st.ints[i, I_NEXT] = -1
+        if rank[R_TAIL] >= 0:
+            st.ints[rank[R_TAIL], I_NEXT] = i
         else:
-            st.head[r] = i
-        st.tail[r] = i
-        st.n_waiting[r] += 1
-        st.counters[C_RELEASED] += 1
+            rank[R_HEAD] = i
+        rank[R_TAIL] = i
+        rank[R_WAITING] += 1
+        counters[C_RELEASED] += 1
+    return np.inf
 
 
 @compiled_part
-def next_arrival(st, closed_loop):  # type: ignore[no-untyped-def]
-    """Time of the first request that has not arrived; infinity if none is known."""
-    known = st.counters[C_OPENED] if closed_loop else st.counters[C_SUBMITTED]
-    i = st.counters[C_RELEASED]
-    return st.arrival[i] if i < known else np.inf
-
-
-@compiled_part
-def visible(tokens, window):  # type: ignore[no-untyped-def]
-    """`batch.visible_pairs` of one prompt."""
-    inside = min(tokens, window) if window > 0 else tokens
-    return inside * (inside + 1) // 2 + (tokens - inside) * window
-
-
-@compiled_part
-def gather(st, windows, r, chunks):  # type: ignore[no-untyped-def]
-    """Moments of a rank's planned batch; appends its prompt chunks, returns their new count."""
-    m = st.moments[r]
-    for w in range(m.size):
-        m[w] = 0.0
-    for j in range(st.n_running[r]):
-        i, q = st.running[r, j], st.q[r, j]
-        if q == 0:
-            continue
-        context = st.cached[i]
-        prefill = context < st.target[i]
-        m[TOKENS] += q
-        m[SEQUENCES] += 1
-        if prefill:
-            m[PREFILL_TOKENS] += q
-            m[PREFILLS] += 1
-            st.chunk_tokens[chunks] = q
-            st.chunk_seq[chunks] = i
-            chunks += 1
-        else:
-            m[DECODES] += 1
-        for w in range(windows.size):
-            window = windows[w]
-            at = BASE_MOMENTS + WINDOW_MOMENTS * w
-            if prefill:
-                kv = context + q
-                if window > 0:
-                    kv = min(kv, window + q - 1)
-                m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
-                m[at + PREFILL_KV] += kv
-                m[at + PREFILL_RECT] += q * kv
-            else:
-                m[at + DECODE_KV] += min(context + 1, window) if window > 0 else context + 1
-    return chunks
-
-
-@compiled_part
-def lengthen(st, windows, r, done):  # type: ignore[no-untyped-def]
+def lengthen(st: State, windows: I8, r: int, done: int) -> None:
     """Moments of the next decode step of a stretch, `done` steps into it."""
     for w in range(windows.size):
         at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
         if windows[w] == 0:
             st.moments[r, at] += st.moments[r, DECODES]
-        else:
-            total = 0
-            for j in range(st.n_running[r]):
-                total += min(st.cached[st.running[r, j]] + done + 1, windows[w])
-            st.moments[r, at] = total
+            continue
+        kv = 0
+        for j in range(st.ranks[r, R_RUNNING]):
+            kv += min(st.ints[st.running[r, j], I_CACHED] + done + 1, windows[w])
+        st.moments[r, at] = kv
 
 
 @compiled_part
-def stretch_limit(st, kv, limits):  # type: ignore[no-untyped-def]
+def growth(st: State, kv: KvRules, r: int, steps: int) -> float:
+    """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
+    out = 0.0
+    for j in range(st.ranks[r, R_RUNNING]):
+        i = st.running[r, j]
+        tokens = st.ints[i, I_CACHED] + steps
+        if tokens > st.ints[i, I_ROOM]:
+            out += kv_bytes(kv, tokens) - st.floats[i, F_HELD]
+    return out
+
+
+@compiled_part
+def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
     """Decode steps until the first completion or until blocks might run out (at least 1)."""
-    k = 1 << 40
-    for r in range(st.n_running.size):
-        if st.n_running[r] > limits.token_budget:
+    k = int64(1 << 40)
+    for r in range(st.ranks.shape[0]):
+        k = min(k, st.ranks[r, R_LEFT])
+        if st.ranks[r, R_RUNNING] > token_budget:
             return 1
-        for j in range(st.n_running[r]):
-            i = st.running[r, j]
-            k = min(k, st.output[i] - st.generated[i])
-    for r in range(st.n_running.size):
-        low, high = 1, k  # the plan already holds the blocks of one step
+    block = 0.0
+    for c in range(kv.window.size):
+        block += kv.block_bytes[c]
+    for r in range(st.ranks.shape[0]):
+        # The plan holds the blocks of one step; mostly there is room for all blocks to come.
+        if st.ranks[r, R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:
+            continue
+        low, high, middle = int64(1), k, k
         while low < high:
-            middle = (low + high + 1) // 2
-            growth = 0.0
-            for j in range(st.n_running[r]):
-                i = st.running[r, j]
-                growth += max(kv_bytes(kv, st.cached[i] + middle) - st.held[i], 0.0)
-            if growth <= st.free[r]:
+            if growth(st, kv, r, middle) <= st.free[r]:
                 low = middle
             else:
                 high = middle - 1
+            middle = (low + high + 1) // 2
         k = low
     return k
 
 
 @compiled_part
-def apply(st, kv, r, steps, now):  # type: ignore[no-untyped-def]
-    """Stamp a rank's sequences after `steps` steps that ended at `now`.
+def finish(
+    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool
+) -> None:
+    """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
 
-    Returns tokens emitted. Gaps within the stretch were recorded by the caller; the first
-    token's gap reaches back to the sequence's previous token.
+    The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
+    previous token. Gaps within the stretch were recorded by the caller.
     """
-    emitted = 0
-    for j in range(st.n_running[r]):
-        i, q = st.running[r, j], st.q[r, j]
-        if q == 0:
+    rank, counters = st.ranks[r], st.counters
+    kept, freed, gap, gaps = 0, 0.0, 0.0, int64(0)
+    for j in range(rank[R_RUNNING]):
+        i, q = st.running[r, j], st.fresh[r, j]
+        request = st.ints[i]
+        left = request[I_TARGET] - request[I_CACHED]
+        st.running[r, kept] = i
+        kept += 1
+        request[I_CACHED] += q if left > 0 or q == 0 else steps
+        if q < left or q == 0:
+            continue  # not scheduled, or a prompt that goes on
+        if request[I_CACHED] > request[I_ROOM]:
+            hold(st, kv, r, i, request[I_CACHED])
+        count = 1 if left > 0 else steps
+        counters[C_EMITTED] += count
+        stamps = st.floats[i]
+        if request[I_GENERATED] == 0:
+            stamps[F_FIRST] = now
+        else:  # most sequences share their gap: count equal ones together
+            own = first_end - stamps[F_LAST]
+            if own != gap and gaps > 0:
+                record_gap(st.hist, st.clocks, gap, gaps)
+                gaps = int64(0)
+            gap = own
+            gaps += 1
+        stamps[F_LAST] = now
+        request[I_GENERATED] += count
+        if request[I_GENERATED] < request[I_OUTPUT]:
             continue
-        prefill = st.cached[i] < st.target[i]
-        st.cached[i] += q if prefill else steps
-        if prefill and st.cached[i] < st.target[i]:
-            continue
-        if not prefill:
-            size = kv_bytes(kv, st.cached[i])
-            if size > st.held[i]:
-                st.free[r] -= size - st.held[i]
-                st.held[i] = size
-        count = 1 if prefill else steps
-        st.generated[i] += count
-        emitted += count
-        if np.isnan(st.first[i]):
-            st.first[i] = now
-        st.last[i] = now
-    return emitted
-
-
-@compiled_part
-def first_gaps(st, r, now):  # type: ignore[no-untyped-def]
-    """Record the gap of every token that the first step of a stretch emits at `now`."""
-    for j in range(st.n_running[r]):
-        i, q = st.running[r, j], st.q[r, j]
-        left = st.target[i] - st.cached[i]
-        if q > 0 and (left <= 0 or q == left) and st.generated[i] > 0:
-            record_gap(st, now - st.last[i], 1)
-
-
-@compiled_part
-def retire(st, r, now, closed_loop):  # type: ignore[no-untyped-def]
-    """Take finished sequences out of a rank's running set, keeping the order."""
-    kept = 0
-    for j in range(st.n_running[r]):
-        i = st.running[r, j]
-        if st.generated[i] < st.output[i]:
-            st.running[r, kept] = i
-            kept += 1
-            continue
-        st.finished[i] = now
-        st.free[r] += st.held[i]
-        st.held[i] = 0.0
-        st.order[i] = st.counters[C_COMPLETED]
-        st.counters[C_COMPLETED] += 1
-        if closed_loop and st.counters[C_OPENED] < st.counters[C_SUBMITTED]:
-            st.arrival[st.counters[C_OPENED]] = now
-            st.counters[C_OPENED] += 1
-    st.n_running[r] = kept
+        kept -= 1
+        freed += stamps[F_HELD]
+        stamps[F_HELD] = 0.0
+        request[I_ORDER] = counters[C_COMPLETED]
+        counters[C_COMPLETED] += 1
+        if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
+            st.floats[counters[C_OPENED], F_ARRIVAL] = now
+            counters[C_OPENED] += 1
+    if gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+    st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
+    st.free[r] += freed
+    rank[R_RUNNING] = kept
 
 
 @compiled
-def advance(plan, limits, kv, st, books, until, closed_loop, warmup):  # type: ignore[no-untyped-def]
-    """Run steps until the clock reaches `until`, nothing is left, or the log is full.
+def advance(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
+    closed_loop: bool, warmup: int,
+) -> int:  # fmt: skip
+    """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
     before `until` is finished.
+
+    Returns
+    -------
+    int
+        `REACHED`, `LOG_FULL`, `STUCK` or `WARM`; after the second and fourth the caller comes
+        back.
     """
-    ranks = st.n_running.size
+    counters, clocks, moments, ranks = st.counters, st.clocks, st.moments, st.ranks
     while True:
-        release(st, closed_loop)
-        if total(st.n_running) + total(st.n_waiting) == 0:
-            wake = next_arrival(st, closed_loop)
-            if not wake < until:
+        arrival = release(st, closed_loop)
+        if counters[C_RELEASED] == counters[C_COMPLETED]:
+            if not arrival < until:
                 return REACHED
-            st.clocks[T_NOW] = wake
+            clocks[T_NOW] = arrival
             continue
-        if st.clocks[T_NOW] >= until:
+        if clocks[T_NOW] >= until:
             return REACHED
-        if st.counters[C_LOG] >= st.log.shape[0]:
+        if counters[C_LOG] >= st.log.shape[0]:
             return LOG_FULL
-        start = st.clocks[T_NOW]
-        chunks, tokens, decodes, prefill = 0, 0.0, 0.0, 0.0
-        used, preemptions = 0.0, 0
-        for r in range(ranks):
-            preemptions += plan_rank(st, limits, kv, r, start)
-            chunks = gather(st, plan.windows, r, chunks)
-            tokens += st.moments[r, TOKENS]
-            decodes += st.moments[r, DECODES]
-            prefill += st.moments[r, PREFILL_TOKENS]
+        start = clocks[T_NOW]
+        tokens, decodes, used, preemptions = 0.0, 0.0, 0.0, 0
+        counters[C_CHUNKS] = 0
+        for r in range(ranks.shape[0]):
+            preemptions += plan_rank(st, limits, kv, plan.windows, r, start)
+            tokens += moments[r, TOKENS]
+            decodes += moments[r, DECODES]
             used += kv.capacity - st.free[r]
-            st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
+            clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
         if tokens == 0.0:
             return STUCK
-        st.counters[C_PREEMPTIONS] += preemptions
-        k = stretch_limit(st, kv, limits) if chunks == 0 and preemptions == 0 else 1
+        counters[C_PREEMPTIONS] += preemptions
+        chunks = counters[C_CHUNKS]
+        k = int64(1)
+        if chunks == 0 and preemptions == 0:
+            k = stretch_limit(st, kv, limits.token_budget)
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
         # arrival behind it changes nothing; ranks choose among themselves by load.
-        cut = next_arrival(st, closed_loop)
-        if ranks == 1 and st.n_waiting[0] > 0:
-            cut = np.inf
-        cut = min(cut, until)
-        now, done = start, 0
-        while done < k:
+        cut = until
+        if ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0:
+            cut = min(arrival, until)
+        now, first_end, done = start, start, int64(0)
+        while done < k and (done == 0 or now < cut):
             if done > 0:
-                for r in range(ranks):
+                for r in range(ranks.shape[0]):
                     lengthen(st, plan.windows, r, done)
-            dt = step_seconds(
-                plan, st.moments, st.counters[C_STEPS], int(decodes), st.chunk_tokens,
-                st.chunk_seq, chunks, books,
+            before = now
+            now += step_seconds(
+                plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
+                books,
             )  # fmt: skip
-            st.counters[C_STEPS] += 1
-            now += dt
+            counters[C_STEPS] += 1
             if done == 0:
-                for r in range(ranks):
-                    first_gaps(st, r, now)
+                first_end = now
             else:
-                record_gap(st, dt, int(decodes))
+                record_gap(st.hist, clocks, now - before, int(decodes))
             done += 1
-            if now >= cut:
-                break
-        st.clocks[T_NOW] = now
-        st.clocks[T_BUSY] += now - start
-        st.counters[C_PROMPT] += int(prefill)
-        row = st.log[st.counters[C_LOG]]
+        clocks[T_NOW] = now
+        clocks[T_BUSY] += now - start
+        row = st.log[counters[C_LOG]]
         row[L_START], row[L_END], row[L_STEPS] = start, now, done
-        row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, prefill, chunks
-        row[L_RUNNING], row[L_WAITING] = total(st.n_running), total(st.n_waiting)
-        row[L_KV] = used
-        st.counters[C_LOG] += 1
-        before = st.counters[C_COMPLETED]
-        for r in range(ranks):
-            st.counters[C_EMITTED] += apply(st, kv, r, done, now)
-            st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-            retire(st, r, now, closed_loop)
-        if before < warmup and st.counters[C_COMPLETED] >= warmup:
-            end_warmup(st, books, now)
-
-
-@compiled_part
-def end_warmup(st, books, now):  # type: ignore[no-untyped-def]
-    """End of warm-up: rates and gap statistics start here."""
-    st.clocks[T_WARM_TIME] = now
-    st.clocks[T_WARM_EMITTED] = st.counters[C_EMITTED]
-    st.clocks[T_WARM_PROMPT] = st.counters[C_PROMPT]
-    st.clocks[T_WARM_STEPS] = st.counters[C_STEPS]
-    st.clocks[T_WARM_PREEMPTIONS] = st.counters[C_PREEMPTIONS]
-    for b in range(st.hist.size):
-        st.hist[b] = 0
-    st.clocks[T_TBT_SUM] = 0.0
-    st.clocks[T_TBT_COUNT] = 0.0
-    rows, processors, kinds = books.totals.shape
-    for s in range(rows):
-        books.warm_wall[s] = books.wall[s]
-        for p in range(processors):
-            for k in range(kinds):
-                books.warm_totals[s, p, k] = books.totals[s, p, k]
+        row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, tokens - decodes, chunks
+        row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
+        for r in range(ranks.shape[0]):
+            row[L_RUNNING] += ranks[r, R_RUNNING]
+            row[L_WAITING] += ranks[r, R_WAITING]
+        counters[C_LOG] += 1
+        counters[C_PROMPT] += int(tokens - decodes)
+        completed = counters[C_COMPLETED]
+        for r in range(ranks.shape[0]):
+            finish(st, kv, r, done, first_end, now, closed_loop)
+        if completed < warmup and counters[C_COMPLETED] >= warmup:
+            return WARM

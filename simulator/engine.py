@@ -17,16 +17,55 @@ import numpy.typing as npt
 import simpy
 
 from ..workloads.requests import RequestBlock, RequestStream
-from .compiled import Books, new_books
-from .core import LOG_FULL, STUCK, advance
+from .compiled import Books, new_books, totals
+from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
 from .kv import KvRules, check_fits, kv_rules
 from .lowering import Plan, Slots, lower
 from .policies import Policy
-from .state import C_COMPLETED, C_LOG, C_OPENED, C_SUBMITTED, T_NOW, State, grown, new_state
+from .state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_LOG,
+    C_OPENED,
+    C_PREEMPTIONS,
+    C_PROMPT,
+    C_STEPS,
+    C_SUBMITTED,
+    F_ARRIVAL,
+    T_NOW,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+    State,
+    grown,
+    new_state,
+)
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """An engine's running totals at one moment: here, the end of its warm-up.
+
+    Attributes
+    ----------
+    time_s : float
+    emitted, prompt, steps, preemptions : int
+        Tokens emitted, prompt tokens processed, steps run, sequences preempted.
+    totals : float64 array, shape (ops, processors, 8)
+        See `compiled.totals`.
+    wall : float64 array, shape (ops,)
+    """
+
+    time_s: float
+    emitted: int
+    prompt: int
+    steps: int
+    preemptions: int
+    totals: F8
+    wall: F8
 
 
 @dataclass(slots=True)
@@ -56,6 +95,7 @@ class Engine:
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
+    warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
 
@@ -67,6 +107,7 @@ class Engine:
         self.state = new_state(
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity
         )
+        self.warm = self.mark()
 
     @property
     def now(self) -> float:
@@ -78,6 +119,15 @@ class Engine:
         """Whether every submitted request has finished."""
         counters = self.state.counters
         return bool(counters[C_COMPLETED] == counters[C_SUBMITTED])
+
+    def mark(self) -> Mark:
+        """Running totals as they stand."""
+        counters = self.state.counters
+        return Mark(
+            self.now, int(counters[C_EMITTED]), int(counters[C_PROMPT]), int(counters[C_STEPS]),
+            int(counters[C_PREEMPTIONS]), totals(self.plan, self.books.tally),
+            self.books.wall.copy(),
+        )  # fmt: skip
 
     def submit(self, block: RequestBlock) -> None:
         """Queue requests; open loop: in order of arrival, none earlier than submitted before.
@@ -104,7 +154,7 @@ class Engine:
         counters = self.state.counters
         first = min(clients, int(counters[C_SUBMITTED]))
         if counters[C_OPENED] < first:
-            self.state.arrival[counters[C_OPENED] : first] = 0.0
+            self.state.floats[counters[C_OPENED] : first, F_ARRIVAL] = 0.0
             counters[C_OPENED] = first
 
     def advance(self, until: float) -> float:
@@ -121,17 +171,23 @@ class Engine:
             self.state.counters[C_LOG] = 0
             if status == STUCK:
                 raise RuntimeError("no sequence can make progress; a bug in the policy")
-            if status != LOG_FULL:
+            if status == WARM:
+                self._end_warmup()
+            elif status != LOG_FULL:
                 return self.now
+
+    def _end_warmup(self) -> None:
+        """Rates and gap statistics start here."""
+        self.warm = self.mark()
+        self.state.hist[:] = 0
+        self.state.clocks[[T_TBT_SUM, T_TBT_COUNT]] = 0.0
 
 
 Progress = Callable[[int, int, float], None]
 """Told (requests completed, requests known, simulated seconds) a few times a second."""
 
 
-def serve(
-    engines: list[Engine], stream: RequestStream, progress: Progress | None = None
-) -> float:
+def serve(engines: list[Engine], stream: RequestStream, progress: Progress | None = None) -> float:
     """Run a stream of requests through engines, dealt to them in turn (round robin).
 
     Returns

@@ -55,8 +55,11 @@ def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def check_fits(
-    rules: KvRules, inputs: npt.NDArray[np.int64], outputs: npt.NDArray[np.int64],
-    ids: npt.NDArray[np.int64], where: str,
+    rules: KvRules,
+    inputs: npt.NDArray[np.int64],
+    outputs: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    where: str,
 ) -> None:
     """Refuse requests that could never run, even alone; they would wait forever.
 

@@ -7,27 +7,47 @@ ops are affine in each expert's tokens. Nothing is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..devices.cost import NUM_PARAMS
+from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS
+from ..devices.device import Processor
 from ..devices.link import LinkModel
-from ..workloads.batch import BASE_MOMENTS, WINDOW_MOMENTS, Moments
+from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .layout import exchange_link, layer_program, rank_link
-from .placement import able, processors_of
+from .placement import PAPER_DECODE, able, processors_of
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
 XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
 
-ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_PREFILL, ROLE_PAIR_DECODE, ROLE_DECODE, ROLE_EXPERTS = range(6)
+ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
+"""What placement rules tell apart; a pair's decode follows the prefill that it may run beside."""
 
 FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
+
+(G_START, G_STOP, G_LAYERS) = range(3)
+"""Columns of `Plan.sections`: slots of a section, and how many layers run them."""
+
+(S_ROLE, S_VARIES) = range(2)
+"""Columns of `Plan.slots`: role, and whether the op depends on the contexts of decodes."""
+
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS) = range(6)
+"""Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
+of a token, whether the router is uniform, the processor that shares the experts with the main
+one (0 = none), and which table of `Plan.expert_table` holds their seconds."""
+
+(V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
+"""Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
+bytes per routed token; `Router.tilt` and `Router.persist`."""
+
+TABLE_SIZE = 256
+"""Token counts whose expert seconds are tabulated."""
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -38,28 +58,20 @@ class Plan(NamedTuple):
     """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
 
     Slots are ordered by section; a section's slots run once per layer of its group and are
-    followed by a barrier over ranks.
+    followed by a barrier over ranks. Arrays are few and two- or three-dimensional because each
+    one more costs compile time in every function that takes a plan.
     """
 
     windows: I8  # [W] attention windows
-    section_start: I8  # [G+1] first slot of each section
-    section_count: F8  # [G] layers in it
-    role: I8  # [S]
+    sections: I8  # [G, 3]
+    slots: I8  # [S, 2]
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes; last column the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
-    expert_flops: F8  # [X] FLOP per routed token
-    expert_weights: F8  # [X] bytes per active expert
-    expert_act: F8  # [X] activation bytes per routed token
-    expert_count: I8  # [X] experts the router chooses from
-    expert_groups: I8  # [X] groups they are dealt to
-    expert_top_k: I8  # [X]
-    prob: F8  # [X, E]
-    inclusion: F8  # [X, E]
-    cumulative: F8  # [X, E]
-    uniform: B1  # [X]
-    tilt: F8  # [X]
-    persist: F8  # [X]
+    experts: I8  # [X, 6]
+    expert_work: F8  # [X, 5]
+    expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
+    router: F8  # [X, 3, E] see `draws`
     seed: int
     replica: int
     rule: int
@@ -103,7 +115,6 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
             kinds.append(op.kind)
             links.append(link.spec.name if link else None)
         starts.append(len(forms))
-    expert_rows = [_lower_experts(part, d) for part in d.experts]
     for part in d.experts:
         op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
         row, ok = _lower_op(op, None, processors)
@@ -113,26 +124,31 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
         layers.append(op.layer)
         kinds.append(op.kind)
         links.append(None)
+    form = np.ascontiguousarray(np.stack(forms))
+    rows = np.ascontiguousarray(np.stack(params))
+    able_rows = np.ascontiguousarray(np.stack(can))
+    work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
+    tables, classes = _expert_tables(work, rows[len(form) :])
+    contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
+    varies = (form[:, :, contexts] != 0.0).any(axis=(1, 2))
+    counts = [count for _, count in sections]
     plan = Plan(
         windows=np.array(windows, dtype=np.int64),
-        section_start=np.array(starts, dtype=np.int64),
-        section_count=np.array([count for _, count in sections], dtype=np.float64),
-        role=np.array(role, dtype=np.int64),
-        forms=np.ascontiguousarray(np.stack(forms)),
-        params=np.ascontiguousarray(np.stack(params)),
-        can=np.ascontiguousarray(np.stack(can)),
-        expert_flops=np.array([r[0] for r in expert_rows], dtype=np.float64),
-        expert_weights=np.array([r[1] for r in expert_rows], dtype=np.float64),
-        expert_act=np.array([r[2] for r in expert_rows], dtype=np.float64),
-        expert_count=np.array([p.router.prob.shape[1] for p in d.experts], dtype=np.int64),
-        expert_groups=np.array([p.ep for p in d.experts], dtype=np.int64),
-        expert_top_k=np.array([p.router.top_k for p in d.experts], dtype=np.int64),
-        prob=_padded([p.router.prob[p.row] for p in d.experts]),
-        inclusion=_padded([p.router.inclusion[p.row] for p in d.experts]),
-        cumulative=_padded([p.router.cumulative[p.row] for p in d.experts]),
-        uniform=np.array([p.router.uniform for p in d.experts], dtype=np.bool_),
-        tilt=np.array([p.router.tilt for p in d.experts], dtype=np.float64),
-        persist=np.array([p.router.persist for p in d.experts], dtype=np.float64),
+        sections=np.array(list(zip(starts[:-1], starts[1:], counts, strict=True)), dtype=np.int64),
+        slots=np.stack([np.array(role, dtype=np.int64), varies.astype(np.int64)], axis=1),
+        forms=form,
+        params=rows,
+        can=able_rows,
+        experts=np.array(
+            [
+                (*_expert_counts(part), _near(d, able_rows[len(form) + x]), classes[x])
+                for x, part in enumerate(d.experts)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 6),
+        expert_work=work,
+        expert_table=tables,
+        router=_padded([p.router.table(p.row) for p in d.experts]),
         seed=d.experts[0].router.seed if d.experts else 0,
         replica=replica,
         rule=RULES.index(d.placement),
@@ -214,15 +230,13 @@ def _link(d: Deployment, op: Op) -> LinkModel | None:
 def _role(op: Op, before: Op | None) -> int:
     if op.layer == "communication":
         return ROLE_LINK
-    if op.kind in ("attention_prefill", "mla_prefill", "linear_state") and op.phase == "prefill":
-        return ROLE_PAIR_PREFILL
-    if op.phase == "decode" and op.kind in ("attention_decode", "mla_decode", "linear_state"):
-        paired = before is not None and before.phase == "prefill"
+    if op.phase == "decode" and op.kind in PAPER_DECODE:
+        paired = before is not None and before.phase == "prefill" and before.layer == op.layer
         return ROLE_PAIR_DECODE if paired else ROLE_DECODE
     return ROLE_PLAIN
 
 
-def _lower_op(op: Op, link: LinkModel | None, processors: list) -> tuple[F8, B1]:  # type: ignore[type-arg]  # list of Processor
+def _lower_op(op: Op, link: LinkModel | None, processors: Sequence[Processor]) -> tuple[F8, B1]:
     params = np.zeros((len(processors), NUM_PARAMS))
     ok = np.zeros(len(processors), dtype=np.bool_)
     if link is not None:
@@ -235,13 +249,50 @@ def _lower_op(op: Op, link: LinkModel | None, processors: list) -> tuple[F8, B1]
     return params, ok
 
 
-def _lower_experts(part: ExpertPart, d: Deployment) -> tuple[float, float, float]:
+def _expert_work(part: ExpertPart, d: Deployment) -> tuple[float, ...]:
+    """One row of `Plan.expert_work`."""
     op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
-    return op.flops, op.weight_bytes, op.act_bytes
+    return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
-def _padded(rows: list[F8]) -> F8:
-    out = np.zeros((len(rows), max((len(r) for r in rows), default=1)))
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
+def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
+    """First columns of one row of `Plan.experts`."""
+    router = part.router
+    return router.prob.shape[1], part.ep, router.top_k, int(router.uniform)
+
+
+def _near(d: Deployment, can: B1) -> int:
+    """Processor that shares experts with the main one under this placement; 0 = none."""
+    others = np.flatnonzero(can[1:])
+    return int(others[0]) + 1 if d.placement == "co-process" and len(others) else 0
+
+
+def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
+    """Seconds of one expert by token count, and each part's table: equal parts share one.
+
+    The last three entries of a table are the terms of the roofline, for more tokens.
+    """
+    tables: dict[bytes, int] = {}
+    classes: list[int] = []
+    out: list[F8] = []
+    tokens = np.arange(TABLE_SIZE)
+    for own, rows in zip(work, params, strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
+            arithmetic = own[V_FLOPS] / rows[:, P_FLOPS, None]
+            weights = own[V_WEIGHTS] / rows[:, P_BYTES, None]
+            traffic = own[V_ACT] / rows[:, P_BYTES, None]
+            seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
+        seconds[:, 0] = 0.0
+        table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)
+        classes.append(tables.setdefault(table.tobytes(), len(tables)))
+        if classes[-1] == len(out):
+            out.append(table)
+    return np.stack(out) if out else np.zeros((0, 0, TABLE_SIZE + 3)), classes
+
+
+def _padded(tables: Sequence[F8]) -> F8:
+    """Tables of several widths as one array."""
+    out = np.zeros((len(tables), 3, max((t.shape[1] for t in tables), default=1)))
+    for i, table in enumerate(tables):
+        out[i, :, : table.shape[1]] = table
     return out

@@ -26,28 +26,36 @@ from ..workloads.registry import Registry
 Choose = Callable[[Op, Sequence[Processor], bool], Processor]
 PLACEMENTS: Registry[Choose] = Registry("placement")
 
+CLEARLY = 1.0 - 1e-12
+"""A split must beat another by more than rounding: with equal loads two can last equally long,
+and both paths must choose the same."""
+
 PAPER_DECODE = ("attention_decode", "mla_decode", "linear_state")
 
 
 @PLACEMENTS.register("xpu-only")
 def xpu_only(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    """The main processor."""
     return able[0]
 
 
 @PLACEMENTS.register("op-per-byte")
 def op_per_byte(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    """The processor that attains more at the op's Op/B."""
     opb = op.op_per_byte or 0.0
     return max(able, key=lambda p: p.attainable(opb, op.dtype))
 
 
 @PLACEMENTS.register("fastest")
 def fastest(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    """The processor on which the op takes the least time."""
     return min(able, key=lambda p: p.model.cost(op).seconds)
 
 
 @PLACEMENTS.register("paper")
 @PLACEMENTS.register("co-process")
 def paper(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
+    """Decode attention, and experts of decoding-only stages, near memory; the rest not."""
     decode = op.kind in PAPER_DECODE and op.phase == "decode"
     near = able[1:] if decode or (op.kind == "experts" and not mixed) else ()
     return near[0] if near else able[0]
@@ -103,11 +111,11 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
 
 
 def _is_pair(tracks: object, op: Op) -> bool:
-    """Whether the last region is the prefill half of this decode attention."""
-    if not isinstance(tracks, dict) or len(tracks) != 1 or not op.kind.endswith("_decode"):
+    """Whether the last region is the prefill half of this decode attention or scan."""
+    if not isinstance(tracks, dict) or len(tracks) != 1 or op.phase != "decode":
         return False
     last: Op = next(iter(tracks.values()))[-1]
-    return last.kind == op.kind.removesuffix("_decode") + "_prefill"
+    return last.phase == "prefill" and last.layer == op.layer
 
 
 def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Region:
@@ -136,7 +144,7 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Regi
             (p.model.cost(tracks[p.name][0]).seconds for p in (main, near) if p.name in tracks),
             default=0.0,
         )
-        if seconds < best_s:
+        if seconds < best_s * CLEARLY:
             best, best_s = Region(tracks), seconds
     return best
 

@@ -11,10 +11,44 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..workloads.batch import (
+    BASE_MOMENTS,
+    DECODE_KV,
+    DECODES,
+    PREFILL_KV,
+    PREFILL_PAIRS,
+    PREFILL_RECT,
+    PREFILL_TOKENS,
+    PREFILLS,
+    SEQUENCES,
+    TOKENS,
+    WINDOW_MOMENTS,
+)
 from ..workloads.errors import InputError
-from ..workloads.jit import compiled_part
+from ..workloads.jit import compiled_part, int64
 from ..workloads.registry import Registry
-
+from .kv import KvRules
+from .state import (
+    C_CHUNKS,
+    F8,
+    F_HELD,
+    F_SCHEDULED,
+    I8,
+    I_CACHED,
+    I_GENERATED,
+    I_INPUT,
+    I_NEXT,
+    I_OUTPUT,
+    I_PREEMPTED,
+    I_ROOM,
+    I_TARGET,
+    R_HEAD,
+    R_LEFT,
+    R_RUNNING,
+    R_TAIL,
+    R_WAITING,
+    State,
+)
 
 
 class Limits(NamedTuple):
@@ -53,6 +87,7 @@ class Policy:
     reserve: bool
 
     def limits(self) -> Limits:
+        """The same for the compiled path."""
         return Limits(self.token_budget, self.max_sequences, self.chunked, self.reserve)
 
 
@@ -99,7 +134,7 @@ def make_policy(
 
 
 @compiled_part
-def kv_bytes(kv, tokens):  # type: ignore[no-untyped-def]
+def kv_bytes(kv: KvRules, tokens: int) -> float:
     """Bytes one sequence of `tokens` cached tokens holds."""
     size = kv.constant
     for c in range(kv.window.size):
@@ -109,80 +144,139 @@ def kv_bytes(kv, tokens):  # type: ignore[no-untyped-def]
 
 
 @compiled_part
-def preempt_last(st, r):  # type: ignore[no-untyped-def]
+def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
+    """Hold KV for `tokens` tokens of a sequence; False, and no change, where it does not fit."""
+    more = kv_bytes(kv, tokens) - st.floats[i, F_HELD]
+    if more > st.free[r]:
+        return False
+    if more > 0.0:
+        st.free[r] -= more
+        st.floats[i, F_HELD] += more
+    # What is held changes at whole blocks only, in every window class.
+    st.ints[i, I_ROOM] = (tokens + kv.block - 1) // kv.block * kv.block
+    return True
+
+
+@compiled_part
+def preempt_last(st: State, r: int) -> None:
     """Put the latest-admitted sequence of a rank back to the front of its queue."""
-    st.n_running[r] -= 1
-    i = st.running[r, st.n_running[r]]
-    st.free[r] += st.held[i]
-    st.held[i] = 0.0
-    st.cached[i] = 0
-    st.target[i] = st.input[i] + st.generated[i]
-    st.preempted[i] += 1
-    st.next[i] = st.head[r]
-    st.head[r] = i
-    if st.tail[r] < 0:
-        st.tail[r] = i
-    st.n_waiting[r] += 1
+    rank = st.ranks[r]
+    rank[R_RUNNING] -= 1
+    i = st.running[r, rank[R_RUNNING]]
+    request = st.ints[i]
+    st.free[r] += st.floats[i, F_HELD]
+    st.floats[i, F_HELD] = 0.0
+    request[I_ROOM] = request[I_CACHED] = 0
+    request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
+    request[I_PREEMPTED] += 1
+    request[I_NEXT] = rank[R_HEAD]
+    rank[R_HEAD] = i
+    if rank[R_TAIL] < 0:
+        rank[R_TAIL] = i
+    rank[R_WAITING] += 1
 
 
 @compiled_part
-def take(st, r, i, size):  # type: ignore[no-untyped-def]
-    """Raise what a sequence holds to `size` bytes."""
-    if size > st.held[i]:
-        st.free[r] -= size - st.held[i]
-        st.held[i] = size
+def visible(tokens: int, window: int) -> int:
+    """`batch.visible_pairs` of one prompt."""
+    inside = min(tokens, window) if window > 0 else tokens
+    return inside * (inside + 1) // 2 + (tokens - inside) * window
 
 
 @compiled_part
-def plan_rank(st, limits, kv, r, now):  # type: ignore[no-untyped-def]
-    """Fill ``st.q[r]`` with the new tokens of each running sequence; returns preemptions.
+def count_decode(m: F8, windows: I8, context: int) -> None:
+    """Add a decode with `context` tokens before it to the moments of its rank's batch."""
+    m[TOKENS] += 1.0
+    m[SEQUENCES] += 1.0
+    m[DECODES] += 1.0
+    for w in range(windows.size):
+        kv = context + 1
+        if windows[w] > 0:
+            kv = min(kv, windows[w])
+        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
 
-    Running sequences come first, in order of admission; then the queue is admitted while
-    sequences, tokens and KV allow.
+
+@compiled_part
+def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
+    """Add a prompt chunk of `q` tokens with `context` tokens before it."""
+    m[TOKENS] += q
+    m[SEQUENCES] += 1.0
+    m[PREFILL_TOKENS] += q
+    m[PREFILLS] += 1.0
+    for w in range(windows.size):
+        window = windows[w]
+        kv = context + q
+        if window > 0:
+            kv = min(kv, window + q - 1)
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
+        m[at + PREFILL_KV] += kv
+        m[at + PREFILL_RECT] += q * kv
+
+
+@compiled_part
+def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float) -> int:
+    """Plan one rank's step; returns how many sequences it preempted.
+
+    Running sequences come first, in order of admission; then, unless any was preempted, the
+    queue is admitted while sequences, tokens and KV allow. The new tokens of each sequence are
+    left in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its prompt chunks in
+    ``st.chunks``.
     """
+    rank, m = st.ranks[r], st.moments[r]
+    for w in range(m.size):
+        m[w] = 0.0
+    rank[R_LEFT] = 1 << 40
     budget = limits.token_budget
-    preemptions = 0
-    j = 0
-    while j < st.n_running[r]:
-        i = st.running[r, j]
-        left = st.target[i] - st.cached[i]
-        want = min(left if left > 0 else 1, budget)
-        size = kv_bytes(kv, st.cached[i] + want)
-        while want > 0 and size - st.held[i] > st.free[r] and j < st.n_running[r]:
-            preempt_last(st, r)
-            preemptions += 1
-        if j >= st.n_running[r]:
-            break
-        if want > 0:
-            take(st, r, i, size)
-        st.q[r, j] = want
-        budget -= want
-        j += 1
-    if preemptions > 0:
-        return preemptions
-    prompts = 0
-    while st.head[r] >= 0 and st.n_running[r] < limits.max_sequences and budget > 0:
-        i = st.head[r]
-        want = st.target[i]
-        if want > budget:
-            if limits.chunked:
-                want = budget
-            elif prompts > 0:
+    preemptions, prompts, j = int64(0), 0, 0
+    while budget > 0 or j < rank[R_RUNNING]:
+        if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
+            i = rank[R_HEAD]
+            if i < 0 or preemptions > 0 or j >= limits.max_sequences:
                 break
-        whole = st.input[i] + st.output[i] - 1 if limits.reserve else st.target[i]
-        size = kv_bytes(kv, whole)
-        if size > st.free[r]:
-            break
-        st.head[r] = st.next[i]
-        if st.head[r] < 0:
-            st.tail[r] = -1
-        st.n_waiting[r] -= 1
-        take(st, r, i, size)
-        if np.isnan(st.scheduled[i]):
-            st.scheduled[i] = now
-        st.running[r, st.n_running[r]] = i
-        st.q[r, st.n_running[r]] = want
-        st.n_running[r] += 1
+            request = st.ints[i]
+            want = request[I_TARGET]
+            if want > budget:
+                if limits.chunked:
+                    want = budget
+                elif prompts > 0:
+                    break
+            whole = request[I_TARGET]
+            if limits.reserve:
+                whole = request[I_INPUT] + request[I_OUTPUT] - 1
+            if not hold(st, kv, r, i, whole):
+                break
+            rank[R_HEAD] = request[I_NEXT]
+            if rank[R_HEAD] < 0:
+                rank[R_TAIL] = -1
+            rank[R_WAITING] -= 1
+            if np.isnan(st.floats[i, F_SCHEDULED]):
+                st.floats[i, F_SCHEDULED] = now
+            st.running[r, j] = i
+            rank[R_RUNNING] += 1
+            prompts += 1
+        else:
+            i = st.running[r, j]
+            request = st.ints[i]
+            left = request[I_TARGET] - request[I_CACHED]
+            want = min(left if left > 0 else 1, budget)
+            fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
+            while not fits and j < rank[R_RUNNING]:
+                fits = hold(st, kv, r, i, request[I_CACHED] + want)
+                if not fits:
+                    preempt_last(st, r)
+                    preemptions += 1
+            if not fits:
+                break
+        st.fresh[r, j] = want
         budget -= min(want, budget)
-        prompts += 1
-    return 0
+        j += 1
+        rank[R_LEFT] = min(rank[R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
+        if want > 0 and request[I_CACHED] < request[I_TARGET]:
+            count_chunk(m, windows, request[I_CACHED], want)
+            c = st.counters[C_CHUNKS]
+            st.chunks[0, c], st.chunks[1, c] = want, i
+            st.counters[C_CHUNKS] += 1
+        elif want > 0:
+            count_decode(m, windows, request[I_CACHED])
+    return preemptions

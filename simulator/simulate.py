@@ -20,6 +20,7 @@ from .compiled import (
     T_J_LINK,
     T_RUNS,
     T_STREAM,
+    totals,
 )
 from .deployment import Deployment
 from .engine import Engine, Progress, serve
@@ -32,13 +33,18 @@ from .state import (
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
+    F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    F_SCHEDULED,
+    I_INPUT,
+    I_ORDER,
+    I_OUTPUT,
+    I_PREEMPTED,
     LOG_COLUMNS,
     T_KV_PEAK,
     T_TBT_COUNT,
     T_TBT_SUM,
-    T_WARM_EMITTED,
-    T_WARM_PROMPT,
-    T_WARM_TIME,
 )
 
 F8 = npt.NDArray[np.float64]
@@ -239,21 +245,27 @@ def _share(total: int | None, parts: int, part: int) -> int | None:
 
 
 def _collect(
-    engines: list[Engine], deployment: Deployment, policy: Policy, stream: RequestStream,
-    seed: int, warmup: int, end: float, began: float,
+    engines: list[Engine],
+    deployment: Deployment,
+    policy: Policy,
+    stream: RequestStream,
+    seed: int,
+    warmup: int,
+    end: float,
+    began: float,
 ) -> Run:
     states = [e.state for e in engines]
     requests = _requests(engines)
     warm = np.concatenate([_after_warmup(e) for e in engines])[np.argsort(_ids(engines))]
     emitted = [int(s.counters[C_EMITTED]) for s in states]
     prompt = [int(s.counters[C_PROMPT]) for s in states]
-    spans = [end - float(s.clocks[T_WARM_TIME]) for s in states]
+    spans = [end - e.warm.time_s for e in engines]
     interval = max(spans)
     # Replicas end their warm-ups at different times: scale each to the common interval.
     scale = [interval / span if span > 0 else 0.0 for span in spans]
     joules = slice(T_J_DRAM, T_J_LINK + 1)
-    whole = [float(e.books.totals[:, :, joules].sum()) for e in engines]
-    before = [float(e.books.warm_totals[:, :, joules].sum()) for e in engines]
+    whole = [float(totals(e.plan, e.books.tally)[:, :, joules].sum()) for e in engines]
+    before = [float(e.warm.totals[:, :, joules].sum()) for e in engines]
     system = deployment.system
     devices = system.devices_per_node * system.nodes
     waited = requests.first_token_s - requests.arrival_s
@@ -273,8 +285,8 @@ def _collect(
         prompt_tokens=sum(prompt),
         makespan_s=end,
         interval_s=interval,
-        interval_output_tokens=_scaled(emitted, states, T_WARM_EMITTED, scale),
-        interval_prompt_tokens=_scaled(prompt, states, T_WARM_PROMPT, scale),
+        interval_output_tokens=_scaled(emitted, [e.warm.emitted for e in engines], scale),
+        interval_prompt_tokens=_scaled(prompt, [e.warm.prompt for e in engines], scale),
         joules=sum(whole),
         interval_joules=sum((w - b) * s for w, b, s in zip(whole, before, scale, strict=True)),
         interval_static_joules=system.device.static_W * devices * interval,
@@ -291,9 +303,9 @@ def _collect(
     )
 
 
-def _scaled(totals: list[int], states: list, clock: int, scale: list[float]) -> int:  # type: ignore[type-arg]  # list of State
-    return round(sum((t - float(s.clocks[clock])) * x
-                     for t, s, x in zip(totals, states, scale, strict=True)))  # fmt: skip
+def _scaled(after: list[int], before: list[int], scale: list[float]) -> int:
+    """Sum over engines of what came after the warm-up, each scaled to the common interval."""
+    return round(sum((t - b) * x for t, b, x in zip(after, before, scale, strict=True)))
 
 
 def _ids(engines: list[Engine]) -> I8:
@@ -302,7 +314,7 @@ def _ids(engines: list[Engine]) -> I8:
 
 def _after_warmup(engine: Engine) -> npt.NDArray[np.bool_]:
     count = sum(len(i) for i in engine.ids)
-    warm: npt.NDArray[np.bool_] = engine.state.order[:count] >= engine.warmup
+    warm: npt.NDArray[np.bool_] = engine.state.ints[:count, I_ORDER] >= engine.warmup
     return warm
 
 
@@ -311,15 +323,20 @@ def _requests(engines: list[Engine]) -> Requests:
     order = np.argsort(ids, kind="stable")
     counts = [sum(len(i) for i in e.ids) for e in engines]
 
-    def column(name: str) -> npt.NDArray[np.generic]:
-        return np.concatenate(
-            [getattr(e.state, name)[:n] for e, n in zip(engines, counts, strict=True)]
-        )[order]
-
+    ints = np.concatenate([e.state.ints[:n] for e, n in zip(engines, counts, strict=True)])
+    floats = np.concatenate([e.state.floats[:n] for e, n in zip(engines, counts, strict=True)])
+    ints, floats = ints[order].T, floats[order].T
     return Requests(
-        ids[order], column("arrival"), column("input"), column("output"), column("scheduled"),
-        column("first"), column("finished"), column("preempted"), column("order"),
-    )  # type: ignore[arg-type]  # fmt: skip  # columns are float64 or int64 as declared in State
+        request_id=ids[order],
+        arrival_s=floats[F_ARRIVAL].copy(),
+        input_tokens=ints[I_INPUT].copy(),
+        output_tokens=ints[I_OUTPUT].copy(),
+        scheduled_s=floats[F_SCHEDULED].copy(),
+        first_token_s=floats[F_FIRST].copy(),
+        last_token_s=floats[F_LAST].copy(),
+        preemptions=ints[I_PREEMPTED].copy(),
+        order=ints[I_ORDER].copy(),
+    )
 
 
 def _stages(engines: list[Engine]) -> dict[str, F8]:
@@ -334,16 +351,16 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
 def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
     """Sum ops of the same name over layers and engines, one row a processor that ran them."""
     slots: Slots = engines[0].slots
-    totals = np.sum([e.books.totals for e in engines], axis=0)
+    whole = np.sum([totals(e.plan, e.books.tally) for e in engines], axis=0)
     wall = np.sum([e.books.wall for e in engines], axis=0)
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     for s, (layer, name, kind) in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
         walls[layer, name, kind] = walls.get((layer, name, kind), 0.0) + float(wall[s])
         for p, processor in enumerate(slots.processors):
-            if totals[s, p, T_RUNS] > 0:
+            if whole[s, p, T_RUNS] > 0:
                 key = (layer, name, kind, slots.link[s] or processor)
-                rows[key] = rows.get(key, np.zeros(totals.shape[2])) + totals[s, p]
+                rows[key] = rows.get(key, np.zeros(whole.shape[2])) + whole[s, p]
     return tuple(
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),

@@ -14,7 +14,6 @@ import numpy as np
 from ..devices.cost import Cost
 from ..devices.link import LinkModel
 from ..workloads.batch import PREFILL, Batch, Moments
-from ..workloads.layers import MixtureOfExperts
 from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
@@ -115,7 +114,7 @@ class _Stage:
     def total(self) -> StageCost:
         d = self.d
         self._ranks([embedding_ops(d.shard, m, d.run) for m in self.moments], 1)
-        for group, (layer, count) in enumerate(d.shard.groups):
+        for group, (_, count) in enumerate(d.shard.groups):
             dummy = Loads(np.zeros(1), np.zeros(1))
             self._ranks([self._dense_ops(group, m, dummy) for m in self.moments], count)
         for part in d.experts:

@@ -1,4 +1,9 @@
-"""State of one engine as arrays: requests, queues and running sets of its ranks."""
+"""State of one engine as arrays: requests, queues and running sets of its ranks.
+
+What belongs together lies together, one row a request: the inner loop then touches one or two
+cache lines of a request, and compiled functions take few arrays (each one more costs compile
+time in every function that it passes through).
+"""
 
 from __future__ import annotations
 
@@ -10,17 +15,34 @@ import numpy.typing as npt
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG) = range(9)  # fmt: skip
-NUM_COUNTERS = 9
-"""Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
-preemptions; tokens emitted; prompt tokens processed; rows in the log."""
+(I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED) = range(
+    9
+)
+NUM_INTS = 9
+"""Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
+request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
+generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
+completions (-1 before); preemptions."""
 
-(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_WARM_TIME, T_WARM_EMITTED, T_WARM_PROMPT, T_KV_PEAK, T_BUSY,
- T_WARM_STEPS, T_WARM_PREEMPTIONS) = range(10)  # fmt: skip
-NUM_CLOCKS = 10
-"""Now; sum and count of token gaps; end of warm-up and the counters then; peak KV bytes held by
-one rank; seconds spent in steps."""
+(F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD) = range(5)
+NUM_FLOATS = 5
+"""Columns of `State.floats`: times [s], NaN until they happen, `F_LAST` being the latest token's;
+KV bytes held on one device."""
+
+(R_RUNNING, R_WAITING, R_HEAD, R_TAIL, R_LEFT) = range(5)
+NUM_RANK = 5
+"""Columns of `State.ranks`: sequences running and waiting; first and last of the queue (-1 if
+empty); fewest tokens that any running sequence still has to generate."""
+
+(C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
+ C_LOG, C_CHUNKS) = range(10)  # fmt: skip
+NUM_COUNTERS = 10
+"""Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
+preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned."""
+
+(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY) = range(5)
+NUM_CLOCKS = 5
+"""Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps."""
 
 (L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV) = range(9)
 LOG_COLUMNS = (
@@ -36,65 +58,37 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
 
-    A request's prompt is `target` tokens (its input, plus what it had generated when it was
-    preempted); `cached` of them are in the KV cache. It is in prefill while cached < target.
-    Queues are linked lists through `next`.
+    A request is in prefill while fewer than its target tokens are cached. Queues are linked
+    lists through `I_NEXT`.
     """
 
-    arrival: F8  # [N]
-    input: I8  # [N]
-    output: I8  # [N]
-    target: I8  # [N]
-    cached: I8  # [N]
-    generated: I8  # [N]
-    held: F8  # [N] KV bytes on one device
-    scheduled: F8  # [N] NaN until it happens, like the next three
-    first: F8  # [N]
-    last: F8  # [N] latest token
-    finished: F8  # [N]
-    order: I8  # [N] place among completions, -1 before
-    preempted: I8  # [N]
-    next: I8  # [N]
-    running: I8  # [R, B]
-    q: I8  # [R, B]
-    n_running: I8  # [R]
-    head: I8  # [R]
-    tail: I8  # [R]
-    n_waiting: I8  # [R]
-    free: F8  # [R]
-    moments: F8  # [R, M]
-    chunk_tokens: I8  # [R * B]
-    chunk_seq: I8  # [R * B]
+    ints: I8  # [N, NUM_INTS]
+    floats: F8  # [N, NUM_FLOATS]
+    running: I8  # [R, B] requests in order of admission
+    fresh: I8  # [R, B] new tokens of each in the planned step
+    ranks: I8  # [R, NUM_RANK]
+    free: F8  # [R] KV bytes of one device
+    moments: F8  # [R, M] of the planned batch
+    chunks: I8  # [2, R * B] tokens and request of every prompt chunk of the step
     counters: I8  # [NUM_COUNTERS]
     clocks: F8  # [NUM_CLOCKS]
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
 
 
-REQUEST_FIELDS = State._fields[: State._fields.index("running")]
-_FILL = {"scheduled": np.nan, "first": np.nan, "last": np.nan, "finished": np.nan, "order": -1,
-         "next": -1}  # fmt: skip
-
-
 def new_state(ranks: int, sequences: int, moments: int, kv_capacity: float) -> State:
-    """An engine's state without requests."""
-    integers = ("input", "output", "target", "cached", "generated", "order", "preempted", "next")
-    requests = {
-        name: np.zeros(0, dtype=np.int64 if name in integers else np.float64)
-        for name in REQUEST_FIELDS
-    }
+    """Return an engine's state without requests."""
+    rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
+    rank_rows[:, [R_HEAD, R_TAIL]] = -1
     return State(
-        **requests,
+        ints=np.zeros((0, NUM_INTS), dtype=np.int64),
+        floats=np.zeros((0, NUM_FLOATS)),
         running=np.zeros((ranks, sequences), dtype=np.int64),
-        q=np.zeros((ranks, sequences), dtype=np.int64),
-        n_running=np.zeros(ranks, dtype=np.int64),
-        head=np.full(ranks, -1, dtype=np.int64),
-        tail=np.full(ranks, -1, dtype=np.int64),
-        n_waiting=np.zeros(ranks, dtype=np.int64),
+        fresh=np.zeros((ranks, sequences), dtype=np.int64),
+        ranks=rank_rows,
         free=np.full(ranks, kv_capacity),
         moments=np.zeros((ranks, moments)),
-        chunk_tokens=np.zeros(ranks * sequences, dtype=np.int64),
-        chunk_seq=np.zeros(ranks * sequences, dtype=np.int64),
+        chunks=np.zeros((2, ranks * sequences), dtype=np.int64),
         counters=np.zeros(NUM_COUNTERS, dtype=np.int64),
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
@@ -103,18 +97,19 @@ def new_state(ranks: int, sequences: int, moments: int, kv_capacity: float) -> S
 
 
 def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
-    """The state with requests appended; array capacity doubles, so appending is linear."""
+    """Append requests; the arrays' capacity doubles, so that appending is linear."""
     have, new = int(st.counters[C_SUBMITTED]), len(arrival)
-    if have + new > len(st.arrival):
-        size = max(have + new, 2 * len(st.arrival), 1024)
-        bigger = {}
-        for name in REQUEST_FIELDS:
-            old = getattr(st, name)
-            fresh = np.full(size, _FILL.get(name, 0), dtype=old.dtype)
-            fresh[:have] = old[:have]
-            bigger[name] = fresh
-        st = st._replace(**bigger)
+    if have + new > len(st.ints):
+        size = max(have + new, 2 * len(st.ints), 1024)
+        ints = np.zeros((size, NUM_INTS), dtype=np.int64)
+        floats = np.full((size, NUM_FLOATS), np.nan)
+        ints[:, [I_ORDER, I_NEXT]] = -1
+        floats[:, F_HELD] = 0.0
+        ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
+        st = st._replace(ints=ints, floats=floats)
     at = slice(have, have + new)
-    st.arrival[at], st.input[at], st.output[at], st.target[at] = arrival, inputs, outputs, inputs
+    st.floats[at, F_ARRIVAL] = arrival
+    st.ints[at, I_INPUT] = st.ints[at, I_TARGET] = inputs
+    st.ints[at, I_OUTPUT] = outputs
     st.counters[C_SUBMITTED] += new
     return st

@@ -6,17 +6,42 @@ order. Random bits come from SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-from .jit import compiled, compiled_part
+from .jit import compiled, compiled_part, int64
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
-S27, S30, S31, S32 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+THRICE = np.uint64(3 * 0x9E3779B97F4A7C15 % 2**64)
+S11, S27, S30, S31, S32 = (np.uint64(n) for n in (11, 27, 30, 31, 32))
 LOW = np.uint64(0xFFFFFFFF)
-ONE = np.uint64(1)
+
+(R_PROB, R_INCLUSION, R_CUMULATIVE) = range(3)
+"""Rows of a router's table for one layer: probability of each expert for one slot, probability
+that it is among a token's distinct experts, running sum of the probabilities."""
+
+(W_MARK, W_CHOSEN, W_LAST, INT_ROWS) = range(4)
+(W_VALUE, W_SPREAD, FLOAT_ROWS) = range(3)
+"""Rows of `Scratch.ints` and `Scratch.floats`."""
+
+
+class Scratch(NamedTuple):
+    """Arrays that draws work in: compiled code allocates nothing."""
+
+    own: F8  # [3, E] the table of one prompt's own router
+    floats: F8  # [FLOAT_ROWS, E]
+    ints: I8  # [INT_ROWS, E]
+
+
+PROMPT_SEED = 0x5EED
+"""Sets the draws of prompts' own distributions apart from those of their loads."""
 
 EXACT_TOKENS = 256
 """Up to this many tokens each token's experts are drawn one by one."""
@@ -35,18 +60,23 @@ def mix(x: np.uint64) -> np.uint64:
 
 
 @compiled_part
-def key_of(seed: int, replica: int, step: int, layer: int) -> np.uint64:
-    """One 64-bit state from the four counters of a draw."""
+def step_key(seed: int, replica: int, step: int) -> np.uint64:
+    """State of all draws of one step; `layer_key` makes each layer's from it."""
     x = mix(np.uint64(seed) + GOLDEN)
     x = mix(x ^ (np.uint64(replica) + GOLDEN))
-    x = mix(x ^ (np.uint64(step) * GOLDEN + GOLDEN))
-    return mix(x ^ (np.uint64(layer) * MIX_1 + GOLDEN))
+    return mix(x ^ (np.uint64(step) * GOLDEN + GOLDEN))
+
+
+@compiled_part
+def layer_key(key: np.uint64, layer: int) -> np.uint64:
+    """State of one layer's draw."""
+    return mix(key ^ (np.uint64(layer) * MIX_1 + GOLDEN))
 
 
 @compiled_part
 def uniform01(bits: np.uint64) -> float:
     """A float in (0, 1) from 64 random bits."""
-    return (np.float64(bits >> np.uint64(11)) + 0.5) * (1.0 / 9007199254740992.0)
+    return float((np.float64(bits >> S11) + 0.5) * (1.0 / 9007199254740992.0))
 
 
 @compiled_part
@@ -54,12 +84,12 @@ def normal_pair(state: np.uint64) -> tuple[float, float]:
     """Two standard normals (Box-Muller) from one state; uses state + 1 and + 2."""
     radius = np.sqrt(-2.0 * np.log(uniform01(mix(state + GOLDEN))))
     angle = 2.0 * np.pi * uniform01(mix(state + GOLDEN + GOLDEN))
-    return radius * np.cos(angle), radius * np.sin(angle)
+    return float(radius * np.cos(angle)), float(radius * np.sin(angle))
 
 
 @compiled_part
 def gamma_draw(state: np.uint64, shape: float) -> float:
-    """A Gamma(shape, 1) draw (Marsaglia and Tsang, ACM TOMS 2000)."""
+    """Draw from Gamma(shape, 1) (Marsaglia and Tsang, ACM TOMS 2000)."""
     boost = 1.0
     if shape < 1.0:
         boost = uniform01(mix(state ^ MIX_2)) ** (1.0 / shape)
@@ -67,59 +97,47 @@ def gamma_draw(state: np.uint64, shape: float) -> float:
     d = shape - 1.0 / 3.0
     c = 1.0 / np.sqrt(9.0 * d)
     while True:
-        state += np.uint64(3) * GOLDEN
-        x = normal_pair(state)[0]
+        state += THRICE
+        x, _ = normal_pair(state)
         v = 1.0 + c * x
         if v > 0.0:
             v = v * v * v
             if np.log(uniform01(mix(state))) < 0.5 * x * x + d - d * v + d * np.log(v):
-                return boost * d * v
+                return float(boost * d * v)
 
 
 @compiled_part
 def draw_uniform(
-    state: np.uint64, tokens: int, experts: int, top_k: int, out: npt.NDArray[np.int64]
-) -> np.uint64:
+    state: np.uint64, tokens: int, experts: int, top_k: int, mark: I8, out: I8
+) -> None:
     """Add `tokens` tokens of a uniform router, `top_k` distinct experts each, to `out`."""
     wide = np.uint64(experts)
-    few = experts <= 64  # then one word remembers a token's choices
-    chosen = np.empty(0 if few else top_k, dtype=np.int64)
+    for e in range(experts):
+        mark[e] = -1  # the last token that chose this expert
     have, bits = False, np.uint64(0)
-    for _ in range(tokens):
-        mask = np.uint64(0)
-        for k in range(top_k):
-            while True:
-                if have:  # each 64-bit output serves two 32-bit choices
-                    pick = ((bits >> S32) * wide) >> S32
-                    have = False
-                else:
-                    state += GOLDEN
-                    bits = mix(state)
-                    pick = ((bits & LOW) * wide) >> S32
-                    have = True
-                if few:
-                    bit = ONE << pick
-                    fresh = mask & bit == 0
-                    mask |= bit
-                else:
-                    fresh = True
-                    for j in range(k):
-                        if chosen[j] == np.int64(pick):
-                            fresh = False
-                    chosen[k] = np.int64(pick)
-                if fresh:
-                    break
-            out[np.int64(pick)] += 1
-    return state
+    for t in range(tokens):
+        placed = 0
+        while placed < top_k:
+            if have:  # each 64-bit output serves two 32-bit choices
+                bits = bits >> S32
+            else:
+                state += GOLDEN
+                bits = mix(state)
+            have = not have
+            pick = np.int64(((bits & LOW) * wide) >> S32)
+            if mark[pick] != t:
+                mark[pick] = t
+                out[pick] += 1
+                placed += 1
 
 
 @compiled_part
-def search(cum: npt.NDArray[np.float64], experts: int, u: float) -> int:
+def search(cumulative: F8, experts: int, u: float) -> int:
     """First expert whose running sum reaches `u`."""
     low, high = 0, experts - 1
     while low < high:
         middle = (low + high) // 2
-        if cum[middle] < u:
+        if cumulative[middle] < u:
             low = middle + 1
         else:
             high = middle
@@ -132,16 +150,18 @@ def draw_weighted(
     tokens: int,
     experts: int,
     top_k: int,
-    cum: npt.NDArray[np.float64],
+    cumulative: F8,
     persist: float,
-    out: npt.NDArray[np.int64],
-) -> np.uint64:
-    """The same with expert probabilities (`cum`: their running sum, ending in 1).
+    scratch: I8,
+    out: I8,
+) -> None:
+    """The same with expert probabilities (`cumulative`: their running sum, ending in 1).
 
     With probability `persist` a slot keeps the previous token's expert.
     """
-    chosen = np.empty(top_k, dtype=np.int64)
-    last = np.empty(top_k, dtype=np.int64)
+    mark, chosen, last = scratch[W_MARK], scratch[W_CHOSEN], scratch[W_LAST]
+    for e in range(experts):
+        mark[e] = -1
     for t in range(tokens):
         for k in range(top_k):
             tries = 0
@@ -154,47 +174,46 @@ def draw_weighted(
                 else:
                     if t > 0 and tries == 1:
                         u = (u - persist) / (1.0 - persist)
-                    e = search(cum, experts, u)
+                    e = search(cumulative, experts, u)
                 if tries > 200:  # one expert holds nearly all probability: take the next free
                     e = (e + tries) % experts
-                fresh = True
-                for j in range(k):
-                    if chosen[j] == e:
-                        fresh = False
-                if fresh:
+                if mark[e] != t:
                     break
+            mark[e] = t
             chosen[k] = e
             out[e] += 1
         for k in range(top_k):
             last[k] = chosen[k]
-    return state
 
 
-@compiled
-def inclusion_of(
-    prob: npt.NDArray[np.float64], experts: int, top_k: int, out: npt.NDArray[np.float64]
-) -> None:
+@compiled_part
+def fill_inclusion(prob: F8, experts: int, top_k: int, out: F8) -> None:
     """Probability that each expert is among a token's `top_k` distinct ones.
 
     Drawing one after another without repeats is the order in which exponential clocks of rates
     `prob` ring; by time t a clock rang with probability 1 - exp(-p t), and t is where these add
     up to `top_k`. Exact for equal rates; within 0.03 for power laws of exponent 1 (tested).
     """
-    low, high, total = 0.0, 1.0, -1.0
-    for i in range(120):  # double until it is enough, then halve the interval
-        t = high if total < top_k and low == 0.0 else 0.5 * (low + high)
-        total = 0.0
+    t, total = float(top_k), 0.0
+    for _ in range(200):  # Newton's method: the sum is concave in t, so this climbs to the root
+        total, slope = 0.0, 0.0
         for e in range(experts):
-            out[e] = 1.0 - np.exp(-prob[e] * t)
+            still = np.exp(-prob[e] * t)
+            out[e] = 1.0 - still
             total += out[e]
-        if low == 0.0 and total < top_k * (1.0 - 1e-12) and high < 1e12 and i < 45:
-            high *= 2.0
-        elif total < top_k:
-            low = t
-        else:
-            high = t
+            slope += prob[e] * still
+        short = top_k - total
+        if short < 1e-12 * top_k or not slope > 1e-300:
+            break
+        t += short / slope
     for e in range(experts):
         out[e] = min(1.0, out[e] * top_k / total)
+
+
+@compiled
+def inclusion_of(prob: F8, experts: int, top_k: int, out: F8) -> None:
+    """`fill_inclusion` for callers outside compiled code."""
+    fill_inclusion(prob, experts, top_k, out)
 
 
 @compiled_part
@@ -203,137 +222,154 @@ def draw_normal(
     tokens: int,
     experts: int,
     top_k: int,
-    inclusion: npt.NDArray[np.float64],
+    inclusion: F8,
     inflate: float,
-    out: npt.NDArray[np.int64],
-) -> np.uint64:
+    scratch: F8,
+    out: I8,
+) -> None:
     """Many tokens at once: normal loads with the draw's mean and variance, sum kept exactly.
 
     `inflate` multiplies the variance (repeated experts of consecutive tokens).
     """
-    total = tokens * top_k
-    value = np.empty(experts)
-    spread = np.empty(experts)
-    excess, weight = 0.0, 0.0
+    value, spread = scratch[W_VALUE], scratch[W_SPREAD]
+    excess, weight, spare = 0.0, 0.0, 0.0
     for e in range(experts):
         p = inclusion[e]
         spread[e] = tokens * p * (1.0 - p) * inflate
+        z = spare
         if e % 2 == 0:
-            state += np.uint64(3) * GOLDEN
-            a, b = normal_pair(state)
-            z = a
-        else:
-            z = b
-        value[e] = inclusion[e] * tokens + z * np.sqrt(spread[e])
+            state += THRICE
+            z, spare = normal_pair(state)
+        value[e] = p * tokens + z * np.sqrt(spread[e])
         excess += value[e]
         weight += spread[e]
-    excess -= total
+    excess -= tokens * top_k
     # Condition the independent normals on their sum: each gives back its share of the variance,
     # which yields exactly the covariance -p(1-p)/(E-1) of drawing without repeats.
     scale = np.sqrt(experts / max(experts - 1.0, 1.0))
-    placed = 0
+    left = tokens * top_k
     for e in range(experts):
         share = excess * (spread[e] / weight if weight > 0.0 else 1.0 / experts)
         mean = inclusion[e] * tokens
         v = mean + scale * (value[e] - share - mean)
-        n = np.int64(np.floor(min(max(v, 0.0), float(tokens)) + 0.5))
-        value[e] = n
-        placed += n
+        value[e] = np.floor(min(max(v, 0.0), float(tokens)) + 0.5)
+        left -= int(value[e])
     e = 0
-    while placed != total:  # rounding leaves at most a few tokens over
-        if placed < total and value[e] < tokens:
-            value[e] += 1
-            placed += 1
-        elif placed > total and value[e] > 0:
-            value[e] -= 1
-            placed -= 1
+    while left != 0:  # rounding leaves at most a few tokens over
+        if left > 0 and value[e] < tokens:
+            value[e] += 1.0
+            left -= 1
+        elif left < 0 and value[e] > 0.0:
+            value[e] -= 1.0
+            left += 1
         e = (e + 1) % experts
     for e in range(experts):
-        out[e] += np.int64(value[e])
-    return state
+        out[e] += int(value[e])
 
 
 @compiled_part
-def draw_pool(
-    state: np.uint64,
-    tokens: int,
+def draw_own(key: np.uint64, experts: int, router: F8, tilt: float, own: F8) -> None:
+    """Draw a prompt's own distribution around its layer's, as a router's table."""
+    total, run = 0.0, 0.0
+    for e in range(experts):
+        own[R_PROB, e] = gamma_draw(mix(key + np.uint64(e) * GOLDEN), tilt * router[R_PROB, e])
+        total += own[R_PROB, e]
+    for e in range(experts):
+        own[R_PROB, e] /= total
+        run += own[R_PROB, e]
+        own[R_CUMULATIVE, e] = run
+
+
+@compiled_part
+def draw_loads(
+    key: np.uint64,
+    prompt_key: np.uint64,
+    layer: int,
+    decodes: int,
+    chunks: I8,
+    num_chunks: int,
     experts: int,
     top_k: int,
-    inclusion: npt.NDArray[np.float64],
-    cum: npt.NDArray[np.float64],
     uniform: bool,
+    router: F8,
+    tilt: float,
     persist: float,
-    out: npt.NDArray[np.int64],
-) -> np.uint64:
-    """Tokens that share one distribution, by the method their number asks for."""
-    if tokens > EXACT_TOKENS and tokens * top_k >= NORMAL_MEAN * experts:
-        inflate = (1.0 + persist) / (1.0 - persist)
-        return draw_normal(state, tokens, experts, top_k, inclusion, inflate, out)
-    if uniform:
-        return draw_uniform(state, tokens, experts, top_k, out)
-    return draw_weighted(state, tokens, experts, top_k, cum, persist, out)
+    scratch: Scratch,
+    out: I8,
+) -> None:
+    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
+
+    Decodes come from different sequences, so they are independent draws from the layer's
+    distribution. With `tilt` > 0 each prompt chunk has its own distribution, drawn once for
+    (sequence, layer) from a Dirichlet of total concentration `tilt` around the layer's.
+
+    Parameters
+    ----------
+    key, prompt_key : uint64
+        `step_key` of the step, and of the prompts (`PROMPT_SEED`, the replica for a step).
+    chunks : int64 array, shape (2, n)
+        Tokens and sequence of each prompt chunk; the first `num_chunks` columns count.
+    router : float64 array, shape (3, E)
+        The layer's `R_` rows.
+    """
+    for e in range(experts):
+        out[e] = 0
+    tokens, pools = decodes, int64(1)
+    if tilt == 0.0:
+        for c in range(num_chunks):
+            tokens += chunks[0, c]
+    else:
+        pools += num_chunks
+    table, keep, state = router, 0.0, layer_key(key, layer)
+    for pool in range(pools):
+        if pool > 0:
+            table, keep, tokens = scratch.own, persist, chunks[0, pool - 1]
+            state = mix(state + np.uint64(pool) * GOLDEN)
+            prompt = layer_key(prompt_key ^ mix(np.uint64(chunks[1, pool - 1])), layer)
+            draw_own(prompt, experts, router, tilt, table)
+        if tokens > EXACT_TOKENS and tokens * top_k >= NORMAL_MEAN * experts:
+            if pool > 0:
+                fill_inclusion(table[R_PROB], experts, top_k, table[R_INCLUSION])
+            inflate = (1.0 + keep) / (1.0 - keep)
+            draw_normal(
+                state, tokens, experts, top_k, table[R_INCLUSION], inflate, scratch.floats, out
+            )
+        elif uniform and pool == 0:
+            draw_uniform(state, tokens, experts, top_k, scratch.ints[W_MARK], out)
+        else:
+            draw_weighted(
+                state, tokens, experts, top_k, table[R_CUMULATIVE], keep, scratch.ints, out
+            )
 
 
 @compiled
-def draw_loads(
+def draw_layer(
     seed: int,
     replica: int,
     step: int,
     layer: int,
     decodes: int,
-    chunk_tokens: npt.NDArray[np.int64],
-    chunk_seq: npt.NDArray[np.int64],
-    chunks: int,
+    chunks: I8,
     experts: int,
     top_k: int,
-    prob: npt.NDArray[np.float64],
-    inclusion: npt.NDArray[np.float64],
-    cum: npt.NDArray[np.float64],
     uniform: bool,
+    router: F8,
     tilt: float,
     persist: float,
-    out: npt.NDArray[np.int64],
+    scratch: Scratch,
+    out: I8,
 ) -> None:
-    """Tokens per expert of one layer in one step, into the first `experts` entries of `out`.
+    """`draw_loads` for callers outside compiled code."""
+    draw_loads(
+        step_key(seed, replica, step), step_key(seed ^ PROMPT_SEED, replica, replica), layer, decodes,
+        chunks, chunks.shape[1], experts, top_k, uniform, router, tilt, persist, scratch, out,
+    )  # fmt: skip
 
-    Decodes come from different sequences, so they are independent draws from the layer's
-    distribution `prob`. With `tilt` > 0 each prompt chunk has its own distribution, drawn once
-    for (sequence, layer) from a Dirichlet of total concentration `tilt` around `prob`.
-    """
-    for e in range(experts):
-        out[e] = 0
-    state = key_of(seed, replica, step, layer)
-    pooled = decodes
-    if tilt == 0.0:
-        for c in range(chunks):
-            pooled += chunk_tokens[c]
-    state = draw_pool(state, pooled, experts, top_k, inclusion, cum, uniform, 0.0, out)
-    if tilt == 0.0:
-        return
-    own = np.empty(experts)
-    own_cum = np.empty(experts)
-    own_inclusion = np.empty(experts)
-    for c in range(chunks):
-        base = key_of(seed ^ 0x5EED, replica, chunk_seq[c], layer)
-        total = 0.0
-        for e in range(experts):
-            own[e] = gamma_draw(mix(base + np.uint64(e) * GOLDEN), tilt * prob[e])
-            total += own[e]
-        run = 0.0
-        for e in range(experts):
-            own[e] /= total
-            run += own[e]
-            own_cum[e] = run
-        inclusion_of(own, experts, top_k, own_inclusion)
-        state = mix(state + np.uint64(c))
-        state = draw_pool(
-            state,
-            chunk_tokens[c],
-            experts,
-            top_k,
-            own_inclusion,
-            own_cum,
-            False,
-            persist,
-            out,
-        )
+
+def new_scratch(experts: int) -> Scratch:
+    """Return what draws among at most `experts` experts work in."""
+    return Scratch(
+        own=np.zeros((3, experts)),
+        floats=np.zeros((FLOAT_ROWS, experts)),
+        ints=np.zeros((INT_ROWS, experts), dtype=np.int64),
+    )

@@ -72,16 +72,21 @@ class Router:
 
     def loads(self, step: int, layer: int, batch: Batch, replica: int = 0) -> Loads:
         """Draw one layer's loads; the same key gives the same draw."""
-        from .draws import draw_loads
+        from .draws import draw_layer, new_scratch
 
         chunk = batch.phase != DECODE
-        out = np.zeros(self.prob.shape[1], dtype=np.int64)
-        draw_loads(
-            self.seed, replica, step, self.keys[layer], int((~chunk).sum()), batch.q_len[chunk],
-            batch.seq_id[chunk], int(chunk.sum()), len(out), self.top_k, self.prob[layer],
-            self.inclusion[layer], self.cumulative[layer], self.uniform, self.tilt, self.persist, out,
+        experts = self.prob.shape[1]
+        out = np.zeros(experts, dtype=np.int64)
+        draw_layer(
+            self.seed, replica, step, self.keys[layer], int((~chunk).sum()),
+            np.stack([batch.q_len[chunk], batch.seq_id[chunk]]), experts, self.top_k,
+            self.uniform, self.table(layer), self.tilt, self.persist, new_scratch(experts), out,
         )  # fmt: skip
         return Loads.drawn(out)
+
+    def table(self, layer: int) -> npt.NDArray[np.float64]:
+        """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
+        return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
     def expected(self, layer: int, tokens: float) -> Loads:
         """Expected loads: each expert is active with some probability, then evenly loaded."""

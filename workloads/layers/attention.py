@@ -9,6 +9,7 @@ from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
 
+
 @layer_kind("attention")
 @dataclass(frozen=True, slots=True)
 class Attention:

@@ -1,0 +1,9 @@
+"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read."""
+
+from .batches import op_per_byte_vs_batch
+from .breakdowns import breakdown
+from .files import save
+from .latencies import latency
+from .rooflines import roofline
+
+__all__ = ["breakdown", "latency", "op_per_byte_vs_batch", "roofline", "save"]

@@ -1,0 +1,222 @@
+"""Where a run's time and energy go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.colors
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from matplotlib.transforms import ScaledTranslation
+
+from .style import (
+    BLACK,
+    LIGHT,
+    NORMAL,
+    PATHS,
+    finish,
+    house_style,
+    layer_order,
+    layer_styles,
+    new_figure,
+    processor_styles,
+    quantity,
+    renderer,
+    require,
+    say_empty,
+    scale,
+    wrapped,
+)
+
+OP_COLUMNS = (
+    "run", "layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes",
+    "dram_joules", "compute_joules", "link_joules",
+)  # fmt: skip
+Array = npt.NDArray[np.float64]
+
+BAR = 0.55
+RUN_WIDTH = 92.0
+"""Room for a run's name [pt]."""
+SMALLEST = 0.05
+"""Segments below this share of a bar are not labelled."""
+
+
+def breakdown(ops: pd.DataFrame, title: str) -> Figure:
+    """Draw where time and energy of one or more runs go.
+
+    Left: share of clock time by layer (colour) and processor (hatch); the run's total time is
+    written under its name. Right: dynamic energy by path.
+
+    Parameters
+    ----------
+    ops : DataFrame
+        Columns run, layer, name, kind, processor, wall_s and busy_s [s], flops, bytes,
+        dram_joules, compute_joules and link_joules [J]. Runs are drawn in order of appearance.
+        Only wall_s is drawn as time: the clock time that an op accounts for.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    require(ops, OP_COLUMNS, "ops")
+    table = ops[["run", "layer", "processor"]].astype(str)
+    for column in ("wall_s", "dram_joules", "compute_joules", "link_joules"):
+        table[column] = pd.to_numeric(ops[column]).astype(float).fillna(0.0)
+    runs = list(dict.fromkeys(table["run"]))
+    layers = layer_order(table["layer"])
+    units = [p for p in dict.fromkeys(table["processor"]) if _computes(table, p)]
+    rows = max(-(-len(layers) // 2) + len(units) + 1, 4)
+    with house_style():
+        figure = new_figure(title, height=1.1 + 0.17 * rows + max(0.5 * len(runs), 0.7))
+        time, energy = figure.subplots(1, 2, sharey=True, width_ratios=[1.75, 1.0])
+        time.set_xlabel("Share of clock time (%)")
+        bars = _time(time, table, runs, layers, units) + _energy(energy, table, runs)
+        names = _run_names(figure, table, runs)
+        time.set_yticks(range(len(runs)), names)
+        time.set_ylim(max(len(runs), 1) - 0.5, -0.5)
+        for axes in (time, energy):
+            axes.tick_params(axis="y", length=0)
+            axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+        if not runs:
+            say_empty(time, "No ops")
+        finish(figure)
+        _drop_wide(bars)
+    return figure
+
+
+def _computes(table: pd.DataFrame, processor: str) -> bool:
+    """Whether a processor runs anything but communication, i.e. is not a link."""
+    return bool((table.loc[table["processor"] == processor, "layer"] != "communication").any())
+
+
+def _run_names(figure: Figure, table: pd.DataFrame, runs: list[str]) -> list[str]:
+    """Name and total time of each run."""
+    total = table.groupby("run")["wall_s"].sum()
+    render = renderer(figure)
+    names = [wrapped(run, RUN_WIDTH, render, NORMAL).split("\n") for run in runs]
+    short = [[*n[:2], n[2] + "…"] if len(n) > 3 else n for n in names]
+    return [
+        "\n".join([*n, quantity(float(total[run]), "s", 1.0)])
+        for n, run in zip(short, runs, strict=True)
+    ]
+
+
+Segment = tuple[Text, float, float]
+"""A label, and the ends of its bar segment in data coordinates."""
+
+
+def _time(
+    axes: Axes, table: pd.DataFrame, runs: list[str], layers: Sequence[str], units: list[str]
+) -> list[Segment]:
+    """Stacked shares of clock time, layer by layer and processor by processor."""
+    styles, hatches = layer_styles(layers), processor_styles(units)
+    total = table.groupby("run")["wall_s"].sum().reindex(runs).to_numpy()
+    left = np.zeros(len(runs))
+    labels: list[Segment] = []
+    grouped = table.groupby(["layer", "processor", "run"])["wall_s"].sum()
+    for layer in layers:
+        of_layer = grouped[layer]
+        on = list(of_layer.index.get_level_values("processor"))
+        for processor in sorted(set(on), key=lambda p: (p not in units, [*units, p].index(p))):
+            seconds = of_layer[processor].reindex(runs).fillna(0.0).to_numpy()
+            share = 100 * np.divide(seconds, total, out=np.zeros(len(runs)), where=total > 0)
+            hatch = hatches[processor].hatch if processor in hatches else ""
+            labels += _bar(axes, left, share, styles[layer].color, hatch)
+            left += share
+    axes.set_xlim(0, 100)
+    handles = [Patch(facecolor=styles[n].color, edgecolor=BLACK, label=n) for n in layers]
+    if len(units) > 1:
+        handles += [
+            Patch(facecolor="white", edgecolor=BLACK, hatch=hatches[n].hatch, label=f"on {n}")
+            for n in units
+        ]
+    _legend_below(axes, handles, 3)
+    return labels
+
+
+def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
+    """Stacked dynamic energy by path, each run's total at the end of its bar."""
+    columns = [f"{path}_joules" for path in PATHS]
+    joules = table.groupby("run")[columns].sum().reindex(runs)
+    total = joules.sum(axis=1).to_numpy()
+    largest = float(total.max()) if len(runs) else 0.0
+    factor, prefix = scale(largest)
+    axes.set_xlabel(f"Dynamic energy ({prefix}J)")
+    left = np.zeros(len(runs))
+    labels: list[Segment] = []
+    for path, column in zip(PATHS, columns, strict=True):
+        width = joules[column].to_numpy() / factor
+        labels += _bar(axes, left, width, PATHS[path], "", total / factor)
+        left += width
+    for y, value in enumerate(total):
+        axes.annotate(
+            quantity(float(value), "J"), (value / factor, y), (3, 0),
+            textcoords="offset points", va="center", gid="total",
+        )  # fmt: skip
+    axes.set_xlim(0, 1.45 * largest / factor if largest else 1.0)
+    names = {"dram": "memory", "compute": "compute", "link": "links"}
+    used = [path for path, column in zip(PATHS, columns, strict=True) if joules[column].any()]
+    _legend_below(
+        axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=names[p]) for p in used], 2
+    )
+    return labels
+
+
+def _bar(
+    axes: Axes,
+    left: Array,
+    width: Array,
+    color: str,
+    hatch: str,
+    whole: Array | None = None,
+) -> list[Segment]:
+    """Draw one segment a run, with its share of the bar in percent if that is not small."""
+    rows = range(len(width))
+    axes.barh(
+        rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch,
+        gid="segment",
+    )  # fmt: skip
+    labels: list[Segment] = []
+    bright = np.dot(matplotlib.colors.to_rgb(color), [0.299, 0.587, 0.114]) > 0.45
+    for y in rows:
+        share = width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0
+        if share < SMALLEST:
+            continue
+        text = axes.text(
+            left[y] + width[y] / 2, y, f"{100 * share:.0f} %", ha="center", va="center",
+            color=BLACK if bright else "white", gid="share",
+        )  # fmt: skip
+        if hatch:
+            text.set_bbox({"facecolor": color, "edgecolor": "none", "pad": 1.0})
+        labels.append((text, left[y], left[y] + width[y]))
+    return labels
+
+
+def _legend_below(axes: Axes, handles: list[Patch], columns: int) -> None:
+    """Legend under the axis label, at a distance that does not depend on the figure's height."""
+    figure = axes.get_figure()
+    assert figure is not None
+    if not handles:
+        return
+    shift = ScaledTranslation(0, -33 / 72, figure.dpi_scale_trans)
+    axes.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=(0.0, 0.0),
+        bbox_transform=axes.transAxes + shift, ncols=columns, borderaxespad=0.0, handlelength=1.6,
+        columnspacing=1.2, labelspacing=0.4,
+    )  # fmt: skip
+
+
+def _drop_wide(labels: Sequence[Segment]) -> None:
+    """Remove shares that do not fit into their segment."""
+    for text, begin, end in labels:
+        axes = text.axes
+        assert axes is not None
+        ends = axes.transData.transform([(begin, 0), (end, 0)])[:, 0]
+        if text.get_window_extent().width > ends[1] - ends[0] - 4:
+            text.remove()

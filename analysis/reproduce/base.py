@@ -1,0 +1,164 @@
+"""What an experiment is: rows of published and simulated values, judged by a tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from ...workloads.registry import Registry
+from ..result import Result, show
+from .points import Told
+
+PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One number of a paper.
+
+    Attributes
+    ----------
+    id, quantity, unit : str
+        Short name, what it is, and its unit ("1" for a ratio).
+    published : float or None
+        None where no value is given; the row is then a prediction.
+    simulated : float or None
+    tolerance : str
+        How far apart they may be: "5 %" (of the published value), "0.04" (absolute),
+        "below" or "holds" (a statement that must be true).
+    status : str
+        "pass", "fail" or "prediction".
+    note : str
+        Definition or reason.
+    """
+
+    id: str
+    quantity: str
+    unit: str
+    published: float | None
+    simulated: float | None
+    tolerance: str
+    status: str
+    note: str = ""
+
+
+def judged(
+    id: str,
+    quantity: str,
+    unit: str,
+    published: float | None,
+    simulated: float | None,
+    tolerance: str = "",
+    note: str = "",
+) -> Row:
+    """A row with its status worked out from the tolerance.
+
+    Examples
+    --------
+    >>> judged("T3", "speed-up", "1", 2.67, 2.75, "5 %").status
+    'pass'
+    >>> judged("T6", "speed-up", "1", 1.04, 1.09, "0.04").status
+    'fail'
+    """
+    row = Row(id, quantity, unit, published, simulated, tolerance, PREDICTION, note)
+    if published is None:
+        return row
+    if simulated is None:
+        return replace(row, status=FAIL)
+    if tolerance == "below":
+        good = simulated < published
+    elif tolerance.endswith("%"):
+        good = abs(simulated - published) <= abs(published) * float(tolerance[:-1]) / 100
+    else:
+        good = abs(simulated - published) <= float(tolerance)
+    return replace(row, status=PASS if good else FAIL)
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction(Result):
+    """All rows of one experiment; see `reproduce`."""
+
+    experiment: str
+    table: tuple[Row, ...]
+    runs: int
+    wall_s: float
+
+    @property
+    def failed(self) -> int:
+        return sum(row.status == FAIL for row in self.table)
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("id", "quantity", "unit", "published", "simulated", "tolerance", "status", "note")
+        return {
+            "experiment": self.experiment,
+            "rows": [{name: getattr(row, name) for name in names} for row in self.table],
+            "runs": self.runs,
+            "wall_s": self.wall_s,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        rows: list[dict[str, Any]] = self.to_dict()["rows"]
+        return rows
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        return [f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s", self.rows()]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "id": row.id,
+                "quantity": row.quantity,
+                "published": show(row.published),
+                "simulated": show(row.simulated),
+                "tolerance": row.tolerance,
+                "status": row.status,
+            }
+            for row in self.table
+        ]
+
+
+Experiment = Callable[[Sequence[int], str, Told | None], Reproduction]
+EXPERIMENTS: Registry[Experiment] = Registry("experiment")
+
+
+def reproduce(
+    experiment: str,
+    *,
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    routing: str = "uniform",
+    told: Told | None = None,
+) -> Reproduction:
+    """Run a paper's experiment and compare with what it printed.
+
+    Parameters
+    ----------
+    experiment : str
+        A name in `EXPERIMENTS`.
+    seeds : sequence of int
+        Every point is the mean over these.
+    routing : str
+        Expert popularity, to see what skew changes.
+    told : callable, optional
+        Told (points done, points in all) as they finish.
+
+    Raises
+    ------
+    InputError
+        Unknown experiment or routing.
+    """
+    _register()
+    return EXPERIMENTS[experiment](seeds, routing, told)
+
+
+def _register() -> None:
+    """Import the modules that register experiments."""
+    import_module(".duplex", __package__)
+
+
+def list_experiments() -> list[dict[str, Any]]:
+    """Names of the experiments with a line on each."""
+    _register()
+    titles = {name: (EXPERIMENTS[name].__doc__ or "").split("\n")[0] for name in EXPERIMENTS}
+    return [{"name": name, "title": title} for name, title in titles.items()]

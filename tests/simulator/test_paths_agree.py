@@ -1,0 +1,131 @@
+"""Do the explicit and the compiled path give the same seconds and joules for any batch?
+
+The explicit path (`simulator/stage.py`) is the definition, one op at a time. Every draw of a
+model, system, placement, routing and batch must give equal seconds, joules and wall seconds, to
+1e-9 relative; so must the later steps of a stretch, where only changed ops are costed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.compiled import (
+    T_FLOPS,
+    T_J_DRAM,
+    T_J_LINK,
+    Books,
+    new_books,
+    step_seconds,
+    totals,
+)
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.lowering import F8, I8, Plan, lower
+from opbyte.simulator.placement import PLACEMENTS
+from opbyte.simulator.stage import explicit_stage
+from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.jit import compiled
+
+MODELS = (
+    "llama-3-8b", "mixtral-8x7b", "glam-143b", "deepseek-v3", "gemma-2-27b", "jamba-mini",
+    "qwen3-next-80b-a3b", "gpt-oss-20b", "falcon-180b", "data/jetmoe-8b",
+)  # fmt: skip
+SYSTEMS = (
+    "h100-x1", "h100-x4", "h100-x8", "h100-2x8", "duplex-x4", "duplex-plain-x4", "duplex-pe-2x8",
+    "duplex-bankpim-x4", "duplex-bankgroup-x4", "duplex-gpu-x4", "duplex-2x8", "duplex-x8",
+)  # fmt: skip
+ROUTINGS = ("uniform", "measured", "power_law:1.0")
+
+
+@compiled
+def one_step(
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, books: Books
+) -> float:
+    """`step_seconds` for a caller outside compiled code."""
+    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, books)
+
+
+contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
+batches_of = st.builds(
+    Batch.of,
+    st.lists(contexts, max_size=6),
+    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
+)
+
+
+def compiled_step(
+    deployment: Deployment, books: Books, plan: Plan, batches: list[Batch], step: int, fresh: bool
+) -> float:
+    """One step of the compiled path, from the moments that the explicit path uses too."""
+    moments = np.stack([b.moments(deployment.shard.windows).values for b in batches])
+    prefill = np.concatenate([b.phase == PREFILL for b in batches])
+    chunks = np.stack(
+        [
+            np.concatenate([getattr(b, name) for b in batches])[prefill]
+            for name in ("q_len", "seq_id")
+        ]
+    )
+    return one_step(plan, moments, step, int((~prefill).sum()), chunks, fresh, books)
+
+
+def check(
+    deployment: Deployment, plan: Plan, steps: list[list[Batch]], step: int, replica: int
+) -> None:
+    """Compare steps of one stretch: the first fresh, the others costed in part."""
+    books = new_books(plan)
+    before = 0.0
+    wall = 0.0
+    for i, batches in enumerate(steps):
+        seconds = compiled_step(deployment, books, plan, batches, step + i, i == 0)
+        stage = explicit_stage(deployment, batches, step=step + i, replica=replica)
+        assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+        joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+        assert joules - before == pytest.approx(stage.joules, rel=1e-8)
+        before = joules
+        wall += seconds
+        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
+        flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
+        if i == 0:
+            assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_any_batch(
+    model: str, deployed: Callable[..., Deployment | None], data: st.DataObject
+) -> None:
+    system = data.draw(st.sampled_from(SYSTEMS))
+    deployment = deployed(
+        model, system, data.draw(st.sampled_from(sorted(PLACEMENTS))),
+        data.draw(st.sampled_from(("flash", "unfused"))), data.draw(st.sampled_from(ROUTINGS)),
+    )  # fmt: skip
+    if deployment is None:  # the weights need more devices
+        return
+    step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
+    plan, _ = lower(deployment, replica)
+    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
+    if not any(len(b.q_len) for b in batches):
+        batches[0] = Batch.of([7])
+    check(deployment, plan, [batches], step, replica)
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "gemma-2-27b", "mixtral-8x7b", "gpt-oss-20b"])
+@pytest.mark.parametrize("system", ["h100-x4", "duplex-2x8", "duplex-x4"])
+@given(data=st.data())
+@settings(max_examples=8)
+def test_any_stretch(
+    model: str, system: str, deployed: Callable[..., Deployment | None], data: st.DataObject
+) -> None:
+    deployment = deployed(model, system, data.draw(st.sampled_from(sorted(PLACEMENTS))))
+    assert deployment is not None
+    starts = [
+        data.draw(st.lists(contexts, min_size=1, max_size=5)) for _ in range(deployment.ranks)
+    ]
+    steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
+    plan, _ = lower(deployment)
+    check(deployment, plan, steps, 5, 0)
