@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ def test_lowering_says_the_same() -> None:
     assert cost.total_joules == pytest.approx(joules)
 
 
+Share = Callable[[int], float]
 LINK = LinkSpec(name="wire", bandwidth_bytes_per_s=100e9, latency_s=2e-6, energy_J_per_byte=1e-11)
 
 
@@ -85,7 +87,7 @@ LINK = LinkSpec(name="wire", bandwidth_bytes_per_s=100e9, latency_s=2e-6, energy
         ("all_to_all", lambda n: min(n - 1, 1), lambda n: (n - 1) / n),
     ],
 )
-def test_collectives(kind: str, hops, traffic, ranks: int) -> None:  # type: ignore[no-untyped-def]
+def test_collectives(kind: str, hops: Share, traffic: Share, ranks: int) -> None:
     message = Op("x", "communication", kind, "both", {}, "bf16", 0.0, act_bytes=1e8)
     link = LinkModel(LINK, ranks)
     cost, params = link.cost(message), link.lower(kind, "bf16")
