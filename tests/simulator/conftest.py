@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -54,5 +58,40 @@ def deployed() -> Callable[..., Deployment | None]:
                 pytest.skip(f"OPBYTE_DATA has no {model}")
             model = str(path)
         return _deployed(model, system, placement, attention, routing, seed)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The slow scheduler of `reference.py`, which lies beside the tests and is none."""
+    spec = importlib.util.spec_from_file_location(
+        "reference", Path(__file__).with_name("reference.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def small() -> Callable[..., Deployment]:
+    """Deployments of models cut to two layers, so that the explicit path is quick.
+
+    ``windowed`` has one layer that sees 20 tokens and one that sees all.
+    """
+
+    @cache
+    def find(name: str, system: str = "h100-x1", routing: str = "uniform") -> Deployment:
+        model = load_model({"windowed": "gemma-2-27b"}.get(name, name))
+        layers = model.layers[:2]
+        if name == "windowed":
+            mixers = [
+                replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)
+            ]
+            layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
+        return deploy(replace(model, layers=layers), load_system(system), routing=routing)
 
     return find

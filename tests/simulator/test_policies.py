@@ -1,0 +1,116 @@
+"""Are long prompts served, in chunks or alone, and does no policy starve or livelock a request?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.kv import sequence_bytes
+from opbyte.simulator.policies import POLICIES, Policy, make_policy
+from opbyte.simulator.state import (
+    C_COMPLETED,
+    C_PREEMPTIONS,
+    C_STEPS,
+    F_FIRST,
+    I_ORDER,
+    L_DECODES,
+    L_PREFILL,
+    L_PROMPTS,
+    LOG_COLUMNS,
+)
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.requests import RequestBlock
+
+
+def engine(deployment: Deployment, policy: Policy, lengths: Sequence[tuple[int, int]]) -> Engine:
+    """Run requests that all arrive at 0."""
+    found = Engine(deployment, policy, keep_log=True)
+    inputs, outputs = (np.array(x, dtype=np.int64) for x in zip(*lengths, strict=True))
+    found.submit(RequestBlock(np.arange(len(inputs)), np.zeros(len(inputs)), inputs, outputs))
+    found.advance(math.inf)
+    return found
+
+
+def log(of: Engine, *columns: int) -> list[list[float]]:
+    rows: list[list[float]] = np.concatenate(of.logs)[:, columns].tolist()
+    return rows
+
+
+def test_chunked_cuts_a_long_prompt(small: Callable[..., Deployment]) -> None:
+    run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(250, 2)])
+    assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
+
+
+def test_chunks_ride_on_decodes(small: Callable[..., Deployment]) -> None:
+    run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=100), [(40, 4), (150, 1)])
+    rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
+    assert rows[:2] == [[0, 100, 2], [1, 90, 1]]
+
+
+def test_mixed_runs_a_long_prompt_whole_and_alone(small: Callable[..., Deployment]) -> None:
+    policy = make_policy("mixed", token_budget=100)
+    run = engine(small("llama-3-8b"), policy, [(30, 3), (250, 2), (40, 1)])
+    rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
+    assert rows[:3] == [[0, 30, 1], [1, 250, 1], [2, 40, 1]]
+
+
+def test_more_sequences_than_tokens(small: Callable[..., Deployment]) -> None:
+    """The budget holds two decodes: whoever was admitted first goes on, none waits for ever."""
+    run = engine(small("llama-3-8b"), make_policy("chunked", token_budget=2), [(1, 30)] * 4)
+    assert run.state.counters[C_COMPLETED] == 4
+    assert run.state.ints[:4, I_ORDER].tolist() == [0, 1, 2, 3]
+    assert max(row[0] for row in log(run, L_DECODES)) == 2
+
+
+def test_first_come_first_served(small: Callable[..., Deployment]) -> None:
+    run = engine(small("llama-3-8b"), make_policy("chunked", max_sequences=2), [(20, 5)] * 7)
+    firsts = run.state.floats[:7, F_FIRST]
+    assert (np.diff(firsts) >= 0).all()
+    assert {row[0] for row in log(run, LOG_COLUMNS.index("running"))} <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", ["chunked", "mixed"])
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=2, max_size=10),
+    budget=st.integers(1, 60),
+)
+@settings(max_examples=25)
+def test_memory_for_one_is_enough_for_all(
+    small: Callable[..., Deployment], name: str, lengths: list[tuple[int, int]], budget: int
+) -> None:
+    """With KV for the largest request alone, all finish: the oldest always goes on."""
+    found = Engine(small("llama-3-8b"), make_policy(name, token_budget=budget))
+    inputs, outputs = (np.array(x, dtype=np.int64) for x in zip(*lengths, strict=True))
+    capacity = float(sequence_bytes(found.kv, inputs + outputs - 1).max())
+    found.kv = found.kv._replace(capacity=capacity)
+    found.state.free[:] = capacity
+    found.submit(RequestBlock(np.arange(len(inputs)), np.zeros(len(inputs)), inputs, outputs))
+    found.advance(math.inf)
+    assert found.state.counters[C_COMPLETED] == len(inputs)
+    if POLICIES[name].reserve:
+        assert found.state.counters[C_PREEMPTIONS] == 0
+    # No more steps than if every request ran alone and was recomputed for every token.
+    alone = sum(sum(-(-(i + t) // budget) + 1 for t in range(o)) for i, o in lengths)
+    assert found.state.counters[C_STEPS] <= alone
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("fifo",), "unknown policy"),
+        (("chunked", 0), "--token-budget"),
+        (("chunked", 2**31), "--token-budget"),
+        (("chunked", None, 0), "--max-seqs"),
+        (("chunked", None, 65_537), "65,536"),
+    ],
+)
+def test_bad_limits_are_refused(arguments: tuple[str, int], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        make_policy(*arguments)

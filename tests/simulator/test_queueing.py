@@ -1,0 +1,44 @@
+"""Does an engine that serves one request at a time queue as M/D/1?
+
+Equal prompts with one output token take one step each, always of the same length. With Poisson
+arrivals at utilisation rho the mean wait is rho S / (2 (1 - rho)) (Pollaczek and Khinchine).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.policies import make_policy
+from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.state import F_ARRIVAL, F_LAST, F_SCHEDULED, T_BUSY
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.requests import RequestBlock
+
+PROMPT = 64
+REQUESTS = 60_000
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.7])
+def test_mean_wait(small: Callable[..., Deployment], rho: float) -> None:
+    deployment = small("llama-3-8b")
+    service = explicit_stage(deployment, [Batch.of([], [(PROMPT, 0)])]).seconds
+    gaps = np.random.default_rng(7).exponential(service / rho, REQUESTS)
+    engine = Engine(deployment, make_policy("chunked", max_sequences=1))
+    size = np.full(REQUESTS, PROMPT)
+    engine.submit(RequestBlock(np.arange(REQUESTS), np.cumsum(gaps), size, np.ones_like(size)))
+    engine.advance(math.inf)
+    rows = engine.state.floats[:REQUESTS]
+    assert rows[:, F_LAST] - rows[:, F_SCHEDULED] == pytest.approx(service, rel=1e-6)
+    waits = rows[:, F_SCHEDULED] - rows[:, F_ARRIVAL]
+    batches = waits.reshape(60, -1).mean(axis=1)  # long enough to be nearly independent
+    error = batches.std(ddof=1) / math.sqrt(len(batches))
+    expected = rho * service / (2 * (1 - rho))
+    assert abs(waits.mean() - expected) < 3 * error
+    assert error < 0.1 * expected
+    assert engine.state.clocks[T_BUSY] / engine.now == pytest.approx(rho, rel=0.02)

@@ -1,0 +1,214 @@
+"""Does the compiled scheduler do what a slow, obvious one does?
+
+`reference.py` steps one token at a time through lists, costing every step on the explicit path.
+Random small request sets under random policies, with little KV memory so that sequences are
+preempted, must give the same stamps, preemptions and steps; and what every schedule owes holds:
+all tokens come, memory is never overdrawn and all given back, stamps are in order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.core import REACHED
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.kv import sequence_bytes
+from opbyte.simulator.policies import Policy
+from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_PREEMPTIONS,
+    C_PROMPT,
+    C_STEPS,
+    F_ARRIVAL,
+    F_FIRST,
+    F_HELD,
+    F_LAST,
+    F_SCHEDULED,
+    I_GENERATED,
+    I_ORDER,
+    I_PREEMPTED,
+    L_KV,
+    T_BUSY,
+    T_KV_PEAK,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+)
+from opbyte.workloads.requests import RequestBlock
+
+SETUPS = (
+    ("llama-3-8b", "h100-x1", "uniform"),
+    ("windowed", "h100-x1", "uniform"),
+    ("jamba-mini", "h100-x1", "uniform"),
+    ("mixtral-8x7b", "duplex-x4", "uniform"),
+    ("mixtral-8x7b", "h100-2x2", "measured"),
+    ("mixtral-8x7b", "duplex-4x1", "power_law:1.0"),
+)
+GAP_S = 2e-4
+"""Scale of the gaps between arrivals: about a step of these small models."""
+
+
+@st.composite
+def workloads(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw requests, a policy and a KV capacity, in sequences of the longest request."""
+    n = draw(st.integers(1, 12))
+    sizes = st.one_of(st.integers(1, 4), st.integers(1, 70))
+    return {
+        "inputs": draw(st.lists(sizes, min_size=n, max_size=n)),
+        "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
+        "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
+        "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
+        "policy": Policy(
+            "random",
+            token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200))),
+            max_sequences=draw(st.integers(1, 6)),
+            chunked=draw(st.booleans()),
+            reserve=draw(st.booleans()),
+        ),
+        "room": draw(st.floats(1.0, 4.0)),
+    }
+
+
+def blocks_of(load: dict[str, Any]) -> RequestBlock:
+    """All requests of a workload as one block."""
+    inputs = np.array(load["inputs"], dtype=np.int64)
+    return RequestBlock(
+        np.arange(len(inputs)),
+        np.cumsum(load["gaps"]) * GAP_S,
+        inputs,
+        np.array(load["outputs"], dtype=np.int64),
+    )
+
+
+def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
+    """An engine with as little KV memory as the workload says."""
+    engine = Engine(deployment, load["policy"], clients=load["clients"], keep_log=True)
+    block = blocks_of(load)
+    longest = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1).max()
+    engine.kv = engine.kv._replace(capacity=float(longest * load["room"]))
+    engine.state.free[:] = engine.kv.capacity
+    return engine
+
+
+def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Arrival, schedule, first and last token of every request."""
+    columns = [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]
+    return engine.state.floats[:count, columns]
+
+
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(load=workloads())
+@settings(max_examples=25)
+def test_same_schedule_as_the_reference(
+    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    reference: ModuleType, load: dict[str, Any],
+) -> None:  # fmt: skip
+    deployment = small(model, system, routing)
+    engine = engine_for(deployment, load)
+    block = blocks_of(load)
+    engine.submit(block)
+    engine.advance(math.inf)
+    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
+    requests = [
+        reference.Request(i, float(a), int(p), int(o))
+        for i, (a, p, o) in enumerate(
+            zip(arrivals, block.input_tokens, block.output_tokens, strict=True)
+        )
+    ]
+    slow = reference.Reference(
+        load["policy"], deployment.ranks, engine.kv.capacity,
+        lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0]),
+        lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+        load["clients"],
+    )  # fmt: skip
+    slow.serve(requests)
+    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
+    assert counters[C_STEPS] == slow.steps
+    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
+    assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    # Token gaps: one for every token after a request's first; a preemption's gap counts whole.
+    gaps = [gap for r in requests for gap in r.gaps]
+    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
+    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+
+
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(load=workloads(), data=st.data())
+@settings(max_examples=20)
+def test_what_every_schedule_owes(
+    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    load: dict[str, Any], data: st.DataObject,
+) -> None:  # fmt: skip
+    deployment = small(model, system, routing)
+    engine, block = engine_for(deployment, load), blocks_of(load)
+    engine.submit(block)
+    state, n, capacity = engine.state, len(block), engine.kv.capacity
+    for cut in (*data.draw(cuts), math.inf):
+        engine.advance(cut)
+        held = state.floats[:n, F_HELD].sum()
+        assert (state.free >= 0.0).all()
+        assert state.free.sum() + held == pytest.approx(deployment.ranks * capacity)
+    assert engine.advance(math.inf) == engine.now  # nothing is left
+    assert REACHED == 0
+    assert state.counters[C_COMPLETED] == n
+    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
+    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    assert state.counters[C_PROMPT] >= sum(load["inputs"])  # recomputed prompts count again
+    assert sorted(state.ints[:n, I_ORDER]) == list(range(n))
+    assert (state.free == capacity).all()
+    arrival, scheduled, first, last = stamps(engine, n).T
+    assert (arrival <= scheduled).all()
+    assert (scheduled < first).all()
+    assert ((first < last) | (np.array(load["outputs"]) == 1)).all()
+    log = np.concatenate(engine.logs)
+    assert (log[:, L_KV] <= deployment.ranks * capacity).all()
+    assert state.clocks[T_KV_PEAK] <= capacity
+    assert engine.books.wall.sum() == pytest.approx(state.clocks[T_BUSY], rel=1e-9)
+
+
+cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
+
+
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(load=workloads(), data=st.data())
+@settings(max_examples=20)
+def test_pieces_equal_one_go(
+    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    load: dict[str, Any], data: st.DataObject,
+) -> None:  # fmt: skip
+    deployment, block = small(model, system, routing), blocks_of(load)
+    load = load | {"clients": None}
+    whole = engine_for(deployment, load)
+    whole.submit(block)
+    whole.advance(math.inf)
+    pieces = engine_for(deployment, load)
+    times = data.draw(cuts)
+    splits = data.draw(st.lists(st.integers(0, len(block)), max_size=4).map(sorted))
+    for start, stop in zip([0, *splits], [*splits, len(block)], strict=True):
+        part = slice(start, stop)
+        pieces.submit(
+            RequestBlock(
+                block.request_id[part],
+                block.arrival_s[part],
+                block.input_tokens[part],
+                block.output_tokens[part],
+            )
+        )
+        known = block.arrival_s[stop] if stop < len(block) else math.inf
+        for cut in (*(t for t in times if t < known), known):
+            pieces.advance(cut)
+    assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
+    assert np.array_equal(whole.state.hist, pieces.state.hist)
+    assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
