@@ -111,6 +111,21 @@ def test_commands_run(document: Path, tmp_home: Path) -> None:
             assert first_line(run.stdout.splitlines()) == promised, where
 
 
+@pytest.mark.docs
+def test_python_of_the_readme_runs(tmp_home: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    for block in blocks:
+        run = subprocess.run(
+            [str(BIN / "python"), "-W", "error", "-c", block],
+            cwd=tmp_home, env=env, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr[-2000:]
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_paths_exist(document: Path) -> None:
     """Relative links, and code spans that look like a path of the repository."""
