@@ -14,7 +14,7 @@ from ..simulator.stage import PlacedOp, StageCost, explicit_stage
 from ..workloads.batch import Batch
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
-from ..workloads.requests.options import check_count
+from ..workloads.requests.options import check_count, check_whole
 from .load import load
 from .result import Result, seconds, show, si
 from .summary import processor_rows, roof_of
@@ -212,9 +212,10 @@ def roofline(
     A model larger than the system's memory is costed all the same (its Op/B is a property of
     the model); the result then carries a warning.
     """
-    check_count(batch, "--batch", 0, MAX_BATCH)
-    check_count(context, "--context", 0)
-    check_count(prefill, "--prefill", 0)
+    batch = check_count(batch, "--batch", 0, MAX_BATCH)
+    context = check_count(context, "--context", 0)
+    prefill = check_count(prefill, "--prefill", 0)
+    tp, dp, ep = (check_whole(x, f"--{n}") for x, n in ((tp, "tp"), (dp, "dp"), (ep, "ep")))
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, dtype, kv_dtype)

@@ -16,7 +16,7 @@ from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests
-from ..workloads.requests.options import MAX_SIZE, check_count
+from ..workloads.requests.options import MAX_SIZE, check_count, check_seed, check_whole
 from .evidence import evidence
 from .load import load
 from .result import Result, seconds, show
@@ -379,6 +379,7 @@ def simulate(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
+    tp, dp, ep = (check_whole(x, f"--{n}") for x, n in ((tp, "tp"), (dp, "dp"), (ep, "ep")))
     work: dict[str, Any] = {
         "source": trace, "rate": rate, "closed_loop": closed_loop, "limit": requests,
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
@@ -388,7 +389,9 @@ def simulate(
         "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
         "routing": routing,
     }  # fmt: skip
-    limits = (policy, token_budget, max_seqs)
+    check_seed(seed)
+    budget = check_whole(token_budget, "--token-budget")
+    limits = (policy, budget, check_whole(max_seqs, "--max-seqs"))
     make_policy(*limits)  # refuses wrong limits before any file is read
     for option, value, most in (
         ("--warmup", warmup, MAX_SIZE), ("--max-model-len", max_model_len, MAX_SIZE),

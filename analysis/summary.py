@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..devices.device import Processor
-from ..simulator.metrics import Quantiles
-from ..simulator.simulate import OpTotal, Run
-from ..workloads.model import ModelSpec
 from .result import seconds, show
+
+if TYPE_CHECKING:
+    from ..simulator.metrics import Quantiles
+    from ..simulator.simulate import OpTotal, Run
+    from ..workloads.model import ModelSpec
 
 LATENCIES = {
     "ttft_s": "time to first token",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 
 from ..errors import InputError
 
@@ -19,10 +20,25 @@ def check_size(value: object, option: str) -> int:
 
 
 def check_count(value: object, option: str, low: int, high: int = MAX_SIZE) -> int:
-    """Return `value` if it is a whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+    """Return `value` as an int if it is a whole number (numpy's too) from `low` to `high`."""
+    number = _index(value)
+    if number is None or not low <= number <= high:
         raise InputError(option, f"must be a whole number from {low} to {high}, not {value!r}")
-    return value
+    return number
+
+
+def check_whole(value: object, option: str) -> int | None:
+    """Return `value` if it is a whole number or None; its range is another's matter."""
+    number = _index(value)
+    if value is not None and number is None:
+        raise InputError(option, f"must be a whole number, not {value!r}")
+    return number
+
+
+def _index(value: object) -> int | None:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    return operator.index(value)
 
 
 def check_real(value: object, option: str, low: float, high: float) -> float:

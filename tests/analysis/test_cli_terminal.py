@@ -1,0 +1,132 @@
+"""Does the installed command behave in a terminal and in pipes, and start quickly?"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="no pseudo-terminals here")
+
+COMMAND = [sys.executable, "-m", "opbyte"]
+SMALL = ["simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "9", "--requests", "20"]
+HEAVY = ("numba", "pandas", "matplotlib", "scipy", "simpy")
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "TERM": "xterm"}
+
+
+def in_terminal(arguments: list[str], env: dict[str, str], columns: int) -> tuple[int, str]:
+    """Run in a pseudo-terminal of a width; both streams together."""
+    import fcntl
+    import struct
+    import termios
+
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen([*COMMAND, *arguments], stdin=other, stdout=other, stderr=other,
+                               env={k: v for k, v in env.items() if k != "COLUMNS"})  # fmt: skip
+    os.close(other)
+    chunks = []
+    while True:
+        try:
+            data = os.read(main, 65536)
+        except OSError:  # Linux: the other side is closed
+            break
+        if not data:
+            break
+        chunks.append(data)
+    os.close(main)
+    return process.wait(), b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    "line",
+    ["list devices", "list models", "inspect deepseek-v3",
+     "roofline mixtral-8x7b --system duplex-x4 --prefill 100"],
+)  # fmt: skip
+def test_tables_fit_the_terminal(env: dict[str, str], line: str, columns: int) -> None:
+    code, text = in_terminal(line.split(), env, columns)
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= columns
+    assert "\x1b" not in text
+
+
+def test_a_simulation_in_a_terminal_shows_progress(env: dict[str, str]) -> None:
+    code, text = in_terminal(SMALL, env, 80)
+    assert code == 0, text
+    assert "20 of 20 requests" in text
+    assert "Traceback" not in text
+    assert "output tokens per second" in text
+    code, text = in_terminal([*SMALL[:-1], "0"], env, 80)
+    assert code == 2
+    assert "opbyte: error: --requests" in text.splitlines()[-1]
+
+
+def test_json_on_a_pipe_is_alone_there(env: dict[str, str]) -> None:
+    done = subprocess.run([*COMMAND, *SMALL, "--json"], env=env, capture_output=True, check=True)
+    assert json.loads(done.stdout)["requests"] == 20
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
+
+
+def test_output_that_goes_nowhere(env: dict[str, str]) -> None:
+    if Path("/dev/full").exists():
+        for line in (["list", "models"], ["list", "models", "--json"], ["--help"]):
+            with open("/dev/full", "wb") as full:
+                done = subprocess.run([*COMMAND, *line], env=env, stdout=full,
+                                      stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+            assert done.returncode == 2
+            assert done.stderr.startswith("opbyte: error: standard output: cannot be written")
+            assert done.stderr.count("\n") == 1
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([*COMMAND, "list", "models"], env=env, stdout=writer,
+                          stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--help", "list models", "list systems", "inspect mixtral-8x7b",
+     "roofline mixtral-8x7b --system duplex-x4 --json"],
+)  # fmt: skip
+def test_light_commands_leave_heavy_packages_alone(env: dict[str, str], line: str) -> None:
+    code = (
+        "import sys\n"
+        "from opbyte.analysis.cli import main\n"
+        "try:\n"
+        "    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "print(found, file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *line.split()], env=env,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stderr.strip() == "[]"
+
+
+def best_of(arguments: list[str], env: dict[str, str]) -> float:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], env=env, capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_start_up_is_cheap(env: dict[str, str]) -> None:
+    bare = best_of(["-c", "pass"], env)
+    assert best_of(["-c", "import opbyte"], env) - bare < 0.5
+    base = best_of(["-c", "import typer, rich"], env)
+    assert best_of(["-m", "opbyte", "--help"], env) - base < 0.4
