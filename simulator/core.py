@@ -16,7 +16,7 @@ from ..workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ..workloads.jit import compiled, compiled_part, int64
+from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
 from .compiled import Books, step_seconds
 from .kv import KvRules
 from .lowering import Plan
@@ -219,6 +219,21 @@ def finish(
     rank[R_RUNNING] = kept
 
 
+@compiled_inline
+def write_log(
+    st: State, start: float, steps: int, decodes: float, prefill: float, used: float
+) -> None:
+    """Append the stretch that ends now to the log."""
+    row = st.log[st.counters[C_LOG]]
+    row[L_START], row[L_END], row[L_STEPS] = start, st.clocks[T_NOW], steps
+    row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, prefill, st.counters[C_CHUNKS]
+    row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
+    for r in range(st.ranks.shape[0]):
+        row[L_RUNNING] += st.ranks[r, R_RUNNING]
+        row[L_WAITING] += st.ranks[r, R_WAITING]
+    st.counters[C_LOG] += 1
+
+
 @compiled
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
@@ -286,14 +301,7 @@ def advance(
             done += 1
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
-        row = st.log[counters[C_LOG]]
-        row[L_START], row[L_END], row[L_STEPS] = start, now, done
-        row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, tokens - decodes, chunks
-        row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
-        for r in range(ranks.shape[0]):
-            row[L_RUNNING] += ranks[r, R_RUNNING]
-            row[L_WAITING] += ranks[r, R_WAITING]
-        counters[C_LOG] += 1
+        write_log(st, start, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):

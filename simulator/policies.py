@@ -25,7 +25,7 @@ from ..workloads.batch import (
     WINDOW_MOMENTS,
 )
 from ..workloads.errors import InputError
-from ..workloads.jit import compiled_part, int64
+from ..workloads.jit import compiled_inline, compiled_part, int64
 from ..workloads.registry import Registry
 from .kv import KvRules
 from .state import (
@@ -214,6 +214,35 @@ def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
         m[at + PREFILL_RECT] += q * kv
 
 
+@compiled_inline
+def admit(
+    st: State, limits: Limits, kv: KvRules, r: int, budget: int, prompts: int, now: float
+) -> int:
+    """Admit the head of a rank's queue if tokens and KV allow; its new tokens, else 0."""
+    rank, i = st.ranks[r], st.ranks[r, R_HEAD]
+    if i < 0:
+        return 0
+    request = st.ints[i]
+    want = request[I_TARGET]
+    if want > budget and limits.chunked:
+        want = budget
+    whole = request[I_TARGET]
+    if limits.reserve:
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1
+    # Uncut, a prompt above the budget runs as the only prompt of its step.
+    if (want > budget and prompts > 0) or not hold(st, kv, r, i, whole):
+        return 0
+    rank[R_HEAD] = request[I_NEXT]
+    if rank[R_HEAD] < 0:
+        rank[R_TAIL] = -1
+    rank[R_WAITING] -= 1
+    if np.isnan(st.floats[i, F_SCHEDULED]):
+        st.floats[i, F_SCHEDULED] = now
+    st.running[r, rank[R_RUNNING]] = i
+    rank[R_RUNNING] += 1
+    return int(want)
+
+
 @compiled_part
 def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float) -> int:
     """Plan one rank's step; returns how many sequences it preempted.
@@ -231,29 +260,13 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
     preemptions, prompts, j = int64(0), 0, 0
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
-            i = rank[R_HEAD]
-            if i < 0 or preemptions > 0 or j >= limits.max_sequences:
+            if preemptions > 0 or j >= limits.max_sequences:
                 break
+            want = admit(st, limits, kv, r, budget, prompts, now)
+            if want == 0:
+                break
+            i = st.running[r, j]
             request = st.ints[i]
-            want = request[I_TARGET]
-            if want > budget:
-                if limits.chunked:
-                    want = budget
-                elif prompts > 0:
-                    break
-            whole = request[I_TARGET]
-            if limits.reserve:
-                whole = request[I_INPUT] + request[I_OUTPUT] - 1
-            if not hold(st, kv, r, i, whole):
-                break
-            rank[R_HEAD] = request[I_NEXT]
-            if rank[R_HEAD] < 0:
-                rank[R_TAIL] = -1
-            rank[R_WAITING] -= 1
-            if np.isnan(st.floats[i, F_SCHEDULED]):
-                st.floats[i, F_SCHEDULED] = now
-            st.running[r, j] = i
-            rank[R_RUNNING] += 1
             prompts += 1
         else:
             i = st.running[r, j]
