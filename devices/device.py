@@ -110,7 +110,7 @@ def build_device(spec: DeviceSpec) -> SharedMemoryDevice:
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
-    peak = _peak(spec, device, bandwidth)
+    peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
     model = Roofline(
@@ -127,7 +127,7 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     return Processor(name, spec.kind, runs, peak, bandwidth, model)
 
 
-def _peak(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
+def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
     """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
     if spec.peak_flops_per_s is not None:
         return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")

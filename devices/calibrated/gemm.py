@@ -1,0 +1,163 @@
+"""GEMM: the cheapest of a few tilings, in waves over the cores, against the memory traffic.
+
+A kernel library picks the output tile and the number of splits along k; so does the model. The
+tiles of a choice run in waves over the cores. A tile takes the longer of its arithmetic and its
+operand loads at the rate one core can draw, plus a fixed pipeline fill; a split of k adds the
+traffic of partial sums. All waves together overlap with the traffic to main memory (soft maximum),
+where weights that a benchmark re-reads often enough come from the last-level cache instead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import (
+    C_16,
+    C_FP8_BLOCK,
+    C_INT8,
+    C_NVFP4,
+    C_W4A16,
+    CODES,
+    H_BANDWIDTH,
+    H_CACHE,
+    H_CORES,
+    H_PEAK,
+    INPUT_BYTES,
+    WEIGHT_BYTES,
+)
+from .terms import COLD, GRAPH_COPIES, ceil_div, resident, soft_max
+
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_GAP, X_COPIES) = range(10)
+QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
+              "gap", "copies")  # fmt: skip
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 2.5e-6, 5e-7, 1e-5),
+    Parameter("gap_s", "s", "gap before the next kernel of a graph", 1e-6, 1e-7, 4e-6),
+    Parameter("quantise_s", "s", "shortest kernel that quantises activations", 2e-6, 3e-7, 2e-5),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.8, 0.2, 1.0, 0.3),
+    Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.75, 0.2, 1.0, 0.3),
+    Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one",
+              0.85, 0.2, 1.0, 0.3),
+    Parameter("tile_half", "1", "tile side at which a core reaches half of its rate", 24.0, 1.0, 200.0),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.4, 1.0, 0.15),
+    Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
+              3.0, 1.0, 12.0),
+    Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
+    Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
+              0.8, 0.1, 3.0),
+    Parameter("overlap", "1", "power of the soft maximum of tiles and memory", 3.0, 1.0, 10.0, 0.3),
+)  # fmt: skip
+(P_LAUNCH, P_GAP, P_QUANTISE, P_16, P_8, P_BLOCK, P_TILE, P_MEMORY, P_DRAW, P_FILL, P_CACHE,
+ P_OVERLAP) = range(12)  # fmt: skip
+
+TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
+TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one GEMM; `p`, `h` and `x` in the order of the constants above."""
+    m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
+    if m <= 0.0 or batch <= 0.0:
+        return 0.0
+    code = int(x[X_CODE])
+    rate = p[P_16] if code <= 1 or code == C_W4A16 else p[P_8]
+    if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
+        rate *= p[P_BLOCK]
+    cores = h[H_CORES]
+    core_rate = h[H_PEAK + code] * rate / cores
+    core_draw = p[P_DRAW] * h[H_BANDWIDTH] / cores
+    best = np.inf
+    for t in range(len(TILES_M)):
+        tm, tn = TILES_M[t], TILES_N[t]
+        tiles = batch * ceil_div(m, tm) * ceil_div(n, tn)
+        efficiency = 1.0 / (1.0 + p[P_TILE] * 0.5 * (1.0 / tm + 1.0 / tn))
+        rows = min(m, tm)
+        splits = 1.0
+        while splits <= 16.0:
+            depth = k / splits
+            if splits > 1.0 and depth < 128.0:
+                break
+            waves = ceil_div(tiles * splits, cores)
+            math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
+            load_s = (rows * x[X_INPUT] + min(n, tn) * x[X_WEIGHT]) * depth / core_draw
+            time = waves * (soft_max(math_s, load_s, p[P_OVERLAP]) + p[P_FILL])
+            if splits > 1.0:
+                time += splits * batch * m * n * 8.0 / (p[P_DRAW] * h[H_BANDWIDTH]) + p[P_FILL]
+            best = min(best, time)
+            splits *= 2.0
+    weights = batch * n * k * x[X_WEIGHT]
+    streams = batch * m * (k * x[X_INPUT] + n * 2.0)
+    cache = p[P_CACHE] * h[H_CACHE]
+    cold = weights * (1.0 - resident(weights * x[X_COPIES], cache))
+    if x[X_COPIES] < COLD:
+        cold += streams * (1.0 - resident(streams + weights, cache))
+    else:
+        cold += streams
+    memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
+    total = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + soft_max(best, memory_s, p[P_OVERLAP])
+    if x[X_QUANT] > 0.0:
+        total += p[P_QUANTISE] + x[X_GAP] * p[P_GAP]
+        total += batch * m * k * 3.0 / (p[P_DRAW] * h[H_BANDWIDTH])
+    return float(total)
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8) -> F8:
+    """Seconds of many GEMMs."""
+    out = np.empty(len(x))
+    for i in range(len(x)):
+        out[i] = seconds(p, h, x[i])
+    return out
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
+    code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
+    graph = table["timing"] == "graph"
+    actquant = table["kernel"] == "linear_actquant"
+    return np.column_stack(
+        [
+            table["m"], table["n"], table["k"], table["batch"], code,
+            np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code],
+            actquant, graph, np.where(graph, GRAPH_COPIES, COLD),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step: cold weights, kernels of one graph."""
+    code = CODES.get(op.dtype)
+    m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
+    batch = op.shape.get("batch", 1)
+    if code is None:
+        return None
+    stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
+    quantised = float(code not in (C_16, 1, C_W4A16))
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, 1.0, COLD])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP, and bytes when weights and activations are read and written once."""
+    m, n, k, batch = (x[:, i] for i in (X_M, X_N, X_K, X_BATCH))
+    moved = batch * (n * k * x[:, X_WEIGHT] + m * (k * x[:, X_INPUT] + 2.0 * n))
+    return 2.0 * m * n * k * batch, moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return x[:, X_CODE].astype(np.int64)
+
+
+GEMM = register(
+    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
+           code_of)
+)  # fmt: skip
