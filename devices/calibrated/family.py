@@ -83,6 +83,9 @@ class Family:
         nominal peaks they give the roofline, which no prediction for cold data may beat.
     code : callable
         ``code(x)``: format code of each row, for its peak.
+    by_framework : tuple of str
+        Parameters that each serving framework may scale (its own auxiliary kernel), besides
+        the factor on the whole time. Every such set of scales has geometric mean 1.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Family:
     from_op: Callable[[Op], F8 | None]
     work: Callable[[F8], tuple[F8, F8]]
     code: Callable[[F8], npt.NDArray[np.int64]]
+    by_framework: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:
@@ -103,6 +107,10 @@ class Family:
     @property
     def defaults(self) -> F8:
         return np.array([p.default for p in self.parameters])
+
+    def index(self, name: str) -> int:
+        """Position of a parameter."""
+        return [p.name for p in self.parameters].index(name)
 
     def vector(self, values: Mapping[str, float]) -> F8:
         """Parameters by name as an array; absent ones take their default."""

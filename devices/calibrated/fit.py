@@ -17,7 +17,11 @@ LOSS_SCALE = 0.05
 """Log error beyond which a row counts linearly: close to a median fit."""
 FACTOR_SPREAD = 0.15
 """Usual spread of frameworks around each other, as a standard deviation of the logarithm."""
+SCALE_SPREAD = 0.7
+"""The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
+TIME = "time"
 Labels = npt.NDArray[np.object_]
+Scales = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,62 @@ class Fit:
     ----------
     values : float64 array
         In the order of `Family.parameters`.
-    factors : mapping of str to float
-        Framework -> multiple of the base time; geometric mean 1, so that a framework never
-        seen gets the base.
+    scales : mapping of str to mapping of str to float
+        Framework -> {"time": multiple of the whole time, parameter: multiple of it}. Each has
+        geometric mean 1 over the frameworks, so that one never seen gets the base.
     """
 
     values: F8
-    factors: Mapping[str, float]
+    scales: Scales
 
-    def factor(self, labels: Labels) -> F8:
-        """Factor of each row's framework; 1 where it is unknown."""
-        return np.array([self.factors.get(label, 1.0) for label in labels])
+
+def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
+    """Seconds with the scales of each row's framework; the base where it is unknown."""
+    out = np.empty(len(x))
+    for label in set(labels.tolist()):
+        rows = labels == label
+        scale = done.scales.get(label, {})
+        values = done.values.copy()
+        for name, factor in scale.items():
+            if name != TIME:
+                values[family.index(name)] *= factor
+        out[rows] = family.seconds(values, h, x[rows]) * scale.get(TIME, 1.0)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the unknowns of a fit lie: parameters, then a column of scales per framework."""
+
+    family: Family
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+    informed: npt.NDArray[np.bool_]
+
+    @property
+    def size(self) -> int:
+        return len(self.family.parameters)
+
+    def scales(self, theta: F8) -> F8:
+        """Log scales, shape (frameworks, 1 + columns): centred, 0 where nothing tells them."""
+        raw = theta[self.size :].reshape(self.informed.shape) * self.informed
+        count = np.maximum(self.informed.sum(axis=0), 1)
+        return (raw - raw.sum(axis=0) / count) * self.informed
+
+
+def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout:
+    names = tuple(sorted(set(labels.tolist())))
+    columns = tuple(family.index(name) for name in family.by_framework)
+    informed = np.ones((len(names), 1 + len(columns)), dtype=np.bool_)
+    base = family.seconds(np.exp(center), h, x)
+    for j, column in enumerate(columns):
+        moved = center.copy()
+        moved[column] += 0.1
+        matters = np.abs(np.log(family.seconds(np.exp(moved), h, x) / base)) > 1e-3
+        for i, name in enumerate(names):
+            informed[i, 1 + j] = np.count_nonzero(matters & (labels == name)) >= 5
+    informed &= informed.sum(axis=0) > 1
+    return _Layout(family, names, columns, informed)
 
 
 def fit(
@@ -50,7 +99,6 @@ def fit(
     *,
     prior: F8 | None = None,
     starts: int = 3,
-    weights: F8 | None = None,
 ) -> Fit:
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
 
@@ -65,58 +113,57 @@ def fit(
         Values the parameters are drawn to; the family's defaults without it.
     starts : int
         Starting points; the best end is kept.
-    weights : float64 array, optional
-        Weight of each row.
     """
     from scipy.optimize import least_squares
 
-    center = family.defaults if prior is None else prior
     low = np.log([p.low for p in family.parameters])
     high = np.log([p.high for p in family.parameters])
     spread = np.array([p.spread for p in family.parameters])
-    center = np.clip(np.log(center), low, high)
-    names, which = np.unique(labels.astype(str), return_inverse=True)
-    several = len(names) if len(names) > 1 else 0
-    n = len(center)
-    log_measured = np.log(measured)
-    root = np.sqrt(weights) if weights is not None else np.ones(len(measured))
+    center = np.clip(np.log(family.defaults if prior is None else prior), low, high)
+    plan = _layout(family, h, x, labels, center)
+    n, shape = plan.size, plan.informed.shape
+    pull = np.full(shape, FACTOR_SPREAD)
+    pull[:, 1:] = SCALE_SPREAD
+    groups = [np.flatnonzero(labels == name) for name in plan.names]
+    parts = [np.ascontiguousarray(x[rows]) for rows in groups]
+    logs = [np.log(measured[rows]) for rows in groups]
 
     def residuals(theta: F8) -> F8:
-        predicted = family.seconds(np.exp(theta[:n]), h, x)
-        error = np.log(predicted) - log_measured
+        scales = plan.scales(theta)
+        out = []
+        for scale, part, log in zip(scales, parts, logs, strict=True):
+            values = theta[:n].copy()
+            values[list(plan.columns)] += scale[1:]
+            out.append(np.log(family.seconds(np.exp(values), h, part)) - log + scale[0])
         drawn = PRIOR * (theta[:n] - center) / spread
-        if not several:
-            return np.concatenate([root * error, drawn])
-        factors = theta[n:] - theta[n:].mean()
-        pulled = PRIOR * theta[n:] / FACTOR_SPREAD
-        return np.concatenate([root * (error + factors[which]), drawn, pulled])
+        pulled = PRIOR * theta[n:] / pull.ravel()
+        return np.concatenate([*out, drawn, pulled])
 
-    bounds = (
-        np.concatenate([low, np.full(several, -1.5)]),
-        np.concatenate([high, np.full(several, 1.5)]),
-    )
+    limit = np.full(shape, 1.5).ravel()
+    bounds = np.concatenate([low, -limit]), np.concatenate([high, limit])
+    steps = np.concatenate([spread, pull.ravel()])
+    margin = 1e-6 * (bounds[1] - bounds[0])
     rng = np.random.default_rng(0)
-    best, lowest = None, np.inf
+    best, lowest = center, np.inf
     for start in range(starts):
-        theta = np.concatenate([center, np.zeros(several)])
+        theta = np.concatenate([center, np.zeros(limit.size)])
         if start:
             theta[:n] += rng.normal(size=n) * spread * 0.7
-        margin = 1e-6 * (bounds[1] - bounds[0])
-        theta = np.clip(theta, bounds[0] + margin, bounds[1] - margin)
         end = least_squares(
-            residuals, theta, bounds=bounds, loss="soft_l1", f_scale=LOSS_SCALE,
-            diff_step=1e-4, x_scale=np.concatenate([spread, np.full(several, FACTOR_SPREAD)]),
-            max_nfev=60, ftol=1e-5, xtol=1e-5,
+            residuals, np.clip(theta, bounds[0] + margin, bounds[1] - margin), bounds=bounds,
+            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=1e-4, x_scale=steps, max_nfev=60,
+            ftol=1e-5, xtol=1e-5,
         )  # fmt: skip
         if end.cost < lowest:
             best, lowest = end.x, end.cost
-    assert best is not None
-    found = best[n:] - best[n:].mean() if several else np.zeros(len(names))
-    return Fit(
-        np.exp(best[:n]), dict(zip(names.tolist(), np.exp(-found).tolist(), strict=True))
-    )
+    return _result(plan, best)
 
 
-def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
-    """Seconds with the factor of each row's framework."""
-    return family.seconds(done.values, h, x) * done.factor(labels)
+def _result(plan: _Layout, theta: F8) -> Fit:
+    heads = (TIME, *plan.family.by_framework)
+    scales = {
+        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True)
+               if known}
+        for name, row, told in zip(plan.names, plan.scales(theta), plan.informed, strict=True)
+    }  # fmt: skip
+    return Fit(np.exp(theta[: plan.size]), scales)

@@ -34,14 +34,15 @@ from .hardware import (
 )
 from .terms import COLD, GRAPH_COPIES, ceil_div, resident, soft_max
 
-(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_GAP, X_COPIES) = range(10)
-QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
-              "gap", "copies")  # fmt: skip
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES) = range(9)
+QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised", "copies")  # fmt: skip
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 2.5e-6, 5e-7, 1e-5),
-    Parameter("gap_s", "s", "gap before the next kernel of a graph", 1e-6, 1e-7, 4e-6),
     Parameter("quantise_s", "s", "shortest kernel that quantises activations", 2e-6, 3e-7, 2e-5),
+    Parameter("quantise_row_s", "s", "its time per row over all cores", 2e-9, 1e-11, 5e-8, 1.0),
+    Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth",
+              0.6, 0.05, 3.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.8, 0.2, 1.0, 0.3),
     Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.75, 0.2, 1.0, 0.3),
     Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one",
@@ -51,13 +52,13 @@ PARAMETERS = (
     Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
               3.0, 1.0, 12.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
-    Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
-              0.8, 0.1, 3.0),
     Parameter("overlap", "1", "power of the soft maximum of tiles and memory", 3.0, 1.0, 10.0, 0.3),
 )  # fmt: skip
-(P_LAUNCH, P_GAP, P_QUANTISE, P_16, P_8, P_BLOCK, P_TILE, P_MEMORY, P_DRAW, P_FILL, P_CACHE,
- P_OVERLAP) = range(12)  # fmt: skip
+(P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_TILE, P_MEMORY,
+ P_DRAW, P_FILL, P_OVERLAP) = range(12)  # fmt: skip
 
+CACHE_SHARE = 0.5
+"""Part of the last-level cache that keeps operands until they are read again."""
 TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
 TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
 
@@ -96,17 +97,18 @@ def seconds(p: F8, h: F8, x: F8) -> float:
             splits *= 2.0
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
-    cache = p[P_CACHE] * h[H_CACHE]
+    cache = CACHE_SHARE * h[H_CACHE]
     cold = weights * (1.0 - resident(weights * x[X_COPIES], cache))
     if x[X_COPIES] < COLD:
         cold += streams * (1.0 - resident(streams + weights, cache))
     else:
         cold += streams
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
-    total = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + soft_max(best, memory_s, p[P_OVERLAP])
+    total = p[P_LAUNCH] + soft_max(best, memory_s, p[P_OVERLAP])
     if x[X_QUANT] > 0.0:
-        total += p[P_QUANTISE] + x[X_GAP] * p[P_GAP]
-        total += batch * m * k * 3.0 / (p[P_DRAW] * h[H_BANDWIDTH])
+        moved = batch * m * k * (2.0 + x[X_INPUT])
+        total += p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
+        total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
     return float(total)
 
 
@@ -128,7 +130,7 @@ def from_table(table: Table) -> F8:
         [
             table["m"], table["n"], table["k"], table["batch"], code,
             np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code],
-            actquant, graph, np.where(graph, GRAPH_COPIES, COLD),
+            actquant, np.where(graph, GRAPH_COPIES, COLD),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -142,7 +144,7 @@ def from_op(op: Op) -> F8 | None:
         return None
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
     quantised = float(code not in (C_16, 1, C_W4A16))
-    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, 1.0, COLD])
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD])
 
 
 def work(x: F8) -> tuple[F8, F8]:
@@ -159,5 +161,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 GEMM = register(
     Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
-           code_of)
+           code_of, by_framework=("quantise_s", "quantise_row_s", "quantise_memory"))
 )  # fmt: skip
