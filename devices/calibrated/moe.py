@@ -1,9 +1,9 @@
 """Experts of a MoE layer: a chain of permute, two grouped GEMMs, activation and combine.
 
 The weights of the active experts stream once; arithmetic runs over each expert's tokens, at least
-`expert_tile` of them; the two overlap (soft maximum). Permute and combine move every routed slot
-of the call's tokens, of other devices' experts too, because the kernels index slots and not
-experts. The chain's launches, a dependent walk along the hidden and inner dimensions in short
+`expert_tile` of them; the two overlap (soft maximum). Permute, activation and combine move the
+vectors of every routed slot a few times, and to a degree (`foreign`) those of slots whose expert
+another device holds, which some kernels zero and sum like the rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short
 kernels, and bookkeeping per local expert come on top.
 """
 
@@ -16,7 +16,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_INT8, C_W4A16, CODES, H_BANDWIDTH, H_CACHE, H_PEAK, WEIGHT_BYTES
+from .hardware import C_FP8, C_INT8, C_W4A16, CODES, H_BANDWIDTH, H_CACHE, H_PEAK, WEIGHT_BYTES
 from .terms import COLD, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
@@ -34,22 +34,31 @@ PARAMETERS = (
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
     Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
               0.7, 0.05, 2.0),
-    Parameter("slot_passes", "1", "passes over the hidden vectors of all slots",
-              3.0, 0.1, 12.0),
+    Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
+              4.0, 0.1, 12.0),
+    Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
+              0.5, 0.01, 1.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.6, 0.1, 1.0, 0.3),
     Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.3, 2.0, 0.3),
+    Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
+              "bytes", 1.2, 1.0, 2.2, 0.3),
     Parameter("low_bit", "1", "time to stream 4-bit weights over that of their bytes",
-              3.0, 0.5, 10.0),
-    Parameter("expert_tile", "1", "token rows that an expert computes at least", 16.0, 1.0, 256.0),
-    Parameter("skew_cost", "1", "extra work per unit of power-law exponent", 0.3, 0.01, 2.0),
+              3.0, 1.0, 10.0),
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
               1.5, 1.0, 8.0, 0.4),
 )  # fmt: skip
-(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_16, P_FP8, P_LOW, P_TILE, P_SKEW,
+(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
  P_OVERLAP) = range(12)  # fmt: skip
 
 CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
+EXPERT_TILE = 8.0
+"""Token rows that an expert computes at least: the narrow side of a tensor-core instruction."""
+SKEW_COST = 0.3
+"""Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
+fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
+GEMM_LAUNCH = 0.4
+"""Share of the launches that two grouped GEMMs alone take: two of five kernels."""
 
 
 @compiled_part
@@ -59,24 +68,33 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if x[X_SLOTS] <= 0.0:
         return 0.0
     code = int(x[X_CODE])
-    routed = x[X_ROUTED] * (1.0 + p[P_SKEW] * x[X_SKEW])
+    routed = x[X_ROUTED] * (1.0 + SKEW_COST * x[X_SKEW])
     bandwidth = p[P_MEMORY] * h[H_BANDWIDTH]
     one = matrices * hidden * inter
     weights = active * one * x[X_WEIGHT]
     stays = resident(weights * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
     weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
-    if code > C_INT8:
+    if code == C_FP8:
+        weight_s *= p[P_STREAM]
+    elif code > C_INT8:
         weight_s *= p[P_LOW]
-    moved = 2.0 * routed * (2.0 * hidden + matrices * inter)
-    moved += 2.0 * x[X_CHAIN] * p[P_SLOTS] * x[X_SLOTS] * hidden
+    # What one kernel of the chain writes the next one reads: from the cache while it fits.
+    touched = x[X_ROUTED]
+    passes = 1.0
+    if x[X_CHAIN] > 0.0:
+        touched += p[P_FOREIGN] * max(x[X_SLOTS] - touched, 0.0)
+        passes = max(p[P_SLOTS], 1.0)
+    vectors = 2.0 * touched * (hidden + inter)
+    kept = resident(vectors, p[P_CACHE] * h[H_CACHE])
+    moved = passes * vectors * (1.0 - kept + kept / CACHE_RATE)
     rate = h[H_PEAK] * p[P_16]
     if code > 1 and code != C_W4A16:
         rate *= p[P_FP8]
     busy = 0.0
     if active > 0.0:
-        rows = active * np.sqrt((routed / active) ** 2 + p[P_TILE] ** 2)
+        rows = active * np.sqrt((routed / active) ** 2 + EXPERT_TILE**2)
         busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
-    fixed = p[P_LAUNCH] * (0.4 + 0.6 * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
+    fixed = p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     fixed += p[P_WALK] * (hidden + inter) / 1024.0
     return float(fixed + moved / bandwidth + busy)
 
