@@ -1,7 +1,7 @@
 """Experts of a MoE layer: a chain of permute, two grouped GEMMs, activation and combine.
 
-The weights of the active experts stream once; arithmetic runs over each expert's tokens, at least
-`expert_tile` of them; the two overlap (soft maximum). Permute, activation and combine move the
+The weights of the active experts stream once; arithmetic runs over each expert's tokens and the
+rows that fill its last tile; the two overlap (soft maximum). Permute, activation and combine move the
 vectors of every routed slot a few times, and to a degree (`foreign`) those of slots whose expert
 another device holds, which some kernels zero and sum like the rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short
 kernels, and bookkeeping per local expert come on top.
@@ -52,8 +52,9 @@ PARAMETERS = (
 
 CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
-EXPERT_TILE = 8.0
-"""Token rows that an expert computes at least: the narrow side of a tensor-core instruction."""
+LEAST_ROWS, LOST_ROWS = 8.0, 64.0
+"""Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
+instruction, towards half of a 128-row tile where tokens are many and tiles large."""
 SKEW_COST = 0.3
 """Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
 fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
@@ -92,7 +93,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate *= p[P_FP8]
     busy = 0.0
     if active > 0.0:
-        rows = active * np.sqrt((routed / active) ** 2 + EXPERT_TILE**2)
+        tokens = routed / active
+        rows = active * (tokens + LEAST_ROWS + LOST_ROWS * tokens / (tokens + LOST_ROWS))
         busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
     fixed = p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     fixed += p[P_WALK] * (hidden + inter) / 1024.0
