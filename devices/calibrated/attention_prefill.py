@@ -18,7 +18,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CORES, H_PEAK
-from .terms import ceil_div, soft_max
+from .terms import soft_max
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
  X_GAP) = range(12)  # fmt: skip
@@ -61,8 +61,10 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     visited = min(kv, x[X_KEYS] + (edge if x[X_WINDOWED] > 0.0 else 0.5 * edge))
     if x[X_PREFIXED] > 0.0:
         visited += p[P_MASKED] * max(kv - visited, 0.0)
-    packed = kv_heads * ceil_div(q * heads / kv_heads, TILE)
-    tiles = packed * p[P_PACKING] + heads * ceil_div(q, TILE) * (1.0 - p[P_PACKING])
+    # At least one tile a head, or a group; between the two by their geometric mean.
+    packed = kv_heads * max(q * heads / kv_heads / TILE, 1.0)
+    alone = heads * max(q / TILE, 1.0)
+    tiles = packed ** p[P_PACKING] * alone ** (1.0 - p[P_PACKING])
     waves = x[X_BATCH] * tiles / h[H_CORES]
     rate = h[H_PEAK] * p[P_16] * (p[P_FP8] if x[X_FP8] > 0.0 else 1.0) / h[H_CORES]
     soft = p[P_SOFTMAX]
