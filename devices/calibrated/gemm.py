@@ -47,16 +47,23 @@ PARAMETERS = (
     Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.75, 0.2, 1.0, 0.3),
     Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one",
               0.85, 0.2, 1.0, 0.3),
-    Parameter("tile_half", "1", "tile side at which a core reaches half of its rate", 24.0, 1.0, 200.0),
+    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
+              0.85, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.4, 1.0, 0.15),
     Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
               3.0, 1.0, 12.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
-    Parameter("overlap", "1", "power of the soft maximum of tiles and memory", 3.0, 1.0, 10.0, 0.3),
+    Parameter("step_s", "s", "shortest step of 64 along k", 5e-8, 1e-9, 1e-6, 1.0),
 )  # fmt: skip
-(P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_TILE, P_MEMORY,
- P_DRAW, P_FILL, P_OVERLAP) = range(12)  # fmt: skip
+(P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
+ P_DRAW, P_FILL, P_STEP) = range(12)  # fmt: skip
 
+OVERLAP = 2.5
+"""Power of the soft maximum of arithmetic, operand loads and main memory."""
+TILE_HALF = 4.0
+"""Tile side at which a core reaches half of its rate."""
+HEATING_S = 5e-4
+"""Ideal duration at which half of the drop to the sustained rate has come."""
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps operands until they are read again."""
 TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
@@ -74,13 +81,15 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
         rate *= p[P_BLOCK]
     cores = h[H_CORES]
+    ideal = 2.0 * batch * m * n * k / (h[H_PEAK + code] * rate)
+    rate *= 1.0 - (1.0 - p[P_SUSTAINED]) * ideal / (ideal + HEATING_S)
     core_rate = h[H_PEAK + code] * rate / cores
     core_draw = p[P_DRAW] * h[H_BANDWIDTH] / cores
     best = np.inf
     for t in range(len(TILES_M)):
         tm, tn = TILES_M[t], TILES_N[t]
         tiles = batch * ceil_div(m, tm) * ceil_div(n, tn)
-        efficiency = 1.0 / (1.0 + p[P_TILE] * 0.5 * (1.0 / tm + 1.0 / tn))
+        efficiency = 1.0 / (1.0 + TILE_HALF * 0.5 * (1.0 / tm + 1.0 / tn))
         rows = min(m, tm)
         splits = 1.0
         while splits <= 16.0:
@@ -90,7 +99,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
             waves = ceil_div(tiles * splits, cores)
             math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
             load_s = (rows * x[X_INPUT] + min(n, tn) * x[X_WEIGHT]) * depth / core_draw
-            time = waves * (soft_max(math_s, load_s, p[P_OVERLAP]) + p[P_FILL])
+            busy = max(soft_max(math_s, load_s, OVERLAP), depth / 64.0 * p[P_STEP])
+            time = waves * (busy + p[P_FILL])
             if splits > 1.0:
                 time += splits * batch * m * n * 8.0 / (p[P_DRAW] * h[H_BANDWIDTH]) + p[P_FILL]
             best = min(best, time)
@@ -104,7 +114,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     else:
         cold += streams
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
-    total = p[P_LAUNCH] + soft_max(best, memory_s, p[P_OVERLAP])
+    total = p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:
         moved = batch * m * k * (2.0 + x[X_INPUT])
         total += p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
