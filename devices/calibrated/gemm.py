@@ -32,10 +32,11 @@ from .hardware import (
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
-from .terms import COLD, GRAPH_COPIES, ceil_div, resident, soft_max
+from .terms import COLD, GRAPH_COPIES, ceil_div, host_seconds, resident, soft_max
 
-(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES) = range(9)
-QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised", "copies")  # fmt: skip
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST) = range(10)
+QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
+              "copies", "host_s")  # fmt: skip
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 2.5e-6, 5e-7, 1e-5),
@@ -114,7 +115,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     else:
         cold += streams
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
-    total = p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
+    total = x[X_HOST] + p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:
         moved = batch * m * k * (2.0 + x[X_INPUT])
         total += p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
@@ -141,6 +142,7 @@ def from_table(table: Table) -> F8:
             table["m"], table["n"], table["k"], table["batch"], code,
             np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code],
             actquant, np.where(graph, GRAPH_COPIES, COLD),
+            host_seconds(table["timing"]),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -154,7 +156,7 @@ def from_op(op: Op) -> F8 | None:
         return None
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
     quantised = float(code not in (C_16, 1, C_W4A16))
-    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD])
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD, 0.0])
 
 
 def work(x: F8) -> tuple[F8, F8]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
 
@@ -10,6 +14,13 @@ COLD = 1e9
 """Copies of the operands between two uses of one: nothing stays in the cache."""
 GRAPH_COPIES = 6.0
 """Weight copies that the graph-replayed GEMM rows rotate (README of the tables: 5 or 6)."""
+WALL_S = 3e-5
+"""Launch and framework time inside wall-clock rows (README of the tables: 20 to 50 us)."""
+
+
+def host_seconds(timing: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Host time inside each measured row [s]."""
+    return np.where(timing == "wall", WALL_S, 0.0)
 
 
 @compiled_part

@@ -1,0 +1,127 @@
+"""Parameters of a family on any device: fitted, or from the devices most like it.
+
+A device without a fit takes the weighted geometric mean of the fitted devices, parameter by
+parameter. The weight of a device is ``sqrt(rows) * exp(-d**2 / 2)`` with `d` the distance between
+the two in three logarithms, in units of `UNITS`: FLOP per clock of one core (the generation of
+its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level cache. All
+parameters are fractions, multiples and latencies, so that the device's own peaks, bandwidth and
+cores carry the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from ..catalog import list_devices, load_device
+from ..spec import DeviceSpec, FamilyFitSpec
+from .errors import Errors
+from .family import F8, Family
+from .fit import TIME, Fit, Scales
+from .hardware import H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK, hardware
+
+UNITS = np.array([0.35, 0.7, 0.7])
+FLOOR = 1e-6
+"""Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the model uses on one device and why.
+
+    Attributes
+    ----------
+    fit : Fit
+    basis : str
+        "fitted", "transferred" (from other devices' fits) or "default".
+    errors : mapping of str to Errors
+        Of the device's own fit; empty where there is none.
+    near : tuple of (str, float)
+        Devices the parameters came from with their share, largest first.
+    """
+
+    fit: Fit
+    basis: str
+    rows: int
+    errors: dict[str, Errors]
+    near: tuple[tuple[str, float], ...] = ()
+
+
+def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:
+    """Parameters of a family on a device.
+
+    Parameters
+    ----------
+    spec : DeviceSpec
+    family : Family
+    without : collection of str
+        Devices whose fits are not used, for leave-one-device-out; the device's own fit too.
+    """
+    own = spec.calibration.get(family.name)
+    if own is not None and spec.name not in without:
+        errors = {
+            name: Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias)
+            for name, e in own.errors.items()
+        }
+        return Parameters(_fit(family, own), "fitted", own.rows, errors)
+    others = {
+        name: fitted
+        for name, fitted in _fitted(family.name).items()
+        if name not in without and name != spec.name
+    }
+    if not others:
+        return Parameters(Fit(family.defaults, {}), "default", 0, {})
+    here = features(hardware(spec))
+    distance = np.array([_distance(here, name) for name in others])
+    weight = np.sqrt([f.rows for f in others.values()]) * (np.exp(-(distance**2) / 2) + FLOOR)
+    weight /= weight.sum()
+    logs = np.log([family.vector(f.parameters) for f in others.values()])
+    mean = np.exp(weight @ logs)
+    near = sorted(zip(others, weight.tolist(), strict=True), key=lambda pair: -pair[1])
+    rows = sum(f.rows for f in others.values())
+    return Parameters(
+        Fit(mean, _shared_scales(others, dict(near))), "transferred", rows, {}, tuple(near[:3])
+    )
+
+
+def features(h: F8) -> F8:
+    """Three logarithms by which devices are compared."""
+    peak = h[H_PEAK]
+    return np.log(
+        [peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)]
+    )
+
+
+def _distance(here: F8, name: str) -> float:
+    there = features(hardware(load_device(name)[0]))
+    return float(np.linalg.norm((here - there) / UNITS))
+
+
+@cache
+def _fitted(family: str) -> dict[str, FamilyFitSpec]:
+    """Fits of one family in the catalog, by device."""
+    specs = (load_device(name)[0] for name in list_devices())
+    return {s.name: s.calibration[family] for s in specs if family in s.calibration}
+
+
+def _fit(family: Family, spec: FamilyFitSpec) -> Fit:
+    return Fit(family.vector(spec.parameters), {k: dict(v) for k, v in spec.frameworks.items()})
+
+
+def _shared_scales(others: dict[str, FamilyFitSpec], weight: dict[str, float]) -> Scales:
+    """Scales of the frameworks' own kernels carry over; factors on the whole time do not."""
+    sums: dict[str, dict[str, list[float]]] = {}
+    for device, fitted in others.items():
+        for framework, scales in fitted.frameworks.items():
+            for name, value in scales.items():
+                if name != TIME:
+                    entry = sums.setdefault(framework, {}).setdefault(name, [0.0, 0.0])
+                    entry[0] += weight[device] * float(np.log(value))
+                    entry[1] += weight[device]
+    return {
+        framework: {name: float(np.exp(total / w)) for name, (total, w) in entry.items()}
+        for framework, entry in sums.items()
+    }
