@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .family import F8, Family
 
-PRIOR = 0.05
+PRIOR = 0.02
 """Weight of a parameter one standard deviation from its default, in units of one row's
 residual of 5 %."""
 LOSS_SCALE = 0.05
