@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .hardware import H_BANDWIDTH, H_CACHE, H_PEAK
+from .hardware import H_BANDWIDTH, H_CACHE
 
 ABOVE_PEAK = 1.25
 """Clocks above the nominal one and rounding; no kernel computes faster than this."""
@@ -20,19 +20,18 @@ def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.ob
     """Reason for each row that cannot be a time of that device, else "".
 
     Traffic may come from the last-level cache as far as it fits there several times over;
-    arithmetic may not.
+    arithmetic and traffic over the link may not.
     """
-    flops, moved = family.work(x)
-    compute = flops / h[H_PEAK + family.code(x)]
-    memory = moved / h[H_BANDWIDTH]
-    cached = np.where(moved < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)
+    compute, memory, link = family.floors(h, x)
+    cached = np.where(memory * h[H_BANDWIDTH] < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)
+    rigid = np.maximum(compute, link) / ABOVE_PEAK
     reasons = np.full(len(measured), "", dtype=object)
     for i in np.flatnonzero(
         (measured < SHORTEST_S)
-        | (compute > ABOVE_PEAK * measured)
+        | (rigid > measured)
         | (memory > cached * measured)
     ):
-        floor = max(compute[i], memory[i] / cached[i], SHORTEST_S)
+        floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
         reasons[i] = (
             f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "
             f"{floor / measured[i]:.3g} times; is the unit seconds?"

@@ -81,7 +81,8 @@ def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout
     names = tuple(sorted(set(labels.tolist())))
     columns = tuple(family.index(name) for name in family.by_framework)
     informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)
-    informed[:, 0] = [np.count_nonzero(labels == name) >= FEW_ROWS for name in names]
+    if family.framework_time:
+        informed[:, 0] = [np.count_nonzero(labels == name) >= FEW_ROWS for name in names]
     base = family.seconds(np.exp(center), h, x)
     for j, column in enumerate(columns):
         moved = center.copy()

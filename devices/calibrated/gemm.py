@@ -9,8 +9,6 @@ where weights that a benchmark re-reads often enough come from the last-level ca
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 
@@ -20,8 +18,8 @@ from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import (
     C_16,
+    C_32,
     C_FP8_BLOCK,
-    C_INT8,
     C_NVFP4,
     C_W4A16,
     CODES,
@@ -65,10 +63,49 @@ TILE_HALF = 4.0
 """Tile side at which a core reaches half of its rate."""
 HEATING_S = 5e-4
 """Ideal duration at which half of the drop to the sustained rate has come."""
+MAX_SPLITS = 16.0
+"""Most parts that k is split into."""
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps operands until they are read again."""
 TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
 TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
+
+
+@compiled_part
+def tiled(
+    m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float,
+    core_rate: float, core_draw: float, fill_s: float, step_s: float,
+) -> float:
+    """Seconds of the cheapest tiling.
+
+    `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
+    and operand bytes per second of one core; main memory is left out.
+    """
+    best = np.inf
+    for t in range(len(TILES_M)):
+        tm, tn = TILES_M[t], TILES_N[t]
+        tiles = batch * ceil_div(m, tm) * ceil_div(n, tn)
+        efficiency = 1.0 / (1.0 + TILE_HALF * 0.5 * (1.0 / tm + 1.0 / tn))
+        splits = 1.0
+        while splits <= MAX_SPLITS:
+            depth = k / splits
+            if splits > 1.0 and depth < 128.0:
+                break
+            math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
+            load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
+            busy = max(soft_max(math_s, load_s, OVERLAP), depth / 64.0 * step_s)
+            time = ceil_div(tiles * splits, cores) * (busy + fill_s)
+            if splits > 1.0:  # partial sums in 32 bits, written and read
+                time += splits * batch * m * n * 8.0 / (core_draw * cores) + fill_s
+            best = min(best, time)
+            splits *= 2.0
+    return float(best)
+
+
+@compiled_part
+def warm_rate(ideal: float, sustained: float) -> float:
+    """Share of the rate left in a kernel of `ideal` seconds: power and heat lower the clock."""
+    return 1.0 - (1.0 - sustained) * ideal / (ideal + HEATING_S)
 
 
 @compiled_part
@@ -78,34 +115,16 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if m <= 0.0 or batch <= 0.0:
         return 0.0
     code = int(x[X_CODE])
-    rate = p[P_16] if code <= 1 or code == C_W4A16 else p[P_8]
+    rate = p[P_16] if code <= C_32 or code == C_W4A16 else p[P_8]
     if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
         rate *= p[P_BLOCK]
-    cores = h[H_CORES]
-    ideal = 2.0 * batch * m * n * k / (h[H_PEAK + code] * rate)
-    rate *= 1.0 - (1.0 - p[P_SUSTAINED]) * ideal / (ideal + HEATING_S)
-    core_rate = h[H_PEAK + code] * rate / cores
-    core_draw = p[P_DRAW] * h[H_BANDWIDTH] / cores
-    best = np.inf
-    for t in range(len(TILES_M)):
-        tm, tn = TILES_M[t], TILES_N[t]
-        tiles = batch * ceil_div(m, tm) * ceil_div(n, tn)
-        efficiency = 1.0 / (1.0 + TILE_HALF * 0.5 * (1.0 / tm + 1.0 / tn))
-        rows = min(m, tm)
-        splits = 1.0
-        while splits <= 16.0:
-            depth = k / splits
-            if splits > 1.0 and depth < 128.0:
-                break
-            waves = ceil_div(tiles * splits, cores)
-            math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
-            load_s = (rows * x[X_INPUT] + min(n, tn) * x[X_WEIGHT]) * depth / core_draw
-            busy = max(soft_max(math_s, load_s, OVERLAP), depth / 64.0 * p[P_STEP])
-            time = waves * (busy + p[P_FILL])
-            if splits > 1.0:
-                time += splits * batch * m * n * 8.0 / (p[P_DRAW] * h[H_BANDWIDTH]) + p[P_FILL]
-            best = min(best, time)
-            splits *= 2.0
+    rate *= h[H_PEAK + code]
+    rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_BANDWIDTH]
+    best = tiled(
+        m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL],
+        p[P_STEP],
+    )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
     cache = CACHE_SHARE * h[H_CACHE]
@@ -155,7 +174,7 @@ def from_op(op: Op) -> F8 | None:
     if code is None:
         return None
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
-    quantised = float(code not in (C_16, 1, C_W4A16))
+    quantised = float(code not in (C_16, C_32, C_W4A16))
     return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD, 0.0])
 
 

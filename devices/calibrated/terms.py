@@ -51,3 +51,15 @@ def ceil_div(a: float, b: float) -> float:
 def ramp(amount: float, half: float) -> float:
     """Share of the full rate at a size: 1/2 at `half`, towards 1 above."""
     return amount / (amount + half) if amount > 0.0 else 1.0
+
+
+@compiled_part
+def by_ranks(at_2: float, at_4: float, at_8: float, ranks: float) -> float:
+    """A quantity known at 2, 4 and 8 ranks: linear in the logarithm, constant outside."""
+    if ranks <= 2.0:
+        return at_2
+    if ranks >= 8.0:
+        return at_8
+    if ranks <= 4.0:
+        return at_2 + (at_4 - at_2) * (math.log2(ranks) - 1.0)
+    return at_4 + (at_8 - at_4) * (math.log2(ranks) - 2.0)
