@@ -25,6 +25,7 @@ from .hardware import (
     CODES,
     H_BANDWIDTH,
     H_CACHE,
+    H_CLOCK,
     H_CORES,
     H_PEAK,
     INPUT_BYTES,
@@ -49,13 +50,12 @@ PARAMETERS = (
     Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
               0.85, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.4, 1.0, 0.15),
-    Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
-              3.0, 1.0, 12.0),
+    Parameter("core_draw", "B", "operand bytes a core loads per clock", 64.0, 4.0, 1000.0, 0.7),
+    Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 1e-6, 5e-8, 5e-5, 1.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
-    Parameter("step_s", "s", "shortest step of 64 along k", 5e-8, 1e-9, 1e-6, 1.0),
 )  # fmt: skip
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
- P_DRAW, P_FILL, P_STEP) = range(12)  # fmt: skip
+ P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
 OVERLAP = 2.5
 """Power of the soft maximum of arithmetic, operand loads and main memory."""
@@ -74,7 +74,7 @@ TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
 @compiled_part
 def tiled(
     m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float,
-    core_rate: float, core_draw: float, fill_s: float, step_s: float,
+    core_rate: float, core_draw: float, fill_s: float, split_s: float,
 ) -> float:
     """Seconds of the cheapest tiling.
 
@@ -93,10 +93,10 @@ def tiled(
                 break
             math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
-            busy = max(soft_max(math_s, load_s, OVERLAP), depth / 64.0 * step_s)
+            busy = soft_max(math_s, load_s, OVERLAP)
             time = ceil_div(tiles * splits, cores) * (busy + fill_s)
             if splits > 1.0:  # partial sums in 32 bits, written and read
-                time += splits * batch * m * n * 8.0 / (core_draw * cores) + fill_s
+                time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
             best = min(best, time)
             splits *= 2.0
     return float(best)
@@ -120,10 +120,10 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate *= p[P_BLOCK]
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_BANDWIDTH]
+    cores, draw = h[H_CORES], h[H_CORES] * h[H_CLOCK] * p[P_DRAW]
     best = tiled(
         m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL],
-        p[P_STEP],
+        p[P_SPLIT],
     )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
