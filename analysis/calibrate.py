@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..devices.calibrated.calibrate import MIN_ROWS, FamilyFit, by_device, calibrate_family
+from ..devices.calibrated.calibrate import MIN_ROWS, FamilyFit, Rows, by_device, calibrate_family
 from ..devices.calibrated.store import device_yaml
 from ..devices.catalog import load_device
 from ..workloads.errors import InputError
 from ..workloads.kernel_tables import Skipped, read_tables
+from .calibration_report import report
 from .result import Result
 
 ALL = "all"
@@ -26,11 +27,14 @@ class Calibration(Result):
     ----------
     fits : mapping of str to mapping of str to FamilyFit
         Device -> family -> fit.
+    measured : mapping of str to mapping of str to Rows
+        The rows used, also of families with too few of them to fit.
     skipped : list of Skipped
         Rows not used and why.
     """
 
     fits: Mapping[str, Mapping[str, FamilyFit]]
+    measured: Mapping[str, Mapping[str, Rows]]
     skipped: Sequence[Skipped]
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +62,10 @@ class Calibration(Result):
     def yaml(self, device: str) -> str:
         """The device's description with the fitted parameters."""
         return device_yaml(device, self.fits[device])
+
+    def report(self) -> str:
+        """The page of cross-validated errors, as Markdown."""
+        return report(self.fits, self.measured)
 
 
 def _plain(done: FamilyFit) -> dict[str, Any]:
@@ -112,9 +120,7 @@ def calibrate(
     read, skipped = read_tables(tables)
     if wanted is not None:
         names = {name: table["device"] for name, table in read.items()}
-        read = {
-            name: table.take(_of_device(names[name], wanted)) for name, table in read.items()
-        }
+        read = {name: table.take(_of_device(names[name], wanted)) for name, table in read.items()}
         read = {name: table for name, table in read.items() if len(table)}
     found = by_device(read, skipped)
     fits: dict[str, dict[str, FamilyFit]] = {}
@@ -129,7 +135,7 @@ def calibrate(
         raise InputError(
             f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables"
         )
-    return Calibration(fits, skipped)
+    return Calibration(fits, {name: rows for name, (_, rows) in found.items()}, skipped)
 
 
 def _of_device(names: Any, wanted: str) -> Any:

@@ -212,6 +212,7 @@ def calibrate_command(
     if folder:
         for name in result.fits:
             folder.text(f"{name}.yaml", result.yaml(name))
+        folder.text("calibration.md", result.report())
     _show(result, as_json)
 
 

@@ -126,7 +126,7 @@ class FamilyFitSpec(Spec):
     date: str
     tables: tuple[str, ...]
     parameters: Annotated[dict[str, Positive], Field(min_length=1)]
-    frameworks: dict[str, dict[str, Positive]] = {}
+    frameworks: dict[str, dict[str, Positive]] = Field(default_factory=dict)
     errors: dict[Literal["fit", "by_shape", "by_source"], ErrorSpec]
     bounds: BoundsSpec
 
@@ -147,7 +147,7 @@ class DeviceSpec(Spec):
     placement: str = "op-per-byte"
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
-    calibration: dict[Name, FamilyFitSpec] = {}
+    calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
 
 
 class SystemSpec(Spec):

@@ -56,7 +56,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     else:
         hops = 2.0 * (n - 1.0) * p[P_HOP]
         total = p[P_LAUNCH] + hops + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
-    return max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH])
+    return float(max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]))
 
 
 @compiled

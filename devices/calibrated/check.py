@@ -27,9 +27,7 @@ def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.ob
     rigid = np.maximum(compute, link) / ABOVE_PEAK
     reasons = np.full(len(measured), "", dtype=object)
     for i in np.flatnonzero(
-        (measured < SHORTEST_S)
-        | (rigid > measured)
-        | (memory > cached * measured)
+        (measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)
     ):
         floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
         reasons[i] = (

@@ -61,7 +61,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         share = 1.0
     wire = x[X_BYTES] * share / link
     total = fixed + hops + wire + 2.0 * chunks * math.sqrt(hops * wire)
-    return max(total, x[X_BYTES] * share / h[H_LINK_BANDWIDTH])
+    return float(max(total, x[X_BYTES] * share / h[H_LINK_BANDWIDTH]))
 
 
 @compiled

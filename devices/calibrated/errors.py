@@ -51,9 +51,7 @@ def by_shape(
     return out
 
 
-def by_source(
-    family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit
-) -> F8 | None:
+def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others; None where there is one."""
     names = sorted(set(labels.tolist()))
     if len(names) < 2:

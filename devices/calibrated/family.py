@@ -129,7 +129,8 @@ class Family:
 
     def roofline(self, h: F8, x: F8) -> F8:
         """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
-        return np.maximum.reduce(self.floors(h, x))
+        compute, memory, link = self.floors(h, x)
+        return np.maximum(np.maximum(compute, memory), link)
 
     def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
         """Seconds of arithmetic, main memory and link alone, at nominal rates."""

@@ -74,7 +74,8 @@ class _Layout:
         """Log scales, shape (frameworks, 1 + columns): centred, 0 where nothing tells them."""
         raw = theta[self.size :].reshape(self.informed.shape) * self.informed
         count = np.maximum(self.informed.sum(axis=0), 1)
-        return (raw - raw.sum(axis=0) / count) * self.informed
+        out: F8 = (raw - raw.sum(axis=0) / count) * self.informed
+        return out
 
 
 def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout:
@@ -159,7 +160,7 @@ def fit(
             theta[:n] += rng.normal(size=n) * spread * 0.7
         end = least_squares(
             residuals, np.clip(theta, bounds[0] + margin, bounds[1] - margin), bounds=bounds,
-            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=1e-4, x_scale=steps, max_nfev=60,
+            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=np.full(steps.size, 1e-4), x_scale=steps, max_nfev=60,
             ftol=1e-5, xtol=1e-5,
         )  # fmt: skip
         if end.cost < lowest:

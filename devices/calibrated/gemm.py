@@ -73,8 +73,17 @@ TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
 
 @compiled_part
 def tiled(
-    m: float, n: float, k: float, batch: float, weight: float, value: float, cores: float,
-    core_rate: float, core_draw: float, fill_s: float, split_s: float,
+    m: float,
+    n: float,
+    k: float,
+    batch: float,
+    weight: float,
+    value: float,
+    cores: float,
+    core_rate: float,
+    core_draw: float,
+    fill_s: float,
+    split_s: float,
 ) -> float:
     """Seconds of the cheapest tiling.
 
@@ -88,16 +97,15 @@ def tiled(
         efficiency = 1.0 / (1.0 + TILE_HALF * 0.5 * (1.0 / tm + 1.0 / tn))
         splits = 1.0
         while splits <= MAX_SPLITS:
-            depth = k / splits
-            if splits > 1.0 and depth < 128.0:
-                break
+            depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
             math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
-            busy = soft_max(math_s, load_s, OVERLAP)
-            time = ceil_div(tiles * splits, cores) * (busy + fill_s)
-            if splits > 1.0:  # partial sums in 32 bits, written and read
-                time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
-            best = min(best, time)
+            waves = ceil_div(tiles * splits, cores)
+            if waves * (max(math_s, load_s) + fill_s) < best:  # else no need for the power
+                time = waves * (soft_max(math_s, load_s, OVERLAP) + fill_s)
+                if splits > 1.0:  # partial sums in 32 bits, written and read
+                    time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
+                best = min(best, time)
             splits *= 2.0
     return float(best)
 
@@ -122,7 +130,16 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
     cores, draw = h[H_CORES], h[H_CORES] * h[H_CLOCK] * p[P_DRAW]
     best = tiled(
-        m, n, k, batch, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL],
+        m,
+        n,
+        k,
+        batch,
+        x[X_WEIGHT],
+        x[X_INPUT],
+        cores,
+        rate / cores,
+        draw / cores,
+        p[P_FILL],
         p[P_SPLIT],
     )
     weights = batch * n * k * x[X_WEIGHT]

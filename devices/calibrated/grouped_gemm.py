@@ -51,7 +51,16 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     rate *= warm_rate(2.0 * groups * m * n * k / rate, p[P_SUSTAINED])
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_BANDWIDTH]
     tiles_s = tiled(
-        m, n, k, groups, x[X_WEIGHT], x[X_INPUT], cores, rate / cores, draw / cores, p[P_FILL],
+        m,
+        n,
+        k,
+        groups,
+        x[X_WEIGHT],
+        x[X_INPUT],
+        cores,
+        rate / cores,
+        draw / cores,
+        p[P_FILL],
         p[P_STEP],
     )
     moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))

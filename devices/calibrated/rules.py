@@ -10,7 +10,7 @@ cores carry the rest.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -19,7 +19,7 @@ import numpy as np
 from ..catalog import list_devices, load_device
 from ..spec import DeviceSpec, FamilyFitSpec
 from .errors import Errors
-from .family import F8, Family
+from .family import F8, Family, families
 from .fit import TIME, Fit, Scales
 from .hardware import H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK, hardware
 
@@ -50,6 +50,15 @@ class Parameters:
     near: tuple[tuple[str, float], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """A fitted device that others take parameters from."""
+
+    rows: int
+    fit: Fit
+    h: F8
+
+
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:
     """Parameters of a family on a device.
 
@@ -63,64 +72,71 @@ def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) 
     own = spec.calibration.get(family.name)
     if own is not None and spec.name not in without:
         errors = {
-            name: Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias)
+            str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias)
             for name, e in own.errors.items()
         }
         return Parameters(_fit(family, own), "fitted", own.rows, errors)
-    others = {
-        name: fitted
-        for name, fitted in _fitted(family.name).items()
+    donors = {
+        name: donor
+        for name, donor in _catalog(family.name).items()
         if name not in without and name != spec.name
     }
-    if not others:
+    return transfer(hardware(spec), family, donors)
+
+
+def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
+    """Parameters of a device from other devices' fits, by the rule of this module."""
+    if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
-    here = features(hardware(spec))
-    distance = np.array([_distance(here, name) for name in others])
-    weight = np.sqrt([f.rows for f in others.values()]) * (np.exp(-(distance**2) / 2) + FLOOR)
+    here = features(h)
+    distance = np.array(
+        [float(np.linalg.norm((here - features(d.h)) / UNITS)) for d in donors.values()]
+    )
+    weight = np.sqrt([d.rows for d in donors.values()]) * (np.exp(-(distance**2) / 2) + FLOOR)
     weight /= weight.sum()
-    logs = np.log([family.vector(f.parameters) for f in others.values()])
-    mean = np.exp(weight @ logs)
-    near = sorted(zip(others, weight.tolist(), strict=True), key=lambda pair: -pair[1])
-    rows = sum(f.rows for f in others.values())
+    mean = np.exp(weight @ np.log([d.fit.values for d in donors.values()]))
+    shares = dict(zip(donors, weight.tolist(), strict=True))
+    near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
+    rows = sum(d.rows for d in donors.values())
     return Parameters(
-        Fit(mean, _shared_scales(others, dict(near))), "transferred", rows, {}, tuple(near[:3])
+        Fit(mean, _shared_scales(donors, shares)), "transferred", rows, {}, tuple(near)
     )
 
 
 def features(h: F8) -> F8:
     """Three logarithms by which devices are compared."""
     peak = h[H_PEAK]
-    return np.log(
-        [peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)]
-    )
-
-
-def _distance(here: F8, name: str) -> float:
-    there = features(hardware(load_device(name)[0]))
-    return float(np.linalg.norm((here - there) / UNITS))
+    return np.log([peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)])
 
 
 @cache
-def _fitted(family: str) -> dict[str, FamilyFitSpec]:
+def _catalog(family: str) -> dict[str, Donor]:
     """Fits of one family in the catalog, by device."""
     specs = (load_device(name)[0] for name in list_devices())
-    return {s.name: s.calibration[family] for s in specs if family in s.calibration}
+    return {
+        s.name: Donor(
+            s.calibration[family].rows, _fit(families()[family], s.calibration[family]),
+            hardware(s),
+        )
+        for s in specs
+        if family in s.calibration
+    }  # fmt: skip
 
 
 def _fit(family: Family, spec: FamilyFitSpec) -> Fit:
     return Fit(family.vector(spec.parameters), {k: dict(v) for k, v in spec.frameworks.items()})
 
 
-def _shared_scales(others: dict[str, FamilyFitSpec], weight: dict[str, float]) -> Scales:
+def _shared_scales(donors: Mapping[str, Donor], shares: Mapping[str, float]) -> Scales:
     """Scales of the frameworks' own kernels carry over; factors on the whole time do not."""
     sums: dict[str, dict[str, list[float]]] = {}
-    for device, fitted in others.items():
-        for framework, scales in fitted.frameworks.items():
+    for device, donor in donors.items():
+        for framework, scales in donor.fit.scales.items():
             for name, value in scales.items():
                 if name != TIME:
                     entry = sums.setdefault(framework, {}).setdefault(name, [0.0, 0.0])
-                    entry[0] += weight[device] * float(np.log(value))
-                    entry[1] += weight[device]
+                    entry[0] += shares[device] * float(np.log(value))
+                    entry[1] += shares[device]
     return {
         framework: {name: float(np.exp(total / w)) for name, (total, w) in entry.items()}
         for framework, entry in sums.items()
