@@ -191,6 +191,80 @@ def simulate_command(
     _show(result, as_json, _heading(result), _closing(result))
 
 
+@app.command("calibrate")
+def calibrate_command(
+    tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
+    device: Annotated[str, typer.Option(help="Catalog device, or all of the tables.")],
+    date: Annotated[str | None, typer.Option(help="Date to store, YYYY-MM-DD.")] = None,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Fit a device's kernel models to measured tables; --out writes its YAML."""
+    from .calibrate import calibrate
+
+    folder = _folder(out)
+    watched = sys.stderr.isatty()
+    result = calibrate(
+        tables, device, date=date,
+        progress=(lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None,
+    )  # fmt: skip
+    _warn_skipped(result.skipped)
+    if folder:
+        for name in result.fits:
+            folder.text(f"{name}.yaml", result.yaml(name))
+        folder.text("calibration.md", result.report())
+    _show(result, as_json)
+
+
+validate_app = typer.Typer(
+    help="Compare predictions with measurements.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(validate_app, name="validate")
+
+
+@validate_app.command("kernels")
+def validate_kernels_command(
+    tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")
+    ] = None,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Kernel models against measured tables; exits 1 past the bounds in a device's YAML."""
+    from .validate_kernels import validate_kernels
+
+    folder = _folder(out)
+    target = _file(predictions)
+    result = validate_kernels(tables)
+    _warn_skipped(result.skipped)
+    if target:
+        target[0].table(target[1], result.predictions())
+    if folder:
+        folder.json("kernels.json", result.to_dict())
+        folder.table("predictions.csv", result.predictions())
+    _show(result, as_json, closing=f"{len(result.skipped)} rows or files skipped")
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _file(path: str | None) -> tuple[Any, str] | None:
+    """The folder of a result file, opened, and the file's name in it."""
+    if path is None:
+        return None
+    from pathlib import Path
+
+    if Path(path).is_dir() or not Path(path).name:
+        raise InputError(f"--predictions {path!r}", "is a folder; name a file in it")
+    return _folder(str(Path(path).parent)), Path(path).name
+
+
+def _warn_skipped(skipped: Sequence[object], most: int = 20) -> None:
+    _warn([f"skipped {row}" for row in skipped[:most]])
+    if len(skipped) > most:
+        _warn([f"skipped {len(skipped) - most} more rows or files (all with --json)"])
+
+
 def _heading(result: Result) -> str | None:
     from .simulate import Simulation
 

@@ -48,6 +48,17 @@ class OutputFolder:
         text = to_json(data, indent=1) + "\n"
         return self.write(name, lambda path: _write_text(path, text))
 
+    def text(self, name: str, text: str) -> Path:
+        """Write text as it is."""
+        return self.write(name, lambda path: _write_text(path, text))
+
+    def table(self, name: str, columns: Mapping[str, npt.NDArray[Any]]) -> Path:
+        """Write a table with numbers of six significant digits."""
+        import pandas as pd
+
+        frame = pd.DataFrame(dict(columns))
+        return self.write(name, lambda path: frame.to_csv(path, index=False, float_format="%.6g"))
+
     def csv(self, name: str, columns: Mapping[str, npt.NDArray[np.generic]]) -> Path:
         """Write a table; times with 9 decimals, so that equal runs are equal bytes."""
         import pandas as pd

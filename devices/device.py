@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..workloads.errors import SpecError
@@ -102,9 +102,27 @@ class SharedMemoryDevice:
         return RegionCost(longest, tuple(ops))
 
 
-def build_device(spec: DeviceSpec) -> SharedMemoryDevice:
-    """Turn a description into a device with roofline cost models."""
+def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryDevice:
+    """Turn a description into a device.
+
+    Parameters
+    ----------
+    spec : DeviceSpec
+    calibrated : bool
+        Cost the ops of a GPU-class product with the fitted kernel models where its cores and
+        clock are known; otherwise, and for every other device (the systems of the Duplex paper
+        among them), with rooflines.
+    """
     processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
+    if calibrated:
+        from .calibrated.model import calibrated_model, can_calibrate
+
+        if can_calibrate(spec):
+            processors = {
+                name: replace(p, model=calibrated_model(spec, p.model))
+                for name, p in processors.items()
+                if isinstance(p.model, Roofline)
+            }
     return SharedMemoryDevice(spec, processors)
 
 

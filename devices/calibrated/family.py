@@ -86,6 +86,11 @@ class Family:
     by_framework : tuple of str
         Parameters that each serving framework may scale (its own auxiliary kernel), besides
         the factor on the whole time. Every such set of scales has geometric mean 1.
+    sent : callable, optional
+        ``sent(x)``: least bytes that a device must send over its link.
+    framework_time : bool
+        Whether frameworks also have a factor on the whole time; not where each timed other
+        kernels of the family, which the factor would then stand for.
     """
 
     name: str
@@ -99,6 +104,8 @@ class Family:
     work: Callable[[F8], tuple[F8, F8]]
     code: Callable[[F8], npt.NDArray[np.int64]]
     by_framework: tuple[str, ...] = ()
+    sent: Callable[[F8], F8] | None = None
+    framework_time: bool = True
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:
@@ -121,11 +128,18 @@ class Family:
         return self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64))
 
     def roofline(self, h: F8, x: F8) -> F8:
-        """Larger of FLOP over peak and least bytes over bandwidth, at nominal rates [s]."""
-        from .hardware import H_BANDWIDTH, H_PEAK
+        """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
+        compute, memory, link = self.floors(h, x)
+        return np.maximum(np.maximum(compute, memory), link)
+
+    def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
+        """Seconds of arithmetic, main memory and link alone, at nominal rates."""
+        from .hardware import H_BANDWIDTH, H_LINK_BANDWIDTH, H_PEAK
 
         flops, moved = self.work(x)
-        return np.maximum(flops / h[H_PEAK + self.code(x)], moved / h[H_BANDWIDTH])
+        sent = np.zeros(len(x)) if self.sent is None else self.sent(x)
+        rate = h[H_PEAK + self.code(x)]
+        return flops / rate, moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
 
 
 FAMILIES: Registry[Family] = Registry("kernel family")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .family import F8, Family
 
-PRIOR = 0.05
+PRIOR = 0.02
 """Weight of a parameter one standard deviation from its default, in units of one row's
 residual of 5 %."""
 LOSS_SCALE = 0.05
@@ -19,6 +19,8 @@ FACTOR_SPREAD = 0.15
 """Usual spread of frameworks around each other, as a standard deviation of the logarithm."""
 SCALE_SPREAD = 0.7
 """The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
+FEW_ROWS = 20
+"""A framework with fewer rows has no scale of its own."""
 TIME = "time"
 Labels = npt.NDArray[np.object_]
 Scales = Mapping[str, Mapping[str, float]]
@@ -72,20 +74,23 @@ class _Layout:
         """Log scales, shape (frameworks, 1 + columns): centred, 0 where nothing tells them."""
         raw = theta[self.size :].reshape(self.informed.shape) * self.informed
         count = np.maximum(self.informed.sum(axis=0), 1)
-        return (raw - raw.sum(axis=0) / count) * self.informed
+        out: F8 = (raw - raw.sum(axis=0) / count) * self.informed
+        return out
 
 
 def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout:
     names = tuple(sorted(set(labels.tolist())))
     columns = tuple(family.index(name) for name in family.by_framework)
-    informed = np.ones((len(names), 1 + len(columns)), dtype=np.bool_)
+    informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)
+    if family.framework_time:
+        informed[:, 0] = [np.count_nonzero(labels == name) >= FEW_ROWS for name in names]
     base = family.seconds(np.exp(center), h, x)
     for j, column in enumerate(columns):
         moved = center.copy()
         moved[column] += 0.1
         matters = np.abs(np.log(family.seconds(np.exp(moved), h, x) / base)) > 1e-3
         for i, name in enumerate(names):
-            informed[i, 1 + j] = np.count_nonzero(matters & (labels == name)) >= 5
+            informed[i, 1 + j] = np.count_nonzero(matters & (labels == name)) >= FEW_ROWS
     informed &= informed.sum(axis=0) > 1
     return _Layout(family, names, columns, informed)
 
@@ -99,6 +104,7 @@ def fit(
     *,
     prior: F8 | None = None,
     starts: int = 3,
+    start: F8 | None = None,
 ) -> Fit:
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
 
@@ -113,6 +119,8 @@ def fit(
         Values the parameters are drawn to; the family's defaults without it.
     starts : int
         Starting points; the best end is kept.
+    start : float64 array, optional
+        One starting point instead, such as the fit to all rows in cross-validation.
     """
     from scipy.optimize import least_squares
 
@@ -145,13 +153,14 @@ def fit(
     margin = 1e-6 * (bounds[1] - bounds[0])
     rng = np.random.default_rng(0)
     best, lowest = center, np.inf
-    for start in range(starts):
-        theta = np.concatenate([center, np.zeros(limit.size)])
-        if start:
+    first = center if start is None else np.clip(np.log(start), low, high)
+    for number in range(starts if start is None else 1):
+        theta = np.concatenate([first, np.zeros(limit.size)])
+        if number:
             theta[:n] += rng.normal(size=n) * spread * 0.7
         end = least_squares(
             residuals, np.clip(theta, bounds[0] + margin, bounds[1] - margin), bounds=bounds,
-            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=1e-4, x_scale=steps, max_nfev=60,
+            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=np.full(steps.size, 1e-4), x_scale=steps, max_nfev=60,
             ftol=1e-5, xtol=1e-5,
         )  # fmt: skip
         if end.cost < lowest:
