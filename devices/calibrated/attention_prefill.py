@@ -149,5 +149,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
-           QUANTITIES, rows, from_table, from_op, work, code_of)
+           QUANTITIES, rows, from_table, from_op, work, code_of, ("launch_s",))
 )  # fmt: skip
