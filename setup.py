@@ -11,7 +11,7 @@ setup(
     package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
     package_data={
         "opbyte": ["py.typed"],
-        "opbyte.devices": ["specs/*.yaml"],
+        "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
         "opbyte.kernels": ["measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },

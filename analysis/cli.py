@@ -252,13 +252,85 @@ def reproduce_command(
         raise typer.Exit(1)
 
 
-def _folder(out: str | None) -> AbstractContextManager[OutputFolder | None]:
-    """Open the folder of ``--out``, before the work."""
+@app.command("calibrate")
+def calibrate_command(
+    tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
+    device: Annotated[str, typer.Option(help="Catalog device, or all of the tables.")],
+    date: Annotated[str | None, typer.Option(help="Date to store, YYYY-MM-DD.")] = None,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Fit a device's kernel models to measured tables; --out writes its YAML."""
+    from .calibrate import calibrate
+
+    watched = sys.stderr.isatty()
+    with _folder(out) as folder:
+        result = calibrate(
+            tables, device, date=date,
+            progress=(lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None,
+        )  # fmt: skip
+        if folder:
+            for name in result.fits:
+                folder.text(f"{name}.yaml", result.yaml(name))
+            folder.text("calibration.md", result.report())
+    _warn_skipped(result.skipped)
+    _show(result, as_json)
+
+
+validate_app = typer.Typer(
+    help="Compare predictions with measurements.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(validate_app, name="validate")
+
+
+@validate_app.command("kernels")
+def validate_kernels_command(
+    tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")
+    ] = None,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Kernel models against measured tables; exits 1 past the bounds in a device's YAML."""
+    from .output import SIGNIFICANT
+    from .validate_kernels import validate_kernels
+
+    with _folder(out) as folder, _folder(_parent(predictions), "--predictions") as beside:
+        result = validate_kernels(tables)
+        if beside and predictions:
+            beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
+        if folder:
+            folder.json("kernels.json", result.to_dict())
+            folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
+    _warn_skipped(result.skipped)
+    _show(result, as_json)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _parent(path: str | None) -> str | None:
+    """The folder of a result file."""
+    if path is None:
+        return None
+    if os.path.isdir(path) or not os.path.basename(path):
+        raise InputError(f"--predictions {path!r}", "is a folder; name a file in it")
+    return os.path.dirname(path) or "."
+
+
+def _warn_skipped(skipped: Sequence[object], most: int = 20) -> None:
+    _warn([f"skipped {row}" for row in skipped[:most]])
+    if len(skipped) > most:
+        _warn([f"skipped {len(skipped) - most} more rows or files (all with --json)"])
+
+
+def _folder(out: str | None, option: str = "--out") -> AbstractContextManager[OutputFolder | None]:
+    """Open the folder of an option, before the work."""
     if out is None:
         return nullcontext()
     from .output import OutputFolder
 
-    return OutputFolder(out)
+    return OutputFolder(out, option)
 
 
 def _show(result: Result, as_json: bool) -> None:

@@ -19,6 +19,9 @@ from .result import plain
 STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
 
+SIGNIFICANT = "%.6g"
+"""Format of predictions beside measurements, which carry six digits."""
+
 
 class OutputFolder:
     """A folder for result files, made and tried out when it is opened.
@@ -85,6 +88,10 @@ class OutputFolder:
     def json(self, name: str, data: Any) -> None:
         """Write plain data as indented JSON."""
         text = to_json(data, indent=1) + "\n"
+        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def text(self, name: str, text: str) -> None:
+        """Write text as it is."""
         self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def csv(

@@ -21,6 +21,7 @@ from ..workloads.specfile import (
     build,
     describe,
     load_description,
+    merge,
     read_yaml,
     source_table,
 )
@@ -207,7 +208,10 @@ def _find(text: str, path: Path) -> Path:
         return shared
     found = _lookup(text)
     if found is not None:
-        return _catalog_files()[found]
+        # A catalog file takes over another's hardware, never its fit; a user's file takes both.
+        own = path.resolve().is_relative_to(_folder().resolve())
+        fitted = None if own else _calibrated(found)
+        return fitted or _catalog_files()[found]
     if _is_path(text):
         return path.parent / text
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
@@ -220,6 +224,12 @@ def _is_path(text: str) -> bool:
 
 def _folder() -> Path:
     return Path(str(files("opbyte.devices") / "specs"))
+
+
+def _calibrated(name: str) -> Path | None:
+    """The file of a catalog device's fitted parameters, as ``opbyte calibrate`` wrote it."""
+    path = _folder() / "calibrated" / f"{name}.yaml"
+    return path if path.is_file() else None
 
 
 @cache
@@ -258,7 +268,13 @@ def _lookup(name: str) -> str | None:
 @cache
 def _catalog_device(name: str) -> tuple[DeviceSpec, dict[str, str]]:
     path = _catalog_files()[name]
-    spec, sources = build(DeviceSpec, load_description(path, _find, IDENTITY))
+    description = load_description(path, _find, IDENTITY)
+    fitted = _calibrated(name)
+    if fitted is not None:
+        raw = {k: v for k, v in read_yaml(fitted).items() if k in ("sources", "calibration")}
+        over = describe(raw, fitted)
+        description = Description(merge(description.tree, over.tree), path)
+    spec, sources = build(DeviceSpec, description)
     if spec.name != name:
         raise SpecError(f"{path}: name", f"must be {name!r}, as the file is named")
     return spec, sources

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from ..workloads.errors import SpecError
@@ -102,15 +102,33 @@ class SharedMemoryDevice:
         return RegionCost(longest, tuple(ops))
 
 
-def build_device(spec: DeviceSpec) -> SharedMemoryDevice:
-    """Turn a description into a device with roofline cost models."""
+def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryDevice:
+    """Turn a description into a device.
+
+    Parameters
+    ----------
+    spec : DeviceSpec
+    calibrated : bool
+        Cost the ops of a GPU-class product with the fitted kernel models where its cores and
+        clock are known; otherwise, and for every other device (the systems of the Duplex paper
+        among them), with rooflines.
+    """
     processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
+    if calibrated:
+        from .calibrated.model import calibrated_model, can_calibrate
+
+        if can_calibrate(spec):
+            processors = {
+                name: replace(p, model=calibrated_model(spec, p.model))
+                for name, p in processors.items()
+                if isinstance(p.model, Roofline)
+            }
     return SharedMemoryDevice(spec, processors)
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
-    peak = _peak(spec, device, bandwidth)
+    peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
     model = Roofline(
@@ -127,7 +145,7 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     return Processor(name, spec.kind, runs, peak, bandwidth, model)
 
 
-def _peak(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
+def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
     """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
     if spec.peak_flops_per_s is not None:
         return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")

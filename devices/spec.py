@@ -97,6 +97,43 @@ class LinkSpec(Spec):
     energy_J_per_byte: NonNegative = 0.0
 
 
+class ErrorSpec(Spec):
+    """How far predictions are from measurements: fractions of the measured time.
+
+    `median_bias` is the median of predicted / measured - 1.
+    """
+
+    rows: Count
+    median_ape: NonNegative
+    p90_ape: NonNegative
+    median_bias: Annotated[float, Field(gt=-1)]
+
+
+class BoundsSpec(Spec):
+    """Largest errors that ``opbyte validate kernels`` accepts."""
+
+    median_ape: Positive
+    p90_ape: Positive
+    median_bias: Positive
+
+
+class FamilyFitSpec(Spec):
+    """Fitted parameters of one kernel family, and how well they predict.
+
+    `frameworks` scales the whole time ("time") or single parameters for each serving framework;
+    `errors` are of the fit itself and of cross-validation ("by_shape": five folds over distinct
+    shapes; "by_source": each framework left out in turn).
+    """
+
+    rows: Count
+    date: str
+    tables: tuple[str, ...]
+    parameters: Annotated[dict[str, Positive], Field(min_length=1)]
+    frameworks: dict[str, dict[str, Positive]] = Field(default_factory=dict)
+    errors: dict[Literal["fit", "by_shape", "by_source"], ErrorSpec]
+    bounds: BoundsSpec
+
+
 class DeviceSpec(Spec):
     """One device: processors that share a memory, its links, power and price."""
 
@@ -113,6 +150,7 @@ class DeviceSpec(Spec):
     placement: str = "op-per-byte"
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
+    calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
 
 
 class SystemSpec(Spec):

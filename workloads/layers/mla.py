@@ -85,7 +85,7 @@ class LatentAttention:
         return Op(
             name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
             shape={"batch": m.prefills, "tokens": m.prefill_tokens, "kv": m.prefill_kv(0),
-                   "heads": self.heads},
+                   "pairs": m.prefill_pairs(0), "heads": self.heads},
             dtype=num.default,
             flops=2.0 * self.heads * width * pairs,
             act_bytes=row * (m.prefill_tokens + m.prefill_kv(0)) + scores,

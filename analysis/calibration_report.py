@@ -1,0 +1,102 @@
+"""The page of cross-validated errors (docs/calibration.md), from the fits of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..devices.calibrated.calibrate import FamilyFit, Rows
+from ..devices.calibrated.errors import Errors, errors
+from ..devices.calibrated.family import families
+from ..devices.calibrated.fit import predict
+from ..devices.calibrated.rules import Donor, transfer
+
+Fits = Mapping[str, Mapping[str, FamilyFit]]
+INTRO = """\
+# Calibrated kernel models
+
+This page is written by `opbyte calibrate TABLES --device all --out DIR`, beside the device files
+that the catalog keeps in `devices/specs/calibrated/`. Errors are fractions of the measured time:
+median and 90th percentile of |predicted / measured - 1|, and the median of predicted / measured - 1
+(bias).
+
+- *fit*: the rows the parameters were fitted to.
+- *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
+- *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
+- *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
+  mean of the other devices' (rule in `devices/calibrated/rules.py`).
+
+Every family has at most 12 parameters a device. A framework may scale the whole time and the
+parameters of its own auxiliary kernels; such scales have geometric mean 1 over the frameworks of a
+device.
+"""
+
+
+def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
+    """Errors of each family on each device with parameters from the other devices alone.
+
+    Returns
+    -------
+    dict
+        family -> device -> Errors.
+    """
+    out: dict[str, dict[str, Errors]] = {}
+    for name, family in families().items():
+        donors = {
+            device: Donor(done[name].rows, done[name].fit, rows[device][name].h)
+            for device, done in fits.items()
+            if name in done
+        }
+        for device, found in rows.items():
+            others = {d: donor for d, donor in donors.items() if d != device}
+            if name not in found or not others:
+                continue
+            r = found[name]
+            known = transfer(r.h, family, others)
+            predicted = predict(family, known.fit, r.h, r.x, r.labels)
+            out.setdefault(name, {})[device] = errors(predicted, r.measured)
+    return out
+
+
+def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
+    """The page as Markdown."""
+    others = leave_one_device_out(fits, rows)
+    parts = [INTRO]
+    for name, family in families().items():
+        devices = [device for device in sorted(rows) if name in rows[device]]
+        if not devices:
+            continue
+        parts.append(f"## {family.title} (`{name}`)\n")
+        parts.append(_table([_row(d, name, fits, rows, others) for d in devices]))
+        parts.append("Parameters:\n")
+        parts.append(
+            "\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n"
+        )
+    return "\n".join(parts)
+
+
+HEAD = ("device", "rows", "fit", "by shape", "by source", "from others")
+
+
+def _row(
+    device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
+    others: Mapping[str, Mapping[str, Errors]],
+) -> list[str]:  # fmt: skip
+    done = fits.get(device, {}).get(name)
+    cells = [device, str(len(rows[device][name].measured))]
+    for kind in ("fit", "by_shape", "by_source"):
+        cells.append(_cell(None if done is None else done.errors.get(kind)))
+    return [*cells, _cell(others.get(name, {}).get(device))]
+
+
+def _cell(e: Errors | None) -> str:
+    if e is None:
+        return "-"
+    return f"{100 * e.median_ape:.1f} / {100 * e.p90_ape:.0f} / {100 * e.median_bias:+.1f} %"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["Median / 90th percentile / bias:\n", "| " + " | ".join(HEAD) + " |"]
+    lines.append("|" + "---|" * len(HEAD))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

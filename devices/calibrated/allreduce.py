@@ -1,0 +1,100 @@
+"""All-reduce inside a node: a library's ring or tree, and the frameworks' own small kernels.
+
+The library: a kernel, the latency of the hops (2(n-1) of a ring), the bytes over the link, and
+what pipelining the message in chunks leaves between the two: chunks of the best size cost
+``2 sqrt(latency x wire)`` on top (Thakur, Rabenseifner and Gropp, IJHPCA 2005, section 4). A
+framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. The
+attainable part of the link is told apart by the number of ranks, because on PCIe it falls when
+the ranks span two host bridges.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, H_LINK_BANDWIDTH
+from .terms import by_ranks
+
+(X_BYTES, X_RANKS, X_OWN) = range(3)
+QUANTITIES = ("bytes", "ranks", "own kernel")
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "kernel of the library", 4.5e-6, 5e-7, 5e-5),
+    Parameter("hop_s", "s", "latency of a hop of the ring", 8e-7, 1e-8, 2e-5, 1.0),
+    Parameter("link_2", "1", "attainable fraction of the link among 2 ranks", 0.7, 0.01, 1.6),
+    Parameter("link_4", "1", "the same among 4 ranks", 0.7, 0.01, 1.6),
+    Parameter("link_8", "1", "the same among 8 ranks", 0.7, 0.01, 1.6),
+    Parameter("chunks", "1", "cost of chunking over the ideal pipeline", 0.5, 0.001, 4.0, 1.0),
+    Parameter("own_launch_s", "s", "a framework's own kernel", 2e-6, 5e-7, 2e-5),
+    Parameter("own_hop_s", "s", "barrier with one more peer in it", 2e-7, 1e-8, 2e-5, 1.0),
+    Parameter("own_link", "1", "its rate over the library's", 0.8, 0.2, 3.0),
+    Parameter("own_chunks", "1", "cost of chunking in it", 0.3, 0.001, 4.0, 1.0),
+)
+(P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK,
+ P_OWN_CHUNKS) = range(10)  # fmt: skip
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one all-reduce; `p`, `h` and `x` in the order of the constants above."""
+    n = x[X_RANKS]
+    if n < 2.0 or x[X_BYTES] <= 0.0:
+        return 0.0
+    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
+    wire = x[X_BYTES] * 2.0 * (n - 1.0) / n / link
+    if x[X_OWN] > 0.0:
+        wire /= p[P_OWN_LINK]
+        hops = (n - 1.0) * p[P_OWN_HOP]
+        total = p[P_OWN_LAUNCH] + hops + wire + 2.0 * p[P_OWN_CHUNKS] * math.sqrt(hops * wire)
+    else:
+        hops = 2.0 * (n - 1.0) * p[P_HOP]
+        total = p[P_LAUNCH] + hops + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
+    return float(max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many all-reduces."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows."""
+    own = np.array([name.startswith("custom") for name in table["kernel"]])
+    return np.column_stack([table["bytes"], table["ranks"], own]).astype(np.float64)
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op that knows its ranks; serving frameworks use their own kernels."""
+    ranks = op.shape.get("ranks")
+    return None if ranks is None else np.array([op.act_bytes, ranks, 1.0])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """No matmul FLOP and no main-memory floor worth naming."""
+    return np.zeros(len(x)), np.zeros(len(x))
+
+
+def sent(x: F8) -> F8:
+    """Bytes a device must send: its message once, where the switch adds up."""
+    return x[:, X_BYTES]
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row; it does not matter here."""
+    return np.full(len(x), C_16, dtype=np.int64)
+
+
+ALLREDUCE = register(
+    Family("allreduce", "all-reduce", ("all_reduce",), PARAMETERS, QUANTITIES, rows, from_table,
+           from_op, work, code_of, by_framework=("launch_s", "own_launch_s"), sent=sent,
+           framework_time=False)
+)  # fmt: skip

@@ -1,0 +1,132 @@
+"""Decode attention: one query token per sequence against its cached keys and values.
+
+The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits
+the last level. Thread blocks, one per sequence and key/value head, cost time of their own: a
+start, and work per key that the query heads of a group share or repeat (`sharing` lies between
+the kernels that pack a group into one tile and those that give every query head a block). Few
+blocks draw less than the full bandwidth, and long caches are split over blocks whose partial
+results are merged.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
+from .terms import COLD, resident, soft_max
+
+(X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES) = range(8)
+QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies")
+"""`keys`: mean keys that a sequence reads, its window applied."""
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 3e-6, 1e-7, 1e-5),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
+    Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache",
+              0.7, 0.1, 2.0),
+    Parameter("cache_rate", "1", "bandwidth of the last-level cache over the memory's",
+              2.5, 1.0, 6.0, 0.3),
+    Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full bandwidth",
+              0.3, 0.01, 4.0),
+    Parameter("block_s", "s", "start and end of one thread block", 2e-6, 1e-8, 3e-5),
+    Parameter("key_rate", "1", "work per key and head, as a fraction of the 16-bit peak",
+              0.04, 0.004, 1.0),
+    Parameter("fp8_work", "1", "work per 8-bit key over a 16-bit one", 1.2, 0.5, 4.0),
+    Parameter("sharing", "1", "how far a group's query heads share a block: 0 each alone, 1 all",
+              0.8, 0.05, 1.0),
+    Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256",
+              8e-7, 1e-8, 5e-6),
+    Parameter("overlap", "1", "power of the soft maximum of block work and memory",
+              3.0, 1.0, 8.0, 0.4),
+)  # fmt: skip
+(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_SHARING,
+ P_MERGE, P_OVERLAP) = range(12)  # fmt: skip
+
+SPLIT = 256.0
+"""Keys of the smallest split."""
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+    batch, keys, heads, dim = x[X_BATCH], x[X_KEYS], x[X_HEADS], x[X_DIM]
+    if batch <= 0.0 or keys <= 0.0:
+        return 0.0
+    kv_heads, width = x[X_KV_HEADS], x[X_KV_BYTES]
+    cached = 2.0 * batch * kv_heads * dim * keys * width
+    moved = cached + batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
+    stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    cost = (1.0 - stays) + stays / p[P_CACHE_RATE]
+    memory_s = moved * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
+    blocks = batch * kv_heads * (heads / kv_heads) ** (1.0 - p[P_SHARING])
+    work_s = blocks * p[P_BLOCK] * (dim / 128.0) / h[H_CORES]
+    slow = p[P_FP8] if width < 2.0 else 1.0
+    work_s += 4.0 * blocks * keys * dim * slow / (p[P_KEY] * h[H_PEAK])
+    work_s = max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
+    busy = soft_max(memory_s, work_s, p[P_OVERLAP])
+    units = batch * kv_heads * max(keys / SPLIT, 1.0)
+    busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
+    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
+    return float(fixed + busy)
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many calls."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
+    keys, window = table["kv_len"], table["window"]
+    return np.column_stack(
+        [
+            table["batch"], np.where(window > 0, np.minimum(keys, window), keys),
+            table["heads_q"], table["heads_kv"], table["head_dim"],
+            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+            np.where(table["timing"] == "graph", 1.0, COLD),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step, at the mean context of the batch."""
+    s = op.shape
+    batch, kv = s["batch"], s["kv"]
+    if op.dtype not in CODES:
+        return None
+    if batch <= 0 or kv <= 0:
+        return np.zeros(len(QUANTITIES))
+    values = 2.0 * s["heads_kv"] * s["head_dim"] * kv
+    return np.array(
+        [
+            batch, kv / batch, s["heads_q"], s["heads_kv"], s["head_dim"],
+            op.kv_read_bytes / values, 1.0, COLD,
+        ]
+    )  # fmt: skip
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP, and bytes when keys, values, the query and the output move once."""
+    batch, dim = x[:, X_BATCH], x[:, X_DIM]
+    flops = 4.0 * batch * x[:, X_HEADS] * dim * x[:, X_KEYS]
+    cached = 2.0 * x[:, X_KV_HEADS] * x[:, X_KEYS] * x[:, X_KV_BYTES]
+    return flops, batch * dim * (cached + 4.0 * x[:, X_HEADS])
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row: 8-bit caches are widened to 16 bits before the matmul."""
+    return np.full(len(x), C_16)
+
+
+ATTENTION_DECODE = register(
+    Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
+           QUANTITIES, rows, from_table, from_op, work, code_of)
+)  # fmt: skip

@@ -1,0 +1,149 @@
+"""Prefill attention: tiles of query rows in waves over the cores, against the memory traffic.
+
+A thread block takes 128 query rows of one head through all keys they see, in time proportional to
+the keys its mask touches; so a tile on the diagonal works for half of its width in vain, and a
+sliding window costs one tile more than its length. Kernels differ in whether they pack the query
+heads of one key/value head into a tile, which matters for short prompts: `packing` lies between
+the two. Softmax adds work per key that does not shrink with the head dimension, and heads wider
+than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CORES, H_PEAK
+from .terms import soft_max
+
+(X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
+ X_GAP) = range(12)  # fmt: skip
+QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
+              "prefixed", "fp8", "kv_bytes", "gap")  # fmt: skip
+"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 1e-5),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak, heads of 128",
+              0.6, 0.1, 1.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.5, 2.0, 0.3),
+    Parameter("softmax_dim", "1", "head dimension whose matmuls take as long as the softmax of a "
+              "key", 60.0, 1.0, 300.0),
+    Parameter("wide_head", "1", "extra work per head dimension beyond 128", 0.8, 0.01, 5.0),
+    Parameter("tile_s", "s", "start and end of one tile", 3e-6, 1e-8, 3e-5),
+    Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.05, 4.0),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.5, 0.2, 1.0, 0.3),
+    Parameter("overlap", "1", "power of the soft maximum of tiles and memory", 2.0, 1.0, 8.0, 0.3),
+    Parameter("packing", "1", "how far query heads share a tile: 0 each alone, 1 whole groups",
+              0.5, 0.01, 1.0),
+    Parameter("masked", "1", "part of the masked keys that kernels visit in chunks after a prefix",
+              0.3, 0.01, 1.0),
+)  # fmt: skip
+(P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_OVERLAP, P_PACKING,
+ P_MASKED) = range(12)  # fmt: skip
+
+TILE = 128.0
+"""Query rows of a tile (FlashAttention 2 and 3, heads of up to 128)."""
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+    q, kv, dim, heads, kv_heads = x[X_Q], x[X_KV], x[X_DIM], x[X_HEADS], x[X_KV_HEADS]
+    if x[X_BATCH] <= 0.0 or q <= 0.0:
+        return 0.0
+    edge = min(q, TILE) - 1.0
+    visited = min(kv, x[X_KEYS] + (edge if x[X_WINDOWED] > 0.0 else 0.5 * edge))
+    if x[X_PREFIXED] > 0.0:
+        visited += p[P_MASKED] * max(kv - visited, 0.0)
+    # At least one tile a head, or a group; between the two by their geometric mean.
+    packed = kv_heads * max(q * heads / kv_heads / TILE, 1.0)
+    alone = heads * max(q / TILE, 1.0)
+    tiles = packed ** p[P_PACKING] * alone ** (1.0 - p[P_PACKING])
+    waves = x[X_BATCH] * tiles / h[H_CORES]
+    rate = h[H_PEAK] * p[P_16] * (p[P_FP8] if x[X_FP8] > 0.0 else 1.0) / h[H_CORES]
+    soft = p[P_SOFTMAX]
+    width = 128.0 * (dim + soft + p[P_WIDE] * max(dim - 128.0, 0.0)) / (128.0 + soft)
+    tile_s = p[P_TILE] + 4.0 * TILE * visited * width / rate
+    compute_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
+    moved = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * kv * x[X_KV_BYTES])
+    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
+    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    return float(fixed + soft_max(compute_s, memory_s, p[P_OVERLAP]))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many calls."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows."""
+    q, prefix, window = table["q_len"], table["kv_prefix"], table["window"]
+    length = q + prefix
+    limit = np.where(window > 0, window, np.inf)
+    kv = np.minimum(length, limit + q - 1)
+    pairs = _visible(length, limit) - _visible(prefix, limit)
+    keys = np.where(table["causal"] > 0, pairs / q, kv)
+    return np.column_stack(
+        [
+            table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
+            (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
+            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def _visible(tokens: F8, limit: F8) -> F8:
+    """Query-key pairs of a causal prompt when a query sees at most `limit` keys."""
+    inside = np.minimum(tokens, limit)
+    return inside * (inside + 1.0) / 2.0 + (tokens - inside) * np.where(tokens > limit, limit, 0.0)
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step, at the mean chunk of the batch."""
+    s = op.shape
+    batch, tokens = s["batch"], s["tokens"]
+    if op.dtype not in CODES:
+        return None
+    if batch <= 0 or tokens <= 0:
+        return np.zeros(len(QUANTITIES))
+    q, kv, keys = tokens / batch, s["kv"] / batch, s["pairs"] / tokens
+    values = 2.0 * s["heads_kv"] * s["head_dim"]
+    windowed = s["window"] > 0 and kv >= s["window"]
+    # After a prefix kv exceeds the new tokens, except for the q - 1 keys around a window.
+    prefixed = not windowed and kv > q
+    return np.array(
+        [
+            batch, q, keys, kv, s["heads_q"], s["heads_kv"], s["head_dim"], windowed, prefixed,
+            CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0,
+        ]
+    )  # fmt: skip
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP of the visible pairs, and bytes when Q, K, V and the output move once."""
+    heads = x[:, X_BATCH] * x[:, X_DIM]
+    flops = 4.0 * heads * x[:, X_HEADS] * x[:, X_Q] * x[:, X_KEYS]
+    moved = heads * (
+        4.0 * x[:, X_HEADS] * x[:, X_Q] + 2.0 * x[:, X_KV_HEADS] * x[:, X_KV] * x[:, X_KV_BYTES]
+    )
+    return flops, moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return np.where(x[:, X_FP8] > 0, C_FP8, C_16)
+
+
+ATTENTION_PREFILL = register(
+    Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
+           QUANTITIES, rows, from_table, from_op, work, code_of, ("launch_s",))
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""Calibrate one device: fit every family that has rows, and measure how well it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...workloads.kernel_tables import Skipped, Table, framework
+from ..catalog import load_device
+from ..spec import DeviceSpec
+from .check import implausible
+from .errors import Errors, by_shape, by_source, errors
+from .family import F8, Family, families
+from .fit import Fit, Labels, fit, predict
+from .hardware import hardware
+
+MIN_ROWS = 5
+"""Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Usable rows of one family on one device."""
+
+    family: Family
+    table: Table
+    h: F8
+    x: F8
+    measured: F8
+    labels: Labels
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyFit:
+    """A fit with its errors, as stored in the device's YAML."""
+
+    family: Family
+    rows: int
+    fit: Fit
+    errors: Mapping[str, Errors]
+    tables: tuple[str, ...]
+    date: str
+
+    def bounds(self) -> dict[str, float]:
+        """Errors that a later check may not exceed: the cross-validated ones with a margin.
+
+        A quarter and one point (few rows: half and five points) on the median, 2.5 times that
+        and 15 points at the 90th percentile, 5 % of bias (few rows: 15 %).
+        """
+        seen = self.errors["by_shape"]
+        many = self.rows >= 50
+        median = seen.median_ape * 1.25 + 0.01 if many else seen.median_ape * 1.5 + 0.05
+        tail = max(2.5 * median + 0.15, 1.1 * seen.p90_ape)
+        bias = max(0.05, 2.0 * abs(seen.median_bias)) if many else 0.15
+        return {"median_ape": median, "p90_ape": tail, "median_bias": bias}
+
+
+def usable_rows(
+    family: Family, spec: DeviceSpec, table: Table, skipped: list[Skipped]
+) -> Rows | None:
+    """Rows that can be a time of that device; the others are appended to `skipped`."""
+    h = hardware(spec)
+    x = family.from_table(table)
+    reasons = implausible(family, h, x, table["measured_s"])
+    good = reasons == ""
+    for i in np.flatnonzero(~good):
+        skipped.append(Skipped(str(table.file[i]), int(table.line[i]), str(reasons[i])))
+    if not good.any():
+        return None
+    kept = table.take(good)
+    labels = np.array([framework(source) for source in kept["source"]], dtype=object)
+    return Rows(family, kept, h, np.ascontiguousarray(x[good]), kept["measured_s"], labels)
+
+
+def calibrate_family(rows: Rows, date: str) -> FamilyFit:
+    """Fit one family and cross-validate it by shape and by framework."""
+    args = (rows.family, rows.h, rows.x, rows.measured, rows.labels)
+    done = fit(*args)
+    found = {"fit": errors(predict(rows.family, done, rows.h, rows.x, rows.labels), rows.measured)}
+    unseen = by_shape(*args, rows.table.shape_keys(), done)
+    found["by_shape"] = errors(unseen, rows.measured)
+    foreign = by_source(*args, done)
+    if foreign is not None:
+        found["by_source"] = errors(foreign, rows.measured)
+    sources = tuple(sorted(set(rows.table["source"].tolist())))
+    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
+
+
+def by_device(
+    tables: Mapping[str, Table], skipped: list[Skipped]
+) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
+    """Usable rows of all tables: catalog device -> (its spec, family -> rows).
+
+    Rows of unknown devices, of devices without cores, and of families without a model are
+    appended to `skipped`.
+    """
+    out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
+    for name, table in tables.items():
+        family = families().get(name)
+        if family is None:
+            for file in sorted(set(table.file.tolist())):
+                skipped.append(Skipped(file, 0, f"{name} has no kernel model yet"))
+            continue
+        names = table["device"]
+        specs: dict[str, DeviceSpec] = {}
+        which = np.full(len(table), "", dtype=object)
+        for device in dict.fromkeys(names.tolist()):
+            rows = names == device
+            try:
+                spec, _ = load_device(device)
+                hardware(spec)
+            except ValueError as error:
+                skipped += [
+                    Skipped(str(table.file[i]), int(table.line[i]), f"device: {error}")
+                    for i in np.flatnonzero(rows)
+                ]
+                continue
+            specs[spec.name] = spec
+            which[rows] = spec.name
+        for device, spec in specs.items():
+            usable = usable_rows(family, spec, table.take(which == device), skipped)
+            if usable is not None:
+                out.setdefault(device, (spec, {}))[1][name] = usable
+    return out

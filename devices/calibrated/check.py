@@ -1,0 +1,37 @@
+"""Which measured times cannot be: they beat the roofline by more than a cache explains."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .family import F8, Family
+from .hardware import H_BANDWIDTH, H_CACHE
+
+ABOVE_PEAK = 1.25
+"""Clocks above the nominal one and rounding; no kernel computes faster than this."""
+CACHE_SPEED = 12.0
+"""Largest ratio of last-level cache to memory bandwidth of the catalog's devices, with margin."""
+SHORTEST_S = 2e-7
+"""No kernel launch ends before this."""
+
+
+def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.object_]:
+    """Reason for each row that cannot be a time of that device, else "".
+
+    Traffic may come from the last-level cache as far as it fits there several times over;
+    arithmetic and traffic over the link may not.
+    """
+    compute, memory, link = family.floors(h, x)
+    cached = np.where(memory * h[H_BANDWIDTH] < 4.0 * h[H_CACHE], CACHE_SPEED, 2.0)
+    rigid = np.maximum(compute, link) / ABOVE_PEAK
+    reasons = np.full(len(measured), "", dtype=object)
+    for i in np.flatnonzero(
+        (measured < SHORTEST_S) | (rigid > measured) | (memory > cached * measured)
+    ):
+        floor = max(rigid[i], memory[i] / cached[i], SHORTEST_S)
+        reasons[i] = (
+            f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "
+            f"{floor / measured[i]:.3g} times; is the unit seconds?"
+        )
+    return reasons

@@ -1,0 +1,110 @@
+"""All-gather, reduce-scatter, all-to-all and send-receive inside a node.
+
+As for all-reduce: a kernel, hops, the bytes over the link, and what chunking leaves between the
+latency and the wire time. An all-to-all sends to all peers at once, so its hops overlap.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import COLLECTIVE, Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, H_LINK_BANDWIDTH
+from .terms import by_ranks
+
+(X_BYTES, X_RANKS, X_KIND) = range(3)
+QUANTITIES = ("bytes", "ranks", "kind")
+(K_GATHER, K_SCATTER, K_EXCHANGE, K_SEND) = range(4)
+assert COLLECTIVE == ("all_gather", "reduce_scatter", "alltoall", "send_recv")
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "kernel of the library", 4e-6, 5e-7, 5e-5),
+    Parameter("hop_s", "s", "latency of a hop of the ring", 8e-7, 1e-8, 2e-5, 1.0),
+    Parameter("peer_s", "s", "latency of one more peer in an all-to-all", 3e-7, 1e-8, 2e-5, 1.0),
+    Parameter("link_2", "1", "attainable fraction of the link among 2 ranks", 0.7, 0.01, 1.6),
+    Parameter("link_4", "1", "the same among 4 ranks", 0.7, 0.01, 1.6),
+    Parameter("link_8", "1", "the same among 8 ranks", 0.7, 0.01, 1.6),
+    Parameter("chunks", "1", "cost of chunking over the ideal pipeline", 0.8, 0.001, 6.0, 1.0),
+    Parameter("exchange_rate", "1", "rate of an all-to-all over a ring's", 0.9, 0.05, 3.0),
+    Parameter("exchange_chunks", "1", "cost of chunking in an all-to-all", 0.8, 0.001, 6.0, 1.0),
+    Parameter("scatter_rate", "1", "rate of a reduce-scatter over a gather's", 1.0, 0.2, 3.0),
+    Parameter("send_rate", "1", "rate of a send and receive over a ring's", 1.0, 0.05, 3.0),
+    Parameter("exchange_s", "s", "additional latency of an all-to-all", 1e-6, 1e-8, 2e-5, 1.0),
+)
+(P_LAUNCH, P_HOP, P_PEER, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_EXCHANGE_RATE,
+ P_EXCHANGE_CHUNKS, P_SCATTER_RATE, P_SEND_RATE, P_EXCHANGE) = range(12)  # fmt: skip
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one collective; `p`, `h` and `x` in the order of the constants above."""
+    n = x[X_RANKS]
+    if n < 2.0 or x[X_BYTES] <= 0.0:
+        return 0.0
+    kind = int(x[X_KIND])
+    link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
+    share, hops, chunks, fixed = (n - 1.0) / n, (n - 1.0) * p[P_HOP], p[P_CHUNKS], p[P_LAUNCH]
+    if kind == K_EXCHANGE:
+        link *= p[P_EXCHANGE_RATE]
+        hops, chunks = (n - 1.0) * p[P_PEER], p[P_EXCHANGE_CHUNKS]
+        fixed += p[P_EXCHANGE]
+    elif kind == K_SCATTER:
+        link *= p[P_SCATTER_RATE]
+    elif kind == K_SEND:
+        link *= p[P_SEND_RATE]
+        share = 1.0
+    wire = x[X_BYTES] * share / link
+    total = fixed + hops + wire + 2.0 * chunks * math.sqrt(hops * wire)
+    return float(max(total, x[X_BYTES] * share / h[H_LINK_BANDWIDTH]))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many collectives."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows."""
+    kind = [COLLECTIVE.index(name.partition(":")[2]) for name in table["kernel"]]
+    return np.column_stack([table["bytes"], table["ranks"], kind]).astype(np.float64)
+
+
+KINDS = {"all_gather": K_GATHER, "reduce_scatter": K_SCATTER, "all_to_all": K_EXCHANGE,
+         "send_recv": K_SEND}  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op that knows its ranks."""
+    ranks = op.shape.get("ranks")
+    return None if ranks is None else np.array([op.act_bytes, ranks, KINDS[op.kind]])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """No matmul FLOP and no main-memory floor worth naming."""
+    return np.zeros(len(x)), np.zeros(len(x))
+
+
+def sent(x: F8) -> F8:
+    """Bytes a device must send."""
+    n = x[:, X_RANKS]
+    return x[:, X_BYTES] * np.where(x[:, X_KIND] == K_SEND, 1.0, (n - 1.0) / n)
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row; it does not matter here."""
+    return np.full(len(x), C_16, dtype=np.int64)
+
+
+COLLECTIVES = register(
+    Family("collectives", "collectives", tuple(KINDS), PARAMETERS, QUANTITIES, rows, from_table,
+           from_op, work, code_of, by_framework=("launch_s", "exchange_s"), sent=sent,
+           framework_time=False)
+)  # fmt: skip

@@ -1,0 +1,72 @@
+"""How far a fit is from rows, seen and unseen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .family import F8, Family
+from .fit import Fit, Labels, fit, predict
+
+FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Fractions of the measured time; `median_bias` is of predicted / measured - 1."""
+
+    rows: int
+    median_ape: float
+    p90_ape: float
+    median_bias: float
+
+
+def errors(predicted: F8, measured: F8) -> Errors:
+    """Summarise predicted against measured seconds.
+
+    Examples
+    --------
+    >>> errors(np.array([1.1, 0.9, 1.0]), np.ones(3)).median_bias
+    0.0
+    """
+    ratio = predicted / measured - 1.0
+    ape = np.abs(ratio)
+    return Errors(
+        len(ratio), float(np.median(ape)), float(np.quantile(ape, 0.9)), float(np.median(ratio))
+    )
+
+
+def by_shape(
+    family: Family, h: F8, x: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64],
+    start: Fit,
+) -> F8:  # fmt: skip
+    """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
+    order = np.random.default_rng(0).permutation(int(shapes.max()) + 1)
+    fold = (order % FOLDS)[shapes]
+    out = np.empty(len(measured))
+    for number in range(FOLDS):
+        out[fold == number] = _unseen(family, h, x, measured, labels, fold == number, start)
+    return out
+
+
+def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
+    """Predictions of each framework's rows from a fit on the others; None where there is one."""
+    names = sorted(set(labels.tolist()))
+    if len(names) < 2:
+        return None
+    out = np.empty(len(measured))
+    for name in names:
+        out[labels == name] = _unseen(family, h, x, measured, labels, labels == name, start)
+    return out
+
+
+def _unseen(
+    family: Family, h: F8, x: F8, measured: F8, labels: Labels, held: npt.NDArray[np.bool_],
+    start: Fit,
+) -> F8:  # fmt: skip
+    if held.all() or not held.any():
+        return family.seconds(family.defaults, h, x[held])
+    done = fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
+    return predict(family, done, h, x[held], labels[held])

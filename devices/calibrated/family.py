@@ -1,0 +1,172 @@
+"""What a family of kernels declares, and the registry of families."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from ...workloads.registry import Registry
+
+F8 = npt.NDArray[np.float64]
+MAX_PARAMETERS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One fitted constant with a physical meaning; always positive.
+
+    Attributes
+    ----------
+    name : str
+        Key in the YAML; seconds end in ``_s`` and are written in microseconds.
+    unit : str
+        "s", "1" (a fraction or multiple), ...
+    meaning : str
+        What it stands for.
+    default : float
+        Value a fit is drawn to where the rows do not say: the rounded geometric mean of the
+        devices with many rows.
+    low, high : float
+        Bounds of the fit.
+    spread : float
+        How far from the default is usual, as a standard deviation of the logarithm.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    default: float
+    low: float
+    high: float
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low <= self.default <= self.high < math.inf:
+            raise ValueError(f"parameter {self.name}: needs 0 < low <= default <= high")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A kernel family: columns to quantities, parameters, and one formula.
+
+    Attributes
+    ----------
+    name : str
+        Stem of its tables.
+    title : str
+        For reports.
+    kinds : tuple of str
+        Kinds of `Op` it can cost.
+    parameters : tuple of Parameter
+        At most `MAX_PARAMETERS`.
+    quantities : tuple of str
+        Names of the columns of `x`.
+    rows : callable
+        ``rows(p, h, x, out)``, compiled: seconds, into `out`, shape (n,), of `x`, shape
+        (n, len(quantities)), with parameters `p` and the device constants `h` (see `hardware`).
+        It calls the family's scalar
+        kernel ``seconds(p, h, x_row)``, which the compiled simulator path calls too.
+    from_table : callable
+        ``from_table(table)``: x of measured rows, measuring conditions included.
+    from_op : callable
+        ``from_op(op)``: x of one op as it runs in a serving step (weights cold, kernels
+        back to back), or None where the family does not cover the op.
+    work : callable
+        ``work(x)``: matmul FLOP and least bytes of main memory, arrays of shape (n,); with the
+        nominal peaks they give the roofline, which no prediction for cold data may beat.
+    code : callable
+        ``code(x)``: format code of each row, for its peak.
+    by_framework : tuple of str
+        Parameters that each serving framework may scale (its own auxiliary kernel), besides
+        the factor on the whole time. Every such set of scales has geometric mean 1.
+    sent : callable, optional
+        ``sent(x)``: least bytes that a device must send over its link.
+    framework_time : bool
+        Whether frameworks also have a factor on the whole time; not where each timed other
+        kernels of the family, which the factor would then stand for.
+    """
+
+    name: str
+    title: str
+    kinds: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    quantities: tuple[str, ...]
+    rows: Callable[[F8, F8, F8, F8], None]
+    from_table: Callable[[Table], F8]
+    from_op: Callable[[Op], F8 | None]
+    work: Callable[[F8], tuple[F8, F8]]
+    code: Callable[[F8], npt.NDArray[np.int64]]
+    by_framework: tuple[str, ...] = ()
+    sent: Callable[[F8], F8] | None = None
+    framework_time: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.parameters) > MAX_PARAMETERS:
+            raise ValueError(f"{self.name}: more than {MAX_PARAMETERS} parameters")
+
+    @property
+    def defaults(self) -> F8:
+        return np.array([p.default for p in self.parameters])
+
+    def index(self, name: str) -> int:
+        """Position of a parameter."""
+        return [p.name for p in self.parameters].index(name)
+
+    def vector(self, values: Mapping[str, float]) -> F8:
+        """Parameters by name as an array; absent ones take their default."""
+        return np.array([values.get(p.name, p.default) for p in self.parameters])
+
+    def seconds(self, values: F8, h: F8, x: F8) -> F8:
+        """Predicted seconds of the rows of `x`."""
+        out = np.empty(len(x))
+        self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64), out)
+        return out
+
+    def roofline(self, h: F8, x: F8) -> F8:
+        """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
+        compute, memory, link = self.floors(h, x)
+        return np.maximum(np.maximum(compute, memory), link)
+
+    def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
+        """Seconds of arithmetic, main memory and link alone, at nominal rates."""
+        from .hardware import H_BANDWIDTH, H_LINK_BANDWIDTH, H_PEAK
+
+        flops, moved = self.work(x)
+        sent = np.zeros(len(x)) if self.sent is None else self.sent(x)
+        rate = h[H_PEAK + self.code(x)]
+        return flops / rate, moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
+
+
+FAMILIES: Registry[Family] = Registry("kernel family")
+MODULES = ("gemm", "grouped_gemm", "norm", "allreduce", "collectives", "attention_prefill",
+           "attention_decode", "mla", "moe")  # fmt: skip
+"""Modules of this folder that register a family."""
+
+
+@lru_cache(maxsize=1)
+def families() -> dict[str, Family]:
+    """All families by name, in the order of `MODULES`; compiles nothing yet."""
+    from importlib.util import find_spec
+
+    for module in MODULES:
+        if find_spec(f".{module}", __package__) is not None:
+            import_module(f".{module}", __package__)
+    return {name: FAMILIES[name] for name in MODULES if name in FAMILIES}
+
+
+def family_of(kind: str) -> Family | None:
+    """The family that costs ops of a kind, or None."""
+    return next((f for f in families().values() if kind in f.kinds), None)
+
+
+def register(family: Family) -> Family:
+    """Add a family to the registry."""
+    return FAMILIES.register(family.name)(family)

@@ -1,0 +1,178 @@
+"""Fit a family's parameters to the measured rows of one device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .family import F8, Family
+
+PRIOR = 0.02
+"""Weight of a parameter one standard deviation from its default, in units of one row's
+residual of 5 %."""
+LOSS_SCALE = 0.05
+"""Log error beyond which a row counts linearly: close to a median fit."""
+FACTOR_SPREAD = 0.15
+"""Usual spread of frameworks around each other, as a standard deviation of the logarithm."""
+SCALE_SPREAD = 0.7
+"""The same for the parameters in `Family.by_framework`: each framework's own small kernels."""
+FEW_ROWS = 20
+"""A framework with fewer rows has no scale of its own."""
+TIME = "time"
+Labels = npt.NDArray[np.object_]
+Scales = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Fitted parameters of one family on one device.
+
+    Attributes
+    ----------
+    values : float64 array
+        In the order of `Family.parameters`.
+    scales : mapping of str to mapping of str to float
+        Framework -> {"time": multiple of the whole time, parameter: multiple of it}. Each has
+        geometric mean 1 over the frameworks, so that one never seen gets the base.
+    """
+
+    values: F8
+    scales: Scales
+
+
+def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
+    """Seconds with the scales of each row's framework; the base where it is unknown."""
+    out = np.empty(len(x))
+    for label in set(labels.tolist()):
+        rows = labels == label
+        scale = done.scales.get(label, {})
+        values = done.values.copy()
+        for name, factor in scale.items():
+            if name != TIME:
+                values[family.index(name)] *= factor
+        out[rows] = family.seconds(values, h, x[rows]) * scale.get(TIME, 1.0)
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the unknowns of a fit lie: parameters, then a column of scales per framework."""
+
+    family: Family
+    names: tuple[str, ...]
+    columns: tuple[int, ...]
+    informed: npt.NDArray[np.bool_]
+
+    @property
+    def size(self) -> int:
+        return len(self.family.parameters)
+
+    def scales(self, theta: F8) -> F8:
+        """Log scales, shape (frameworks, 1 + columns): centred, 0 where nothing tells them."""
+        raw = theta[self.size :].reshape(self.informed.shape) * self.informed
+        count = np.maximum(self.informed.sum(axis=0), 1)
+        out: F8 = (raw - raw.sum(axis=0) / count) * self.informed
+        return out
+
+
+def _layout(family: Family, h: F8, x: F8, labels: Labels, center: F8) -> _Layout:
+    names = tuple(sorted(set(labels.tolist())))
+    columns = tuple(family.index(name) for name in family.by_framework)
+    informed = np.zeros((len(names), 1 + len(columns)), dtype=np.bool_)
+    if family.framework_time:
+        informed[:, 0] = [np.count_nonzero(labels == name) >= FEW_ROWS for name in names]
+    base = family.seconds(np.exp(center), h, x)
+    for j, column in enumerate(columns):
+        moved = center.copy()
+        moved[column] += 0.1
+        matters = np.abs(np.log(family.seconds(np.exp(moved), h, x) / base)) > 1e-3
+        for i, name in enumerate(names):
+            informed[i, 1 + j] = np.count_nonzero(matters & (labels == name)) >= FEW_ROWS
+    informed &= informed.sum(axis=0) > 1
+    return _Layout(family, names, columns, informed)
+
+
+def fit(
+    family: Family,
+    h: F8,
+    x: F8,
+    measured: F8,
+    labels: Labels,
+    *,
+    prior: F8 | None = None,
+    starts: int = 3,
+    start: F8 | None = None,
+) -> Fit:
+    """Least squares on ``log(predicted / measured)`` with a soft absolute loss.
+
+    Parameters
+    ----------
+    family : Family
+    h : float64 array
+        Device constants (see `hardware`).
+    x, measured, labels : arrays of n rows
+        Quantities, seconds, framework of each row.
+    prior : float64 array, optional
+        Values the parameters are drawn to; the family's defaults without it.
+    starts : int
+        Starting points; the best end is kept.
+    start : float64 array, optional
+        One starting point instead, such as the fit to all rows in cross-validation.
+    """
+    from scipy.optimize import least_squares
+
+    low = np.log([p.low for p in family.parameters])
+    high = np.log([p.high for p in family.parameters])
+    spread = np.array([p.spread for p in family.parameters])
+    center = np.clip(np.log(family.defaults if prior is None else prior), low, high)
+    plan = _layout(family, h, x, labels, center)
+    n, shape = plan.size, plan.informed.shape
+    pull = np.full(shape, FACTOR_SPREAD)
+    pull[:, 1:] = SCALE_SPREAD
+    groups = [np.flatnonzero(labels == name) for name in plan.names]
+    parts = [np.ascontiguousarray(x[rows]) for rows in groups]
+    logs = [np.log(measured[rows]) for rows in groups]
+
+    def residuals(theta: F8) -> F8:
+        scales = plan.scales(theta)
+        out = []
+        for scale, part, log in zip(scales, parts, logs, strict=True):
+            values = theta[:n].copy()
+            values[list(plan.columns)] += scale[1:]
+            out.append(np.log(family.seconds(np.exp(values), h, part)) - log + scale[0])
+        drawn = PRIOR * (theta[:n] - center) / spread
+        pulled = PRIOR * theta[n:] / pull.ravel()
+        return np.concatenate([*out, drawn, pulled])
+
+    limit = np.full(shape, 1.5).ravel()
+    bounds = np.concatenate([low, -limit]), np.concatenate([high, limit])
+    steps = np.concatenate([spread, pull.ravel()])
+    margin = 1e-6 * (bounds[1] - bounds[0])
+    rng = np.random.default_rng(0)
+    best, lowest = center, np.inf
+    first = center if start is None else np.clip(np.log(start), low, high)
+    for number in range(starts if start is None else 1):
+        theta = np.concatenate([first, np.zeros(limit.size)])
+        if number:
+            theta[:n] += rng.normal(size=n) * spread * 0.7
+        end = least_squares(
+            residuals, np.clip(theta, bounds[0] + margin, bounds[1] - margin), bounds=bounds,
+            loss="soft_l1", f_scale=LOSS_SCALE, diff_step=np.full(steps.size, 1e-4), x_scale=steps, max_nfev=60,
+            ftol=1e-5, xtol=1e-5,
+        )  # fmt: skip
+        if end.cost < lowest:
+            best, lowest = end.x, end.cost
+    return _result(plan, best)
+
+
+def _result(plan: _Layout, theta: F8) -> Fit:
+    heads = (TIME, *plan.family.by_framework)
+    scales = {
+        name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True)
+               if known}
+        for name, row, told in zip(plan.names, plan.scales(theta), plan.informed, strict=True)
+    }  # fmt: skip
+    return Fit(np.exp(theta[: plan.size]), scales)

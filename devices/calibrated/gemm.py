@@ -1,0 +1,211 @@
+"""GEMM: the cheapest of a few tilings, in waves over the cores, against the memory traffic.
+
+A kernel library picks the output tile and the number of splits along k; so does the model. The
+tiles of a choice run in waves over the cores. A tile takes the longer of its arithmetic and its
+operand loads at the rate one core can draw, plus a fixed pipeline fill; a split of k adds the
+traffic of partial sums. All waves together overlap with the traffic to main memory (soft maximum),
+where weights that a benchmark re-reads often enough come from the last-level cache instead.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import (
+    C_16,
+    C_32,
+    C_FP8_BLOCK,
+    C_NVFP4,
+    C_W4A16,
+    CODES,
+    H_BANDWIDTH,
+    H_CACHE,
+    H_CLOCK,
+    H_CORES,
+    H_PEAK,
+    INPUT_BYTES,
+    WEIGHT_BYTES,
+)
+from .terms import COLD, GRAPH_COPIES, ceil_div, host_seconds, resident, soft_max
+
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST) = range(10)
+QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
+              "copies", "host_s")  # fmt: skip
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 2.5e-6, 5e-7, 1e-5),
+    Parameter("quantise_s", "s", "shortest kernel that quantises activations", 2e-6, 3e-7, 2e-5),
+    Parameter("quantise_row_s", "s", "its time per row over all cores", 2e-9, 1e-11, 5e-8, 1.0),
+    Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth",
+              0.6, 0.05, 3.0),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.8, 0.2, 1.0, 0.3),
+    Parameter("peak_8", "1", "attainable fraction of the 8-bit peak", 0.75, 0.2, 1.0, 0.3),
+    Parameter("peak_block", "1", "8-bit block-scaled or 4-bit rate over the plain 8-bit one",
+              0.85, 0.2, 1.0, 0.3),
+    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
+              0.85, 0.4, 1.0, 0.2),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.4, 1.0, 0.15),
+    Parameter("core_draw", "B", "operand bytes a core loads per clock", 64.0, 4.0, 1000.0, 0.7),
+    Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 1e-6, 5e-8, 5e-5, 1.0),
+    Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
+)  # fmt: skip
+(P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
+ P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
+
+OVERLAP = 2.5
+"""Power of the soft maximum of arithmetic, operand loads and main memory."""
+TILE_HALF = 4.0
+"""Tile side at which a core reaches half of its rate."""
+HEATING_S = 5e-4
+"""Ideal duration at which half of the drop to the sustained rate has come."""
+MAX_SPLITS = 16.0
+"""Most parts that k is split into."""
+CACHE_SHARE = 0.5
+"""Part of the last-level cache that keeps operands until they are read again."""
+TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
+TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
+
+
+@compiled_part
+def tiled(
+    m: float,
+    n: float,
+    k: float,
+    batch: float,
+    weight: float,
+    value: float,
+    cores: float,
+    core_rate: float,
+    core_draw: float,
+    fill_s: float,
+    split_s: float,
+) -> float:
+    """Seconds of the cheapest tiling.
+
+    `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
+    and operand bytes per second of one core; main memory is left out.
+    """
+    best = np.inf
+    for t in range(len(TILES_M)):
+        tm, tn = TILES_M[t], TILES_N[t]
+        tiles = batch * ceil_div(m, tm) * ceil_div(n, tn)
+        efficiency = 1.0 / (1.0 + TILE_HALF * 0.5 * (1.0 / tm + 1.0 / tn))
+        splits = 1.0
+        while splits <= MAX_SPLITS:
+            depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
+            math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
+            load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
+            waves = ceil_div(tiles * splits, cores)
+            if waves * (max(math_s, load_s) + fill_s) < best:  # else no need for the power
+                time = waves * (soft_max(math_s, load_s, OVERLAP) + fill_s)
+                if splits > 1.0:  # partial sums in 32 bits, written and read
+                    time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
+                best = min(best, time)
+            splits *= 2.0
+    return float(best)
+
+
+@compiled_part
+def warm_rate(ideal: float, sustained: float) -> float:
+    """Share of the rate left in a kernel of `ideal` seconds: power and heat lower the clock."""
+    return 1.0 - (1.0 - sustained) * ideal / (ideal + HEATING_S)
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one GEMM; `p`, `h` and `x` in the order of the constants above."""
+    m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
+    if m <= 0.0 or batch <= 0.0:
+        return 0.0
+    code = int(x[X_CODE])
+    rate = p[P_16] if code <= C_32 or code == C_W4A16 else p[P_8]
+    if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
+        rate *= p[P_BLOCK]
+    rate *= h[H_PEAK + code]
+    rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
+    cores, draw = h[H_CORES], h[H_CORES] * h[H_CLOCK] * p[P_DRAW]
+    best = tiled(
+        m,
+        n,
+        k,
+        batch,
+        x[X_WEIGHT],
+        x[X_INPUT],
+        cores,
+        rate / cores,
+        draw / cores,
+        p[P_FILL],
+        p[P_SPLIT],
+    )
+    weights = batch * n * k * x[X_WEIGHT]
+    streams = batch * m * (k * x[X_INPUT] + n * 2.0)
+    cache = CACHE_SHARE * h[H_CACHE]
+    cold = weights * (1.0 - resident(weights * x[X_COPIES], cache))
+    if x[X_COPIES] < COLD:
+        cold += streams * (1.0 - resident(streams + weights, cache))
+    else:
+        cold += streams
+    memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
+    total = x[X_HOST] + p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
+    if x[X_QUANT] > 0.0:
+        moved = batch * m * k * (2.0 + x[X_INPUT])
+        total += p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
+        total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
+    return float(total)
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many GEMMs."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
+    code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
+    graph = table["timing"] == "graph"
+    actquant = table["kernel"] == "linear_actquant"
+    return np.column_stack(
+        [
+            table["m"], table["n"], table["k"], table["batch"], code,
+            np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code],
+            actquant, np.where(graph, GRAPH_COPIES, COLD),
+            host_seconds(table["timing"]),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step: cold weights, kernels of one graph."""
+    code = CODES.get(op.dtype)
+    m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
+    batch = op.shape.get("batch", 1)
+    if code is None:
+        return None
+    stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
+    quantised = float(code not in (C_16, C_32, C_W4A16))
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD, 0.0])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP, and bytes when weights and activations are read and written once."""
+    m, n, k, batch = (x[:, i] for i in (X_M, X_N, X_K, X_BATCH))
+    moved = batch * (n * k * x[:, X_WEIGHT] + m * (k * x[:, X_INPUT] + 2.0 * n))
+    return 2.0 * m * n * k * batch, moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return x[:, X_CODE].astype(np.int64)
+
+
+GEMM = register(
+    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
+           code_of, by_framework=("quantise_s", "quantise_row_s", "quantise_memory"))
+)  # fmt: skip

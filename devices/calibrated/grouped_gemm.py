@@ -1,0 +1,109 @@
+"""Grouped GEMM: the matmuls of many experts in one kernel.
+
+The tiles of all groups share the waves, and every group's weights are read once. A *contiguous*
+layout packs the rows of the groups one after another (prefill); a *masked* one leaves each group
+room for the longest (decode), and its kernel looks up the group's count before each tile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .gemm import OVERLAP, tiled, warm_rate
+from .hardware import CODES, H_BANDWIDTH, H_CORES, H_PEAK, INPUT_BYTES, WEIGHT_BYTES
+from .terms import soft_max
+
+(X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
+QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "input_bytes",
+              "masked")  # fmt: skip
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel", 5e-6, 5e-7, 3e-5),
+    Parameter("peak", "1", "attainable fraction of the peak", 0.85, 0.2, 1.0, 0.2),
+    Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
+              0.9, 0.4, 1.0, 0.2),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.15),
+    Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
+              3.0, 1.0, 12.0),
+    Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
+    Parameter("step_s", "s", "shortest step of 64 along k", 5e-8, 1e-9, 1e-6, 1.0),
+    Parameter("group_s", "s", "time a group adds", 5e-8, 1e-10, 1e-6, 1.0),
+    Parameter("masked_rate", "1", "rate of the masked kernel over the contiguous one",
+              0.95, 0.3, 1.0, 0.2),
+)  # fmt: skip
+(P_LAUNCH, P_PEAK, P_SUSTAINED, P_MEMORY, P_DRAW, P_FILL, P_STEP, P_GROUP, P_MASKED) = range(9)
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one grouped GEMM; `p`, `h` and `x` in the order of the constants above."""
+    groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
+    if groups <= 0.0 or m <= 0.0:
+        return 0.0
+    rate = h[H_PEAK + int(x[X_CODE])] * p[P_PEAK]
+    if x[X_MASKED] > 0.0:
+        rate *= p[P_MASKED]
+    rate *= warm_rate(2.0 * groups * m * n * k / rate, p[P_SUSTAINED])
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_BANDWIDTH]
+    tiles_s = tiled(
+        m,
+        n,
+        k,
+        groups,
+        x[X_WEIGHT],
+        x[X_INPUT],
+        cores,
+        rate / cores,
+        draw / cores,
+        p[P_FILL],
+        p[P_STEP],
+    )
+    moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
+    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
+    return float(p[P_LAUNCH] + groups * p[P_GROUP] + soft_max(tiles_s, memory_s, OVERLAP))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many grouped GEMMs."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows."""
+    code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
+    return np.column_stack(
+        [
+            table["groups"], table["m_per_group"], table["n"], table["k"], code,
+            np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code], table["layout"] == "masked",
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """No op is a grouped GEMM alone; the family of MoE layers costs experts."""
+    return None
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP, and bytes when weights and activations are read and written once."""
+    groups, m, n, k = (x[:, i] for i in (X_GROUPS, X_M, X_N, X_K))
+    moved = groups * (n * k * x[:, X_WEIGHT] + m * (k * x[:, X_INPUT] + 2.0 * n))
+    return 2.0 * groups * m * n * k, moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return x[:, X_CODE].astype(np.int64)
+
+
+GROUPED = register(
+    Family("grouped_gemm", "grouped GEMM", (), PARAMETERS, QUANTITIES, rows, from_table, from_op,
+           work, code_of)
+)  # fmt: skip

@@ -1,0 +1,54 @@
+"""Constants of a device as the kernels read them, and the codes of number formats."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import SpecError
+from ..device import peaks_of
+from ..spec import DeviceSpec
+
+(H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_LINK_LATENCY, H_PEAK) = range(7)
+"""Main-memory bytes/s, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and seconds of the
+link inside a node, and from `H_PEAK` on FLOP/s by format code."""
+
+FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
+"""Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
+(C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16) = range(len(FORMATS))
+NUM_HARDWARE = H_PEAK + len(FORMATS)
+
+ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16")
+"""Peak that applies to each code."""
+WEIGHT_BYTES = (2.0, 4.0, 1.0, 1.0, 1.0, 0.5625, 0.53125, 0.53125)
+"""Stored bytes per weight, block scales included."""
+INPUT_BYTES = (2.0, 4.0, 1.0, 1.03125, 1.0, 0.5625, 0.53125, 2.0)
+"""Bytes per input value of a matmul, scales included."""
+
+CODES = {name: code for code, name in enumerate(FORMATS)} | {"fp16": C_16, "fp4": C_NVFP4,
+                                                            "int4": C_W4A16}  # fmt: skip
+
+
+def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
+    """Constants of a device's xPU in SI units, in the order of the ``H_`` constants.
+
+    Raises
+    ------
+    SpecError
+        The device has no xPU whose cores and clock are known.
+    """
+    xpu = next((p for p in spec.processors.values() if p.kind == "xpu"), None)
+    if xpu is None or xpu.cores is None or xpu.clock_Hz is None:
+        raise SpecError(spec.name, "needs an xpu with cores and clock_MHz to be calibrated")
+    peak = peaks_of(xpu, spec, spec.memory.bandwidth_bytes_per_s * xpu.bandwidth_multiple)
+    return np.array(
+        [
+            spec.memory.bandwidth_bytes_per_s,
+            spec.memory.cache_bytes,
+            float(xpu.cores),
+            xpu.clock_Hz,
+            spec.link.bandwidth_bytes_per_s,
+            spec.link.latency_s,
+            *(peak[name] for name in ARITHMETIC),
+        ]
+    )

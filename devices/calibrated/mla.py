@@ -1,0 +1,151 @@
+"""Multi-head latent attention: absorbed decode and expanded prefill.
+
+Decode: every head reads the same latent (512 values and 64 of position) of a token, so its bytes
+do not grow with the heads but its arithmetic does, in tiles of at least `head_tile` heads. Prefill
+is ordinary causal attention with keys of 192 and values of 128 for each head.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
+from .terms import COLD, ceil_div, resident, soft_max
+
+(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_GAP, X_COPIES) = range(9)
+QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "gap", "copies")
+"""`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest decode kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 2e-5),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.7, 0.2, 1.0, 0.3),
+    Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache",
+              0.7, 0.1, 2.0),
+    Parameter("decode_peak", "1", "attainable fraction of the 16-bit peak in decode",
+              0.4, 0.03, 1.0),
+    Parameter("head_tile", "1", "heads that a decode tile computes at least", 16.0, 1.0, 128.0),
+    Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full rate",
+              0.3, 0.01, 4.0),
+    Parameter("block_s", "s", "start and end of a sequence's decode", 3e-6, 1e-8, 1e-4),
+    Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256",
+              8e-7, 1e-8, 1e-5),
+    Parameter("overlap", "1", "power of the soft maximum of arithmetic and memory",
+              3.0, 1.0, 8.0, 0.4),
+    Parameter("prefill_peak", "1", "attainable fraction of the 16-bit peak in prefill",
+              0.5, 0.05, 1.0),
+    Parameter("tile_s", "s", "start and end of one prefill tile", 4e-6, 1e-8, 5e-5),
+)  # fmt: skip
+(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_DECODE, P_HEADS, P_HALF, P_BLOCK, P_MERGE, P_OVERLAP,
+ P_PREFILL, P_TILE) = range(12)  # fmt: skip
+
+LATENT, ROPE, QK_DIM, V_DIM = 512.0, 64.0, 192.0, 128.0
+"""Dimensions of DeepSeek-V2 and V3 and of every measured row."""
+SPLIT, TILE = 256.0, 128.0
+"""Keys of the smallest decode split; query rows of a prefill tile."""
+CACHE_RATE = 2.5
+"""Bandwidth of the last-level cache over the memory's, as in decode attention's default."""
+
+
+@compiled_part
+def decode_seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of absorbed decode without the fixed part."""
+    batch, kv, heads = x[X_BATCH], x[X_KV], x[X_HEADS]
+    rows_q = x[X_Q] * heads
+    moved = batch * (kv * (LATENT + ROPE) * x[X_KV_BYTES] + rows_q * (2.0 * LATENT + ROPE) * 2.0)
+    stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    memory_s = moved * (1.0 - stays + stays / CACHE_RATE) / (p[P_MEMORY] * h[H_BANDWIDTH])
+    padded = np.sqrt(rows_q**2 + p[P_HEADS] ** 2)
+    math_s = 2.0 * batch * padded * x[X_KEYS] * (2.0 * LATENT + ROPE) / (p[P_DECODE] * h[H_PEAK])
+    math_s += batch * ceil_div(rows_q, TILE) * p[P_BLOCK] / h[H_CORES]
+    busy = soft_max(memory_s, math_s, p[P_OVERLAP])
+    units = batch * max(kv / SPLIT, 1.0) * max(rows_q / 64.0, 1.0)
+    busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
+    return float(busy + p[P_MERGE] * np.log2(1.0 + kv / SPLIT))
+
+
+@compiled_part
+def prefill_seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of causal prefill without the fixed part."""
+    batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
+    visited = min(kv, x[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
+    waves = batch * heads * ceil_div(q, TILE) / h[H_CORES]
+    rate = p[P_PREFILL] * h[H_PEAK] / h[H_CORES]
+    tile_s = p[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
+    math_s = tile_s * np.sqrt(waves**2 + 1.0)
+    moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)
+    memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
+    return soft_max(math_s, memory_s, p[P_OVERLAP])
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+    if x[X_BATCH] <= 0.0 or x[X_KV] <= 0.0:
+        return 0.0
+    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    if x[X_PREFILL] > 0.0:
+        return float(fixed + prefill_seconds(p, h, x))
+    return float(fixed + decode_seconds(p, h, x))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many calls."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows; graph replays re-read one KV cache."""
+    prefill = table["kernel"] == "mla_prefill"
+    graph = table["timing"] == "graph"
+    kv, q = table["kv_len"], table["q_len"]
+    return np.column_stack(
+        [
+            prefill, table["batch"], q, np.where(prefill, kv - (q - 1.0) / 2.0, kv), kv,
+            table["heads"], np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), graph,
+            np.where(graph, 1.0, COLD),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step, at the batch's means."""
+    s = op.shape
+    batch, kv, prefill = s["batch"], s["kv"], op.kind == "mla_prefill"
+    if op.dtype not in CODES:
+        return None
+    if batch <= 0 or kv <= 0:
+        return np.zeros(len(QUANTITIES))
+    q = s["tokens"] / batch if prefill else 1.0
+    keys = s["pairs"] / s["tokens"] if prefill else kv / batch
+    width = op.kv_read_bytes / (kv * (LATENT + ROPE))
+    return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, 1.0, COLD])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP of the visible pairs, and bytes when every operand moves once."""
+    prefill = x[:, X_PREFILL] > 0
+    batch, q, kv, heads = (x[:, i] for i in (X_BATCH, X_Q, X_KV, X_HEADS))
+    per_pair = np.where(prefill, QK_DIM + V_DIM, 2.0 * LATENT + ROPE)
+    flops = 2.0 * batch * heads * q * x[:, X_KEYS] * per_pair
+    decoded = kv * (LATENT + ROPE) * x[:, X_KV_BYTES] + 2.0 * heads * q * (2.0 * LATENT + ROPE)
+    expanded = 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
+    return flops, batch * np.where(prefill, expanded, decoded)
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return np.full(len(x), C_16)
+
+
+MLA = register(
+    Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
+           from_table, from_op, work, code_of)
+)  # fmt: skip

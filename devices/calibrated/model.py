@@ -1,0 +1,102 @@
+"""The cost model of a calibrated device: fitted families, a roofline for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.ops import Op
+from ..cost import Cost, Roofline
+from ..spec import DeviceSpec
+from .family import F8, Family, families
+from .hardware import hardware
+from .rules import Parameters, parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One family ready for use on a device.
+
+    Attributes
+    ----------
+    family : Family
+    known : Parameters
+        Parameters, where they come from and how well they predict.
+    h : float64 array
+        Device constants.
+    """
+
+    family: Family
+    known: Parameters
+    h: F8
+
+    def seconds(self, x: F8) -> F8:
+        """Seconds of rows of quantities, never below the device's roofline."""
+        predicted = self.family.seconds(self.known.fit.values, self.h, x)
+        return np.maximum(predicted, self.family.roofline(self.h, x))
+
+
+@dataclass(frozen=True, slots=True)
+class CalibratedModel:
+    """Seconds from the fitted families; joules, and kinds without a fit, from the roofline.
+
+    Attributes
+    ----------
+    base : Roofline
+        The device's specification.
+    models : mapping of str to Model
+        By kind of op.
+    """
+
+    base: Roofline
+    models: Mapping[str, Model]
+
+    def cost(self, op: Op) -> Cost:
+        spec = self.base.cost(op)
+        model = self.models.get(op.kind)
+        x = None if model is None else model.family.from_op(op)
+        if model is None or x is None:
+            return spec
+        seconds = float(model.seconds(x[None, :])[0])
+        compute = op.flops / self.base.peak[op.dtype]
+        memory = op.bytes / self.base.bandwidth
+        fixed = max(seconds - compute - memory, 0.0)
+        bound = "compute" if compute > memory else "memory"
+        if fixed > 0.5 * seconds:
+            bound = "latency"
+        return Cost(max(seconds, 0.0), compute, memory, fixed, spec.joules, bound)
+
+    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
+        """Parameters of the roofline; see :meth:`lower_family` for the fitted formula."""
+        return self.base.lower(kind, dtype)
+
+    def lower_family(self, kind: str) -> tuple[str, F8, F8] | None:
+        """Family name, parameters `p` and device constants `h` of a kind, or None.
+
+        ``devices.calibrated.<family>.seconds(p, h, x)`` with ``x`` in the order of
+        `Family.quantities` is the formula of :meth:`cost`, up to the roofline floor.
+        """
+        model = self.models.get(kind)
+        return None if model is None else (model.family.name, model.known.fit.values, model.h)
+
+
+def calibrated_model(spec: DeviceSpec, base: Roofline) -> CalibratedModel:
+    """Cost model of a device's xPU, every family fitted or transferred from similar devices."""
+    h = hardware(spec)
+    found: dict[str, Model] = {}
+    for family in families().values():
+        if family.kinds:
+            model = Model(family, parameters(spec, family), h)
+            found.update(dict.fromkeys(family.kinds, model))
+    return CalibratedModel(base, found)
+
+
+def can_calibrate(spec: DeviceSpec) -> bool:
+    """Whether a device is one GPU-class processor with known cores and clock."""
+    only = list(spec.processors.values())
+    return len(only) == 1 and only[0].kind == "xpu" and None not in (
+        only[0].cores, only[0].clock_Hz
+    )  # fmt: skip

@@ -1,0 +1,167 @@
+"""Experts of a MoE layer: a chain of permute, two grouped GEMMs, activation and combine.
+
+The weights of the active experts stream once; arithmetic runs over each expert's tokens and the
+rows that fill its last tile; the two overlap (soft maximum). Permute, activation and combine move the
+vectors of every routed slot a few times, and to a degree (`foreign`) those of slots whose expert
+another device holds, which some kernels zero and sum like the rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short
+kernels, and bookkeeping per local expert come on top.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_FP8, C_INT8, C_W4A16, CODES, H_BANDWIDTH, H_CACHE, H_PEAK, WEIGHT_BYTES
+from .terms import COLD, resident, soft_max
+
+(X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
+ X_CHAIN, X_COPIES) = range(12)  # fmt: skip
+QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts", "active_experts",
+              "skew", "format", "weight_bytes", "chain", "copies")  # fmt: skip
+"""`slots`: tokens x top_k of the call; `routed`: those of local experts; `inter`: inner width
+here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "launches of the chain of kernels", 2e-5, 2e-6, 1e-4),
+    Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width",
+              1.5e-6, 1e-8, 2e-5),
+    Parameter("expert_s", "s", "bookkeeping per local expert", 3e-8, 1e-10, 1e-6),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
+    Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
+              0.7, 0.05, 2.0),
+    Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
+              4.0, 0.1, 12.0),
+    Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
+              0.5, 0.01, 1.0),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.6, 0.1, 1.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.3, 2.0, 0.3),
+    Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
+              "bytes", 1.2, 1.0, 2.2, 0.3),
+    Parameter("low_bit", "1", "time to stream 4-bit weights over that of their bytes",
+              3.0, 1.0, 10.0),
+    Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
+              1.5, 1.0, 8.0, 0.4),
+)  # fmt: skip
+(P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
+ P_OVERLAP) = range(12)  # fmt: skip
+
+CACHE_RATE = 3.0
+"""Bandwidth of the last-level cache over the memory's."""
+LEAST_ROWS, LOST_ROWS = 8.0, 64.0
+"""Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
+instruction, towards half of a 128-row tile where tokens are many and tiles large."""
+SKEW_COST = 0.3
+"""Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
+fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
+GEMM_LAUNCH = 0.4
+"""Share of the launches that two grouped GEMMs alone take: two of five kernels."""
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+    active, hidden, inter, matrices = x[X_ACTIVE], x[X_HIDDEN], x[X_INTER], x[X_MATRICES]
+    if x[X_SLOTS] <= 0.0:
+        return 0.0
+    code = int(x[X_CODE])
+    routed = x[X_ROUTED] * (1.0 + SKEW_COST * x[X_SKEW])
+    bandwidth = p[P_MEMORY] * h[H_BANDWIDTH]
+    one = matrices * hidden * inter
+    weights = active * one * x[X_WEIGHT]
+    stays = resident(weights * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
+    if code == C_FP8:
+        weight_s *= p[P_STREAM]
+    elif code > C_INT8:
+        weight_s *= p[P_LOW]
+    # What one kernel of the chain writes the next one reads: from the cache while it fits.
+    touched = x[X_ROUTED]
+    passes = 1.0
+    if x[X_CHAIN] > 0.0:
+        touched += p[P_FOREIGN] * max(x[X_SLOTS] - touched, 0.0)
+        passes = max(p[P_SLOTS], 1.0)
+    vectors = 2.0 * touched * (hidden + inter)
+    kept = resident(vectors, p[P_CACHE] * h[H_CACHE])
+    moved = passes * vectors * (1.0 - kept + kept / CACHE_RATE)
+    rate = h[H_PEAK] * p[P_16]
+    if code > 1 and code != C_W4A16:
+        rate *= p[P_FP8]
+    busy = 0.0
+    if active > 0.0:
+        tokens = routed / active
+        rows = active * (tokens + LEAST_ROWS + LOST_ROWS * tokens / (tokens + LOST_ROWS))
+        busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
+    fixed = (
+        p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
+    )
+    fixed += p[P_WALK] * (hidden + inter) / 1024.0
+    return float(fixed + moved / bandwidth + busy)
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many calls."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows; every timing re-reads one set of weights."""
+    code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
+    slots = table["tokens"] * table["topk"]
+    active = np.maximum(table["active_experts"], 1.0)
+    return np.column_stack(
+        [
+            slots, np.maximum(slots / table["ep"], active), table["hidden"],
+            table["inter"] / table["tp"], 2.0 + table["gated"], table["experts"] / table["ep"],
+            active, [_skew(name) for name in table["distribution"]], code,
+            np.array(WEIGHT_BYTES)[code], table["kernel"] == "fused_moe",
+            np.where(table["timing"] == "graph", 1.0, COLD),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+def _skew(distribution: str) -> float:
+    """Exponent in a name like ``power_law_1.2``; 0 for the others."""
+    _, found, exponent = distribution.partition("power_law_")
+    return float(exponent) if found else 0.0
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step; permute and combine are the op's own."""
+    s, loads = op.shape, op.loads
+    code = CODES.get(op.dtype)
+    if code is None or loads is None:
+        return None
+    routed, active = loads.routed, loads.active
+    one = s["matrices"] * s["hidden"] * s["inter"]
+    stored = op.weight_bytes / (one * active) if active > 0 else WEIGHT_BYTES[code]
+    return np.array(
+        [
+            s.get("slots", routed), routed, s["hidden"], s["inter"], s["matrices"], s["experts"],
+            active, 0.0, code, stored, 1.0, COLD,
+        ]
+    )  # fmt: skip
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """FLOP of the routed tokens, and bytes when active weights, inputs and outputs move once."""
+    one = x[:, X_MATRICES] * x[:, X_HIDDEN] * x[:, X_INTER]
+    moved = x[:, X_ACTIVE] * one * x[:, X_WEIGHT] + 4.0 * x[:, X_ROUTED] * x[:, X_HIDDEN]
+    return 2.0 * x[:, X_ROUTED] * one, moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return x[:, X_CODE].astype(np.int64)
+
+
+MOE = register(
+    Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
+           work, code_of)
+)  # fmt: skip

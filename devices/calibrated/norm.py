@@ -1,0 +1,132 @@
+"""Vector kernels (norms, activations, rotary embedding, additions): launch, blocks and traffic.
+
+In all but the plain kernels one block of threads takes a row, value after value; the blocks run
+in waves over the cores. The traffic overlaps with that (soft maximum): what the
+previous kernel just wrote, and fits in the last-level cache, is read from there.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.kernel_tables import Table
+from ...workloads.ops import Op
+from .family import F8, Family, Parameter, register
+from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CORES
+from .terms import host_seconds, resident, soft_max
+
+(X_ROWS, X_COLS, X_TENSORS, X_SIZE, X_CLASS, X_WARM, X_EVENT, X_HOST) = range(8)
+QUANTITIES = ("rows", "cols", "tensors", "bytes", "class", "warm", "event", "host_s")
+
+(K_PLAIN, K_GATED, K_REDUCE, K_ROPE) = range(4)
+"""Classes of kernels: element by element, gated activation, reduction over a row, rotary."""
+CLASSES = {"layernorm": K_REDUCE, "rmsnorm": K_REDUCE, "softmax": K_REDUCE,
+           "fused_add_rmsnorm": K_REDUCE, "rope": K_ROPE, "silu_mul": K_GATED,
+           "geglu": K_GATED}  # fmt: skip
+TENSORS = {"silu_mul": 3.0, "geglu": 3.0, "add": 3.0, "mul": 3.0, "div": 3.0,
+           "fused_add_rmsnorm": 4.0}  # fmt: skip
+
+BLOCKS = 2.0
+"""Blocks of a row each that a core works on at once."""
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest kernel", 2e-6, 3e-7, 2e-5),
+    Parameter("event_s", "s", "what timing a call with events adds", 3e-6, 1e-7, 3e-5),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.3, 1.0, 0.15),
+    Parameter("cache_speed", "1", "last-level cache over memory bandwidth", 2.0, 1.0, 8.0),
+    Parameter("cache", "1", "part of the last-level cache that keeps what was just written",
+              0.6, 0.05, 3.0),
+    Parameter("value_s", "s", "time a block takes for each value of its row", 3e-10, 1e-12, 5e-9, 1.0),
+    Parameter("reduce_s", "s", "additional latency of a kernel that reduces rows",
+              2e-6, 1e-8, 2e-5, 1.0),
+    Parameter("reduce_rate", "1", "traffic rate of reductions over plain kernels", 0.9, 0.2, 2.0),
+    Parameter("gated_rate", "1", "traffic rate of gated activations over plain kernels",
+              0.9, 0.2, 2.0),
+    Parameter("rope_rate", "1", "traffic rate of rotary embedding over plain kernels",
+              0.6, 0.05, 2.0),
+    Parameter("rope_s", "s", "additional latency of rotary embedding", 1e-6, 1e-8, 2e-5, 1.0),
+    Parameter("overlap", "1", "power of the soft maximum of latency and traffic",
+              2.0, 1.0, 10.0, 0.3),
+)  # fmt: skip
+(P_LAUNCH, P_EVENT, P_MEMORY, P_CACHE_SPEED, P_CACHE, P_VALUE, P_REDUCE, P_REDUCE_RATE, P_GATED_RATE,
+ P_ROPE_RATE, P_ROPE, P_OVERLAP) = range(12)  # fmt: skip
+
+
+@compiled_part
+def seconds(p: F8, h: F8, x: F8) -> float:
+    """Seconds of one vector kernel; `p`, `h` and `x` in the order of the constants above."""
+    rows = x[X_ROWS]
+    if rows <= 0.0:
+        return 0.0
+    kind = int(x[X_CLASS])
+    tensor = rows * x[X_COLS] * x[X_SIZE]
+    moved = tensor * x[X_TENSORS]
+    rate = p[P_MEMORY] * h[H_BANDWIDTH]
+    fixed = p[P_LAUNCH] + x[X_HOST] + x[X_EVENT] * p[P_EVENT]
+    if kind == K_REDUCE:
+        rate = min(rate * p[P_REDUCE_RATE], h[H_BANDWIDTH])
+        fixed += p[P_REDUCE]
+    elif kind == K_GATED:
+        rate = min(rate * p[P_GATED_RATE], h[H_BANDWIDTH])
+    elif kind == K_ROPE:
+        rate = min(rate * p[P_ROPE_RATE], h[H_BANDWIDTH])
+        fixed += p[P_ROPE]
+    kept = resident(moved, p[P_CACHE] * h[H_CACHE]) * x[X_WARM]
+    traffic_s = moved * (1.0 - kept + kept / p[P_CACHE_SPEED]) / rate
+    latency_s = 0.0
+    if kind != K_PLAIN:
+        latency_s = max(1.0, rows / (h[H_CORES] * BLOCKS)) * x[X_COLS] * p[P_VALUE]
+    return float(fixed + soft_max(traffic_s, latency_s, p[P_OVERLAP]))
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Seconds of many vector kernels."""
+    for i in range(x.shape[0]):
+        out[i] = seconds(p, h, x[i])
+
+
+def from_table(table: Table) -> F8:
+    """Quantities of measured rows; only flushed kernels (liger) read cold tensors."""
+    code = np.array([CODES[name] for name in table["dtype"]])
+    kernels = table["kernel"].tolist()
+    cold = np.array([source.startswith("liger") for source in table["source"]])
+    return np.column_stack(
+        [
+            table["rows"], table["cols"], [TENSORS.get(k, 2.0) for k in kernels],
+            np.where(code == C_32, 4.0, 2.0), [CLASSES.get(k, K_PLAIN) for k in kernels],
+            ~cold, table["timing"] == "event", host_seconds(table["timing"]),
+        ]
+    ).astype(np.float64)  # fmt: skip
+
+
+NAMES = {"rope": K_ROPE, "activation": K_GATED, "norm": K_REDUCE}
+"""Class of a serving step's elementwise ops, by the end of their name."""
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step; its input was just written."""
+    shape = op.shape
+    values = shape["rows"] * shape["cols"] * shape["tensors"]
+    size = op.act_bytes / values if values > 0 else 2.0
+    kind = next((k for end, k in NAMES.items() if op.name.endswith(end)), K_PLAIN)
+    return np.array([shape["rows"], shape["cols"], shape["tensors"], size, kind, 1.0, 0.0, 0.0])
+
+
+def work(x: F8) -> tuple[F8, F8]:
+    """No matmul FLOP; every tensor is moved once."""
+    moved = x[:, X_ROWS] * x[:, X_COLS] * x[:, X_TENSORS] * x[:, X_SIZE]
+    return np.zeros(len(x)), moved
+
+
+def code_of(x: F8) -> npt.NDArray[np.int64]:
+    """Format code of each row."""
+    return np.where(x[:, X_SIZE] > 2.0, C_32, C_16).astype(np.int64)
+
+
+NORM = register(
+    Family("norm", "vector kernels", ("elementwise",), PARAMETERS, QUANTITIES, rows, from_table,
+           from_op, work, code_of)
+)  # fmt: skip

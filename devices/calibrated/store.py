@@ -1,0 +1,77 @@
+"""Write fits as a device description: the form the catalog keeps and a user can load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .calibrate import FamilyFit
+from .errors import Errors
+from .family import Parameter
+
+DIGITS = 5
+HEAD = """\
+# Written by `opbyte calibrate`: fitted parameters of kernel models, see docs/calibration.md.
+# Seconds stand in microseconds; all else are fractions and multiples.
+extends: {device}
+name: {device}-calibrated
+calibration:
+"""
+
+
+def device_yaml(device: str, fits: Mapping[str, FamilyFit]) -> str:
+    """YAML of a device that extends `device` by its fits."""
+    return HEAD.format(device=device) + "".join(_family(f) for f in fits.values())
+
+
+def _family(done: FamilyFit) -> str:
+    names = sorted({source.partition("/")[0] for source in done.tables})
+    source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
+    lines = [
+        f"  {done.family.name}:",
+        f'    source: "{source}"',
+        f"    rows: {done.rows}",
+        f'    date: "{done.date}"',
+        f"    tables: [{', '.join(_quoted(t) for t in done.tables)}]",
+        "    parameters:",
+    ]
+    for parameter, value in zip(done.family.parameters, done.fit.values, strict=True):
+        key, scale = _key(parameter)
+        lines.append(f"      {key}: {_number(value * scale)}  # {parameter.meaning}")
+    scales = {k: v for k, v in done.fit.scales.items() if v}
+    if scales:
+        lines.append("    frameworks:")
+        for name, values in scales.items():
+            # The scales are of fields, which have their seconds without a prefix.
+            inner = ", ".join(f"{k}: {_number(v)}" for k, v in values.items())
+            lines.append(f"      {_quoted(name)}: {{{inner}}}")
+    lines.append("    errors:")
+    lines += [f"      {name}: {_errors(e)}" for name, e in done.errors.items()]
+    bounds = ", ".join(f"{k}: {_number(v, 3)}" for k, v in done.bounds().items())
+    lines.append(f"    bounds: {{{bounds}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _errors(e: Errors) -> str:
+    return (
+        f"{{rows: {e.rows}, median_ape: {_number(e.median_ape, 4)}, "
+        f"p90_ape: {_number(e.p90_ape, 4)}, median_bias: {_number(e.median_bias, 4)}}}"
+    )
+
+
+def _key(parameter: Parameter) -> tuple[str, float]:
+    if parameter.unit == "s":
+        return parameter.name.removesuffix("_s") + "_us", 1e6
+    return parameter.name, 1.0
+
+
+def _number(value: float, digits: int = DIGITS) -> str:
+    text = np.format_float_positional(
+        float(f"{value:.{digits}g}"), unique=True, fractional=False, trim="0"
+    )
+    return text if abs(value) >= 1e-12 else "0.0"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "").replace('"', "") + '"'

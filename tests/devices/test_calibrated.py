@@ -1,0 +1,197 @@
+"""Are the kernel models physical, and does a fit find what made the rows?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.devices.calibrated import gemm as gemm_module
+from opbyte.devices.calibrated.check import implausible
+from opbyte.devices.calibrated.errors import errors
+from opbyte.devices.calibrated.family import Family, families
+from opbyte.devices.calibrated.fit import fit, predict
+from opbyte.devices.calibrated.hardware import H_PEAK, hardware
+from opbyte.devices.calibrated.model import CalibratedModel
+from opbyte.devices.calibrated.rules import features, parameters
+from opbyte.devices.calibrated.terms import COLD
+from opbyte.devices.catalog import list_devices, load_device
+from opbyte.devices.cost import Roofline
+from opbyte.devices.device import build_device
+from opbyte.workloads.ops import Op
+
+FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
+LINKS = ("allreduce", "collectives")
+
+
+def fitted(device: str, family: str) -> tuple[Family, np.ndarray, np.ndarray]:
+    spec, _ = load_device(device)
+    model = families()[family]
+    return model, parameters(spec, model).fit.values, hardware(spec)
+
+
+def gemms(*shapes: tuple[float, float, float]) -> np.ndarray:
+    """Rows of a cold bf16 GEMM."""
+    return np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0] for m, n, k in shapes], dtype=float)
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
+def test_parameters_are_few_named_and_bounded(family: Family) -> None:
+    assert len(family.parameters) <= 12
+    assert len({p.name for p in family.parameters}) == len(family.parameters)
+    for p in family.parameters:
+        assert p.meaning
+        assert p.unit
+        assert (p.unit == "s") == p.name.endswith("_s")
+        assert 0 < p.low <= p.default <= p.high
+
+
+size = st.floats(1, 20000).map(np.ceil)
+
+
+@given(m=size, n=size, k=size, grow=st.floats(1, 4), which=st.integers(0, 2))
+def test_a_larger_gemm_is_never_faster(
+    m: float, n: float, k: float, grow: float, which: int
+) -> None:
+    larger = [m, n, k]
+    larger[which] = np.ceil(larger[which] * grow)
+    for device in ("h100", "l40s", "mi300x"):
+        family, values, h = fitted(device, "gemm")
+        small, big = family.seconds(values, h, gemms((m, n, k), tuple(larger)))
+        assert big >= small * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("device", ["h100", "h200", "a100-80gb", "l40s", "mi300x", "b200"])
+def test_far_outside_the_tables_a_gemm_stays_near_the_roofline(device: str) -> None:
+    # Ten times the largest m, n and k of the tables, and a wide weight read for few tokens.
+    family, values, h = fitted(device, "gemm")
+    x = gemms((65536, 65536, 65536), (327680, 65536, 8192), (8, 655360, 16384))
+    ratio = family.seconds(values, h, x) / family.roofline(h, x)
+    assert (ratio >= 1).all()
+    assert (ratio <= 3).all()
+
+
+@pytest.mark.parametrize("device", ["h100", "a100-80gb"])
+def test_far_outside_the_tables_a_vector_kernel_stays_near_the_roofline(device: str) -> None:
+    family, values, h = fitted(device, "norm")
+    x = np.array([[1e6, 8192, t, 2, kind, 1, 0, 0] for t, kind in ((2, 0), (4, 2), (3, 1), (2, 3))])
+    ratio = family.seconds(values, h, x) / family.roofline(h, x)
+    assert (ratio >= 1).all()
+    assert (ratio <= 3).all()
+
+
+def test_waves_make_steps() -> None:
+    # 132 cores: one more row of 128x128 tiles than a full wave costs more than the row is worth.
+    family, values, h = fitted("h100", "gemm")
+    full, over = family.seconds(
+        values, h, gemms((12 * 128, 11 * 128, 8192), (13 * 128, 11 * 128, 8192))
+    )
+    assert over > full
+
+
+def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
+    family, values, h = fitted("l40s", "gemm")
+    cold = gemms((8, 1024, 2048))
+    warm = cold.copy()
+    warm[:, gemm_module.X_COPIES] = 6.0
+    assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
+
+
+@pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
+def test_a_fit_recovers_what_made_the_rows(family: Family) -> None:
+    if family.name not in ("gemm", "norm", "allreduce"):
+        pytest.skip("one family of each shape of formula is enough")
+    h = hardware(load_device("h100")[0])
+    rng = np.random.default_rng(1)
+    x = {
+        "gemm": lambda: np.vstack([gemms(*(2.0 ** rng.integers(4, 14, (200, 3))))]),
+        "norm": lambda: np.column_stack(
+            [2.0 ** rng.integers(0, 14, 200), 2.0 ** rng.integers(8, 14, 200), np.full(200, 3),
+             np.full(200, 2), rng.integers(0, 4, 200), np.ones(200), np.zeros(200), np.zeros(200)]
+        ),
+        "allreduce": lambda: np.column_stack(
+            [2.0 ** rng.integers(8, 30, 200), 2.0 ** rng.integers(1, 4, 200), rng.integers(0, 2, 200)]
+        ),
+    }[family.name]().astype(float)  # fmt: skip
+    truth = np.array([min(p.high, p.default * 1.2) for p in family.parameters])
+    measured = family.seconds(truth, h, x)
+    labels = np.array(["one"] * 200, dtype=object)
+    done = fit(family, h, x, measured, labels)
+    assert errors(predict(family, done, h, x, labels), measured).p90_ape < 0.02
+
+
+def test_frameworks_scale_around_the_base() -> None:
+    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    rng = np.random.default_rng(2)
+    x = np.vstack([gemms(*(2.0 ** rng.integers(4, 14, (100, 3))))] * 2)
+    labels = np.array(["slow"] * 100 + ["fast"] * 100, dtype=object)
+    measured = family.seconds(family.defaults, h, x) * np.where(labels == "slow", 1.2, 1 / 1.2)
+    done = fit(family, h, x, measured, labels)
+    scales = [done.scales[name]["time"] for name in ("slow", "fast")]
+    assert np.prod(scales) == pytest.approx(1.0)
+    assert scales[0] == pytest.approx(1.2, rel=0.03)
+
+
+def test_a_thousand_times_too_fast_is_implausible_and_a_cached_read_is_not() -> None:
+    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    x = gemms((16, 4096, 4096), (8192, 8192, 8192))
+    honest = family.seconds(family.defaults, h, x)
+    assert (implausible(family, h, x, honest) == "").all()
+    assert (implausible(family, h, x, honest / 1000) != "").all()
+    assert implausible(family, h, x[:1], honest[:1] / 2)[0] == ""
+
+
+@pytest.mark.parametrize("device", FITTED)
+def test_stored_fits_are_whole_and_within_their_bounds(device: str) -> None:
+    spec, sources = load_device(device)
+    for name, stored in spec.calibration.items():
+        family = families()[name]
+        assert set(stored.parameters) == {p.name for p in family.parameters}
+        for p in family.parameters:
+            assert p.low * 0.999 <= stored.parameters[p.name] <= p.high * 1.001
+        assert stored.errors["fit"].rows == stored.rows
+        assert stored.errors["by_shape"].median_ape <= stored.bounds.median_ape
+        assert any(key.startswith(f"calibration.{name}.") for key in sources)
+
+
+def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
+    spec, _ = load_device("h200")
+    known = parameters(spec, families()["gemm"], without=("h200",))
+    assert known.basis == "transferred"
+    assert known.near[0][0] in ("h100", "h800")
+    alike = features(hardware(load_device("h100")[0])) - features(hardware(spec))
+    other = features(hardware(load_device("mi300x")[0])) - features(hardware(spec))
+    assert np.linalg.norm(alike) < np.linalg.norm(other)
+
+
+def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
+    spec, _ = load_device("h100")
+    model = build_device(spec, calibrated=True).processors["xpu"].model
+    assert isinstance(model, CalibratedModel)
+    op = Op(
+        name="up", layer="ffn", kind="gemm", phase="both", dtype="bf16",
+        shape={"m": 64.0, "n": 14336.0, "k": 4096.0, "batch": 1.0}, flops=2.0 * 64 * 14336 * 4096,
+        weight_bytes=2.0 * 14336 * 4096, act_bytes=2.0 * 64 * (14336 + 4096),
+    )  # fmt: skip
+    cost, spec_cost = model.cost(op), model.base.cost(op)
+    family, values, h = fitted("h100", "gemm")
+    assert cost.seconds == family.seconds(values, h, gemms((64, 14336, 4096)))[0]
+    assert cost.seconds >= max(cost.compute_s, cost.memory_s)
+    assert cost.joules == spec_cost.joules
+    name, lowered, constants = model.lower_family("gemm") or ("", values, h)
+    assert (name, lowered.tolist(), constants.tolist()) == ("gemm", values.tolist(), h.tolist())
+
+
+@pytest.mark.parametrize("device", [d for d in list_devices() if d.startswith(("duplex", "logic"))])
+def test_the_papers_systems_are_never_calibrated(device: str) -> None:
+    spec, _ = load_device(device)
+    assert not spec.calibration
+    for processor in build_device(spec, calibrated=True).processors.values():
+        assert isinstance(processor.model, Roofline)
+
+
+def test_peaks_follow_the_format() -> None:
+    h = hardware(load_device("h100")[0])
+    assert h[H_PEAK] == pytest.approx(989.4e12)
+    assert h[H_PEAK + 2] == pytest.approx(1978.9e12)
