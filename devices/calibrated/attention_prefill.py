@@ -106,9 +106,7 @@ def from_table(table: Table) -> F8:
 def _visible(tokens: F8, limit: F8) -> F8:
     """Query-key pairs of a causal prompt when a query sees at most `limit` keys."""
     inside = np.minimum(tokens, limit)
-    return inside * (inside + 1.0) / 2.0 + (tokens - inside) * np.where(
-        tokens > limit, limit, 0.0
-    )
+    return inside * (inside + 1.0) / 2.0 + (tokens - inside) * np.where(tokens > limit, limit, 0.0)
 
 
 def from_op(op: Op) -> F8 | None:

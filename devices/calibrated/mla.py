@@ -57,9 +57,7 @@ def decode_seconds(p: F8, h: F8, x: F8) -> float:
     """Seconds of absorbed decode without the fixed part."""
     batch, kv, heads = x[X_BATCH], x[X_KV], x[X_HEADS]
     rows_q = x[X_Q] * heads
-    moved = batch * (
-        kv * (LATENT + ROPE) * x[X_KV_BYTES] + rows_q * (2.0 * LATENT + ROPE) * 2.0
-    )
+    moved = batch * (kv * (LATENT + ROPE) * x[X_KV_BYTES] + rows_q * (2.0 * LATENT + ROPE) * 2.0)
     stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
     memory_s = moved * (1.0 - stays + stays / CACHE_RATE) / (p[P_MEMORY] * h[H_BANDWIDTH])
     padded = np.sqrt(rows_q**2 + p[P_HEADS] ** 2)
