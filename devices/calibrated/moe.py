@@ -16,7 +16,17 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_FP8, C_INT8, C_W4A16, CODES, H_BANDWIDTH, H_CACHE, H_PEAK, WEIGHT_BYTES
+from .hardware import (
+    C_16,
+    C_FP8,
+    C_INT8,
+    C_W4A16,
+    CODES,
+    H_BANDWIDTH,
+    H_CACHE,
+    H_PEAK,
+    WEIGHT_BYTES,
+)
 from .terms import COLD, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
@@ -141,6 +151,8 @@ def from_op(op: Op) -> F8 | None:
     routed, active = loads.routed, loads.active
     one = s["matrices"] * s["hidden"] * s["inter"]
     stored = op.weight_bytes / (one * active) if active > 0 else WEIGHT_BYTES[code]
+    if code == C_16 and stored < 1.0:
+        code = C_W4A16
     return np.array(
         [
             s.get("slots", routed), routed, s["hidden"], s["inter"], s["matrices"], s["experts"],
