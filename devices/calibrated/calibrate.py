@@ -83,7 +83,8 @@ def calibrate_family(rows: Rows, date: str) -> FamilyFit:
     found["by_shape"] = errors(unseen, rows.measured)
     foreign = by_source(*args, done)
     if foreign is not None:
-        found["by_source"] = errors(foreign, rows.measured)
+        told = ~np.isnan(foreign)
+        found["by_source"] = errors(foreign[told], rows.measured[told])
     sources = tuple(sorted(set(rows.table["source"].tolist())))
     return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import Fit, Labels, fit, predict
+from .fit import FEW_ROWS, Fit, Labels, fit, predict
 
 FOLDS = 5
 
@@ -52,14 +52,16 @@ def by_shape(
 
 
 def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
-    """Predictions of each framework's rows from a fit on the others; None where there is one."""
-    names = sorted(set(labels.tolist()))
-    if len(names) < 2:
-        return None
-    out = np.empty(len(measured))
-    for name in names:
+    """Predictions of each framework's rows from a fit on the others.
+
+    NaN where the others have fewer than `FEW_ROWS`; None where that is so for all.
+    """
+    out = np.full(len(measured), np.nan)
+    for name in sorted(set(labels.tolist())):
+        if np.count_nonzero(labels != name) < FEW_ROWS:
+            continue
         out[labels == name] = _unseen(family, h, x, measured, labels, labels == name, start)
-    return out
+    return None if np.isnan(out).all() else out
 
 
 def _unseen(

@@ -165,7 +165,19 @@ def fit(
         )  # fmt: skip
         if end.cost < lowest:
             best, lowest = end.x, end.cost
+    _forget(plan, best, center, h, x)
     return _result(plan, best)
+
+
+def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
+    """Put parameters that no row depends on back to where they are drawn to."""
+    base = plan.family.seconds(np.exp(theta[: plan.size]), h, x)
+    for column in range(plan.size):
+        moved = theta[: plan.size].copy()
+        moved[column] += 0.1 if moved[column] <= center[column] else -0.1
+        change = np.abs(np.log(plan.family.seconds(np.exp(moved), h, x) / base))
+        if change.max() < 1e-3:
+            theta[column] = center[column]
 
 
 def _result(plan: _Layout, theta: F8) -> Fit:

@@ -24,15 +24,15 @@ QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "inpu
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 5e-6, 5e-7, 3e-5),
-    Parameter("peak", "1", "attainable fraction of the peak", 0.85, 0.2, 1.0, 0.2),
+    Parameter("peak", "1", "attainable fraction of the peak", 0.8, 0.2, 1.0, 0.2),
     Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
               0.9, 0.4, 1.0, 0.2),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.15),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.7, 0.3, 1.0, 0.15),
     Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
-              3.0, 1.0, 12.0),
-    Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
+              8.0, 1.0, 12.0),
+    Parameter("fill_s", "s", "pipeline fill of one wave", 2e-7, 5e-8, 1e-5),
     Parameter("step_s", "s", "shortest step of 64 along k", 5e-8, 1e-9, 1e-6, 1.0),
-    Parameter("group_s", "s", "time a group adds", 5e-8, 1e-10, 1e-6, 1.0),
+    Parameter("group_s", "s", "time a group adds", 2e-7, 1e-10, 1e-6, 1.0),
     Parameter("masked_rate", "1", "rate of the masked kernel over the contiguous one",
               0.95, 0.3, 1.0, 0.2),
 )  # fmt: skip

@@ -1,11 +1,12 @@
 """Parameters of a family on any device: fitted, or from the devices most like it.
 
 A device without a fit takes the weighted geometric mean of the fitted devices, parameter by
-parameter. The weight of a device is ``sqrt(rows) * exp(-d**2 / 2)`` with `d` the distance between
+parameter. The weight of a device is ``rows * exp(-d**2 / 2)`` with `d` the distance between
 the two in three logarithms, in units of `UNITS`: FLOP per clock of one core (the generation of
 its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level cache. All
 parameters are fractions, multiples and latencies, so that the device's own peaks, bandwidth and
-cores carry the rest.
+cores carry the rest. A parameter that no row of a device depends on (it is at the
+family's default) has no weight.
 """
 
 from __future__ import annotations
@@ -92,9 +93,14 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     distance = np.array(
         [float(np.linalg.norm((here - features(d.h)) / UNITS)) for d in donors.values()]
     )
-    weight = np.sqrt([d.rows for d in donors.values()]) * (np.exp(-(distance**2) / 2) + FLOOR)
+    weight = np.array([d.rows for d in donors.values()])
+    weight = weight * (np.exp(-(distance**2) / 2) + FLOOR)
     weight /= weight.sum()
-    mean = np.exp(weight @ np.log([d.fit.values for d in donors.values()]))
+    logs = np.log([d.fit.values for d in donors.values()])
+    told = weight[:, None] * (np.abs(logs - np.log(family.defaults)) > 1e-3)
+    total = told.sum(axis=0)
+    mean = np.where(total > 0, (told * logs).sum(axis=0), np.log(family.defaults))
+    mean = np.exp(mean / np.where(total > 0, total, 1.0))
     shares = dict(zip(donors, weight.tolist(), strict=True))
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
