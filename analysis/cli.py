@@ -277,10 +277,17 @@ def calibrate_command(
     _show(result, as_json)
 
 
-validate_app = typer.Typer(
-    help="Compare predictions with measurements.", no_args_is_help=True, rich_markup_mode=None
-)
+validate_app = typer.Typer(help="Compare predictions with measurements.", rich_markup_mode=None)
 app.add_typer(validate_app, name="validate")
+
+
+@validate_app.callback(invoke_without_command=True)
+def validate_top(context: typer.Context) -> None:
+    """Compare predictions with measurements."""
+    if context.invoked_subcommand is None:
+        raise InputError(
+            "opbyte validate", "needs what to validate: opbyte validate kernels TABLES"
+        )
 
 
 @validate_app.command("kernels")
@@ -435,7 +442,12 @@ def _give_up_output() -> None:
 
 
 def _names() -> list[str]:
-    return [command.name or "" for command in app.registered_commands]
+    """All commands, those of groups with their group's name before them."""
+    names = [command.name or "" for command in app.registered_commands]
+    for group in app.registered_groups:
+        inner = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [f"{group.name} {command.name}" for command in inner]
+    return names
 
 
 def _fail(message: str, code: int) -> None:

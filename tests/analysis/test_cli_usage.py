@@ -17,7 +17,12 @@ BAD = {
     # command line: parts of the message
     "": ("needs a command", "simulate"),
     "simulat": ("'simulat'", "did you mean 'simulate'?"),
-    "frobnicate": ("'frobnicate'", "known: inspect, list"),
+    "frobnicate": ("'frobnicate'", "inspect, list", "validate kernels"),
+    "validate": ("opbyte validate", "validate kernels TABLES"),
+    "validate kernel x": ("'kernel'", "validate kernels"),
+    "validate kernels": ("TABLES",),
+    "validate kernels absent": ("absent", "no such file"),
+    "calibrate absent --device h100": ("absent", "no such file"),
     "--json": ("--json", "no such option"),
     "--versoin": ("--versoin", "did you mean '--version'?"),
     "list": ("KIND", "models, devices, systems"),
