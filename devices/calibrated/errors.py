@@ -54,11 +54,11 @@ def constant_model(family: Family, h: F8, x: F8, measured: F8) -> F8:
         out: F8 = np.exp(theta[0]) * floor + np.exp(theta[1])
         return out
 
-    end = least_squares(
-        lambda theta: np.log(predicted(theta)) - log_measured,
-        [float(np.log(np.median(measured / floor))), float(np.log(measured.min()))],
-        loss="soft_l1", f_scale=LOSS_SCALE,
-    )  # fmt: skip
+    def residuals(theta: F8) -> F8:
+        return np.log(predicted(theta)) - log_measured
+
+    first = np.log([float(np.median(measured / floor)), float(measured.min())])
+    end = least_squares(residuals, first, loss="soft_l1", f_scale=LOSS_SCALE)
     return predicted(end.x)
 
 
