@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..devices.calibrated.calibrate import FamilyFit, Rows
-from ..devices.calibrated.errors import Errors, errors
+from ..devices.calibrated.errors import Errors, constant_model, errors
 from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
 from ..devices.calibrated.rules import Donor, transfer
@@ -21,6 +21,8 @@ median and 90th percentile of |predicted / measured - 1|, and the median of pred
 (bias).
 
 - *fit*: the rows the parameters were fitted to.
+- *one efficiency*: one efficiency and one constant over the roofline, fitted to the same rows; the
+  model to beat.
 - *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
 - *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
 - *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
@@ -75,7 +77,7 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
     return "\n".join(parts)
 
 
-HEAD = ("device", "rows", "fit", "by shape", "by source", "from others")
+HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "from others")
 
 
 def _row(
@@ -83,7 +85,11 @@ def _row(
     others: Mapping[str, Mapping[str, Errors]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
-    cells = [device, str(len(rows[device][name].measured))]
+    r = rows[device][name]
+    usual = None
+    if done is not None:
+        usual = errors(constant_model(r.family, r.h, r.x, r.measured), r.measured)
+    cells = [device, str(len(r.measured)), _cell(usual)]
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))
     return [*cells, _cell(others.get(name, {}).get(device))]

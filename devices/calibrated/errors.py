@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import FEW_ROWS, Fit, Labels, fit, predict
+from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, predict
 
 FOLDS = 5
+FEW = 5
+"""A framework with fewer rows is not judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,28 @@ def errors(predicted: F8, measured: F8) -> Errors:
     )
 
 
+def constant_model(family: Family, h: F8, x: F8, measured: F8) -> F8:
+    """Predictions of the usual model, one efficiency and one constant, fitted to the same rows.
+
+    ``launch + roofline / efficiency``; what a kernel model has to beat.
+    """
+    from scipy.optimize import least_squares
+
+    floor = family.roofline(h, x)
+    log_measured = np.log(measured)
+
+    def predicted(theta: F8) -> F8:
+        out: F8 = np.exp(theta[0]) * floor + np.exp(theta[1])
+        return out
+
+    def residuals(theta: F8) -> F8:
+        return np.log(predicted(theta)) - log_measured
+
+    first = np.log([float(np.median(measured / floor)), float(measured.min())])
+    end = least_squares(residuals, first, loss="soft_l1", f_scale=LOSS_SCALE)
+    return predicted(end.x)
+
+
 def by_shape(
     family: Family, h: F8, x: F8, measured: F8, labels: Labels, shapes: npt.NDArray[np.int64],
     start: Fit,
@@ -54,11 +78,12 @@ def by_shape(
 def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others.
 
-    NaN where the others have fewer than `FEW_ROWS`; None where that is so for all.
+    NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where
+    that is so for all.
     """
     out = np.full(len(measured), np.nan)
     for name in sorted(set(labels.tolist())):
-        if np.count_nonzero(labels != name) < FEW_ROWS:
+        if np.count_nonzero(labels != name) < FEW_ROWS or np.count_nonzero(labels == name) < FEW:
             continue
         out[labels == name] = _unseen(family, h, x, measured, labels, labels == name, start)
     return None if np.isnan(out).all() else out

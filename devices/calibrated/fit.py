@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from .family import F8, Family
 
-PRIOR = 0.02
-"""Weight of a parameter one standard deviation from its default, in units of one row's
-residual of 5 %."""
-LOSS_SCALE = 0.05
+PRIOR = 0.007
+"""A parameter one standard deviation from its default weighs as much as a row that is off by
+this."""
+LOSS_SCALE = 0.01
 """Log error beyond which a row counts linearly: close to a median fit."""
 FACTOR_SPREAD = 0.15
 """Usual spread of frameworks around each other, as a standard deviation of the logarithm."""
@@ -103,7 +103,7 @@ def fit(
     labels: Labels,
     *,
     prior: F8 | None = None,
-    starts: int = 3,
+    starts: int = 5,
     start: F8 | None = None,
 ) -> Fit:
     """Least squares on ``log(predicted / measured)`` with a soft absolute loss.

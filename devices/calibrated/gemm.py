@@ -2,8 +2,9 @@
 
 A kernel library picks the output tile and the number of splits along k; so does the model. The
 tiles of a choice run in waves over the cores. A tile takes the longer of its arithmetic and its
-operand loads at the rate one core can draw, plus a fixed pipeline fill; a split of k adds the
-traffic of partial sums. All waves together overlap with the traffic to main memory (soft maximum),
+operand loads at the rate one core can draw, then stores its result, plus a fixed pipeline fill; a
+split of k adds a pass over the partial sums. Several tiles on a core even out half of the last,
+partly filled wave. All waves together overlap with the traffic to main memory (soft maximum),
 where weights that a benchmark re-reads often enough come from the last-level cache instead.
 """
 
@@ -25,7 +26,6 @@ from .hardware import (
     CODES,
     H_BANDWIDTH,
     H_CACHE,
-    H_CLOCK,
     H_CORES,
     H_PEAK,
     INPUT_BYTES,
@@ -50,7 +50,10 @@ PARAMETERS = (
     Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
               0.88, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.4, 1.0, 0.15),
-    Parameter("core_draw", "B", "operand bytes a core loads per clock", 50.0, 4.0, 1000.0, 0.7),
+    Parameter(
+        "core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak",
+        0.02, 0.002, 0.5, 0.5,
+    ),
     Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 3e-6, 5e-8, 5e-5, 1.0),
     Parameter("fill_s", "s", "pipeline fill of one wave", 1e-6, 5e-8, 1e-5),
 )  # fmt: skip
@@ -63,12 +66,16 @@ TILE_HALF = 4.0
 """Tile side at which a core reaches half of its rate."""
 HEATING_S = 5e-4
 """Ideal duration at which half of the drop to the sustained rate has come."""
+SHARED_WAVES = 0.5
+"""How far several tiles on a core at once even out the last, partly filled wave."""
+STORED_BYTES = 4.0
+"""Bytes of an accumulator that leaves its core: it is stored after the last step along k."""
 MAX_SPLITS = 16.0
 """Most parts that k is split into."""
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps operands until they are read again."""
-TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0, 256.0)
-TILES_N = (64.0, 64.0, 64.0, 128.0, 128.0, 256.0, 128.0)
+TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0)
+TILES_N = (64.0, 64.0, 64.0, 128.0, 64.0, 128.0)
 
 
 @compiled_part
@@ -100,9 +107,13 @@ def tiled(
             depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
             math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
-            waves = ceil_div(tiles * splits, cores)
-            if waves * (max(math_s, load_s) + fill_s) < best:  # else no need for the power
-                time = waves * (soft_max(math_s, load_s, OVERLAP) + fill_s)
+            even = max(1.0, tiles * splits / cores)
+            store_s = STORED_BYTES * min(m, tm) * min(n, tn) / core_draw
+            waves = even + (1.0 - SHARED_WAVES) * (ceil_div(tiles * splits, cores) - even)
+            if (
+                waves * (max(math_s, load_s) + store_s + fill_s) < best
+            ):  # else no need for the power
+                time = waves * (soft_max(math_s, load_s, OVERLAP) + store_s + fill_s)
                 if splits > 1.0:  # partial sums in 32 bits, written and read
                     time += splits * batch * m * n * 8.0 / (core_draw * cores) + split_s
                 best = min(best, time)
@@ -128,7 +139,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate *= p[P_BLOCK]
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
-    cores, draw = h[H_CORES], h[H_CORES] * h[H_CLOCK] * p[P_DRAW]
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_PEAK]
     best = tiled(
         m,
         n,

@@ -28,15 +28,17 @@ PARAMETERS = (
     Parameter("sustained", "1", "share of that rate left in kernels of many milliseconds",
               0.9, 0.4, 1.0, 0.2),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.7, 0.3, 1.0, 0.15),
-    Parameter("core_draw", "1", "operand load rate of all cores over the memory bandwidth",
-              8.0, 1.0, 12.0),
+    Parameter(
+        "core_draw", "B/FLOP", "operand bytes the cores load per FLOP of the 16-bit peak",
+        0.04, 0.002, 0.5, 0.5,
+    ),
     Parameter("fill_s", "s", "pipeline fill of one wave", 2e-7, 5e-8, 1e-5),
-    Parameter("step_s", "s", "shortest step of 64 along k", 5e-8, 1e-9, 1e-6, 1.0),
+    Parameter("split_s", "s", "cost of splitting k: the partial sums' own pass", 3e-6, 5e-8, 5e-5, 1.0),
     Parameter("group_s", "s", "time a group adds", 2e-7, 1e-10, 1e-6, 1.0),
     Parameter("masked_rate", "1", "rate of the masked kernel over the contiguous one",
               0.95, 0.3, 1.0, 0.2),
 )  # fmt: skip
-(P_LAUNCH, P_PEAK, P_SUSTAINED, P_MEMORY, P_DRAW, P_FILL, P_STEP, P_GROUP, P_MASKED) = range(9)
+(P_LAUNCH, P_PEAK, P_SUSTAINED, P_MEMORY, P_DRAW, P_FILL, P_SPLIT, P_GROUP, P_MASKED) = range(9)
 
 
 @compiled_part
@@ -49,7 +51,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if x[X_MASKED] > 0.0:
         rate *= p[P_MASKED]
     rate *= warm_rate(2.0 * groups * m * n * k / rate, p[P_SUSTAINED])
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_BANDWIDTH]
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_PEAK]
     tiles_s = tiled(
         m,
         n,
@@ -61,7 +63,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate / cores,
         draw / cores,
         p[P_FILL],
-        p[P_STEP],
+        p[P_SPLIT],
     )
     moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
