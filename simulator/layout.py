@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from ..devices.spec import LinkSpec, SystemSpec
 from ..workloads.errors import CapacityError, InputError
@@ -43,10 +44,6 @@ class Layout:
     @property
     def devices(self) -> int:
         return self.tp * self.dp
-
-    def expert_group(self, device: int) -> int:
-        """Which expert group a device belongs to; groups are contiguous."""
-        return device // self.expert_tp
 
 
 def make_layout(
@@ -106,7 +103,7 @@ def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | No
     for tp in range(system.devices_per_node, 0, -1):
         if system.devices_per_node % tp == 0:
             try:
-                model.map_layers(lambda layer, tp=tp: _shard_dense(layer, tp))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                model.map_layers(partial(_shard_dense, tp=tp))
             except InputError:
                 continue
             return tp
