@@ -1,0 +1,44 @@
+"""The application that the command modules add themselves to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ...workloads.errors import InputError
+
+app = typer.Typer(
+    name="opbyte",
+    help="Simulate LLM and mixture-of-experts inference on xPU, PIM and FPGA devices.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Answer for all commands."""
+    if version:
+        from ... import __version__
+
+        print(f"opbyte {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        known = ", ".join(names())
+        raise InputError("opbyte", f"needs a command: {known}; see opbyte --help")
+
+
+def names() -> list[str]:
+    """All commands, those of groups with their group's name before them."""
+    names = [command.name or "" for command in app.registered_commands]
+    for group in app.registered_groups:
+        inner = group.typer_instance.registered_commands if group.typer_instance else []
+        names += [f"{group.name} {command.name}" for command in inner]
+    return names

@@ -1,0 +1,98 @@
+"""What commands do with an answer: print it, write it, show how far the work is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ...simulator.engine import Progress
+    from ..output import OutputFolder
+    from ..result import Result
+
+
+def warn_skipped(skipped: Sequence[object], most: int = 20) -> None:
+    """Say what of the input was left out."""
+    warn([f"skipped {row}" for row in skipped[:most]])
+    if len(skipped) > most:
+        warn([f"skipped {len(skipped) - most} more rows or files (all with --json)"])
+
+
+def folder(out: str | None, option: str = "--out") -> AbstractContextManager[OutputFolder | None]:
+    """Open the folder of an option, before the work."""
+    if out is None:
+        return nullcontext()
+    from ..output import OutputFolder
+
+    return OutputFolder(out, option)
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print an answer: one JSON object, or its blocks with an empty line between."""
+    if as_json:
+        print_json(result.to_dict())
+        return
+    from ..console import print_table, print_text
+
+    before: object = ""
+    for i, block in enumerate(result.blocks()):
+        if i and not (isinstance(block, str) and isinstance(before, str)):
+            print()
+        print_text(block) if isinstance(block, str) else print_table(block)
+        before = block
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    from ..output import to_json
+
+    print(to_json(data))
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Print warnings on stderr, a line each."""
+    for text in warnings:
+        print(f"opbyte: warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def progress() -> Iterator[Progress | None]:
+    """A progress bar on stderr when somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting (the first run compiles)", total=None)
+
+        def update(done: int, known: int, clock: float) -> None:
+            text = f"{done:,} of {known:,} requests, {clock:,.0f} s simulated"
+            bar.update(task, description=text, completed=done, total=known)
+
+        yield update
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a known number of things, when somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
