@@ -10,6 +10,7 @@ from ..workloads.errors import SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, Roofline
+from .ridge import ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -48,7 +49,7 @@ class Processor:
 
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
-        return self.peak[dtype] / self.bandwidth
+        return ridge_point(self.peak[dtype], self.bandwidth)
 
     def attainable(self, op_per_byte: float, dtype: str) -> float:
         """Nominal roofline at an Op/B [FLOP/s]."""
@@ -128,6 +129,9 @@ def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryD
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
+    if spec.engine is not None:  # weights pass through the design's own ports
+        ports = spec.engine.port_bytes_per_s(spec.engine.ports.weights)
+        bandwidth = min(bandwidth, ports)
     peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
@@ -146,7 +150,9 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
-    """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
+    """Peak FLOP/s by format, from whichever of the four ways the spec gives it."""
+    if spec.engine is not None:  # a fixed-point array: one rate, whatever the model's format
+        return dict.fromkeys(WIDTH, 2.0 * spec.engine.macs * spec.engine.clock_Hz)
     if spec.peak_flops_per_s is not None:
         return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")
     if spec.mac_array is not None:

@@ -220,6 +220,11 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
+    if deployment.model.front is not None:
+        raise InputError(
+            deployment.model.name,
+            "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
+        )
     if stream.closed_loop is not None and stream.closed_loop < deployment.replicas:
         raise InputError(
             "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
