@@ -10,7 +10,7 @@ from ..workloads.errors import SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, Roofline
-from .ridge import ridge_point
+from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -50,6 +50,19 @@ class Processor:
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
         return ridge_point(self.peak[dtype], self.bandwidth)
+
+    def break_even_tokens(
+        self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0
+    ) -> float:
+        """Tokens at which an expert stops being load-bound, with the efficiencies of the model.
+
+        See :func:`devices.ridge.break_even_tokens`.
+        """
+        flops, moved = self.peak[dtype], self.bandwidth
+        if isinstance(self.model, Roofline):
+            flops *= self.model.compute_efficiency
+            moved *= self.model.memory_efficiency
+        return break_even_tokens(ridge_point(flops, moved), weight_bytes, token_bytes_per_weight)
 
     def attainable(self, op_per_byte: float, dtype: str) -> float:
         """Nominal roofline at an Op/B [FLOP/s]."""
@@ -129,9 +142,10 @@ def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryD
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
+    efficiency = spec.memory_efficiency
     if spec.engine is not None:  # weights pass through the design's own ports
         ports = spec.engine.port_bytes_per_s(spec.engine.ports.weights)
-        bandwidth = min(bandwidth, ports)
+        bandwidth, efficiency = min(bandwidth * efficiency, ports), 1.0
     peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
@@ -139,7 +153,7 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         peak=peak,
         bandwidth=bandwidth,
         compute_efficiency=spec.compute_efficiency,
-        memory_efficiency=spec.memory_efficiency,
+        memory_efficiency=efficiency,
         fixed_s=spec.launch_s,
         stream_J_per_byte=spec.memory_J_per_byte,
         act_J_per_byte=spec.memory_J_per_byte if activation is None else activation,

@@ -182,10 +182,10 @@ def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
 def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
     """Final norm and logits of the last token of every sequence in the step.
 
-    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. An encoder
-    norms all tokens and has no logits.
+    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a
+    vocabulary (encoders, layers on their own) all tokens are normed and there are no logits.
     """
-    if spec.front is not None:
+    if not spec.vocab:
         return [elementwise("final_norm", "head", m.tokens, spec.hidden, 4, run)]
     vocab = split(-(-spec.vocab // tp) * tp, tp, "vocabulary rows")
     return [

@@ -72,6 +72,7 @@ def serve_images(
     schedule: str = "reordered",
     routing: str = "uniform",
     seed: int = 0,
+    forget: bool = True,
     told: Callable[[int, int], None] | None = None,
 ) -> Frames:
     """Serve images one after another, in order of arrival.
@@ -85,6 +86,8 @@ def serve_images(
     schedule, routing : str
     seed : int
         Of the routing; image i, its task and layer give the same draw in every run.
+    forget : bool
+        Whether a task switch empties the expert caches; False isolates what that costs.
     told : callable, optional
         Told (images done, images in all).
 
@@ -100,7 +103,7 @@ def serve_images(
     program, router = image_program(d), _router(d, tasks, routing, seed)
     spec = d.engine.cache
     caches = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
-    env, server = simpy.Environment(), None
+    env = simpy.Environment()
     server = simpy.Resource(env)
     n, clock = len(tasks), d.engine.clock_Hz
     stamps = np.zeros((3, n))
@@ -111,7 +114,7 @@ def serve_images(
         with server.request() as turn:
             yield turn
             stamps[1, i] = env.now
-            if i and tasks[i] != tasks[i - 1]:
+            if forget and i and tasks[i] != tasks[i - 1]:
                 caches.switch_task()
             routes = _routes(router, i, int(tasks[i]))
             run = run_frame(program, d.engine, d.memory_bytes_per_s, schedule=schedule,
