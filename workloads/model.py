@@ -176,6 +176,8 @@ def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
     """Gather one row per token, or cut images into patches."""
     if spec.front is not None:
         return spec.front.ops(m, run, None)
+    if not spec.vocab:
+        return []
     return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run)]
 
 
