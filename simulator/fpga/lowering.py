@@ -144,14 +144,14 @@ def cut(tile: Tile, target: Target, whole: int = 1) -> list[Item]:
         )
     w = tile.work
     part = replace(
-        w, cycles=w.cycles / pieces, macs=w.macs / pieces,
-        streams=tuple(size / pieces for size in w.streams),
-    )  # fmt: skip
-    if whole > 1:  # each of several matrices reads all inputs again
-        reads = tuple(s / (pieces / whole) if i == 0 else s / pieces
-                      for i, s in enumerate(w.streams))  # fmt: skip
-        part = replace(part, streams=reads)
+        w, cycles=w.cycles / pieces, macs=w.macs / pieces, streams=_per_piece(w.streams, pieces)
+    )
     return [Tile(part, tile.weight_bytes / pieces, tile.region)] * pieces
+
+
+def _per_piece(streams: tuple[float, ...], pieces: int) -> tuple[float, ...]:
+    """Streams of one piece: each computes its own columns, from all inputs (the first stream)."""
+    return tuple(size if i == 0 else size / pieces for i, size in enumerate(streams))
 
 
 def _gate(op: Op, target: Target) -> list[Item]:
@@ -183,16 +183,19 @@ def _attention_image(op: Op, target: Target) -> list[Item]:
     n, width, heads = tokens / images, op.shape["heads"] * op.shape["head_dim"], op.shape["heads"]
     act, unit = target.act_bytes(2.0), target.engine.attention
     macs = op.flops / 4
-    if unit is None:
-        cycles = macs / target.engine.macs / target.utilisation
-        return [Work(name, op.layer, name, cycles, (), macs) for name in ("qk", "pv")]
+    if unit is None:  # on the linear array: its outputs are queries, its inputs features
+        array = target.engine.linear
+        queries, softmax = array.outputs, 0.0
+        cycles = macs / array.macs / target.utilisation
+    else:
+        queries = unit.queries
+        row_cycles = math.ceil(width / unit.features) / target.utilisation
+        cycles = images * math.ceil((n + queries - 1) / queries) * n * row_cycles
+        softmax = images * (n + queries - 1) * n * unit.softmax_cycles
     # Keys pass by once for each group of queries held; without reordering, for each query.
-    groups = math.ceil((n + unit.queries - 1) / unit.queries)
-    row_cycles = math.ceil(width / unit.features) / target.utilisation
-    cycles = images * groups * n * row_cycles
-    keys = images * (groups if target.attention_reorder else n) * n * width * act
+    groups = math.ceil((n + queries - 1) / queries) if target.attention_reorder else n
+    keys = images * groups * n * width * act
     rows, scores = tokens * width * act, images * n * n * heads * act
-    softmax = images * (n + unit.queries - 1) * n * unit.softmax_cycles
     return [
         Work("qk", op.layer, "qk", max(cycles, softmax),
              target.traffic([keys, rows], [scores]), macs),
@@ -250,7 +253,7 @@ def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertP
                 f"{room:,.0f} available",
             )
         piece = ExpertPart(part.weight_bytes / pieces, part.cycles / pieces, part.macs / pieces,
-                           tuple(s / pieces for s in part.streams))  # fmt: skip
+                           _per_piece(part.streams, pieces))  # fmt: skip
         out += [piece] * pieces
     return tuple(out)
 
