@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .output import OutputFolder
+from .pareto import Pareto
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
 from .timeline import write_timeline
@@ -48,6 +49,21 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
         folder.json("summary.json", result.to_dict())
+
+
+def write_pareto(result: Pareto, folder: OutputFolder) -> None:
+    """Write the best rows, their figure where there are two objectives, and pareto.json."""
+    import pandas as pd
+
+    from .plots import save, trade_off
+
+    columns = {name: np.array([row[name] for row in result.best]) for name in result.best[0]}
+    folder.csv("pareto.csv", columns, floats="%.17g")
+    if len(result.objectives) > 1:
+        table = pd.DataFrame(result.table)
+        figure = trade_off(table, result.objectives, result.columns, result.title)
+        folder.write("pareto.png", lambda path: save(figure, path))
+    folder.json("pareto.json", result.to_dict())
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:

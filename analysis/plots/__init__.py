@@ -4,6 +4,18 @@ from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import save
 from .latencies import latency
+from .loads import throughput_latency
 from .rooflines import roofline
+from .timelines import timeline
+from .tradeoffs import trade_off
 
-__all__ = ["breakdown", "latency", "op_per_byte_vs_batch", "roofline", "save"]
+__all__ = [
+    "breakdown",
+    "latency",
+    "op_per_byte_vs_batch",
+    "roofline",
+    "save",
+    "throughput_latency",
+    "timeline",
+    "trade_off",
+]
