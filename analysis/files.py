@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .capacity import Capacity
 from .output import OutputFolder
 from .pareto import Pareto
 from .roofline import Roofline
@@ -64,6 +65,19 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
     folder.json("pareto.json", result.to_dict())
+
+
+def write_capacity(result: Capacity, folder: OutputFolder) -> None:
+    """Write every simulated load, the figure of latency against load, and capacity.json."""
+    import pandas as pd
+
+    from .plots import save
+
+    table = pd.DataFrame(result.curve())
+    folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
+    figure = result.figure()
+    folder.write("capacity.png", lambda path: save(figure, path))
+    folder.json("capacity.json", result.to_dict())
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:

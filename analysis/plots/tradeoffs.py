@@ -35,6 +35,7 @@ METRICS = {
     "processor_area_mm2": "Area of processors near memory (mm²)",
     "device_usd_per_hour": "Price of a device (USD/h)",
     "kv_peak_fraction": "Most of the KV cache in use (fraction)",
+    "load_per_s": "Load (requests/s)",
     "makespan_s": "Time of the whole run (s)",
 }
 LATENCIES = {
