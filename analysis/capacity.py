@@ -270,7 +270,7 @@ def capacity(
         Anything wrong with the arguments or files.
     """
     level = read_level(slo)
-    listed = systems.split(",") if isinstance(systems, str) else systems
+    listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
     names = [name.strip() if isinstance(name, str) else name for name in listed]
     if not names or not all(map(str, names)):
         raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4")

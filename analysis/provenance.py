@@ -12,7 +12,9 @@ from .. import __version__
 from ..workloads.errors import InputError
 
 LIBRARY = ("workloads", "devices", "simulator", "analysis")
-SUFFIXES = (".py", ".yaml", ".csv", ".j2")
+SUFFIXES = (".py", ".yaml", ".csv")
+PRESENTATION = {"plots", "report", "commands"}
+"""Folders of `analysis` that show results and do not change them."""
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +32,7 @@ def code_version() -> str:
     digest = hashlib.sha256()
     for folder in LIBRARY:
         for file in sorted((root / folder).rglob("*")):
-            if file.suffix in SUFFIXES:
+            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(root).parts):
                 digest.update(f"{file.relative_to(root)}\0".encode())
                 digest.update(file.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
