@@ -285,18 +285,18 @@ def capacity(
     check_count(workers, "--workers", 1, 1024)
     found: dict[str | Path, tuple[Found, str, str]] = {}
     if workers == 1 or len(names) == 1:
-        for i, name in enumerate(names):
-            found[name] = _search(task, name)
+        for i, system in enumerate(names):
+            found[system] = _search(task, system)
             if told is not None:
                 told(i + 1, len(names))
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_search, task, name): name for name in names}
+            futures = {pool.submit(_search, task, system): system for system in names}
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
                 if told is not None:
                     told(len(found), len(names))
-    ordered = [found[name] for name in names]
+    ordered = [found[system] for system in names]
     return Capacity(
         ordered[0][1], ordered[0][2], level, tuple(f for f, _, _ in ordered), tolerance
     )  # fmt: skip
