@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..devices.spec import SystemSpec
 from ..simulator.simulate import Run
 from ..workloads.errors import InputError, nearest
 from ..workloads.requests import open_requests
@@ -26,6 +27,8 @@ from .summary import LATENCIES, QUANTILES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .report import Section
 
 Told = Callable[[int, int], None]
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
@@ -80,6 +83,8 @@ class Found:
         The same in a sentence.
     tried : tuple of Tried
         Every load, in order.
+    spec, sources, evidence
+        What the figures rest on; see `Simulation`.
     """
 
     system: str
@@ -92,6 +97,9 @@ class Found:
     limit: Limit | None
     reason: str
     tried: tuple[Tried, ...]
+    spec: SystemSpec
+    sources: Mapping[str, str]
+    evidence: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,11 @@ class Capacity(Result):
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
         ]
+
+    def sections(self) -> Sequence[Section]:
+        from .report.studies import capacity_sections
+
+        return capacity_sections(self)
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""
@@ -357,6 +370,7 @@ def _search(task: _Task, system: str | Path) -> tuple[Found, str, str]:
         usd_per_million_tokens=1e6 * price * devices / 3600 / rate if price and rate else None,
         limit=limit, reason=reason,
         tried=tuple(sorted(tried.values(), key=lambda t: t.load_per_s)),
+        spec=where, sources=shown.sources, evidence=shown.evidence,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 

@@ -16,6 +16,8 @@ from .result import Result
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Section
+
 SIGN = {"max": -1.0, "min": 1.0}
 
 
@@ -60,6 +62,11 @@ class Pareto(Result):
         goals = ", ".join(f"{goal} {name}" for name, goal in self.objectives.items())
         count = f"{len(self.best):,} of {len(self.table):,} feasible points"
         return [f"{self.title}: {count} are beaten by none ({goals})", self.rows()]
+
+    def sections(self) -> Sequence[Section]:
+        from .report.studies import pareto_sections
+
+        return pareto_sections(self)
 
 
 def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[dict[str, Any]]:

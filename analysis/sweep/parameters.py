@@ -128,6 +128,13 @@ def changed_system(name: str, changes: Overrides) -> SystemSpec:
         raise SpecError(str(error.subject), error.reason) from None
 
 
+def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
+    """Key path -> source of every constant of a point's system, those set by the sweep too."""
+    found = describe_system(str(point["system"]))[1]
+    changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
+    return {**found, **dict.fromkeys(changed, SOURCE)}
+
+
 def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
     """The change as a tree of its own; every key but the last must exist."""
     head, *rest = path

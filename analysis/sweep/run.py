@@ -17,6 +17,7 @@ from ...workloads.requests.options import check_count
 from ..output import OutputFolder
 from ..pareto import front
 from ..provenance import code_version, digest_of
+from ..report import Section, report
 from ..result import Result
 from .cluster import run_cluster
 from .dataset import Dataset
@@ -41,6 +42,8 @@ class Sweep(Result):
     table : list of dict
         One row a point, in the order of the study: ``point`` (its key), the axes' columns, the
         metrics, ``feasible`` and ``error``.
+    points : dict of str to Point
+        By key.
     code : str
         Version of the code that computed it.
     ran : int
@@ -50,6 +53,7 @@ class Sweep(Result):
 
     study: Study
     table: list[dict[str, Any]]
+    points: dict[str, Point]
     code: str
     ran: int
     folder: Path
@@ -114,6 +118,11 @@ class Sweep(Result):
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
 
+    def sections(self) -> Sequence[Section]:
+        from ..report.studies import sweep_sections
+
+        return sweep_sections(self)
+
 
 def sweep(
     study: str | Path,
@@ -171,9 +180,10 @@ def sweep(
                     if told is not None:
                         told(stored + i, len(points))
             rows = [_row(plan, key, p, data.stored[key]) for key, p in points.items()]
-        result = Sweep(plan, rows, version, len(missing), folder)
+        result = Sweep(plan, rows, points, version, len(missing), folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
+        files.text("report.html", report(result))
         files.json(SUMMARY, result.to_dict())
     return result
 
