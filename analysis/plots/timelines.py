@@ -59,7 +59,7 @@ def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) 
         counts.set_ylabel("Sequences")
         tokens.set_yscale("symlog", linthresh=1.0)  # prompts outnumber decodes by far
         tokens.set_ylabel("Tokens per step")
-        kv.set_ylabel("KV cache (% of\ncapacity)" if kv_capacity_bytes else "KV cache (bytes)")
+        kv.set_ylabel("KV cache (%)" if kv_capacity_bytes else "KV cache (bytes)")
         kv.set_xlabel("Time since first arrival (s)")
         for axes in (counts, tokens, kv):
             axes.grid(True, color=LIGHT, linewidth=0.5)
@@ -67,6 +67,7 @@ def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) 
             axes.yaxis.set_major_formatter(lambda value, _: number(value))
         if not len(stages):
             for axes in (counts, tokens, kv):
+                axes.set_yticks([])
                 say_empty(axes, "No stages were kept")
             finish(figure)
             return figure

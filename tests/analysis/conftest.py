@@ -65,7 +65,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-in for figures and reports (they have tests of their own); holds the names of those drawn."""
+    """Stand-in for figures and reports, which have tests of their own; names of those drawn."""
     plots = types.ModuleType("opbyte.analysis.plots")
     names: list[str] = []
 
