@@ -22,7 +22,7 @@ RESOURCES = {
     "compute": "arithmetic of {}",
     "memory": "memory bandwidth of {}",
     "link": "bandwidth of {}",
-    "latency": "launches and latency of {}",
+    "latency": "launch and kernel overheads of {}",
 }
 
 

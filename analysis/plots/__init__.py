@@ -2,7 +2,7 @@
 
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
-from .files import save
+from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency
 from .rooflines import roofline
@@ -10,6 +10,7 @@ from .timelines import timeline
 from .tradeoffs import trade_off
 
 __all__ = [
+    "Picture",
     "breakdown",
     "latency",
     "op_per_byte_vs_batch",

@@ -89,7 +89,8 @@ def _evidence(result: Sweep) -> list[Section]:
     first = next((p for key, p in result.points.items() if key in keys), None)
     if first is None:
         return []
-    made = simulate(**{**settings(first.settings), "seeds": None, "requests": 1})
+    one = {"requests": 1, "warmup": None, "seeds": None}  # what it rests on needs no long run
+    made = simulate(**{**settings(first.settings), **one})
     assert isinstance(made, Simulation)
     deployment, sources = made.run.deployment, sources_of(first.settings)
     models = evidence(deployment, sources)
