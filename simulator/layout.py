@@ -162,7 +162,9 @@ class Memory:
         return self.capacity - self.weights
 
 
-def device_memory(shard: ModelSpec, layout: Layout, system: SystemSpec) -> Memory:
+def device_memory(
+    shard: ModelSpec, layout: Layout, system: SystemSpec, usable_bytes: float | None = None
+) -> Memory:
     """Weights of one device's shard against its usable memory.
 
     Embedding and head are split by vocabulary over a rank's devices.
@@ -178,7 +180,7 @@ def device_memory(shard: ModelSpec, layout: Layout, system: SystemSpec) -> Memor
     tables += 0.0 if shard.tied else table * num.weight_bytes("head")
     weights = shard.weight_bytes - tables * (1 - 1 / layout.tp)
     memory = system.device.memory
-    usable = memory.capacity_bytes * memory.usable_fraction
+    usable = usable_bytes or memory.capacity_bytes * memory.usable_fraction
     if weights >= usable:
         raise CapacityError(
             system.name,
