@@ -21,6 +21,7 @@ def reproduce_command(
     out: Out = None,
 ) -> None:
     """Compare a paper's printed numbers with simulated ones."""
+    from ..report import report
     from ..reproduce import reproduce
 
     if not 1 <= seeds <= 1000:
@@ -29,6 +30,7 @@ def reproduce_command(
         with counting("points") as told:
             result = reproduce(experiment, seeds=range(seeds), routing=routing, told=told)
         if files:
+            files.text("report.html", report(result))
             files.json("rows.json", result.to_dict())
     show(result, as_json)
     if result.failed:
