@@ -24,6 +24,7 @@ from .compiled import (
 )
 from .deployment import Deployment
 from .engine import Engine, Progress, serve
+from .kv import CacheSettings
 from .lowering import Slots
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .policies import Policy
@@ -200,6 +201,7 @@ def run(
     warmup: int = 0,
     keep_stages: bool = False,
     progress: Progress | None = None,
+    cache: CacheSettings | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -211,6 +213,8 @@ def run(
         Keep the table of stretches.
     progress : callable, optional
         See `engine.Progress`.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
 
     Raises
     ------
@@ -228,6 +232,7 @@ def run(
         Engine(
             deployment, policy, replica, _share(stream.closed_loop, deployment.replicas, replica),
             _share(warmup, deployment.replicas, replica) or 0, keep_stages,
+            cache or CacheSettings(),
         )
         for replica in range(deployment.replicas)
     ]  # fmt: skip
