@@ -18,12 +18,12 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
-from .terms import COLD, resident, soft_max
+from .terms import resident, soft_max
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
- X_GAP, X_COPIES) = range(13)  # fmt: skip
+ X_GAP) = range(12)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
-              "prefixed", "fp8", "kv_bytes", "gap", "copies")  # fmt: skip
+              "prefixed", "fp8", "kv_bytes", "gap")  # fmt: skip
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
 
 PARAMETERS = (
@@ -80,9 +80,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     compute_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
     fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])
     older = x[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * x[X_KV_BYTES]
-    cache = CACHE_SHARE * h[H_CACHE]
-    kept = fresh * resident(fresh, cache) + older * resident(fresh + older * x[X_COPIES], cache)
-    moved = fresh + older - kept * (1.0 - 1.0 / p[P_CACHE_RATE])
+    kept = resident(fresh, CACHE_SHARE * h[H_CACHE])
+    moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
     return float(fixed + soft_max(compute_s, memory_s, OVERLAP))
@@ -108,7 +107,6 @@ def from_table(table: Table) -> F8:
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
             (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
             np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
-            np.where(table["timing"] == "graph", 1.0, COLD),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -136,7 +134,6 @@ def from_op(op: Op) -> F8 | None:
         [
             batch, q, keys, kv, s["heads_q"], s["heads_kv"], s["head_dim"], windowed, prefixed,
             CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0,
-            COLD,
         ]
     )  # fmt: skip
 

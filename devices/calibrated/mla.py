@@ -17,8 +17,8 @@ from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import COLD, ceil_div, resident, soft_max
 
-(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_GAP, X_COPIES) = range(9)
-QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "gap", "copies")
+(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_COPIES) = range(8)
+QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
 """`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
 
 PARAMETERS = (
@@ -112,7 +112,7 @@ def from_table(table: Table) -> F8:
     return np.column_stack(
         [
             prefill, table["batch"], q, np.where(prefill, kv - (q - 1.0) / 2.0, kv), kv,
-            table["heads"], np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), graph,
+            table["heads"], np.where(table["kv_dtype"] == "fp8", 1.0, 2.0),
             np.where(graph, 1.0, COLD),
         ]
     ).astype(np.float64)  # fmt: skip
@@ -129,7 +129,7 @@ def from_op(op: Op) -> F8 | None:
     q = s["tokens"] / batch if prefill else 1.0
     keys = s["pairs"] / s["tokens"] if prefill else kv / batch
     width = op.kv_read_bytes / (kv * (LATENT + ROPE))
-    return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, 1.0, COLD])
+    return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, COLD])
 
 
 def work(x: F8) -> tuple[F8, F8]:
