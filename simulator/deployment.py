@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..devices.device import SharedMemoryDevice, build_device
+from ..devices.cost import KernelModel
+from ..devices.device import SharedMemoryDevice, build_device, with_tables
+from ..devices.link import FittedLink, LinkModel
 from ..devices.spec import SystemSpec
 from ..workloads.errors import InputError, nearest
 from ..workloads.layers import MixtureOfExperts, Run
 from ..workloads.model import ModelSpec, MoeLayer
 from ..workloads.numerics import WEIGHT_GROUPS
+from ..workloads.ops import Op
 from ..workloads.routing import Router, check_routing, make_router
-from .layout import Layout, Memory, device_memory, make_layout, shard_model
+from .layout import (
+    Layout,
+    Memory,
+    device_memory,
+    exchange_link,
+    make_layout,
+    rank_link,
+    shard_model,
+)
 from .placement import PLACEMENTS
 
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
+
+COSTS = ("auto", "roofline")
+"""Where an op's seconds come from; see `deploy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +101,17 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
+    def link(self, op: Op) -> LinkModel | FittedLink:
+        """Cost model of a collective: measured within a node, latency and bandwidth across."""
+        if op.kind == "all_reduce":
+            spec, ranks = rank_link(self.layout, self.system), self.layout.tp
+        else:
+            spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
+        link, model = LinkModel(spec, ranks), next(iter(self.device.processors.values())).model
+        if isinstance(model, KernelModel) and spec is self.system.device.link:
+            return FittedLink(link, model)
+        return link
+
     def memory(self) -> Memory:
         """Memory of one device; refuses a model that does not fit."""
         return device_memory(self.shard, self.layout, self.system)
@@ -102,6 +128,8 @@ def deploy(
     attention: str | None = None,
     routing: str = "uniform",
     seed: int = 0,
+    costs: str = "auto",
+    kernels: Sequence[str] = (),
 ) -> Deployment:
     """Put a model on a system.
 
@@ -115,6 +143,11 @@ def deploy(
         See `workloads.routing`.
     seed : int
         Seed of the expert draws.
+    costs : str
+        "auto": fitted kernel models on devices that have them or can take them over from similar
+        ones; "roofline": peaks, bandwidth and efficiencies of the description.
+    kernels : sequence of str
+        Measured kernel tables of the device, which come before any model.
 
     Raises
     ------
@@ -124,13 +157,16 @@ def deploy(
     check_routing(routing)
     for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--costs", costs, COSTS),
         (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     layout = make_layout(model, system, tp, dp, ep)
     shard = shard_model(model, layout)
-    device = build_device(system.device)
+    device = build_device(system.device, calibrated=costs == "auto")
+    if kernels:
+        device = with_tables(device, kernels)
     _check_formats(model, device)
     return Deployment(
         model=model,
