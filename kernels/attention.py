@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .flash import I8, Units, attention, cut, merge
+from .jit import threads_for
 from .vector import GROUP, LANES
 
 F4 = npt.NDArray[np.float32]
@@ -98,6 +99,8 @@ def plan(
     if (queries[live] > lengths[live]).any():
         raise ValueError("more new positions than keys in a sequence")
     group = heads_q // heads_kv
+    traffic = 8.0 * dim_v * heads_kv * float(lengths.sum()) * max(1.0, float(queries.mean()) / 8)
+    threads = threads_for(traffic, threads)
     block = BLOCK if (queries > 1).any() else 1
     # Prompts have units enough without cutting their keys.
     keys = chunk if block == 1 else int(max(lengths.max(initial=1), 1))
@@ -126,9 +129,10 @@ def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
     attention(dim, dim_v)(
         q, cache.keys.ctypes.data, cache.values.ctypes.data, cache.table, heads, page,
         p.units.rows, p.shares, p.group, np.float32(scale), p.offset, p.window, p.top, p.total,
-        p.parts,
+        p.parts, len(p.shares) - 1,
     )  # fmt: skip
-    merge(p.units.rows, p.units.groups, p.group, p.top, p.total, p.parts, out)
+    merge(p.units.rows, p.units.groups, p.group, p.top, p.total, p.parts, out,
+          threads_for(8.0 * p.parts.size, len(p.shares) - 1))  # fmt: skip
 
 
 def reference(

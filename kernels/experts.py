@@ -8,6 +8,7 @@ list that the threads share by cost, so that one expert with all tokens uses eve
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +16,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .check import from_bf16
+from .check import from_bf16, require
 from .gemm import BLAS_ROWS, check_weights, tile_rows
 from .jit import inner, parallel
+from .lab import Bench, Case, Kernel, Shape, add
 from .permute import Order, combine, gather, sort_slots
 
 F4 = npt.NDArray[np.float32]
@@ -234,13 +236,87 @@ def reference(
     x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights
 ) -> npt.NDArray[np.float64]:
     """The layer in fp64, token by token and choice by choice."""
-    gate, up, down = (
-        (m if m.dtype == np.float32 else from_bf16(m)).astype(np.float64)
-        for m in (w.gate, w.up, w.down)
-    )
+
+    def exact(m: Weights) -> npt.NDArray[np.float64]:
+        return (m if m.dtype == np.float32 else from_bf16(m)).astype(np.float64)
+
     out = np.zeros(x.shape)
     for t, row in enumerate(x.astype(np.float64)):
         for e, weight in zip(ids[t], weights[t], strict=True):
-            g = gate[e] @ row
-            out[t] += float(weight) * (down[e] @ (g / (1.0 + np.exp(-g)) * (up[e] @ row)))
+            g = exact(w.gate[e]) @ row
+            inner_ = g / (1.0 + np.exp(-g)) * (exact(w.up[e]) @ row)
+            out[t] += float(weight) * (exact(w.down[e]) @ inner_)
     return out
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """Few and many experts, from one token to a batch, weights in fp32 and bf16."""
+    sizes = [(1024, 512, 8, 2), (2048, 768, 24, 8), (512, 1024, 8, 2)]
+    if not quick:
+        sizes += [(1024, 1792, 16, 4), (2048, 1024, 16, 2)]
+    tokens = (1, 2, 4, 8, 16, 48) if quick else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+    return [
+        {
+            "dtype": dtype,
+            "tokens": t,
+            "hidden": hidden,
+            "inter": inter,
+            "experts": experts,
+            "topk": k,
+        }
+        for dtype in ("fp32", "bf16")
+        for hidden, inter, experts, k in sizes
+        for t in tokens
+    ]
+
+
+def balanced(tokens: int, experts: int, k: int, rng: np.random.Generator) -> I4:
+    """Choices that load all experts as evenly as can be, in a drawn order."""
+    first = rng.permutation(experts)
+    at = (np.arange(tokens * k) % experts).reshape(tokens, k)
+    return first[at].astype(np.int32)
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape, balanced loads, and the same by NumPy."""
+    tokens, hidden, inter, experts, k = (
+        shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
+    )
+    bf16 = shape["dtype"] == "bf16"
+    ids = balanced(tokens, experts, k, bench.rng)
+    active = len(np.unique(ids))
+    one = 3 * hidden * inter
+    copies = bench.copies((2.0 if bf16 else 4.0) * experts * one)
+    sizes = ((experts, inter, hidden), (experts, inter, hidden), (experts, hidden, inter))
+    weights = [ExpertWeights(*(bench.take(s, bf16) for s in sizes)) for _ in range(copies)]
+    x, share_of = bench.take((tokens, hidden)), np.full((tokens, k), 1 / k, np.float32)
+    room, out = Room.of(tokens * k, hidden, inter), np.empty((tokens, hidden), np.float32)
+
+    def run(i: int) -> None:
+        moe_layer(x, ids, share_of, weights[i % copies], room, out, bench.threads)
+
+    def check() -> None:
+        for buffer in (room.x, room.h, room.y, out):
+            buffer[:] = np.nan
+        run(0)
+        few = sorted({0, tokens // 2, tokens - 1})  # a token at a time is slow in fp64
+        want = reference(x[few], ids[few], share_of[few], weights[0])
+        require(out[few], want, "fp32", f"experts {dict(shape)}")
+
+    def other(i: int) -> None:
+        w = weights[i % copies]
+        for e in np.unique(ids).tolist():
+            rows = x[(ids == e).any(1)]
+            gate = rows @ w.gate[e].T
+            _ = (gate / (1 + np.exp(-gate)) * (rows @ w.up[e].T)) @ w.down[e].T
+
+    columns = {
+        "kernel": "fused_moe", **shape, "tp": 1, "ep": 1, "gated": 1, "distribution": "balanced",
+        "active_experts": active,
+    }  # fmt: skip
+    moved = (2.0 if bf16 else 4.0) * active * one + 8.0 * tokens * hidden
+    return Case(columns, 2.0 * tokens * k * one, moved, copies, run, check,
+                None if bf16 else other)  # fmt: skip
+
+
+CPU = add(Kernel("experts", "numba", "moe", shapes, case))

@@ -140,9 +140,9 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
 
     @parallel
     def run(q, k_at, v_at, table, heads, page, units, shares, group_size, scale, offset, window,
-            top, total, out):  # fmt: skip
+            top, total, out, threads):  # fmt: skip
         row_bytes = dim * 4
-        for thread in numba.prange(len(shares) - 1):
+        for thread in numba.prange(threads):
             end = shares[thread + 1]
             if shares[thread] == end:
                 continue
@@ -211,7 +211,7 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
 
 
 @parallel
-def merge(units, groups, group_size, top, total, parts, out):
+def merge(units, groups, group_size, top, total, parts, out, threads):
     """Join the units of the same queries, in order, and divide by the softmax's sum."""
     for g in numba.prange(len(groups) - 1):
         lo, hi = groups[g], groups[g + 1]

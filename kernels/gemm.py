@@ -6,11 +6,15 @@ rows of `x`, in vector registers; from `BLAS_ROWS` rows on NumPy's BLAS is faste
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from .jit import inner, parallel
+from .check import require
+from .jit import inner, parallel, threads_for
+from .lab import Bench, Case, Kernel, Shape, add
 from .vector import LANES, dots
 
 F4 = npt.NDArray[np.float32]
@@ -88,4 +92,38 @@ def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1) -> None:
     if wide and m >= BLAS_ROWS:
         np.matmul(x, w.T, out=out)
     else:
+        threads = threads_for(w.nbytes, threads)
         _product(x.ctypes.data, m, w.ctypes.data, n, k, wide, out.ctypes.data, threads)
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """Projections of small models, from a decode step to a prompt."""
+    rows = (1, 2, 4, 8, 16) if quick else (1, 2, 4, 8, 12, 16, 24, 32, 64, 128, 256)
+    sides = [(512, 512), (1536, 1024), (1024, 1024), (4096, 1024), (2048, 2048)]
+    if not quick:
+        sides += [(2560, 2560), (4096, 4096), (8192, 2048), (768, 768), (32000, 1024)]
+    return [{"m": m, "n": n, "k": k, "batch": 1} for n, k in sides for m in rows]
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape, and the same by NumPy."""
+    m, n, k = shape["m"], shape["n"], shape["k"]
+    moved = 4.0 * (n * k + m * (n + k))
+    copies = bench.copies(4.0 * n * k)
+    weights = [bench.take((n, k)) for _ in range(copies)]
+    x, out = bench.take((m, k)), np.empty((m, n), np.float32)
+
+    def check() -> None:
+        out[:] = np.nan
+        gemm(x, weights[0], out, bench.threads)
+        want = x.astype(np.float64) @ weights[0].T.astype(np.float64)
+        require(out, want, "fp32", f"gemm {dict(shape)}")
+
+    return Case(
+        {"kernel": "gemm", "dtype": "fp32", **shape}, 2.0 * m * n * k, moved, copies,
+        lambda i: gemm(x, weights[i % copies], out, bench.threads), check,
+        lambda i: np.matmul(x, weights[i % copies].T, out=out),
+    )  # fmt: skip
+
+
+CPU = add(Kernel("gemm", "numba", "gemm", shapes, case))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numba
@@ -12,13 +13,32 @@ from ..workloads.jit import cache_dir
 
 Compiled = Callable[..., Any]
 
+ALONE_BYTES = 1 << 20
+"""Traffic that one core moves in about the time that starting threads takes (30 us at 30 GB/s)."""
+
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Liberties of the compiler: sums in any order, fused multiply-adds. NaN and infinity stay."""
 
 
 def parallel(function: Compiled) -> Compiled:
-    """Compile a function whose `numba.prange` loops run on `use_threads` threads."""
-    return _cached(function, parallel=True, nogil=True)
+    """Compile a function whose `numba.prange` loops run on `use_threads` threads.
+
+    Its last argument is the number of threads. For one, a twin without threads is called:
+    starting them takes 10 to 100 us, more than many a small kernel itself.
+    """
+    many = _cached(function, parallel=True, nogil=True)
+    one = _cached(function, nogil=True)
+
+    @wraps(function)
+    def choose(*args: Any) -> Any:
+        return one(*args) if args[-1] == 1 else many(*args)
+
+    return choose
+
+
+def threads_for(bytes_: float, threads: int) -> int:
+    """Threads worth starting for this much traffic [B]: one below `ALONE_BYTES`."""
+    return threads if bytes_ >= ALONE_BYTES else 1
 
 
 def inner(function: Compiled) -> Compiled:

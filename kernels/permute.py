@@ -7,13 +7,16 @@ choices instead of adding them as they come, so that equal inputs give equal bit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from .jit import parallel, serial
+from .check import require
+from .jit import parallel, serial, threads_for
+from .lab import Bench, Case, Kernel, Shape, add
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
@@ -98,7 +101,7 @@ def gather(x: F4, order: Order, k: int, out: F4, threads: int = 1) -> None:
     """Copy each slot's token row, shape (tokens, hidden), to its sorted position."""
     if len(order.slots) != len(x) * k or out.shape != (len(x) * k, x.shape[1]):
         raise ValueError(f"{len(order.slots)} slots, {len(x)} tokens of {k}, output {out.shape}")
-    _gather(x, order.slots, k, out, threads)
+    _gather(x, order.slots, k, out, threads_for(2.0 * out.nbytes, threads))
 
 
 def combine(y: F4, order: Order, weights: F4, out: F4, threads: int = 1) -> None:
@@ -106,4 +109,38 @@ def combine(y: F4, order: Order, weights: F4, out: F4, threads: int = 1) -> None
     tokens, k = weights.shape
     if y.shape[0] != tokens * k or out.shape != (tokens, y.shape[1]):
         raise ValueError(f"rows {y.shape}, weights {weights.shape}, output {out.shape}")
-    _combine(y, order.position, weights, out, threads)
+    _combine(y, order.position, weights, out, threads_for(y.nbytes, threads))
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """A decode step's and a prompt's tokens."""
+    tokens = (16, 512) if quick else (1, 16, 64, 512, 4096)
+    return [{"tokens": t, "hidden": 1024, "experts": 64, "topk": 4} for t in tokens]
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Sort, gather and combine of one shape."""
+    tokens, hidden, experts, k = (shape[n] for n in ("tokens", "hidden", "experts", "topk"))
+    # gather reads tokens and writes slots, combine reads slots and writes tokens
+    moved = 4.0 * hidden * tokens * (2 * k + 2)
+    copies = bench.copies(4.0 * hidden * tokens * (k + 1))
+    ids = np.stack([bench.rng.permutation(experts)[:k] for _ in range(tokens)]).astype(np.int32)
+    weights = bench.rng.random((tokens, k), dtype=np.float32)
+    inputs = [bench.take((tokens, hidden)) for _ in range(copies)]
+    room, out = np.empty((tokens * k, hidden), np.float32), np.empty((tokens, hidden), np.float32)
+
+    def run(i: int) -> None:
+        order = sort_slots(ids, experts)
+        gather(inputs[i % copies], order, k, room, bench.threads)
+        combine(room, order, weights, out, bench.threads)
+
+    def check() -> None:
+        room[:], out[:] = np.nan, np.nan
+        run(0)
+        want = inputs[0].astype(np.float64) * weights.astype(np.float64).sum(1, keepdims=True)
+        require(out, want, "fp32", f"permute {dict(shape)}")
+
+    return Case({"kernel": "permute", "dtype": "fp32", **shape}, 0.0, moved, copies, run, check)
+
+
+CPU = add(Kernel("permute", "numba", None, shapes, case))

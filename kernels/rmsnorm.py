@@ -7,6 +7,7 @@ past the caches: a store that is not fetches the line first, half as much traffi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numba
@@ -14,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from .jit import parallel
+from .check import require
+from .jit import parallel, threads_for
+from .lab import Bench, Case, Kernel, Shape, add
+from .memory import aligned
 from .vector import I64, LANES, Emitter, Value, micro_kernel
 
 F4 = npt.NDArray[np.float32]
@@ -115,6 +119,7 @@ def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1)
         )
     r_at = 0 if residual is None else residual.ctypes.data
     rows, cols = x.shape
+    threads = threads_for(x.nbytes * 2.0, threads)
     _norm(x.ctypes.data, r_at, w.ctypes.data, out.ctypes.data, rows, cols, np.float32(EPS),
           threads)  # fmt: skip
 
@@ -124,3 +129,50 @@ def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float6
     y = x.astype(np.float64) + (0.0 if residual is None else residual.astype(np.float64))
     normed: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + EPS)
     return normed * w
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """From the rows of a decode step to those of a prompt."""
+    sizes = (1, 16, 256, 4096) if quick else (1, 4, 16, 64, 256, 1024, 4096, 8192)
+    widths = (512, 1024, 4096) if quick else (512, 1024, 2048, 4096, 8192)
+    return [
+        {"kernel": kernel, "rows": rows, "cols": cols}
+        for kernel in ("rmsnorm", "fused_add_rmsnorm")
+        for rows in sizes
+        for cols in widths
+        if rows * cols <= 8192 * 4096
+    ]
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape, and the same by NumPy."""
+    rows, cols, added = shape["rows"], shape["cols"], shape["kernel"] == "fused_add_rmsnorm"
+    tensor = 4.0 * rows * cols
+    copies = bench.copies(3 * tensor)
+    inputs = [bench.take((rows, cols)) for _ in range(copies)]
+    # Written ones are the case's own: the block must keep its numbers.
+    outputs = [aligned((rows, cols)) for _ in range(min(copies, 4))]
+    rests = [np.ones((rows, cols), np.float32) for _ in range(min(copies, 4) if added else 0)]
+    w = bench.take((cols,))
+
+    def run(i: int) -> None:
+        rest = rests[i % len(rests)] if rests else None
+        rmsnorm(inputs[i % copies], w, outputs[i % len(outputs)], rest, bench.threads)
+
+    def check() -> None:
+        outputs[0][:] = np.nan
+        before = rests[0].copy() if rests else None
+        run(0)
+        want = reference(inputs[0], w, before)
+        require(outputs[0], want, "fp32", f"rmsnorm {dict(shape)}")
+
+    def other(i: int) -> None:
+        x = inputs[i % copies]
+        np.multiply(x / np.sqrt((x * x).mean(1, keepdims=True) + EPS), w, out=outputs[0])
+
+    return Case(
+        {"dtype": "fp32", **shape}, 0.0, (4 if added else 2) * tensor, copies, run, check, other
+    )
+
+
+CPU = add(Kernel("rmsnorm", "numba", "norm", shapes, case))

@@ -7,11 +7,15 @@ with an optional bias that counts for the choice but not for the weight (DeepSee
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from .jit import parallel
+from .check import WrongResult, require
+from .jit import parallel, threads_for
+from .lab import Bench, Case, Kernel, Shape, add
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
@@ -84,6 +88,7 @@ def route(
     if bias is not None and kind == "softmax":
         raise ValueError("a bias belongs to the sigmoid router")
     ids, weights = np.empty((tokens, k), np.int32), np.empty((tokens, k), np.float32)
+    threads = threads_for(4.0 * k * logits.nbytes, threads)  # k passes over the scores
     added = np.zeros(experts, np.float32) if bias is None else bias
     _route(logits, added, k, kind == "sigmoid", normalise, ids, weights, threads)
     return ids, weights
@@ -124,3 +129,36 @@ def same_choice(
         if differing and max(differing) - min(differing) > near:
             return False
     return True
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """Mixtral's and DeepSeek's routers."""
+    tokens = (1, 64) if quick else (1, 16, 64, 256, 2048)
+    return [
+        {"tokens": t, "experts": experts, "topk": k, "kind": kind}
+        for t in tokens
+        for experts, k, kind in ((8, 2, "softmax"), (128, 8, "softmax"), (256, 8, "sigmoid"))
+    ]
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape."""
+    tokens, experts, k, kind = (shape[n] for n in ("tokens", "experts", "topk", "kind"))
+    moved = 4.0 * tokens * (experts + 2 * k)
+    copies = bench.copies(moved)
+    logits = [bench.take((tokens, experts)) for _ in range(copies)]
+
+    def check() -> None:
+        ids, weights = route(logits[0], k, kind, threads=bench.threads)
+        want_ids, want = reference(logits[0], k, kind)
+        if not same_choice(ids, want_ids, logits[0].astype(np.float64), 1e-6):
+            raise WrongResult(f"router {dict(shape)}: other experts than the reference's")
+        require(np.sort(weights), np.sort(want), "fp32", f"router {dict(shape)}")
+
+    return Case(
+        {"kernel": "router", "dtype": "fp32", **shape}, 0.0, moved, copies,
+        lambda i: route(logits[i % copies], k, kind, threads=bench.threads), check,
+    )  # fmt: skip
+
+
+CPU = add(Kernel("router", "numba", None, shapes, case))
