@@ -12,7 +12,7 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
-        "opbyte.kernels": ["measured/*.csv"],
+        "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
     include_package_data=False,
