@@ -44,7 +44,8 @@ class ProcessorSpec(Spec):
     exactly one of the four.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all. `area_mm2` is what its
+    `runs` names the kinds of op the processor takes; without it, all. `matrix_rows` are the rows
+    that a matrix instruction computes at least: 16 on tensor cores, 1 on vector units. `area_mm2` is what its
     parts add to one memory stack [mm2].
     """
 
@@ -62,6 +63,7 @@ class ProcessorSpec(Spec):
     compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
     runs: tuple[str, ...] | None = None
     cores: Count | None = None
+    matrix_rows: Count = 16
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
 
