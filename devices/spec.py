@@ -45,8 +45,10 @@ class ProcessorSpec(Spec):
     to the processor's own memory bandwidth (`peak_op_per_byte`); exactly one of the three.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all. `area_mm2` is what its
-    parts add to one memory stack [mm2].
+    `runs` names the kinds of op the processor takes; without it, all. With `partial_sums` its
+    units sit in the memory stacks and split every expert over them: each stack leaves a partial
+    sum of an expert's output in memory, which the main processor reads and adds. `area_mm2` is
+    what its parts add to one memory stack [mm2].
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim"]
@@ -61,6 +63,7 @@ class ProcessorSpec(Spec):
     activation_J_per_byte: NonNegative | None = None
     compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
     runs: tuple[str, ...] | None = None
+    partial_sums: bool = False
     cores: Count | None = None
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
@@ -77,7 +80,11 @@ class ProcessorSpec(Spec):
 
 
 class MemorySpec(Spec):
-    """Main memory of one device, shared by its processors."""
+    """Main memory of one device, shared by its processors.
+
+    Of `spaces` memory spaces, two processors can read two different ones at full rate each;
+    reads of one space wait for each other.
+    """
 
     stacks: Count = 1
     capacity_bytes: Positive
@@ -135,7 +142,11 @@ class FamilyFitSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price."""
+    """One device: processors that share a memory, its links, power and price.
+
+    `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
+    increasing load, "optimal" every subset.
+    """
 
     name: Name
     title: str = ""
@@ -148,6 +159,7 @@ class DeviceSpec(Spec):
     static_W: NonNegative = 0.0
     price_USD_per_hour: Positive | None = None
     placement: str = "op-per-byte"
+    splitter: Literal["paper", "optimal"] = "paper"
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS
+from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM
 from ..devices.device import Processor
 from ..devices.link import LinkModel
 from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
@@ -21,7 +21,7 @@ from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .layout import exchange_link, layer_program, rank_link
-from .placement import PAPER_DECODE, able, processors_of
+from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
 XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
@@ -76,6 +76,7 @@ class Plan(NamedTuple):
     replica: int
     rule: int
     spaces: int
+    optimal: bool  # whether co-processing tries every subset of the spaces
     ranks: int
     tp: int  # devices of a rank
     expert_devices: int  # devices of all expert groups together
@@ -118,6 +119,7 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
     for part in d.experts:
         op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
         row, ok = _lower_op(op, None, processors)
+        row[:, P_SUM] = [sum_bytes(op, p) for p in processors]
         params.append(row)
         can.append(ok)
         names.append(op.name)
@@ -153,6 +155,7 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
         replica=replica,
         rule=RULES.index(d.placement),
         spaces=d.device.spec.memory.spaces,
+        optimal=d.device.spec.splitter == "optimal",
         ranks=d.ranks,
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
@@ -280,7 +283,7 @@ def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
         with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
             arithmetic = own[V_FLOPS] / rows[:, P_FLOPS, None]
             weights = own[V_WEIGHTS] / rows[:, P_BYTES, None]
-            traffic = own[V_ACT] / rows[:, P_BYTES, None]
+            traffic = (own[V_ACT] + rows[:, P_SUM, None]) / rows[:, P_BYTES, None]
             seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
         seconds[:, 0] = 0.0
         table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)
