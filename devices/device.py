@@ -27,7 +27,7 @@ class Processor:
     name, kind : str
         Key in the spec ("logic-pim") and kind of unit.
     runs : frozenset of str or None
-        Op kinds it can run; None = all.
+        Op kinds it can run; None = all that `excludes` does not name.
     peak : mapping of str to float
         Nominal FLOP/s by format.
     bandwidth : float
@@ -36,6 +36,8 @@ class Processor:
         Seconds and joules of an op.
     partial_sums : int
         Partial sums of an expert's output that it leaves: one a memory stack; 0 = none.
+    excludes : frozenset of str
+        Op kinds that it leaves to others.
     """
 
     name: str
@@ -45,9 +47,10 @@ class Processor:
     bandwidth: float
     model: CostModel
     partial_sums: int = 0
+    excludes: frozenset[str] = frozenset()
 
     def can_run(self, kind: str) -> bool:
-        return self.runs is None or kind in self.runs
+        return kind not in self.excludes if self.runs is None else kind in self.runs
 
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
@@ -172,7 +175,8 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     )
     runs = None if spec.runs is None else frozenset(spec.runs)
     sums = device.memory.stacks if spec.partial_sums else 0
-    return Processor(name, spec.kind, runs, peak, bandwidth, model, sums)
+    out = frozenset(spec.excludes)
+    return Processor(name, spec.kind, runs, peak, bandwidth, model, sums, out)
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:

@@ -100,10 +100,12 @@ def choose(
     `near` says whether the paper's rules want it off the main processor.
     """
     best = 0
+    while not can[best]:
+        best += 1
     if rule == XPU_ONLY:
         return best
     if rule in (PAPER, CO_PROCESS):
-        for p in range(1, can.size):
+        for p in range(best + 1, can.size):
             if near and can[p]:
                 return p
         return best

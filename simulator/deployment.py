@@ -5,13 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..devices.device import SharedMemoryDevice, build_device
+from ..devices.link import LinkModel
 from ..devices.spec import SystemSpec
 from ..workloads.errors import InputError, nearest
 from ..workloads.layers import MixtureOfExperts, Run
 from ..workloads.model import ModelSpec, MoeLayer
 from ..workloads.numerics import WEIGHT_GROUPS
+from ..workloads.ops import Op
 from ..workloads.routing import Router, check_routing, make_router
-from .layout import Layout, Memory, device_memory, make_layout, shard_model
+from .layout import (
+    Layout,
+    Memory,
+    device_memory,
+    exchange_link,
+    make_layout,
+    rank_link,
+    shard_model,
+)
 from .placement import PLACEMENTS
 
 ATTENTION = ("flash", "unfused")
@@ -85,6 +95,14 @@ class Deployment:
     def replicas(self) -> int:
         """Independent engines."""
         return self.layout.dp // self.ranks
+
+    def link(self, op: Op) -> LinkModel:
+        """Cost model of a collective, or of a transfer between the devices of a group."""
+        if op.kind == "all_reduce":
+            return LinkModel(rank_link(self.layout, self.system), self.layout.tp)
+        if op.kind == "transfer":
+            return LinkModel(self.system.device.link, self.system.device.group)
+        return LinkModel(exchange_link(self.layout, self.system), self.layout.dp)
 
     def memory(self) -> Memory:
         """Memory of one device; refuses a model that does not fit."""

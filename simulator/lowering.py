@@ -20,7 +20,7 @@ from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
-from .layout import exchange_link, layer_program, rank_link
+from .layout import layer_program
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
@@ -119,6 +119,8 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
     for part in d.experts:
         op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
         row, ok = _lower_op(op, None, processors)
+        if not ok[0]:  # the main processor adds partial sums even where it runs no experts
+            row[0] = processors[0].model.lower("partial_sums", op.dtype)
         row[:, P_SUM] = [sum_bytes(op, p) for p in processors]
         params.append(row)
         can.append(ok)
@@ -223,11 +225,7 @@ def _forms(ops: list[Op]) -> F8:
 
 
 def _link(d: Deployment, op: Op) -> LinkModel | None:
-    if op.kind == "all_reduce":
-        return LinkModel(rank_link(d.layout, d.system), d.layout.tp)
-    if op.kind == "all_to_all":
-        return LinkModel(exchange_link(d.layout, d.system), d.layout.dp)
-    return None
+    return d.link(op) if op.layer == "communication" else None
 
 
 def _role(op: Op, before: Op | None) -> int:
@@ -267,7 +265,8 @@ def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
 def _near(d: Deployment, can: B1) -> int:
     """Processor that shares experts with the main one under this placement; 0 = none."""
     others = np.flatnonzero(can[1:])
-    return int(others[0]) + 1 if d.placement == "co-process" and len(others) else 0
+    shared = d.placement == "co-process" and can[0] and len(others)
+    return int(others[0]) + 1 if shared else 0
 
 
 def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:

@@ -73,6 +73,11 @@ def processors_of(device: SharedMemoryDevice) -> list[Processor]:
     full = [p for p in ranked if p.runs is None]
     if not full:
         raise SpecError(device.spec.name, "needs a processor without `runs`, for all other ops")
+    for kind in sorted(full[0].excludes):
+        if not any(p.can_run(kind) for p in ranked):
+            raise SpecError(
+                device.spec.name, f"no processor runs {kind}, which {full[0].name} excludes"
+            )
     return [full[0], *(p for p in ranked if p is not full[0])]
 
 

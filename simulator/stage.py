@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..devices.cost import Cost
-from ..devices.link import LinkModel
 from ..workloads.batch import PREFILL, Batch, Moments
 from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
-from .layout import exchange_link, layer_program, rank_link
+from .layout import layer_program
 from .placement import regions
 
 
@@ -159,10 +158,7 @@ class _Stage:
         for op in ops:
             if op.layer != "communication":
                 continue
-            if op.kind == "all_reduce":
-                link = LinkModel(rank_link(d.layout, d.system), d.layout.tp)
-            else:
-                link = LinkModel(exchange_link(d.layout, d.system), d.layout.dp)
+            link = d.link(op)
             cost = link.cost(op)
             seconds += cost.seconds
             placed.append(PlacedOp(op, link.spec.name, cost, count, d.layout.tp, True))
