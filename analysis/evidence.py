@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..devices.cost import Roofline
+from ..devices.calibrated.model import CalibratedModel
 from ..devices.device import FALLBACK
 from ..devices.spec import ARITHMETIC
+from ..devices.tables import TableModel
 from ..simulator.deployment import Deployment
 from ..simulator.placement import processors_of
+from ..simulator.stage import explicit_stage
+from ..workloads.batch import Batch
 from ..workloads.numerics import WEIGHT_GROUPS, Numerics
+from ..workloads.ops import Op
 
 
 def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -25,16 +29,28 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
     -------
     list of dict
         ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
-        the efficiencies of the description; "assumed" where a number of it is an assumption),
-        ``error`` and ``rows`` (of the measurements it was validated on; None and 0 here), and
-        ``assumptions``: key path -> why.
+        the efficiencies of the description; "assumed" where a number of it is an assumption;
+        "fitted" on measurements of the device, "transferred" from other devices' fits, or
+        "measured"), ``error`` (median, cross-validated over unseen shapes) and ``rows`` of the
+        measurements behind it (None and 0 where there are none), and ``assumptions``: key path
+        -> why.
     """
     out = []
     sources = _used(sources, deployment.model.numerics)
+    ops = _ops(deployment)
     for processor in processors_of(deployment.device):
         below = f"processors.{processor.name}."
-        name = "roofline" if isinstance(processor.model, Roofline) else "calibrated"
-        out.append(_entry(name, processor.name, sources, (below, "memory.")))
+        model, rest = processor.model, ops
+        if isinstance(model, TableModel):
+            rest = [op for op in rest if not model.covers(op)]
+            out.append(_measured(model, [op for op in ops if model.covers(op)]))
+            model = model.base
+        if isinstance(model, CalibratedModel):
+            out += _fitted(model, rest)
+            rest = [op for op in rest if model.quantities(op) is None]
+            if not rest:
+                continue
+        out.append(_entry("roofline", processor.name, sources, (below, "memory.")))
     links = {"link": "links within a node", "node_link": "links between nodes"}
     used = ["link"] if deployment.layout.tp > 1 or deployment.layout.dp > 1 else []
     if deployment.system.nodes > 1:
@@ -43,6 +59,41 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
         out.append(_entry("latency + bytes/bandwidth", links[key], sources, (f"{key}.",)))
     out.append(_static(deployment, sources))
     return out
+
+
+def _ops(deployment: Deployment) -> list[Op]:
+    """One of each op that a step with prompts and decodes runs, collectives included."""
+    batch = Batch.of([100], [(100, 0)])
+    stage = explicit_stage(deployment, [batch] * deployment.ranks)
+    return list({placed.op.name: placed.op for placed in stage.ops}.values())
+
+
+def _measured(model: TableModel, ops: list[Op]) -> dict[str, Any]:
+    names = ", ".join(sorted({op.name for op in ops}))
+    return {
+        "cost_model": "kernel tables", "applies_to": names, "basis": "measured", "error": None,
+        "rows": model.count, "assumptions": {},
+    }  # fmt: skip
+
+
+def _fitted(model: CalibratedModel, ops: list[Op]) -> list[dict[str, Any]]:
+    """One entry for each family of kernel models in use."""
+    out: dict[str, dict[str, Any]] = {}
+    for op in ops:
+        used = model.models.get(op.kind)
+        if used is None or model.quantities(op) is None:
+            continue
+        known = used.known
+        seen = known.errors.get("by_shape") or known.errors.get("fit")
+        out.setdefault(
+            used.family.name,
+            {
+                "cost_model": "fitted kernel model", "applies_to": used.family.title,
+                "basis": known.basis, "error": seen.median_ape if seen else None,
+                "rows": known.rows, "assumptions": {},
+            },
+        )  # fmt: skip
+    return list(out.values())
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,40 @@ class CostModel(Protocol):
     def cost(self, op: Op) -> Cost: ...
 
     def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A kernel model in the compiled path's form; see `devices.calibrated.scalar`.
+
+    Attributes
+    ----------
+    code : int
+        Which formula.
+    p, x : float64 array
+        Its parameters, and the quantities of one call; what depends on the batch is filled in.
+    window : float
+        Attention window; 0 = none.
+    """
+
+    code: int
+    p: npt.NDArray[np.float64]
+    x: npt.NDArray[np.float64]
+    window: float = 0.0
+
+
+@runtime_checkable
+class KernelModel(CostModel, Protocol):
+    """A cost model of measured kernels: seconds from a row of quantities of each op."""
+
+    def quantities(self, op: Op) -> npt.NDArray[np.float64] | None:
+        """What the op's seconds depend on, shape (q,); None where it has no kernel model."""
+
+    def seconds(self, op: Op, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Seconds, shape (n,), of ops like `op` with quantities `x`, shape (n, q)."""
+
+    def formula(self, op: Op) -> Formula | None:
+        """The compiled form of an op that depends on more than a count; None for the others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ..workloads.errors import SpecError
+from ..workloads.errors import InputError, SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
-from .cost import Cost, CostModel, Roofline
+from .cost import Cost, CostModel, KernelModel, Roofline
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -156,6 +156,25 @@ def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryD
                 if isinstance(p.model, Roofline)
             }
     return SharedMemoryDevice(spec, processors)
+
+
+def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemoryDevice:
+    """Cost what was measured on a device by its kernel tables; see `tables.table_model`.
+
+    Raises
+    ------
+    InputError
+        No usable tables of the device, or one of several processors or without known cores.
+    """
+    from .tables import table_model
+
+    only = list(device.processors.values())
+    if len(only) != 1 or not isinstance(only[0].model, KernelModel):
+        raise InputError(
+            "--kernels", f"needs a calibrated device of one processor, not {device.spec.name}"
+        )
+    model = table_model(device.spec, paths, only[0].model)
+    return replace(device, processors={only[0].name: replace(only[0], model=model)})
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..workloads.ops import Op
-from .cost import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, Cost
+from .cost import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, Cost, Formula, KernelModel
 from .spec import LinkSpec
 
 
@@ -85,3 +85,36 @@ class LinkModel:
         out[P_FIXED] = shape.hops * self.spec.latency_s
         out[P_J_ACT] = shape.traffic * self.spec.energy_J_per_byte
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class FittedLink:
+    """Collectives whose seconds come from measurements; energy from the link. A `KernelModel`."""
+
+    base: LinkModel
+    model: KernelModel
+
+    @property
+    def spec(self) -> LinkSpec:
+        return self.base.spec
+
+    def cost(self, op: Op) -> Cost:
+        known, x = self.base.cost(op), self.quantities(op)
+        if x is None:
+            return known
+        seconds = float(self.seconds(op, x[None, :])[0])
+        fixed = max(seconds - known.memory_s, 0.0)
+        bound = "latency" if fixed > known.memory_s else "link"
+        return Cost(seconds, 0.0, known.memory_s, fixed, known.joules, bound)
+
+    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
+        return self.base.lower(kind, dtype)
+
+    def quantities(self, op: Op) -> npt.NDArray[np.float64] | None:
+        return self.model.quantities(op)
+
+    def seconds(self, op: Op, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self.model.seconds(op, x)
+
+    def formula(self, op: Op) -> Formula | None:
+        return None

@@ -22,6 +22,7 @@ from ..devices.cost import (
 )
 from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ..workloads.jit import compiled_inline, compiled_part, int64
+from .fitted import fitted_experts, fitted_seconds
 from .lowering import (
     B1,
     CO_PROCESS,
@@ -144,7 +145,7 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     near = role in (ROLE_PAIR_DECODE, ROLE_DECODE)
     p = choose(plan.rule, near, params, plan.can[s], flops, stream, act)
     seconds = max(flops / params[p, P_FLOPS], (stream + act) / params[p, P_BYTES])
-    seconds += params[p, P_FIXED]
+    seconds = fitted_seconds(plan.fitted, s, m, seconds + params[p, P_FIXED])
     cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
     cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
 
@@ -204,6 +205,13 @@ def experts_whole(
         return 0.0
     row, work = plan.slots.shape[0] + x, plan.expert_work[x]
     params, can = plan.params[row], plan.can[row]
+    measured = fitted_experts(plan.fitted, row, routed, active)
+    if measured >= 0.0:
+        share[0, A_BUSY] += measured
+        share[0, A_TOKENS] += routed
+        share[0, A_ACTIVE] += active
+        share[0, A_RUNS] += 1.0
+        return measured
     only = int64(-1)
     if plan.rule != FASTEST:
         only = choose(

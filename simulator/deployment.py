@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..devices.device import SharedMemoryDevice, build_device
-from ..devices.link import LinkModel
+from ..devices.cost import KernelModel
+from ..devices.device import SharedMemoryDevice, build_device, with_tables
+from ..devices.link import FittedLink, LinkModel
 from ..devices.spec import SystemSpec
 from ..workloads.errors import InputError, nearest
 from ..workloads.layers import MixtureOfExperts, Run
@@ -26,6 +28,9 @@ from .placement import PLACEMENTS
 
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
+
+COSTS = ("auto", "roofline")
+"""Where an op's seconds come from; see `deploy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,21 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
-    def link(self, op: Op) -> LinkModel:
-        """Cost model of a collective, or of a transfer between the devices of a group."""
+    def link(self, op: Op) -> LinkModel | FittedLink:
+        """Cost model of a collective: measured within a node, latency and bandwidth across.
+
+        A transfer between the devices of a group runs over the link within a node.
+        """
         if op.kind == "all_reduce":
-            return LinkModel(rank_link(self.layout, self.system), self.layout.tp)
-        if op.kind == "transfer":
-            return LinkModel(self.system.device.link, self.system.device.group)
-        return LinkModel(exchange_link(self.layout, self.system), self.layout.dp)
+            spec, ranks = rank_link(self.layout, self.system), self.layout.tp
+        elif op.kind == "transfer":
+            spec, ranks = self.system.device.link, self.system.device.group
+        else:
+            spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
+        link, model = LinkModel(spec, ranks), next(iter(self.device.processors.values())).model
+        if isinstance(model, KernelModel) and spec is self.system.device.link:
+            return FittedLink(link, model)
+        return link
 
     def memory(self) -> Memory:
         """Memory of one device; refuses a model that does not fit."""
@@ -120,6 +133,8 @@ def deploy(
     attention: str | None = None,
     routing: str = "uniform",
     seed: int = 0,
+    costs: str = "auto",
+    kernels: Sequence[str] = (),
 ) -> Deployment:
     """Put a model on a system.
 
@@ -133,6 +148,11 @@ def deploy(
         See `workloads.routing`.
     seed : int
         Seed of the expert draws.
+    costs : str
+        "auto": fitted kernel models on devices that have them or can take them over from similar
+        ones; "roofline": peaks, bandwidth and efficiencies of the description.
+    kernels : sequence of str
+        Measured kernel tables of the device, which come before any model.
 
     Raises
     ------
@@ -142,13 +162,16 @@ def deploy(
     check_routing(routing)
     for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--costs", costs, COSTS),
         (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     layout = make_layout(model, system, tp, dp, ep)
     shard = shard_model(model, layout)
-    device = build_device(system.device)
+    device = build_device(system.device, calibrated=costs == "auto")
+    if kernels:
+        device = with_tables(device, kernels)
     _check_formats(model, device)
     return Deployment(
         model=model,

@@ -21,7 +21,7 @@ from .compiled import Books, new_books, totals
 from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
 from .kv import KvRules, check_fits, kv_rules
-from .lowering import Plan, Slots, lower
+from .lowering import MOST_TOKENS, Plan, Slots, lower
 from .policies import Policy
 from .state import (
     C_COMPLETED,
@@ -100,7 +100,8 @@ class Engine:
     ids: list[I8] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
-        self.plan, self.slots = lower(self.deployment, self.replica)
+        counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
+        self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment)
         self.books = new_books(self.plan)
         moments = self.plan.forms.shape[2] - 1

@@ -226,28 +226,30 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     return system.device.link if within else system.device.node_link
 
 
-def all_reduce(label: str, tokens: float, hidden: int, run: Run) -> Op:
+def all_reduce(label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
     """Sum partial outputs over a rank's devices."""
-    return _collective("all_reduce", label, tokens * hidden, run)
+    return _collective("all_reduce", label, tokens * hidden, ranks, run)
 
 
-def all_to_all(label: str, tokens: float, hidden: int, top_k: int, tp: int, run: Run) -> Op:
+def all_to_all(
+    label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run
+) -> Op:
     """Send each token to the ranks of its experts; a rank's devices share the sending."""
-    return _collective("all_to_all", label, tokens * hidden * top_k / tp, run)
+    return _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
 
 
 def transfer(label: str, values: float, run: Run) -> Op:
     """Send values from one device of a group to another."""
-    return _collective("transfer", label, values, run)
+    return _collective("transfer", label, values, 2, run)
 
 
-def _collective(kind: str, label: str, values: float, run: Run) -> Op:
+def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> Op:
     return Op(
         name=f"{label}_{kind}",
         layer="communication",
         kind=kind,
         phase="both",
-        shape={"values": values},
+        shape={"values": values, "ranks": ranks},
         dtype=run.numerics.default,
         flops=0.0,
         act_bytes=values * run.numerics.act_bytes,
@@ -304,11 +306,12 @@ def layer_program(
         exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
         for op in ops:
             if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":
-                sent = (tokens, hidden, part.top_k, layout.tp, run)
+                sent = (tokens, hidden, part.top_k, layout.tp, layout.dp, run)
                 out += [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
             else:
                 out.append(op)
         last = part is layer.parts[-1]
         if layout.tp > 1 and (last or not layer.parallel):
-            out.append(all_reduce("ffn" if part is layer.ffn else "mixer", tokens, hidden, run))
+            label = "ffn" if part is layer.ffn else "mixer"
+            out.append(all_reduce(label, tokens, hidden, layout.tp, run))
     return out

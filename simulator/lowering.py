@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM
+from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
 from ..devices.device import Processor
-from ..devices.link import LinkModel
+from ..devices.link import FittedLink, LinkModel
 from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ..workloads.model import embedding_ops, head_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
+from .fitted import Fitted, Slot, lower_fitted
 from .layout import layer_program
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 
@@ -45,6 +46,9 @@ one (0 = none), and which table of `Plan.expert_table` holds their seconds."""
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
 bytes per routed token; `Router.tilt` and `Router.persist`."""
+
+MOST_TOKENS = 8192
+"""Tokens of a step up to which kernel models are tabulated unless a policy says otherwise."""
 
 TABLE_SIZE = 256
 """Token counts whose expert seconds are tabulated."""
@@ -80,6 +84,7 @@ class Plan(NamedTuple):
     ranks: int
     tp: int  # devices of a rank
     expert_devices: int  # devices of all expert groups together
+    fitted: Fitted | None  # kernel models of the rows that have one
 
 
 class Slots(NamedTuple):
@@ -92,8 +97,18 @@ class Slots(NamedTuple):
     link: tuple[str | None, ...]
 
 
-def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
-    """Lower a deployment; `replica` is a counter of its expert draws."""
+def lower(
+    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS
+) -> tuple[Plan, Slots]:
+    """Lower a deployment.
+
+    Parameters
+    ----------
+    replica : int
+        Counter of its expert draws.
+    counts : int
+        Most tokens of a step that kernel models are tabulated for.
+    """
     d = deployment
     processors = processors_of(d.device)
     windows = d.shard.windows
@@ -101,9 +116,11 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
     forms, params, can, role = [], [], [], []
     names, layers, kinds, links = [], [], [], []
     starts = [0]
+    measured: list[Slot] = []
     for build, _ in sections:
         ops = build(_unit_moments(windows, None))
         affine = _affine(build, windows, len(ops))
+        raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
         for i, op in enumerate(ops):
             link = _link(d, op)
             forms.append(affine[i])
@@ -115,6 +132,9 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
             layers.append(op.layer)
             kinds.append(op.kind)
             links.append(link.spec.name if link else None)
+            model = link or processors[0].model
+            known = model if isinstance(model, KernelModel) else None
+            measured.append(Slot(op, known, tuple(other[i] for other in raised)))
         starts.append(len(forms))
     for part in d.experts:
         op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
@@ -135,10 +155,12 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
     tables, classes = _expert_tables(work, rows[len(form) :])
     contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
     varies = (form[:, :, contexts] != 0.0).any(axis=(1, 2))
-    counts = [count for _, count in sections]
+    layer_counts = [count for _, count in sections]
     plan = Plan(
         windows=np.array(windows, dtype=np.int64),
-        sections=np.array(list(zip(starts[:-1], starts[1:], counts, strict=True)), dtype=np.int64),
+        sections=np.array(
+            list(zip(starts[:-1], starts[1:], layer_counts, strict=True)), dtype=np.int64
+        ),
         slots=np.stack([np.array(role, dtype=np.int64), varies.astype(np.int64)], axis=1),
         forms=form,
         params=rows,
@@ -161,6 +183,7 @@ def lower(deployment: Deployment, replica: int = 0) -> tuple[Plan, Slots]:
         ranks=d.ranks,
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
+        fitted=lower_fitted(d, measured, counts),
     )
     slots = Slots(
         tuple(names), tuple(layers), tuple(kinds), tuple(p.name for p in processors), tuple(links)
@@ -224,7 +247,7 @@ def _forms(ops: list[Op]) -> F8:
     return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
 
 
-def _link(d: Deployment, op: Op) -> LinkModel | None:
+def _link(d: Deployment, op: Op) -> LinkModel | FittedLink | None:
     return d.link(op) if op.layer == "communication" else None
 
 
@@ -237,7 +260,9 @@ def _role(op: Op, before: Op | None) -> int:
     return ROLE_PLAIN
 
 
-def _lower_op(op: Op, link: LinkModel | None, processors: Sequence[Processor]) -> tuple[F8, B1]:
+def _lower_op(
+    op: Op, link: LinkModel | FittedLink | None, processors: Sequence[Processor]
+) -> tuple[F8, B1]:
     params = np.zeros((len(processors), NUM_PARAMS))
     ok = np.zeros(len(processors), dtype=np.bool_)
     if link is not None:

@@ -197,8 +197,15 @@ def table_files(paths: Iterable[str | Path]) -> list[Path]:
 
 def read_tables(
     paths: Iterable[str | Path],
+    every_op: bool = False,
 ) -> tuple[dict[str, Table], list[Skipped]]:
     """Read kernel tables.
+
+    Parameters
+    ----------
+    every_op : bool
+        Keep ops of layer profiles that no kernel model covers (embedding, sampler), as kernels
+        of their own names.
 
     Returns
     -------
@@ -211,13 +218,13 @@ def read_tables(
     parts: dict[str, list[Table]] = {}
     skipped: list[Skipped] = []
     for path in table_files(paths):
-        table = read_table(path, skipped)
+        table = read_table(path, skipped, every_op)
         if table is not None:
             parts.setdefault(table.family, []).append(table)
     return {family: _join(tables) for family, tables in parts.items()}, skipped
 
 
-def read_table(path: Path, skipped: list[Skipped]) -> Table | None:
+def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Table | None:
     """Read one file; what cannot be used is appended to `skipped`."""
     family = _family(path)
     if family is None:
@@ -239,7 +246,7 @@ def read_table(path: Path, skipped: list[Skipped]) -> Table | None:
             columns[name] = raw[name]
         else:
             columns[name] = _numbers(raw[name], name, name in schema.may_be_zero, bad)
-    _check_names(columns, schema, bad)
+    _check_names(columns, schema, bad, every_op)
     good = bad == ""
     skipped += [
         Skipped(str(path), int(n), reason)
@@ -311,12 +318,15 @@ def _number(cell: str) -> float:
 
 
 def _check_names(
-    columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any]
+    columns: dict[str, npt.NDArray[Any]], schema: Schema, bad: npt.NDArray[Any], every_op: bool
 ) -> None:
     kernel = columns["kernel"]
+    extra = {op for op, kind in PROFILE_OPS.items() if kind is None} if every_op else set()
     for op in set(kernel.tolist()) & set(PROFILE_OPS):
         renamed = PROFILE_OPS[op]
         rows = kernel == op
+        if op in extra:
+            continue
         if renamed is None:
             for i in np.flatnonzero(rows):
                 _mark(bad, int(i), f"kernel {op!r} has no model")
@@ -327,7 +337,7 @@ def _check_names(
     if schema.kernels:
         checks.append(("kernel", schema.kernels))
     for name, known in checks:
-        for value in set(columns[name].tolist()) - set(known):
+        for value in set(columns[name].tolist()) - set(known) - extra:
             reason = f"unknown {name} {value!r}{nearest(str(value), known)}"
             for i in np.flatnonzero(columns[name] == value):
                 _mark(bad, int(i), reason)

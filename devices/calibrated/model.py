@@ -9,11 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.ops import Op
-from ..cost import Cost, Roofline
+from ..cost import Cost, Formula, Roofline
 from ..spec import DeviceSpec
 from .family import F8, Family, families
 from .hardware import hardware
 from .rules import Parameters, parameters
+
+INCLUDED = {"combine": "experts"}
+"""Ops that another kind's measured kernels include (MoE layers permute and combine): they keep
+the bare time of their traffic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,31 +60,42 @@ class CalibratedModel:
 
     def cost(self, op: Op) -> Cost:
         spec = self.base.cost(op)
-        model = self.models.get(op.kind)
-        x = None if model is None else model.family.from_op(op)
-        if model is None or x is None:
+        x = self.quantities(op)
+        if x is None:
             return spec
-        seconds = float(model.seconds(x[None, :])[0])
+        seconds = float(self.seconds(op, x[None, :])[0])
         compute = op.flops / self.base.peak[op.dtype]
         memory = op.bytes / self.base.bandwidth
         fixed = max(seconds - compute - memory, 0.0)
         bound = "compute" if compute > memory else "memory"
         if fixed > 0.5 * seconds:
             bound = "latency"
-        return Cost(max(seconds, 0.0), compute, memory, fixed, spec.joules, bound)
+        return Cost(seconds, compute, memory, fixed, spec.joules, bound)
 
     def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
-        """Parameters of the roofline; see :meth:`lower_family` for the fitted formula."""
+        """Parameters of the roofline, which the energy comes from."""
         return self.base.lower(kind, dtype)
 
-    def lower_family(self, kind: str) -> tuple[str, F8, F8] | None:
-        """Family name, parameters `p` and device constants `h` of a kind, or None.
+    def quantities(self, op: Op) -> F8 | None:
+        model = self.models.get(op.kind)
+        if INCLUDED.get(op.name) in self.models:
+            return np.array([op.bytes])
+        return None if model is None else model.family.from_op(op)
 
-        ``devices.calibrated.<family>.seconds(p, h, x)`` with ``x`` in the order of
-        `Family.quantities` is the formula of :meth:`cost`, up to the roofline floor.
-        """
-        model = self.models.get(kind)
-        return None if model is None else (model.family.name, model.known.fit.values, model.h)
+    def seconds(self, op: Op, x: F8) -> F8:
+        if op.name in INCLUDED:
+            return x[:, 0] / self.base.bandwidth
+        return self.models[op.kind].seconds(x)
+
+    def formula(self, op: Op) -> Formula | None:
+        from .scalar import CODES, WIDTH
+
+        model, x = self.models.get(op.kind), self.quantities(op)
+        if model is None or x is None or op.kind not in CODES:
+            return None
+        p = np.zeros(WIDTH)
+        p[: len(model.known.fit.values)] = model.known.fit.values
+        return Formula(CODES[op.kind], p, np.pad(x, (0, WIDTH - len(x))), op.shape.get("window", 0))
 
 
 def calibrated_model(spec: DeviceSpec, base: Roofline) -> CalibratedModel:

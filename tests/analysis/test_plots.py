@@ -34,7 +34,7 @@ SYSTEMS = ("duplex-plain-x4", "h100-x4")
 
 
 def stage(model: str, system: str, batch: Batch) -> tuple[Deployment, StageCost]:
-    deployment = deploy(load_model(model), load_system(system))
+    deployment = deploy(load_model(model), load_system(system), costs="roofline")
     return deployment, explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
 
 

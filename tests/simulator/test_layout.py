@@ -150,6 +150,10 @@ def test_collectives_between_parts() -> None:
     reduce = next(p for p in stage.ops if p.op.name == "mixer_all_reduce")
     assert reduce.op.act_bytes == 2 * 4096 * 2  # two tokens of 4,096 values
     link = LinkModel(found.system.device.link, 4)
+    assert reduce.cost.joules == link.cost(reduce.op).joules
+    plain = deploy(load_model("mixtral-8x7b"), load_system("h100-2x4"), costs="roofline")
+    stage = explicit_stage(plain, [Batch.of([100, 200]), Batch.of([50])])
+    reduce = next(p for p in stage.ops if p.op.name == "mixer_all_reduce")
     assert reduce.cost.seconds == pytest.approx(link.cost(reduce.op).seconds)
     send = next(p for p in stage.ops if p.op.name == "dispatch_all_to_all")
     assert send.op.act_bytes == 2 * 4096 * 2 * 2 / 4  # to two experts a token, a quarter a device

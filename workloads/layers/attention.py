@@ -96,6 +96,9 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
     width = spec.heads * spec.head_dim
     kv_row = 2 * spec._kv_width * num.kv_bytes
 
+    w = spec.window
+    decode_kv = m.decode_kv(w)
+
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
         unfused = run.attention == "unfused" and phase == "prefill"
         return Op(
@@ -106,7 +109,7 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
             shape={
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
                 "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
-                "window": spec.window,
+                "window": spec.window, "decodes": m.decodes, "decode_kv": decode_kv,
             },
             dtype=num.default,
             flops=4.0 * width * (scores if unfused else pairs),
@@ -116,8 +119,6 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
             kv_write_bytes=kv_row * tokens,
         )  # fmt: skip
 
-    w = spec.window
-    decode_kv = m.decode_kv(w)
     return [
         op("prefill", m.prefill_tokens, m.prefill_pairs(w), m.prefill_kv(w),
            m.prefill_rect(w), m.prefills),

@@ -1,0 +1,198 @@
+"""Measured times on a grid of several dimensions, and their multilinear interpolation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..workloads.jit import compiled, compiled_part
+from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+ENOUGH = 0.6
+"""An axis value is kept if this share of its cells was measured; the rest are filled in."""
+
+
+class Grid(NamedTuple):
+    """Seconds at the crossings of up to four axes.
+
+    Attributes
+    ----------
+    axes : float64 array, shape (4, n)
+        Increasing, padded with its last value.
+    sizes : int64 array, shape (4,)
+        Values on each axis; 1 for an absent one.
+    seconds : float64 array
+        Flattened, last axis fastest.
+    """
+
+    axes: F8
+    sizes: I8
+    seconds: F8
+
+
+def filled_grid(points: F8, seconds: F8) -> Grid:
+    """Make a full grid of measured points, shape (n, axes).
+
+    Values of an axis with few measured cells are dropped; a cell that is still missing continues
+    the line through its two lower neighbours along the last axis that has them.
+    """
+    points, seconds = _densest(points, seconds)
+    axes = [np.unique(column) for column in points.T]
+    shape = [len(a) for a in axes]
+    cells = np.full(shape, np.nan)
+    at = tuple(np.searchsorted(a, c) for a, c in zip(axes, points.T, strict=True))
+    cells[at] = seconds
+    if points.shape[1] == 4:
+        _absent(cells, axes)
+    _fill(cells, axes)
+    width = max(shape)
+    padded = np.array([np.pad(a, (0, width - len(a)), mode="edge") for a in axes])
+    missing = 4 - len(axes)
+    padded = np.concatenate([padded, np.zeros((missing, width))])
+    sizes = np.array([*shape, *([1] * missing)], dtype=np.int64)
+    return Grid(padded, sizes, np.ascontiguousarray(cells).ravel())
+
+
+def _densest(points: F8, seconds: F8) -> tuple[F8, F8]:
+    """Drop the sparsest axis value until every one has `ENOUGH` of its cells."""
+    while True:
+        axes = [np.unique(column) for column in points.T]
+        worst, share = None, ENOUGH
+        for d, axis in enumerate(axes):
+            counts = {v: int((points[:, d] == v).sum()) for v in axis if v > 0}
+            for v, count in counts.items():  # 0 = absent has fewer cells by its nature
+                part = count / max(counts.values())
+                if part < share:
+                    worst, share = (d, v), part
+        if worst is None:
+            return points, seconds
+        keep = points[:, worst[0]] != worst[1]
+        points, seconds = points[keep], seconds[keep]
+
+
+def _absent(cells: F8, axes: list[F8]) -> None:
+    """Zero new tokens or sequences have one time whatever the context; nothing takes none."""
+    for tokens, context in ((0, 1), (2, 3)):
+        if axes[tokens][0] == 0 and axes[context][0] == 0:
+            view = np.moveaxis(cells, (tokens, context), (0, 1))
+            view[0, 1:] = view[0, :1]
+    if axes[0][0] == 0 and axes[2][0] == 0:
+        cells[0, :, 0, :] = 0.0
+    view = np.moveaxis(cells, (2, 3), (0, 1))
+    if axes[3][0] == 0:  # decodes without context cost what the shortest measured ones do
+        hole = np.isnan(view[:, 0])
+        view[:, 0][hole] = view[:, 1][hole]
+
+
+def _fill(cells: F8, axes: list[F8]) -> None:
+    for _ in range(max(cells.shape)):
+        holes = np.argwhere(np.isnan(cells))
+        if not len(holes):
+            return
+        for hole in holes:
+            for d in reversed(range(cells.ndim)):
+                if hole[d] >= 2:
+                    one, two = hole.copy(), hole.copy()
+                    one[d] -= 1
+                    two[d] -= 2
+                    a, b = cells[tuple(two)], cells[tuple(one)]
+                    if np.isfinite(a) and np.isfinite(b):
+                        xa, xb, x = (axes[d][h[d]] for h in (two, one, hole))
+                        cells[tuple(hole)] = max(b + (b - a) / (xb - xa) * (x - xb), b)
+                        break
+    cells[np.isnan(cells)] = np.nanmax(cells)
+
+
+@compiled_part
+def interpolate(axes: F8, sizes: I8, seconds: F8, a: float, b: float, c: float, d: float) -> float:
+    """Multilinear between the grid's values, constant outside."""
+    i0, i1 = _below(axes[0], sizes[0], a), _below(axes[1], sizes[1], b)
+    i2, i3 = _below(axes[2], sizes[2], c), _below(axes[3], sizes[3], d)
+    f0, f1 = _part(axes[0], sizes[0], i0, a), _part(axes[1], sizes[1], i1, b)
+    f2, f3 = _part(axes[2], sizes[2], i2, c), _part(axes[3], sizes[3], i3, d)
+    total = 0.0
+    for corner in range(16):
+        w = f0 if corner & 1 else 1.0 - f0
+        w *= f1 if corner & 2 else 1.0 - f1
+        w *= f2 if corner & 4 else 1.0 - f2
+        w *= f3 if corner & 8 else 1.0 - f3
+        if w != 0.0:
+            at = i0 + (corner & 1)
+            at = at * sizes[1] + i1 + (corner >> 1 & 1)
+            at = at * sizes[2] + i2 + (corner >> 2 & 1)
+            at = at * sizes[3] + i3 + (corner >> 3 & 1)
+            total += w * seconds[at]
+    return total
+
+
+@compiled_part
+def _below(axis: F8, size: int, value: float) -> int:
+    """Index of the cell that holds a value."""
+    low, high = 0, size - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        if axis[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@compiled_part
+def _part(axis: F8, size: int, i: int, value: float) -> float:
+    """How far a value lies between two of an axis, 0 to 1."""
+    if size < 2 or value <= axis[i]:
+        return 0.0
+    return float(min((value - axis[i]) / (axis[i + 1] - axis[i]), 1.0))
+
+
+@compiled_part
+def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float) -> float:
+    """Decode attention alone, at the mean context."""
+    if decodes <= 0.0:
+        return 0.0
+    return float(interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, kv / decodes))
+
+
+@compiled_part
+def mixed_prefill(
+    axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float,
+    kv: float,
+) -> float:  # fmt: skip
+    """What prompt chunks add to the decodes of their step.
+
+    Chunks count as equal ones with the same query-key pairs in all.
+    """
+    if batch <= 0.0 or tokens <= 0.0:
+        return 0.0
+    q = tokens / batch
+    context = max(pairs / tokens - 0.5 * (q + 1.0), 0.0)
+    own = kv / decodes if decodes > 0.0 else 0.0
+    both = interpolate(axes, sizes, seconds, q, context, decodes, own)
+    if decodes > 0.0:
+        both -= interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, own)
+    return float(batch * max(both, 0.0))
+
+
+@compiled
+def _rows(code: int, axes: F8, sizes: I8, seconds: F8, x: F8, out: F8) -> None:
+    for i in range(x.shape[0]):
+        u = x[i]
+        if code == MIXED_DECODE:
+            out[i] = mixed_decode(axes, sizes, seconds, u[0], u[3])
+        elif code == MIXED_PREFILL:
+            out[i] = mixed_prefill(axes, sizes, seconds, u[0], u[1], u[2], u[4], u[5])
+        else:
+            out[i] = interpolate(axes, sizes, seconds, u[0], u[1], 0.0, 0.0)
+
+
+def grid_rows(code: int, grid: Grid, x: F8) -> F8:
+    """Seconds of rows of sums (`SUMS`; tokens and active experts for `MOE_GRID`), shape (n,)."""
+    out = np.empty(len(x))
+    _rows(code, grid.axes, grid.sizes, grid.seconds, np.ascontiguousarray(x), out)
+    return out
