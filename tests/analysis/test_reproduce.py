@@ -9,9 +9,10 @@ from __future__ import annotations
 import pytest
 
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, judged
-from opbyte.analysis.reproduce.duplex import EDAP_DEVICES, GPU, PE, PLAIN, closed, edap, system
-from opbyte.analysis.reproduce.duplex import ET as FINAL
-from opbyte.analysis.reproduce.points import Measured, run_point
+from opbyte.analysis.reproduce.duplex.cases import ET as FINAL
+from opbyte.analysis.reproduce.duplex.cases import GPU, PE, PLAIN, closed
+from opbyte.analysis.reproduce.duplex.static import EDAP_DEVICES, edap
+from opbyte.analysis.reproduce.points import Measured, run_point, system_of
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,10 @@ def test_a_row_is_judged_by_its_tolerance(
 
 
 def test_device_counts_are_those_of_section_vi() -> None:
-    assert system(GPU, "mixtral-8x7b") == "duplex-gpu-x4"
-    assert system("duplex-2xgpu", "glam-143b") == "duplex-2xgpu-2x8"
-    assert system(FINAL, "grok-1") == "duplex-2x8"
+    assert system_of(closed("mixtral-8x7b", GPU, 32, 256, 0)).name == "duplex-gpu-x4"
+    twice = system_of(closed("glam-143b", "duplex-2xgpu", 32, 256, 0))
+    assert (twice.nodes, twice.devices_per_node) == (2, 8)
+    assert system_of(closed("grok-1", FINAL, 32, 256, 0)).name == "duplex-2x8"
 
 
 def test_edap_of_logic_pim_follows_its_closed_form() -> None:
