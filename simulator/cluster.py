@@ -13,8 +13,9 @@ router with the tokens that they have, and their caches are computed again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ..workloads.requests import RequestBlock, RequestStream
 from .deployment import Deployment
 from .engine import Engine, Progress
 from .faults import Faults
-from .kv import check_fits, sequence_bytes
+from .kv import CacheSettings, check_fits, sequence_bytes
 from .policies import Policy
 from .routers import ROUTERS, Load, Route
 from .state import (
@@ -50,7 +51,8 @@ NAN = float("nan")
 class Job:
     """One request on its way through the cluster; times in seconds.
 
-    `promised` are the KV bytes on one device that its present node keeps for it.
+    `promised` are the KV bytes on one device that its present node keeps for it, `hash_ids` the
+    content of its prompt's blocks.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Job:
     failures: int = 0
     order: int = -1
     promised: float = 0.0
+    hash_ids: tuple[int, ...] | None = None
 
     @property
     def cached(self) -> int:
@@ -194,6 +197,7 @@ def serve_cluster(
     warmup: int = 0,
     keep_log: bool = False,
     progress: Progress | None = None,
+    cache: CacheSettings | None = None,
 ) -> Served:
     """Run a stream of requests through a cluster.
 
@@ -207,6 +211,8 @@ def serve_cluster(
         Of random failures.
     warmup : int
         Completions after which totals are marked.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
 
     Raises
     ------
@@ -222,8 +228,10 @@ def serve_cluster(
     for node, _ in faults.at:
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
-    cluster = _Cluster(pools, policy, ROUTERS[router], keep_log, warmup, progress)
-    return cluster.run(stream, faults, seed)
+    make = partial(Engine, keep_log=keep_log, cache=cache or CacheSettings())
+    return _Cluster(pools, policy, ROUTERS[router], make, warmup, progress).run(
+        stream, faults, seed
+    )
 
 
 class _Cluster:
@@ -234,16 +242,19 @@ class _Cluster:
         pools: Pools,
         policy: Policy,
         route: Route,
-        keep_log: bool,
+        make: Callable[..., Engine],
         warmup: int,
         progress: Progress | None,
     ) -> None:
         self.env = simpy.Environment()
         self.link, self.policy, self.route = pools.link, policy, route
-        self.keep_log, self.warmup, self.progress = keep_log, warmup, progress
-        nodes = [self._node(d, i) for i, d in enumerate((*pools.entry, *pools.decode))]
-        self.nodes = nodes
-        self.entry, self.decode = nodes[: len(pools.entry)], nodes[len(pools.entry) :]
+        self.make, self.warmup, self.progress = make, warmup, progress
+        # Where caches come in whole from elsewhere, there are no prompts to find in one.
+        decoding = replace(policy, caching=False)
+        self.entry = [self._node(d, policy, i) for i, d in enumerate(pools.entry)]
+        first = len(pools.entry)
+        self.decode = [self._node(d, decoding, i) for i, d in enumerate(pools.decode, first)]
+        self.nodes = [*self.entry, *self.decode]
         self.retired: list[Engine] = []
         self.jobs: list[Job] = []
         self.backlog: Iterator[Job] = iter(())  # of a closed loop
@@ -254,8 +265,8 @@ class _Cluster:
         self.moved_bytes, self.warm_s = 0.0, 0.0
         self.closed = self.exhausted = False
 
-    def _node(self, deployment: Deployment, index: int) -> Node:
-        engine = Engine(deployment, self.policy, index, keep_log=self.keep_log)
+    def _node(self, deployment: Deployment, policy: Policy, index: int) -> Node:
+        engine = self.make(deployment, policy, index)
         return Node(engine, simpy.Resource(self.env), self.env.event())
 
     def run(self, stream: RequestStream, faults: Faults, seed: int) -> Served:
@@ -297,8 +308,10 @@ class _Cluster:
                     node.engine.deployment.system.name,
                 )  # fmt: skip
             columns = (block.request_id, block.arrival_s, block.input_tokens, block.output_tokens)
-            for row in zip(*(c.tolist() for c in columns), strict=True):
-                yield Job(*row)
+            rows = zip(*(c.tolist() for c in columns), strict=True)
+            for i, (number, arrival, prompt, output) in enumerate(rows):
+                content = None if block.hash_ids is None else block.hash_ids[i]
+                yield Job(number, arrival, prompt, output, hash_ids=content)
 
     def _next_client(self) -> None:
         """A client of a closed loop sends its next request, if there is one."""
@@ -338,7 +351,7 @@ class _Cluster:
         last = job.generated + 1 if self.decode and not cached else job.output_tokens
         block = RequestBlock(
             np.array([job.id]), np.array([self.env.now]), np.array([job.input_tokens]),
-            np.array([last]),
+            np.array([last]), None if job.hash_ids is None else (job.hash_ids,),
         )  # fmt: skip
         row = node.engine.resume(block, job.generated, cached, job.first_s, job.last_s)
         node.live[row] = job
@@ -475,7 +488,8 @@ class _Cluster:
         self.ready = deque(entry for entry in self.ready if entry[1] is not node)
         node.live, node.promised, node.inbound = {}, 0.0, 0
         self.retired.append(node.engine)
-        node.engine = self._node(node.engine.deployment, node.engine.replica).engine
+        old = node.engine
+        node.engine = self.make(old.deployment, old.policy, old.replica)
         node.engine.state.clocks[T_NOW] = self.env.now
         node.engine.end_warmup()
         self._put_back(lost)

@@ -121,9 +121,15 @@ class Deployment:
             return FittedLink(link, model)
         return link
 
-    def memory(self) -> Memory:
-        """Memory of one device; refuses a model that does not fit."""
-        return device_memory(self.shard, self.layout, self.system)
+    def memory(self, usable_bytes: float | None = None) -> Memory:
+        """Memory of one device; refuses a model that does not fit.
+
+        Parameters
+        ----------
+        usable_bytes : float, optional
+            For weights and KV cache, instead of the description's usable fraction.
+        """
+        return device_memory(self.shard, self.layout, self.system, usable_bytes)
 
 
 def deploy(

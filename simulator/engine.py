@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from ..workloads.requests import RequestBlock, RequestStream
+from ..workloads.errors import InputError
+from ..workloads.requests import PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
 from .compiled import Books, new_books, totals
 from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
-from .kv import KvRules, check_fits, kv_rules
+from .kv import CacheSettings, KvRules, check_fits, kv_rules
 from .lowering import MOST_TOKENS, Plan, Slots, lower
 from .policies import Policy
+from .prefix import widened
 from .state import (
     C_COMPLETED,
     C_EMITTED,
@@ -37,6 +39,8 @@ from .state import (
     F_LAST,
     I_CACHED,
     I_GENERATED,
+    I_HASHED,
+    I_HASHES,
     I_INPUT,
     I_TARGET,
     T_NOW,
@@ -88,6 +92,8 @@ class Engine:
         Completions after which rates and gap statistics start.
     keep_log : bool
         Keep the log of stretches (stages.csv).
+    cache : CacheSettings
+        How the KV cache is set up.
     """
 
     deployment: Deployment
@@ -96,6 +102,7 @@ class Engine:
     clients: int | None = None
     warmup: int = 0
     keep_log: bool = False
+    cache: CacheSettings = field(default_factory=CacheSettings)
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     kv: KvRules = field(init=False)
@@ -104,16 +111,18 @@ class Engine:
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
+    contents: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
-        self.kv = kv_rules(self.deployment)
+        self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
         self.books = new_books(self.plan)
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
-            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity
-        )
+            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
+            self.kv.blocks if self.kv.cached else 0,
+        )  # fmt: skip
         self.warm = self.mark()
 
     @property
@@ -153,8 +162,32 @@ class Engine:
             arrival = np.full(len(block), np.inf)
         self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
         self.ids.append(block.request_id)
+        if self.kv.cached:
+            self._note_content(block)
         if self.clients is not None:
             self._open(self.clients)
+
+    def _note_content(self, block: RequestBlock) -> None:
+        """Prefix hashes of new requests, and room for the blocks of the longest."""
+        longest = int((block.input_tokens + block.output_tokens).max(initial=0))
+        pool = widened(self.state.pool, -(-longest // self.kv.block))
+        if block.hash_ids is not None:
+            if PREFIX_BLOCK_TOKENS % self.kv.block:
+                raise InputError(
+                    "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
+                    f"not be {self.kv.block}",
+                )  # fmt: skip
+            numbers = [self.contents.setdefault(h, len(self.contents))
+                       for ids in block.hash_ids for h in ids]  # fmt: skip
+            counts = np.array([len(ids) for ids in block.hash_ids], dtype=np.int64)
+            rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][
+                : len(block)
+            ]
+            rows[:, I_HASHES] = len(pool.hashes) + np.cumsum(counts) - counts
+            rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
+            new = np.array(numbers, dtype=np.int64)
+            pool = pool._replace(hashes=np.concatenate([pool.hashes, new]))
+        self.state = self.state._replace(pool=pool)
 
     def _open(self, clients: int) -> None:
         """Give the first `clients` requests of a closed loop their arrival at time 0."""
@@ -261,11 +294,15 @@ def _source(
             mine = (block.request_id % len(inboxes)) == i
             share = RequestBlock(
                 block.request_id[mine], block.arrival_s[mine], block.input_tokens[mine],
-                block.output_tokens[mine],
+                block.output_tokens[mine], _of(block.hash_ids, mine),
             )  # fmt: skip
             yield inbox.put((share, horizon))
         if stream.closed_loop is None and np.isfinite(horizon):
             yield env.timeout(max(horizon - env.now, 0.0))
+
+
+def _of(ids: HashIds | None, mine: npt.NDArray[np.bool_]) -> HashIds | None:
+    return None if ids is None else tuple(ids[i] for i in np.flatnonzero(mine))
 
 
 def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:

@@ -174,7 +174,9 @@ class Memory:
         return self.capacity - self.weights
 
 
-def device_memory(shard: ModelSpec, layout: Layout, system: SystemSpec) -> Memory:
+def device_memory(
+    shard: ModelSpec, layout: Layout, system: SystemSpec, usable_bytes: float | None = None
+) -> Memory:
     """Weights of one device's shard against its usable memory.
 
     Embedding and head are split by vocabulary over a rank's devices. Where experts run on a
@@ -196,15 +198,21 @@ def device_memory(shard: ModelSpec, layout: Layout, system: SystemSpec) -> Memor
             for layer in shard.layers for part in layer.parts for w in part.weights()
             if w.group == "experts"
         )  # fmt: skip
-        _check_weights(weights - near, shard, layout, system)
+        _check_weights(weights - near, shard, layout, system, usable_bytes)
         weights = near
-    return Memory(_check_weights(weights, shard, layout, system), weights)
+    return Memory(_check_weights(weights, shard, layout, system, usable_bytes), weights)
 
 
-def _check_weights(weights: float, shard: ModelSpec, layout: Layout, system: SystemSpec) -> float:
+def _check_weights(
+    weights: float,
+    shard: ModelSpec,
+    layout: Layout,
+    system: SystemSpec,
+    usable_bytes: float | None,
+) -> float:
     """Usable bytes of one device's memory; refuses weights that do not fit in it."""
     memory = system.device.memory
-    usable = memory.capacity_bytes * memory.usable_fraction
+    usable = usable_bytes or memory.capacity_bytes * memory.usable_fraction
     if weights >= usable:
         raise CapacityError(
             system.name,

@@ -26,6 +26,7 @@ from .compiled import (
 from .deployment import Deployment
 from .engine import Engine, Progress, serve
 from .fleet import Fleet, pools_of
+from .kv import CacheSettings
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .policies import Policy
 from .state import (
@@ -209,6 +210,7 @@ def run(
     keep_stages: bool = False,
     progress: Progress | None = None,
     fleet: Fleet | None = None,
+    cache: CacheSettings | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -222,6 +224,8 @@ def run(
         See `engine.Progress`.
     fleet : Fleet, optional
         Replicas behind a router, and their failures.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
 
     Raises
     ------
@@ -235,7 +239,7 @@ def run(
         served = serve_cluster(
             pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,
             keep_log=keep_stages, progress=progress, router=(fleet or Fleet()).router,
-            faults=(fleet or Fleet()).faults,
+            faults=(fleet or Fleet()).faults, cache=cache,
         )  # fmt: skip
         _check_count(stream, warmup, len(served.jobs))
         return _collect_cluster(served, deployment, policy, stream, seed, warmup, fleet, began)
@@ -247,6 +251,7 @@ def run(
         Engine(
             deployment, policy, replica, _share(stream.closed_loop, deployment.replicas, replica),
             _share(warmup, deployment.replicas, replica) or 0, keep_stages,
+            cache or CacheSettings(),
         )
         for replica in range(deployment.replicas)
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.faults import Faults
-from opbyte.simulator.fleet import Fleet
+from opbyte.simulator.fleet import Fleet, parse_fleet
 from opbyte.simulator.policies import make_policy
 from opbyte.simulator.routers import ROUTERS, Load
 from opbyte.simulator.simulate import Run, run
@@ -48,7 +48,7 @@ def split() -> Deployment:
     return deploy(replace(model, layers=model.layers[:2]), load_system("duplex-split-x4"))
 
 
-@pytest.mark.parametrize("policy", ["mixed", "chunked"])
+@pytest.mark.parametrize("policy", ["mixed", "chunked", "vllm"])
 @pytest.mark.parametrize("clients", [None, 8])
 def test_one_node_is_the_plain_engine(small: Small, policy: str, clients: int | None) -> None:
     d = small("mixtral-8x7b", "duplex-x4")
@@ -173,7 +173,7 @@ def test_a_failure_loses_caches_but_no_request(small: Small, replicas: int, repa
 
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.floats(0.0, 0.06)), max_size=4),
-    st.sampled_from(sorted(ROUTERS)), st.sampled_from(["mixed", "chunked"]),
+    st.sampled_from(sorted(ROUTERS)), st.sampled_from(["mixed", "chunked", "vllm"]),
     st.floats(0.0, 0.02),
 )  # fmt: skip
 @settings(max_examples=25, deadline=None)
@@ -205,6 +205,17 @@ def test_runs_with_failures_repeat(small: Small) -> None:
     first, second = (served(d, stream(400.0), fleet, seed=7) for _ in range(2))
     assert first.failures > 0
     assert first.requests.last_token_s.tobytes() == second.requests.last_token_s.tobytes()
+
+
+def test_fleets_are_read_as_typed() -> None:
+    assert parse_fleet() is None
+    fleet = parse_fleet("vllm", 3, ["0@1.5", "2@0"], 60.0, 5.0)
+    assert fleet == Fleet("vllm", 3, Faults(((0, 1.5), (2, 0.0)), 60.0, 5.0))
+    for bad in ("0", "a@1", "0@", "@1", "0@x"):
+        with pytest.raises(InputError, match="REPLICA@SECONDS"):
+            parse_fleet(fail=[bad])
+    with pytest.raises(InputError, match="--repair"):
+        parse_fleet(repair=1.0)
 
 
 def test_bad_fleets_are_refused(small: Small) -> None:
