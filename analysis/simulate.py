@@ -341,6 +341,7 @@ def simulate(
     seed: int = 0,
     seeds: int | None = None,
     fleet: Fleet | None = None,
+    stop: int | None = None,
     keep_stages: bool = False,
     progress: Progress | None = None,
 ) -> Simulation | Seeds | Comparison:
@@ -372,6 +373,8 @@ def simulate(
         Run that many seeds from `seed` on, and give means with 95 % intervals.
     fleet : Fleet, optional
         Replicas of the system behind a router, and their failures.
+    stop : int, optional
+        Completions after which the run ends, with the system still full; see `simulator.run`.
     keep_stages : bool
         Keep the table of stages.
     progress : callable, optional
@@ -406,7 +409,8 @@ def simulate(
     ):  # fmt: skip
         if value is not None:
             check_count(value, option, 0 if option == "--warmup" else 1, most)
-    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet}
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet,
+            "stop": stop}  # fmt: skip
     if model is None and system is None:
         if seeds is not None:
             raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")

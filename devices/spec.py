@@ -48,7 +48,7 @@ class ProcessorSpec(Spec):
     `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
     With `partial_sums` its
     units sit in the memory stacks and split every expert over them: each stack leaves a partial
-    sum of an expert's output in memory, which the main processor reads and adds. `area_mm2` is
+    sum of an expert's output, which the main processor reads and adds. `area_mm2` is
     what its parts add to one memory stack [mm2].
     """
 

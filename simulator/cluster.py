@@ -168,7 +168,8 @@ class Served:
     engines : list of Engine
         Those of failed nodes too: their work was done and paid for.
     jobs : list of Job
-        Every request, in order of its id.
+        Every request that arrived, in order of its id; the order of one that did not complete
+        is -1.
     warm_s, end_s : float
         End of the warm-up, last completion [s].
     failures, restarts : int
@@ -198,6 +199,7 @@ def serve_cluster(
     keep_log: bool = False,
     progress: Progress | None = None,
     cache: CacheSettings | None = None,
+    stop: int | None = None,
 ) -> Served:
     """Run a stream of requests through a cluster.
 
@@ -213,6 +215,8 @@ def serve_cluster(
         Completions after which totals are marked.
     cache : CacheSettings, optional
         How engines set up their KV caches.
+    stop : int, optional
+        Completions after which the run ends, whatever is still under way.
 
     Raises
     ------
@@ -229,9 +233,9 @@ def serve_cluster(
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
     make = partial(Engine, keep_log=keep_log, cache=cache or CacheSettings())
-    return _Cluster(pools, policy, ROUTERS[router], make, warmup, progress).run(
-        stream, faults, seed
-    )
+    cluster = _Cluster(pools, policy, ROUTERS[router], make, warmup, progress)
+    cluster.stop = stop
+    return cluster.run(stream, faults, seed)
 
 
 class _Cluster:
@@ -264,6 +268,7 @@ class _Cluster:
         self.dealt = self.sent = self.completed = self.failures = self.restarts = 0
         self.moved_bytes, self.warm_s = 0.0, 0.0
         self.closed = self.exhausted = False
+        self.stop: int | None = None
 
     def _node(self, deployment: Deployment, policy: Policy, index: int) -> Node:
         engine = self.make(deployment, policy, index)
@@ -411,7 +416,8 @@ class _Cluster:
         self._check_done()
 
     def _check_done(self) -> None:
-        if self.exhausted and self.completed == len(self.jobs) and not self.done.triggered:
+        all_done = self.exhausted and self.completed == len(self.jobs)
+        if (all_done or self.completed == self.stop) and not self.done.triggered:
             self.done.succeed()
 
     # From prefill to decode

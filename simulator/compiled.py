@@ -343,7 +343,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_BUSY] += share[p, A_BUSY] * times
             total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
-            total[T_ACT] += share[p, A_TOKENS] * (work[V_ACT] + params[p, P_SUM]) * times
+            total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
     books.tally[row, 0, T_ACT] += sums * times
     books.wall[row] += slowest

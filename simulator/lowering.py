@@ -307,7 +307,7 @@ def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
         with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
             arithmetic = own[V_FLOPS] / rows[:, P_FLOPS, None]
             weights = own[V_WEIGHTS] / rows[:, P_BYTES, None]
-            traffic = (own[V_ACT] + rows[:, P_SUM, None]) / rows[:, P_BYTES, None]
+            traffic = own[V_ACT] / rows[:, P_BYTES, None]
             seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
         seconds[:, 0] = 0.0
         table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)

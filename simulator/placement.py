@@ -49,7 +49,7 @@ def op_per_byte(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
 @PLACEMENTS.register("fastest")
 def fastest(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
     """The processor on which the op takes the least time."""
-    return min(able, key=lambda p: p.model.cost(with_sums(op, p)).seconds)
+    return min(able, key=lambda p: p.model.cost(op).seconds)
 
 
 @PLACEMENTS.register("paper")
@@ -108,13 +108,12 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
             split = split_experts(op, *both, device.spec.memory.spaces, device.spec.splitter)
             out += [split, *added_sums(split, processors)]
             continue
-        chosen = choose(op, can, mixed)
-        name = chosen.name
+        name = choose(op, can, mixed).name
         beside = out[-1].tracks if out else {}
         if rule == "co-process" and _is_pair(beside, op) and name not in beside:
             out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
         elif op.kind == "experts":
-            alone = Region({name: [with_sums(op, chosen)]})
+            alone = Region({name: [op]})
             out += [alone, *added_sums(alone, processors)]
         else:
             out.append(Region({name: [op]}))
@@ -138,17 +137,12 @@ def sum_bytes(op: Op, processor: Processor) -> float:
     return processor.partial_sums * op.shape.get("output_bytes", 0.0)
 
 
-def with_sums(op: Op, processor: Processor) -> Op:
-    """An expert op as it runs on a processor whose stacks write partial sums."""
-    if op.loads is None or not (size := sum_bytes(op, processor)):
-        return op
-    return replace(op, act_bytes=op.act_bytes + size * op.loads.routed)
-
-
 def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
     """What follows a device's experts (Duplex, section V-A); nothing where no sums were left.
 
-    Once all experts are done the main processor reads and adds the partial sums of all stacks.
+    Once all experts are done the main processor reads and adds the partial sums of all stacks,
+    which lie in the buffers of temporaries on the logic dies (VII-E): an expert's own output is
+    written once, whatever adds it up.
     """
     total, named = 0.0, {p.name: p for p in processors}
     for name, (op,) in region.tracks.items():
@@ -189,7 +183,7 @@ def split_experts(
     for moved in _choices(order[total[order] > 0], splitter):
         to_near = np.isin(group, moved)
         tracks = {
-            p.name: [with_sums(part, p)]
+            p.name: [part]
             for p, mask in ((main, ~to_near), (near, to_near))
             if (part := _with_loads(op, loads, mask)) is not None
         }

@@ -211,6 +211,7 @@ def run(
     progress: Progress | None = None,
     fleet: Fleet | None = None,
     cache: CacheSettings | None = None,
+    stop: int | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -226,6 +227,9 @@ def run(
         Replicas behind a router, and their failures.
     cache : CacheSettings, optional
         How engines set up their KV caches.
+    stop : int, optional
+        Completions after which the run ends. Rates then are those of a full system: at the end of
+        all requests it drains, and a shrinking batch is another load than the one asked for.
 
     Raises
     ------
@@ -235,13 +239,14 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
-    if fleet is not None or deployment.system.device.prefill_share is not None:
+    if fleet is not None or stop is not None or deployment.pools:
         served = serve_cluster(
             pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,
             keep_log=keep_stages, progress=progress, router=(fleet or Fleet()).router,
             faults=(fleet or Fleet()).faults, cache=cache,
+            stop=stop,
         )  # fmt: skip
-        _check_count(stream, warmup, len(served.jobs))
+        _check_count(stream, warmup, sum(job.order >= 0 for job in served.jobs))
         return _collect_cluster(served, deployment, policy, stream, seed, warmup, fleet, began)
     if stream.closed_loop is not None and stream.closed_loop < deployment.replicas:
         raise InputError(
@@ -285,7 +290,7 @@ def _collect_cluster(
     fleet: Fleet | None,
     began: float,
 ) -> Run:
-    requests = _jobs_table(served.jobs)
+    requests = _jobs_table([job for job in served.jobs if job.order >= 0])
     end = float(requests.last_token_s.max())
     result = _collect(
         served.engines, deployment, policy, stream, seed, requests, requests.order >= warmup, end,

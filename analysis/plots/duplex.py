@@ -184,7 +184,8 @@ def time_shares(title: str, frame: pd.DataFrame) -> Figure:
     figure = new_figure(title, height=4.4)
     axes = figure.subplots()
     keys = list(dict.fromkeys(map(tuple, frame[["stage", "model", "batch"]].to_numpy().tolist())))
-    keys.sort(key=lambda k: (k[0], k[1] != keys[0][1]))
+    models = list(dict.fromkeys(frame["model"]))
+    keys.sort(key=lambda k: (k[0], models.index(k[1])))
     table = {
         (s, m, b, g): v
         for s, m, b, g, v in frame[["stage", "model", "batch", "group", "share"]].to_numpy()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 Told = Callable[[int, int], None]
 
+MARGIN = 8
+"""Requests there are for each that completes, so that the load never ends before the run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -35,8 +38,8 @@ class Point:
         "gaussian", the paper's, or "fixed".
     rate : float or None
         Poisson arrivals per second [1/s]; None is a closed loop.
-    requests, warmup : int
-        Completions in all and left out.
+    warmup, stop : int
+        Completions left out, and after which the run ends with the system still full.
     latency_s, efficiency : float or None
         Other link latency [s], and other DRAM efficiency of all processors, than the device's.
     """
@@ -51,8 +54,8 @@ class Point:
     routing: str = "uniform"
     lengths: str = "gaussian"
     rate: float | None = None
-    requests: int = 0
     warmup: int = 0
+    stop: int = 0
     latency_s: float | None = None
     efficiency: float | None = None
 
@@ -73,7 +76,7 @@ class Measured:
         Most sequences that decoded in one step.
     joules : mapping of (str, str) to float
         Dynamic energy per output token by layer group ("fc", "attention", "moe") and path
-        ("dram", "compute"), over the whole run [J].
+        ("dram", "compute") [J].
     """
 
     output_tokens_per_s: float
@@ -120,7 +123,8 @@ def run_point(point: Point) -> Measured:
         system_of(point),
         rate=point.rate,
         closed_loop=None if point.rate is not None else point.batch,
-        requests=point.requests,
+        requests=MARGIN * point.stop,
+        stop=point.stop,
         input_len=point.input_len,
         output_len=point.output_len,
         lengths=point.lengths,
@@ -145,7 +149,8 @@ def _measured(run: Run, warmup: int) -> Measured:
     quarter = max(len(t2ft) // 4, 1)
     growth = np.median(t2ft[-quarter:]) / np.median(t2ft[quarter : 2 * quarter])
     span = float(ends[-1] - ends[0])
-    steps, mixed = run.stages["steps"], run.stages["prompts"] > 0
+    late = run.stages["start_s"] >= run.makespan_s - run.interval_s
+    steps, mixed = run.stages["steps"] * late, run.stages["prompts"] > 0
     return Measured(
         output_tokens_per_s=run.output_tokens_per_s or 0.0,
         joules_per_token=run.joules_per_token or 0.0,
@@ -164,7 +169,10 @@ def _measured(run: Run, warmup: int) -> Measured:
 
 
 def _joules(run: Run) -> dict[tuple[str, str], float]:
-    """Energy per output token by layer group and path; links are no part of Fig. 15."""
+    """Energy per output token by layer group and path; links are no part of Fig. 15.
+
+    What an op takes is known of the whole run; its share is taken for that after the warm-up.
+    """
     out = {(g, p): 0.0 for g in ("fc", "attention", "moe") for p in ("dram", "compute")}
     for op in run.ops:
         group = "fc"
@@ -173,8 +181,9 @@ def _joules(run: Run) -> dict[tuple[str, str], float]:
         elif op.kind.startswith("attention"):
             group = "attention"
         for path in ("dram", "compute"):
-            out[group, path] += op.joules[path] / run.output_tokens
-    return out
+            out[group, path] += op.joules[path]
+    scale = (run.joules_per_token or 0.0) / sum(out.values())
+    return {key: joules * scale for key, joules in out.items()}
 
 
 class Runner:
@@ -206,7 +215,7 @@ class Runner:
     def run(self, points: Iterable[Point]) -> None:
         """Simulate what has not been; the longest first, so that none is left at the end."""
         new = [p for p in dict.fromkeys(points) if p not in self.results]
-        new.sort(key=lambda p: -p.requests * p.output_len / p.batch)
+        new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
         if not new:
             return
         if self._pool is None:

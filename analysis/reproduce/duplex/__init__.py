@@ -42,7 +42,10 @@ ASSUMPTIONS = (
         "AttAcc's cap), both chosen with the paper's Mixtral numbers in view, the same for all rows"
     ),
     "a Bank-PIM, BankGroup-PIM and 2xGPU as the device files say, each number with its source",
-    "partial sums of every stack are written and read as activations; additions are free",
+    (
+        "the xPU reads every stack's partial sums as activations; they are taken to stay in the "
+        "logic dies' buffers until then, and additions are free"
+    ),
     (
         "KV caches of Duplex-Split cross the link after the prompt, not layer by layer during it; a "
         "cache waits on the prefill side until the whole request fits on the decode side"

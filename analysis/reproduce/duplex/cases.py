@@ -2,7 +2,7 @@
 
 Definitions: unfused attention, policy ``mixed``, lengths Gaussian around the stated means. Closed
 loop: a request arrives when its predecessor ends; the first 2 x batch completions are left out
-and 1.5 x batch more are measured. Devices per model as in section VI.
+and 2 x batch more are measured, with the batch full to the end. Devices per model as in section VI.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def closed(
     size = TWICE[model] if device == TWO else SIZES[model]
     return Point(
         model, device, size, batch, length, output_len or length, seed, routing,
-        requests=7 * batch // 2, warmup=2 * batch,
+        warmup=2 * batch, stop=4 * batch,
     )  # fmt: skip
 
 
 def fixed(device: str, batch: int, input_len: int, output_len: int) -> Point:
     """Mixtral with equal lengths, to see how many requests the memory holds (Figs. 5c, 16)."""
     point = closed(MIXTRAL, device, batch, input_len, 0, output_len=output_len)
-    return replace(point, lengths="fixed", requests=2 * batch, warmup=0)
+    return replace(point, lengths="fixed", warmup=0, stop=batch + 1)
 
 
 def poisson(device: str, qps: int, seed: int, routing: str) -> Point:
     """A point of Fig. 13: Mixtral, (4096, 512), at most 128 requests at once, 4,000 after 500."""
     return replace(
         closed(MIXTRAL, device, 128, 4096, seed, routing, output_len=512), rate=float(qps),
-        requests=4500, warmup=500,
+        warmup=500, stop=4500,
     )  # fmt: skip
 
 
