@@ -169,7 +169,11 @@ def make_policy(
             POLICIES[name]
         except InputError as error:
             raise InputError(f"--policy {name!r}", error.reason) from None
-    policy = POLICIES[name]
+    return limited(POLICIES[name], token_budget, max_sequences)
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
