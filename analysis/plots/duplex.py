@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .style import (
@@ -21,7 +22,6 @@ from .style import (
     ORANGE,
     PURPLE,
     SKY,
-    SMALL,
     VERMILLION,
     WIDTH,
     YELLOW,
@@ -30,18 +30,17 @@ from .style import (
     house_style,
     log_axis,
     new_figure,
-    number,
 )
 
 DEVICES = {
     "GPU": Style("#4D4D4D", "o"),
     "2xGPU": Style("#BFBFBF", "s", hatch="....."),
     "hetero": Style(PURPLE, "v"),
+    "Bank-PIM": Style(BLUE, "<"),
     "Duplex": Style(YELLOW, "^"),
     "Duplex+PE": Style(ORANGE, "D", hatch="/////"),
     "Duplex+PE+ET": Style(VERMILLION, "P"),
     "Duplex-Split": Style(SKY, "X", hatch="xxxxx"),
-    "Bank-PIM": Style(BLUE, "<"),
     "BankGroup-PIM": Style(GREEN, ">", hatch="-----"),
     "Logic-PIM": Style(YELLOW, "^"),
 }
@@ -314,24 +313,27 @@ def load(title: str, frame: pd.DataFrame) -> Figure:
     """Token gaps and time to first token over the load (Fig. 13)."""
     figure = new_figure(title, width=WIDTH, height=3.2)
     gaps, waits = figure.subplots(1, 2)
+    handles = [
+        Line2D([], [], color=BLACK, label="median"),
+        Line2D([], [], color=BLACK, linestyle=":", label="p90"),
+    ]
     for device, mine in frame.groupby("device", sort=False):
         style = DEVICES[str(device)]
-        color = {"2xGPU": GREY}.get(str(device), style.color)
-        for column, line, label in (("tbt_p50_s", "-", "median"), ("tbt_p90_s", ":", "p90")):
-            gaps.plot(mine["qps"], 1e3 * mine[column], line, color=color, marker=style.marker,
-                      markersize=4, label=f"{device}, {label}")  # fmt: skip
-        waits.plot(mine["qps"], mine["t2ft_p50_s"], color=color, marker=style.marker, markersize=4,
-                   label=str(device))  # fmt: skip
+        color = {"2xGPU": SKY}.get(str(device), style.color)
+        look: dict[str, Any] = {"color": color, "marker": style.marker, "markersize": 4}
+        gaps.plot(mine["qps"], 1e3 * mine["tbt_p50_s"], **look)
+        gaps.plot(mine["qps"], 1e3 * mine["tbt_p90_s"], linestyle=":", **look)
+        waits.plot(mine["qps"], mine["t2ft_p50_s"], **look)
+        handles.append(Line2D([], [], label=str(device), **look))
     gaps.set_ylabel("Time between tokens (ms)")
     gaps.set_ylim(0)
-    gaps.legend(fontsize=SMALL, loc="upper left")
     low, high = float(frame["t2ft_p50_s"].min()), float(frame["t2ft_p50_s"].max())
     log_axis(waits, "y", 0.7 * low, 1.5 * high)
     waits.set_ylabel("Median time to first token (s)")
-    waits.legend()
     for axes in (gaps, waits):
         axes.set_xlabel("Load (requests per second)")
         axes.grid(True, color=LIGHT, linewidth=0.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     finish(figure)
     return figure
 
@@ -355,11 +357,11 @@ def energy(title: str, frame: pd.DataFrame) -> Figure:
                 bottom += height
         axes.set_xticks(range(len(keys)), [f"{b}\n{n:,}" for b, n in keys])
         axes.tick_params(axis="x", length=0)
-        axes.set_title(model)
+        axes.set_title(f"{model} (left bar of each pair: GPU, right: Duplex+PE+ET)")
         axes.set_ylabel("Over GPU (%)")
     panels[-1].set_xlabel("Batch (above) and mean prompt and output length (below)")
     _legend(figure, list(ENERGY), dict(ENERGY), 3)
-    finish(figure, "Left bar of each pair: GPU; right: Duplex+PE+ET.")
+    finish(figure)
     return figure
 
 
@@ -378,8 +380,7 @@ def split(title: str, frame: pd.DataFrame) -> Figure:
     _line(axes)
     named = {n: f"Lin = Lout = {int(n):,}" for n in used}
     _legend(figure, list(named.values()), {named[n]: styles[n] for n in used})
-    low_text, high_text = number(low), number(high)
-    finish(figure, f"Logarithmic; from {low_text} to {high_text}.")
+    finish(figure)
     return figure
 
 
