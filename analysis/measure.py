@@ -110,9 +110,7 @@ def _record(row: Row) -> dict[str, Any]:
 
 def _shape(row: Row) -> str:
     hidden = ("kernel", "kv_dtype", "tp", "ep", "gated", "distribution", "batch", "causal")
-    shown = {
-        k: v for k, v in row.columns.items() if k not in hidden or (k == "batch" and v != 1)
-    }
+    shown = {k: v for k, v in row.columns.items() if k not in hidden or (k == "batch" and v != 1)}
     return " ".join(f"{k}={v}" for k, v in shown.items() if v != 0)
 
 

@@ -12,6 +12,7 @@ from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine import Progress
 from ..simulator.engine_file import EngineFile, read_engine
+from ..simulator.fleet import Fleet
 from ..simulator.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
@@ -94,6 +95,9 @@ class Simulation(Result):
             "dynamic_joules": r.joules,
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "kv_peak_fraction": r.kv_peak,
+            "failures": r.failures,
+            "restarts": r.restarts,
+            "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
@@ -364,6 +368,8 @@ def simulate(
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
+    fleet: Fleet | None = None,
+    stop: int | None = None,
     keep_stages: bool = False,
     progress: Progress | None = None,
 ) -> Simulation | Seeds | Comparison:
@@ -399,6 +405,10 @@ def simulate(
         Seed of requests and expert draws.
     seeds : int, optional
         Run that many seeds from `seed` on, and give means with 95 % intervals.
+    fleet : Fleet, optional
+        Replicas of the system behind a router, and their failures.
+    stop : int, optional
+        Completions after which the run ends, with the system still full; see `simulator.run`.
     keep_stages : bool
         Keep the table of stages.
     progress : callable, optional
@@ -440,7 +450,8 @@ def simulate(
     ):  # fmt: skip
         if value is not None:
             check_count(value, option, 0 if option == "--warmup" else 1, most)
-    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet,
+            "stop": stop}  # fmt: skip
     if model is None and system is None:
         if seeds is not None:
             raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
