@@ -118,7 +118,10 @@ def _model(folder: Path, name: str) -> ModelSpec:
     return load_model(name)
 
 
-ALIASES: Mapping[str, str] = {"fp8_block": "fp8", "bfloat16": "bf16", "float16": "fp16"}
+ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
+ONE_SCALE = ("LlamaForCausalLM",)
+"""Architectures whose usual fp8 checkpoints have one scale a matrix (NVIDIA's, Meta's); those of
+DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
 
 
 def formats(model: ModelSpec, weights: str, kv: str) -> Numerics:
@@ -129,6 +132,8 @@ def formats(model: ModelSpec, weights: str, kv: str) -> Numerics:
     checkpoints ask for it, else the model's own.
     """
     name = ALIASES.get(weights, weights)
+    if name == "fp8" and model.architecture not in ONE_SCALE:
+        name = "fp8_block"
     if name not in BITS:
         raise InputError("weight_dtype", f"{weights!r} is not known; known: {', '.join(BITS)}")
     out = model.numerics
