@@ -83,7 +83,7 @@ class PointsValidation(Result):
                 for key, scored in self.groups(*KEYS).items()
             ],
             "frameworks": [
-                {"framework": key[0]} | errors(scored)
+                {"framework": key[0]} | constants(scored) | errors(scored)
                 for key, scored in self.groups("framework").items()
             ],
             "overall": errors(self.scored),
@@ -108,7 +108,7 @@ class PointsValidation(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         frameworks = [
-            {"framework": key[0]} | _shown(errors(scored))
+            {"framework": key[0]} | _shown(errors(scored)) | _milliseconds(constants(scored))
             for key, scored in self.groups("framework").items()
         ]
         whole = errors(self.scored)
@@ -129,6 +129,29 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
         out[f"{name}_median_bias"] = float(np.median(values)) if known else None
     out["ttft_n"] = len(ttft)
     return out
+
+
+def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
+    """What requests of a framework spend outside the engine: as used, and as fitted to these points.
+
+    The fit is the value at which the median error of TTFT is least [s].
+    """
+    known = [s for s in scored if not s.point.suspect]
+    out: dict[str, float | None] = {"request_s": scored[0].predicted.request_s}
+    out["request_fitted_s"] = None
+    if known:
+        measured = np.array([s.point.ttft_s for s in known])
+        engine = np.array([s.predicted.engine_ttft_s for s in known])
+        tried = np.arange(0.0, 0.5, 0.005)
+        missed = np.abs((engine + tried[:, None]) / measured - 1.0)
+        out["request_fitted_s"] = float(tried[np.argmin(np.median(missed, axis=1))])
+    return out
+
+
+def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
+    """Constants for people."""
+    names = {"request_s": "outside the engine", "request_fitted_s": "best here"}
+    return {names[k]: "-" if v is None else f"{1e3 * v:.0f} ms" for k, v in values.items()}
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ LAYOUT = re.compile(
     r"prefill (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\) decode (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\)"
 )
 SUSPECT = "TTFT suspect"
+BENCHMARK = "InferenceX"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,11 @@ class Point:
     ttft_s: float
     tpot_s: float
     suspect: bool
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the run is the public benchmark's, whose launch scripts are known."""
+        return self.source.startswith(BENCHMARK)
 
     @property
     def gpus(self) -> int:
