@@ -24,6 +24,9 @@ from .table import Point, Workers
 
 REQUESTS = 10
 """Requests for each client (README of ../shared/serving_points)."""
+MANY, LEAST = 1000, 3
+"""Split deployments have up to thousands of clients, and their engines stop at every event of the
+cluster: no more than so many requests in all, but at least so many for each client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +97,11 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
 def _requests(point: Point, seed: int) -> RequestStream:
     # The benchmark draws 0.8 to 1.0 of the nominal lengths; others state none (README there).
     lengths = "uniform" if point.scripted else "fixed"
+    limit = REQUESTS * point.clients
+    if point.prefill is not None:
+        limit = min(limit, max(MANY, LEAST * point.clients))
     return open_requests(
-        closed_loop=point.clients, limit=REQUESTS * point.clients, input_len=point.isl,
+        closed_loop=point.clients, limit=limit, input_len=point.isl,
         output_len=point.osl, lengths=lengths, seed=seed,
     )  # fmt: skip
 
