@@ -349,7 +349,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_RUNS] += share[p, A_RUNS] * times
     books.tally[row, 0, T_ACT] += sums * times
     books.wall[row] += slowest * layers
-    return slowest * layers
+    return float(slowest * layers)
 
 
 @compiled_inline

@@ -162,9 +162,11 @@ def formats(model: ModelSpec, weights: str, kv: str) -> Numerics:
     else:
         out = out.with_formats(None, ALIASES.get(kv, kv))
     latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
-    groups = {"mxfp4": ("experts",)}.get(name, ("attention", "ffn", "experts"))
-    if name == "nvfp4" and latent:
-        groups = ("ffn", "experts")
+    groups: tuple[str, ...] = ("attention", "ffn", "experts")
+    if name == "mxfp4":
+        groups = groups[2:]
+    elif name == "nvfp4" and latent:
+        groups = groups[1:]
     if BITS[name] >= 16:
         return out.with_formats(name, None)
     return replace(out, weights=tuple((group, name) for group in groups))
