@@ -16,7 +16,7 @@ import numpy as np
 from ..devices.device import Processor, build_device
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import deploy
-from ..simulator.fpga.deploy import deploy_fpga, step_program, stored_bytes
+from ..simulator.fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ..simulator.fpga.engine import Share, run_frame
 from ..simulator.fpga.frames import serve_images
 from ..simulator.kv import kv_rules, sequence_bytes
@@ -402,6 +402,7 @@ class _Step:
         if row.devices > 1 and not self.images:
             raise InputError(system.name, "a language model runs on one FPGA here; use x1")
         d = deploy_fpga(self.model, system.device)
+        check_schedule(d, self.schedule)
         if row.memory_bytes > row.memory_available_bytes:
             raise _too_large(system.name, self.model, row.memory_bytes, row.memory_available_bytes)
         if self.images:

@@ -256,6 +256,8 @@ def _device(board: str | Path | SystemSpec) -> DeviceSpec:
         name = str(board).lower()
         known = name in list_devices() or name in device_aliases()
         system = load_system(f"{board}-x1" if known else board)
+    if system.devices_per_node * system.nodes > 1:
+        raise InputError("--board", f"{system.name} is several devices; name one")
     engine_of(system.device)
     return system.device
 
