@@ -215,7 +215,8 @@ class SystemComparison(Result):
     @property
     def title(self) -> str:
         """Title of the figure."""
-        return f"{self.model.name}, {len(self.model.layers)} layers: {self.workload}"
+        layers = len(self.model.layers)
+        return f"{self.model.name}, {layers} layer{'s' * (layers > 1)}: {self.workload}"
 
     def layer_frame(self) -> pd.DataFrame:
         """Time of every part on every system, as the figure takes it."""

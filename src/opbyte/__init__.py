@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "workloads.errors",
+    "compare": "analysis.compare",
+    "frames": "analysis.frames",
     "inspect": "analysis.inspect",
     "list_devices": "devices.catalog",
     "list_models": "workloads.catalog",
@@ -23,12 +25,15 @@ _HOMES = {
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
     "roofline": "analysis.roofline",
+    "search": "analysis.search",
     "simulate": "analysis.simulate",
 }
 
 __all__ = [
     "InputError",
     "__version__",
+    "compare",
+    "frames",
     "inspect",
     "list_devices",
     "list_models",
@@ -38,12 +43,16 @@ __all__ = [
     "load_system",
     "open_requests",
     "roofline",
+    "search",
     "simulate",
 ]
 
 if TYPE_CHECKING:
+    from opbyte.analysis.compare import compare
+    from opbyte.analysis.frames import frames
     from opbyte.analysis.inspect import inspect
     from opbyte.analysis.roofline import roofline
+    from opbyte.analysis.search import search
     from opbyte.analysis.simulate import simulate
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
     from opbyte.workloads.catalog import list_models, load_model

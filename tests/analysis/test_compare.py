@@ -77,7 +77,7 @@ def test_a_model_that_does_not_fit_says_so(ask: Ask) -> None:
         assert "available" in row["reason"]
         assert row["latency_s"] is None
     cached = compare("mixtral-8x7b", ["u280-x1"], layers=1, schedule="cache").table[0]
-    assert "schedule cache does not fit: needs 1,3" in cached.reason
+    assert "schedule cache does not fit: needs 1352" in cached.reason
     batch = compare("llama-2-7b", ["h100-x1"], batch=4000, context=4000)
     assert "KV cache of 4,000 sequences does not fit" in batch.table[0].reason
 
