@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..workloads.errors import InputError, SpecError
@@ -28,13 +28,17 @@ class Processor:
     name, kind : str
         Key in the spec ("logic-pim") and kind of unit.
     runs : frozenset of str or None
-        Op kinds it can run; None = all.
+        Op kinds it can run; None = all that `excludes` does not name.
     peak : mapping of str to float
         Nominal FLOP/s by format.
     bandwidth : float
         Nominal bytes per second of its memory path.
     model : CostModel
         Seconds and joules of an op.
+    partial_sums : int
+        Partial sums of an expert's output that it leaves: one a memory stack; 0 = none.
+    excludes : frozenset of str
+        Op kinds that it leaves to others.
     """
 
     name: str
@@ -43,9 +47,11 @@ class Processor:
     peak: Mapping[str, float]
     bandwidth: float
     model: CostModel
+    partial_sums: int = 0
+    excludes: frozenset[str] = frozenset()
 
     def can_run(self, kind: str) -> bool:
-        return self.runs is None or kind in self.runs
+        return kind not in self.excludes if self.runs is None else kind in self.runs
 
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
@@ -71,9 +77,30 @@ class Processor:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Work that starts together: one track per processor, joined by the slowest."""
+    """Work that starts together: one track per processor, joined by the slowest.
+
+    Attributes
+    ----------
+    tracks : mapping of str to sequence of Op
+        Processor name -> its ops, one after another.
+    spaces : mapping of str to frozenset of int
+        Memory spaces that a track reads; tracks that share one wait for each other. None by
+        default: nothing conflicts.
+    """
 
     tracks: Mapping[str, Sequence[Op]]
+    spaces: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    @property
+    def conflict(self) -> bool:
+        """Whether two tracks read one memory space."""
+        seen: set[int] = set()
+        for name in self.tracks:
+            own = self.spaces.get(name, frozenset())
+            if seen & own:
+                return True
+            seen |= own
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +125,11 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryDevice:
-    """xPU, Logic-PIM or both on one memory: a region lasts as long as its slowest track."""
+    """xPU, Logic-PIM or both on one memory.
+
+    A region lasts as long as its slowest track, or as all of them where two read one memory
+    space.
+    """
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
@@ -108,12 +139,13 @@ class SharedMemoryDevice:
 
     def _run_one(self, region: Region) -> RegionCost:
         ops: list[tuple[Op, str, Cost]] = []
-        longest = 0.0
+        longest, together = 0.0, 0.0
         for name, track in region.tracks.items():
             costs = [self.processors[name].model.cost(op) for op in track]
-            longest = max(longest, sum(c.seconds for c in costs))
+            seconds = sum(c.seconds for c in costs)
+            longest, together = max(longest, seconds), together + seconds
             ops += [(op, name, c) for op, c in zip(track, costs, strict=True)]
-        return RegionCost(longest, tuple(ops))
+        return RegionCost(together if region.conflict else longest, tuple(ops))
 
 
 def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryDevice:
@@ -179,7 +211,9 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         J_per_flop=energy,
     )
     runs = None if spec.runs is None else frozenset(spec.runs)
-    return Processor(name, spec.kind, runs, peak, bandwidth, model)
+    sums = device.memory.stacks if spec.partial_sums else 0
+    out = frozenset(spec.excludes)
+    return Processor(name, spec.kind, runs, peak, bandwidth, model, sums, out)
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
