@@ -40,6 +40,8 @@ from .summary import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Section
+
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
 DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
@@ -61,11 +63,14 @@ class Simulation(Result):
         Cost models and assumptions behind it.
     warnings : tuple of str
         What a reader should know before trusting it.
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
     """
 
     run: Run
     evidence: list[dict[str, Any]]
     warnings: tuple[str, ...]
+    sources: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         r = self.run
@@ -116,6 +121,11 @@ class Simulation(Result):
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
             where_rows(self.run), self.rests_on(),
         ]  # fmt: skip
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import run_sections
+
+        return run_sections(self)
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
@@ -186,6 +196,15 @@ class Comparison(Result):
         for each in self.runs:
             out += [heading(each.run), where_rows(each.run)]
         return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
+
+    def report_title(self) -> str:
+        systems = " and ".join(r.run.deployment.system.name for r in self.runs)
+        return f"{self.runs[0].run.deployment.model.name} on {systems}"
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import comparison_sections
+
+        return comparison_sections(self)
 
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
@@ -283,6 +302,11 @@ class Seeds(Result):
         first = self.runs[0]
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
         return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import seeds_sections
+
+        return seeds_sections(self)
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()
@@ -482,7 +506,7 @@ def _simulate(
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
     result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
-    return Simulation(result, evidence(deployment, sources), _warnings(result))
+    return Simulation(result, evidence(deployment, sources), _warnings(result), sources)
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:

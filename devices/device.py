@@ -10,6 +10,7 @@ from ..workloads.errors import InputError, SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -54,7 +55,20 @@ class Processor:
 
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
-        return self.peak[dtype] / self.bandwidth
+        return ridge_point(self.peak[dtype], self.bandwidth)
+
+    def break_even_tokens(
+        self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0
+    ) -> float:
+        """Tokens at which an expert stops being load-bound, with the efficiencies of the model.
+
+        See :func:`devices.ridge.break_even_tokens`.
+        """
+        flops, moved = self.peak[dtype], self.bandwidth
+        if isinstance(self.model, Roofline):
+            flops *= self.model.compute_efficiency
+            moved *= self.model.memory_efficiency
+        return break_even_tokens(ridge_point(flops, moved), weight_bytes, token_bytes_per_weight)
 
     def attainable(self, op_per_byte: float, dtype: str) -> float:
         """Nominal roofline at an Op/B [FLOP/s]."""
@@ -179,6 +193,10 @@ def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemor
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
+    efficiency = spec.memory_efficiency
+    if spec.engine is not None:  # weights pass through the design's own ports
+        ports = spec.engine.port_bytes_per_s(spec.engine.ports.weights)
+        bandwidth, efficiency = min(bandwidth * efficiency, ports), 1.0
     peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
@@ -186,7 +204,7 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         peak=peak,
         bandwidth=bandwidth,
         compute_efficiency=spec.compute_efficiency,
-        memory_efficiency=spec.memory_efficiency,
+        memory_efficiency=efficiency,
         fixed_s=spec.launch_s,
         stream_J_per_byte=spec.memory_J_per_byte,
         act_J_per_byte=spec.memory_J_per_byte if activation is None else activation,
@@ -199,7 +217,9 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
-    """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
+    """Peak FLOP/s by format, from whichever of the four ways the spec gives it."""
+    if spec.engine is not None:  # a fixed-point array: one rate, whatever the model's format
+        return dict.fromkeys(WIDTH, 2.0 * spec.engine.macs * spec.engine.clock_Hz)
     if spec.peak_flops_per_s is not None:
         return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")
     if spec.mac_array is not None:

@@ -8,11 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
 from ..workloads.specfile import Spec
+from .fields import Count, Fraction, NonNegative, Positive
+from .fpga.spec import EngineSpec, FabricSpec
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
@@ -41,21 +39,23 @@ class MacArraySpec(Spec):
 class ProcessorSpec(Spec):
     """One compute-unit class of a device.
 
-    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, or as a ratio
-    to the processor's own memory bandwidth (`peak_op_per_byte`); exactly one of the three.
+    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
+    processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
+    exactly one of the four.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
     `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
-    With `partial_sums` its
-    units sit in the memory stacks and split every expert over them: each stack leaves a partial
-    sum of an expert's output, which the main processor reads and adds. `area_mm2` is
-    what its parts add to one memory stack [mm2].
+    With `partial_sums` its units sit in the memory stacks and split every expert over them: each
+    stack leaves a partial sum of an expert's output, which the main processor reads and adds.
+    `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
+    on vector units. `area_mm2` is what its parts add to one memory stack [mm2].
     """
 
-    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim"]
+    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
     peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
+    engine: EngineSpec | None = None
     bandwidth_multiple: Positive = 1.0
     compute_efficiency: Fraction
     memory_efficiency: Fraction
@@ -67,14 +67,17 @@ class ProcessorSpec(Spec):
     excludes: tuple[str, ...] = ()
     partial_sums: bool = False
     cores: Count | None = None
+    matrix_rows: Count = 16
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
-        given = [self.peak_flops_per_s, self.mac_array, self.peak_op_per_byte]
+        given = [self.peak_flops_per_s, self.mac_array, self.peak_op_per_byte, self.engine]
         if sum(g is not None for g in given) != 1:
-            raise ValueError("give one of peak_TFLOPS, mac_array and peak_op_per_byte")
+            raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
+        if (self.kind == "fpga") != (self.engine is not None):
+            raise ValueError("kind fpga and an engine go together")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -172,6 +175,16 @@ class DeviceSpec(Spec):
     separate: bool = False
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
+    fabric: FabricSpec | None = None
+
+    @model_validator(mode="after")
+    def _fabric(self) -> DeviceSpec:
+        engines = [p for p in self.processors.values() if p.engine is not None]
+        if bool(engines) != (self.fabric is not None):
+            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+        if len(engines) > 1 or (engines and len(self.processors) > 1):
+            raise ValueError("an FPGA has one processor, its engine")
+        return self
 
     @property
     def group(self) -> int:

@@ -239,6 +239,11 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
+    if deployment.model.front is not None:
+        raise InputError(
+            deployment.model.name,
+            "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
+        )
     if fleet is not None or stop is not None or deployment.pools:
         served = serve_cluster(
             pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,

@@ -25,6 +25,7 @@ def reproduce_command(
     out: Out = None,
 ) -> None:
     """Compare a paper's printed numbers with simulated ones."""
+    from ..report import report
     from ..reproduce import reproduce
     from ..reproduce.write import write_reproduction
 
@@ -37,6 +38,7 @@ def reproduce_command(
                 figures=files is not None,
             )  # fmt: skip
         if files:
+            files.text("report.html", report(result))
             write_reproduction(result, files)
     show(result, as_json)
     if result.failed:

@@ -227,7 +227,8 @@ def reproduce(
 
 def _register() -> None:
     """Import the modules that register experiments."""
-    import_module(".duplex", __package__)
+    for name in ("duplex", "edge_moe", "m3vit"):
+        import_module(f".{name}", __package__)
 
 
 def list_experiments() -> list[dict[str, Any]]:
