@@ -12,6 +12,7 @@ from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine import Progress
 from ..simulator.engine_file import EngineFile, read_engine
+from ..simulator.fleet import Fleet
 from ..simulator.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
@@ -39,6 +40,8 @@ from .summary import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Section
+
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
 DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
@@ -60,11 +63,14 @@ class Simulation(Result):
         Cost models and assumptions behind it.
     warnings : tuple of str
         What a reader should know before trusting it.
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
     """
 
     run: Run
     evidence: list[dict[str, Any]]
     warnings: tuple[str, ...]
+    sources: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         r = self.run
@@ -90,6 +96,9 @@ class Simulation(Result):
             "dynamic_joules": r.joules,
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "kv_peak_fraction": r.kv_peak,
+            "failures": r.failures,
+            "restarts": r.restarts,
+            "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
@@ -113,6 +122,11 @@ class Simulation(Result):
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
             where_rows(self.run), self.rests_on(),
         ]  # fmt: skip
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import run_sections
+
+        return run_sections(self)
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
@@ -183,6 +197,15 @@ class Comparison(Result):
         for each in self.runs:
             out += [heading(each.run), where_rows(each.run)]
         return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
+
+    def report_title(self) -> str:
+        systems = " and ".join(r.run.deployment.system.name for r in self.runs)
+        return f"{self.runs[0].run.deployment.model.name} on {systems}"
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import comparison_sections
+
+        return comparison_sections(self)
 
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
@@ -281,6 +304,11 @@ class Seeds(Result):
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
         return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
 
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import seeds_sections
+
+        return seeds_sections(self)
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()
         out = [
@@ -341,6 +369,8 @@ def simulate(
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
+    fleet: Fleet | None = None,
+    stop: int | None = None,
     keep_stages: bool = False,
     progress: Progress | None = None,
 ) -> Simulation | Seeds | Comparison:
@@ -376,6 +406,10 @@ def simulate(
         Seed of requests and expert draws.
     seeds : int, optional
         Run that many seeds from `seed` on, and give means with 95 % intervals.
+    fleet : Fleet, optional
+        Replicas of the system behind a router, and their failures.
+    stop : int, optional
+        Completions after which the run ends, with the system still full; see `simulator.run`.
     keep_stages : bool
         Keep the table of stages.
     progress : callable, optional
@@ -417,7 +451,8 @@ def simulate(
     ):  # fmt: skip
         if value is not None:
             check_count(value, option, 0 if option == "--warmup" else 1, most)
-    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet,
+            "stop": stop}  # fmt: skip
     if model is None and system is None:
         if seeds is not None:
             raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
@@ -472,7 +507,7 @@ def _simulate(
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
     result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
-    return Simulation(result, evidence(deployment, sources), _warnings(result))
+    return Simulation(result, evidence(deployment, sources), _warnings(result), sources)
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:

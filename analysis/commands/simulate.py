@@ -74,10 +74,22 @@ def simulate_command(
     warmup: Annotated[int | None, count("Completions left out of the metrics.")] = None,
     seed: Annotated[int, count("Seed of requests and routing.")] = 0,
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME"),
+    ] = None,
+    replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
+    fail: Annotated[
+        list[str] | None,
+        typer.Option(help="A replica's failure, as often as wanted.", metavar="REPLICA@SECONDS"),
+    ] = None,
+    mtbf: Annotated[float | None, real("Mean time between a replica's failures [s].")] = None,
+    repair: Annotated[float | None, real("Time a failed replica is away [s].")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Serve requests; without arguments: Mixtral-8x7B on 4 Duplex against 4 GPUs."""
+    from ...simulator.fleet import parse_fleet
     from ..simulate import simulate
 
     with folder(out) as files:
@@ -91,6 +103,7 @@ def simulate_command(
                 routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep,
                 placement=placement, attention=attention, warmup=warmup, seed=seed, seeds=seeds,
                 keep_stages=files is not None, progress=watch,
+                fleet=parse_fleet(router, replicas, fail or (), mtbf, repair),
             )  # fmt: skip
         if files:
             from ..files import write_simulation
