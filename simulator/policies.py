@@ -390,7 +390,7 @@ def admit(
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    whole = request[I_TARGET]
+    whole = max(request[I_TARGET], request[I_CACHED] + want)
     if limits.reserve:
         whole = request[I_INPUT] + request[I_OUTPUT] - 1
     # Uncut, a prompt above the budget runs as the only prompt of its step.
