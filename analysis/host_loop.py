@@ -155,8 +155,10 @@ class Loop(Result):
             "A small MoE model decoding here, and the simulator's prediction of its steps:",
             self.rows(),
             f"median error of a step {self.step_ape:.1%}",
-            f"Simulated on this machine, that model serves {rate or 0.0:,.1f} output tokens/s at "
-            "two requests a second of 64 + 32 tokens.",
+            (
+                f"Simulated on this machine, that model serves {rate or 0.0:,.1f} output tokens/s at "
+                "two requests a second of 64 + 32 tokens."
+            ),
         ]
 
     def write(self, files: OutputFolder) -> None:
@@ -205,6 +207,7 @@ def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
         serving = simulate(
             str(model), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32, seed=seed
         )
+    assert isinstance(serving, Simulation)
     return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
 
 
@@ -262,6 +265,7 @@ def _steps(
     for batch in (1, 4, 16):
         for context in (128, 1024) if quick else (128, 512, 2048):
             state = toy.start([context] * batch, SETTLE + MOST_STEPS)
+
             def one(_: int, state: State = state) -> None:
                 toy.step(state)
 

@@ -61,7 +61,9 @@ def header_folders() -> list[str]:
     found = []
     spec = find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
-        found += [str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()]
+        found += [
+            str(p) for p in sorted(Path(root).glob("*/include")) if (p / "cuda_fp16.h").exists()
+        ]
     for path in (Path("/usr/local/cuda/include"), Path("/opt/cuda/include")):
         if (path / "cuda_fp16.h").exists():
             found.append(str(path))

@@ -32,7 +32,9 @@ def _load() -> ModuleType:
 
 
 emulate = _load()
-pytestmark = pytest.mark.skipif(emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU")
+pytestmark = pytest.mark.skipif(
+    emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU"
+)
 Build = Callable[..., Any]
 PLAIN = {"fp16": (), "bf16": ("USE_BF16",)}
 
@@ -240,7 +242,5 @@ def test_mla_decode(build: Build) -> None:
     run("mla_decode", (splits, 2, 3), 128, q, keys, table, np.array(lengths, np.int32), tops, sums,
         outs, heads, 5, table.shape[1], 0.07)  # fmt: skip
     run("mla_merge", (3 * heads,), 512, tops, sums, outs, y, splits)
-    want = attention.reference(
-        q.astype(np.float32), shared, np.ones(3, np.int64), 0, 0.07, 512
-    )
+    want = attention.reference(q.astype(np.float32), shared, np.ones(3, np.int64), 0, 0.07, 512)
     require(y, want, "fp16", "MLA decode")
