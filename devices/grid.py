@@ -13,9 +13,6 @@ from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-ENOUGH = 0.6
-"""An axis value is kept if this share of its cells was measured; the rest are filled in."""
-
 
 class Grid(NamedTuple):
     """Seconds at the crossings of up to four axes.
@@ -36,13 +33,15 @@ class Grid(NamedTuple):
 
 
 def filled_grid(points: F8, seconds: F8) -> Grid:
-    """Make a full grid of measured points, shape (n, axes).
+    """Make a full grid of measured points, shape (n, axes), `n` of at least 1.
 
-    Values of an axis with few measured cells are dropped; a cell that is still missing continues
-    the line through its two lower neighbours along the last axis that has them.
+    An axis has the values that were measured at the smallest (non-zero) values of all other
+    axes. Missing cells are interpolated along a line of the grid that has cells around them,
+    else they continue one.
     """
-    points, seconds = _densest(points, seconds)
-    axes = [np.unique(column) for column in points.T]
+    axes = _axes(points)
+    inside = np.all([np.isin(c, a) for c, a in zip(points.T, axes, strict=True)], axis=0)
+    points, seconds = points[inside], seconds[inside]
     shape = [len(a) for a in axes]
     cells = np.full(shape, np.nan)
     at = tuple(np.searchsorted(a, c) for a, c in zip(axes, points.T, strict=True))
@@ -58,21 +57,13 @@ def filled_grid(points: F8, seconds: F8) -> Grid:
     return Grid(padded, sizes, np.ascontiguousarray(cells).ravel())
 
 
-def _densest(points: F8, seconds: F8) -> tuple[F8, F8]:
-    """Drop the sparsest axis value until every one has `ENOUGH` of its cells."""
-    while True:
-        axes = [np.unique(column) for column in points.T]
-        worst, share = None, ENOUGH
-        for d, axis in enumerate(axes):
-            counts = {v: int((points[:, d] == v).sum()) for v in axis if v > 0}
-            for v, count in counts.items():  # 0 = absent has fewer cells by its nature
-                part = count / max(counts.values())
-                if part < share:
-                    worst, share = (d, v), part
-        if worst is None:
-            return points, seconds
-        keep = points[:, worst[0]] != worst[1]
-        points, seconds = points[keep], seconds[keep]
+def _axes(points: F8) -> list[F8]:
+    smallest = [column[column > 0].min(initial=np.inf) for column in points.T]
+    out = []
+    for d in range(points.shape[1]):
+        others = [points[:, e] <= smallest[e] for e in range(points.shape[1]) if e != d]
+        out.append(np.unique(points[np.all(others, axis=0), d]))
+    return out
 
 
 def _absent(cells: F8, axes: list[F8]) -> None:
@@ -83,29 +74,33 @@ def _absent(cells: F8, axes: list[F8]) -> None:
             view[0, 1:] = view[0, :1]
     if axes[0][0] == 0 and axes[2][0] == 0:
         cells[0, :, 0, :] = 0.0
-    view = np.moveaxis(cells, (2, 3), (0, 1))
-    if axes[3][0] == 0:  # decodes without context cost what the shortest measured ones do
-        hole = np.isnan(view[:, 0])
-        view[:, 0][hole] = view[:, 1][hole]
 
 
 def _fill(cells: F8, axes: list[F8]) -> None:
-    for _ in range(max(cells.shape)):
-        holes = np.argwhere(np.isnan(cells))
-        if not len(holes):
-            return
-        for hole in holes:
+    """Fill holes between measured cells, then those beyond them, until none is left."""
+    for beyond in (False, True):
+        for _ in range(cells.ndim):
             for d in reversed(range(cells.ndim)):
-                if hole[d] >= 2:
-                    one, two = hole.copy(), hole.copy()
-                    one[d] -= 1
-                    two[d] -= 2
-                    a, b = cells[tuple(two)], cells[tuple(one)]
-                    if np.isfinite(a) and np.isfinite(b):
-                        xa, xb, x = (axes[d][h[d]] for h in (two, one, hole))
-                        cells[tuple(hole)] = max(b + (b - a) / (xb - xa) * (x - xb), b)
-                        break
+                lines = np.moveaxis(cells, d, -1).reshape(-1, cells.shape[d])
+                for i in np.flatnonzero(np.isnan(lines).any(axis=1)):
+                    _fill_line(lines[i], axes[d], beyond)
+                cells[...] = np.moveaxis(lines.reshape(np.moveaxis(cells, d, -1).shape), -1, d)
     cells[np.isnan(cells)] = np.nanmax(cells)
+
+
+def _fill_line(line: F8, axis: F8, beyond: bool) -> None:
+    """Straight lines between known values; beyond them the last slope, and never less."""
+    known = np.flatnonzero(~np.isnan(line))
+    if len(known) < 2:
+        return
+    hole = np.isnan(line)
+    first, last = known[0], known[-1]
+    between = hole & (axis >= axis[first]) & (axis <= axis[last])
+    line[between] = np.interp(axis[between], axis[known], line[known])
+    if beyond:
+        slope = (line[last] - line[last - 1]) / (axis[last] - axis[last - 1])
+        line[last + 1 :] = line[last] + max(slope, 0.0) * (axis[last + 1 :] - axis[last])
+        line[:first] = line[first]
 
 
 @compiled_part
@@ -166,7 +161,9 @@ def mixed_prefill(
 ) -> float:  # fmt: skip
     """What prompt chunks add to the decodes of their step.
 
-    Chunks count as equal ones with the same query-key pairs in all.
+    Chunks count as equal ones with the same query-key pairs in all. One of them is read beside the
+    decodes: a kernel that serves prompts and decodes at once is slower for the decodes, which
+    happens once. The others add what they take alone, beyond the shortest call.
     """
     if batch <= 0.0 or tokens <= 0.0:
         return 0.0
@@ -176,7 +173,11 @@ def mixed_prefill(
     both = interpolate(axes, sizes, seconds, q, context, decodes, own)
     if decodes > 0.0:
         both -= interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, own)
-    return float(batch * max(both, 0.0))
+    if batch > 1.0:
+        alone = interpolate(axes, sizes, seconds, q, context, 0.0, 0.0)
+        shortest = interpolate(axes, sizes, seconds, axes[0, 1], 0.0, 0.0, 0.0)
+        both += (batch - 1.0) * max(alone - shortest, 0.0)
+    return max(both, 0.0)
 
 
 @compiled

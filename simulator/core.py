@@ -20,7 +20,7 @@ from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
 from .compiled import Books, step_seconds
 from .kv import KvRules
 from .lowering import Plan
-from .policies import Limits, hold, kv_bytes, plan_rank
+from .policies import Limits, drop_late, hold, kv_bytes, plan_rank
 from .state import (
     C_CHUNKS,
     C_COMPLETED,
@@ -58,11 +58,13 @@ from .state import (
     L_STEPS,
     L_WAITING,
     R_HEAD,
+    R_LATE,
     R_LEFT,
     R_RUNNING,
     R_TAIL,
     R_WAITING,
     T_BUSY,
+    T_KNOWN,
     T_KV_PEAK,
     T_NOW,
     T_TBT_COUNT,
@@ -86,20 +88,20 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
 
 
 @compiled_part
-def release(st: State, closed_loop: bool) -> float:
-    """Queue requests that have arrived; returns when the next arrives (infinity: none known).
+def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
+    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
 
-    A request goes to the rank with the fewest requests.
+    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
     """
     counters, ranks = st.counters, st.ranks
     known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
     while counters[C_RELEASED] < known:
         i = counters[C_RELEASED]
-        if st.floats[i, F_ARRIVAL] > st.clocks[T_NOW]:
+        if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
         best, fewest = 0, 1 << 40
         for r in range(ranks.shape[0]):
-            load = ranks[r, R_RUNNING] + ranks[r, R_WAITING]
+            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
             if load < fewest:
                 best, fewest = r, load
         rank = ranks[best]
@@ -168,15 +170,17 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
 
 @compiled_part
 def finish(
-    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool
-) -> None:
+    st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool,
+    ahead: bool,
+) -> None:  # fmt: skip
     """Stamp a rank's sequences after `steps` steps that ended at `now`; retire what is done.
 
     The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
     previous token. Gaps within the stretch were recorded by the caller.
     """
     rank, counters = st.ranks[r], st.counters
-    kept, freed, gap, gaps = 0, 0.0, 0.0, int64(0)
+    kept, gap, gaps = 0, 0.0, int64(0)
+    first_late = st.running.shape[1] // 2
     for j in range(rank[R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
@@ -205,8 +209,8 @@ def finish(
         if request[I_GENERATED] < request[I_OUTPUT]:
             continue
         kept -= 1
-        freed += stamps[F_HELD]
-        stamps[F_HELD] = 0.0
+        st.running[r, first_late + rank[R_LATE]] = i
+        rank[R_LATE] += 1
         request[I_ORDER] = counters[C_COMPLETED]
         counters[C_COMPLETED] += 1
         if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
@@ -215,8 +219,9 @@ def finish(
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
-    st.free[r] += freed
     rank[R_RUNNING] = kept
+    if not ahead:
+        drop_late(st, kv, r)
 
 
 @compiled_inline
@@ -252,31 +257,41 @@ def advance(
     """
     counters, clocks, moments, ranks = st.counters, st.clocks, st.moments, st.ranks
     while True:
-        arrival = release(st, closed_loop)
-        if counters[C_RELEASED] == counters[C_COMPLETED]:
+        if not limits.ahead:
+            clocks[T_KNOWN] = clocks[T_NOW]
+        arrival = release(st, closed_loop, clocks[T_KNOWN], limits.waiting_load)
+        if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
+            for r in range(ranks.shape[0]):
+                drop_late(st, kv, r)
             if not arrival < until:
                 return REACHED
-            clocks[T_NOW] = arrival
+            clocks[T_NOW] = clocks[T_KNOWN] = max(arrival, clocks[T_NOW])
             continue
         if clocks[T_NOW] >= until:
             return REACHED
         if counters[C_LOG] >= st.log.shape[0]:
             return LOG_FULL
         start = clocks[T_NOW]
-        tokens, decodes, used, preemptions = 0.0, 0.0, 0.0, 0
+        tokens, decodes, used, preemptions, late = 0.0, 0.0, 0.0, 0, 0
         counters[C_CHUNKS] = 0
         for r in range(ranks.shape[0]):
-            preemptions += plan_rank(st, limits, kv, plan.windows, r, start)
+            preemptions += plan_rank(st, limits, kv, plan.windows, r, clocks[T_KNOWN])
+            late += ranks[r, R_LATE]
             tokens += moments[r, TOKENS]
             decodes += moments[r, DECODES]
             used += kv.capacity - st.free[r]
             clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
-        if tokens == 0.0:
-            return STUCK
         counters[C_PREEMPTIONS] += preemptions
+        for r in range(ranks.shape[0]):
+            drop_late(st, kv, r)
+        if tokens == 0.0:
+            if late == 0 and clocks[T_KNOWN] >= start:
+                return STUCK
+            clocks[T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+            continue
         chunks = counters[C_CHUNKS]
         k = int64(1)
-        if chunks == 0 and preemptions == 0:
+        if chunks == 0 and preemptions == 0 and late == 0:
             k = stretch_limit(st, kv, limits.token_budget)
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
         # arrival behind it changes nothing; ranks choose among themselves by load.
@@ -284,11 +299,11 @@ def advance(
         if ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0:
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
-        while done < k and (done == 0 or now < cut):
+        while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
             if done > 0:
                 for r in range(ranks.shape[0]):
                     lengthen(st, plan.windows, r, done)
-            before = now
+            before = clocks[T_KNOWN] = now
             now += step_seconds(
                 plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
                 books,
@@ -305,6 +320,6 @@ def advance(
         counters[C_PROMPT] += int(tokens - decodes)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
-            finish(st, kv, r, done, first_end, now, closed_loop)
+            finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
         if completed < warmup and counters[C_COMPLETED] >= warmup:
             return WARM

@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from ..workloads.requests import RequestBlock, RequestStream
+from ..workloads.errors import InputError
+from ..workloads.requests import PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
 from .compiled import Books, new_books, totals
 from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
-from .kv import KvRules, check_fits, kv_rules
+from .kv import CacheSettings, KvRules, check_fits, kv_rules
 from .lowering import MOST_TOKENS, Plan, Slots, lower
 from .policies import Policy
+from .prefix import widened
 from .state import (
     C_COMPLETED,
     C_EMITTED,
@@ -33,6 +35,14 @@ from .state import (
     C_STEPS,
     C_SUBMITTED,
     F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    I_CACHED,
+    I_GENERATED,
+    I_HASHED,
+    I_HASHES,
+    I_INPUT,
+    I_TARGET,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -82,6 +92,8 @@ class Engine:
         Completions after which rates and gap statistics start.
     keep_log : bool
         Keep the log of stretches (stages.csv).
+    cache : CacheSettings
+        How the KV cache is set up.
     """
 
     deployment: Deployment
@@ -90,6 +102,7 @@ class Engine:
     clients: int | None = None
     warmup: int = 0
     keep_log: bool = False
+    cache: CacheSettings = field(default_factory=CacheSettings)
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     kv: KvRules = field(init=False)
@@ -98,16 +111,18 @@ class Engine:
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
+    contents: dict[int, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
-        self.kv = kv_rules(self.deployment)
+        self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
         self.books = new_books(self.plan)
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
-            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity
-        )
+            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
+            self.kv.blocks if self.kv.cached else 0,
+        )  # fmt: skip
         self.warm = self.mark()
 
     @property
@@ -147,8 +162,32 @@ class Engine:
             arrival = np.full(len(block), np.inf)
         self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
         self.ids.append(block.request_id)
+        if self.kv.cached:
+            self._note_content(block)
         if self.clients is not None:
             self._open(self.clients)
+
+    def _note_content(self, block: RequestBlock) -> None:
+        """Prefix hashes of new requests, and room for the blocks of the longest."""
+        longest = int((block.input_tokens + block.output_tokens).max(initial=0))
+        pool = widened(self.state.pool, -(-longest // self.kv.block))
+        if block.hash_ids is not None:
+            if PREFIX_BLOCK_TOKENS % self.kv.block:
+                raise InputError(
+                    "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
+                    f"not be {self.kv.block}",
+                )  # fmt: skip
+            numbers = [self.contents.setdefault(h, len(self.contents))
+                       for ids in block.hash_ids for h in ids]  # fmt: skip
+            counts = np.array([len(ids) for ids in block.hash_ids], dtype=np.int64)
+            rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][
+                : len(block)
+            ]
+            rows[:, I_HASHES] = len(pool.hashes) + np.cumsum(counts) - counts
+            rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
+            new = np.array(numbers, dtype=np.int64)
+            pool = pool._replace(hashes=np.concatenate([pool.hashes, new]))
+        self.state = self.state._replace(pool=pool)
 
     def _open(self, clients: int) -> None:
         """Give the first `clients` requests of a closed loop their arrival at time 0."""
@@ -160,24 +199,65 @@ class Engine:
 
     def advance(self, until: float) -> float:
         """Run until `until` or until nothing is left; returns the time reached [s]."""
-        limits = self.policy.limits()
         while True:
-            status = advance(
-                self.plan, limits, self.kv, self.state, self.books, until,
-                self.clients is not None, self.warmup,
-            )  # fmt: skip
-            rows = int(self.state.counters[C_LOG])
-            if self.keep_log and rows:
-                self.logs.append(self.state.log[:rows].copy())
-            self.state.counters[C_LOG] = 0
-            if status == STUCK:
-                raise RuntimeError("no sequence can make progress; a bug in the policy")
+            status = self._run(until, self.warmup)
             if status == WARM:
-                self._end_warmup()
+                self.end_warmup()
             elif status != LOG_FULL:
                 return self.now
 
-    def _end_warmup(self) -> None:
+    def resume(
+        self, block: RequestBlock, generated: int, cached: int, first_s: float, last_s: float
+    ) -> int:
+        """Queue one request that has run elsewhere; returns its row in the state.
+
+        Parameters
+        ----------
+        block : RequestBlock
+            The request; its output counts all tokens, those generated before too.
+        generated : int
+            Tokens generated so far; they are part of what must be in the cache.
+        cached : int
+            Tokens whose KV cache comes along; the rest is computed again.
+        first_s, last_s : float
+            When its first and its latest token came [s].
+        """
+        row = int(self.state.counters[C_SUBMITTED])
+        self.submit(block)
+        if generated:
+            request, stamps = self.state.ints[row], self.state.floats[row]
+            request[I_GENERATED], request[I_CACHED] = generated, cached
+            # The latest token is the next step's input: its own keys and values come then.
+            request[I_TARGET] = request[I_INPUT] + generated - (cached > 0)
+            stamps[F_FIRST], stamps[F_LAST] = first_s, last_s
+        return row
+
+    def advance_to_completion(self, until: float) -> float:
+        """Run until `until`, until a request completes or nothing is left; the time reached [s].
+
+        What shares a clock with other engines must stop where it may change them.
+        """
+        goal = int(self.state.counters[C_COMPLETED]) + 1
+        status = LOG_FULL
+        while status == LOG_FULL:
+            status = self._run(until, goal)
+        return self.now
+
+    def _run(self, until: float, completions: int) -> int:
+        """Run compiled steps until something is to be done here; why they stopped."""
+        status = advance(
+            self.plan, self.policy.limits(), self.kv, self.state, self.books, until,
+            self.clients is not None, completions,
+        )  # fmt: skip
+        rows = int(self.state.counters[C_LOG])
+        if self.keep_log and rows:
+            self.logs.append(self.state.log[:rows].copy())
+        self.state.counters[C_LOG] = 0
+        if status == STUCK:
+            raise RuntimeError("no sequence can make progress; a bug in the policy")
+        return int(status)
+
+    def end_warmup(self) -> None:
         """Rates and gap statistics start here."""
         self.warm = self.mark()
         self.state.hist[:] = 0
@@ -214,11 +294,15 @@ def _source(
             mine = (block.request_id % len(inboxes)) == i
             share = RequestBlock(
                 block.request_id[mine], block.arrival_s[mine], block.input_tokens[mine],
-                block.output_tokens[mine],
+                block.output_tokens[mine], _of(block.hash_ids, mine),
             )  # fmt: skip
             yield inbox.put((share, horizon))
         if stream.closed_loop is None and np.isfinite(horizon):
             yield env.timeout(max(horizon - env.now, 0.0))
+
+
+def _of(ids: HashIds | None, mine: npt.NDArray[np.bool_]) -> HashIds | None:
+    return None if ids is None else tuple(ids[i] for i in np.flatnonzero(mine))
 
 
 def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:

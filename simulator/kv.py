@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,26 @@ BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""
 
 
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How an engine sets up its KV cache.
+
+    Attributes
+    ----------
+    block_tokens : int
+        Tokens of one block.
+    blocks : int, optional
+        Blocks of one rank; what fits the device's memory if not given.
+    memory_bytes : float, optional
+        Memory of one device for weights and cache together [B], instead of the usable fraction
+        of the device's description.
+    """
+
+    block_tokens: int = BLOCK_TOKENS
+    blocks: int | None = None
+    memory_bytes: float | None = None
+
+
 class KvRules(NamedTuple):
     """KV bytes of a sequence on one device: blocks in every window class, and constant state."""
 
@@ -22,11 +43,20 @@ class KvRules(NamedTuple):
     constant: float  # constant-size state of a sequence [B]
     block: int  # tokens of one block
     capacity: float  # bytes for KV and state on one device
+    cached: bool = False  # whether blocks are shared and found again by their content
+
+    @property
+    def blocks(self) -> int:
+        """Whole blocks that fit."""
+        return int(self.capacity / self.block_bytes.sum() * (1 + 1e-12))
 
 
-def kv_rules(deployment: Deployment, block: int = BLOCK_TOKENS) -> KvRules:
+def kv_rules(
+    deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False
+) -> KvRules:
     """KV bytes and capacity of one device's shard.
 
+    Prefix caching works on one kind of block, so models with windows or constant state go without.
     Windowed layers keep at most their window; every class is rounded up to whole blocks.
 
     Raises
@@ -34,15 +64,21 @@ def kv_rules(deployment: Deployment, block: int = BLOCK_TOKENS) -> KvRules:
     CapacityError
         The weights alone do not fit.
     """
-    memory = deployment.memory()
+    settings = settings or CacheSettings()
+    memory, block = deployment.memory(settings.memory_bytes), settings.block_tokens
     classes = deployment.shard.kv_classes() or {0: 0.0}
-    return KvRules(
+    rules = KvRules(
         window=np.array(list(classes), dtype=np.int64),
         block_bytes=np.array([size * block for size in classes.values()]),
         constant=deployment.shard.state_bytes_per_sequence,
         block=block,
         capacity=memory.kv,
     )
+    if settings.blocks is not None:
+        rules = rules._replace(capacity=float(settings.blocks * rules.block_bytes.sum()))
+    if caching and list(classes) == [0] and rules.constant == 0 and rules.block_bytes[0] > 0:
+        rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
+    return rules
 
 
 def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

@@ -28,23 +28,33 @@ from ..workloads.errors import InputError
 from ..workloads.jit import compiled_inline, compiled_part, int64
 from ..workloads.registry import Registry
 from .kv import KvRules
+from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
     C_CHUNKS,
+    C_HITS,
     F8,
     F_HELD,
     F_SCHEDULED,
     I8,
+    I_BLOCKS,
     I_CACHED,
     I_GENERATED,
+    I_HASHED,
+    I_HASHES,
     I_INPUT,
+    I_KEYED,
     I_NEXT,
     I_OUTPUT,
     I_PREEMPTED,
     I_ROOM,
+    I_SLOT,
     I_TARGET,
+    R_BLOCKS,
     R_HEAD,
+    R_LATE,
     R_LEFT,
     R_RUNNING,
+    R_SLOTS,
     R_TAIL,
     R_WAITING,
     State,
@@ -58,6 +68,9 @@ class Limits(NamedTuple):
     max_sequences: int
     chunked: bool
     reserve: bool
+    lazy: bool
+    ahead: bool
+    waiting_load: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,18 @@ class Policy:
         Admission reserves the KV cache of the finished request, so that nothing is ever
         preempted. If not, blocks are taken as tokens come; when they run out the
         latest-admitted request is put back to the front of the queue and recomputed.
+    lazy : bool
+        Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
+        it. If not, admission takes them all.
+    ahead : bool
+        Asynchronous scheduling: a step is planned when the one before it starts, so that an
+        arrival, or the memory and place of a finished sequence, counts from the step after the
+        next one on.
+    caching : bool
+        Prefix caching: freed blocks keep their content until they are handed out again, see
+        `prefix`. Only models whose layers all cache every token can use it.
+    waiting_load : int
+        How many running requests a waiting one counts for when a request is given to a rank.
     """
 
     name: str
@@ -85,10 +110,17 @@ class Policy:
     max_sequences: int
     chunked: bool
     reserve: bool
+    lazy: bool = False
+    ahead: bool = False
+    caching: bool = False
+    waiting_load: int = 1
 
     def limits(self) -> Limits:
         """The same for the compiled path."""
-        return Limits(self.token_budget, self.max_sequences, self.chunked, self.reserve)
+        return Limits(
+            self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
+            self.ahead, self.waiting_load,
+        )  # fmt: skip
 
 
 MAX_SEQUENCES = 65_536
@@ -102,6 +134,24 @@ POLICIES.register("chunked")(Policy("chunked", 8192, 256, chunked=True, reserve=
 POLICIES.register("mixed")(Policy("mixed", 524_288, 256, chunked=False, reserve=True))
 """Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is that of
 the authors' simulator (eval/test.cpp)."""
+
+
+POLICIES.register("vllm")(
+    Policy(
+        "vllm",
+        8192,
+        256,
+        chunked=True,
+        reserve=False,
+        lazy=True,
+        ahead=True,
+        caching=True,
+        waiting_load=4,
+    )
+)
+"""vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
+asynchronous scheduling, which is on by default there. Data-parallel ranks are given requests by
+4 x waiting + running (an assumption to verify)."""
 
 
 def make_policy(
@@ -119,7 +169,11 @@ def make_policy(
             POLICIES[name]
         except InputError as error:
             raise InputError(f"--policy {name!r}", error.reason) from None
-    policy = POLICIES[name]
+    return limited(POLICIES[name], token_budget, max_sequences)
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
@@ -144,8 +198,119 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
 
 
 @compiled_part
+def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
+    """`hold` with prefix caching: blocks of the pool, noted by content once they are full."""
+    pool, rank, request = st.pool, st.ranks[r], st.ints[i]
+    want = (tokens + kv.block - 1) // kv.block
+    if want - request[I_BLOCKS] > rank[R_BLOCKS]:
+        return False
+    row = pool.held[r, request[I_SLOT]]
+    while request[I_BLOCKS] < want:
+        row[request[I_BLOCKS]] = take(pool, r)
+        request[I_BLOCKS] += 1
+        rank[R_BLOCKS] -= 1
+    full = min(tokens, request[I_HASHED]) // kv.block
+    while request[I_KEYED] < full:
+        j = request[I_KEYED]
+        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        remember(pool, r, row[j], key)
+        request[I_KEYED] += 1
+    count_blocks(st, kv, r, i)
+    return True
+
+
+@compiled_part
+def count_blocks(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Bring the byte counts of a sequence and its rank in line with their blocks."""
+    st.floats[i, F_HELD] = st.ints[i, I_BLOCKS] * kv.block_bytes[0]
+    st.ints[i, I_ROOM] = st.ints[i, I_BLOCKS] * kv.block
+    st.free[r] = st.ranks[r, R_BLOCKS] * kv.block_bytes[0]
+
+
+@compiled_part
+def drop(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Give back all that a sequence holds."""
+    request = st.ints[i]
+    request[I_ROOM] = 0
+    if not kv.cached:
+        st.free[r] += st.floats[i, F_HELD]
+        st.floats[i, F_HELD] = 0.0
+        return
+    pool, rank = st.pool, st.ranks[r]
+    row = pool.held[r, request[I_SLOT]]
+    while request[I_BLOCKS] > 0:
+        request[I_BLOCKS] -= 1
+        rank[R_BLOCKS] += give_back(pool, r, row[request[I_BLOCKS]])
+    pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1] = request[I_SLOT]
+    rank[R_SLOTS] += 1
+    request[I_SLOT], request[I_KEYED] = -1, 0
+    count_blocks(st, kv, r, i)
+
+
+@compiled_part
+def drop_late(st: State, kv: KvRules, r: int) -> None:
+    """Give back what sequences held that had finished unknown to the plan just made."""
+    rank, first = st.ranks[r], st.running.shape[1] // 2
+    for j in range(rank[R_LATE]):
+        drop(st, kv, r, st.running[r, first + j])
+    rank[R_LATE] = 0
+
+
+@compiled_part
+def find_prefix(st: State, kv: KvRules, r: int, i: int) -> int:
+    """Leading blocks of a waiting request whose content is still there, all but the last token."""
+    pool, request = st.pool, st.ints[i]
+    most = (request[I_TARGET] - 1) // kv.block
+    if request[I_PREEMPTED] == 0:  # nothing of its own yet
+        most = min(most, request[I_HASHED] // kv.block)
+    j = 0
+    while j < most:
+        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        if find(pool.table[r], key) < 0:
+            break
+        j += 1
+    return j
+
+
+@compiled_part
+def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+    """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
+    pool, rank, request = st.pool, st.ranks[r], st.ints[i]
+    hits, taken = find_prefix(st, kv, r, i), 0
+    for j in range(hits):
+        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        taken += pool.blocks[r, find(pool.table[r], key), USERS] == 0
+    if (whole + kv.block - 1) // kv.block - hits + taken > rank[R_BLOCKS]:
+        return False
+    rank[R_SLOTS] -= 1
+    request[I_SLOT] = pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1]
+    row = pool.held[r, request[I_SLOT]]
+    for j in range(hits):
+        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        row[j] = find(pool.table[r], key)
+        rank[R_BLOCKS] -= share(pool, r, row[j])
+    request[I_BLOCKS] = request[I_KEYED] = hits
+    request[I_CACHED] = hits * kv.block
+    st.counters[C_HITS] += hits * kv.block
+    count_blocks(st, kv, r, i)
+    return True
+
+
+@compiled_part
+def keep_own(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Note the content of a sequence's full blocks before it loses them."""
+    pool, request = st.pool, st.ints[i]
+    row = pool.held[r, request[I_SLOT]]
+    for j in range(request[I_KEYED], request[I_CACHED] // kv.block):
+        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        remember(pool, r, row[j], key)
+
+
+@compiled_part
 def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """Hold KV for `tokens` tokens of a sequence; False, and no change, where it does not fit."""
+    if kv.cached:
+        return hold_blocks(st, kv, r, i, tokens)
     more = kv_bytes(kv, tokens) - st.floats[i, F_HELD]
     if more > st.free[r]:
         return False
@@ -158,15 +323,16 @@ def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
 
 
 @compiled_part
-def preempt_last(st: State, r: int) -> None:
+def preempt_last(st: State, kv: KvRules, r: int) -> None:
     """Put the latest-admitted sequence of a rank back to the front of its queue."""
     rank = st.ranks[r]
     rank[R_RUNNING] -= 1
     i = st.running[r, rank[R_RUNNING]]
     request = st.ints[i]
-    st.free[r] += st.floats[i, F_HELD]
-    st.floats[i, F_HELD] = 0.0
-    request[I_ROOM] = request[I_CACHED] = 0
+    if kv.cached:
+        keep_own(st, kv, r, i)
+    drop(st, kv, r, i)
+    request[I_CACHED] = 0
     request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
     request[I_PREEMPTED] += 1
     request[I_NEXT] = rank[R_HEAD]
@@ -224,13 +390,25 @@ def admit(
         return 0
     request = st.ints[i]
     want = request[I_TARGET]
+    if request[I_CACHED] == want:  # its cache has come from another engine
+        want = int64(1)
     if want > budget and limits.chunked:
         want = budget
     whole = request[I_TARGET]
     if limits.reserve:
         whole = request[I_INPUT] + request[I_OUTPUT] - 1
     # Uncut, a prompt above the budget runs as the only prompt of its step.
-    if (want > budget and prompts > 0) or not hold(st, kv, r, i, whole):
+    if want > budget and prompts > 0:
+        return 0
+    if kv.cached:
+        if not use_prefix(st, kv, r, i, whole):
+            return 0
+        want = min(request[I_TARGET] - request[I_CACHED], want)
+    if limits.lazy:
+        if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
+            return 0
+        whole = request[I_CACHED] + want
+    if not hold(st, kv, r, i, whole):
         return 0
     rank[R_HEAD] = request[I_NEXT]
     if rank[R_HEAD] < 0:
@@ -260,7 +438,7 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
     preemptions, prompts, j = int64(0), 0, 0
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
-            if preemptions > 0 or j >= limits.max_sequences:
+            if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
             want = admit(st, limits, kv, r, budget, prompts, now)
             if want == 0:
@@ -277,7 +455,7 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
                 if not fits:
-                    preempt_last(st, r)
+                    preempt_last(st, kv, r)
                     preemptions += 1
             if not fits:
                 break

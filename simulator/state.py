@@ -12,37 +12,42 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .prefix import Pool, new_pool
+
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED) = range(
-    9
-)
-NUM_INTS = 9
+(I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
+ I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(14)  # fmt: skip
+NUM_INTS = 14
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
-completions (-1 before); preemptions."""
+completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
+ones whose content is noted; start in `Pool.hashes`, and prompt tokens that hashes cover."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD) = range(5)
 NUM_FLOATS = 5
 """Columns of `State.floats`: times [s], NaN until they happen, `F_LAST` being the latest token's;
 KV bytes held on one device."""
 
-(R_RUNNING, R_WAITING, R_HEAD, R_TAIL, R_LEFT) = range(5)
-NUM_RANK = 5
+(R_RUNNING, R_WAITING, R_HEAD, R_TAIL, R_LEFT, R_LATE, R_BLOCKS, R_SLOTS) = range(8)
+NUM_RANK = 8
 """Columns of `State.ranks`: sequences running and waiting; first and last of the queue (-1 if
-empty); fewest tokens that any running sequence still has to generate."""
+empty); fewest tokens that any running sequence still has to generate; finished ones that the next plan
+does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS) = range(10)  # fmt: skip
-NUM_COUNTERS = 10
+ C_LOG, C_CHUNKS, C_HITS) = range(11)  # fmt: skip
+NUM_COUNTERS = 11
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
-preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned."""
+preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
+tokens found in the prefix cache."""
 
-(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY) = range(5)
-NUM_CLOCKS = 5
-"""Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps."""
+(T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
+NUM_CLOCKS = 6
+"""Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
+arrivals are known to the next plan."""
 
 (L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV) = range(9)
 LOG_COLUMNS = (
@@ -64,7 +69,7 @@ class State(NamedTuple):
 
     ints: I8  # [N, NUM_INTS]
     floats: F8  # [N, NUM_FLOATS]
-    running: I8  # [R, B] requests in order of admission
+    running: I8  # [R, 2B] requests in order of admission; from B on, finished ones (`R_LATE`)
     fresh: I8  # [R, B] new tokens of each in the planned step
     ranks: I8  # [R, NUM_RANK]
     free: F8  # [R] KV bytes of one device
@@ -74,16 +79,20 @@ class State(NamedTuple):
     clocks: F8  # [NUM_CLOCKS]
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
+    pool: Pool
 
 
-def new_state(ranks: int, sequences: int, moments: int, kv_capacity: float) -> State:
-    """Return an engine's state without requests."""
+def new_state(
+    ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0
+) -> State:
+    """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
     rank_rows[:, [R_HEAD, R_TAIL]] = -1
+    rank_rows[:, R_BLOCKS], rank_rows[:, R_SLOTS] = blocks, sequences
     return State(
         ints=np.zeros((0, NUM_INTS), dtype=np.int64),
         floats=np.zeros((0, NUM_FLOATS)),
-        running=np.zeros((ranks, sequences), dtype=np.int64),
+        running=np.zeros((ranks, 2 * sequences), dtype=np.int64),
         fresh=np.zeros((ranks, sequences), dtype=np.int64),
         ranks=rank_rows,
         free=np.full(ranks, kv_capacity),
@@ -93,6 +102,7 @@ def new_state(ranks: int, sequences: int, moments: int, kv_capacity: float) -> S
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, len(LOG_COLUMNS))),
+        pool=new_pool(ranks, blocks, sequences if blocks else 1),
     )
 
 
@@ -103,7 +113,7 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
         size = max(have + new, 2 * len(st.ints), 1024)
         ints = np.zeros((size, NUM_INTS), dtype=np.int64)
         floats = np.full((size, NUM_FLOATS), np.nan)
-        ints[:, [I_ORDER, I_NEXT]] = -1
+        ints[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
         floats[:, F_HELD] = 0.0
         ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
         st = st._replace(ints=ints, floats=floats)

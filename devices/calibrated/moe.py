@@ -38,25 +38,25 @@ QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts",
 here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "launches of the chain of kernels", 2e-5, 2e-6, 1e-3),
+    Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
     Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width",
-              1.5e-6, 1e-8, 2e-5),
-    Parameter("expert_s", "s", "bookkeeping per local expert", 3e-8, 1e-10, 1e-6),
+              1.4e-6, 1e-8, 2e-5),
+    Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
     Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
-              0.7, 0.05, 2.0),
+              0.2, 0.05, 2.0),
     Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
-              4.0, 0.1, 12.0),
+              5.0, 0.1, 12.0),
     Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
-              0.5, 0.01, 1.0),
-    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.6, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.3, 2.0, 0.3),
+              0.3, 0.01, 1.0),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.6, 0.3, 2.0, 0.3),
     Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
-              "bytes", 1.2, 1.0, 2.2, 0.3),
+              "bytes", 1.3, 1.0, 12.0, 0.5),
     Parameter("low_bit", "1", "time to stream 4-bit weights over that of their bytes",
               3.0, 1.0, 10.0),
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
-              1.5, 1.0, 8.0, 0.4),
+              1.9, 1.0, 8.0, 0.4),
 )  # fmt: skip
 (P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
  P_OVERLAP) = range(12)  # fmt: skip
@@ -179,5 +179,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of)
+           work, code_of, by_framework=("launch_s", "foreign", "fp8_stream"))
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Requests: when they arrive, how long they are, and which prompt blocks they share."""
 
 from .arrivals import ARRIVALS
-from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, RequestBlock, RequestStream
+from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
 from .formats import FORMATS
 from .front import open_requests
 from .lengths import LENGTHS
@@ -12,6 +12,7 @@ __all__ = [
     "LENGTHS",
     "MAX_BLOCK",
     "PREFIX_BLOCK_TOKENS",
+    "HashIds",
     "RequestBlock",
     "RequestStream",
     "open_requests",
