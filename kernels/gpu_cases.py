@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -64,8 +65,7 @@ def _torch() -> Any:
     """Torch where it is installed with CUDA, else None."""
     if find_spec("torch") is None:
         return None
-    import torch
-
+    torch = import_module("torch")  # only for comparison: no dependency of the package
     return torch if torch.cuda.is_available() else None
 
 
