@@ -85,6 +85,7 @@ class Measured(Result):
         lines = [
             f"# {run.host.cpu}", "", *(f"- {line}" for line in run.host.header(c)), "",
             "Share: floor of bytes over the copy rate and FLOP over the cuBLAS rate, over the time.",
+            "Ours in a graph; the library (torch, for GEMM cuBLAS) in eager calls, launches included.",
             "", "| kernel | shape | time | share | library's time over ours |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for row in run.rows:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..workloads.batch import visible_pairs
 from . import attention, experts, gpu, rmsnorm
 from .lab import Shape
 
@@ -248,8 +249,94 @@ def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     )  # fmt: skip
 
 
+def _prefill_shapes(quick: bool) -> Sequence[Shape]:
+    lengths = (1024, 4096) if quick else (512, 1024, 4096, 16384)
+    out: list[Shape] = [
+        {"batch": 1, "q_len": n, "kv_prefix": 0, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
+         "window": window, "causal": 1}
+        for n in lengths for window in (0, 1024) if window < n
+    ]  # fmt: skip
+    return out
+
+
+def _prefill(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    cp, page = device.cupy, 64
+    n, heads, kv, dim, window = (
+        shape[name] for name in ("q_len", "heads_q", "heads_kv", "head_dim", "window")
+    )
+    pages = -(-n // page)
+    keys, values = (_normal(device, pages, kv, page, dim) for _ in range(2))
+    table = cp.random.permutation(pages).astype("int32").reshape(1, -1)
+    counts = cp.full(1, n, "int32")
+    q, y = _normal(device, 1, n, heads, dim), cp.empty((1, n, heads, dim), "float16")
+
+    def run(i: int) -> None:
+        gpu.prefill(device, q, keys, values, table, counts, counts, y, window, dim**-0.5, "fp16")
+
+    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+        few = slice(n - 32, n)  # the last positions see most; the scores of all take gigabytes
+        held_k, held_v = (cp.asnumpy(c).astype(np.float32) for c in (keys, values))
+        cache = attention.Cache(held_k, held_v, cp.asnumpy(table), np.array([n]))
+        part = cp.asnumpy(q[:, few]).astype(np.float32)
+        want = attention.reference(part, cache, np.array([32]), window, dim**-0.5, dim)
+        return cp.asnumpy(y[:, few]), want
+
+    other = None
+    torch = _torch()
+    if torch is not None and not window:
+        parts = [torch.randn(1, h, n, dim, device="cuda", dtype=torch.float16)
+                 for h in (heads, kv, kv)]  # fmt: skip
+
+        def other(i: int) -> None:
+            with torch.cuda.stream(torch.cuda.ExternalStream(cp.cuda.get_current_stream().ptr)):
+                torch.nn.functional.scaled_dot_product_attention(
+                    *parts, is_causal=True, enable_gqa=True
+                )
+
+    pairs = float(visible_pairs(np.array([n]), window)[0])
+    columns = {"kernel": "opbyte_prefill", "dtype": "fp16", "kv_dtype": "fp16", **shape}
+    return Prepared(columns, "fp16", 4.0 * heads * dim * pairs, 4.0 * n * dim * (heads + kv), run,
+                    lambda: y.fill(float("nan")), results, other)  # fmt: skip
+
+
+def _mla_shapes(quick: bool) -> Sequence[Shape]:
+    full = [(16, 4096)] if quick else [(1, 4096), (16, 4096), (64, 4096), (16, 32768)]
+    return [{"kv_dtype": "fp16", "batch": b, "q_len": 1, "kv_len": n, "heads": heads}
+            for heads in (16, 128) for b, n in full]  # fmt: skip
+
+
+def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
+    cp, page = device.cupy, 64
+    batch, n, heads = shape["batch"], shape["kv_len"], shape["heads"]
+    pages = -(-n // page) * batch
+    moved = 1152.0 * batch * n + 2.0 * batch * heads * (576 + 512)
+    copies = _copies(moved)
+    caches = [_normal(device, pages, page, 576) for _ in range(copies)]
+    table = cp.random.permutation(pages).astype("int32").reshape(batch, -1)
+    lengths = cp.full(batch, n, "int32")
+    q, y = _normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
+    scale = 192**-0.5
+
+    def run(i: int) -> None:
+        gpu.mla_decode(device, q, caches[i % copies], table, lengths, y, n, scale, "fp16")
+
+    def results() -> tuple[Any, npt.NDArray[np.float64]]:
+        one = slice(0, 1)
+        held = cp.asnumpy(caches[0]).astype(np.float32)[:, None]
+        cache = attention.Cache(held, held, cp.asnumpy(table)[one], np.array([n]))
+        part = cp.asnumpy(q[one]).astype(np.float32)[:, None]
+        want = attention.reference(part, cache, np.ones(1, np.int64), 0, scale, 512)
+        return cp.asnumpy(y[one])[:, None], want
+
+    columns = {"kernel": "mla_decode", "dtype": "fp16", **shape}
+    flops = 2.0 * batch * heads * n * (576 + 512)
+    return Prepared(columns, "fp16", flops, moved, run, lambda: y.fill(float("nan")), results)
+
+
 CASES = (
     GpuCase("attention_decode", "attention_decode", _decode_shapes, _decode),
+    GpuCase("attention_prefill", "attention_prefill", _prefill_shapes, _prefill),
+    GpuCase("mla_decode", "mla", _mla_shapes, _mla),
     GpuCase("experts", "moe", _expert_shapes, _experts),
     GpuCase("rmsnorm", "norm", _norm_shapes, _norm),
     GpuCase("gemm", "gemm", _gemm_shapes, _gemm),

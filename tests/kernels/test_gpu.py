@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.kernels import experts, gpu
-from opbyte.kernels.check import require
+from opbyte.kernels import experts, gpu, gpu_cases
+from opbyte.kernels.check import WrongResult, require
 from opbyte.kernels.gpu_cases import CASES
 
 
@@ -127,6 +127,56 @@ def test_attention_launches(emulated: EmulatedDevice) -> None:
     gpu.prefill(emulated, prompt, keys, values, table, lengths, new, out, 0, 0.125, "fp16")
     want = attention.reference(prompt.astype(np.float32), cache, new.astype(np.int64), 0, 0.125, 64)
     require(out, want, "fp16", "prefill")
+
+
+class NumpyAsCupy:
+    """The few functions of CuPy that the cases call, by NumPy."""
+
+    def __init__(self) -> None:
+        self.random = self
+        self.rng = np.random.default_rng(3)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype(dtype)
+
+    def permutation(self, count: int) -> np.ndarray:
+        return self.rng.permutation(count)
+
+    def asnumpy(self, x: np.ndarray) -> np.ndarray:
+        return x.copy()
+
+
+SMALL = {
+    "attention_decode": {"batch": 2, "kv_len": 90, "heads_q": 4, "heads_kv": 2, "head_dim": 64,
+                         "window": 0},
+    "attention_prefill": {"batch": 1, "q_len": 70, "kv_prefix": 0, "heads_q": 2, "heads_kv": 1,
+                          "head_dim": 64, "window": 30, "causal": 1},
+    "mla_decode": {"kv_dtype": "fp16", "batch": 1, "q_len": 1, "kv_len": 100, "heads": 4},
+    "experts": {"tokens": 3, "hidden": 128, "inter": 128, "experts": 4, "topk": 2},
+    "rmsnorm": {"kernel": "fused_add_rmsnorm", "rows": 3, "cols": 256},
+    "gemm": {"m": 70, "n": 64, "k": 64, "batch": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_cases_check_themselves(
+    emulated: EmulatedDevice, case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured cases, in small, on the CPU: a right result passes, a wrong one does not."""
+    monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)
+    monkeypatch.setattr(emulated, "cupy", NumpyAsCupy(), raising=False)
+    ready = case.prepare(emulated, SMALL[case.name])
+    ready.poison()
+    got, want = ready.results()
+    with pytest.raises(WrongResult):
+        require(got, want, ready.format_, "poisoned")
+    ready.run(0)
+    got, want = ready.results()
+    require(got, want, ready.format_, case.name)
+    assert ready.bytes > 0
 
 
 @pytest.mark.gpu
