@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -371,3 +372,13 @@ def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: P
     wrong = ask("pareto", plain, "--objectives", "e2e_s_p99")
     assert "must be NAME:max or NAME:min" in wrong.refused()
     assert "0" in ask("sweep", file, "--workers", 0).refused()
+
+
+def test_the_documented_file_is_one(write: Write, root: Path) -> None:
+    text = (root / "docs/guide-sweeps.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = study(
+        write, "".join(blocks), BASE.replace("input_len: 64, output_len: 8", "tp: 1, dp: 1")
+    )
+    assert found.size == 3 * 2 * 5 * 2 * 20
+    assert all(metric in METRICS for metric in found.objectives)
