@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,7 @@ from .report import report
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
 from .timeline import write_timeline
+from .validate_serving import ServingValidation
 
 
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
@@ -108,3 +111,16 @@ def _stage_columns(
         name: column if name.endswith(real) else column.astype(np.int64)
         for name, column in stages.items()
     }
+
+
+def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
+    """Write serving.json, each run's requests and its figure."""
+    from .plots import save, serving
+
+    for each in result.runs:
+        table = each.requests()
+        columns = {str(name): table[name].to_numpy() for name in table}
+        folder.csv(f"{each.name}/requests.csv", columns)
+        figure = serving(table, f"{each.name}: {each.costs}")
+        folder.write(f"{each.name}/latencies.png", partial(save, figure))
+    folder.json("serving.json", result.to_dict())

@@ -11,7 +11,9 @@ from ..devices.catalog import describe_system
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine import Progress
-from ..simulator.policies import MAX_SEQUENCES, make_policy
+from ..simulator.engine_file import EngineFile, read_engine
+from ..simulator.fleet import Fleet
+from ..simulator.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
@@ -93,6 +95,9 @@ class Simulation(Result):
             "dynamic_joules": r.joules,
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "kv_peak_fraction": r.kv_peak,
+            "failures": r.failures,
+            "restarts": r.restarts,
+            "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
@@ -345,10 +350,13 @@ def simulate(
     rate_scale: float | None = None,
     spread: float | None = None,
     duration: float | None = None,
-    policy: str = "chunked",
+    policy: str | None = None,
     token_budget: int | None = None,
     max_seqs: int | None = None,
     max_model_len: int | None = None,
+    engine: str | Path | None = None,
+    kernels: str | Path | None = None,
+    costs: str = "auto",
     placement: str | None = None,
     attention: str | None = None,
     routing: str = "uniform",
@@ -360,6 +368,8 @@ def simulate(
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
+    fleet: Fleet | None = None,
+    stop: int | None = None,
     keep_stages: bool = False,
     progress: Progress | None = None,
 ) -> Simulation | Seeds | Comparison:
@@ -377,11 +387,17 @@ def simulate(
         `closed_loop`, lengths, `cv`, `rate_scale`, `spread` and `duration`.
     requests : int, optional
         Most requests.
-    policy : str
-        A registered policy, with `token_budget` and `max_seqs` to change its limits.
+    policy : str, optional
+        A registered policy, "chunked" if not given, with `token_budget` and `max_seqs` to change
+        its limits.
     max_model_len : int, optional
         Longest prompt plus output accepted [tokens].
-    placement, attention, routing, dtype, kv_dtype, tp, dp, ep
+    engine : str or Path, optional
+        Settings of a real engine (``engine.json``): its limits, policy, parallel degrees, formats
+        and KV blocks; options given beside it come first.
+    kernels : str or Path, optional
+        Measured kernel tables of the device.
+    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep
         See `simulator.deployment.deploy`.
     warmup : int, optional
         Completions left out of rates and latencies; none by default.
@@ -389,6 +405,10 @@ def simulate(
         Seed of requests and expert draws.
     seeds : int, optional
         Run that many seeds from `seed` on, and give means with 95 % intervals.
+    fleet : Fleet, optional
+        Replicas of the system behind a router, and their failures.
+    stop : int, optional
+        Completions after which the run ends, with the system still full; see `simulator.run`.
     keep_stages : bool
         Keep the table of stages.
     progress : callable, optional
@@ -409,21 +429,29 @@ def simulate(
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
         "rate_scale": rate_scale, "spread": spread, "duration": duration,
     }  # fmt: skip
+    check_seed(seed)
+    setup = read_engine(engine) if engine is not None else None
+    if setup is not None:
+        tp, dp, ep = tp or setup.tp, dp or setup.dp, ep or setup.ep
+        dtype, kv_dtype = dtype or setup.dtype, kv_dtype or setup.kv_dtype
+        max_model_len = max_model_len or setup.max_model_len
     where: dict[str, Any] = {
         "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
-        "routing": routing,
+        "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
     }  # fmt: skip
-    check_seed(seed)
-    budget = check_whole(token_budget, "--token-budget")
-    limits = (policy, budget, check_whole(max_seqs, "--max-seqs"))
-    make_policy(*limits)  # refuses wrong limits before any file is read
+    limits = Limits(
+        policy, check_whole(token_budget, "--token-budget"), check_whole(max_seqs, "--max-seqs"),
+        setup,
+    )  # fmt: skip
+    limits.policy()  # refuses wrong limits before any file is read
     for option, value, most in (
         ("--warmup", warmup, MAX_SIZE), ("--max-model-len", max_model_len, MAX_SIZE),
         ("--seeds", seeds, MAX_SEEDS),
     ):  # fmt: skip
         if value is not None:
             check_count(value, option, 0 if option == "--warmup" else 1, most)
-    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet,
+            "stop": stop}  # fmt: skip
     if model is None and system is None:
         if seeds is not None:
             raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
@@ -441,23 +469,43 @@ def simulate(
     return Seeds(tuple(results)) if seeds is not None else results[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The policy that options ask for, by name and limits or by an engine's settings."""
+
+    name: str | None
+    token_budget: int | None
+    max_seqs: int | None
+    engine: EngineFile | None
+
+    def policy(self, clients: int | None = None) -> Policy:
+        """The policy; in a closed loop of `clients` with room for all of them unless limited."""
+        if self.engine is not None and self.name is None:
+            base = self.engine.policy
+            return limited(base, self.token_budget, self.max_seqs)
+        sequences = self.max_seqs
+        if clients is not None and sequences is None:
+            sequences = min(max(256, clients), MAX_SEQUENCES)
+        return make_policy(self.name or "chunked", self.token_budget, sequences)
+
+
 def _simulate(
     deployment: Deployment,
-    limits: tuple[str, int | None, int | None],
+    limits: Limits,
     stream: RequestStream,
     sources: Mapping[str, str],
     seed: int,
     max_model_len: int | None,
     rest: Mapping[str, Any],
 ) -> Simulation:
-    policy = make_policy(*limits)
-    if stream.closed_loop is not None and limits[2] is None:
-        sequences = min(max(256, stream.closed_loop), MAX_SEQUENCES)
-        policy = make_policy(policy.name, limits[1], sequences)
+    policy = limits.policy(stream.closed_loop)
+    cache = None
+    if limits.engine is not None:
+        cache = limits.engine.cache_on(deployment.system.device)
     if max_model_len is not None:
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
-    result = run(deployment, policy, stream, seed=seed, **options)
+    result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
     return Simulation(result, evidence(deployment, sources), _warnings(result), sources)
 
 
@@ -495,7 +543,7 @@ def _warnings(r: Run) -> tuple[str, ...]:
 def _demo(
     work: Mapping[str, Any],
     where: Mapping[str, Any],
-    limits: tuple[str, int | None, int | None],
+    limits: Limits,
     rest: Mapping[str, Any],
     dtype: str | None,
     kv_dtype: str | None,

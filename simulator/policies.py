@@ -137,8 +137,17 @@ the authors' simulator (eval/test.cpp)."""
 
 
 POLICIES.register("vllm")(
-    Policy("vllm", 8192, 256, chunked=True, reserve=False, lazy=True, ahead=True, caching=True,
-           waiting_load=4)
+    Policy(
+        "vllm",
+        8192,
+        256,
+        chunked=True,
+        reserve=False,
+        lazy=True,
+        ahead=True,
+        caching=True,
+        waiting_load=4,
+    )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
 asynchronous scheduling, which is on by default there. Data-parallel ranks are given requests by
@@ -160,7 +169,11 @@ def make_policy(
             POLICIES[name]
         except InputError as error:
             raise InputError(f"--policy {name!r}", error.reason) from None
-    policy = POLICIES[name]
+    return limited(POLICIES[name], token_budget, max_sequences)
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
@@ -377,6 +390,8 @@ def admit(
         return 0
     request = st.ints[i]
     want = request[I_TARGET]
+    if request[I_CACHED] == want:  # its cache has come from another engine
+        want = int64(1)
     if want > budget and limits.chunked:
         want = budget
     whole = request[I_TARGET]

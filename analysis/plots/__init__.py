@@ -6,6 +6,7 @@ from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency
 from .rooflines import roofline
+from .serving import serving
 from .timelines import timeline
 from .tradeoffs import trade_off
 
@@ -16,6 +17,7 @@ __all__ = [
     "op_per_byte_vs_batch",
     "roofline",
     "save",
+    "serving",
     "throughput_latency",
     "timeline",
     "trade_off",

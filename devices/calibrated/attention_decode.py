@@ -17,37 +17,41 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
-from .terms import COLD, resident, soft_max
+from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
+from .terms import COLD, resident, soft_max, value_bytes
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES) = range(8)
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies")
 """`keys`: mean keys that a sequence reads, its window applied."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
     Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 3e-6, 1e-7, 1e-5),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.3, 1.0, 0.2),
     Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache",
               0.7, 0.1, 2.0),
     Parameter("cache_rate", "1", "bandwidth of the last-level cache over the memory's",
-              2.5, 1.0, 6.0, 0.3),
+              4.5, 1.0, 8.0, 0.3),
     Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full bandwidth",
-              0.3, 0.01, 4.0),
+              0.1, 0.01, 4.0),
     Parameter("block_s", "s", "start and end of one thread block", 2e-6, 1e-8, 3e-5),
-    Parameter("key_rate", "1", "work per key and head, as a fraction of the 16-bit peak",
-              0.04, 0.004, 1.0),
-    Parameter("fp8_work", "1", "work per 8-bit key over a 16-bit one", 1.2, 0.5, 4.0),
-    Parameter("sharing", "1", "how far a group's query heads share a block: 0 each alone, 1 all",
-              0.8, 0.05, 1.0),
+    Parameter("key_rate", "FLOP", "work per key and head done in a clock of one core",
+              28.0, 4.0, 4000.0),
+    Parameter("fp8_work", "1", "work per 8-bit key over a 16-bit one", 0.8, 0.2, 4.0),
+    Parameter("apart", "1", "how far the query heads of a group have blocks of their own: "
+              "0 all share one, 1 each alone", 0.12, 0.01, 1.0),
+    Parameter("wide_apart", "1", "the same, of groups too wide for a tile (over 32 heads)",
+              0.4, 0.01, 1.0),
     Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256",
-              8e-7, 1e-8, 5e-6),
-    Parameter("overlap", "1", "power of the soft maximum of block work and memory",
-              3.0, 1.0, 8.0, 0.4),
+              1e-6, 1e-8, 5e-6),
 )  # fmt: skip
-(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_SHARING,
- P_MERGE, P_OVERLAP) = range(12)  # fmt: skip
+(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART,
+ P_WIDE, P_MERGE) = range(12)  # fmt: skip
 
+OVERLAP = 3.0
+"""Power of the soft maximum of block work and memory."""
+TILE_HEADS = 32.0
+"""Query heads of a group that a tile holds at most in every framework."""
 SPLIT = 256.0
 """Keys of the smallest split."""
 
@@ -64,12 +68,17 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
     cost = (1.0 - stays) + stays / p[P_CACHE_RATE]
     memory_s = moved * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
-    blocks = batch * kv_heads * (heads / kv_heads) ** (1.0 - p[P_SHARING])
-    work_s = blocks * p[P_BLOCK] * (dim / 128.0) / h[H_CORES]
+    group, apart = heads / kv_heads, p[P_APART]
+    if group > TILE_HEADS:
+        apart = max(apart, p[P_WIDE])
+    blocks = batch * kv_heads * group ** min(apart, 1.0)
+    # Tiles are as wide as a power of two.
+    held = 2.0 ** np.ceil(np.log2(dim))
+    work_s = blocks * p[P_BLOCK] * (0.5 + held / 256.0) / h[H_CORES]
     slow = p[P_FP8] if width < 2.0 else 1.0
-    work_s += 4.0 * blocks * keys * dim * slow / (p[P_KEY] * h[H_PEAK])
+    work_s += 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
     work_s = max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
-    busy = soft_max(memory_s, work_s, p[P_OVERLAP])
+    busy = soft_max(memory_s, work_s, OVERLAP)
     units = batch * kv_heads * max(keys / SPLIT, 1.0)
     busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
@@ -90,7 +99,7 @@ def from_table(table: Table) -> F8:
         [
             table["batch"], np.where(window > 0, np.minimum(keys, window), keys),
             table["heads_q"], table["heads_kv"], table["head_dim"],
-            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+            value_bytes(table["kv_dtype"]), table["timing"] == "graph",
             np.where(table["timing"] == "graph", 1.0, COLD),
         ]
     ).astype(np.float64)  # fmt: skip
@@ -128,5 +137,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 ATTENTION_DECODE = register(
     Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
-           QUANTITIES, rows, from_table, from_op, work, code_of)
+           QUANTITIES, rows, from_table, from_op, work, code_of,
+           by_framework=("launch_s", "block_s", "fp8_work", "wide_apart"))
 )  # fmt: skip

@@ -17,8 +17,8 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CORES, H_PEAK
-from .terms import soft_max
+from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
+from .terms import resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
  X_GAP) = range(12)  # fmt: skip
@@ -27,7 +27,7 @@ QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "wi
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
     Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 1e-5),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak, heads of 128",
               0.6, 0.1, 1.0, 0.3),
@@ -38,15 +38,20 @@ PARAMETERS = (
     Parameter("tile_s", "s", "start and end of one tile", 3e-6, 1e-8, 3e-5),
     Parameter("min_waves", "1", "tiles a core needs to run at its rate", 1.0, 0.05, 4.0),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.5, 0.2, 1.0, 0.3),
-    Parameter("overlap", "1", "power of the soft maximum of tiles and memory", 2.0, 1.0, 8.0, 0.3),
+    Parameter("cache_rate", "1", "bandwidth of the last-level cache over the memory's",
+              1.5, 1.0, 8.0, 0.3),
     Parameter("packing", "1", "how far query heads share a tile: 0 each alone, 1 whole groups",
               0.5, 0.01, 1.0),
     Parameter("masked", "1", "part of the masked keys that kernels visit in chunks after a prefix",
               0.3, 0.01, 1.0),
 )  # fmt: skip
-(P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_OVERLAP, P_PACKING,
+(P_LAUNCH, P_GAP, P_16, P_FP8, P_SOFTMAX, P_WIDE, P_TILE, P_WAVES, P_MEMORY, P_CACHE_RATE, P_PACKING,
  P_MASKED) = range(12)  # fmt: skip
 
+CACHE_SHARE = 0.5
+"""Part of the last-level cache that keeps what the kernel before wrote."""
+OVERLAP = 1.5
+"""Power of the soft maximum of tiles and memory."""
 TILE = 128.0
 """Query rows of a tile (FlashAttention 2 and 3, heads of up to 128)."""
 
@@ -64,17 +69,22 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     # At least one tile a head, or a group; between the two by their geometric mean.
     packed = kv_heads * max(q * heads / kv_heads / TILE, 1.0)
     alone = heads * max(q / TILE, 1.0)
-    tiles = packed ** p[P_PACKING] * alone ** (1.0 - p[P_PACKING])
+    packing = min(p[P_PACKING], 1.0)
+    tiles = packed**packing * alone ** (1.0 - packing)
     waves = x[X_BATCH] * tiles / h[H_CORES]
     rate = h[H_PEAK] * p[P_16] * (p[P_FP8] if x[X_FP8] > 0.0 else 1.0) / h[H_CORES]
     soft = p[P_SOFTMAX]
-    width = 128.0 * (dim + soft + p[P_WIDE] * max(dim - 128.0, 0.0)) / (128.0 + soft)
+    held = 2.0 ** np.ceil(np.log2(dim))
+    width = 128.0 * (dim + soft + p[P_WIDE] * max(held - 128.0, 0.0)) / (128.0 + soft)
     tile_s = p[P_TILE] + 4.0 * TILE * visited * width / rate
     compute_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
-    moved = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * kv * x[X_KV_BYTES])
+    fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])
+    older = x[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * x[X_KV_BYTES]
+    kept = resident(fresh, CACHE_SHARE * h[H_CACHE])
+    moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
-    return float(fixed + soft_max(compute_s, memory_s, p[P_OVERLAP]))
+    return float(fixed + soft_max(compute_s, memory_s, OVERLAP))
 
 
 @compiled
@@ -96,7 +106,7 @@ def from_table(table: Table) -> F8:
         [
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
             (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
-            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+            value_bytes(table["kv_dtype"]), table["timing"] == "graph",
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -145,5 +155,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
-           QUANTITIES, rows, from_table, from_op, work, code_of, ("launch_s",))
+           QUANTITIES, rows, from_table, from_op, work, code_of,
+           ("launch_s", "packing", "min_waves"))
 )  # fmt: skip

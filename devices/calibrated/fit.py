@@ -170,11 +170,17 @@ def fit(
 
 
 def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
-    """Put parameters that no row depends on back to where they are drawn to."""
+    """Put parameters that no row depends on back to where they are drawn to.
+
+    The whole move is tried, after those already made: near its end a parameter may change nothing
+    and yet the way back to the default would.
+    """
     base = plan.family.seconds(np.exp(theta[: plan.size]), h, x)
     for column in range(plan.size):
         moved = theta[: plan.size].copy()
-        moved[column] += 0.1 if moved[column] <= center[column] else -0.1
+        moved[column] = center[column]
+        if abs(theta[column] - moved[column]) < 0.1:  # a short move tells nothing by itself
+            moved[column] += 0.1 if theta[column] <= center[column] else -0.1
         change = np.abs(np.log(plan.family.seconds(np.exp(moved), h, x) / base))
         if change.max() < 1e-3:
             theta[column] = center[column]

@@ -17,35 +17,37 @@ from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import COLD, ceil_div, resident, soft_max
 
-(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_GAP, X_COPIES) = range(9)
-QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "gap", "copies")
+(X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_COPIES) = range(8)
+QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
 """`q`: new tokens of a sequence; `keys`: mean keys that a query sees; `kv`: keys read."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest decode kernel", 6e-6, 5e-7, 3e-5),
-    Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 2e-5),
-    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.7, 0.2, 1.0, 0.3),
+    Parameter("launch_s", "s", "shortest decode kernel", 1.1e-5, 5e-7, 3e-5),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.2, 1.0, 0.3),
     Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache",
               0.7, 0.1, 2.0),
     Parameter("decode_peak", "1", "attainable fraction of the 16-bit peak in decode",
-              0.4, 0.03, 1.0),
-    Parameter("head_tile", "1", "heads that a decode tile computes at least", 16.0, 1.0, 128.0),
+              0.5, 0.03, 1.0),
+    Parameter("head_tile", "1", "heads that a decode tile computes at least", 30.0, 1.0, 128.0),
     Parameter("half_cores", "1", "blocks of 256 keys per core at half of the full rate",
-              0.3, 0.01, 4.0),
-    Parameter("block_s", "s", "start and end of a sequence's decode", 3e-6, 1e-8, 1e-4),
-    Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256",
-              8e-7, 1e-8, 1e-5),
-    Parameter("overlap", "1", "power of the soft maximum of arithmetic and memory",
-              3.0, 1.0, 8.0, 0.4),
+              0.05, 0.01, 4.0),
+    Parameter("block_s", "s", "start and end of a sequence's decode", 8e-6, 1e-8, 1e-4),
+    Parameter("block_heads", "1", "heads that one decode block takes", 40.0, 1.0, 256.0),
+    Parameter("key_s", "s", "a block's walk along the keys of a sequence, per 256 keys",
+              3e-7, 1e-9, 1e-4, 1.0),
     Parameter("prefill_peak", "1", "attainable fraction of the 16-bit peak in prefill",
-              0.5, 0.05, 1.0),
+              0.35, 0.05, 1.0),
     Parameter("tile_s", "s", "start and end of one prefill tile", 4e-6, 1e-8, 5e-5),
+    Parameter("min_waves", "1", "prefill tiles a core needs to run at its rate",
+              1.0, 0.05, 4.0),
 )  # fmt: skip
-(P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_DECODE, P_HEADS, P_HALF, P_BLOCK, P_MERGE, P_OVERLAP,
- P_PREFILL, P_TILE) = range(12)  # fmt: skip
+(P_LAUNCH, P_MEMORY, P_CACHE, P_DECODE, P_HEADS, P_HALF, P_BLOCK, P_BLOCK_HEADS,
+ P_KEY, P_PREFILL, P_TILE, P_WAVES) = range(12)  # fmt: skip
 
 LATENT, ROPE, QK_DIM, V_DIM = 512.0, 64.0, 192.0, 128.0
 """Dimensions of DeepSeek-V2 and V3 and of every measured row."""
+OVERLAP = 3.0
+"""Power of the soft maximum of arithmetic and memory."""
 SPLIT, TILE = 256.0, 128.0
 """Keys of the smallest decode split; query rows of a prefill tile."""
 CACHE_RATE = 2.5
@@ -62,11 +64,12 @@ def decode_seconds(p: F8, h: F8, x: F8) -> float:
     memory_s = moved * (1.0 - stays + stays / CACHE_RATE) / (p[P_MEMORY] * h[H_BANDWIDTH])
     padded = np.sqrt(rows_q**2 + p[P_HEADS] ** 2)
     math_s = 2.0 * batch * padded * x[X_KEYS] * (2.0 * LATENT + ROPE) / (p[P_DECODE] * h[H_PEAK])
-    math_s += batch * ceil_div(rows_q, TILE) * p[P_BLOCK] / h[H_CORES]
-    busy = soft_max(memory_s, math_s, p[P_OVERLAP])
+    blocks = np.sqrt(1.0 + (rows_q / p[P_BLOCK_HEADS]) ** 2)
+    math_s += batch * blocks * p[P_BLOCK] / h[H_CORES]
+    busy = soft_max(memory_s, math_s, OVERLAP)
     units = batch * max(kv / SPLIT, 1.0) * max(rows_q / 64.0, 1.0)
     busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
-    return float(busy + p[P_MERGE] * np.log2(1.0 + kv / SPLIT))
+    return float(busy + p[P_KEY] * kv / SPLIT)
 
 
 @compiled_part
@@ -77,10 +80,10 @@ def prefill_seconds(p: F8, h: F8, x: F8) -> float:
     waves = batch * heads * ceil_div(q, TILE) / h[H_CORES]
     rate = p[P_PREFILL] * h[H_PEAK] / h[H_CORES]
     tile_s = p[P_TILE] + 2.0 * TILE * visited * (QK_DIM + V_DIM) / rate
-    math_s = tile_s * np.sqrt(waves**2 + 1.0)
+    math_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
     moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    return soft_max(math_s, memory_s, p[P_OVERLAP])
+    return soft_max(math_s, memory_s, OVERLAP)
 
 
 @compiled_part
@@ -88,7 +91,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
     if x[X_BATCH] <= 0.0 or x[X_KV] <= 0.0:
         return 0.0
-    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    fixed = p[P_LAUNCH]
     if x[X_PREFILL] > 0.0:
         return float(fixed + prefill_seconds(p, h, x))
     return float(fixed + decode_seconds(p, h, x))
@@ -109,7 +112,7 @@ def from_table(table: Table) -> F8:
     return np.column_stack(
         [
             prefill, table["batch"], q, np.where(prefill, kv - (q - 1.0) / 2.0, kv), kv,
-            table["heads"], np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), graph,
+            table["heads"], np.where(table["kv_dtype"] == "fp8", 1.0, 2.0),
             np.where(graph, 1.0, COLD),
         ]
     ).astype(np.float64)  # fmt: skip
@@ -126,7 +129,7 @@ def from_op(op: Op) -> F8 | None:
     q = s["tokens"] / batch if prefill else 1.0
     keys = s["pairs"] / s["tokens"] if prefill else kv / batch
     width = op.kv_read_bytes / (kv * (LATENT + ROPE))
-    return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, 1.0, COLD])
+    return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, COLD])
 
 
 def work(x: F8) -> tuple[F8, F8]:
@@ -147,5 +150,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
-           from_table, from_op, work, code_of)
+           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"))
 )  # fmt: skip

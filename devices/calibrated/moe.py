@@ -25,6 +25,7 @@ from .hardware import (
     H_BANDWIDTH,
     H_CACHE,
     H_PEAK,
+    H_ROWS,
     WEIGHT_BYTES,
 )
 from .terms import COLD, resident, soft_max
@@ -37,25 +38,25 @@ QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts",
 here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "launches of the chain of kernels", 2e-5, 2e-6, 1e-4),
+    Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
     Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width",
-              1.5e-6, 1e-8, 2e-5),
-    Parameter("expert_s", "s", "bookkeeping per local expert", 3e-8, 1e-10, 1e-6),
+              1.4e-6, 1e-8, 2e-5),
+    Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.8, 0.3, 1.0, 0.2),
     Parameter("cache", "1", "part of the last-level cache that keeps re-read weights",
-              0.7, 0.05, 2.0),
+              0.2, 0.05, 2.0),
     Parameter("slot_passes", "1", "times the vectors of a routed slot are read or written",
-              4.0, 0.1, 12.0),
+              5.0, 0.1, 12.0),
     Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
-              0.5, 0.01, 1.0),
-    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.6, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.3, 0.3, 2.0, 0.3),
+              0.3, 0.01, 1.0),
+    Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.6, 0.3, 2.0, 0.3),
     Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
-              "bytes", 1.2, 1.0, 2.2, 0.3),
+              "bytes", 1.3, 1.0, 12.0, 0.5),
     Parameter("low_bit", "1", "time to stream 4-bit weights over that of their bytes",
               3.0, 1.0, 10.0),
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
-              1.5, 1.0, 8.0, 0.4),
+              1.9, 1.0, 8.0, 0.4),
 )  # fmt: skip
 (P_LAUNCH, P_WALK, P_EXPERT, P_MEMORY, P_CACHE, P_SLOTS, P_FOREIGN, P_16, P_FP8, P_STREAM, P_LOW,
  P_OVERLAP) = range(12)  # fmt: skip
@@ -64,7 +65,8 @@ CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
 LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
-instruction, towards half of a 128-row tile where tokens are many and tiles large."""
+instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
+where a matrix instruction has other than 16 rows."""
 SKEW_COST = 0.3
 """Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
 fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
@@ -104,7 +106,9 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     busy = 0.0
     if active > 0.0:
         tokens = routed / active
-        rows = active * (tokens + LEAST_ROWS + LOST_ROWS * tokens / (tokens + LOST_ROWS))
+        wide = h[H_ROWS] / 16.0
+        lost = LOST_ROWS * wide
+        rows = active * (tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost))
         busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
     fixed = (
         p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
@@ -175,5 +179,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of)
+           work, code_of, by_framework=("launch_s", "foreign", "fp8_stream"))
 )  # fmt: skip

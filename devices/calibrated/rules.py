@@ -7,6 +7,10 @@ its matrix unit), FLOP per byte of memory bandwidth, and size of the last-level 
 parameters are fractions, multiples and latencies, so that the device's own peaks, bandwidth and
 cores carry the rest. A parameter that no row of a device depends on (it is at the
 family's default) has no weight.
+
+A framework that a device has no rows of, but similar devices have, is scaled as it is there
+(`framework_scales`): one that no device has rows of gets the base. Families whose frameworks call
+one library (collectives) are left out: their scales tell of the machine, not of the framework.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from functools import cache
 
 import numpy as np
 
+from ...workloads.kernel_tables import framework
 from ..catalog import list_devices, load_device
 from ..spec import DeviceSpec, FamilyFitSpec
 from .errors import Errors
@@ -25,6 +30,8 @@ from .fit import TIME, Fit, Scales
 from .hardware import H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK, hardware
 
 UNITS = np.array([0.35, 0.7, 0.7])
+SHRINK = 0.3
+"""Pull of frameworks to the base, in devices: with one device alike, 1 / 1.3 of its scale stays."""
 FLOOR = 1e-6
 """Weight that every fitted device keeps, so that a device unlike all others gets their mean."""
 
@@ -70,18 +77,21 @@ def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) 
     without : collection of str
         Devices whose fits are not used, for leave-one-device-out; the device's own fit too.
     """
+    donors = {
+        name: donor
+        for name, donor in _catalog(family.name).items()
+        if name not in without and name != spec.name
+    }
     own = spec.calibration.get(family.name)
     if own is not None and spec.name not in without:
         errors = {
             str(name): Errors(e.rows, e.median_ape, e.p90_ape, e.median_bias)
             for name, e in own.errors.items()
         }
-        return Parameters(_fit(family, own), "fitted", own.rows, errors)
-    donors = {
-        name: donor
-        for name, donor in _catalog(family.name).items()
-        if name not in without and name != spec.name
-    }
+        fit = _fit(family, own)
+        alone: dict[str, Mapping[str, float]] = {framework(source): {} for source in own.tables}
+        scales = framework_scales(hardware(spec), family, {**alone, **fit.scales}, donors)
+        return Parameters(Fit(fit.values, scales), "fitted", own.rows, errors)
     return transfer(hardware(spec), family, donors)
 
 
@@ -89,10 +99,7 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     """Parameters of a device from other devices' fits, by the rule of this module."""
     if not donors:
         return Parameters(Fit(family.defaults, {}), "default", 0, {})
-    here = features(h)
-    distance = np.array(
-        [float(np.linalg.norm((here - features(d.h)) / UNITS)) for d in donors.values()]
-    )
+    distance = np.array([_distance(h, donor.h) for donor in donors.values()])
     weight = np.array([d.rows for d in donors.values()])
     weight = weight * (np.exp(-(distance**2) / 2) + FLOOR)
     weight /= weight.sum()
@@ -105,8 +112,12 @@ def transfer(h: F8, family: Family, donors: Mapping[str, Donor]) -> Parameters:
     near = sorted(shares.items(), key=lambda pair: -pair[1])[:3]
     rows = sum(d.rows for d in donors.values())
     return Parameters(
-        Fit(mean, _shared_scales(donors, shares)), "transferred", rows, {}, tuple(near)
+        Fit(mean, framework_scales(h, family, {}, donors)), "transferred", rows, {}, tuple(near)
     )
+
+
+def _distance(one: F8, other: F8) -> float:
+    return float(np.linalg.norm((features(one) - features(other)) / UNITS))
 
 
 def features(h: F8) -> F8:
@@ -133,17 +144,50 @@ def _fit(family: Family, spec: FamilyFitSpec) -> Fit:
     return Fit(family.vector(spec.parameters), {k: dict(v) for k, v in spec.frameworks.items()})
 
 
-def _shared_scales(donors: Mapping[str, Donor], shares: Mapping[str, float]) -> Scales:
-    """Scales of the frameworks' own kernels carry over; factors on the whole time do not."""
-    sums: dict[str, dict[str, list[float]]] = {}
-    for device, donor in donors.items():
-        for framework, scales in donor.fit.scales.items():
-            for name, value in scales.items():
-                if name != TIME:
-                    entry = sums.setdefault(framework, {}).setdefault(name, [0.0, 0.0])
-                    entry[0] += shares[device] * float(np.log(value))
-                    entry[1] += shares[device]
-    return {
-        framework: {name: float(np.exp(total / w)) for name, (total, w) in entry.items()}
-        for framework, entry in sums.items()
+def framework_scales(h: F8, family: Family, own: Scales, donors: Mapping[str, Donor]) -> Scales:
+    """Scales of a device's own frameworks and of those known only from similar devices.
+
+    Each scale has geometric mean 1 over the frameworks of its device, so the devices tell the
+    differences between frameworks: their logarithms are the least squares solution of ``log scale
+    = a_framework - mean of a over the device``, every device with the weight of its distance (see
+    the module), and `SHRINK` drawing the ``a`` to 0. A new framework then stands to the own ones
+    as its ``a`` to theirs.
+
+    Parameters
+    ----------
+    own : mapping
+        Framework -> scales of the device itself; a framework without scales is still one of its.
+    """
+    if not family.framework_time:
+        return own
+    weight = {name: float(np.exp(-(_distance(h, donor.h) ** 2) / 2))
+              for name, donor in donors.items()}  # fmt: skip
+    out = {label: dict(scales) for label, scales in own.items()}
+    for name in (TIME, *family.by_framework):
+        effect = _effects(name, donors, weight)
+        known = [effect[label] for label in own if label in effect]
+        base = sum(known) / len(known) if known else 0.0
+        for label, value in effect.items():
+            if label not in own:
+                out.setdefault(label, {})[name] = float(np.exp(value - base))
+    return out
+
+
+def _effects(
+    name: str, donors: Mapping[str, Donor], weight: Mapping[str, float]
+) -> dict[str, float]:
+    """Logarithm of each framework's scale `name` against the others, over all donors."""
+    told = {
+        device: {
+            label: float(np.log(s[name])) for label, s in donor.fit.scales.items() if name in s
+        }
+        for device, donor in donors.items()
     }
+    names = sorted({label for scales in told.values() for label in scales})
+    square, right = SHRINK * np.eye(len(names)), np.zeros(len(names))
+    for device, scales in told.items():
+        for label, value in scales.items():
+            row = np.array([(n == label) - (n in scales) / len(scales) for n in names])
+            square += weight[device] * np.outer(row, row)
+            right += weight[device] * row * value
+    return dict(zip(names, np.linalg.solve(square, right).tolist(), strict=True)) if names else {}
