@@ -25,6 +25,7 @@ from .load import load
 from .result import Result, seconds, show
 from .simulate import Simulation, simulate
 from .summary import LATENCIES, QUANTILES
+from .sweep.point import costs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -382,14 +383,14 @@ def _searched(task: _Task, system: str | Path) -> tuple[Found, str, str]:
         reason = _reason(tried[high], task.level, limit, low is None)
     shown = best or probe
     where = shown.run.deployment.system
-    devices = where.nodes * where.devices_per_node
     rate = best.run.output_tokens_per_s if best else None
-    price = where.device.price_USD_per_hour
+    fleet = task.options.get("fleet")
+    price = costs(shown, rate, fleet.replicas if fleet else 1)
     found = Found(
-        system=where.name, devices=devices, load_per_s=low, next_load_per_s=high,
-        output_tokens_per_s=rate,
+        system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
+        next_load_per_s=high, output_tokens_per_s=rate,
         joules_per_token=best.run.joules_per_token if best else None,
-        usd_per_million_tokens=1e6 * price * devices / 3600 / rate if price and rate else None,
+        usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason,
         tried=tuple(sorted(tried.values(), key=lambda t: t.load_per_s)),
         spec=where, sources=shown.sources, evidence=shown.evidence,

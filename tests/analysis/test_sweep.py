@@ -159,6 +159,19 @@ def test_paths_reach_into_specs() -> None:
     assert "num_experts_per_tok 1" in found["model"].name
 
 
+def test_replicas_multiply_devices_and_price() -> None:
+    from opbyte.analysis.provenance import code_version
+
+    point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 20, "rate": 4,
+             "input_len": 64, "output_len": 8, "router": "least-loaded", "replicas": 3}  # fmt: skip
+    metrics = evaluate(point, code_version()).metrics
+    assert metrics is not None
+    assert metrics["devices"] == 3
+    assert metrics["usd_per_million_tokens"] == pytest.approx(
+        3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
