@@ -115,12 +115,12 @@ def _stage_columns(
 
 def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its figure."""
-    from .plots import save, serving
+    from .plots import save
 
-    for each in result.runs:
+    for each, drawing in zip(result.runs, result.drawings(), strict=True):
         table = each.requests()
         columns = {str(name): table[name].to_numpy() for name in table}
         folder.csv(f"{each.name}/requests.csv", columns)
-        figure = serving(table, f"{each.name}: {each.costs}")
-        folder.write(f"{each.name}/latencies.png", partial(save, figure))
+        folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
+    folder.text("report.html", report(result))
     folder.json("serving.json", result.to_dict())

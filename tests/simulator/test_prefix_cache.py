@@ -134,7 +134,7 @@ def test_blocks_must_divide_a_hash(small: Callable[..., Deployment]) -> None:
 
 def test_more_blocks_than_can_be_tracked(small: Callable[..., Deployment]) -> None:
     cache = CacheSettings(16, MOST_BLOCKS + 1)
-    with pytest.raises(InputError, match="num_gpu_blocks.*at most"):
+    with pytest.raises(InputError, match=r"num_gpu_blocks.*at most"):
         Engine(small("llama-3-8b"), make_policy("vllm"), cache=cache)
 
 
@@ -150,9 +150,7 @@ def known_reuse(path: Path) -> tuple[int, int]:
     return total, reused
 
 
-def test_mooncake_reuse(
-    small: Callable[..., Deployment], data_set: Callable[[str], Path]
-) -> None:
+def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[str], Path]) -> None:
     """README of ../shared/traces: 35.3 % of the slice's prompt blocks were seen before.
 
     The engine reuses whole blocks only and computes every prompt's last token, so it finds that
