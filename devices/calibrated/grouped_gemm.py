@@ -50,9 +50,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     rate = h[H_PEAK + int(x[X_CODE])] * p[P_PEAK]
     if x[X_MASKED] > 0.0:
         rate *= p[P_MASKED]
-    rate *= warm_rate(
-        2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED])
-    )
+    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED]))
     cores, draw = h[H_CORES], p[P_DRAW] * full_rate(h)
     tiles_s = tiled(
         m,

@@ -19,7 +19,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from opbyte.analysis.plots import breakdown, latency, op_per_byte_vs_batch, roofline, save
+from opbyte.analysis.plots import (
+    breakdown,
+    kernel_errors,
+    latency,
+    op_per_byte_vs_batch,
+    roofline,
+    save,
+)
 from opbyte.analysis.plots.labels import Point, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
@@ -551,3 +558,34 @@ def test_names_are_not_read_as_formulas() -> None:
     figure = roofline(processors, ops, "cost in $ per $_{token")
     assert_legible(figure)
     assert all(isinstance(t, Annotation) for t in marked(figure, "op-label"))
+
+
+# Validation
+
+
+def kernel_rows(devices: int, sources: int, count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    measured = 10.0 ** rng.uniform(-6, 0, count)
+    return pd.DataFrame(
+        {
+            "device": [f"device-{i}" for i in rng.integers(0, devices, count)],
+            "source": [f"lab/kernel-{i}" for i in rng.integers(0, sources, count)],
+            "measured_s": measured,
+            "predicted_s": measured * np.exp(rng.normal(0, 0.2, count)),
+        }
+    )
+
+
+@pytest.mark.parametrize(("devices", "sources", "count"), [(3, 4, 900), (12, 20, 3000), (1, 1, 1)])
+def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
+    figure = kernel_errors(kernel_rows(devices, sources, count), "Predicted and measured time")
+    scatter, size, source = figure.axes
+    assert scatter.get_xscale() == scatter.get_yscale() == "log"
+    assert len(source.get_yticks()) == min(sources, 8)
+    curves = [line for line in size.lines if line.get_marker() != "None"]
+    assert len(curves) == (min(devices, 8) if count >= 40 else 0)
+    assert_legible(figure)
+
+
+def test_kernel_errors_of_no_rows() -> None:
+    assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))
