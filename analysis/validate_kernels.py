@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class KernelValidation(Result):
         for name in dict.fromkeys(c.rows.family.name for c in self.checks):
             title = f"Predicted and measured time: {families()[name].title}"
             figure = kernel_errors(rows[rows["family"] == name], title)
-            folder.write(f"{name}.png", lambda path, figure=figure: save(figure, path))
+            folder.write(f"{name}.png", partial(save, figure))
 
 
 def _short(value: Any) -> str:

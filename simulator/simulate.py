@@ -429,7 +429,8 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
         return {}
     table = np.concatenate(rows)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    return {name: table[:, i] for i, name in enumerate(LOG_COLUMNS)}
+    tracks = [f"busy_{name}_s" for name in (*engines[0].slots.processors, "links")]
+    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
 
 
 def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:

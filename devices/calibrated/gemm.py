@@ -147,7 +147,7 @@ def cool(h: F8, code: int, sustained: float) -> float:
     """`sustained` of units that a product runs below the rate they are built for: less heat."""
     if code == C_INT8:
         return sustained
-    return 1.0 - (1.0 - sustained) * h[H_PEAK + C_16] / full_rate(h)
+    return float(1.0 - (1.0 - sustained) * h[H_PEAK + C_16] / full_rate(h))
 
 
 @compiled_part
