@@ -12,6 +12,8 @@ from .result import Result, seconds, show
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Drawing
+
 
 @dataclass(frozen=True, slots=True)
 class LayerTime:
@@ -202,6 +204,13 @@ class SystemComparison(Result):
             [(row.system, x.layer, x.seconds, x.bound) for row in self.table for x in row.layers],
             columns=["system", "layer", "seconds", "bound"],
         )
+
+    def drawings(self) -> Sequence[Drawing]:
+        from .plots.comparisons import comparison
+        from .report import Drawing
+
+        figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
+        return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = [self.title, self.rows()]
