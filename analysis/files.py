@@ -94,7 +94,9 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     run = each.run
     folder.csv(f"{below}requests.csv", run.requests.columns())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
-    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, path))
+    system = run.deployment.system
+    devices = system.devices_per_node * system.nodes // run.deployment.replicas
+    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, devices, path))
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))

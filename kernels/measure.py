@@ -77,6 +77,11 @@ class Measurement:
     def best_read_Bps(self) -> float:
         return max([self.ceilings.read_Bps, *(row.read_Bps for row in self.rows)])
 
+    @property
+    def source(self) -> str:
+        """Whose kernels the rows timed."""
+        return "opbyte/numba" if self.host.name is None else "opbyte/cuda"
+
     def launch_s(self) -> float:
         """Shortest time of any kernel."""
         return min((row.sample.median_s for row in self.rows), default=1e-6)
@@ -99,9 +104,9 @@ class Measurement:
                 continue
             shape = {name: row.columns[name] for name in SCHEMAS[row.family].shape}
             line = {
-                "source": f"opbyte/numba-{self.host.libraries.get('numba', '?')}",
+                "source": self.source,
                 "device": self.host.device, "kernel": row.columns["kernel"],
-                "dtype": row.columns["dtype"], **shape, "timing": "kernel",
+                "dtype": row.columns["dtype"], **shape, "timing": "kernel" if self.host.name is None else "graph",
                 "measured_s": row.sample.median_s, "p10_s": row.sample.p10_s,
                 "p90_s": row.sample.p90_s, "accepted": row.sample.accepted,
                 "taken": row.sample.taken, "read_Bps": row.read_Bps, "drift": row.drift,
