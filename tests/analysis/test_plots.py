@@ -22,6 +22,7 @@ from matplotlib.text import Annotation, Text
 from opbyte.analysis.pareto import front
 from opbyte.analysis.plots import (
     breakdown,
+    kernel_errors,
     latency,
     op_per_byte_vs_batch,
     roofline,
@@ -657,3 +658,34 @@ def test_bins_keep_areas_and_maxima() -> None:
         touching = (start < high) & (end > low)
         assert most[i] == value[touching].max(initial=0.0)
         assert mean[i] <= most[i] + 1e-9
+
+
+# Validation
+
+
+def kernel_rows(devices: int, sources: int, count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    measured = 10.0 ** rng.uniform(-6, 0, count)
+    return pd.DataFrame(
+        {
+            "device": [f"device-{i}" for i in rng.integers(0, devices, count)],
+            "source": [f"lab/kernel-{i}" for i in rng.integers(0, sources, count)],
+            "measured_s": measured,
+            "predicted_s": measured * np.exp(rng.normal(0, 0.2, count)),
+        }
+    )
+
+
+@pytest.mark.parametrize(("devices", "sources", "count"), [(3, 4, 900), (12, 20, 3000), (1, 1, 1)])
+def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
+    figure = kernel_errors(kernel_rows(devices, sources, count), "Predicted and measured time")
+    scatter, size, source = figure.axes
+    assert scatter.get_xscale() == scatter.get_yscale() == "log"
+    assert len(source.get_yticks()) == min(sources, 8)
+    curves = [line for line in size.lines if line.get_marker() != "None"]
+    assert len(curves) == (min(devices, 8) if count >= 40 else 0)
+    assert_legible(figure)
+
+
+def test_kernel_errors_of_no_rows() -> None:
+    assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))

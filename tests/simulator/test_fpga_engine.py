@@ -26,8 +26,9 @@ from opbyte.simulator.fpga.lowering import Target
 from opbyte.simulator.fpga.memory import ExternalMemory
 from opbyte.simulator.fpga.program import ExpertBlock, ExpertPart, Tile, Work
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.errors import CapacityError
+from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys
+from opbyte.workloads.ops import Loads
 from opbyte.workloads.vit_routing import make_image_router, queue_lengths
 
 PLENTY = 1e15  # external memory that never is the limit [B/s]
@@ -254,6 +255,14 @@ def test_a_load_larger_than_its_buffer_is_refused():
     work = Work("w", "ffn", "linear", 1.0)
     with pytest.raises(CapacityError, match=r"needs 200 bytes, 100 available"):
         run_frame((Tile(work, 200.0),), spec, PLENTY)
+
+
+def test_token_order_needs_a_sequence():
+    block = ExpertBlock("experts", "moe", 0, 2, 1, 3, (ExpertPart(16.0, 1.0, 1.0),),
+                        Loads(np.array([1.0, 2.0]), np.ones(2)))  # fmt: skip
+    assert run_frame((block,), engine(), PLENTY).cycles == 2 + max(1, 2) + 2
+    with pytest.raises(InputError, match="token order needs a sequence of experts"):
+        run_frame((block,), engine(), PLENTY, schedule="cache")
 
 
 def test_caches_of_layers_come_back_as_they_were():
