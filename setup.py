@@ -11,8 +11,9 @@ setup(
     package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
     package_data={
         "opbyte": ["py.typed"],
+        "opbyte.analysis.report": ["templates/*.j2"],
         "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
-        "opbyte.kernels": ["measured/*.csv"],
+        "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
     include_package_data=False,

@@ -8,9 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..devices.calibrated.calibrate import MIN_ROWS, FamilyFit, Rows, by_device, calibrate_family
+from ..devices.calibrated.calibrate import (
+    MIN_ROWS,
+    FamilyFit,
+    Rows,
+    by_device,
+    calibrate_family,
+    device_named,
+)
 from ..devices.calibrated.store import device_yaml
-from ..devices.catalog import load_device
+from ..devices.catalog import list_devices, load_device
+from ..devices.spec import DeviceSpec
 from ..workloads.errors import InputError
 from ..workloads.kernel_tables import Skipped, read_tables
 from .calibration_report import report
@@ -31,11 +39,14 @@ class Calibration(Result):
         The rows used, also of families with too few of them to fit.
     skipped : list of Skipped
         Rows not used and why.
+    own : Path or None
+        The device's description where it is a file, not of the catalog.
     """
 
     fits: Mapping[str, Mapping[str, FamilyFit]]
     measured: Mapping[str, Mapping[str, Rows]]
     skipped: Sequence[Skipped]
+    own: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -61,7 +72,8 @@ class Calibration(Result):
 
     def yaml(self, device: str) -> str:
         """The device's description with the fitted parameters."""
-        return device_yaml(device, self.fits[device])
+        base = device if self.own is None else str(self.own.resolve())
+        return device_yaml(device, self.fits[device], base)
 
     def report(self) -> str:
         """The page of cross-validated errors, as Markdown."""
@@ -104,7 +116,7 @@ def calibrate(
     tables : paths
         Kernel tables, or folders of them (see `workloads.kernel_tables`).
     device : str
-        Catalog name or alias, or "all" for every device of the tables.
+        Catalog name or alias, a YAML file, or "all" for every device of the tables.
     date : str, optional
         Date to store, YYYY-MM-DD; today without it.
     progress : callable, optional
@@ -115,14 +127,18 @@ def calibrate(
     InputError
         Unknown device, or no usable row of it.
     """
-    wanted = None if device == ALL else load_device(device)[0].name
+    spec = None if device == ALL else load_device(device)[0]
+    own = None if spec is None or spec.name in list_devices() else spec
     stamp = _date(date)
     read, skipped = read_tables(tables)
-    if wanted is not None:
+    if spec is not None:
         names = {name: table["device"] for name, table in read.items()}
-        read = {name: table.take(_of_device(names[name], wanted)) for name, table in read.items()}
+        read = {
+            name: table.take(_of_device(names[name], spec.name, own))
+            for name, table in read.items()
+        }
         read = {name: table for name, table in read.items() if len(table)}
-    found = by_device(read, skipped)
+    found = by_device(read, skipped, own)
     fits: dict[str, dict[str, FamilyFit]] = {}
     for name in sorted(found):
         for family, rows in found[name][1].items():
@@ -135,16 +151,17 @@ def calibrate(
         raise InputError(
             f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables"
         )
-    return Calibration(fits, {name: rows for name, (_, rows) in found.items()}, skipped)
+    measured = {name: rows for name, (_, rows) in found.items()}
+    return Calibration(fits, measured, skipped, None if own is None else Path(device))
 
 
-def _of_device(names: Any, wanted: str) -> Any:
+def _of_device(names: Any, wanted: str, own: DeviceSpec | None) -> Any:
     import numpy as np
 
     same = {}
     for name in set(names.tolist()):
         try:
-            same[name] = load_device(name)[0].name == wanted
+            same[name] = device_named(name, own).name == wanted
         except InputError:
             same[name] = False
     return np.array([same[name] for name in names], dtype=bool)

@@ -46,7 +46,7 @@ def table_lines(rows: Rows, width: int | None = None) -> list[str]:
         return []
     keys = list(rows[0])
     cells = [[show(row[key]) for key in keys] for row in rows]
-    right = [_is_numeric(rows, key) for key in keys]
+    right = [is_numeric(rows, key) for key in keys]
     for drop in DISPENSABLE:
         if width and drop in keys and len(keys) > 1 and _natural(keys, cells, 2) > width:
             at = keys.index(drop)
@@ -69,7 +69,7 @@ def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> i
     return sum(sizes) + gap * (len(keys) - 1)
 
 
-def _is_numeric(rows: Rows, key: str) -> bool:
+def is_numeric(rows: Rows, key: str) -> bool:
     """Whether a column holds numbers, or text of a number and its unit ("1.5 ms", "3 %")."""
     values = [row[key] for row in rows if row[key] is not None]
     return bool(values) and all(

@@ -36,7 +36,7 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
         -> why.
     """
     out = []
-    sources = _used(sources, deployment.model.numerics)
+    sources = used_sources(sources, deployment.model.numerics)
     ops = _ops(deployment)
     for processor in processors_of(deployment.device):
         below = f"processors.{processor.name}."
@@ -103,7 +103,7 @@ def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any
     return _entry("static power", "energy per token", sources, ("static_W",))
 
 
-def _used(sources: Mapping[str, str], numerics: Numerics) -> dict[str, str]:
+def used_sources(sources: Mapping[str, str], numerics: Numerics) -> dict[str, str]:
     """Leave out rates and energies of arithmetic formats that the model never computes in."""
     given = {key.rpartition(".")[2] for key in sources}
     formats = set()

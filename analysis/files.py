@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
+from .capacity import Capacity
 from .output import OutputFolder
+from .pareto import Pareto
+from .report import report
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
 from .timeline import write_timeline
+from .validate_serving import ServingValidation
 
 
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
@@ -33,6 +39,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
         title += f", one prompt of {result.prefill:,} tokens"
     figure = draw(result.processors(), result.figure_ops(), title)
     folder.write("roofline.png", lambda path: save(figure, path))
+    folder.text("report.html", report(result))
     folder.json("roofline.json", result.to_dict())
 
 
@@ -47,7 +54,38 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
             name = f"{each.run.deployment.system.name}/"
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
+        folder.text("report.html", report(result))
         folder.json("summary.json", result.to_dict())
+
+
+def write_pareto(result: Pareto, folder: OutputFolder) -> None:
+    """Write the best rows, their figure where there are two objectives, and pareto.json."""
+    import pandas as pd
+
+    from .plots import save, trade_off
+
+    columns = {name: np.array([row[name] for row in result.best]) for name in result.best[0]}
+    folder.csv("pareto.csv", columns, floats="%.17g")
+    if len(result.objectives) > 1:
+        table = pd.DataFrame(result.table)
+        figure = trade_off(table, result.objectives, result.columns, result.title)
+        folder.write("pareto.png", lambda path: save(figure, path))
+    folder.text("report.html", report(result))
+    folder.json("pareto.json", result.to_dict())
+
+
+def write_capacity(result: Capacity, folder: OutputFolder) -> None:
+    """Write every simulated load, the figure of latency against load, and capacity.json."""
+    import pandas as pd
+
+    from .plots import save
+
+    table = pd.DataFrame(result.curve())
+    folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
+    figure = result.figure()
+    folder.write("capacity.png", lambda path: save(figure, path))
+    folder.text("report.html", report(result))
+    folder.json("capacity.json", result.to_dict())
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
@@ -60,6 +98,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))
+    folder.text(f"{below}report.html", report(each))
     folder.json(f"{below}summary.json", each.to_dict())
 
 
@@ -72,3 +111,16 @@ def _stage_columns(
         name: column if name.endswith(real) else column.astype(np.int64)
         for name, column in stages.items()
     }
+
+
+def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
+    """Write serving.json, each run's requests and its figure."""
+    from .plots import save
+
+    for each, drawing in zip(result.runs, result.drawings(), strict=True):
+        table = each.requests()
+        columns = {str(name): table[name].to_numpy() for name in table}
+        folder.csv(f"{each.name}/requests.csv", columns)
+        folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
+    folder.text("report.html", report(result))
+    folder.json("serving.json", result.to_dict())

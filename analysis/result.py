@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Drawing, Section
+
 
 class Result:
     """Base of results: subclasses give `to_dict` and the rows shown as a table."""
@@ -31,6 +33,21 @@ class Result:
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         """What the command prints: lines of text, and rows of tables."""
         return [self.rows()]
+
+    def report_title(self) -> str:
+        """Heading of the report: the first line of `blocks` up to a colon, by default."""
+        first = next((block for block in self.blocks() if isinstance(block, str)), "")
+        return first.partition(": ")[0] or type(self).__name__
+
+    def sections(self) -> Sequence[Section]:
+        """Parts of ``report.html``: the printed blocks and the drawings, by default."""
+        from .report import Section
+
+        return [Section("Result", [*self.blocks(), *self.drawings()])]
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Figures of the report, each with its caption."""
+        return ()
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""

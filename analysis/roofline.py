@@ -181,6 +181,7 @@ def roofline(
     ep: int | None = None,
     placement: str | None = None,
     attention: str | None = None,
+    costs: str = "auto",
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
 
@@ -221,7 +222,7 @@ def roofline(
     spec, where = load(model, system, dtype, kv_dtype)
     deployment = deploy(
         spec, where, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
-        routing=routing,
+        routing=routing, costs=costs,
     )  # fmt: skip
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
     return Roofline(

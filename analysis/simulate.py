@@ -11,7 +11,9 @@ from ..devices.catalog import describe_system
 from ..devices.spec import SystemSpec
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine import Progress
-from ..simulator.policies import MAX_SEQUENCES, make_policy
+from ..simulator.engine_file import EngineFile, read_engine
+from ..simulator.fleet import Fleet
+from ..simulator.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ..simulator.simulate import OpTotal, Run, run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
@@ -38,6 +40,8 @@ from .summary import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Section
+
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
 DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
@@ -59,11 +63,14 @@ class Simulation(Result):
         Cost models and assumptions behind it.
     warnings : tuple of str
         What a reader should know before trusting it.
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
     """
 
     run: Run
     evidence: list[dict[str, Any]]
     warnings: tuple[str, ...]
+    sources: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         r = self.run
@@ -79,6 +86,7 @@ class Simulation(Result):
             "preemptions": r.preemptions,
             "output_tokens": r.output_tokens,
             "prompt_tokens": r.prompt_tokens,
+            "cached_tokens": r.cached_tokens,
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
             "interval_output_tokens": r.interval_output_tokens,
@@ -88,6 +96,9 @@ class Simulation(Result):
             "dynamic_joules": r.joules,
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "kv_peak_fraction": r.kv_peak,
+            "failures": r.failures,
+            "restarts": r.restarts,
+            "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
@@ -111,6 +122,11 @@ class Simulation(Result):
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
             where_rows(self.run), self.rests_on(),
         ]  # fmt: skip
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import run_sections
+
+        return run_sections(self)
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
@@ -181,6 +197,15 @@ class Comparison(Result):
         for each in self.runs:
             out += [heading(each.run), where_rows(each.run)]
         return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
+
+    def report_title(self) -> str:
+        systems = " and ".join(r.run.deployment.system.name for r in self.runs)
+        return f"{self.runs[0].run.deployment.model.name} on {systems}"
+
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import comparison_sections
+
+        return comparison_sections(self)
 
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
@@ -279,6 +304,11 @@ class Seeds(Result):
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
         return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
 
+    def sections(self) -> Sequence[Section]:
+        from .report.simulation import seeds_sections
+
+        return seeds_sections(self)
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()
         out = [
@@ -321,10 +351,13 @@ def simulate(
     rate_scale: float | None = None,
     spread: float | None = None,
     duration: float | None = None,
-    policy: str = "chunked",
+    policy: str | None = None,
     token_budget: int | None = None,
     max_seqs: int | None = None,
     max_model_len: int | None = None,
+    engine: str | Path | None = None,
+    kernels: str | Path | None = None,
+    costs: str = "auto",
     placement: str | None = None,
     attention: str | None = None,
     routing: str = "uniform",
@@ -336,6 +369,8 @@ def simulate(
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
+    fleet: Fleet | None = None,
+    stop: int | None = None,
     keep_stages: bool = False,
     progress: Progress | None = None,
 ) -> Simulation | Seeds | Comparison:
@@ -353,11 +388,17 @@ def simulate(
         `closed_loop`, lengths, `cv`, `rate_scale`, `spread` and `duration`.
     requests : int, optional
         Most requests.
-    policy : str
-        A registered policy, with `token_budget` and `max_seqs` to change its limits.
+    policy : str, optional
+        A registered policy, "chunked" if not given, with `token_budget` and `max_seqs` to change
+        its limits.
     max_model_len : int, optional
         Longest prompt plus output accepted [tokens].
-    placement, attention, routing, dtype, kv_dtype, tp, dp, ep
+    engine : str or Path, optional
+        Settings of a real engine (``engine.json``): its limits, policy, parallel degrees, formats
+        and KV blocks; options given beside it come first.
+    kernels : str or Path, optional
+        Measured kernel tables of the device.
+    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep
         See `simulator.deployment.deploy`.
     warmup : int, optional
         Completions left out of rates and latencies; none by default.
@@ -365,6 +406,10 @@ def simulate(
         Seed of requests and expert draws.
     seeds : int, optional
         Run that many seeds from `seed` on, and give means with 95 % intervals.
+    fleet : Fleet, optional
+        Replicas of the system behind a router, and their failures.
+    stop : int, optional
+        Completions after which the run ends, with the system still full; see `simulator.run`.
     keep_stages : bool
         Keep the table of stages.
     progress : callable, optional
@@ -385,21 +430,29 @@ def simulate(
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
         "rate_scale": rate_scale, "spread": spread, "duration": duration,
     }  # fmt: skip
+    check_seed(seed)
+    setup = read_engine(engine) if engine is not None else None
+    if setup is not None:
+        tp, dp, ep = tp or setup.tp, dp or setup.dp, ep or setup.ep
+        dtype, kv_dtype = dtype or setup.dtype, kv_dtype or setup.kv_dtype
+        max_model_len = max_model_len or setup.max_model_len
     where: dict[str, Any] = {
         "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
-        "routing": routing,
+        "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
     }  # fmt: skip
-    check_seed(seed)
-    budget = check_whole(token_budget, "--token-budget")
-    limits = (policy, budget, check_whole(max_seqs, "--max-seqs"))
-    make_policy(*limits)  # refuses wrong limits before any file is read
+    limits = Limits(
+        policy, check_whole(token_budget, "--token-budget"), check_whole(max_seqs, "--max-seqs"),
+        setup,
+    )  # fmt: skip
+    limits.policy()  # refuses wrong limits before any file is read
     for option, value, most in (
         ("--warmup", warmup, MAX_SIZE), ("--max-model-len", max_model_len, MAX_SIZE),
         ("--seeds", seeds, MAX_SEEDS),
     ):  # fmt: skip
         if value is not None:
             check_count(value, option, 0 if option == "--warmup" else 1, most)
-    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress}
+    rest = {"warmup": warmup, "keep_stages": keep_stages, "progress": progress, "fleet": fleet,
+            "stop": stop}  # fmt: skip
     if model is None and system is None:
         if seeds is not None:
             raise InputError("--seeds", "needs MODEL and --system, for example mixtral-8x7b")
@@ -417,24 +470,44 @@ def simulate(
     return Seeds(tuple(results)) if seeds is not None else results[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The policy that options ask for, by name and limits or by an engine's settings."""
+
+    name: str | None
+    token_budget: int | None
+    max_seqs: int | None
+    engine: EngineFile | None
+
+    def policy(self, clients: int | None = None) -> Policy:
+        """The policy; in a closed loop of `clients` with room for all of them unless limited."""
+        if self.engine is not None and self.name is None:
+            base = self.engine.policy
+            return limited(base, self.token_budget, self.max_seqs)
+        sequences = self.max_seqs
+        if clients is not None and sequences is None:
+            sequences = min(max(256, clients), MAX_SEQUENCES)
+        return make_policy(self.name or "chunked", self.token_budget, sequences)
+
+
 def _simulate(
     deployment: Deployment,
-    limits: tuple[str, int | None, int | None],
+    limits: Limits,
     stream: RequestStream,
     sources: Mapping[str, str],
     seed: int,
     max_model_len: int | None,
     rest: Mapping[str, Any],
 ) -> Simulation:
-    policy = make_policy(*limits)
-    if stream.closed_loop is not None and limits[2] is None:
-        sequences = min(max(256, stream.closed_loop), MAX_SEQUENCES)
-        policy = make_policy(policy.name, limits[1], sequences)
+    policy = limits.policy(stream.closed_loop)
+    cache = None
+    if limits.engine is not None:
+        cache = limits.engine.cache_on(deployment.system.device)
     if max_model_len is not None:
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
-    result = run(deployment, policy, stream, seed=seed, **options)
-    return Simulation(result, evidence(deployment, sources), _warnings(result))
+    result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
+    return Simulation(result, evidence(deployment, sources), _warnings(result), sources)
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:
@@ -471,7 +544,7 @@ def _warnings(r: Run) -> tuple[str, ...]:
 def _demo(
     work: Mapping[str, Any],
     where: Mapping[str, Any],
-    limits: tuple[str, int | None, int | None],
+    limits: Limits,
     rest: Mapping[str, Any],
     dtype: str | None,
     kv_dtype: str | None,

@@ -47,9 +47,22 @@ def figures(r: Run) -> list[tuple[str, float | None, str]]:
         ("KV cache in use at most", r.kv_peak, "%"),
         ("steps", float(r.iterations), ""),
         ("preemptions", float(r.preemptions), ""),
+        *_fleet_figures(r),
         ("simulated time", r.makespan_s, "s"),
         ("real time", r.wall_s, "s"),
     ]
+
+
+def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
+    """What only replicas and pools have to say."""
+    out: list[tuple[str, float | None, str]] = []
+    if r.failures:
+        out += [("replica failures", float(r.failures), ""),
+                ("requests computed again", float(r.restarts), "")]  # fmt: skip
+    if r.moved_bytes:
+        rate = ratio(r.moved_bytes / 1e9, r.makespan_s)
+        out.append(("GB of KV cache moved per second", rate, "1/s"))
+    return out
 
 
 def ratio(a: float | None, b: float | None) -> float | None:

@@ -15,6 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from ..workloads.errors import SpecError, nearest
 from ..workloads.specfile import (
     Description,
@@ -38,6 +40,8 @@ DUPLEX_SIZES = {
     "duplex-plain": ("x4", "x8", "2x8"),
     "duplex-pe": ("x4", "x8", "2x8"),
     "duplex": ("x4", "x8", "2x8"),
+    "duplex-hetero": ("x4", "x8", "2x8"),
+    "duplex-split": ("x4", "x8", "2x8"),
 }
 """Systems of the Duplex paper: 4, 8 and 16 devices, twice as many for 2xGPU (section VI)."""
 
@@ -51,8 +55,8 @@ def list_devices() -> list[str]:
 
 def list_systems() -> list[str]:
     """A representative list of catalog systems; any ``<device>-<nodes>x<N>`` can be loaded."""
-    systems = [f"{device}-x1" for device in list_devices()]
-    systems += [f"{device}-{size}" for device, sizes in DUPLEX_SIZES.items() for size in sizes]
+    systems = {f"{device}-x{_catalog_device(device)[0].fewest}" for device in list_devices()}
+    systems |= {f"{device}-{size}" for device, sizes in DUPLEX_SIZES.items() for size in sizes}
     return sorted(systems)
 
 
@@ -125,7 +129,8 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
     if "device" in raw:
         return _system_file(raw, path)
     device, sources = load_device(path)
-    one = SystemSpec(name=f"{device.name}-x1", device=device, devices_per_node=1)
+    few = device.fewest
+    one = SystemSpec(name=f"{device.name}-x{few}", device=device, devices_per_node=few)
     return one, {f"device.{key}": source for key, source in sources.items()}
 
 
@@ -142,11 +147,19 @@ def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
     devices, nodes = map(int, counts)
     device, sources = _catalog_device(stem)
     size = f"{nodes}x{devices}" if match["nodes"] else f"x{devices}"
-    system = SystemSpec(
-        name=f"{stem}-{size}", title=device.title, device=device,
-        devices_per_node=devices, nodes=nodes,
-    )  # fmt: skip
+    try:
+        system = SystemSpec(
+            name=f"{stem}-{size}", title=device.title, device=device,
+            devices_per_node=devices, nodes=nodes,
+        )  # fmt: skip
+    except ValidationError as error:
+        raise SpecError(repr(name), _reason(error)) from None
     return system, {f"device.{key}": source for key, source in sources.items()}
+
+
+def _reason(error: ValidationError) -> str:
+    """What pydantic found wrong, without its prefix."""
+    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
 
 
 def _unknown_system(name: str) -> SpecError:

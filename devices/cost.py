@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from ..workloads.ops import Op
 
-(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH) = range(8)
-NUM_PARAMS = 8
+(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)  # fmt: skip
+NUM_PARAMS = 9
 """Lowered parameters: effective FLOP/s and B/s, fixed seconds, joules per streamed byte (weights,
-KV), per activation byte and per FLOP, and the nominal FLOP/s and B/s (for Op/B rules)."""
+KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rules), and bytes of
+partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +165,6 @@ class Roofline:
                 self.J_per_flop[dtype],
                 self.peak[dtype],
                 self.bandwidth,
+                0.0,
             ]
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ..workloads.errors import InputError, SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
 FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
@@ -27,13 +28,17 @@ class Processor:
     name, kind : str
         Key in the spec ("logic-pim") and kind of unit.
     runs : frozenset of str or None
-        Op kinds it can run; None = all.
+        Op kinds it can run; None = all that `excludes` does not name.
     peak : mapping of str to float
         Nominal FLOP/s by format.
     bandwidth : float
         Nominal bytes per second of its memory path.
     model : CostModel
         Seconds and joules of an op.
+    partial_sums : int
+        Partial sums of an expert's output that it leaves: one a memory stack; 0 = none.
+    excludes : frozenset of str
+        Op kinds that it leaves to others.
     """
 
     name: str
@@ -42,13 +47,28 @@ class Processor:
     peak: Mapping[str, float]
     bandwidth: float
     model: CostModel
+    partial_sums: int = 0
+    excludes: frozenset[str] = frozenset()
 
     def can_run(self, kind: str) -> bool:
-        return self.runs is None or kind in self.runs
+        return kind not in self.excludes if self.runs is None else kind in self.runs
 
     def ridge(self, dtype: str) -> float:
         """Op/B at which the two roofs meet."""
-        return self.peak[dtype] / self.bandwidth
+        return ridge_point(self.peak[dtype], self.bandwidth)
+
+    def break_even_tokens(
+        self, dtype: str, weight_bytes: float, token_bytes_per_weight: float = 0.0
+    ) -> float:
+        """Tokens at which an expert stops being load-bound, with the efficiencies of the model.
+
+        See :func:`devices.ridge.break_even_tokens`.
+        """
+        flops, moved = self.peak[dtype], self.bandwidth
+        if isinstance(self.model, Roofline):
+            flops *= self.model.compute_efficiency
+            moved *= self.model.memory_efficiency
+        return break_even_tokens(ridge_point(flops, moved), weight_bytes, token_bytes_per_weight)
 
     def attainable(self, op_per_byte: float, dtype: str) -> float:
         """Nominal roofline at an Op/B [FLOP/s]."""
@@ -57,9 +77,30 @@ class Processor:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Work that starts together: one track per processor, joined by the slowest."""
+    """Work that starts together: one track per processor, joined by the slowest.
+
+    Attributes
+    ----------
+    tracks : mapping of str to sequence of Op
+        Processor name -> its ops, one after another.
+    spaces : mapping of str to frozenset of int
+        Memory spaces that a track reads; tracks that share one wait for each other. None by
+        default: nothing conflicts.
+    """
 
     tracks: Mapping[str, Sequence[Op]]
+    spaces: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    @property
+    def conflict(self) -> bool:
+        """Whether two tracks read one memory space."""
+        seen: set[int] = set()
+        for name in self.tracks:
+            own = self.spaces.get(name, frozenset())
+            if seen & own:
+                return True
+            seen |= own
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +125,11 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SharedMemoryDevice:
-    """xPU, Logic-PIM or both on one memory: a region lasts as long as its slowest track."""
+    """xPU, Logic-PIM or both on one memory.
+
+    A region lasts as long as its slowest track, or as all of them where two read one memory
+    space.
+    """
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
@@ -94,12 +139,13 @@ class SharedMemoryDevice:
 
     def _run_one(self, region: Region) -> RegionCost:
         ops: list[tuple[Op, str, Cost]] = []
-        longest = 0.0
+        longest, together = 0.0, 0.0
         for name, track in region.tracks.items():
             costs = [self.processors[name].model.cost(op) for op in track]
-            longest = max(longest, sum(c.seconds for c in costs))
+            seconds = sum(c.seconds for c in costs)
+            longest, together = max(longest, seconds), together + seconds
             ops += [(op, name, c) for op, c in zip(track, costs, strict=True)]
-        return RegionCost(longest, tuple(ops))
+        return RegionCost(together if region.conflict else longest, tuple(ops))
 
 
 def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryDevice:
@@ -147,6 +193,10 @@ def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemor
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
+    efficiency = spec.memory_efficiency
+    if spec.engine is not None:  # weights pass through the design's own ports
+        ports = spec.engine.port_bytes_per_s(spec.engine.ports.weights)
+        bandwidth, efficiency = min(bandwidth * efficiency, ports), 1.0
     peak = peaks_of(spec, device, bandwidth)
     energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
@@ -154,18 +204,22 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         peak=peak,
         bandwidth=bandwidth,
         compute_efficiency=spec.compute_efficiency,
-        memory_efficiency=spec.memory_efficiency,
+        memory_efficiency=efficiency,
         fixed_s=spec.launch_s,
         stream_J_per_byte=spec.memory_J_per_byte,
         act_J_per_byte=spec.memory_J_per_byte if activation is None else activation,
         J_per_flop=energy,
     )
     runs = None if spec.runs is None else frozenset(spec.runs)
-    return Processor(name, spec.kind, runs, peak, bandwidth, model)
+    sums = device.memory.stacks if spec.partial_sums else 0
+    out = frozenset(spec.excludes)
+    return Processor(name, spec.kind, runs, peak, bandwidth, model, sums, out)
 
 
 def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
-    """Peak FLOP/s by format, from whichever of the three ways the spec gives it."""
+    """Peak FLOP/s by format, from whichever of the four ways the spec gives it."""
+    if spec.engine is not None:  # a fixed-point array: one rate, whatever the model's format
+        return dict.fromkeys(WIDTH, 2.0 * spec.engine.macs * spec.engine.clock_Hz)
     if spec.peak_flops_per_s is not None:
         return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")
     if spec.mac_array is not None:

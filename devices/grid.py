@@ -84,9 +84,7 @@ def _fill(cells: F8, axes: list[F8]) -> None:
                 lines = np.moveaxis(cells, d, -1).reshape(-1, cells.shape[d])
                 for i in np.flatnonzero(np.isnan(lines).any(axis=1)):
                     _fill_line(lines[i], axes[d], beyond)
-                cells[...] = np.moveaxis(
-                    lines.reshape(np.moveaxis(cells, d, -1).shape), -1, d
-                )
+                cells[...] = np.moveaxis(lines.reshape(np.moveaxis(cells, d, -1).shape), -1, d)
     cells[np.isnan(cells)] = np.nanmax(cells)
 
 

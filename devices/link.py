@@ -36,7 +36,8 @@ def collective(kind: str, ranks: int) -> Collective:
     kind : str
         ``all_reduce``: ring, 2(n-1) hops, each moving 1/n of the message (Patarasuk and Yuan,
         JPDC 2009). ``all_gather`` and ``reduce_scatter``: (n-1) hops. ``all_to_all``: every
-        device sends (n-1)/n of its buffer directly, one hop.
+        device sends (n-1)/n of its buffer directly, one hop. ``transfer``: a device sends its
+        whole buffer to another.
     ranks : int
         Devices taking part.
 
@@ -46,6 +47,8 @@ def collective(kind: str, ranks: int) -> Collective:
     Collective(hops=6.0, traffic=1.5)
     """
     n = float(ranks)
+    if kind == "transfer":
+        return Collective(1.0, 1.0)
     if ranks < 2:
         return Collective(0.0, 0.0)
     if kind == "all_reduce":

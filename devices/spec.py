@@ -8,11 +8,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
 from ..workloads.specfile import Spec
+from .fields import Count, Fraction, NonNegative, Positive
+from .fpga.spec import EngineSpec, FabricSpec
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(gt=0, lt=2**31)]
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
 ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
@@ -41,18 +39,23 @@ class MacArraySpec(Spec):
 class ProcessorSpec(Spec):
     """One compute-unit class of a device.
 
-    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, or as a ratio
-    to the processor's own memory bandwidth (`peak_op_per_byte`); exactly one of the three.
+    Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
+    processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
+    exactly one of the four.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all. `area_mm2` is what its
-    parts add to one memory stack [mm2].
+    `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
+    With `partial_sums` its units sit in the memory stacks and split every expert over them: each
+    stack leaves a partial sum of an expert's output, which the main processor reads and adds.
+    `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
+    on vector units. `area_mm2` is what its parts add to one memory stack [mm2].
     """
 
-    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim"]
+    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
     peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
+    engine: EngineSpec | None = None
     bandwidth_multiple: Positive = 1.0
     compute_efficiency: Fraction
     memory_efficiency: Fraction
@@ -61,15 +64,20 @@ class ProcessorSpec(Spec):
     activation_J_per_byte: NonNegative | None = None
     compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
     runs: tuple[str, ...] | None = None
+    excludes: tuple[str, ...] = ()
+    partial_sums: bool = False
     cores: Count | None = None
+    matrix_rows: Count = 16
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
-        given = [self.peak_flops_per_s, self.mac_array, self.peak_op_per_byte]
+        given = [self.peak_flops_per_s, self.mac_array, self.peak_op_per_byte, self.engine]
         if sum(g is not None for g in given) != 1:
-            raise ValueError("give one of peak_TFLOPS, mac_array and peak_op_per_byte")
+            raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
+        if (self.kind == "fpga") != (self.engine is not None):
+            raise ValueError("kind fpga and an engine go together")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -77,7 +85,11 @@ class ProcessorSpec(Spec):
 
 
 class MemorySpec(Spec):
-    """Main memory of one device, shared by its processors."""
+    """Main memory of one device, shared by its processors.
+
+    Of `spaces` memory spaces, two processors can read two different ones at full rate each;
+    reads of one space wait for each other.
+    """
 
     stacks: Count = 1
     capacity_bytes: Positive
@@ -135,7 +147,16 @@ class FamilyFitSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price."""
+    """One device: processors that share a memory, its links, power and price.
+
+    With `separate` every processor is a device of its own, with a memory of the given size and a
+    place on the link: what the first one `excludes` runs on another, where the weights of experts
+    and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
+    only decode; without it every device does both.
+
+    `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
+    increasing load, "optimal" every subset.
+    """
 
     name: Name
     title: str = ""
@@ -148,9 +169,32 @@ class DeviceSpec(Spec):
     static_W: NonNegative = 0.0
     price_USD_per_hour: Positive | None = None
     placement: str = "op-per-byte"
+    splitter: Literal["paper", "optimal"] = "paper"
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
+    separate: bool = False
+    prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
+    fabric: FabricSpec | None = None
+
+    @model_validator(mode="after")
+    def _fabric(self) -> DeviceSpec:
+        engines = [p for p in self.processors.values() if p.engine is not None]
+        if bool(engines) != (self.fabric is not None):
+            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+        if len(engines) > 1 or (engines and len(self.processors) > 1):
+            raise ValueError("an FPGA has one processor, its engine")
+        return self
+
+    @property
+    def group(self) -> int:
+        """Devices that work as one: one of each processor where they are `separate`."""
+        return len(self.processors) if self.separate else 1
+
+    @property
+    def fewest(self) -> int:
+        """Devices of the smallest system."""
+        return self.group * (1 if self.prefill_share is None else 2)
 
 
 class SystemSpec(Spec):
@@ -161,3 +205,54 @@ class SystemSpec(Spec):
     device: DeviceSpec
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
     nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> SystemSpec:
+        if self.devices_per_node % self.device.group:
+            raise ValueError(
+                f"devices_per_node must be a multiple of {self.device.group}: one device for each "
+                f"processor of {self.device.name}"
+            )
+        if self.device.prefill_share is not None:
+            self.pools()
+        return self
+
+    @property
+    def groups_per_node(self) -> int:
+        """Groups of devices that work as one, in one node."""
+        return self.devices_per_node // self.device.group
+
+    @property
+    def groups(self) -> int:
+        """Groups of devices that work as one, in all."""
+        return self.groups_per_node * self.nodes
+
+    def pools(self) -> tuple[SystemSpec, SystemSpec]:
+        """The devices that prefill and those that decode, as systems of their own.
+
+        Whole nodes where the share allows, else a part of every node.
+
+        Raises
+        ------
+        ValueError
+            The system has no share, or one that leaves a side without devices.
+        """
+        share, device = self.device.prefill_share, self.device
+        if share is None:
+            raise ValueError(f"{self.name} has no prefill_share")
+        device = device.model_copy(update={"prefill_share": None})
+        nodes, part = share * self.nodes, share * self.groups_per_node
+        if nodes == int(nodes) and nodes > 0:
+            sizes = [(self.groups_per_node, int(nodes)), (self.groups_per_node, 0)]
+            sizes[1] = (self.groups_per_node, self.nodes - int(nodes))
+        elif part == int(part) and part > 0:
+            rest = self.groups_per_node - int(part)
+            sizes = [(int(part), self.nodes), (rest, self.nodes)]
+        else:
+            raise ValueError(f"prefill_share {share:g} does not divide the devices of {self.name}")
+        first, second = (
+            SystemSpec(name=f"{self.name}-{label}", title=self.title, device=device,
+                       devices_per_node=groups * device.group, nodes=count)
+            for label, (groups, count) in zip(("prefill", "decode"), sizes, strict=True)
+        )  # fmt: skip
+        return first, second

@@ -18,6 +18,7 @@ from ..devices.cost import (
     P_J_FLOP,
     P_J_STREAM,
     P_PEAK,
+    P_SUM,
 )
 from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ..workloads.jit import compiled_inline, compiled_part, int64
@@ -100,10 +101,12 @@ def choose(
     `near` says whether the paper's rules want it off the main processor.
     """
     best = 0
+    while not can[best]:
+        best += 1
     if rule == XPU_ONLY:
         return best
     if rule in (PAPER, CO_PROCESS):
-        for p in range(1, can.size):
+        for p in range(best + 1, can.size):
             if near and can[p]:
                 return p
         return best
@@ -159,7 +162,8 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8
         cell = cells[s]
         if fresh or plan.slots[s, S_VARIES]:
             cost_slot(plan, s, m, cell)
-            if plan.rule == CO_PROCESS and plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE:
+            paired = plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE and plan.spaces > 1
+            if plan.rule == CO_PROCESS and paired:
                 before = cells[s - 1]  # decode attention runs beside the prefill just before it
                 if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
                     cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
@@ -260,29 +264,35 @@ def queue_spaces(
 
 @compiled_part
 def split_queue(
-    queue: F8, used: int, near: int, fixed_main: float, fixed_near: float, share: F8
+    queue: F8, used: int, near: int, fixed_main: float, fixed_near: float, optimal: bool, share: F8
 ) -> float:
-    """Co-process one device's experts, `placement.split_experts` over arrays; seconds."""
-    on_main, on_near = fixed_main, fixed_near
-    for j in range(used):
-        on_main += queue[j, Q_MAIN]
-    best, best_seconds = 0, on_main
-    for j in range(used):
-        on_main -= queue[j, Q_MAIN]
-        on_near += queue[j, Q_NEAR]
-        if j + 1 == used:
-            on_main = 0.0
+    """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
+
+    A choice is a mask of the spaces that move: every mask, or those of the order's prefixes.
+    """
+    whole = (1 << used) - 1
+    best, best_seconds, mask = 0, np.inf, 0
+    while mask <= whole:
+        on_main = fixed_main if mask < whole else 0.0
+        on_near = fixed_near if mask > 0 else 0.0
+        for j in range(used):
+            if mask >> j & 1:
+                on_near += queue[j, Q_NEAR]
+            else:
+                on_main += queue[j, Q_MAIN]
         seconds = max(on_main, on_near)
         if seconds < best_seconds * CLEARLY:
-            best, best_seconds = j + 1, seconds
-        if on_near > best_seconds:
+            best, best_seconds = mask, seconds
+        if not optimal and on_near > best_seconds:
             break  # the near side only grows from here
+        mask += 1 if optimal else mask + 1
     for j in range(used):
-        side = near if j < best else 0
-        share[side, A_BUSY] += queue[j, Q_NEAR] if j < best else queue[j, Q_MAIN]
+        moved = best >> j & 1
+        side = near if moved else 0
+        share[side, A_BUSY] += queue[j, Q_NEAR] if moved else queue[j, Q_MAIN]
         share[side, A_TOKENS] += queue[j, Q_TOKENS]
         share[side, A_ACTIVE] += queue[j, Q_ACTIVE]
-    if best < used:
+    if best < whole:
         share[0, A_BUSY] += fixed_main
         share[0, A_RUNS] += 1.0
     if best > 0:
@@ -303,7 +313,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             share[p, a] = 0.0
     groups, near = experts[E_GROUPS], experts[E_NEAR]
     held = experts[E_COUNT] // groups
-    slowest = 0.0
+    slowest, sums = 0.0, 0.0
     tables = plan.expert_table[experts[E_CLASS]]
     for g in range(groups):
         if near > 0:
@@ -311,9 +321,20 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             seconds = 0.0
             if used > 0:
                 fixed_main, fixed_near = params[0, P_FIXED], params[near, P_FIXED]
-                seconds = split_queue(queue, used, near, fixed_main, fixed_near, share)
+                seconds = split_queue(
+                    queue, used, near, fixed_main, fixed_near, plan.optimal, share
+                )
         else:
             seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
+        left = -sums  # bytes of partial sums that this group's stacks leave
+        for p in range(share.shape[0]):
+            left += share[p, A_TOKENS] * params[p, P_SUM]
+        if left > 0.0:
+            sums += left
+            add = left / params[0, P_BYTES] + params[0, P_FIXED]
+            seconds += add
+            share[0, A_BUSY] += add
+            share[0, A_RUNS] += 1.0
         slowest = max(slowest, seconds)
     times = float(plan.expert_devices // groups)
     for p in range(share.shape[0]):
@@ -324,6 +345,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
+    books.tally[row, 0, T_ACT] += sums * times
     books.wall[row] += slowest
     return slowest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..devices.cost import KernelModel
 from ..devices.device import SharedMemoryDevice, build_device, with_tables
@@ -73,6 +73,9 @@ class Deployment:
         Number formats and attention algorithm.
     experts : tuple of ExpertPart
         Every expert part in order of execution.
+    pools : tuple of Deployment
+        Of a split system: the devices that prefill and those that decode. All else then speaks of
+        the latter, except `system`, which is the whole.
     """
 
     model: ModelSpec
@@ -83,6 +86,7 @@ class Deployment:
     placement: str
     run: Run
     experts: tuple[ExpertPart, ...]
+    pools: tuple[Deployment, ...] = ()
 
     @property
     def lockstep(self) -> bool:
@@ -102,9 +106,14 @@ class Deployment:
         return self.layout.dp // self.ranks
 
     def link(self, op: Op) -> LinkModel | FittedLink:
-        """Cost model of a collective: measured within a node, latency and bandwidth across."""
+        """Cost model of a collective: measured within a node, latency and bandwidth across.
+
+        A transfer between the devices of a group runs over the link within a node.
+        """
         if op.kind == "all_reduce":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
+        elif op.kind == "transfer":
+            spec, ranks = self.system.device.link, self.system.device.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
         link, model = LinkModel(spec, ranks), next(iter(self.device.processors.values())).model
@@ -168,6 +177,15 @@ def deploy(
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
+    if system.device.prefill_share is not None:
+        sides = tuple(
+            deploy(
+                model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
+                routing=routing, seed=seed, costs=costs, kernels=kernels,
+            )
+            for side in system.pools()
+        )  # fmt: skip
+        return replace(sides[1], system=system, pools=sides)
     layout = make_layout(model, system, tp, dp, ep)
     shard = shard_model(model, layout)
     device = build_device(system.device, calibrated=costs == "auto")

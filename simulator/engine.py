@@ -35,8 +35,14 @@ from .state import (
     C_STEPS,
     C_SUBMITTED,
     F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    I_CACHED,
+    I_GENERATED,
     I_HASHED,
     I_HASHES,
+    I_INPUT,
+    I_TARGET,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -174,7 +180,9 @@ class Engine:
             numbers = [self.contents.setdefault(h, len(self.contents))
                        for ids in block.hash_ids for h in ids]  # fmt: skip
             counts = np.array([len(ids) for ids in block.hash_ids], dtype=np.int64)
-            rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][: len(block)]
+            rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][
+                : len(block)
+            ]
             rows[:, I_HASHES] = len(pool.hashes) + np.cumsum(counts) - counts
             rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
             new = np.array(numbers, dtype=np.int64)
@@ -191,24 +199,65 @@ class Engine:
 
     def advance(self, until: float) -> float:
         """Run until `until` or until nothing is left; returns the time reached [s]."""
-        limits = self.policy.limits()
         while True:
-            status = advance(
-                self.plan, limits, self.kv, self.state, self.books, until,
-                self.clients is not None, self.warmup,
-            )  # fmt: skip
-            rows = int(self.state.counters[C_LOG])
-            if self.keep_log and rows:
-                self.logs.append(self.state.log[:rows].copy())
-            self.state.counters[C_LOG] = 0
-            if status == STUCK:
-                raise RuntimeError("no sequence can make progress; a bug in the policy")
+            status = self._run(until, self.warmup)
             if status == WARM:
-                self._end_warmup()
+                self.end_warmup()
             elif status != LOG_FULL:
                 return self.now
 
-    def _end_warmup(self) -> None:
+    def resume(
+        self, block: RequestBlock, generated: int, cached: int, first_s: float, last_s: float
+    ) -> int:
+        """Queue one request that has run elsewhere; returns its row in the state.
+
+        Parameters
+        ----------
+        block : RequestBlock
+            The request; its output counts all tokens, those generated before too.
+        generated : int
+            Tokens generated so far; they are part of what must be in the cache.
+        cached : int
+            Tokens whose KV cache comes along; the rest is computed again.
+        first_s, last_s : float
+            When its first and its latest token came [s].
+        """
+        row = int(self.state.counters[C_SUBMITTED])
+        self.submit(block)
+        if generated:
+            request, stamps = self.state.ints[row], self.state.floats[row]
+            request[I_GENERATED], request[I_CACHED] = generated, cached
+            # The latest token is the next step's input: its own keys and values come then.
+            request[I_TARGET] = request[I_INPUT] + generated - (cached > 0)
+            stamps[F_FIRST], stamps[F_LAST] = first_s, last_s
+        return row
+
+    def advance_to_completion(self, until: float) -> float:
+        """Run until `until`, until a request completes or nothing is left; the time reached [s].
+
+        What shares a clock with other engines must stop where it may change them.
+        """
+        goal = int(self.state.counters[C_COMPLETED]) + 1
+        status = LOG_FULL
+        while status == LOG_FULL:
+            status = self._run(until, goal)
+        return self.now
+
+    def _run(self, until: float, completions: int) -> int:
+        """Run compiled steps until something is to be done here; why they stopped."""
+        status = advance(
+            self.plan, self.policy.limits(), self.kv, self.state, self.books, until,
+            self.clients is not None, completions,
+        )  # fmt: skip
+        rows = int(self.state.counters[C_LOG])
+        if self.keep_log and rows:
+            self.logs.append(self.state.log[:rows].copy())
+        self.state.counters[C_LOG] = 0
+        if status == STUCK:
+            raise RuntimeError("no sequence can make progress; a bug in the policy")
+        return int(status)
+
+    def end_warmup(self) -> None:
         """Rates and gap statistics start here."""
         self.warm = self.mark()
         self.state.hist[:] = 0

@@ -34,15 +34,19 @@ class Layout:
         Groups the experts are dealt to.
     expert_tp : int
         Devices one expert is split over.
+    away : frozenset of str
+        Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     """
 
     tp: int
     dp: int
     ep: int
     expert_tp: int
+    away: frozenset[str] = frozenset()
 
     @property
     def devices(self) -> int:
+        """Devices; where processors are devices of their own, one of each counts as one."""
         return self.tp * self.dp
 
 
@@ -64,7 +68,8 @@ def make_layout(
     InputError
         Degrees that do not multiply to the number of devices or do not divide the model.
     """
-    devices = system.devices_per_node * system.nodes
+    devices = system.groups
+    away = _away(system)
     for name, value in (("--tp", tp), ("--dp", dp), ("--ep", ep)):
         if value is not None and not 1 <= value <= devices:
             raise InputError(name, f"must be in [1, {devices}] on {system.name}, not {value}")
@@ -79,12 +84,19 @@ def make_layout(
     if experts is None:
         if ep not in (None, 1):
             raise InputError("--ep", f"{model.name} has no experts")
-        return Layout(tp, dp, 1, devices)
+        return Layout(tp, dp, 1, devices, away)
     if ep is None:
         ep = _default_ep(model, system, devices, experts)
     if devices % ep:
         raise InputError("--ep", f"{ep} must divide the {devices} devices of {system.name}")
-    return Layout(tp, dp, ep, devices // ep)
+    return Layout(tp, dp, ep, devices // ep, away)
+
+
+def _away(system: SystemSpec) -> frozenset[str]:
+    """What one of several processors that are devices of their own leaves to the others."""
+    if not system.device.separate:
+        return frozenset()
+    return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
 
 
 def _experts(model: ModelSpec) -> int | None:
@@ -100,8 +112,8 @@ def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | No
         if devices % dp:
             raise InputError("--dp", f"{dp} must divide the {devices} devices of {system.name}")
         return devices // dp
-    for tp in range(system.devices_per_node, 0, -1):
-        if system.devices_per_node % tp == 0:
+    for tp in range(system.groups_per_node, 0, -1):
+        if system.groups_per_node % tp == 0:
             try:
                 model.map_layers(partial(_shard_dense, tp=tp))
             except InputError:
@@ -167,7 +179,8 @@ def device_memory(
 ) -> Memory:
     """Weights of one device's shard against its usable memory.
 
-    Embedding and head are split by vocabulary over a rank's devices.
+    Embedding and head are split by vocabulary over a rank's devices. Where experts run on a
+    device of their own, their weights share its memory with the KV cache and nothing else does.
 
     Raises
     ------
@@ -179,6 +192,25 @@ def device_memory(
     tables = table * num.weight_bytes("embedding")
     tables += 0.0 if shard.tied else table * num.weight_bytes("head")
     weights = shard.weight_bytes - tables * (1 - 1 / layout.tp)
+    if "experts" in layout.away:
+        near = sum(
+            w.total * num.weight_bytes(w.group)
+            for layer in shard.layers for part in layer.parts for w in part.weights()
+            if w.group == "experts"
+        )  # fmt: skip
+        _check_weights(weights - near, shard, layout, system, usable_bytes)
+        weights = near
+    return Memory(_check_weights(weights, shard, layout, system, usable_bytes), weights)
+
+
+def _check_weights(
+    weights: float,
+    shard: ModelSpec,
+    layout: Layout,
+    system: SystemSpec,
+    usable_bytes: float | None,
+) -> float:
+    """Usable bytes of one device's memory; refuses weights that do not fit in it."""
     memory = system.device.memory
     usable = usable_bytes or memory.capacity_bytes * memory.usable_fraction
     if weights >= usable:
@@ -187,18 +219,18 @@ def device_memory(
             f"{shard.name} does not fit: needs {weights / 2**30:.1f} GiB of weights per device, "
             f"{usable / 2**30:.1f} GiB available (tp {layout.tp}, dp {layout.dp}, ep {layout.ep})",
         )
-    return Memory(usable, weights)
+    return usable
 
 
 def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link a rank's all-reduce runs over."""
-    within = layout.tp <= system.devices_per_node
+    within = layout.tp <= system.groups_per_node
     return system.device.link if within else system.device.node_link
 
 
 def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link between ranks: the node link once ranks lie on different nodes."""
-    within = layout.devices <= system.devices_per_node
+    within = layout.devices <= system.groups_per_node
     return system.device.link if within else system.device.node_link
 
 
@@ -214,6 +246,11 @@ def all_to_all(
     return _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
 
 
+def transfer(label: str, values: float, run: Run) -> Op:
+    """Send values from one device of a group to another."""
+    return _collective("transfer", label, values, 2, run)
+
+
 def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> Op:
     return Op(
         name=f"{label}_{kind}",
@@ -227,6 +264,41 @@ def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> O
     )
 
 
+def _with_transfers(
+    ops: Sequence[Op], tokens: float, layout: Layout, hidden: int, run: Run
+) -> list[Op]:
+    """Surround ops that run on another device with what crosses the link.
+
+    Decodes send queries, keys and values there and get the attention's output back; prompts,
+    whose attention runs here, send the keys and values that they add to the cache. Each device
+    sends the hidden rows that its experts need, all of them at most, and gets as many back.
+    """
+    out: list[Op] = []
+    for i, op in enumerate(ops):
+        if op.kind not in layout.away:
+            out.append(op)
+            continue
+        if op.kind == "experts":
+            groups, top_k = layout.ep, op.shape.get("top_k", layout.ep)
+            sent = back = tokens * hidden * layout.dp * min(1.0, top_k / groups)
+        else:
+            prompt = ops[i - 1] if i and ops[i - 1].phase == "prefill" else None
+            back = op.act_bytes / 2 / run.numerics.act_bytes
+            sent = (
+                back
+                + sum(o.kv_write_bytes for o in (op, prompt) if o is not None)
+                / run.numerics.act_bytes
+            )
+            if prompt is not None:  # before the prompts' attention: both may run side by side
+                out.pop()
+                out += [transfer(f"{op.name}_send", sent, run), prompt, op]
+                out.append(transfer(f"{op.name}_return", back, run))
+                continue
+        out += [transfer(f"{op.name}_send", sent, run), op]
+        out.append(transfer(f"{op.name}_return", back, run))
+    return out
+
+
 def layer_program(
     layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float
 ) -> list[Op]:
@@ -238,6 +310,7 @@ def layer_program(
     out: list[Op] = []
     hidden = layer.mixer.hidden
     for part, ops in zip(layer.parts, parts, strict=True):
+        ops = _with_transfers(ops, tokens, layout, hidden, run)
         exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
         for op in ops:
             if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":

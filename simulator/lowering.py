@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, KernelModel
+from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
 from ..devices.device import Processor
 from ..devices.link import FittedLink, LinkModel
 from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
@@ -22,7 +22,7 @@ from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .fitted import Fitted, Slot, lower_fitted
 from .layout import layer_program
-from .placement import PAPER_DECODE, able, processors_of
+from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
 XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
@@ -80,6 +80,7 @@ class Plan(NamedTuple):
     replica: int
     rule: int
     spaces: int
+    optimal: bool  # whether co-processing tries every subset of the spaces
     ranks: int
     tp: int  # devices of a rank
     expert_devices: int  # devices of all expert groups together
@@ -138,6 +139,9 @@ def lower(
     for part in d.experts:
         op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
         row, ok = _lower_op(op, None, processors)
+        if not ok[0]:  # the main processor adds partial sums even where it runs no experts
+            row[0] = processors[0].model.lower("partial_sums", op.dtype)
+        row[:, P_SUM] = [sum_bytes(op, p) for p in processors]
         params.append(row)
         can.append(ok)
         names.append(op.name)
@@ -175,6 +179,7 @@ def lower(
         replica=replica,
         rule=RULES.index(d.placement),
         spaces=d.device.spec.memory.spaces,
+        optimal=d.device.spec.splitter == "optimal",
         ranks=d.ranks,
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
@@ -285,7 +290,8 @@ def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
 def _near(d: Deployment, can: B1) -> int:
     """Processor that shares experts with the main one under this placement; 0 = none."""
     others = np.flatnonzero(can[1:])
-    return int(others[0]) + 1 if d.placement == "co-process" and len(others) else 0
+    shared = d.placement == "co-process" and can[0] and len(others)
+    return int(others[0]) + 1 if shared else 0
 
 
 def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -73,6 +73,11 @@ def processors_of(device: SharedMemoryDevice) -> list[Processor]:
     full = [p for p in ranked if p.runs is None]
     if not full:
         raise SpecError(device.spec.name, "needs a processor without `runs`, for all other ops")
+    for kind in sorted(full[0].excludes):
+        if not any(p.can_run(kind) for p in ranked):
+            raise SpecError(
+                device.spec.name, f"no processor runs {kind}, which {full[0].name} excludes"
+            )
     return [full[0], *(p for p in ranked if p is not full[0])]
 
 
@@ -99,15 +104,54 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
     for op in ops:
         can = able(processors, op.kind)
         if rule == "co-process" and op.kind == "experts" and len(can) > 1:
-            out.append(split_experts(op, can[0], can[1], device.spec.memory.spaces))
+            both = (can[0], can[1])
+            split = split_experts(op, *both, device.spec.memory.spaces, device.spec.splitter)
+            out += [split, *added_sums(split, processors)]
             continue
         name = choose(op, can, mixed).name
         beside = out[-1].tracks if out else {}
         if rule == "co-process" and _is_pair(beside, op) and name not in beside:
-            out[-1] = Region({**beside, name: [op]})
+            out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
+        elif op.kind == "experts":
+            alone = Region({name: [op]})
+            out += [alone, *added_sums(alone, processors)]
         else:
             out.append(Region({name: [op]}))
     return out
+
+
+def _beside(
+    first: str, tracks: Mapping[str, Sequence[Op]], second: str, op: Op, spaces: int
+) -> Region:
+    """Prefill attention and decode attention side by side (Duplex, section V-C).
+
+    The last memory space holds Q, K and V of prefills, the others the KV cache of decodes; with
+    one space both lie in it.
+    """
+    cache = frozenset(range(max(spaces - 1, 1)))
+    return Region({**tracks, second: [op]}, {first: frozenset({spaces - 1}), second: cache})
+
+
+def sum_bytes(op: Op, processor: Processor) -> float:
+    """Bytes of partial sums per routed token: one output row for each memory stack."""
+    return processor.partial_sums * op.shape.get("output_bytes", 0.0)
+
+
+def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
+    """What follows a device's experts (Duplex, section V-A); nothing where no sums were left.
+
+    Once all experts are done the main processor reads and adds the partial sums of all stacks,
+    which lie in the buffers of temporaries on the logic dies (VII-E): an expert's own output is
+    written once, whatever adds it up.
+    """
+    total, named = 0.0, {p.name: p for p in processors}
+    for name, (op,) in region.tracks.items():
+        assert op.loads is not None
+        total += sum_bytes(op, named[name]) * op.loads.routed
+    if not total:
+        return []
+    add = Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=total)
+    return [Region({processors[0].name: [add]})]
 
 
 def _is_pair(tracks: object, op: Op) -> bool:
@@ -118,13 +162,16 @@ def _is_pair(tracks: object, op: Op) -> bool:
     return last.phase == "prefill" and last.layer == op.layer
 
 
-def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Region:
+def split_experts(
+    op: Op, main: Processor, near: Processor, spaces: int, splitter: str = "paper"
+) -> Region:
     """Co-process one device's experts (Duplex, section V-B).
 
     Starting from all experts on the main processor, experts move to the near-memory one in
-    increasing load; the prefix with the smallest maximum of both sums wins. Experts of one
-    memory space move together: with more experts than `spaces`, expert e lies in space
-    ``e mod spaces`` (round-robin, section V-C).
+    increasing load; the prefix with the smallest maximum of both sums wins. With the "optimal"
+    splitter every subset is tried, not prefixes alone. Experts of one memory space move
+    together: with more experts than `spaces`, expert e lies in space ``e mod spaces``
+    (round-robin, section V-C), so the two processors never read one space.
     """
     loads = op.loads
     assert loads is not None
@@ -133,8 +180,8 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Regi
     total = np.bincount(group, weights=loads.tokens * loads.experts)
     order = np.argsort(total, kind="stable")
     best, best_s = Region({main.name: [op]}), float("inf")
-    for moved in range(len(order) + 1):
-        to_near = np.isin(group, order[:moved])
+    for moved in _choices(order[total[order] > 0], splitter):
+        to_near = np.isin(group, moved)
         tracks = {
             p.name: [part]
             for p, mask in ((main, ~to_near), (near, to_near))
@@ -145,8 +192,19 @@ def split_experts(op: Op, main: Processor, near: Processor, spaces: int) -> Regi
             default=0.0,
         )
         if seconds < best_s * CLEARLY:
-            best, best_s = Region(tracks), seconds
+            held = {main.name: frozenset(map(int, group[~to_near])),
+                    near.name: frozenset(map(int, group[to_near]))}  # fmt: skip
+            best, best_s = Region(tracks, held), seconds
     return best
+
+
+def _choices(order: npt.NDArray[np.intp], splitter: str) -> Iterator[npt.NDArray[np.intp]]:
+    """Memory spaces that could move near memory, in the order in which they are tried."""
+    if splitter == "paper":
+        yield from (order[:moved] for moved in range(len(order) + 1))
+        return
+    for mask in range(1 << len(order)):
+        yield order[[bool(mask >> j & 1) for j in range(len(order))]]
 
 
 def _with_loads(op: Op, loads: Loads, mask: npt.NDArray[np.bool_]) -> Op | None:

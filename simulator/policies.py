@@ -137,8 +137,17 @@ the authors' simulator (eval/test.cpp)."""
 
 
 POLICIES.register("vllm")(
-    Policy("vllm", 8192, 256, chunked=True, reserve=False, lazy=True, ahead=True, caching=True,
-           waiting_load=4)
+    Policy(
+        "vllm",
+        8192,
+        256,
+        chunked=True,
+        reserve=False,
+        lazy=True,
+        ahead=True,
+        caching=True,
+        waiting_load=4,
+    )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
 asynchronous scheduling, which is on by default there. Data-parallel ranks are given requests by
@@ -160,7 +169,11 @@ def make_policy(
             POLICIES[name]
         except InputError as error:
             raise InputError(f"--policy {name!r}", error.reason) from None
-    policy = POLICIES[name]
+    return limited(POLICIES[name], token_budget, max_sequences)
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
     for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
         if value is not None and not 1 <= value < 2**31:
             raise InputError(option, f"must be in [1, 2^31), not {value}")
@@ -186,7 +199,7 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
 
 @compiled_part
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
-    """`hold` with prefix caching: blocks of the pool, noted by content once they are full."""
+    """`hold` with prefix caching: blocks of the pool."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
     want = (tokens + kv.block - 1) // kv.block
     if want - request[I_BLOCKS] > rank[R_BLOCKS]:
@@ -196,12 +209,6 @@ def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
         row[request[I_BLOCKS]] = take(pool, r)
         request[I_BLOCKS] += 1
         rank[R_BLOCKS] -= 1
-    full = min(tokens, request[I_HASHED]) // kv.block
-    while request[I_KEYED] < full:
-        j = request[I_KEYED]
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        remember(pool, r, row[j], key)
-        request[I_KEYED] += 1
     count_blocks(st, kv, r, i)
     return True
 
@@ -284,13 +291,15 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
 
 
 @compiled_part
-def keep_own(st: State, kv: KvRules, r: int, i: int) -> None:
-    """Note the content of a sequence's full blocks before it loses them."""
+def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
+    """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, request = st.pool, st.ints[i]
-    row = pool.held[r, request[I_SLOT]]
-    for j in range(request[I_KEYED], request[I_CACHED] // kv.block):
+    row, full = pool.held[r, request[I_SLOT]], tokens // kv.block
+    while request[I_KEYED] < full:
+        j = request[I_KEYED]
         key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
         remember(pool, r, row[j], key)
+        request[I_KEYED] += 1
 
 
 @compiled_part
@@ -317,7 +326,7 @@ def preempt_last(st: State, kv: KvRules, r: int) -> None:
     i = st.running[r, rank[R_RUNNING]]
     request = st.ints[i]
     if kv.cached:
-        keep_own(st, kv, r, i)
+        note_content(st, kv, r, i, request[I_CACHED])  # to find its own again
     drop(st, kv, r, i)
     request[I_CACHED] = 0
     request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
@@ -377,9 +386,11 @@ def admit(
         return 0
     request = st.ints[i]
     want = request[I_TARGET]
+    if request[I_CACHED] == want:  # its cache has come from another engine
+        want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    whole = request[I_TARGET]
+    whole = max(request[I_TARGET], request[I_CACHED] + want)
     if limits.reserve:
         whole = request[I_INPUT] + request[I_OUTPUT] - 1
     # Uncut, a prompt above the budget runs as the only prompt of its step.
@@ -444,6 +455,8 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
                     preemptions += 1
             if not fits:
                 break
+        if kv.cached and want > 0:  # those to come can share what this step computes
+            note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
         st.fresh[r, j] = want
         budget -= min(want, budget)
         j += 1

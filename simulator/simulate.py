@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..workloads.errors import InputError
 from ..workloads.requests import RequestStream
+from .cluster import Job, Served, serve_cluster
 from .compiled import (
     T_ACT,
     T_BUSY,
@@ -24,13 +25,14 @@ from .compiled import (
 )
 from .deployment import Deployment
 from .engine import Engine, Progress, serve
+from .fleet import Fleet, pools_of
 from .kv import CacheSettings
-from .lowering import Slots
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .policies import Policy
 from .state import (
     C_COMPLETED,
     C_EMITTED,
+    C_HITS,
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
@@ -129,7 +131,9 @@ class Run:
         Stretches of equal batches in order of start (empty unless kept).
     ops : tuple of OpTotal
     iterations, preemptions, output_tokens, prompt_tokens : int
-        Over the whole run.
+        Over the whole run; prompt tokens are those computed, recomputed ones included.
+    cached_tokens : int
+        Prompt tokens found in the prefix cache instead.
     makespan_s : float
         Last completion, from the first arrival.
     interval_s : float
@@ -144,6 +148,10 @@ class Run:
         Of requests completed after the warm-up.
     kv_peak : float
         Most of the KV capacity in use on any device, as a fraction.
+    failures, restarts : int
+        Replicas that failed, and requests that had to be computed again because of it.
+    moved_bytes : float
+        KV caches sent from devices that prefill to devices that decode.
     wall_s : float
         Seconds of real time the simulation took.
     """
@@ -159,6 +167,7 @@ class Run:
     preemptions: int
     output_tokens: int
     prompt_tokens: int
+    cached_tokens: int
     makespan_s: float
     interval_s: float
     interval_output_tokens: int
@@ -172,6 +181,9 @@ class Run:
     e2e_s: Quantiles
     kv_peak: float
     wall_s: float
+    failures: int = 0
+    restarts: int = 0
+    moved_bytes: float = 0.0
 
     @property
     def output_tokens_per_s(self) -> float | None:
@@ -201,7 +213,9 @@ def run(
     warmup: int = 0,
     keep_stages: bool = False,
     progress: Progress | None = None,
+    fleet: Fleet | None = None,
     cache: CacheSettings | None = None,
+    stop: int | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -213,8 +227,13 @@ def run(
         Keep the table of stretches.
     progress : callable, optional
         See `engine.Progress`.
+    fleet : Fleet, optional
+        Replicas behind a router, and their failures.
     cache : CacheSettings, optional
         How engines set up their KV caches.
+    stop : int, optional
+        Completions after which the run ends. Rates then are those of a full system: at the end of
+        all requests it drains, and a shrinking batch is another load than the one asked for.
 
     Raises
     ------
@@ -224,6 +243,20 @@ def run(
         Weights or a single request that do not fit.
     """
     began = time.perf_counter()
+    if deployment.model.front is not None:
+        raise InputError(
+            deployment.model.name,
+            "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
+        )
+    if fleet is not None or stop is not None or deployment.pools:
+        served = serve_cluster(
+            pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,
+            keep_log=keep_stages, progress=progress, router=(fleet or Fleet()).router,
+            faults=(fleet or Fleet()).faults, cache=cache,
+            stop=stop,
+        )  # fmt: skip
+        _check_count(stream, warmup, sum(job.order >= 0 for job in served.jobs))
+        return _collect_cluster(served, deployment, policy, stream, seed, warmup, fleet, began)
     if stream.closed_loop is not None and stream.closed_loop < deployment.replicas:
         raise InputError(
             "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
@@ -237,12 +270,44 @@ def run(
         for replica in range(deployment.replicas)
     ]  # fmt: skip
     end = serve(engines, stream, progress)
-    completed = sum(int(e.state.counters[C_COMPLETED]) for e in engines)
+    _check_count(stream, warmup, sum(int(e.state.counters[C_COMPLETED]) for e in engines))
+    spans = [end - e.warm.time_s for e in engines]
+    interval = max(spans)
+    # Replicas end their warm-ups at different times: scale each to the common interval.
+    scale = [interval / span if span > 0 else 0.0 for span in spans]
+    warm = np.concatenate([_after_warmup(e) for e in engines])[np.argsort(_ids(engines))]
+    return _collect(
+        engines, deployment, policy, stream, seed, _requests(engines), warm, end, interval, scale,
+        began,
+    )  # fmt: skip
+
+
+def _check_count(stream: RequestStream, warmup: int, completed: int) -> None:
     if completed == 0:
         raise InputError(stream.name, "has no requests")
     if warmup >= completed:
         raise InputError("--warmup", f"must be below the {completed} requests, not {warmup}")
-    return _collect(engines, deployment, policy, stream, seed, warmup, end, began)
+
+
+def _collect_cluster(
+    served: Served,
+    deployment: Deployment,
+    policy: Policy,
+    stream: RequestStream,
+    seed: int,
+    warmup: int,
+    fleet: Fleet | None,
+    began: float,
+) -> Run:
+    requests = _jobs_table([job for job in served.jobs if job.order >= 0])
+    end = float(requests.last_token_s.max())
+    result = _collect(
+        served.engines, deployment, policy, stream, seed, requests, requests.order >= warmup, end,
+        end - served.warm_s, [1.0] * len(served.engines), began, (fleet or Fleet()).replicas,
+    )  # fmt: skip
+    return replace(
+        result, failures=served.failures, restarts=served.restarts, moved_bytes=served.moved_bytes
+    )
 
 
 def _share(total: int | None, parts: int, part: int) -> int | None:
@@ -255,24 +320,22 @@ def _collect(
     policy: Policy,
     stream: RequestStream,
     seed: int,
-    warmup: int,
+    requests: Requests,
+    warm: npt.NDArray[np.bool_],
     end: float,
+    interval: float,
+    scale: list[float],
     began: float,
+    copies: int = 1,
 ) -> Run:
     states = [e.state for e in engines]
-    requests = _requests(engines)
-    warm = np.concatenate([_after_warmup(e) for e in engines])[np.argsort(_ids(engines))]
     emitted = [int(s.counters[C_EMITTED]) for s in states]
     prompt = [int(s.counters[C_PROMPT]) for s in states]
-    spans = [end - e.warm.time_s for e in engines]
-    interval = max(spans)
-    # Replicas end their warm-ups at different times: scale each to the common interval.
-    scale = [interval / span if span > 0 else 0.0 for span in spans]
     joules = slice(T_J_DRAM, T_J_LINK + 1)
     whole = [float(totals(e.plan, e.books.tally)[:, :, joules].sum()) for e in engines]
     before = [float(e.warm.totals[:, :, joules].sum()) for e in engines]
     system = deployment.system
-    devices = system.devices_per_node * system.nodes
+    devices = system.devices_per_node * system.nodes * copies
     waited = requests.first_token_s - requests.arrival_s
     decode = requests.last_token_s - requests.first_token_s
     several = requests.output_tokens > 1
@@ -288,6 +351,7 @@ def _collect(
         preemptions=sum(int(s.counters[C_PREEMPTIONS]) for s in states),
         output_tokens=sum(emitted),
         prompt_tokens=sum(prompt),
+        cached_tokens=sum(int(s.counters[C_HITS]) for s in states),
         makespan_s=end,
         interval_s=interval,
         interval_output_tokens=_scaled(emitted, [e.warm.emitted for e in engines], scale),
@@ -306,6 +370,21 @@ def _collect(
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
         wall_s=time.perf_counter() - began,
     )
+
+
+def _jobs_table(jobs: list[Job]) -> Requests:
+    """Stamps of a cluster's requests."""
+
+    def whole(name: str) -> I8:
+        return np.array([getattr(job, name) for job in jobs], dtype=np.int64)
+
+    def real(name: str) -> F8:
+        return np.array([getattr(job, name) for job in jobs], dtype=np.float64)
+
+    return Requests(
+        whole("id"), real("arrival_s"), whole("input_tokens"), whole("output_tokens"),
+        real("scheduled_s"), real("first_s"), real("last_s"), whole("preemptions"), whole("order"),
+    )  # fmt: skip
 
 
 def _scaled(after: list[int], before: list[int], scale: list[float]) -> int:
@@ -355,17 +434,16 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
 
 def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
     """Sum ops of the same name over layers and engines, one row a processor that ran them."""
-    slots: Slots = engines[0].slots
-    whole = np.sum([totals(e.plan, e.books.tally) for e in engines], axis=0)
-    wall = np.sum([e.books.wall for e in engines], axis=0)
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
-    for s, (layer, name, kind) in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
-        walls[layer, name, kind] = walls.get((layer, name, kind), 0.0) + float(wall[s])
-        for p, processor in enumerate(slots.processors):
-            if whole[s, p, T_RUNS] > 0:
-                key = (layer, name, kind, slots.link[s] or processor)
-                rows[key] = rows.get(key, np.zeros(whole.shape[2])) + whole[s, p]
+    for engine in engines:  # those of two pools may have different ops
+        slots, whole = engine.slots, totals(engine.plan, engine.books.tally)
+        for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
+            walls[op] = walls.get(op, 0.0) + float(engine.books.wall[s])
+            for p, processor in enumerate(slots.processors):
+                if whole[s, p, T_RUNS] > 0:
+                    key = (*op, slots.link[s] or processor)
+                    rows[key] = rows.get(key, np.zeros(whole.shape[2])) + whole[s, p]
     return tuple(
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),

@@ -33,7 +33,7 @@ def cache_dir() -> Path | None:
     """
     digest = hashlib.sha256(f"{numba.__version__}".encode())
     root = Path(__file__).resolve().parent.parent
-    for folder in ("workloads", "devices", "simulator"):
+    for folder in ("workloads", "devices", "simulator", "kernels"):
         for file in sorted((root / folder).rglob("*.py")):
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())

@@ -9,6 +9,7 @@ A table is a CSV file whose stem names the kernel family. Two forms are read:
   (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
   read as ``timing = kernel``.
 
+Lines at the head of a file that begin with ``#`` say where its rows come from and are left out.
 Sizes are elements unless the name says bytes; ``measured_s`` is seconds of one call. A row that
 cannot be used is named with its file and line in `Table.skipped` and left out of the rows.
 """
@@ -238,7 +239,7 @@ def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Ta
         skipped.append(Skipped(str(path), 0, f"lacks the columns {', '.join(lacking)}"))
         return None
     count = len(raw["measured_s"])
-    line = np.arange(2, count + 2)
+    line = np.arange(2, count + 2) + comment_lines(path)
     bad = np.full(count, "", dtype=object)
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in names:
@@ -268,7 +269,10 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(path, "larger than 1 GiB; not a kernel table")
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+        frame = pd.read_csv(
+            path, dtype=str, keep_default_na=False, skip_blank_lines=False,
+            skiprows=comment_lines(path),
+        )  # fmt: skip
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -276,6 +280,17 @@ def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
     return {str(name).strip(): frame[name].to_numpy(dtype=object) for name in frame}
+
+
+def comment_lines(path: Path) -> int:
+    """Lines at the head of a table that begin with ``#``: where its rows come from."""
+    count = 0
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith("#"):
+                break
+            count += 1
+    return count
 
 
 def _fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .batch import Moments
-from .layers import ExpertAttention, LayerKind, MixtureOfExperts, Run
+from .layers import ExpertAttention, LayerKind, MixtureOfExperts, PatchEmbedding, Run
 from .layers.base import elementwise, gemm, split
 from .numerics import Numerics
 from .ops import Loads, Op
@@ -64,6 +64,8 @@ class ModelSpec:
         Longest sequence the model was made for.
     source : str
         Where the dimensions come from.
+    front : PatchEmbedding or None
+        Turns an image into tokens; the model is then an encoder, with neither vocabulary nor head.
     """
 
     name: str
@@ -76,6 +78,7 @@ class ModelSpec:
     extra_weights: int = 0
     max_position: int | None = None
     source: str = ""
+    front: PatchEmbedding | None = None
 
     @property
     def total_params(self) -> int:
@@ -97,6 +100,8 @@ class ModelSpec:
         rows = [("embedding", table, table), ("other", self.extra_weights, self.extra_weights)]
         if not self.tied:
             rows.append(("head", table, table))
+        if self.front is not None:
+            rows += [(w.group, w.total, w.active) for w in self.front.weights()]
         for layer in self.layers:
             rows.append(("other", layer.norms * layer.norm_width, layer.norms * layer.norm_width))
             rows += [(w.group, w.total, w.active) for p in layer.parts for w in p.weights()]
@@ -168,15 +173,22 @@ def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[l
 
 
 def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
-    """Gather one row per token."""
+    """Gather one row per token, or cut images into patches."""
+    if spec.front is not None:
+        return spec.front.ops(m, run, None)
+    if not spec.vocab:
+        return []
     return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run)]
 
 
 def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
     """Final norm and logits of the last token of every sequence in the step.
 
-    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`.
+    The head is split over `tp` devices by vocabulary, padded to a multiple of `tp`. Without a
+    vocabulary (encoders, layers on their own) all tokens are normed and there are no logits.
     """
+    if not spec.vocab:
+        return [elementwise("final_norm", "head", m.tokens, spec.hidden, 4, run)]
     vocab = split(-(-spec.vocab // tp) * tp, tp, "vocabulary rows")
     return [
         elementwise("final_norm", "head", m.sequences, spec.hidden, 4, run),

@@ -274,9 +274,9 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     ``capacity_GiB``), and ``None`` drops the key.
     """
     out = dict(base)
-    named = {_to_si(key)[0]: key for key in base}
+    named = {to_si(key)[0]: key for key in base}
     for key, value in over.items():
-        inherited = named.get(_to_si(key)[0], key)
+        inherited = named.get(to_si(key)[0], key)
         old = out.pop(inherited, None)
         if isinstance(old, dict) and isinstance(value, dict):
             out[key] = merge(old, value)
@@ -285,7 +285,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _to_si(key: str) -> tuple[str, float]:
+def to_si(key: str) -> tuple[str, float]:
     """Split a unit off a key: ``bandwidth_GBps`` -> (``bandwidth_bytes_per_s``, 1e9)."""
     for suffix in sorted(UNITS, key=len, reverse=True):
         if key.endswith(f"_{suffix}") or key == suffix:
@@ -321,7 +321,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
         if isinstance(node, dict):
             out: dict[str, Any] = {}
             for key, value in node.items():
-                field, own = _to_si(key)
+                field, own = to_si(key)
                 if field in out:
                     raise SpecError(
                         f"{description.path}: {label}", f"{field} is given in two units; keep one"

@@ -15,7 +15,7 @@ from .options import Json, Out
 @app.command("calibrate")
 def calibrate_command(
     tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
-    device: Annotated[str, typer.Option(help="Catalog device, or all of the tables.")],
+    device: Annotated[str, typer.Option(help="Catalog device, a YAML file, or all of the tables.")],
     date: Annotated[str | None, typer.Option(help="Date to store, YYYY-MM-DD.")] = None,
     as_json: Json = False,
     out: Out = None,

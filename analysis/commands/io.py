@@ -78,8 +78,11 @@ def progress() -> Iterator[Progress | None]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over a known number of things, when somebody watches."""
+def counting(what: str, rate: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a known number of things, when somebody watches.
+
+    `rate` also shows how many a second.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -88,11 +91,19 @@ def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+    columns: list[ProgressColumn] = [TextColumn(what), BarColumn(), MofNCompleteColumn()]
+    columns += [Rate(), TimeRemainingColumn()] if rate else [TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -32,6 +32,9 @@ Placement = Annotated[
     str | None,
     typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process.", metavar="RULE"),
 ]
+Costs = Annotated[
+    str, typer.Option(help="auto (fitted kernel models) or roofline.", metavar="MODEL")
+]
 Attention = Annotated[str | None, typer.Option(help="flash or unfused.", metavar="ALGORITHM")]
 SYSTEM = "Catalog name, YAML or DEVICE-xN."
 

@@ -11,6 +11,7 @@ from .io import folder, show, warn
 from .options import (
     SYSTEM,
     Attention,
+    Costs,
     Dp,
     Dtype,
     Ep,
@@ -41,6 +42,7 @@ def roofline_command(
     ep: Ep = None,
     placement: Placement = None,
     attention: Attention = None,
+    costs: Costs = "auto",
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -51,7 +53,7 @@ def roofline_command(
         result = roofline(
             model, system, batch=batch, context=context, prefill=prefill, routing=routing,
             dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, placement=placement,
-            attention=attention,
+            attention=attention, costs=costs,
         )  # fmt: skip
         if files:
             from ..files import write_roofline

@@ -11,6 +11,7 @@ from .io import folder, progress, show, warn
 from .options import (
     SYSTEM,
     Attention,
+    Costs,
     Dp,
     Dtype,
     Ep,
@@ -49,7 +50,16 @@ def simulate_command(
         float | None, real("Spread equal time stamps over this many seconds.")
     ] = None,
     duration: Annotated[float | None, real("Only arrivals before this [s].")] = None,
-    policy: Annotated[str, typer.Option(help="chunked or mixed.", metavar="NAME")] = "chunked",
+    policy: Annotated[
+        str | None, typer.Option(help="chunked (default), mixed or vllm.", metavar="NAME")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Settings of a real engine (engine.json).", metavar="FILE")
+    ] = None,
+    kernels: Annotated[
+        str | None, typer.Option(help="Measured kernel tables of the device.", metavar="PATH")
+    ] = None,
+    costs: Costs = "auto",
     token_budget: Annotated[int | None, count("Tokens of one step.")] = None,
     max_seqs: Annotated[int | None, count("Sequences running at once.")] = None,
     max_model_len: Annotated[int | None, count("Longest request accepted.")] = None,
@@ -64,10 +74,22 @@ def simulate_command(
     warmup: Annotated[int | None, count("Completions left out of the metrics.")] = None,
     seed: Annotated[int, count("Seed of requests and routing.")] = 0,
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
+    router: Annotated[
+        str | None,
+        typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME"),
+    ] = None,
+    replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
+    fail: Annotated[
+        list[str] | None,
+        typer.Option(help="A replica's failure, as often as wanted.", metavar="REPLICA@SECONDS"),
+    ] = None,
+    mtbf: Annotated[float | None, real("Mean time between a replica's failures [s].")] = None,
+    repair: Annotated[float | None, real("Time a failed replica is away [s].")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Serve requests; without arguments: Mixtral-8x7B on 4 Duplex against 4 GPUs."""
+    from ...simulator.fleet import parse_fleet
     from ..simulate import simulate
 
     with folder(out) as files:
@@ -76,10 +98,12 @@ def simulate_command(
                 model, system, trace=trace, rate=rate, closed_loop=closed_loop,
                 requests=requests, input_len=input_len, output_len=output_len, lengths=lengths,
                 cv=cv, rate_scale=rate_scale, spread=spread, duration=duration, policy=policy,
+                engine=engine, kernels=kernels, costs=costs,
                 token_budget=token_budget, max_seqs=max_seqs, max_model_len=max_model_len,
                 routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep,
                 placement=placement, attention=attention, warmup=warmup, seed=seed, seeds=seeds,
                 keep_stages=files is not None, progress=watch,
+                fleet=parse_fleet(router, replicas, fail or (), mtbf, repair),
             )  # fmt: skip
         if files:
             from ..files import write_simulation

@@ -2,9 +2,25 @@
 
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
-from .files import save
+from .files import Picture, save
 from .latencies import latency
+from .loads import throughput_latency
 from .rooflines import roofline
+from .serving import serving
+from .timelines import timeline
+from .tradeoffs import trade_off
 from .validation import kernel_errors
 
-__all__ = ["breakdown", "kernel_errors", "latency", "op_per_byte_vs_batch", "roofline", "save"]
+__all__ = [
+    "Picture",
+    "breakdown",
+    "kernel_errors",
+    "latency",
+    "op_per_byte_vs_batch",
+    "roofline",
+    "save",
+    "serving",
+    "throughput_latency",
+    "timeline",
+    "trade_off",
+]

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from matplotlib.figure import Figure
 
 from .style import DPI, house_style
+
+
+class Picture:
+    """A figure as a notebook shows it: at its real size, from 200 dots per inch.
+
+    Parameters
+    ----------
+    figure : Figure
+    """
+
+    def __init__(self, figure: Figure) -> None:
+        self.figure = figure
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        buffer = io.BytesIO()
+        _write(self.figure, buffer)
+        width, height = (round(96 * float(inches)) for inches in self.figure.get_size_inches())
+        return buffer.getvalue(), {"width": width, "height": height}
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -31,9 +51,14 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with house_style():
-            figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": None})
+        with partial.open("wb") as file:
+            _write(figure, file)
         os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
     return target
+
+
+def _write(figure: Figure, file: BinaryIO) -> None:
+    with house_style():
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})

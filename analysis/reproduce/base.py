@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 from ..result import Result, show
 from .points import Told
+
+if TYPE_CHECKING:
+    from ..report import Drawing
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -77,13 +82,62 @@ def judged(
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A table beside the rows: what an experiment shows besides, or what a figure draws.
+
+    Attributes
+    ----------
+    name : str
+        File name without ending.
+    title : str
+    rows : sequence of mapping
+        Column -> value; every row has the same columns.
+    note : str
+        Definition or reason.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reproduction(Result):
-    """All rows of one experiment; see `reproduce`."""
+    """All rows of one experiment; see `reproduce`.
+
+    Attributes
+    ----------
+    experiment : str
+    table : tuple of Row
+    runs : int
+        Simulations behind it.
+    wall_s : float
+    tables : tuple of Table
+        Shown below the rows.
+    assumptions : tuple of str
+        What all rows rest on beside the paper's own constants.
+    figures : tuple of Table
+        What the experiment's figures draw, where they were asked for.
+    plots : str
+        Module of `analysis.plots` whose ``draw`` makes figures of them.
+    """
 
     experiment: str
     table: tuple[Row, ...]
     runs: int
     wall_s: float
+    tables: tuple[Table, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    figures: tuple[Table, ...] = ()
+    plots: str = ""
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..report import Drawing
+        from .write import figures_of
+
+        titles = {table.name: table.title for table in self.figures}
+        return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
 
     @property
     def failed(self) -> int:
@@ -94,6 +148,8 @@ class Reproduction(Result):
         return {
             "experiment": self.experiment,
             "rows": [{name: getattr(row, name) for name in names} for row in self.table],
+            "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
+            "assumptions": list(self.assumptions),
             "runs": self.runs,
             "wall_s": self.wall_s,
         }
@@ -103,7 +159,20 @@ class Reproduction(Result):
         return rows
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        return [f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s", self.rows()]
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s",
+            self.rows(),
+        ]
+        for table in self.tables:
+            note = f" ({table.note})" if table.note else ""
+            out += [f"{table.title}{note}:", table.rows]
+        if self.failed:
+            out.append("Rows that fail:")
+            out += [f"{row.id}: {row.note}" for row in self.table if row.status == FAIL]
+        if self.assumptions:
+            out.append("All rows rest on:")
+            out += list(self.assumptions)
+        return out
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -119,7 +188,8 @@ class Reproduction(Result):
         ]
 
 
-Experiment = Callable[[Sequence[int], str, Told | None], Reproduction]
+Experiment = Callable[..., Reproduction]
+"""Takes seeds, routing and `Told`; one that can also takes ``device`` or ``figures``."""
 EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 
 
@@ -129,6 +199,8 @@ def reproduce(
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     routing: str = "uniform",
     told: Told | None = None,
+    device: str | None = None,
+    figures: bool = False,
 ) -> Reproduction:
     """Run a paper's experiment and compare with what it printed.
 
@@ -142,19 +214,31 @@ def reproduce(
         Expert popularity, to see what skew changes.
     told : callable, optional
         Told (points done, points in all) as they finish.
+    device : str, optional
+        A device of the user's, catalog name or file, to see beside the paper's.
+    figures : bool
+        Also run what only the experiment's figures show.
 
     Raises
     ------
     InputError
-        Unknown experiment or routing.
+        Unknown experiment, routing or device, or an experiment that takes no device.
     """
     _register()
-    return EXPERIMENTS[experiment](seeds, routing, told)
+    run = EXPERIMENTS[experiment]
+    takes = signature(run).parameters
+    extra: dict[str, Any] = {"figures": True} if figures and "figures" in takes else {}
+    if device is not None:
+        if "device" not in takes:
+            raise InputError("--device", f"{experiment} compares no device of yours")
+        extra["device"] = device
+    return run(seeds, routing, told, **extra)
 
 
 def _register() -> None:
     """Import the modules that register experiments."""
-    import_module(".duplex", __package__)
+    for name in ("duplex", "edge_moe", "m3vit"):
+        import_module(f".{name}", __package__)
 
 
 def list_experiments() -> list[dict[str, Any]]:

@@ -1,14 +1,23 @@
-"""Many simulations, each small: run on all cores, in an order that does not matter."""
+"""Many simulations, each small: run on all cores, each once, in an order that does not matter."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from ...devices.spec import SystemSpec
+    from ...simulator.simulate import Run
 
 Told = Callable[[int, int], None]
+
+MARGIN = 8
+"""Requests there are for each that completes, so that the load never ends before the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,35 +26,58 @@ class Point:
 
     Attributes
     ----------
-    model, system, placement : str
-        Catalog names; placement "" is the system's own.
+    model, device, size : str
+        Catalog names or files, and how many devices: "x4" or "2x8".
     batch : int
         Requests in flight (closed loop) or at most at once (`rate` given).
     input_len, output_len : int
-        Mean lengths; drawn from the paper's Gaussian.
-    rate : float or None
-        Poisson arrivals per second [1/s]; None is a closed loop.
+        Mean lengths.
     seed : int
     routing : str
-    requests, warmup : int
-        Completions in all and left out.
+    lengths : str
+        "gaussian", the paper's, or "fixed".
+    rate : float or None
+        Poisson arrivals per second [1/s]; None is a closed loop.
+    warmup, stop : int
+        Completions left out, and after which the run ends with the system still full.
+    latency_s, efficiency : float or None
+        Other link latency [s], and other DRAM efficiency of all processors, than the device's.
     """
 
     model: str
-    system: str
+    device: str
+    size: str
     batch: int
     input_len: int
     output_len: int
     seed: int
     routing: str = "uniform"
+    lengths: str = "gaussian"
     rate: float | None = None
-    requests: int = 0
     warmup: int = 0
+    stop: int = 0
+    latency_s: float | None = None
+    efficiency: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a point yields; times in seconds, rates per second."""
+    """What a point yields; times in seconds, rates per second.
+
+    Attributes
+    ----------
+    completion_rate : float
+        Requests per second after the warm-up.
+    t2ft_growth : float
+        Median T2FT of the last quarter over that of the second.
+    mixed_share : float
+        Steps that hold any prompt, as a share of all.
+    decodes : float
+        Most sequences that decoded in one step.
+    joules : mapping of (str, str) to float
+        Dynamic energy per output token by layer group ("fc", "attention", "moe") and path
+        ("dram", "compute") [J].
+    """
 
     output_tokens_per_s: float
     joules_per_token: float
@@ -57,36 +89,68 @@ class Measured:
     e2e_mean: float
     completion_rate: float
     t2ft_growth: float
+    mixed_share: float
+    decodes: float
+    joules: Mapping[tuple[str, str], float]
+
+
+def system_of(point: Point) -> SystemSpec:
+    """The point's devices on their links, with what it changes about them."""
+    from ...devices.catalog import load_device
+    from ...devices.spec import SystemSpec
+
+    device, _ = load_device(point.device)
+    if point.latency_s is not None:
+        link = device.link.model_copy(update={"latency_s": point.latency_s})
+        device = device.model_copy(update={"link": link})
+    if point.efficiency is not None:
+        update = {"memory_efficiency": point.efficiency}
+        processors = {n: p.model_copy(update=update) for n, p in device.processors.items()}
+        device = device.model_copy(update={"processors": processors})
+    nodes, _, each = point.size.rpartition("x")
+    return SystemSpec(
+        name=f"{device.name}-{point.size}", device=device, devices_per_node=int(each),
+        nodes=int(nodes or 1),
+    )  # fmt: skip
 
 
 def run_point(point: Point) -> Measured:
     """Simulate one point."""
-    import numpy as np
-
     from ..simulate import Simulation, simulate
 
     result = simulate(
         point.model,
-        point.system,
+        system_of(point),
         rate=point.rate,
         closed_loop=None if point.rate is not None else point.batch,
-        requests=point.requests,
+        requests=MARGIN * point.stop,
+        stop=point.stop,
         input_len=point.input_len,
         output_len=point.output_len,
-        lengths="gaussian",
+        lengths=point.lengths,
         policy="mixed",
         max_seqs=point.batch,
         routing=point.routing,
         warmup=point.warmup,
         seed=point.seed,
+        keep_stages=True,
     )
     assert isinstance(result, Simulation)
-    run, table = result.run, result.run.requests
-    late = table.order >= point.warmup
+    return _measured(result.run, point.warmup)
+
+
+def _measured(run: Run, warmup: int) -> Measured:
+    import numpy as np
+
+    table = run.requests
+    late = table.order >= warmup
     ends = np.sort(table.last_token_s[late])
     t2ft = (table.first_token_s - table.arrival_s)[late]
-    quarter = len(t2ft) // 4
+    quarter = max(len(t2ft) // 4, 1)
     growth = np.median(t2ft[-quarter:]) / np.median(t2ft[quarter : 2 * quarter])
+    span = float(ends[-1] - ends[0])
+    late = run.stages["start_s"] >= run.makespan_s - run.interval_s
+    steps, mixed = run.stages["steps"] * late, run.stages["prompts"] > 0
     return Measured(
         output_tokens_per_s=run.output_tokens_per_s or 0.0,
         joules_per_token=run.joules_per_token or 0.0,
@@ -96,22 +160,72 @@ def run_point(point: Point) -> Measured:
         t2ft_p50=run.ttft_s.p50 or 0.0,
         e2e_p50=run.e2e_s.p50 or 0.0,
         e2e_mean=run.e2e_s.mean or 0.0,
-        completion_rate=(len(ends) - 1) / float(ends[-1] - ends[0]),
+        completion_rate=(len(ends) - 1) / span if span > 0 else 0.0,
         t2ft_growth=float(growth),
+        mixed_share=float(steps[mixed].sum() / steps.sum()),
+        decodes=float(run.stages["decodes"].max()),
+        joules=_joules(run),
     )
 
 
-def run_points(points: Sequence[Point], told: Told | None = None) -> dict[Point, Measured]:
-    """Simulate points on all cores; the longest first, so that none is left over at the end."""
-    unique = list(dict.fromkeys(points))
-    unique.sort(key=lambda p: -p.requests * p.output_len / p.batch)
-    workers = min(os.cpu_count() or 1, len(unique))
-    done: dict[Point, Measured] = {}
-    run_point(unique[-1])  # compile once, before the workers would each do it
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(run_point, point): point for point in unique}
+def _joules(run: Run) -> dict[tuple[str, str], float]:
+    """Energy per output token by layer group and path; links are no part of Fig. 15.
+
+    What an op takes is known of the whole run; its share is taken for that after the warm-up.
+    """
+    out = {(g, p): 0.0 for g in ("fc", "attention", "moe") for p in ("dram", "compute")}
+    for op in run.ops:
+        group = "fc"
+        if op.kind == "experts":
+            group = "moe"
+        elif op.kind.startswith("attention"):
+            group = "attention"
+        for path in ("dram", "compute"):
+            out[group, path] += op.joules[path]
+    scale = (run.joules_per_token or 0.0) / sum(out.values())
+    return {key: joules * scale for key, joules in out.items()}
+
+
+class Runner:
+    """Simulates points on all cores; a point asked for twice runs once.
+
+    Attributes
+    ----------
+    results : dict of Point to Measured
+        All points run so far.
+    """
+
+    def __init__(self, told: Told | None = None, workers: int | None = None) -> None:
+        self.results: dict[Point, Measured] = {}
+        self._told, self._workers = told, workers or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def __getitem__(self, point: Point) -> Measured:
+        return self.results[point]
+
+    def run(self, points: Iterable[Point]) -> None:
+        """Simulate what has not been; the longest first, so that none is left at the end."""
+        new = [p for p in dict.fromkeys(points) if p not in self.results]
+        new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
+        if not new:
+            return
+        if self._pool is None:
+            last = new.pop()
+            self.results[last] = run_point(last)  # compile once, before each worker would
+            context: Any = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+        total = len(self.results) + len(new)
+        futures = {self._pool.submit(run_point, point): point for point in new}
         for future in as_completed(futures):
-            done[futures[future]] = future.result()
-            if told is not None:
-                told(len(done), len(unique))
-    return {point: done[point] for point in unique}
+            self.results[futures[future]] = future.result()
+            if self._told is not None:
+                self._told(len(self.results), total)

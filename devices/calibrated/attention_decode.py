@@ -18,14 +18,14 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
-from .terms import COLD, resident, soft_max
+from .terms import COLD, resident, soft_max, value_bytes
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES) = range(8)
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies")
 """`keys`: mean keys that a sequence reads, its window applied."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
     Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 3e-6, 1e-7, 1e-5),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.85, 0.3, 1.0, 0.2),
     Parameter("cache", "1", "part of the last-level cache that keeps a re-read KV cache",
@@ -99,7 +99,7 @@ def from_table(table: Table) -> F8:
         [
             table["batch"], np.where(window > 0, np.minimum(keys, window), keys),
             table["heads_q"], table["heads_kv"], table["head_dim"],
-            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+            value_bytes(table["kv_dtype"]), table["timing"] == "graph",
             np.where(table["timing"] == "graph", 1.0, COLD),
         ]
     ).astype(np.float64)  # fmt: skip

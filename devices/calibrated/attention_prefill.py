@@ -18,7 +18,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
-from .terms import resident, soft_max
+from .terms import resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
  X_GAP) = range(12)  # fmt: skip
@@ -27,7 +27,7 @@ QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "wi
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 3e-5),
+    Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
     Parameter("gap_s", "s", "time between the kernels of one layer in a graph", 4e-6, 1e-7, 1e-5),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak, heads of 128",
               0.6, 0.1, 1.0, 0.3),
@@ -106,7 +106,7 @@ def from_table(table: Table) -> F8:
         [
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
             (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
-            np.where(table["kv_dtype"] == "fp8", 1.0, 2.0), table["timing"] == "graph",
+            value_bytes(table["kv_dtype"]), table["timing"] == "graph",
         ]
     ).astype(np.float64)  # fmt: skip
 

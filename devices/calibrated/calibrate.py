@@ -89,11 +89,25 @@ def calibrate_family(rows: Rows, date: str) -> FamilyFit:
     return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
 
 
-def by_device(
-    tables: Mapping[str, Table], skipped: list[Skipped]
-) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
-    """Usable rows of all tables: catalog device -> (its spec, family -> rows).
+def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:
+    """The device that a table names: the caller's own, or one of the catalog.
 
+    Raises
+    ------
+    SpecError
+        Neither.
+    """
+    if own is not None and name.lower() in (n.lower() for n in (own.name, *own.aliases)):
+        return own
+    return load_device(name)[0]
+
+
+def by_device(
+    tables: Mapping[str, Table], skipped: list[Skipped], own: DeviceSpec | None = None
+) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
+    """Usable rows of all tables: device -> (its spec, family -> rows).
+
+    Devices are of the catalog; `own` is one more, known by its name and aliases.
     Rows of unknown devices, of devices without cores, and of families without a model are
     appended to `skipped`.
     """
@@ -110,7 +124,7 @@ def by_device(
         for device in dict.fromkeys(names.tolist()):
             rows = names == device
             try:
-                spec, _ = load_device(device)
+                spec = device_named(device, own)
                 hardware(spec)
             except ValueError as error:
                 skipped += [

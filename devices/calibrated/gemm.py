@@ -29,6 +29,7 @@ from .hardware import (
     H_CACHE,
     H_CORES,
     H_PEAK,
+    H_ROWS,
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
@@ -39,7 +40,7 @@ QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "
               "copies", "host_s")  # fmt: skip
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 1.5e-6, 5e-7, 1e-5),
+    Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 1.5e-6, 5e-7, 2e-4),
     Parameter("quantise_s", "s", "shortest kernel that quantises activations", 5e-6, 3e-7, 2e-5),
     Parameter("quantise_row_s", "s", "its time per row over all cores", 1e-9, 1e-11, 5e-8, 1.0),
     Parameter("quantise_memory", "1", "its bytes per second over the memory bandwidth",
@@ -92,11 +93,13 @@ def tiled(
     core_draw: float,
     fill_s: float,
     split_s: float,
+    least: float,
 ) -> float:
     """Seconds of the cheapest tiling.
 
     `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
-    and operand bytes per second of one core; main memory is left out.
+    and operand bytes per second of one core; main memory is left out. A matrix unit computes whole
+    tiles, vector units (`least` 1) only the rows there are.
     """
     best = np.inf
     for t in range(len(TILES_M)):
@@ -106,7 +109,8 @@ def tiled(
         splits = 1.0
         while splits <= MAX_SPLITS:
             depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
-            math_s = 2.0 * tm * tn * depth / (core_rate * efficiency)
+            computed = tm if least > 1.0 else min(m, tm)
+            math_s = 2.0 * computed * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
             even = max(1.0, tiles * splits / cores)
             store_s = STORED_BYTES * min(m, tm) * min(n, tn) / core_draw
@@ -171,6 +175,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         draw / cores,
         p[P_FILL],
         p[P_SPLIT],
+        h[H_ROWS],
     )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)

@@ -15,7 +15,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .gemm import OVERLAP, cool, full_rate, tiled, warm_rate
-from .hardware import CODES, H_BANDWIDTH, H_CORES, H_PEAK, INPUT_BYTES, WEIGHT_BYTES
+from .hardware import CODES, H_BANDWIDTH, H_CORES, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
 from .terms import soft_max
 
 (X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
@@ -64,6 +64,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         draw / cores,
         p[P_FILL],
         p[P_SPLIT],
+        h[H_ROWS],
     )
     moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])

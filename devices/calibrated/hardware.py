@@ -16,7 +16,9 @@ link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
 (C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16) = range(len(FORMATS))
-NUM_HARDWARE = H_PEAK + len(FORMATS)
+H_ROWS = H_PEAK + len(FORMATS)
+"""Rows that a matrix instruction computes at least: a product of fewer costs as many."""
+NUM_HARDWARE = H_ROWS + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16")
 """Peak that applies to each code."""
@@ -50,5 +52,6 @@ def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
             spec.link.bandwidth_bytes_per_s,
             spec.link.latency_s,
             *(peak[name] for name in ARITHMETIC),
+            float(xpu.matrix_rows),
         ]
     )

@@ -25,6 +25,7 @@ from .hardware import (
     H_BANDWIDTH,
     H_CACHE,
     H_PEAK,
+    H_ROWS,
     WEIGHT_BYTES,
 )
 from .terms import COLD, resident, soft_max
@@ -37,7 +38,7 @@ QUANTITIES = ("slots", "routed", "hidden", "inter", "matrices", "local_experts",
 here; `skew`: exponent of a power-law load; `chain`: 1 with permute and combine, 0 for the GEMMs."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-4),
+    Parameter("launch_s", "s", "launches of the chain of kernels", 2.5e-5, 2e-6, 1e-3),
     Parameter("walk_s", "s", "dependent steps of a short kernel, per 1024 of hidden + inner width",
               1.4e-6, 1e-8, 2e-5),
     Parameter("expert_s", "s", "bookkeeping per local expert", 1e-8, 1e-10, 1e-6),
@@ -64,7 +65,8 @@ CACHE_RATE = 3.0
 """Bandwidth of the last-level cache over the memory's."""
 LEAST_ROWS, LOST_ROWS = 8.0, 64.0
 """Rows that an expert computes beside its tokens: at least the narrow side of a tensor-core
-instruction, towards half of a 128-row tile where tokens are many and tiles large."""
+instruction, towards half of a 128-row tile where tokens are many and tiles large. In proportion
+where a matrix instruction has other than 16 rows."""
 SKEW_COST = 0.3
 """Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
 fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
@@ -104,7 +106,9 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     busy = 0.0
     if active > 0.0:
         tokens = routed / active
-        rows = active * (tokens + LEAST_ROWS + LOST_ROWS * tokens / (tokens + LOST_ROWS))
+        wide = h[H_ROWS] / 16.0
+        lost = LOST_ROWS * wide
+        rows = active * (tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost))
         busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
     fixed = (
         p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]

@@ -32,7 +32,7 @@ BLOCKS = 2.0
 """Blocks of a row each that a core works on at once."""
 
 PARAMETERS = (
-    Parameter("launch_s", "s", "shortest kernel", 2e-6, 3e-7, 2e-5),
+    Parameter("launch_s", "s", "shortest kernel", 2e-6, 3e-7, 2e-4),
     Parameter("event_s", "s", "what timing a call with events adds", 3e-6, 1e-7, 3e-5),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.88, 0.3, 1.0, 0.15),
     Parameter("cache_speed", "1", "last-level cache over memory bandwidth", 1.5, 1.0, 8.0),
@@ -89,10 +89,10 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
 
 
 def from_table(table: Table) -> F8:
-    """Quantities of measured rows; only flushed kernels (liger) read cold tensors."""
+    """Quantities of measured rows; some sources read cold tensors."""
     code = np.array([CODES[name] for name in table["dtype"]])
     kernels = table["kernel"].tolist()
-    cold = np.array([source.startswith("liger") for source in table["source"]])
+    cold = np.array([source.startswith(COLD_SOURCES) for source in table["source"]])
     return np.column_stack(
         [
             table["rows"], table["cols"], [TENSORS.get(k, 2.0) for k in kernels],
@@ -101,6 +101,9 @@ def from_table(table: Table) -> F8:
         ]
     ).astype(np.float64)  # fmt: skip
 
+
+COLD_SOURCES = ("liger", "opbyte")
+"""Sources whose kernels read tensors that no cache holds."""
 
 NAMES = {"rope": K_ROPE, "activation": K_GATED, "norm": K_REDUCE}
 """Class of a serving step's elementwise ops, by the end of their name."""

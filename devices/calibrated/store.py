@@ -14,15 +14,15 @@ DIGITS = 5
 HEAD = """\
 # Written by `opbyte calibrate`: fitted parameters of kernel models, see docs/calibration.md.
 # Seconds stand in microseconds; all else are fractions and multiples.
-extends: {device}
+extends: {base}
 name: {device}-calibrated
 calibration:
 """
 
 
-def device_yaml(device: str, fits: Mapping[str, FamilyFit]) -> str:
-    """YAML of a device that extends `device` by its fits."""
-    return HEAD.format(device=device) + "".join(_family(f) for f in fits.values())
+def device_yaml(device: str, fits: Mapping[str, FamilyFit], base: str) -> str:
+    """YAML of a device that extends `base`, the device's name or file, by its fits."""
+    return HEAD.format(device=device, base=base) + "".join(_family(f) for f in fits.values())
 
 
 def _family(done: FamilyFit) -> str:

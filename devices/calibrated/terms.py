@@ -23,6 +23,11 @@ def host_seconds(timing: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.where(timing == "wall", WALL_S, 0.0)
 
 
+def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Bytes of one number of a KV cache."""
+    return np.select([format_ == "fp8", format_ == "fp32"], [1.0, 4.0], 2.0)
+
+
 @compiled_part
 def soft_max(a: float, b: float, power: float) -> float:
     """Smooth maximum ``(a^p + b^p)^(1/p)``: two resources that overlap imperfectly."""

@@ -14,6 +14,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "workloads.errors",
+    "capacity": "analysis.capacity",
+    "compare": "analysis.compare",
+    "frames": "analysis.frames",
     "inspect": "analysis.inspect",
     "list_devices": "devices.catalog",
     "list_models": "workloads.catalog",
@@ -22,13 +25,19 @@ _HOMES = {
     "load_model": "workloads.catalog",
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
+    "pareto": "analysis.pareto",
     "roofline": "analysis.roofline",
+    "search": "analysis.search",
     "simulate": "analysis.simulate",
+    "sweep": "analysis.sweep",
 }
 
 __all__ = [
     "InputError",
     "__version__",
+    "capacity",
+    "compare",
+    "frames",
     "inspect",
     "list_devices",
     "list_models",
@@ -37,14 +46,23 @@ __all__ = [
     "load_model",
     "load_system",
     "open_requests",
+    "pareto",
     "roofline",
+    "search",
     "simulate",
+    "sweep",
 ]
 
 if TYPE_CHECKING:
+    from opbyte.analysis.capacity import capacity
+    from opbyte.analysis.compare import compare
+    from opbyte.analysis.frames import frames
     from opbyte.analysis.inspect import inspect
+    from opbyte.analysis.pareto import pareto
     from opbyte.analysis.roofline import roofline
+    from opbyte.analysis.search import search
     from opbyte.analysis.simulate import simulate
+    from opbyte.analysis.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError

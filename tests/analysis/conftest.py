@@ -65,7 +65,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-in for the figures (they have tests of their own); holds the names of those drawn."""
+    """Stand-in for figures and reports, which have tests of their own; names of those drawn."""
     plots = types.ModuleType("opbyte.analysis.plots")
     names: list[str] = []
 
@@ -78,6 +78,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         save=lambda figure, path: Path(path).write_text(str(figure)),
     )
     monkeypatch.setitem(sys.modules, "opbyte.analysis.plots", plots)
+    monkeypatch.setattr("opbyte.analysis.files.report", lambda result: "a report")
     return names
 
 

@@ -208,7 +208,14 @@ def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(
 ) -> None:
     out = tmp_path / "out"
     assert ask(*RUN, "--out", out).code == 0
-    names = ["latency.png", "requests.csv", "stages.csv", "summary.json", "timeline.json"]
+    names = [
+        "latency.png",
+        "report.html",
+        "requests.csv",
+        "stages.csv",
+        "summary.json",
+        "timeline.json",
+    ]
     assert sorted(os.listdir(out)) == names
     before = (out / "requests.csv").read_bytes()
     (out / "stages.csv").unlink()

@@ -184,7 +184,7 @@ def test_files_of_list_inspect_and_roofline(ask: Ask, tmp_path: Path, drawn: lis
         assert json.loads((out / name).read_text()) == answer.json()
     assert drawn == ["roofline"]
     assert sorted(p.name for p in out.iterdir()) == [
-        "inspect.json", "models.json", "ops.csv", "roofline.json", "roofline.png",
+        "inspect.json", "models.json", "ops.csv", "report.html", "roofline.json", "roofline.png",
     ]  # fmt: skip
     header, *rows = (out / "ops.csv").read_text().splitlines()
     assert set(header.split(",")) == OP

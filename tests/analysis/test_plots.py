@@ -8,7 +8,7 @@ bandwidth, both with efficiencies.
 from __future__ import annotations
 
 import re
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
+from opbyte.analysis.pareto import front
 from opbyte.analysis.plots import (
     breakdown,
     kernel_errors,
@@ -26,10 +27,14 @@ from opbyte.analysis.plots import (
     op_per_byte_vs_batch,
     roofline,
     save,
+    throughput_latency,
+    timeline,
+    trade_off,
 )
 from opbyte.analysis.plots.labels import Point, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
+from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.stage import StageCost, explicit_stage
@@ -589,3 +594,98 @@ def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
 
 def test_kernel_errors_of_no_rows() -> None:
     assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))
+
+
+# Studies: trade-offs, loads, timelines
+
+GOALS = {"output_tokens_per_s": "max", "joules_per_token": "min"}
+
+
+def designs(n: int = 120, seed: int = 0) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    table = pd.DataFrame({"tsv": draw.choice([2, 4, 8], n), "modules": draw.choice([16, 32], n)})
+    table["output_tokens_per_s"] = table["tsv"] ** 0.5 * draw.uniform(500, 1000, n)
+    table["joules_per_token"] = table["output_tokens_per_s"] / 900 * draw.uniform(0.5, 1.5, n)
+    return table
+
+
+@pytest.mark.parametrize("n", [1, 2, 120])
+def test_trade_off_joins_what_none_beats(n: int) -> None:
+    table = designs(n)
+    table.loc[0, "joules_per_token"] = np.nan if n > 2 else 1.0
+    figure = trade_off(table, GOALS, ("tsv", "modules"), "designs")
+    assert_legible(figure)
+    (line,) = drawn(figure, "best")
+    best = front(table.to_dict("records"), GOALS)
+    expected = sorted((r["output_tokens_per_s"], r["joules_per_token"]) for r in best)
+    np.testing.assert_allclose(np.transpose(line.get_data()), expected)
+    (rows,) = drawn(figure, "row")
+    assert len(rows.get_xdata()) == int(table["joules_per_token"].notna().sum())
+
+
+def test_trade_off_of_nothing_and_of_one_objective() -> None:
+    assert_legible(trade_off(designs(3)[:0], GOALS, ("tsv",), "nothing"))
+    with pytest.raises(ValueError, match="two objectives"):
+        trade_off(designs(3), {"joules_per_token": "min"}, (), "")
+    with pytest.raises(ValueError, match="table lacks the columns e2e_s_p99"):
+        trade_off(designs(3), GOALS | {"e2e_s_p99": "min"}, (), "")
+
+
+def loads(runs: int) -> pd.DataFrame:
+    rows = []
+    for i in range(runs):
+        for load in np.linspace(1, 8 + i, 6):
+            rows.append({"run": f"system-{i}-x4", "load_per_s": load,
+                         "ttft_s_p99": 0.05 + 0.05 / (9 + i - load), "tbt_s_p99": 0.01 + load / 500,
+                         "e2e_s_p50": 1 + load / 8})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize("runs", [0, 1, 4, 9])
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_loads_have_a_curve_a_run_and_a_level_a_limit(runs: int, panels: int) -> None:
+    names = ("ttft_s_p99", "tbt_s_p99", "e2e_s_p50")[:panels]
+    table = loads(runs) if runs else loads(1)[:0]
+    figure = throughput_latency(
+        table, names, "loads", load="load_per_s", limits={"ttft_s_p99": 1.0}
+    )
+    assert_legible(figure)
+    assert len(drawn(figure, "curve")) == runs * panels
+    assert len(drawn(figure, "limit")) == (1 if runs else 0)
+    if runs:
+        x, y = drawn(figure, "curve")[0].get_data()
+        np.testing.assert_allclose(x, table["load_per_s"][:6])
+        np.testing.assert_allclose(y, table["ttft_s_p99"][:6])
+
+
+def stages(n: int, seed: int = 0) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    length, idle = draw.exponential(0.1, n), draw.exponential(0.02, n)
+    start = np.cumsum(length + idle) - length
+    whole = {name: draw.integers(0, 300, n).astype(float)
+             for name in ("decodes", "prefill_tokens", "running", "waiting")}  # fmt: skip
+    return pd.DataFrame({"start_s": start, "end_s": start + length, "steps": 1.0, **whole,
+                         "kv_bytes": draw.uniform(0, 5e10, n)})  # fmt: skip
+
+
+@pytest.mark.parametrize("n", [0, 1, 5000])
+def test_timelines_are_legible(n: int) -> None:
+    figure = timeline(stages(n), 5e10, "an engine")
+    assert_legible(figure)
+    if n:
+        found = drawn(figure, "bins")
+        assert len(found) == 5
+        assert all(len(each.get_data().values) == BINS for each in found)
+
+
+def test_bins_keep_areas_and_maxima() -> None:
+    table = stages(400)
+    start, end, value = (table[name].to_numpy() for name in ("start_s", "end_s", "running"))
+    edges = np.linspace(0, float(end.max()), 38)
+    mean = binned_mean(start, end, value, edges)
+    assert (mean * np.diff(edges)).sum() == pytest.approx((value * (end - start)).sum())
+    most = binned_max(start, end, value, edges)
+    for i, (low, high) in enumerate(pairwise(edges)):
+        touching = (start < high) & (end > low)
+        assert most[i] == value[touching].max(initial=0.0)
+        assert mean[i] <= most[i] + 1e-9

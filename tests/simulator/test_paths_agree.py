@@ -37,6 +37,7 @@ MODELS = (
 SYSTEMS = (
     "h100-x1", "h100-x4", "h100-x8", "h100-2x8", "duplex-x4", "duplex-plain-x4", "duplex-pe-2x8",
     "duplex-bankpim-x4", "duplex-bankgroup-x4", "duplex-gpu-x4", "duplex-2x8", "duplex-x8",
+    "duplex-hetero-x4", "duplex-hetero-2x8",
 )  # fmt: skip
 ROUTINGS = ("uniform", "measured", "power_law:1.0")
 

@@ -7,10 +7,12 @@ from .ffn import FeedForward
 from .linear_state import GatedDeltaNet, Mamba
 from .mla import LatentAttention
 from .moe import MixtureOfExperts
+from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
     "LAYER_KINDS",
     "Attention",
+    "BidirectionalAttention",
     "ExpertAttention",
     "FeedForward",
     "GatedDeltaNet",
@@ -18,6 +20,8 @@ __all__ = [
     "LayerKind",
     "Mamba",
     "MixtureOfExperts",
+    "MultiTaskExperts",
+    "PatchEmbedding",
     "Run",
     "State",
     "Weights",

@@ -1,0 +1,59 @@
+"""``opbyte measure``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..usage import whole
+from .app import app
+from .io import counting, folder, show
+from .options import Json, Out
+
+
+@app.command("measure")
+def measure_command(
+    backend: Annotated[
+        str, typer.Option(help="numba: this machine's processor; cupy: its GPU.")
+    ] = "numba",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fewer shapes and shorter times: under 3 minutes.")
+    ] = False,
+    loop: Annotated[
+        bool,
+        typer.Option(
+            "--loop",
+            help="Then fit on half of the shapes, check on the others, and simulate a small "
+            "model beside the same model run here.",
+        ),
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(parser=whole, metavar="N", help="Threads; all without it.")
+    ] = None,
+    only: Annotated[
+        str, typer.Option(metavar="A,B", help="Kernels to measure, by module name.")
+    ] = "",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also time the same by NumPy.")
+    ] = False,
+    lenient: Annotated[
+        bool,
+        typer.Option("--lenient", help="Keep rows that other work on the machine disturbed."),
+    ] = False,
+    seed: Annotated[int, typer.Option(parser=whole, metavar="K", help="Seed of the inputs.")] = 0,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Measure real kernels here; --out writes their tables and this machine as a device."""
+    from ..measure import measure_machine
+
+    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    with folder(out) as files, counting("shapes") as progress:
+        result = measure_machine(
+            backend=backend, quick=quick, threads=threads, only=names, lenient=lenient,
+            compare=compare, seed=seed, loop=loop, progress=progress,
+        )  # fmt: skip
+        if files:
+            result.write(files)
+    show(result, as_json)

@@ -1,0 +1,43 @@
+"""``opbyte search``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .io import counting, folder, show
+from .options import Json, Out, count, real
+
+
+@app.command("search")
+def search_command(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
+    ],
+    board: Annotated[str, typer.Option(help="FPGA device, by name or YAML.", metavar="DEVICE")],
+    objective: Annotated[str, typer.Option(help="latency or energy.", metavar="NAME")] = "latency",
+    fill: Annotated[float, real("Share of DSPs and on-chip memory to use.")] = 1.0,
+    batch: Annotated[int, count("Decoding sequences of a language model.")] = 1,
+    context: Annotated[int, count("Tokens each has cached.")] = 2048,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Find array sizes, parallel queries and buffers of an FPGA for a model."""
+    from ..search import search
+
+    with folder(out) as files:
+        with counting("designs") as told:
+            result = search(model, board, objective=objective, fill=fill, batch=batch,
+                            context=context, told=told)  # fmt: skip
+        if files:
+            from ..plots import save
+            from ..plots.designs import pareto_front
+
+            title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
+            figure = pareto_front(result.frame(), result.published.to_dict(),
+                                  result.best.to_dict(), title)  # fmt: skip
+            files.write("front.png", lambda path: save(figure, path))
+            files.json("search.json", result.to_dict())
+    show(result, as_json)

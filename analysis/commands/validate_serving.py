@@ -1,0 +1,32 @@
+"""``opbyte validate serving``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .io import folder, show
+from .options import Json, Out
+from .validate import validate_app
+
+
+@validate_app.command("serving")
+def validate_serving_command(
+    folders: Annotated[list[str], typer.Argument(metavar="DIR...", help="Folders of runs.")],
+    no_kernels: Annotated[
+        bool, typer.Option("--no-kernels", help="Use the device's models alone.")
+    ] = False,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Replay measured serving runs, request by request."""
+    from ..validate_serving import validate_serving
+
+    with folder(out) as files:
+        result = validate_serving(folders, kernels=not no_kernels)
+        if files:
+            from ..files import write_serving
+
+            write_serving(result, files)
+    show(result, as_json)

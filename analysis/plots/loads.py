@@ -1,0 +1,138 @@
+"""What load costs in latency: one curve per system, the limits of a service as levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT,
+    NORMAL,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Style,
+    finish,
+    house_style,
+    log_axis,
+    new_figure,
+    number,
+    quantity,
+    renderer,
+    require,
+    say_empty,
+    wrapped,
+)
+from .tradeoffs import metric_label
+
+RUNS = (
+    Style(BLUE, "o"), Style(VERMILLION, "s"), Style(GREEN, "D"), Style(ORANGE, "^"),
+    Style(PURPLE, "v"), Style(SKY, "P"), Style("#4D4D4D", "X"), Style("#999999", "p"),
+)  # fmt: skip
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)))
+PANELS = 3
+
+
+def throughput_latency(
+    table: pd.DataFrame,
+    latencies: tuple[str, ...],
+    title: str,
+    *,
+    load: str = "output_tokens_per_s",
+    limits: Mapping[str, float] | None = None,
+) -> Figure:
+    """Draw latencies against load, one curve a run and one panel a latency.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns run, `load` and `latencies` [s]; rows without a number are left out.
+    latencies : tuple of str
+        One to three columns.
+    title : str
+    load : str
+        Column of the x axis.
+    limits : mapping of str to float, optional
+        Latency -> the most that is allowed [s], drawn as a dashed level.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        A missing column, or too many latencies.
+    """
+    require(table, ("run", load, *latencies), "table")
+    if not 1 <= len(latencies) <= PANELS:
+        raise ValueError(f"one to {PANELS} latencies fit a figure, not {len(latencies)}")
+    runs = list(dict.fromkeys(table["run"].astype(str)))
+    with house_style():
+        rows = -(-len(runs) // 3)
+        figure = new_figure(title, height=3.1 + 0.2 * rows)
+        panels = figure.subplots(1, len(latencies), sharex=True, squeeze=False)[0]
+        for axes, name in zip(panels, latencies, strict=True):
+            _panel(axes, table, runs, load, name, (limits or {}).get(name), len(latencies))
+        handles = [
+            Line2D([], [], color=s.color, marker=s.marker, linestyle=d, markersize=5, label=run)
+            for run in runs
+            for s, d in [_look(runs.index(run))]
+        ]
+        if handles:
+            figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
+        finish(figure)
+    return figure
+
+
+def _look(i: int) -> tuple[Style, Any]:
+    return RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]
+
+
+def _panel(
+    axes: Axes,
+    table: pd.DataFrame,
+    runs: list[str],
+    load: str,
+    name: str,
+    limit: float | None,
+    panels: int,
+) -> None:
+    axes.set_xlabel(metric_label(load))
+    label = metric_label(name)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    axes.set_title(wrapped(label, 430 / panels, renderer(figure), NORMAL), fontsize=NORMAL)
+    axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+    axes.xaxis.set_major_formatter(lambda value, _: number(value))
+    rows = table[["run", load, name]].dropna()
+    rows = rows[rows[name] > 0]
+    values = [*rows[name].astype(float), *([limit] if limit else [])]
+    if not len(rows):
+        say_empty(axes, "Nothing to draw")
+        return
+    log_axis(axes, "y", min(values) / 1.4, max(values) * 1.4)
+    for run in runs:
+        curve = rows[rows["run"].astype(str) == run].sort_values(load, kind="stable")
+        style, dashes = _look(runs.index(run))
+        axes.plot(
+            curve[load].astype(float), curve[name].astype(float), color=style.color,
+            marker=style.marker, linestyle=dashes, markersize=4.5, markeredgecolor="white",
+            markeredgewidth=0.4, gid="curve",
+        )  # fmt: skip
+    axes.set_xlim(left=0, right=float(rows[load].max()) * 1.06)
+    if limit:
+        axes.axhline(limit, color=GREY, linestyle="--", linewidth=0.9, gid="limit")
+        axes.annotate(
+            f"limit {quantity(limit, 's', 1.0)}", (0, limit), (3, 2), ("axes fraction", "data"),
+            "offset points", color=GREY, va="bottom",
+        )  # fmt: skip

@@ -1,0 +1,147 @@
+"""What an engine did over time: sequences, tokens of its steps, KV cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .style import (
+    BLUE,
+    GREEN,
+    LIGHT,
+    ORANGE,
+    VERMILLION,
+    finish,
+    house_style,
+    new_figure,
+    number,
+    quantity,
+    require,
+    say_empty,
+)
+
+COLUMNS = (
+    "start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes",
+)  # fmt: skip
+BINS = 240
+"""Bins over time; a run of any length is as large a figure."""
+
+Array = npt.NDArray[np.float64]
+
+
+def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) -> Figure:
+    """Draw running and waiting sequences, tokens per step and the KV cache over time.
+
+    Values are means over bins of equal time, weighted by duration; idle time counts as zero. The
+    thin line of the KV cache is the most in each bin.
+
+    Parameters
+    ----------
+    stages : DataFrame
+        Columns of stages.csv: stretches of equal batches, times in seconds, kv_bytes held on
+        the fullest device.
+    kv_capacity_bytes : float or None
+        Most a device can hold [B]; None leaves the axis in bytes.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    require(stages, COLUMNS, "stages")
+    table = {name: stages[name].to_numpy(dtype=float) for name in COLUMNS}
+    with house_style():
+        figure = new_figure(title, height=4.6)
+        counts, tokens, kv = figure.subplots(3, 1, sharex=True)
+        counts.set_ylabel("Sequences")
+        tokens.set_yscale("symlog", linthresh=1.0)  # prompts outnumber decodes by far
+        tokens.set_ylabel("Tokens per step")
+        kv.set_ylabel("KV cache (%)" if kv_capacity_bytes else "KV cache (bytes)")
+        kv.set_xlabel("Time since first arrival (s)")
+        for axes in (counts, tokens, kv):
+            axes.grid(True, color=LIGHT, linewidth=0.5)
+            axes.xaxis.set_major_formatter(lambda value, _: number(value))
+            axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        if not len(stages):
+            for axes in (counts, tokens, kv):
+                axes.set_yticks([])
+                say_empty(axes, "No stages were kept")
+            finish(figure)
+            return figure
+        edges = np.linspace(0.0, float(table["end_s"].max()), BINS + 1)
+        steps = np.maximum(table["steps"], 1.0)
+        _stairs(counts, table, edges, [
+            ("running", table["running"], BLUE, "-"),
+            ("waiting", table["waiting"], VERMILLION, "--"),
+        ])  # fmt: skip
+        _stairs(tokens, table, edges, [
+            ("decoded", table["decodes"], GREEN, "-"),
+            ("of prompts", table["prefill_tokens"] / steps, ORANGE, "--"),
+        ])  # fmt: skip
+        held = table["kv_bytes"] * (100.0 / kv_capacity_bytes if kv_capacity_bytes else 1.0)
+        _stairs(kv, table, edges, [("mean", held, BLUE, "-")], peak=held)
+        kv.set_xlim(0.0, edges[-1])
+        width = quantity(edges[1] - edges[0], "s", 1.0)
+        finish(figure, f"{len(stages):,} stretches of equal batches, drawn in bins of {width}.")
+    return figure
+
+
+def _stairs(
+    axes: Axes,
+    table: dict[str, Array],
+    edges: Array,
+    curves: list[tuple[str, Array, str, str]],
+    peak: Array | None = None,
+) -> None:
+    for label, values, color, dashes in curves:
+        mean = binned_mean(table["start_s"], table["end_s"], values, edges)
+        axes.stairs(
+            mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins",
+            baseline=None,
+        )  # fmt: skip
+    if peak is not None:
+        most = binned_max(table["start_s"], table["end_s"], peak, edges)
+        axes.stairs(most, edges, color=BLUE, linewidth=0.5, label="most", baseline=None, gid="peak")
+    axes.set_ylim(bottom=0.0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.0)
+
+
+def binned_mean(start: Array, end: Array, values: Array, edges: Array) -> Array:
+    """Time-weighted mean of a step function in bins; nothing counts as zero.
+
+    Parameters
+    ----------
+    start, end : float64 array, shape (n,)
+        Stretches in order of start; those of several engines may overlap, and then add up.
+    values : float64 array, shape (n,)
+    edges : float64 array, shape (bins + 1,)
+
+    Examples
+    --------
+    >>> two = np.array([0.0, 1.0]), np.array([1.0, 3.0]), np.array([4.0, 1.0])
+    >>> binned_mean(*two, np.array([0.0, 2.0, 4.0])).tolist()
+    [2.5, 0.5]
+    """
+    times = np.concatenate([start, end])
+    jumps = np.concatenate([values, -values])
+    order = np.argsort(times, kind="stable")
+    times, level = times[order], np.cumsum(jumps[order])
+    area = np.concatenate([[0.0], np.cumsum(level[:-1] * np.diff(times))])
+    mean: Array = np.diff(np.interp(edges, times, area, left=0.0)) / np.diff(edges)
+    return mean
+
+
+def binned_max(start: Array, end: Array, values: Array, edges: Array) -> Array:
+    """Largest value of the stretches that touch each bin; 0 where there is none."""
+    bins = len(edges) - 1
+    first = np.clip(np.searchsorted(edges, start, side="right") - 1, 0, bins - 1)
+    last = np.clip(np.searchsorted(edges, end, side="left") - 1, 0, bins - 1)
+    most = np.zeros(bins)
+    np.maximum.at(most, first, values)
+    np.maximum.at(most, last, values)
+    for i in np.flatnonzero(last - first > 1):  # at most a bin each in all
+        most[first[i] + 1 : last[i]] = np.maximum(most[first[i] + 1 : last[i]], values[i])
+    return most

@@ -1,0 +1,286 @@
+"""Sections of simulations: figures, where time and energy go, and every constant used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ...devices.device import Processor
+from ...devices.spec import SystemSpec
+from ...simulator.kv import kv_rules
+from ...simulator.placement import processors_of
+from ...simulator.simulate import Run
+from ...workloads.specfile import to_si
+from ..evidence import used_sources
+from ..inspect import inspect
+from ..plots import breakdown, latency, roofline, timeline
+from ..provenance import digest_of
+from ..result import show
+from ..summary import (
+    bound_of,
+    figure_rows,
+    heading,
+    latency_rows,
+    processor_rows,
+    roof_of,
+    where_rows,
+)
+from .page import Drawing, Section
+
+if TYPE_CHECKING:
+    from ..simulate import Comparison, Seeds, Simulation
+
+WHERE = (
+    "Clock is an op's share of all steps; busy is the share for which a processor of an average "
+    "device worked on it; energy is its share of the dynamic energy; bound is what took longest."
+)
+
+
+def run_sections(result: Simulation) -> list[Section]:
+    """All sections of one simulation."""
+    run = result.run
+    name = f"{run.deployment.model.name} on {run.deployment.system.name}"
+    return [
+        Section("Result", [heading(run), *result.warnings, figure_rows(run), latency_rows(run)]),
+        Section(
+            "Where time and energy go",
+            [
+                Drawing(
+                    breakdown(ops_by_share([run]), name),
+                    "Share of the clock by layer and processor, and dynamic energy by path.",
+                ),
+                WHERE,
+                where_rows(run),
+                "By layer and processor:",
+                layer_rows(run),
+            ],
+        ),
+        Section("Roofline", _roofline(run, name)),
+        Section("Requests over time", _over_time(result, name)),
+        *evidence_sections(result),
+    ]
+
+
+def comparison_sections(result: Comparison) -> list[Section]:
+    """What differs between systems, then what each rests on."""
+    runs = [each.run for each in result.runs]
+    model = runs[0].deployment.model.name
+    out = [
+        Section("Verdict", [result.verdict(), *result.warnings, result.rows()]),
+        Section(
+            "Where time and energy go",
+            [
+                Drawing(
+                    breakdown(ops_by_share(runs), model),
+                    "Share of the clock by layer and processor, and dynamic energy by path.",
+                )
+            ],
+        ),
+    ]
+    for each in result.runs:
+        where = each.run.deployment.system.name
+        name = f"{model} on {where}"
+        out.append(Section(f"{where}: ops", [heading(each.run), where_rows(each.run)]))
+        out.append(Section(f"{where}: roofline", _roofline(each.run, name)))
+        out.append(Section(f"{where}: requests over time", _over_time(each, name)))
+        out += evidence_sections(each, f"{where}: ")
+    return out
+
+
+def seeds_sections(result: Seeds) -> list[Section]:
+    """Means with intervals, then the first seed in full."""
+    first = result.runs[0]
+    mean = Section("Means over seeds", [result.blocks()[0], *result.warnings, result.rows()])
+    inner = run_sections(first)
+    return [mean, *(Section(f"Seed {first.run.seed}: {s.title}", s.blocks) for s in inner)]
+
+
+def ops_by_share(runs: Sequence[Run]) -> pd.DataFrame:
+    """Op totals for the breakdown; an op on several processors shares its clock by their work.
+
+    Returns
+    -------
+    DataFrame
+        As `plots.breakdown` takes it: each op's wall_s [s] adds up over its rows.
+    """
+    rows = []
+    for run in runs:
+        busy: dict[tuple[str, str, str], float] = {}
+        for op in run.ops:
+            key = (op.layer, op.name, op.kind)
+            busy[key] = busy.get(key, 0.0) + op.busy_s
+        for op in run.ops:
+            whole = busy[op.layer, op.name, op.kind]
+            rows.append(
+                {
+                    "run": run.deployment.system.name, "layer": op.layer, "name": op.name,
+                    "kind": op.kind, "processor": op.processor,
+                    "wall_s": op.wall_s * (op.busy_s / whole if whole else 0.0),
+                    "busy_s": op.busy_s, "flops": op.flops, "bytes": op.bytes,
+                    **{f"{path}_joules": op.joules[path] for path in ("dram", "compute", "link")},
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def layer_rows(run: Run) -> list[dict[str, Any]]:
+    """Share of clock and energy by layer kind and processor, the largest first."""
+    table = ops_by_share([run])
+    table["joules"] = table[["dram_joules", "compute_joules", "link_joules"]].sum(axis=1)
+    groups = table.groupby(["layer", "processor"], sort=False)[["wall_s", "joules"]].sum()
+    clock, joules = (max(float(groups[c].sum()), 1e-30) for c in ("wall_s", "joules"))
+    rows = [
+        {"layer": layer, "on": processor, "clock": wall / clock, "energy": spent / joules}
+        for (layer, processor), wall, spent in zip(
+            groups.index, groups["wall_s"], groups["joules"], strict=True
+        )
+    ]
+    rows.sort(key=lambda row: -row["clock"])
+    return [
+        {**row, "clock": f"{row['clock']:.1%}", "energy": f"{row['energy']:.1%}"} for row in rows
+    ]
+
+
+def _processors(run: Run) -> list[Processor]:
+    return list(processors_of(run.deployment.device))
+
+
+def _roofline(run: Run, name: str) -> list[Any]:
+    """Every op of the run as a point: what it achieved while it kept its processor busy."""
+    processors = _processors(run)
+    dtype = run.deployment.model.numerics.default
+    known = {p.name for p in processors}
+    share = ops_by_share([run])
+    points = pd.DataFrame(
+        [
+            {
+                "name": op.name, "layer": op.layer, "processor": op.processor,
+                "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
+                "seconds_total": wall, "bound": bound_of(op, run),
+            }
+            for op, wall in zip(run.ops, share["wall_s"], strict=True)
+            if op.flops > 0 and op.busy_s > 0 and op.processor in known
+        ],
+        columns=["name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total",
+                 "bound"],
+    )  # fmt: skip
+    figure = roofline(pd.DataFrame([roof_of(p, dtype) for p in processors]), points, name)
+    caption = "Every op over the whole run under the roofs of the processors it ran on."
+    return [Drawing(figure, caption), processor_rows(processors, dtype)]
+
+
+def _over_time(result: Simulation, name: str) -> list[Any]:
+    run = result.run
+    out: list[Any] = [
+        Drawing(
+            latency(result.requests(), name),
+            "Latency of requests as cumulative shares; output and arrivals over time.",
+        )
+    ]
+    if len(run.stages):
+        capacity = kv_rules(run.deployment).capacity
+        out.append(
+            Drawing(
+                timeline(result.stages(), capacity, name),
+                "Running and waiting sequences, tokens of steps and the KV cache over time.",
+            )
+        )
+    return out
+
+
+def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
+    """What was run, the cost models behind it, and every constant with its source."""
+    run = result.run
+    d = run.deployment
+    what: list[dict[str, Any]] = [
+        {"what": "model", "value": d.model.name, "digest": digest_of(repr(d.model))},
+        {"what": "system", "value": d.system.name, "digest": digest_of(d.system.model_dump())},
+        {"what": "policy", "value": run.policy.name, "digest": digest_of(repr(run.policy))},
+        {"what": "placement", "value": d.placement, "digest": None},
+        {"what": "workload", "value": run.workload, "digest": None},
+        {"what": "seed", "value": str(run.seed), "digest": None},
+    ]
+    models = model_rows(result.evidence)
+    constants = constants_section(
+        d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
+    )
+    return [
+        Section(f"{before}What was run", [what, inspect(d.model).rows()]),
+        Section(f"{before}Evidence", [result.rests_on(), models]),
+        constants,
+    ]
+
+
+def model_rows(evidence: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cost models with what they rest on."""
+    return [
+        {
+            "cost model": e["cost_model"], "for": e["applies_to"], "basis": e["basis"],
+            "median error": None if e["error"] is None else f"{e['error']:.1%}",
+            "rows behind it": e["rows"],
+        }
+        for e in evidence
+    ]  # fmt: skip
+
+
+def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> Section:
+    """Every constant of a system as a table."""
+    rows = constant_rows(system, sources)
+    if not rows:
+        return Section(title, ["The system was given as an object, without its sources."])
+    text = f"Every number of the description of {system.name}, with its source."
+    return Section(title, [text, rows])
+
+
+def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every constant of a system with its value in the units of its key and its source.
+
+    Fitted parameters of kernel models are counted by family: their files list them.
+    """
+    tree = system.model_dump()
+    rows: list[dict[str, Any]] = []
+    fitted: dict[str, int] = {}
+    for key, source in sorted(sources.items()):
+        parts = key.split(".")
+        if "calibration" in parts:
+            family = parts[parts.index("calibration") + 1]
+            fitted[family] = fitted.get(family, 0) + 1
+            continue
+        value = _value_of(tree, parts)
+        assumed = source.lower().startswith("assum")
+        rows.append(
+            {
+                "constant": key.removeprefix("device."),
+                "value": show(value) if value is not None else None,
+                "kind": "assumed" if assumed else "sourced",
+                "source": source,
+            }
+        )
+    for family, count in fitted.items():
+        rows.append(
+            {
+                "constant": f"calibration.{family}", "value": f"{count} numbers", "kind": "fitted",
+                "source": f"devices/specs/calibrated/{system.device.name}.yaml",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _value_of(tree: Any, parts: Sequence[str]) -> Any:
+    """The number at a key path, back in the units of the path."""
+    node, factor = tree, 1.0
+    at = 0
+    while at < len(parts) and isinstance(node, Mapping):
+        for end in range(len(parts), at, -1):  # a processor's name may hold a dot
+            field, own = to_si(".".join(parts[at:end]))
+            if field in node:
+                node, at = node[field], end
+                factor = own if own != 1.0 else factor
+                break
+        else:
+            return None
+    if isinstance(node, (int, float)) and not isinstance(node, bool):
+        return node / factor if factor != 1.0 else node
+    return None

@@ -1,0 +1,102 @@
+"""Sections of answers made of many simulations: sweeps, their best points, capacity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from ..evidence import evidence
+from ..plots import trade_off
+from ..summary import evidence_text
+from .page import Drawing, Section
+from .simulation import constants_section, model_rows
+
+if TYPE_CHECKING:
+    from ..capacity import Capacity
+    from ..pareto import Pareto
+    from ..sweep import Sweep
+
+
+def capacity_sections(result: Capacity) -> list[Section]:
+    """The answer, latency against load, every simulated load, and what it rests on."""
+    caption = "Latencies of the service level against load; dashed: the most allowed."
+    out = [
+        Section("Result", result.blocks()),
+        Section("Latency against load", [Drawing(result.figure(), caption), result.curve()]),
+    ]
+    for found in result.found:
+        text = evidence_text(found.evidence, found.system)
+        out.append(Section(f"{found.system}: evidence", [text, model_rows(found.evidence)]))
+        out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
+    return out
+
+
+def pareto_sections(result: Pareto) -> list[Section]:
+    """The best points and where they lie among the others."""
+    drawn = _trade_off(result.title, result.table, result.objectives, result.columns)
+    return [Section("Result", result.blocks()), *drawn]
+
+
+def sweep_sections(result: Sweep) -> list[Section]:
+    """The answer, the trade-off, the study, every point, and what the numbers rest on."""
+    study = result.study
+    feasible = [row for row in result.table if row["feasible"]]
+    axes = [
+        {
+            "axis": column, "sets": parameter,
+            "values": "drawn at random" if axis.random else len(axis.values),
+        }
+        for axis in study.axes
+        for column, parameter in zip(axis.columns, axis.parameters, strict=True)
+    ]  # fmt: skip
+    base = [{"base": name, "value": str(value)} for name, value in study.base.items()]
+    told: list[Any] = [axes, base]
+    order = dict.fromkeys((*study.columns, *study.objectives, "feasible", *result.table[0]))
+    if study.constraints:
+        told.append("Constraints: " + "; ".join(c.text for c in study.constraints) + ".")
+    if study.samples > 1:
+        told.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
+    return [
+        Section("Result", result.blocks()),
+        *_trade_off(study.title, feasible, study.objectives, study.columns),
+        Section("Study", told),
+        Section("Points", [[{name: row[name] for name in order} for row in result.table]]),
+        *_evidence(result),
+    ]
+
+
+def _trade_off(
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    objectives: Mapping[str, str],
+    columns: Sequence[str],
+) -> list[Section]:
+    if len(objectives) < 2 or not rows:
+        return []
+    figure = trade_off(pd.DataFrame(list(rows)), objectives, columns, title)
+    caption = "Every feasible point over the first two objectives; the line joins the best."
+    return [Section("Trade-off", [Drawing(figure, caption)])]
+
+
+def _evidence(result: Sweep) -> list[Section]:
+    """What the first point that worked rests on; the others differ in the axes alone."""
+    from ..simulate import Simulation, simulate
+    from ..sweep.parameters import settings, sources_of
+
+    keys = {row["point"] for row in result.table if row["error"] is None}
+    first = next((p for key, p in result.points.items() if key in keys), None)
+    if first is None:
+        return []
+    one = {"requests": 1, "warmup": None, "seeds": None}  # what it rests on needs no long run
+    made = simulate(**{**settings(first.settings), **one})
+    assert isinstance(made, Simulation)
+    deployment, sources = made.run.deployment, sources_of(first.settings)
+    models = evidence(deployment, sources)
+    columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())
+    text = evidence_text(models, deployment.system.name)
+    return [
+        Section("Evidence", [f"Of the point with {columns}.", text, model_rows(models)]),
+        constants_section(deployment.system, sources, "Constants"),
+    ]

@@ -1,0 +1,48 @@
+"""Matplotlib figures as SVG inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
+
+_SIZE = re.compile(r'^<svg [^>]*?viewBox="(?P<box>[^"]*)"[^>]*>', re.DOTALL)
+_ID = re.compile(r' id="(?P<id>[^"]*)"')
+_REFERENCE = re.compile(r'(?P<before>href="#|url\(#)(?P<id>[^")]*)')
+_COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
+
+
+def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
+    """Turn a figure into an ``<svg>`` element of the page.
+
+    Text becomes outlines, so that it looks the same everywhere; the same figure gives the same
+    bytes. Its size is the page's matter, the view box keeps the proportions.
+
+    Parameters
+    ----------
+    prefix : str
+        Goes before every id, so that several figures fit one page.
+    label : str
+        What people hear who cannot see it.
+    """
+    from markupsafe import Markup, escape
+    from matplotlib import rc_context
+
+    from ..plots.style import house_style
+
+    buffer = io.StringIO()
+    with house_style(), rc_context({"svg.hashsalt": "opbyte", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = _COMMENT.sub("", text[text.index("<svg") :])
+    used = {match["id"] for match in _REFERENCE.finditer(text)}
+    text = _ID.sub(lambda m: f' id="{prefix}-{m["id"]}"' if m["id"] in used else "", text)
+    text = _REFERENCE.sub(rf"\g<before>{prefix}-\g<id>", text)
+    match = _SIZE.match(text)
+    assert match is not None
+    head = f'<svg viewBox="{match["box"]}" role="img" aria-label="{escape(label)}">'
+    return Markup(head + text[match.end() :])  # drawn here, its texts are outlines

@@ -1,0 +1,68 @@
+"""What ``opbyte reproduce --out`` writes: rows, tables, figures and what they draw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..output import OutputFolder
+from ..result import show
+from .base import Reproduction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUMBERS = "%.9g"
+
+
+def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
+    """Write rows.json, table.md, one CSV a table, and one CSV and PNG a figure."""
+    for table in (*result.tables, *result.figures):
+        names = list(table.rows[0]) if table.rows else []
+        columns = {name: np.array([row[name] for row in table.rows]) for name in names}
+        files.csv(f"{table.name}.csv", columns, floats=NUMBERS)
+    files.text("table.md", markdown(result))
+    for name, figure in figures_of(result).items():
+        from ..plots import save
+
+        files.write(f"{name}.png", partial(save, figure))
+    files.json("rows.json", result.to_dict())
+
+
+def figures_of(result: Reproduction) -> dict[str, Figure]:
+    """Figures by the name of the table they draw; none where they were not asked for."""
+    if not result.plots or not result.figures:
+        return {}
+    import pandas as pd
+
+    draw = import_module(f"...plots.{result.plots}", __name__).draw
+    frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
+    drawn: dict[str, Figure] = draw(frames)
+    return drawn
+
+
+def markdown(result: Reproduction) -> str:
+    """All rows as one table, the other tables and the assumptions under it."""
+    parts = [f"# {result.experiment}", ""]
+    rows = [{**row, "note": r.note} for row, r in zip(result.rows(), result.table, strict=True)]
+    parts += _table(rows)
+    for table in result.tables:
+        parts += ["", f"## {table.title}", "", *_table(table.rows)]
+        if table.note:
+            parts += ["", table.note]
+    if result.assumptions:
+        parts += ["", "## Assumptions", "", *(f"- {text}" for text in result.assumptions)]
+    return "\n".join(parts) + "\n"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of a Markdown table; a bar within a cell would end it."""
+    if not rows:
+        return ["no rows"]
+    lines = [[show(v).replace("|", "/") for v in row.values()] for row in rows]
+    head = list(rows[0])
+    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)]

@@ -1,0 +1,1 @@
+"""FPGA boards and the accelerators built on them: descriptions and the resource check."""

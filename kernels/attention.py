@@ -1,0 +1,160 @@
+"""What the attention kernels share: the paged cache and the reference.
+
+A cache is two arrays ``(pages, heads_kv, page_size, head_dim)``, and a table
+``(sequences, pages of the longest)`` says where each sequence's keys lie. A contiguous cache
+is one page a sequence: ``page_size`` its longest length, table ``[[0], [1], ...]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .flash import I8, Units, attention, cut, merge
+from .jit import threads_for
+from .vector import GROUP, LANES
+
+F4 = npt.NDArray[np.float32]
+I4 = npt.NDArray[np.int32]
+CHUNK = 1024
+"""Keys of one unit of a decode: short enough to share a long sequence, long enough (1 MB of fp32
+keys and values at head_dim 128) that merging the parts costs under half a percent."""
+BLOCK = 16
+"""Query positions of one unit of a prefill: each tile of keys serves this many times the group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Keys and values of a batch; see the module for the layout.
+
+    Attributes
+    ----------
+    keys, values : float32 array, shape (pages, heads_kv, page_size, head_dim)
+        `values` may be `keys` itself where values are the first numbers of keys (MLA).
+    table : int32 array, shape (sequences, most pages)
+    lengths : int64 array, shape (sequences,)
+    """
+
+    keys: F4
+    values: F4
+    table: I4
+    lengths: I8
+
+    def __post_init__(self) -> None:
+        page = self.keys.shape[2]
+        if self.keys.shape != self.values.shape:
+            raise ValueError(f"keys {self.keys.shape} and values {self.values.shape} differ")
+        if self.keys.shape[3] % LANES:
+            raise ValueError(f"head_dim {self.keys.shape[3]} must be a multiple of {LANES}")
+        used = -(-self.lengths // page)
+        if (self.lengths < 0).any() or (used > self.table.shape[1]).any():
+            raise ValueError(f"lengths must lie between 0 and {self.table.shape[1] * page} keys")
+        inside = np.arange(self.table.shape[1])[None, :] < used[:, None]
+        pages = self.table[inside]
+        if len(pages) and not 0 <= pages.min() <= pages.max() < len(self.keys):
+            raise ValueError(f"the table names pages outside 0 to {len(self.keys) - 1}")
+        if not (self.keys.flags.c_contiguous and self.values.flags.c_contiguous):
+            raise ValueError("keys and values must be contiguous")
+
+    def gather(self, sequence: int) -> tuple[F4, F4]:
+        """Keys and values of one sequence, shape (length, heads_kv, head_dim)."""
+        length, page = int(self.lengths[sequence]), self.keys.shape[2]
+        at = np.arange(length)
+        pages = self.table[sequence, at // page]
+        return self.keys[pages, :, at % page], self.values[pages, :, at % page]
+
+
+@dataclass(slots=True)
+class Plan:
+    """Units and room for partial results of a batch of one shape; serves every layer of a step."""
+
+    units: Units
+    shares: I8
+    offset: I8
+    window: int
+    group: int
+    top: F4
+    total: F4
+    parts: F4
+
+
+def plan(
+    queries: I8, lengths: I8, heads_q: int, heads_kv: int, dim_v: int, window: int, threads: int,
+    chunk: int = CHUNK,
+) -> Plan:  # fmt: skip
+    """Cut a batch and make room.
+
+    Parameters
+    ----------
+    queries, lengths : int64 array, shape (sequences,)
+        New positions at the end of each sequence, and its keys.
+    window : int
+        Keys a query sees at most, itself included; 0 = all.
+    """
+    if heads_q % heads_kv:
+        raise ValueError(f"{heads_q} query heads are no multiple of {heads_kv} key/value heads")
+    live = lengths > 0
+    if (queries[live] > lengths[live]).any():
+        raise ValueError("more new positions than keys in a sequence")
+    group = heads_q // heads_kv
+    traffic = 8.0 * dim_v * heads_kv * float(lengths.sum()) * max(1.0, float(queries.mean()) / 8)
+    threads = threads_for(traffic, threads)
+    block = BLOCK if (queries > 1).any() else 1
+    # Prompts have units enough without cutting their keys.
+    keys = chunk if block == 1 else int(max(lengths.max(initial=1), 1))
+    units = cut(queries, lengths, heads_kv, window, block, keys, group)
+    most = -(-block * group // GROUP) * GROUP
+    count = len(units.rows)
+    return Plan(
+        units, units.shares(threads), lengths - queries, window, group,
+        np.empty((count, most), np.float32), np.empty((count, most), np.float32),
+        np.empty((count, most, dim_v), np.float32),
+    )  # fmt: skip
+
+
+def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
+    """Attention of `q`, shape (sequences, new positions, heads_q, head_dim), into `out`.
+
+    Positions beyond a sequence's own count, and sequences without keys, are set to 0.
+    """
+    dim, dim_v = q.shape[3], out.shape[3]
+    if q.shape[3] != cache.keys.shape[3]:
+        raise ValueError(f"queries of {q.shape[3]} numbers, keys of {cache.keys.shape[3]}")
+    if not (q.flags.c_contiguous and out.flags.c_contiguous and q.dtype == out.dtype == np.float32):
+        raise ValueError("queries and output must be contiguous float32")
+    heads, page = cache.keys.shape[1], cache.keys.shape[2]
+    out[:] = 0.0
+    attention(dim, dim_v)(
+        q, cache.keys.ctypes.data, cache.values.ctypes.data, cache.table, heads, page,
+        p.units.rows, p.shares, p.group, np.float32(scale), p.offset, p.window, p.top, p.total,
+        p.parts, len(p.shares) - 1,
+    )  # fmt: skip
+    merge(p.units.rows, p.units.groups, p.group, p.top, p.total, p.parts, out,
+          threads_for(8.0 * p.parts.size, len(p.shares) - 1))  # fmt: skip
+
+
+def reference(
+    q: F4, cache: Cache, queries: I8, window: int, scale: float, dim_v: int
+) -> npt.NDArray[np.float64]:
+    """Attention by its definition, in fp64: softmax(scale q k) v under the causal mask."""
+    sequences, most, heads, _ = q.shape
+    out = np.zeros((sequences, most, heads, dim_v))
+    for b in range(sequences):
+        keys, values = (x.astype(np.float64) for x in cache.gather(b))
+        length, new = len(keys), int(queries[b])
+        if not length or not new:
+            continue
+        group = heads // keys.shape[1]
+        position = length - new + np.arange(new)
+        seen = np.arange(length)[None, :] <= position[:, None]
+        if window:
+            seen &= np.arange(length)[None, :] > position[:, None] - window
+        for h in range(heads):
+            score = scale * (q[b, :new, h].astype(np.float64) @ keys[:, h // group].T)
+            score = np.where(seen, score, -np.inf)
+            weight = np.exp(score - score.max(1, keepdims=True))
+            weight /= weight.sum(1, keepdims=True)
+            out[b, :new, h] = weight @ values[:, h // group, :dim_v]
+    return out

@@ -1,0 +1,63 @@
+"""Causal prefill attention, with or without a sliding window and earlier keys.
+
+The queries of a block of positions share each tile of keys; see `flash` for the CPU kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..workloads.batch import visible_pairs
+from .attention import attend, plan, reference
+from .attention_decode import paged_cache
+from .check import require
+from .lab import Bench, Case, Kernel, Shape, add
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """Prompts and chunks of prompts."""
+    out: list[Shape] = []
+    for heads_q, heads_kv, dim in ((16, 4, 64), (32, 8, 128)):
+        for q_len in (16, 64, 256) if quick else (16, 32, 64, 128, 256, 512, 1024):
+            for prefix in (0, 512):
+                out.append({"batch": 1, "q_len": q_len, "kv_prefix": prefix, "heads_q": heads_q,
+                                "heads_kv": heads_kv, "head_dim": dim, "window": 0, "causal": 1})  # fmt: skip
+    if not quick:
+        out.append({"batch": 1, "q_len": 2048, "kv_prefix": 0, "heads_q": 16, "heads_kv": 4, "head_dim": 64,
+                        "window": 256, "causal": 1})  # fmt: skip
+    return out
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape."""
+    batch, q_len, prefix = shape["batch"], shape["q_len"], shape["kv_prefix"]
+    heads_q, heads_kv, dim, window = (
+        shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window")
+    )
+    kv_len = q_len + prefix
+    moved = 4.0 * batch * dim * (2 * heads_q * q_len + 2 * heads_kv * kv_len)
+    copies = bench.copies(moved)
+    caches = [paged_cache(bench, batch, kv_len, heads_kv, dim) for _ in range(copies)]
+    q = bench.take((batch, q_len, heads_q, dim))
+    queries, out = np.full(batch, q_len, dtype=np.int64), np.empty_like(q)
+    ready = plan(queries, caches[0].lengths, heads_q, heads_kv, dim, window, bench.threads)
+    scale = dim**-0.5
+
+    def check() -> None:
+        out[:] = np.nan
+        attend(ready, q, caches[0], scale, out)
+        want = reference(q, caches[0], queries, window, scale, dim)
+        require(out, want, "fp32", f"attention_prefill {dict(shape)}")
+
+    ends = np.array([kv_len, prefix])
+    all_, before = visible_pairs(ends, window)
+    columns = {"kernel": "opbyte_prefill", "dtype": "fp32", "kv_dtype": "fp32", **shape}
+    return Case(
+        columns, 4.0 * batch * heads_q * dim * float(all_ - before), moved, copies,
+        lambda i: attend(ready, q, caches[i % copies], scale, out), check,
+    )  # fmt: skip
+
+
+CPU = add(Kernel("attention_prefill", "numba", "attention_prefill", shapes, case))

@@ -1,0 +1,140 @@
+"""What this CPU can do at most, measured beside the kernels: reading, copying, arithmetic.
+
+A kernel's share is taken of the *read* rate of the same minute: kernels of a decode step read, and
+write next to nothing. The rate of a shared machine changes within minutes, so it is taken right
+before and after each kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from .jit import parallel
+from .lab import Bench
+from .timing import Sample, sample
+from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
+
+READ_BYTES = 48 << 20
+"""Read at once: more than the last-level cache keeps of a block that is gone through in turn."""
+FMA_STEPS = 1 << 17
+BLAS_SIZE = 1024
+
+
+@micro_kernel
+def read_sum(typingctx, x, n):
+    """Sum of `n` floats at address `x`, in eight accumulators."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        acc = e.registers(8)
+
+        def body(i: Value) -> None:
+            for c, slot in enumerate(acc):
+                at = e.offset(builder.add(args[0], builder.mul(i, I64(4))), 4 * LANES * c)
+                builder.store(e.fadd(builder.load(slot), e.load(at)), slot)
+
+        e.loop(I64(0), args[1], 8 * LANES, body)
+        total = builder.load(acc[0])
+        for slot in acc[1:]:
+            total = e.fadd(total, builder.load(slot))
+        return e.sums([total])[0]
+
+    return types.float32(types.int64, types.int64), codegen
+
+
+@micro_kernel
+def fma_chain(typingctx, steps):
+    """`steps` rounds of 16 independent fused multiply-adds on full registers."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        acc = e.registers(16)
+        # From memory, so that the compiler cannot work the chain out.
+        pair = [e.alloca(VEC) for _ in range(2)]
+        for slot, value in zip(pair, (0.999, 1e-3), strict=True):
+            builder.store(e.constant(value), slot)
+        factor, term = (builder.load(slot) for slot in pair)
+
+        def body(i: Value) -> None:
+            for slot in acc:
+                builder.store(e.fma(builder.load(slot), factor, term), slot)
+
+        e.loop(I64(0), args[0], 1, body)
+        total = builder.load(acc[0])
+        for slot in acc[1:]:
+            total = e.fadd(total, builder.load(slot))
+        return builder.extract_element(total, I32(0))
+
+    return types.float32(types.int64), codegen
+
+
+@parallel
+def _read(x_at, count, step, out, threads):
+    for thread in numba.prange(threads):
+        low = count * thread // threads // step * step
+        high = count * (thread + 1) // threads // step * step
+        out[thread] = read_sum(x_at + 4 * low, high - low)
+
+
+@parallel
+def _fma(steps, out, threads):
+    for thread in numba.prange(threads):
+        out[thread] = fma_chain(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """Rates of this machine with some number of threads.
+
+    Attributes
+    ----------
+    read_Bps, copy_Bps : float
+        Bytes per second read, and copied (read and written bytes counted).
+    fma_flops_per_s, gemm_flops_per_s : float
+        fp32, in registers, and of NumPy's BLAS on square matrices.
+    """
+
+    read_Bps: float
+    copy_Bps: float
+    fma_flops_per_s: float
+    gemm_flops_per_s: float
+
+
+def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
+    """Bytes per second of reading memory that is in no cache."""
+    count = min(READ_BYTES // 4, len(bench.block) // 3)
+    out = np.empty(bench.threads, np.float32)
+
+    def run(i: int) -> None:
+        x = bench.take((count,))
+        _read(x.ctypes.data, count, 8 * LANES, out, bench.threads)
+
+    return 4 * count / _time(run, bench.threads, least, budget_s).median_s
+
+
+def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
+    """All rates, one after another."""
+    count = min(READ_BYTES // 8, len(bench.block) // 6)
+    target: npt.NDArray[np.float32] = np.empty(count, np.float32)
+    a, b = (bench.take((BLAS_SIZE, BLAS_SIZE)) for _ in range(2))
+    c = np.empty((BLAS_SIZE, BLAS_SIZE), np.float32)
+    out = np.empty(bench.threads, np.float32)
+    copy = _time(lambda i: np.copyto(target, bench.take((count,))), 1, 5, budget_s)
+    fma = _time(lambda i: _fma(FMA_STEPS, out, bench.threads), bench.threads, 5, budget_s)
+    gemm = _time(lambda i: np.matmul(a, b, out=c), bench.threads, 5, budget_s)
+    return Ceilings(
+        read_rate(bench, least=9, budget_s=budget_s),
+        8 * count / copy.median_s,
+        2.0 * FMA_STEPS * 16 * LANES * bench.threads / fma.median_s,
+        2.0 * BLAS_SIZE**3 / gemm.median_s,
+    )
+
+
+def _time(run: Any, threads: int, least: int, budget_s: float) -> Sample:
+    return sample(run, threads=threads, least=least, most=200, budget_s=budget_s)

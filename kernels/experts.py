@@ -1,0 +1,322 @@
+"""Experts of a MoE layer: two grouped products with SwiGLU between, at any loads.
+
+``h = silu(x Wg^T) * (x Wu^T)``, ``y = h Wd^T`` for the tokens of each expert. The weights of an expert
+with tokens stream once; one without is not touched. The rows of all active experts form one
+list that the threads share by cost, so that one expert with all tokens uses every thread.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .check import from_bf16, require
+from .gemm import BLAS_ROWS, check_weights, tile_rows
+from .jit import inner, parallel
+from .lab import Bench, Case, Kernel, Shape, add
+from .permute import Order, combine, gather, sort_slots
+
+F4 = npt.NDArray[np.float32]
+I4 = npt.NDArray[np.int32]
+Weights = npt.NDArray[Any]
+ROW_COST = 0.12
+"""Cost of four rows of weights for one more token, over that of streaming them: 4 x 2 FLOP against
+4 x 4 bytes, at the ridge of about 4 FLOP/byte of a core with AVX-512."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """Weights of a layer's experts, float32 or bf16 as uint16.
+
+    Attributes
+    ----------
+    gate, up : array, shape (experts, inter, hidden)
+    down : array, shape (experts, hidden, inter)
+    """
+
+    gate: Weights
+    up: Weights
+    down: Weights
+
+    def __post_init__(self) -> None:
+        experts, inter, hidden = self.gate.shape
+        for name in ("gate", "up", "down"):
+            check_weights(getattr(self, name), f"{name} weights")
+        if self.up.shape != self.gate.shape or self.down.shape != (experts, hidden, inter):
+            shapes = f"{self.gate.shape}, {self.up.shape}, {self.down.shape}"
+            raise ValueError(f"gate, up and down weights of shapes {shapes} do not match")
+        if len({w.dtype for w in (self.gate, self.up, self.down)}) > 1:
+            raise ValueError("gate, up and down weights must have one type")
+
+    @property
+    def wide(self) -> bool:
+        """Whether the weights are float32."""
+        return bool(self.gate.dtype == np.float32)
+
+
+@inner
+def share(offsets, blocks, cost, thread, threads):
+    """First block of a thread's share in the list of all active experts' blocks of rows."""
+    total = 0.0
+    for e in range(len(offsets) - 1):
+        m = offsets[e + 1] - offsets[e]
+        if m > 0:
+            total += blocks * (1.0 + cost * m)
+    aim = total * thread / threads
+    done = 0.0
+    first = 0
+    for e in range(len(offsets) - 1):
+        m = offsets[e + 1] - offsets[e]
+        if m > 0:
+            one = 1.0 + cost * m
+            if done + blocks * one >= aim:
+                return first + min(blocks, math.ceil((aim - done) / one))
+            done += blocks * one
+            first += blocks
+    return first
+
+
+@parallel
+def _first(x_at, offsets, gate_at, up_at, inter, hidden, wide, cost, h, threads):
+    """Gate and up products and SwiGLU, four columns of `h` at a time."""
+    blocks = inter // 4
+    width = 4 if wide else 2
+    most = 0
+    for e in range(len(offsets) - 1):
+        most = max(most, offsets[e + 1] - offsets[e])
+    for thread in numba.prange(threads):
+        left = np.empty((most, 4), np.float32)
+        right = np.empty((most, 4), np.float32)
+        low = share(offsets, blocks, cost, thread, threads)
+        high = share(offsets, blocks, cost, thread + 1, threads)
+        first = 0
+        for e in range(len(offsets) - 1):
+            start, m = offsets[e], offsets[e + 1] - offsets[e]
+            if m == 0:
+                continue
+            for b in range(max(low - first, 0), min(high - first, blocks)):
+                at = (e * inter + 4 * b) * hidden * width
+                rows = x_at + 4 * start * hidden
+                tile_rows(rows, m, gate_at + at, hidden, wide, left.ctypes.data, 16)
+                tile_rows(rows, m, up_at + at, hidden, wide, right.ctypes.data, 16)
+                for t in range(m):
+                    for j in range(4):
+                        g = left[t, j]
+                        h[start + t, 4 * b + j] = g / (np.float32(1.0) + np.exp(-g)) * right[t, j]
+            first += blocks
+
+
+@parallel
+def _second(h_at, offsets, down_at, inter, hidden, wide, cost, y_at, threads):
+    blocks = hidden // 4
+    width = 4 if wide else 2
+    for thread in numba.prange(threads):
+        low = share(offsets, blocks, cost, thread, threads)
+        high = share(offsets, blocks, cost, thread + 1, threads)
+        first = 0
+        for e in range(len(offsets) - 1):
+            start, m = offsets[e], offsets[e + 1] - offsets[e]
+            if m == 0:
+                continue
+            for b in range(max(low - first, 0), min(high - first, blocks)):
+                at = (e * hidden + 4 * b) * inter * width
+                tile_rows(h_at + 4 * start * inter, m, down_at + at, inter, wide,
+                          y_at + 4 * start * hidden + 16 * b, 4 * hidden)  # fmt: skip
+            first += blocks
+
+
+def grouped_swiglu(x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1) -> None:
+    """Apply each expert to its rows of `x`.
+
+    Parameters
+    ----------
+    x : float32 array, shape (slots, hidden)
+        Rows sorted by expert.
+    offsets : int32 array, shape (experts + 1,)
+        Where each expert's rows begin.
+    h, y : float32 array, shapes (slots, inter), (slots, hidden)
+        Room for the inner values, and the output.
+    """
+    experts, inter, hidden = w.gate.shape
+    slots = len(x)
+    if len(offsets) != experts + 1 or offsets[0] != 0 or offsets[-1] != slots:
+        raise ValueError(f"offsets must be {experts + 1} numbers from 0 to {slots}")
+    if x.shape != (slots, hidden) or h.shape != (slots, inter) or y.shape != (slots, hidden):
+        raise ValueError(f"shapes {x.shape}, {h.shape} and {y.shape} do not match the weights")
+    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (x, h, y)):
+        raise ValueError("x, h and y must be contiguous float32")
+    few, many = offsets, []
+    if w.wide:
+        counts = np.diff(offsets)
+        many = np.flatnonzero(counts >= BLAS_ROWS).tolist()
+    if many:
+        _with_blas(x, offsets, w, h, y, many)
+        if len(many) == np.count_nonzero(np.diff(offsets)):
+            return
+        _rest(x, offsets, w, h, y, set(many), threads)
+        return
+    _first(x.ctypes.data, few, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden, w.wide,
+           ROW_COST, h, threads)  # fmt: skip
+    _second(h.ctypes.data, few, w.down.ctypes.data, inter, hidden, w.wide, ROW_COST,
+            y.ctypes.data, threads)  # fmt: skip
+
+
+def _with_blas(
+    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, experts: list[int]
+) -> None:  # fmt: skip
+    """Experts with many rows: three products of NumPy's BLAS each."""
+    for e in experts:
+        rows = slice(int(offsets[e]), int(offsets[e + 1]))
+        gate, up = x[rows] @ w.gate[e].T, x[rows] @ w.up[e].T
+        # exp overflows to infinity for gates below -88: the quotient is then the right limit, 0
+        with np.errstate(over="ignore"):
+            np.multiply(gate / (1.0 + np.exp(-gate)), up, out=h[rows])
+        np.matmul(h[rows], w.down[e].T, out=y[rows])
+
+
+def _rest(
+    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, done: set[int], threads: int
+) -> None:  # fmt: skip
+    """Experts between those that BLAS took: runs of neighbours, each run in one call."""
+    experts, inter, hidden = w.gate.shape
+    first = 0
+    while first < experts:
+        last = first
+        while last < experts and last not in done:
+            last += 1
+        if last > first and offsets[last] > offsets[first]:
+            part = np.ascontiguousarray(offsets[first : last + 1] - offsets[first])
+            rows = slice(int(offsets[first]), int(offsets[last]))
+            _first(x[rows].ctypes.data, part, w.gate[first:].ctypes.data,
+                   w.up[first:].ctypes.data, inter, hidden, w.wide, ROW_COST, h[rows],
+                   threads)  # fmt: skip
+            _second(h[rows].ctypes.data, part, w.down[first:].ctypes.data, inter, hidden, w.wide,
+                    ROW_COST, y[rows].ctypes.data, threads)  # fmt: skip
+        first = last + 1
+
+
+@dataclass(slots=True)
+class Room:
+    """Buffers of a MoE layer for some number of slots."""
+
+    x: F4
+    h: F4
+    y: F4
+
+    @classmethod
+    def of(cls, slots: int, hidden: int, inter: int) -> Room:
+        return cls(*(np.empty((slots, n), np.float32) for n in (hidden, inter, hidden)))
+
+
+def moe_layer(
+    x: F4, ids: I4, weights: F4, w: ExpertWeights, room: Room, out: F4, threads: int = 1
+) -> Order:
+    """Sort, gather, experts and combine: the layer after the router.
+
+    Parameters
+    ----------
+    x, out : float32 array, shape (tokens, hidden)
+    ids, weights : arrays, shape (tokens, k)
+        The router's choice.
+    """
+    order = sort_slots(ids, len(w.gate))
+    gather(x, order, ids.shape[1], room.x, threads)
+    grouped_swiglu(room.x, order.offsets, w, room.h, room.y, threads)
+    combine(room.y, order, weights, out, threads)
+    return order
+
+
+def reference(
+    x: F4, ids: npt.NDArray[np.integer], weights: F4, w: ExpertWeights
+) -> npt.NDArray[np.float64]:
+    """The layer in fp64, token by token and choice by choice."""
+
+    def exact(m: Weights) -> npt.NDArray[np.float64]:
+        return (m if m.dtype == np.float32 else from_bf16(m)).astype(np.float64)
+
+    out = np.zeros(x.shape)
+    for t, row in enumerate(x.astype(np.float64)):
+        for e, weight in zip(ids[t], weights[t], strict=True):
+            g = exact(w.gate[e]) @ row
+            inner_ = g / (1.0 + np.exp(-g)) * (exact(w.up[e]) @ row)
+            out[t] += float(weight) * (exact(w.down[e]) @ inner_)
+    return out
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """Few and many experts, from one token to a batch, weights in fp32 and bf16."""
+    sizes = [(1024, 512, 8, 2), (2048, 768, 24, 8), (512, 1024, 8, 2)]
+    if not quick:
+        sizes += [(1024, 1792, 16, 4), (2048, 1024, 16, 2)]
+    tokens = (1, 2, 4, 8, 16, 48) if quick else (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+    return [
+        {
+            "dtype": dtype,
+            "tokens": t,
+            "hidden": hidden,
+            "inter": inter,
+            "experts": experts,
+            "topk": k,
+        }
+        for dtype in ("fp32", "bf16")
+        for hidden, inter, experts, k in sizes
+        for t in tokens
+    ]
+
+
+def balanced(tokens: int, experts: int, k: int, rng: np.random.Generator) -> I4:
+    """Choices that load all experts as evenly as can be, in a drawn order."""
+    first = rng.permutation(experts)
+    at = (np.arange(tokens * k) % experts).reshape(tokens, k)
+    return first[at].astype(np.int32)
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape, balanced loads, and the same by NumPy."""
+    tokens, hidden, inter, experts, k = (
+        shape[n] for n in ("tokens", "hidden", "inter", "experts", "topk")
+    )
+    bf16 = shape["dtype"] == "bf16"
+    ids = balanced(tokens, experts, k, bench.rng)
+    active = len(np.unique(ids))
+    one = 3 * hidden * inter
+    copies = bench.copies((2.0 if bf16 else 4.0) * experts * one)
+    sizes = ((experts, inter, hidden), (experts, inter, hidden), (experts, hidden, inter))
+    weights = [ExpertWeights(*(bench.take(s, bf16) for s in sizes)) for _ in range(copies)]
+    x, share_of = bench.take((tokens, hidden)), np.full((tokens, k), 1 / k, np.float32)
+    room, out = Room.of(tokens * k, hidden, inter), np.empty((tokens, hidden), np.float32)
+
+    def run(i: int) -> None:
+        moe_layer(x, ids, share_of, weights[i % copies], room, out, bench.threads)
+
+    def check() -> None:
+        for buffer in (room.x, room.h, room.y, out):
+            buffer[:] = np.nan
+        run(0)
+        few = sorted({0, tokens // 2, tokens - 1})  # a token at a time is slow in fp64
+        want = reference(x[few], ids[few], share_of[few], weights[0])
+        require(out[few], want, "fp32", f"experts {dict(shape)}")
+
+    def other(i: int) -> None:
+        w = weights[i % copies]
+        for e in np.unique(ids).tolist():
+            rows = x[(ids == e).any(1)]
+            gate = rows @ w.gate[e].T
+            _ = (gate / (1 + np.exp(-gate)) * (rows @ w.up[e].T)) @ w.down[e].T
+
+    columns = {
+        "kernel": "fused_moe", **shape, "tp": 1, "ep": 1, "gated": 1, "distribution": "balanced",
+        "active_experts": active,
+    }  # fmt: skip
+    moved = (2.0 if bf16 else 4.0) * active * one + 8.0 * tokens * hidden
+    return Case(columns, 2.0 * tokens * k * one, moved, copies, run, check,
+                None if bf16 else other)  # fmt: skip
+
+
+CPU = add(Kernel("experts", "numba", "moe", shapes, case))

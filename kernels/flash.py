@@ -1,0 +1,236 @@
+"""Attention on the CPU, one pass over keys and values: decode, prefill and MLA share it.
+
+The work is cut into *units*: some query positions of one sequence, all query heads of one
+key/value head, and a range of keys. A unit walks its keys in tiles of `TILE`; four query vectors at
+a time take scores, a step of the online softmax and the weighted sum of values, all in
+registers (`vector`). While scores are taken the next tile's values are fetched, while values are
+added the keys after next: attention in a decode step is bound by memory, and its rows are
+too short for the hardware to run ahead. Units of the same queries are merged at the end, in
+a fixed order, so that equal inputs give equal bits on any number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from .jit import inner, parallel
+from .vector import GROUP, add_values, score_tile, softmax_tile
+
+F4 = npt.NDArray[np.float32]
+I8 = npt.NDArray[np.int64]
+
+TILE = 32
+"""Keys of a tile: its scores fill two vector registers a row, its keys and values half an L1."""
+LOW = -3.0e38
+"""Running maximum of a row that has seen no key."""
+(U_SEQ, U_HEAD, U_QUERY, U_QUERIES, U_START, U_STOP) = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """How a batch is cut; made once a step, used by every layer.
+
+    Attributes
+    ----------
+    rows : int64 array, shape (n, 6)
+        Sequence, key/value head, first query, queries, first key, end of keys. The units of the
+        same queries stand together.
+    groups : int64 array, shape (g + 1,)
+        Where the units of the same queries begin.
+    cost : int64 array, shape (n,)
+        Keys times query groups, to share the units evenly.
+    """
+
+    rows: I8
+    groups: I8
+    cost: I8
+
+    def shares(self, threads: int) -> I8:
+        """Bounds of the units each thread takes, about equal in cost: shape (threads + 1,)."""
+        done = np.concatenate([[0], np.cumsum(self.cost)])
+        aims = done[-1] * np.arange(threads + 1) / threads
+        bounds: I8 = np.searchsorted(done, aims, side="left").astype(np.int64)
+        return bounds
+
+
+def ceil_div(a: int, b: int) -> int:
+    """Pieces of size `b` that cover `a`."""
+    return -(-a // b)
+
+
+def cut(
+    queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int
+) -> Units:
+    """Cut a batch into units.
+
+    Parameters
+    ----------
+    queries, lengths : int64 array, shape (sequences,)
+        New positions at the end of each sequence, and its keys, theirs included.
+    window : int
+        Keys a query sees at most, itself included; 0 = all.
+    block, chunk : int
+        Query positions and keys of one unit at most.
+    group : int
+        Query heads of a key/value head.
+    """
+    rows, groups, cost = [], [0], []
+    for b, (new, length) in enumerate(zip(queries.tolist(), lengths.tolist(), strict=True)):
+        for first in range(0, new if length else 0, block):
+            count = min(block, new - first)
+            position = length - new + first
+            low = max(0, position + 1 - window) if window else 0
+            high = position + count
+            parts = ceil_div(high - low, chunk)
+            step = ceil_div(ceil_div(high - low, parts), TILE) * TILE
+            starts = range(low, high, step)
+            for head in range(heads_kv):
+                for start in starts:
+                    stop = min(start + step, high)
+                    rows.append((b, head, first, count, start, stop))
+                    cost.append((stop - start) * ceil_div(count * group, GROUP))
+                groups.append(len(rows))
+    shape = np.array(rows, dtype=np.int64).reshape(-1, 6)
+    return Units(shape, np.array(groups, dtype=np.int64), np.array(cost, dtype=np.int64))
+
+
+@inner
+def place_rows(rows, table, heads, page, row_bytes, seq, head, start, count):
+    """Byte offsets of `count` keys from `start` on; the last one fills up the tile."""
+    slot = start % page
+    index = start // page
+    base = (np.int64(table[seq, index]) * heads + head) * page * row_bytes
+    for t in range(count):
+        if slot == page:
+            slot = 0
+            index += 1
+            base = (np.int64(table[seq, index]) * heads + head) * page * row_bytes
+        rows[t] = base + slot * row_bytes
+        slot += 1
+    for t in range(count, len(rows)):
+        rows[t] = rows[count - 1]
+
+
+@inner
+def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
+    """Place the rows of the tile at `cursor` (unit, key) and move on; past the end, nothing."""
+    u, start = cursor[0], cursor[1]
+    if u >= end:
+        return
+    stop = units[u, 5]
+    count = min(len(rows), stop - start)
+    place_rows(rows, table, heads, page, row_bytes, units[u, 0], units[u, 1], start, count)
+    cursor[1] = start + count
+    if cursor[1] == stop:
+        cursor[0] = u + 1
+        if u + 1 < end:
+            cursor[1] = units[u + 1, 4]
+
+
+@cache
+def attention(dim: int, dim_v: int) -> Callable[..., None]:
+    """The compiled kernel for keys of `dim` and values of `dim_v` numbers."""
+    tile, group = TILE, GROUP  # literals: a closure over integers can be cached on disk
+
+    @parallel
+    def run(q, k_at, v_at, table, heads, page, units, shares, group_size, scale, offset, window,
+            top, total, out, threads):  # fmt: skip
+        row_bytes = dim * 4
+        for thread in numba.prange(threads):
+            end = shares[thread + 1]
+            if shares[thread] == end:
+                continue
+            rows = np.zeros((3, tile), np.int64)
+            cursor = np.array([shares[thread], units[shares[thread], 4]])
+            scores = np.empty((group, tile), np.float32)
+            bounds = np.empty((2, group), np.int32)
+            most = top.shape[1]
+            vectors = np.zeros((most, dim), np.float32)
+            states = np.empty((most // group, 3, group), np.float32)
+            for n in range(2):
+                next_tile(cursor, end, rows[n], table, heads, page, row_bytes, units)
+            here = 0
+            for u in range(shares[thread], end):
+                seq, head, first, count = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
+                begin, stop = units[u, 4], units[u, 5]
+                used = count * group_size
+                packed = (used + group - 1) // group
+                for n in range(packed * group):
+                    for d in range(dim):
+                        vectors[n, d] = 0.0
+                    if n < used:
+                        at = first + n // group_size
+                        which = head * group_size + n % group_size
+                        for d in range(dim):
+                            vectors[n, d] = q[seq, at, which, d]
+                    states[n // group, 0, n % group] = LOW
+                    states[n // group, 1, n % group] = 0.0
+                    for d in range(dim_v):
+                        out[u, n, d] = 0.0
+                for t0 in range(begin, stop, tile):
+                    n_keys = min(tile, stop - t0)
+                    second, third = (here + 1) % 3, (here + 2) % 3
+                    next_tile(cursor, end, rows[third], table, heads, page, row_bytes, units)
+                    for g in range(packed):
+                        seen = 0
+                        skip = tile
+                        for i in range(group):
+                            n = g * group + i
+                            position = offset[seq] + first + min(n, used - 1) // group_size
+                            high = min(max(position + 1 - t0, 0), n_keys)
+                            low = 0
+                            if window > 0:
+                                low = min(max(position + 1 - window - t0, 0), n_keys)
+                            bounds[0, i] = low
+                            bounds[1, i] = high
+                            seen = max(seen, high)
+                            skip = min(skip, low)
+                        if seen <= skip:
+                            continue
+                        s_at = scores.ctypes.data
+                        state_at = states[g].ctypes.data
+                        r_at = rows[here].ctypes.data
+                        score_tile(vectors[g * group].ctypes.data, k_at, r_at, n_keys, v_at,
+                                   rows[second].ctypes.data, s_at, dim, tile)  # fmt: skip
+                        softmax_tile(s_at, bounds[0].ctypes.data, bounds[1].ctypes.data, scale,
+                                     state_at, tile)  # fmt: skip
+                        add_values(s_at, v_at, r_at, seen, k_at, rows[third].ctypes.data,
+                                   state_at, out[u, g * group].ctypes.data, dim_v, tile)  # fmt: skip
+                    here = second
+                for n in range(packed * group):
+                    top[u, n] = states[n // group, 0, n % group]
+                    total[u, n] = states[n // group, 1, n % group]
+
+    return run
+
+
+@parallel
+def merge(units, groups, group_size, top, total, parts, out, threads):
+    """Join the units of the same queries, in order, and divide by the softmax's sum."""
+    for g in numba.prange(len(groups) - 1):
+        lo, hi = groups[g], groups[g + 1]
+        if hi == lo:
+            continue
+        seq, head, first, count = units[lo, 0], units[lo, 1], units[lo, 2], units[lo, 3]
+        dim = out.shape[3]
+        for n in range(count * group_size):
+            best = top[lo, n]
+            for u in range(lo + 1, hi):
+                best = max(best, top[u, n])
+            at, which = first + n // group_size, head * group_size + n % group_size
+            for d in range(dim):
+                out[seq, at, which, d] = 0.0
+            weight_sum = np.float32(0.0)
+            for u in range(lo, hi):
+                weight = np.exp(top[u, n] - best)
+                weight_sum += weight * total[u, n]
+                for d in range(dim):
+                    out[seq, at, which, d] += weight * parts[u, n, d]
+            for d in range(dim):
+                out[seq, at, which, d] /= weight_sum

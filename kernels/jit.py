@@ -1,0 +1,86 @@
+"""How the CPU kernels are compiled: threads, fast arithmetic, the library's own cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numba
+
+from ..workloads.jit import cache_dir
+
+Compiled = Callable[..., Any]
+
+ALONE_BYTES = 1 << 20
+"""Traffic that one core moves in about the time that starting threads takes (30 us at 30 GB/s)."""
+
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+"""Liberties of the compiler: sums in any order, fused multiply-adds. NaN and infinity stay."""
+
+
+def parallel(function: Compiled) -> Compiled:
+    """Compile a function whose `numba.prange` loops run on `use_threads` threads.
+
+    Its last argument is the number of threads. For one, a twin without threads is called:
+    starting them takes 10 to 100 us, more than many a small kernel itself.
+    """
+    many = _cached(function, parallel=True, nogil=True)
+    one = _cached(function, nogil=True)
+
+    @wraps(function)
+    def choose(*args: Any) -> Any:
+        return one(*args) if args[-1] == 1 else many(*args)
+
+    return choose
+
+
+def threads_for(bytes_: float, threads: int) -> int:
+    """Threads worth starting for this much traffic [B]: one below `ALONE_BYTES`."""
+    return threads if bytes_ >= ALONE_BYTES else 1
+
+
+def inner(function: Compiled) -> Compiled:
+    """Compile a function that only compiled functions call."""
+    jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
+    return jit(error_model="numpy", fastmath=FAST, no_cpython_wrapper=True)(function)
+
+
+def serial(function: Compiled) -> Compiled:
+    """Compile a function that runs on the thread that calls it."""
+    return _cached(function, nogil=True)
+
+
+def _cached(function: Compiled, **options: bool) -> Compiled:
+    folder = cache_dir()
+    config: Any = numba.config  # its stubs lack the setting
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(folder or "")
+    try:
+        jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
+        return jit(cache=folder is not None, error_model="numpy", fastmath=FAST, **options)(
+            function
+        )
+    finally:
+        config.CACHE_DIR = before
+
+
+def use_threads(count: int) -> None:
+    """Let parallel kernels run on `count` threads of this process.
+
+    Numba's own pool is taken unless ``NUMBA_THREADING_LAYER`` says otherwise: OpenMP's waiting
+    threads spin, which halves the rate when another process wants a core (8.7 against
+    13.7 GB/s, measured on two contended cores).
+    """
+    config: Any = numba.config
+    if "NUMBA_THREADING_LAYER" not in os.environ:
+        config.THREADING_LAYER = "workqueue"
+    numba.set_num_threads(count)
+
+
+def max_threads() -> int:
+    """Threads that parallel kernels can use: the cores this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    config: Any = numba.config
+    return max(1, min(allowed or 1, int(config.NUMBA_NUM_THREADS)))

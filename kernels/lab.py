@@ -1,0 +1,141 @@
+"""What the lab knows of a kernel: its shapes, and one shape made ready to run.
+
+A kernel's module adds a :class:`Kernel` for each backend it has. The harness (`measure`) asks it for
+a case, checks the result against the reference, and only then takes the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..workloads.registry import Registry
+from .check import to_bf16
+from .memory import LINE, aligned
+
+MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "gemm", "rmsnorm",
+           "router", "permute")  # fmt: skip
+"""Modules of this folder that add kernels."""
+
+Shape = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One shape of one kernel, ready to run.
+
+    Attributes
+    ----------
+    columns : mapping
+        ``kernel``, ``dtype`` and the shape columns of its table.
+    flops, bytes : float
+        Matmul FLOP, and least bytes of main memory moved [B], of one call.
+    copies : int
+        Sets of inputs; calls take them in turn, so that none is still in a cache.
+    run : callable
+        ``run(i)`` computes with inputs ``i % copies``.
+    check : callable
+        Runs once, compares with the reference, and raises `check.WrongResult`.
+    other : callable or None
+        ``other(i)``: the same by NumPy (or torch), for the ratio.
+    """
+
+    columns: Mapping[str, Any]
+    flops: float
+    bytes: float
+    copies: int
+    run: Callable[[int], object]
+    check: Callable[[], None]
+    other: Callable[[int], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A kernel on one backend.
+
+    Attributes
+    ----------
+    name : str
+        Module's name.
+    backend : str
+        "numba" or "cupy".
+    family : str or None
+        Stem of its table (`workloads.kernel_tables`); None where no family has such rows.
+    shapes : callable
+        ``shapes(quick)``: what `opbyte measure` runs.
+    case : callable
+        ``case(shape, bench)``; `bench` is a :class:`Bench`, or the device's own for cupy.
+    """
+
+    name: str
+    backend: str
+    family: str | None
+    shapes: Callable[[bool], Sequence[Shape]]
+    case: Callable[[Shape, Any], Case]
+
+
+KERNELS: Registry[Kernel] = Registry("kernel")
+
+
+def add(kernel: Kernel) -> Kernel:
+    """Register a kernel."""
+    return KERNELS.register(f"{kernel.name}:{kernel.backend}")(kernel)
+
+
+def kernels(backend: str) -> list[Kernel]:
+    """Kernels of a backend, in the order of `MODULES`."""
+    for module in MODULES:
+        import_module(f".{module}", __package__)
+    return [KERNELS[f"{m}:{backend}"] for m in MODULES if f"{m}:{backend}" in KERNELS]
+
+
+class Bench:
+    """Where a CPU case gets its inputs: views of one large block of random numbers.
+
+    Filling gigabytes with fresh numbers for each shape would take longer than the timing. Views
+    start at cache lines and follow one another around the block, so that the copies of a
+    case, and the cases after it, meet cold caches.
+
+    Parameters
+    ----------
+    block_bytes : int
+        Size of the block; more than the last-level cache several times over.
+    threads : int
+    seed : int
+    """
+
+    def __init__(self, block_bytes: int, threads: int, seed: int = 0) -> None:
+        self.threads = threads
+        self.rng = np.random.default_rng(seed)
+        self.block = aligned((block_bytes // 4,))
+        piece = self.rng.standard_normal(1 << 20, dtype=np.float32)
+        for start in range(0, len(self.block), len(piece)):
+            part = self.block[start : start + len(piece)]
+            # Rolled, so that no two pieces are equal line by line.
+            part[:] = np.roll(piece, 7 * start // len(piece))[: len(part)]
+        self._halves: npt.NDArray[np.uint16] | None = None
+        self._at = 0
+
+    def copies(self, bytes_: float) -> int:
+        """Sets of inputs of this size that the block holds, at least one."""
+        return max(1, min(64, int(0.9 * self.block.nbytes // max(bytes_, 1))))
+
+    def take(self, shape: Sequence[int], bf16: bool = False) -> npt.NDArray[Any]:
+        """Standard normal numbers of a shape, as float32 or bf16 in uint16."""
+        if bf16 and self._halves is None:
+            self._halves = to_bf16(self.block)
+        source: npt.NDArray[Any] = self.block if not bf16 else self._halves  # type: ignore[assignment]
+        count = int(np.prod(shape))
+        if count > len(source):
+            raise ValueError(f"an input of {count} numbers does not fit into {len(source)}")
+        start = self._at % len(source)
+        if start + count > len(source):
+            start = 0
+        step = LINE // source.itemsize
+        self._at = -(-(start + count) // step) * step
+        return source[start : start + count].reshape(shape)

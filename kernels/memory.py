@@ -1,0 +1,25 @@
+"""Arrays that start where vector stores need them to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LINE = 64
+"""Bytes of a cache line, and of the widest vector register."""
+
+
+def aligned(shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
+    """An uninitialised array that starts at a cache line.
+
+    Examples
+    --------
+    >>> aligned((3, 5)).ctypes.data % LINE
+    0
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,178 @@
+"""RMSNorm, with or without the residual added first.
+
+``y = x / sqrt(mean(x^2) + eps) * w`` by row; with a residual, ``r = r + x`` is written back and
+normed. On the CPU the row is read twice, the second time from the cache, and the result is stored
+past the caches: a store that is not fetches the line first, half as much traffic again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import types
+
+from .check import require
+from .jit import parallel, threads_for
+from .lab import Bench, Case, Kernel, Shape, add
+from .memory import aligned
+from .vector import I64, LANES, Emitter, Value, micro_kernel
+
+F4 = npt.NDArray[np.float32]
+EPS = 1e-6
+
+
+@micro_kernel
+def square_sum(typingctx, x, r, n):
+    """Sum of squares of `n` floats at `x`; where `r` is not 0, of ``r + x``, kept at `r`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        x_at, r_at, count = args
+        acc = e.registers(4)
+        added = builder.icmp_signed("!=", r_at, I64(0))
+
+        def sweep(with_residual: bool) -> None:
+            def body(i: Value) -> None:
+                for c, slot in enumerate(acc):
+                    at = e.offset(builder.mul(i, I64(4)), 4 * LANES * c)
+                    value = e.load(builder.add(x_at, at))
+                    if with_residual:
+                        value = e.fadd(value, e.load(builder.add(r_at, at)))
+                        e.store(value, builder.add(r_at, at))
+                    builder.store(e.fma(value, value, builder.load(slot)), slot)
+
+            e.loop(I64(0), count, 4 * LANES, body)
+
+        with builder.if_else(added) as (then, otherwise):
+            with then:
+                sweep(True)
+            with otherwise:
+                sweep(False)
+        total = [builder.load(slot) for slot in acc]
+        both = e.fadd(e.fadd(total[0], total[1]), e.fadd(total[2], total[3]))
+        return e.sums([both])[0]
+
+    return types.float32(types.int64, types.int64, types.int64), codegen
+
+
+@micro_kernel
+def scale_row(typingctx, x, w, factor, out, n):
+    """``out = x * factor * w`` for `n` floats, stored past the caches."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        x_at, w_at, by, out_at, count = args
+        factors = e.splat(by)
+
+        def body(i: Value) -> None:
+            for c in range(4):
+                at = e.offset(builder.mul(i, I64(4)), 4 * LANES * c)
+                scaled = e.fmul(e.load(builder.add(x_at, at)), factors)
+                value = e.fmul(scaled, e.load(builder.add(w_at, at)))
+                e.stream(value, builder.add(out_at, at))
+
+        e.loop(I64(0), count, 4 * LANES, body)
+        return context.get_dummy_value()
+
+    given = (types.int64, types.int64, types.float32, types.int64, types.int64)
+    return types.void(*given), codegen
+
+
+@parallel
+def _norm(x_at, r_at, w_at, out_at, rows, cols, eps, threads):
+    for thread in numba.prange(threads):
+        for i in range(rows * thread // threads, rows * (thread + 1) // threads):
+            at = x_at + 4 * i * cols
+            residual = r_at + 4 * i * cols if r_at != 0 else 0
+            total = square_sum(at, residual, cols)
+            factor = np.float32(1.0) / np.sqrt(total / np.float32(cols) + eps)
+            source = residual if r_at != 0 else at
+            scale_row(source, w_at, factor, out_at + 4 * i * cols, cols)
+
+
+def rmsnorm(x: F4, w: F4, out: F4, residual: F4 | None = None, threads: int = 1) -> None:
+    """Norm the rows of `x`, shape (rows, cols), into `out`.
+
+    With `residual`, of the same shape, it becomes ``residual + x`` and that is normed.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ, arrays that are not contiguous float32, cols that are no multiple of
+        four vector registers, or an `out` that is not aligned to a register (see `aligned`).
+    """
+    step = 4 * LANES
+    given = [x, w, out] + ([] if residual is None else [residual])
+    if x.shape[1] % step:
+        raise ValueError(f"rows of {x.shape[1]} values: must be a multiple of {step}")
+    if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in given):
+        raise ValueError("arrays must be contiguous float32")
+    if out.shape != x.shape or w.shape != x.shape[1:] or given[-1].shape not in (x.shape, w.shape):
+        raise ValueError("shapes of x, w, residual and out do not match")
+    if out.ctypes.data % (4 * LANES):
+        raise ValueError(
+            f"out must start at a multiple of {4 * LANES} bytes (kernels.memory.aligned)"
+        )
+    r_at = 0 if residual is None else residual.ctypes.data
+    rows, cols = x.shape
+    threads = threads_for(x.nbytes * 2.0, threads)
+    _norm(x.ctypes.data, r_at, w.ctypes.data, out.ctypes.data, rows, cols, np.float32(EPS),
+          threads)  # fmt: skip
+
+
+def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float64]:
+    """RMSNorm in fp64."""
+    y = x.astype(np.float64) + (0.0 if residual is None else residual.astype(np.float64))
+    normed: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + EPS)
+    return normed * w
+
+
+def shapes(quick: bool) -> Sequence[Shape]:
+    """From the rows of a decode step to those of a prompt."""
+    sizes = (1, 16, 256, 4096) if quick else (1, 4, 16, 64, 256, 1024, 4096, 8192)
+    widths = (512, 1024, 4096) if quick else (512, 1024, 2048, 4096, 8192)
+    return [
+        {"kernel": kernel, "rows": rows, "cols": cols}
+        for kernel in ("rmsnorm", "fused_add_rmsnorm")
+        for rows in sizes
+        for cols in widths
+        if rows * cols <= 8192 * 4096
+    ]
+
+
+def case(shape: Shape, bench: Bench) -> Case:
+    """Inputs for one shape, and the same by NumPy."""
+    rows, cols, added = shape["rows"], shape["cols"], shape["kernel"] == "fused_add_rmsnorm"
+    tensor = 4.0 * rows * cols
+    copies = bench.copies(3 * tensor)
+    inputs = [bench.take((rows, cols)) for _ in range(copies)]
+    # Written ones are the case's own: the block must keep its numbers.
+    outputs = [aligned((rows, cols)) for _ in range(min(copies, 4))]
+    rests = [np.ones((rows, cols), np.float32) for _ in range(min(copies, 4) if added else 0)]
+    w = bench.take((cols,))
+
+    def run(i: int) -> None:
+        rest = rests[i % len(rests)] if rests else None
+        rmsnorm(inputs[i % copies], w, outputs[i % len(outputs)], rest, bench.threads)
+
+    def check() -> None:
+        outputs[0][:] = np.nan
+        before = rests[0].copy() if rests else None
+        run(0)
+        want = reference(inputs[0], w, before)
+        require(outputs[0], want, "fp32", f"rmsnorm {dict(shape)}")
+
+    def other(i: int) -> None:
+        x = inputs[i % copies]
+        np.multiply(x / np.sqrt((x * x).mean(1, keepdims=True) + EPS), w, out=outputs[0])
+
+    return Case(
+        {"dtype": "fp32", **shape}, 0.0, (4 if added else 2) * tensor, copies, run, check, other
+    )
+
+
+CPU = add(Kernel("rmsnorm", "numba", "norm", shapes, case))

@@ -1,0 +1,86 @@
+"""Times that can be believed on a machine that others use too.
+
+A repetition counts if nothing took a core from it: no thread was switched out against its will,
+and for long ones the process had the CPU for as long as it should. The result is the median of
+those that count, with its 10th and 90th percentiles and how many counted.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+BUSY = 0.85
+"""Least CPU time over threads times wall time of a repetition that counts."""
+SHORT_S = 1e-3
+"""Below this the starting of threads weighs too much for that rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Seconds of one call.
+
+    Attributes
+    ----------
+    median_s, p10_s, p90_s : float
+        Over the repetitions that count; over the fastest quarter of all where none does.
+    accepted, taken : int
+        How many count, and how many there were.
+    """
+
+    median_s: float
+    p10_s: float
+    p90_s: float
+    accepted: int
+    taken: int
+
+    @classmethod
+    def of(cls, seconds: list[float], counts: list[bool]) -> Sample:
+        kept = [s for s, good in zip(seconds, counts, strict=True) if good]
+        # Where nothing was left alone, the fastest quarter was disturbed least.
+        kept = kept or sorted(seconds)[: -(-len(seconds) // 4)]
+        p10, median, p90 = np.percentile(kept, [10, 50, 90])
+        return cls(float(median), float(p10), float(p90), sum(counts), len(seconds))
+
+
+def _switched() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def sample(
+    run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
+    warm_up: int = 1, at_most: int = 100_000,
+) -> Sample:  # fmt: skip
+    """Time ``run(i)`` for i = 0, 1, ...
+
+    Parameters
+    ----------
+    threads : int
+        Threads that should be busy all the time.
+    least, most : int
+        Repetitions that count: stop at `most`; stop at `least` once `budget_s` is spent, and at
+        three times `budget_s` in any case (not for a budget of 0).
+    at_most : int
+        Repetitions altogether.
+    """
+    for i in range(warm_up):
+        run(i)
+    seconds: list[float] = []
+    counts: list[bool] = []
+    began = time.perf_counter()
+    for i in range(warm_up, warm_up + at_most):
+        switched, cpu, start = _switched(), time.process_time(), time.perf_counter()
+        run(i)
+        wall = time.perf_counter() - start
+        busy = time.process_time() - cpu >= BUSY * threads * wall or wall < SHORT_S
+        seconds.append(wall)
+        counts.append(busy and _switched() == switched)
+        spent = time.perf_counter() - began
+        good = sum(counts)
+        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s > 0:
+            break
+    return Sample.of(seconds, counts)

@@ -1,0 +1,260 @@
+"""A small MoE transformer put together from the CPU kernels: it decodes tokens for real.
+
+Random weights in fp32, grouped-query attention with rotary embedding on a paged cache, experts
+with SwiGLU chosen by a softmax router, a head over the vocabulary. What it computes is what
+`workloads` counts for the same `config.json`; what it is for is to compare its step times
+with the simulator's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .attention import Cache, Plan, attend, plan
+from .experts import ExpertWeights, Room, moe_layer
+from .gemm import gemm
+from .memory import aligned
+from .rmsnorm import rmsnorm
+from .router import route
+
+F4 = npt.NDArray[np.float32]
+PAGE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ToyConfig:
+    """Sizes of the model; the names are those of a Hugging Face ``config.json``."""
+
+    hidden_size: int = 1024
+    intermediate_size: int = 1024
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 4
+    num_local_experts: int = 8
+    num_experts_per_tok: int = 2
+    vocab_size: int = 8192
+    rope_theta: float = 10000.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    def to_hf(self, positions: int) -> dict[str, Any]:
+        """The ``config.json`` of a model of this form, Mixtral's architecture."""
+        return {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "head_dim": self.head_dim,
+            "max_position_embeddings": positions,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": False,
+            "torch_dtype": "float32",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Weights of one layer."""
+
+    norm_1: F4
+    qkv: F4
+    out: F4
+    norm_2: F4
+    router: F4
+    experts: ExpertWeights
+
+
+class ToyModel:
+    """The model with its weights.
+
+    Parameters
+    ----------
+    config : ToyConfig
+    threads : int
+    seed : int
+    """
+
+    def __init__(self, config: ToyConfig, threads: int, seed: int = 0) -> None:
+        self.config, self.threads = config, threads
+        self.rng = np.random.default_rng(seed)
+        c = config
+        heads = c.num_attention_heads + 2 * c.num_key_value_heads
+        inner = c.num_attention_heads * c.head_dim
+        grouped = (c.num_local_experts, c.intermediate_size, c.hidden_size)
+        self.layers = [
+            Layer(
+                np.ones(c.hidden_size, np.float32),
+                self._weights(heads * c.head_dim, c.hidden_size),
+                self._weights(c.hidden_size, inner),
+                np.ones(c.hidden_size, np.float32),
+                self._weights(c.num_local_experts, c.hidden_size),
+                ExpertWeights(
+                    self._weights(*grouped),
+                    self._weights(*grouped),
+                    self._weights(c.num_local_experts, c.hidden_size, c.intermediate_size),
+                ),
+            )
+            for _ in range(c.num_hidden_layers)
+        ]
+        self.embedding = self.rng.standard_normal((c.vocab_size, c.hidden_size), dtype=np.float32)
+        self.norm = np.ones(c.hidden_size, np.float32)
+        self.head = self._weights(c.vocab_size, c.hidden_size)
+
+    def _weights(self, *shape: int) -> F4:
+        """Normal numbers scaled so that products keep their size."""
+        values: F4 = aligned(shape)
+        self.rng.standard_normal(out=values, dtype=np.float32)
+        values *= np.float32(shape[-1] ** -0.5)
+        return values
+
+    def start(self, contexts: list[int], more: int) -> State:
+        """A batch whose caches hold `contexts` tokens each, random, with room for `more`."""
+        return State(self, contexts, more)
+
+    def step(self, state: State) -> npt.NDArray[np.int64]:
+        """Decode one token of every sequence; returns the tokens, shape (batch,)."""
+        batch = len(state.tokens)
+        ready = state.advance()
+        residual = state.residual
+        np.take(self.embedding, state.tokens, axis=0, out=state.x)
+        residual[:] = 0.0
+        for layer, cache in zip(self.layers, state.caches, strict=True):
+            self._attention(layer, cache, state, ready)
+            rmsnorm(state.x, layer.norm_2, state.normed, residual, self.threads)
+            gemm(state.normed, pad_rows(layer.router), state.scores, self.threads)
+            ids, weights = route(state.scores, self.config.num_experts_per_tok)
+            moe_layer(state.normed, ids, weights, layer.experts, state.room, state.x, self.threads)
+            state.active.append(len(np.unique(ids)))
+        rmsnorm(state.x, self.norm, state.normed, residual, self.threads)
+        gemm(state.normed, self.head, state.logits, self.threads)
+        state.tokens = state.logits.argmax(1)
+        assert len(state.tokens) == batch
+        return state.tokens
+
+    def _attention(self, layer: Layer, cache: Cache, state: State, ready: Plan) -> None:
+        """Norm, projections, rotary embedding, cache and attention; the result is in `state.x`."""
+        c = self.config
+        rmsnorm(state.x, layer.norm_1, state.normed, state.residual, self.threads)
+        gemm(state.normed, layer.qkv, state.qkv, self.threads)
+        heads = state.qkv.reshape(len(state.tokens), -1, c.head_dim)
+        keys_at, values_at = c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
+        rotate(heads[:, :values_at], state.turn)
+        state.q[:, 0] = heads[:, :keys_at]
+        last = cache.lengths - 1
+        pages, slots = cache.table[np.arange(len(last)), last // PAGE], last % PAGE
+        cache.keys[pages, :, slots] = heads[:, keys_at:values_at]
+        cache.values[pages, :, slots] = heads[:, values_at:]
+        attend(ready, state.q, cache, c.head_dim**-0.5, state.attended)
+        gemm(state.attended.reshape(len(last), -1), layer.out, state.x, self.threads)
+
+
+class State:
+    """Caches and buffers of a batch."""
+
+    def __init__(self, model: ToyModel, contexts: list[int], more: int) -> None:
+        c, batch = model.config, len(contexts)
+        self.model = model
+        self.lengths = np.array(contexts, dtype=np.int64)
+        pages = int(-(-(max(contexts) + more) // PAGE))
+        shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)
+        table = model.rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
+        piece = model.rng.standard_normal((min(shape[0], 64), *shape[1:]), dtype=np.float32)
+        filled = np.resize(piece, shape)
+        self.caches = [
+            Cache(filled.copy(), filled.copy(), table, self.lengths)
+            for _ in range(c.num_hidden_layers)
+        ]
+        self.tokens = model.rng.integers(0, c.vocab_size, batch)
+        hidden = (batch, c.hidden_size)
+        self.x: F4 = aligned(hidden)
+        self.normed: F4 = aligned(hidden)
+        self.residual: F4 = aligned(hidden)
+        heads = c.num_attention_heads + 2 * c.num_key_value_heads
+        self.qkv = np.empty((batch, heads * c.head_dim), np.float32)
+        self.q = np.empty((batch, 1, c.num_attention_heads, c.head_dim), np.float32)
+        self.attended = np.empty_like(self.q)
+        self.scores = np.empty((batch, c.num_local_experts), np.float32)
+        self.logits = np.empty((batch, c.vocab_size), np.float32)
+        self.room = Room.of(batch * c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
+        self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
+        self.active: list[int] = []
+
+    def advance(self) -> Plan:
+        """Make room for one more token of each sequence; the plan serves all layers."""
+        c = self.model.config
+        half = np.arange(c.head_dim // 2) / (c.head_dim // 2)
+        angle = self.lengths[:, None] * c.rope_theta**-half
+        self.turn[:, 0] = np.exp(1j * angle)
+        self.lengths += 1  # the caches share this array
+        return plan(
+            np.ones(len(self.lengths), np.int64), self.lengths, c.num_attention_heads,
+            c.num_key_value_heads, c.head_dim, 0, self.model.threads,
+        )  # fmt: skip
+
+
+def rotate(heads: F4, turn: npt.NDArray[np.complex64]) -> None:
+    """Rotary embedding in place: pairs ``(d, d + half)`` of each head turn by their angle."""
+    half = heads.shape[2] // 2
+    turned = (heads[..., :half] + 1j * heads[..., half:]) * turn
+    heads[..., :half], heads[..., half:] = turned.real, turned.imag
+
+
+def pad_rows(w: F4) -> F4:
+    """Weights as the product kernel takes them; the router's rows are a multiple of four."""
+    if len(w) % 4:
+        raise ValueError(f"{len(w)} experts: the product kernel needs a multiple of 4")
+    return w
+
+
+def reference_step(
+    model: ToyModel, state: State, tokens: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Logits of one step in fp64 from the caches as they stand after `ToyModel.step`.
+
+    The caches must already hold this step's keys and values; shape (batch, vocabulary).
+    """
+    c = model.config
+    residual = np.zeros((len(tokens), c.hidden_size))
+    x = model.embedding[tokens].astype(np.float64)
+    group = c.num_attention_heads // c.num_key_value_heads
+    turn = state.turn.astype(np.complex128)
+
+    def norm(y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        out: npt.NDArray[np.float64] = y / np.sqrt((y * y).mean(1, keepdims=True) + 1e-6)
+        return out
+
+    for layer, cache in zip(model.layers, state.caches, strict=True):
+        residual += x
+        heads = (norm(residual) @ layer.qkv.T.astype(np.float64)).reshape(len(x), -1, c.head_dim)
+        half = c.head_dim // 2
+        plain = heads[:, : c.num_attention_heads]
+        turned = (plain[..., :half] + 1j * plain[..., half:]) * turn
+        q = np.concatenate([turned.real, turned.imag], axis=2)
+        attended = np.zeros(q.shape)
+        for b in range(len(x)):
+            keys, values = (m.astype(np.float64) for m in cache.gather(b))
+            for h in range(c.num_attention_heads):
+                score = keys[:, h // group] @ q[b, h] * c.head_dim**-0.5
+                weight = np.exp(score - score.max())
+                attended[b, h] = (weight / weight.sum()) @ values[:, h // group]
+        x = attended.reshape(len(x), -1) @ layer.out.T.astype(np.float64)
+        residual += x
+        normed = norm(residual)
+        scores = normed @ layer.router.T.astype(np.float64)
+        ids = np.argsort(-scores, axis=1, kind="stable")[:, : c.num_experts_per_tok]
+        chosen = np.take_along_axis(scores, ids, 1)
+        weights = np.exp(chosen - chosen.max(1, keepdims=True))
+        weights /= weights.sum(1, keepdims=True)
+        w = layer.experts
+        x = np.zeros(normed.shape)
+        for t in range(len(x)):
+            for e, weight in zip(ids[t], weights[t], strict=True):
+                gate = w.gate[e].astype(np.float64) @ normed[t]
+                inner = gate / (1 + np.exp(-gate)) * (w.up[e].astype(np.float64) @ normed[t])
+                x[t] += weight * (w.down[e].astype(np.float64) @ inner)
+    return norm(residual + x) @ model.head.T.astype(np.float64)

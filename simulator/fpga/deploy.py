@@ -1,0 +1,206 @@
+"""A model on an FPGA device: checked against the board, lowered to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...devices.fpga.resources import ON_CHIP_SLACK, check_resources, engine_of
+from ...devices.fpga.spec import EngineSpec
+from ...devices.spec import DeviceSpec
+from ...workloads.batch import Batch
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.layers import MixtureOfExperts, PatchEmbedding, Run
+from ...workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
+from ...workloads.ops import Loads
+from ...workloads.routing import make_router
+from .lowering import Target, lower_ops
+from .program import ExpertBlock, Item, Program
+from .schedules import SCHEDULES
+
+
+@dataclass(frozen=True, slots=True)
+class FpgaDeployment:
+    """A model on one FPGA.
+
+    Attributes
+    ----------
+    model : ModelSpec
+    device : DeviceSpec
+    target : Target
+        Design, utilisation and options of the lowering.
+    warnings : tuple of str
+        Of the resource check.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    target: Target
+    warnings: tuple[str, ...]
+
+    @property
+    def engine(self) -> EngineSpec:
+        return self.target.engine
+
+    @property
+    def memory_bytes_per_s(self) -> float:
+        """What external memory delivers to all ports together [B/s]."""
+        name, _, _ = engine_of(self.device)
+        memory = self.device.memory.bandwidth_bytes_per_s
+        return memory * self.device.processors[name].memory_efficiency
+
+    @property
+    def front(self) -> PatchEmbedding:
+        """The patch embedding of an encoder.
+
+        Raises
+        ------
+        InputError
+            The model takes no images.
+        """
+        if self.model.front is None:
+            raise InputError(self.model.name, "takes tokens, not images")
+        return self.model.front
+
+    @property
+    def moe(self) -> MixtureOfExperts | None:
+        """The experts of the first MoE layer; None for a dense model."""
+        blocks = [la.ffn for la in self.model.layers if isinstance(la.ffn, MixtureOfExperts)]
+        return blocks[0] if blocks else None
+
+
+def deploy_fpga(
+    model: ModelSpec, device: DeviceSpec, *, attention_reorder: bool = True, check: bool = True
+) -> FpgaDeployment:
+    """Put a model on an FPGA device.
+
+    Parameters
+    ----------
+    attention_reorder : bool
+        Queries share passes over the keys, as the design's attention unit can.
+    check : bool
+        Refuse a design that its board cannot hold, and weights beyond its external memory.
+
+    Raises
+    ------
+    SpecError
+        The device is no FPGA.
+    CapacityError
+        Board or external memory too small; needed and available are in the message.
+    """
+    name, engine, _ = engine_of(device)
+    warnings = check_resources(device) if check else ()
+    usable = device.memory.capacity_bytes * device.memory.usable_fraction
+    needed = stored_bytes(model, engine)
+    if check and needed > usable:
+        raise CapacityError(
+            device.name,
+            f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights, "
+            f"{usable / 2**30:.2f} GiB available",
+        )
+    target = Target(
+        engine=engine,
+        utilisation=device.processors[name].compute_efficiency,
+        # Where biases have buffers of their own they load beside the weights, too small to see.
+        biases=model.front is not None and "biases_bytes" not in engine.buffers.others,
+        attention_reorder=attention_reorder,
+    )
+    return FpgaDeployment(model, device, target, warnings)
+
+
+def stored_bytes(model: ModelSpec, engine: EngineSpec) -> float:
+    """External memory that a model's weights take in the design's format [B]."""
+    if engine.weight_bits is None:
+        return model.weight_bytes
+    return model.total_params * engine.weight_bits / 8
+
+
+def image_program(d: FpgaDeployment) -> Program:
+    """Everything one image needs, in order."""
+    batch = Batch.of(chunks=[(d.front.tokens, 0)])
+    loads = [_expected(la.ffn, batch.tokens) for la in d.model.layers]
+    return _program(d, batch, loads)
+
+
+def step_program(
+    d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0
+) -> Program:
+    """One step of a language model over a batch, queues drawn by the routing."""
+    moe = [la.ffn for la in d.model.layers if isinstance(la.ffn, MixtureOfExperts)]
+    routers = {
+        size: make_router(routing, layers=len(moe), experts=size[0], top_k=size[1], seed=seed)
+        for size in dict.fromkeys((m.experts, m.top_k) for m in moe)
+    }
+    loads: list[Loads | None] = []
+    for layer in d.model.layers:
+        if isinstance(layer.ffn, MixtureOfExperts):
+            row = sum(x is not None for x in loads)
+            loads.append(routers[layer.ffn.experts, layer.ffn.top_k].loads(0, row, batch))
+        else:
+            loads.append(None)
+    return _program(d, batch, loads)
+
+
+def _expected(part: object, tokens: int) -> Loads | None:
+    """Even queues; an image's own routing replaces them when it runs."""
+    if not isinstance(part, MixtureOfExperts):
+        return None
+    return Loads.expected(float(tokens), part.top_k, part.experts, float(part.experts))
+
+
+def _program(d: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
+    if batch.tokens < 1:
+        raise InputError("tokens", f"must be at least 1, not {batch.tokens}")
+    m, run = batch.moments(d.model.windows), Run(d.model.numerics)
+    ops = [embedding_ops(d.model, m, run)]
+    for layer, load in zip(d.model.layers, loads, strict=True):
+        ops += layer_ops(layer, m, run, load)
+    ops.append(head_ops(d.model, m, run, 1))
+    items: list[Item] = []
+    for part in ops:
+        items += lower_ops(part, d.target)
+    blocks = 0
+    for i, item in enumerate(items):
+        if isinstance(item, ExpertBlock):
+            items[i] = replace(item, index=blocks)
+            blocks += 1
+    return tuple(items)
+
+
+def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
+    """On-chip memory that a schedule needs [B].
+
+    ``reordered`` uses the ping-pong pair, however many experts there are; ``cache`` its entries
+    and ``on-chip`` all experts of a layer, where that is more than the pair. Without experts the
+    router table is not needed.
+    """
+    engine, moe = d.engine, d.moe
+    pair = 2 * engine.buffers.weights_bytes
+    others = engine.buffer_bytes - pair
+    table = engine.buffers.others.get("router_bytes", 0.0)
+    if moe is None:
+        return others - table + pair
+    weights = (moe.weights()[0].total // moe.held) + (moe.matrices - 1) * moe.width + moe.hidden
+    expert = weights * (engine.weight_bits or 16) / 8
+    held = {"reordered": 0, "on-chip": moe.experts}
+    held["cache"] = int(engine.cache.experts) if engine.cache else 0
+    gate = moe.experts * moe.hidden * (engine.weight_bits or 16) / 8
+    return others - table + gate + max(pair, held[schedule] * expert)
+
+
+def check_schedule(d: FpgaDeployment, schedule: str) -> None:
+    """Refuse a schedule whose experts the board's on-chip memory cannot hold.
+
+    Raises
+    ------
+    CapacityError
+        Needed and available are in the message.
+    """
+    SCHEDULES[schedule]  # an unknown name first
+    needed, fabric = on_chip_bytes(d, schedule), engine_of(d.device)[2]
+    if needed > fabric.on_chip_bytes * (1 + ON_CHIP_SLACK):
+        raise CapacityError(
+            d.device.name,
+            f"schedule {schedule} does not fit: needs {needed / 2**20:.2f} MiB on chip, "
+            f"{fabric.on_chip_bytes / 2**20:.2f} MiB available",
+        )

@@ -1,0 +1,332 @@
+"""One image, or one step of a language model, on an FPGA engine: SimPy processes on its cycles.
+
+Two processes walk the program: one loads weights as early as buffers, ports and the gate allow,
+the other computes in order. Units run one after another, so what overlaps is loading with
+computing, and the streams of a unit with its arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from ...devices.fpga.spec import EngineSpec
+from ...workloads.errors import CapacityError
+from .cache import ExpertCache
+from .memory import ExternalMemory
+from .program import (
+    ATTENTION,
+    EMBEDDING,
+    PAIR,
+    ROUTER,
+    ExpertBlock,
+    ExpertPart,
+    Program,
+    Tile,
+    Work,
+)
+from .schedules import SCHEDULES, Steps
+
+Sequence_ = npt.NDArray[np.int64]
+Routes = Callable[[ExpertBlock], "Sequence_ | None"]
+
+
+@dataclass(slots=True)
+class Share:
+    """Where a part of the cycles went.
+
+    Attributes
+    ----------
+    busy, stalled : float
+        Cycles in which the unit worked, and in which it waited for weights.
+    arithmetic : float
+        Cycles its arithmetic alone takes.
+    memory_bound : float
+        Of `busy`, those of passes that their streams made longer; `stalled` comes on top.
+    """
+
+    busy: float = 0.0
+    stalled: float = 0.0
+    arithmetic: float = 0.0
+    memory_bound: float = 0.0
+
+    @property
+    def cycles(self) -> float:
+        return self.busy + self.stalled
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """One run of a program.
+
+    Attributes
+    ----------
+    cycles : int
+        Whole cycles from start to end.
+    parts : dict of (layer, unit) to Share
+    memory_bytes : float
+        Moved through external memory [B].
+    hits, misses : int
+        Of the expert cache, on demand.
+    longest_queue, shortest_queue : float
+        Tokens of the fullest and emptiest expert that ran (0 without experts).
+    """
+
+    cycles: int
+    parts: dict[tuple[str, str], Share]
+    memory_bytes: float
+    hits: int
+    misses: int
+    longest_queue: float
+    shortest_queue: float
+
+    def unit(self, *units: str) -> float:
+        """Cycles of units, stalls included."""
+        return sum(share.cycles for (_, unit), share in self.parts.items() if unit in units)
+
+
+@dataclass(slots=True)
+class Caches:
+    """Expert caches, one for each MoE layer, kept from image to image.
+
+    The slots are shared by all layers. What a layer left behind is put back while its attention
+    runs, so the next image of the same task finds the layer's cache as it was; an image of
+    another task finds it empty, because other tasks' gates choose other experts (assumed: up to
+    min(cache, experts) cold misses per layer after a switch).
+    """
+
+    size: int
+    policy: str
+    layers: dict[int, ExpertCache] = field(default_factory=dict)
+
+    def of(self, layer: int) -> ExpertCache:
+        return self.layers.setdefault(layer, ExpertCache(self.size, self.policy))
+
+    def switch_task(self) -> None:
+        """Empty all caches."""
+        for cache in self.layers.values():
+            cache.clear()
+
+
+def run_frame(
+    program: Program,
+    engine: EngineSpec,
+    memory_bytes_per_s: float,
+    *,
+    schedule: str = "reordered",
+    routes: Routes | None = None,
+    caches: Caches | None = None,
+) -> FrameResult:
+    """Run one program from an idle engine to its end.
+
+    Parameters
+    ----------
+    program : tuple of Work, Tile and ExpertBlock
+    engine : EngineSpec
+    memory_bytes_per_s : float
+        What external memory delivers to all ports together [B/s].
+    schedule : str
+        A name of `SCHEDULES`.
+    routes : callable, optional
+        Experts of every token of a block, shape (tokens, top_k); None takes the block's loads.
+    caches : Caches, optional
+        State of the ``cache`` schedule from earlier frames; empty ones by default.
+
+    Raises
+    ------
+    CapacityError
+        A load is larger than its buffer.
+    InputError
+        Unknown schedule, or token order without a sequence.
+    """
+    spec = engine.cache
+    own = Caches(int(spec.experts) if spec else 0, spec.policy if spec else "lru")
+    frame = Frame(engine, memory_bytes_per_s, schedule, routes, caches or own)
+    return frame.run(program)
+
+
+class Frame:
+    """State of one run; schedules are written in terms of its methods."""
+
+    def __init__(
+        self,
+        engine: EngineSpec,
+        memory_bytes_per_s: float,
+        schedule: str,
+        routes: Routes | None,
+        caches: Caches,
+    ) -> None:
+        self.engine, self.caches = engine, caches
+        self.env = simpy.Environment()
+        self.schedule = SCHEDULES[schedule]
+        self.memory = ExternalMemory(self.env, memory_bytes_per_s / engine.clock_Hz)
+        self.parts: dict[tuple[str, str], Share] = {}
+        self._routes = routes
+        self._drawn: dict[int, Sequence_ | None] = {}
+        self._events: dict[Any, simpy.Event] = {}
+        buffers = engine.buffers
+        room = {PAIR: 2.0, ROUTER: 2.0, ATTENTION: buffers.attention_bytes,
+                EMBEDDING: buffers.embedding_bytes}  # fmt: skip
+        self._rooms = {
+            name: simpy.Container(self.env, size, size) for name, size in room.items() if size
+        }
+        self._port = simpy.Resource(self.env)
+        per_cycle = engine.port_bytes_per_s(1) / engine.clock_Hz
+        self._weight_rate, self._data_rate = per_cycle * engine.ports.weights, per_cycle
+        self._word = engine.ports.kernel_bits / 8 * engine.ports.weights
+        self._counted = (0, 0)
+        self._queue_range = (math.inf, 0.0)
+
+    def run(self, program: Program) -> FrameResult:
+        """Run the two processes to the end of the program."""
+        caches = self.caches.layers.values()
+        before = sum(c.hits for c in caches), sum(c.misses for c in caches)
+        self.env.process(self._load(program))
+        self.env.run(self.env.process(self._compute(program)))
+        caches = self.caches.layers.values()
+        shortest, longest = self._queue_range
+        return FrameResult(
+            cycles=math.ceil(self.env.now - 1e-3),
+            parts=self.parts,
+            memory_bytes=self.memory.moved,
+            hits=sum(c.hits for c in caches) - before[0],
+            misses=sum(c.misses for c in caches) - before[1],
+            longest_queue=longest,
+            shortest_queue=0.0 if math.isinf(shortest) else shortest,
+        )
+
+    def _load(self, program: Program) -> Steps:
+        for i, item in enumerate(program):
+            if isinstance(item, Tile):
+                yield from self.load(item.weight_bytes, item.region, i)
+            elif isinstance(item, ExpertBlock):
+                yield from self.schedule.load(self, item)
+
+    def _compute(self, program: Program) -> Steps:
+        for i, item in enumerate(program):
+            if isinstance(item, Work):
+                yield from self._pass(item)
+            elif isinstance(item, Tile):
+                yield from self.wait_loaded(i, item.work.layer, item.work.unit)
+                yield from self._pass(item.work)
+                self.free(item.region, item.weight_bytes)
+            else:
+                yield from self._experts(item)
+
+    def _experts(self, block: ExpertBlock) -> Steps:
+        queues = self.queues(block)
+        active = queues[queues > 0]
+        if len(active):
+            low, high = self._queue_range
+            self._queue_range = min(low, float(active.min())), max(high, float(active.max()))
+        self.gated(block).succeed()
+        yield from self.schedule.compute(self, block)
+        self.finished(block).succeed()
+
+    # What schedules use.
+
+    def _event(self, key: Any) -> simpy.Event:
+        return self._events.setdefault(key, self.env.event())
+
+    def gated(self, block: ExpertBlock) -> simpy.Event:
+        """Fires when the block's queues are known."""
+        return self._event(("gated", block.index))
+
+    def finished(self, block: ExpertBlock) -> simpy.Event:
+        """Fires when the block is done."""
+        return self._event(("finished", block.index))
+
+    def sequence(self, block: ExpertBlock) -> Sequence_ | None:
+        """Experts of every token, drawn once."""
+        if block.index not in self._drawn:
+            self._drawn[block.index] = self._routes(block) if self._routes else None
+        return self._drawn[block.index]
+
+    def queues(self, block: ExpertBlock) -> npt.NDArray[np.float64]:
+        """Tokens of every expert."""
+        sequence = self.sequence(block)
+        if sequence is not None:
+            counts = np.bincount(sequence.ravel(), minlength=block.experts)
+            return counts.astype(np.float64)
+        if block.loads is None:
+            raise ValueError("a block needs loads or a sequence")
+        return np.repeat(block.loads.tokens, np.rint(block.loads.experts).astype(np.int64))
+
+    def load(self, size: float, region: str | None, key: Any) -> Steps:
+        """Load weights once a buffer of the region is free; `key` fires when they are there."""
+        if region is not None:
+            self._check(size, region)
+            yield self._rooms[region].get(self._amount(region, size))
+        yield from self._move(size)
+        self._event(key).succeed()
+
+    def fetch(self, size: float, layer: str) -> Steps:
+        """Load weights on demand, everything else waiting."""
+        began = self.env.now
+        yield from self._move(size)
+        self._share(layer, "linear").stalled += self.env.now - began
+
+    def _move(self, size: float) -> Steps:
+        with self._port.request() as turn:
+            yield turn
+            if self.engine.ports.latency_cycles:
+                yield self.env.timeout(self.engine.ports.latency_cycles)
+            whole = math.ceil(size / self._word) * self._word
+            yield self.memory.move(whole, self._weight_rate)
+
+    def free(self, region: str, size: float) -> None:
+        """Give a buffer back."""
+        self._rooms[region].put(self._amount(region, size))
+
+    def wait_loaded(self, key: Any, layer: str, unit: str = "linear", keep: bool = False) -> Steps:
+        """Wait for weights; the time is a stall of the unit."""
+        event = self._event(key)
+        if not event.processed:
+            began = self.env.now
+            yield event
+            self._share(layer, unit).stalled += self.env.now - began
+        if not keep:
+            del self._events[key]
+
+    def serve(self, block: ExpertBlock, part: ExpertPart, tokens: float) -> Steps:
+        """Compute one part of an expert for `tokens` of its queue."""
+        streams = tuple(size * tokens for size in part.streams)
+        yield from self._pass(
+            Work(block.name, block.layer, "linear", part.cycles * tokens, streams,
+                 part.macs * tokens)
+        )  # fmt: skip
+
+    def _pass(self, work: Work) -> Steps:
+        began = self.env.now
+        if work.streams:
+            streams = [self.memory.move(size, self._data_rate) for size in work.streams]
+            yield simpy.AllOf(self.env, [self.env.timeout(work.cycles), *streams])
+        else:
+            yield self.env.timeout(work.cycles)
+        took, share = self.env.now - began, self._share(work.layer, work.unit)
+        share.busy += took
+        share.arithmetic += work.cycles
+        if took > work.cycles * (1 + 1e-9):
+            share.memory_bound += took
+
+    def _share(self, layer: str, unit: str) -> Share:
+        return self.parts.setdefault((layer, unit), Share())
+
+    @staticmethod
+    def _amount(region: str, size: float) -> float:
+        """What a load takes of its region: one buffer of a pair, else its bytes."""
+        return 1.0 if region in (PAIR, ROUTER) else size
+
+    def _check(self, size: float, region: str) -> None:
+        room = self.engine.buffers.weights_bytes if region == PAIR else None
+        room = self._rooms[region].capacity if region in (ATTENTION, EMBEDDING) else room
+        if room is not None and size > room * (1 + 1e-9):
+            raise CapacityError(
+                f"buffer {region}", f"needs {size:,.0f} bytes, {room:,.0f} available"
+            )

@@ -1,0 +1,269 @@
+"""From a model's ops to an engine's program, op kind by op kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ...devices.fpga.spec import EngineSpec
+from ...workloads.errors import CapacityError
+from ...workloads.ops import Op
+from ...workloads.registry import Registry
+from .program import ATTENTION, EMBEDDING, PAIR, ROUTER, ExpertBlock, ExpertPart, Item, Tile, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A design with its utilisation, and how the model uses it.
+
+    Attributes
+    ----------
+    engine : EngineSpec
+    utilisation : float
+        Share of cycles in which the arrays do useful work.
+    biases : bool
+        Whether matrices have biases (they are loaded with the weights).
+    attention_reorder : bool
+        Queries share a pass over the keys (facts of Edge-MoE); else each reads all keys.
+    """
+
+    engine: EngineSpec
+    utilisation: float = 1.0
+    biases: bool = False
+    attention_reorder: bool = True
+
+    def cycles(self, rows: float, n: int, k: int) -> float:
+        """Cycles of the linear array for `rows` vectors of `k` values to `n`."""
+        a = self.engine.linear
+        return rows * math.ceil(k / a.inputs) * math.ceil(n / a.outputs) / self.utilisation
+
+    def stored(self, values: float, model_bytes: float) -> float:
+        """Bytes of weights in the design's format, `model_bytes` where it takes the model's."""
+        bits = self.engine.weight_bits
+        return model_bytes if bits is None else values * bits / 8
+
+    def traffic(self, reads: Sequence[float], writes: Sequence[float]) -> tuple[float, ...]:
+        """Streams of bytes dealt to the data ports, read and write channels apart."""
+        if self.engine.activations == "on-chip":
+            return ()
+        ports = self.engine.ports.data
+        channels = [0.0] * (2 * ports)
+        for first, streams in ((0, reads), (ports, writes)):
+            for i, size in enumerate(streams):
+                channels[first + i % ports] += size
+        return tuple(size for size in channels if size)
+
+    def spread(self, size: float) -> tuple[float, ...]:
+        """Bytes spread evenly over the read channels of all data ports."""
+        ports = self.engine.ports.data
+        return self.traffic([size / ports] * ports, []) if size else ()
+
+    def act_bytes(self, default: float) -> float:
+        """Bytes of an activation value."""
+        bits = self.engine.activation_bits
+        return default if bits is None else bits / 8
+
+
+Lower = Callable[[Op, Target], list[Item]]
+LOWER: Registry[Lower] = Registry("op kind of the FPGA engine")
+FUSED = ("positions", "activation", "combine", "rope", "shared_activation", "residual_activation")
+"""Vector ops that run inside the matrix unit's streams (HLS source of Edge-MoE: GELU, biases and
+the score-weighted sum are options of its linear unit; rotary embedding assumed alike)."""
+
+
+def lower_ops(ops: Sequence[Op], target: Target) -> list[Item]:
+    """Items of all ops in order; kinds without a rule of their own stream their bytes."""
+    out: list[Item] = []
+    for op in ops:
+        if op.flops <= 0 and op.act_bytes <= 0:
+            continue
+        if op.kind in LOWER:
+            out += LOWER[op.kind](op, target)
+        else:
+            out += _streamed(op, target)
+    return out
+
+
+@LOWER.register("gemm")
+def _gemm(op: Op, target: Target) -> list[Item]:
+    """A matrix, or several of one shape; cut where a buffer takes only part of it."""
+    m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
+    batch = int(op.shape.get("batch", 1))
+    if op.name == "router":
+        return _gate(op, target)
+    size = target.stored(n * k * batch, op.weight_bytes)
+    size += target.stored(n, 2.0 * n) * target.biases
+    act = target.act_bytes(2.0)
+    pixels = op.layer == "embedding"  # of 8 bits
+    reads, written = [m * k * batch * (1.0 if pixels else act)], m * n * batch * act
+    if op.name in ("out", "down"):
+        reads.append(written)  # the residual stream is read and written back
+    work = Work(op.name, op.layer, "embedding" if pixels else "linear",
+                batch * target.cycles(m, n, k), target.traffic(reads, [written]),
+                m * n * k * batch)  # fmt: skip
+    whole = 3 if op.name == "qkv" and target.engine.load_unit == "matrix" else 1
+    return cut(Tile(work, size, _region(op, target)), target, whole)
+
+
+def _region(op: Op, target: Target) -> str:
+    """Where the weights of a matrix go: a buffer of their own where the design has one."""
+    buffers = target.engine.buffers
+    if op.layer == "attention" and buffers.attention_bytes is not None:
+        return ATTENTION
+    if op.layer == "embedding" and buffers.embedding_bytes is not None:
+        return EMBEDDING
+    return PAIR
+
+
+def region_bytes(region: str, engine: EngineSpec) -> float:
+    """Most bytes that one load into a region may have [B]."""
+    buffers = engine.buffers
+    if region == ATTENTION:
+        return buffers.attention_bytes or 0.0
+    if region == EMBEDDING:
+        return buffers.embedding_bytes or 0.0
+    return buffers.weights_bytes
+
+
+def cut(tile: Tile, target: Target, whole: int = 1) -> list[Item]:
+    """Split a tile into `whole` matrices, then into pieces that a buffer takes.
+
+    Raises
+    ------
+    CapacityError
+        A matrix that the design must hold whole is larger than its buffer.
+    """
+    room = region_bytes(tile.region, target.engine)
+    each = tile.weight_bytes / whole
+    pieces = whole * math.ceil(each / room * (1 - 1e-9))
+    if target.engine.load_unit == "matrix" and pieces > whole:
+        raise CapacityError(
+            f"matrix {tile.work.name}",
+            f"is larger than its buffer: needs {each:,.0f} bytes, {room:,.0f} available",
+        )
+    w = tile.work
+    part = replace(
+        w, cycles=w.cycles / pieces, macs=w.macs / pieces, streams=_per_piece(w.streams, pieces)
+    )
+    return [Tile(part, tile.weight_bytes / pieces, tile.region)] * pieces
+
+
+def _per_piece(streams: tuple[float, ...], pieces: int) -> tuple[float, ...]:
+    """Streams of one piece: each computes its own columns, from all inputs (the first stream)."""
+    return tuple(size if i == 0 else size / pieces for i, size in enumerate(streams))
+
+
+def _gate(op: Op, target: Target) -> list[Item]:
+    """Gate and queues, tokens in series; the router table of the task is read every time."""
+    m, n, k = op.shape["m"], int(op.shape["n"]), int(op.shape["k"])
+    size = target.stored(n * k, op.weight_bytes)
+    cycles = m * target.engine.gate_cycles_per_token
+    work = Work("gate", op.layer, "gate", cycles,
+                target.traffic([m * k * target.act_bytes(2.0)], []), m * n * k)  # fmt: skip
+    return [Tile(work, size, ROUTER)]
+
+
+@LOWER.register("elementwise")
+def _elementwise(op: Op, target: Target) -> list[Item]:
+    """Norms have a unit; the rest is fused into the streams of others."""
+    if op.name in FUSED or op.name == "embedding":
+        return []
+    rows, cols = op.shape["rows"], op.shape["cols"]
+    norms = max(1.0, op.shape["tensors"] / 4)
+    cycles = rows * cols * norms * target.engine.norm_cycles_per_value
+    size = rows * cols * norms * target.act_bytes(2.0)
+    return [Work(op.name, op.layer, "norm", cycles, target.traffic([size], [size]))]
+
+
+@LOWER.register("attention_image")
+def _attention_image(op: Op, target: Target) -> list[Item]:
+    """Scores, then weighted values; the running softmax goes on beside the scores."""
+    tokens, images = op.shape["tokens"], op.shape["images"]
+    n, width, heads = tokens / images, op.shape["heads"] * op.shape["head_dim"], op.shape["heads"]
+    act, unit = target.act_bytes(2.0), target.engine.attention
+    macs = op.flops / 4
+    if unit is None:  # on the linear array: its outputs are queries, its inputs features
+        array = target.engine.linear
+        queries, softmax = array.outputs, 0.0
+        cycles = macs / array.macs / target.utilisation
+    else:
+        queries = unit.queries
+        row_cycles = math.ceil(width / unit.features) / target.utilisation
+        cycles = images * math.ceil((n + queries - 1) / queries) * n * row_cycles
+        softmax = images * (n + queries - 1) * n * unit.softmax_cycles
+    # Keys pass by once for each group of queries held; without reordering, for each query.
+    groups = math.ceil((n + queries - 1) / queries) if target.attention_reorder else n
+    keys = images * groups * n * width * act
+    rows, scores = tokens * width * act, images * n * n * heads * act
+    return [
+        Work("qk", op.layer, "qk", max(cycles, softmax),
+             target.traffic([keys, rows], [scores]), macs),
+        Work("pv", op.layer, "pv", cycles, target.traffic([keys, scores], [rows]), macs),
+    ]  # fmt: skip
+
+
+@LOWER.register("experts")
+def _experts(op: Op, target: Target) -> list[Item]:
+    """One block; its parts are what a buffer takes of an expert at a time."""
+    hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
+    matrices, experts = int(op.shape["matrices"]), int(op.shape["experts"])
+    loads = op.loads
+    assert loads is not None
+    per_weight = op.weight_bytes / loads.active / (matrices * hidden * width)
+    act = target.act_bytes(2.0)
+    first = (matrices - 1) * width
+    shapes = ((first, hidden, [hidden], [width]), (hidden, width, [width, hidden], [hidden]))
+    parts = [
+        ExpertPart(
+            weight_bytes=target.stored(n * k, per_weight * n * k)
+            + target.stored(n, 2.0 * n) * target.biases,
+            cycles=target.cycles(1, n, k),
+            macs=n * k,
+            streams=target.traffic([v * act for v in reads], [v * act for v in writes]),
+        )
+        for n, k, reads, writes in shapes
+    ]
+    tokens = round(loads.routed / op.shape["top_k"])
+    return [ExpertBlock("experts", op.layer, 0, experts, int(op.shape["top_k"]), tokens,
+                        fit_expert(parts, target.engine), loads)]  # fmt: skip
+
+
+def fit_expert(parts: Sequence[ExpertPart], engine: EngineSpec) -> tuple[ExpertPart, ...]:
+    """Loads of one expert as the design's buffers take them.
+
+    Raises
+    ------
+    CapacityError
+        An expert, or a matrix of it, is larger than its buffer and may not be cut.
+    """
+    room = engine.buffers.weights_bytes
+    if engine.load_unit == "expert":
+        streams = tuple(sum(s) for s in zip(*(p.streams for p in parts), strict=False))
+        parts = [ExpertPart(sum(p.weight_bytes for p in parts), sum(p.cycles for p in parts),
+                            sum(p.macs for p in parts), streams)]  # fmt: skip
+    out: list[ExpertPart] = []
+    for part in parts:
+        pieces = math.ceil(part.weight_bytes / room * (1 - 1e-9))
+        if pieces > 1 and engine.load_unit != "tile":
+            what = "an expert" if engine.load_unit == "expert" else "a matrix of an expert"
+            raise CapacityError(
+                f"buffers.weights of {room:,.0f} bytes",
+                f"{what} is larger than its buffer: needs {part.weight_bytes:,.0f} bytes, "
+                f"{room:,.0f} available",
+            )
+        piece = ExpertPart(part.weight_bytes / pieces, part.cycles / pieces, part.macs / pieces,
+                           _per_piece(part.streams, pieces))  # fmt: skip
+        out += [piece] * pieces
+    return tuple(out)
+
+
+def _streamed(op: Op, target: Target) -> list[Item]:
+    """Attention over a cache, state spaces: weights and cache stream past the arrays."""
+    unit = target.engine.attention
+    macs = op.flops / 2
+    cycles = macs / (2 * unit.macs if unit else target.engine.macs) / target.utilisation
+    size = op.kv_read_bytes + op.kv_write_bytes + op.act_bytes + op.weight_bytes
+    # Caches lie in external memory whatever a design does with activations.
+    ports = target.engine.ports.data
+    return [Work(op.name, op.layer, "attention", cycles, (size / ports,) * ports, macs)]

@@ -1,0 +1,97 @@
+"""What an FPGA engine runs: work of its units, tiles of weights, blocks of experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...workloads.ops import Loads
+
+PAIR, ATTENTION, EMBEDDING, ROUTER = "pair", "attention", "embedding", "router"
+"""Regions of on-chip weight memory: the ping-pong pair, and buffers of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One pass of one unit.
+
+    Attributes
+    ----------
+    name, layer, unit : str
+        What it is, which part of the model it belongs to, which unit runs it ("linear", "qk",
+        "pv", "norm", "gate", "embedding").
+    cycles : float
+        Of arithmetic alone.
+    streams : tuple of float
+        Bytes that pass each data port meanwhile, reads and writes of a port apart [B].
+    macs : float
+        Useful multiply-accumulates.
+    """
+
+    name: str
+    layer: str
+    unit: str
+    cycles: float
+    streams: tuple[float, ...] = ()
+    macs: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Work that needs weights on chip first: `weight_bytes` into a buffer of `region`."""
+
+    work: Work
+    weight_bytes: float
+    region: str = PAIR
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPart:
+    """One buffer load of an expert: a matrix, a piece of one, or all of it.
+
+    Attributes
+    ----------
+    weight_bytes : float
+    cycles, macs : float
+        Per token of the expert's queue.
+    streams : tuple of float
+        Bytes per token on each data port.
+    """
+
+    weight_bytes: float
+    cycles: float
+    macs: float
+    streams: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertBlock:
+    """The experts of one MoE layer; who visits them is drawn when the layer runs.
+
+    Attributes
+    ----------
+    index : int
+        Number of the MoE layer.
+    experts, top_k, tokens : int
+    parts : tuple of ExpertPart
+        Loads of one expert, in order.
+    loads : Loads or None
+        Queue lengths where they are given (language models); else the sequence decides.
+    """
+
+    name: str
+    layer: str
+    index: int
+    experts: int
+    top_k: int
+    tokens: int
+    parts: tuple[ExpertPart, ...]
+    loads: Loads | None = None
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of one expert [B]."""
+        return sum(part.weight_bytes for part in self.parts)
+
+
+Item = Work | Tile | ExpertBlock
+Program = tuple[Item, ...]

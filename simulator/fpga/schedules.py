@@ -1,0 +1,113 @@
+"""How a design serves a MoE layer's tokens: the schedules, each a SimPy process.
+
+``reordered``  expert by expert: the metaqueue of experts whose queue is not empty is walked,
+               one expert's weights load while another's queue is computed.
+``cache``      token by token through a cache of experts; a miss stalls (no reordering).
+``on-chip``    token by token with all experts of the layer on chip: no stalls, memory grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import simpy
+
+from ...workloads.errors import InputError
+from ...workloads.registry import Registry
+from .program import PAIR, ExpertBlock
+
+if TYPE_CHECKING:
+    from .engine import Frame
+
+Steps = Generator[simpy.Event, Any, None]
+Schedule = Callable[["Frame", ExpertBlock], Steps]
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """The two halves of a schedule: what loads weights, what computes."""
+
+    load: Schedule
+    compute: Schedule
+
+
+SCHEDULES: Registry[Halves] = Registry("schedule")
+
+
+def metaqueue(queues: Any) -> list[tuple[int, float]]:
+    """Experts whose queue is not empty, with its length."""
+    return [(int(e), float(queues[e])) for e in np.flatnonzero(queues)]
+
+
+def _load_reordered(frame: Frame, block: ExpertBlock) -> Steps:
+    """Walk the metaqueue; with speculation the first expert is under way before the gate ends."""
+    guess = 0 if frame.engine.first_expert == "speculative" else None
+    if guess is not None:
+        yield from frame.load(block.parts[0].weight_bytes, PAIR, (block.index, guess, 0))
+    yield frame.gated(block)
+    queue = metaqueue(frame.queues(block))
+    if guess is not None and (not queue or queue[0][0] != guess):
+        frame.free(PAIR, block.parts[0].weight_bytes)  # nobody visits it: loaded for nothing
+        guess = None
+    for expert, _ in queue:
+        for i, part in enumerate(block.parts):
+            if (expert, i) != (guess, 0):
+                yield from frame.load(part.weight_bytes, PAIR, (block.index, expert, i))
+
+
+def _compute_reordered(frame: Frame, block: ExpertBlock) -> Steps:
+    for expert, tokens in metaqueue(frame.queues(block)):
+        for i, part in enumerate(block.parts):
+            yield from frame.wait_loaded((block.index, expert, i), block.layer)
+            yield from frame.serve(block, part, tokens)
+            frame.free(PAIR, part.weight_bytes)
+
+
+def _load_kept(frame: Frame, block: ExpertBlock) -> Steps:
+    """Put back what the layer's cache held after the last image; the rest loads on demand."""
+    for i in range(len(frame.caches.of(block.index))):
+        yield from frame.load(block.weight_bytes, None, (block.index, "kept", i))
+    yield frame.finished(block)
+
+
+def _compute_cached(frame: Frame, block: ExpertBlock) -> Steps:
+    """Token order; a cached expert serves at once, any other is loaded first, in series."""
+    sequence = _sequence(frame, block)
+    cache = frame.caches.of(block.index)
+    for i in range(len(cache)):
+        yield from frame.wait_loaded((block.index, "kept", i), block.layer)
+    for experts in sequence:
+        for expert in experts:
+            if not cache.ask(int(expert)):
+                yield from frame.fetch(block.weight_bytes, block.layer)
+            for part in block.parts:
+                yield from frame.serve(block, part, 1.0)
+
+
+def _load_all(frame: Frame, block: ExpertBlock) -> Steps:
+    """All experts of the layer, into memory of their own, as early as the port is free."""
+    for expert in range(block.experts):
+        yield from frame.load(block.weight_bytes, None, (block.index, expert, 0))
+
+
+def _compute_on_chip(frame: Frame, block: ExpertBlock) -> Steps:
+    for experts in _sequence(frame, block):
+        for expert in experts:
+            yield from frame.wait_loaded((block.index, int(expert), 0), block.layer, keep=True)
+            for part in block.parts:
+                yield from frame.serve(block, part, 1.0)
+
+
+def _sequence(frame: Frame, block: ExpertBlock) -> Any:
+    sequence = frame.sequence(block)
+    if sequence is None:
+        raise InputError("--schedule", "token order needs a sequence of experts; use reordered")
+    return sequence
+
+
+SCHEDULES.register("reordered")(Halves(_load_reordered, _compute_reordered))
+SCHEDULES.register("cache")(Halves(_load_kept, _compute_cached))
+SCHEDULES.register("on-chip")(Halves(_load_all, _compute_on_chip))

@@ -1,0 +1,49 @@
+"""Which replica takes a request: rules over the replicas' queues, by name.
+
+Loads are those a router can know when a request arrives: requests that wait, and requests whose
+last token has not come back yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..workloads.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One replica as its router sees it: requests waiting and running."""
+
+    waiting: int
+    running: int
+
+
+Route = Callable[[int, Sequence[Load]], int]
+ROUTERS: Registry[Route] = Registry("router")
+
+
+@ROUTERS.register("round-robin")
+def round_robin(count: int, loads: Sequence[Load]) -> int:
+    """In turn; `count` requests have been dealt before."""
+    return count % len(loads)
+
+
+@ROUTERS.register("least-loaded")
+def least_loaded(count: int, loads: Sequence[Load]) -> int:
+    """Fewest requests, waiting or running; the first of equals."""
+    return _first_smallest([load.waiting + load.running for load in loads])
+
+
+@ROUTERS.register("vllm")
+def vllm(count: int, loads: Sequence[Load]) -> int:
+    """Smallest 4 x waiting + running: vLLM's balancer of data-parallel engines.
+
+    Its ``DPLBAsyncMPClient`` scores engines so (vllm/v1/engine/core_client.py).
+    """
+    return _first_smallest([4 * load.waiting + load.running for load in loads])
+
+
+def _first_smallest(scores: Sequence[int]) -> int:
+    return min(range(len(scores)), key=lambda i: scores[i])

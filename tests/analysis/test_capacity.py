@@ -1,0 +1,156 @@
+"""Is the highest load within a service level found, and what limits it named?
+
+Expected values: the search against functions whose answer is known, its result against single
+simulations on either side of it, and runs made to be short of one resource.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opbyte.analysis.capacity import _bracket, capacity, read_level
+from opbyte.analysis.limits import limit_of
+from opbyte.analysis.simulate import Simulation, simulate
+from opbyte.simulator.simulate import Run
+from opbyte.workloads.errors import InputError
+
+MODEL, SYSTEM = "llama-3-8b", "h100-x1"
+WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal"}
+
+
+@pytest.mark.parametrize("limit", [0.004, 0.3, 7.0, 1000.0])
+def test_brackets_hold_the_limit(limit: float) -> None:
+    low, high = _bracket(lambda load: load <= limit, 1.0)
+    assert low is not None
+    assert high is not None
+    assert low <= limit < high == pytest.approx(2 * low)
+
+
+def test_brackets_end() -> None:
+    assert _bracket(lambda load: True, 1.0) == (4096.0, None)
+    low, high = _bracket(lambda load: False, 1.0)
+    assert low is None
+    assert high == 1 / 1024
+
+
+def test_levels() -> None:
+    assert read_level("ttft_p99=1,tbt_mean=5e-2") == {"ttft_p99": 1.0, "tbt_mean": 0.05}
+    for text, message in (
+        ("", "must be NAME=SECONDS"),
+        ("ttft_p99", "must be NAME=SECONDS"),
+        ("ttft_p99=1,ttft_p99=2", "each once"),
+        ("ttft_p95=1", "unknown latency; did you mean 'ttft_p99'"),
+        ("ttft_p99=fast", "must be seconds, not 'fast'"),
+        ("ttft_p99=-1", "must be a number from"),
+        ("ttft_p99=nan", "must be a number from"),
+    ):
+        with pytest.raises(InputError, match=r"--slo") as caught:
+            read_level(text)
+        assert message in str(caught.value)
+
+
+def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
+    result = capacity(MODEL, [SYSTEM], {"ttft_p99": 0.2, "tbt_p99": 0.03}, requests=200, **WORK)
+    (found,) = result.found
+    assert found.load_per_s is not None
+    assert found.next_load_per_s is not None
+    assert 1 < found.next_load_per_s / found.load_per_s <= 1.02
+    for load, holds in ((found.load_per_s, True), (found.next_load_per_s, False)):
+        alone = simulate(MODEL, SYSTEM, rate=load, requests=200, **WORK)
+        assert isinstance(alone, Simulation)
+        within = alone.run.ttft_s.p99 <= 0.2 and alone.run.tbt_s.p99 <= 0.03  # type: ignore[operator]
+        assert within is holds
+        if holds:
+            assert found.joules_per_token == alone.run.joules_per_token
+            assert found.usd_per_million_tokens == pytest.approx(
+                2.99 / 3600 / alone.run.output_tokens_per_s * 1e6  # type: ignore[operator]
+            )
+    data = result.to_dict()
+    assert data["rows"][0]["limit"]["resource"] == found.limit.resource  # type: ignore[union-attr]
+    assert len(data["tried"]) == len(found.tried)
+    assert capacity(MODEL, SYSTEM, "ttft_p99=0.2,tbt_p99=0.03", requests=200, **WORK) == result
+
+
+def test_none_with_a_reason() -> None:
+    """One step of a lone request takes longer than the level allows."""
+    (found,) = capacity(MODEL, [SYSTEM], "tbt_p99=0.001", requests=20, **WORK).found
+    assert found.load_per_s is None
+    assert found.joules_per_token is None
+    assert "even at" in found.reason
+    assert "tbt p99" in found.reason
+    assert found.limit is not None
+    assert found.limit.resource == "memory bandwidth of xpu"  # a lone decode: weights once a token
+
+
+def test_a_model_that_does_not_fit_is_an_answer() -> None:
+    both = capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, **WORK)
+    small, large = both.found
+    assert small.load_per_s is None
+    assert small.limit is not None
+    assert small.limit.resource == "memory capacity"
+    assert "GiB" in small.reason
+    assert large.load_per_s is not None
+    assert both.rows()[0]["requests/s"] == "none"
+
+
+def test_a_level_on_steps_alone_does_not_hide_a_growing_queue() -> None:
+    """Time between tokens stays short while requests wait: the load is too high all the same."""
+    (found,) = capacity(
+        MODEL, [SYSTEM], "tbt_p99=10", requests=400, max_seqs=4, **WORK
+    ).found  # fmt: skip
+    assert found.load_per_s is not None
+    assert "faster than they are served" in found.reason
+    assert found.limit is not None
+    assert found.limit.resource == "sequence limit"
+
+
+def busy(**options: Any) -> Run:
+    result = simulate(MODEL, SYSTEM, keep_stages=True, **{**WORK, **options})
+    assert isinstance(result, Simulation)
+    return result.run
+
+
+def test_kv_capacity_is_named() -> None:
+    """256 sequences of 8,000 tokens need more than the 58 GiB that weights leave."""
+    run = busy(rate=50, requests=400, input_len=8000, output_len=400, lengths="fixed",
+               token_budget=65536)  # fmt: skip
+    assert run.kv_peak > 0.95
+    assert limit_of(run, {"ttft_p99": 1.0}).resource == "KV capacity"
+
+
+def test_long_prompts_are_bound_by_arithmetic() -> None:
+    run = busy(rate=0.1, requests=20, input_len=8000, output_len=2, lengths="fixed")
+    found = limit_of(run, {"ttft_p99": 0.01})
+    assert found.resource == "arithmetic of xpu"
+    assert found.share > 0.8
+    assert "8,000 prompt tokens" in found.why
+
+
+def test_a_trace_is_played_faster(tmp_path: Path) -> None:
+    trace = tmp_path / "requests.csv"
+    rows = "".join(f"{i * 2},{200 + i % 7},{10 + i % 5}\n" for i in range(60))
+    trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+    (found,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=str(trace)).found
+    assert found.load_per_s is not None
+    assert found.load_per_s > 5  # the trace itself has 0.5 requests a second
+    alone = simulate(MODEL, SYSTEM, trace=trace, rate_scale=found.load_per_s / 0.5)
+    assert isinstance(alone, Simulation)
+    assert alone.run.output_tokens_per_s == pytest.approx(found.output_tokens_per_s)
+
+
+def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:
+    arguments = ["capacity", MODEL, "--systems", f"{SYSTEM},a100-80gb-x1", "--slo", "e2e_p90=3",
+                 "--requests", 50, "--input-len", 128, "--output-len", 16]  # fmt: skip
+    answer = ask(*arguments, "--json", "--out", tmp_path / "out").json()
+    assert [row["system"] for row in answer["rows"]] == [SYSTEM, "a100-80gb-x1"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "loads.csv", "capacity.png", "capacity.json",
+    }  # fmt: skip
+    assert "--slo" in ask("capacity", MODEL, "--systems", SYSTEM, "--slo", "x=1").refused()
+    assert "--systems" in ask("capacity", MODEL, "--systems", ",", "--slo", "e2e_p90=1").refused()
+    with pytest.raises(InputError, match="is what the search sets"):
+        capacity(MODEL, [SYSTEM], "e2e_p90=1", rate=3.0)

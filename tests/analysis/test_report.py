@@ -1,0 +1,226 @@
+"""Are reports whole, harmless and small, and do browsers show them without overflow?
+
+Expected contents are those of the result's own tables. Layout is measured in headless Chromium.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte.analysis.evidence import used_sources
+from opbyte.analysis.provenance import code_version
+from opbyte.analysis.report import report
+from opbyte.analysis.report.simulation import constant_rows, ops_by_share
+from opbyte.analysis.reproduce.base import Reproduction, judged
+from opbyte.analysis.simulate import Comparison, Seeds, Simulation, simulate
+from opbyte.simulator.simulate import Requests
+from opbyte.workloads.catalog import load_model
+
+EVIL = "<script>document.title='owned'</script>"
+CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
+                 if (found := shutil.which(name))), None)  # fmt: skip
+WORK: dict[str, Any] = {"rate": 4.0, "requests": 60, "input_len": 256, "output_len": 32}
+
+
+@pytest.fixture(scope="module")
+def run() -> Simulation:
+    result = simulate("mixtral-8x7b", "duplex-x4", lengths="lognormal", keep_stages=True, **WORK)
+    assert isinstance(result, Simulation)
+    return result
+
+
+@pytest.fixture(scope="module")
+def page(run: Simulation) -> str:
+    return report(run)
+
+
+class Elements(HTMLParser):
+    """Start tags with their attributes, and all text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def assert_self_contained(html: str) -> None:
+    """No scripts, no handlers, nothing loaded from elsewhere, every id once."""
+    found = Elements(html)
+    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object")]
+    ids = [a["id"] for _, a in found.tags if a.get("id")]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in found.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href"):
+                assert value is not None
+                assert value.startswith("#"), (tag, value)
+    assert not re.search(r"url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_a_simulation_says_everything(run: Simulation, page: str) -> None:
+    assert_self_contained(page)
+    text = Elements(page).text
+    for word in ("mixtral-8x7b on duplex-x4", code_version(), "logic-pim", "Roofline", "seed"):
+        assert word in text
+    assert page.count("<svg ") == 4
+    for row in constant_rows(
+        run.run.deployment.system, used_sources(run.sources, run.run.deployment.model.numerics)
+    ):
+        assert " ".join(row["source"].split()) in text
+    for entry in run.evidence:
+        assert entry["cost_model"] in text
+
+
+def test_constants_have_their_values_back(run: Simulation) -> None:
+    """In the units of their keys, as the YAML has them."""
+    rows = {row["constant"]: row for row in constant_rows(run.run.deployment.system, run.sources)}
+    multiple = rows["processors.logic-pim.bandwidth_multiple"]
+    assert multiple["value"] == "4.000"
+    assert rows["link.bandwidth_GBps"]["value"] == "450.0"
+    assert rows["link.latency_us"]["kind"] == "assumed"
+    assert not [row for row in rows.values() if row["value"] is None]
+
+
+def test_clock_shares_add_up_to_the_clock(run: Simulation) -> None:
+    """An op on two processors counts once, though its totals have two rows."""
+    table = ops_by_share([run.run])
+    split = table[table["name"] == "experts"]
+    assert len(split) == 2
+    once = {(op.layer, op.name, op.kind): op.wall_s for op in run.run.ops}
+    assert table["wall_s"].sum() == pytest.approx(sum(once.values()), rel=1e-12)
+
+
+def test_equal_runs_give_equal_reports(run: Simulation, page: str) -> None:
+    assert report(run) == page
+
+
+def test_what_users_type_is_harmless(tmp_path: Path) -> None:
+    trace = tmp_path / "<img src=x onerror=alert(1)>.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,8,2\n1,8,2\n")
+    model = replace(load_model("llama-3-8b"), name=EVIL)
+    evil = simulate(model, "h100-x1", trace=trace, keep_stages=True)
+    html = report(evil)
+    assert_self_contained(html)
+    assert EVIL not in html
+    assert EVIL in Elements(html).text
+    assert "<img" not in html
+
+
+@pytest.fixture(scope="module")
+def compared() -> Comparison:
+    result = simulate(requests=40)
+    assert isinstance(result, Comparison)
+    return result
+
+
+def test_comparisons_and_seeds(compared: Comparison) -> None:
+    html = report(compared)
+    assert_self_contained(html)
+    text = Elements(html).text
+    assert " ".join(compared.verdict().split()) in text
+    assert html.count("<svg ") == 5
+    several = simulate("llama-3-8b", "h100-x1", seeds=2, **{**WORK, "requests": 10})
+    assert isinstance(several, Seeds)
+    assert "95 % interval" in Elements(report(several)).text
+
+
+def test_any_result_has_a_report() -> None:
+    rows = (judged("a<b", "speed-up", "1", 2.0, 2.5, "5 %"), judged("c", "x", "s", None, 1.0))
+    html = report(Reproduction("paper", rows, 3, 1.5))
+    assert_self_contained(html)
+    assert "a&lt;b" in html
+    assert '<td class="fail">fail</td>' in html
+    assert '<td class="prediction">prediction</td>' in html
+
+
+def test_a_million_requests_fit(run: Simulation) -> None:
+    """Figures are drawn from bins and thinned curves, whatever the run's length."""
+    n, few = 1_000_000, run.run.requests
+    at = np.arange(n) % len(few.request_id)
+    shift = np.arange(n) // len(few.request_id) * 20.0
+    stamps = ("arrival_s", "scheduled_s", "first_token_s", "last_token_s")
+    columns = {name: getattr(few, name)[at] for name in Requests.__slots__}
+    columns |= {name: columns[name] + shift for name in stamps}
+    stages = {name: np.tile(column, 2000) for name, column in run.run.stages.items()}
+    length = len(run.run.stages["start_s"])
+    later = np.repeat(np.arange(2000) * 20.0, length)
+    stages |= {name: stages[name] + later for name in ("start_s", "end_s")}
+    big = replace(run, run=replace(run.run, requests=Requests(**columns), stages=stages))
+    assert len(report(big).encode()) < 5e6 / 5
+
+
+def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None:
+    ask("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", 4, "--requests", 10,
+        "--input-len", 64, "--output-len", 8, "--out", tmp_path / "run")  # fmt: skip
+    ask("roofline", "llama-3-8b", "--system", "h100-x1", "--out", tmp_path / "roof")
+    for name in ("run", "roof"):
+        assert_self_contained((tmp_path / name / "report.html").read_text())
+
+
+def measured(page: Path, width: int) -> dict[str, str]:
+    """Lay a page out at a width in Chromium; what its frame measures."""
+    wrapper = page.with_name("wrapper.html")
+    wrapper.write_text(
+        f'<body><iframe id="f" src="{page.name}" width="{width}" height="900"></iframe><script>'
+        "window.onload = () => { const d = document.getElementById('f').contentDocument;"
+        "const e = d.documentElement; const wide = [...d.querySelectorAll('h1,h2,p,a,figcaption')]"
+        ".filter(x => x.getBoundingClientRect().right > e.clientWidth + 1).length;"
+        "const s = [...d.querySelectorAll('svg')].map(x => x.getBoundingClientRect().width);"
+        "document.body.innerHTML = `<p id=m data-scroll=${e.scrollWidth} "
+        "data-client=${e.clientWidth} data-wide=${wide} data-svgs=${s.length} "
+        'data-svg=${Math.min(...s)} data-title="${encodeURIComponent(d.title)}">`; }</script>'
+    )
+    command = [
+        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+        "--no-first-run", "--disable-background-networking", "--disable-component-update",
+        "--disable-sync", "--allow-file-access-from-files", "--virtual-time-budget=5000",
+        f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", wrapper.as_uri(),
+    ]  # fmt: skip
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr[-500:]
+    marked = re.search(r'<p id="m" ([^>]*)>', run.stdout)
+    assert marked, run.stdout[:500]
+    return dict(re.findall(r'data-(\w+)="([^"]*)"', marked[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to lay pages out with")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_browser_shows_it_without_overflow(page: str, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(page)
+    found = measured(path, width)
+    assert found["scroll"] == found["client"], "the page itself never scrolls sideways"
+    assert found["wide"] == "0"
+    assert found["svgs"] == "4"
+    assert float(found["svg"]) >= 500, "figures keep a width at which their text can be read"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to run the page in")
+def test_a_browser_runs_nothing_of_it(tmp_path: Path) -> None:
+    model = replace(load_model("llama-3-8b"), name=EVIL)
+    path = tmp_path / "report.html"
+    path.write_text(report(simulate(model, "h100-x1", **{**WORK, "requests": 5})))
+    assert measured(path, 800)["title"].startswith("%3Cscript%3E")

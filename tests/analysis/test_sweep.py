@@ -1,0 +1,397 @@
+"""Do sweeps compute what simulate does, survive kills, and refuse bad files in one line?
+
+Expected rows are those of single `opbyte simulate` calls and of an undisturbed sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from opbyte.analysis.pareto import front, pareto
+from opbyte.analysis.sweep import sweep
+from opbyte.analysis.sweep.dataset import FILE, Dataset
+from opbyte.analysis.sweep.expression import parse
+from opbyte.analysis.sweep.parameters import settings
+from opbyte.analysis.sweep.point import METRICS, Outcome, evaluate
+from opbyte.analysis.sweep.pool import run_local
+from opbyte.analysis.sweep.run import TABLE
+from opbyte.analysis.sweep.study import Study, read_study
+from opbyte.workloads.errors import InputError
+
+BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
+Write = Callable[[str, str], Path]
+
+
+def study(write: Write, text: str, base: str = BASE) -> Study:
+    return read_study(write("study.yaml", base + text))
+
+
+def lines(folder: Path) -> list[str]:
+    return sorted((folder / FILE).read_text().splitlines())
+
+
+def test_axes_span_their_product_in_order(write: Write) -> None:
+    found = study(
+        write,
+        "axes:\n"
+        "  rate: [1, 2]\n"
+        "  scale: {set: rate_scale, grid: {low: 1, high: 16, points: 3, scale: log}}\n"
+        "  shape: {set: {into: input_len, out: output_len}, values: [[8, 2], [16, 4]]}\n",
+    )
+    points = list(found.points())
+    assert found.columns == ("rate", "scale", "into", "out")
+    assert len(points) == found.size == 12
+    assert points[0].columns == {"rate": 1, "scale": 1.0, "into": 8, "out": 2}
+    assert points[-1].columns == {"rate": 2, "scale": 16.0, "into": 16, "out": 4}
+    assert [p.columns["scale"] for p in points[:6:2]] == [1.0, 4.0, 16.0]
+    assert points[-1].settings["output_len"] == 4
+    assert points[-1].settings["model"] == "llama-3-8b"
+
+
+def test_random_axes_draw_the_same_each_time_and_together(write: Write) -> None:
+    text = (
+        "axes:\n"
+        "  rate: {random: {low: 1, high: 100, scale: log}}\n"
+        "  tokens: {set: token_budget, random: {low: 10, high: 20, integer: true}}\n"
+        "samples: 200\nseed: 7\n"
+    )
+    first, again = (list(study(write, text).points()) for _ in range(2))
+    assert first == again
+    assert len(first) == 200
+    tokens = {p.columns["tokens"] for p in first}
+    assert tokens == set(range(10, 21))
+    rates = [float(str(p.columns["rate"])) for p in first]
+    assert 1 <= min(rates) < 2
+    assert np.median(rates) == pytest.approx(10.0, rel=0.5)  # log-uniform: sqrt(1 x 100)
+    assert list(study(write, text.replace("7", "8")).points()) != first
+
+
+def test_constraints_on_parameters_leave_points_out(write: Write) -> None:
+    found = study(write, 'axes: {rate: [1, 2, 4], tp: [1, 2]}\nconstraints: ["rate * tp <= 4"]\n')
+    assert [(p.columns["rate"], p.columns["tp"]) for p in found.points()] == [
+        (1, 1), (1, 2), (2, 1), (2, 2), (4, 1),
+    ]  # fmt: skip
+
+
+def test_equal_points_run_once(write: Write) -> None:
+    text = "axes: {rate: {random: {low: 1, high: 2, integer: true}}}\nsamples: 50\n"
+    assert len(list(study(write, text).points())) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("axs: {}", "study.yaml: axs: unknown key; did you mean 'axes'?"),
+        ("axes: {}", "study.yaml: axes: needs at least one axis, for example rate: [1, 2, 4]"),
+        ("axes: {rte: [1]}", "unknown parameter 'rte'; did you mean 'rate'?"),
+        ("axes: {rate: 3}", "axes.rate: must be a list of values, or one of values, grid"),
+        ("axes: {rate: []}", "axes.rate.values: must be a list with at least one value"),
+        ("axes: {rate: [[1]]}", "axes.rate.values[0]: must be a number or text, not [1]"),
+        ("axes: {rate: {grid: {low: 2, high: 1, points: 2}}}", "low must be at most high"),
+        ("axes: {rate: {grid: {low: 0, high: 1, points: 2, scale: log}}}", "above 0 with scale"),
+        ("axes: {rate: {grid: {low: 0, high: 1}}}", "axes.rate.grid.points: must be a whole"),
+        ("axes: {rate: {random: {low: 0, high: 1}}}", "samples: is needed with random axes"),
+        ("axes: {rate: [1]}\nsamples: 3", "samples: needs a random axis"),
+        ("axes: {rate: [1], r: {set: rate, values: [2]}}", "axes.r: is set by two axes"),
+        ("axes: {ttft_s_p99: {set: rate, values: [2]}}", "is a result's name; choose another"),
+        ("axes: {x: {set: [rate, tp], values: [[1]]}}", "values[0]: must be a list of 2 values"),
+        ("axes: {rate: [1]}\nconstraints: ['rates < 2']", "unknown name 'rates' in 'rates < 2'"),
+        ("axes: {rate: [1]}\nconstraints: ['rate + 2']", "'rate + 2' compares nothing"),
+        ("axes: {rate: [1]}\nconstraints: ['f(rate) < 2']", "'f(rate) < 2' is not a condition"),
+        ("axes: {rate: [1]}\nconstraints: ['rate ** 9 < 2']", "is not a condition"),
+        ("axes: {rate: [1]}\nconstraints: ['rate > 2']", "constraints: leave no point"),
+        ("axes: {rate: [1]}\nobjectives: {ttft: min}", "objectives.ttft: unknown metric"),
+        ("axes: {rate: [1]}\nobjectives: {ttft_s_p99: low}", "must be max or min, not 'low'"),
+        ("axes: {rate: [.nan]}", "must be finite"),
+    ],
+)
+def test_bad_files_are_refused_in_one_line(
+    write: Write, tmp_path: Path, text: str, message: str
+) -> None:
+    path = write("study.yaml", BASE + text)
+    with pytest.raises(InputError, match=r"study\.yaml: ") as caught:
+        sweep(path, tmp_path / "out")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_conditions_are_arithmetic_only() -> None:
+    assert parse("1 < a < 3 and not b == 2", "c", {"a", "b"}).holds({"a": 2, "b": 3})
+    assert not parse("a / b > 1", "c", {"a", "b"}).holds({"a": 2, "b": 0})
+    assert not parse("a < 3", "c", {"a"}).holds({"a": None})
+    for text in (
+        "__import__('os')",
+        "a.real < 1",
+        "[a][0] < 1",
+        "(lambda: 1)() < 2",
+        "a if a else",
+    ):
+        with pytest.raises(InputError, match="is not a condition"):
+            parse(text, "c", {"a"})
+
+
+def test_paths_reach_into_specs() -> None:
+    point = {
+        "model": "mixtral-8x7b", "model.num_experts_per_tok": 1, "system": "duplex-x4",
+        "system.device.processors.logic-pim.bandwidth_multiple": 8,
+        "system.device.memory.capacity_GiB": 96,
+    }  # fmt: skip
+    found = settings(point)
+    device = found["system"].device
+    assert device.memory.capacity_bytes == 96 * 2**30
+    assert device.processors["logic-pim"].bandwidth_multiple == 8
+    assert found["system"].name.startswith("duplex-x4-")
+    assert "num_experts_per_tok 1" in found["model"].name
+
+
+def test_replicas_multiply_devices_and_price() -> None:
+    from opbyte.analysis.provenance import code_version
+
+    point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 20, "rate": 4,
+             "input_len": 64, "output_len": 8, "router": "least-loaded", "replicas": 3}  # fmt: skip
+    metrics = evaluate(point, code_version()).metrics
+    assert metrics is not None
+    assert metrics["devices"] == 3
+    assert metrics["usd_per_million_tokens"] == pytest.approx(
+        3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"system.device.memory.capacity_GiBs": 96}, "unknown key; did you mean 'capacity_GiB'"),
+        ({"system.device.memry.capacity_GiB": 96}, "'memry' is no block of the description; did"),
+        ({"system.device.memory.capacity_GiB": "big"}, "Input should be a valid number"),
+        ({"system.device.memory.capacity_GiB": -1}, "greater than 0"),
+        ({"model.num_layer": 2}, "'num_layer' is no key of the configuration"),
+        ({"model": "no-such-model"}, "is neither a model of the catalog"),
+        ({"system": "h100-x1", "tp": 3}, "--tp"),
+    ],
+)
+def test_a_point_that_fails_says_why_in_one_line(change: dict[str, object], message: str) -> None:
+    from opbyte.analysis.provenance import code_version
+
+    point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1, **change}
+    outcome = evaluate(point, code_version())
+    assert outcome.metrics is None
+    assert outcome.error is not None
+    assert message in outcome.error
+    assert "\n" not in outcome.error
+    assert "internal error" not in outcome.error
+
+
+def test_a_worker_of_another_version_refuses() -> None:
+    outcome = evaluate({"model": "llama-3-8b", "system": "h100-x1"}, "0.0.0+other")
+    assert outcome.error is not None
+    assert "0.0.0+other" in outcome.error
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A study of 12 points, one of which fails, and the folder of its undisturbed sweep."""
+    folder = tmp_path_factory.mktemp("small")
+    file = folder / "study.yaml"
+    file.write_text(
+        BASE + "axes:\n  rate: [1, 2, 4]\n  tp: [1, 3]\n  seed: [0, 1]\n"
+        "objectives: {output_tokens_per_s: max, e2e_s_p99: min}\n"
+    )
+    result = sweep(file, folder / "plain", workers=2)
+    assert result.ran == 12
+    assert result.failed == 6
+    return file, folder / "plain"
+
+
+def test_rows_are_those_of_simulate(small: tuple[Path, Path]) -> None:
+    from opbyte.analysis.simulate import simulate
+
+    table = pd.read_csv(small[1] / TABLE)
+    assert list(table.columns) == ["point", "rate", "tp", "seed", *METRICS, "feasible", "error"]
+    row = table[(table.rate == 2) & (table.tp == 1) & (table.seed == 1)].iloc[0]
+    alone = simulate("llama-3-8b", "h100-x1", rate=2, requests=20, input_len=64, output_len=8,
+                     tp=1, seed=1)  # fmt: skip
+    data = alone.to_dict()
+    assert row.output_tokens_per_s == data["output_tokens_per_s"]
+    assert row.ttft_s_p99 == data["ttft_s"]["p99"]
+    assert row.joules_per_token == data["joules_per_token"]
+    assert row.usd_per_million_tokens == pytest.approx(
+        1e6 * row.device_usd_per_hour / 3600 / row.output_tokens_per_s, rel=1e-12
+    )
+    failed = table[table.tp == 3]
+    assert failed.error.str.contains("--tp").all()
+    assert failed.ttft_s_p99.isna().all()
+    assert not failed.feasible.any()
+
+
+def test_a_second_call_computes_nothing(small: tuple[Path, Path], tmp_path: Path) -> None:
+    file, plain = small[0], tmp_path / "copy"
+    shutil.copytree(small[1], plain)
+    before = {name: (plain / name).read_bytes() for name in (FILE, TABLE)}
+    result = sweep(file, plain, workers=1)
+    assert result.ran == 0
+    assert {name: (plain / name).read_bytes() for name in before} == before
+    wider = tmp_path / "wider.yaml"
+    wider.write_text(file.read_text().replace("[1, 2, 4]", "[2, 4, 8]"))
+    assert sweep(wider, plain, workers=1).ran == 4
+
+
+def test_an_edited_file_is_another_point(tmp_path: Path) -> None:
+    trace = tmp_path / "requests.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,8,2\n1,8,2\n")
+    file = tmp_path / "study.yaml"
+    base = f"base: {{model: llama-3-8b, system: h100-x1, trace: {trace}}}\n"
+    file.write_text(base + "axes: {seed: [0]}\n")
+    assert sweep(file, tmp_path / "out", workers=1).ran == 1
+    assert sweep(file, tmp_path / "out", workers=1).ran == 0
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,8,2\n1,9,2\n")
+    assert sweep(file, tmp_path / "out", workers=1).ran == 1
+
+
+def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
+    with Dataset(tmp_path) as data:
+        data.append("a", {"x": 1}, "v", Outcome({"y": 2}, None))
+        with pytest.raises(InputError, match="in use by another sweep"):
+            Dataset(tmp_path)
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole + whole[:20])
+    with Dataset(tmp_path) as data:
+        assert data.stored == {"a": Outcome({"y": 2}, None)}
+    assert (tmp_path / FILE).read_bytes() == whole
+    (tmp_path / FILE).write_bytes(whole + b"nonsense\n")
+    with pytest.raises(InputError, match=r"points\.jsonl:2: is not a result"):
+        Dataset(tmp_path)
+
+
+def test_killed_at_random_moments_the_table_is_the_same(
+    small: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """`kill -9` of the sweep alone: its workers end with it, what is stored stays whole."""
+    file, plain = small
+    out = tmp_path / "killed"
+    rng = np.random.default_rng(11)
+    command = [sys.executable, "-m", "opbyte", "sweep", str(file), "--out", str(out)]
+    for _ in range(3):
+        run = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.5, 3.0))
+        workers = children(run.pid)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        until = time.monotonic() + 20
+        while any(alive(pid) for pid in workers) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not [pid for pid in workers if alive(pid)]
+    result = sweep(file, out, workers=2)
+    assert lines(out) == lines(plain)
+    assert (out / TABLE).read_bytes() == (plain / TABLE).read_bytes()
+    assert len(result.table) == 12
+
+
+def children(parent: int) -> list[int]:
+    listed = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
+    """A point is tried again on another worker; the others never notice."""
+    from opbyte.analysis.provenance import code_version
+
+    point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1}
+    tasks = [(str(i), {**point, "seed": i}) for i in range(6)]
+    finished = run_local(tasks, code_version(), 2)
+    done = {task[0]: outcome for task, outcome in [next(finished)]}
+    killed = children(os.getpid())
+    os.kill(killed[-1], signal.SIGKILL)
+    done |= {task[0]: outcome for task, outcome in finished}
+    assert sorted(done) == [str(i) for i in range(6)]
+    assert all(outcome.error is None for outcome in done.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # Dask's own
+def test_a_cluster_gives_the_same_table(small: tuple[Path, Path], tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
+    file, plain = small
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address
+        sweep(file, tmp_path / "out", dask=address)
+    assert lines(tmp_path / "out") == lines(plain)
+    assert (tmp_path / "out" / TABLE).read_bytes() == (plain / TABLE).read_bytes()
+    with pytest.raises(InputError, match="cannot go with --dask"):
+        sweep(file, tmp_path / "out", dask=address, workers=2)
+
+
+def test_fronts_hold_what_none_beats() -> None:
+    """Against the definition, row by row."""
+    rng = np.random.default_rng(3)
+    rows = [
+        {"a": float(a), "b": float(b), "c": float(c)} for a, b, c in rng.integers(0, 8, (200, 3))
+    ]
+    found = front(rows, {"a": "max", "b": "min", "c": "max"})
+
+    def beats(x: dict[str, float], y: dict[str, float]) -> bool:
+        good = x["a"] >= y["a"] and x["b"] <= y["b"] and x["c"] >= y["c"]
+        return good and x != y
+
+    expected = [row for row in rows if not any(beats(other, row) for other in rows)]
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+    assert [row["a"] for row in found] == sorted((row["a"] for row in found), reverse=True)
+    assert front([{"a": None, "b": 1.0}], {"a": "max", "b": "min"}) == []
+
+
+def test_pareto_reads_a_finished_sweep(small: tuple[Path, Path], tmp_path: Path) -> None:
+    found = pareto(small[1])
+    assert found.objectives == {"output_tokens_per_s": "max", "e2e_s_p99": "min"}
+    assert 1 <= len(found.best) <= len(found.table) == 6
+    other = pareto(small[1], {"joules_per_token": "min"})
+    assert len(other.best) == 1
+    with pytest.raises(InputError, match="holds no finished sweep"):
+        pareto(tmp_path)
+    with pytest.raises(InputError, match="unknown metric"):
+        pareto(small[1], {"nonsense": "min"})
+    with pytest.raises(InputError, match="is no number"):
+        pareto(small[1], {"error": "min"})
+
+
+def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: Path) -> None:
+    file, plain = small
+    answer = ask("sweep", file, "--out", plain, "--json").json()
+    assert (answer["points"], answer["done"], answer["failed"], answer["ran"]) == (12, 6, 6, 0)
+    assert json.loads((plain / "sweep.json").read_text())["points"] == 12
+    best = ask("pareto", plain, "--objectives", "e2e_s_p99:min", "--json")
+    assert len(best.json()["rows"]) == 1
+    wrong = ask("pareto", plain, "--objectives", "e2e_s_p99")
+    assert "must be NAME:max or NAME:min" in wrong.refused()
+    assert "0" in ask("sweep", file, "--workers", 0).refused()
+
+
+def test_the_documented_file_is_one(write: Write, root: Path) -> None:
+    text = (root / "docs/guide-sweeps.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = study(
+        write, "".join(blocks), BASE.replace("input_len: 64, output_len: 8", "tp: 1, dp: 1")
+    )
+    assert found.size == 3 * 2 * 5 * 2 * 20
+    assert all(metric in METRICS for metric in found.objectives)

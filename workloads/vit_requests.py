@@ -1,0 +1,70 @@
+"""Images as requests: when each arrives, and which task it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError, nearest
+
+I8 = npt.NDArray[np.int64]
+MAX_IMAGES = 1_000_000
+
+
+def arrivals(images: int, rate: float) -> npt.NDArray[np.float64]:
+    """Arrival of each image at a fixed frame rate, shape (images,) [s]; the first at 0.
+
+    Raises
+    ------
+    InputError
+        No images, or a rate that is not above 0.
+    """
+    check_images(images)
+    if not 0 < rate < 1e9:
+        raise InputError("--rate", f"must be above 0 images per second, not {rate:g}")
+    return np.arange(images) / rate
+
+
+def check_images(images: int) -> int:
+    """Refuse counts outside [1, `MAX_IMAGES`]."""
+    if not 1 <= images <= MAX_IMAGES:
+        raise InputError("--images", f"must be in [1, {MAX_IMAGES:,}], not {images}")
+    return images
+
+
+def task_sequence(order: str, images: int, tasks: int, seed: int = 0) -> I8:
+    """Task of each image, shape (images,).
+
+    Parameters
+    ----------
+    order : str
+        "single" (task 0), "round-robin", "random" (equally likely, seeded), or task numbers
+        such as "0,1,1", repeated as needed.
+
+    Raises
+    ------
+    InputError
+        Unknown order, or a task the model does not have.
+
+    Examples
+    --------
+    >>> task_sequence("round-robin", 5, 2).tolist(), task_sequence("0,1,1", 5, 2).tolist()
+    ([0, 1, 0, 1, 0], [0, 1, 1, 0, 1])
+    """
+    check_images(images)
+    if order == "single":
+        return np.zeros(images, dtype=np.int64)
+    if order == "round-robin":
+        return np.arange(images, dtype=np.int64) % tasks
+    if order == "random":
+        return np.random.default_rng([seed, 0x7A]).integers(0, tasks, images)
+    try:
+        given = [int(part) for part in order.split(",")]
+    except ValueError:
+        known = ("single", "round-robin", "random")
+        reason = f"is no task order, nor task numbers such as 0,1,1{nearest(order, known)}"
+        raise InputError(f"--tasks {order!r}", reason) from None
+    wrong = [task for task in given if not 0 <= task < tasks]
+    if wrong:
+        raise InputError(f"--tasks {order!r}", f"task {wrong[0]} is not in [0, {tasks - 1}]")
+    return np.resize(np.array(given, dtype=np.int64), images)
