@@ -134,7 +134,7 @@ def test_blocks_must_divide_a_hash(small: Callable[..., Deployment]) -> None:
 
 def test_more_blocks_than_can_be_tracked(small: Callable[..., Deployment]) -> None:
     cache = CacheSettings(16, MOST_BLOCKS + 1)
-    with pytest.raises(InputError, match="num_gpu_blocks.*at most"):
+    with pytest.raises(InputError, match=r"num_gpu_blocks.*at most"):
         Engine(small("llama-3-8b"), make_policy("vllm"), cache=cache)
 
 
