@@ -10,16 +10,13 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 
 import numpy as np
 
 from . import attention_decode, experts, rmsnorm
 from .ceilings import read_rate
-from .jit import max_threads, use_threads
+from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
 
@@ -168,12 +165,3 @@ def _share(r: Rounds, case: Case) -> np.ndarray:
 def _other(case: Case) -> Callable[[int], object]:
     assert case.other is not None
     return case.other
-
-
-def blas_threads(count: int) -> AbstractContextManager[object]:
-    """Hold NumPy's BLAS to a number of threads, where threadpoolctl is installed."""
-    if find_spec("threadpoolctl") is None:
-        return nullcontext()
-    limit = import_module("threadpoolctl").threadpool_limits  # of the tests' extra
-    limits: AbstractContextManager[object] = limit(limits=count, user_api="blas")
-    return limits

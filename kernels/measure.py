@@ -16,7 +16,7 @@ import numpy as np
 from ..workloads.kernel_tables import SCHEMAS
 from .ceilings import Ceilings, measure_ceilings, read_rate
 from .host import Host, this_host
-from .jit import max_threads, use_threads
+from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
 from .timing import Sample, sample
 
@@ -147,6 +147,15 @@ def measure(
     """
     threads = threads or max_threads()
     use_threads(threads)
+    with blas_threads(threads):
+        return _measure(quick, threads, only, lenient, compare, seed, progress)
+
+
+def _measure(
+    quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Measurement:  # fmt: skip
+    """Ceilings first, then kernel after kernel, shape after shape."""
     bench = Bench((192 if quick else 640) << 20, threads, seed)
     ceilings = measure_ceilings(bench, budget_s=0.1 if quick else 0.5)
     chosen = [k for k in kernels("numba") if not only or k.name in only]
