@@ -68,14 +68,16 @@ class FrameRun(Result):
         total: dict[tuple[str, str], list[float]] = {}
         for run in self.served.runs:
             for key, share in run.parts.items():
-                sums = total.setdefault(key, [0.0, 0.0])
+                sums = total.setdefault(key, [0.0, 0.0, 0.0])
                 sums[0] += share.busy
                 sums[1] += share.stalled
+                sums[2] += share.macs
         n = len(self.served.runs)
         return [
             {"part": part, "unit": unit, "busy_cycles": busy / n, "stalled_cycles": stalled / n,
+             "macs_per_cycle": macs / (busy + stalled) if busy + stalled else 0.0,
              "share": (busy + stalled) / self.served.cycles}
-            for (part, unit), (busy, stalled) in total.items()
+            for (part, unit), (busy, stalled, macs) in total.items()
         ]  # fmt: skip
 
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -119,7 +121,8 @@ class FrameRun(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         units = [
             {"part": u["part"], "unit": u["unit"], "busy cycles": show(round(u["busy_cycles"])),
-             "stalled": show(round(u["stalled_cycles"])), "share": f"{u['share']:.1%}"}
+             "stalled": show(round(u["stalled_cycles"])), "MAC/cycle": show(u["macs_per_cycle"]),
+             "share": f"{u['share']:.1%}"}
             for u in self.units() if u["share"] > 0
         ]  # fmt: skip
         what = f"{self.deployment.model.name} on {self.system}, {self.schedule}: {self.workload}"

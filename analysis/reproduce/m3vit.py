@@ -43,7 +43,7 @@ OVERHEAD = {"pascal": 0.00148, "nyud": 0.00142}
 GMAC = {"pascal": 83.7, "nyud": 100.5}
 NDDR_CNN_G, CROSS_STITCH_G = 747.0, 647.0
 """Table 1: all tasks of a convolutional multi-task network."""
-TASK_IMAGES = 12
+TASK_IMAGES = 6
 MOST_EXPERTS = 256
 
 

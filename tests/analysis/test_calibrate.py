@@ -162,4 +162,4 @@ def test_errors_on_unseen_shapes(family: str, device: str) -> None:
 def test_figures_are_written(table: Path, tmp_path: Path) -> None:
     run("validate", "kernels", str(table), "--out", str(tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"gemm.png", "kernels.json", "predictions.csv"}
+    assert {"gemm.png", "kernels.json", "predictions.csv"} <= names

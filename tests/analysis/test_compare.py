@@ -119,7 +119,7 @@ def test_files_and_the_figure(ask: Ask, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1",
                "--out", out).code == 0  # fmt: skip
-    assert {path.name for path in out.iterdir()} == {"compare.png", "compare.json"}
+    assert {"compare.png", "compare.json"} <= {path.name for path in out.iterdir()}
 
 
 def test_what_the_figure_shows() -> None:
@@ -152,7 +152,7 @@ def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
     assert data["images"] == 4
     assert data["joules"] == pytest.approx(14.54 * data["makespan_s"])
     assert sum(unit["share"] for unit in data["units"]) == pytest.approx(1, abs=1e-3)
-    assert {path.name for path in out.iterdir()} == {"frames.csv", "summary.json"}
+    assert {"frames.csv", "summary.json"} <= {path.name for path in out.iterdir()}
     table = (out / "frames.csv").read_bytes()
     ask(*arguments, "--out", out)
     assert (out / "frames.csv").read_bytes() == table

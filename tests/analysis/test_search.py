@@ -70,7 +70,7 @@ def test_fill_energy_and_files(ask: Ask, tmp_path: Path) -> None:
     assert data["best"]["joules"] == min(design["joules"] for design in data["front"])
     assert data["best"]["latency_s"] < data["published"]["latency_s"]
     assert data["limits"]["on-chip bytes"] == 0.5 * 912 * 4608
-    assert {path.name for path in out.iterdir()} == {"front.png", "search.json"}
+    assert {"front.png", "search.json"} <= {path.name for path in out.iterdir()}
 
 
 @pytest.mark.parametrize(
