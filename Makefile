@@ -4,14 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench notebooks clean
+.PHONY: help demo test lint types bench gpu notebooks clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
 	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
-	@echo "make bench      the timed tests"
+	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
+	@echo "make gpu        on a machine with a GPU: kernels checked and measured, tables in $(GPU_OUT)"
 	@echo "make notebooks  execute every notebook"
 	@echo "make clean      remove $(VENV), build output and caches"
 
@@ -31,6 +32,12 @@ types: $(VENV)/.dev
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark
 
+GPU_OUT ?= out/gpu
+gpu: $(VENV)/.gpu
+	$(BIN)/python -m pytest -m gpu tests/kernels
+	$(BIN)/opbyte measure --backend cupy --quick --lenient --out $(GPU_OUT)
+	@cat $(GPU_OUT)/summary.md
+
 notebooks: $(VENV)/.notebook
 	@for file in notebooks/*.ipynb; do \
 	  [ -e "$$file" ] || { echo "no notebooks"; break; }; \
@@ -46,13 +53,15 @@ clean:
 # smaller ones. The environment is made anew where it is absent or no longer runs.
 EXTRAS_test := [test]
 EXTRAS_dev := [test,dev]
+EXTRAS_gpu := [test,gpu]
 EXTRAS_notebook := [test,notebook]
 SERVES_run := .run
 SERVES_test := .run .test
 SERVES_dev := .run .test .dev
+SERVES_gpu := .run .test .gpu
 SERVES_notebook := .run .test .notebook
 
-$(VENV)/.run $(VENV)/.test $(VENV)/.dev $(VENV)/.notebook: $(VENV)/.%: pyproject.toml setup.py
+$(VENV)/.run $(VENV)/.test $(VENV)/.dev $(VENV)/.gpu $(VENV)/.notebook: $(VENV)/.%: pyproject.toml setup.py
 	@$(PYTHON) -c 'pass' 2>/dev/null || { \
 	  echo "$(PYTHON) does not run here; name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
+
 from ..devices.calibrated.calibrate import FamilyFit, Rows
-from ..devices.calibrated.errors import Errors, constant_model, errors
+from ..devices.calibrated.errors import Errors, by_source, constant_by_shape, errors
 from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
-from ..devices.calibrated.rules import Donor, transfer
+from ..devices.calibrated.rules import Donor, framework_scales, transfer
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 INTRO = """\
@@ -21,10 +24,12 @@ median and 90th percentile of |predicted / measured - 1|, and the median of pred
 (bias).
 
 - *fit*: the rows the parameters were fitted to.
-- *one efficiency*: one efficiency and one constant over the roofline, fitted to the same rows; the
-  model to beat.
+- *one efficiency*: one efficiency and one constant over the roofline, every row predicted by a fit
+  to other shapes; the model to beat by shape.
 - *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
 - *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
+- *known elsewhere*: as by source, but a framework that similar devices have rows of is scaled as it
+  is there, which is what predictions use (rule in `devices/calibrated/rules.py`).
 - *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
   mean of the other devices' (rule in `devices/calibrated/rules.py`).
 
@@ -44,11 +49,7 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
     """
     out: dict[str, dict[str, Errors]] = {}
     for name, family in families().items():
-        donors = {
-            device: Donor(done[name].rows, done[name].fit, rows[device][name].h)
-            for device, done in fits.items()
-            if name in done
-        }
+        donors = _donors(name, fits, rows)
         for device, found in rows.items():
             others = {d: donor for d, donor in donors.items() if d != device}
             if name not in found or not others:
@@ -60,16 +61,50 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
     return out
 
 
+def known_elsewhere(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
+    """Errors on frameworks held out of a device's fit but known from the other devices.
+
+    Returns
+    -------
+    dict
+        family -> device -> Errors.
+    """
+    out: dict[str, dict[str, Errors]] = {}
+    for name, family in families().items():
+        donors = _donors(name, fits, rows)
+        for device, done in fits.items():
+            if name not in done or "by_source" not in done[name].errors:
+                continue
+            r = rows[device][name]
+            others = {d: donor for d, donor in donors.items() if d != device}
+            found = by_source(
+                family, r.h, r.x, r.measured, r.labels, done[name].fit,
+                partial(framework_scales, r.h, family, donors=others),
+            )  # fmt: skip
+            if found is not None:
+                told = ~np.isnan(found)
+                out.setdefault(name, {})[device] = errors(found[told], r.measured[told])
+    return out
+
+
+def _donors(name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Donor]:
+    return {
+        device: Donor(done[name].rows, done[name].fit, rows[device][name].h)
+        for device, done in fits.items()
+        if name in done
+    }
+
+
 def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
     """The page as Markdown."""
-    others = leave_one_device_out(fits, rows)
+    others, elsewhere = leave_one_device_out(fits, rows), known_elsewhere(fits, rows)
     parts = [INTRO]
     for name, family in families().items():
         devices = [device for device in sorted(rows) if name in rows[device]]
         if not devices:
             continue
         parts.append(f"## {family.title} (`{name}`)\n")
-        parts.append(_table([_row(d, name, fits, rows, others) for d in devices]))
+        parts.append(_table([_row(d, name, fits, rows, elsewhere, others) for d in devices]))
         parts.append("Parameters:\n")
         parts.append(
             "\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n"
@@ -77,21 +112,24 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
     return "\n".join(parts)
 
 
-HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "from others")
+HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "known elsewhere",
+        "from others")  # fmt: skip
 
 
 def _row(
     device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
-    others: Mapping[str, Mapping[str, Errors]],
+    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Errors]],
 ) -> list[str]:  # fmt: skip
     done = fits.get(device, {}).get(name)
     r = rows[device][name]
     usual = None
     if done is not None:
-        usual = errors(constant_model(r.family, r.h, r.x, r.measured), r.measured)
+        told = constant_by_shape(r.family, r.h, r.x, r.measured, r.table.shape_keys())
+        usual = errors(told, r.measured)
     cells = [device, str(len(r.measured)), _cell(usual)]
     for kind in ("fit", "by_shape", "by_source"):
         cells.append(_cell(None if done is None else done.errors.get(kind)))
+    cells.append(_cell(elsewhere.get(name, {}).get(device)))
     return [*cells, _cell(others.get(name, {}).get(device))]
 
 

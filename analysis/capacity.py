@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..devices.spec import SystemSpec
 from ..simulator.simulate import Run
-from ..workloads.errors import InputError, nearest
+from ..workloads.errors import CapacityError, InputError, nearest
 from ..workloads.requests import open_requests
 from ..workloads.requests.options import check_count, check_real
 from .limits import Limit, limit_of
+from .load import load
 from .result import Result, seconds, show
 from .simulate import Simulation, simulate
 from .summary import LATENCIES, QUANTILES
+from .sweep.point import costs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,9 +39,10 @@ DEFAULT_REQUESTS = 1000
 MOST_WAITING = 0.05
 """Share of requests that may still wait unscheduled when the last one arrives; more means that
 they come faster than they are served."""
-LOWEST = 1 / 1024
-"""Loads below this share of one request at a time are not tried."""
-HIGHEST = 4096.0
+PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
+"""Closed loop whose rate says where to begin: a quarter of it."""
+LOWEST, HIGHEST = 1 / 1024, 4096.0
+"""Loads tried at least and at most, as multiples of the first."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "seeds", "keep_stages", "progress", "model",
             "system")  # fmt: skip
 
@@ -332,24 +335,44 @@ class _Task:
 
 def _search(task: _Task, system: str | Path) -> tuple[Found, str, str]:
     """Capacity of one system, with the names of model and workload."""
+    try:
+        return _searched(task, system)
+    except CapacityError as error:  # a load that no system of this size can carry is an answer
+        model, where = load(task.model, system)
+        found = Found(
+            system=where.name, devices=where.nodes * where.devices_per_node, load_per_s=None,
+            next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
+            usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
+            reason=str(error), tried=(), spec=where, sources={}, evidence=(),
+        )  # fmt: skip
+        return found, model.name, str(task.options.get("trace") or "the workload")
+
+
+def _searched(task: _Task, system: str | Path) -> tuple[Found, str, str]:
     knob, unit = _knob(task)
     tried: dict[float, Tried] = {}
+    within: dict[float, Simulation] = {}
 
-    def passes(load: float) -> bool:
-        simulation = task.run(system, **{knob: load / unit})
-        tried[load] = _judged(simulation.run, load, task.level)
-        return not tried[load].missed
+    def passes(rate: float) -> bool:
+        simulation = task.run(system, **{knob: rate / unit})
+        tried[rate] = _judged(simulation.run, rate, task.level)
+        if not tried[rate].missed:
+            within.clear()  # of the loads that pass, the last is the highest
+            within[rate] = simulation
+        return not tried[rate].missed
 
-    alone = task.run(system, closed_loop=1)  # no load is lighter than one request at a time
-    mean = alone.run.e2e_s.mean
-    start = 1.0 / mean if mean else 1.0
+    probe = task.run(
+        system, closed_loop=PROBE_CLIENTS, requests=min(task.options["requests"], PROBE_REQUESTS),
+        warmup=None,
+    )  # fmt: skip
+    start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
     low, high = _bracket(passes, start)
     while low is not None and high is not None and high / low > 1 + task.tolerance:
         middle = float(f"{(low * high) ** 0.5:.6g}")
         if middle in (low, high):
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
-    best = None if low is None else task.run(system, **{knob: low / unit})
+    best = None if low is None else within[low]
     limit, reason = None, ""
     if high is None:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
@@ -358,16 +381,16 @@ def _search(task: _Task, system: str | Path) -> tuple[Found, str, str]:
         missed = tried[high].missed
         limit = limit_of(failing.run, {n: x for n, x in task.level.items() if n in missed})
         reason = _reason(tried[high], task.level, limit, low is None)
-    shown = best or alone
+    shown = best or probe
     where = shown.run.deployment.system
-    devices = where.nodes * where.devices_per_node
     rate = best.run.output_tokens_per_s if best else None
-    price = where.device.price_USD_per_hour
+    fleet = task.options.get("fleet")
+    price = costs(shown, rate, fleet.replicas if fleet else 1)
     found = Found(
-        system=where.name, devices=devices, load_per_s=low, next_load_per_s=high,
-        output_tokens_per_s=rate,
+        system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
+        next_load_per_s=high, output_tokens_per_s=rate,
         joules_per_token=best.run.joules_per_token if best else None,
-        usd_per_million_tokens=1e6 * price * devices / 3600 / rate if price and rate else None,
+        usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason,
         tried=tuple(sorted(tried.values(), key=lambda t: t.load_per_s)),
         spec=where, sources=shown.sources, evidence=shown.evidence,

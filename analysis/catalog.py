@@ -95,8 +95,20 @@ def _experiments() -> list[dict[str, Any]]:
     return list_experiments()
 
 
-def _none() -> list[dict[str, Any]]:
-    return []
+def _kernels() -> list[dict[str, Any]]:
+    from importlib import import_module
+
+    from ..kernels.gpu_cases import CASES
+    from ..kernels.lab import kernels
+
+    measured = {case.name for case in CASES}
+    rows = []
+    for kernel in kernels("numba"):
+        text = import_module(f"...kernels.{kernel.name}", __name__).__doc__ or ""
+        rows.append({"name": kernel.name, "table": kernel.family or "-",
+                     "measured with": "numba, cupy" if kernel.name in measured else "numba",
+                     "title": text.partition("\n")[0].rstrip(".:")})  # fmt: skip
+    return rows
 
 
 LISTS = {
@@ -106,7 +118,7 @@ LISTS = {
     "policies": _policies,
     "placements": _placements,
     "routings": _routings,
-    "kernels": _none,
+    "kernels": _kernels,
     "experiments": _experiments,
 }
 

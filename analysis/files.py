@@ -95,7 +95,9 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     run = each.run
     folder.csv(f"{below}requests.csv", run.requests.columns())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
-    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, path))
+    system = run.deployment.system
+    devices = system.devices_per_node * system.nodes // run.deployment.replicas
+    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, devices, path))
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))
@@ -116,14 +118,14 @@ def _stage_columns(
 
 def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its figure."""
-    from .plots import save, serving
+    from .plots import save
 
-    for each in result.runs:
+    for each, drawing in zip(result.runs, result.drawings(), strict=True):
         table = each.requests()
         columns = {str(name): table[name].to_numpy() for name in table}
         folder.csv(f"{each.name}/requests.csv", columns)
-        figure = serving(table, f"{each.name}: {each.costs}")
-        folder.write(f"{each.name}/latencies.png", partial(save, figure))
+        folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
+    folder.text("report.html", report(result))
     folder.json("serving.json", result.to_dict())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
 from ..devices.calibrated.store import device_yaml
 from ..devices.catalog import load_device, load_system
-from ..kernels.toy import ToyConfig, ToyModel
+from ..kernels.timing import sample
+from ..kernels.toy import State, ToyConfig, ToyModel
 from ..simulator.deployment import deploy
 from ..simulator.stage import explicit_stage
 from ..workloads.batch import Batch
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from .output import OutputFolder
 
 POSITIONS = 4096
-SETTLE, STEPS = 2, 12
-"""Steps of the small model left out at first, and timed."""
+SETTLE, STEPS, MOST_STEPS = 2, 12, 40
+"""Steps of the small model left out at first; undisturbed ones wanted; and timed at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +155,10 @@ class Loop(Result):
             "A small MoE model decoding here, and the simulator's prediction of its steps:",
             self.rows(),
             f"median error of a step {self.step_ape:.1%}",
-            f"Simulated on this machine, that model serves {rate or 0.0:,.1f} output tokens/s at "
-            "two requests a second of 64 + 32 tokens.",
+            (
+                f"Simulated on this machine, that model serves {rate or 0.0:,.1f} output tokens/s at "
+                "two requests a second of 64 + 32 tokens."
+            ),
         ]
 
     def write(self, files: OutputFolder) -> None:
@@ -205,6 +207,7 @@ def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
         serving = simulate(
             str(model), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32, seed=seed
         )
+    assert isinstance(serving, Simulation)
     return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
 
 
@@ -261,20 +264,21 @@ def _steps(
     out = []
     for batch in (1, 4, 16):
         for context in (128, 1024) if quick else (128, 512, 2048):
-            state = toy.start([context] * batch, SETTLE + STEPS)
-            taken = []
-            for step in range(SETTLE + STEPS):
-                began = time.perf_counter()
+            state = toy.start([context] * batch, SETTLE + MOST_STEPS)
+
+            def one(_: int, state: State = state) -> None:
                 toy.step(state)
-                if step >= SETTLE:
-                    taken.append(time.perf_counter() - began)
+
+            taken = sample(
+                one, threads=1, least=STEPS, most=STEPS, budget_s=0.0 if quick else 1.0,
+                warm_up=SETTLE, at_most=MOST_STEPS,
+            )  # fmt: skip
             # The middle step stands for all: contexts grow by one a step.
-            middle = context + SETTLE + STEPS // 2
+            middle = context + SETTLE + taken.taken // 2
             stage = explicit_stage(deployment, [Batch.of([middle] * batch)], expected=True)
             loads = deployment.experts[0].router.expected(0, float(batch))
-            p10, median, p90 = np.percentile(taken, [10, 50, 90])
             out.append(
-                Step(batch, context, float(median), float(p10), float(p90), stage.seconds,
+                Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
                      float(np.mean(state.active)), loads.active)
             )  # fmt: skip
     return out

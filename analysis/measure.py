@@ -73,18 +73,39 @@ class Measured(Result):
         return out if self.loop is None else [*out, *self.loop.blocks()]
 
     def yaml(self) -> str:
-        """This machine as a device."""
+        """Describe this machine as a device."""
         run = self.run
         return device_yaml(
             run.host, run.ceilings, run.best_read_Bps, run.memory_share(), run.launch_s()
         )
+
+    def summary(self) -> str:
+        """One page: shares of the roofline of the same run, beside the library's."""
+        run, c = self.run, self.run.ceilings
+        lines = [
+            f"# {run.host.cpu}", "", *(f"- {line}" for line in run.host.header(c)), "",
+            "Share: floor of bytes over the copy rate and FLOP over the cuBLAS rate, over the time.",
+            "Ours in a graph; the library (torch, for GEMM cuBLAS) in eager calls, launches included.",
+            "", "| kernel | shape | time | share | library's time over ours |", "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in run.rows:
+            floor = max(row.bytes / row.read_Bps, row.flops / c.gemm_flops_per_s)
+            other = "-" if row.other is None else f"{row.other.median_s / row.sample.median_s:.2f}"
+            lines.append(
+                f"| {row.name} | {_shape(row)} | {seconds(row.sample.median_s)} | "
+                f"{floor / row.sample.median_s:.2f} | {other} |"
+            )
+        return "\n".join(lines) + "\n"
 
     def write(self, files: OutputFolder) -> None:
         """Write the tables, every row, and the device's description."""
         run = self.run
         for family, columns in run.tables().items():
             files.text(f"tables/{family}.csv", table_text(columns, run.host.header(run.ceilings)))
-        files.text(f"{run.host.device}.yaml", self.yaml())
+        if run.host.name is None:
+            files.text(f"{run.host.device}.yaml", self.yaml())
+        else:
+            files.text("summary.md", self.summary())
         if self.loop is not None:
             self.loop.write(files)
         files.json("measure.json", self.to_dict())

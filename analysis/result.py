@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .report import Section
+    from .report import Drawing, Section
 
 
 class Result:
@@ -40,10 +40,14 @@ class Result:
         return first.partition(": ")[0] or type(self).__name__
 
     def sections(self) -> Sequence[Section]:
-        """Parts of ``report.html``: the printed blocks, by default."""
+        """Parts of ``report.html``: the printed blocks and the drawings, by default."""
         from .report import Section
 
-        return [Section("Result", self.blocks())]
+        return [Section("Result", [*self.blocks(), *self.drawings()])]
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Figures of the report, each with its caption."""
+        return ()
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""

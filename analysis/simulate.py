@@ -86,6 +86,7 @@ class Simulation(Result):
             "preemptions": r.preemptions,
             "output_tokens": r.output_tokens,
             "prompt_tokens": r.prompt_tokens,
+            "cached_tokens": r.cached_tokens,
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
             "interval_output_tokens": r.interval_output_tokens,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import numpy.typing as npt
 
 from ..devices.calibrated.calibrate import Rows, by_device
 from ..devices.calibrated.errors import Errors, errors
+from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
 from ..devices.calibrated.rules import parameters
 from ..devices.spec import BoundsSpec, DeviceSpec
 from ..workloads.kernel_tables import SCHEMAS, Skipped, read_tables
+from .output import OutputFolder
 from .result import Result
 
 
@@ -114,6 +117,18 @@ class KernelValidation(Result):
                 parts.setdefault(name, []).append(values)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
+    def figures(self, folder: OutputFolder) -> None:
+        """Write one figure a family: predicted against measured, error by size and by source."""
+        import pandas as pd
+
+        from .plots import kernel_errors, save
+
+        rows = pd.DataFrame(self.predictions())
+        for name in dict.fromkeys(c.rows.family.name for c in self.checks):
+            title = f"Predicted and measured time: {families()[name].title}"
+            figure = kernel_errors(rows[rows["family"] == name], title)
+            folder.write(f"{name}.png", partial(save, figure))
+
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -133,8 +148,8 @@ def validate_kernels(tables: Iterable[str | Path]) -> KernelValidation:
     read, skipped = read_tables(tables)
     checks = []
     found = by_device(read, skipped)
-    for name, (spec, families) in sorted(found.items()):
-        checks += [_check(name, spec, rows) for rows in families.values()]
+    for name, (spec, measured) in sorted(found.items()):
+        checks += [_check(name, spec, rows) for rows in measured.values()]
     order = sorted(checks, key=lambda c: (c.rows.family.name, c.device))
     return KernelValidation(order, skipped)
 

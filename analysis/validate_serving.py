@@ -23,6 +23,8 @@ from .result import Result, seconds
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .report import Drawing
+
 F8 = npt.NDArray[np.float64]
 
 STAMPS = ("queued_s", "first_token_s", "last_token_s")
@@ -133,6 +135,18 @@ class ServingValidation(Result):
                 for r in self.runs
             ]
         }  # fmt: skip
+
+    def drawings(self) -> Sequence[Drawing]:
+        from .plots import serving
+        from .report import Drawing
+
+        return [
+            Drawing(
+                serving(r.requests(), f"{r.name}: {r.costs}"),
+                "Every request's simulated latency against the measured one, and both as shares.",
+            )
+            for r in self.runs
+        ]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [row for r in self.runs for row in self._table(r)]

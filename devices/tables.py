@@ -178,18 +178,22 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel
     Raises
     ------
     InputError
-        No tables, or none of this device.
+        No tables, none of this device, or a row that cannot be used.
     """
-    tables, _ = read_tables(paths, every_op=True)
+    tables, skipped = read_tables(paths, every_op=True)
+    if skipped:  # a cost taken from the device's model instead would go unseen
+        first = skipped[0]
+        where = f"{first.file}:{first.line}" if first.line else first.file
+        raise InputError(where, first.reason)
     names = {spec.name, *spec.aliases}
     own = {
-        family: table.take(np.array([d in names for d in table["device"]]))
+        family: table.take(np.array([d in names for d in table["device"]], dtype=bool))
         for family, table in tables.items()
     }
     if not any(len(table) for table in own.values()):
         found = sorted({str(d) for table in tables.values() for d in table["device"]})
         raise InputError(
-            "--kernels", f"holds tables of {', '.join(found)}, none of {spec.name}"
+            "--kernels", f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}"
             f"{nearest(spec.name, found)}",
         )  # fmt: skip
     curves: dict[tuple[str, ...], Curve] = {}

@@ -1,4 +1,4 @@
-"""This machine as a device: what it is, and what was measured of it, as a description in YAML."""
+"""The machine at hand as a device: what it is, and what was measured of it, as a description in YAML."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class Host:
         Last-level cache and main memory; 0 where unknown.
     libraries : dict of str to str
         Versions of the libraries that matter.
+    name : str or None
+        The device's name in kernel tables; only a GPU has one of its own.
     """
 
     cpu: str
@@ -40,10 +42,13 @@ class Host:
     cache_bytes: float
     memory_bytes: float
     libraries: dict[str, str]
+    name: str | None = None
 
     @property
     def device(self) -> str:
-        """A name for its rows and its description, such as ``host-amd-epyc-2``."""
+        """Its `name`, or one for its rows and its description, such as ``host-amd-epyc-2``."""
+        if self.name is not None:
+            return self.name
         words = re.findall(r"[a-z0-9]+", re.sub(r"\([^)]*\)|@.*|\bcpu\b", "", self.cpu.lower()))
         return "-".join(["host", *words[:4], str(self.threads)])
 
@@ -55,8 +60,10 @@ class Host:
             f"GEMM {ceilings.gemm_flops_per_s / 1e9:.1f} GFLOP/s"
         )
         return [
-            f"host: {self.cpu}, {self.threads} threads of {self.cores} cores, {platform.system()} "
-            f"{platform.release()}, Python {platform.python_version()}",
+            (
+                f"host: {self.cpu}, {self.threads} threads of {self.cores} cores, {platform.system()} "
+                f"{platform.release()}, Python {platform.python_version()}"
+            ),
             "libraries: " + ", ".join(f"{k} {v}" for k, v in self.libraries.items()),
             "ceilings: " + rates,
         ]

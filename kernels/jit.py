@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numba
@@ -84,3 +87,12 @@ def max_threads() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     config: Any = numba.config
     return max(1, min(allowed or 1, int(config.NUMBA_NUM_THREADS)))
+
+
+def blas_threads(count: int) -> AbstractContextManager[object]:
+    """Hold NumPy's BLAS to a number of threads, where threadpoolctl is installed."""
+    if find_spec("threadpoolctl") is None:
+        return nullcontext()
+    limit = import_module("threadpoolctl").threadpool_limits  # of the tests' extra
+    limits: AbstractContextManager[object] = limit(limits=count, user_api="blas")
+    return limits

@@ -16,7 +16,7 @@ import numpy as np
 from ..workloads.kernel_tables import SCHEMAS
 from .ceilings import Ceilings, measure_ceilings, read_rate
 from .host import Host, this_host
-from .jit import max_threads, use_threads
+from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
 from .timing import Sample, sample
 
@@ -77,6 +77,11 @@ class Measurement:
     def best_read_Bps(self) -> float:
         return max([self.ceilings.read_Bps, *(row.read_Bps for row in self.rows)])
 
+    @property
+    def source(self) -> str:
+        """Whose kernels the rows timed."""
+        return "opbyte/numba" if self.host.name is None else "opbyte/cuda"
+
     def launch_s(self) -> float:
         """Shortest time of any kernel."""
         return min((row.sample.median_s for row in self.rows), default=1e-6)
@@ -99,9 +104,9 @@ class Measurement:
                 continue
             shape = {name: row.columns[name] for name in SCHEMAS[row.family].shape}
             line = {
-                "source": f"opbyte/numba-{self.host.libraries.get('numba', '?')}",
+                "source": self.source,
                 "device": self.host.device, "kernel": row.columns["kernel"],
-                "dtype": row.columns["dtype"], **shape, "timing": "kernel",
+                "dtype": row.columns["dtype"], **shape, "timing": "kernel" if self.host.name is None else "graph",
                 "measured_s": row.sample.median_s, "p10_s": row.sample.p10_s,
                 "p90_s": row.sample.p90_s, "accepted": row.sample.accepted,
                 "taken": row.sample.taken, "read_Bps": row.read_Bps, "drift": row.drift,
@@ -142,6 +147,15 @@ def measure(
     """
     threads = threads or max_threads()
     use_threads(threads)
+    with blas_threads(threads):
+        return _measure(quick, threads, only, lenient, compare, seed, progress)
+
+
+def _measure(
+    quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> Measurement:  # fmt: skip
+    """Ceilings first, then kernel after kernel, shape after shape."""
     bench = Bench((192 if quick else 640) << 20, threads, seed)
     ceilings = measure_ceilings(bench, budget_s=0.1 if quick else 0.5)
     chosen = [k for k in kernels("numba") if not only or k.name in only]

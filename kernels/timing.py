@@ -53,7 +53,7 @@ def _switched() -> int:
 
 def sample(
     run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
-    warm_up: int = 1,
+    warm_up: int = 1, at_most: int = 100_000,
 ) -> Sample:  # fmt: skip
     """Time ``run(i)`` for i = 0, 1, ...
 
@@ -63,14 +63,16 @@ def sample(
         Threads that should be busy all the time.
     least, most : int
         Repetitions that count: stop at `most`; stop at `least` once `budget_s` is spent, and at
-        three times `budget_s` in any case.
+        three times `budget_s` in any case (not for a budget of 0).
+    at_most : int
+        Repetitions altogether.
     """
     for i in range(warm_up):
         run(i)
     seconds: list[float] = []
     counts: list[bool] = []
     began = time.perf_counter()
-    for i in range(warm_up, 100_000):
+    for i in range(warm_up, warm_up + at_most):
         switched, cpu, start = _switched(), time.process_time(), time.perf_counter()
         run(i)
         wall = time.perf_counter() - start
@@ -79,6 +81,6 @@ def sample(
         counts.append(busy and _switched() == switched)
         spent = time.perf_counter() - began
         good = sum(counts)
-        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:
+        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s > 0:
             break
     return Sample.of(seconds, counts)

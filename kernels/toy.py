@@ -232,9 +232,9 @@ def reference_step(
         residual += x
         heads = (norm(residual) @ layer.qkv.T.astype(np.float64)).reshape(len(x), -1, c.head_dim)
         half = c.head_dim // 2
-        q = heads[:, : c.num_attention_heads]
-        q = (q[..., :half] + 1j * q[..., half:]) * turn
-        q = np.concatenate([q.real, q.imag], axis=2)
+        plain = heads[:, : c.num_attention_heads]
+        turned = (plain[..., :half] + 1j * plain[..., half:]) * turn
+        q = np.concatenate([turned.real, turned.imag], axis=2)
         attended = np.zeros(q.shape)
         for b in range(len(x)):
             keys, values = (m.astype(np.float64) for m in cache.gather(b))

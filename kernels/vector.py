@@ -223,7 +223,7 @@ def dots(typingctx, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wi
     """``out[i, j] = sum_k x[i, k] * w[j, k]`` for a few rows i and columns j.
 
     `x`, `w`, `out` are addresses; strides are in bytes; `n` is the length of k, a multiple of
-    `LANES`. `rows`, `cols` and `wide` (1: w is fp32, 0: bf16) are literal. Every accumulator
+    `LANES`; rows of `w` stand one behind another. `rows`, `cols` and `wide` (1: w is fp32, 0: bf16) are literal. Every accumulator
     stays in a register: `rows` x `cols` of them, at most 16.
     """
     sizes = _literals(rows, cols, wide)
@@ -242,7 +242,13 @@ def dots(typingctx, x, x_stride, w, w_stride, n, out, out_stride, rows, cols, wi
             w_rows.append(builder.add(w_rows[-1], w_step))
         acc = e.registers(num_rows * num_cols)
 
+        # The next `cols` rows lie behind these: fetched in order, end to end, meanwhile.
+        ahead = builder.add(w_at, builder.mul(w_step, I64(num_cols)))
+
         def body(k: Value) -> None:
+            place = builder.add(ahead, builder.mul(k, I64(width * num_cols)))
+            for line in range(0, LANES * width * num_cols, 64):
+                e.prefetch(e.offset(place, line))
             values = [e.load(e.offset(a, builder.mul(k, I64(width))), bool(is_wide))
                       for a in w_rows]  # fmt: skip
             for i, row in enumerate(x_rows):

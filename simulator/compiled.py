@@ -91,6 +91,7 @@ class Books(NamedTuple):
     queue: F8  # [E, NUM_QUEUE]
     scratch: Scratch  # of the draws
     loads: I8  # [E]
+    busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
 
 
 @compiled_part
@@ -152,12 +153,12 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
 
 
 @compiled_part
-def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8) -> float:
+def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Books) -> float:
     """Seconds of one layer of section `g` on one rank, booked for all its layers.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
     """
-    total = 0.0
+    total, tally = 0.0, books.tally
     times = plan.sections[g, G_LAYERS] * plan.tp
     for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
         cell = cells[s]
@@ -173,6 +174,8 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, tally: F8
             total += cell[K_WALL]
             row = tally[s, p]
             row[T_BUSY] += cell[K_BUSY] * times
+            track = books.busy.shape[1] - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
+            books.busy[0, track] += cell[K_BUSY] * times
             row[T_FLOPS] += cell[K_FLOPS] * times
             row[T_STREAM] += cell[K_STREAM] * times
             row[T_ACT] += cell[K_ACT] * times
@@ -343,6 +346,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
         if share[p, A_RUNS] > 0.0:
             total = books.tally[row, p]
             total[T_BUSY] += share[p, A_BUSY] * times
+            books.busy[0, p] += share[p, A_BUSY] * times
             total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
@@ -377,7 +381,7 @@ def step_seconds(
     for g in range(plan.sections.shape[0]):
         slowest, longest = 0, -1.0
         for r in range(moments.shape[0]):
-            seconds = section_seconds(plan, g, moments[r], fresh, cells[r], books.tally)
+            seconds = section_seconds(plan, g, moments[r], fresh, cells[r], books)
             if seconds > longest:
                 slowest, longest = r, seconds
         layers = plan.sections[g, G_LAYERS]
@@ -411,6 +415,7 @@ def new_books(plan: Plan) -> Books:
         queue=np.zeros((experts, NUM_QUEUE)),
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
+        busy=np.zeros((2, processors + 1)),
     )
 
 

@@ -226,7 +226,7 @@ def finish(
 
 @compiled_inline
 def write_log(
-    st: State, start: float, steps: int, decodes: float, prefill: float, used: float
+    st: State, busy: F8, start: float, steps: int, decodes: float, prefill: float, used: float
 ) -> None:
     """Append the stretch that ends now to the log."""
     row = st.log[st.counters[C_LOG]]
@@ -236,6 +236,9 @@ def write_log(
     for r in range(st.ranks.shape[0]):
         row[L_RUNNING] += st.ranks[r, R_RUNNING]
         row[L_WAITING] += st.ranks[r, R_WAITING]
+    for p in range(busy.shape[1]):
+        row[L_KV + 1 + p] = busy[0, p] - busy[1, p]
+        busy[1, p] = busy[0, p]
     st.counters[C_LOG] += 1
 
 
@@ -316,7 +319,7 @@ def advance(
             done += 1
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
-        write_log(st, start, done, decodes, tokens - decodes, used)
+        write_log(st, books.busy, start, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):

@@ -121,7 +121,7 @@ class Engine:
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
-            self.kv.blocks if self.kv.cached else 0,
+            self.kv.blocks if self.kv.cached else 0, len(self.slots.processors),
         )  # fmt: skip
         self.warm = self.mark()
 

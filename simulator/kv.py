@@ -8,11 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..workloads.errors import CapacityError
+from ..workloads.errors import CapacityError, InputError
 from .deployment import Deployment
 
 BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""
+
+MOST_BLOCKS = 1 << 25
+"""Most blocks of one rank whose content is tracked: about 2 GiB of tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ def kv_rules(
     ------
     CapacityError
         The weights alone do not fit.
+    InputError
+        More blocks than can be tracked by their content.
     """
     settings = settings or CacheSettings()
     memory, block = deployment.memory(settings.memory_bytes), settings.block_tokens
@@ -77,6 +82,12 @@ def kv_rules(
     if settings.blocks is not None:
         rules = rules._replace(capacity=float(settings.blocks * rules.block_bytes.sum()))
     if caching and list(classes) == [0] and rules.constant == 0 and rules.block_bytes[0] > 0:
+        if rules.blocks > MOST_BLOCKS:
+            raise InputError(
+                "num_gpu_blocks" if settings.blocks else "block_size",
+                f"gives {rules.blocks:,} blocks of {block} tokens; prefix caching tracks at most "
+                f"{MOST_BLOCKS:,}",
+            )
         rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
     return rules
 

@@ -199,7 +199,7 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
 
 @compiled_part
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
-    """`hold` with prefix caching: blocks of the pool, noted by content once they are full."""
+    """`hold` with prefix caching: blocks of the pool."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
     want = (tokens + kv.block - 1) // kv.block
     if want - request[I_BLOCKS] > rank[R_BLOCKS]:
@@ -209,12 +209,6 @@ def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
         row[request[I_BLOCKS]] = take(pool, r)
         request[I_BLOCKS] += 1
         rank[R_BLOCKS] -= 1
-    full = min(tokens, request[I_HASHED]) // kv.block
-    while request[I_KEYED] < full:
-        j = request[I_KEYED]
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        remember(pool, r, row[j], key)
-        request[I_KEYED] += 1
     count_blocks(st, kv, r, i)
     return True
 
@@ -297,13 +291,15 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
 
 
 @compiled_part
-def keep_own(st: State, kv: KvRules, r: int, i: int) -> None:
-    """Note the content of a sequence's full blocks before it loses them."""
+def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
+    """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, request = st.pool, st.ints[i]
-    row = pool.held[r, request[I_SLOT]]
-    for j in range(request[I_KEYED], request[I_CACHED] // kv.block):
+    row, full = pool.held[r, request[I_SLOT]], tokens // kv.block
+    while request[I_KEYED] < full:
+        j = request[I_KEYED]
         key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
         remember(pool, r, row[j], key)
+        request[I_KEYED] += 1
 
 
 @compiled_part
@@ -330,7 +326,7 @@ def preempt_last(st: State, kv: KvRules, r: int) -> None:
     i = st.running[r, rank[R_RUNNING]]
     request = st.ints[i]
     if kv.cached:
-        keep_own(st, kv, r, i)
+        note_content(st, kv, r, i, request[I_CACHED])  # to find its own again
     drop(st, kv, r, i)
     request[I_CACHED] = 0
     request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
@@ -394,7 +390,7 @@ def admit(
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
-    whole = request[I_TARGET]
+    whole = max(request[I_TARGET], request[I_CACHED] + want)
     if limits.reserve:
         whole = request[I_INPUT] + request[I_OUTPUT] - 1
     # Uncut, a prompt above the budget runs as the only prompt of its step.
@@ -459,6 +455,8 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
                     preemptions += 1
             if not fits:
                 break
+        if kv.cached and want > 0:  # those to come can share what this step computes
+            note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
         st.fresh[r, j] = want
         budget -= min(want, budget)
         j += 1

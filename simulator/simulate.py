@@ -32,6 +32,7 @@ from .policies import Policy
 from .state import (
     C_COMPLETED,
     C_EMITTED,
+    C_HITS,
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
@@ -130,7 +131,9 @@ class Run:
         Stretches of equal batches in order of start (empty unless kept).
     ops : tuple of OpTotal
     iterations, preemptions, output_tokens, prompt_tokens : int
-        Over the whole run.
+        Over the whole run; prompt tokens are those computed, recomputed ones included.
+    cached_tokens : int
+        Prompt tokens found in the prefix cache instead.
     makespan_s : float
         Last completion, from the first arrival.
     interval_s : float
@@ -164,6 +167,7 @@ class Run:
     preemptions: int
     output_tokens: int
     prompt_tokens: int
+    cached_tokens: int
     makespan_s: float
     interval_s: float
     interval_output_tokens: int
@@ -347,6 +351,7 @@ def _collect(
         preemptions=sum(int(s.counters[C_PREEMPTIONS]) for s in states),
         output_tokens=sum(emitted),
         prompt_tokens=sum(prompt),
+        cached_tokens=sum(int(s.counters[C_HITS]) for s in states),
         makespan_s=end,
         interval_s=interval,
         interval_output_tokens=_scaled(emitted, [e.warm.emitted for e in engines], scale),
@@ -424,7 +429,8 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
         return {}
     table = np.concatenate(rows)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    return {name: table[:, i] for i, name in enumerate(LOG_COLUMNS)}
+    tracks = [f"busy_{name}_s" for name in (*engines[0].slots.processors, "links")]
+    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
 
 
 def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:

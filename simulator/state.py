@@ -54,6 +54,8 @@ LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",
     "kv_bytes",
 )  # fmt: skip
+"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links."""
+
 LOG_ROWS = 65_536
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
@@ -83,7 +85,12 @@ class State(NamedTuple):
 
 
 def new_state(
-    ranks: int, sequences: int, moments: int, kv_capacity: float, blocks: int = 0
+    ranks: int,
+    sequences: int,
+    moments: int,
+    kv_capacity: float,
+    blocks: int = 0,
+    processors: int = 1,
 ) -> State:
     """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -101,7 +108,7 @@ def new_state(
         counters=np.zeros(NUM_COUNTERS, dtype=np.int64),
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
-        log=np.zeros((LOG_ROWS, len(LOG_COLUMNS))),
+        log=np.zeros((LOG_ROWS, len(LOG_COLUMNS) + processors + 1)),
         pool=new_pool(ranks, blocks, sequences if blocks else 1),
     )
 

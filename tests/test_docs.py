@@ -5,7 +5,9 @@ below a command are its output. All commands of one document run in order in one
 with the installed ``opbyte`` first on PATH. Not run: commands with ``make`` or ``git clone``,
 those that need OPBYTE_DATA where it is unset, and blocks below ``<!-- not run: reason -->``.
 
-The first line of output must match, numbers and spacing aside. An ``OPBYTE_BIN`` folder tests
+A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
+of output must match, numbers and spacing aside; Python blocks of a document run after its
+commands, in the same folder. An ``OPBYTE_BIN`` folder tests
 another installation than the one that runs pytest.
 """
 
@@ -67,6 +69,17 @@ def commands(text: str) -> list[Command]:
     return found
 
 
+def files(text: str) -> dict[str, str]:
+    """Files that a document shows, by name."""
+    pattern = r"^<!-- file: (\S+) -->\n+```\w*\n(.*?)^```"
+    return dict(re.findall(pattern, text, re.DOTALL | re.MULTILINE))
+
+
+def scripts(text: str) -> list[str]:
+    """Python blocks of a document."""
+    return re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
 def _skipped(command: str) -> str:
     if re.search(r"\bmake\b|\bgit clone\b", command):
         return "set-up command"
@@ -89,13 +102,16 @@ def first_line(lines: list[str]) -> str:
 @pytest.mark.docs
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
 def test_commands_run(document: Path, tmp_home: Path) -> None:
-    found = commands(document.read_text(encoding="utf-8"))
+    text = document.read_text(encoding="utf-8")
+    found = commands(text)
     if not [command for command in found if not command.reason]:
         pytest.skip(f"nothing to run: {sorted({c.reason for c in found}) or 'no commands'}")
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
     env.pop("PYTHONPATH", None)
     if "OPBYTE_DATA" in env:  # relative names count from where pytest was started
         env["OPBYTE_DATA"] = str(ROOT / env["OPBYTE_DATA"])
+    for name, body in files(text).items():
+        (tmp_home / name).write_text(body, encoding="utf-8")
     for command in found:
         if command.reason:
             continue
@@ -109,21 +125,14 @@ def test_commands_run(document: Path, tmp_home: Path) -> None:
         promised = first_line(command.output)
         if promised and not promised.startswith("..."):
             assert first_line(run.stdout.splitlines()) == promised, where
-
-
-@pytest.mark.docs
-def test_python_of_the_readme_runs(tmp_home: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    assert blocks
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    for block in blocks:
+    for script in scripts(text):
+        (tmp_home / "script.py").write_text(script, encoding="utf-8")
         run = subprocess.run(
-            [str(BIN / "python"), "-W", "error", "-c", block],
+            [str(BIN / "python"), "-W", "error", "script.py"],
             cwd=tmp_home, env=env, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
         )  # fmt: skip
-        assert run.returncode == 0, run.stderr[-2000:]
+        assert run.returncode == 0, f"{script}\n{run.stderr[-2000:]}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)

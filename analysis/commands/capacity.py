@@ -10,6 +10,7 @@ from .app import app
 from .io import counting, folder, show
 from .options import (
     Attention,
+    Costs,
     Dp,
     Dtype,
     Ep,
@@ -44,7 +45,20 @@ def capacity_command(
     ] = None,
     cv: Annotated[float | None, real("Variation of arrival gaps (gamma).")] = None,
     spread: Annotated[float | None, real("Spread equal time stamps over this many s.")] = None,
-    policy: Annotated[str, typer.Option(help="Batching policy.", metavar="NAME")] = "chunked",
+    policy: Annotated[
+        str | None, typer.Option(help="chunked (default), mixed or vllm.", metavar="NAME")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Settings of a real engine (engine.json).", metavar="FILE")
+    ] = None,
+    kernels: Annotated[
+        str | None, typer.Option(help="Measured kernel tables of the device.", metavar="PATH")
+    ] = None,
+    costs: Costs = "auto",
+    router: Annotated[
+        str | None, typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME")
+    ] = None,
+    replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
     token_budget: Annotated[int | None, count("Tokens of one step.")] = None,
     max_seqs: Annotated[int | None, count("Sequences running at once.")] = None,
     routing: Routing = "uniform",
@@ -63,6 +77,7 @@ def capacity_command(
     out: Out = None,
 ) -> None:
     """Highest load within a service level, its energy and cost, and what limits it."""
+    from ...simulator.fleet import parse_fleet
     from ..capacity import capacity
 
     with folder(out) as files:
@@ -72,7 +87,8 @@ def capacity_command(
                 output_len=output_len, lengths=lengths, cv=cv, spread=spread, policy=policy,
                 token_budget=token_budget, max_seqs=max_seqs, routing=routing, dtype=dtype,
                 kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
-                warmup=warmup, seed=seed, tolerance=tolerance, workers=workers, told=told,
+                warmup=warmup, seed=seed, engine=engine, kernels=kernels, costs=costs,
+                fleet=parse_fleet(router, replicas), tolerance=tolerance, workers=workers, told=told,
             )  # fmt: skip
         if files:
             from ..files import write_capacity

@@ -44,10 +44,11 @@ def compare_command(
         )  # fmt: skip
         if files:
             from ..plots import save
-            from ..plots.comparisons import comparison
+            from ..report import report
 
-            figure = comparison(result.frame(), result.layer_frame(), result.title, result.item)
+            figure = result.drawings()[0].figure
             files.write("compare.png", lambda path: save(figure, path))
+            files.text("report.html", report(result))
             files.json("compare.json", result.to_dict())
     warn(result.warnings)
     show(result, as_json)

@@ -47,6 +47,7 @@ def validate_kernels_command(
             files.text("report.html", report(result))
             files.json("kernels.json", result.to_dict())
             files.csv("predictions.csv", result.predictions(), SIGNIFICANT)
+            result.figures(files)
     warn_skipped(result.skipped)
     show(result, as_json)
     if not result.passed:

@@ -10,10 +10,12 @@ from .rooflines import roofline
 from .serving import serving
 from .timelines import timeline
 from .tradeoffs import trade_off
+from .validation import kernel_errors
 
 __all__ = [
     "Picture",
     "breakdown",
+    "kernel_errors",
     "latency",
     "op_per_byte_vs_batch",
     "points",

@@ -43,7 +43,7 @@ def step_times(steps: Sequence[StepTimes], device: str) -> Figure:
         simulated = np.array([s.simulated_s for s in steps]) * 1e3
         axes.bar(at + 0.2, simulated, 0.38, color=VERMILLION, hatch="///", label="simulated")
         top = float(max(measured.max(initial=0.0), simulated.max(initial=0.0)))
-        for x, m, s in zip(at, measured, simulated, strict=True):
+        for x, m, s in zip(at.tolist(), measured, simulated, strict=True):
             text = f"{s / m - 1.0:+.0%}"
             axes.text(x, max(m, s) + 0.06 * top, text, ha="center", fontsize=SMALL)
         axes.set_ylim(0.0, 1.2 * top)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from ...devices.catalog import load_device
 from .base import EXPERIMENTS, Reproduction, Row, judged
-from .fpga import run_images
+from .fpga import assumptions, run_images
 from .points import Told
 
 MODEL, DEVICE = "edge-moe-cityscapes", "zcu102"
@@ -61,4 +61,5 @@ def edge_moe(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduct
         predicted("no_attention_reorder_latency_ms",
                   "one image, every query reading all keys", "ms", plain.seconds * 1e3),
     )  # fmt: skip
-    return Reproduction("edge-moe", rows, 3 * len(seeds), time.perf_counter() - began)
+    return Reproduction("edge-moe", rows, 3 * len(seeds), time.perf_counter() - began,
+                        assumptions=assumptions(DEVICE))  # fmt: skip

@@ -48,6 +48,13 @@ def run_images(
     return Runs(d, tuple(run_image(d, schedule=schedule, routing=routing, seed=s) for s in draws))
 
 
+def assumptions(device: str) -> tuple[str, ...]:
+    """What of a device's description is no plain fact: key and why."""
+    kinds = ("assumed", "derived", "fitted")
+    return tuple(f"{key}: {source}" for key, source in load_device(device)[1].items()
+                 if source.startswith(kinds) and "link" not in key)  # fmt: skip
+
+
 def with_utilisation(device: DeviceSpec, utilisation: float) -> DeviceSpec:
     """The device with another share of useful cycles in its arrays."""
     name, _, _ = engine_of(device)

@@ -27,7 +27,7 @@ from ...workloads.catalog import load_model
 from ...workloads.vit import encoder_macs, upsampling_decoder_macs, with_experts
 from ...workloads.vit_requests import task_sequence
 from .base import EXPERIMENTS, Reproduction, Row, judged
-from .fpga import Runs, fit_utilisation, run_images, with_utilisation
+from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
 from .points import Told
 
 DEVICE = "zcu104"
@@ -43,7 +43,7 @@ OVERHEAD = {"pascal": 0.00148, "nyud": 0.00142}
 GMAC = {"pascal": 83.7, "nyud": 100.5}
 NDDR_CNN_G, CROSS_STITCH_G = 747.0, 647.0
 """Table 1: all tasks of a convolutional multi-task network."""
-TASK_IMAGES = 12
+TASK_IMAGES = 6
 MOST_EXPERTS = 256
 
 
@@ -89,7 +89,8 @@ def m3vit(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction
         *_size(),
     ]  # fmt: skip
     runs = sum(len(r.frames) for s in sets for r in (s.dense, s.reordered, s.cached))
-    return Reproduction("m3vit", tuple(rows), runs, time.perf_counter() - began)
+    return Reproduction("m3vit", tuple(rows), runs, time.perf_counter() - began,
+                        assumptions=assumptions(DEVICE))  # fmt: skip
 
 
 def _cache(d: Dataset) -> list[Row]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..output import OutputFolder
 from ..result import show
 from .base import Reproduction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NUMBERS = "%.9g"
 
@@ -23,16 +26,23 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
         columns = {name: np.array([row[name] for row in table.rows]) for name in names}
         files.csv(f"{table.name}.csv", columns, floats=NUMBERS)
     files.text("table.md", markdown(result))
-    if result.plots and result.figures:
-        import pandas as pd
-
+    for name, figure in figures_of(result).items():
         from ..plots import save
 
-        draw = import_module(f"...plots.{result.plots}", __name__).draw
-        frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
-        for name, figure in draw(frames).items():
-            files.write(f"{name}.png", partial(save, figure))
+        files.write(f"{name}.png", partial(save, figure))
     files.json("rows.json", result.to_dict())
+
+
+def figures_of(result: Reproduction) -> dict[str, Figure]:
+    """Figures by the name of the table they draw; none where they were not asked for."""
+    if not result.plots or not result.figures:
+        return {}
+    import pandas as pd
+
+    draw = import_module(f"...plots.{result.plots}", __name__).draw
+    frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
+    drawn: dict[str, Figure] = draw(frames)
+    return drawn
 
 
 def markdown(result: Reproduction) -> str:

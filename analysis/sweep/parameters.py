@@ -10,6 +10,7 @@ from typing import Any
 
 from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
+from ...simulator.fleet import parse_fleet
 from ...workloads.catalog import catalog_entry, load_model
 from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.hf import model_from_keys
@@ -19,7 +20,9 @@ from ...workloads.specfile import Description, Quantity, build, merge, to_si
 from ..provenance import digest_of, digest_of_path
 from ..simulate import simulate
 
-NOT_SWEPT = ("keep_stages", "progress")
+NOT_SWEPT = ("keep_stages", "progress", "fleet")
+FLEET = ("router", "replicas", "mtbf", "repair")
+"""Parameters that make up a fleet; see `simulator.fleet`."""
 FILES = ("trace", "engine", "kernels")
 """Arguments that name files; their content is part of a point's identity."""
 SOURCE = "assumed: set by the sweep"
@@ -30,7 +33,8 @@ Overrides = tuple[tuple[str, Any], ...]
 @lru_cache(maxsize=1)
 def arguments() -> tuple[str, ...]:
     """Arguments of `simulate` that a sweep may set."""
-    return tuple(name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT)
+    names = [name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT]
+    return (*names, *FLEET)
 
 
 def check_parameter(name: str, where: str) -> None:
@@ -61,6 +65,9 @@ def settings(point: Mapping[str, Any]) -> dict[str, Any]:
         A spec that cannot be read or does not allow the change.
     """
     given = {name: value for name, value in point.items() if name in arguments()}
+    fleet = parse_fleet(**{name: given.pop(name) for name in FLEET if name in given})
+    if fleet is not None:
+        given["fleet"] = fleet
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
             (name.partition(".")[2], value)

@@ -51,7 +51,7 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
             raise InputError("worker", reason)
         result = simulate(**settings(point))
         assert isinstance(result, (Simulation, Seeds))
-        return Outcome(metrics_of(result), None)
+        return Outcome(metrics_of(result, int(point.get("replicas") or 1)), None)
     except InputError as error:
         return Outcome(None, str(error))
     except Exception as error:  # noqa: BLE001  # a point never stops a sweep, not even by a bug
@@ -59,24 +59,28 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
         return Outcome(None, f"internal error, please report: {text}")
 
 
-def metrics_of(result: Simulation | Seeds) -> dict[str, float | int | None]:
+def metrics_of(result: Simulation | Seeds, replicas: int = 1) -> dict[str, float | int | None]:
     """The row of a result: `METRICS`; means over the seeds where several ran."""
     data = result.to_dict()
     row: dict[str, Any] = {name: data[name] for name in SCALARS}
     for name in LATENCIES:
         row |= {f"{name}_{q}": data[name][q] for q in QUANTILES}
     first = result if isinstance(result, Simulation) else result.runs[0]
-    row |= costs(first, row["output_tokens_per_s"])
+    row |= costs(first, row["output_tokens_per_s"], replicas)
     return {name: plain(row[name]) for name in METRICS}
 
 
-def costs(result: Simulation, tokens_per_s: float | None) -> dict[str, float | int | None]:
+def costs(
+    result: Simulation, tokens_per_s: float | None, replicas: int = 1
+) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
+
+    `replicas` are copies of the whole system.
 
     ``processor_area_mm2`` is what processors near memory add to all stacks of one device.
     """
     system = result.run.deployment.system
-    devices = system.nodes * system.devices_per_node
+    devices = system.nodes * system.devices_per_node * replicas
     price = system.device.price_USD_per_hour
     area = [sum(p.area_mm2.values()) for p in system.device.processors.values() if p.area_mm2]
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None

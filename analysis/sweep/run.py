@@ -137,7 +137,7 @@ def sweep(
     Parameters
     ----------
     study : str or Path
-        YAML file; see docs/sweeps.md.
+        YAML file; see docs/guide-sweeps.md.
     out : str or Path, optional
         Folder of the results; named as the file by default. A later call with the same folder
         computes only points that are missing, and those of changed code or files.

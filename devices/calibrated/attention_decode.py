@@ -64,23 +64,23 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         return 0.0
     kv_heads, width = x[X_KV_HEADS], x[X_KV_BYTES]
     cached = 2.0 * batch * kv_heads * dim * keys * width
-    moved = cached + batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
-    stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    others = batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
+    stays = resident((cached + others) * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
     cost = (1.0 - stays) + stays / p[P_CACHE_RATE]
-    memory_s = moved * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
+    units = batch * kv_heads * max(keys / SPLIT, 1.0)
+    alone = 1.0 + p[P_HALF] * h[H_CORES] / units
+    memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
     group, apart = heads / kv_heads, p[P_APART]
     if group > TILE_HEADS:
         apart = max(apart, p[P_WIDE])
     blocks = batch * kv_heads * group ** min(apart, 1.0)
     # Tiles are as wide as a power of two.
     held = 2.0 ** np.ceil(np.log2(dim))
-    work_s = blocks * p[P_BLOCK] * (0.5 + held / 256.0) / h[H_CORES]
     slow = p[P_FP8] if width < 2.0 else 1.0
-    work_s += 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
-    work_s = max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
+    work_s = 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
+    work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
+    work_s += blocks * p[P_BLOCK] * (0.5 + held / 256.0) / h[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
-    units = batch * kv_heads * max(keys / SPLIT, 1.0)
-    busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
     return float(fixed + busy)
 

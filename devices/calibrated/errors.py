@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, predict
+from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, Scales, fit, predict
 
 FOLDS = 5
 FEW = 5
@@ -40,26 +41,46 @@ def errors(predicted: F8, measured: F8) -> Errors:
     )
 
 
-def constant_model(family: Family, h: F8, x: F8, measured: F8) -> F8:
-    """Predictions of the usual model, one efficiency and one constant, fitted to the same rows.
+def constant_model(floor: F8, measured: F8, unseen: F8) -> F8:
+    """Predictions of the usual model, one efficiency and one constant.
 
-    ``launch + roofline / efficiency``; what a kernel model has to beat.
+    ``launch + roofline / efficiency``, fitted to rows with the rooflines `floor` and asked for
+    others, `unseen`; what a kernel model has to beat.
     """
     from scipy.optimize import least_squares
 
-    floor = family.roofline(h, x)
     log_measured = np.log(measured)
 
-    def predicted(theta: F8) -> F8:
-        out: F8 = np.exp(theta[0]) * floor + np.exp(theta[1])
+    def predicted(theta: F8, at: F8) -> F8:
+        out: F8 = np.exp(theta[0]) * at + np.exp(theta[1])
         return out
 
     def residuals(theta: F8) -> F8:
-        return np.log(predicted(theta)) - log_measured
+        return np.log(predicted(theta, floor)) - log_measured
 
     first = np.log([float(np.median(measured / floor)), float(measured.min())])
     end = least_squares(residuals, first, loss="soft_l1", f_scale=LOSS_SCALE)
-    return predicted(end.x)
+    return predicted(end.x, unseen)
+
+
+def constant_by_shape(
+    family: Family, h: F8, x: F8, measured: F8, shapes: npt.NDArray[np.int64]
+) -> F8:
+    """Predictions of each row by the usual model fitted to the other shapes, as `by_shape`."""
+    floor, fold = family.roofline(h, x), _folds(shapes)
+    out = np.empty(len(measured))
+    for number in range(FOLDS):
+        held = fold == number
+        if held.any():
+            rest = ~held if not held.all() else held
+            out[held] = constant_model(floor[rest], measured[rest], floor[held])
+    return out
+
+
+def _folds(shapes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    order = np.random.default_rng(0).permutation(int(shapes.max()) + 1)
+    fold: npt.NDArray[np.int64] = (order % FOLDS)[shapes]
+    return fold
 
 
 def by_shape(
@@ -67,25 +88,37 @@ def by_shape(
     start: Fit,
 ) -> F8:  # fmt: skip
     """Predictions of each row from a fit on the other shapes (`FOLDS` folds over shapes)."""
-    order = np.random.default_rng(0).permutation(int(shapes.max()) + 1)
-    fold = (order % FOLDS)[shapes]
+    fold = _folds(shapes)
     out = np.empty(len(measured))
     for number in range(FOLDS):
         out[fold == number] = _unseen(family, h, x, measured, labels, fold == number, start)
     return out
 
 
-def by_source(family: Family, h: F8, x: F8, measured: F8, labels: Labels, start: Fit) -> F8 | None:
+def by_source(
+    family: Family,
+    h: F8,
+    x: F8,
+    measured: F8,
+    labels: Labels,
+    start: Fit,
+    elsewhere: Callable[[Scales], Scales] = lambda own: own,
+) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others.
 
-    NaN where the others have fewer than `FEW_ROWS` rows or it has fewer than `FEW`; None where
-    that is so for all.
+    `elsewhere` completes the scales of the frameworks fitted by those known from other devices;
+    without it a held-out framework gets the base. NaN where the others have fewer than
+    `FEW_ROWS` rows or it has fewer than `FEW`; None where that is so for all.
     """
     out = np.full(len(measured), np.nan)
     for name in sorted(set(labels.tolist())):
-        if np.count_nonzero(labels != name) < FEW_ROWS or np.count_nonzero(labels == name) < FEW:
+        held = labels == name
+        if np.count_nonzero(~held) < FEW_ROWS or np.count_nonzero(held) < FEW:
             continue
-        out[labels == name] = _unseen(family, h, x, measured, labels, labels == name, start)
+        done = fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
+        alone: dict[str, Mapping[str, float]] = {label: {} for label in labels[~held].tolist()}
+        done = replace(done, scales=elsewhere({**alone, **done.scales}))
+        out[held] = predict(family, done, h, x[held], labels[held])
     return None if np.isnan(out).all() else out
 
 

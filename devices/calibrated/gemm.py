@@ -126,9 +126,27 @@ def tiled(
 
 
 @compiled_part
+def full_rate(h: F8) -> float:
+    """16-bit FLOP/s that the matrix units are built for.
+
+    Some products (GeForce cards) halve the rate with 32-bit accumulation and keep that of 8-bit
+    integers; their operand paths and power supply are those of the whole rate.
+    """
+    return float(max(h[H_PEAK + C_16], 0.5 * h[H_PEAK + C_INT8]))
+
+
+@compiled_part
 def warm_rate(ideal: float, sustained: float) -> float:
     """Share of the rate left in a kernel of `ideal` seconds: power and heat lower the clock."""
     return 1.0 - (1.0 - sustained) * ideal / (ideal + HEATING_S)
+
+
+@compiled_part
+def cool(h: F8, code: int, sustained: float) -> float:
+    """`sustained` of units that a product runs below the rate they are built for: less heat."""
+    if code == C_INT8:
+        return sustained
+    return float(1.0 - (1.0 - sustained) * h[H_PEAK + C_16] / full_rate(h))
 
 
 @compiled_part
@@ -142,8 +160,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
         rate *= p[P_BLOCK]
     rate *= h[H_PEAK + code]
-    rate *= warm_rate(2.0 * batch * m * n * k / rate, p[P_SUSTAINED])
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_PEAK]
+    rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
+    cores, draw = h[H_CORES], p[P_DRAW] * full_rate(h)
     best = tiled(
         m,
         n,

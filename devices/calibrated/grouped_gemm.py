@@ -14,7 +14,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .gemm import OVERLAP, tiled, warm_rate
+from .gemm import OVERLAP, cool, full_rate, tiled, warm_rate
 from .hardware import CODES, H_BANDWIDTH, H_CORES, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
 from .terms import soft_max
 
@@ -50,8 +50,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     rate = h[H_PEAK + int(x[X_CODE])] * p[P_PEAK]
     if x[X_MASKED] > 0.0:
         rate *= p[P_MASKED]
-    rate *= warm_rate(2.0 * groups * m * n * k / rate, p[P_SUSTAINED])
-    cores, draw = h[H_CORES], p[P_DRAW] * h[H_PEAK]
+    rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED]))
+    cores, draw = h[H_CORES], p[P_DRAW] * full_rate(h)
     tiles_s = tiled(
         m,
         n,

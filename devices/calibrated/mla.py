@@ -59,16 +59,18 @@ def decode_seconds(p: F8, h: F8, x: F8) -> float:
     """Seconds of absorbed decode without the fixed part."""
     batch, kv, heads = x[X_BATCH], x[X_KV], x[X_HEADS]
     rows_q = x[X_Q] * heads
-    moved = batch * (kv * (LATENT + ROPE) * x[X_KV_BYTES] + rows_q * (2.0 * LATENT + ROPE) * 2.0)
-    stays = resident(moved * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
-    memory_s = moved * (1.0 - stays + stays / CACHE_RATE) / (p[P_MEMORY] * h[H_BANDWIDTH])
+    cached = batch * kv * (LATENT + ROPE) * x[X_KV_BYTES]
+    others = batch * rows_q * (2.0 * LATENT + ROPE) * 2.0
+    stays = resident((cached + others) * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    cost = 1.0 - stays + stays / CACHE_RATE
+    units = batch * max(kv / SPLIT, 1.0)
+    alone = 1.0 + p[P_HALF] * h[H_CORES] / units
+    memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
     padded = np.sqrt(rows_q**2 + p[P_HEADS] ** 2)
     math_s = 2.0 * batch * padded * x[X_KEYS] * (2.0 * LATENT + ROPE) / (p[P_DECODE] * h[H_PEAK])
     blocks = np.sqrt(1.0 + (rows_q / p[P_BLOCK_HEADS]) ** 2)
-    math_s += batch * blocks * p[P_BLOCK] / h[H_CORES]
+    math_s = math_s * alone + batch * blocks * p[P_BLOCK] / h[H_CORES]
     busy = soft_max(memory_s, math_s, OVERLAP)
-    units = batch * max(kv / SPLIT, 1.0) * max(rows_q / 64.0, 1.0)
-    busy *= 1.0 + p[P_HALF] * h[H_CORES] / units
     return float(busy + p[P_KEY] * kv / SPLIT)
 
 

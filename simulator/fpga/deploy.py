@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...devices.fpga.resources import check_resources, engine_of
+from ...devices.fpga.resources import ON_CHIP_SLACK, check_resources, engine_of
 from ...devices.fpga.spec import EngineSpec
 from ...devices.spec import DeviceSpec
 from ...workloads.batch import Batch
@@ -16,6 +16,7 @@ from ...workloads.ops import Loads
 from ...workloads.routing import make_router
 from .lowering import Target, lower_ops
 from .program import ExpertBlock, Item, Program
+from .schedules import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +186,21 @@ def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
     held["cache"] = int(engine.cache.experts) if engine.cache else 0
     gate = moe.experts * moe.hidden * (engine.weight_bits or 16) / 8
     return others - table + gate + max(pair, held[schedule] * expert)
+
+
+def check_schedule(d: FpgaDeployment, schedule: str) -> None:
+    """Refuse a schedule whose experts the board's on-chip memory cannot hold.
+
+    Raises
+    ------
+    CapacityError
+        Needed and available are in the message.
+    """
+    SCHEDULES[schedule]  # an unknown name first
+    needed, fabric = on_chip_bytes(d, schedule), engine_of(d.device)[2]
+    if needed > fabric.on_chip_bytes * (1 + ON_CHIP_SLACK):
+        raise CapacityError(
+            d.device.name,
+            f"schedule {schedule} does not fit: needs {needed / 2**20:.2f} MiB on chip, "
+            f"{fabric.on_chip_bytes / 2**20:.2f} MiB available",
+        )

@@ -18,6 +18,7 @@ import simpy
 
 from ...devices.fpga.spec import EngineSpec
 from ...workloads.errors import CapacityError
+from ...workloads.vit_routing import queue_lengths
 from .cache import ExpertCache
 from .memory import ExternalMemory
 from .program import (
@@ -49,12 +50,15 @@ class Share:
         Cycles its arithmetic alone takes.
     memory_bound : float
         Of `busy`, those of passes that their streams made longer; `stalled` comes on top.
+    macs : float
+        Multiply-accumulates done.
     """
 
     busy: float = 0.0
     stalled: float = 0.0
     arithmetic: float = 0.0
     memory_bound: float = 0.0
+    macs: float = 0.0
 
     @property
     def cycles(self) -> float:
@@ -252,8 +256,7 @@ class Frame:
         """Tokens of every expert."""
         sequence = self.sequence(block)
         if sequence is not None:
-            counts = np.bincount(sequence.ravel(), minlength=block.experts)
-            return counts.astype(np.float64)
+            return queue_lengths(sequence, block.experts).astype(np.float64)
         if block.loads is None:
             raise ValueError("a block needs loads or a sequence")
         return np.repeat(block.loads.tokens, np.rint(block.loads.experts).astype(np.int64))
@@ -312,6 +315,7 @@ class Frame:
         took, share = self.env.now - began, self._share(work.layer, work.unit)
         share.busy += took
         share.arithmetic += work.cycles
+        share.macs += work.macs
         if took > work.cycles * (1 + 1e-9):
             share.memory_bound += took
 

@@ -20,6 +20,7 @@ from .schedules import SCHEDULES, Steps
 
 I8 = npt.NDArray[np.int64]
 F8 = npt.NDArray[np.float64]
+Told = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def serve_images(
     routing: str = "uniform",
     seed: int = 0,
     forget: bool = True,
-    told: Callable[[int, int], None] | None = None,
+    told: Told | None = None,
 ) -> Frames:
     """Serve images one after another, in order of arrival.
 

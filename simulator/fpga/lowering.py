@@ -54,11 +54,6 @@ class Target:
                 channels[first + i % ports] += size
         return tuple(size for size in channels if size)
 
-    def spread(self, size: float) -> tuple[float, ...]:
-        """Bytes spread evenly over the read channels of all data ports."""
-        ports = self.engine.ports.data
-        return self.traffic([size / ports] * ports, []) if size else ()
-
     def act_bytes(self, default: float) -> float:
         """Bytes of an activation value."""
         bits = self.engine.activation_bits

@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "InputError": "workloads.errors",
     "capacity": "analysis.capacity",
+    "compare": "analysis.compare",
+    "frames": "analysis.frames",
     "inspect": "analysis.inspect",
     "list_devices": "devices.catalog",
     "list_models": "workloads.catalog",
@@ -25,6 +27,7 @@ _HOMES = {
     "open_requests": "workloads.requests",
     "pareto": "analysis.pareto",
     "roofline": "analysis.roofline",
+    "search": "analysis.search",
     "simulate": "analysis.simulate",
     "sweep": "analysis.sweep",
 }
@@ -33,6 +36,8 @@ __all__ = [
     "InputError",
     "__version__",
     "capacity",
+    "compare",
+    "frames",
     "inspect",
     "list_devices",
     "list_models",
@@ -43,15 +48,19 @@ __all__ = [
     "open_requests",
     "pareto",
     "roofline",
+    "search",
     "simulate",
     "sweep",
 ]
 
 if TYPE_CHECKING:
     from opbyte.analysis.capacity import capacity
+    from opbyte.analysis.compare import compare
+    from opbyte.analysis.frames import frames
     from opbyte.analysis.inspect import inspect
     from opbyte.analysis.pareto import pareto
     from opbyte.analysis.roofline import roofline
+    from opbyte.analysis.search import search
     from opbyte.analysis.simulate import simulate
     from opbyte.analysis.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system

@@ -86,6 +86,17 @@ def test_none_with_a_reason() -> None:
     assert found.limit.resource == "memory bandwidth of xpu"  # a lone decode: weights once a token
 
 
+def test_a_model_that_does_not_fit_is_an_answer() -> None:
+    both = capacity("llama-3-70b", "h100-x1,h100-x4", "e2e_p90=10", requests=20, **WORK)
+    small, large = both.found
+    assert small.load_per_s is None
+    assert small.limit is not None
+    assert small.limit.resource == "memory capacity"
+    assert "GiB" in small.reason
+    assert large.load_per_s is not None
+    assert both.rows()[0]["requests/s"] == "none"
+
+
 def test_a_level_on_steps_alone_does_not_hide_a_growing_queue() -> None:
     """Time between tokens stays short while requests wait: the load is too high all the same."""
     (found,) = capacity(

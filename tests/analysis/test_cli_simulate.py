@@ -64,7 +64,7 @@ def check_keys(found: dict[str, Any]) -> None:
     assert found["evidence"]
     for entry in found["evidence"]:
         assert {"cost_model", "basis", "error", "rows"} <= set(entry)
-        assert entry["basis"] in ("fitted", "assumed", "spec")
+        assert entry["basis"] in ("fitted", "transferred", "assumed", "spec")
 
 
 def test_the_books_balance(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
@@ -79,6 +79,12 @@ def test_the_books_balance(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
     assert sum(row["steps"] for row in stages) == found["iterations"]
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     assert {e["name"] for e in events} >= {"mixed", "decoding-only", "sequences"}
+    tracks = {e["args"]["name"]: e["tid"] for e in events if e["name"] == "thread_name"}
+    assert set(tracks) == {"stages", "xpu", "links"}
+    busy = sum(row["busy_xpu_s"] for row in stages)
+    assert busy == pytest.approx(sum(op["busy_s"] for op in found["layers"]), rel=1e-6)
+    drawn_us = sum(e["dur"] for e in events if e.get("tid") == tracks["xpu"] and e["ph"] == "X")
+    assert drawn_us == pytest.approx(1e6 * busy, rel=1e-4)
     assert drawn == ["latency"]
     clock = sum({op["name"]: op["wall_s"] for op in found["layers"]}.values())
     assert clock == pytest.approx(sum(r["end_s"] - r["start_s"] for r in stages), rel=1e-6)

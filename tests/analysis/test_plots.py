@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from itertools import combinations, pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib
 import numpy as np
@@ -22,6 +23,7 @@ from matplotlib.text import Annotation, Text
 from opbyte.analysis.pareto import front
 from opbyte.analysis.plots import (
     breakdown,
+    kernel_errors,
     latency,
     op_per_byte_vs_batch,
     roofline,
@@ -186,7 +188,8 @@ def test_roofline_of_a_real_step(
         assert len(drawn(figure, gid)) == len(processors)
     assert len(drawn(figure, "break-even")) == len(processors) - 1
     # one marker an op: 32 equal rows of experts are one; two norms and both reduces as well
-    names = ops[ops["layer"] != "communication"].drop_duplicates(["name", "layer", "processor"])
+    shown = (ops["layer"] != "communication") & (ops["flops"] > 0)  # partial sums are only read
+    names = ops[shown].drop_duplicates(["name", "layer", "processor"])
     assert len(drawn(figure, "op")) == len(names)
     labels = ", ".join(t.get_text().replace("\n", " ") for t in marked(figure, "op-label"))
     for name in ("qkv, out", "experts", "attention decode"):
@@ -366,7 +369,7 @@ def test_breakdown_of_two_runs(samples: dict[str, tuple[pd.DataFrame, pd.DataFra
     assert energy.get_xlabel() == "Dynamic energy (mJ)"
     names = [t.get_text() for t in time.get_yticklabels()]
     assert [n.split("\n")[0] for n in names] == list(SYSTEMS)
-    assert [n.split("\n")[1] for n in names] == ["5.38 ms", "11.9 ms"]
+    assert [n.split("\n")[1] for n in names] == ["5.39 ms", "11.9 ms"]
     assert time.get_ylim()[0] > time.get_ylim()[1], "first run on top"
     for y in range(2):
         bars = [p for p in time.patches if round(p.get_y() + p.get_height() / 2) == y]  # type: ignore[attr-defined]
@@ -544,8 +547,8 @@ def test_save_replaces_the_whole_file_or_leaves_it(
     assert save(figure, path) == path
     before = path.read_bytes()
 
-    def broken(target: Path, **_: object) -> None:
-        Path(target).write_bytes(b"half")
+    def broken(file: BinaryIO, **_: object) -> None:
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(figure, "savefig", broken)
@@ -657,3 +660,34 @@ def test_bins_keep_areas_and_maxima() -> None:
         touching = (start < high) & (end > low)
         assert most[i] == value[touching].max(initial=0.0)
         assert mean[i] <= most[i] + 1e-9
+
+
+# Validation
+
+
+def kernel_rows(devices: int, sources: int, count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    measured = 10.0 ** rng.uniform(-6, 0, count)
+    return pd.DataFrame(
+        {
+            "device": [f"device-{i}" for i in rng.integers(0, devices, count)],
+            "source": [f"lab/kernel-{i}" for i in rng.integers(0, sources, count)],
+            "measured_s": measured,
+            "predicted_s": measured * np.exp(rng.normal(0, 0.2, count)),
+        }
+    )
+
+
+@pytest.mark.parametrize(("devices", "sources", "count"), [(3, 4, 900), (12, 20, 3000), (1, 1, 1)])
+def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
+    figure = kernel_errors(kernel_rows(devices, sources, count), "Predicted and measured time")
+    scatter, size, source = figure.axes
+    assert scatter.get_xscale() == scatter.get_yscale() == "log"
+    assert len(source.get_yticks()) == min(sources, 8)
+    curves = [line for line in size.lines if line.get_marker() != "None"]
+    assert len(curves) == (min(devices, 8) if count >= 40 else 0)
+    assert_legible(figure)
+
+
+def test_kernel_errors_of_no_rows() -> None:
+    assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))

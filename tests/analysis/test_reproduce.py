@@ -20,6 +20,7 @@ from opbyte.analysis.plots.duplex import DRAWN, GROUPS, OPS, draw
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
 from opbyte.analysis.reproduce.duplex import figures, own, queries, variants
+from opbyte.analysis.reproduce.duplex import rows as duplex_rows
 from opbyte.analysis.reproduce.duplex.cases import ET as FINAL
 from opbyte.analysis.reproduce.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
 from opbyte.analysis.reproduce.duplex.rows import HETERO_LENGTHS
@@ -252,3 +253,17 @@ def test_headline_of_variants_reads_pairs_in_order() -> None:
     )
     found = variants._headline(speeds, points)  # type: ignore[arg-type]
     assert found["T3 (largest)"] == found["T4 (mean)"] == 2.0
+
+
+@pytest.mark.parametrize(("growth", "holds"), [(0.01, 1.0), (0.0, 0.0), (-0.01, 0.0)])
+def test_the_order_of_energy_is_judged_at_every_batch(growth: float, holds: float) -> None:
+    """Made-up savings of 10 % that change by `growth` with each length."""
+
+    class Fake:
+        def ratios(self, models: Sequence[str], a: str, b: str, name: str) -> list[float]:
+            return [0.9 - growth * (i % 3) for i in range(9 * len(models))]
+
+    found = {row.id: row for row in duplex_rows.energy(Fake())}  # type: ignore[arg-type]
+    assert found["order.energy"].simulated == holds
+    assert found["order.energy"].status == (PASS if holds else FAIL)
+    assert found["T20"].simulated == pytest.approx(0.1 + growth)

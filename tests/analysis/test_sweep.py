@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -156,6 +157,19 @@ def test_paths_reach_into_specs() -> None:
     assert device.processors["logic-pim"].bandwidth_multiple == 8
     assert found["system"].name.startswith("duplex-x4-")
     assert "num_experts_per_tok 1" in found["model"].name
+
+
+def test_replicas_multiply_devices_and_price() -> None:
+    from opbyte.analysis.provenance import code_version
+
+    point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 20, "rate": 4,
+             "input_len": 64, "output_len": 8, "router": "least-loaded", "replicas": 3}  # fmt: skip
+    metrics = evaluate(point, code_version()).metrics
+    assert metrics is not None
+    assert metrics["devices"] == 3
+    assert metrics["usd_per_million_tokens"] == pytest.approx(
+        3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,3 +385,13 @@ def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: P
     wrong = ask("pareto", plain, "--objectives", "e2e_s_p99")
     assert "must be NAME:max or NAME:min" in wrong.refused()
     assert "0" in ask("sweep", file, "--workers", 0).refused()
+
+
+def test_the_documented_file_is_one(write: Write, root: Path) -> None:
+    text = (root / "docs/guide-sweeps.md").read_text()
+    blocks = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    found = study(
+        write, "".join(blocks), BASE.replace("input_len: 64, output_len: 8", "tp: 1, dp: 1")
+    )
+    assert found.size == 3 * 2 * 5 * 2 * 20
+    assert all(metric in METRICS for metric in found.objectives)

@@ -11,10 +11,10 @@ from opbyte.devices.calibrated import gemm as gemm_module
 from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import fit, predict
+from opbyte.devices.calibrated.fit import Fit, fit, predict
 from opbyte.devices.calibrated.hardware import H_PEAK, hardware
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import features, parameters
+from opbyte.devices.calibrated.rules import Donor, features, framework_scales, parameters
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
@@ -163,6 +163,20 @@ def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
     alike = features(hardware(load_device("h100")[0])) - features(hardware(spec))
     other = features(hardware(load_device("mi300x")[0])) - features(hardware(spec))
     assert np.linalg.norm(alike) < np.linalg.norm(other)
+
+
+def test_a_framework_known_only_elsewhere_is_scaled_as_there() -> None:
+    # Two alike devices have frameworks a and b, b twice as slow; a third has rows of a alone. With
+    # geometric means of 1 the scales are 1/sqrt(2) and sqrt(2), so b stands near twice its base.
+    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
+    donors = {name: Donor(100, Fit(family.defaults, scales), h) for name in ("one", "two")}
+    found = framework_scales(h, family, {"a": {}}, donors)
+    assert found["a"] == {}
+    assert 1.7 < found["b"]["time"] < 2.0
+    assert "c" not in found
+    links = families()["collectives"]
+    assert framework_scales(h, links, {"a": {}}, donors) == {"a": {}}
 
 
 def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:

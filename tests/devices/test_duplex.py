@@ -9,7 +9,7 @@ from opbyte.devices.spec import DeviceSpec, ProcessorSpec
 
 CLOSED_SET = [
     "duplex-gpu", "duplex-2xgpu", "duplex-plain", "duplex-pe", "duplex",
-    "duplex-bankpim", "duplex-bankgroup",
+    "duplex-bankpim", "duplex-bankgroup", "duplex-hetero", "duplex-split",
 ]  # fmt: skip
 PJ_PER_BIT = 8e-12
 ACTIVATION = 0.909e-9 / (1024 * 8) / 1e-12
@@ -114,6 +114,8 @@ def test_energy_is_column_access_plus_row_activation(
         ("duplex-bankpim", "op-per-byte", "tensor-parallel", {"xpu", "bank-pim"}),
         ("duplex-bankgroup", "paper", "expert-parallel", {"xpu", "bank-group-pim"}),
         ("logic-pim", "paper", "expert-parallel", {"logic-pim"}),
+        ("duplex-hetero", "paper", "expert-parallel", {"xpu", "logic-pim"}),
+        ("duplex-split", "co-process", "tensor-parallel", {"xpu", "logic-pim"}),
     ],
 )
 def test_each_variant_adds_one_mechanism(
@@ -131,6 +133,19 @@ def test_fully_connected_layers_stay_on_the_xpu() -> None:
     assert {"attention_decode", "mla_decode", "experts"} <= set(runs)
     assert not {"gemm", "attention_prefill", "mla_prefill"} & set(runs)
     assert device("logic-pim").processors["logic-pim"].runs is None
+
+
+def test_only_hetero_is_several_devices_and_only_split_has_pools() -> None:
+    """Section III-B: GPUs beside Logic-PIM devices; Fig. 16: two of four devices prefill."""
+    assert {n for n in CLOSED_SET if device(n).separate} == {"duplex-hetero"}
+    assert {n for n in CLOSED_SET if device(n).prefill_share == 0.5} == {"duplex-split"}
+
+
+def test_units_in_the_stacks_leave_partial_sums() -> None:
+    """Section V-A: experts are spread over all stacks; the xPU has nothing to add up."""
+    for name in CLOSED_SET:
+        for processor in device(name).processors.values():
+            assert processor.partial_sums == (processor.kind != "xpu")
 
 
 def test_twice_the_gpus_are_the_same_gpu() -> None:

@@ -220,6 +220,20 @@ def test_moe_layer(kind: str, tokens: int, count: int, k: int, bf16: bool) -> No
     require(out, experts.reference(x, ids, weights, w), "fp32", f"MoE {kind}")
 
 
+def test_moe_layer_gives_equal_bits() -> None:
+    rng = np.random.default_rng(12)
+    shapes = ((8, 64, 128), (8, 64, 128), (8, 128, 64))
+    w = experts.ExpertWeights(*(random(rng, *s) for s in shapes))
+    x, ids = random(rng, 9, 128), loads("drawn", 9, 8, 2, rng)
+    weights = rng.random((9, 2), dtype=np.float32)
+    runs = set()
+    for threads in (THREADS * 10)[:20]:
+        out = np.full((9, 128), np.nan, np.float32)
+        experts.moe_layer(x, ids, weights, w, experts.Room.of(18, 128, 64), out, threads)
+        runs.add(out.tobytes())
+    assert len(runs) == 1
+
+
 @pytest.mark.parametrize("m", [0, 1, 2, 3, 5, 16, 17, 40])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_gemm(m: int, bf16: bool) -> None:

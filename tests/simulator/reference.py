@@ -14,17 +14,23 @@ import numpy as np
 from opbyte.simulator.policies import Policy
 from opbyte.workloads.batch import DECODE, PREFILL, Batch
 
+HASH_TOKENS = 512
+"""Prompt tokens that one prefix hash of a trace stands for."""
 
-@dataclass
+
+@dataclass(eq=False)
 class Request:
     index: int
     arrival: float
     input: int
     output: int
+    hashes: Sequence[int] = ()
     target: int = 0
     cached: int = 0
     generated: int = 0
     held: float = 0.0
+    blocks: list[int] = field(default_factory=list)
+    noted: int = 0
     scheduled: float = math.nan
     first: float = math.nan
     last: float = math.nan
@@ -35,61 +41,202 @@ class Request:
     def in_prefill(self) -> bool:
         return self.cached < self.target
 
+    @property
+    def hashed(self) -> int:
+        """Prompt tokens whose content a trace tells."""
+        return min(self.input, HASH_TOKENS * len(self.hashes))
+
+
+@dataclass
+class Bytes:
+    """KV memory of one rank, counted in bytes; nothing is found again."""
+
+    free: float
+    kv_bytes: Callable[[int], float]
+    hits: int = 0
+
+    def missing(self, request: Request, tokens: int) -> float:
+        return max(self.kv_bytes(tokens) - request.held, 0.0)
+
+    def admit(self, request: Request, whole: int) -> bool:
+        """Whether `whole` tokens of a waiting request fit."""
+        return self.missing(request, whole) <= self.free
+
+    def hold(self, request: Request, tokens: int) -> bool:
+        """Raise what a sequence holds to `tokens` tokens, if that fits."""
+        more = self.missing(request, tokens)
+        if more > self.free:
+            return False
+        self.free -= more
+        request.held += more
+        return True
+
+    def note(self, request: Request, tokens: int) -> None:
+        """Nothing is known by its content."""
+
+    def drop(self, request: Request) -> None:
+        """Free all that a sequence holds."""
+        self.free += request.held
+        request.held = 0.0
+
+
+@dataclass
+class Blocks:
+    """KV memory of one rank as numbered blocks, which keep their content while they are free."""
+
+    block: int
+    free: list[int]  # the block that was freed longest ago first
+    users: dict[int, int] = field(default_factory=dict)
+    content: dict[tuple[object, ...], int] = field(default_factory=dict)
+    hits: int = 0
+
+    def blocks_of(self, tokens: int) -> int:
+        return math.ceil(tokens / self.block)
+
+    def name(self, request: Request, j: int) -> tuple[object, ...]:
+        """What block `j` of a sequence holds: a part of a hashed prefix, or its own tokens."""
+        if (j + 1) * self.block > request.hashed:
+            return ("own", request.index, j)
+        start = j * self.block
+        return ("hash", request.hashes[start // HASH_TOKENS], start % HASH_TOKENS)
+
+    def found(self, request: Request) -> list[int]:
+        """Leading blocks of a waiting request that are still there; one token is always left.
+
+        A request that never ran has no tokens of its own to find, nor have others.
+        """
+        out = []
+        for j in range((request.target - 1) // self.block):
+            b = self.content.get(self.name(request, j))
+            if b is None:
+                break
+            out.append(b)
+        return out
+
+    def admit(self, request: Request, whole: int) -> bool:
+        """Take what is found over, if the rest of `whole` tokens fits without it."""
+        found = self.found(request)
+        left = len([b for b in self.free if b not in found])
+        if self.blocks_of(whole) - len(found) > left:
+            return False
+        for b in found:
+            if b in self.free:
+                self.free.remove(b)
+            self.users[b] = self.users.get(b, 0) + 1
+        request.blocks = list(found)
+        request.noted = len(found)
+        request.cached = len(found) * self.block
+        self.hits += request.cached
+        return True
+
+    def hold(self, request: Request, tokens: int) -> bool:
+        """Give a sequence blocks for `tokens` tokens, if there are enough."""
+        more = self.blocks_of(tokens) - len(request.blocks)
+        if more > len(self.free):
+            return False
+        for _ in range(more):
+            b = self.free.pop(0)
+            self.content = {name: at for name, at in self.content.items() if at != b}
+            self.users[b] = 1
+            request.blocks.append(b)
+        return True
+
+    def note(self, request: Request, tokens: int) -> None:
+        """Make the hashed blocks that `tokens` tokens fill findable, each once."""
+        self._note_until(request, min(tokens, request.hashed) // self.block)
+
+    def _note_until(self, request: Request, full: int) -> None:
+        for j in range(request.noted, full):
+            self.content.setdefault(self.name(request, j), request.blocks[j])
+        request.noted = max(request.noted, full)
+
+    def drop(self, request: Request) -> None:
+        """Free a sequence's blocks, its last one first; a preempted one can find them again."""
+        if request.generated < request.output:
+            self._note_until(request, request.cached // self.block)
+        for b in reversed(request.blocks):
+            self.users[b] -= 1
+            if self.users[b] == 0:
+                self.free.append(b)
+        request.blocks, request.noted = [], 0
+
 
 @dataclass
 class Rank:
-    free: float
+    kv: Bytes | Blocks
     waiting: list[Request] = field(default_factory=list)
     running: list[Request] = field(default_factory=list)
+    late: list[Request] = field(default_factory=list)  # finished, which the next plan ignores
 
 
 @dataclass
 class Reference:
-    """Serve requests on ranks that step together."""
+    """Serve requests on ranks that step together.
+
+    A plan is made at `known`, of what has arrived by then. Without asynchronous scheduling that
+    is now, between two steps. With it, it is when the step before began: what finishes in that
+    step is known not to go on, but its memory and its place are not free yet.
+    """
 
     policy: Policy
-    ranks: int
-    capacity: float
-    kv_bytes: Callable[[int], float]
+    memories: Sequence[Bytes | Blocks]
     cost: Callable[[Sequence[Batch], int], float]
     clients: int | None = None
     steps: int = 0
     now: float = 0.0
+    known: float = 0.0
 
     def serve(self, requests: list[Request]) -> None:
         to_come = list(requests)
-        if self.clients is not None:
-            for request in to_come[: self.clients]:
-                request.arrival = 0.0
-        ranks = [Rank(self.capacity) for _ in range(self.ranks)]
+        for request in to_come:
+            request.target = request.input
+        for request in to_come[: self.clients or 0]:
+            request.arrival = 0.0
+        ranks = [Rank(kv) for kv in self.memories]
         while True:
-            while to_come and to_come[0].arrival <= self.now:
-                least = min(ranks, key=lambda r: len(r.running) + len(r.waiting))
-                request = to_come.pop(0)
-                request.target = request.input
-                least.waiting.append(request)
-            if not any(r.running or r.waiting for r in ranks):
+            if not self.policy.ahead:
+                self.known = self.now
+            while to_come and to_come[0].arrival <= self.known:
+                self.least_loaded(ranks).waiting.append(to_come.pop(0))
+            if not any(r.running or r.waiting for r in ranks):  # nothing in flight: do not wait
+                self.forget_late(ranks)
                 if not to_come:
                     return
-                self.now = to_come[0].arrival
+                self.now = self.known = max(self.now, to_come[0].arrival)
                 continue
             plans = [self.plan(rank) for rank in ranks]
-            assert any(plans), "no sequence can make progress"
+            unfree = self.forget_late(ranks)
+            if not any(plans):
+                assert unfree or self.known < self.now, "no sequence can make progress"
+                self.known = self.now  # the step in flight has ended: look again
+                continue
+            self.known = self.now
             self.now += self.cost([batch_of(plan) for plan in plans], self.steps)
             self.steps += 1
             for rank, plan in zip(ranks, plans, strict=True):
                 for request, tokens in plan:
                     self.stamp(request, tokens)
-                done = [r for r in rank.running if r.generated == r.output]
-                for request in done:
-                    rank.running.remove(request)
-                    rank.free += request.held
-                    request.held = 0.0
-                    if self.clients is not None:
-                        unopened = [r for r in to_come if r.arrival == math.inf]
-                        for following in unopened[:1]:
-                            following.arrival = self.now
-            assert all(0 <= r.free <= self.capacity for r in ranks)
+                rank.late = [r for r in rank.running if r.generated == r.output]
+                rank.running = [r for r in rank.running if r.generated < r.output]
+                unopened = [r for r in to_come if r.arrival == math.inf]
+                for following, _ in zip(unopened, rank.late, strict=False):
+                    following.arrival = self.now  # a client's next request
+            if not self.policy.ahead:
+                self.forget_late(ranks)
+
+    def least_loaded(self, ranks: Sequence[Rank]) -> Rank:
+        weight = self.policy.waiting_load
+        return min(ranks, key=lambda r: len(r.running) + weight * len(r.waiting))
+
+    def forget_late(self, ranks: Sequence[Rank]) -> bool:
+        """Free what finished sequences hold; whether there were any."""
+        any_late = False
+        for rank in ranks:
+            for request in rank.late:
+                rank.kv.drop(request)
+                any_late = True
+            rank.late = []
+        return any_late
 
     def plan(self, rank: Rank) -> list[tuple[Request, int]]:
         """New tokens of each sequence in the next step."""
@@ -99,49 +246,48 @@ class Reference:
                 continue
             left = request.target - request.cached
             tokens = min(left if left > 0 else 1, budget)
-            while tokens and not self.hold(rank, request, request.cached + tokens):
+            while tokens and not rank.kv.hold(request, request.cached + tokens):
                 preempted = True
                 victim = rank.running.pop()
-                rank.free += victim.held
-                victim.held, victim.cached = 0.0, 0
-                victim.target = victim.input + victim.generated
-                victim.preemptions += 1
-                rank.waiting.insert(0, victim)
+                self.preempt(rank, victim)
                 if victim is request:
                     tokens = 0
             budget -= tokens
             if tokens:
+                rank.kv.note(request, request.cached + tokens)
                 plan.append((request, tokens))
         prompts = 0
         while not preempted and rank.waiting and budget > 0:
             request, room = rank.waiting[0], budget
-            if len(rank.running) == self.policy.max_sequences:
+            if len(rank.running) + len(rank.late) == self.policy.max_sequences:
                 break
             if not self.policy.chunked and request.target > room:
                 if prompts:
                     break
                 room = request.target  # too long for any step: the only prompt of its own
             whole = request.input + request.output - 1 if self.policy.reserve else request.target
-            if not self.hold(rank, request, whole):
+            if not rank.kv.admit(request, whole):
                 break
+            tokens = min(request.target - request.cached, room)
+            held = rank.kv.hold(request, request.cached + tokens if self.policy.lazy else whole)
+            assert held, "admitted without room"
+            rank.kv.note(request, request.cached + tokens)
             rank.waiting.pop(0)
             rank.running.append(request)
             if math.isnan(request.scheduled):
-                request.scheduled = self.now
-            tokens = min(request.target, room)
+                request.scheduled = self.known
             plan.append((request, tokens))
-            budget -= tokens
+            budget -= min(tokens, budget)
             prompts += 1
         return plan
 
-    def hold(self, rank: Rank, request: Request, tokens: int) -> bool:
-        """Raise what a sequence holds to `tokens` tokens, if that fits."""
-        more = max(self.kv_bytes(tokens) - request.held, 0.0)
-        if more > rank.free:
-            return False
-        rank.free -= more
-        request.held += more
-        return True
+    def preempt(self, rank: Rank, victim: Request) -> None:
+        """Back to the front of the queue, to be computed again."""
+        rank.kv.drop(victim)
+        victim.cached = 0
+        victim.target = victim.input + victim.generated
+        victim.preemptions += 1
+        rank.waiting.insert(0, victim)
 
     def stamp(self, request: Request, tokens: int) -> None:
         request.cached += tokens

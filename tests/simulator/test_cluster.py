@@ -233,3 +233,18 @@ def test_bad_fleets_are_refused(small: Small) -> None:
         Faults(at=((0, -1.0),))
     with pytest.raises(SpecError, match="prefill_share"):
         load_system("duplex-split-x3")
+
+
+def test_a_run_that_stops_is_measured_while_full(small: Small) -> None:
+    """Sixteen clients all the time: tokens of the window over its length, and no draining end."""
+    d = small("mixtral-8x7b", "duplex-x4")
+    requests = stream(None, count=400, clients=16)
+    got = run(
+        d, make_policy("mixed", max_sequences=16), requests, warmup=32, stop=96, keep_stages=True
+    )
+    assert len(got.requests.order) == 96
+    late = got.stages["start_s"] >= got.makespan_s - got.interval_s
+    batch = (got.stages["decodes"] + got.stages["prompts"])[late]
+    assert set(batch) == {16.0}
+    steps = got.stages["steps"][late].sum()
+    assert got.interval_output_tokens == pytest.approx(16 * steps, rel=1e-3)

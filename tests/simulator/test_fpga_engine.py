@@ -26,8 +26,10 @@ from opbyte.simulator.fpga.lowering import Target
 from opbyte.simulator.fpga.memory import ExternalMemory
 from opbyte.simulator.fpga.program import ExpertBlock, ExpertPart, Tile, Work
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.errors import CapacityError
+from opbyte.workloads.errors import CapacityError, InputError
 from opbyte.workloads.hf import model_from_keys
+from opbyte.workloads.ops import Loads
+from opbyte.workloads.vit import encoder_macs
 from opbyte.workloads.vit_routing import make_image_router, queue_lengths
 
 PLENTY = 1e15  # external memory that never is the limit [B/s]
@@ -256,6 +258,14 @@ def test_a_load_larger_than_its_buffer_is_refused():
         run_frame((Tile(work, 200.0),), spec, PLENTY)
 
 
+def test_token_order_needs_a_sequence():
+    block = ExpertBlock("experts", "moe", 0, 2, 1, 3, (ExpertPart(16.0, 1.0, 1.0),),
+                        Loads(np.array([1.0, 2.0]), np.ones(2)))  # fmt: skip
+    assert run_frame((block,), engine(), PLENTY).cycles == 2 + max(1, 2) + 2
+    with pytest.raises(InputError, match="token order needs a sequence of experts"):
+        run_frame((block,), engine(), PLENTY, schedule="cache")
+
+
 def test_caches_of_layers_come_back_as_they_were():
     """The second image of a task asks the cache that the first left, and pays for bringing it back."""
     d = deploy_fpga(load_model("edge-moe-cityscapes"), load_device("zcu102")[0])
@@ -270,6 +280,21 @@ def test_caches_of_layers_come_back_as_they_were():
     size = 2 * 192 * 384 * 2  # both matrices of an expert at 16 bit
     assert runs[0].memory_bytes == pytest.approx(runs[1].memory_bytes)
     assert runs[0].cycles - runs[1].cycles == pytest.approx(24 * (64 + size / 16), rel=0.005)
+
+
+@pytest.mark.parametrize("schedule", ["reordered", "cache", "on-chip"])
+@pytest.mark.parametrize(
+    ("model", "device"), [("m3vit-pascal", "zcu104"), ("edge-moe-cityscapes", "zcu102")]
+)
+def test_every_schedule_does_the_model_s_work(schedule: str, model: str, device: str):
+    """Multiply-accumulates are conserved, and no array does more a cycle than it has."""
+    d = deploy_fpga(load_model(model), load_device(device)[0])
+    run = run_image(d, schedule=schedule)
+    done = sum(share.macs for share in run.parts.values())
+    assert done == pytest.approx(encoder_macs(d.model), rel=1e-9)
+    for (_, unit), share in run.parts.items():
+        if unit in ("linear", "embedding"):
+            assert share.macs <= d.engine.macs * d.target.utilisation * share.busy * (1 + 1e-9)
 
 
 def test_images_are_repeatable():

@@ -21,12 +21,14 @@ from hypothesis import strategies as st
 from opbyte.simulator.core import REACHED
 from opbyte.simulator.deployment import Deployment
 from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import sequence_bytes
+from opbyte.simulator.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.policies import Policy
+from opbyte.simulator.prefix import KEY, NEXT, USERS
 from opbyte.simulator.stage import explicit_stage
 from opbyte.simulator.state import (
     C_COMPLETED,
     C_EMITTED,
+    C_HITS,
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
@@ -35,10 +37,12 @@ from opbyte.simulator.state import (
     F_HELD,
     F_LAST,
     F_SCHEDULED,
+    I_BLOCKS,
     I_GENERATED,
     I_ORDER,
     I_PREEMPTED,
     L_KV,
+    R_BLOCKS,
     T_BUSY,
     T_KV_PEAK,
     T_TBT_COUNT,
@@ -58,46 +62,91 @@ GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of these small models."""
 
 
+HASH_TOKENS = 512
+
+
 @st.composite
-def workloads(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw requests, a policy and a KV capacity, in sequences of the longest request."""
+def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
+    """Draw requests, a policy and a KV capacity, in sequences of the longest request.
+
+    Long prompts share prefixes: the hashes of a prompt are the nodes of its path through a tree.
+    """
     n = draw(st.integers(1, 12))
+    scale, block = draw(st.sampled_from([(1, 16), (1, 4), (24, 64), (24, 512)]))
     sizes = st.one_of(st.integers(1, 4), st.integers(1, 70))
+    prompts = sizes if scale == 1 else st.one_of(sizes, st.integers(1, 1700), multiples)
+    inputs = draw(st.lists(prompts, min_size=n, max_size=n))
     return {
-        "inputs": draw(st.lists(sizes, min_size=n, max_size=n)),
+        "inputs": inputs,
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
         "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
         "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
+        "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
+        "block": block,
         "policy": Policy(
             "random",
-            token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200))),
+            token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200)) if scale == 1
+                              else st.integers(90, 2500)),
             max_sequences=draw(st.integers(1, 6)),
             chunked=draw(st.booleans()),
             reserve=draw(st.booleans()),
+            lazy=draw(st.booleans()),
+            ahead=draw(st.booleans()),
+            caching=draw(st.booleans()) and caching,
+            waiting_load=draw(st.sampled_from([1, 4])),
         ),
         "room": draw(st.floats(1.0, 4.0)),
-    }
+    }  # fmt: skip
 
 
-def blocks_of(load: dict[str, Any]) -> RequestBlock:
-    """All requests of a workload as one block."""
+multiples = st.integers(1, 3).map(lambda k: k * HASH_TOKENS)
+
+
+def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Prefix hashes of a prompt, of some of its blocks: two ways on from every node of a tree."""
+
+    def nodes(turns: list[bool]) -> tuple[int, ...]:
+        path = [1]
+        for turn in turns:
+            path.append(2 * path[-1] + turn)
+        return tuple(path[1:])
+
+    return st.lists(st.booleans(), max_size=-(-size // HASH_TOKENS)).map(nodes)
+
+
+def blocks_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
+    """Requests of a workload as one block."""
     inputs = np.array(load["inputs"], dtype=np.int64)
     return RequestBlock(
-        np.arange(len(inputs)),
-        np.cumsum(load["gaps"]) * GAP_S,
-        inputs,
-        np.array(load["outputs"], dtype=np.int64),
+        np.arange(len(inputs))[part],
+        (np.cumsum(load["gaps"]) * GAP_S)[part],
+        inputs[part],
+        np.array(load["outputs"], dtype=np.int64)[part],
+        load["hashes"][part] if load["hashes"] else None,
     )
 
 
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
-    engine = Engine(deployment, load["policy"], clients=load["clients"], keep_log=True)
-    block = blocks_of(load)
-    longest = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1).max()
-    engine.kv = engine.kv._replace(capacity=float(longest * load["room"]))
-    engine.state.free[:] = engine.kv.capacity
+    block, tokens = blocks_of(load), load["block"]
+    longest = int((block.input_tokens + block.output_tokens - 1).max())
+    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    engine = Engine(deployment, load["policy"], clients=load["clients"], keep_log=True, cache=cache)
+    if not engine.kv.cached:  # bytes need not be whole blocks
+        most = sequence_bytes(engine.kv, block.input_tokens + block.output_tokens - 1).max()
+        engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
+        engine.state.free[:] = engine.kv.capacity
     return engine
+
+
+def memory_of(engine: Engine, reference: ModuleType) -> Any:
+    """The reference's memory of one rank of an engine."""
+    kv = engine.kv
+    if kv.cached:
+        return reference.Blocks(kv.block, list(range(kv.blocks)))
+    return reference.Bytes(
+        kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
+    )
 
 
 def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -108,7 +157,7 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(load=workloads())
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_same_schedule_as_the_reference(
     model: str, system: str, routing: str, small: Callable[..., Deployment],
     reference: ModuleType, load: dict[str, Any],
@@ -120,14 +169,14 @@ def test_same_schedule_as_the_reference(
     engine.advance(math.inf)
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
     requests = [
-        reference.Request(i, float(a), int(p), int(o))
-        for i, (a, p, o) in enumerate(
-            zip(arrivals, block.input_tokens, block.output_tokens, strict=True)
+        reference.Request(i, float(a), int(p), int(o), hashes)
+        for i, (a, p, o, hashes) in enumerate(
+            zip(arrivals, block.input_tokens, block.output_tokens,
+                block.hash_ids or [()] * len(block), strict=True)
         )
-    ]
+    ]  # fmt: skip
     slow = reference.Reference(
-        load["policy"], deployment.ranks, engine.kv.capacity,
-        lambda tokens: float(sequence_bytes(engine.kv, np.array([tokens]))[0]),
+        load["policy"], [memory_of(engine, reference) for _ in range(deployment.ranks)],
         lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
         load["clients"],
     )  # fmt: skip
@@ -136,6 +185,7 @@ def test_same_schedule_as_the_reference(
     assert counters[C_STEPS] == slow.steps
     assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
     assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
     expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
     assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
     # Token gaps: one for every token after a request's first; a preemption's gap counts whole.
@@ -144,9 +194,29 @@ def test_same_schedule_as_the_reference(
     assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
 
 
+def check_pool(engine: Engine, count: int) -> None:
+    """Every block is used or free, the free list holds the free ones, contents are told apart."""
+    state, pool = engine.state, engine.state.pool
+    for r in range(len(state.ranks)):
+        users, keys = pool.blocks[r, :, USERS], pool.blocks[r, :, KEY]
+        end, free = len(users), []
+        b = int(pool.links[r, end, NEXT])
+        while b != end and len(free) <= end:
+            free.append(b)
+            b = int(pool.links[r, b, NEXT])
+        assert sorted(free) == np.flatnonzero(users == 0).tolist()
+        assert state.ranks[r, R_BLOCKS] == len(free)
+        assert state.free[r] == len(free) * engine.kv.block_bytes[0]
+        found = {int(key): int(b) for key, b in pool.table[r] if key}
+        assert found == {int(key): b for b, key in enumerate(keys) if key}
+        assert len(found) == np.count_nonzero(keys)
+    assert (pool.blocks[:, :, USERS] >= 0).all()
+    assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
+
+
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(load=workloads(), data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_what_every_schedule_owes(
     model: str, system: str, routing: str, small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
@@ -157,15 +227,21 @@ def test_what_every_schedule_owes(
     state, n, capacity = engine.state, len(block), engine.kv.capacity
     for cut in (*data.draw(cuts), math.inf):
         engine.advance(cut)
-        held = state.floats[:n, F_HELD].sum()
         assert (state.free >= 0.0).all()
-        assert state.free.sum() + held == pytest.approx(deployment.ranks * capacity)
+        if engine.kv.cached:
+            check_pool(engine, n)
+        else:
+            held = state.floats[:n, F_HELD].sum()
+            assert state.free.sum() + held == pytest.approx(deployment.ranks * capacity)
     assert engine.advance(math.inf) == engine.now  # nothing is left
     assert REACHED == 0
     assert state.counters[C_COMPLETED] == n
     assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
     assert state.counters[C_EMITTED] == sum(load["outputs"])
-    assert state.counters[C_PROMPT] >= sum(load["inputs"])  # recomputed prompts count again
+    prompt = state.counters[C_PROMPT] + state.counters[C_HITS]
+    assert prompt >= sum(load["inputs"])  # recomputed prompts count again
+    if not state.counters[C_PREEMPTIONS]:
+        assert prompt == sum(load["inputs"])
     assert sorted(state.ints[:n, I_ORDER]) == list(range(n))
     assert (state.free == capacity).all()
     arrival, scheduled, first, last = stamps(engine, n).T
@@ -183,7 +259,7 @@ cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(
 
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(load=workloads(), data=st.data())
-@settings(max_examples=20)
+@settings(max_examples=10)
 def test_pieces_equal_one_go(
     model: str, system: str, routing: str, small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
@@ -197,15 +273,7 @@ def test_pieces_equal_one_go(
     times = data.draw(cuts)
     splits = data.draw(st.lists(st.integers(0, len(block)), max_size=4).map(sorted))
     for start, stop in zip([0, *splits], [*splits, len(block)], strict=True):
-        part = slice(start, stop)
-        pieces.submit(
-            RequestBlock(
-                block.request_id[part],
-                block.arrival_s[part],
-                block.input_tokens[part],
-                block.output_tokens[part],
-            )
-        )
+        pieces.submit(blocks_of(load, slice(start, stop)))
         known = block.arrival_s[stop] if stop < len(block) else math.inf
         for cut in (*(t for t in times if t < known), known):
             pieces.advance(cut)

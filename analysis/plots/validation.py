@@ -1,0 +1,194 @@
+"""Predicted against measured kernel times: where a model is right, and where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from .style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT,
+    ORANGE,
+    PERCENT,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    Style,
+    finish,
+    house_style,
+    log_axis,
+    new_figure,
+    number,
+    require,
+    say_empty,
+    scale,
+)
+
+COLUMNS = ("device", "source", "measured_s", "predicted_s")
+MAX_POINTS = 600
+"""Points of a device in the scatter; of more, evenly spaced ones by measured time."""
+MOST = 7
+"""Devices with a colour, and sources with a row, of their own; the rest are drawn together."""
+PER_BIN = 20
+"""Fewest rows of a bin of sizes."""
+REST = "others"
+LOOKS = (
+    Style(BLUE, "o"), Style(VERMILLION, "s"), Style(GREEN, "^"), Style(ORANGE, "D"),
+    Style(PURPLE, "v"), Style(SKY, "P"), Style(BLACK, "X"), Style(GREY, "."),
+)  # fmt: skip
+
+Array = npt.NDArray[np.float64]
+
+
+def kernel_errors(rows: pd.DataFrame, title: str) -> Figure:
+    """Draw predicted against measured times, and the error by size and by source.
+
+    Left: one point a row on logarithmic axes; on the diagonal a prediction is exact, in the grey
+    band it is within a factor 1.5. Top right: median error of groups of equally many rows ordered
+    by their measured time, by device. Bottom right: error of each source, median and the middle
+    80 % of the rows. An error is predicted / measured - 1.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        device, source, measured_s, predicted_s [s], one row a measurement.
+    title : str
+
+    Returns
+    -------
+    Figure
+    """
+    require(rows, COLUMNS, "rows")
+    measured = rows["measured_s"].to_numpy(dtype=float)
+    predicted = rows["predicted_s"].to_numpy(dtype=float)
+    devices = _grouped(rows["device"])
+    sources = _grouped(rows["source"])
+    with house_style():
+        figure = new_figure(title, height=4.6)
+        grid = figure.add_gridspec(2, 2, width_ratios=[1.15, 1.0])
+        scatter = figure.add_subplot(grid[:, 0])
+        size, source = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
+        if len(rows) == 0:
+            for axes in (scatter, size, source):
+                say_empty(axes, "no rows")
+            finish(figure)
+            return figure
+        looks = dict(zip(_names(devices), LOOKS, strict=False))
+        _scatter(scatter, measured, predicted, devices, looks)
+        _by_size(size, measured, predicted / measured - 1.0, devices, looks)
+        _by_source(source, predicted / measured - 1.0, sources)
+        away = np.abs(predicted / measured - 1.0)
+        finish(
+            figure,
+            f"{len(rows):,} rows: median of |error| {number(100 * float(np.median(away)))}{PERCENT}"
+            f", 90th percentile {number(100 * float(np.quantile(away, 0.9)))}{PERCENT}. Grey: within a "
+            "factor 1.5. By source: median and the middle 80" + PERCENT + " of the rows.",
+        )
+    return figure
+
+
+def _grouped(labels: pd.Series) -> npt.NDArray[np.object_]:
+    """Labels, the rare ones of many as `REST`."""
+    counts = labels.value_counts()
+    kept = set(counts.index[: MOST if len(counts) > MOST + 1 else MOST + 1])
+    return np.array([name if name in kept else REST for name in labels], dtype=object)
+
+
+def _names(labels: npt.NDArray[np.object_]) -> list[str]:
+    """Distinct labels, most rows first, `REST` last."""
+    counts = pd.Series(labels).value_counts()
+    return sorted(counts.index, key=lambda name: (name == REST, -counts[name], name))
+
+
+def _scatter(
+    axes: Axes, measured: Array, predicted: Array, devices: npt.NDArray[np.object_],
+    looks: dict[str, Style],
+) -> None:  # fmt: skip
+    ends = np.array([min(measured.min(), predicted.min()), max(measured.max(), predicted.max())])
+    ends = ends * np.array([0.8, 1.25])
+    axes.fill_between(ends, ends / 1.5, ends * 1.5, color=LIGHT, linewidth=0, zorder=0)
+    axes.plot(ends, ends, color=BLACK, linewidth=0.7, zorder=1)
+    for name, look in looks.items():
+        mine = np.flatnonzero(devices == name)
+        mine = mine[np.argsort(measured[mine], kind="stable")]
+        picked = mine[np.unique(np.linspace(0, len(mine) - 1, MAX_POINTS).astype(int))]
+        axes.plot(
+            measured[picked], predicted[picked], look.marker, color=look.color, markersize=2.6,
+            markeredgewidth=0, alpha=0.6, linestyle="none", label=name, zorder=2,
+        )  # fmt: skip
+    _time_axis(axes, "x", *ends)
+    _time_axis(axes, "y", *ends)
+    axes.set_xlabel("measured time")
+    axes.set_ylabel("predicted time")
+    axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2, markerscale=1.6)
+
+
+def _by_size(
+    axes: Axes, measured: Array, error: Array, devices: npt.NDArray[np.object_],
+    looks: dict[str, Style],
+) -> None:  # fmt: skip
+    axes.axhline(0.0, color=BLACK, linewidth=0.7)
+    for name, look in looks.items():
+        mine = np.flatnonzero(devices == name)
+        bins = min(10, len(mine) // PER_BIN)
+        if bins < 2:
+            continue
+        parts = np.array_split(mine[np.argsort(measured[mine], kind="stable")], bins)
+        axes.plot(
+            [float(np.exp(np.mean(np.log(measured[p])))) for p in parts],
+            [float(np.median(error[p])) for p in parts],
+            color=look.color, marker=look.marker, markersize=3, linewidth=0.9,
+        )  # fmt: skip
+    _time_axis(axes, "x", 0.9 * float(measured.min()), 1.1 * float(measured.max()))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.set_title("median error by measured time")
+
+
+def _by_source(axes: Axes, error: Array, sources: npt.NDArray[np.object_]) -> None:
+    names = _names(sources)
+    axes.axvline(0.0, color=BLACK, linewidth=0.7)
+    for at, name in enumerate(names):
+        mine = error[sources == name]
+        low, middle, high = np.quantile(mine, [0.1, 0.5, 0.9])
+        axes.plot([low, high], [at, at], color=BLUE, linewidth=2.2, solid_capstyle="butt")
+        axes.plot([middle], [at], "o", color=VERMILLION, markersize=4)
+    axes.set_yticks(range(len(names)), _short(names))
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.set_title("error by source")
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Sources without the repository that most of them come from."""
+    heads = [name.partition("/")[0] for name in names if "/" in name]
+    common = max(set(heads), key=lambda head: (heads.count(head), head), default="") + "/"
+    return [name.removeprefix(common) for name in names]
+
+
+def _time_axis(axes: Axes, which: str, low: float, high: float) -> None:
+    """Logarithmic axis of seconds, with at most five labels at powers of ten."""
+    log_axis(axes, which, low, high)
+    first, last = int(np.ceil(np.log10(low))), int(np.floor(np.log10(high)))
+    step = max(1, -(-(last - first + 1) // 5))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator([10.0**n for n in range(first, last + 1, step)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(_time))
+
+
+def _time(value: float, _: int) -> str:
+    factor, prefix = scale(value)
+    return f"{number(value / factor)} {prefix}s"
+
+
+def _percent(value: float, _: int) -> str:
+    return f"{100 * value:+.0f}{PERCENT}" if value else f"0{PERCENT}"

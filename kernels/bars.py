@@ -1,0 +1,167 @@
+"""What the CPU kernels promise, as ratios taken within one run, and how to take them.
+
+Kernel, read rate and NumPy's way take turns, round by round, on cold buffers. A round counts if no
+thread was switched out and the read rates on both sides of the kernel agree within 5 %; the
+figure is the median over the rounds that count, or over all where none does.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import attention_decode, experts, rmsnorm
+from .ceilings import read_rate
+from .jit import blas_threads, max_threads, use_threads
+from .lab import Bench, Case, Shape
+from .measure import MAX_DRIFT
+
+DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
+                "window": 0}  # fmt: skip
+GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
+NORM: Shape = {"kernel": "rmsnorm", "rows": 8192, "cols": 4096}
+WINDOW, START_S = 512, 20e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One promise: a figure, its bar, and how many rounds stand behind it.
+
+    Attributes
+    ----------
+    at_least : bool
+        Whether the figure must reach the bar, or stay below it.
+    counted, rounds : int
+    """
+
+    what: str
+    value: float
+    bar: float
+    at_least: bool
+    counted: int
+    rounds: int
+
+    @property
+    def kept(self) -> bool:
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    def __str__(self) -> str:
+        sign = ">=" if self.at_least else "<="
+        return (
+            f"{self.what:58} {self.value:6.3f} {sign} {self.bar:<6g}"
+            f"{'kept' if self.kept else 'MISSED':7} {self.counted} of {self.rounds} rounds counted"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """Seconds of several ways to do a thing, round by round, and which rounds count.
+
+    Attributes
+    ----------
+    seconds : float64 array, shape (rounds, ways)
+    read_Bps : float64 array, shape (rounds,)
+        Mean of the read rates before and after the first way.
+    counts : bool array, shape (rounds,)
+    """
+
+    seconds: np.ndarray
+    read_Bps: np.ndarray
+    counts: np.ndarray
+
+    def median(self, values: np.ndarray) -> float:
+        """Median of a value of each round over those that count."""
+        return float(np.median(values[self.counts] if self.counts.any() else values))
+
+    def figure(self, what: str, values: np.ndarray, bar: float, at_least: bool = True) -> Figure:
+        return Figure(what, self.median(values), bar, at_least, int(self.counts.sum()), len(values))
+
+
+def take_turns(
+    bench: Bench, ways: Sequence[Callable[[int], object]], rounds: int, budget_s: float
+) -> Rounds:
+    """Time all ways in every round; the first between two readings of the ceiling."""
+    for way in ways:
+        way(0)
+    seconds, rates, counts = [], [], []
+    began = time.perf_counter()
+    for i in range(1, rounds + 1):
+        before = read_rate(bench, least=1, budget_s=0.0)
+        switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        taken = []
+        for way in ways:
+            start = time.perf_counter()
+            way(i)
+            taken.append(time.perf_counter() - start)
+            if len(taken) == 1:
+                after = read_rate(bench, least=1, budget_s=0.0)
+        alone = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == switched
+        seconds.append(taken)
+        rates.append(0.5 * (before + after))
+        counts.append(alone and abs(after / before - 1.0) <= MAX_DRIFT)
+        if time.perf_counter() - began > budget_s:
+            break
+    return Rounds(np.array(seconds), np.array(rates), np.array(counts, dtype=bool))
+
+
+def figures(
+    *, budget_s: float = 12.0, rounds: int = 400, block_bytes: int = 640 << 20
+) -> list[Figure]:
+    """Take all promises; `budget_s` seconds each, about a minute altogether."""
+    out = []
+    for threads in sorted({1, max_threads()}):
+        use_threads(threads)
+        bench = Bench(block_bytes, threads)
+        with blas_threads(threads):
+            out += _of_threads(bench, rounds, budget_s, threads == max_threads())
+    return out
+
+
+def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list[Figure]:
+    n = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}"
+    decode = attention_decode.case(DENSE, bench)
+    decode.check()
+    r = take_turns(bench, [decode.run, _other(decode)], rounds, budget_s)
+    out = [
+        r.figure(f"GQA decode, {n}: share of the read rate", _share(r, decode), 0.72),
+        r.figure(f"GQA decode, {n}: NumPy's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 4),
+    ]
+    gemv = experts.case(GEMV, bench)
+    half = experts.case({**GEMV, "dtype": "bf16"}, bench)
+    gemv.check()
+    half.check()
+    r = take_turns(bench, [gemv.run, _other(gemv), half.run], rounds, budget_s)
+    # One thread alone cannot draw the read rate in this kernel: the issue's bar is on two.
+    out += [
+        r.figure(f"expert GEMV, {n}: share of the read rate", _share(r, gemv), 0.88 if every else 0.8),
+        r.figure(f"expert GEMV, {n}: OpenBLAS's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 1.2),
+        r.figure(f"expert GEMV in bf16, {n}: time over fp32's", r.seconds[:, 2] / r.seconds[:, 0], 0.6,
+                 False),
+    ]  # fmt: skip
+    if not every:
+        return out
+    norm = rmsnorm.case(NORM, bench)
+    norm.check()
+    r = take_turns(bench, [norm.run, _other(norm)], rounds, budget_s)
+    out.append(r.figure(f"RMSNorm, {n}: share of the read rate", _share(r, norm), 0.9))
+    narrow = attention_decode.case({**DENSE, "window": WINDOW}, bench)
+    narrow.check()
+    r = take_turns(bench, [decode.run, narrow.run], rounds, budget_s)
+    allowed = r.seconds[:, 0] * WINDOW / DENSE["kv_len"]
+    ratio = (r.seconds[:, 1] - START_S) / allowed
+    out.append(r.figure(f"window {WINDOW} of 4096, {n}: (time - 20 us) over its share", ratio, 1.15,
+                        False))  # fmt: skip
+    return out
+
+
+def _share(r: Rounds, case: Case) -> np.ndarray:
+    return np.asarray(case.bytes / r.seconds[:, 0] / r.read_Bps)
+
+
+def _other(case: Case) -> Callable[[int], object]:
+    assert case.other is not None
+    return case.other

@@ -1,0 +1,241 @@
+"""The CUDA kernels as functions of arrays: grids, variants and workspaces.
+
+A function takes a :class:`Device`, which runs kernels and makes arrays: CuPy's here, and in the tests one
+that runs the same sources on the CPU. Arrays of numbers are fp16 or bf16 (`format_`); lengths,
+tables and offsets are int32 and stay on the device, so that a captured graph serves other loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+from .cuda_build import FORMATS, header_folders, source_text
+
+WARPS = 4
+"""Warps of an attention or expert block; each is a part of its own in a decode."""
+NARROW = 64
+"""Mean tokens of an expert up to which weights are streamed; above, tiles of 128 x 128."""
+STAGES, TILE, PITCH = 3, 128, 40
+SHARED_BYTES = 2 * STAGES * TILE * PITCH * 2
+"""Shared memory of the tiled product: three stages of both operands (gemm.cu)."""
+
+
+class Device(Protocol):
+    """What runs kernels."""
+
+    @property
+    def cores(self) -> int:
+        """Streaming multiprocessors."""
+        ...
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        """An array that is written before it is read."""
+        ...
+
+    def run(
+        self, source: str, macros: Sequence[str], kernel: str, grid: Sequence[int], block: int,
+        args: Sequence[Any], shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        """Run a kernel; Python ints and floats are 32-bit numbers, None a null pointer."""
+        ...
+
+
+class CupyDevice:
+    """The current CUDA device, by CuPy.
+
+    Raises
+    ------
+    ImportError
+        CuPy is not installed.
+    """
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.cupy = cupy
+        self.cores: int = cupy.cuda.Device().attributes["MultiProcessorCount"]
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Any:
+        return self.cupy.empty(tuple(shape), dtype)
+
+    def run(
+        self, source: str, macros: Sequence[str], kernel: str, grid: Sequence[int], block: int,
+        args: Sequence[Any], shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        import numpy as np
+
+        function = self._kernel(source, tuple(macros), kernel, shared_bytes)
+        given = [
+            np.int32(a) if type(a) is int
+            else np.float32(a) if type(a) is float
+            else np.intp(0) if a is None
+            else a
+            for a in args
+        ]  # fmt: skip
+        function((*grid, *([1] * (3 - len(grid)))), (block, 1, 1), given, shared_mem=shared_bytes)
+
+    @lru_cache(maxsize=256)  # noqa: B019 - one device lives as long as the process
+    def _kernel(self, source: str, macros: tuple[str, ...], kernel: str, shared: int) -> Any:
+        # Kept: making a module anew loads it anew, which takes longer than the kernel.
+        options = ("-std=c++17", *(f"-D{m}" for m in macros))
+        options += tuple(f"-I{folder}" for folder in header_folders())
+        module = self.cupy.RawModule(code=source_text(source), options=options, backend="nvrtc")
+        function = module.get_function(kernel)
+        if shared > 48 << 10:
+            function.max_dynamic_shared_size_bytes = shared
+        return function
+
+
+def rmsnorm(
+    device: Device, x: Any, w: Any, y: Any, residual: Any, format_: str, eps: float = 1e-6
+) -> None:
+    """Norm the rows of `x`, shape (rows, cols), into `y`; `residual` may be None."""
+    rows, cols = x.shape
+    if cols < 256 or cols % 256 or (cols >= 2048 and cols % 2048) or (cols % 4096 and cols > 8192):
+        raise ValueError(f"rows of {cols} numbers: 256 to 1,792 by 256, or a multiple of 2,048")
+    threads = 512 if cols >= 8192 else 256 if cols >= 2048 else cols // 8
+    blocks = min(rows, device.cores * (2048 // threads))
+    device.run("rmsnorm", (f"COLS={cols}", *FORMATS[format_]), "rmsnorm", (blocks,), threads,
+               (x, residual, w, y, rows, eps))  # fmt: skip
+
+
+def route(
+    device: Device, logits: Any, bias: Any, k: int, kind: str, ids: Any, weights: Any,
+    normalise: bool = True,
+) -> None:  # fmt: skip
+    """Choose experts from float32 `logits`, shape (tokens, experts), into `ids`, `weights`."""
+    tokens, experts = logits.shape
+    if not 1 <= k <= min(32, experts):
+        raise ValueError(f"k is {k}: must lie between 1 and {min(32, experts)}")
+    device.run("router", (f"EXPERTS={experts}",), "route", (-(-tokens // 4),), 128,
+               (logits, bias, ids, weights, tokens, k, int(kind == "sigmoid"), int(normalise)))  # fmt: skip
+
+
+def sort_slots(
+    device: Device, ids: Any, experts: int, offsets: Any, slots: Any, position: Any
+) -> None:
+    """Sort the choices, shape (tokens, k), by expert; see `permute.Order` for the outputs."""
+    device.run("permute", (), "sort_slots", (experts // 4 + 1,), 128,
+               (ids, offsets, slots, position, int(ids.size), experts))  # fmt: skip
+
+
+def gather(device: Device, x: Any, slots: Any, k: int, out: Any, format_: str) -> None:
+    """Each slot's token row, shape (tokens, hidden), to its sorted position."""
+    count, hidden = int(slots.size), x.shape[1]
+    device.run("permute", FORMATS[format_], "gather_rows", (min(count, 65535),), 128,
+               (x, slots, out, count, k, hidden))  # fmt: skip
+
+
+def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, format_: str) -> None:
+    """Weighted sum of each token's k rows of `y`."""
+    tokens, k = weights.shape
+    device.run("permute", FORMATS[format_], "combine_rows", (min(tokens, 65535),), 128,
+               (y, position, weights, out, tokens, k, out.shape[1]))  # fmt: skip
+
+
+def grouped_gemm(
+    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str
+) -> None:
+    """Rows of each expert times its weights, shape (experts, n, k), transposed."""
+    experts, n, k = w.shape
+    if k % 32 or n % 8:
+        raise ValueError(f"weights are {n} x {k}: need multiples of 8 and 32")
+    grid = (-(-n // TILE), -(-most_rows // TILE), experts)
+    device.run("gemm", FORMATS[format_], "grouped_gemm", grid, 256, (x, offsets, w, y, n, k),
+               SHARED_BYTES)  # fmt: skip
+
+
+def experts_layer(
+    device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, y: Any,
+    format_: str,
+) -> None:  # fmt: skip
+    """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room."""
+    experts, inter, hidden = gate.shape
+    slots = x.shape[0]
+    mean = slots / experts
+    if mean > NARROW:
+        import numpy as np
+
+        other = device.empty(h.shape, str(h.dtype))
+        grouped_gemm(device, x, offsets, gate, h, slots, format_)
+        grouped_gemm(device, x, offsets, up, other, slots, format_)
+        count = slots * inter
+        device.run("gemm", FORMATS[format_], "swiglu", (min(-(-count // 2048), 65535),), 256,
+                   (h, other, h, np.int64(count)))  # fmt: skip
+        grouped_gemm(device, h, offsets, down, y, slots, format_)
+        return
+    if hidden % 128 or inter % 128:
+        raise ValueError(f"hidden {hidden} and inter {inter} must be multiples of 128")
+    tiles = 1 if mean <= 8 else 2 if mean <= 16 else 4
+    macros = (f"NT={tiles}", *FORMATS[format_])
+    device.run("experts", macros, "gate_up", (inter // 16, experts), 128,
+               (x, offsets, gate, up, h, hidden, inter))  # fmt: skip
+    device.run("experts", macros, "down", (hidden // 16, experts), 128,
+               (h, offsets, down, y, hidden, inter))  # fmt: skip
+
+
+def page_shift(page: int) -> int:
+    """Logarithm of a page size."""
+    if page < 1 or page & (page - 1):
+        raise ValueError(f"pages of {page} keys: must be a power of two")
+    return page.bit_length() - 1
+
+
+def decode(
+    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, y: Any, longest: int,
+    window: int, scale: float, format_: str,
+) -> None:  # fmt: skip
+    """GQA decode: `q`, `y` (sequences, heads_q, dim), a paged cache (see `attention`).
+
+    Parameters
+    ----------
+    longest : int
+        At least the longest length; splits are chosen by it, so that a graph stays valid.
+    """
+    sequences, heads, dim = q.shape
+    heads_kv, page = keys.shape[1], keys.shape[2]
+    group = heads // heads_kv
+    blocks = sequences * heads_kv * -(-group // 16)
+    seen = min(longest, window) if window else longest
+    # Two blocks fit a multiprocessor; no part shorter than 64 keys.
+    splits = max(1, min(-(-2 * device.cores // blocks), -(-seen // (64 * WARPS))))
+    parts = splits * WARPS
+    tops, sums = (device.empty((sequences, heads, parts), "float32") for _ in range(2))
+    outs = device.empty((sequences, heads, parts, dim), "float32")
+    macros = (f"DIM={dim}", *FORMATS[format_])
+    device.run("attention", macros, "decode", (splits, heads_kv * -(-group // 16), sequences), 128,
+               (q, keys, values, table, lengths, tops, sums, outs, heads_kv, group,
+                page_shift(page), table.shape[1], window, scale))  # fmt: skip
+    device.run("attention", macros, "merge", (sequences * heads,), dim,
+               (tops, sums, outs, y, parts))  # fmt: skip
+
+
+def prefill(
+    device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, queries: Any, y: Any,
+    window: int, scale: float, format_: str,
+) -> None:  # fmt: skip
+    """Causal attention of `q`, shape (sequences, positions, heads_q, dim), into `y`."""
+    sequences, most, heads, dim = q.shape
+    device.run("attention", (f"DIM={dim}", *FORMATS[format_]), "prefill",
+               (-(-most // 64), heads, sequences), 128,
+               (q, keys, values, table, lengths, queries, y, most, heads, keys.shape[1],
+                page_shift(keys.shape[2]), table.shape[1], window, scale))  # fmt: skip
+
+
+def mla_decode(
+    device: Device, q: Any, cache: Any, table: Any, lengths: Any, y: Any, longest: int,
+    scale: float, format_: str,
+) -> None:  # fmt: skip
+    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `y` (.., heads, 512)."""
+    sequences, heads, _ = q.shape
+    packs = -(-heads // 16)
+    splits = max(1, min(-(-3 * device.cores // (sequences * packs)), -(-longest // 64)))
+    tops, sums = (device.empty((sequences, heads, splits), "float32") for _ in range(2))
+    outs = device.empty((sequences, heads, splits, 512), "float32")
+    device.run("mla", FORMATS[format_], "mla_decode", (splits, packs, sequences), 128,
+               (q, cache, table, lengths, tops, sums, outs, heads, page_shift(cache.shape[1]),
+                table.shape[1], scale))  # fmt: skip
+    device.run("mla", FORMATS[format_], "mla_merge", (sequences * heads,), 512,
+               (tops, sums, outs, y, splits))  # fmt: skip

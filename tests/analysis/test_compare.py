@@ -1,0 +1,186 @@
+"""Does one comparison hold for all device kinds, and does it agree with what it is made of?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from opbyte.analysis.compare import compare
+from opbyte.analysis.plots.comparisons import comparison
+from opbyte.analysis.roofline import roofline
+from opbyte.devices.catalog import load_device
+from opbyte.simulator.fpga.deploy import deploy_fpga
+from opbyte.simulator.fpga.frames import run_image
+from opbyte.workloads.catalog import load_model
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+ALL = "h100-x1,duplex-x1,logic-pim-x1,zcu104-x1"
+
+
+def test_an_encoder_on_every_kind(ask: Ask) -> None:
+    data = ask("compare", "m3vit-pascal", "--systems", ALL, "--json").json()
+    assert {"model", "rows", "item", "images", "mean_queue"} <= set(data)
+    rows = {row["system"]: row for row in data["rows"]}
+    assert [row["kinds"] for row in rows.values()] == [
+        ["xpu"], ["xpu", "logic-pim"], ["logic-pim"], ["fpga"],
+    ]  # fmt: skip
+    assert data["mean_queue"] == pytest.approx(4 * 1025 / 16)
+    for row in rows.values():
+        assert row["fits"]
+        assert row["latency_s"] > 0
+        assert row["items_per_s"] == pytest.approx(1 / row["latency_s"])
+        assert row["joules_per_item"] == row["joules"] > 0
+        assert {"attention", "moe", "ffn"} <= {part["layer"] for part in row["layers"]}
+        assert {part["bound"] for part in row["layers"]} <= {"compute", "memory", "latency"}
+    # M3ViT's finding: the GPU is faster in time.
+    assert rows["h100-x1"]["latency_s"] < rows["zcu104-x1"]["latency_s"]
+
+
+def test_rows_agree_with_what_they_are_made_of() -> None:
+    result = compare("m3vit-pascal", ["zcu104-x1"])
+    frame = run_image(deploy_fpga(load_model("m3vit-pascal"), load_device("zcu104")[0]))
+    (row,) = result.table
+    assert row.latency_s == pytest.approx(frame.cycles / 300e6)
+    assert row.joules == pytest.approx(10 * frame.cycles / 300e6)
+    assert sum(x.seconds for x in row.layers) == pytest.approx(row.latency_s, rel=1e-6)
+    decode = compare("mixtral-8x7b", ["duplex-x4"], batch=64, context=512).table[0]
+    step = roofline("mixtral-8x7b", "duplex-x4", batch=64, context=512)
+    assert decode.latency_s == pytest.approx(step.step_seconds)
+    assert decode.joules == pytest.approx(step.step_joules + decode.static_joules)
+
+
+def test_a_decode_layer_on_hbm_boards(ask: Ask) -> None:
+    """At one token an FPGA with HBM is bound by it: weights over 65.9 % of 460 GB/s."""
+    data = ask("compare", "mixtral-8x7b", "--systems", "h100-x1,u280-x1,u55c-x1", "--layers", 1,
+               "--batch", 1, "--context", 0, "--json").json()  # fmt: skip
+    assert data["layers"] == 1
+    for row in data["rows"][1:]:
+        moe = next(part for part in row["layers"] if part["layer"] == "moe")
+        weights = 2 * 3 * 4096 * 14336 * 2  # top-2 experts at 16 bit
+        assert moe["bound"] == "memory"
+        assert moe["seconds"] == pytest.approx(weights / (0.659 * 460e9), rel=0.06)
+
+
+def test_a_model_that_does_not_fit_says_so(ask: Ask) -> None:
+    answer = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,u280-x1,zcu102-x1")
+    assert answer.code == 0
+    assert "u280-x1 left out" in answer.out
+    data = ask("compare", "mixtral-8x7b", "--systems", "h100-x1,u280-x1", "--json").json()
+    for row in data["rows"]:
+        assert not row["fits"]
+        assert "needs" in row["reason"]
+        assert "available" in row["reason"]
+        assert row["latency_s"] is None
+    cached = compare("mixtral-8x7b", ["u280-x1"], layers=1, schedule="cache").table[0]
+    assert "schedule cache does not fit: needs 1352" in cached.reason
+    batch = compare("llama-2-7b", ["h100-x1"], batch=4000, context=4000)
+    assert "KV cache of 4,000 sequences does not fit" in batch.table[0].reason
+
+
+def test_break_even_queues(ask: Ask) -> None:
+    data = ask("compare", "m3vit-pascal", "--systems", "h100-x1,zcu104-x1", "--json").json()
+    gpu, fpga = (row["break_even"][0] for row in data["rows"])
+    assert fpga["tokens"] == fpga["weights_only_tokens"] == pytest.approx(48, rel=0.01)
+    assert gpu["weights_only_tokens"] == pytest.approx(989.4e12 * 0.8 / (3352e9 * 0.85), rel=1e-6)
+    assert gpu["tokens"] is None  # its activations alone are below the ridge
+
+
+def test_several_images_and_boards() -> None:
+    one, four, two = (
+        compare("edge-moe-cityscapes", [system], images=images).table[0]
+        for system, images in (("zcu102-x1", 1), ("zcu102-x1", 4), ("zcu102-x2", 4))
+    )
+    assert four.latency_s == pytest.approx(4 * one.latency_s, rel=0.01)
+    assert two.latency_s == pytest.approx(2 * one.latency_s, rel=0.01)
+    assert two.joules == pytest.approx(4 * one.joules, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("m3vit-pascal", "--systems", ","), "--systems: needs at least one system"),
+        (("m3vit-pascal", "--systems", "zcu104"), "is a device; a system is 'zcu104-x1'"),
+        (("mixtral-8x7b", "--systems", "u280-x2", "--layers", 1), "runs on one FPGA"),
+        (("mixtral-8x7b", "--systems", "h100-x1", "--layers", 99), "--layers: must be"),
+        (("m3vit-pascal", "--systems", "zcu104-x1", "--images", 0), "--images: must be"),
+        (("m3vit-pascal", "--systems", "zcu104-x1", "--schedule", "x"), "unknown schedule"),
+    ],
+)  # fmt: skip
+def test_bad_input(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
+    assert message in ask("compare", *arguments).refused()
+
+
+def test_files_and_the_figure(ask: Ask, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert ask("compare", "edge-moe-cityscapes", "--systems", "h100-x1,zcu102-x1,zcu104-x1",
+               "--out", out).code == 0  # fmt: skip
+    assert {"compare.png", "compare.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_what_the_figure_shows() -> None:
+    rows = pd.DataFrame(
+        [("a", "xpu", True, 1e-3, 0.1), ("b", "fpga", True, 1e-1, 0.2), ("c", "fpga", False, None, None)],
+        columns=["system", "kinds", "fits", "latency_s", "joules_per_item"],
+    )  # fmt: skip
+    layers = pd.DataFrame(
+        [("a", "moe", 1e-3, "memory"), ("b", "attention", 3e-2, "compute"), ("b", "moe", 7e-2, "compute")],
+        columns=["system", "layer", "seconds", "bound"],
+    )  # fmt: skip
+    figure = comparison(rows, layers, "title", "image")
+    time, energy, share = figure.axes[:3]
+    for axes in (time, energy):
+        assert len([p for p in axes.patches if p.get_gid() == "bar"]) == 2
+    widths = [p.get_width() for p in share.patches if p.get_gid() == "share"]
+    assert sorted(widths) == pytest.approx([30, 70, 100])
+    assert next(p.get_hatch() for p in share.patches if p.get_gid() == "share") == "////"
+    assert any(text.get_text() == "does not fit" for text in time.texts)
+    empty = comparison(rows.iloc[2:], layers.iloc[:0], "title", "image")
+    assert any("No system fits" in text.get_text() for text in empty.axes[2].texts)
+
+
+@pytest.mark.parametrize("schedule", ["reordered", "cache"])
+def test_frames_command(ask: Ask, tmp_path: Path, schedule: str) -> None:
+    out = tmp_path / "frames"
+    arguments = ("frames", "edge-moe-cityscapes", "--system", "zcu102-x1", "--images", 4,
+                 "--tasks", "random", "--rate", 20, "--schedule", schedule)  # fmt: skip
+    data = ask(*arguments, "--json", "--out", out).json()
+    assert data["images"] == 4
+    assert data["joules"] == pytest.approx(14.54 * data["makespan_s"])
+    assert sum(unit["share"] for unit in data["units"]) == pytest.approx(1, abs=1e-3)
+    assert {"frames.csv", "summary.json"} <= {path.name for path in out.iterdir()}
+    table = (out / "frames.csv").read_bytes()
+    ask(*arguments, "--out", out)
+    assert (out / "frames.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("m3vit-pascal", "--system", "h100-x1"), "h100: is no FPGA"),
+        (("llama-2-7b", "--system", "u55c-x1"), "takes tokens, not images"),
+        (("m3vit-pascal", "--system", "zcu104-x2"), "images run on one FPGA"),
+        (("m3vit-pascal", "--system", "zcu104-x1", "--images", 0), "--images: must be"),
+        (("m3vit-pascal", "--system", "zcu104-x1", "--rate", 0), "--rate: must be"),
+        (("m3vit-pascal", "--system", "zcu104-x1", "--tasks", "9"), "task 9 is not in [0, 4]"),
+        (("m3vit-pascal", "--system", "zcu104-x1", "--schedule", "on-chip"),
+         "needs 11.61 MiB on chip, 4.75 MiB available"),
+        (("m3vit-pascal", "--system", "zcu102-x1"), "is larger than its buffer"),
+    ],
+)  # fmt: skip
+def test_bad_frames(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
+    assert message in ask("frames", *arguments).refused()
+
+
+def test_encoders_are_not_served_tokens(ask: Ask) -> None:
+    line = ask("simulate", "m3vit-pascal", "--system", "h100-x1", "--rate", 1).refused()
+    assert "takes images, not tokens" in line
+
+
+def test_boards_are_listed(ask: Ask) -> None:
+    names = ask("list", "devices", "--json").json()["names"]
+    assert {"zcu104", "zcu102", "u280", "u55c", "vck190"} <= set(names)

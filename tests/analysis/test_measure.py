@@ -1,0 +1,144 @@
+"""Does `opbyte measure` write what others read, close its loop, and refuse what it cannot do?
+
+No time is asserted: a test machine is never quiet.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opbyte.analysis.calibrate import calibrate
+from opbyte.analysis.cli import main
+from opbyte.analysis.host_loop import halve
+from opbyte.analysis.measure import Measured, measure_machine
+from opbyte.analysis.output import OutputFolder
+from opbyte.devices.catalog import load_device
+from opbyte.kernels import measure as measure_module
+from opbyte.kernels.check import WrongResult
+from opbyte.kernels.lab import Kernel
+from opbyte.kernels.timing import Sample, sample
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.kernel_tables import read_tables
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    """Every other shape of two kernels, and the loop over them."""
+    every = measure_module.kernels
+
+    def few(backend: str) -> list[Kernel]:
+        return [replace(k, shapes=lambda quick, k=k: k.shapes(quick)[::2]) for k in every(backend)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_module, "kernels", few)
+        return measure_machine(quick=True, lenient=True, loop=True, only=("gemm", "rmsnorm"))
+
+
+@pytest.fixture(scope="module")
+def folder(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("measured")
+    with OutputFolder(path) as files:
+        measured.write(files)
+    return path
+
+
+def test_tables_are_read_back_whole(measured: Measured, folder: Path) -> None:
+    tables, skipped = read_tables([folder / "tables"])
+    assert not skipped
+    assert set(tables) == {"gemm", "norm"}
+    assert sum(map(len, tables.values())) == len(measured.run.rows)
+    for name, table in tables.items():
+        assert set(table["device"]) == {measured.run.host.device}
+        first = (folder / "tables" / f"{name}.csv").read_text().splitlines()
+        assert first[0].startswith("# host: ")
+        assert "ceilings: read " in first[2]
+        assert first[table.line[0] - 1].startswith("opbyte/")  # the line a message would name
+
+
+def test_the_machine_is_a_device(measured: Measured, folder: Path) -> None:
+    spec, sources = load_device(folder / f"{measured.run.host.device}.yaml")
+    assert spec.memory.bandwidth_bytes_per_s == pytest.approx(measured.run.best_read_Bps, rel=1e-3)
+    assert spec.processors["cpu"].matrix_rows == 1
+    assert all(sources.values())
+
+
+def test_its_tables_can_be_fitted(measured: Measured, folder: Path) -> None:
+    device = folder / f"{measured.run.host.device}.yaml"
+    done = calibrate([folder / "tables"], str(device))
+    assert set(done.fits[measured.run.host.device]) == {"gemm", "norm"}
+    fitted = folder / "fitted.yaml"
+    fitted.write_text(done.yaml(measured.run.host.device))
+    assert set(load_device(fitted)[0].calibration) == {"gemm", "norm"}
+
+
+def test_the_loop_predicts_shapes_it_never_saw(measured: Measured, folder: Path) -> None:
+    loop = measured.loop
+    assert loop is not None
+    assert {u.family for u in loop.unseen} == {"gemm", "norm"}
+    assert len(loop.steps) == 6
+    assert all(step.simulated_s > 0 and step.measured_s > 0 for step in loop.steps)
+    assert loop.serving.run.output_tokens == 32 * 32
+    names = {path.name for path in folder.iterdir()}
+    assert {"steps.csv", "steps.png", "measure.json", "toy"} <= names
+    answer = json.loads((folder / "measure.json").read_text())
+    assert answer["loop"]["step_median_ape"] == pytest.approx(loop.step_ape)
+
+
+def test_halves_share_no_shape(folder: Path) -> None:
+    table = read_tables([folder / "tables"])[0]["gemm"]
+    seen, rest = halve(table)
+    shapes = [set(zip(t["m"], t["n"], t["k"], strict=True)) for t in (seen, rest)]
+    assert not shapes[0] & shapes[1]
+    assert len(seen) + len(rest) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--backend", "cuda"], "must be numba or cupy"),
+        (["--only", "rmsnrm"], "did you mean 'rmsnorm'"),
+        (["--threads", "0"], "must lie between 1 and"),
+        (["--backend", "cupy", "--loop"], "use --backend numba"),
+    ],
+)
+def test_bad_options(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["measure", *arguments])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_wrong_kernel_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opbyte.kernels import gemm
+
+    def wrong(x: np.ndarray, w: np.ndarray, out: np.ndarray, threads: int = 1) -> None:
+        np.matmul(x, w.T, out=out)
+        out[-1, -1] += 1.0 + abs(out).max()
+
+    monkeypatch.setattr(gemm, "gemm", wrong)
+    with pytest.raises(WrongResult, match="gemm"):
+        measure_machine(quick=True, lenient=True, only=("gemm",))
+
+
+def test_samples_without_an_undisturbed_repetition_say_so() -> None:
+    """Then the fastest quarter stands for the rest; else only those that count do."""
+    times = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+    lost = Sample.of(times, [False] * 8)
+    assert (lost.median_s, lost.accepted, lost.taken) == (1.5, 0, 8)
+    assert Sample.of(times, [t > 6 for t in times]).median_s == 7.5
+
+
+def test_sampling_ends() -> None:
+    calls: list[int] = []
+    sample(calls.append, threads=1, least=3, most=5, budget_s=10.0, warm_up=2)
+    assert calls[:2] == [0, 1]
+    assert len(calls) >= 7
+    with pytest.raises(InputError, match="unknown kernel"):
+        measure_machine(only=("none",))

@@ -1,0 +1,246 @@
+"""Do the CUDA kernels compute the right thing? Run thread by thread on the CPU.
+
+What this checks: fragment layouts, indices, masks, edges, barriers. What it cannot: races within a warp,
+speed, and the compiler. Expected values: the references of the CPU kernels, on the same rounded inputs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte.kernels import attention, experts, permute, rmsnorm, router
+from opbyte.kernels.check import from_bf16, require, to_bf16
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("emulate", Path(__file__).with_name("emulate.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+emulate = _load()
+pytestmark = pytest.mark.skipif(
+    emulate.COMPILER is None, reason="no g++ to run CUDA sources on the CPU"
+)
+Build = Callable[..., Any]
+PLAIN = {"fp16": (), "bf16": ("USE_BF16",)}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    folder: Path = tmp_path_factory.mktemp("emulated")
+    made: dict[tuple[str, ...], Any] = {}
+
+    def get(name: str, *macros: str) -> Any:
+        key = (name, *macros)
+        if key not in made:
+            made[key] = emulate.Emulated(name, macros, folder)
+        return made[key]
+
+    return get
+
+
+def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Numbers as the device stores them."""
+    return to_bf16(x) if dtype == "bf16" else x.astype(np.float16)
+
+
+def wide(x: np.ndarray, dtype: str) -> np.ndarray:
+    return from_bf16(x) if dtype == "bf16" else x.astype(np.float32)
+
+
+def poison(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """NaN in every place."""
+    return np.full(shape, 0x7FFF, np.uint16) if dtype == "bf16" else np.full(shape, np.nan, "f2")
+
+
+def normal(seed: int, *shape: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_rmsnorm(build: Build, dtype: str, residual: bool) -> None:
+    run = build("rmsnorm", "COLS=1024", *PLAIN[dtype])
+    x, w = rounded(normal(1, 3, 1024), dtype), rounded(normal(2, 1024), dtype)
+    r = rounded(normal(3, 3, 1024), dtype) if residual else None
+    before = None if r is None else wide(r.copy(), dtype)
+    y = poison((3, 1024), dtype)
+    run("rmsnorm", (2,), 128, x, r, w, y, 3, rmsnorm.EPS)
+    want = rmsnorm.reference(wide(x, dtype), wide(w, dtype), before)
+    require(wide(y, dtype), want, dtype, "rmsnorm")
+
+
+@pytest.mark.parametrize("kind", router.KINDS)
+@pytest.mark.parametrize(("count", "k"), [(8, 2), (128, 8), (8, 8)])
+def test_router(build: Build, kind: str, count: int, k: int) -> None:
+    run = build("router", f"EXPERTS={count}")
+    logits = normal(4, 5, count)
+    logits[2] = 0.5  # ties
+    bias = normal(5, count) if kind == "sigmoid" else np.zeros(count, np.float32)
+    ids, weights = np.full((5, k), -1, np.int32), np.full((5, k), np.nan, np.float32)
+    run("route", (2,), 128, logits, bias, ids, weights, 5, k, int(kind == "sigmoid"), 1)
+    want_ids, want = router.reference(logits, k, kind, bias if kind == "sigmoid" else None)
+    assert ids.tolist() == want_ids.tolist()
+    require(weights, want, "fp32", "router weights")
+
+
+@pytest.mark.parametrize("kind", ["drawn", "one-hot"])
+def test_permute(build: Build, kind: str) -> None:
+    tokens, k, count, hidden = 37, 3, 10, 136
+    rng = np.random.default_rng(6)
+    drawn = np.stack([rng.permutation(count)[:k] for _ in range(tokens)])
+    ids = (drawn if kind == "drawn" else np.tile([4, 7, 9], (tokens, 1))).astype(np.int32)
+    run = build("permute")
+    offsets, slots, position = (np.full(n, -7, np.int32) for n in (count + 1, 111, 111))
+    run("sort_slots", (3,), 128, ids, offsets, slots, position, 111, count)
+    order = permute.sort_slots(ids, count)
+    assert offsets.tolist() == order.offsets.tolist()
+    assert slots.tolist() == order.slots.tolist()
+    assert position.tolist() == order.position.tolist()
+    x, weights = normal(7, tokens, hidden).astype(np.float16), rng.random((tokens, k), np.float32)
+    gathered, out = poison((111, hidden), "fp16"), poison((tokens, hidden), "fp16")
+    run("gather_rows", (5,), 32, x, slots, gathered, 111, k, hidden)
+    np.testing.assert_array_equal(gathered, x[slots // k])
+    run("combine_rows", (5,), 32, gathered, position, weights, out, tokens, k, hidden)
+    require(out, x.astype(float) * weights.sum(1, dtype=float)[:, None], "fp16", "combine")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_experts(build: Build, dtype: str, tiles: int) -> None:
+    """An empty expert, one token, a full tile, and more tokens than tiles."""
+    hidden, inter = 256, 128
+    counts = [1, 0, 8, 19]
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    n, slots = len(counts), int(offsets[-1])
+    shapes = ((n, inter, hidden), (n, inter, hidden), (n, hidden, inter))
+    gate, up, down = (rounded(normal(8 + i, *s) / 8, dtype) for i, s in enumerate(shapes))
+    x = rounded(normal(12, slots, hidden), dtype)
+    h, y = poison((slots, inter), dtype), poison((slots, hidden), dtype)
+    run = build("experts", f"NT={tiles}", *PLAIN[dtype])
+    run("gate_up", (inter // 16, n), 128, x, offsets, gate, up, h, hidden, inter)
+    run("down", (hidden // 16, n), 128, h, offsets, down, y, hidden, inter)
+    w = experts.ExpertWeights(*(wide(m, dtype) for m in (gate, up, down)))
+    ids = np.repeat(np.arange(n), counts)[:, None]
+    want = experts.reference(wide(x, dtype), ids, np.ones((slots, 1), np.float32), w)
+    require(wide(y, dtype), want, dtype, "experts")
+
+
+def cache_of(
+    lengths: list[int], heads: int, dim: int, page: int, dtype: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, attention.Cache]:
+    """Scattered pages with NaN in every unused place, and the same in fp32 for the reference."""
+    rng = np.random.default_rng(13)
+    need = [-(-n // page) for n in lengths]
+    shape = (sum(need) + 1, heads, page, dim)
+    keys, values = poison(shape, dtype), poison(shape, dtype)
+    table = np.full((len(lengths), max(need) + 1), 2147480000, np.int32)
+    free = rng.permutation(shape[0]).tolist()
+    for b, length in enumerate(lengths):
+        for i in range(need[b]):
+            at = table[b, i] = free.pop()
+            rows = min(page, length - i * page)
+            for cache in (keys, values):
+                cache[at, :, :rows] = rounded(
+                    rng.standard_normal((heads, rows, dim), dtype=np.float32), dtype
+                )
+    known = attention.Cache(
+        wide(keys, dtype), wide(values, dtype), table, np.array(lengths, dtype=np.int64)
+    )
+    return keys, values, table, known
+
+
+@pytest.mark.parametrize(
+    ("lengths", "heads_kv", "group", "dim", "page", "window", "splits", "dtype"),
+    [
+        ([37, 0, 1, 200], 2, 4, 64, 16, 0, 2, "fp16"),
+        ([150], 1, 18, 64, 64, 50, 1, "bf16"),  # more query heads than rows; a window
+        ([100], 1, 8, 128, 16, 0, 3, "fp16"),
+    ],
+)
+def test_decode(
+    build: Build, lengths: list[int], heads_kv: int, group: int, dim: int, page: int, window: int,
+    splits: int, dtype: str,
+) -> None:  # fmt: skip
+    keys, values, table, known = cache_of(lengths, heads_kv, dim, page, dtype)
+    heads, parts = heads_kv * group, 4 * splits
+    q = rounded(normal(14, len(lengths), 1, heads, dim), dtype)
+    tops, sums = (np.full((len(lengths), heads, parts), np.nan, np.float32) for _ in "ab")
+    outs = np.full((len(lengths), heads, parts, dim), np.nan, np.float32)
+    y = poison(q.shape, dtype)
+    run = build("attention", f"DIM={dim}", *PLAIN[dtype])
+    run("decode", (splits, heads_kv * -(-group // 16), len(lengths)), 128, q, keys, values, table,
+        np.array(lengths, np.int32), tops, sums, outs, heads_kv, group, page.bit_length() - 1,
+        table.shape[1], window, dim**-0.5)  # fmt: skip
+    run("merge", (len(lengths) * heads,), dim, tops, sums, outs, y, parts)
+    ones = np.ones(len(lengths), np.int64)
+    want = attention.reference(wide(q, dtype), known, ones, window, dim**-0.5, dim)
+    require(wide(y, dtype), want, dtype, "decode")
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_prefill(build: Build, window: int) -> None:
+    lengths, queries = [75, 40], np.array([70, 9], np.int32)
+    keys, values, table, known = cache_of(lengths, 2, 64, 16, "fp16")
+    q = normal(15, 2, 70, 4, 64).astype(np.float16)
+    y = np.zeros(q.shape, np.float16)
+    for b, count in enumerate(queries):
+        y[b, :count] = np.nan
+    build("attention", "DIM=64")(
+        "prefill", (2, 4, 2), 128, q, keys, values, table, np.array(lengths, np.int32), queries, y,
+        70, 4, 2, 4, table.shape[1], window, 0.125,
+    )  # fmt: skip
+    want = attention.reference(
+        q.astype(np.float32), known, queries.astype(np.int64), window, 0.125, 64
+    )
+    require(y, want, "fp16", "prefill")
+
+
+def test_grouped_gemm(build: Build) -> None:
+    """No rows, one row, more than a tile; columns that fill no tile."""
+    counts, n, k = [3, 0, 130], 136, 64
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    x, w = normal(16, 133, k).astype(np.float16), normal(17, 3, n, k).astype(np.float16)
+    y = poison((133, n), "fp16")
+    run = build("gemm")
+    run("grouped_gemm", (2, 2, 3), 256, x, offsets, w, y, n, k)
+    want = np.concatenate(
+        [x[a:b].astype(float) @ w[e].T.astype(float)
+         for e, (a, b) in enumerate(itertools.pairwise(offsets))]
+    )  # fmt: skip
+    require(y, want, "fp16", "grouped GEMM")
+    a, b = normal(18, 40).astype(np.float16), normal(19, 40).astype(np.float16)
+    h = poison((40,), "fp16")
+    run("swiglu", (1,), 32, a, b, h, np.int64(40))
+    exact = a.astype(float) / (1 + np.exp(-a.astype(float))) * b.astype(float)
+    require(h[None], exact[None], "fp16", "swiglu")
+
+
+def test_mla_decode(build: Build) -> None:
+    lengths, heads, page, splits = [70, 0, 130], 18, 32, 2
+    keys, _, table, known = cache_of(lengths, 1, 576, page, "fp16")
+    shared = attention.Cache(known.keys, known.keys, known.table, known.lengths)
+    q = normal(20, 3, 1, heads, 576).astype(np.float16)
+    tops, sums = (np.full((3, heads, splits), np.nan, np.float32) for _ in "ab")
+    outs = np.full((3, heads, splits, 512), np.nan, np.float32)
+    y = poison((3, 1, heads, 512), "fp16")
+    run = build("mla")
+    run("mla_decode", (splits, 2, 3), 128, q, keys, table, np.array(lengths, np.int32), tops, sums,
+        outs, heads, 5, table.shape[1], 0.07)  # fmt: skip
+    run("mla_merge", (3 * heads,), 512, tops, sums, outs, y, splits)
+    want = attention.reference(q.astype(np.float32), shared, np.ones(3, np.int64), 0, 0.07, 512)
+    require(y, want, "fp16", "MLA decode")

@@ -1,0 +1,207 @@
+"""On a GPU: are the kernels right at the sizes that are measured, and to the bit again?
+
+The same launch code runs on any machine through the emulator, at small sizes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte.kernels import experts, gpu, gpu_cases
+from opbyte.kernels.check import WrongResult, require
+from opbyte.kernels.gpu_cases import CASES
+
+
+def cupy_device() -> gpu.CupyDevice:
+    """The GPU, or skip with the reason."""
+    from opbyte.kernels.gpu_measure import open_device
+    from opbyte.workloads.errors import InputError
+
+    try:
+        return open_device()
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def _emulate() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("emulate", Path(__file__).with_name("emulate.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class EmulatedDevice:
+    """A `gpu.Device` on the CPU: outputs start as NaN."""
+
+    cores = 2
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.module = folder, _emulate()
+        self.built: dict[tuple[str, ...], Any] = {}
+
+    def empty(self, shape: Sequence[int], dtype: str) -> np.ndarray:
+        return np.full(shape, np.nan, dtype)
+
+    def run(
+        self, source: str, macros: Sequence[str], kernel: str, grid: Sequence[int], block: int,
+        args: Sequence[Any], shared_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        key = (source, *macros)
+        if key not in self.built:
+            self.built[key] = self.module.Emulated(source, macros, self.folder)
+        self.built[key](kernel, grid, block, *args)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedDevice:
+    if _emulate().COMPILER is None:
+        pytest.skip("no g++ to run CUDA sources on the CPU")
+    return EmulatedDevice(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.mark.parametrize(("tokens", "count", "k"), [(5, 8, 2), (70, 2, 2)])
+def test_moe_layer_launches(emulated: EmulatedDevice, tokens: int, count: int, k: int) -> None:
+    """Streamed weights, and (70 tokens an expert) tiled products."""
+    rng = np.random.default_rng(0)
+    hidden, inter, slots = 128, 128, tokens * k
+    shapes = ((count, inter, hidden), (count, inter, hidden), (count, hidden, inter))
+    w = [(rng.standard_normal(s, dtype=np.float32) / 8).astype("f2") for s in shapes]
+    x = rng.standard_normal((tokens, hidden), dtype=np.float32).astype("f2")
+    ids = np.stack([rng.permutation(count)[:k] for _ in range(tokens)]).astype(np.int32)
+    weights = rng.random((tokens, k), np.float32)
+    offsets, order, position = (np.full(n, -1, np.int32) for n in (count + 1, slots, slots))
+    rows, h, y = (np.full((slots, n), np.nan, "f2") for n in (hidden, inter, hidden))
+    out = np.full((tokens, hidden), np.nan, "f2")
+    gpu.sort_slots(emulated, ids, count, offsets, order, position)
+    gpu.gather(emulated, x, order, k, rows, "fp16")
+    gpu.experts_layer(emulated, rows, offsets, *w, h, y, "fp16")
+    gpu.combine(emulated, y, position, weights, out, "fp16")
+    wide = experts.ExpertWeights(*(m.astype(np.float32) for m in w))
+    want = experts.reference(x.astype(np.float32), ids, weights, wide)
+    require(out, want, "fp16", "MoE layer")
+
+
+@pytest.mark.parametrize("shape", [(3, 256), (2, 2048)])
+def test_norm_launches(emulated: EmulatedDevice, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal(shape).astype("f2"), np.full(shape, np.nan, "f2")
+    w = np.ones(shape[1], "f2")
+    gpu.rmsnorm(emulated, x, w, y, None, "fp16")
+    exact = x.astype(float)
+    require(y, exact / np.sqrt((exact**2).mean(1, keepdims=True) + 1e-6), "fp16", "rmsnorm")
+    with pytest.raises(ValueError, match="multiple of 2,048"):
+        gpu.rmsnorm(emulated, np.zeros((1, 100), "f2"), w, y, None, "fp16")
+
+
+def test_attention_launches(emulated: EmulatedDevice) -> None:
+    rng = np.random.default_rng(2)
+    keys, values = (rng.standard_normal((6, 2, 64, 64)).astype("f2") for _ in "kv")
+    table = np.array([[4, 1, 0], [2, 5, 3]], np.int32)
+    lengths = np.array([150, 192], np.int32)
+    q = rng.standard_normal((2, 8, 64)).astype("f2")
+    y = np.full(q.shape, np.nan, "f2")
+    gpu.decode(emulated, q, keys, values, table, lengths, y, 192, 0, 0.125, "fp16")
+    from opbyte.kernels import attention
+
+    cache = attention.Cache(
+        keys.astype(np.float32), values.astype(np.float32), table, lengths.astype(np.int64)
+    )
+    want = attention.reference(
+        q[:, None].astype(np.float32), cache, np.ones(2, np.int64), 0, 0.125, 64
+    )
+    require(y[:, None], want, "fp16", "decode")
+    new = np.array([70, 5], np.int32)
+    prompt = rng.standard_normal((2, 70, 8, 64)).astype("f2")
+    out = np.zeros(prompt.shape, "f2")
+    gpu.prefill(emulated, prompt, keys, values, table, lengths, new, out, 0, 0.125, "fp16")
+    want = attention.reference(prompt.astype(np.float32), cache, new.astype(np.int64), 0, 0.125, 64)
+    require(out, want, "fp16", "prefill")
+
+
+class NumpyAsCupy:
+    """The few functions of CuPy that the cases call, by NumPy."""
+
+    def __init__(self) -> None:
+        self.random = self
+        self.rng = np.random.default_rng(3)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    def standard_normal(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype(dtype)
+
+    def permutation(self, count: int) -> np.ndarray:
+        return self.rng.permutation(count)
+
+    def asnumpy(self, x: np.ndarray) -> np.ndarray:
+        return x.copy()
+
+
+SMALL = {
+    "attention_decode": {"batch": 2, "kv_len": 90, "heads_q": 4, "heads_kv": 2, "head_dim": 64,
+                         "window": 0},
+    "attention_prefill": {"batch": 1, "q_len": 70, "kv_prefix": 0, "heads_q": 2, "heads_kv": 1,
+                          "head_dim": 64, "window": 30, "causal": 1},
+    "mla_decode": {"kv_dtype": "fp16", "batch": 1, "q_len": 1, "kv_len": 100, "heads": 4},
+    "experts": {"tokens": 3, "hidden": 128, "inter": 128, "experts": 4, "topk": 2},
+    "rmsnorm": {"kernel": "fused_add_rmsnorm", "rows": 3, "cols": 256},
+    "gemm": {"m": 70, "n": 64, "k": 64, "batch": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_cases_check_themselves(
+    emulated: EmulatedDevice, case: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measured cases, in small, on the CPU: a right result passes, a wrong one does not."""
+    monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)
+    monkeypatch.setattr(emulated, "cupy", NumpyAsCupy(), raising=False)
+    ready = case.prepare(emulated, SMALL[case.name])
+    ready.poison()
+    got, want = ready.results()
+    with pytest.raises(WrongResult):
+        require(got, want, ready.format_, "poisoned")
+    ready.run(0)
+    got, want = ready.results()
+    require(got, want, ready.format_, case.name)
+    assert ready.bytes > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_measured_shapes_are_right_and_repeatable(case: Any) -> None:
+    device = cupy_device()
+    for shape in case.shapes(True):
+        ready = case.prepare(device, shape)
+        ready.poison()
+        ready.run(0)
+        got, want = ready.results()
+        require(got, want, ready.format_, f"{case.name} {dict(shape)}")
+        if shape.get("kernel") == "fused_add_rmsnorm":
+            continue  # its residual is written: a second run has other inputs
+        for _ in range(19):
+            ready.run(0)
+            again, _ = ready.results()
+            assert again.tobytes() == got.tobytes()
+
+
+@pytest.mark.gpu
+def test_quick_measurement() -> None:
+    cupy_device()
+    from opbyte.analysis.measure import measure_machine
+
+    result = measure_machine(backend="cupy", quick=True, lenient=True, only=("rmsnorm",))
+    assert result.run.rows
+    assert "| rmsnorm |" in result.summary()

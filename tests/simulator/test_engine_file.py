@@ -1,0 +1,114 @@
+"""Is an engine.json read as its engine means it, and refused in one clear line otherwise?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opbyte.devices.catalog import load_device
+from opbyte.simulator.engine_file import NULL_BLOCKS, read_engine
+from opbyte.simulator.policies import POLICIES
+from opbyte.workloads.errors import InputError
+
+
+@pytest.fixture
+def engine_json(tmp_path: Path) -> Callable[[object], Path]:
+    def write(content: object) -> Path:
+        path = tmp_path / "engine.json"
+        text = content if isinstance(content, str) else json.dumps(content)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
+    path = engine_json({
+        "engine": "vllm", "engine_version": "0.19.0", "tensor_parallel_size": 2,
+        "data_parallel_size": 3, "enable_expert_parallel": True, "max_num_seqs": 77,
+        "max_num_batched_tokens": 2048, "max_model_len": 4096, "dtype": "bfloat16",
+        "kv_cache_dtype": "fp8", "async_scheduling": False,
+        "kv_cache": {"num_gpu_blocks": 2588, "block_size": 32, "enable_prefix_caching": False},
+        "hardware": {"device_name": "NVIDIA GeForce RTX 4090"},
+    })  # fmt: skip
+    found = read_engine(path)
+    policy = found.policy
+    assert (policy.token_budget, policy.max_sequences) == (2048, 77)
+    assert (policy.ahead, policy.caching) == (False, False)
+    assert (policy.lazy, policy.chunked, policy.reserve) == (True, True, False)
+    # vLLM keeps one block as a placeholder.
+    assert NULL_BLOCKS == 1
+    assert (found.cache.block_tokens, found.cache.blocks) == (32, 2588 - NULL_BLOCKS)
+    assert (found.tp, found.dp, found.ep) == (2, 3, 6)
+    assert (found.max_model_len, found.dtype, found.kv_dtype) == (4096, "bf16", "fp8")
+
+
+def test_what_is_not_said_is_vllms_default(engine_json: Callable[[object], Path]) -> None:
+    found = read_engine(engine_json({"max_model_len": None}))
+    assert found.policy == POLICIES["vllm"]
+    assert (found.cache.block_tokens, found.cache.blocks) == (16, None)
+    assert (found.tp, found.dp, found.ep, found.max_model_len) == (1, 1, 1, None)
+    assert (found.dtype, found.kv_dtype) == (None, None)
+
+
+def test_a_folder_stands_for_its_file(engine_json: Callable[[object], Path]) -> None:
+    path = engine_json({"max_num_seqs": 5})
+    assert read_engine(path.parent) == read_engine(path)
+
+
+@pytest.mark.parametrize("seen", [None, 25_250_627_584])
+def test_blocks_follow_from_memory(engine_json: Callable[[object], Path], seen: int | None) -> None:
+    """Without a number of blocks: the share of the memory that the engine saw, or the device's."""
+    device, _ = load_device("rtx-4090")
+    found = read_engine(
+        engine_json({"kv_cache": {"gpu_memory_utilization": 0.8},
+                     "hardware": {"device_total_memory_bytes": seen}})
+    )  # fmt: skip
+    total = seen or device.memory.capacity_bytes
+    assert found.cache_on(device).memory_bytes == pytest.approx(0.8 * total)
+    fixed = read_engine(engine_json({"kv_cache": {"num_gpu_blocks": 11}}))
+    assert fixed.cache_on(device) == fixed.cache
+
+
+BAD: list[tuple[object, str]] = [
+    ("{", "is not JSON"),
+    ([1], "must be a JSON object"),
+    ({"engine": "vlm"}, "engine: unknown engine 'vlm'; did you mean 'vllm'"),
+    ({"engine": 3}, "engine: must be a text, not 3"),
+    ({"max_num_seqs": 0}, r"max_num_seqs: must be a whole number in \[1, 65536\], not 0"),
+    ({"max_num_seqs": 65_537}, "max_num_seqs"),
+    ({"max_num_batched_tokens": 2048.0}, "max_num_batched_tokens: must be a whole number"),
+    ({"max_num_batched_tokens": True}, "max_num_batched_tokens: must be a whole number"),
+    ({"max_model_len": "32k"}, "max_model_len: must be a whole number"),
+    ({"tensor_parallel_size": -1}, "tensor_parallel_size"),
+    ({"pipeline_parallel_size": 2}, "pipeline_parallel_size: only 1"),
+    ({"enable_expert_parallel": "yes"}, "enable_expert_parallel: must be true or false"),
+    ({"async_scheduling": 1}, "async_scheduling: must be true or false, not 1"),
+    ({"dtype": "bfloat61"}, "dtype: unknown format 'bfloat61'; did you mean 'bfloat16'"),
+    ({"kv_cache_dtype": "int3"}, "kv_cache_dtype: unknown format"),
+    ({"kv_cache": 3}, "kv_cache: must be an object, not 3"),
+    ({"kv_cache": {"block_size": 0}}, "kv_cache.block_size: must be a whole number"),
+    ({"kv_cache": {"num_gpu_blocks": 10**12}}, "kv_cache.num_gpu_blocks"),
+    ({"kv_cache": {"gpu_memory_utilization": 1.5}}, r"kv_cache.gpu_memory_utilization.*\(0, 1\]"),
+    ({"hardware": {"device_total_memory_bytes": 0}}, "hardware.device_total_memory_bytes"),
+]
+
+
+@pytest.mark.parametrize(("content", "part"), BAD, ids=[part[:30] for _, part in BAD])
+def test_bad_settings_are_refused(
+    engine_json: Callable[[object], Path], content: Any, part: str
+) -> None:
+    path = engine_json(content)
+    with pytest.raises(InputError, match=part) as caught:
+        read_engine(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothere\.json.*does not exist"):
+        read_engine(tmp_path / "nothere.json")

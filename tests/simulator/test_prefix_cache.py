@@ -1,0 +1,172 @@
+"""Are KV blocks found again by their content, and only then?
+
+Expected figures are counted by hand from the rules of vLLM's block pool (kv_cache_manager.py and
+block_pool.py of version 0.19): a prompt's leading full blocks are reused, its last token never;
+freed blocks stay findable until they are handed out, the one freed longest ago first; a sequence
+frees its last block first. `test_scheduler.py` compares random workloads with a slow scheduler.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.kv import MOST_BLOCKS, CacheSettings
+from opbyte.simulator.policies import make_policy
+from opbyte.simulator.simulate import run
+from opbyte.simulator.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.requests import RequestBlock, open_requests
+
+PROMPT = 512
+"""Tokens of one prefix hash."""
+
+Turn = tuple[float, int, int, tuple[int, ...]]
+"""Arrival [s], prompt and output tokens, prefix hashes."""
+
+
+def served(
+    deployment: Deployment, turns: Sequence[Turn], blocks: int = 10_000, block: int = 16,
+    budget: int = 8192,
+) -> Engine:  # fmt: skip
+    """Run requests under policy ``vllm``."""
+    policy = make_policy("vllm", token_budget=budget)
+    engine = Engine(deployment, policy, keep_log=True, cache=CacheSettings(block, blocks))
+    arrival, inputs, outputs, hashes = zip(*turns, strict=True)
+    engine.submit(
+        RequestBlock(
+            np.arange(len(turns)), np.array(arrival), np.array(inputs), np.array(outputs), hashes
+        )
+    )
+    engine.advance(math.inf)
+    return engine
+
+
+def hits(engine: Engine) -> int:
+    return int(engine.state.counters[C_HITS])
+
+
+def test_leading_blocks_are_shared(small: Callable[..., Deployment]) -> None:
+    """1,024 of 1,300 tokens are the same; the third differs from its first block on."""
+    turns = [(0.0, 1300, 2, (1, 2, 3)), (1.0, 1300, 2, (1, 2, 4)), (2.0, 1300, 2, (5, 2, 3))]
+    engine = served(small("llama-3-8b"), turns)
+    assert hits(engine) == 1024
+    assert engine.state.counters[C_PROMPT] == 3 * 1300 - 1024
+
+
+def test_the_last_token_is_always_computed(small: Callable[..., Deployment]) -> None:
+    """Of an equal prompt of whole blocks the last block is computed again, for its logits."""
+    engine = served(small("llama-3-8b"), [(0.0, 1024, 1, (1, 2)), (1.0, 1024, 1, (1, 2))])
+    assert hits(engine) == 1024 - 16
+
+
+def test_half_a_block_is_not_shared(small: Callable[..., Deployment]) -> None:
+    """Hashes cover all 1,000 tokens, full blocks of 16 only 992 of them."""
+    engine = served(small("llama-3-8b"), [(0.0, 1000, 1, (1, 2)), (1.0, 1000, 1, (1, 2))])
+    assert hits(engine) == 992
+
+
+def test_shared_within_one_step(small: Callable[..., Deployment]) -> None:
+    """Equal prompts admitted together: the second uses what the first is about to compute."""
+    engine = served(small("llama-3-8b"), [(0.0, 600, 1, (1, 2))] * 2)
+    assert hits(engine) == 592
+    assert np.concatenate(engine.logs)[:, L_PREFILL].tolist() == [600 + 8]
+
+
+def test_a_chunk_that_ends_with_a_block(small: Callable[..., Deployment]) -> None:
+    """Chunks of 1,000 and 24 tokens fill the second block of 512, without taking another."""
+    turns = [(0.0, 1024, 1, (1, 2)), (0.0, 1536, 1, (1, 2, 3))]
+    engine = served(small("llama-3-8b"), turns, block=512, budget=1000)
+    assert hits(engine) == 1024
+
+
+def test_freed_longest_ago_goes_first(small: Callable[..., Deployment]) -> None:
+    """Of two prompts of two blocks in a pool of five, three new blocks leave the second's start.
+
+    The free queue is then: one never used, first prompt's last and first block, second's last
+    and first.
+    """
+    base: list[Turn] = [(0.0, 1024, 1, (1, 2)), (1.0, 1024, 1, (3, 4)), (2.0, 1536, 1, (5, 6, 7))]
+    asks: list[Turn] = [(3.0, 1024, 1, (1, 2)), (3.0, 1024, 1, (3, 4))]
+    for ask, expected in zip(asks, (0, 512), strict=True):
+        assert hits(served(small("llama-3-8b"), [*base, ask], blocks=5, block=512)) == expected
+
+
+def test_no_hashes_no_hits(small: Callable[..., Deployment]) -> None:
+    """Content decides, not length: prompts without hashes are never taken for equal."""
+    assert hits(served(small("llama-3-8b"), [(float(i), 640, 4, ()) for i in range(5)])) == 0
+
+
+def test_preempted_requests_find_their_own(small: Callable[..., Deployment]) -> None:
+    """Two requests outgrow the pool: the later one is preempted and does not start from nothing."""
+    engine = served(small("llama-3-8b"), [(0.0, 64, 100, ())] * 2, blocks=14)
+    assert engine.state.counters[C_PREEMPTIONS] > 0
+    assert hits(engine) > 0
+    recomputed = engine.state.counters[C_PROMPT] + hits(engine) - 128
+    assert recomputed > hits(engine) > 0
+
+
+def test_ranks_do_not_share(small: Callable[..., Deployment]) -> None:
+    """Two replicas' ranks have a pool each: of four equal prompts one a rank is computed."""
+    deployment = small("mixtral-8x7b", "h100-2x2", "uniform")
+    assert deployment.ranks == 2
+    turns = [(0.0, 600, 1, (1, 2))] * 2 + [(1.0, 600, 1, (1, 2))] * 2
+    assert hits(served(deployment, turns)) == 2 * 592
+
+
+def test_windows_and_states_go_without(small: Callable[..., Deployment]) -> None:
+    for name in ("windowed", "jamba-mini"):
+        engine = Engine(small(name), make_policy("vllm"))
+        assert not engine.kv.cached
+
+
+def test_blocks_must_divide_a_hash(small: Callable[..., Deployment]) -> None:
+    with pytest.raises(InputError, match=r"block_size.*divide the 512"):
+        served(small("llama-3-8b"), [(0.0, 600, 1, (1, 2))], block=48)
+
+
+def test_more_blocks_than_can_be_tracked(small: Callable[..., Deployment]) -> None:
+    cache = CacheSettings(16, MOST_BLOCKS + 1)
+    with pytest.raises(InputError, match=r"num_gpu_blocks.*at most"):
+        Engine(small("llama-3-8b"), make_policy("vllm"), cache=cache)
+
+
+def known_reuse(path: Path) -> tuple[int, int]:
+    """Prompt blocks of a trace, and those a prefix match in an endless cache has seen before."""
+    seen: set[int] = set()
+    total = reused = 0
+    for line in path.read_text().splitlines():
+        ids = json.loads(line)["hash_ids"]
+        run = next((j for j, h in enumerate(ids) if h not in seen), len(ids))
+        total, reused = total + len(ids), reused + run
+        seen.update(ids)
+    return total, reused
+
+
+def test_mooncake_reuse(small: Callable[..., Deployment], data_set: Callable[[str], Path]) -> None:
+    """README of ../shared/traces: 35.3 % of the slice's prompt blocks were seen before.
+
+    The engine reuses whole blocks only and computes every prompt's last token, so it finds that
+    less the last blocks that the count includes.
+    """
+    path = data_set("traces") / "mooncake_conversation_trace.first9000.jsonl"
+    total, reused = known_reuse(path)
+    assert reused / total == pytest.approx(0.353, abs=5e-4)
+    stream = open_requests(path)
+    # Enough memory for all that ever comes, so that nothing is evicted or preempted.
+    result = run(
+        small("llama-3-8b"), make_policy("vllm"), stream, cache=CacheSettings(PROMPT, 400_000)
+    )
+    assert result.preemptions == 0
+    assert result.cached_tokens % PROMPT == 0
+    found = result.cached_tokens // PROMPT
+    assert result.prompt_tokens + result.cached_tokens == result.requests.input_tokens.sum()
+    assert found / total == pytest.approx(0.353, abs=2e-3)
+    assert 0 <= reused - found <= len(result.requests.request_id)

@@ -1,0 +1,219 @@
+"""Does policy ``vllm`` batch as vLLM's V1 engine does, and behave at and past saturation?
+
+Expected schedules are worked out by hand from the rules in `docs/serving.md`; queueing figures
+are closed forms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.kv import CacheSettings
+from opbyte.simulator.policies import Policy, make_policy
+from opbyte.simulator.simulate import Run, run
+from opbyte.simulator.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_STEPS,
+    F_FIRST,
+    F_SCHEDULED,
+    I_GENERATED,
+    I_PREEMPTED,
+    L_DECODES,
+    L_KV,
+    L_PREFILL,
+    L_START,
+)
+from opbyte.workloads.errors import CapacityError
+from opbyte.workloads.requests import RequestBlock, open_requests
+
+
+def vllm(**changes: int | bool) -> Policy:
+    return replace(make_policy("vllm"), **changes)
+
+
+def served(
+    deployment: Deployment, policy: Policy, requests: Sequence[tuple[float, int, int]],
+    cache: CacheSettings | None = None,
+) -> Engine:  # fmt: skip
+    """Run requests of arrival [s], prompt and output tokens."""
+    engine = Engine(deployment, policy, keep_log=True, cache=cache or CacheSettings())
+    arrival, inputs, outputs = (np.array(x) for x in zip(*requests, strict=True))
+    engine.submit(RequestBlock(np.arange(len(requests)), arrival.astype(float), inputs, outputs))
+    engine.advance(math.inf)
+    return engine
+
+
+def log(engine: Engine, *columns: int) -> list[list[float]]:
+    rows: list[list[float]] = np.concatenate(engine.logs)[:, columns].tolist()
+    return rows
+
+
+def test_an_arrival_waits_for_the_step_after_the_next(small: Callable[..., Deployment]) -> None:
+    """It comes during step 1, when step 2 is already planned; it runs in step 3."""
+    load = [(0.0, 10, 5), (1e-6, 7, 1)]
+    rows = log(served(small("llama-3-8b"), vllm(), load), L_DECODES, L_PREFILL)
+    assert rows[:3] == [[0, 10], [1, 0], [1, 7]]
+    rows = log(served(small("llama-3-8b"), vllm(ahead=False), load), L_DECODES, L_PREFILL)
+    assert rows[:2] == [[0, 10], [1, 7]]
+
+
+def test_scheduled_when_planned(small: Callable[..., Deployment]) -> None:
+    engine = served(small("llama-3-8b"), vllm(), [(0.0, 10, 5), (1e-6, 7, 1)])
+    second_step, third_step = (row[0] for row in log(engine, L_START)[1:3])
+    assert engine.state.floats[1, F_SCHEDULED] == second_step
+    assert engine.state.floats[1, F_FIRST] > third_step
+
+
+def test_a_place_is_free_one_plan_later(small: Callable[..., Deployment]) -> None:
+    """Two places; the first finishes in step 2, the third request runs from step 4 on."""
+    load = [(0.0, 10, 2), (0.0, 20, 9), (0.0, 30, 1)]
+    rows = log(served(small("llama-3-8b"), vllm(max_sequences=2), load), L_DECODES, L_PREFILL)
+    assert rows[:4] == [[0, 30], [2, 0], [1, 0], [1, 30]]
+    sync = served(small("llama-3-8b"), vllm(max_sequences=2, ahead=False), load)
+    assert log(sync, L_DECODES, L_PREFILL)[:3] == [[0, 30], [2, 0], [1, 30]]
+
+
+def test_an_idle_engine_plans_at_once(small: Callable[..., Deployment]) -> None:
+    """One place: nothing can be planned beside the last step, so its end is waited for."""
+    load = [(0.0, 10, 3), (0.0, 20, 1)]
+    ahead, sync = (
+        served(small("llama-3-8b"), vllm(max_sequences=1, ahead=flag), load)
+        for flag in (True, False)
+    )
+    assert log(ahead, L_START, L_DECODES, L_PREFILL) == log(sync, L_START, L_DECODES, L_PREFILL)
+    late = served(small("llama-3-8b"), vllm(), [(0.0, 10, 1), (9.0, 20, 1)])
+    assert log(late, L_START)[1] == [9.0]
+
+
+def test_blocks_are_taken_chunk_by_chunk(small: Callable[..., Deployment]) -> None:
+    """The first of two chunks, 72 of 128 tokens, holds five blocks of 16, not the prompt's eight."""
+    for lazy, blocks in ((True, 5), (False, 8)):
+        policy = vllm(token_budget=72, lazy=lazy)
+        engine = served(small("llama-3-8b"), policy, [(0.0, 128, 1)], CacheSettings(16, 10))
+        block_bytes = float(engine.kv.block_bytes[0])
+        assert log(engine, L_KV)[0][0] / block_bytes == blocks
+
+
+def test_admitted_only_if_the_whole_prompt_fits(small: Callable[..., Deployment]) -> None:
+    """Ten blocks, one in use: a prompt of ten waits, though its first chunk of two would fit."""
+    for prompt, second in ((144, 31), (145, 0)):
+        load = [(0.0, 1, 8), (0.0, prompt, 1)]
+        engine = served(small("llama-3-8b"), vllm(token_budget=32), load, CacheSettings(16, 10))
+        assert log(engine, L_PREFILL)[0] == [1 + second]
+
+
+def test_a_prompt_above_the_budget_is_cut(small: Callable[..., Deployment]) -> None:
+    engine = served(small("llama-3-8b"), vllm(token_budget=100), [(0.0, 250, 2)])
+    assert log(engine, L_DECODES, L_PREFILL) == [[0, 100], [0, 100], [0, 50], [1, 0]]
+
+
+def test_what_can_never_fit_is_refused(small: Callable[..., Deployment]) -> None:
+    """Ten blocks hold 160 tokens; the last token's keys and values are never needed."""
+    cache = CacheSettings(16, 10)
+    assert served(small("llama-3-8b"), vllm(), [(0.0, 100, 61)], cache).done
+    with pytest.raises(CapacityError, match=r"request 0 \(100 tokens in, 62 out\).*available"):
+        served(small("llama-3-8b"), vllm(), [(0.0, 100, 62)], cache)
+
+
+def test_two_that_outgrow_memory_take_turns(small: Callable[..., Deployment]) -> None:
+    """Neither fits beside the other at the end: only the later one is ever preempted."""
+    load = [(0.0, 16, 145)] * 2
+    engine = served(small("llama-3-8b"), vllm(), load, CacheSettings(16, 10))
+    assert engine.state.ints[0, I_PREEMPTED] == 0
+    assert engine.state.ints[1, I_PREEMPTED] >= 1
+    assert engine.state.ints[:2, I_GENERATED].tolist() == [145, 145]
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 90), st.integers(1, 90)), min_size=2, max_size=10),
+    budget=st.integers(1, 60),
+    places=st.integers(1, 10),
+)
+@settings(max_examples=40)
+def test_memory_for_one_is_enough_for_all(
+    small: Callable[..., Deployment], lengths: list[tuple[int, int]], budget: int, places: int
+) -> None:
+    """With blocks for the largest request alone nobody livelocks: the oldest always goes on."""
+    blocks = max(-(-(i + o - 1) // 16) for i, o in lengths)
+    policy = vllm(token_budget=budget, max_sequences=places)
+    load = [(0.0, i, o) for i, o in lengths]
+    engine = served(small("llama-3-8b"), policy, load, CacheSettings(16, blocks))
+    counters = engine.state.counters
+    assert counters[C_COMPLETED] == len(lengths)
+    assert counters[C_EMITTED] == sum(o for _, o in lengths)
+    # No more steps than if every request ran alone and was recomputed for every token.
+    alone = sum(sum(-(-(i + t) // budget) + 1 for t in range(o)) for i, o in lengths)
+    assert counters[C_STEPS] <= alone
+
+
+LENGTHS = {"input_len": 128, "output_len": 32, "lengths": "fixed"}
+
+
+@pytest.fixture(scope="module")
+def at_rate(small: Callable[..., Deployment]) -> Callable[[float, int], Run]:
+    """Poisson arrivals at a fraction of what the engine serves when all is there at once."""
+    deployment, policy = small("llama-3-8b"), vllm(max_sequences=32)
+    full = run(deployment, policy, open_requests(rate=1e9, limit=4000, **LENGTHS))
+    most = len(full.requests.order) / full.makespan_s
+
+    def serve(load: float, requests: int) -> Run:
+        stream = open_requests(rate=load * most, limit=requests, **LENGTHS)
+        found = run(deployment, policy, stream, warmup=requests // 10)
+        assert found.output_tokens_per_s is not None
+        # Equal requests that start together end together, which costs the full run some places.
+        assert found.output_tokens_per_s <= 1.05 * most * LENGTHS["output_len"]
+        return found
+
+    return serve
+
+
+def waits(found: Run, half: int) -> float:
+    """Mean wait of the first or second half of the requests [s]."""
+    table = found.requests
+    part = np.array_split(table.scheduled_s - table.arrival_s, 2)[half]
+    return float(part.mean())
+
+
+def test_below_saturation_the_queue_is_stable(at_rate: Callable[[float, int], Run]) -> None:
+    found = at_rate(0.7, 6000)
+    offered = found.output_tokens / found.requests.arrival_s[-1]
+    assert found.output_tokens_per_s == pytest.approx(offered, rel=0.03)
+    assert waits(found, 1) < 2 * waits(found, 0)
+
+
+def test_past_saturation_the_queue_grows(at_rate: Callable[[float, int], Run]) -> None:
+    """A fluid queue at twice its rate: request n waits n (1/rate - 1/offered)."""
+    found = at_rate(2.0, 6000)
+    table = found.requests
+    served_per_s = len(table.order) / found.makespan_s
+    n = np.arange(len(table.order))
+    expected = n / served_per_s - table.arrival_s
+    late = n > 3000
+    wait = table.scheduled_s - table.arrival_s
+    assert wait[late] == pytest.approx(expected[late], rel=0.05)
+    # Twice the requests wait twice as long, and are served no slower.
+    more = at_rate(2.0, 12_000)
+    assert waits(more, 1) == pytest.approx(2 * waits(found, 1), rel=0.05)
+    assert more.output_tokens_per_s == pytest.approx(found.output_tokens_per_s, rel=0.02)
+    assert found.preemptions == more.preemptions == 0
+
+
+def test_preempting_engines_lose_nothing_when_saturated(small: Callable[..., Deployment]) -> None:
+    """Little memory, more offered than served: many preemptions, all tokens, full memory only."""
+    stream = open_requests(rate=1e5, limit=400, input_len=128, output_len=256, lengths="lognormal")
+    cache = CacheSettings(16, 400)
+    found = run(small("llama-3-8b"), vllm(), stream, cache=cache)
+    assert found.preemptions > 20
+    assert found.output_tokens == found.requests.output_tokens.sum()
+    assert found.prompt_tokens + found.cached_tokens > found.requests.input_tokens.sum()
+    assert 0.9 < found.kv_peak <= 1.0
