@@ -18,6 +18,7 @@ from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import (
+    C_16,
     C_32,
     C_FP8_BLOCK,
     C_INT8,
