@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .capacity import Capacity
-from .output import OutputFolder
+from .output import SIGNIFICANT, OutputFolder
 from .pareto import Pareto
 from .report import report
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
 from .timeline import write_timeline
+from .validate_points import PointsValidation
 from .validate_serving import ServingValidation
 
 
@@ -126,3 +127,14 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
     folder.text("report.html", report(result))
     folder.json("serving.json", result.to_dict())
+
+
+def write_points(result: PointsValidation, folder: OutputFolder) -> None:
+    """Write every point's prediction, the figure and points.json."""
+    from .plots import points, save
+
+    table = result.predictions()
+    folder.csv("predictions.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+    figure = points(table, f"{len(table)} measured deployments")
+    folder.write("points.png", partial(save, figure))
+    folder.json("points.json", result.to_dict())

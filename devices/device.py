@@ -13,7 +13,14 @@ from .cost import Cost, CostModel, KernelModel, Roofline
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
-FALLBACK = {"fp4": "fp8", "fp8": "bf16", "int8": "fp16", "bf16": "fp16", "fp16": "fp32"}
+FALLBACK = {
+    "fp4": "fp8",
+    "fp8_block": "fp8",
+    "fp8": "bf16",
+    "int8": "fp16",
+    "bf16": "fp16",
+    "fp16": "fp32",
+}
 """Where a processor lacks a format it computes in the next wider one."""
 
 WIDTH = {**BITS, "fp4": 4.0}

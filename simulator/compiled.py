@@ -29,6 +29,7 @@ from .lowering import (
     E_CLASS,
     E_COUNT,
     E_GROUPS,
+    E_LAYERS,
     E_NEAR,
     E_TOP_K,
     E_UNIFORM,
@@ -339,7 +340,8 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             share[0, A_BUSY] += add
             share[0, A_RUNS] += 1.0
         slowest = max(slowest, seconds)
-    times = float(plan.expert_devices // groups)
+    layers = experts[E_LAYERS]
+    times = float(plan.expert_devices // groups * layers)
     for p in range(share.shape[0]):
         if share[p, A_RUNS] > 0.0:
             total = books.tally[row, p]
@@ -350,8 +352,8 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
     books.tally[row, 0, T_ACT] += sums * times
-    books.wall[row] += slowest
-    return slowest
+    books.wall[row] += slowest * layers
+    return float(slowest * layers)
 
 
 @compiled_inline

@@ -29,6 +29,9 @@ from .placement import PLACEMENTS
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
 
+DRAWS = ("layer", "step")
+"""How often expert loads are drawn; see `deploy`."""
+
 COSTS = ("auto", "roofline")
 """Where an op's seconds come from; see `deploy`."""
 
@@ -47,6 +50,8 @@ class ExpertPart:
         Groups that hold different experts of it.
     router, row : Router, int
         Where its loads come from.
+    layers : int
+        Layers that share each draw.
     """
 
     group: int
@@ -55,6 +60,7 @@ class ExpertPart:
     ep: int
     router: Router
     row: int
+    layers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ def deploy(
     attention: str | None = None,
     routing: str = "uniform",
     seed: int = 0,
+    draws: str = "layer",
     costs: str = "auto",
     kernels: Sequence[str] = (),
 ) -> Deployment:
@@ -158,6 +165,10 @@ def deploy(
         See `workloads.routing`.
     seed : int
         Seed of the expert draws.
+    draws : str
+        "layer": every layer draws its expert loads in every step. "step": one draw a step stands
+        for all equal layers, which keeps the mean of a step's time and widens its spread; for
+        models of many layers that is many times faster.
     costs : str
         "auto": fitted kernel models on devices that have them or can take them over from similar
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
@@ -172,7 +183,7 @@ def deploy(
     check_routing(routing)
     for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
-        ("--costs", costs, COSTS),
+        ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
@@ -181,7 +192,7 @@ def deploy(
         sides = tuple(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
-                routing=routing, seed=seed, costs=costs, kernels=kernels,
+                routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -200,7 +211,7 @@ def deploy(
         layout=layout,
         placement=system.device.placement if placement is None else placement,
         run=Run(model.numerics, system.device.attention if attention is None else attention),
-        experts=_expert_parts(shard, layout, routing, seed),
+        experts=_expert_parts(shard, layout, routing, seed, draws == "step"),
     )
 
 
@@ -218,16 +229,21 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
 
 
 def _expert_parts(
-    shard: ModelSpec, layout: Layout, routing: str, seed: int
+    shard: ModelSpec, layout: Layout, routing: str, seed: int, shared: bool
 ) -> tuple[ExpertPart, ...]:
-    """Number the expert parts and give each a row of a router of its size."""
+    """Number the expert parts and give each a row of a router of its size.
+
+    If `shared`, equal layers are one part.
+    """
     index = {layer: i for i, (layer, _) in enumerate(shard.groups)}
-    parts = [
-        (index[layer], p, part)
-        for layer in shard.layers
+    layers = shard.groups if shared else tuple((layer, 1) for layer in shard.layers)
+    found = [
+        (index[layer], p, part, count)
+        for layer, count in layers
         for p, part in enumerate(layer.parts)
         if isinstance(part, MoeLayer)
     ]
+    parts = [entry[:3] for entry in found]
     sizes = [(part.experts, part.top_k) for _, _, part in parts]
     routers: dict[tuple[int, int], Router] = {}
     for size in dict.fromkeys(sizes):
@@ -239,5 +255,6 @@ def _expert_parts(
     for i, (group, p, part) in enumerate(parts):
         router = routers[sizes[i]]
         ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
-        out.append(ExpertPart(group, p, part, ep, router, router.keys.index(i)))
+        row = router.keys.index(i)
+        out.append(ExpertPart(group, p, part, ep, router, row, found[i][3]))
     return tuple(out)

@@ -38,10 +38,11 @@ FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 (S_ROLE, S_VARIES) = range(2)
 """Columns of `Plan.slots`: role, and whether the op depends on the contexts of decodes."""
 
-(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS) = range(6)
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS) = range(7)
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
 of a token, whether the router is uniform, the processor that shares the experts with the main
-one (0 = none), and which table of `Plan.expert_table` holds their seconds."""
+one (0 = none), which table of `Plan.expert_table` holds their seconds, and layers that share a
+draw."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
@@ -72,7 +73,7 @@ class Plan(NamedTuple):
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes; last column the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
-    experts: I8  # [X, 6]
+    experts: I8  # [X, 7]
     expert_work: F8  # [X, 5]
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
     router: F8  # [X, 3, E] see `draws`
@@ -167,11 +168,11 @@ def lower(
         can=able_rows,
         experts=np.array(
             [
-                (*_expert_counts(part), _near(d, able_rows[len(form) + x]), classes[x])
+                (*_expert_counts(part), _near(d, able_rows[len(form) + x]), classes[x], part.layers)
                 for x, part in enumerate(d.experts)
             ],
             dtype=np.int64,
-        ).reshape(-1, 6),
+        ).reshape(-1, 7),
         expert_work=work,
         expert_table=tables,
         router=_padded([p.router.table(p.row) for p in d.experts]),

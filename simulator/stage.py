@@ -176,9 +176,9 @@ class _Stage:
             own = slice(g * held, (g + 1) * held)
             op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), self.d.run)
             if op.flops > 0:
-                groups.append(self._place([op], 1, devices // part.ep))
+                groups.append(self._place([op], part.layers, devices // part.ep))
         slowest = max(range(len(groups)), key=lambda g: groups[g][0])
-        self.seconds += groups[slowest][0]
+        self.seconds += groups[slowest][0] * part.layers
         for g, (_, placed) in enumerate(groups):
             self.placed += [replace(p, critical=g == slowest) for p in placed]
 

@@ -5,6 +5,7 @@ from .breakdowns import breakdown
 from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency
+from .points import points
 from .rooflines import roofline
 from .serving import serving
 from .timelines import timeline
@@ -17,6 +18,7 @@ __all__ = [
     "kernel_errors",
     "latency",
     "op_per_byte_vs_batch",
+    "points",
     "roofline",
     "save",
     "serving",

@@ -217,14 +217,19 @@ def from_table(table: Table) -> F8:
 
 
 def from_op(op: Op) -> F8 | None:
-    """Quantities of an op of a serving step: cold weights, kernels of one graph."""
+    """Quantities of an op of a serving step: cold weights, kernels of one graph.
+
+    Inputs with one scale a tensor (fp8) or 16 values (nvfp4) come quantised from the norm,
+    activation or attention before, as engines fuse them; block-scaled ones have a kernel of their
+    own.
+    """
     code = CODES.get(op.dtype)
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]
     batch = op.shape.get("batch", 1)
     if code is None:
         return None
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
-    quantised = float(code not in (C_16, C_32, C_W4A16))
+    quantised = float(code in (C_FP8_BLOCK, C_INT8))
     return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD, 0.0])
 
 

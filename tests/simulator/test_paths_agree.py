@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.devices.catalog import load_system
 from opbyte.simulator.compiled import (
     T_FLOPS,
     T_J_DRAM,
@@ -23,11 +24,12 @@ from opbyte.simulator.compiled import (
     step_seconds,
     totals,
 )
-from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.lowering import F8, I8, Plan, lower
 from opbyte.simulator.placement import PLACEMENTS
 from opbyte.simulator.stage import explicit_stage
 from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled
 
 MODELS = (
@@ -130,3 +132,21 @@ def test_any_stretch(
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
     plan, _ = lower(deployment)
     check(deployment, plan, steps, 5, 0)
+
+
+@given(data=st.data())
+@settings(max_examples=8)
+def test_layers_that_share_a_draw(data: st.DataObject) -> None:
+    model = load_model("mixtral-8x7b")
+    each, shared = (
+        deploy(model, load_system("duplex-2x8"), draws=draws) for draws in ("layer", "step")
+    )
+    assert [part.layers for part in each.experts] == [1] * 32
+    assert [part.layers for part in shared.experts] == [32]
+    plan, _ = lower(shared)
+    batches = [data.draw(batches_of) for _ in range(shared.ranks)]
+    batches[0] = Batch.of([7])
+    check(shared, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
+    # Without chance the two agree: the same loads in every layer.
+    expected = [explicit_stage(d, batches, expected=True).seconds for d in (each, shared)]
+    assert expected[0] == pytest.approx(expected[1], rel=1e-12)

@@ -113,11 +113,12 @@ def test_layers_with_experts():
 
 
 def test_formats():
+    # Its config.json: weight_block_size [128, 128].
     deepseek = reference("DeepSeek-V3").numerics
     assert {g: deepseek.weight_format(g) for g in ("attention", "ffn", "experts", "head")} == {
-        "attention": "fp8",
-        "ffn": "fp8",
-        "experts": "fp8",
+        "attention": "fp8_block",
+        "ffn": "fp8_block",
+        "experts": "fp8_block",
         "head": "bf16",
     }
     gpt_oss = reference("gpt-oss-20b")

@@ -82,7 +82,7 @@ def _compressed_tensors(q: Config) -> str:
 
 
 METHODS: dict[str, Callable[[Config], str]] = {
-    "fp8": lambda q: "fp8",
+    "fp8": lambda q: "fp8_block" if q.has("weight_block_size") else "fp8",
     "fbgemm_fp8": lambda q: "fp8",
     "mxfp4": lambda q: "mxfp4",
     "nvfp4": lambda q: "nvfp4",

@@ -59,19 +59,24 @@ class LatentAttention:
         def linear(name: str, rows: float, n: int, k: int, **more: int) -> Op:
             return gemm(name, "attention", "attention", rows, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
 
+        def absorb(name: str, n: int, k: int) -> Op:
+            # Engines keep these halves of the up projection in 16 bit, whatever the rest has.
+            return gemm(name, "attention", "other", m.decodes, n, k, run, batch=self.heads)
+
+        # Engines run the down projections of query and latent as one matmul.
         q_in = self.q_rank or self.hidden
-        ops = [linear("q_down", m.tokens, self.q_rank, self.hidden)] if self.q_rank else []
-        ops += [
+        down = "qkv_down" if self.q_rank else "kv_down"
+        ops = [
+            linear(down, m.tokens, self.q_rank + self._latent, self.hidden),
             linear("q_up", m.tokens, self._q_width, q_in),
-            linear("kv_down", m.tokens, self._latent, self.hidden),
             elementwise("rope", "attention", m.tokens, self.heads * self.rope_dim, 2, run),
             linear(
                 "kv_up", m.prefill_kv(0), self.heads * (self.nope_dim + self.v_dim), self.kv_rank
             ),
             self._prefill(m, run),
-            linear("q_absorb", m.decodes, self.kv_rank, self.nope_dim, batch=self.heads),
+            absorb("q_absorb", self.kv_rank, self.nope_dim),
             self._decode(m, run),
-            linear("v_absorb", m.decodes, self.v_dim, self.kv_rank, batch=self.heads),
+            absorb("v_absorb", self.v_dim, self.kv_rank),
             linear("out", m.tokens, self.hidden, self.heads * self.v_dim),
         ]
         return ops
