@@ -140,7 +140,7 @@ POLICIES.register("vllm")(
     Policy(
         "vllm",
         8192,
-        256,
+        1024,
         chunked=True,
         reserve=False,
         lazy=True,
@@ -150,7 +150,8 @@ POLICIES.register("vllm")(
     )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
-asynchronous scheduling, which is on by default there. Data-parallel ranks are given requests by
+asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
+and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 4 x waiting + running (an assumption to verify)."""
 
 
