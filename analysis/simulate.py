@@ -440,7 +440,7 @@ def simulate(
         "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
         "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
     }  # fmt: skip
-    limits = Limits(
+    limits = Batching(
         policy, check_whole(token_budget, "--token-budget"), check_whole(max_seqs, "--max-seqs"),
         setup,
     )  # fmt: skip
@@ -471,7 +471,7 @@ def simulate(
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class Batching:
     """The policy that options ask for, by name and limits or by an engine's settings."""
 
     name: str | None
@@ -492,7 +492,7 @@ class Limits:
 
 def _simulate(
     deployment: Deployment,
-    limits: Limits,
+    limits: Batching,
     stream: RequestStream,
     sources: Mapping[str, str],
     seed: int,
@@ -544,7 +544,7 @@ def _warnings(r: Run) -> tuple[str, ...]:
 def _demo(
     work: Mapping[str, Any],
     where: Mapping[str, Any],
-    limits: Limits,
+    limits: Batching,
     rest: Mapping[str, Any],
     dtype: str | None,
     kv_dtype: str | None,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..devices.catalog import list_devices, load_device, load_system
+from ..devices.catalog import list_devices, load_device
 from ..simulator.deployment import Deployment, deploy
 from ..simulator.engine_file import EngineFile, read_engine
 from ..simulator.simulate import run
-from ..workloads.catalog import load_model
 from ..workloads.errors import InputError
 from ..workloads.kernel_tables import read_tables
 from ..workloads.requests import RequestBlock, RequestStream
+from .load import load
 from .result import Result, seconds
 
 if TYPE_CHECKING:
@@ -222,27 +222,17 @@ def _stream(name: str, table: pd.DataFrame) -> RequestStream:
 
 
 def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
-    from dataclasses import replace
-
     tables = folder / "kernels"
-    model = load_model(folder / "config.json")
-    numerics = model.numerics.with_formats(engine.dtype, engine.kv_dtype)
-    model = replace(model, numerics=numerics)
-    system = load_system(f"{_device(folder, engine)}-x{engine.tp * engine.dp}")
+    name = f"{_device(folder)}-x{engine.tp * engine.dp}"
+    model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
     return deploy(
-        model, system, tp=engine.tp, dp=engine.dp, ep=engine.ep if _has_experts(model) else None,
+        model, system, tp=engine.tp, dp=engine.dp, ep=engine.ep if model.moe_layers else None,
         kernels=(str(tables),) if kernels else (),
     )  # fmt: skip
 
 
-def _has_experts(model: Any) -> bool:
-    from ..workloads.model import MoeLayer
-
-    return any(isinstance(part, MoeLayer) for layer in model.layers for part in layer.parts)
-
-
-def _device(folder: Path, engine: EngineFile) -> str:
-    """Catalog device of a run: that of its kernel tables, else the GPU its engine saw."""
+def _device(folder: Path) -> str:
+    """Catalog device of a run: that of its kernel tables."""
     names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
     found: list[str] = []
     if (folder / "kernels").is_dir():

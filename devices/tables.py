@@ -2,8 +2,8 @@
 
 Matmuls, vector kernels and the experts of a MoE layer are interpolated linearly in their tokens
 (and active experts); attention in a four-dimensional grid of one prompt chunk beside decodes.
-Outside a table the device's model takes over, scaled to meet the table at its edge where there
-is one. Shapes that were never measured are the device model's alone.
+Beyond the rows of a matmul or vector kernel the device's model takes over, scaled to meet the
+table at its edge; a grid keeps its edge value. Shapes never measured are the device model's alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
-VECTOR_KERNELS = {"norm": "fused_add_rmsnorm", "final_norm": "fused_add_rmsnorm", "rope": "rope",
-                  "activation": "silu_mul", "embedding": "embedding"}  # fmt: skip
-"""Kernel that each vector op of a model is, by the op's name."""
+VECTOR_KERNELS = {"norm": "fused_add_rmsnorm", "rope": "rope", "activation": "silu_mul",
+                  "embedding": "embedding"}  # fmt: skip
+"""Kernel that each vector op of a model is, by the end of the op's name."""
 
 ADDED = {"logits": "sampler", "rope": "qk_norm"}
 """Kernels that the tables of an engine hold and models count with another op."""
@@ -78,7 +78,6 @@ class TableModel:
             return self.curves.get(("gemm", str(int(op.shape["n"])), str(int(op.shape["k"]))))
         if op.kind == "elementwise":
             kernel = VECTOR_KERNELS.get(op.name.rpartition("_")[2], "")
-            kernel = VECTOR_KERNELS.get(op.name, kernel)
             return self.curves.get((kernel, str(int(op.shape["cols"]))))
         return None
 
@@ -93,10 +92,13 @@ class TableModel:
             )
         return None
 
+    def inside_moe(self, op: Op) -> bool:
+        """Whether the measured MoE layer includes the op."""
+        return op.name in ROUTED and op.layer == "moe" and bool(self.moe)
+
     def covers(self, op: Op) -> bool:
         """Whether the tables hold the op's shape."""
-        inside = op.name in ROUTED and op.layer == "moe" and bool(self.moe)
-        return inside or self.curve(op) is not None or self.grid(op) is not None
+        return self.inside_moe(op) or self.curve(op) is not None or self.grid(op) is not None
 
     def cost(self, op: Op) -> Cost:
         known = self.base.cost(op)
@@ -117,7 +119,7 @@ class TableModel:
             return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
         if self.grid(op) is not None:
             return np.array([op.shape.get(name, 0.0) for name in SUMS])
-        if op.name in ROUTED and self.moe:
+        if self.inside_moe(op):
             return np.zeros(1)
         if self.curve(op) is None:
             return own
@@ -126,7 +128,7 @@ class TableModel:
 
     def seconds(self, op: Op, x: F8) -> F8:
         grid, curve = self.grid(op), self.curve(op)
-        if op.name in ROUTED and op.layer == "moe" and self.moe:
+        if self.inside_moe(op):
             return np.zeros(len(x))
         if grid is not None:
             formula = self.formula(op)
@@ -167,9 +169,7 @@ class TableModel:
         if self.grid(op) is None:
             return None if self.curve(op) is not None else self.base.formula(op)
         code = {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
-        own = self.base.formula(op)
-        zeros = np.zeros(WIDTH)
-        return Formula(code, own.p if own else zeros, own.x if own else zeros)
+        return Formula(code, np.zeros(WIDTH), np.zeros(WIDTH))  # the grid says it all
 
 
 def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel) -> TableModel:

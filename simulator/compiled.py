@@ -210,21 +210,15 @@ def experts_whole(
     row, work = plan.slots.shape[0] + x, plan.expert_work[x]
     params, can = plan.params[row], plan.can[row]
     measured = fitted_experts(plan.fitted, row, routed, active)
-    if measured >= 0.0:
-        share[0, A_BUSY] += measured
-        share[0, A_TOKENS] += routed
-        share[0, A_ACTIVE] += active
-        share[0, A_RUNS] += 1.0
-        return measured
     only = int64(-1)
-    if plan.rule != FASTEST:
+    if measured < 0.0 and plan.rule != FASTEST:
         only = choose(
             plan.rule, not mixed, params, can, routed * work[V_FLOPS],
             active * work[V_WEIGHTS], routed * work[V_ACT],
         )  # fmt: skip
-    best, best_seconds = 0, np.inf
+    best, best_seconds = 0, np.inf if measured < 0.0 else measured
     for p in range(can.size):
-        if can[p] and (only < 0 or p == only):
+        if measured < 0.0 and can[p] and (only < 0 or p == only):
             table = plan.expert_table[plan.experts[x, E_CLASS], p]
             seconds = params[p, P_FIXED]
             for e in range(first, first + held):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..devices.spec import DeviceSpec
 from ..workloads.errors import SpecError, nearest
@@ -15,6 +15,7 @@ from .policies import MAX_SEQUENCES, POLICIES, Policy
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
 ENGINES = ("vllm",)
+D = TypeVar("D", int, None)
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
 
@@ -81,25 +82,23 @@ def read_engine(path: str | Path) -> EngineFile:
     if engine not in ENGINES:
         raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")
     cache, hardware = keys.part("kv_cache"), keys.part("hardware")
-    tp = keys.count("tensor_parallel_size", 1) or 1
-    dp = keys.count("data_parallel_size", 1) or 1
+    tp = keys.count("tensor_parallel_size", 1)
+    dp = keys.count("data_parallel_size", 1)
     if keys.count("pipeline_parallel_size", 1) != 1:
         raise SpecError(path, "pipeline_parallel_size: only 1 is supported")
     base = POLICIES["vllm"]
     blocks = cache.count("num_gpu_blocks", None)
-    policy = Policy(
-        base.name,
-        keys.count("max_num_batched_tokens", base.token_budget) or base.token_budget,
-        keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES) or base.max_sequences,
-        chunked=base.chunked, reserve=base.reserve, lazy=base.lazy,
+    policy = replace(
+        base,
+        token_budget=keys.count("max_num_batched_tokens", base.token_budget),
+        max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
         ahead=keys.flag("async_scheduling", base.ahead),
         caching=cache.flag("enable_prefix_caching", base.caching),
-        waiting_load=base.waiting_load,
-    )  # fmt: skip
+    )
     return EngineFile(
         policy=policy,
         cache=CacheSettings(
-            cache.count("block_size", BLOCK_TOKENS) or BLOCK_TOKENS,
+            cache.count("block_size", BLOCK_TOKENS),
             None if blocks is None else max(blocks - NULL_BLOCKS, 1),
         ),
         tp=tp,
@@ -135,7 +134,7 @@ class _Keys:
             raise self._wrong(key, "an object")
         return _Keys(self.path, found, f"{key}.")
 
-    def count(self, key: str, default: int | None, most: int = 2**31 - 1) -> int | None:
+    def count(self, key: str, default: D, most: int = 2**31 - 1) -> int | D:
         found = self.values.get(key)
         if found is None:
             return default
