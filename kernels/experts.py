@@ -289,7 +289,9 @@ def case(shape: Shape, bench: Bench) -> Case:
     copies = bench.copies((2.0 if bf16 else 4.0) * experts * one)
     sizes = ((experts, inter, hidden), (experts, inter, hidden), (experts, hidden, inter))
     weights = [ExpertWeights(*(bench.take(s, bf16) for s in sizes)) for _ in range(copies)]
-    x, share_of = bench.take((tokens, hidden)), np.full((tokens, k), 1 / k, np.float32)
+    # Gates of about one: larger ones would only see the flat ends of SwiGLU.
+    x = bench.take((tokens, hidden)) * np.float32(hidden**-0.5)
+    share_of = np.full((tokens, k), 1 / k, np.float32)
     room, out = Room.of(tokens * k, hidden, inter), np.empty((tokens, hidden), np.float32)
 
     def run(i: int) -> None:

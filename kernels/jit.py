@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
+from types import FunctionType
 from typing import Any
 
 import numba
@@ -30,13 +31,26 @@ def parallel(function: Compiled) -> Compiled:
     starting them takes 10 to 100 us, more than many a small kernel itself.
     """
     many = _cached(function, parallel=True, nogil=True)
-    one = _cached(function, nogil=True)
+    one = _cached(_renamed(function, "_alone"), nogil=True)
 
     @wraps(function)
     def choose(*args: Any) -> Any:
         return one(*args) if args[-1] == 1 else many(*args)
 
     return choose
+
+
+def _renamed(function: Compiled, suffix: str) -> Compiled:
+    """The same function under another name.
+
+    Numba files what it compiled by name and source, not by options: the twins of `parallel` under
+    one name would take each other's code from the cache.
+    """
+    made = FunctionType(function.__code__, function.__globals__, function.__name__ + suffix,
+                        function.__defaults__, function.__closure__)  # fmt: skip
+    made.__qualname__ = function.__qualname__ + suffix
+    made.__module__ = function.__module__
+    return made
 
 
 def threads_for(bytes_: float, threads: int) -> int:

@@ -63,7 +63,7 @@ def sample(
         Threads that should be busy all the time.
     least, most : int
         Repetitions that count: stop at `most`; stop at `least` once `budget_s` is spent, and at
-        three times `budget_s` in any case (not for a budget of 0).
+        three times `budget_s` in any case. A budget of 0 takes one repetition.
     at_most : int
         Repetitions altogether.
     """
@@ -81,6 +81,6 @@ def sample(
         counts.append(busy and _switched() == switched)
         spent = time.perf_counter() - began
         good = sum(counts)
-        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s > 0:
+        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:
             break
     return Sample.of(seconds, counts)
