@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .flash import I8, Units, attention, cut, merge
+from .flash import I8, Units, attention, cut
 from .jit import threads_for
 from .vector import GROUP, LANES
 
@@ -128,11 +128,9 @@ def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
     out[:] = 0.0
     attention(dim, dim_v)(
         q, cache.keys.ctypes.data, cache.values.ctypes.data, cache.table, heads, page,
-        p.units.rows, p.shares, p.group, np.float32(scale), p.offset, p.window, p.top, p.total,
-        p.parts, len(p.shares) - 1,
+        p.units.rows, p.units.groups, p.shares, p.group, np.float32(scale), p.offset, p.window,
+        p.top, p.total, p.parts, out, len(p.shares) - 1,
     )  # fmt: skip
-    merge(p.units.rows, p.units.groups, p.group, p.top, p.total, p.parts, out,
-          threads_for(8.0 * p.parts.size, len(p.shares) - 1))  # fmt: skip
 
 
 def reference(

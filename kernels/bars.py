@@ -1,8 +1,9 @@
 """What the CPU kernels promise, as ratios taken within one run, and how to take them.
 
-Kernel, read rate and NumPy's way take turns, round by round, on cold buffers. A round counts if no
-thread was switched out and the read rates on both sides of the kernel agree within 5 %; the
-figure is the median over the rounds that count, or over all where none does.
+Kernel and NumPy's way take turns, round by round, on cold buffers, each between two readings of
+the read rate. A turn counts if no thread was switched out and the two rates agree within 5 %, a
+round if its turns do; the figure is the median over the rounds that count, or over all where
+none does.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .ceilings import read_rate
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
+from .timing import settle
 
 DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
                 "window": 0}  # fmt: skip
@@ -84,28 +86,31 @@ class Rounds:
 def take_turns(
     bench: Bench, ways: Sequence[Callable[[int], object]], rounds: int, budget_s: float
 ) -> Rounds:
-    """Time all ways in every round; the first between two readings of the ceiling."""
+    """Time all ways in every round, each between two readings of the ceiling."""
     for way in ways:
         way(0)
-    seconds, rates, counts = [], [], []
+    taken = []
     began = time.perf_counter()
-    for i in range(1, rounds + 1):
-        before = read_rate(bench, least=1, budget_s=0.0)
-        switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        taken = []
-        for way in ways:
-            start = time.perf_counter()
-            way(i)
-            taken.append(time.perf_counter() - start)
-            if len(taken) == 1:
-                after = read_rate(bench, least=1, budget_s=0.0)
-        alone = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == switched
-        seconds.append(taken)
-        rates.append(0.5 * (before + after))
-        counts.append(alone and abs(after / before - 1.0) <= MAX_DRIFT)
+    for i in range(rounds):
+        taken.append([_one_turn(bench, way, i) for way in ways])
         if time.perf_counter() - began > budget_s:
             break
-    return Rounds(np.array(seconds), np.array(rates), np.array(counts, dtype=bool))
+    seconds, rates, counts = (np.array([[turn[n] for turn in t] for t in taken]) for n in range(3))
+    return Rounds(seconds, rates[:, 0], np.array(counts.all(axis=1)))
+
+
+def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float, float, bool]:
+    """Seconds, read rate around them [B/s], and whether the turn was left alone."""
+    settle()
+    before = read_rate(bench, least=1, budget_s=0.0)
+    way(2 * i)  # so that its code is at hand, which in a run of layers it is; the data is not
+    switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    start = time.perf_counter()
+    way(2 * i + 1)
+    seconds = time.perf_counter() - start
+    alone = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == switched
+    after = read_rate(bench, least=1, budget_s=0.0)
+    return seconds, 0.5 * (before + after), alone and abs(after / before - 1.0) <= MAX_DRIFT
 
 
 def figures(

@@ -25,7 +25,7 @@ from .vector import GROUP, add_values, score_tile, softmax_tile
 F4 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int64]
 
-TILE = 32
+TILE = 64
 """Keys of a tile: its scores fill two vector registers a row, its keys and values half an L1."""
 LOW = -3.0e38
 """Running maximum of a row that has seen no key."""
@@ -133,14 +133,39 @@ def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
             cursor[1] = units[u + 1, 4]
 
 
+@inner
+def merge(g, units, groups, group_size, top, total, parts, out):
+    """Join the units of the same queries, in order, and divide by the softmax's sum."""
+    lo, hi = groups[g], groups[g + 1]
+    if hi == lo:
+        return
+    seq, head, first, count = units[lo, 0], units[lo, 1], units[lo, 2], units[lo, 3]
+    dim = out.shape[3]
+    for n in range(count * group_size):
+        best = top[lo, n]
+        for u in range(lo + 1, hi):
+            best = max(best, top[u, n])
+        at, which = first + n // group_size, head * group_size + n % group_size
+        for d in range(dim):
+            out[seq, at, which, d] = 0.0
+        weight_sum = np.float32(0.0)
+        for u in range(lo, hi):
+            weight = np.exp(top[u, n] - best)
+            weight_sum += weight * total[u, n]
+            for d in range(dim):
+                out[seq, at, which, d] += weight * parts[u, n, d]
+        for d in range(dim):
+            out[seq, at, which, d] /= weight_sum
+
+
 @cache
 def attention(dim: int, dim_v: int) -> Callable[..., None]:
     """The compiled kernel for keys of `dim` and values of `dim_v` numbers."""
     tile, group = TILE, GROUP  # literals: a closure over integers can be cached on disk
 
     @parallel
-    def run(q, k_at, v_at, table, heads, page, units, shares, group_size, scale, offset, window,
-            top, total, out, threads):  # fmt: skip
+    def run(q, k_at, v_at, table, heads, page, units, groups, shares, group_size, scale, offset,
+            window, top, total, parts, out, threads):  # fmt: skip
         row_bytes = dim * 4
         for thread in numba.prange(threads):
             end = shares[thread + 1]
@@ -172,7 +197,7 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
                     states[n // group, 0, n % group] = LOW
                     states[n // group, 1, n % group] = 0.0
                     for d in range(dim_v):
-                        out[u, n, d] = 0.0
+                        parts[u, n, d] = 0.0
                 for t0 in range(begin, stop, tile):
                     n_keys = min(tile, stop - t0)
                     second, third = (here + 1) % 3, (here + 2) % 3
@@ -197,40 +222,17 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
                         state_at = states[g].ctypes.data
                         r_at = rows[here].ctypes.data
                         score_tile(vectors[g * group].ctypes.data, k_at, r_at, n_keys, v_at,
-                                   rows[second].ctypes.data, s_at, dim, tile)  # fmt: skip
+                                   r_at, rows[second].ctypes.data, s_at, dim, tile)  # fmt: skip
                         softmax_tile(s_at, bounds[0].ctypes.data, bounds[1].ctypes.data, scale,
                                      state_at, tile)  # fmt: skip
-                        add_values(s_at, v_at, r_at, seen, k_at, rows[third].ctypes.data,
-                                   state_at, out[u, g * group].ctypes.data, dim_v, tile)  # fmt: skip
+                        add_values(s_at, v_at, r_at, seen, k_at, rows[second].ctypes.data,
+                                   rows[third].ctypes.data, state_at,
+                                   parts[u, g * group].ctypes.data, dim_v, tile)  # fmt: skip
                     here = second
                 for n in range(packed * group):
                     top[u, n] = states[n // group, 0, n % group]
                     total[u, n] = states[n // group, 1, n % group]
+        for g in numba.prange(len(groups) - 1):
+            merge(g, units, groups, group_size, top, total, parts, out)
 
     return run
-
-
-@parallel
-def merge(units, groups, group_size, top, total, parts, out, threads):
-    """Join the units of the same queries, in order, and divide by the softmax's sum."""
-    for g in numba.prange(len(groups) - 1):
-        lo, hi = groups[g], groups[g + 1]
-        if hi == lo:
-            continue
-        seq, head, first, count = units[lo, 0], units[lo, 1], units[lo, 2], units[lo, 3]
-        dim = out.shape[3]
-        for n in range(count * group_size):
-            best = top[lo, n]
-            for u in range(lo + 1, hi):
-                best = max(best, top[u, n])
-            at, which = first + n // group_size, head * group_size + n % group_size
-            for d in range(dim):
-                out[seq, at, which, d] = 0.0
-            weight_sum = np.float32(0.0)
-            for u in range(lo, hi):
-                weight = np.exp(top[u, n] - best)
-                weight_sum += weight * total[u, n]
-                for d in range(dim):
-                    out[seq, at, which, d] += weight * parts[u, n, d]
-            for d in range(dim):
-                out[seq, at, which, d] /= weight_sum

@@ -20,6 +20,9 @@ Compiled = Callable[..., Any]
 ALONE_BYTES = 1 << 20
 """Traffic that one core moves in about the time that starting threads takes (30 us at 30 GB/s)."""
 
+SPINS = 1000
+"""Rounds that an OpenMP thread without work waits awake."""
+
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Liberties of the compiler: sums in any order, fused multiply-adds. NaN and infinity stay."""
 
@@ -86,13 +89,16 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
 def use_threads(count: int) -> None:
     """Let parallel kernels run on `count` threads of this process.
 
-    Numba's own pool is taken unless ``NUMBA_THREADING_LAYER`` says otherwise: OpenMP's waiting
-    threads spin, which halves the rate when another process wants a core (8.7 against
-    13.7 GB/s, measured on two contended cores).
+    Threads of OpenMP where Numba can load it, else Numba's own, unless ``NUMBA_THREADING_LAYER``
+    says otherwise. Numba's own sleep between calls and take 100 us to start; those of GNU's OpenMP
+    wait awake for the next call and take 2 us, and 25 us where it comes later than `SPINS` allow.
+    Without that bound they hold a core that another process wants: decode attention then ran at
+    7 instead of 30 GB/s on two cores that a third thread shared.
     """
     config: Any = numba.config
     if "NUMBA_THREADING_LAYER" not in os.environ:
-        config.THREADING_LAYER = "workqueue"
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+        config.THREADING_LAYER = "omp" if find_spec("numba.np.ufunc.omppool") else "workqueue"
     numba.set_num_threads(count)
 
 

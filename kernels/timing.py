@@ -51,6 +51,20 @@ def _switched() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
+def settle(step_s: float = 2e-3, most_s: float = 0.2) -> None:
+    """Wait until no thread of this process runs.
+
+    OpenBLAS's threads look for work for some 20 ms after a product, on a core that the kernel timed
+    next should have.
+    """
+    until = time.perf_counter() + most_s
+    while time.perf_counter() < until:
+        cpu = time.process_time()
+        time.sleep(step_s)
+        if time.process_time() - cpu < 0.1 * step_s:
+            return
+
+
 def sample(
     run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
     warm_up: int = 1, at_most: int = 100_000,
