@@ -6,7 +6,7 @@ import datetime
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
 from ..devices.calibrated.store import device_yaml
 from ..devices.catalog import load_device, load_system
+from ..devices.spec import SystemSpec
+from ..kernels.ceilings import read_rate
+from ..kernels.lab import Bench
 from ..kernels.timing import sample
 from ..kernels.toy import State, ToyConfig, ToyModel
 from ..simulator.deployment import deploy
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
     from .output import OutputFolder
 
 POSITIONS = 4096
+READ_BLOCK = 192 << 20
+"""Block that the read rate is taken from [B]."""
+DTYPE = "fp32"
+"""What the small model computes in."""
 SETTLE, STEPS, MOST_STEPS = 2, 12, 40
 """Steps of the small model left out at first; undisturbed ones wanted; and timed at most."""
 
@@ -60,6 +67,8 @@ class Step:
     ----------
     batch, context : int
     measured_s, p10_s, p90_s, simulated_s : float
+    read_Bps : float
+        Read rate of the machine before and after, which the simulation is told [B/s].
     active : float
         Experts with a token, mean over layers and steps; the simulator expects
         `expected_active` of them.
@@ -71,6 +80,7 @@ class Step:
     p10_s: float
     p90_s: float
     simulated_s: float
+    read_Bps: float
     active: float
     expected_active: float
 
@@ -136,6 +146,7 @@ class Loop(Result):
         return [
             {"batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
              "p10 to p90": f"{seconds(s.p10_s)} to {seconds(s.p90_s)}",
+             "read rate": f"{s.read_Bps / 1e9:.1f} GB/s",
              "simulated": seconds(s.simulated_s), "error": f"{s.error:+.1%}",
              "experts with a token": f"{s.active:.1f} (expected {s.expected_active:.1f})"}
             for s in self.steps
@@ -205,7 +216,15 @@ def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
         model.write_text(json.dumps(config.to_hf(POSITIONS)), encoding="utf-8")
         steps = _steps(config, model, fitted, run.host.threads, quick, seed)
         serving = simulate(
-            str(model), str(fitted), rate=2.0, requests=32, input_len=64, output_len=32, seed=seed
+            str(model),
+            str(fitted),
+            rate=2.0,
+            requests=32,
+            input_len=64,
+            output_len=32,
+            seed=seed,
+            dtype=DTYPE,
+            kv_dtype=DTYPE,
         )
     assert isinstance(serving, Simulation)
     return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
@@ -222,7 +241,7 @@ def _fit_half(
     from .measure import table_text
 
     spec, _ = load_device(base)
-    tables = measured.run.tables()
+    tables = measured.run.at_best_rate().tables()
     for name, columns in tables.items():
         (folder / f"{name}.csv").write_text(table_text(columns, []), encoding="utf-8")
     if not tables:
@@ -259,8 +278,12 @@ def _steps(
     config: ToyConfig, model: Path, device: Path, threads: int, quick: bool, seed: int
 ) -> list[Step]:
     """Run the small model at several batches and contexts, and simulate the same steps."""
-    deployment = deploy(load_model(model), load_system(device))
+    spec = load_model(model)
+    # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
+    spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
+    system = load_system(device)
     toy = ToyModel(config, threads, seed)
+    bench = Bench(READ_BLOCK, threads, seed)
     out = []
     for batch in (1, 4, 16):
         for context in (128, 1024) if quick else (128, 512, 2048):
@@ -269,16 +292,26 @@ def _steps(
             def one(_: int, state: State = state) -> None:
                 toy.step(state)
 
+            before = read_rate(bench)
             taken = sample(
-                one, threads=1, least=STEPS, most=STEPS, budget_s=0.0 if quick else 1.0,
+                one, threads=1, least=STEPS, most=STEPS, budget_s=0.1 if quick else 1.0,
                 warm_up=SETTLE, at_most=MOST_STEPS,
             )  # fmt: skip
+            rate = 0.5 * (before + read_rate(bench))
+            deployment = deploy(spec, _reading_at(system, rate))
             # The middle step stands for all: contexts grow by one a step.
             middle = context + SETTLE + taken.taken // 2
             stage = explicit_stage(deployment, [Batch.of([middle] * batch)], expected=True)
             loads = deployment.experts[0].router.expected(0, float(batch))
             out.append(
                 Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
-                     float(np.mean(state.active)), loads.active)
+                     rate, float(np.mean(state.active)), loads.active)
             )  # fmt: skip
     return out
+
+
+def _reading_at(system: SystemSpec, read_Bps: float) -> SystemSpec:
+    """The machine at the read rate of the moment, which the simulation is told."""
+    memory = system.device.memory.model_copy(update={"bandwidth_bytes_per_s": read_Bps})
+    device = system.device.model_copy(update={"memory": memory})
+    return system.model_copy(update={"device": device})

@@ -1,14 +1,13 @@
 """What the CPU kernels promise, as ratios taken within one run, and how to take them.
 
 Kernel and NumPy's way take turns, round by round, on cold buffers, each between two readings of
-the read rate. A turn counts if no thread was switched out and the two rates agree within 5 %, a
-round if its turns do; the figure is the median over the rounds that count, or over all where
+the read rate. A round counts if our kernel's turn was left alone and its two rates agree
+within 5 %; the figure is the median over the rounds that count, or over all where
 none does.
 """
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from .ceilings import read_rate
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
-from .timing import settle
+from .timing import Watch, settle
 
 DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
                 "window": 0}  # fmt: skip
@@ -96,7 +95,7 @@ def take_turns(
         if time.perf_counter() - began > budget_s:
             break
     seconds, rates, counts = (np.array([[turn[n] for turn in t] for t in taken]) for n in range(3))
-    return Rounds(seconds, rates[:, 0], np.array(counts.all(axis=1)))
+    return Rounds(seconds, rates[:, 0], counts[:, 0])
 
 
 def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float, float, bool]:
@@ -104,13 +103,14 @@ def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float
     settle()
     before = read_rate(bench, least=1, budget_s=0.0)
     way(2 * i)  # so that its code is at hand, which in a run of layers it is; the data is not
-    switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    start = time.perf_counter()
-    way(2 * i + 1)
-    seconds = time.perf_counter() - start
-    alone = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == switched
+    with Watch(bench.threads) as watch:
+        way(2 * i + 1)
     after = read_rate(bench, least=1, budget_s=0.0)
-    return seconds, 0.5 * (before + after), alone and abs(after / before - 1.0) <= MAX_DRIFT
+    return (
+        watch.seconds,
+        0.5 * (before + after),
+        watch.alone and abs(after / before - 1.0) <= MAX_DRIFT,
+    )
 
 
 def figures(

@@ -8,7 +8,7 @@ quiet `lenient` keeps such rows and says so in their columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,15 @@ class Row:
         """Share of the adjacent read rate."""
         return self.bytes / self.sample.median_s / self.read_Bps
 
+    def at_rate(self, read_Bps: float) -> Row:
+        """The row as it would be at another read rate: its least memory time is scaled.
+
+        The read rate of a shared machine can double between one shape and the next.
+        """
+        memory_s = min(self.bytes / self.read_Bps, self.sample.median_s)
+        factor = 1.0 + memory_s / self.sample.median_s * (self.read_Bps / read_Bps - 1.0)
+        return replace(self, sample=self.sample.scaled(factor), read_Bps=read_Bps)
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -95,6 +104,10 @@ class Measurement:
             if row.bytes > 4e6 and row.flops / row.bytes < 0.5 * ridge and row.flops > 0
         ]
         return float(np.median(shares)) if shares else 1.0
+
+    def at_best_rate(self) -> Measurement:
+        """Every row as at the best read rate, which is the bandwidth of `yaml`'s device."""
+        return replace(self, rows=[row.at_rate(self.best_read_Bps) for row in self.rows])
 
     def tables(self) -> dict[str, dict[str, list[Any]]]:
         """Columns of each family's table (`workloads.kernel_tables`), and what else is known."""

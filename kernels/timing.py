@@ -1,7 +1,8 @@
 """Times that can be believed on a machine that others use too.
 
-A repetition counts if nothing took a core from it: no thread was switched out against its will,
-and for long ones the process had the CPU for as long as it should. The result is the median of
+A repetition counts if nothing took a core from it: no thread was switched out against its will or,
+for long ones of several threads, whose waking up counts as such, the process had the CPU for as
+long as it should. The result is the median of
 those that count, with its 10th and 90th percentiles and how many counted.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +39,15 @@ class Sample:
     accepted: int
     taken: int
 
+    def scaled(self, factor: float) -> Sample:
+        """All times multiplied."""
+        return replace(
+            self,
+            median_s=self.median_s * factor,
+            p10_s=self.p10_s * factor,
+            p90_s=self.p90_s * factor,
+        )
+
     @classmethod
     def of(cls, seconds: list[float], counts: list[bool]) -> Sample:
         kept = [s for s, good in zip(seconds, counts, strict=True) if good]
@@ -47,15 +57,42 @@ class Sample:
         return cls(float(median), float(p10), float(p90), sum(counts), len(seconds))
 
 
-def _switched() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+class Watch:
+    """Times a block of code, and says whether it was left alone.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that should be busy all the time.
+    """
+
+    seconds: float
+    alone: bool
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+
+    def __enter__(self) -> Watch:
+        self._switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        self._cpu, self._start = time.process_time(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        cpu = time.process_time() - self._cpu
+        busy = cpu >= BUSY * self.threads * self.seconds
+        switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != self._switched
+        if self.seconds < SHORT_S:
+            self.alone = not switched
+        else:
+            self.alone = busy and (self.threads > 1 or not switched)
 
 
-def settle(step_s: float = 2e-3, most_s: float = 0.2) -> None:
+def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
     """Wait until no thread of this process runs.
 
-    OpenBLAS's threads look for work for some 20 ms after a product, on a core that the kernel timed
-    next should have.
+    OpenBLAS's threads look for work for some 100 ms after a product, on a core that the kernel timed
+    next should have. Their CPU time is told in ticks of 4 ms: shorter steps would miss it.
     """
     until = time.perf_counter() + most_s
     while time.perf_counter() < until:
@@ -87,12 +124,10 @@ def sample(
     counts: list[bool] = []
     began = time.perf_counter()
     for i in range(warm_up, warm_up + at_most):
-        switched, cpu, start = _switched(), time.process_time(), time.perf_counter()
-        run(i)
-        wall = time.perf_counter() - start
-        busy = time.process_time() - cpu >= BUSY * threads * wall or wall < SHORT_S
-        seconds.append(wall)
-        counts.append(busy and _switched() == switched)
+        with Watch(threads) as watch:
+            run(i)
+        seconds.append(watch.seconds)
+        counts.append(watch.alone)
         spent = time.perf_counter() - began
         good = sum(counts)
         if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:

@@ -63,8 +63,8 @@ class Numerics:
 
     @property
     def act_bytes(self) -> float:
-        """Bytes per activation value [B]; never more than 16 bit is kept between ops."""
-        return min(BITS[self.default], 16) / 8
+        """Bytes per activation value [B]."""
+        return BITS[self.default] / 8
 
     @property
     def kv_bytes(self) -> float:
