@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Watch:
     def __init__(self, threads: int) -> None:
         self.threads = threads
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         self._cpu, self._start = time.process_time(), time.perf_counter()
         return self
