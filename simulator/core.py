@@ -20,18 +20,20 @@ from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
 from .compiled import Books, step_seconds
 from .kv import KvRules
 from .lowering import Plan
-from .policies import Limits, drop_late, hold, kv_bytes, plan_rank
+from .policies import Limits, drop_late, hold, hold_back, kv_bytes, plan_rank
 from .state import (
     C_CHUNKS,
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
     C_OPENED,
+    C_POLL,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
     C_SUBMITTED,
+    C_WAITED,
     F8,
     F_ARRIVAL,
     F_FIRST,
@@ -224,6 +226,32 @@ def finish(
         drop_late(st, kv, r)
 
 
+@compiled_part
+def same_plan(st: State, limits: Limits, closed: bool) -> int:
+    """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
+    k = int64(1 << 40)
+    if limits.poll_steps > 1:
+        k = limits.poll_steps - st.counters[C_POLL]
+    if limits.even_steps > 0:
+        k = min(k, limits.even_steps - st.counters[C_WAITED])
+    elif closed:
+        k = 1
+    return k
+
+
+@compiled_part
+def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
+    """Count a stretch's steps for the rules that ask how many there were."""
+    counters, ranks = st.counters, st.ranks
+    counters[C_POLL] += limits.poll_steps if chunks > 0 else steps
+    if limits.even_steps > 0:  # the first step's plan has counted itself
+        decoding = True
+        for r in range(ranks.shape[0]):
+            decoding = decoding and ranks[r, R_RUNNING] > 0
+        if decoding:
+            counters[C_WAITED] += steps - 1
+
+
 @compiled_inline
 def write_log(
     st: State, busy: F8, start: float, steps: int, decodes: float, prefill: float, used: float
@@ -262,7 +290,11 @@ def advance(
     while True:
         if not limits.ahead:
             clocks[T_KNOWN] = clocks[T_NOW]
-        arrival = release(st, closed_loop, clocks[T_KNOWN], limits.waiting_load)
+        idle = counters[C_RELEASED] == counters[C_COMPLETED]
+        arrival = np.inf
+        if idle or limits.poll_steps <= 1 or counters[C_POLL] >= limits.poll_steps:
+            arrival = release(st, closed_loop, clocks[T_KNOWN], limits.waiting_load)
+            counters[C_POLL] = 0
         if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
             for r in range(ranks.shape[0]):
                 drop_late(st, kv, r)
@@ -277,8 +309,9 @@ def advance(
         start = clocks[T_NOW]
         tokens, decodes, used, preemptions, late = 0.0, 0.0, 0.0, 0, 0
         counters[C_CHUNKS] = 0
+        closed = hold_back(st, limits, kv)
         for r in range(ranks.shape[0]):
-            preemptions += plan_rank(st, limits, kv, plan.windows, r, clocks[T_KNOWN])
+            preemptions += plan_rank(st, limits, kv, plan.windows, r, clocks[T_KNOWN], closed)
             late += ranks[r, R_LATE]
             tokens += moments[r, TOKENS]
             decodes += moments[r, DECODES]
@@ -295,11 +328,11 @@ def advance(
         chunks = counters[C_CHUNKS]
         k = int64(1)
         if chunks == 0 and preemptions == 0 and late == 0:
-            k = stretch_limit(st, kv, limits.token_budget)
+            k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
         # arrival behind it changes nothing; ranks choose among themselves by load.
         cut = until
-        if ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0:
+        if limits.poll_steps <= 1 and (ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0):
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
@@ -321,6 +354,7 @@ def advance(
         clocks[T_BUSY] += now - start
         write_log(st, books.busy, start, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
+        count_steps(st, limits, done, chunks)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)

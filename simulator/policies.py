@@ -32,6 +32,7 @@ from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
     C_CHUNKS,
     C_HITS,
+    C_WAITED,
     F8,
     F_HELD,
     F_SCHEDULED,
@@ -71,6 +72,11 @@ class Limits(NamedTuple):
     lazy: bool
     ahead: bool
     waiting_load: int
+    prompts_alone: bool
+    poll_steps: int
+    gather_steps: int
+    gather_tokens: int
+    even_steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,19 @@ class Policy:
         `prefix`. Only models whose layers all cache every token can use it.
     waiting_load : int
         How many running requests a waiting one counts for when a request is given to a rank.
+    prompts_alone : bool
+        A step has prompts or decodes, never both, and prompts come first: decodes wait while
+        there is a prompt that can run. Not with `lazy`: blocks of a whole prompt are held when
+        it is admitted, so that its chunks never run out of them.
+    poll_steps : int
+        Arrivals are looked at every so many decoding-only steps, and after every step with a
+        prompt; an idle engine looks at once.
+    gather_steps, gather_tokens : int
+        Prompts wait beside running decodes until those that could start now have, with the
+        decodes, so many tokens, or for so many steps. 0 steps: they never wait.
+    even_steps : int
+        Of data-parallel ranks: prompts start when every rank has one that could, at the latest
+        every so many steps; at once where a rank has nothing to decode. 0: they never wait.
     """
 
     name: str
@@ -114,12 +133,22 @@ class Policy:
     ahead: bool = False
     caching: bool = False
     waiting_load: int = 1
+    prompts_alone: bool = False
+    poll_steps: int = 1
+    gather_steps: int = 0
+    gather_tokens: int = 0
+    even_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.prompts_alone and self.lazy:
+            raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
 
     def limits(self) -> Limits:
         """The same for the compiled path."""
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
-            self.ahead, self.waiting_load,
+            self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,
+            self.gather_steps, self.gather_tokens, self.even_steps,
         )  # fmt: skip
 
 
@@ -377,6 +406,12 @@ def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
         m[at + PREFILL_RECT] += q * kv
 
 
+@compiled_part
+def brings_cache(st: State, i: int) -> bool:
+    """Whether a waiting request's cache has come from another engine: it decodes at once."""
+    return bool(st.ints[i, I_CACHED] == st.ints[i, I_TARGET])
+
+
 @compiled_inline
 def admit(
     st: State, limits: Limits, kv: KvRules, r: int, budget: int, prompts: int, now: float
@@ -387,7 +422,7 @@ def admit(
         return 0
     request = st.ints[i]
     want = request[I_TARGET]
-    if request[I_CACHED] == want:  # its cache has come from another engine
+    if brings_cache(st, i):
         want = int64(1)
     if want > budget and limits.chunked:
         want = budget
@@ -419,29 +454,126 @@ def admit(
 
 
 @compiled_part
-def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float) -> int:
+def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
+    """Plan `want` new tokens of a rank's running sequence `j`."""
+    i = st.running[r, j]
+    request, m = st.ints[i], st.moments[r]
+    if kv.cached and want > 0:  # those to come can share what this step computes
+        note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
+    st.fresh[r, j] = want
+    st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
+    if want > 0 and request[I_CACHED] < request[I_TARGET]:
+        count_chunk(m, windows, request[I_CACHED], want)
+        c = st.counters[C_CHUNKS]
+        st.chunks[0, c], st.chunks[1, c] = want, i
+        st.counters[C_CHUNKS] += 1
+    elif want > 0:
+        count_decode(m, windows, request[I_CACHED])
+
+
+@compiled_part
+def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """Tokens of the prompts at the head of a rank's queue that could all start now."""
+    rank = st.ranks[r]
+    i, tokens, free = rank[R_HEAD], int64(0), st.free[r]
+    places = limits.max_sequences - rank[R_RUNNING] - rank[R_LATE]
+    budget = limits.token_budget - rank[R_RUNNING]
+    while i >= 0 and places > 0 and budget > 0:
+        request = st.ints[i]
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1 if limits.reserve else request[I_TARGET]
+        free -= kv_bytes(kv, whole)
+        if free < 0.0 or brings_cache(st, i):
+            break
+        if tokens > 0 and tokens + request[I_TARGET] > budget:
+            return int(budget if limits.chunked else tokens)
+        tokens += request[I_TARGET]
+        places -= 1
+        i = request[I_NEXT]
+    return int(tokens)
+
+
+@compiled_part
+def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
+    """Whether this plan lets waiting prompts wait on, see `Policy`; counts the plans that do."""
+    if limits.gather_steps == 0 and limits.even_steps == 0:
+        return False
+    ranks, counters = st.ranks, st.counters
+    able, decoding, tokens = int64(0), int64(0), int64(0)
+    for r in range(ranks.shape[0]):
+        prompt = waiting_prompt(st, limits, kv, r)
+        able += prompt > 0
+        decoding += ranks[r, R_RUNNING] > 0
+        tokens += prompt + ranks[r, R_RUNNING]
+    waited = counters[C_WAITED]
+    if limits.even_steps > 0:
+        wait = able < ranks.shape[0]
+        waited += wait
+        stop = waited >= limits.even_steps or decoding < ranks.shape[0]
+    else:
+        wait = able > 0 and decoding > 0
+        waited += wait
+        stop = waited > limits.gather_steps or tokens >= limits.gather_tokens
+    counters[C_WAITED] = waited
+    if wait and not stop:
+        return True
+    if wait or limits.even_steps > 0:
+        counters[C_WAITED] = 0
+    return False
+
+
+@compiled_part
+def plan_prompts(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+) -> int:  # fmt: skip
+    """Plan a rank's step of prompts alone; how many run."""
+    rank, budget, prompts = st.ranks[r], limits.token_budget, int64(0)
+    for j in range(rank[R_RUNNING]):
+        request = st.ints[st.running[r, j]]
+        want = min(max(request[I_TARGET] - request[I_CACHED], 0), budget)
+        set_tokens(st, kv, windows, r, j, want)
+        budget -= want
+        prompts += want > 0
+    while not closed and budget > 0 and rank[R_RUNNING] + rank[R_LATE] < limits.max_sequences:
+        if rank[R_HEAD] < 0 or brings_cache(st, rank[R_HEAD]):
+            break
+        want = admit(st, limits, kv, r, budget, prompts, now)
+        if want == 0:
+            break
+        set_tokens(st, kv, windows, r, rank[R_RUNNING] - 1, want)
+        budget -= min(want, budget)
+        prompts += 1
+    return int(prompts)
+
+
+@compiled_part
+def plan_rank(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+) -> int:  # fmt: skip
     """Plan one rank's step; returns how many sequences it preempted.
 
-    Running sequences come first, in order of admission; then, unless any was preempted, the
-    queue is admitted while sequences, tokens and KV allow. The new tokens of each sequence are
-    left in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its prompt chunks in
-    ``st.chunks``.
+    Running sequences come first, in order of admission; then, unless any was preempted or the
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The new tokens
+    of each sequence are left in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its
+    prompt chunks in ``st.chunks``.
     """
     rank, m = st.ranks[r], st.moments[r]
     for w in range(m.size):
         m[w] = 0.0
     rank[R_LEFT] = 1 << 40
+    if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
+        return 0
     budget = limits.token_budget
     preemptions, prompts, j = int64(0), 0, 0
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
+            head = rank[R_HEAD]
+            if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
+                break
             want = admit(st, limits, kv, r, budget, prompts, now)
             if want == 0:
                 break
-            i = st.running[r, j]
-            request = st.ints[i]
             prompts += 1
         else:
             i = st.running[r, j]
@@ -456,17 +588,7 @@ def plan_rank(st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: 
                     preemptions += 1
             if not fits:
                 break
-        if kv.cached and want > 0:  # those to come can share what this step computes
-            note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
-        st.fresh[r, j] = want
+        set_tokens(st, kv, windows, r, j, want)
         budget -= min(want, budget)
         j += 1
-        rank[R_LEFT] = min(rank[R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
-        if want > 0 and request[I_CACHED] < request[I_TARGET]:
-            count_chunk(m, windows, request[I_CACHED], want)
-            c = st.counters[C_CHUNKS]
-            st.chunks[0, c], st.chunks[1, c] = want, i
-            st.counters[C_CHUNKS] += 1
-        elif want > 0:
-            count_decode(m, windows, request[I_CACHED])
     return preemptions

@@ -38,11 +38,12 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS) = range(11)  # fmt: skip
-NUM_COUNTERS = 11
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED) = range(13)  # fmt: skip
+NUM_COUNTERS = 13
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
-tokens found in the prefix cache."""
+tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
+waiting prompts wait."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6

@@ -1,22 +1,22 @@
-"""What the serving engines were started with, by framework: from launch scripts and defaults.
+"""How the serving engines schedule and what they may use, by framework: their own defaults.
 
-"Launch scripts" are those of the public benchmark, as read in the README of
-../shared/serving_points: October 2025 for dense models, April 2026 for DeepSeek. Runs of other
-sources recorded no limits; they are given the engine's defaults.
+Every rule is a named setting of the engine, its value the engine's default (source files named
+below, versions as in the runs). The public benchmark changes some: `scripts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...simulator.deployment import Deployment
 from ...simulator.kv import CacheSettings
 from ...simulator.policies import Policy
 from ...workloads.registry import Registry
+from .scripts import SCRIPTS, Script
 from .table import Point
 
-Limits = Callable[[Point, Deployment], "Settings"]
+Limits = Callable[[Point, Deployment, Script], "Settings"]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
 REQUEST_S = {"SGLang": 0.37, "TensorRT-LLM": 0.045, "vLLM": 0.09}
@@ -26,6 +26,7 @@ streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with t
 value with the least median error of TTFT, which `opbyte validate points` prints anew."""
 OTHER_S = 0.09
 """The same of any other framework: the median of the three."""
+MIB = 2.0**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +40,83 @@ class Settings:
 def settings(point: Point, deployment: Deployment) -> Settings:
     """Engine settings of a run.
 
+    The rules that let prompts wait are left out of split deployments, whose decode workers have
+    no prompts and whose launch scripts were not read.
+
     Raises
     ------
     InputError
         A framework that is not known.
     """
-    return ENGINES[point.framework](point, deployment)
+    engine = ENGINES[point.framework]
+    script = Script()
+    if point.scripted and point.framework in SCRIPTS:
+        script = SCRIPTS[point.framework](point, deployment)
+    own = engine(point, deployment, script)
+    if point.prefill is None:
+        return own
+    together = replace(
+        own.policy, prompts_alone=False, poll_steps=1, gather_steps=0, gather_tokens=0, even_steps=0
+    )
+    return Settings(together, own.cache)
 
 
 @ENGINES.register("vLLM")
-def vllm(point: Point, deployment: Deployment) -> Settings:
-    """512 sequences, 8,192 tokens a step, 0.9 of memory, asynchronous scheduling."""
-    policy = Policy("vllm", 8192, 512, chunked=True, reserve=False, lazy=True, ahead=True,
-                    waiting_load=4)  # fmt: skip
-    return Settings(policy, _static(deployment, 0.9))
+def vllm(point: Point, deployment: Deployment, script: Script) -> Settings:
+    """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
+
+    Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
+    sequences, 0.9 of memory.
+    """
+    policy = Policy(
+        "vllm", script.tokens or 8192, script.sequences or 1024, chunked=True, reserve=False,
+        lazy=True, ahead=True, waiting_load=4,
+    )  # fmt: skip
+    total = deployment.system.device.memory.capacity_bytes
+    return Settings(policy, CacheSettings(memory_bytes=(script.memory or 0.9) * total))
 
 
 @ENGINES.register("TensorRT-LLM")
-def tensorrt_llm(point: Point, deployment: Deployment) -> Settings:
+def tensorrt_llm(point: Point, deployment: Deployment, script: Script) -> Settings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
 
-    Tokens of a step in the launch scripts: 16,384 for dense models, max(8192, clients + prompt +
-    64) for mixtures of experts. Defaults elsewhere: 8,192 tokens (max_num_tokens), 2,048 sequences
-    (max_batch_size), chunked prefill off, KV 0.8 of the memory that weights leave.
+    Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences
+    (max_batch_size), chunked prefill off, capacity policy GUARANTEED_NO_EVICT, KV 0.9 of the
+    memory that weights leave, no waiting to batch prompts. What a step may let wait
+    (PyExecutor._waiting_requests and _balance_adp_requests): prompts until there are
+    batch_wait_max_tokens_ratio x max_num_tokens tokens or batch_wait_timeout_iters steps have
+    passed; with attention_dp_config.enable_balance until every rank has one or timeout_iters
+    steps have passed.
     """
-    tokens = 8192
-    if point.scripted:
-        dense = not deployment.experts
-        tokens = 16_384 if dense else max(8192, point.clients + point.isl + 64)
-    policy = Policy("tensorrt-llm", tokens, 2048, chunked=False, reserve=True, ahead=True)
+    policy = Policy(
+        "tensorrt-llm", script.tokens or 8192, script.sequences or 2048, chunked=False,
+        reserve=True, ahead=True, gather_steps=script.gather_steps,
+        gather_tokens=script.gather_tokens, even_steps=script.even_steps,
+    )  # fmt: skip
     total = deployment.system.device.memory.capacity_bytes
     weights = deployment.memory(total).weights
-    return Settings(policy, CacheSettings(memory_bytes=weights + 0.8 * (total - weights)))
+    share = script.memory or 0.9
+    return Settings(policy, CacheSettings(memory_bytes=weights + share * (total - weights)))
 
 
 @ENGINES.register("SGLang")
-def sglang(point: Point, deployment: Deployment) -> Settings:
-    """Chunks of 16,384 tokens, up to 512 running, 0.85 of memory; by default chunks of 8,192.
+def sglang(point: Point, deployment: Deployment, script: Script) -> Settings:
+    """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
-    The launch scripts have 8,192 to 32,768 tokens, 32 to 512 running and 0.82 to 0.95 of memory,
-    by device and number format.
+    Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and
+    more; arrivals are received at every step (scheduler_recv_interval 1); of memory, all but 0.5
+    GiB, 1.5 MiB for each token of a chunk, 2 MiB for each sequence of the largest CUDA graph
+    (256, from four devices on 512) and 1 GiB for each eight devices.
     """
-    tokens = 16_384 if point.scripted else 8192
-    policy = Policy("sglang", tokens, 512, chunked=True, reserve=False, lazy=True, ahead=True)
-    share = 0.95 if deployment.layout.devices == 4 and deployment.experts else 0.85
-    return Settings(policy, _static(deployment, share))
-
-
-def _static(deployment: Deployment, share: float) -> CacheSettings:
-    """A share of the whole memory for weights and cache together."""
     total = deployment.system.device.memory.capacity_bytes
-    return CacheSettings(memory_bytes=share * total)
+    devices = deployment.layout.devices
+    tokens = script.tokens or (16_384 if total >= 160 * 1024 * MIB else 8192)
+    policy = Policy(
+        "sglang", tokens, script.sequences or 2048, chunked=True, reserve=False, ahead=True,
+        prompts_alone=True, poll_steps=script.poll_steps,
+    )  # fmt: skip
+    if script.memory:
+        return Settings(policy, CacheSettings(memory_bytes=script.memory * total))
+    graphs = 512 if devices >= 4 else 256
+    left = total - MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
+    return Settings(policy, CacheSettings(memory_bytes=left))

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 COUNTS = ("gpus", "tp", "pp", "ep", "attention_dp", "isl", "osl", "batch_or_concurrency")
 TIMES = ("ttft_s", "tpot_s")
-TEXTS = ("source", "device", "framework", "model", "weight_dtype", "kv_dtype", "mode", "notes")
+TEXTS = ("source", "device", "framework", "framework_version", "model", "weight_dtype",
+         "kv_dtype", "mode", "notes")  # fmt: skip
 MODES = ("agg", "disagg")
 LAYOUT = re.compile(
     r"prefill (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\) decode (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\)"
@@ -54,6 +55,8 @@ class Point:
         Snapshot it was taken from.
     device, device_name : str
         Name in the catalog, and in the table.
+    version : tuple of int
+        Of the framework, its leading numbers; empty if not recorded.
     framework, model, weight_dtype, kv_dtype, mode : str
         As in the table; a mode is "agg" or "disagg".
     workers : Workers
@@ -73,6 +76,7 @@ class Point:
     device: str
     device_name: str
     framework: str
+    version: tuple[int, ...]
     model: str
     weight_dtype: str
     kv_dtype: str
@@ -200,6 +204,12 @@ def _layout(row: dict[str, Any]) -> tuple[Workers, Workers] | None:
     return Workers(*n[:4]), Workers(*n[4:])
 
 
+def _version(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: (1, 2, 0) of 1.2.0rc6.post2."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
 def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
     prefill, workers = None, Workers(1, row["tp"], row["attention_dp"], row["ep"])
     if row["mode"] == "disagg":
@@ -208,7 +218,8 @@ def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
         prefill, workers = sides
     return Point(
         line=line, source=row["source"], device=names[row["device"]], device_name=row["device"],
-        framework=row["framework"], model=row["model"], weight_dtype=row["weight_dtype"],
+        framework=row["framework"],
+        version=_version(row["framework_version"]), model=row["model"], weight_dtype=row["weight_dtype"],
         kv_dtype=row["kv_dtype"], mode=row["mode"], workers=workers, prefill=prefill,
         isl=row["isl"], osl=row["osl"], clients=row["batch_or_concurrency"],
         ttft_s=row["ttft_s"], tpot_s=row["tpot_s"], suspect=SUSPECT in row["notes"],

@@ -58,6 +58,14 @@ class Bytes:
     def missing(self, request: Request, tokens: int) -> float:
         return max(self.kv_bytes(tokens) - request.held, 0.0)
 
+    def size(self, tokens: int) -> float:
+        """What `tokens` tokens of one sequence take."""
+        return self.kv_bytes(tokens)
+
+    def left(self) -> float:
+        """What is free."""
+        return self.free
+
     def admit(self, request: Request, whole: int) -> bool:
         """Whether `whole` tokens of a waiting request fit."""
         return self.missing(request, whole) <= self.free
@@ -92,6 +100,14 @@ class Blocks:
 
     def blocks_of(self, tokens: int) -> int:
         return math.ceil(tokens / self.block)
+
+    def size(self, tokens: int) -> float:
+        """What `tokens` tokens of one sequence take, were nothing of it found."""
+        return self.blocks_of(tokens)
+
+    def left(self) -> float:
+        """What is free."""
+        return len(self.free)
 
     def name(self, request: Request, j: int) -> tuple[object, ...]:
         """What block `j` of a sequence holds: a part of a hashed prefix, or its own tokens."""
@@ -185,6 +201,8 @@ class Reference:
     steps: int = 0
     now: float = 0.0
     known: float = 0.0
+    unpolled: int = 0  # decoding-only steps since arrivals were looked at
+    waited: int = 0  # plans that let prompts wait
 
     def serve(self, requests: list[Request]) -> None:
         to_come = list(requests)
@@ -196,15 +214,19 @@ class Reference:
         while True:
             if not self.policy.ahead:
                 self.known = self.now
-            while to_come and to_come[0].arrival <= self.known:
+            idle = not any(r.running or r.waiting for r in ranks)
+            look = idle or self.unpolled >= self.policy.poll_steps or self.policy.poll_steps == 1
+            while look and to_come and to_come[0].arrival <= self.known:
                 self.least_loaded(ranks).waiting.append(to_come.pop(0))
+            self.unpolled = 0 if look else self.unpolled
             if not any(r.running or r.waiting for r in ranks):  # nothing in flight: do not wait
                 self.forget_late(ranks)
                 if not to_come:
                     return
                 self.now = self.known = max(self.now, to_come[0].arrival)
                 continue
-            plans = [self.plan(rank) for rank in ranks]
+            closed = self.hold_back(ranks)
+            plans = [self.plan(rank, closed) for rank in ranks]
             unfree = self.forget_late(ranks)
             if not any(plans):
                 assert unfree or self.known < self.now, "no sequence can make progress"
@@ -213,6 +235,8 @@ class Reference:
             self.known = self.now
             self.now += self.cost([batch_of(plan) for plan in plans], self.steps)
             self.steps += 1
+            prompts = any(request.in_prefill for plan in plans for request, _ in plan)
+            self.unpolled += self.policy.poll_steps if prompts else 1
             for rank, plan in zip(ranks, plans, strict=True):
                 for request, tokens in plan:
                     self.stamp(request, tokens)
@@ -238,10 +262,64 @@ class Reference:
             rank.late = []
         return any_late
 
-    def plan(self, rank: Rank) -> list[tuple[Request, int]]:
+    def able(self, rank: Rank) -> int:
+        """Tokens of the prompts at the head of a queue that could start in this step."""
+        budget = self.policy.token_budget - len(rank.running)
+        places = self.policy.max_sequences - len(rank.running) - len(rank.late)
+        tokens, needed = 0, 0.0
+        for request in rank.waiting[: max(places, 0)]:
+            if budget <= 0:
+                break
+            whole = request.input + request.output - 1 if self.policy.reserve else request.target
+            needed += rank.kv.size(whole)
+            if needed > rank.kv.left():
+                break
+            if tokens and tokens + request.target > budget:
+                return budget if self.policy.chunked else tokens
+            tokens += request.target
+        return tokens
+
+    def hold_back(self, ranks: Sequence[Rank]) -> bool:
+        """Whether waiting prompts wait on: for one another, or for the other ranks' prompts."""
+        able, policy = [self.able(rank) for rank in ranks], self.policy
+        decoding = [len(rank.running) for rank in ranks]
+        if policy.even_steps:
+            if all(able):
+                self.waited = 0
+                return False
+            self.waited += 1
+            if self.waited >= policy.even_steps or not all(decoding):
+                self.waited = 0
+                return False
+            return True
+        if not policy.gather_steps or not any(able) or not any(decoding):
+            return False
+        self.waited += 1
+        enough = sum(able) + sum(decoding) >= policy.gather_tokens
+        if enough or self.waited > policy.gather_steps:
+            self.waited = 0
+            return False
+        return True
+
+    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
         """New tokens of each sequence in the next step."""
+        if not self.policy.prompts_alone:
+            plan, budget, preempted = self.plan_running(rank, list(rank.running))
+            if not closed and not preempted:
+                plan += self.admit(rank, budget)
+            return plan
+        prompts = [request for request in rank.running if request.in_prefill]
+        plan, budget, _ = self.plan_running(rank, prompts)
+        if not closed:
+            plan += self.admit(rank, budget)
+        return plan or self.plan_running(rank, list(rank.running))[0]
+
+    def plan_running(
+        self, rank: Rank, requests: Sequence[Request]
+    ) -> tuple[list[tuple[Request, int]], int, bool]:
+        """Tokens of running sequences, what is left of the budget, whether any was preempted."""
         budget, plan, preempted = self.policy.token_budget, [], False
-        for request in list(rank.running):
+        for request in requests:
             if request not in rank.running:  # preempted for one before it
                 continue
             left = request.target - request.cached
@@ -256,8 +334,13 @@ class Reference:
             if tokens:
                 rank.kv.note(request, request.cached + tokens)
                 plan.append((request, tokens))
+        return plan, budget, preempted
+
+    def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
+        """Start waiting requests with what is left of the budget."""
+        plan: list[tuple[Request, int]] = []
         prompts = 0
-        while not preempted and rank.waiting and budget > 0:
+        while rank.waiting and budget > 0:
             request, room = rank.waiting[0], budget
             if len(rank.running) + len(rank.late) == self.policy.max_sequences:
                 break

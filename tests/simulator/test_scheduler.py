@@ -76,6 +76,8 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
     sizes = st.one_of(st.integers(1, 4), st.integers(1, 70))
     prompts = sizes if scale == 1 else st.one_of(sizes, st.integers(1, 1700), multiples)
     inputs = draw(st.lists(prompts, min_size=n, max_size=n))
+    alone, wait = draw(st.booleans()), draw(st.sampled_from(["", "gather", "even"]))
+    steps = draw(st.integers(1, 9))
     return {
         "inputs": inputs,
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
@@ -90,10 +92,15 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             max_sequences=draw(st.integers(1, 6)),
             chunked=draw(st.booleans()),
             reserve=draw(st.booleans()),
-            lazy=draw(st.booleans()),
+            lazy=draw(st.booleans()) and not alone,
             ahead=draw(st.booleans()),
             caching=draw(st.booleans()) and caching,
             waiting_load=draw(st.sampled_from([1, 4])),
+            prompts_alone=alone,
+            poll_steps=draw(st.sampled_from([1, 1, 2, 7])),
+            gather_steps=steps if wait == "gather" else 0,
+            gather_tokens=draw(st.integers(1, 300)),
+            even_steps=steps if wait == "even" else 0,
         ),
         "room": draw(st.floats(1.0, 4.0)),
     }  # fmt: skip
