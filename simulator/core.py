@@ -290,6 +290,8 @@ def advance(
     while True:
         if not limits.ahead:
             clocks[T_KNOWN] = clocks[T_NOW]
+        if limits.poll_steps > 1 and clocks[T_NOW] >= until:
+            return REACHED  # not all that a look would find has been submitted
         idle = counters[C_RELEASED] == counters[C_COMPLETED]
         arrival = np.inf
         if idle or limits.poll_steps <= 1 or counters[C_POLL] >= limits.poll_steps:

@@ -68,7 +68,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     InputError, CapacityError
         A framework or number format that is not known; a layout that does not fit.
     """
-    stream = _requests(point, seed)
+    stream = requests(point, seed)
     serving = _deployment(point, point.workers, folder)
     own = settings(point, serving)
     if point.prefill is None:
@@ -94,15 +94,19 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     )
 
 
-def _requests(point: Point, seed: int) -> RequestStream:
-    # The benchmark draws 0.8 to 1.0 of the nominal lengths; others state none (README there).
-    lengths = "uniform" if point.scripted else "fixed"
+def requests(point: Point, seed: int) -> RequestStream:
+    """Draw a point's closed loop.
+
+    The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none
+    (README of ../shared/serving_points); equal ones would keep all clients in step for a whole
+    run, which their TPOT contradicts, so they are drawn the same way.
+    """
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
     return open_requests(
-        closed_loop=point.clients, limit=limit, input_len=point.isl,
-        output_len=point.osl, lengths=lengths, seed=seed,
+        closed_loop=point.clients, limit=limit, input_len=point.isl, output_len=point.osl,
+        lengths="uniform", seed=seed,
     )  # fmt: skip
 
 

@@ -55,20 +55,27 @@ def vllm(point: Point, deployment: Deployment) -> Script:
 def tensorrt_llm(point: Point, deployment: Deployment) -> Script:
     """Dense models gather prompts at 1024/1024 on less than 8 devices, others balance ranks.
 
-    Since version 1.2 mixtures of experts in fp8 on one rank gather them too, at 1024/1024 with
-    64 clients and more. KV takes 0.9 of what weights leave for dense models, else 0.8.
+    Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
+    (versions from 1.2 on) at least 8,192 tokens; on Blackwell these let fp8 models on one rank
+    gather prompts too, at 1024/1024 with 64 clients and more. KV takes 0.9 of what weights leave
+    for dense models, else 0.8. gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
     """
     short = point.isl == point.osl == 1024
+    if point.model.startswith("gpt-oss"):
+        return Script(20_000, memory=0.85, even_steps=50 if point.workers.dp > 1 else 0)
     if not deployment.experts:
         tokens = 16_384
         if short and point.workers.tp < 8:
             return Script(tokens, gather_steps=20, gather_tokens=int(0.9 * tokens))
         return Script(tokens)
-    tokens = max(8192, point.clients + point.isl + 64)
+    tokens = -(-(point.clients + point.isl + 64) // 64) * 64
+    early = () < point.version < (1, 2)
+    if not early:
+        tokens = max(8192, tokens)
     if point.workers.dp > 1:
         return Script(tokens, memory=0.8, even_steps=60)
-    late = point.version >= (1, 2) and blackwell(deployment) and point.weight_dtype == "fp8"
-    if short and late and point.clients >= 64:
+    gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
+    if short and gathers and point.clients >= 64:
         return Script(tokens, memory=0.8, gather_steps=40, gather_tokens=int(0.8 * tokens))
     return Script(tokens, memory=0.8)
 

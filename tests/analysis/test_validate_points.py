@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from opbyte.analysis.points.predict import REQUESTS, deployed, formats, predict
+from opbyte.analysis.points.engines import settings
+from opbyte.analysis.points.predict import REQUESTS, deployed, formats, predict, requests
 from opbyte.analysis.points.table import Workers, read_points
 from opbyte.analysis.validate_points import PointsValidation, Scored
 from opbyte.workloads.catalog import load_model
@@ -80,6 +82,39 @@ def test_formats_by_checkpoint() -> None:
         formats(llama, "fp5", "fp8")
 
 
+def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> None:
+    """Rules that let prompts wait are those of the engine, switched on by the launch script."""
+    script = {"source": "InferenceX", "isl": 1024, "osl": 1024, "batch_or_concurrency": 64}
+    trt = {"framework": "TensorRT-LLM", "framework_version": "1.1.0rc2.post2"}
+    experts = {"model": "mixtral-8x7b", "weight_dtype": "fp8", "gpus": 4, "tp": 4}
+    b200 = {"device": "B200-SXM-180GB"}
+    ranks = {"tp": 1, "attention_dp": 4, "ep": 4}
+    split = {"mode": "disagg", "gpus": 8, "notes": "prefill 1x(tp4 dp1 ep1) decode 1x(tp4 dp1 ep1)"}
+    rows = [
+        trt | script, trt | script | {"osl": 512}, trt, trt | script | experts,
+        trt | script | experts | b200 | {"framework_version": "1.2.0"},
+        trt | script | experts | ranks, trt | experts | ranks,
+        script | experts | b200 | {"framework": "SGLang"}, script | {"framework": "SGLang"},
+        script | experts | split | {"framework": "SGLang"},
+    ]  # fmt: skip
+    points, skipped = read_points(table(*rows))
+    assert not skipped
+    found = []
+    for p in points:
+        w = p.workers
+        own = deployed(Path("."), p.device, p.model, p.weight_dtype, p.kv_dtype, w.tp, w.dp, w.ep)
+        found.append(settings(p, own).policy)
+    rules = [(p.gather_steps, p.gather_tokens, p.even_steps, p.poll_steps) for p in found]
+    assert rules == [
+        (20, 14_745, 0, 1), (0, 0, 0, 1), (0, 0, 0, 1), (0, 0, 0, 1), (40, 6553, 0, 1),
+        (0, 0, 60, 1), (0, 0, 0, 1), (0, 0, 0, 30), (0, 0, 0, 1), (0, 0, 0, 1),
+    ]  # fmt: skip
+    assert [p.token_budget for p in found] == [
+        16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 32_768
+    ]  # fmt: skip
+    assert [p.prompts_alone for p in found] == [False] * 7 + [True, True, False]
+
+
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
     (point,), _ = read_points(table({"batch_or_concurrency": 1}))
     got = predict(point, Path("."))
@@ -87,12 +122,18 @@ def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> 
     from opbyte.workloads.batch import Batch
 
     d = deployed(Path("."), "h100", "llama-3-8b", "bf16", "bf16", 1, 1, 1)
-    prompt = explicit_stage(d, [Batch.of([], [(256, 0)])]).seconds
-    decodes = [explicit_stage(d, [Batch.of([256 + i])]).seconds for i in range(31)]
+    lengths = requests(point, 0).read()
+    inputs, outputs = lengths.input_tokens.tolist(), lengths.output_tokens.tolist()
+    step = cache(lambda context: explicit_stage(d, [Batch.of([context])]).seconds)
+    tpot = [np.mean([step(i + k) for k in range(o - 1)])
+            for i, o in zip(inputs, outputs, strict=True)]  # fmt: skip
+    prompt = np.mean([explicit_stage(d, [Batch.of([], [(i, 0)])]).seconds for i in inputs])
+    assert min(inputs) >= 0.8 * 256
+    assert max(inputs) <= 256
     assert got.requests == REQUESTS
-    assert got.tpot_s == pytest.approx(np.mean(decodes), rel=1e-6)
+    assert got.tpot_s == pytest.approx(np.mean(tpot), rel=1e-6)
     # The engine plans a step ahead: a prompt may wait for the end of the last step, never longer.
-    assert prompt * (1 - 1e-9) <= got.engine_ttft_s <= prompt + 2 * decodes[-1]
+    assert prompt * (1 - 1e-9) <= got.engine_ttft_s <= prompt + 2 * step(max(inputs) + 31)
     assert got.ttft_s == got.engine_ttft_s + got.request_s
 
 

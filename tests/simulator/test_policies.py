@@ -23,6 +23,7 @@ from opbyte.simulator.state import (
     L_DECODES,
     L_PREFILL,
     L_PROMPTS,
+    L_STEPS,
     LOG_COLUMNS,
 )
 from opbyte.workloads.errors import InputError
@@ -59,6 +60,48 @@ def test_mixed_runs_a_long_prompt_whole_and_alone(small: Callable[..., Deploymen
     run = engine(small("llama-3-8b"), policy, [(30, 3), (250, 2), (40, 1)])
     rows = log(run, L_DECODES, L_PREFILL, L_PROMPTS)
     assert rows[:3] == [[0, 30, 1], [1, 250, 1], [2, 40, 1]]
+
+
+def test_prompts_run_alone_and_before_decodes(small: Callable[..., Deployment]) -> None:
+    policy = Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True)
+    run = engine(small("llama-3-8b"), policy, [(40, 3), (90, 2)])
+    assert log(run, L_DECODES, L_PREFILL) == [[0, 100], [0, 30], [2, 0], [1, 0]]
+    with pytest.raises(ValueError, match="lazy"):
+        Policy("alone", 100, 9, chunked=True, reserve=False, prompts_alone=True, lazy=True)
+
+
+def test_prompts_gather_beside_decodes(small: Callable[..., Deployment]) -> None:
+    """A prompt waits until the steps are over, or until with others and the decode it is enough."""
+    policy = Policy("gather", 100, 9, chunked=False, reserve=True, gather_steps=4,
+                    gather_tokens=90)  # fmt: skip
+    assert late(small("llama-3-8b"), policy, [40]) == [[0, 60], *[[1, 0]] * 4, [1, 40]]
+    assert late(small("llama-3-8b"), policy, [40, 49]) == [[0, 60], [1, 89]]
+
+
+def test_arrivals_are_looked_at_now_and_then(small: Callable[..., Deployment]) -> None:
+    """At once after a step with a prompt, then every three decoding-only steps."""
+    policy = Policy("poll", 100, 9, chunked=True, reserve=False, poll_steps=3)
+    assert late(small("llama-3-8b"), policy, [40]) == [[0, 60], [1, 40]]
+    run = Engine(small("llama-3-8b"), policy, keep_log=True)
+    ones = np.ones(2, dtype=np.int64)
+    run.submit(RequestBlock(np.arange(2), np.array([0.0, 0.0]), 60 * ones, 20 * ones))
+    run.advance(math.inf)
+    step = run.state.floats[0, F_FIRST]
+    run = Engine(small("llama-3-8b"), policy, keep_log=True)
+    run.submit(RequestBlock(np.arange(2), np.array([0.0, 1.01 * step]), 60 * ones, 20 * ones))
+    run.advance(math.inf)
+    assert log(run, L_DECODES, L_PREFILL, L_STEPS)[:3] == [[0, 60, 1], [1, 0, 3], [1, 60, 1]]
+
+
+def late(deployment: Deployment, policy: Policy, prompts: Sequence[int]) -> list[list[float]]:
+    """Decodes and prompt tokens of the steps of a first prompt and others that come just after."""
+    run = Engine(deployment, policy, keep_log=True)
+    inputs = np.array([60, *prompts], dtype=np.int64)
+    arrival = np.array([0.0, *[1e-9] * len(prompts)])
+    run.submit(RequestBlock(np.arange(len(inputs)), arrival, inputs, np.full_like(inputs, 20)))
+    run.advance(math.inf)
+    rows = log(run, L_DECODES, L_PREFILL)
+    return rows[: 1 + max(i for i, row in enumerate(rows) if row[1] > 0)]
 
 
 def test_more_sequences_than_tokens(small: Callable[..., Deployment]) -> None:
