@@ -19,12 +19,12 @@ from .table import Point
 Limits = Callable[[Point, Deployment, Script], "Settings"]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
-REQUEST_S = {"SGLang": 0.37, "TensorRT-LLM": 0.045, "vLLM": 0.09}
+REQUEST_S = {"SGLang": 0.135, "TensorRT-LLM": 0.115, "vLLM": 0.09}
 """The one fitted constant of a framework [s]: what a request spends outside the engine's steps
 until its first token is seen (network, tokenisation, queues between processes, detokenisation,
 streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with the framework: the
 value with the least median error of TTFT, which `opbyte validate points` prints anew."""
-OTHER_S = 0.09
+OTHER_S = 0.115
 """The same of any other framework: the median of the three."""
 MIB = 2.0**20
 

@@ -94,7 +94,7 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         trt | script, trt | script | {"osl": 512}, trt, trt | script | experts,
         trt | script | experts | b200 | {"framework_version": "1.2.0"},
         trt | script | experts | ranks, trt | experts | ranks,
-        script | experts | b200 | {"framework": "SGLang"}, script | {"framework": "SGLang"},
+        script | experts | b200 | {"framework": "SGLang", "gpus": 8, "tp": 8}, script | {"framework": "SGLang"},
         script | experts | split | {"framework": "SGLang"},
     ]  # fmt: skip
     points, skipped = read_points(table(*rows))
