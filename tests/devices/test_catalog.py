@@ -100,6 +100,17 @@ def test_four_bit_rate_is_twice_the_eight_bit_rate(name: str) -> None:
     assert peak["fp4"] == pytest.approx(2 * peak["fp8"], rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["b300", "gb300"])
+def test_blackwell_ultra_triples_the_four_bit_rate(name: str) -> None:
+    """And gives up that of int8; its memory is 288 GB less ECC and reserved pages."""
+    spec = load_device(f"{name}-sxm-288gb")[0]
+    peak = spec.processors["xpu"].peak_flops_per_s
+    assert peak is not None
+    assert peak["fp4"] == pytest.approx(3 * peak["fp8"], rel=0.03)
+    assert peak["int8"] < peak["fp16"]
+    assert 0.93 * 288 <= spec.memory.capacity_bytes / 2**30 <= 288
+
+
 @pytest.mark.parametrize("name", ["a100-80gb", "a40", "mi210"])
 def test_devices_without_eight_bit_floats_do_not_claim_them(name: str) -> None:
     assert "fp8" not in (load_device(name)[0].processors["xpu"].peak_flops_per_s or {})
