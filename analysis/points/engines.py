@@ -7,7 +7,7 @@ below, versions as in the runs). The public benchmark changes some: `scripts`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...simulator.deployment import Deployment
 from ...simulator.kv import CacheSettings
@@ -16,7 +16,7 @@ from ...workloads.registry import Registry
 from .scripts import SCRIPTS, Script
 from .table import Point
 
-Limits = Callable[[Point, Deployment, Script], "Settings"]
+Limits = Callable[[Deployment, Script], "Settings"]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
 REQUEST_S = {"SGLang": 0.135, "TensorRT-LLM": 0.115, "vLLM": 0.09}
@@ -40,8 +40,7 @@ class Settings:
 def settings(point: Point, deployment: Deployment) -> Settings:
     """Engine settings of a run.
 
-    The rules that let prompts wait are left out of split deployments, whose decode workers have
-    no prompts and whose launch scripts were not read.
+    Split deployments have the engine's defaults: their launch scripts were not read.
 
     Raises
     ------
@@ -50,19 +49,13 @@ def settings(point: Point, deployment: Deployment) -> Settings:
     """
     engine = ENGINES[point.framework]
     script = Script()
-    if point.scripted and point.framework in SCRIPTS:
+    if point.scripted and point.prefill is None and point.framework in SCRIPTS:
         script = SCRIPTS[point.framework](point, deployment)
-    own = engine(point, deployment, script)
-    if point.prefill is None:
-        return own
-    together = replace(
-        own.policy, prompts_alone=False, poll_steps=1, gather_steps=0, gather_tokens=0, even_steps=0
-    )
-    return Settings(together, own.cache)
+    return engine(deployment, script)
 
 
 @ENGINES.register("vLLM")
-def vllm(point: Point, deployment: Deployment, script: Script) -> Settings:
+def vllm(deployment: Deployment, script: Script) -> Settings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
     Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
@@ -77,7 +70,7 @@ def vllm(point: Point, deployment: Deployment, script: Script) -> Settings:
 
 
 @ENGINES.register("TensorRT-LLM")
-def tensorrt_llm(point: Point, deployment: Deployment, script: Script) -> Settings:
+def tensorrt_llm(deployment: Deployment, script: Script) -> Settings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
 
     Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences
@@ -100,7 +93,7 @@ def tensorrt_llm(point: Point, deployment: Deployment, script: Script) -> Settin
 
 
 @ENGINES.register("SGLang")
-def sglang(point: Point, deployment: Deployment, script: Script) -> Settings:
+def sglang(deployment: Deployment, script: Script) -> Settings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
     Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and

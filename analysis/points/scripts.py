@@ -91,10 +91,12 @@ def sglang(point: Point, deployment: Deployment) -> Script:
         running = 512 if point.isl == point.osl == 1024 else 256
         return Script(32_768, running, 0.82)
     many = 30 if point.clients >= 16 else 10
+    if point.workers.dp > 1:  # refused by the engine with data-parallel attention
+        many = 1
     if point.weight_dtype != "fp8":
         return Script(16_384, 256, 0.85, poll_steps=many)
     if deployment.layout.devices == 4:
-        return Script(8192, 32, 0.95, poll_steps=10)
+        return Script(8192, 32, 0.95, poll_steps=min(many, 10))
     return Script(32_768, 128, 0.82, poll_steps=many)
 
 

@@ -110,9 +110,9 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         (0, 0, 60, 1), (0, 0, 0, 1), (0, 0, 0, 30), (0, 0, 0, 1), (0, 0, 0, 1),
     ]  # fmt: skip
     assert [p.token_budget for p in found] == [
-        16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 32_768
+        16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192
     ]  # fmt: skip
-    assert [p.prompts_alone for p in found] == [False] * 7 + [True, True, False]
+    assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
