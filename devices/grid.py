@@ -32,6 +32,10 @@ class Grid(NamedTuple):
     seconds: F8
 
 
+EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
+"""Stands for no grid."""
+
+
 def filled_grid(points: F8, seconds: F8) -> Grid:
     """Make a full grid of measured points, shape (n, axes), `n` of at least 1.
 
@@ -147,11 +151,14 @@ def _part(axis: F8, size: int, i: int, value: float) -> float:
 
 
 @compiled_part
-def mixed_decode(axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float) -> float:
-    """Decode attention alone, at the mean context."""
+def mixed_decode(
+    axes: F8, sizes: I8, seconds: F8, decodes: float, kv: float, uneven: float
+) -> float:
+    """Decode attention alone: at the mean context, and what unequal contexts add."""
     if decodes <= 0.0:
         return 0.0
-    return float(interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, kv / decodes))
+    even = interpolate(axes, sizes, seconds, 0.0, 0.0, decodes, kv / decodes)
+    return float(max(even + uneven, 0.0))
 
 
 @compiled_part
@@ -185,7 +192,7 @@ def _rows(code: int, axes: F8, sizes: I8, seconds: F8, x: F8, out: F8) -> None:
     for i in range(x.shape[0]):
         u = x[i]
         if code == MIXED_DECODE:
-            out[i] = mixed_decode(axes, sizes, seconds, u[0], u[3])
+            out[i] = mixed_decode(axes, sizes, seconds, u[0], u[3], u[6])
         elif code == MIXED_PREFILL:
             out[i] = mixed_prefill(axes, sizes, seconds, u[0], u[1], u[2], u[4], u[5])
         else:

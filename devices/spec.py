@@ -47,6 +47,8 @@ class ProcessorSpec(Spec):
     `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
+    `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
+    FlashAttention-2 (`devices.decode_blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `area_mm2` is what its parts add to one memory stack [mm2].
     """
@@ -67,6 +69,7 @@ class ProcessorSpec(Spec):
     excludes: tuple[str, ...] = ()
     partial_sums: bool = False
     cores: Count | None = None
+    shared_memory_bytes: Positive | None = None
     matrix_rows: Count = 16
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None

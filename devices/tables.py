@@ -20,6 +20,7 @@ from ..workloads.kernel_tables import Table, read_tables
 from ..workloads.ops import Op
 from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS, WIDTH
 from .cost import Cost, Formula, KernelModel
+from .decode_blocks import ABSENT, fit_blocks
 from .grid import Grid, filled_grid, grid_rows
 from .spec import DeviceSpec
 
@@ -64,6 +65,8 @@ class TableModel:
         By hidden and inner width, experts held and experts of a token.
     count : int
         Rows used.
+    blocks : mapping of tuple to float64 array
+        By the key of `attention`, parameters of `decode_blocks`.
     """
 
     base: KernelModel
@@ -71,6 +74,7 @@ class TableModel:
     attention: Mapping[tuple[int, ...], Grid]
     moe: Mapping[tuple[int, ...], Grid]
     count: int
+    blocks: Mapping[tuple[int, ...], F8]
 
     def curve(self, op: Op) -> Curve | None:
         """The measured curve of an op that has one."""
@@ -85,12 +89,17 @@ class TableModel:
         """The measured grid of an attention or expert op that has one."""
         s = op.shape
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
-            return self.attention.get((int(s["heads_q"]), int(s["heads_kv"]), int(s["head_dim"])))
+            return self.attention.get(_heads(op))
         if op.kind == "experts":
             return self.moe.get(
                 (int(s["hidden"]), int(s["inter"]), int(s["experts"]), int(s["top_k"]))
             )
         return None
+
+    def blocks_of(self, op: Op) -> F8:
+        """How the thread blocks of a decode attention op run; `ABSENT` where that is not known."""
+        known = op.kind == "attention_decode" and not op.shape["window"]
+        return self.blocks.get(_heads(op), ABSENT) if known else ABSENT
 
     def inside_moe(self, op: Op) -> bool:
         """Whether the measured MoE layer includes the op."""
@@ -172,6 +181,11 @@ class TableModel:
         return Formula(code, np.zeros(WIDTH), np.zeros(WIDTH))  # the grid says it all
 
 
+def _heads(op: Op) -> tuple[int, ...]:
+    """What tells attention kernels apart."""
+    return tuple(int(op.shape[name]) for name in ("heads_q", "heads_kv", "head_dim"))
+
+
 def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel) -> TableModel:
     """Read kernel tables of a device (both forms that `workloads.kernel_tables` reads).
 
@@ -201,14 +215,21 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel
         curves.update(_curves(own["gemm"], "m", ("n", "k"), "gemm"))
     if "norm" in own:
         curves.update(_curves(own["norm"], "rows", ("cols",)))
-    attention = _grids(
+    mixed = _points(
         own.get("attention_mixed"), ("heads_q", "heads_kv", "head_dim"),
         ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
     )  # fmt: skip
-    moe = _grids(
+    moe = _points(
         own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts")
     )
-    return TableModel(base, curves, attention, moe, sum(len(t) for t in own.values()))
+    return TableModel(
+        base,
+        curves,
+        {key: filled_grid(points, seconds) for key, (points, seconds) in mixed.items()},
+        {key: filled_grid(points, seconds) for key, (points, seconds) in moe.items()},
+        sum(len(t) for t in own.values()),
+        {key: fit_blocks(spec, (key[0], key[1], key[2]), *rows)[0] for key, rows in mixed.items()},
+    )
 
 
 def _curves(
@@ -228,15 +249,16 @@ def _curves(
     }  # fmt: skip
 
 
-def _grids(
+def _points(
     table: Table | None, shape: tuple[str, ...], axes: tuple[str, ...]
-) -> dict[tuple[int, ...], Grid]:
+) -> dict[tuple[int, ...], tuple[F8, F8]]:
+    """Measured points and their seconds by shape."""
     if table is None:
         return {}
     keys = np.array([[int(v) for v in table[c]] for c in shape]).T
-    out: dict[tuple[int, ...], Grid] = {}
+    out: dict[tuple[int, ...], tuple[F8, F8]] = {}
     for key in np.unique(keys, axis=0):
         rows = table.take((keys == key).all(axis=1))
         points = np.column_stack([rows[a] for a in axes]).astype(np.float64)
-        out[tuple(int(v) for v in key)] = filled_grid(points, rows["measured_s"].astype(float))
+        out[tuple(int(v) for v in key)] = points, rows["measured_s"].astype(float)
     return out

@@ -20,6 +20,7 @@ from ..devices.cost import (
     P_PEAK,
     P_SUM,
 )
+from ..devices.decode_blocks import P_PLACES
 from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ..workloads.jit import compiled_inline, compiled_part, int64
 from .fitted import fitted_experts, fitted_seconds
@@ -81,6 +82,11 @@ NUM_QUEUE = 4
 on the main and on the near processor."""
 
 
+(B_DECODES, B_STEP, B_SECONDS) = range(3)
+NUM_SPREAD = 3
+"""Columns of `Books.spread`: decodes and step for which the seconds of unequal contexts are."""
+
+
 class Books(NamedTuple):
     """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
 
@@ -91,6 +97,9 @@ class Books(NamedTuple):
     queue: F8  # [E, NUM_QUEUE]
     scratch: Scratch  # of the draws
     loads: I8  # [E]
+    contexts: F8  # [B] keys of a rank's decodes
+    places: F8  # [blocks that run at once] see `uneven`
+    spread: F8  # [R, 3] see `core.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
 
 
@@ -397,8 +406,8 @@ def step_seconds(
     return total
 
 
-def new_books(plan: Plan) -> Books:
-    """Return empty running totals for one engine."""
+def new_books(plan: Plan, sequences: int = 1) -> Books:
+    """Return empty running totals for one engine of so many sequences a rank at most."""
     rows, processors = plan.can.shape
     experts = plan.router.shape[2]
     return Books(
@@ -409,6 +418,9 @@ def new_books(plan: Plan) -> Books:
         queue=np.zeros((experts, NUM_QUEUE)),
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
+        contexts=np.zeros(sequences),
+        places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if len(plan.uneven.blocks) else 0),
+        spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1)),
     )
 

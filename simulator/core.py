@@ -13,11 +13,13 @@ from ..workloads.batch import (
     BASE_MOMENTS,
     DECODE_KV,
     DECODES,
+    PREFILLS,
     TOKENS,
+    UNEVEN,
     WINDOW_MOMENTS,
 )
 from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
-from .compiled import Books, step_seconds
+from .compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from .kv import KvRules
 from .lowering import Plan
 from .policies import Limits, drop_late, hold, hold_back, kv_bytes, plan_rank
@@ -73,11 +75,15 @@ from .state import (
     T_TBT_SUM,
     State,
 )
+from .uneven import uneven_seconds
 
 REACHED, LOG_FULL, STUCK, WARM = range(4)
 """Why `advance` returns: time reached, log to be emptied, a bug, warm-up just ended."""
 
 LOG_RATIO = np.log(HIST_RATIO)
+
+RENEWED, FEWER = 32, 16
+"""See `set_uneven`."""
 
 
 @compiled_part
@@ -130,6 +136,31 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
         for j in range(st.ranks[r, R_RUNNING]):
             kv += min(st.ints[st.running[r, j], I_CACHED] + done + 1, windows[w])
         st.moments[r, at] = kv
+
+
+@compiled_part
+def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+    """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
+
+    It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
+    come or gone.
+    """
+    m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
+    m[UNEVEN] = 0.0
+    if m[PREFILLS] > 0.0 or m[DECODES] < 2.0:
+        return
+    changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
+    if changed or step - last[B_STEP] >= RENEWED:
+        count = 0
+        for j in range(st.ranks[r, R_RUNNING]):
+            if st.fresh[r, j] > 0:
+                books.contexts[count] = st.ints[st.running[r, j], I_CACHED] + done + 1
+                count += 1
+        last[B_DECODES], last[B_STEP] = m[DECODES], step
+        last[B_SECONDS] = uneven_seconds(
+            plan.uneven, books.contexts, count, limits.captured, books.places
+        )
+    m[UNEVEN] = last[B_SECONDS]
 
 
 @compiled_part
@@ -338,9 +369,11 @@ def advance(
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
-            if done > 0:
-                for r in range(ranks.shape[0]):
+            for r in range(ranks.shape[0]):
+                if done > 0:
                     lengthen(st, plan.windows, r, done)
+                if plan.uneven.blocks.size > 0:
+                    set_uneven(plan, limits, st, books, r, done)
             before = clocks[T_KNOWN] = now
             now += step_seconds(
                 plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,

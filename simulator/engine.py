@@ -117,7 +117,7 @@ class Engine:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
-        self.books = new_books(self.plan)
+        self.books = new_books(self.plan, self.policy.max_sequences)
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,

@@ -93,6 +93,7 @@ def read_engine(path: str | Path) -> EngineFile:
         token_budget=keys.count("max_num_batched_tokens", base.token_budget),
         max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
         ahead=keys.flag("async_scheduling", base.ahead),
+        graphs=not keys.flag("enforce_eager", not base.graphs),
         caching=cache.flag("enable_prefix_caching", base.caching),
     )
     return EngineFile(

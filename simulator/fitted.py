@@ -32,6 +32,7 @@ from ..devices.calibrated.scalar import (
     U_KV,
     U_PAIRS,
     U_TOKENS,
+    U_UNEVEN,
     WIDTH,
     decode_seconds,
     mla_seconds,
@@ -39,7 +40,7 @@ from ..devices.calibrated.scalar import (
     prefill_seconds,
 )
 from ..devices.cost import KernelModel
-from ..devices.grid import Grid, interpolate, mixed_decode, mixed_prefill
+from ..devices.grid import EMPTY, Grid, interpolate, mixed_decode, mixed_prefill
 from ..devices.tables import TableModel
 from ..workloads.batch import BASE_MOMENTS
 from ..workloads.errors import InputError
@@ -64,7 +65,7 @@ class Fitted(NamedTuple):
     slots: I8  # [S+X, 4]
     curves: F8  # seconds at counts 0, 1, 2, ... of every curve, one after another
     formulas: F8  # [S+X, 2, WIDTH + 1] parameters and window; quantities
-    sums: F8  # [S+X, 6, M+1] `SUMS` as affine forms of the moments
+    sums: F8  # [S+X, 7, M+1] `SUMS` as affine forms of the moments
     h: F8  # [NUM_HARDWARE]
     axes: F8  # [2, 4, A] of the grids of attention and of experts
     sizes: I8  # [2, 4]
@@ -131,8 +132,7 @@ def _pack(
     d: Deployment, codes: I8, curves: list[F8], formulas: F8, sums: F8, grids: dict[str, Grid],
     top_k: float,
 ) -> Fitted:  # fmt: skip
-    empty = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
-    attention, experts = grids.get("attention", empty), grids.get("experts", empty)
+    attention, experts = grids.get("attention", EMPTY), grids.get("experts", EMPTY)
     width = max(attention.axes.shape[1], experts.axes.shape[1])
     axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge")
             for g in (attention, experts)]  # fmt: skip
@@ -214,7 +214,7 @@ def _op_seconds(fitted: Fitted, s: int, m: F8, roofline: float) -> float:
         return float(mla_seconds(p, fitted.h, x, batch, tokens, pairs, kv))
     axes, sizes, seconds = fitted.axes[0], fitted.sizes[0], fitted.attention
     if code == MIXED_DECODE:
-        return float(mixed_decode(axes, sizes, seconds, batch, kv))
+        return float(mixed_decode(axes, sizes, seconds, batch, kv, _form(forms[U_UNEVEN], m)))
     decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
     return float(mixed_prefill(axes, sizes, seconds, batch, tokens, pairs, decodes, own))
 

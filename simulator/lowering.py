@@ -23,6 +23,7 @@ from .deployment import Deployment, ExpertPart
 from .fitted import Fitted, Slot, lower_fitted
 from .layout import layer_program
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
+from .uneven import Uneven, uneven_of
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
 XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
@@ -86,6 +87,7 @@ class Plan(NamedTuple):
     tp: int  # devices of a rank
     expert_devices: int  # devices of all expert groups together
     fitted: Fitted | None  # kernel models of the rows that have one
+    uneven: Uneven  # decode attention of unequal contexts
 
 
 class Slots(NamedTuple):
@@ -185,6 +187,7 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         fitted=lower_fitted(d, measured, counts),
+        uneven=uneven_of(d),
     )
     slots = Slots(
         tuple(names), tuple(layers), tuple(kinds), tuple(p.name for p in processors), tuple(links)

@@ -62,6 +62,10 @@ from .state import (
 )
 
 
+MOST_CAPTURED = 512
+"""Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
+
+
 class Limits(NamedTuple):
     """What a policy may do in one step, for the compiled path; see `Policy`."""
 
@@ -77,6 +81,7 @@ class Limits(NamedTuple):
     gather_steps: int
     gather_tokens: int
     even_steps: int
+    captured: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,8 @@ class Policy:
     caching : bool
         Prefix caching: freed blocks keep their content until they are handed out again, see
         `prefix`. Only models whose layers all cache every token can use it.
+    graphs : bool
+        Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
         How many running requests a waiting one counts for when a request is given to a rank.
     prompts_alone : bool
@@ -138,17 +145,23 @@ class Policy:
     gather_steps: int = 0
     gather_tokens: int = 0
     even_steps: int = 0
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+
+    @property
+    def captured(self) -> int:
+        """Largest batch with a captured graph (vllm/config/vllm.py); 0 = none."""
+        return min(2 * self.max_sequences, MOST_CAPTURED) if self.graphs else 0
 
     def limits(self) -> Limits:
         """The same for the compiled path."""
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,
-            self.gather_steps, self.gather_tokens, self.even_steps,
+            self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
         )  # fmt: skip
 
 
@@ -176,6 +189,7 @@ POLICIES.register("vllm")(
         ahead=True,
         caching=True,
         waiting_load=4,
+        graphs=True,
     )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and

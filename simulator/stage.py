@@ -18,6 +18,7 @@ from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .layout import layer_program
 from .placement import regions
+from .uneven import with_uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def explicit_stage(
     step: int = 0,
     replica: int = 0,
     expected: bool = False,
+    captured: int = 0,
 ) -> StageCost:
     """Cost one step by building all of its ops.
 
@@ -74,6 +76,8 @@ def explicit_stage(
         Counters of the expert draws.
     expected : bool
         Use the router's expected loads instead of a draw (analysis without noise).
+    captured : int
+        Largest batch with a captured graph (`Policy.captured`).
 
     Returns
     -------
@@ -83,7 +87,7 @@ def explicit_stage(
     """
     if len(batches) != deployment.ranks:
         raise ValueError(f"needs {deployment.ranks} batches (one a rank), not {len(batches)}")
-    builder = _Stage(deployment, batches, step, replica, expected)
+    builder = _Stage(deployment, batches, step, replica, expected, captured)
     return builder.total()
 
 
@@ -97,11 +101,15 @@ class _Stage:
         step: int,
         replica: int,
         expected: bool,
+        captured: int,
     ) -> None:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        self.moments = [b.moments(deployment.shard.windows) for b in batches]
+        windows = deployment.shard.windows
+        self.moments = [
+            with_uneven(deployment, b, b.moments(windows), captured) for b in batches
+        ]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
             *(np.concatenate([getattr(b, f) for b in batches])

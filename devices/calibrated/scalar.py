@@ -23,9 +23,9 @@ F8 = npt.NDArray[np.float64]
 CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
          "mla_prefill": MLA, "experts": MOE}  # fmt: skip
 
-SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv")
+SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven")
 """Entries of an attention op's shape that depend on the batch."""
-(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV) = range(6)
+(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN) = range(7)
 WIDTH = 12
 """Most parameters, and most quantities, of a formula."""
 
