@@ -37,6 +37,11 @@ ROUTED = ("router", "combine")
 """Ops inside the measured MoE layer of an engine: router and experts together."""
 
 
+TILE_ROWS = 16.0
+"""Rows of the smallest tile of a matrix product: of one instruction of the tensor cores (mma.m16n8k16,
+PTX ISA). cuBLAS's larger tiles are multiples of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
     """Seconds of one kernel by its number of rows (tokens), both increasing, shape (n,)."""
@@ -47,6 +52,16 @@ class Curve:
     def at(self, rows: F8) -> F8:
         """Linear between measured rows, constant outside."""
         return np.interp(rows, self.rows, self.seconds)
+
+
+def whole_tiles(rows: F8, most: float) -> F8:
+    """Rows that a matrix product of `rows` computes: whole tiles beyond the first, up to `most`.
+
+    Its time is a step function of the rows: a line between two measured ones would be too short
+    just above a step.
+    """
+    tiles = np.ceil(rows / TILE_ROWS) * TILE_ROWS
+    return np.where(rows > TILE_ROWS, np.maximum(np.minimum(tiles, most), rows), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +160,8 @@ class TableModel:
             return grid_rows(formula.code, grid, x)
         if curve is None:
             return self.base.seconds(op, x)
-        out = curve.at(x[:, 0]) * self._beyond(op, curve, x)
+        rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.kind == "gemm" else x[:, 0]
+        out = curve.at(rows) * self._beyond(op, curve, x)
         added = self.curves.get((ADDED.get(op.name, ""), self._added_columns(op)))
         if added is not None:
             out = out + added.at(x[:, 0])
