@@ -43,7 +43,8 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
         model, rest = processor.model, ops
         if isinstance(model, TableModel):
             rest = [op for op in rest if not model.covers(op)]
-            out.append(_measured(model, [op for op in ops if model.covers(op)]))
+            covered = [op for op in ops if model.covers(op)]
+            out += [_measured(model, covered), *_blocks(model, covered)]
             model = model.base
         if isinstance(model, CalibratedModel):
             out += _fitted(model, rest)
@@ -74,6 +75,18 @@ def _measured(model: TableModel, ops: list[Op]) -> dict[str, Any]:
         "cost_model": "kernel tables", "applies_to": names, "basis": "measured", "error": None,
         "rows": model.count, "assumptions": {},
     }  # fmt: skip
+
+
+def _blocks(model: TableModel, ops: list[Op]) -> list[dict[str, Any]]:
+    """The model of unequal decodes that was fitted to the tables of equal ones."""
+    return [
+        {
+            "cost_model": "thread blocks of a kernel", "applies_to": "decodes of unequal contexts",
+            "basis": "fitted", "error": fit.error, "rows": fit.rows, "assumptions": {},
+        }
+        for fit in model.blocks.values()
+        if any(fit.parameters is model.blocks_of(op) for op in ops)
+    ]  # fmt: skip
 
 
 def _fitted(model: CalibratedModel, ops: list[Op]) -> list[dict[str, Any]]:

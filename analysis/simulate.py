@@ -439,6 +439,7 @@ def simulate(
     where: dict[str, Any] = {
         "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
         "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
+        "exchange": "all_to_all" if setup is None else setup.exchange,
     }  # fmt: skip
     limits = Batching(
         policy, check_whole(token_budget, "--token-budget"), check_whole(max_seqs, "--max-seqs"),

@@ -227,7 +227,7 @@ def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
     model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
     return deploy(
         model, system, tp=engine.tp, dp=engine.dp, ep=engine.ep if model.moe_layers else None,
-        kernels=(str(tables),) if kernels else (),
+        kernels=(str(tables),) if kernels else (), exchange=engine.exchange,
     )  # fmt: skip
 
 

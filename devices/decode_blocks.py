@@ -18,6 +18,8 @@ Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` a
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -47,6 +49,25 @@ FEW = 4
 """Rows of fewer sequences are left out of the fit: their keys stay in the L2 cache."""
 
 
+@dataclass(frozen=True, slots=True)
+class BlockFit:
+    """The kernel on one device.
+
+    Attributes
+    ----------
+    parameters : float64 array
+        In the order of the ``P_`` constants.
+    error : float
+        Median of the absolute error of the rows of equal decodes, as a fraction.
+    rows : int
+        So many were fitted.
+    """
+
+    parameters: F8
+    error: float
+    rows: int
+
+
 def tile_of(head_dim: int) -> int:
     """Keys that a block reads at once."""
     return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
@@ -63,7 +84,7 @@ def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
 
 def fit_blocks(
     spec: DeviceSpec, shape: tuple[int, int, int], points: F8, seconds: F8
-) -> tuple[F8, float]:
+) -> BlockFit | None:
     """Fit the kernel to a table of equal decodes.
 
     The time of a key alone is read off prompts of one tile of queries after long prefixes; the other
@@ -79,10 +100,8 @@ def fit_blocks(
 
     Returns
     -------
-    parameters : float64 array
-        In the order of the ``P_`` constants; `ABSENT` where the device or its table does not do.
-    error : float
-        Root mean square of the logarithm of fitted over measured seconds.
+    BlockFit or None
+        None where the device or its table does not do.
     """
     from scipy.optimize import least_squares
 
@@ -92,20 +111,21 @@ def fit_blocks(
     rows = (points[:, 0] == 0) & (points[:, 2] >= FEW)
     decodes, contexts, times = points[rows, 2], points[rows, 3], seconds[rows]
     if not places or not alone or len(times) < 8 or (times <= 0).any():
-        return ABSENT, 0.0
+        return None
     p = np.array([cores, places, kv_heads, tile_of(dim), heads > kv_heads, alone, 0, 0, 0.0])
     out, keys, heap = np.empty(len(times)), np.empty(int(decodes.max())), np.empty(places)
 
     def error(x: F8) -> F8:
         p[P_SHARED:] = np.exp(x)
         _equal_rows(p, decodes, contexts, keys, heap, out)
-        return np.log(out / times)
+        logarithm: F8 = np.log(out / times)
+        return logarithm
 
     largest = np.argmax(decodes * contexts)
     read = decodes[largest] * kv_heads * contexts[largest]
     start = np.log([times[largest] / read, times.min(), 0.25 * tile_of(dim)])
-    fit = least_squares(error, start, method="lm", diff_step=1e-3)
-    return p, float(np.sqrt(np.mean(error(fit.x) ** 2)))
+    fit = least_squares(error, start, method="lm", diff_step=np.full(3, 1e-3))
+    return BlockFit(p, float(np.median(np.abs(np.expm1(error(fit.x))))), len(times))
 
 
 def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
@@ -161,9 +181,7 @@ def _settle(heap: F8, size: int, value: float) -> None:
 
 
 @compiled_part
-def blocks_seconds(
-    p: F8, contexts: F8, count: int, batch: float, tiles: float, heap: F8
-) -> float:
+def blocks_seconds(p: F8, contexts: F8, count: int, batch: float, tiles: float, heap: F8) -> float:
     """Seconds of one call.
 
     All running blocks are equally fast, so they end in the order of the keys left, and the time is

@@ -20,7 +20,7 @@ from ..workloads.kernel_tables import Table, read_tables
 from ..workloads.ops import Op
 from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS, WIDTH
 from .cost import Cost, Formula, KernelModel
-from .decode_blocks import ABSENT, fit_blocks
+from .decode_blocks import ABSENT, BlockFit, fit_blocks
 from .grid import Grid, filled_grid, grid_rows
 from .spec import DeviceSpec
 
@@ -77,11 +77,12 @@ class TableModel:
     attention : mapping of tuple to Grid
         By query heads, KV heads and head dimension.
     moe : mapping of tuple to Grid
-        By hidden and inner width, experts held and experts of a token.
+        By hidden and inner width, experts and experts of a token. The experts are those that a
+        device holds, or else all: profiles of expert-parallel engines name the model's.
     count : int
         Rows used.
-    blocks : mapping of tuple to float64 array
-        By the key of `attention`, parameters of `decode_blocks`.
+    blocks : mapping of tuple to BlockFit
+        By the key of `attention`, how its thread blocks run; see `decode_blocks`.
     """
 
     base: KernelModel
@@ -89,7 +90,7 @@ class TableModel:
     attention: Mapping[tuple[int, ...], Grid]
     moe: Mapping[tuple[int, ...], Grid]
     count: int
-    blocks: Mapping[tuple[int, ...], F8]
+    blocks: Mapping[tuple[int, ...], BlockFit]
 
     def curve(self, op: Op) -> Curve | None:
         """The measured curve of an op that has one."""
@@ -106,15 +107,19 @@ class TableModel:
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
             return self.attention.get(_heads(op))
         if op.kind == "experts":
-            return self.moe.get(
-                (int(s["hidden"]), int(s["inter"]), int(s["experts"]), int(s["top_k"]))
+            held, all_of_them = (
+                (int(s["hidden"]), int(s["inter"]), int(experts), int(s["top_k"]))
+                for experts in (s["experts"], s.get("all_experts", s["experts"]))
             )
+            return self.moe.get(held, self.moe.get(all_of_them))
         return None
 
     def blocks_of(self, op: Op) -> F8:
         """How the thread blocks of a decode attention op run; `ABSENT` where that is not known."""
-        known = op.kind == "attention_decode" and not op.shape["window"]
-        return self.blocks.get(_heads(op), ABSENT) if known else ABSENT
+        if op.kind != "attention_decode" or op.shape["window"]:
+            return ABSENT
+        fit = self.blocks.get(_heads(op))
+        return ABSENT if fit is None else fit.parameters
 
     def inside_moe(self, op: Op) -> bool:
         """Whether the measured MoE layer includes the op."""
@@ -238,13 +243,14 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel
     moe = _points(
         own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts")
     )
+    fits = {key: fit_blocks(spec, (key[0], key[1], key[2]), *at) for key, at in mixed.items()}
     return TableModel(
         base,
         curves,
         {key: filled_grid(points, seconds) for key, (points, seconds) in mixed.items()},
         {key: filled_grid(points, seconds) for key, (points, seconds) in moe.items()},
         sum(len(t) for t in own.values()),
-        {key: fit_blocks(spec, (key[0], key[1], key[2]), *rows)[0] for key, rows in mixed.items()},
+        {key: fit for key, fit in fits.items() if fit is not None},
     )
 
 

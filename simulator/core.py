@@ -82,7 +82,7 @@ REACHED, LOG_FULL, STUCK, WARM = range(4)
 
 LOG_RATIO = np.log(HIST_RATIO)
 
-RENEWED, FEWER = 32, 16
+RENEWED, FEWER = 64, 8
 """See `set_uneven`."""
 
 

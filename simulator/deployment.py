@@ -16,6 +16,7 @@ from ..workloads.numerics import WEIGHT_GROUPS
 from ..workloads.ops import Op
 from ..workloads.routing import Router, check_routing, make_router
 from .layout import (
+    LOGITS,
     Layout,
     Memory,
     device_memory,
@@ -31,6 +32,9 @@ ATTENTION = ("flash", "unfused")
 
 DRAWS = ("layer", "step")
 """How often expert loads are drawn; see `deploy`."""
+
+EXCHANGES = ("all_to_all", "gather")
+"""How ranks share experts; see `deploy`."""
 
 COSTS = ("auto", "roofline")
 """Where an op's seconds come from; see `deploy`."""
@@ -82,6 +86,8 @@ class Deployment:
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
+    measured : bool
+        Whether kernel tables of the device are in use.
     """
 
     model: ModelSpec
@@ -93,6 +99,7 @@ class Deployment:
     run: Run
     experts: tuple[ExpertPart, ...]
     pools: tuple[Deployment, ...] = ()
+    measured: bool = False
 
     @property
     def lockstep(self) -> bool:
@@ -116,7 +123,7 @@ class Deployment:
 
         A transfer between the devices of a group runs over the link within a node.
         """
-        if op.kind == "all_reduce":
+        if op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
             spec, ranks = self.system.device.link, self.system.device.group
@@ -152,6 +159,7 @@ def deploy(
     draws: str = "layer",
     costs: str = "auto",
     kernels: Sequence[str] = (),
+    exchange: str = "all_to_all",
 ) -> Deployment:
     """Put a model on a system.
 
@@ -174,6 +182,9 @@ def deploy(
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
+    exchange : str
+        How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
+        "gather"; see `Layout.gather`.
 
     Raises
     ------
@@ -184,6 +195,7 @@ def deploy(
     for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
+        ("exchange", exchange, EXCHANGES),
         (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
@@ -193,11 +205,12 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
+                exchange=exchange,
             )
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
-    layout = make_layout(model, system, tp, dp, ep)
+    layout = replace(make_layout(model, system, tp, dp, ep), gather=exchange == "gather")
     shard = shard_model(model, layout)
     device = build_device(system.device, calibrated=costs == "auto")
     if kernels:
@@ -212,6 +225,7 @@ def deploy(
         placement=system.device.placement if placement is None else placement,
         run=Run(model.numerics, system.device.attention if attention is None else attention),
         experts=_expert_parts(shard, layout, routing, seed, draws == "step"),
+        measured=bool(kernels),
     )
 
 

@@ -15,6 +15,9 @@ from .policies import MAX_SEQUENCES, POLICIES, Policy
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
 ENGINES = ("vllm",)
+EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
+"""How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
+(vllm/config/parallel.py; AgRsAll2AllManager in distributed/device_communicators/all2all.py)."""
 D = TypeVar("D", int, None)
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
@@ -42,6 +45,8 @@ class EngineFile:
         Memory of one device as the engine saw it [B].
     device_name : str
         GPU as its driver names it; empty if the file does not say.
+    exchange : str
+        How data-parallel ranks share experts; see `deployment.deploy`.
     """
 
     policy: Policy
@@ -55,6 +60,7 @@ class EngineFile:
     memory_share: float
     memory_bytes: float | None
     device_name: str
+    exchange: str
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:
         """Cache settings on a device: without a number of blocks, what the memory holds."""
@@ -111,6 +117,9 @@ def read_engine(path: str | Path) -> EngineFile:
         memory_share=cache.share("gpu_memory_utilization", 0.9),
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
+        exchange=EXCHANGES.get(
+            keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
+        ),
     )
 
 

@@ -14,10 +14,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..devices.spec import LinkSpec, SystemSpec
+from ..workloads.batch import Moments
 from ..workloads.errors import CapacityError, InputError
 from ..workloads.layers import ExpertAttention, MixtureOfExperts, Run
-from ..workloads.model import Layer, ModelSpec
+from ..workloads.model import Layer, ModelSpec, head_ops
 from ..workloads.ops import Op
+
+LOGITS = "logits"
+"""Label of what the devices of a rank gather after the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,10 @@ class Layout:
         Groups the experts are dealt to.
     expert_tp : int
         Devices one expert is split over.
+    gather : bool
+        Ranks share experts by gathering everybody's tokens before them and scattering the sums
+        after them, instead of sending each token to its experts' ranks; and a rank's devices gather
+        the logits of the whole vocabulary.
     away : frozenset of str
         Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     """
@@ -42,6 +50,7 @@ class Layout:
     dp: int
     ep: int
     expert_tp: int
+    gather: bool = False
     away: frozenset[str] = frozenset()
 
     @property
@@ -84,12 +93,12 @@ def make_layout(
     if experts is None:
         if ep not in (None, 1):
             raise InputError("--ep", f"{model.name} has no experts")
-        return Layout(tp, dp, 1, devices, away)
+        return Layout(tp, dp, 1, devices, away=away)
     if ep is None:
         ep = _default_ep(model, system, devices, experts)
     if devices % ep:
         raise InputError("--ep", f"{ep} must divide the {devices} devices of {system.name}")
-    return Layout(tp, dp, ep, devices // ep, away)
+    return Layout(tp, dp, ep, devices // ep, away=away)
 
 
 def _away(system: SystemSpec) -> frozenset[str]:
@@ -246,6 +255,14 @@ def all_to_all(
     return _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
 
 
+def gather_tokens(kind: str, label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
+    """All-gather or reduce-scatter of the tokens of all ranks, as many on each as on this one.
+
+    The ranks wait for the one with the most tokens, and that one's program is what counts.
+    """
+    return _collective(kind, label, tokens * hidden * ranks, ranks, run)
+
+
 def transfer(label: str, values: float, run: Run) -> Op:
     """Send values from one device of a group to another."""
     return _collective("transfer", label, values, 2, run)
@@ -299,13 +316,35 @@ def _with_transfers(
     return out
 
 
+def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[Op]:
+    """Final norm and logits, and what brings the logits together."""
+    ops = head_ops(spec, m, run, layout.tp)
+    if layout.gather and layout.tp > 1 and spec.vocab:
+        values = m.sequences * ops[-1].shape["n"] * layout.tp
+        ops.append(_collective("all_gather", LOGITS, values, layout.tp, run))
+    return ops
+
+
+def _exchanged(op: Op, part: MixtureOfExperts, tokens: float, layout: Layout, run: Run) -> list[Op]:
+    """The experts between what sends tokens to them and what brings their outputs back."""
+    if layout.gather:
+        moved = (tokens, part.hidden, layout.dp, run)
+        return [
+            gather_tokens("all_gather", "dispatch", *moved), op,
+            gather_tokens("reduce_scatter", "collect", *moved),
+        ]  # fmt: skip
+    sent = (tokens, part.hidden, part.top_k, layout.tp, layout.dp, run)
+    return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
+
+
 def layer_program(
     layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float
 ) -> list[Op]:
     """Join the ops of a layer's parts and insert the collectives between them.
 
     An all-reduce follows each part's output projection (one for both parts of a parallel
-    layer); experts sit between two all-to-alls when several ranks share them.
+    layer); experts sit between two all-to-alls, or an all-gather and a
+    reduce-scatter, when several ranks share them.
     """
     out: list[Op] = []
     hidden = layer.mixer.hidden
@@ -314,8 +353,7 @@ def layer_program(
         exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
         for op in ops:
             if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":
-                sent = (tokens, hidden, part.top_k, layout.tp, layout.dp, run)
-                out += [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
+                out += _exchanged(op, part, tokens, layout, run)
             else:
                 out.append(op)
         last = part is layer.parts[-1]

@@ -17,11 +17,11 @@ from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
 from ..devices.device import Processor
 from ..devices.link import FittedLink, LinkModel
 from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
-from ..workloads.model import embedding_ops, head_ops, layer_ops
+from ..workloads.model import embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .fitted import Fitted, Slot, lower_fitted
-from .layout import layer_program
+from .layout import head_program, layer_program
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 from .uneven import Uneven, uneven_of
 
@@ -214,7 +214,7 @@ def _sections(d: Deployment) -> list[tuple[Build, int]]:
 
     out: list[tuple[Build, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1)]
     out += [(layer(g), count) for g, (_, count) in enumerate(d.shard.groups)]
-    out.append((lambda m: head_ops(d.shard, m, d.run, d.layout.tp), 1))
+    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1))
     return out
 
 

@@ -61,7 +61,6 @@ from .state import (
     State,
 )
 
-
 MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
 

@@ -13,12 +13,11 @@ import numpy as np
 
 from ..devices.cost import Cost
 from ..workloads.batch import PREFILL, Batch, Moments
-from ..workloads.model import embedding_ops, head_ops, layer_ops
+from ..workloads.model import embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
-from .layout import layer_program
+from .layout import head_program, layer_program
 from .placement import regions
-from .uneven import with_uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +105,7 @@ class _Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        windows = deployment.shard.windows
-        self.moments = [
-            with_uneven(deployment, b, b.moments(windows), captured) for b in batches
-        ]
+        self.moments = [_moments(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
             *(np.concatenate([getattr(b, f) for b in batches])
@@ -126,7 +122,7 @@ class _Stage:
             self._ranks([self._dense_ops(group, m, dummy) for m in self.moments], count)
         for part in d.experts:
             self._experts(part)
-        self._ranks([head_ops(d.shard, m, d.run, d.layout.tp) for m in self.moments], 1)
+        self._ranks([head_program(d.shard, m, d.layout, d.run) for m in self.moments], 1)
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
         return StageCost(self.seconds, joules, tuple(self.placed))
 
@@ -194,3 +190,12 @@ class _Stage:
         if self.expected:
             return part.router.expected(part.row, float(self.union.tokens))
         return part.router.loads(self.step, part.row, self.union, self.replica)
+
+
+def _moments(d: Deployment, batch: Batch, captured: int) -> Moments:
+    m = batch.moments(d.shard.windows)
+    if not d.measured:
+        return m
+    from .uneven import with_uneven
+
+    return with_uneven(d, batch, m, captured)

@@ -76,12 +76,11 @@ def graph_batch(decodes: int, captured: int) -> int:
     vLLM captures 1, 2, 4, every 8th up to 256 and every 16th up to the largest
     (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run as they are.
     """
-    if decodes > captured or decodes <= 2:
+    if decodes <= 2:
         return decodes
-    if decodes <= 4:
-        return 4
-    step = 8 if decodes <= 256 else 16
-    return min((decodes + step - 1) // step * step, captured)
+    step = 4 if decodes <= 4 else 8 if decodes <= 256 else 16
+    size = (decodes + step - 1) // step * step
+    return size if size <= captured else decodes
 
 
 @compiled_part

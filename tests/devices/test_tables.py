@@ -14,7 +14,7 @@ from opbyte.devices.calibrated.scalar import MOE_GRID
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
 from opbyte.devices.grid import filled_grid, grid_rows
-from opbyte.devices.tables import Curve, TableModel, table_model
+from opbyte.devices.tables import Curve, TableModel, table_model, whole_tiles
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import read_tables
 
@@ -23,6 +23,11 @@ def test_curve_between_and_beyond() -> None:
     curve = Curve(np.array([1.0, 3.0, 7.0]), np.array([2.0, 4.0, 12.0]))
     assert curve.at(np.array([1.0, 2.0, 5.0, 7.0])).tolist() == [2.0, 3.0, 8.0, 12.0]
     assert curve.at(np.array([0.0, 9.0])).tolist() == [2.0, 12.0]
+
+
+def test_matrix_products_compute_whole_tiles() -> None:
+    rows = np.array([1.0, 15.0, 16.0, 17.0, 32.0, 33.0, 120.0, 125.0, 300.0])
+    assert whole_tiles(rows, 120.0).tolist() == [1, 15, 16, 32, 32, 48, 120, 125, 300]
 
 
 @given(

@@ -108,8 +108,8 @@ class MixtureOfExperts:
             phase="both",
             shape={
                 "hidden": self.hidden, "inter": self.width, "matrices": self.matrices,
-                "experts": self.held, "top_k": self.top_k, "routed": routed,
-                "output_bytes": num.act_bytes * self.hidden,
+                "experts": self.held, "all_experts": self.experts, "top_k": self.top_k,
+                "routed": routed, "output_bytes": num.act_bytes * self.hidden,
             },
             dtype=num.compute("experts"),
             flops=2.0 * routed * one,

@@ -1,0 +1,98 @@
+"""Does what unequal contexts add reach the steps of an engine, the same on both paths?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.compiled import new_books, step_seconds
+from opbyte.simulator.deployment import Deployment, deploy
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.lowering import lower
+from opbyte.simulator.policies import POLICIES, make_policy
+from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.state import F_FIRST, F_LAST
+from opbyte.simulator.uneven import graph_batch, with_uneven
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.jit import compiled
+from opbyte.workloads.requests import RequestBlock
+
+
+@compiled
+def sizes(counts: np.ndarray, captured: int, out: np.ndarray) -> None:
+    for i in range(counts.size):
+        out[i] = graph_batch(counts[i], captured)
+
+
+@compiled
+def one_step(plan, moments, decodes, chunks, books):  # type: ignore[no-untyped-def]
+    return step_seconds(plan, moments, 0, decodes, chunks, chunks.shape[1], True, books)
+
+
+@pytest.mark.parametrize("sequences", [1, 5, 32, 128, 200, 1024])
+def test_captured_sizes(sequences: int) -> None:
+    """The next of vLLM's sizes; batches beyond the largest run as they are."""
+    captured = make_policy("vllm", max_sequences=sequences).captured
+    known = [1, 2, 4, *range(8, 256, 8), *range(256, captured + 1, 16)]
+    known = [n for n in known if n <= captured]
+    counts = np.arange(1, 600)
+    out = np.empty(len(counts), dtype=np.int64)
+    sizes(counts, captured, out)
+    for n, found in zip(counts, out, strict=True):
+        larger = [k for k in known if k >= n]
+        assert found == (larger[0] if larger else n)
+    assert POLICIES["chunked"].captured == 0
+
+
+@pytest.fixture
+def measured(data_set: Callable[[str], Path]) -> Deployment:
+    tables = data_set("serving_runs") / "rtxpro6000--llama-3.1-8b" / "kernels"
+    system = load_system("rtx-pro-6000-x1")
+    return deploy(load_model("llama-3.1-8b"), system, kernels=(str(tables),))
+
+
+def batches() -> list[Batch]:
+    rng = np.random.default_rng(3)
+    uneven = [rng.integers(100, 3000, n).tolist() for n in (2, 9, 30, 70, 128)]
+    return [Batch.of(c) for c in uneven] + [Batch.of(uneven[2], [(300, 0)]), Batch.of([900] * 40)]
+
+
+def test_paths_agree(measured: Deployment) -> None:
+    plan, _ = lower(measured)
+    for batch in batches():
+        m = with_uneven(measured, batch, batch.moments(measured.shard.windows), 256)
+        chunks = np.stack([batch.q_len[batch.phase == 1], batch.seq_id[batch.phase == 1]])
+        found = one_step(plan, m.values[None, :], int(m.decodes), chunks, new_books(plan))
+        assert found == pytest.approx(
+            explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9
+        )
+
+
+def test_only_unequal_decodes_change(measured: Deployment) -> None:
+    windows = measured.shard.windows
+    *unequal, mixed, equal = (with_uneven(measured, b, b.moments(windows), 256) for b in batches())
+    assert mixed.uneven == equal.uneven == 0.0
+    assert all(abs(m.uneven) > 1e-7 for m in unequal)
+    near = Batch.of([900 + i for i in range(40)])  # within one tile of keys
+    assert with_uneven(measured, near, near.moments(windows), 256).uneven == 0.0
+
+
+def test_one_long_context_slows_the_others(measured: Deployment) -> None:
+    """Two engines with the same keys in all: the one with a long context is slower."""
+    ends = []
+    for inputs in ([1200] * 40, [1100] * 39 + [5100]):
+        engine = Engine(measured, make_policy("vllm", 100_000, 64))
+        count = len(inputs)
+        engine.submit(RequestBlock(
+            np.arange(count), np.zeros(count), np.array(inputs), np.full(count, 100),
+        ))  # fmt: skip
+        engine.advance(math.inf)
+        stamps = engine.state.floats[:count]
+        ends.append(float((stamps[:, F_LAST] - stamps[:, F_FIRST]).max()))
+    assert 1.05 < ends[1] / ends[0] < 1.5
