@@ -181,7 +181,8 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
     Parameters
     ----------
     folders : iterable of path-like
-        Each holds ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``.
+        Each holds ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``. Files are
+        passed over: ``RUNS/*`` may name a README beside the folders.
     kernels : bool
         Cost ops by the run's own kernel tables; otherwise by the device's models alone.
 
@@ -190,7 +191,8 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
     InputError
         No folder, a missing file or column, or a device that is not in the catalog.
     """
-    runs = tuple(_replay(Path(folder), kernels) for folder in folders)
+    paths = [path for path in map(Path, folders) if not path.is_file()]
+    runs = tuple(_replay(path, kernels) for path in paths)
     if not runs:
         raise InputError("opbyte validate serving", "needs at least one folder of a run")
     return ServingValidation(runs)

@@ -140,5 +140,7 @@ def test_bad_runs_are_refused(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "kernels")
     with pytest.raises(InputError, match=r"kernels.*no kernel tables"):
         validate_serving([copy])
-    with pytest.raises(InputError, match="at least one folder"):
-        validate_serving([])
+    (tmp_path / "README.md").write_text("beside the runs")
+    for nothing in ([], [tmp_path / "README.md"]):
+        with pytest.raises(InputError, match="at least one folder"):
+            validate_serving(nothing)
