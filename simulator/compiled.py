@@ -31,6 +31,7 @@ from .lowering import (
     E_GROUPS,
     E_LAYERS,
     E_NEAR,
+    E_STAGE,
     E_TOP_K,
     E_UNIFORM,
     F8,
@@ -39,6 +40,7 @@ from .lowering import (
     FORM_FLOPS,
     FORM_STREAM,
     G_LAYERS,
+    G_STAGE,
     G_START,
     G_STOP,
     I8,
@@ -92,6 +94,7 @@ class Books(NamedTuple):
     scratch: Scratch  # of the draws
     loads: I8  # [E]
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
+    stages: F8  # [pp] seconds of the latest step on each pipeline stage
 
 
 @compiled_part
@@ -355,7 +358,7 @@ def step_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
     books: Books,
 ) -> float:  # fmt: skip
-    """Seconds of one step.
+    """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
 
     Parameters
     ----------
@@ -371,7 +374,9 @@ def step_seconds(
     """
     total = 0.0
     mixed = num_chunks > 0
-    cells, wall = books.cells, books.wall
+    cells, wall, stages = books.cells, books.wall, books.stages
+    for s in range(stages.size):
+        stages[s] = 0.0
     for g in range(plan.sections.shape[0]):
         slowest, longest = 0, -1.0
         for r in range(moments.shape[0]):
@@ -380,6 +385,7 @@ def step_seconds(
                 slowest, longest = r, seconds
         layers = plan.sections[g, G_LAYERS]
         total += longest * layers
+        stages[plan.sections[g, G_STAGE]] += longest * layers
         for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
             wall[s] += cells[slowest, s, K_WALL] * layers
     if plan.experts.shape[0] == 0:
@@ -393,7 +399,9 @@ def step_seconds(
             experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
             books.scratch, books.loads,
         )  # fmt: skip
-        total += part_seconds(plan, x, mixed, books)
+        seconds = part_seconds(plan, x, mixed, books)
+        total += seconds
+        stages[experts[E_STAGE]] += seconds
     return total
 
 
@@ -410,6 +418,7 @@ def new_books(plan: Plan) -> Books:
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
         busy=np.zeros((2, processors + 1)),
+        stages=np.zeros(plan.stages),
     )
 
 

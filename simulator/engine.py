@@ -23,6 +23,7 @@ from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
 from .kv import CacheSettings, KvRules, check_fits, kv_rules
 from .lowering import MOST_TOKENS, Plan, Slots, lower
+from .pipeline import Pipe, advance_pipeline, new_pipe
 from .policies import Policy
 from .prefix import widened
 from .state import (
@@ -108,6 +109,7 @@ class Engine:
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
+    pipe: Pipe | None = field(init=False)
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
@@ -123,6 +125,8 @@ class Engine:
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
             self.kv.blocks if self.kv.cached else 0, len(self.slots.processors),
         )  # fmt: skip
+        stages, ranks = self.plan.stages, self.deployment.ranks
+        self.pipe = new_pipe(stages, ranks, self.policy.max_sequences) if stages > 1 else None
         self.warm = self.mark()
 
     @property
@@ -245,10 +249,12 @@ class Engine:
 
     def _run(self, until: float, completions: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
-        status = advance(
-            self.plan, self.policy.limits(), self.kv, self.state, self.books, until,
-            self.clients is not None, completions,
-        )  # fmt: skip
+        what = self.plan, self.policy.limits(), self.kv, self.state, self.books
+        how = until, self.clients is not None, completions
+        if self.pipe is None:
+            status = advance(*what, *how)
+        else:
+            status = advance_pipeline(*what, self.pipe, *how)
         rows = int(self.state.counters[C_LOG])
         if self.keep_log and rows:
             self.logs.append(self.state.log[:rows].copy())

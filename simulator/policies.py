@@ -39,6 +39,7 @@ from .state import (
     I8,
     I_BLOCKS,
     I_CACHED,
+    I_FLIGHT,
     I_GENERATED,
     I_HASHED,
     I_HASHES,
@@ -552,9 +553,10 @@ def plan_rank(
     """Plan one rank's step; returns how many sequences it preempted.
 
     Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The new tokens
-    of each sequence are left in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its
-    prompt chunks in ``st.chunks``.
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. With pipeline
+    parallel a sequence whose step is in flight is never preempted: who needs its memory waits
+    until it can be. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
+    moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
     """
     rank, m = st.ranks[r], st.moments[r]
     for w in range(m.size):
@@ -563,10 +565,10 @@ def plan_rank(
     if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
         return 0
     budget = limits.token_budget
-    preemptions, prompts, j = int64(0), 0, 0
+    preemptions, prompts, j, short = int64(0), 0, 0, False
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
-            if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
+            if preemptions > 0 or short or j + rank[R_LATE] >= limits.max_sequences:
                 break
             head = rank[R_HEAD]
             if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
@@ -580,10 +582,16 @@ def plan_rank(
             request = st.ints[i]
             left = request[I_TARGET] - request[I_CACHED]
             want = min(left if left > 0 else 1, budget)
+            if left <= 0 and request[I_FLIGHT] > 0:
+                want = int64(0)  # the token that goes in next has yet to come
             fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
-                if not fits:
+                if fits:
+                    break
+                if st.ints[st.running[r, rank[R_RUNNING] - 1], I_FLIGHT] > 0:
+                    want, fits, short = int64(0), True, True
+                else:
                     preempt_last(st, kv, r)
                     preemptions += 1
             if not fits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class Request:
     first: float = math.nan
     last: float = math.nan
     preemptions: int = 0
+    flight: int = 0  # batches under way that hold it
     gaps: list[float] = field(default_factory=list)
 
     @property
@@ -196,7 +198,7 @@ class Reference:
 
     policy: Policy
     memories: Sequence[Bytes | Blocks]
-    cost: Callable[[Sequence[Batch], int], float]
+    cost: Callable[[Sequence[Batch], int], Any]  # seconds, of each stage in a `Pipeline`
     clients: int | None = None
     steps: int = 0
     now: float = 0.0
@@ -317,14 +319,19 @@ class Reference:
     def plan_running(
         self, rank: Rank, requests: Sequence[Request]
     ) -> tuple[list[tuple[Request, int]], int, bool]:
-        """Tokens of running sequences, what is left of the budget, whether any was preempted."""
-        budget, plan, preempted = self.policy.token_budget, [], False
+        """Tokens of running sequences, what is left of the budget, whether memory was short."""
+        budget, plan, preempted, short = self.policy.token_budget, [], False, False
         for request in requests:
             if request not in rank.running:  # preempted for one before it
                 continue
             left = request.target - request.cached
             tokens = min(left if left > 0 else 1, budget)
+            if left <= 0 and request.flight:  # its next token has yet to come
+                tokens = 0
             while tokens and not rank.kv.hold(request, request.cached + tokens):
+                if rank.running[-1].flight:  # wait until it is back
+                    tokens, short = 0, True
+                    continue
                 preempted = True
                 victim = rank.running.pop()
                 self.preempt(rank, victim)
@@ -334,7 +341,7 @@ class Reference:
             if tokens:
                 rank.kv.note(request, request.cached + tokens)
                 plan.append((request, tokens))
-        return plan, budget, preempted
+        return plan, budget, preempted or short
 
     def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
         """Start waiting requests with what is left of the budget."""
@@ -374,14 +381,76 @@ class Reference:
 
     def stamp(self, request: Request, tokens: int) -> None:
         request.cached += tokens
-        if request.in_prefill:
-            return
+        if not request.in_prefill:
+            self.token(request)
+
+    def token(self, request: Request) -> None:
         request.generated += 1
         if request.generated == 1:
             request.first = self.now
         else:
             request.gaps.append(self.now - request.last)
         request.last = self.now
+
+
+@dataclass
+class Pipeline(Reference):
+    """The same over pipeline stages: `cost` gives the seconds of each.
+
+    As many batches as there are stages may be under way. A new one is planned as long as there
+    is a place and something to plan; else the oldest is waited for. What a batch holds counts as
+    cached from when it is sent.
+    """
+
+    stages: int = 1
+
+    def serve(self, requests: list[Request]) -> None:
+        to_come = list(requests)
+        for request in to_come:
+            request.target = request.input
+        for request in to_come[: self.clients or 0]:
+            request.arrival = 0.0
+        ranks = [Rank(kv) for kv in self.memories]
+        sent: list[tuple[float, list[tuple[Request, bool]]]] = []
+        free = [0.0] * self.stages
+        while True:
+            self.known = self.now
+            while to_come and to_come[0].arrival <= self.now:
+                self.least_loaded(ranks).waiting.append(to_come.pop(0))
+            if not any(r.running or r.waiting for r in ranks):
+                if not to_come:
+                    return
+                self.now = max(self.now, to_come[0].arrival)
+                continue
+            while len(sent) < self.stages:
+                plans = [self.plan(rank, False) for rank in ranks]
+                if not any(plans):
+                    break
+                seconds = self.cost([batch_of(plan) for plan in plans], self.steps)
+                self.steps += 1
+                at = self.now
+                for s in range(self.stages):  # a stage takes a batch when it has it and is free
+                    at = free[s] = max(at, free[s]) + seconds[s]
+                held = []
+                for plan in plans:
+                    for request, tokens in plan:
+                        request.cached += tokens
+                        request.flight += 1
+                        held.append((request, not request.in_prefill))
+                sent.append((at, held))
+            self.now, held = sent.pop(0)
+            for request, brings_a_token in held:
+                request.flight -= 1
+                if brings_a_token:
+                    self.token(request)
+            for rank in ranks:
+                done = [r for r in rank.running if r.generated == r.output]
+                rank.running = [r for r in rank.running if r.generated < r.output]
+                for request in done:
+                    rank.kv.drop(request)
+                unopened = [r for r in to_come if r.arrival == math.inf]
+                for following, _ in zip(unopened, done, strict=False):
+                    following.arrival = self.now
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

@@ -38,6 +38,7 @@ from opbyte.simulator.state import (
     F_LAST,
     F_SCHEDULED,
     I_BLOCKS,
+    I_FLIGHT,
     I_GENERATED,
     I_ORDER,
     I_PREEMPTED,
@@ -51,12 +52,15 @@ from opbyte.simulator.state import (
 from opbyte.workloads.requests import RequestBlock
 
 SETUPS = (
-    ("llama-3-8b", "h100-x1", "uniform"),
-    ("windowed", "h100-x1", "uniform"),
-    ("jamba-mini", "h100-x1", "uniform"),
-    ("mixtral-8x7b", "duplex-x4", "uniform"),
-    ("mixtral-8x7b", "h100-2x2", "measured"),
-    ("mixtral-8x7b", "duplex-4x1", "power_law:1.0"),
+    ("llama-3-8b", "h100-x1", "uniform", {}),
+    ("windowed", "h100-x1", "uniform", {}),
+    ("jamba-mini", "h100-x1", "uniform", {}),
+    ("mixtral-8x7b", "duplex-x4", "uniform", {}),
+    ("mixtral-8x7b", "h100-2x2", "measured", {}),
+    ("mixtral-8x7b", "duplex-4x1", "power_law:1.0", {}),
+    ("llama-3-8b", "h100-x4", "uniform", {"pp": 4}),
+    ("windowed", "h100-x2", "uniform", {"pp": 2}),
+    ("mixtral-8x7b", "h100-2x2", "measured", {"pp": 2, "tp": 1, "dp": 2}),
 )
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of these small models."""
@@ -162,14 +166,14 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return engine.state.floats[:count, columns]
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads())
 @settings(max_examples=15)
 def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     reference: ModuleType, load: dict[str, Any],
 ) -> None:  # fmt: skip
-    deployment = small(model, system, routing)
+    deployment = small(model, system, routing, **degrees)
     engine = engine_for(deployment, load)
     block = blocks_of(load)
     engine.submit(block)
@@ -182,11 +186,20 @@ def test_same_schedule_as_the_reference(
                 block.hash_ids or [()] * len(block), strict=True)
         )
     ]  # fmt: skip
-    slow = reference.Reference(
-        load["policy"], [memory_of(engine, reference) for _ in range(deployment.ranks)],
-        lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
-        load["clients"],
-    )  # fmt: skip
+    memories = [memory_of(engine, reference) for _ in range(deployment.ranks)]
+    pp = deployment.layout.pp
+    if pp == 1:
+        slow = reference.Reference(
+            load["policy"], memories,
+            lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+            load["clients"],
+        )  # fmt: skip
+    else:
+        slow = reference.Pipeline(
+            load["policy"], memories,
+            lambda batches, step: explicit_stage(deployment, batches, step=step).stages,
+            load["clients"], stages=pp,
+        )  # fmt: skip
     slow.serve(requests)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
     assert counters[C_STEPS] == slow.steps
@@ -221,14 +234,14 @@ def check_pool(engine: Engine, count: int) -> None:
     assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_what_every_schedule_owes(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment = small(model, system, routing)
+    deployment = small(model, system, routing, **degrees)
     engine, block = engine_for(deployment, load), blocks_of(load)
     engine.submit(block)
     state, n, capacity = engine.state, len(block), engine.kv.capacity
@@ -258,20 +271,23 @@ def test_what_every_schedule_owes(
     log = np.concatenate(engine.logs)
     assert (log[:, L_KV] <= deployment.ranks * capacity).all()
     assert state.clocks[T_KV_PEAK] <= capacity
-    assert engine.books.wall.sum() == pytest.approx(state.clocks[T_BUSY], rel=1e-9)
+    if deployment.layout.pp == 1:  # stages work side by side
+        assert engine.books.wall.sum() == pytest.approx(state.clocks[T_BUSY], rel=1e-9)
+    else:
+        assert not state.ints[:n, I_FLIGHT].any()
 
 
 cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_pieces_equal_one_go(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment, block = small(model, system, routing), blocks_of(load)
+    deployment, block = small(model, system, routing, **degrees), blocks_of(load)
     load = load | {"clients": None}
     whole = engine_for(deployment, load)
     whole.submit(block)
