@@ -366,6 +366,7 @@ def simulate(
     tp: int | None = None,
     dp: int | None = None,
     ep: int | None = None,
+    pp: int | None = None,
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
@@ -398,7 +399,7 @@ def simulate(
         and KV blocks; options given beside it come first.
     kernels : str or Path, optional
         Measured kernel tables of the device.
-    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep
+    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep, pp
         See `simulator.deployment.deploy`.
     warmup : int, optional
         Completions left out of rates and latencies; none by default.
@@ -424,7 +425,8 @@ def simulate(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
-    tp, dp, ep = (check_whole(x, f"--{n}") for x, n in ((tp, "tp"), (dp, "dp"), (ep, "ep")))
+    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
+    degrees = {name: check_whole(x, f"--{name}") for name, x in degrees.items()}
     work: dict[str, Any] = {
         "source": trace, "rate": rate, "closed_loop": closed_loop, "limit": requests,
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
@@ -433,11 +435,11 @@ def simulate(
     check_seed(seed)
     setup = read_engine(engine) if engine is not None else None
     if setup is not None:
-        tp, dp, ep = tp or setup.tp, dp or setup.dp, ep or setup.ep
+        degrees = {name: x or getattr(setup, name) for name, x in degrees.items()}
         dtype, kv_dtype = dtype or setup.dtype, kv_dtype or setup.kv_dtype
         max_model_len = max_model_len or setup.max_model_len
     where: dict[str, Any] = {
-        "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
+        **degrees, "placement": placement, "attention": attention,
         "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
     }  # fmt: skip
     limits = Batching(

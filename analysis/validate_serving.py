@@ -223,10 +223,11 @@ def _stream(name: str, table: pd.DataFrame) -> RequestStream:
 
 def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
     tables = folder / "kernels"
-    name = f"{_device(folder)}-x{engine.tp * engine.dp}"
+    name = f"{_device(folder)}-x{engine.tp * engine.dp * engine.pp}"
     model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
     return deploy(
-        model, system, tp=engine.tp, dp=engine.dp, ep=engine.ep if model.moe_layers else None,
+        model, system, tp=engine.tp, dp=engine.dp, pp=engine.pp,
+        ep=engine.ep if model.moe_layers else None,
         kernels=(str(tables),) if kernels else (),
     )  # fmt: skip
 
