@@ -347,6 +347,8 @@ def simulate(
     input_len: int | None = None,
     output_len: int | None = None,
     lengths: str | None = None,
+    turns: float | None = None,
+    think: float | None = None,
     cv: float | None = None,
     rate_scale: float | None = None,
     spread: float | None = None,
@@ -386,7 +388,7 @@ def simulate(
         Catalog name or file.
     trace : str or Path, optional
         Request trace; see `workloads.requests.open_requests` for formats and for `rate`,
-        `closed_loop`, lengths, `cv`, `rate_scale`, `spread` and `duration`.
+        `closed_loop`, lengths, `turns`, `think`, `cv`, `rate_scale`, `spread` and `duration`.
     requests : int, optional
         Most requests.
     policy : str, optional
@@ -430,6 +432,7 @@ def simulate(
     work: dict[str, Any] = {
         "source": trace, "rate": rate, "closed_loop": closed_loop, "limit": requests,
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
+        "turns": turns, "think": think,
         "rate_scale": rate_scale, "spread": spread, "duration": duration,
     }  # fmt: skip
     check_seed(seed)

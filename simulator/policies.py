@@ -261,6 +261,7 @@ def drop(st: State, kv: KvRules, r: int, i: int) -> None:
         st.free[r] += st.floats[i, F_HELD]
         st.floats[i, F_HELD] = 0.0
         return
+    note_content(st, kv, r, i, min(request[I_CACHED], request[I_HASHED]))  # outputs of sessions
     pool, rank = st.pool, st.ranks[r]
     row = pool.held[r, request[I_SLOT]]
     while request[I_BLOCKS] > 0:

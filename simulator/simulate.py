@@ -248,7 +248,7 @@ def run(
             deployment.model.name,
             "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
         )
-    if fleet is not None or stop is not None or deployment.pools:
+    if fleet is not None or stop is not None or deployment.pools or _has_sessions(stream):
         served = serve_cluster(
             pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,
             keep_log=keep_stages, progress=progress, router=(fleet or Fleet()).router,
@@ -280,6 +280,12 @@ def run(
         engines, deployment, policy, stream, seed, _requests(engines), warm, end, interval, scale,
         began,
     )  # fmt: skip
+
+
+def _has_sessions(stream: RequestStream) -> bool:
+    """Whether requests follow each other, so that arrivals depend on the run."""
+    first = next(iter(stream), None)
+    return first is not None and first.turns is not None
 
 
 def _check_count(stream: RequestStream, warmup: int, completed: int) -> None:

@@ -26,6 +26,9 @@ class Request:
     input: int
     output: int
     hashes: Sequence[int] = ()
+    session: int | None = None
+    follows: Request | None = None
+    think: float = 0.0
     target: int = 0
     cached: int = 0
     generated: int = 0
@@ -45,7 +48,9 @@ class Request:
 
     @property
     def hashed(self) -> int:
-        """Prompt tokens whose content a trace tells."""
+        """Tokens whose content a trace tells: of the prompt, or all where a session goes on."""
+        if self.session is not None:
+            return self.input + self.output
         return min(self.input, HASH_TOKENS * len(self.hashes))
 
 
@@ -116,6 +121,8 @@ class Blocks:
         if (j + 1) * self.block > request.hashed:
             return ("own", request.index, j)
         start = j * self.block
+        if request.session is not None:
+            return ("session", request.session, j)
         return ("hash", request.hashes[start // HASH_TOKENS], start % HASH_TOKENS)
 
     def found(self, request: Request) -> list[int]:
@@ -170,8 +177,9 @@ class Blocks:
 
     def drop(self, request: Request) -> None:
         """Free a sequence's blocks, its last one first; a preempted one can find them again."""
-        if request.generated < request.output:
-            self._note_until(request, request.cached // self.block)
+        done = request.generated == request.output
+        known = min(request.cached, request.hashed) if done else request.cached
+        self._note_until(request, known // self.block)
         for b in reversed(request.blocks):
             self.users[b] -= 1
             if self.users[b] == 0:
@@ -205,10 +213,12 @@ class Reference:
     known: float = 0.0
     unpolled: int = 0  # decoding-only steps since arrivals were looked at
     waited: int = 0  # plans that let prompts wait
+    later: list[Request] = field(default_factory=list)  # what follows a request that is not done
 
     def serve(self, requests: list[Request]) -> None:
-        to_come = list(requests)
-        for request in to_come:
+        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
+                               for first in (True, False))  # fmt: skip
+        for request in requests:
             request.target = request.input
         for request in to_come[: self.clients or 0]:
             request.arrival = 0.0
@@ -244,11 +254,21 @@ class Reference:
                     self.stamp(request, tokens)
                 rank.late = [r for r in rank.running if r.generated == r.output]
                 rank.running = [r for r in rank.running if r.generated < r.output]
-                unopened = [r for r in to_come if r.arrival == math.inf]
-                for following, _ in zip(unopened, rank.late, strict=False):
-                    following.arrival = self.now  # a client's next request
+                self.open(to_come, rank.late)
             if not self.policy.ahead:
                 self.forget_late(ranks)
+
+    def open(self, to_come: list[Request], done: Sequence[Request]) -> None:
+        """What comes after requests that are done: a client's next, or a session's."""
+        unopened = [r for r in to_come if r.arrival == math.inf]
+        for following, _ in zip(unopened, done, strict=False):
+            following.arrival = self.now
+        for request in done:
+            for following in [r for r in self.later if r.follows is request]:
+                following.arrival = max(following.arrival, self.now + following.think)
+                self.later.remove(following)
+                to_come.append(following)
+                to_come.sort(key=lambda r: r.arrival)  # stable
 
     def least_loaded(self, ranks: Sequence[Rank]) -> Rank:
         weight = self.policy.waiting_load
@@ -405,8 +425,9 @@ class Pipeline(Reference):
     stages: int = 1
 
     def serve(self, requests: list[Request]) -> None:
-        to_come = list(requests)
-        for request in to_come:
+        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
+                               for first in (True, False))  # fmt: skip
+        for request in requests:
             request.target = request.input
         for request in to_come[: self.clients or 0]:
             request.arrival = 0.0
@@ -448,9 +469,7 @@ class Pipeline(Reference):
                 rank.running = [r for r in rank.running if r.generated < r.output]
                 for request in done:
                     rank.kv.drop(request)
-                unopened = [r for r in to_come if r.arrival == math.inf]
-                for following, _ in zip(unopened, done, strict=False):
-                    following.arrival = self.now
+                self.open(to_come, done)
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
