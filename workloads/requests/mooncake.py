@@ -26,7 +26,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
 
     Stamps are kept as they are; the conversation trace's are multiples of 3 s to
     a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none. A line
-    may have the keys of `sessions`; whether any has is told from the first one.
+    may have the keys of `sessions` that the first one has (null where it has no value).
 
     Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
     """
@@ -51,6 +51,7 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
                 _hash_ids(path, line, item, int(most))
                 for line, item, most in zip(lines, objects, blocks, strict=True)
             )
+        _check_late_keys(path, lines, objects, sessions.names)
         find = partial(_named, path, lines, objects)
         yield sessions.read(find, Rows(stamp_ms / 1000, inputs, outputs, ids))
     if hashed is None:
@@ -72,6 +73,17 @@ def _objects(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]]]
         lines.append(number)
         objects.append(item)
     return lines, objects
+
+
+def _check_late_keys(
+    path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]
+) -> None:
+    """Refuse keys of sessions that the first line did not have: its requests are read already."""
+    late = [key for key in ("session", "predecessor", "think_s") if key not in names]
+    for line, item in zip(lines, objects, strict=True):
+        for key in late:
+            if key in item:
+                raise InputError(at_line(path, line), f"has {key!r}, which the first line has not")
 
 
 def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], key: str) -> Column:
