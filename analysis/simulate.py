@@ -19,6 +19,7 @@ from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests
 from ..workloads.requests.options import MAX_SIZE, check_count, check_seed, check_whole
+from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .load import load
 from .result import Result, seconds, show
@@ -102,6 +103,7 @@ class Simulation(Result):
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
+            "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
             "wall_s": r.wall_s,
         }
@@ -120,8 +122,12 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), self.rests_on(),
+            where_rows(self.run), *self.outside_tables(), self.rests_on(),
         ]  # fmt: skip
+
+    def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """How often ops lay outside the kernel tables; nothing where none are in use."""
+        return coverage_blocks(coverage(self.run))
 
     def sections(self) -> Sequence[Section]:
         from .report.simulation import run_sections

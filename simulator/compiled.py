@@ -22,7 +22,7 @@ from ..devices.cost import (
 )
 from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ..workloads.jit import compiled_inline, compiled_part, int64
-from .fitted import fitted_experts, fitted_seconds
+from .fitted import experts_beyond, fitted_experts, fitted_outside, fitted_seconds
 from .lowering import (
     B1,
     CO_PROCESS,
@@ -62,19 +62,20 @@ from .lowering import (
 )
 from .placement import CLEARLY
 
-(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(8)
-NUM_TALLIES = 5
-"""Columns of `Books.tally` (the first five) and of `totals`: per op and processor, summed over
-devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, and
-joules by path."""
+(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(9)
+NUM_TALLIES = 6
+NUM_TOTALS = 9
+"""Columns of `Books.tally` (the first six) and of `totals`: per op and processor, summed over
+devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, how many of
+them outside the kernel tables in use, and joules by path."""
 
-(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT) = range(6)
-NUM_CELL = 6
+(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE) = range(7)
+NUM_CELL = 7
 """Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
-beside another op; the processor is -1 where the op has nothing to do."""
+beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables."""
 
-(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS) = range(4)
-NUM_SHARE = 4
+(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE) = range(5)
+NUM_SHARE = 5
 """Columns of `Books.share`: one step's experts of one part on one processor, all groups."""
 
 (Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
@@ -153,6 +154,7 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     seconds = fitted_seconds(plan.fitted, s, m, seconds + params[p, P_FIXED])
     cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
     cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
+    cell[K_OUTSIDE] = fitted_outside(plan.fitted, s, m)
 
 
 @compiled_part
@@ -183,6 +185,7 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
             row[T_STREAM] += cell[K_STREAM] * times
             row[T_ACT] += cell[K_ACT] * times
             row[T_RUNS] += times
+            row[T_OUTSIDE] += cell[K_OUTSIDE] * times
     return total
 
 
@@ -232,6 +235,7 @@ def experts_whole(
     share[best, A_TOKENS] += routed
     share[best, A_ACTIVE] += active
     share[best, A_RUNS] += 1.0
+    share[best, A_OUTSIDE] += experts_beyond(plan.fitted, row, routed, active)
     return best_seconds
 
 
@@ -348,6 +352,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
+            total[T_OUTSIDE] += share[p, A_OUTSIDE] * times
     books.tally[row, 0, T_ACT] += sums * times
     books.wall[row] += slowest * layers
     return float(slowest * layers)
@@ -423,10 +428,10 @@ def new_books(plan: Plan) -> Books:
 
 
 def totals(plan: Plan, tally: F8) -> F8:
-    """Running totals with energy, which is linear in them, shape (S+X, P, 8)."""
+    """Running totals with energy, which is linear in them, shape (S+X, P, 9)."""
     link = np.zeros(len(tally), dtype=np.bool_)
     link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
-    out = np.zeros((*tally.shape[:2], 8))
+    out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
     act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
     out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act

@@ -65,7 +65,7 @@ class Mark:
     time_s : float
     emitted, prompt, steps, preemptions : int
         Tokens emitted, prompt tokens processed, steps run, sequences preempted.
-    totals : float64 array, shape (ops, processors, 8)
+    totals : float64 array, shape (ops, processors, 9)
         See `compiled.totals`.
     wall : float64 array, shape (ops,)
     """

@@ -19,6 +19,7 @@ from .compiled import (
     T_J_COMPUTE,
     T_J_DRAM,
     T_J_LINK,
+    T_OUTSIDE,
     T_RUNS,
     T_STREAM,
     totals,
@@ -92,6 +93,8 @@ class OpTotal:
         Dynamic energy by path.
     runs : float
         Times it ran (layers x steps x devices).
+    outside : float
+        How many of them lay outside the kernel tables, where some are in use.
     """
 
     layer: str
@@ -105,6 +108,7 @@ class OpTotal:
     act_bytes: float
     joules: Mapping[str, float]
     runs: float
+    outside: float
 
     @property
     def bytes(self) -> float:
@@ -457,7 +461,7 @@ def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
             float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
             {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
              "link": float(t[T_J_LINK])},
-            float(t[T_RUNS]),
+            float(t[T_RUNS]), float(t[T_OUTSIDE]),
         )
         for (layer, name, kind, processor), t in rows.items()
     )  # fmt: skip
