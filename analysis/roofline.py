@@ -221,12 +221,12 @@ def roofline(
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
     degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
-    degrees = {name: check_whole(x, f"--{name}") for name, x in degrees.items()}
+    where_to: dict[str, Any] = {n: check_whole(x, f"--{n}") for n, x in degrees.items()}
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, dtype, kv_dtype)
     deployment = deploy(
-        spec, where, **degrees, placement=placement, attention=attention,
+        spec, where, **where_to, placement=placement, attention=attention,
         routing=routing, costs=costs,
     )  # fmt: skip
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)

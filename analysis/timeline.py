@@ -53,7 +53,9 @@ def _names(tracks: list[str], lanes: int) -> list[Event]:
     """Names of the tracks, in the order they are shown."""
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
     out: list[Event] = [{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "engine"}}]
-    flights = [(FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes if lanes > 1 else 0)]
+    flights = [
+        (FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes if lanes > 1 else 0)
+    ]
     for tid, name in [*enumerate(threads, 1), *flights]:
         meta: Event = {"ph": "M", "pid": 1, "tid": tid}
         out.append({"name": "thread_name", **meta, "args": {"name": name}})

@@ -15,8 +15,6 @@ from .calibrated.scalar import (
     MIXED_DECODE,
     MIXED_PREFILL,
     U_BATCH,
-    U_DECODE_KV,
-    U_DECODES,
     U_KV,
     U_PAIRS,
     U_TOKENS,

@@ -362,7 +362,7 @@ class _Cluster:
     def _follow(self, job: Job) -> None:
         """Let a request come after the one that it follows."""
         self.to_come += 1
-        before = self.known[job.follows] if job.follows in self.known else None
+        before = self.known.get(job.follows)
         if before is None or before.order < 0:
             self.following[job.follows] = job
         else:

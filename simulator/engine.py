@@ -191,7 +191,9 @@ class Engine:
             rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
             rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, covered)
             if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
-                pool = pool._replace(hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers))))
+                pool = pool._replace(
+                    hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers)))
+                )
             pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
             self.hashes += len(numbers)
         self.state = self.state._replace(pool=pool)

@@ -293,7 +293,9 @@ def _expert_seconds(fitted: Fitted, row: int, routed: int, active: int) -> float
 def _op_outside(fitted: Fitted, s: int, m: F8) -> bool:
     slot = fitted.slots[s]
     if slot[K_MOST] != GRID:
-        return bool(slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST]))
+        return bool(
+            slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST])
+        )
     forms = fitted.sums[s]
     axes, sizes = fitted.axes[0], fitted.sizes[0]
     if slot[K_CODE] == MIXED_DECODE:

@@ -121,7 +121,9 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
     if system.groups % pp:
         raise InputError("--pp", f"{pp} must divide the {system.groups} devices of {system.name}")
     if pp > len(model.layers):
-        raise InputError("--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}")
+        raise InputError(
+            "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"
+        )
     if system.device.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError("--pp", f"{reason}, as on {system.name}")
@@ -143,9 +145,7 @@ def _experts(model: ModelSpec) -> int | None:
     return math.gcd(*counts) if counts else None
 
 
-def _default_tp(
-    model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str
-) -> int:
+def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str) -> int:
     if dp is not None:
         if devices % dp:
             raise InputError("--dp", f"{dp} must divide {of}")

@@ -168,8 +168,13 @@ def lower(
         can=able_rows,
         experts=np.array(
             [
-                (*_expert_counts(part), _near(d, able_rows[len(form) + x]), classes[x],
-                 part.layers, part.stage)
+                (
+                    *_expert_counts(part),
+                    _near(d, able_rows[len(form) + x]),
+                    classes[x],
+                    part.layers,
+                    part.stage,
+                )
                 for x, part in enumerate(d.experts)
             ],
             dtype=np.int64,
@@ -198,8 +203,10 @@ Build = Callable[[Moments], list[Op]]
 
 
 def _sections(d: Deployment) -> list[tuple[Build, int, int]]:
-    """Of every stage the embedding, each distinct layer without its experts, the head, and what is
-    sent on: builders, layer counts and stages."""
+    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
+
+    Returns builders, layer counts and pipeline stages.
+    """
 
     def layer(spec: Layer) -> Build:
         dummy = Loads(np.zeros(1), np.zeros(1))

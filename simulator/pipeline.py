@@ -91,7 +91,7 @@ def send_through(pipe: Pipe, seconds: F8, now: float) -> float:
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     pipe.ends[place] = end
     pipe.ring[P_COUNT] += 1
-    return start
+    return float(start)
 
 
 @compiled_part

@@ -52,7 +52,7 @@ def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 @ROUTERS.register("sticky")
 def sticky(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where the session's last request ran, whose blocks may still be there; else least loaded."""
-    return least_loaded(count, loads) if home is None else home
+    return least_loaded(count, loads, home) if home is None else home
 
 
 def _first_smallest(scores: Sequence[int]) -> int:

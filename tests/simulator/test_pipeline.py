@@ -15,14 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, new_books, step_seconds, totals
+from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, Books, new_books, step_seconds, totals
 from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.engine import Engine
 from opbyte.simulator.kv import CacheSettings, kv_rules
 from opbyte.simulator.layout import stage_models
 from opbyte.simulator.lowering import F8, I8, Plan, lower
 from opbyte.simulator.policies import Policy, make_policy
-from opbyte.simulator.compiled import Books
 from opbyte.simulator.simulate import run
 from opbyte.simulator.stage import explicit_stage
 from opbyte.simulator.state import F_FIRST, F_LAST
@@ -101,9 +100,7 @@ def test_no_stage_is_overdrawn() -> None:
 
 
 @compiled
-def one_step(
-    plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books
-) -> float:
+def one_step(plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books) -> float:
     """`step_seconds` for a caller outside compiled code."""
     return step_seconds(plan, moments, 3, decodes, chunks, chunks.shape[1], True, books)
 

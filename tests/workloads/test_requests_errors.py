@@ -61,8 +61,8 @@ BAD_FILES: dict[str, tuple[str | bytes, int, str]] = {
     "thinks back": (SESSIONS + "a,0,9,9,,-1\n", 2, "think_s '-1' must be seconds"),
     "thinks words": (SESSIONS + "a,0,9,9,,soon\n", 2, "think_s 'soon' is not a number"),
     "JSON session": (
-        '{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n'
-        '{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n', 2, "fewer than",
+        '{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n' * 2,
+        2, "fewer than",
     ),
     "invalid JSON": (MOONCAKE + '{"timestamp": 1,\n', 2, "not valid JSON"),
     "JSON list": (MOONCAKE + "[1, 2]\n", 2, "must be a JSON object"),

@@ -48,7 +48,9 @@ def test_json_lines(tmp_path: Path) -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match=r":2: has 'think_s', which the first line has not"):
         open_requests(path).read()
-    path.write_text(path.read_text().replace('"predecessor": null', '"predecessor": null, "think_s": 0'))
+    path.write_text(
+        path.read_text().replace('"predecessor": null', '"predecessor": null, "think_s": 0')
+    )
     found = turns_of(path)
     assert (found.follows.tolist(), found.think_s.tolist()) == ([-1, 0], [0.0, 3.0])
 
