@@ -104,7 +104,7 @@ class Policy:
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
-        next one on.
+        next one on. With pipeline parallel it changes nothing, see `pipeline`.
     caching : bool
         Prefix caching: freed blocks keep their content until they are handed out again, see
         `prefix`. Only models whose layers all cache every token can use it.

@@ -84,7 +84,8 @@ class OpTotal:
     ----------
     layer, name, kind, processor : str
     wall_s : float
-        Seconds it contributed to the clock (critical path), on all its processors together.
+        Seconds it contributed to the clock (critical path), on all its processors together. With
+        pipeline parallel, to that of its stage; the stages work side by side.
     busy_s : float
         Device-seconds it kept this processor busy.
     flops, stream_bytes, act_bytes : float
