@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..workloads.errors import InputError
 from ..workloads.requests import RequestStream
-from .cluster import Job, Served, serve_cluster
+from .cluster import Served, serve_cluster
 from .compiled import (
     T_ACT,
     T_BUSY,
@@ -29,6 +29,7 @@ from .engine import Engine, Progress, serve
 from .fleet import Fleet, pools_of
 from .kv import CacheSettings
 from .metrics import Quantiles, histogram_quantiles, quantiles
+from .nodes import Job
 from .policies import Policy
 from .state import (
     C_COMPLETED,
