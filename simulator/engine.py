@@ -127,6 +127,11 @@ class Engine:
             self.kv.blocks if self.kv.cached else 0, len(self.slots.processors),
         )  # fmt: skip
         stages, ranks = self.plan.stages, self.deployment.ranks
+        if stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
+            raise InputError(
+                "--pp",
+                f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
+            )
         self.pipe = new_pipe(stages, ranks, self.policy.max_sequences) if stages > 1 else None
         self.warm = self.mark()
 

@@ -144,6 +144,11 @@ class Policy:
         if self.prompts_alone and self.lazy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether prompts may wait for others."""
+        return self.gather_steps > 0 or self.even_steps > 0
+
     def limits(self) -> Limits:
         """The same for the compiled path."""
         return Limits(

@@ -211,6 +211,14 @@ def test_links_between_nodes() -> None:
     assert names == [{device.link.name}, {device.node_link.name}]
 
 
+@pytest.mark.parametrize("rule", [{"poll_steps": 4}, {"gather_steps": 2}, {"even_steps": 2}])
+def test_policies_that_wait_are_refused(rule: dict[str, int]) -> None:
+    """Rules of engines that run one batch at a time."""
+    policy = Policy("waits", 512, 64, chunked=True, reserve=False, **rule)
+    with pytest.raises(InputError, match="--pp: cannot go with policy waits"):
+        Engine(made("llama-3-8b", "h100-x4", {"pp": 4}), policy)
+
+
 @pytest.mark.parametrize(("system", "degrees", "part"), [
     ("h100-x4", {"pp": 3}, "--pp: 3 must divide the 4 devices"),
     ("h100-x4", {"pp": 2, "tp": 4}, "tp 4 x dp 0 must be the 2 of each stage"),

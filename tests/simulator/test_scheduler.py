@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -137,6 +138,14 @@ def blocks_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
     )
 
 
+def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
+    """The same workload; pipelines refuse policies that poll or let prompts wait."""
+    if deployment.layout.pp == 1:
+        return load
+    policy = replace(load["policy"], poll_steps=1, gather_steps=0, even_steps=0)
+    return load | {"policy": policy}
+
+
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
     block, tokens = blocks_of(load), load["block"]
@@ -174,6 +183,7 @@ def test_same_schedule_as_the_reference(
     reference: ModuleType, load: dict[str, Any],
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
+    load = meant_for(deployment, load)
     engine = engine_for(deployment, load)
     block = blocks_of(load)
     engine.submit(block)
@@ -242,6 +252,7 @@ def test_what_every_schedule_owes(
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
+    load = meant_for(deployment, load)
     engine, block = engine_for(deployment, load), blocks_of(load)
     engine.submit(block)
     state, n, capacity = engine.state, len(block), engine.kv.capacity
@@ -288,7 +299,7 @@ def test_pieces_equal_one_go(
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
     deployment, block = small(model, system, routing, **degrees), blocks_of(load)
-    load = load | {"clients": None}
+    load = meant_for(deployment, load) | {"clients": None}
     whole = engine_for(deployment, load)
     whole.submit(block)
     whole.advance(math.inf)
