@@ -53,7 +53,7 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
                 continue
         out.append(_entry("roofline", processor.name, sources, (below, "memory.")))
     links = {"link": "links within a node", "node_link": "links between nodes"}
-    used = ["link"] if deployment.layout.tp > 1 or deployment.layout.dp > 1 else []
+    used = ["link"] if deployment.layout.all_devices > 1 else []
     if deployment.system.nodes > 1:
         used.append("node_link")
     for key in used:

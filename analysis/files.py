@@ -97,7 +97,10 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
     system = run.deployment.system
     devices = system.devices_per_node * system.nodes // run.deployment.replicas
-    folder.write(f"{below}timeline.json", lambda path: write_timeline(run.stages, devices, path))
+    lanes = run.deployment.layout.pp
+    folder.write(
+        f"{below}timeline.json", lambda path: write_timeline(run.stages, devices, path, lanes)
+    )
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))

@@ -87,10 +87,11 @@ class Roofline(Result):
             "context": self.context,
             "prefill": self.prefill,
             "placement": self.deployment.placement,
-            "devices": layout.devices,
+            "devices": layout.all_devices,
             "tp": layout.tp,
             "dp": layout.dp,
             "ep": layout.ep,
+            "pp": layout.pp,
             "ops": [op.to_dict() for op in self.ops],
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
@@ -125,6 +126,8 @@ class Roofline(Result):
         layout = f"placement {d.placement}, tp {d.layout.tp}, dp {d.layout.dp}"
         if d.experts:
             layout += f", ep {d.layout.ep}"
+        if d.layout.pp > 1:
+            layout += f", pp {d.layout.pp}"
         dtype = d.model.numerics.default
         step = f"one step takes {seconds(self.step_seconds)}"
         return [
@@ -179,6 +182,7 @@ def roofline(
     tp: int | None = None,
     dp: int | None = None,
     ep: int | None = None,
+    pp: int | None = None,
     placement: str | None = None,
     attention: str | None = None,
     costs: str = "auto",
@@ -216,12 +220,13 @@ def roofline(
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
-    tp, dp, ep = (check_whole(x, f"--{n}") for x, n in ((tp, "tp"), (dp, "dp"), (ep, "ep")))
+    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
+    where_to: dict[str, Any] = {n: check_whole(x, f"--{n}") for n, x in degrees.items()}
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, dtype, kv_dtype)
     deployment = deploy(
-        spec, where, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
+        spec, where, **where_to, placement=placement, attention=attention,
         routing=routing, costs=costs,
     )  # fmt: skip
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)

@@ -19,6 +19,7 @@ from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests
 from ..workloads.requests.options import MAX_SIZE, check_count, check_seed, check_whole
+from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .load import load
 from .result import Result, seconds, show
@@ -102,6 +103,7 @@ class Simulation(Result):
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             "evidence": self.evidence,
+            "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
             "wall_s": r.wall_s,
         }
@@ -120,8 +122,12 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), self.rests_on(),
+            where_rows(self.run), *self.outside_tables(), self.rests_on(),
         ]  # fmt: skip
+
+    def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """How often ops lay outside the kernel tables; nothing where none are in use."""
+        return coverage_blocks(coverage(self.run))
 
     def sections(self) -> Sequence[Section]:
         from .report.simulation import run_sections
@@ -347,6 +353,8 @@ def simulate(
     input_len: int | None = None,
     output_len: int | None = None,
     lengths: str | None = None,
+    turns: float | None = None,
+    think: float | None = None,
     cv: float | None = None,
     rate_scale: float | None = None,
     spread: float | None = None,
@@ -366,6 +374,7 @@ def simulate(
     tp: int | None = None,
     dp: int | None = None,
     ep: int | None = None,
+    pp: int | None = None,
     warmup: int | None = None,
     seed: int = 0,
     seeds: int | None = None,
@@ -385,7 +394,7 @@ def simulate(
         Catalog name or file.
     trace : str or Path, optional
         Request trace; see `workloads.requests.open_requests` for formats and for `rate`,
-        `closed_loop`, lengths, `cv`, `rate_scale`, `spread` and `duration`.
+        `closed_loop`, lengths, `turns`, `think`, `cv`, `rate_scale`, `spread` and `duration`.
     requests : int, optional
         Most requests.
     policy : str, optional
@@ -398,7 +407,7 @@ def simulate(
         and KV blocks; options given beside it come first.
     kernels : str or Path, optional
         Measured kernel tables of the device.
-    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep
+    costs, placement, attention, routing, dtype, kv_dtype, tp, dp, ep, pp
         See `simulator.deployment.deploy`.
     warmup : int, optional
         Completions left out of rates and latencies; none by default.
@@ -424,20 +433,22 @@ def simulate(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
-    tp, dp, ep = (check_whole(x, f"--{n}") for x, n in ((tp, "tp"), (dp, "dp"), (ep, "ep")))
+    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
+    degrees = {name: check_whole(x, f"--{name}") for name, x in degrees.items()}
     work: dict[str, Any] = {
         "source": trace, "rate": rate, "closed_loop": closed_loop, "limit": requests,
         "input_len": input_len, "output_len": output_len, "lengths": lengths, "cv": cv,
+        "turns": turns, "think": think,
         "rate_scale": rate_scale, "spread": spread, "duration": duration,
     }  # fmt: skip
     check_seed(seed)
     setup = read_engine(engine) if engine is not None else None
     if setup is not None:
-        tp, dp, ep = tp or setup.tp, dp or setup.dp, ep or setup.ep
+        degrees = {name: x or getattr(setup, name) for name, x in degrees.items()}
         dtype, kv_dtype = dtype or setup.dtype, kv_dtype or setup.kv_dtype
         max_model_len = max_model_len or setup.max_model_len
     where: dict[str, Any] = {
-        "tp": tp, "dp": dp, "ep": ep, "placement": placement, "attention": attention,
+        **degrees, "placement": placement, "attention": attention,
         "routing": routing, "costs": costs, "kernels": () if kernels is None else (str(kernels),),
         "exchange": "all_to_all" if setup is None else setup.exchange,
     }  # fmt: skip

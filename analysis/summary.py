@@ -30,6 +30,8 @@ def heading(r: Run) -> str:
     parallel = f"tp {layout.tp}, dp {layout.dp}"
     if d.experts:
         parallel += f", ep {layout.ep}"
+    if layout.pp > 1:
+        parallel += f", pp {layout.pp}"
     return (
         f"{d.model.name} on {d.system.name}: policy {r.policy.name}, placement {d.placement}, "
         f"{parallel}; {len(r.requests.request_id):,} requests from {r.workload}"
@@ -145,7 +147,7 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
         groups.setdefault((op.layer, op.name), []).append(op)
     clock = sum(ops[0].wall_s for ops in groups.values())
     joules = sum(energy(op) for op in r.ops)
-    devices = r.deployment.layout.devices / r.deployment.replicas
+    devices = r.deployment.layout.all_devices / r.deployment.replicas
     rows, small = [], []
     for ops in groups.values():
         share, part = ratio(ops[0].wall_s, clock) or 0.0, ratio(sum(map(energy, ops)), joules) or 0

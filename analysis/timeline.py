@@ -11,10 +11,15 @@ import numpy.typing as npt
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""
 
+FIRST_LANE = 100
+"""Thread number of the first batch in flight."""
+
 Event = dict[str, object]
 
 
-def write_timeline(stages: dict[str, npt.NDArray[np.float64]], devices: int, path: Path) -> None:
+def write_timeline(
+    stages: dict[str, npt.NDArray[np.float64]], devices: int, path: Path, lanes: int = 1
+) -> None:
     """Stream stages, processors and links as events; queue, sequences and KV bytes as counters.
 
     A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
@@ -28,34 +33,40 @@ def write_timeline(stages: dict[str, npt.NDArray[np.float64]], devices: int, pat
         Devices of one engine.
     path : Path
         File to write; its times are microseconds, as the format demands.
+    lanes : int
+        Batches in flight at once (pipeline parallel); each has a track of its own.
     """
     rows = min(len(stages.get("start_s", ())), MAX_STAGES)
     tracks = [name for name in stages if name.startswith("busy_")]
     with path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-        file.write(",\n".join(json.dumps(event) for event in _names(tracks)))
+        file.write(",\n".join(json.dumps(event) for event in _names(tracks, lanes)))
         for i in range(rows):
             row = {name: float(column[i]) for name, column in stages.items()}
-            for event in [*_events(row), *_busy(row, tracks, devices)]:
+            lane = FIRST_LANE + i % lanes if lanes > 1 else 1
+            for event in [*_events(row, lane), *_busy(row, tracks, devices)]:
                 file.write(",\n" + json.dumps(event))
         file.write("\n]}\n")
 
 
-def _names(tracks: list[str]) -> list[Event]:
+def _names(tracks: list[str], lanes: int) -> list[Event]:
     """Names of the tracks, in the order they are shown."""
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
     out: list[Event] = [{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "engine"}}]
-    for tid, name in enumerate(threads, 1):
+    flights = [
+        (FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes if lanes > 1 else 0)
+    ]
+    for tid, name in [*enumerate(threads, 1), *flights]:
         meta: Event = {"ph": "M", "pid": 1, "tid": tid}
         out.append({"name": "thread_name", **meta, "args": {"name": name}})
         out.append({"name": "thread_sort_index", **meta, "args": {"sort_index": tid}})
     return out
 
 
-def _events(row: dict[str, float]) -> list[Event]:
+def _events(row: dict[str, float], lane: int) -> list[Event]:
     start = round(row["start_s"] * 1e6, 3)
     stage: Event = {
-        "name": _kind(row), "ph": "X", "pid": 1, "tid": 1, "ts": start,
+        "name": _kind(row), "ph": "X", "pid": 1, "tid": lane, "ts": start,
         "dur": round((row["end_s"] - row["start_s"]) * 1e6, 3),
         "args": {k: int(row[k]) for k in ("steps", "decodes", "prefill_tokens", "prompts")},
     }  # fmt: skip

@@ -45,7 +45,7 @@ class Scored:
         return {
             "line": p.line, "device": p.device_name, "framework": p.framework, "model": p.model,
             "mode": p.mode, "weight_dtype": p.weight_dtype, "gpus": p.gpus, "tp": p.workers.tp,
-            "attention_dp": p.workers.dp, "ep": p.workers.ep, "isl": p.isl, "osl": p.osl,
+            "attention_dp": p.workers.dp, "ep": p.workers.ep, "pp": p.workers.pp, "isl": p.isl, "osl": p.osl,
             "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": own.ttft_s,
             "ttft_error": self.ttft_error, "tpot_measured_s": p.tpot_s,
             "tpot_simulated_s": own.tpot_s, "tpot_error": self.tpot_error,

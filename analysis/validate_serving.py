@@ -17,6 +17,7 @@ from ..simulator.simulate import run
 from ..workloads.errors import InputError
 from ..workloads.kernel_tables import read_tables
 from ..workloads.requests import RequestBlock, RequestStream
+from .coverage import coverage, coverage_blocks
 from .load import load
 from .result import Result, seconds
 
@@ -74,6 +75,8 @@ class ServingRun:
         In the simulation.
     costs : str
         What the ops' times came from.
+    coverage : list of dict
+        How often they lay outside the kernel tables; see `coverage.coverage`.
     """
 
     name: str
@@ -82,6 +85,7 @@ class ServingRun:
     simulated_last_s: F8
     preemptions: int
     costs: str
+    coverage: list[dict[str, Any]]
 
     @property
     def measured(self) -> Latencies:
@@ -131,6 +135,7 @@ class ServingValidation(Result):
                 {
                     "run": r.name, "requests": len(r.table), "costs": r.costs,
                     "preemptions": r.preemptions, "metrics": r.metrics(),
+                    "kernel_tables": r.coverage,
                 }
                 for r in self.runs
             ]
@@ -162,6 +167,7 @@ class ServingValidation(Result):
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for r in self.runs:
             out += [f"{r.name}: {len(r.table)} requests, {r.costs}", self._table(r)]
+            out += coverage_blocks(r.coverage)
         return out
 
     @staticmethod
@@ -206,11 +212,12 @@ def _replay(folder: Path, kernels: bool) -> ServingRun:
     deployment = _deployment(folder, engine, kernels)
     stream = _stream(folder.name, table)
     cache = engine.cache_on(deployment.system.device)
-    result = run(deployment, engine.policy, stream, cache=cache).requests
+    served = run(deployment, engine.policy, stream, cache=cache)
+    result = served.requests
     costs = "kernel tables of the run" if kernels else "the device's kernel models"
     return ServingRun(
         folder.name, table, result.first_token_s, result.last_token_s,
-        int(result.preemptions.sum()), f"{deployment.system.name}, {costs}",
+        int(result.preemptions.sum()), f"{deployment.system.name}, {costs}", coverage(served),
     )  # fmt: skip
 
 
@@ -225,10 +232,11 @@ def _stream(name: str, table: pd.DataFrame) -> RequestStream:
 
 def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
     tables = folder / "kernels"
-    name = f"{_device(folder)}-x{engine.tp * engine.dp}"
+    name = f"{_device(folder)}-x{engine.tp * engine.dp * engine.pp}"
     model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
     return deploy(
-        model, system, tp=engine.tp, dp=engine.dp, ep=engine.ep if model.moe_layers else None,
+        model, system, tp=engine.tp, dp=engine.dp, pp=engine.pp,
+        ep=engine.ep if model.moe_layers else None,
         kernels=(str(tables),) if kernels else (), exchange=engine.exchange,
     )  # fmt: skip
 

@@ -2,8 +2,8 @@
 
 Matmuls, vector kernels and the experts of a MoE layer are interpolated linearly in their tokens
 (and active experts); attention in a four-dimensional grid of one prompt chunk beside decodes.
-Beyond the rows of a matmul or vector kernel the device's model takes over, scaled to meet the
-table at its edge; a grid keeps its edge value. Shapes never measured are the device model's alone.
+Beyond what was measured the device's model takes over, scaled to meet the table at its edge (`beyond`
+for grids). Shapes never measured are the device model's alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import numpy.typing as npt
 from ..workloads.errors import InputError, nearest
 from ..workloads.kernel_tables import Table, read_tables
 from ..workloads.ops import Op
-from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS, WIDTH
+from .beyond import beyond_rows
+from .calibrated.hardware import hardware
+from .calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
 from .cost import Cost, Formula, KernelModel
 from .decode_blocks import ABSENT, BlockFit, fit_blocks
 from .grid import Grid, filled_grid, grid_rows
@@ -81,6 +83,8 @@ class TableModel:
         device holds, or else all: profiles of expert-parallel engines name the model's.
     count : int
         Rows used.
+    h : float64 array
+        Constants of the device, as its own model takes them.
     blocks : mapping of tuple to BlockFit
         By the key of `attention`, how its thread blocks run; see `decode_blocks`.
     """
@@ -90,6 +94,7 @@ class TableModel:
     attention: Mapping[tuple[int, ...], Grid]
     moe: Mapping[tuple[int, ...], Grid]
     count: int
+    h: F8
     blocks: Mapping[tuple[int, ...], BlockFit]
 
     def curve(self, op: Op) -> Curve | None:
@@ -102,8 +107,13 @@ class TableModel:
         return None
 
     def grid(self, op: Op) -> Grid | None:
-        """The measured grid of an attention or expert op that has one."""
+        """The measured grid of an attention or expert op that has one.
+
+        What the device's model does not know at all (32-bit formats) was not measured either.
+        """
         s = op.shape
+        if self.base.quantities(op) is None:
+            return None
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
             return self.attention.get(_heads(op))
         if op.kind == "experts":
@@ -162,7 +172,8 @@ class TableModel:
         if grid is not None:
             formula = self.formula(op)
             assert formula is not None
-            return grid_rows(formula.code, grid, x)
+            ratios = beyond_rows(grid, formula, self.h, x, op.shape.get("top_k", 1.0))
+            return grid_rows(formula.code, grid, x) * ratios
         if curve is None:
             return self.base.seconds(op, x)
         rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.kind == "gemm" else x[:, 0]
@@ -199,7 +210,14 @@ class TableModel:
         if self.grid(op) is None:
             return None if self.curve(op) is not None else self.base.formula(op)
         code = {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
-        return Formula(code, np.zeros(WIDTH), np.zeros(WIDTH))  # the grid says it all
+        own = self.base.formula(op)  # what continues the grid
+        assert own is not None, "kernel tables lie on a calibrated model"
+        return Formula(code, own.p, own.x)
+
+    def most_rows(self, op: Op) -> float | None:
+        """Most rows of a curve's op that were measured; None for other ops."""
+        found = self.curve(op)
+        return None if found is None else float(found.rows[-1])
 
 
 def _heads(op: Op) -> tuple[int, ...]:
@@ -250,6 +268,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel
         {key: filled_grid(points, seconds) for key, (points, seconds) in mixed.items()},
         {key: filled_grid(points, seconds) for key, (points, seconds) in moe.items()},
         sum(len(t) for t in own.values()),
+        hardware(spec),
         {key: fit for key, fit in fits.items() if fit is not None},
     )
 

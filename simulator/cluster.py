@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,117 +27,21 @@ from ..workloads.requests import RequestBlock, RequestStream
 from .deployment import Deployment
 from .engine import Engine, Progress
 from .faults import Faults
-from .kv import CacheSettings, check_fits, sequence_bytes
+from .kv import CacheSettings, check_fits
+from .nodes import Job, Node
 from .policies import Policy
-from .routers import ROUTERS, Load, Route
+from .routers import ROUTERS, Route
 from .state import (
-    C_RELEASED,
-    C_SUBMITTED,
     F_FIRST,
     F_LAST,
     F_SCHEDULED,
     I_GENERATED,
     I_ORDER,
     I_PREEMPTED,
-    R_WAITING,
     T_NOW,
 )
 
 Process = Generator[simpy.Event, Any, None]
-NAN = float("nan")
-
-
-@dataclass(slots=True)
-class Job:
-    """One request on its way through the cluster; times in seconds.
-
-    `promised` are the KV bytes on one device that its present node keeps for it, `hash_ids` the
-    content of its prompt's blocks.
-    """
-
-    id: int
-    arrival_s: float
-    input_tokens: int
-    output_tokens: int
-    generated: int = 0
-    scheduled_s: float = NAN
-    first_s: float = NAN
-    last_s: float = NAN
-    preemptions: int = 0
-    failures: int = 0
-    order: int = -1
-    promised: float = 0.0
-    hash_ids: tuple[int, ...] | None = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the KV cache once the latest token has come."""
-        return self.input_tokens + self.generated - 1
-
-
-@dataclass(slots=True)
-class Node:
-    """One engine with what the cluster knows of it.
-
-    Attributes
-    ----------
-    engine : Engine
-        The present one; a failure replaces it.
-    port : simpy.Resource
-        Its end of the link: one transfer at a time.
-    wake : simpy.Event
-        What an idle one waits for.
-    live : dict of int to Job
-        Row in the engine's state -> request on it.
-    up, failing : bool
-        Whether it takes requests; whether it fails at the end of the step.
-    life : int
-        Failures so far; tells whether what was sent to or from it is still there.
-    inbound : int
-        Requests whose cache is on its way.
-    promised : float
-        KV bytes of one device kept for requests that are here, come, or have a cache parked here.
-    """
-
-    engine: Engine
-    port: simpy.Resource
-    wake: simpy.Event
-    live: dict[int, Job] = field(default_factory=dict)
-    up: bool = True
-    failing: bool = False
-    life: int = 0
-    inbound: int = 0
-    promised: float = 0.0
-
-    @property
-    def load(self) -> Load:
-        """Requests that wait and that run, as of the step in progress."""
-        state = self.engine.state
-        late = int(state.counters[C_SUBMITTED] - state.counters[C_RELEASED])
-        waiting = late + int(state.ranks[:, R_WAITING].sum())
-        return Load(waiting, len(self.live) - waiting)
-
-    @property
-    def capacity(self) -> float:
-        """KV bytes of one device, times the ranks that share the requests."""
-        return self.engine.kv.capacity * self.engine.deployment.ranks
-
-    def need(self, tokens: int) -> float:
-        """KV bytes of `tokens` tokens on one device."""
-        return float(sequence_bytes(self.engine.kv, np.array([tokens]))[0])
-
-    def fits(self, size: float) -> bool:
-        """Whether it can keep `size` bytes more; alone, anything that was let in fits."""
-        return self.promised == 0.0 or self.promised + size <= self.capacity
-
-    def promise(self, job: Job, size: float) -> None:
-        """Keep bytes for a request."""
-        job.promised = size
-        self.promised += size
-
-    def forget(self, size: float) -> None:
-        """Give kept bytes back; no remainder of rounding is left on an empty node."""
-        self.promised = max(self.promised - size, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +165,10 @@ class _Cluster:
         self.nodes = [*self.entry, *self.decode]
         self.retired: list[Engine] = []
         self.jobs: list[Job] = []
+        self.known: dict[int, Job] = {}  # requests of sessions that have arrived, by id
+        self.following: dict[int, Job] = {}  # what comes after a request that is not done
+        self.to_come = 0  # requests that follow others and have not arrived
+        self.in_flight = self.clients = 0  # of a closed loop, thinking ones too
         self.backlog: Iterator[Job] = iter(())  # of a closed loop
         self.gate: deque[Job] = deque()  # no entry node is up, or has room
         self.ready: deque[tuple[Job, Node, int]] = deque()  # prefilled on a node in that life
@@ -293,14 +201,16 @@ class _Cluster:
         """Let requests arrive in time, or one for every client of a closed loop."""
         jobs = self._read(stream)
         if stream.closed_loop is not None:
-            self.backlog, self.closed = jobs, True
-            for _ in range(stream.closed_loop):
-                self._next_client()
+            self.backlog, self.closed, self.clients = jobs, True, stream.closed_loop
+            self._next_clients()
             return
         for job in jobs:
             if job.arrival_s > self.env.now:
                 yield self.env.timeout(job.arrival_s - self.env.now)
-            self._arrive(job)
+            if job.follows < 0:
+                self._arrive(job)
+            else:
+                self._follow(job)
         self.exhausted = True
         self._check_done()
 
@@ -314,20 +224,58 @@ class _Cluster:
                 )  # fmt: skip
             columns = (block.request_id, block.arrival_s, block.input_tokens, block.output_tokens)
             rows = zip(*(c.tolist() for c in columns), strict=True)
+            turns = block.turns
             for i, (number, arrival, prompt, output) in enumerate(rows):
                 content = None if block.hash_ids is None else block.hash_ids[i]
-                yield Job(number, arrival, prompt, output, hash_ids=content)
+                job = Job(number, arrival, prompt, output, hash_ids=content)
+                if turns is not None:
+                    job.session, job.follows = int(turns.session[i]), int(turns.follows[i])
+                    job.think_s = float(turns.think_s[i])
+                yield job
 
-    def _next_client(self) -> None:
-        """A client of a closed loop sends its next request, if there is one."""
-        job = next(self.backlog, None)
-        if job is None:
-            self.exhausted = True
+    def _next_clients(self) -> None:
+        """Clients of a closed loop that have nothing to do send their next requests.
+
+        A client stays with its session: what follows a request that is not done waits for that.
+        """
+        while self.in_flight < self.clients and not self.exhausted:
+            job = next(self.backlog, None)
+            if job is None:
+                self.exhausted = True
+            elif job.follows < 0:
+                self.in_flight += 1
+                job.arrival_s = self.env.now
+                self._arrive(job)
+            else:
+                self._follow(job)
+
+    def _follow(self, job: Job) -> None:
+        """Let a request come after the one that it follows."""
+        self.to_come += 1
+        before = self.known.get(job.follows)
+        if before is None or before.order < 0:
+            self.following[job.follows] = job
         else:
-            job.arrival_s = self.env.now
+            self._come_after(job, before)
+
+    def _come_after(self, job: Job, before: Job) -> None:
+        """A request arrives when its client has read the answer before and thought about it."""
+        self.in_flight += 1
+        job.home = before.home
+        job.arrival_s = max(job.arrival_s, before.last_s + job.think_s)
+        if job.arrival_s > self.env.now:
+            self.env.process(self._think(job))
+        else:
             self._arrive(job)
 
+    def _think(self, job: Job) -> Process:
+        yield self.env.timeout(job.arrival_s - self.env.now)
+        self._arrive(job)
+
     def _arrive(self, job: Job) -> None:
+        if job.session is not None:
+            self.known[job.id] = job
+            self.to_come -= job.follows >= 0
         self.jobs.append(job)
         self.gate.append(job)
         self._deal()
@@ -342,13 +290,16 @@ class _Cluster:
             up = [node for node in self.entry if node.up]
             if not up:
                 return
-            node, job = up[self.route(self.dealt, [n.load for n in up])], self.gate[0]
+            job = self.gate[0]
+            home = next((i for i, n in enumerate(up) if n is job.home), None)
+            node = up[self.route(self.dealt, [n.load for n in up], home)]
             size = node.need(job.input_tokens + job.generated) if self.decode else 0.0
             if not node.fits(size):
                 return
             self.gate.popleft()
             self.dealt += 1
             node.promise(job, size)
+            job.home = node
             self._submit(node, job, cached=0)
 
     def _submit(self, node: Node, job: Job, cached: int) -> None:
@@ -356,7 +307,7 @@ class _Cluster:
         last = job.generated + 1 if self.decode and not cached else job.output_tokens
         block = RequestBlock(
             np.array([job.id]), np.array([self.env.now]), np.array([job.input_tokens]),
-            np.array([last]), None if job.hash_ids is None else (job.hash_ids,),
+            np.array([last]), None if job.hash_ids is None else (job.hash_ids,), job.turns,
         )  # fmt: skip
         row = node.engine.resume(block, job.generated, cached, job.first_s, job.last_s)
         node.live[row] = job
@@ -411,12 +362,16 @@ class _Cluster:
                 engine.end_warmup()
         if self.progress is not None and self.completed % 64 == 0:
             self.progress(self.completed, len(self.jobs), self.env.now)
-        if self.closed and not self.exhausted:
-            self._next_client()
+        self.in_flight -= 1
+        following = self.following.pop(job.id, None)
+        if following is not None:
+            self._come_after(following, job)
+        if self.closed:
+            self._next_clients()
         self._check_done()
 
     def _check_done(self) -> None:
-        all_done = self.exhausted and self.completed == len(self.jobs)
+        all_done = self.exhausted and self.completed == len(self.jobs) and not self.to_come
         if (all_done or self.completed == self.stop) and not self.done.triggered:
             self.done.succeed()
 
@@ -431,7 +386,7 @@ class _Cluster:
             open_ = [n for n in self.decode if n.up and n.fits(size) and self._has_slot(n)]
             if not open_:
                 return
-            target = open_[self.route(self.sent, [n.load for n in open_])]
+            target = open_[self.route(self.sent, [n.load for n in open_], None)]
             _, _, life = self.ready.popleft()
             self.sent += 1
             held = job.promised

@@ -23,7 +23,7 @@ from ..devices.cost import (
 from ..devices.decode_blocks import P_PLACES
 from ..workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ..workloads.jit import compiled_inline, compiled_part, int64
-from .fitted import fitted_experts, fitted_seconds
+from .fitted import experts_beyond, fitted_experts, fitted_outside, fitted_seconds
 from .lowering import (
     B1,
     CO_PROCESS,
@@ -32,6 +32,7 @@ from .lowering import (
     E_GROUPS,
     E_LAYERS,
     E_NEAR,
+    E_STAGE,
     E_TOP_K,
     E_UNIFORM,
     F8,
@@ -40,6 +41,7 @@ from .lowering import (
     FORM_FLOPS,
     FORM_STREAM,
     G_LAYERS,
+    G_STAGE,
     G_START,
     G_STOP,
     I8,
@@ -61,19 +63,20 @@ from .lowering import (
 )
 from .placement import CLEARLY
 
-(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(8)
-NUM_TALLIES = 5
-"""Columns of `Books.tally` (the first five) and of `totals`: per op and processor, summed over
-devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, and
-joules by path."""
+(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(9)
+NUM_TALLIES = 6
+NUM_TOTALS = 9
+"""Columns of `Books.tally` (the first six) and of `totals`: per op and processor, summed over
+devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, how many of
+them outside the kernel tables in use, and joules by path."""
 
-(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT) = range(6)
-NUM_CELL = 6
+(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE) = range(7)
+NUM_CELL = 7
 """Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
-beside another op; the processor is -1 where the op has nothing to do."""
+beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables."""
 
-(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS) = range(4)
-NUM_SHARE = 4
+(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE) = range(5)
+NUM_SHARE = 5
 """Columns of `Books.share`: one step's experts of one part on one processor, all groups."""
 
 (Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
@@ -101,6 +104,7 @@ class Books(NamedTuple):
     places: F8  # [blocks that run at once] see `uneven`
     spread: F8  # [R, 3] see `core.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
+    stages: F8  # [pp] seconds of the latest step on each pipeline stage
 
 
 @compiled_part
@@ -159,6 +163,7 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     seconds = fitted_seconds(plan.fitted, s, m, seconds + params[p, P_FIXED])
     cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
     cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
+    cell[K_OUTSIDE] = fitted_outside(plan.fitted, s, m)
 
 
 @compiled_part
@@ -189,6 +194,7 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
             row[T_STREAM] += cell[K_STREAM] * times
             row[T_ACT] += cell[K_ACT] * times
             row[T_RUNS] += times
+            row[T_OUTSIDE] += cell[K_OUTSIDE] * times
     return total
 
 
@@ -238,6 +244,7 @@ def experts_whole(
     share[best, A_TOKENS] += routed
     share[best, A_ACTIVE] += active
     share[best, A_RUNS] += 1.0
+    share[best, A_OUTSIDE] += experts_beyond(plan.fitted, row, routed, active)
     return best_seconds
 
 
@@ -354,6 +361,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
+            total[T_OUTSIDE] += share[p, A_OUTSIDE] * times
     books.tally[row, 0, T_ACT] += sums * times
     books.wall[row] += slowest * layers
     return float(slowest * layers)
@@ -364,7 +372,7 @@ def step_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
     books: Books,
 ) -> float:  # fmt: skip
-    """Seconds of one step.
+    """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
 
     Parameters
     ----------
@@ -380,7 +388,9 @@ def step_seconds(
     """
     total = 0.0
     mixed = num_chunks > 0
-    cells, wall = books.cells, books.wall
+    cells, wall, stages = books.cells, books.wall, books.stages
+    for s in range(stages.size):
+        stages[s] = 0.0
     for g in range(plan.sections.shape[0]):
         slowest, longest = 0, -1.0
         for r in range(moments.shape[0]):
@@ -389,6 +399,7 @@ def step_seconds(
                 slowest, longest = r, seconds
         layers = plan.sections[g, G_LAYERS]
         total += longest * layers
+        stages[plan.sections[g, G_STAGE]] += longest * layers
         for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
             wall[s] += cells[slowest, s, K_WALL] * layers
     if plan.experts.shape[0] == 0:
@@ -402,7 +413,9 @@ def step_seconds(
             experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
             books.scratch, books.loads,
         )  # fmt: skip
-        total += part_seconds(plan, x, mixed, books)
+        seconds = part_seconds(plan, x, mixed, books)
+        total += seconds
+        stages[experts[E_STAGE]] += seconds
     return total
 
 
@@ -422,14 +435,15 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if len(plan.uneven.blocks) else 0),
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1)),
+        stages=np.zeros(plan.stages),
     )
 
 
 def totals(plan: Plan, tally: F8) -> F8:
-    """Running totals with energy, which is linear in them, shape (S+X, P, 8)."""
+    """Running totals with energy, which is linear in them, shape (S+X, P, 9)."""
     link = np.zeros(len(tally), dtype=np.bool_)
     link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
-    out = np.zeros((*tally.shape[:2], 8))
+    out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
     act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
     out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act

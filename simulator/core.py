@@ -285,11 +285,12 @@ def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
 
 @compiled_inline
 def write_log(
-    st: State, busy: F8, start: float, steps: int, decodes: float, prefill: float, used: float
-) -> None:
-    """Append the stretch that ends now to the log."""
+    st: State, busy: F8, start: float, end: float, steps: int, decodes: float, prefill: float,
+    used: float,
+) -> None:  # fmt: skip
+    """Append a stretch to the log."""
     row = st.log[st.counters[C_LOG]]
-    row[L_START], row[L_END], row[L_STEPS] = start, st.clocks[T_NOW], steps
+    row[L_START], row[L_END], row[L_STEPS] = start, end, steps
     row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, prefill, st.counters[C_CHUNKS]
     row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
     for r in range(st.ranks.shape[0]):
@@ -387,7 +388,7 @@ def advance(
             done += 1
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
-        write_log(st, books.busy, start, done, decodes, tokens - decodes, used)
+        write_log(st, books.busy, start, now, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
         count_steps(st, limits, done, chunks)
         completed = counters[C_COMPLETED]

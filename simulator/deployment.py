@@ -24,6 +24,8 @@ from .layout import (
     make_layout,
     rank_link,
     shard_model,
+    stage_link,
+    stage_models,
 )
 from .placement import PLACEMENTS
 
@@ -46,8 +48,6 @@ class ExpertPart:
 
     Attributes
     ----------
-    group, part : int
-        Index of its layer in ``shard.groups`` and of the part within the layer.
     spec : MixtureOfExperts or ExpertAttention
         The sharded part.
     ep : int
@@ -56,15 +56,16 @@ class ExpertPart:
         Where its loads come from.
     layers : int
         Layers that share each draw.
+    stage : int
+        Pipeline stage that it is part of.
     """
 
-    group: int
-    part: int
     spec: MoeLayer
     ep: int
     router: Router
     row: int
     layers: int = 1
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ class Deployment:
     Attributes
     ----------
     model, shard : ModelSpec
-        The whole model, and what one device holds of it.
+        The whole model, and what one device holds of it (with pipeline parallel, those of all
+        stages together).
+    stages : tuple of ModelSpec
+        What one device of each pipeline stage holds.
     system : SystemSpec
     device : SharedMemoryDevice
     layout : Layout
@@ -92,6 +96,7 @@ class Deployment:
 
     model: ModelSpec
     shard: ModelSpec
+    stages: tuple[ModelSpec, ...]
     system: SystemSpec
     device: SharedMemoryDevice
     layout: Layout
@@ -123,7 +128,9 @@ class Deployment:
 
         A transfer between the devices of a group runs over the link within a node.
         """
-        if op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
+        if "stage" in op.shape:
+            spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
+        elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
             spec, ranks = self.system.device.link, self.system.device.group
@@ -135,14 +142,21 @@ class Deployment:
         return link
 
     def memory(self, usable_bytes: float | None = None) -> Memory:
-        """Memory of one device; refuses a model that does not fit.
+        """Memory of one device, of the pipeline stage with most weights; see `memories`."""
+        return max(self.memories(usable_bytes), key=lambda memory: memory.weights)
+
+    def memories(self, usable_bytes: float | None = None) -> tuple[Memory, ...]:
+        """Memory of one device of each stage; refuses a model that does not fit.
 
         Parameters
         ----------
         usable_bytes : float, optional
             For weights and KV cache, instead of the description's usable fraction.
         """
-        return device_memory(self.shard, self.layout, self.system, usable_bytes)
+        return tuple(
+            device_memory(held, self.layout, self.system, usable_bytes, stage)
+            for stage, held in enumerate(self.stages)
+        )
 
 
 def deploy(
@@ -152,6 +166,7 @@ def deploy(
     tp: int | None = None,
     dp: int | None = None,
     ep: int | None = None,
+    pp: int | None = None,
     placement: str | None = None,
     attention: str | None = None,
     routing: str = "uniform",
@@ -165,7 +180,7 @@ def deploy(
 
     Parameters
     ----------
-    tp, dp, ep : int, optional
+    tp, dp, ep, pp : int, optional
         Parallel degrees; see `make_layout`.
     placement, attention : str, optional
         Override the device's defaults.
@@ -201,6 +216,8 @@ def deploy(
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     if system.device.prefill_share is not None:
+        if pp not in (None, 1):
+            raise InputError("--pp", f"cannot go with the two pools of {system.name}")
         sides = tuple(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
@@ -210,8 +227,9 @@ def deploy(
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
-    layout = replace(make_layout(model, system, tp, dp, ep), gather=exchange == "gather")
+    layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
+    stages = stage_models(shard, layout.pp)
     device = build_device(system.device, calibrated=costs == "auto")
     if kernels:
         device = with_tables(device, kernels)
@@ -219,12 +237,13 @@ def deploy(
     return Deployment(
         model=model,
         shard=shard,
+        stages=stages,
         system=system,
         device=device,
         layout=layout,
         placement=system.device.placement if placement is None else placement,
         run=Run(model.numerics, system.device.attention if attention is None else attention),
-        experts=_expert_parts(shard, layout, routing, seed, draws == "step"),
+        experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         measured=bool(kernels),
     )
 
@@ -243,22 +262,19 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
 
 
 def _expert_parts(
-    shard: ModelSpec, layout: Layout, routing: str, seed: int, shared: bool
+    stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.
 
-    If `shared`, equal layers are one part.
+    If `shared`, equal layers of a stage are one part.
     """
-    index = {layer: i for i, (layer, _) in enumerate(shard.groups)}
-    layers = shard.groups if shared else tuple((layer, 1) for layer in shard.layers)
     found = [
-        (index[layer], p, part, count)
-        for layer, count in layers
-        for p, part in enumerate(layer.parts)
-        if isinstance(part, MoeLayer)
+        (part, count, s)
+        for s, stage in enumerate(stages)
+        for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
+        for part in layer.expert_parts
     ]
-    parts = [entry[:3] for entry in found]
-    sizes = [(part.experts, part.top_k) for _, _, part in parts]
+    sizes = [(part.experts, part.top_k) for part, _, _ in found]
     routers: dict[tuple[int, int], Router] = {}
     for size in dict.fromkeys(sizes):
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
@@ -266,9 +282,8 @@ def _expert_parts(
             routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
         )
     out = []
-    for i, (group, p, part) in enumerate(parts):
+    for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
         ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
-        row = router.keys.index(i)
-        out.append(ExpertPart(group, p, part, ep, router, row, found[i][3]))
+        out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
     return tuple(out)

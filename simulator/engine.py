@@ -8,7 +8,7 @@ belong to SimPy; one event covers all steps between two blocks of arrivals.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
 from .kv import CacheSettings, KvRules, check_fits, kv_rules
 from .lowering import MOST_TOKENS, Plan, Slots, lower
+from .pipeline import Pipe, advance_pipeline, new_pipe
 from .policies import Policy
 from .prefix import widened
 from .state import (
@@ -64,7 +65,7 @@ class Mark:
     time_s : float
     emitted, prompt, steps, preemptions : int
         Tokens emitted, prompt tokens processed, steps run, sequences preempted.
-    totals : float64 array, shape (ops, processors, 8)
+    totals : float64 array, shape (ops, processors, 9)
         See `compiled.totals`.
     wall : float64 array, shape (ops,)
     """
@@ -108,10 +109,12 @@ class Engine:
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
+    pipe: Pipe | None = field(init=False)
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
-    contents: dict[int, int] = field(init=False, default_factory=dict)
+    contents: dict[Hashable, int] = field(init=False, default_factory=dict)
+    hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
 
     def __post_init__(self) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
@@ -123,6 +126,13 @@ class Engine:
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
             self.kv.blocks if self.kv.cached else 0, len(self.slots.processors),
         )  # fmt: skip
+        stages, ranks = self.plan.stages, self.deployment.ranks
+        if stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
+            raise InputError(
+                "--pp",
+                f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
+            )
+        self.pipe = new_pipe(stages, ranks, self.policy.max_sequences) if stages > 1 else None
         self.warm = self.mark()
 
     @property
@@ -171,22 +181,26 @@ class Engine:
         """Prefix hashes of new requests, and room for the blocks of the longest."""
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         pool = widened(self.state.pool, -(-longest // self.kv.block))
-        if block.hash_ids is not None:
+        ids, covered = _contents(block)
+        if ids is not None:
             if PREFIX_BLOCK_TOKENS % self.kv.block:
                 raise InputError(
                     "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
                     f"not be {self.kv.block}",
                 )  # fmt: skip
-            numbers = [self.contents.setdefault(h, len(self.contents))
-                       for ids in block.hash_ids for h in ids]  # fmt: skip
-            counts = np.array([len(ids) for ids in block.hash_ids], dtype=np.int64)
+            numbers = [self.contents.setdefault(h, len(self.contents)) for own in ids for h in own]
+            counts = np.array([len(own) for own in ids], dtype=np.int64)
             rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][
                 : len(block)
             ]
-            rows[:, I_HASHES] = len(pool.hashes) + np.cumsum(counts) - counts
-            rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
-            new = np.array(numbers, dtype=np.int64)
-            pool = pool._replace(hashes=np.concatenate([pool.hashes, new]))
+            rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
+            rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, covered)
+            if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
+                pool = pool._replace(
+                    hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers)))
+                )
+            pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
+            self.hashes += len(numbers)
         self.state = self.state._replace(pool=pool)
 
     def _open(self, clients: int) -> None:
@@ -245,10 +259,12 @@ class Engine:
 
     def _run(self, until: float, completions: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
-        status = advance(
-            self.plan, self.policy.limits(), self.kv, self.state, self.books, until,
-            self.clients is not None, completions,
-        )  # fmt: skip
+        what = self.plan, self.policy.limits(), self.kv, self.state, self.books
+        how = until, self.clients is not None, completions
+        if self.pipe is None:
+            status = advance(*what, *how)
+        else:
+            status = advance_pipeline(*what, self.pipe, *how)
         rows = int(self.state.counters[C_LOG])
         if self.keep_log and rows:
             self.logs.append(self.state.log[:rows].copy())
@@ -262,6 +278,21 @@ class Engine:
         self.warm = self.mark()
         self.state.hist[:] = 0
         self.state.clocks[[T_TBT_SUM, T_TBT_COUNT]] = 0.0
+
+
+def _contents(block: RequestBlock) -> tuple[Sequence[Sequence[Hashable]] | None, I8]:
+    """Names of the content of each request's blocks, and how many tokens they cover.
+
+    A trace's hashes cover prompts. A session is one growing text, each request's prompt and output
+    a longer start of it, whose pieces are named here; they cover outputs too.
+    """
+    if block.hash_ids is not None or block.turns is None:
+        return block.hash_ids, block.input_tokens
+    covered = block.input_tokens + block.output_tokens
+    counts = (-(-covered // PREFIX_BLOCK_TOKENS)).tolist()
+    sessions = block.turns.session.tolist()
+    names = [[(s, k) for k in range(n)] for s, n in zip(sessions, counts, strict=True)]
+    return names, covered
 
 
 Progress = Callable[[int, int, float], None]
@@ -295,6 +326,7 @@ def _source(
             share = RequestBlock(
                 block.request_id[mine], block.arrival_s[mine], block.input_tokens[mine],
                 block.output_tokens[mine], _of(block.hash_ids, mine),
+                None if block.turns is None else block.turns.take(mine),
             )  # fmt: skip
             yield inbox.put((share, horizon))
         if stream.closed_loop is None and np.isfinite(horizon):

@@ -33,8 +33,10 @@ class EngineFile:
     cache : CacheSettings
     tp, dp : int
         Tensor- and data-parallel degrees.
+    pp : int
+        Pipeline stages.
     ep : int
-        Groups the experts are dealt to: all devices with expert parallelism, else 1.
+        Groups the experts are dealt to: all devices of a stage with expert parallelism, else 1.
     max_model_len : int or None
         Longest prompt plus output [tokens].
     dtype, kv_dtype : str or None
@@ -53,6 +55,7 @@ class EngineFile:
     cache: CacheSettings
     tp: int
     dp: int
+    pp: int
     ep: int
     max_model_len: int | None
     dtype: str | None
@@ -90,8 +93,6 @@ def read_engine(path: str | Path) -> EngineFile:
     cache, hardware = keys.part("kv_cache"), keys.part("hardware")
     tp = keys.count("tensor_parallel_size", 1)
     dp = keys.count("data_parallel_size", 1)
-    if keys.count("pipeline_parallel_size", 1) != 1:
-        raise SpecError(path, "pipeline_parallel_size: only 1 is supported")
     base = POLICIES["vllm"]
     blocks = cache.count("num_gpu_blocks", None)
     policy = replace(
@@ -110,6 +111,7 @@ def read_engine(path: str | Path) -> EngineFile:
         ),
         tp=tp,
         dp=dp,
+        pp=keys.count("pipeline_parallel_size", 1),
         ep=tp * dp if keys.flag("enable_expert_parallel", False) else 1,
         max_model_len=keys.count("max_model_len", None),
         dtype=keys.format("dtype"),

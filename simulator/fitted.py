@@ -15,11 +15,19 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
+from ..devices.beyond import (
+    attention_outside,
+    decode_beyond,
+    experts_outside,
+    moe_beyond,
+    prefill_beyond,
+)
 from ..devices.calibrated.hardware import NUM_HARDWARE, hardware
 from ..devices.calibrated.scalar import (
     CURVE,
     DECODE,
     MIXED_DECODE,
+    MIXED_PREFILL,
     MLA,
     MOE,
     MOE_GRID,
@@ -54,15 +62,19 @@ I8 = npt.NDArray[np.int64]
 MOST_COUNTS = 1 << 17
 """Counts that a curve holds at most; a larger one continues the line of its last two."""
 
-(K_CODE, K_START, K_LENGTH, K_MOMENT) = range(4)
+(K_CODE, K_START, K_LENGTH, K_MOMENT, K_MOST) = range(5)
+NUM_SLOT = 5
 """Columns of `Fitted.slots`: code of the formula; where its curve starts, how many counts it
-holds, and the moment that it counts."""
+holds, and the moment that it counts; the largest count that the kernel tables hold."""
+
+NO_TABLES, NOT_THERE, GRID = -3, -2, -1
+"""Values of `K_MOST`: no kernel tables are in use; they lack the op's shape; see its grid."""
 
 
 class Fitted(NamedTuple):
     """Kernel models as arrays, S+X rows as in `lowering.Plan`."""
 
-    slots: I8  # [S+X, 4]
+    slots: I8  # [S+X, 5]
     curves: F8  # seconds at counts 0, 1, 2, ... of every curve, one after another
     formulas: F8  # [S+X, 2, WIDTH + 1] parameters and window; quantities
     sums: F8  # [S+X, 7, M+1] `SUMS` as affine forms of the moments
@@ -97,7 +109,8 @@ def lower_fitted(d: Deployment, slots: Sequence[Slot], counts: int) -> Fitted | 
         return None
     rows = len(slots) + len(d.experts)
     moments = len(slots[0].raised)
-    codes = np.zeros((rows, 4), dtype=np.int64)
+    codes = np.zeros((rows, NUM_SLOT), dtype=np.int64)
+    codes[:, K_MOST] = NOT_THERE if isinstance(main, TableModel) else NO_TABLES
     formulas = np.zeros((rows, 2, WIDTH + 1))
     sums = np.zeros((rows, len(SUMS), moments + 1))
     curves: list[F8] = []
@@ -119,11 +132,15 @@ def lower_fitted(d: Deployment, slots: Sequence[Slot], counts: int) -> Fitted | 
                 sums[i] = _affine_sums(slots[i])
             grid = model.grid(op) if isinstance(model, TableModel) else None
             if grid is not None:
+                codes[i, K_MOST] = GRID
                 grids["experts" if op.kind == "experts" else "attention"] = grid
                 top_k = op.shape.get("top_k", top_k)
         elif i < len(slots):
             moment, curve = _curve(slots[i], model, counts)
-            codes[i] = CURVE, sum(map(len, curves)), len(curve), moment
+            start = sum(map(len, curves))
+            codes[i, :K_MOST] = CURVE, start, len(curve), moment
+            if isinstance(model, TableModel) and model.covers(op):
+                codes[i, K_MOST] = _most(slots[i], model, moment)
             curves.append(curve)
     return _pack(d, codes, curves, formulas, sums, grids, top_k)
 
@@ -174,6 +191,16 @@ def _curve(slot: Slot, model: KernelModel, counts: int) -> tuple[int, F8]:
     return moment, np.concatenate([[0.0], seconds])
 
 
+def _most(slot: Slot, model: TableModel, moment: int) -> int:
+    """Largest count of an op whose rows the kernel tables hold."""
+    most = model.most_rows(slot.op)
+    if most is None:  # part of a measured layer
+        return 1 << 62
+    rows = [op.shape["m" if op.kind == "gemm" else "rows"] for op in (slot.op, slot.raised[moment])]
+    step = rows[1] - rows[0]
+    return int((most - rows[0]) / step + 1.0) if step > 0.0 else 1 << 62
+
+
 def _known(x: F8 | None) -> F8:
     assert x is not None
     return x
@@ -190,6 +217,16 @@ def fitted_seconds(fitted: Fitted | None, s: int, m: F8, roofline: float) -> flo
 def fitted_experts(fitted: Fitted | None, row: int, routed: int, active: int) -> float:
     """Seconds of one device's experts, part `row`; negative where no kernel model covers them."""
     return -1.0 if fitted is None else _expert_seconds(fitted, row, routed, active)
+
+
+def fitted_outside(fitted: Fitted | None, s: int, m: F8) -> bool:
+    """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
+    return False if fitted is None else bool(_op_outside(fitted, s, m))
+
+
+def experts_beyond(fitted: Fitted | None, row: int, routed: int, active: int) -> bool:
+    """The same for one device's experts, part `row`."""
+    return False if fitted is None else bool(_part_outside(fitted, row, routed, active))
 
 
 @compiled_part
@@ -214,9 +251,12 @@ def _op_seconds(fitted: Fitted, s: int, m: F8, roofline: float) -> float:
         return float(mla_seconds(p, fitted.h, x, batch, tokens, pairs, kv))
     axes, sizes, seconds = fitted.axes[0], fitted.sizes[0], fitted.attention
     if code == MIXED_DECODE:
-        return float(mixed_decode(axes, sizes, seconds, batch, kv, _form(forms[U_UNEVEN], m)))
+        uneven = _form(forms[U_UNEVEN], m)
+        ratio = decode_beyond(axes, sizes, p, fitted.h, x, batch, kv)
+        return float(ratio * mixed_decode(axes, sizes, seconds, batch, kv, uneven))
     decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
-    return float(mixed_prefill(axes, sizes, seconds, batch, tokens, pairs, decodes, own))
+    ratio = prefill_beyond(axes, sizes, p, fitted.h, x, batch, tokens, pairs)
+    return float(ratio * mixed_prefill(axes, sizes, seconds, batch, tokens, pairs, decodes, own))
 
 
 @compiled_part
@@ -239,17 +279,44 @@ def _on_curve(curves: F8, slot: I8, count: float) -> float:
 @compiled_part
 def _expert_seconds(fitted: Fitted, row: int, routed: int, active: int) -> float:
     code = fitted.slots[row, K_CODE]
+    p, x = fitted.formulas[row, 0], fitted.formulas[row, 1]
     if code == MOE:
-        p, x = fitted.formulas[row, 0], fitted.formulas[row, 1]
         return float(moe_seconds(p, fitted.h, x, float(routed), float(active)))
     if code == MOE_GRID:
-        tokens = routed / fitted.top_k
-        return float(
-            interpolate(
-                fitted.axes[1], fitted.sizes[1], fitted.experts, tokens, float(active), 0.0, 0.0
-            )
-        )
+        tokens, on = routed / fitted.top_k, float(active)
+        axes, sizes = fitted.axes[1], fitted.sizes[1]
+        ratio = moe_beyond(axes, sizes, p, fitted.h, x, tokens, on, fitted.top_k)
+        return float(ratio * interpolate(axes, sizes, fitted.experts, tokens, on, 0.0, 0.0))
     return -1.0
+
+
+@compiled_part
+def _op_outside(fitted: Fitted, s: int, m: F8) -> bool:
+    slot = fitted.slots[s]
+    if slot[K_MOST] != GRID:
+        return bool(
+            slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST])
+        )
+    forms = fitted.sums[s]
+    axes, sizes = fitted.axes[0], fitted.sizes[0]
+    if slot[K_CODE] == MIXED_DECODE:
+        batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
+        return bool(attention_outside(axes, sizes, MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
+    return bool(
+        attention_outside(
+            axes, sizes, MIXED_PREFILL, _form(forms[U_BATCH], m), _form(forms[U_TOKENS], m),
+            _form(forms[U_PAIRS], m), _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m),
+        )
+    )  # fmt: skip
+
+
+@compiled_part
+def _part_outside(fitted: Fitted, row: int, routed: int, active: int) -> bool:
+    most = fitted.slots[row, K_MOST]
+    if most != GRID:
+        return bool(most == NOT_THERE)
+    tokens = routed / fitted.top_k
+    return bool(experts_outside(fitted.axes[1], fitted.sizes[1], tokens, float(active)))
 
 
 _OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
@@ -273,5 +340,27 @@ def _typed_experts(fitted: Any, row: Any, routed: Any, active: Any) -> Callable[
 
     def present(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
         return _expert_seconds(fitted, row, routed, active)
+
+    return absent if isinstance(fitted, types.NoneType) else present
+
+
+@overload(fitted_outside, jit_options=_OPTIONS, inline="always")
+def _typed_outside(fitted: Any, s: Any, m: Any) -> Callable[..., bool]:
+    def absent(fitted: Any, s: Any, m: Any) -> Any:
+        return False
+
+    def present(fitted: Any, s: Any, m: Any) -> Any:
+        return _op_outside(fitted, s, m)
+
+    return absent if isinstance(fitted, types.NoneType) else present
+
+
+@overload(experts_beyond, jit_options=_OPTIONS, inline="always")
+def _typed_beyond(fitted: Any, row: Any, routed: Any, active: Any) -> Callable[..., bool]:
+    def absent(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
+        return False
+
+    def present(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
+        return _part_outside(fitted, row, routed, active)
 
     return absent if isinstance(fitted, types.NoneType) else present

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..workloads.errors import CapacityError, InputError
+from ..workloads.model import ModelSpec
 from .deployment import Deployment
 
 BLOCK_TOKENS = 16
@@ -60,7 +61,9 @@ def kv_rules(
     """KV bytes and capacity of one device's shard.
 
     Prefix caching works on one kind of block, so models with windows or constant state go without.
-    Windowed layers keep at most their window; every class is rounded up to whole blocks.
+    Windowed layers keep at most their window; every class is rounded up to whole blocks. With
+    pipeline parallel the stage that fills up first decides (vLLM's workers all have the fewest
+    blocks that any of them can hold).
 
     Raises
     ------
@@ -70,26 +73,52 @@ def kv_rules(
         More blocks than can be tracked by their content.
     """
     settings = settings or CacheSettings()
-    memory, block = deployment.memory(settings.memory_bytes), settings.block_tokens
-    classes = deployment.shard.kv_classes() or {0: 0.0}
-    rules = KvRules(
-        window=np.array(list(classes), dtype=np.int64),
-        block_bytes=np.array([size * block for size in classes.values()]),
-        constant=deployment.shard.state_bytes_per_sequence,
-        block=block,
-        capacity=memory.kv,
-    )
-    if settings.blocks is not None:
-        rules = rules._replace(capacity=float(settings.blocks * rules.block_bytes.sum()))
-    if caching and list(classes) == [0] and rules.constant == 0 and rules.block_bytes[0] > 0:
+    memories = deployment.memories(settings.memory_bytes)
+    stages = zip(deployment.stages, memories, strict=True)
+    rules = _of_all([_stage_rules(held, memory.kv, settings) for held, memory in stages])
+    whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
+    if caching and whole:
         if rules.blocks > MOST_BLOCKS:
             raise InputError(
                 "num_gpu_blocks" if settings.blocks else "block_size",
-                f"gives {rules.blocks:,} blocks of {block} tokens; prefix caching tracks at most "
-                f"{MOST_BLOCKS:,}",
+                f"gives {rules.blocks:,} blocks of {rules.block} tokens; prefix caching tracks at "
+                f"most {MOST_BLOCKS:,}",
             )
         rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
     return rules
+
+
+def _stage_rules(held: ModelSpec, capacity: float, settings: CacheSettings) -> KvRules:
+    """KV bytes and capacity of one device of a pipeline stage."""
+    classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
+    sizes = np.array([size * block for size in classes.values()])
+    if settings.blocks is not None:
+        capacity = float(settings.blocks * sizes.sum())
+    window = np.array(list(classes), dtype=np.int64)
+    return KvRules(window, sizes, held.state_bytes_per_sequence, block, capacity)
+
+
+def _of_all(stages: list[KvRules]) -> KvRules:
+    """Rules that hold on every pipeline stage: those of the stage that fills up first.
+
+    Everything is counted in bytes of that stage. Where the stages have their windows or constant
+    states in different shares, each share counts as on the stage where it takes most, so that no
+    stage is ever overdrawn.
+    """
+    if len(stages) == 1:
+        return stages[0]
+    windows = list(dict.fromkeys(int(w) for rules in stages for w in rules.window))
+    shares = np.zeros((len(stages), len(windows) + 1))  # of its capacity, by block and state
+    for s, rules in enumerate(stages):
+        at = [windows.index(int(w)) for w in rules.window]
+        shares[s, at], shares[s, -1] = rules.block_bytes, rules.constant
+        shares[s] /= rules.capacity or 1.0
+    first = stages[int(shares.sum(axis=1).argmax())]
+    sizes = shares.max(axis=0) * first.capacity
+    return KvRules(
+        np.array(windows, dtype=np.int64), sizes[:-1], float(sizes[-1]), first.block,
+        first.capacity,
+    )  # fmt: skip
 
 
 def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:

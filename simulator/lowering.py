@@ -17,11 +17,11 @@ from ..devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
 from ..devices.device import Processor
 from ..devices.link import FittedLink, LinkModel
 from ..workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
-from ..workloads.model import embedding_ops, layer_ops
+from ..workloads.model import Layer, embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .fitted import Fitted, Slot, lower_fitted
-from .layout import head_program, layer_program
+from .layout import head_program, layer_program, stage_send
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
 from .uneven import Uneven, uneven_of
 
@@ -33,17 +33,18 @@ ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
 
 FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 
-(G_START, G_STOP, G_LAYERS) = range(3)
-"""Columns of `Plan.sections`: slots of a section, and how many layers run them."""
+(G_START, G_STOP, G_LAYERS, G_STAGE) = range(4)
+"""Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage
+that holds those."""
 
 (S_ROLE, S_VARIES) = range(2)
 """Columns of `Plan.slots`: role, and whether the op depends on the contexts of decodes."""
 
-(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS) = range(7)
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE) = range(8)
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
 of a token, whether the router is uniform, the processor that shares the experts with the main
-one (0 = none), which table of `Plan.expert_table` holds their seconds, and layers that share a
-draw."""
+one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
+draw, and their pipeline stage."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
@@ -69,12 +70,12 @@ class Plan(NamedTuple):
     """
 
     windows: I8  # [W] attention windows
-    sections: I8  # [G, 3]
+    sections: I8  # [G, 4]
     slots: I8  # [S, 2]
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes; last column the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
-    experts: I8  # [X, 7]
+    experts: I8  # [X, 8]
     expert_work: F8  # [X, 5]
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
     router: F8  # [X, 3, E] see `draws`
@@ -84,7 +85,8 @@ class Plan(NamedTuple):
     spaces: int
     optimal: bool  # whether co-processing tries every subset of the spaces
     ranks: int
-    tp: int  # devices of a rank
+    stages: int  # of the pipeline
+    tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
     fitted: Fitted | None  # kernel models of the rows that have one
     uneven: Uneven  # decode attention of unequal contexts
@@ -120,7 +122,7 @@ def lower(
     names, layers, kinds, links = [], [], [], []
     starts = [0]
     measured: list[Slot] = []
-    for build, _ in sections:
+    for build, _, _ in sections:
         ops = build(_unit_moments(windows, None))
         affine = _affine(build, windows, len(ops))
         raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
@@ -158,23 +160,27 @@ def lower(
     tables, classes = _expert_tables(work, rows[len(form) :])
     contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
     varies = (form[:, :, contexts] != 0.0).any(axis=(1, 2))
-    layer_counts = [count for _, count in sections]
+    whole = [(count, stage) for _, count, stage in sections]
     plan = Plan(
         windows=np.array(windows, dtype=np.int64),
-        sections=np.array(
-            list(zip(starts[:-1], starts[1:], layer_counts, strict=True)), dtype=np.int64
-        ),
+        sections=np.column_stack([starts[:-1], starts[1:], whole]).astype(np.int64),
         slots=np.stack([np.array(role, dtype=np.int64), varies.astype(np.int64)], axis=1),
         forms=form,
         params=rows,
         can=able_rows,
         experts=np.array(
             [
-                (*_expert_counts(part), _near(d, able_rows[len(form) + x]), classes[x], part.layers)
+                (
+                    *_expert_counts(part),
+                    _near(d, able_rows[len(form) + x]),
+                    classes[x],
+                    part.layers,
+                    part.stage,
+                )
                 for x, part in enumerate(d.experts)
             ],
             dtype=np.int64,
-        ).reshape(-1, 7),
+        ).reshape(-1, 8),
         expert_work=work,
         expert_table=tables,
         router=_padded([p.router.table(p.row) for p in d.experts]),
@@ -184,6 +190,7 @@ def lower(
         spaces=d.device.spec.memory.spaces,
         optimal=d.device.spec.splitter == "optimal",
         ranks=d.ranks,
+        stages=d.layout.pp,
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         fitted=lower_fitted(d, measured, counts),
@@ -198,11 +205,13 @@ def lower(
 Build = Callable[[Moments], list[Op]]
 
 
-def _sections(d: Deployment) -> list[tuple[Build, int]]:
-    """Embedding, each distinct layer without its experts, head: builders and layer counts."""
+def _sections(d: Deployment) -> list[tuple[Build, int, int]]:
+    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
 
-    def layer(group: int) -> Build:
-        spec, _ = d.shard.groups[group]
+    Returns builders, layer counts and pipeline stages.
+    """
+
+    def layer(spec: Layer) -> Build:
         dummy = Loads(np.zeros(1), np.zeros(1))
 
         def build(m: Moments) -> list[Op]:
@@ -212,9 +221,16 @@ def _sections(d: Deployment) -> list[tuple[Build, int]]:
 
         return build
 
-    out: list[tuple[Build, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1)]
-    out += [(layer(g), count) for g, (_, count) in enumerate(d.shard.groups)]
-    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1))
+    def send(stage: int) -> Build:
+        return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
+
+    last = len(d.stages) - 1
+    out: list[tuple[Build, int, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
+    for s, stage in enumerate(d.stages):
+        out += [(layer(spec), count, s) for spec, count in stage.groups]
+        if s < last:
+            out.append((send(s), 1, s))
+    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1, last))
     return out
 
 

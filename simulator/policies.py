@@ -39,6 +39,7 @@ from .state import (
     I8,
     I_BLOCKS,
     I_CACHED,
+    I_FLIGHT,
     I_GENERATED,
     I_HASHED,
     I_HASHES,
@@ -107,7 +108,7 @@ class Policy:
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
-        next one on.
+        next one on. With pipeline parallel it changes nothing, see `pipeline`.
     caching : bool
         Prefix caching: freed blocks keep their content until they are handed out again, see
         `prefix`. Only models whose layers all cache every token can use it.
@@ -149,6 +150,11 @@ class Policy:
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether prompts may wait for others."""
+        return self.gather_steps > 0 or self.even_steps > 0
 
     @property
     def captured(self) -> int:
@@ -273,6 +279,7 @@ def drop(st: State, kv: KvRules, r: int, i: int) -> None:
         st.free[r] += st.floats[i, F_HELD]
         st.floats[i, F_HELD] = 0.0
         return
+    note_content(st, kv, r, i, min(request[I_CACHED], request[I_HASHED]))  # outputs of sessions
     pool, rank = st.pool, st.ranks[r]
     row = pool.held[r, request[I_SLOT]]
     while request[I_BLOCKS] > 0:
@@ -565,9 +572,10 @@ def plan_rank(
     """Plan one rank's step; returns how many sequences it preempted.
 
     Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The new tokens
-    of each sequence are left in ``st.fresh[r]``, the batch's moments in ``st.moments[r]``, its
-    prompt chunks in ``st.chunks``.
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. With pipeline
+    parallel a sequence whose step is in flight is never preempted: who needs its memory waits
+    until it can be. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
+    moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
     """
     rank, m = st.ranks[r], st.moments[r]
     for w in range(m.size):
@@ -576,10 +584,10 @@ def plan_rank(
     if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
         return 0
     budget = limits.token_budget
-    preemptions, prompts, j = int64(0), 0, 0
+    preemptions, prompts, j, short = int64(0), 0, 0, False
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
-            if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
+            if preemptions > 0 or short or j + rank[R_LATE] >= limits.max_sequences:
                 break
             head = rank[R_HEAD]
             if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
@@ -593,10 +601,16 @@ def plan_rank(
             request = st.ints[i]
             left = request[I_TARGET] - request[I_CACHED]
             want = min(left if left > 0 else 1, budget)
+            if left <= 0 and request[I_FLIGHT] > 0:
+                want = int64(0)  # the token that goes in next has yet to come
             fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
-                if not fits:
+                if fits:
+                    break
+                if st.ints[st.running[r, rank[R_RUNNING] - 1], I_FLIGHT] > 0:
+                    want, fits, short = int64(0), True, True
+                else:
                     preempt_last(st, kv, r)
                     preemptions += 1
             if not fits:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..workloads.errors import InputError
 from ..workloads.requests import RequestStream
-from .cluster import Job, Served, serve_cluster
+from .cluster import Served, serve_cluster
 from .compiled import (
     T_ACT,
     T_BUSY,
@@ -19,6 +19,7 @@ from .compiled import (
     T_J_COMPUTE,
     T_J_DRAM,
     T_J_LINK,
+    T_OUTSIDE,
     T_RUNS,
     T_STREAM,
     totals,
@@ -28,6 +29,7 @@ from .engine import Engine, Progress, serve
 from .fleet import Fleet, pools_of
 from .kv import CacheSettings
 from .metrics import Quantiles, histogram_quantiles, quantiles
+from .nodes import Job
 from .policies import Policy
 from .state import (
     C_COMPLETED,
@@ -83,7 +85,8 @@ class OpTotal:
     ----------
     layer, name, kind, processor : str
     wall_s : float
-        Seconds it contributed to the clock (critical path), on all its processors together.
+        Seconds it contributed to the clock (critical path), on all its processors together. With
+        pipeline parallel, to that of its stage; the stages work side by side.
     busy_s : float
         Device-seconds it kept this processor busy.
     flops, stream_bytes, act_bytes : float
@@ -92,6 +95,8 @@ class OpTotal:
         Dynamic energy by path.
     runs : float
         Times it ran (layers x steps x devices).
+    outside : float
+        How many of them lay outside the kernel tables, where some are in use.
     """
 
     layer: str
@@ -105,6 +110,7 @@ class OpTotal:
     act_bytes: float
     joules: Mapping[str, float]
     runs: float
+    outside: float
 
     @property
     def bytes(self) -> float:
@@ -248,7 +254,7 @@ def run(
             deployment.model.name,
             "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
         )
-    if fleet is not None or stop is not None or deployment.pools:
+    if fleet is not None or stop is not None or deployment.pools or _has_sessions(stream):
         served = serve_cluster(
             pools_of(deployment, fleet or Fleet()), policy, stream, seed=seed, warmup=warmup,
             keep_log=keep_stages, progress=progress, router=(fleet or Fleet()).router,
@@ -280,6 +286,12 @@ def run(
         engines, deployment, policy, stream, seed, _requests(engines), warm, end, interval, scale,
         began,
     )  # fmt: skip
+
+
+def _has_sessions(stream: RequestStream) -> bool:
+    """Whether requests follow each other, so that arrivals depend on the run."""
+    first = next(iter(stream), None)
+    return first is not None and first.turns is not None
 
 
 def _check_count(stream: RequestStream, warmup: int, completed: int) -> None:
@@ -451,7 +463,7 @@ def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
             float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
             {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
              "link": float(t[T_J_LINK])},
-            float(t[T_RUNS]),
+            float(t[T_RUNS]), float(t[T_OUTSIDE]),
         )
         for (layer, name, kind, processor), t in rows.items()
     )  # fmt: skip

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..devices.cost import Cost
 from ..workloads.batch import PREFILL, Batch, Moments
-from ..workloads.model import embedding_ops, layer_ops
+from ..workloads.model import Layer, embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
-from .layout import head_program, layer_program
+from .layout import head_program, layer_program, stage_send
 from .placement import regions
 
 
@@ -50,11 +50,16 @@ class PlacedOp:
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One step: duration, dynamic energy of all devices, and every op."""
+    """One step: duration, dynamic energy of all devices, and every op.
+
+    With pipeline parallel the duration is that of one batch on its way through all stages, of
+    which `stages` gives each one's part, what it sends on included.
+    """
 
     seconds: float
     joules: float
     ops: tuple[PlacedOp, ...]
+    stages: tuple[float, ...]
 
 
 def explicit_stage(
@@ -112,23 +117,28 @@ class _Stage:
               for f in ("q_len", "context", "phase", "seq_id"))
         )  # fmt: skip
         self.placed: list[PlacedOp] = []
-        self.seconds = 0.0
+        self.seconds = [0.0]  # of each pipeline stage so far
 
     def total(self) -> StageCost:
-        d = self.d
+        d, dummy = self.d, Loads(np.zeros(1), np.zeros(1))
         self._ranks([embedding_ops(d.shard, m, d.run) for m in self.moments], 1)
-        for group, (_, count) in enumerate(d.shard.groups):
-            dummy = Loads(np.zeros(1), np.zeros(1))
-            self._ranks([self._dense_ops(group, m, dummy) for m in self.moments], count)
-        for part in d.experts:
-            self._experts(part)
+        for s, held in enumerate(d.stages):
+            if s > 0:
+                send = [stage_send(m.tokens, d.shard.hidden, s - 1, d.run) for m in self.moments]
+                self._ranks([[op] for op in send], 1)
+                self.seconds.append(0.0)
+            for layer, count in held.groups:
+                self._ranks([self._dense_ops(layer, m, dummy) for m in self.moments], count)
+            for part in d.experts:
+                if part.stage == s:
+                    self._experts(part)
         self._ranks([head_program(d.shard, m, d.layout, d.run) for m in self.moments], 1)
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
-        return StageCost(self.seconds, joules, tuple(self.placed))
+        stages = tuple(self.seconds)
+        return StageCost(sum(stages), joules, tuple(self.placed), stages)
 
-    def _dense_ops(self, group: int, m: Moments, dummy: Loads) -> list[Op]:
+    def _dense_ops(self, layer: Layer, m: Moments, dummy: Loads) -> list[Op]:
         """Ops of one layer that do not depend on the expert draw, collectives included."""
-        layer, _ = self.d.shard.groups[group]
         parts = layer_ops(layer, m, self.d.run, dummy)
         program = layer_program(layer, parts, self.d.layout, self.d.run, m.tokens)
         return [op for op in program if op.kind != "experts"]
@@ -143,7 +153,7 @@ class _Stage:
             own, ops = self._place(compute, count, self.d.layout.tp)
             per_rank.append((seconds + own, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
-        self.seconds += count * per_rank[slowest][0]
+        self.seconds[-1] += count * per_rank[slowest][0]
         for r, (_, placed) in enumerate(per_rank):
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
@@ -182,7 +192,7 @@ class _Stage:
             if op.flops > 0:
                 groups.append(self._place([op], part.layers, devices // part.ep))
         slowest = max(range(len(groups)), key=lambda g: groups[g][0])
-        self.seconds += groups[slowest][0] * part.layers
+        self.seconds[-1] += groups[slowest][0] * part.layers
         for g, (_, placed) in enumerate(groups):
             self.placed += [replace(p, critical=g == slowest) for p in placed]
 

@@ -18,13 +18,14 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
- I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(14)  # fmt: skip
-NUM_INTS = 14
+ I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT) = range(15)  # fmt: skip
+NUM_INTS = 15
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
-ones whose content is noted; start in `Pool.hashes`, and prompt tokens that hashes cover."""
+ones whose content is noted; start in `Pool.hashes`, and tokens that hashes cover. With pipeline
+parallel: batches in flight that it is part of."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD) = range(5)
 NUM_FLOATS = 5

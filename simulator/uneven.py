@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..devices.beyond import attention_outside
+from ..devices.calibrated.scalar import MIXED_DECODE
 from ..devices.decode_blocks import ABSENT, P_PLACES, P_TILE, blocks_seconds
 from ..devices.grid import EMPTY, mixed_decode
 from ..devices.tables import TableModel
@@ -87,7 +89,8 @@ def graph_batch(decodes: int, captured: int) -> int:
 def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> float:
     """Seconds beyond the table's of equal contexts, one layer.
 
-    Contexts that differ by less than a tile of keys are equal ones.
+    Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
+    added.
 
     Parameters
     ----------
@@ -102,11 +105,13 @@ def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> 
     for j in range(count):
         total += keys[j]
         low, high = min(low, keys[j]), max(high, keys[j])
-    if high - low < u.blocks[P_TILE]:
+    n = float(count)
+    outside = attention_outside(u.axes, u.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
+    if outside or high - low < u.blocks[P_TILE]:
         return 0.0
     tiles = np.ceil(high / u.blocks[P_TILE]) if count > captured else ANY_TILES
     batch = float(graph_batch(count, captured))
-    even = mixed_decode(u.axes, u.sizes, u.seconds, float(count), total, 0.0)
+    even = mixed_decode(u.axes, u.sizes, u.seconds, n, total, 0.0)
     return float(blocks_seconds(u.blocks, keys, count, batch, tiles, heap) - even)
 
 

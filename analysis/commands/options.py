@@ -28,6 +28,9 @@ Dp = Annotated[int | None, typer.Option(parser=whole, metavar="N", help="Data-pa
 Ep = Annotated[
     int | None, typer.Option(parser=whole, metavar="N", help="Groups that experts are dealt to.")
 ]
+Pp = Annotated[
+    int | None, typer.Option(parser=whole, metavar="N", help="Pipeline stages of the layers.")
+]
 Placement = Annotated[
     str | None,
     typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process.", metavar="RULE"),

@@ -19,6 +19,7 @@ from .options import (
     KvDtype,
     Out,
     Placement,
+    Pp,
     Routing,
     Tp,
     count,
@@ -40,6 +41,7 @@ def roofline_command(
     tp: Tp = None,
     dp: Dp = None,
     ep: Ep = None,
+    pp: Pp = None,
     placement: Placement = None,
     attention: Attention = None,
     costs: Costs = "auto",
@@ -52,7 +54,7 @@ def roofline_command(
     with folder(out) as files:
         result = roofline(
             model, system, batch=batch, context=context, prefill=prefill, routing=routing,
-            dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, placement=placement,
+            dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, pp=pp, placement=placement,
             attention=attention, costs=costs,
         )  # fmt: skip
         if files:

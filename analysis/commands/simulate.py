@@ -19,6 +19,7 @@ from .options import (
     KvDtype,
     Out,
     Placement,
+    Pp,
     Routing,
     Tp,
     count,
@@ -44,6 +45,8 @@ def simulate_command(
         str | None,
         typer.Option(help="fixed, lognormal, gaussian or uniform.", metavar="NAME"),
     ] = None,
+    turns: Annotated[float | None, real("Mean requests of a session (generated).")] = None,
+    think: Annotated[float | None, real("Mean pause before the next of a session [s].")] = None,
     cv: Annotated[float | None, real("Variation of arrival gaps (gamma).")] = None,
     rate_scale: Annotated[float | None, real("Play a trace this much faster.")] = None,
     spread: Annotated[
@@ -69,6 +72,7 @@ def simulate_command(
     tp: Tp = None,
     dp: Dp = None,
     ep: Ep = None,
+    pp: Pp = None,
     placement: Placement = None,
     attention: Attention = None,
     warmup: Annotated[int | None, count("Completions left out of the metrics.")] = None,
@@ -76,7 +80,7 @@ def simulate_command(
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
     router: Annotated[
         str | None,
-        typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME"),
+        typer.Option(help="round-robin, least-loaded, vllm or sticky.", metavar="NAME"),
     ] = None,
     replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
     fail: Annotated[
@@ -97,10 +101,10 @@ def simulate_command(
             result = simulate(
                 model, system, trace=trace, rate=rate, closed_loop=closed_loop,
                 requests=requests, input_len=input_len, output_len=output_len, lengths=lengths,
-                cv=cv, rate_scale=rate_scale, spread=spread, duration=duration, policy=policy,
+                turns=turns, think=think, cv=cv, rate_scale=rate_scale, spread=spread, duration=duration, policy=policy,
                 engine=engine, kernels=kernels, costs=costs,
                 token_budget=token_budget, max_seqs=max_seqs, max_model_len=max_model_len,
-                routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep,
+                routing=routing, dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, pp=pp,
                 placement=placement, attention=attention, warmup=warmup, seed=seed, seeds=seeds,
                 keep_stages=files is not None, progress=watch,
                 fleet=parse_fleet(router, replicas, fail or (), mtbf, repair),

@@ -113,25 +113,27 @@ def requests(point: Point, seed: int) -> RequestStream:
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     return deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep,
+        workers.dp, workers.ep, workers.pp,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
 def deployed(
-    folder: Path, device: str, model: str, weights: str, kv: str, tp: int, dp: int, ep: int
-) -> Deployment:
+    folder: Path, device: str, model: str, weights: str, kv: str, tp: int, dp: int, ep: int,
+    pp: int = 1,
+) -> Deployment:  # fmt: skip
     """One worker's deployment; equal ones are made once a process."""
     spec = _model(folder, model)
     spec = replace(spec, numerics=formats(spec, weights, kv))
-    devices = tp * dp
+    devices = tp * dp * pp
     size = load_system(f"{device}-x1").device.node_size or devices
     nodes = -(-devices // size)
     name = f"{device}-x{devices}" if nodes == 1 else f"{device}-{nodes}x{devices // nodes}"
     has_experts = spec.moe_layers > 0
     return deploy(
-        spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, draws="step"
-    )
+        spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, pp=pp,
+        draws="step",
+    )  # fmt: skip
 
 
 def _model(folder: Path, name: str) -> ModelSpec:

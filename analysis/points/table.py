@@ -30,17 +30,18 @@ BENCHMARK = "InferenceX"
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Equal workers; each has ``tp * dp`` devices, and its experts lie on `ep` groups of them."""
+    """Equal workers; each has ``tp * dp * pp`` devices, and its experts lie on `ep` groups."""
 
     count: int
     tp: int
     dp: int
     ep: int
+    pp: int = 1
 
     @property
     def devices(self) -> int:
         """Devices of one worker."""
-        return self.tp * self.dp
+        return self.tp * self.dp * self.pp
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +181,11 @@ def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
         return f"device {row['device']!r} is not in the catalog"
     if row["mode"] not in MODES:
         return f"mode {row['mode']!r} is none of {', '.join(MODES)}"
-    if row["pp"] != 1:
-        return f"pipeline parallel of {row['pp']} is not simulated"
-    devices = row["tp"] * row["attention_dp"]
+    if row["mode"] == "disagg" and row["pp"] != 1:
+        return f"pipeline parallel of {row['pp']} in separate pools is not simulated"
+    devices = row["tp"] * row["attention_dp"] * row["pp"]
     if row["mode"] == "agg" and devices != row["gpus"]:
-        return f"tp x attention_dp is {devices}, not the {row['gpus']} GPUs of the row"
+        return f"tp x attention_dp x pp is {devices}, not the {row['gpus']} GPUs of the row"
     if row["mode"] == "disagg":
         found = _layout(row)
         if found is None:
@@ -211,7 +212,7 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
-    prefill, workers = None, Workers(1, row["tp"], row["attention_dp"], row["ep"])
+    prefill, workers = None, Workers(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
     if row["mode"] == "disagg":
         sides = _layout(row)
         assert sides is not None

@@ -208,7 +208,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
     )
     return [
         Section(f"{before}What was run", [what, inspect(d.model).rows()]),
-        Section(f"{before}Evidence", [result.rests_on(), models]),
+        Section(f"{before}Evidence", [result.rests_on(), models, *result.outside_tables()]),
         constants,
     ]
 

@@ -243,3 +243,24 @@ def test_people_see_where_time_went(ask: Ask) -> None:
     ):  # fmt: skip
         assert text in shown
     assert all(line == line.rstrip() for line in shown.splitlines())
+
+
+def test_pipeline_parallel(ask: Ask, tmp_path: Path, drawn: list[str]) -> None:
+    """Four stages of one GPU each: all is served, batches overlap, each flight has its own track."""
+    work = ("--rate", 200, "--requests", 60, "--input-len", 512, "--output-len", 8)
+    answer = ask("simulate", "llama-3-8b", "--system", "h100-x4", "--pp", 4, "--token-budget", 512,
+                 *work, "--json", "--out", tmp_path)  # fmt: skip
+    found = answer.json()
+    assert found["output_tokens"] == 60 * 8
+    rows = rows_of(tmp_path / "stages.csv")
+    starts, ends = [row["start_s"] for row in rows], [row["end_s"] for row in rows]
+    overlaps = [b < a for a, b in zip(ends, starts[1:], strict=False)]
+    assert sum(overlaps) > 0.3 * len(overlaps)
+    assert all(b >= a for a, b in zip(ends, starts[4:], strict=False))  # four at once at most
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    names = {e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    assert {f"batch in flight {k}" for k in (1, 2, 3, 4)} < names
+    for lane in range(100, 104):
+        own = [e for e in events if e["ph"] == "X" and e["tid"] == lane]
+        ends = [e["ts"] + e["dur"] for e in own]
+        assert all(b["ts"] >= a - 2e-3 for a, b in zip(ends, own[1:], strict=False))  # [us]

@@ -51,16 +51,18 @@ def test_layouts_come_from_columns_and_notes(table: Callable[..., Path]) -> None
             {"mode": "disagg", "gpus": 24, "tp": 8, "ep": 8, "notes": split},
             {"mode": "disagg", "gpus": 16},
             {"device": "Z9000"},
-            {"pp": 2, "gpus": 2},
+            {"mode": "disagg", "gpus": 16, "tp": 8, "pp": 2, "notes": split},
             {"gpus": 4},
             {"notes": "TTFT suspect: far above prefill time"},
+            {"pp": 2, "gpus": 2},
         )
     )
-    assert [p.line for p in points] == [2, 3, 9]
+    assert [p.line for p in points] == [2, 3, 9, 10]
     assert points[0].workers == Workers(1, 2, 4, 8)
     assert (points[1].prefill, points[1].workers) == (Workers(2, 1, 4, 4), Workers(1, 8, 1, 8))
     assert points[1].gpus == 16
-    assert [p.suspect for p in points] == [False, False, True]
+    assert points[3].workers == Workers(1, 1, 1, 1, pp=2)
+    assert [p.suspect for p in points] == [False, False, True, False]
     assert [s.line for s in skipped] == [4, 5, 6, 7, 8]
     reasons = ["24", "notes", "Z9000", "pipeline", "4 GPUs"]
     assert all(word in s.reason for word, s in zip(reasons, skipped, strict=True))

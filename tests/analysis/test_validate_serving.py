@@ -101,7 +101,8 @@ def test_all_ops_are_measured(name: str, collectives: set[str], tmp_path: Path) 
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
-    (run,) = validate_serving([data_set("serving_runs") / name]).runs
+    found = validate_serving([data_set("serving_runs") / name])
+    (run,) = found.runs
     metrics = run.metrics()
     assert len(metrics) == 12
     assert len(run.table) == 300
@@ -112,6 +113,12 @@ def test_replayed_runs(name: str, data_set: Callable[[str], Path]) -> None:
     # Nobody gets a token before arriving, and all tokens come.
     assert (run.simulated.ttft > 0).all()
     assert (run.simulated.latency >= run.simulated.ttft).all()
+    # Every op is inside the tables, and the answer says so.
+    (told,) = (each["kernel_tables"] for each in found.to_dict()["runs"])
+    assert [(row["family"], row["outside"]) for row in told] == [
+        ("attention", 0), ("matmul", 0), ("vector", 0),
+    ]  # fmt: skip
+    assert any("Outside the kernel tables" in block for block in found.blocks() if block)
 
 
 @pytest.fixture

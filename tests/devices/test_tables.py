@@ -10,13 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.scalar import MOE_GRID
 from opbyte.devices.catalog import load_device
+from opbyte.devices.cost import KernelModel
 from opbyte.devices.device import build_device
 from opbyte.devices.grid import filled_grid, grid_rows
 from opbyte.devices.tables import Curve, TableModel, table_model, whole_tiles
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import read_tables
+from opbyte.workloads.layers import MixtureOfExperts, Run
+from opbyte.workloads.numerics import Numerics
+from opbyte.workloads.ops import Loads, Op
 
 
 def test_curve_between_and_beyond() -> None:
@@ -102,3 +107,55 @@ def test_bad_tables_are_refused(tmp_path: Path, content: str, part: str) -> None
     with pytest.raises(InputError, match=part) as caught:
         table_model(spec, [path], base)
     assert "\n" not in str(caught.value)
+
+
+def decode_op(model: TableModel, n: int, keys: int) -> tuple[float, float]:
+    """Seconds of a decode attention op by the tables, and by the device's own model."""
+    shape = {"heads_q": 32, "heads_kv": 8, "head_dim": 128, "window": 0, "kv_bytes": 2.0,
+             "batch": n, "tokens": n, "pairs": n * keys, "kv": n * keys, "decodes": n,
+             "decode_kv": n * keys}  # fmt: skip
+    op = Op("attention_decode", "attention", "attention_decode", "decode", shape, "bf16", 1.0,
+            kv_read_bytes=2.0 * 8 * 128 * n * keys * 2.0)  # fmt: skip
+    base, x = model.base, model.base.quantities(op)
+    assert x is not None
+    return model.cost(op).seconds, float(base.seconds(op, x[None, :])[0])
+
+
+def test_attention_goes_on_beyond_its_grid(measured: tuple[TableModel, Path]) -> None:
+    """The edge's measured time times the model's ratio; nothing jumps at the edge."""
+    model, _ = measured
+    edge, own = decode_op(model, 256, 16_384)
+    assert decode_op(model, 255, 16_300)[0] < edge
+    for n, keys in ((257, 16_384), (256, 16_385), (512, 16_384), (256, 65_536), (900, 40_000)):
+        found, beyond = decode_op(model, n, keys)
+        assert found == pytest.approx(edge * beyond / own, rel=1e-12)
+        assert found > edge
+    assert decode_op(model, 256, 16_385)[0] == pytest.approx(edge, rel=1e-3)
+    wide, own = decode_op(model, 300, 1000)  # one axis beyond, the other inside
+    short, inside = decode_op(model, 256, 1000)
+    assert wide == pytest.approx(short * own / inside, rel=1e-12)
+
+
+def test_experts_go_on_beyond_their_grid() -> None:
+    """Tokens beyond the last row: the model's ratio, from the edge's time; inside: no change."""
+    spec, _ = load_device("rtx-4090")
+    base = next(iter(build_device(spec, calibrated=True).processors.values())).model
+    assert isinstance(base, KernelModel)
+    points = [(t, a) for t in (1.0, 64.0, 1024.0) for a in (1.0, 4.0, 8.0)]
+    grid = filled_grid(np.array(points), np.array([1e-5 * (t + 50 * a) for t, a in points]))
+    model = TableModel(base, {}, {}, {(4096, 14_336, 8, 2): grid}, 9, hardware(spec), {})
+    layer = MixtureOfExperts(hidden=4096, experts=8, top_k=2, width=14_336)
+
+    def seconds(m: TableModel | KernelModel, tokens: int) -> float:
+        loads = Loads(np.full(8, tokens * 2 / 8), np.ones(8))
+        op = layer.expert_op(loads, Run(Numerics("bf16"), "flash"))
+        x = m.quantities(op)
+        assert x is not None
+        return float(m.seconds(op, x[None, :])[0])
+
+    edge = seconds(model, 1024)
+    assert edge == pytest.approx(1e-5 * (1024 + 400), rel=1e-12)
+    for tokens in (1028, 4096, 65_536):
+        ratio = seconds(base, tokens) / seconds(base, 1024)
+        assert seconds(model, tokens) == pytest.approx(edge * ratio, rel=1e-12)
+    assert seconds(model, 512) == pytest.approx(1e-5 * (512 + 400), rel=1e-12)

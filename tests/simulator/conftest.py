@@ -78,20 +78,23 @@ def reference() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def small() -> Callable[..., Deployment]:
-    """Deployments of models cut to two layers, so that the explicit path is quick.
+    """Deployments of models cut to two layers (or one a stage), so that the explicit path is quick.
 
     ``windowed`` has one layer that sees 20 tokens and one that sees all.
     """
 
     @cache
-    def find(name: str, system: str = "h100-x1", routing: str = "uniform") -> Deployment:
+    def find(
+        name: str, system: str = "h100-x1", routing: str = "uniform", **degrees: int
+    ) -> Deployment:
         model = load_model({"windowed": "gemma-2-27b"}.get(name, name))
-        layers = model.layers[:2]
+        layers = model.layers[: max(2, degrees.get("pp", 1))]
         if name == "windowed":
             mixers = [
                 replace(layer.mixer, window=w) for layer, w in zip(layers, (20, 0), strict=True)
             ]
             layers = tuple(replace(a, mixer=m) for a, m in zip(layers, mixers, strict=True))
-        return deploy(replace(model, layers=layers), load_system(system), routing=routing)
+        model = replace(model, layers=layers)
+        return deploy(model, load_system(system), routing=routing, **degrees)
 
     return find

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Request:
     input: int
     output: int
     hashes: Sequence[int] = ()
+    session: int | None = None
+    follows: Request | None = None
+    think: float = 0.0
     target: int = 0
     cached: int = 0
     generated: int = 0
@@ -35,6 +39,7 @@ class Request:
     first: float = math.nan
     last: float = math.nan
     preemptions: int = 0
+    flight: int = 0  # batches under way that hold it
     gaps: list[float] = field(default_factory=list)
 
     @property
@@ -43,7 +48,9 @@ class Request:
 
     @property
     def hashed(self) -> int:
-        """Prompt tokens whose content a trace tells."""
+        """Tokens whose content a trace tells: of the prompt, or all where a session goes on."""
+        if self.session is not None:
+            return self.input + self.output
         return min(self.input, HASH_TOKENS * len(self.hashes))
 
 
@@ -114,6 +121,8 @@ class Blocks:
         if (j + 1) * self.block > request.hashed:
             return ("own", request.index, j)
         start = j * self.block
+        if request.session is not None:
+            return ("session", request.session, j)
         return ("hash", request.hashes[start // HASH_TOKENS], start % HASH_TOKENS)
 
     def found(self, request: Request) -> list[int]:
@@ -168,8 +177,9 @@ class Blocks:
 
     def drop(self, request: Request) -> None:
         """Free a sequence's blocks, its last one first; a preempted one can find them again."""
-        if request.generated < request.output:
-            self._note_until(request, request.cached // self.block)
+        done = request.generated == request.output
+        known = min(request.cached, request.hashed) if done else request.cached
+        self._note_until(request, known // self.block)
         for b in reversed(request.blocks):
             self.users[b] -= 1
             if self.users[b] == 0:
@@ -196,17 +206,19 @@ class Reference:
 
     policy: Policy
     memories: Sequence[Bytes | Blocks]
-    cost: Callable[[Sequence[Batch], int], float]
+    cost: Callable[[Sequence[Batch], int], Any]  # seconds, of each stage in a `Pipeline`
     clients: int | None = None
     steps: int = 0
     now: float = 0.0
     known: float = 0.0
     unpolled: int = 0  # decoding-only steps since arrivals were looked at
     waited: int = 0  # plans that let prompts wait
+    later: list[Request] = field(default_factory=list)  # what follows a request that is not done
 
     def serve(self, requests: list[Request]) -> None:
-        to_come = list(requests)
-        for request in to_come:
+        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
+                               for first in (True, False))  # fmt: skip
+        for request in requests:
             request.target = request.input
         for request in to_come[: self.clients or 0]:
             request.arrival = 0.0
@@ -242,11 +254,21 @@ class Reference:
                     self.stamp(request, tokens)
                 rank.late = [r for r in rank.running if r.generated == r.output]
                 rank.running = [r for r in rank.running if r.generated < r.output]
-                unopened = [r for r in to_come if r.arrival == math.inf]
-                for following, _ in zip(unopened, rank.late, strict=False):
-                    following.arrival = self.now  # a client's next request
+                self.open(to_come, rank.late)
             if not self.policy.ahead:
                 self.forget_late(ranks)
+
+    def open(self, to_come: list[Request], done: Sequence[Request]) -> None:
+        """What comes after requests that are done: a client's next, or a session's."""
+        unopened = [r for r in to_come if r.arrival == math.inf]
+        for following, _ in zip(unopened, done, strict=False):
+            following.arrival = self.now
+        for request in done:
+            for following in [r for r in self.later if r.follows is request]:
+                following.arrival = max(following.arrival, self.now + following.think)
+                self.later.remove(following)
+                to_come.append(following)
+                to_come.sort(key=lambda r: r.arrival)  # stable
 
     def least_loaded(self, ranks: Sequence[Rank]) -> Rank:
         weight = self.policy.waiting_load
@@ -317,14 +339,19 @@ class Reference:
     def plan_running(
         self, rank: Rank, requests: Sequence[Request]
     ) -> tuple[list[tuple[Request, int]], int, bool]:
-        """Tokens of running sequences, what is left of the budget, whether any was preempted."""
-        budget, plan, preempted = self.policy.token_budget, [], False
+        """Tokens of running sequences, what is left of the budget, whether memory was short."""
+        budget, plan, preempted, short = self.policy.token_budget, [], False, False
         for request in requests:
             if request not in rank.running:  # preempted for one before it
                 continue
             left = request.target - request.cached
             tokens = min(left if left > 0 else 1, budget)
+            if left <= 0 and request.flight:  # its next token has yet to come
+                tokens = 0
             while tokens and not rank.kv.hold(request, request.cached + tokens):
+                if rank.running[-1].flight:  # wait until it is back
+                    tokens, short = 0, True
+                    continue
                 preempted = True
                 victim = rank.running.pop()
                 self.preempt(rank, victim)
@@ -334,7 +361,7 @@ class Reference:
             if tokens:
                 rank.kv.note(request, request.cached + tokens)
                 plan.append((request, tokens))
-        return plan, budget, preempted
+        return plan, budget, preempted or short
 
     def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
         """Start waiting requests with what is left of the budget."""
@@ -374,14 +401,75 @@ class Reference:
 
     def stamp(self, request: Request, tokens: int) -> None:
         request.cached += tokens
-        if request.in_prefill:
-            return
+        if not request.in_prefill:
+            self.token(request)
+
+    def token(self, request: Request) -> None:
         request.generated += 1
         if request.generated == 1:
             request.first = self.now
         else:
             request.gaps.append(self.now - request.last)
         request.last = self.now
+
+
+@dataclass
+class Pipeline(Reference):
+    """The same over pipeline stages: `cost` gives the seconds of each.
+
+    As many batches as there are stages may be under way. A new one is planned as long as there
+    is a place and something to plan; else the oldest is waited for. What a batch holds counts as
+    cached from when it is sent.
+    """
+
+    stages: int = 1
+
+    def serve(self, requests: list[Request]) -> None:
+        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
+                               for first in (True, False))  # fmt: skip
+        for request in requests:
+            request.target = request.input
+        for request in to_come[: self.clients or 0]:
+            request.arrival = 0.0
+        ranks = [Rank(kv) for kv in self.memories]
+        sent: list[tuple[float, list[tuple[Request, bool]]]] = []
+        free = [0.0] * self.stages
+        while True:
+            self.known = self.now
+            while to_come and to_come[0].arrival <= self.now:
+                self.least_loaded(ranks).waiting.append(to_come.pop(0))
+            if not any(r.running or r.waiting for r in ranks):
+                if not to_come:
+                    return
+                self.now = max(self.now, to_come[0].arrival)
+                continue
+            while len(sent) < self.stages:
+                plans = [self.plan(rank, False) for rank in ranks]
+                if not any(plans):
+                    break
+                seconds = self.cost([batch_of(plan) for plan in plans], self.steps)
+                self.steps += 1
+                at = self.now
+                for s in range(self.stages):  # a stage takes a batch when it has it and is free
+                    at = free[s] = max(at, free[s]) + seconds[s]
+                held = []
+                for plan in plans:
+                    for request, tokens in plan:
+                        request.cached += tokens
+                        request.flight += 1
+                        held.append((request, not request.in_prefill))
+                sent.append((at, held))
+            self.now, held = sent.pop(0)
+            for request, brings_a_token in held:
+                request.flight -= 1
+                if brings_a_token:
+                    self.token(request)
+            for rank in ranks:
+                done = [r for r in rank.running if r.generated == r.output]
+                rank.running = [r for r in rank.running if r.generated < r.output]
+                for request in done:
+                    rank.kv.drop(request)
+                self.open(to_come, done)
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

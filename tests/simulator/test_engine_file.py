@@ -29,7 +29,7 @@ def engine_json(tmp_path: Path) -> Callable[[object], Path]:
 def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
     path = engine_json({
         "engine": "vllm", "engine_version": "0.19.0", "tensor_parallel_size": 2,
-        "data_parallel_size": 3, "enable_expert_parallel": True, "max_num_seqs": 77,
+        "data_parallel_size": 3, "pipeline_parallel_size": 4, "enable_expert_parallel": True, "max_num_seqs": 77,
         "max_num_batched_tokens": 2048, "max_model_len": 4096, "dtype": "bfloat16",
         "kv_cache_dtype": "fp8", "async_scheduling": False,
         "kv_cache": {"num_gpu_blocks": 2588, "block_size": 32, "enable_prefix_caching": False},
@@ -43,7 +43,7 @@ def test_settings_are_taken_over(engine_json: Callable[[object], Path]) -> None:
     # vLLM keeps one block as a placeholder.
     assert NULL_BLOCKS == 1
     assert (found.cache.block_tokens, found.cache.blocks) == (32, 2588 - NULL_BLOCKS)
-    assert (found.tp, found.dp, found.ep) == (2, 3, 6)
+    assert (found.tp, found.dp, found.pp, found.ep) == (2, 3, 4, 6)
     assert (found.max_model_len, found.dtype, found.kv_dtype) == (4096, "bf16", "fp8")
 
 
@@ -51,7 +51,7 @@ def test_what_is_not_said_is_vllms_default(engine_json: Callable[[object], Path]
     found = read_engine(engine_json({"max_model_len": None}))
     assert found.policy == POLICIES["vllm"]
     assert (found.cache.block_tokens, found.cache.blocks) == (16, None)
-    assert (found.tp, found.dp, found.ep, found.max_model_len) == (1, 1, 1, None)
+    assert (found.tp, found.dp, found.pp, found.ep, found.max_model_len) == (1, 1, 1, 1, None)
     assert (found.dtype, found.kv_dtype) == (None, None)
 
 
@@ -85,7 +85,7 @@ BAD: list[tuple[object, str]] = [
     ({"max_num_batched_tokens": True}, "max_num_batched_tokens: must be a whole number"),
     ({"max_model_len": "32k"}, "max_model_len: must be a whole number"),
     ({"tensor_parallel_size": -1}, "tensor_parallel_size"),
-    ({"pipeline_parallel_size": 2}, "pipeline_parallel_size: only 1"),
+    ({"pipeline_parallel_size": 0}, "pipeline_parallel_size: must be a whole number"),
     ({"enable_expert_parallel": "yes"}, "enable_expert_parallel: must be true or false"),
     ({"async_scheduling": 1}, "async_scheduling: must be true or false, not 1"),
     ({"dtype": "bfloat61"}, "dtype: unknown format 'bfloat61'; did you mean 'bfloat16'"),

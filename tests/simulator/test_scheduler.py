@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -38,6 +39,7 @@ from opbyte.simulator.state import (
     F_LAST,
     F_SCHEDULED,
     I_BLOCKS,
+    I_FLIGHT,
     I_GENERATED,
     I_ORDER,
     I_PREEMPTED,
@@ -51,12 +53,15 @@ from opbyte.simulator.state import (
 from opbyte.workloads.requests import RequestBlock
 
 SETUPS = (
-    ("llama-3-8b", "h100-x1", "uniform"),
-    ("windowed", "h100-x1", "uniform"),
-    ("jamba-mini", "h100-x1", "uniform"),
-    ("mixtral-8x7b", "duplex-x4", "uniform"),
-    ("mixtral-8x7b", "h100-2x2", "measured"),
-    ("mixtral-8x7b", "duplex-4x1", "power_law:1.0"),
+    ("llama-3-8b", "h100-x1", "uniform", {}),
+    ("windowed", "h100-x1", "uniform", {}),
+    ("jamba-mini", "h100-x1", "uniform", {}),
+    ("mixtral-8x7b", "duplex-x4", "uniform", {}),
+    ("mixtral-8x7b", "h100-2x2", "measured", {}),
+    ("mixtral-8x7b", "duplex-4x1", "power_law:1.0", {}),
+    ("llama-3-8b", "h100-x4", "uniform", {"pp": 4}),
+    ("windowed", "h100-x2", "uniform", {"pp": 2}),
+    ("mixtral-8x7b", "h100-2x2", "measured", {"pp": 2, "tp": 1, "dp": 2}),
 )
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of these small models."""
@@ -133,6 +138,14 @@ def blocks_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
     )
 
 
+def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
+    """The same workload; pipelines refuse policies that poll or let prompts wait."""
+    if deployment.layout.pp == 1:
+        return load
+    policy = replace(load["policy"], poll_steps=1, gather_steps=0, even_steps=0)
+    return load | {"policy": policy}
+
+
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
     block, tokens = blocks_of(load), load["block"]
@@ -162,14 +175,15 @@ def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return engine.state.floats[:count, columns]
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads())
 @settings(max_examples=15)
 def test_same_schedule_as_the_reference(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     reference: ModuleType, load: dict[str, Any],
 ) -> None:  # fmt: skip
-    deployment = small(model, system, routing)
+    deployment = small(model, system, routing, **degrees)
+    load = meant_for(deployment, load)
     engine = engine_for(deployment, load)
     block = blocks_of(load)
     engine.submit(block)
@@ -182,11 +196,20 @@ def test_same_schedule_as_the_reference(
                 block.hash_ids or [()] * len(block), strict=True)
         )
     ]  # fmt: skip
-    slow = reference.Reference(
-        load["policy"], [memory_of(engine, reference) for _ in range(deployment.ranks)],
-        lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
-        load["clients"],
-    )  # fmt: skip
+    memories = [memory_of(engine, reference) for _ in range(deployment.ranks)]
+    pp = deployment.layout.pp
+    if pp == 1:
+        slow = reference.Reference(
+            load["policy"], memories,
+            lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+            load["clients"],
+        )  # fmt: skip
+    else:
+        slow = reference.Pipeline(
+            load["policy"], memories,
+            lambda batches, step: explicit_stage(deployment, batches, step=step).stages,
+            load["clients"], stages=pp,
+        )  # fmt: skip
     slow.serve(requests)
     counters, ints = engine.state.counters, engine.state.ints[: len(block)]
     assert counters[C_STEPS] == slow.steps
@@ -221,14 +244,15 @@ def check_pool(engine: Engine, count: int) -> None:
     assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_what_every_schedule_owes(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment = small(model, system, routing)
+    deployment = small(model, system, routing, **degrees)
+    load = meant_for(deployment, load)
     engine, block = engine_for(deployment, load), blocks_of(load)
     engine.submit(block)
     state, n, capacity = engine.state, len(block), engine.kv.capacity
@@ -258,21 +282,24 @@ def test_what_every_schedule_owes(
     log = np.concatenate(engine.logs)
     assert (log[:, L_KV] <= deployment.ranks * capacity).all()
     assert state.clocks[T_KV_PEAK] <= capacity
-    assert engine.books.wall.sum() == pytest.approx(state.clocks[T_BUSY], rel=1e-9)
+    if deployment.layout.pp == 1:  # stages work side by side
+        assert engine.books.wall.sum() == pytest.approx(state.clocks[T_BUSY], rel=1e-9)
+    else:
+        assert not state.ints[:n, I_FLIGHT].any()
 
 
 cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
 
 
-@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads(), data=st.data())
 @settings(max_examples=10)
 def test_pieces_equal_one_go(
-    model: str, system: str, routing: str, small: Callable[..., Deployment],
+    model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment, block = small(model, system, routing), blocks_of(load)
-    load = load | {"clients": None}
+    deployment, block = small(model, system, routing, **degrees), blocks_of(load)
+    load = meant_for(deployment, load) | {"clients": None}
     whole = engine_for(deployment, load)
     whole.submit(block)
     whole.advance(math.inf)

@@ -16,6 +16,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import open_requests
 
 OWN = "request_id,arrival_s,input_tokens,output_tokens\n"
+SESSIONS = "request_id,arrival_s,input_tokens,output_tokens,predecessor,think_s\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
 LENGTHS = "num_prefill_tokens,num_decode_tokens\n"
 MOONCAKE = '{"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}\n'
@@ -50,6 +51,19 @@ BAD_FILES: dict[str, tuple[str | bytes, int, str]] = {
     "no such day": (AZURE + "2023-02-29 18:15:46.68,1,1\r\n", 2, "date-time"),
     "other zone": (AZURE + "2023-11-16 18:15:46.68+01:00,1,1\r\n", 2, "date-time"),
     "long fraction": (AZURE + f"{STAMP}123456789,1,1\r\n", 2, "date-time"),
+    "unknown predecessor": (SESSIONS + "a,0,9,9,,0\nb,0,99,9,c,0\n", 3, "'c' is the request_id of no"),
+    "cycle": (SESSIONS + "a,0,99,9,b,0\nb,0,99,9,a,0\n", 2, "unknown, or a cycle"),
+    "own predecessor": (SESSIONS + "a,0,99,9,a,0\n", 2, "a cycle"),
+    "two followers": (SESSIONS + "a,0,9,9,,0\nb,0,99,9,a,0\nc,0,99,9,a,0\n", 4, "a chain"),
+    "id twice": (SESSIONS + "a,0,9,9,,0\na,0,99,9,a,0\n", 3, "request_id 'a' appears twice"),
+    "no id": (SESSIONS + ",0,9,9,,0\n", 2, "request_id '' must be there"),
+    "short prompt": (SESSIONS + "a,0,9,9,,0\nb,0,17,9,a,0\n", 3, "fewer than the 18"),
+    "thinks back": (SESSIONS + "a,0,9,9,,-1\n", 2, "think_s '-1' must be seconds"),
+    "thinks words": (SESSIONS + "a,0,9,9,,soon\n", 2, "think_s 'soon' is not a number"),
+    "JSON session": (
+        '{"timestamp": 0, "input_length": 6, "output_length": 5, "session": "s"}\n' * 2,
+        2, "fewer than",
+    ),
     "invalid JSON": (MOONCAKE + '{"timestamp": 1,\n', 2, "not valid JSON"),
     "JSON list": (MOONCAKE + "[1, 2]\n", 2, "must be a JSON object"),
     "JSON key": ('{"timestamp": 0, "input_lenght": 1, "output_length": 1}', 1, "'input_lenght'?"),

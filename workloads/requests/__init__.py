@@ -1,7 +1,7 @@
 """Requests: when they arrive, how long they are, and which prompt blocks they share."""
 
 from .arrivals import ARRIVALS
-from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
+from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream, Turns
 from .formats import FORMATS
 from .front import open_requests
 from .lengths import LENGTHS
@@ -15,5 +15,6 @@ __all__ = [
     "HashIds",
     "RequestBlock",
     "RequestStream",
+    "Turns",
     "open_requests",
 ]

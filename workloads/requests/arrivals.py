@@ -41,11 +41,20 @@ def gamma(rate: float, cv: float | None) -> Gaps:
 def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator) -> Iterator[Rows]:
     """Give rows new arrival times: the first at 0, then one gap each.
 
-    The sum runs in order from the last arrival, so that the result does not depend on how
+    Of sessions only the first requests have gaps; the others arrive no earlier than what comes
+    before them. The sum runs in order from the last arrival, so that the result does not depend on how
     rows are batched, to the last bit.
     """
-    now = 0.0
+    now = latest = 0.0
     for rows in batches:
+        if rows.turns is not None:
+            first = rows.turns.follows < 0
+            edges = np.cumsum(np.concatenate([[now], gaps(rng, int(first.sum()))]))
+            now = float(edges[-1])
+            times = np.concatenate([[latest], edges[:-1]])[np.cumsum(first)]
+            latest = float(times[-1])
+            yield replace(rows, arrival_s=times)
+            continue
         edges = np.cumsum(np.concatenate([[now], gaps(rng, len(rows))]))
         now = float(edges[-1])
         yield replace(rows, arrival_s=edges[:-1])

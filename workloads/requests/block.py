@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,40 @@ PREFIX_BLOCK_TOKENS = 512
 """Prompt tokens behind one hash id (Mooncake's block size)."""
 
 HashIds = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How requests follow each other in sessions; each session is a chain.
+
+    Attributes
+    ----------
+    follows : int64 array, shape (n,)
+        Request that each one follows; -1 for the first of a session. It arrives `think_s` after
+        that one's end, but not before its own `arrival_s`, and its prompt starts with that one's
+        prompt and output.
+    session : int64 array, shape (n,)
+        First request of the session.
+    think_s : float64 array, shape (n,)
+        Time from the end of the one before [s].
+    """
+
+    follows: npt.NDArray[np.int64]
+    session: npt.NDArray[np.int64]
+    think_s: npt.NDArray[np.float64]
+
+    def take(self, which: slice | npt.NDArray[np.bool_]) -> Turns:
+        """Those of some of the requests."""
+        return Turns(self.follows[which], self.session[which], self.think_s[which])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Turns | None]) -> Turns | None:
+        """Those of several blocks; None unless all have some."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts) or not known:
+            return None
+        names = ("follows", "session", "think_s")
+        return cls(*(np.concatenate([getattr(part, name) for part in known]) for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +66,8 @@ class RequestBlock:
     hash_ids : tuple of tuple of int, or None
         Per request, one id per `PREFIX_BLOCK_TOKENS` prompt tokens; equal ids mean the same
         prefix block. Never more ids than ``ceil(input_tokens / PREFIX_BLOCK_TOKENS)``.
+    turns : Turns or None
+        Where requests follow each other.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -39,6 +75,7 @@ class RequestBlock:
     input_tokens: npt.NDArray[np.int64]
     output_tokens: npt.NDArray[np.int64]
     hash_ids: HashIds | None = None
+    turns: Turns | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -85,4 +122,5 @@ class RequestStream:
             np.concatenate([b.input_tokens for b in blocks]),
             np.concatenate([b.output_tokens for b in blocks]),
             tuple(ids for block in hashed for ids in block) if hashed else None,
+            Turns.joined([b.turns for b in blocks]),
         )

@@ -40,6 +40,15 @@ def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
         raise InputError(path, "has a header but no rows")
 
 
+def header_of(path: Path) -> list[str]:
+    """Column names of a CSV file; none where it is empty."""
+    for chunk in read_lines(path):
+        for number, line in enumerate(chunk.text, chunk.first):
+            if line:
+                return header_cells(split_line(path, number, line))
+    return []
+
+
 def header_cells(row: Sequence[str]) -> list[str]:
     """Return column names without the blanks around them."""
     return [cell.strip() for cell in row]

@@ -14,15 +14,17 @@ from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .lengths import LENGTHS, Draw
 from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
-from .randomness import generator
+from .randomness import THINKING, TURNS, generator
 from .rows import Rows, at_zero, first, numbered, spread_stamps, until
 from .sample import GAP_CV, RATE_PER_S, sample_lengths
+from .sessions import with_turns
 from .sources import Source, generated, trace
 
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
 MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
+MAX_TURNS = 1e6
 
 T = TypeVar("T")
 Step = Callable[[Iterable[Rows]], Iterator[Rows]]
@@ -39,6 +41,8 @@ def open_requests(
     input_len: int | None = None,
     output_len: int | None = None,
     lengths: str | None = None,
+    turns: float | None = None,
+    think: float | None = None,
     arrivals: str | None = None,
     cv: float | None = None,
     rate_scale: float | None = None,
@@ -72,6 +76,12 @@ def open_requests(
         Mean prompt and output length [tokens], 1 to 2**31 - 1; together.
     lengths : str, optional
         Their distribution: a name in `LENGTHS`, "fixed" by default.
+    turns : float, optional
+        Join generated requests to sessions of this many on average, each prompt starting with all
+        that was said before; lengths then are what a turn adds, and `rate` counts sessions. See
+        `sessions.with_turns`.
+    think : float, optional
+        Mean time from the end of a turn to the next [s]; 0 if not given.
     arrivals : str, optional
         A name in `ARRIVALS` for `rate`: "poisson" by default, "gamma" if `cv` is given.
     cv : float, optional
@@ -111,6 +121,7 @@ def open_requests(
             raise InputError("--trace", "is empty; give a file or a folder")
         _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
         _refuse("lengths come from the trace", {"--output-len": output_len})
+        _refuse("sessions come from the trace", {"--turns": turns, "--think": think})
         origin = trace(Path(source), seed, rate_scale or 1.0)
     else:
         if limit is None and duration is None:
@@ -120,7 +131,8 @@ def open_requests(
         origin = generated(name, draws, seed, limit, block_size)
         if gaps is None and closed_loop is None and input_len is None:
             gaps = ARRIVALS["gamma"](RATE_PER_S, GAP_CV)
-    steps = _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
+    steps = _sessions(turns, think, seed)
+    steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
     if limit is not None:
         steps.append(partial(first, limit=limit))
 
@@ -131,6 +143,21 @@ def open_requests(
         return numbered(rows, block_size)
 
     return RequestStream(origin.name, closed_loop is None, closed_loop, blocks)
+
+
+def _sessions(turns: float | None, think: float | None, seed: int) -> list[Step]:
+    """The step that joins generated requests to sessions, if any."""
+    if turns is None:
+        _refuse("needs --turns", {"--think": think})
+        return []
+    mean = check_real(turns, "--turns", 1.0, MAX_TURNS)
+    pause = check_real(think or 0.0, "--think", 0.0, MAX_TIME_S)
+
+    def step(rows: Iterable[Rows]) -> Iterator[Rows]:
+        draws = generator(seed, TURNS), generator(seed, THINKING)
+        return with_turns(rows, mean, pause, *draws)
+
+    return [step]
 
 
 def _check_numbers(

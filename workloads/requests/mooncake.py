@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from .block import PREFIX_BLOCK_TOKENS
 from .cells import Column, check_order, times, tokens
 from .formats import FORMATS, RequestFormat
 from .rows import Rows
+from .sessions import SessionReader, session_columns
 from .textfile import Lines, at_line, read_lines, readable, shown
 
 KEYS = ("timestamp", "input_length", "output_length")
@@ -23,18 +25,21 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
     """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
 
     Stamps are kept as they are; the conversation trace's are multiples of 3 s to
-    a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none.
+    a few milliseconds (see `rows.spread_stamps`). Either every line has `hash_ids` or none. A line
+    may have the keys of `sessions` that the first one has (null where it has no value).
 
     Source: kvcache-ai/Mooncake, FAST25 traces (Apache-2.0).
     """
     last = -np.inf
     hashed: bool | None = None
+    sessions = SessionReader(())
     for chunk in read_lines(path):
         lines, objects = _objects(path, chunk)
         if not objects:
             continue
         if hashed is None:
             hashed = "hash_ids" in objects[0]
+            sessions = SessionReader(session_columns(objects[0], at_line(path, lines[0])))
         columns = [_column(path, lines, key, objects) for key in KEYS]
         stamp_ms = times(columns[0])
         last = check_order(columns[0], stamp_ms, last)
@@ -46,7 +51,9 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
                 _hash_ids(path, line, item, int(most))
                 for line, item, most in zip(lines, objects, blocks, strict=True)
             )
-        yield Rows(stamp_ms / 1000, inputs, outputs, ids)
+        _check_late_keys(path, lines, objects, sessions.names)
+        find = partial(_named, path, lines, objects)
+        yield sessions.read(find, Rows(stamp_ms / 1000, inputs, outputs, ids))
     if hashed is None:
         raise InputError(path, "is empty")
 
@@ -66,6 +73,22 @@ def _objects(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]]]
         lines.append(number)
         objects.append(item)
     return lines, objects
+
+
+def _check_late_keys(
+    path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]
+) -> None:
+    """Refuse keys of sessions that the first line did not have: its requests are read already."""
+    late = [key for key in ("session", "predecessor", "think_s") if key not in names]
+    for line, item in zip(lines, objects, strict=True):
+        for key in late:
+            if key in item:
+                raise InputError(at_line(path, line), f"has {key!r}, which the first line has not")
+
+
+def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], key: str) -> Column:
+    """Collect one key of which a line may have none."""
+    return Column(path, lines, key, [item.get(key) for item in objects])
 
 
 def _column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]]) -> Column:

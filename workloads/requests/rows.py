@@ -12,17 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .block import MAX_BLOCK, HashIds, RequestBlock
+from .block import MAX_BLOCK, HashIds, RequestBlock, Turns
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes."""
+    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes, turns."""
 
     arrival_s: npt.NDArray[np.float64]
     input_tokens: npt.NDArray[np.int64]
     output_tokens: npt.NDArray[np.int64]
     hash_ids: HashIds | None = None
+    turns: Turns | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -31,7 +32,10 @@ class Rows:
         """Return rows `start` to `stop`."""
         cut = slice(start, stop)
         hashes = None if self.hash_ids is None else self.hash_ids[cut]
-        return Rows(self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes)
+        turns = None if self.turns is None else self.turns.take(cut)
+        return Rows(
+            self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns
+        )
 
 
 def from_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
@@ -103,6 +107,7 @@ def _joined(a: Rows, b: Rows) -> Rows:
         np.concatenate([a.input_tokens, b.input_tokens]),
         np.concatenate([a.output_tokens, b.output_tokens]),
         (a.hash_ids or ()) + (b.hash_ids or ()) if both else None,
+        Turns.joined([a.turns, b.turns]),
     )
 
 
@@ -122,5 +127,6 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             ids = np.arange(done, done + len(part), dtype=np.int64)
             done += len(part)
             yield RequestBlock(
-                ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids
-            )
+                ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
+                part.turns,
+            )  # fmt: skip

@@ -9,9 +9,10 @@ import numpy as np
 
 from . import stamps
 from .cells import check_order, times, tokens
-from .csvtable import read_columns
+from .csvtable import header_of, read_columns
 from .formats import FORMATS, RequestFormat
 from .rows import Rows
+from .sessions import SessionReader, session_columns
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
@@ -35,12 +36,18 @@ def read_azure(path: Path) -> Iterator[Rows]:
 
 
 def read_own(path: Path) -> Iterator[Rows]:
-    """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s."""
-    last = -np.inf
-    for arrival, inputs, outputs in read_columns(path, OWN):
-        arrival_s = times(arrival)
-        last = check_order(arrival, arrival_s, last)
-        yield Rows(arrival_s, tokens(inputs), tokens(outputs))
+    """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
+
+    It may have the columns of `sessions`.
+    """
+    names = session_columns(header_of(path), str(path))
+    sessions, last = SessionReader(names), -np.inf
+    for columns in read_columns(path, (*OWN, *names)):
+        arrival_s = times(columns[0])
+        last = check_order(columns[0], arrival_s, last)
+        rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
+        found = {column.name: column for column in columns}
+        yield sessions.read(found.__getitem__, rows)
 
 
 def read_lengths(path: Path) -> Iterator[Rows]:

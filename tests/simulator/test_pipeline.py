@@ -1,0 +1,231 @@
+"""Is pipeline parallel what it should be: layers, memory and time cut into stages?
+
+Against closed forms: a request alone takes the sum of its stages and transfers; many requests come
+no faster than the slowest stage lets them. The schedule is compared with the slow one in
+`test_scheduler.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, Books, new_books, step_seconds, totals
+from opbyte.simulator.deployment import Deployment, deploy
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.kv import CacheSettings, kv_rules
+from opbyte.simulator.layout import stage_models
+from opbyte.simulator.lowering import F8, I8, Plan, lower
+from opbyte.simulator.policies import Policy, make_policy
+from opbyte.simulator.simulate import run
+from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.state import F_FIRST, F_LAST
+from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.jit import compiled
+from opbyte.workloads.requests import RequestBlock, open_requests
+
+SETUPS = (
+    ("llama-3-8b", "h100-x4", {"pp": 4}),
+    ("llama-3-8b", "h100-x4", {"pp": 2}),
+    ("gemma-2-27b", "h100-2x4", {"pp": 2}),
+    ("mixtral-8x7b", "duplex-2x8", {"pp": 4, "tp": 2, "dp": 2}),
+    ("deepseek-v3", "h200-2x8", {"pp": 2}),
+    ("jamba-mini", "h100-x8", {"pp": 2}),
+)
+
+
+def made(model: str, system: str, degrees: dict[str, int]) -> Deployment:
+    return deploy(load_model(model), load_system(system), **degrees)
+
+
+def alone(inputs: list[int], outputs: list[int]) -> RequestBlock:
+    """Requests that all arrive at 0."""
+    n = len(inputs)
+    return RequestBlock(np.arange(n), np.zeros(n), np.array(inputs), np.array(outputs))
+
+
+@pytest.mark.parametrize(("name", "pp", "sizes"), [
+    ("llama-3-8b", 4, [8, 8, 8, 8]),
+    ("deepseek-v3", 2, [31, 30]),
+    ("deepseek-v3", 4, [15, 15, 16, 15]),
+    ("deepseek-v3", 8, [7, 7, 8, 8, 8, 8, 8, 7]),
+])  # fmt: skip
+def test_layers_are_cut_as_vllm_cuts_them(name: str, pp: int, sizes: list[int]) -> None:
+    """By hand after `get_pp_indices`: what is left over goes to stages before the last."""
+    model = load_model(name)
+    stages = stage_models(model, pp)
+    assert [len(stage.layers) for stage in stages] == sizes
+    assert tuple(layer for stage in stages for layer in stage.layers) == model.layers
+
+
+@pytest.mark.parametrize("model", ["llama-3-8b", "gemma-2-27b"])
+def test_stages_hold_all_weights(model: str) -> None:
+    """Every weight once; a tied table lies on the first and on the last stage."""
+    whole, cut = made(model, "h100-x1", {}), made(model, "h100-x4", {"pp": 4})
+    spec = whole.model
+    twice = spec.vocab * spec.hidden * spec.numerics.weight_bytes("embedding") if spec.tied else 0
+    held = sum(memory.weights for memory in cut.memories())
+    assert held == pytest.approx(whole.memory().weights + twice, rel=1e-12)
+    assert cut.shard.kv_bytes_per_token == whole.shard.kv_bytes_per_token
+    assert sum(s.kv_bytes_per_token for s in cut.stages) == whole.shard.kv_bytes_per_token
+
+
+def test_the_fullest_stage_bounds_the_cache() -> None:
+    """Blocks: the fewest that any stage's memory holds beside its weights."""
+    d = made("llama-3-8b", "h100-x4", {"pp": 4})
+    rules = kv_rules(d, caching=True)
+    per_stage = [
+        int(memory.kv / (stage.kv_bytes_per_token * rules.block))
+        for memory, stage in zip(d.memories(), d.stages, strict=True)
+    ]
+    assert rules.blocks == min(per_stage) < max(per_stage)
+    assert kv_rules(d, CacheSettings(16, 1000), caching=True).blocks == 1000
+
+
+def test_no_stage_is_overdrawn() -> None:
+    """Windowed and other layers in different shares: what counts covers every stage's use."""
+    d = made("gpt-oss-20b", "h100-x4", {"pp": 4})
+    rules = kv_rules(d)
+    for stage, memory in zip(d.stages, d.memories(), strict=True):
+        for window, size in stage.kv_classes().items():
+            share = rules.block_bytes[rules.window.tolist().index(window)] / rules.capacity
+            assert share * (1 + 1e-12) >= size * rules.block / memory.kv
+
+
+@compiled
+def one_step(plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books) -> float:
+    """`step_seconds` for a caller outside compiled code."""
+    return step_seconds(plan, moments, 3, decodes, chunks, chunks.shape[1], True, books)
+
+
+@pytest.mark.parametrize(("model", "system", "degrees"), SETUPS)
+@given(data=st.data())
+@settings(max_examples=10)
+def test_both_paths_agree_stage_by_stage(
+    model: str, system: str, degrees: dict[str, int], data: st.DataObject
+) -> None:
+    d = made(model, system, degrees)
+    batches = [
+        Batch.of(
+            data.draw(st.lists(st.integers(0, 9000), max_size=5)),
+            data.draw(st.lists(st.tuples(st.integers(1, 900), st.integers(0, 900)), max_size=2)),
+        )
+        for _ in range(d.ranks)
+    ]
+    batches[0] = Batch.of([7], [(5, 3)])
+    plan, _ = lower(d)
+    books = new_books(plan)
+    prefill = np.concatenate([b.phase == PREFILL for b in batches])
+    chunks = np.stack([
+        np.concatenate([getattr(b, name) for b in batches])[prefill] for name in ("q_len", "seq_id")
+    ])  # fmt: skip
+    moments = np.stack([b.moments(d.shard.windows).values for b in batches])
+    total = one_step(plan, moments, int((~prefill).sum()), chunks, books)
+    stage = explicit_stage(d, batches, step=3)
+    assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
+    assert total == pytest.approx(stage.seconds, rel=1e-9)
+    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    assert joules == pytest.approx(stage.joules, rel=1e-8)
+
+
+def test_stages_add_up_to_the_whole_model() -> None:
+    """Without transfers a batch takes as long on the stages together as on one device."""
+    whole, cut = made("llama-3-8b", "h100-x1", {}), made("llama-3-8b", "h100-x4", {"pp": 4})
+    batch = Batch.of([600] * 32, [(512, 0)])
+    stage = explicit_stage(cut, [batch])
+    sent = [p.cost.seconds for p in stage.ops if "stage" in p.op.shape]
+    link = cut.system.device.link
+    values = 2 * batch.tokens * cut.model.hidden
+    each = link.latency_s + values * 2 / link.bandwidth_bytes_per_s
+    assert sent == pytest.approx([each] * 3, rel=1e-12)
+    expected = explicit_stage(whole, [batch]).seconds + 3 * each
+    assert stage.seconds == pytest.approx(expected, rel=1e-9)
+
+
+def test_one_request_takes_the_sum_of_its_stages() -> None:
+    d = made("llama-3-8b", "h100-x4", {"pp": 4})
+    engine = Engine(d, make_policy("vllm"))
+    engine.submit(alone([300], [4]))
+    engine.advance(math.inf)
+    steps = [Batch.of([], [(300, 0)]), *(Batch.of([300 + k]) for k in range(3))]
+    ends = np.cumsum([explicit_stage(d, [step]).seconds for step in steps])
+    assert engine.state.floats[0, [F_FIRST, F_LAST]] == pytest.approx(ends[[0, -1]], rel=1e-9)
+
+
+def test_chunks_of_a_prompt_follow_each_other() -> None:
+    """A prompt of k chunks ends after its first on all stages and the others on the slowest."""
+    d = made("llama-3-8b", "h100-x4", {"pp": 4})
+    engine = Engine(d, make_policy("vllm", token_budget=256))
+    engine.submit(alone([1024], [1]))
+    engine.advance(math.inf)
+    stages = [explicit_stage(d, [Batch.of([], [(256, 256 * k)])]).stages for k in range(4)]
+    free = np.zeros(4)
+    for seconds in stages:
+        at = 0.0
+        for s in range(4):
+            at = free[s] = max(at, free[s]) + seconds[s]
+    assert engine.state.floats[0, F_LAST] == pytest.approx(free[3], rel=1e-9)
+    assert free[3] < 0.5 * sum(sum(s) for s in stages)
+
+
+def test_throughput_is_bounded_by_the_slowest_stage() -> None:
+    """Single-token requests, each a batch of its own: one comes out every slowest stage."""
+    d = made("llama-3-8b", "h100-x4", {"pp": 4})
+    engine = Engine(d, Policy("alone", 512, 1024, chunked=True, reserve=False))
+    engine.submit(alone([512] * 100, [1] * 100))
+    engine.advance(math.inf)
+    seconds = explicit_stage(d, [Batch.of([], [(512, 0)])]).stages
+    last = np.sort(engine.state.floats[:100, F_LAST])
+    assert last[0] == pytest.approx(sum(seconds), rel=1e-9)
+    assert np.diff(last) == pytest.approx(np.full(99, max(seconds)), rel=1e-9)
+
+
+def test_rates_of_a_full_pipeline() -> None:
+    """Several batches in flight: more tokens a second than with one, less than the bound."""
+    d = made("llama-3-8b", "h100-x4", {"pp": 4})
+    policy = Policy("quarters", 32, 128, chunked=True, reserve=True)
+    result = run(d, policy, open_requests(closed_loop=128, input_len=8, output_len=200, limit=512))
+    stages = explicit_stage(d, [Batch.of([108] * 32)]).stages
+    bound, alone_ = 32 / max(stages), 32 / sum(stages)
+    assert result.output_tokens_per_s is not None
+    assert 0.8 * bound < result.output_tokens_per_s < 1.02 * bound
+    assert result.output_tokens_per_s > 2.5 * alone_
+    assert result.output_tokens == 512 * 200
+
+
+def test_links_between_nodes() -> None:
+    inside = made("llama-3-8b", "h100-2x4", {"pp": 2, "tp": 2, "dp": 2})
+    across = made("llama-3-8b", "h100-2x4", {"pp": 2, "tp": 4, "dp": 1})
+    names = []
+    for d in (inside, across):
+        ops = explicit_stage(d, [Batch.of([9])] * d.ranks).ops
+        names.append({p.processor for p in ops if "stage" in p.op.shape})
+    device = inside.system.device
+    assert names == [{device.link.name}, {device.node_link.name}]
+
+
+@pytest.mark.parametrize("rule", [{"poll_steps": 4}, {"gather_steps": 2}, {"even_steps": 2}])
+def test_policies_that_wait_are_refused(rule: dict[str, int]) -> None:
+    """Rules of engines that run one batch at a time."""
+    policy = Policy("waits", 512, 64, chunked=True, reserve=False, **rule)
+    with pytest.raises(InputError, match="--pp: cannot go with policy waits"):
+        Engine(made("llama-3-8b", "h100-x4", {"pp": 4}), policy)
+
+
+@pytest.mark.parametrize(("system", "degrees", "part"), [
+    ("h100-x4", {"pp": 3}, "--pp: 3 must divide the 4 devices"),
+    ("h100-x4", {"pp": 2, "tp": 4}, "tp 4 x dp 0 must be the 2 of each stage"),
+    ("duplex-hetero-x4", {"pp": 2}, "--pp: cannot go with processors that are devices"),
+    ("duplex-split-x4", {"pp": 2}, "--pp: cannot go with the two pools"),
+    ("h100-8x8", {"pp": 64}, "--pp: 64 is more than the 32 layers"),
+])  # fmt: skip
+def test_bad_degrees(system: str, degrees: dict[str, int], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        made("llama-3-8b", system, degrees)
