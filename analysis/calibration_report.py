@@ -91,7 +91,7 @@ def _donors(name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> di
     return {
         device: Donor(done[name].rows, done[name].fit, rows[device][name].h)
         for device, done in fits.items()
-        if name in done
+        if name in done and not done[name].simple
     }
 
 

@@ -2,10 +2,20 @@
 
 The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits
 the last level. Thread blocks, one per sequence and key/value head, cost time of their own: a
-start, and work per key that the query heads of a group share or repeat (`sharing` lies between
+start, and work per key that the query heads of a group share or repeat (`apart` lies between
 the kernels that pack a group into one tile and those that give every query head a block). Few
 blocks draw less than the full bandwidth, and long caches are split over blocks whose partial
 results are merged.
+
+Two kernels are known to give every query head a block of its own, whatever `apart` says:
+
+- TensorRT-LLM's XQA kernel takes groups of at most 32 heads (``supportConfigHMMA`` and
+  ``supportConfigQGMMA`` in NVIDIA/TensorRT-LLM,
+  ``cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQAImplJIT/kernelUtils.cpp``);
+  wider ones fall to its masked multi-head kernel;
+- FlashAttention 2, which vLLM runs on 16-bit caches below Hopper, packs a group only without a
+  window (``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention,
+  ``csrc/flash_attn/flash_api.cpp``).
 """
 
 from __future__ import annotations
@@ -25,8 +35,8 @@ from .terms import COLD, resident, soft_max, value_bytes
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
               "packs", "fa2_window")  # fmt: skip
 """`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group
-that a tile holds at most; `fa2_window`: 1 for a window in a kernel that FlashAttention 2 runs where
-the matrix units are older than Hopper's."""
+that a tile holds at most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below
+Hopper."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -41,7 +51,8 @@ PARAMETERS = (
     Parameter("block_s", "s", "start and end of one thread block", 2e-6, 1e-8, 3e-5),
     Parameter("key_rate", "FLOP", "work per key and head done in a clock of one core",
               28.0, 4.0, 4000.0),
-    Parameter("fp8_work", "1", "work per 8-bit key over a 16-bit one", 0.8, 0.2, 4.0),
+    Parameter("fp8_work", "1", "work of a block on an 8-bit cache over a 16-bit one",
+              0.8, 0.2, 4.0),
     Parameter("apart", "1", "how far the query heads of a group have blocks of their own: "
               "0 all share one, 1 each alone", 0.12, 0.01, 1.0),
     Parameter("group_s", "s", "start and end that packing a group of heads adds to a block",
@@ -55,7 +66,12 @@ PARAMETERS = (
 OVERLAP = 3.0
 """Power of the soft maximum of block work and memory."""
 XQA_HEADS = 32.0
+"""Query heads of a group that TensorRT-LLM's XQA kernel packs at most."""
+NO_LIMIT = 1e9
+"""Query heads that a kernel packs which takes groups of any width."""
 HOPPER = 3000.0
+"""16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada
+(1024)."""
 SPLIT = 256.0
 """Keys of the smallest split."""
 
@@ -101,15 +117,16 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
 def from_table(table: Table) -> F8:
     """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
     keys, window = table["kv_len"], table["window"]
-    names = [framework(source) for source in table["source"]]
-    trtllm, vllm = (np.array([n.endswith(end) for n in names]) for end in ("/trtllm", "/vllm"))
+    engine = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
+    trtllm, vllm = engine == "trtllm", engine == "vllm"
     return np.column_stack(
         [
             table["batch"], np.where(window > 0, np.minimum(keys, window), keys),
             table["heads_q"], table["heads_kv"], table["head_dim"],
             value_bytes(table["kv_dtype"]), table["timing"] == "graph",
             np.where(table["timing"] == "graph", 1.0, COLD),
-            np.where(trtllm, XQA_HEADS, np.inf), vllm & (window > 0) & (table["kv_dtype"] != "fp8"),
+            np.where(trtllm, XQA_HEADS, NO_LIMIT),
+            vllm & (window > 0) & (table["kv_dtype"] != "fp8"),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -126,7 +143,7 @@ def from_op(op: Op) -> F8 | None:
     return np.array(
         [
             batch, kv / batch, s["heads_q"], s["heads_kv"], s["head_dim"],
-            op.kv_read_bytes / values, 1.0, COLD, np.inf, 0.0,
+            op.kv_read_bytes / values, 1.0, COLD, NO_LIMIT, 0.0,
         ]
     )  # fmt: skip
 

@@ -6,6 +6,11 @@ sliding window costs one tile more than its length. Kernels differ in whether th
 heads of one key/value head into a tile, which matters for short prompts: `packing` lies between
 the two. Softmax adds work per key that does not shrink with the head dimension, and heads wider
 than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
+
+TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
+the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
+``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``): one more pass over them, which a serving step
+has as an op of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +29,8 @@ from .terms import resident, soft_max, value_bytes
  X_GAP, X_ROTATES) = range(13)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
               "prefixed", "fp8", "kv_bytes", "gap", "rotates")  # fmt: skip
-"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
+"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees;
+`rotates`: 1 where the call turns the queries by their positions first."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -85,6 +91,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
     if x[X_ROTATES] > 0.0:
+        # Read in 16 bits, written in the format of the attention.
         turned = x[X_BATCH] * q * dim * heads * (3.0 if x[X_FP8] > 0.0 else 4.0)
         stay = resident(turned, CACHE_SHARE * h[H_CACHE])
         fixed += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
