@@ -9,8 +9,7 @@ than 128 fit a core worse. With fewer tiles than the cores can hold, a tile take
 
 TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
 the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
-``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``): one more pass over them, which a serving step
-has as an op of its own.
+``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``), which a serving step has as an op of its own.
 """
 
 from __future__ import annotations
@@ -91,8 +90,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
     if x[X_ROTATES] > 0.0:
-        # Read in 16 bits, written in the format of the attention.
-        turned = x[X_BATCH] * q * dim * heads * (3.0 if x[X_FP8] > 0.0 else 4.0)
+        # The write adds traffic; the attention then reads from the cache what was just written.
+        turned = x[X_BATCH] * q * dim * heads * (1.0 if x[X_FP8] > 0.0 else 2.0)
         stay = resident(turned, CACHE_SHARE * h[H_CACHE])
         fixed += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
     return float(fixed + soft_max(compute_s, memory_s, OVERLAP))
