@@ -125,16 +125,19 @@ def test_wrong_tables_are_named_and_never_used(
     lines.append(f"{head},{seconds / 1000:.6g}")
     lines.append(f"{head},0")
     lines.append(f"{head.replace('H100-SXM-80GB', 'H101')},{seconds}")
+    lines += [f"{head},{seconds * 1e6:.6g}", lines[1]]
     table.write_text("\n".join(lines) + "\n")
     run("validate", "kernels", str(table), "--json")
     out, err = capsys.readouterr()
     printed = json.loads(out)
     assert printed["rows"][0]["n"] == 120
     by_line = {row["line"]: row["reason"] for row in printed["skipped"]}
-    assert set(by_line) == {122, 123, 124}
+    assert set(by_line) == {122, 123, 124, 125, 126}
     assert "beats the device's roofline" in by_line[122]
     assert "not a positive number" in by_line[123]
     assert "unknown device" in by_line[124]
+    assert "far above the device's roofline" in by_line[125]
+    assert by_line[126] == "repeats line 2"
     assert f"{table}:122" in err
 
 
