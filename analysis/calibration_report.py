@@ -35,9 +35,9 @@ median and 90th percentile of |predicted / measured - 1|, and the median of pred
 - *measured / roofline*: median over the tenth of the rows with the longest rooflines. Predictions
   for shapes ten times as large as any measured one lie between one and three rooflines where this
   is well below 3. Where the measured kernels themselves are further away, so are the predictions:
-  A100 latent attention, whose decode kernel does not split the keys over blocks, and collectives
-  over PCIe among 4 and 8 ranks, which share the host bridges (the roofline is that of one device's
-  link, alone).
+  latent attention on A100, whose decode kernel does not split the keys over blocks, and on L40S,
+  and transfers over PCIe among 4 and 8 ranks, which share the host bridges (the roofline is that of
+  one device's link alone, a lower bound of every algorithm).
 
 Every family has at most 12 parameters a device. A framework may scale the whole time and the
 parameters of its own auxiliary kernels; the first scale has geometric mean 1 over the frameworks of

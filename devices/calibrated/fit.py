@@ -229,7 +229,9 @@ def _result(plan: _Layout, theta: F8) -> Fit:
     for j, column in enumerate(plan.columns, start=1):
         told = plan.informed[:, j]
         if told.any():
-            middle = np.median(logs[told, j])
+            bounds = plan.family.parameters[column]
+            moved = base[column] + np.median(logs[told, j])
+            middle = np.clip(moved, np.log(bounds.low), np.log(bounds.high)) - base[column]
             base[column] += middle
             logs[told, j] -= middle
     scales = {
