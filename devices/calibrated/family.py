@@ -57,6 +57,9 @@ class Parameter:
 class Simple:
     """The form of a family for devices with few rows: a latency and one efficiency.
 
+    It gives up what the defaults know of shapes far from those rows, so a family has it only where
+    few rows span what is asked of them (vector kernels do not: their few rows are large ones).
+
     Attributes
     ----------
     latency : str

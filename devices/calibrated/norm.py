@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, Simple, register
+from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CORES
 from .terms import host_seconds, resident, soft_max
 
@@ -129,12 +129,7 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
     return np.where(x[:, X_SIZE] > 2.0, C_32, C_16).astype(np.int64)
 
 
-SIMPLE = Simple("launch_s", ("memory",),
-                {"event_s": 1e-7, "cache_speed": 1.0, "cache": 0.05, "value_s": 1e-12,
-                 "reduce_s": 1e-8, "reduce_rate": 1.0, "gated_rate": 1.0, "rope_rate": 1.0,
-                 "rope_s": 1e-8, "overlap": 10.0})  # fmt: skip
-
 NORM = register(
     Family("norm", "vector kernels", ("elementwise",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of, simple=SIMPLE)
+           from_op, work, code_of)
 )  # fmt: skip

@@ -209,7 +209,7 @@ def test_one_odd_framework_does_not_move_the_base() -> None:
     assert base == pytest.approx(family.defaults[family.index("quantise_s")], rel=0.2)
 
 
-@pytest.mark.parametrize("name", ["mla", "norm", "allreduce"])
+@pytest.mark.parametrize("name", ["mla", "allreduce"])
 def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
     family, h = families()[name], hardware(load_device("h100")[0])
     form = family.simple
@@ -219,7 +219,6 @@ def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
         assert names[key].low <= value <= names[key].high
     x = {
         "mla": [[0, b, 1, kv, kv, 16, 2, COLD] for b in (1, 8, 64) for kv in (2**12, 2**16)],
-        "norm": [[rows, 4096, 3, 2, 1, 1, 0, 0] for rows in 2.0 ** np.arange(4, 16, 2)],
         "allreduce": [[size, 8, 0] for size in 2.0 ** np.arange(14, 32, 3)],
     }[name]
     x = np.array(x, dtype=float)
