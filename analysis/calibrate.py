@@ -148,8 +148,9 @@ def calibrate(
                 progress(f"{name} {family}")
             fits.setdefault(name, {})[family] = calibrate_family(rows, stamp)
     if not fits:
+        why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
         raise InputError(
-            f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables"
+            f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables{why}"
         )
     measured = {name: rows for name, (_, rows) in found.items()}
     return Calibration(fits, measured, skipped, None if own is None else Path(device))

@@ -14,6 +14,7 @@ from .report import report
 from .roofline import Roofline
 from .simulate import Comparison, Seeds, Simulation
 from .timeline import write_timeline
+from .validate_kernels import KernelValidation
 from .validate_points import PointsValidation
 from .validate_serving import ServingValidation
 
@@ -117,6 +118,17 @@ def _stage_columns(
         name: column if name.endswith(real) else column.astype(np.int64)
         for name, column in stages.items()
     }
+
+
+def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
+    """Write kernels.json, every row's prediction, a figure a family and the report."""
+    from .plots import save
+
+    folder.text("report.html", report(result))
+    folder.json("kernels.json", result.to_dict())
+    folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
+    for name, drawing in zip(result.families(), result.drawings(), strict=True):
+        folder.write(f"{name}.png", partial(save, drawing.figure))
 
 
 def write_serving(result: ServingValidation, folder: OutputFolder) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,15 @@ from ..devices.calibrated.fit import predict
 from ..devices.calibrated.rules import parameters
 from ..devices.spec import BoundsSpec, DeviceSpec
 from ..workloads.kernel_tables import SCHEMAS, Skipped, read_tables
-from .output import OutputFolder
 from .result import Result
+
+if TYPE_CHECKING:
+    from .report import Drawing, Section
+
+CAPTION = (
+    "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
+    "the error, predicted / measured - 1, over the measured time and by source."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +123,33 @@ class KernelValidation(Result):
                 parts.setdefault(name, []).append(values)
         return {name: np.concatenate(values) for name, values in parts.items()}
 
-    def figures(self, folder: OutputFolder) -> None:
-        """Write one figure a family: predicted against measured, error by size and by source."""
+    def drawings(self) -> list[Drawing]:
+        """One figure a family: predicted against measured, error by size and by source."""
         import pandas as pd
 
-        from .plots import kernel_errors, save
+        from .plots import kernel_errors
+        from .report import Drawing
 
-        rows = pd.DataFrame(self.predictions())
-        for name in dict.fromkeys(c.rows.family.name for c in self.checks):
+        rows, out = pd.DataFrame(self.predictions()), []
+        for name in self.families():
             title = f"Predicted and measured time: {families()[name].title}"
-            figure = kernel_errors(rows[rows["family"] == name], title)
-            folder.write(f"{name}.png", partial(save, figure))
+            out.append(Drawing(kernel_errors(rows[rows["family"] == name], title), CAPTION))
+        return out
+
+    def families(self) -> list[str]:
+        """Names of the families checked, in the order of `checks`."""
+        return list(dict.fromkeys(c.rows.family.name for c in self.checks))
+
+    def report_title(self) -> str:
+        return "Kernel times, predicted and measured"
+
+    def sections(self) -> list[Section]:
+        from .report import Section
+
+        out = [Section("Result", self.blocks()), Section("By family", self.drawings())]
+        if self.skipped:
+            out.append(Section("Rows and files left out", [self.to_dict()["skipped"]]))
+        return out
 
 
 def _short(value: Any) -> str:

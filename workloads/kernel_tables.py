@@ -10,12 +10,15 @@ A table is a CSV file whose stem names the kernel family. Two forms are read:
   read as ``timing = kernel``.
 
 Lines at the head of a file that begin with ``#`` say where its rows come from and are left out.
-Sizes are elements unless the name says bytes; ``measured_s`` is seconds of one call. A row that
-cannot be used is named with its file and line in `Table.skipped` and left out of the rows.
+Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one
+call. A row that cannot be used, or that repeats another to the last digit, is named with its file
+and line and left out of the rows.
 """
 
 from __future__ import annotations
 
+import csv
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,11 +51,14 @@ class Schema:
         Kernel names this family knows; empty = any.
     may_be_zero : tuple of str
         Numbers that may be 0 (no window, no prefix); all others are positive.
+    means : tuple of str
+        Shape columns that are means, so that they need not be whole numbers.
     """
 
     shape: tuple[str, ...]
     kernels: tuple[str, ...] = ()
     may_be_zero: tuple[str, ...] = ()
+    means: tuple[str, ...] = ()
 
 
 VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
@@ -76,7 +82,7 @@ SCHEMAS: dict[str, Schema] = {
     "moe": Schema(
         ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
          "active_experts"),
-        ("fused_moe", "moe_experts"), ("gated", "active_experts"),
+        ("fused_moe", "moe_experts"), ("gated", "active_experts"), ("active_experts",),
     ),
     "norm": Schema(("rows", "cols"), VECTOR),
     "allreduce": Schema(
@@ -89,6 +95,7 @@ SCHEMAS: dict[str, Schema] = {
         ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
          "decode_context"),
         (), ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
+        ("prefill_context", "decode_context"),
     ),
 }  # fmt: skip
 
@@ -215,8 +222,9 @@ def read_tables(
     tables : dict of str to Table
         All usable rows, by family.
     skipped : list of Skipped
-        What was left out: files without the columns of their family, rows with a missing,
-        wrong or non-positive number, an unknown kernel, number format or timing.
+        What was left out: files without rows or without the columns of their family, rows
+        with a missing, wrong or non-positive number, an unknown kernel, number format or timing,
+        and rows that repeat an earlier one.
     """
     parts: dict[str, list[Table]] = {}
     skipped: list[Skipped] = []
@@ -232,31 +240,55 @@ def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Ta
     family = _family(path)
     if family is None:
         raise InputError(path, "is not named as a kernel family")
-    raw = _read_csv(path)
+    text = _read_csv(path)
+    raw, line, bad = text.columns, text.line, text.bad
     schema = SCHEMAS[family]
-    _fill(raw, family)
+    if raw:
+        _fill(raw, family)
     names = ["source", "device", "kernel", "dtype", *schema.shape, "timing", "measured_s"]
-    lacking = [name for name in names if name not in raw]
-    if lacking:
-        skipped.append(Skipped(str(path), 0, f"lacks the columns {', '.join(lacking)}"))
+    wrong = _whole_file(raw, names) if raw else "is empty"
+    if wrong:
+        skipped.append(Skipped(str(path), 0, wrong))
         return None
-    count = len(raw["measured_s"])
-    line = np.arange(2, count + 2) + comment_lines(path)
-    bad = np.full(count, "", dtype=object)
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in names:
         if name in TEXT:
             columns[name] = raw[name]
         else:
             columns[name] = _numbers(raw[name], name, name in schema.may_be_zero, bad)
+            if name in schema.shape and name not in schema.means:
+                for i in np.flatnonzero(columns[name] != np.floor(columns[name])):
+                    _mark(bad, int(i), f"{name} is {str(raw[name][i])!r}, not a whole number")
     _check_names(columns, schema, bad, every_op)
+    _check_repeats(columns, line, bad)
     good = bad == ""
     skipped += [
         Skipped(str(path), int(n), reason)
         for n, reason in zip(line[~good], bad[~good], strict=True)
     ]
-    file = np.full(count, str(path), dtype=object)
+    file = np.full(len(line), str(path), dtype=object)
     return Table(family, columns, file, line).take(good)
+
+
+def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> str:
+    """Why a file has no usable table, or ""."""
+    lacking = [name for name in names if name not in raw]
+    if lacking:
+        found = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
+        told = f"; fields are parted by {found!r}, not by a comma" if found else ""
+        return f"lacks the columns {', '.join(lacking)}{told}"
+    return "" if len(raw["measured_s"]) else "has no rows"
+
+
+def _check_repeats(
+    columns: Mapping[str, npt.NDArray[Any]], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]
+) -> None:
+    """Mark rows that are equal to an earlier one in every column, the time included."""
+    first: dict[tuple[Any, ...], int] = {}
+    for i, row in enumerate(zip(*(values.tolist() for values in columns.values()), strict=True)):
+        before = first.setdefault(row, int(line[i]))
+        if before != line[i]:
+            _mark(bad, i, f"repeats line {before}")
 
 
 def _family(path: Path) -> str | None:
@@ -264,24 +296,41 @@ def _family(path: Path) -> str | None:
     return stem if stem in SCHEMAS else None
 
 
-def _read_csv(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """All columns as text."""
-    import pandas as pd
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A file's columns as text, the line each row ends on, and what is wrong with its form."""
 
+    columns: dict[str, npt.NDArray[Any]]
+    line: npt.NDArray[np.int64]
+    bad: npt.NDArray[Any]
+
+
+def _read_csv(path: Path) -> _Text:
+    """All columns as text; blank lines are left out."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(path, "larger than 1 GiB; not a kernel table")
-        frame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False,
-            skiprows=comment_lines(path),
-        )  # fmt: skip
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            before = comment_lines(path)
+            reader = csv.reader(itertools.islice(lines, before, None))
+            names = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num + before, row) for row in reader if row]
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise InputError(path, "is not UTF-8 text") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
-    return {str(name).strip(): frame[name].to_numpy(dtype=object) for name in frame}
+    except csv.Error as error:
+        raise InputError(path, f"is not a CSV table ({error})") from None
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise InputError(path, f"has the column {twice!r} twice")
+    width, empty = len(names), [""] * len(names)
+    bad = [f"has {len(r)} fields, not {width}" if len(r) != width else "" for _, r in rows]
+    cells = np.array([r if len(r) == width else empty for _, r in rows], dtype=object)
+    cells = cells.reshape(len(rows), width)
+    columns = {name: cells[:, i] for i, name in enumerate(names)}
+    line = np.array([n for n, _ in rows], dtype=np.int64)
+    return _Text(columns, line, np.array(bad, dtype=object))
 
 
 def comment_lines(path: Path) -> int:

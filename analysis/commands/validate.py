@@ -35,8 +35,8 @@ def validate_kernels_command(
     out: Out = None,
 ) -> None:
     """Kernel models against measured tables; exits 1 past the bounds in a device's YAML."""
+    from ..files import write_kernels
     from ..output import SIGNIFICANT
-    from ..report import report
     from ..validate_kernels import validate_kernels
 
     with folder(out) as files, folder(_parent(predictions), "--predictions") as beside:
@@ -44,10 +44,7 @@ def validate_kernels_command(
         if beside and predictions:
             beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
         if files:
-            files.text("report.html", report(result))
-            files.json("kernels.json", result.to_dict())
-            files.csv("predictions.csv", result.predictions(), SIGNIFICANT)
-            result.figures(files)
+            write_kernels(result, files)
     warn_skipped(result.skipped)
     show(result, as_json)
     if not result.passed:

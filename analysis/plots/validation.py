@@ -123,7 +123,7 @@ def _scatter(
         picked = mine[np.unique(np.linspace(0, len(mine) - 1, MAX_POINTS).astype(int))]
         axes.plot(
             measured[picked], predicted[picked], look.marker, color=look.color, markersize=2.6,
-            markeredgewidth=0, alpha=0.6, linestyle="none", label=name, zorder=2,
+            markeredgewidth=0, alpha=0.6, linestyle="none", label=name, zorder=2, rasterized=True,
         )  # fmt: skip
     _time_axis(axes, "x", *ends)
     _time_axis(axes, "y", *ends)

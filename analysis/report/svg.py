@@ -15,6 +15,9 @@ _ID = re.compile(r' id="(?P<id>[^"]*)"')
 _REFERENCE = re.compile(r'(?P<before>href="#|url\(#)(?P<id>[^")]*)')
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
 
+RASTER_DPI = 220
+"""Resolution of the parts of a figure that are drawn as pixels: clouds of thousands of points."""
+
 
 def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
     """Turn a figure into an ``<svg>`` element of the page.
@@ -36,7 +39,9 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> Markup:
 
     buffer = io.StringIO()
     with house_style(), rc_context({"svg.hashsalt": "opbyte", "svg.fonttype": "path"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None, "Creator": None}
+        )
     text = buffer.getvalue()
     text = _COMMENT.sub("", text[text.index("<svg") :])
     used = {match["id"] for match in _REFERENCE.finditer(text)}

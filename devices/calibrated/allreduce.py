@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, H_LINK_BANDWIDTH
 from .terms import by_ranks
 
@@ -93,8 +93,10 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
     return np.full(len(x), C_16, dtype=np.int64)
 
 
+SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})  # fmt: skip
+
 ALLREDUCE = register(
     Family("allreduce", "all-reduce", ("all_reduce",), PARAMETERS, QUANTITIES, rows, from_table,
            from_op, work, code_of, by_framework=("launch_s", "own_launch_s"), sent=sent,
-           framework_time=False)
+           framework_time=False, simple=SIMPLE)
 )  # fmt: skip

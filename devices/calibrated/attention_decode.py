@@ -2,10 +2,20 @@
 
 The cache is read once at main-memory rate, or faster where a benchmark re-reads a cache that fits
 the last level. Thread blocks, one per sequence and key/value head, cost time of their own: a
-start, and work per key that the query heads of a group share or repeat (`sharing` lies between
+start, and work per key that the query heads of a group share or repeat (`apart` lies between
 the kernels that pack a group into one tile and those that give every query head a block). Few
 blocks draw less than the full bandwidth, and long caches are split over blocks whose partial
 results are merged.
+
+Two kernels are known to give every query head a block of its own, whatever `apart` says:
+
+- TensorRT-LLM's XQA kernel takes groups of at most 32 heads (``supportConfigHMMA`` and
+  ``supportConfigQGMMA`` in NVIDIA/TensorRT-LLM,
+  ``cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQAImplJIT/kernelUtils.cpp``);
+  wider ones fall to its masked multi-head kernel;
+- FlashAttention 2, which vLLM runs on 16-bit caches below Hopper, packs a group only without a
+  window (``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention,
+  ``csrc/flash_attn/flash_api.cpp``).
 """
 
 from __future__ import annotations
@@ -14,15 +24,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
 from .terms import COLD, resident, soft_max, value_bytes
 
-(X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES) = range(8)
-QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies")
-"""`keys`: mean keys that a sequence reads, its window applied."""
+(X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
+ X_FA2) = range(10)  # fmt: skip
+QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
+              "packs", "fa2_window")  # fmt: skip
+"""`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group
+that a tile holds at most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below
+Hopper."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -37,21 +51,27 @@ PARAMETERS = (
     Parameter("block_s", "s", "start and end of one thread block", 2e-6, 1e-8, 3e-5),
     Parameter("key_rate", "FLOP", "work per key and head done in a clock of one core",
               28.0, 4.0, 4000.0),
-    Parameter("fp8_work", "1", "work per 8-bit key over a 16-bit one", 0.8, 0.2, 4.0),
+    Parameter("fp8_work", "1", "work of a block on an 8-bit cache over a 16-bit one",
+              0.8, 0.2, 4.0),
     Parameter("apart", "1", "how far the query heads of a group have blocks of their own: "
               "0 all share one, 1 each alone", 0.12, 0.01, 1.0),
-    Parameter("wide_apart", "1", "the same, of groups too wide for a tile (over 32 heads)",
-              0.4, 0.01, 1.0),
+    Parameter("group_s", "s", "start and end that packing a group of heads adds to a block",
+              5e-7, 1e-8, 3e-5),
     Parameter("merge_s", "s", "splitting and merging, each time the keys double beyond 256",
               1e-6, 1e-8, 5e-6),
 )  # fmt: skip
 (P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART,
- P_WIDE, P_MERGE) = range(12)  # fmt: skip
+ P_GROUP, P_MERGE) = range(12)  # fmt: skip
 
 OVERLAP = 3.0
 """Power of the soft maximum of block work and memory."""
-TILE_HEADS = 32.0
-"""Query heads of a group that a tile holds at most in every framework."""
+XQA_HEADS = 32.0
+"""Query heads of a group that TensorRT-LLM's XQA kernel packs at most."""
+NO_LIMIT = 1e9
+"""Query heads that a kernel packs which takes groups of any width."""
+HOPPER = 3000.0
+"""16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada
+(1024)."""
 SPLIT = 256.0
 """Keys of the smallest split."""
 
@@ -70,16 +90,18 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     units = batch * kv_heads * max(keys / SPLIT, 1.0)
     alone = 1.0 + p[P_HALF] * h[H_CORES] / units
     memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
-    group, apart = heads / kv_heads, p[P_APART]
-    if group > TILE_HEADS:
-        apart = max(apart, p[P_WIDE])
-    blocks = batch * kv_heads * group ** min(apart, 1.0)
+    group, apart = heads / kv_heads, min(p[P_APART], 1.0)
+    old = h[H_PEAK] < HOPPER * h[H_CORES] * h[H_CLOCK]
+    if group > x[X_PACKS] or (x[X_FA2] > 0.0 and old):
+        apart = 1.0
+    blocks = batch * kv_heads * group**apart
     # Tiles are as wide as a power of two.
     held = 2.0 ** np.ceil(np.log2(dim))
     slow = p[P_FP8] if width < 2.0 else 1.0
     work_s = 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
     work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
-    work_s += blocks * p[P_BLOCK] * (0.5 + held / 256.0) / h[H_CORES]
+    start_s = p[P_BLOCK] + (p[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
+    work_s += blocks * start_s * slow * (0.5 + held / 256.0) / h[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
     return float(fixed + busy)
@@ -95,12 +117,16 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
 def from_table(table: Table) -> F8:
     """Quantities of measured rows; graph replays and profilers re-read one KV cache."""
     keys, window = table["kv_len"], table["window"]
+    engine = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
+    trtllm, vllm = engine == "trtllm", engine == "vllm"
     return np.column_stack(
         [
             table["batch"], np.where(window > 0, np.minimum(keys, window), keys),
             table["heads_q"], table["heads_kv"], table["head_dim"],
             value_bytes(table["kv_dtype"]), table["timing"] == "graph",
             np.where(table["timing"] == "graph", 1.0, COLD),
+            np.where(trtllm, XQA_HEADS, NO_LIMIT),
+            vllm & (window > 0) & (table["kv_dtype"] != "fp8"),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -117,7 +143,7 @@ def from_op(op: Op) -> F8 | None:
     return np.array(
         [
             batch, kv / batch, s["heads_q"], s["heads_kv"], s["head_dim"],
-            op.kv_read_bytes / values, 1.0, COLD,
+            op.kv_read_bytes / values, 1.0, COLD, NO_LIMIT, 0.0,
         ]
     )  # fmt: skip
 
@@ -138,5 +164,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 ATTENTION_DECODE = register(
     Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op, work, code_of,
-           by_framework=("launch_s", "block_s", "fp8_work", "wide_apart"))
+           by_framework=("launch_s", "block_s", "fp8_work", "group_s"))
 )  # fmt: skip

@@ -6,6 +6,10 @@ sliding window costs one tile more than its length. Kernels differ in whether th
 heads of one key/value head into a tile, which matters for short prompts: `packing` lies between
 the two. Softmax adds work per key that does not shrink with the head dimension, and heads wider
 than 128 fit a core worse. With fewer tiles than the cores can hold, a tile takes as long as ever.
+
+TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
+the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
+``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``), which a serving step has as an op of its own.
 """
 
 from __future__ import annotations
@@ -14,17 +18,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
- X_GAP) = range(12)  # fmt: skip
+ X_GAP, X_ROTATES) = range(13)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
-              "prefixed", "fp8", "kv_bytes", "gap")  # fmt: skip
-"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees."""
+              "prefixed", "fp8", "kv_bytes", "gap", "rotates")  # fmt: skip
+"""`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees;
+`rotates`: 1 where the call turns the queries by their positions first."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -84,6 +89,11 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    if x[X_ROTATES] > 0.0:
+        # The write adds traffic; the attention then reads from the cache what was just written.
+        turned = x[X_BATCH] * q * dim * heads * (1.0 if x[X_FP8] > 0.0 else 2.0)
+        stay = resident(turned, CACHE_SHARE * h[H_CACHE])
+        fixed += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
     return float(fixed + soft_max(compute_s, memory_s, OVERLAP))
 
 
@@ -107,6 +117,7 @@ def from_table(table: Table) -> F8:
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
             (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
             value_bytes(table["kv_dtype"]), table["timing"] == "graph",
+            [framework(source).endswith("/trtllm") for source in table["source"]],
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -133,7 +144,7 @@ def from_op(op: Op) -> F8 | None:
     return np.array(
         [
             batch, q, keys, kv, s["heads_q"], s["heads_kv"], s["head_dim"], windowed, prefixed,
-            CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0,
+            CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0, 0.0,
         ]
     )  # fmt: skip
 

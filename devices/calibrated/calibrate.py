@@ -11,13 +11,15 @@ from ...workloads.kernel_tables import Skipped, Table, framework
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .check import implausible
-from .errors import Errors, by_shape, by_source, errors
+from .errors import Errors, by_shape, by_source, errors, simple_by_shape
 from .family import F8, Family, families
-from .fit import Fit, Labels, fit, predict
+from .fit import Fit, Labels, fit, fit_simple, predict
 from .hardware import hardware
 
 MIN_ROWS = 5
 """Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
+FEW = 50
+"""With fewer rows a latency and one efficiency may predict unseen shapes better than the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,13 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class FamilyFit:
-    """A fit with its errors, as stored in the device's YAML."""
+    """A fit with its errors, as stored in the device's YAML.
+
+    Attributes
+    ----------
+    simple : bool
+        A latency and one efficiency (`Family.simple`), not the full model.
+    """
 
     family: Family
     rows: int
@@ -42,6 +50,7 @@ class FamilyFit:
     errors: Mapping[str, Errors]
     tables: tuple[str, ...]
     date: str
+    simple: bool = False
 
     def bounds(self) -> dict[str, float]:
         """Errors that a later check may not exceed: the cross-validated ones with a margin.
@@ -75,18 +84,27 @@ def usable_rows(
 
 
 def calibrate_family(rows: Rows, date: str) -> FamilyFit:
-    """Fit one family and cross-validate it by shape and by framework."""
+    """Fit one family and cross-validate it by shape and by framework.
+
+    With fewer than `FEW` rows the simple form is taken where it predicts unseen shapes better.
+    """
     args = (rows.family, rows.h, rows.x, rows.measured, rows.labels)
-    done = fit(*args)
-    found = {"fit": errors(predict(rows.family, done, rows.h, rows.x, rows.labels), rows.measured)}
-    unseen = by_shape(*args, rows.table.shape_keys(), done)
-    found["by_shape"] = errors(unseen, rows.measured)
-    foreign = by_source(*args, done)
+    done, shapes = fit(*args), rows.table.shape_keys()
+    found = {"by_shape": errors(by_shape(*args, shapes, done), rows.measured)}
+    simple = False
+    if len(rows.measured) < FEW and rows.family.simple is not None:
+        plain = errors(simple_by_shape(*args[:4], shapes), rows.measured)
+        simple = plain.median_ape < found["by_shape"].median_ape
+        if simple:
+            done, found["by_shape"] = fit_simple(*args[:4]), plain
+    seen = predict(rows.family, done, rows.h, rows.x, rows.labels)
+    found = {"fit": errors(seen, rows.measured), **found}
+    foreign = None if simple else by_source(*args, done)
     if foreign is not None:
         told = ~np.isnan(foreign)
         found["by_source"] = errors(foreign[told], rows.measured[told])
     sources = tuple(sorted(set(rows.table["source"].tolist())))
-    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date)
+    return FamilyFit(rows.family, len(rows.measured), done, found, sources, date, simple)
 
 
 def device_named(name: str, own: DeviceSpec | None) -> DeviceSpec:

@@ -1,4 +1,4 @@
-"""Which measured times cannot be: they beat the roofline by more than a cache explains."""
+"""Which measured times cannot be: far below the roofline, or far above it and a long latency."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ CACHE_SPEED = 12.0
 """Largest ratio of last-level cache to memory bandwidth of the catalog's devices, with margin."""
 SHORTEST_S = 2e-7
 """No kernel launch ends before this."""
+SLOWEST, LONGEST_S = 100.0, 1e-2
+"""Rooflines that a slow kernel takes, and a latency beside them: the slowest rows of the tables
+(latent attention that does not split its keys) end 6 ms above 100 rooflines."""
 
 
 def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.object_]:
     """Reason for each row that cannot be a time of that device, else "".
 
+    Both tell a unit slipped by a thousand: all rows one way, rows of at least some 20 us the other.
     Traffic may come from the last-level cache as far as it fits there several times over;
     arithmetic and traffic over the link may not.
     """
@@ -33,5 +37,11 @@ def implausible(family: Family, h: F8, x: F8, measured: F8) -> npt.NDArray[np.ob
         reasons[i] = (
             f"measured_s {measured[i]:.3g} beats the device's roofline ({floor:.3g} s) by "
             f"{floor / measured[i]:.3g} times; is the unit seconds?"
+        )
+    floor = np.maximum(np.maximum(compute, memory), link)
+    for i in np.flatnonzero(measured > SLOWEST * floor + LONGEST_S):
+        reasons[i] = (
+            f"measured_s {measured[i]:.3g} is far above the device's roofline "
+            f"({floor[i]:.3g} s) and any latency; is the unit seconds?"
         )
     return reasons

@@ -54,6 +54,28 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Simple:
+    """The form of a family for devices with few rows: a latency and one efficiency.
+
+    It gives up what the defaults know of shapes far from those rows, so a family has it only where
+    few rows span what is asked of them (vector kernels do not: their few rows are large ones).
+
+    Attributes
+    ----------
+    latency : str
+        The parameter that is the latency.
+    rates : tuple of str
+        Parameters that all take the efficiency.
+    neutral : mapping of str to float
+        Values of parameters that leave the rest of the formula without effect.
+    """
+
+    latency: str
+    rates: tuple[str, ...]
+    neutral: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A kernel family: columns to quantities, parameters, and one formula.
 
@@ -92,6 +114,8 @@ class Family:
     framework_time : bool
         Whether frameworks also have a factor on the whole time; not where each timed other
         kernels of the family, which the factor would then stand for.
+    simple : Simple, optional
+        Fewer parameters for few rows.
     """
 
     name: str
@@ -107,6 +131,7 @@ class Family:
     by_framework: tuple[str, ...] = ()
     sent: Callable[[F8], F8] | None = None
     framework_time: bool = True
+    simple: Simple | None = None
 
     def __post_init__(self) -> None:
         if len(self.parameters) > MAX_PARAMETERS:

@@ -35,8 +35,9 @@ class Fit:
     values : float64 array
         In the order of `Family.parameters`.
     scales : mapping of str to mapping of str to float
-        Framework -> {"time": multiple of the whole time, parameter: multiple of it}. Each has
-        geometric mean 1 over the frameworks, so that one never seen gets the base.
+        Framework -> {"time": multiple of the whole time, parameter: multiple of it}. The first
+        has geometric mean 1 over the frameworks and each other one median 1, so that a framework
+        never seen gets the base, and one unlike all others does not move that.
     """
 
     values: F8
@@ -169,6 +170,42 @@ def fit(
     return _result(plan, best)
 
 
+def fit_simple(family: Family, h: F8, x: F8, measured: F8) -> Fit:
+    """Fit only a latency and one efficiency (`Family.simple`), for devices with few rows.
+
+    Raises
+    ------
+    ValueError
+        The family has no such form.
+    """
+    from scipy.optimize import least_squares
+
+    form = family.simple
+    if form is None:
+        raise ValueError(f"{family.name} has no simple form")
+    first, rates = family.index(form.latency), [family.index(name) for name in form.rates]
+    bounds = family.parameters
+    low = np.log([bounds[first].low, max(bounds[i].low for i in rates)])
+    high = np.log([bounds[first].high, min(bounds[i].high for i in rates)])
+
+    def values(theta: F8) -> F8:
+        out = family.vector(form.neutral)
+        out[first], out[rates] = np.exp(theta[0]), np.exp(theta[1])
+        return out
+
+    def residuals(theta: F8) -> F8:
+        return np.log(family.seconds(values(theta), h, x) / measured)
+
+    ends = []
+    for efficiency in (0.3, 0.6, 0.9):
+        start = np.log([0.8 * measured.min(), efficiency])
+        start = np.clip(start, low + 1e-6, high - 1e-6)
+        ends.append(
+            least_squares(residuals, start, bounds=(low, high), loss="soft_l1", f_scale=LOSS_SCALE)
+        )
+    return Fit(values(min(ends, key=lambda end: end.cost).x), {})
+
+
 def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
     """Put parameters that no row depends on back to where they are drawn to.
 
@@ -188,9 +225,18 @@ def _forget(plan: _Layout, theta: F8, center: F8, h: F8, x: F8) -> None:
 
 def _result(plan: _Layout, theta: F8) -> Fit:
     heads = (TIME, *plan.family.by_framework)
+    logs, base = plan.scales(theta), theta[: plan.size].copy()
+    for j, column in enumerate(plan.columns, start=1):
+        told = plan.informed[:, j]
+        if told.any():
+            bounds = plan.family.parameters[column]
+            moved = base[column] + np.median(logs[told, j])
+            middle = np.clip(moved, np.log(bounds.low), np.log(bounds.high)) - base[column]
+            base[column] += middle
+            logs[told, j] -= middle
     scales = {
         name: {head: float(np.exp(v)) for head, v, known in zip(heads, row, told, strict=True)
                if known}
-        for name, row, told in zip(plan.names, plan.scales(theta), plan.informed, strict=True)
+        for name, row, told in zip(plan.names, logs, plan.informed, strict=True)
     }  # fmt: skip
-    return Fit(np.exp(theta[: plan.size]), scales)
+    return Fit(np.exp(base), scales)

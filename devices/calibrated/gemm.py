@@ -219,9 +219,14 @@ def from_table(table: Table) -> F8:
 def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step: cold weights, kernels of one graph.
 
-    Inputs with one scale a tensor (fp8) or 16 values (nvfp4) come quantised from the norm,
-    activation or attention before, as engines fuse them; block-scaled ones have a kernel of their
-    own.
+    Inputs with one scale a tensor or token (fp8) come quantised from the norm, activation or
+    attention before: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
+    vllm-project/vllm, ``vllm/compilation/passes/fusion/rms_quant_fusion.py``, beside
+    ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know fp8 and nvfp4 and no int8.
+    Block-scaled inputs have a kernel of their own before the matmul: ``QuantFP8`` in
+    ``vllm/model_executor/layers/quantization/utils/fp8_utils.py``, ``per_token_group_quant_fp8``
+    in sgl-project/sglang, ``python/sglang/srt/layers/quantization/fp8_utils.py``. (vLLM releases
+    with ``rms_norm_per_block_quant`` fuse that one after a norm too; the tables time it apart.)
     """
     code = CODES.get(op.dtype)
     m, n, k = op.shape["m"], op.shape["n"], op.shape["k"]

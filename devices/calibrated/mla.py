@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
-from .family import F8, Family, Parameter, register
+from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
 from .terms import COLD, ceil_div, resident, soft_max
 
@@ -150,7 +150,11 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
     return np.full(len(x), C_16)
 
 
+SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
+                {"cache": 0.1, "head_tile": 1.0, "half_cores": 0.01, "block_s": 1e-8,
+                 "block_heads": 256.0, "key_s": 1e-9, "tile_s": 1e-8, "min_waves": 0.05})  # fmt: skip
+
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
-           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"))
+           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"), simple=SIMPLE)
 )  # fmt: skip

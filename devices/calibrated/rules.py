@@ -128,7 +128,7 @@ def features(h: F8) -> F8:
 
 @cache
 def _catalog(family: str) -> dict[str, Donor]:
-    """Fits of one family in the catalog, by device."""
+    """Full fits of one family in the catalog, by device."""
     specs = (load_device(name)[0] for name in list_devices())
     return {
         s.name: Donor(
@@ -136,7 +136,7 @@ def _catalog(family: str) -> dict[str, Donor]:
             hardware(s),
         )
         for s in specs
-        if family in s.calibration
+        if family in s.calibration and s.calibration[family].form == "full"
     }  # fmt: skip
 
 
@@ -147,11 +147,12 @@ def _fit(family: Family, spec: FamilyFitSpec) -> Fit:
 def framework_scales(h: F8, family: Family, own: Scales, donors: Mapping[str, Donor]) -> Scales:
     """Scales of a device's own frameworks and of those known only from similar devices.
 
-    Each scale has geometric mean 1 over the frameworks of its device, so the devices tell the
-    differences between frameworks: their logarithms are the least squares solution of ``log scale
-    = a_framework - mean of a over the device``, every device with the weight of its distance (see
-    the module), and `SHRINK` drawing the ``a`` to 0. A new framework then stands to the own ones
-    as its ``a`` to theirs.
+    The scales of one device are relative to each other, so the devices tell the differences
+    between frameworks: their logarithms are the least squares solution of ``log scale = a_framework
+    - mean of a over the device``, every device with the weight of its distance (see the module),
+    and `SHRINK` drawing the ``a`` to 0. A new framework then stands to those of the device that
+    others have too as its ``a`` to theirs; a source that timed only this device tells nothing of
+    serving frameworks, whatever it pulls the device's base to.
 
     Parameters
     ----------
@@ -165,7 +166,11 @@ def framework_scales(h: F8, family: Family, own: Scales, donors: Mapping[str, Do
     out = {label: dict(scales) for label, scales in own.items()}
     for name in (TIME, *family.by_framework):
         effect = _effects(name, donors, weight)
-        known = [effect[label] for label in own if label in effect]
+        known = [
+            effect[label] - np.log(scales.get(name, 1.0))
+            for label, scales in own.items()
+            if label in effect
+        ]
         base = sum(known) / len(known) if known else 0.0
         for label, value in effect.items():
             if label not in own:

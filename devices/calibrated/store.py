@@ -32,6 +32,7 @@ def _family(done: FamilyFit) -> str:
         f"  {done.family.name}:",
         f'    source: "{source}"',
         f"    rows: {done.rows}",
+        *(["    form: simple"] if done.simple else []),
         f'    date: "{done.date}"',
         f"    tables: [{', '.join(_quoted(t) for t in done.tables)}]",
         "    parameters:",

@@ -44,7 +44,7 @@ def table(tmp_path: Path) -> Path:
     """Rows that the GEMM model itself made for an H100 with other parameters."""
     family, h = families()["gemm"], hardware(load_device("h100")[0])
     rng = np.random.default_rng(0)
-    shapes = 2.0 ** rng.integers(4, 14, (120, 3))
+    shapes = 2.0 ** (4 + np.array(np.unravel_index(rng.permutation(1000)[:120], (10, 10, 10))).T)
     x = np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0] for m, n, k in shapes])
     seconds = family.seconds(family.defaults, h, x)
     lines = [HEAD] + [
@@ -125,16 +125,19 @@ def test_wrong_tables_are_named_and_never_used(
     lines.append(f"{head},{seconds / 1000:.6g}")
     lines.append(f"{head},0")
     lines.append(f"{head.replace('H100-SXM-80GB', 'H101')},{seconds}")
+    lines += [f"{head},{seconds * 1e6:.6g}", lines[1]]
     table.write_text("\n".join(lines) + "\n")
     run("validate", "kernels", str(table), "--json")
     out, err = capsys.readouterr()
     printed = json.loads(out)
     assert printed["rows"][0]["n"] == 120
     by_line = {row["line"]: row["reason"] for row in printed["skipped"]}
-    assert set(by_line) == {122, 123, 124}
+    assert set(by_line) == {122, 123, 124, 125, 126}
     assert "beats the device's roofline" in by_line[122]
     assert "not a positive number" in by_line[123]
     assert "unknown device" in by_line[124]
+    assert "far above the device's roofline" in by_line[125]
+    assert by_line[126] == "repeats line 2"
     assert f"{table}:122" in err
 
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.devices.calibrated import attention_decode
 from opbyte.devices.calibrated import gemm as gemm_module
 from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import Fit, fit, predict
+from opbyte.devices.calibrated.fit import Fit, fit, fit_simple, predict
 from opbyte.devices.calibrated.hardware import H_PEAK, hardware
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import Donor, features, framework_scales, parameters
@@ -139,6 +140,7 @@ def test_a_thousand_times_too_fast_is_implausible_and_a_cached_read_is_not() -> 
     honest = family.seconds(family.defaults, h, x)
     assert (implausible(family, h, x, honest) == "").all()
     assert (implausible(family, h, x, honest / 1000) != "").all()
+    assert (implausible(family, h, x, honest * 1000) != "").tolist() == [True, True]
     assert implausible(family, h, x[:1], honest[:1] / 2)[0] == ""
 
 
@@ -177,6 +179,68 @@ def test_a_framework_known_only_elsewhere_is_scaled_as_there() -> None:
     assert "c" not in found
     links = families()["collectives"]
     assert framework_scales(h, links, {"a": {}}, donors) == {"a": {}}
+
+
+def test_a_new_framework_stands_to_those_known_elsewhere_not_to_a_source_of_its_own() -> None:
+    # The device's base is pulled to a source "lab" four times slower than framework a; b, twice as
+    # slow as a elsewhere, is twice as slow as a here and half as slow as the lab.
+    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
+    donors = {str(i): Donor(100, Fit(family.defaults, scales), h) for i in range(100)}
+    found = framework_scales(h, family, {"a": {"time": 0.5}, "lab": {"time": 2.0}}, donors)
+    assert found["b"]["time"] == pytest.approx(1.0, rel=0.01)
+
+
+def test_one_odd_framework_does_not_move_the_base() -> None:
+    # Three frameworks differ in the kernel that quantises: 1, 1 and 4 times the default.
+    family, h = families()["gemm"], hardware(load_device("h100")[0])
+    rng = np.random.default_rng(3)
+    one = np.vstack([gemms(*(2.0 ** rng.integers(4, 12, (80, 3))))])
+    one[:, gemm_module.X_QUANT] = 1.0
+    parts, x = [], np.vstack([one] * 3)
+    for factor in (1.0, 1.0, 4.0):
+        values = family.defaults
+        values[family.index("quantise_s")] *= factor
+        parts.append(family.seconds(values, h, one))
+    labels = np.repeat(np.array(["a", "b", "odd"], dtype=object), 80)
+    done = fit(family, h, x, np.concatenate(parts), labels)
+    assert done.scales["odd"]["quantise_s"] > 2
+    base = done.values[family.index("quantise_s")]
+    assert base == pytest.approx(family.defaults[family.index("quantise_s")], rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["mla", "allreduce"])
+def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
+    family, h = families()[name], hardware(load_device("h100")[0])
+    form = family.simple
+    assert form is not None
+    names = {p.name: p for p in family.parameters}
+    for key, value in form.neutral.items():
+        assert names[key].low <= value <= names[key].high
+    x = {
+        "mla": [[0, b, 1, kv, kv, 16, 2, COLD] for b in (1, 8, 64) for kv in (2**12, 2**16)],
+        "allreduce": [[size, 8, 0] for size in 2.0 ** np.arange(14, 32, 3)],
+    }[name]
+    x = np.array(x, dtype=float)
+    measured = 1e-5 + family.roofline(h, x) * (1.75 if name == "allreduce" else 1.0) / 0.8
+    done = fit_simple(family, h, x, measured)
+    assert done.values[family.index(form.latency)] == pytest.approx(1e-5, rel=0.1)
+    assert done.values[family.index(form.rates[0])] == pytest.approx(0.8, rel=0.05)
+    assert errors(family.seconds(done.values, h, x), measured).p90_ape < 0.03
+
+
+def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> None:
+    family = families()["attention_decode"]
+    rows = {"xqa": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.XQA_HEADS, 0],
+            "fa2": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 1],
+            "packed": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0]}  # fmt: skip
+    x = np.array(list(rows.values()), dtype=float)
+    old, new = (hardware(load_device(name)[0]) for name in ("a100-80gb", "h100"))
+    xqa, fa2, packed = family.seconds(family.defaults, old, x)
+    assert xqa == fa2 > 3 * packed
+    xqa, fa2, packed = family.seconds(family.defaults, new, x)
+    assert xqa > 3 * packed
+    assert fa2 == packed  # Hopper runs FlashAttention 3
 
 
 def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:

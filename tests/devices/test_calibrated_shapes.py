@@ -48,7 +48,9 @@ def decode(rng: np.random.Generator, n: int) -> F8:
     dim = rng.choice([64, 128, 192, 256], n)
     return np.column_stack(
         [powers(rng, 0, 10, n), powers(rng, 0, 17, n), kv_heads * group, kv_heads, dim,
-         rng.choice([1, 2], n), np.ones(n), rng.choice([1, COLD], n)]
+         rng.choice([1, 2], n), np.ones(n), rng.choice([1, COLD], n),
+         rng.choice([attention_decode.XQA_HEADS, attention_decode.NO_LIMIT], n),
+         rng.choice([0, 1], n)]
     )  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def prefill(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack(
         [powers(rng, 0, 6, n), q, (q + 1) / 2, q, kv_heads * group, kv_heads,
          rng.choice([64, 128, 256], n), np.zeros(n), np.zeros(n), rng.choice([0, 1], n),
-         np.full(n, 2.0), np.ones(n)]
+         np.full(n, 2.0), np.ones(n), rng.choice([0, 1], n)]
     )  # fmt: skip
 
 
@@ -145,8 +147,9 @@ def test_more_work_is_never_faster(
 
 # Ten times the largest batch, context, tokens or message of the tables, in the shape of a model.
 FAR = {
-    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD], [64, 1310720, 64, 8, 128, 2, 1, COLD]],
-    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1]],
+    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0],
+                         [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0]],
+    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
     "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD]],
     "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0]],
@@ -160,7 +163,9 @@ FAR = {
 @pytest.mark.parametrize("family", FAR)
 def test_far_outside_the_tables_the_model_stays_near_the_roofline(family: str, device: str) -> None:
     if (family, device) == ("mla", "a100-80gb"):
-        pytest.skip("its measured kernels do not split the keys: they are up to 8 rooflines")
+        pytest.skip(
+            "its measured kernels do not split the keys: their longest are 2.6 to 13.7 rooflines"
+        )
     known = model(device, family)
     x = np.array(FAR[family], dtype=float)
     ratio = known.seconds(x) / known.family.roofline(known.h, x)

@@ -95,7 +95,7 @@ HEAD = "source,device,op,dtype,m,n,k,measured_s\n"
         (HEAD + "x,rtx-4090,down_proj,bf16,1,8,8,1e-6\nx,rtx-4090,down_proj,bf16,-1,8,8,1e-6\n",
          r"gemm\.csv:3: m is '-1'"),
         (HEAD + "x,h100,down_proj,bf16,1,8,8,1e-6\n", "holds tables of h100, none of rtx-4090"),
-        (HEAD, "holds tables of nothing, none of rtx-4090"),
+        (HEAD, "has no rows"),
         ("source,device,op\n", r"gemm\.csv: lacks the columns"),
     ],
 )  # fmt: skip

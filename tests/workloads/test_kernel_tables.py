@@ -13,6 +13,7 @@ from opbyte.workloads.kernel_tables import framework, read_tables
 
 HEAD = "source,device,kernel,dtype,m,n,k,batch,timing,measured_s"
 GOOD = "lab,h100,gemm,bf16,64,4096,4096,1,graph,1e-5"
+MORE = GOOD.replace(",64,", ",128,")
 
 
 def write(path: Path, *lines: str) -> Path:
@@ -21,10 +22,18 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def test_good_rows_are_read_with_their_lines(tmp_path: Path) -> None:
-    tables, skipped = read_tables([write(tmp_path / "gemm.csv", HEAD, GOOD, GOOD)])
+    tables, skipped = read_tables([write(tmp_path / "gemm.csv", HEAD, GOOD, MORE)])
     assert not skipped
     assert tables["gemm"].line.tolist() == [2, 3]
-    assert tables["gemm"]["m"].tolist() == [64.0, 64.0]
+    assert tables["gemm"]["m"].tolist() == [64.0, 128.0]
+
+
+def test_lines_are_counted_over_comments_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
+    path = write(tmp_path / "gemm.csv", "# made by hand", HEAD, GOOD, "", MORE)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes()[15:])
+    tables, skipped = read_tables([path])
+    assert not skipped
+    assert tables["gemm"].line.tolist() == [2, 4]
 
 
 @pytest.mark.parametrize(
@@ -39,12 +48,18 @@ def test_good_rows_are_read_with_their_lines(tmp_path: Path) -> None:
         (GOOD.replace(",gemm,", ",gem,"), "unknown kernel 'gem'; did you mean 'gemm'?"),
         (GOOD.replace("bf16", "bf17"), "unknown dtype 'bf17'"),
         (GOOD.replace("graph", "guess"), "unknown timing 'guess'"),
+        (GOOD.replace("1e-5", "inf"), "measured_s is 'inf', not a positive number"),
+        (GOOD.replace(",64,", ",64.5,"), "m is '64.5', not a whole number"),
+        (GOOD, "repeats line 2"),
+        (GOOD + ",7", "has 11 fields, not 10"),
+        ("lab,h100", "has 2 fields, not 10"),
+        ('"lab', "has 1 fields, not 10"),
     ],
 )
 def test_a_bad_row_is_named_and_left_out(tmp_path: Path, bad: str, says: str) -> None:
-    path = write(tmp_path / "gemm.csv", HEAD, GOOD, bad, GOOD)
+    path = write(tmp_path / "gemm.csv", HEAD, GOOD, bad, *([] if '"' in bad else [MORE]))
     tables, skipped = read_tables([path])
-    assert tables["gemm"].line.tolist() == [2, 4]
+    assert tables["gemm"].line.tolist() == ([2] if '"' in bad else [2, 4])
     assert len(skipped) == 1
     assert str(skipped[0]).startswith(f"{path}:3: ")
     assert says in skipped[0].reason
@@ -55,6 +70,38 @@ def test_a_file_without_its_columns_is_skipped_by_name(tmp_path: Path) -> None:
     tables, skipped = read_tables([path])
     assert not tables
     assert str(skipped[0]) == f"{path}: lacks the columns k"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "is empty"),
+        (HEAD + "\n", "has no rows"),
+        (f"{HEAD}\n{GOOD}\n".replace(",", ";"), "fields are parted by ';', not by a comma"),
+        (f"{HEAD}\n{GOOD}\n".replace(",", "\t"), "fields are parted by '\\t', not by a comma"),
+    ],
+)
+def test_a_file_without_a_table_is_skipped_by_name(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "gemm.csv"
+    path.write_text(text)
+    tables, skipped = read_tables([path])
+    assert not tables
+    assert str(skipped[0]).startswith(f"{path}: ")
+    assert says in skipped[0].reason
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ((HEAD + "\n" + GOOD).encode("utf-16"), "is not UTF-8 text"),
+        (HEAD.replace("batch", "m").encode(), "has the column 'm' twice"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tmp_path: Path, data: bytes, says: str) -> None:
+    path = tmp_path / "gemm.csv"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=says):
+        read_tables([path])
 
 
 @pytest.mark.parametrize("name", ["gemn.csv", "missing/gemm.csv"])

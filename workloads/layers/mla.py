@@ -60,10 +60,14 @@ class LatentAttention:
             return gemm(name, "attention", "attention", rows, n, k, run, **more)  # type: ignore[arg-type]  # only batch is passed
 
         def absorb(name: str, n: int, k: int) -> Op:
-            # Engines keep these halves of the up projection in 16 bit, whatever the rest has.
+            # vLLM keeps 16-bit copies of these halves of the up projection, whatever the rest
+            # has: "we currently do not have quantized bmm's" (`process_weights_after_loading`
+            # in vllm-project/vllm, vllm/v1/attention/backends/mla/common.py).
             return gemm(name, "attention", "other", m.decodes, n, k, run, batch=self.heads)
 
-        # Engines run the down projections of query and latent as one matmul.
+        # vLLM and SGLang run the down projections of query and latent as one matmul
+        # (`fused_qkv_a_proj` in vllm/model_executor/models/deepseek_v2.py,
+        # `fused_qkv_a_proj_with_mqa` in python/sglang/srt/models/deepseek_v2.py).
         q_in = self.q_rank or self.hidden
         down = "qkv_down" if self.q_rank else "kv_down"
         ops = [
