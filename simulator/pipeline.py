@@ -18,7 +18,16 @@ import numpy as np
 from ..workloads.batch import DECODES, TOKENS
 from ..workloads.jit import compiled, compiled_part, int64
 from .compiled import Books, step_seconds
-from .core import LOG_FULL, REACHED, STUCK, WARM, record_gap, release, write_log
+from .core import (
+    LOG_FULL,
+    REACHED,
+    STUCK,
+    WARM,
+    record_gap,
+    release,
+    set_uneven,
+    write_log,
+)
 from .kv import KvRules
 from .lowering import Plan
 from .policies import Limits, drop, plan_rank
@@ -131,6 +140,8 @@ def launch(
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
+        if plan.uneven.blocks.size > 0:
+            set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, pipe, place, r)
     step_seconds(
         plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True, books

@@ -22,6 +22,7 @@ from opbyte.simulator.lowering import F8, I8, Plan, lower
 from opbyte.simulator.policies import make_policy
 from opbyte.simulator.simulate import run
 from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.uneven import with_uneven
 from opbyte.workloads.batch import PREFILL, Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled
@@ -46,7 +47,7 @@ def one_step(plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books) ->
 def step(d: Deployment, plan: Plan, batch: Batch) -> tuple[float, Books]:
     books, prefill = new_books(plan), batch.phase == PREFILL
     chunks = np.stack([batch.q_len[prefill], batch.seq_id[prefill]])
-    moments = batch.moments(d.shard.windows).values[None, :]
+    moments = with_uneven(d, batch, batch.moments(d.shard.windows), 0).values[None, :]
     return one_step(plan, moments, int((~prefill).sum()), chunks, books), books
 
 
