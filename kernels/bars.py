@@ -26,6 +26,8 @@ DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
 NORM: Shape = {"kernel": "rmsnorm", "rows": 8192, "cols": 4096}
 WINDOW, START_S = 512, 20e-6
+WAKING = 8
+"""Undisturbed readings before a turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def take_turns(
 def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float, float, bool]:
     """Seconds, read rate around them [B/s], and whether the turn was left alone."""
     settle()
+    read_rate(bench, least=WAKING, budget_s=0.03)  # threads that slept start on one core
     before = read_rate(bench, least=1, budget_s=0.0)
     way(2 * i)  # so that its code is at hand, which in a run of layers it is; the data is not
     with Watch(bench.threads) as watch:

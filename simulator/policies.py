@@ -473,7 +473,7 @@ def admit(
     return int(want)
 
 
-@compiled_part
+@compiled_inline
 def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
     """Plan `want` new tokens of a rank's running sequence `j`."""
     i = st.running[r, j]
