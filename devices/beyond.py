@@ -23,7 +23,7 @@ from .calibrated.scalar import (
     prefill_seconds,
 )
 from .cost import Formula
-from .grid import Grid
+from .grid import Grid, equal_chunk
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -60,8 +60,7 @@ def prefill_beyond(
     """Attention of equal prompt chunks over that at the edge; 1 inside."""
     if batch <= 0.0 or tokens <= 0.0:
         return 1.0
-    chunk = tokens / batch
-    context = max(pairs / tokens - 0.5 * (chunk + 1.0), 0.0)
+    chunk, context = equal_chunk(batch, tokens, pairs)
     q, c = inside(axes, sizes, CHUNK, chunk), inside(axes, sizes, CONTEXT, context)
     if q == chunk and c == context:
         return 1.0
@@ -100,8 +99,7 @@ def attention_outside(
     """Whether any value of an attention op lies above its axis; `kv` is that of the decodes."""
     out = False
     if code == MIXED_PREFILL and batch > 0.0 and tokens > 0.0:
-        chunk = tokens / batch
-        context = max(pairs / tokens - 0.5 * (chunk + 1.0), 0.0)
+        chunk, context = equal_chunk(batch, tokens, pairs)
         out = chunk > inside(axes, sizes, CHUNK, chunk)
         out = out or context > inside(axes, sizes, CONTEXT, context)
     if decodes > 0.0:

@@ -162,6 +162,13 @@ def mixed_decode(
 
 
 @compiled_part
+def equal_chunk(batch: float, tokens: float, pairs: float) -> tuple[float, float]:
+    """New tokens and context of each of `batch` equal chunks with these sums."""
+    chunk = tokens / batch
+    return chunk, max(pairs / tokens - 0.5 * (chunk + 1.0), 0.0)
+
+
+@compiled_part
 def mixed_prefill(
     axes: F8, sizes: I8, seconds: F8, batch: float, tokens: float, pairs: float, decodes: float,
     kv: float,
@@ -174,8 +181,7 @@ def mixed_prefill(
     """
     if batch <= 0.0 or tokens <= 0.0:
         return 0.0
-    q = tokens / batch
-    context = max(pairs / tokens - 0.5 * (q + 1.0), 0.0)
+    q, context = equal_chunk(batch, tokens, pairs)
     own = kv / decodes if decodes > 0.0 else 0.0
     both = interpolate(axes, sizes, seconds, q, context, decodes, own)
     if decodes > 0.0:

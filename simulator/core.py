@@ -202,6 +202,17 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
 
 
 @compiled_part
+def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
+    """Count a request that has its last token; its client in a closed loop sends the next one."""
+    counters = st.counters
+    st.ints[i, I_ORDER] = counters[C_COMPLETED]
+    counters[C_COMPLETED] += 1
+    if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
+        st.floats[counters[C_OPENED], F_ARRIVAL] = now
+        counters[C_OPENED] += 1
+
+
+@compiled_part
 def finish(
     st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool,
     ahead: bool,
@@ -244,11 +255,7 @@ def finish(
         kept -= 1
         st.running[r, first_late + rank[R_LATE]] = i
         rank[R_LATE] += 1
-        request[I_ORDER] = counters[C_COMPLETED]
-        counters[C_COMPLETED] += 1
-        if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-            st.floats[counters[C_OPENED], F_ARRIVAL] = now
-            counters[C_OPENED] += 1
+        complete(st, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
     st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])

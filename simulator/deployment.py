@@ -90,8 +90,6 @@ class Deployment:
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
-    measured : bool
-        Whether kernel tables of the device are in use.
     """
 
     model: ModelSpec
@@ -104,7 +102,6 @@ class Deployment:
     run: Run
     experts: tuple[ExpertPart, ...]
     pools: tuple[Deployment, ...] = ()
-    measured: bool = False
 
     @property
     def lockstep(self) -> bool:
@@ -244,7 +241,6 @@ def deploy(
         placement=system.device.placement if placement is None else placement,
         run=Run(model.numerics, system.device.attention if attention is None else attention),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
-        measured=bool(kernels),
     )
 
 

@@ -23,6 +23,7 @@ from .core import (
     REACHED,
     STUCK,
     WARM,
+    complete,
     record_gap,
     release,
     set_uneven,
@@ -36,21 +37,17 @@ from .state import (
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
-    C_OPENED,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
-    C_SUBMITTED,
     F8,
-    F_ARRIVAL,
     F_FIRST,
     F_LAST,
     I8,
     I_CACHED,
     I_FLIGHT,
     I_GENERATED,
-    I_ORDER,
     I_OUTPUT,
     I_TARGET,
     R_RUNNING,
@@ -178,11 +175,7 @@ def stamp(st: State, work: I8, size: int, now: float, closed_loop: bool) -> None
         stamps[F_LAST] = now
         request[I_GENERATED] += 1
         if request[I_GENERATED] == request[I_OUTPUT]:
-            request[I_ORDER] = counters[C_COMPLETED]
-            counters[C_COMPLETED] += 1
-            if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-                st.floats[counters[C_OPENED], F_ARRIVAL] = now
-                counters[C_OPENED] += 1
+            complete(st, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
 

@@ -18,6 +18,7 @@ from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .layout import head_program, layer_program, stage_send
 from .placement import regions
+from .uneven import with_uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ class _Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        self.moments = [_moments(deployment, b, captured) for b in batches]
+        windows = deployment.shard.windows
+        self.moments = [with_uneven(deployment, b, b.moments(windows), captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
             *(np.concatenate([getattr(b, f) for b in batches])
@@ -200,12 +202,3 @@ class _Stage:
         if self.expected:
             return part.router.expected(part.row, float(self.union.tokens))
         return part.router.loads(self.step, part.row, self.union, self.replica)
-
-
-def _moments(d: Deployment, batch: Batch, captured: int) -> Moments:
-    m = batch.moments(d.shard.windows)
-    if not d.measured:
-        return m
-    from .uneven import with_uneven
-
-    return with_uneven(d, batch, m, captured)

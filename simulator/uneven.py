@@ -63,8 +63,10 @@ def uneven_of(d: Deployment) -> Uneven:
 
 def with_uneven(d: Deployment, batch: Batch, m: Moments, captured: int) -> Moments:
     """Moments of a batch with what its unequal contexts add."""
+    if m.prefills > 0 or m.decodes < 2:
+        return m
     uneven = uneven_of(d)
-    if m.prefills > 0 or m.decodes < 2 or not len(uneven.blocks):
+    if not len(uneven.blocks):
         return m
     keys = np.ascontiguousarray(batch.context + 1, dtype=np.float64)
     heap = np.empty(int(uneven.blocks[P_PLACES]))

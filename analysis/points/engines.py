@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ...simulator.deployment import Deployment
 from ...simulator.kv import CacheSettings
-from ...simulator.policies import Policy
+from ...simulator.policies import Policy, make_policy
 from ...workloads.registry import Registry
 from .scripts import SCRIPTS, Script
 from .table import Point
@@ -61,10 +61,7 @@ def vllm(deployment: Deployment, script: Script) -> Settings:
     Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
     sequences, 0.9 of memory.
     """
-    policy = Policy(
-        "vllm", script.tokens or 8192, script.sequences or 1024, chunked=True, reserve=False,
-        lazy=True, ahead=True, waiting_load=4,
-    )  # fmt: skip
+    policy = make_policy("vllm", script.tokens, script.sequences)
     total = deployment.system.device.memory.capacity_bytes
     return Settings(policy, CacheSettings(memory_bytes=(script.memory or 0.9) * total))
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
+from opbyte.simulator.compiled import Books, step_seconds
 from opbyte.simulator.deployment import Deployment, deploy
+from opbyte.simulator.lowering import F8, I8, Plan
+from opbyte.workloads.batch import PREFILL, Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.jit import compiled
 
 
 @cache
@@ -60,6 +65,33 @@ def deployed() -> Callable[..., Deployment | None]:
         return _deployed(model, system, placement, attention, routing, seed)
 
     return find
+
+
+@compiled
+def one_step(
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, books: Books
+) -> float:
+    """`step_seconds` for a caller outside compiled code."""
+    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, books)
+
+
+@pytest.fixture(scope="session")
+def compiled_step() -> Callable[..., float]:
+    """One step of the compiled path, from a batch and its moments for every rank."""
+
+    def seconds(
+        plan: Plan, books: Books, batches: Sequence[Batch], moments: Sequence[Moments],
+        step: int = 0, fresh: bool = True,
+    ) -> float:  # fmt: skip
+        prefill = np.concatenate([b.phase == PREFILL for b in batches])
+        chunks = np.stack([
+            np.concatenate([getattr(b, name) for b in batches])[prefill]
+            for name in ("q_len", "seq_id")
+        ])  # fmt: skip
+        values = np.stack([m.values for m in moments])
+        return one_step(plan, values, step, int((~prefill).sum()), chunks, fresh, books)
+
+    return seconds
 
 
 @pytest.fixture(scope="session")

@@ -215,7 +215,8 @@ class Reference:
     waited: int = 0  # plans that let prompts wait
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
 
-    def serve(self, requests: list[Request]) -> None:
+    def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
+        """Requests that follow no other, in order of arrival, and empty ranks."""
         to_come, self.later = ([r for r in requests if (r.follows is None) == first]
                                for first in (True, False))  # fmt: skip
         for request in requests:
@@ -223,6 +224,10 @@ class Reference:
         for request in to_come[: self.clients or 0]:
             request.arrival = 0.0
         ranks = [Rank(kv) for kv in self.memories]
+        return to_come, ranks
+
+    def serve(self, requests: list[Request]) -> None:
+        to_come, ranks = self.begin(requests)
         while True:
             if not self.policy.ahead:
                 self.known = self.now
@@ -425,13 +430,7 @@ class Pipeline(Reference):
     stages: int = 1
 
     def serve(self, requests: list[Request]) -> None:
-        to_come, self.later = ([r for r in requests if (r.follows is None) == first]
-                               for first in (True, False))  # fmt: skip
-        for request in requests:
-            request.target = request.input
-        for request in to_come[: self.clients or 0]:
-            request.arrival = 0.0
-        ranks = [Rank(kv) for kv in self.memories]
+        to_come, ranks = self.begin(requests)
         sent: list[tuple[float, list[tuple[Request, bool]]]] = []
         free = [0.0] * self.stages
         while True:

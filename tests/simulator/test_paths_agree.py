@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,18 +18,15 @@ from opbyte.simulator.compiled import (
     T_FLOPS,
     T_J_DRAM,
     T_J_LINK,
-    Books,
     new_books,
-    step_seconds,
     totals,
 )
 from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import F8, I8, Plan, lower
+from opbyte.simulator.lowering import Plan, lower
 from opbyte.simulator.placement import PLACEMENTS
 from opbyte.simulator.stage import explicit_stage
-from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.jit import compiled
 
 MODELS = (
     "llama-3-8b", "mixtral-8x7b", "glam-143b", "deepseek-v3", "gemma-2-27b", "jamba-mini",
@@ -44,14 +40,6 @@ SYSTEMS = (
 ROUTINGS = ("uniform", "measured", "power_law:1.0")
 
 
-@compiled
-def one_step(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, books: Books
-) -> float:
-    """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, books)
-
-
 contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
 batches_of = st.builds(
     Batch.of,
@@ -60,30 +48,21 @@ batches_of = st.builds(
 )
 
 
-def compiled_step(
-    deployment: Deployment, books: Books, plan: Plan, batches: list[Batch], step: int, fresh: bool
-) -> float:
-    """One step of the compiled path, from the moments that the explicit path uses too."""
-    moments = np.stack([b.moments(deployment.shard.windows).values for b in batches])
-    prefill = np.concatenate([b.phase == PREFILL for b in batches])
-    chunks = np.stack(
-        [
-            np.concatenate([getattr(b, name) for b in batches])[prefill]
-            for name in ("q_len", "seq_id")
-        ]
-    )
-    return one_step(plan, moments, step, int((~prefill).sum()), chunks, fresh, books)
-
-
 def check(
-    deployment: Deployment, plan: Plan, steps: list[list[Batch]], step: int, replica: int
+    compiled_step: Callable[..., float],
+    deployment: Deployment,
+    plan: Plan,
+    steps: list[list[Batch]],
+    step: int,
+    replica: int,
 ) -> None:
     """Compare steps of one stretch: the first fresh, the others costed in part."""
     books = new_books(plan)
     before = 0.0
     wall = 0.0
     for i, batches in enumerate(steps):
-        seconds = compiled_step(deployment, books, plan, batches, step + i, i == 0)
+        moments = [b.moments(deployment.shard.windows) for b in batches]
+        seconds = compiled_step(plan, books, batches, moments, step + i, i == 0)
         stage = explicit_stage(deployment, batches, step=step + i, replica=replica)
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
@@ -100,8 +79,9 @@ def check(
 @given(data=st.data())
 @settings(max_examples=40)
 def test_any_batch(
-    model: str, deployed: Callable[..., Deployment | None], data: st.DataObject
-) -> None:
+    model: str, deployed: Callable[..., Deployment | None], compiled_step: Callable[..., float],
+    data: st.DataObject,
+) -> None:  # fmt: skip
     system = data.draw(st.sampled_from(SYSTEMS))
     deployment = deployed(
         model, system, data.draw(st.sampled_from(sorted(PLACEMENTS))),
@@ -114,7 +94,7 @@ def test_any_batch(
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     if not any(len(b.q_len) for b in batches):
         batches[0] = Batch.of([7])
-    check(deployment, plan, [batches], step, replica)
+    check(compiled_step, deployment, plan, [batches], step, replica)
 
 
 @pytest.mark.parametrize("model", ["llama-3-8b", "gemma-2-27b", "mixtral-8x7b", "gpt-oss-20b"])
@@ -122,8 +102,9 @@ def test_any_batch(
 @given(data=st.data())
 @settings(max_examples=8)
 def test_any_stretch(
-    model: str, system: str, deployed: Callable[..., Deployment | None], data: st.DataObject
-) -> None:
+    model: str, system: str, deployed: Callable[..., Deployment | None],
+    compiled_step: Callable[..., float], data: st.DataObject,
+) -> None:  # fmt: skip
     deployment = deployed(model, system, data.draw(st.sampled_from(sorted(PLACEMENTS))))
     assert deployment is not None
     starts = [
@@ -131,12 +112,12 @@ def test_any_stretch(
     ]
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
     plan, _ = lower(deployment)
-    check(deployment, plan, steps, 5, 0)
+    check(compiled_step, deployment, plan, steps, 5, 0)
 
 
 @given(data=st.data())
 @settings(max_examples=8)
-def test_layers_that_share_a_draw(data: st.DataObject) -> None:
+def test_layers_that_share_a_draw(compiled_step: Callable[..., float], data: st.DataObject) -> None:
     model = load_model("mixtral-8x7b")
     each, shared = (
         deploy(model, load_system("duplex-2x8"), draws=draws) for draws in ("layer", "step")
@@ -146,7 +127,7 @@ def test_layers_that_share_a_draw(data: st.DataObject) -> None:
     plan, _ = lower(shared)
     batches = [data.draw(batches_of) for _ in range(shared.ranks)]
     batches[0] = Batch.of([7])
-    check(shared, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
+    check(compiled_step, shared, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
     # Without chance the two agree: the same loads in every layer.
     expected = [explicit_stage(d, batches, expected=True).seconds for d in (each, shared)]
     assert expected[0] == pytest.approx(expected[1], rel=1e-12)

@@ -8,6 +8,7 @@ no faster than the slowest stage lets them. The schedule is compared with the sl
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,20 +16,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, Books, new_books, step_seconds, totals
+from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.engine import Engine
 from opbyte.simulator.kv import CacheSettings, kv_rules
 from opbyte.simulator.layout import stage_models
-from opbyte.simulator.lowering import F8, I8, Plan, lower
+from opbyte.simulator.lowering import lower
 from opbyte.simulator.policies import Policy, make_policy
 from opbyte.simulator.simulate import run
 from opbyte.simulator.stage import explicit_stage
 from opbyte.simulator.state import F_FIRST, F_LAST
-from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import RequestBlock, open_requests
 
 SETUPS = (
@@ -99,18 +99,13 @@ def test_no_stage_is_overdrawn() -> None:
             assert share * (1 + 1e-12) >= size * rules.block / memory.kv
 
 
-@compiled
-def one_step(plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books) -> float:
-    """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(plan, moments, 3, decodes, chunks, chunks.shape[1], True, books)
-
-
 @pytest.mark.parametrize(("model", "system", "degrees"), SETUPS)
 @given(data=st.data())
 @settings(max_examples=10)
 def test_both_paths_agree_stage_by_stage(
-    model: str, system: str, degrees: dict[str, int], data: st.DataObject
-) -> None:
+    model: str, system: str, degrees: dict[str, int], data: st.DataObject,
+    compiled_step: Callable[..., float],
+) -> None:  # fmt: skip
     d = made(model, system, degrees)
     batches = [
         Batch.of(
@@ -122,12 +117,8 @@ def test_both_paths_agree_stage_by_stage(
     batches[0] = Batch.of([7], [(5, 3)])
     plan, _ = lower(d)
     books = new_books(plan)
-    prefill = np.concatenate([b.phase == PREFILL for b in batches])
-    chunks = np.stack([
-        np.concatenate([getattr(b, name) for b in batches])[prefill] for name in ("q_len", "seq_id")
-    ])  # fmt: skip
-    moments = np.stack([b.moments(d.shard.windows).values for b in batches])
-    total = one_step(plan, moments, int((~prefill).sum()), chunks, books)
+    moments = [b.moments(d.shard.windows) for b in batches]
+    total = compiled_step(plan, books, batches, moments, 3)
     stage = explicit_stage(d, batches, step=3)
     assert books.stages == pytest.approx(np.array(stage.stages), rel=1e-9)
     assert total == pytest.approx(stage.seconds, rel=1e-9)

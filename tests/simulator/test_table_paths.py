@@ -9,23 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.analysis.coverage import coverage
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import T_OUTSIDE, T_RUNS, Books, new_books, step_seconds
+from opbyte.simulator.compiled import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import F8, I8, Plan, lower
+from opbyte.simulator.lowering import lower
 from opbyte.simulator.policies import make_policy
 from opbyte.simulator.simulate import run
 from opbyte.simulator.stage import explicit_stage
 from opbyte.simulator.uneven import with_uneven
-from opbyte.workloads.batch import PREFILL, Batch
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
-from opbyte.workloads.jit import compiled
 from opbyte.workloads.requests import open_requests
 
 
@@ -38,19 +36,6 @@ def tabled() -> Callable[[Path], Deployment]:
     return make
 
 
-@compiled
-def one_step(plan: Plan, moments: F8, decodes: int, chunks: I8, books: Books) -> float:
-    """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(plan, moments, 0, decodes, chunks, chunks.shape[1], True, books)
-
-
-def step(d: Deployment, plan: Plan, batch: Batch) -> tuple[float, Books]:
-    books, prefill = new_books(plan), batch.phase == PREFILL
-    chunks = np.stack([batch.q_len[prefill], batch.seq_id[prefill]])
-    moments = with_uneven(d, batch, batch.moments(d.shard.windows), 0).values[None, :]
-    return one_step(plan, moments, int((~prefill).sum()), chunks, books), books
-
-
 @given(
     decodes=st.lists(st.integers(0, 40_000), max_size=6), times=st.sampled_from([1, 60, 300]),
     chunks=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 30_000)), max_size=3),
@@ -59,10 +44,13 @@ def step(d: Deployment, plan: Plan, batch: Batch) -> tuple[float, Books]:
 def test_both_paths_agree(
     decodes: list[int], times: int, chunks: list[tuple[int, int]],
     tabled: Callable[[Path], Deployment], data_set: Callable[[str], Path],
+    compiled_step: Callable[..., float],
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     batch = Batch.of([*decodes * times, 5], chunks)
-    seconds, _ = step(d, lower(d)[0], batch)
+    plan, _ = lower(d)
+    moments = with_uneven(d, batch, batch.moments(d.shard.windows), 0)
+    seconds = compiled_step(plan, new_books(plan), [batch], [moments])
     assert seconds == pytest.approx(explicit_stage(d, [batch]).seconds, rel=1e-9)
 
 
@@ -76,11 +64,12 @@ def test_both_paths_agree(
 ])  # fmt: skip
 def test_what_lies_outside_is_counted(
     batch: Batch, outside: set[str], tabled: Callable[[Path], Deployment],
-    data_set: Callable[[str], Path],
+    data_set: Callable[[str], Path], compiled_step: Callable[..., float],
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     plan, slots = lower(d)
-    _, books = step(d, plan, batch)
+    books = new_books(plan)
+    compiled_step(plan, books, [batch], [batch.moments(d.shard.windows)])
     out, runs = (books.tally[:, 0, column] for column in (T_OUTSIDE, T_RUNS))
     found = {name for name, n in zip(slots.name, out, strict=True) if n > 0}
     assert ((out == 0) | (out == runs)).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import new_books, step_seconds
+from opbyte.simulator.compiled import new_books
 from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.engine import Engine
 from opbyte.simulator.lowering import lower
@@ -28,11 +28,6 @@ from opbyte.workloads.requests import RequestBlock
 def sizes(counts: np.ndarray, captured: int, out: np.ndarray) -> None:
     for i in range(counts.size):
         out[i] = graph_batch(counts[i], captured)
-
-
-@compiled
-def one_step(plan, moments, decodes, chunks, books):  # type: ignore[no-untyped-def]
-    return step_seconds(plan, moments, 0, decodes, chunks, chunks.shape[1], True, books)
 
 
 @pytest.mark.parametrize("sequences", [1, 5, 32, 128, 200, 1024])
@@ -63,12 +58,11 @@ def batches() -> list[Batch]:
     return [Batch.of(c) for c in uneven] + [Batch.of(uneven[2], [(300, 0)]), Batch.of([900] * 40)]
 
 
-def test_paths_agree(measured: Deployment) -> None:
+def test_paths_agree(measured: Deployment, compiled_step: Callable[..., float]) -> None:
     plan, _ = lower(measured)
     for batch in batches():
         m = with_uneven(measured, batch, batch.moments(measured.shard.windows), 256)
-        chunks = np.stack([batch.q_len[batch.phase == 1], batch.seq_id[batch.phase == 1]])
-        found = one_step(plan, m.values[None, :], int(m.decodes), chunks, new_books(plan))
+        found = compiled_step(plan, new_books(plan), [batch], [m])
         assert found == pytest.approx(
             explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9
         )
