@@ -11,7 +11,8 @@ from ..simulator.simulate import Run
 FAMILIES: Mapping[str, str] = {
     "gemm": "matmul", "elementwise": "vector", "attention_prefill": "attention",
     "attention_decode": "attention", "experts": "moe", "all_reduce": "collectives",
-    "all_to_all": "collectives", "transfer": "collectives",
+    "all_to_all": "collectives", "all_gather": "collectives", "reduce_scatter": "collectives",
+    "transfer": "collectives",
 }  # fmt: skip
 """Family of an op's kind; other kinds are families of their own."""
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from opbyte.analysis.coverage import FAMILIES
 from opbyte.analysis.load import load
 from opbyte.analysis.validate_serving import validate_serving
 from opbyte.devices.tables import TableModel
@@ -92,6 +93,7 @@ def test_all_ops_are_measured(name: str, collectives: set[str], tmp_path: Path) 
     ops = [p.op for p in explicit_stage(d, [Batch.of([500] * 9, [(300, 0)])] * d.ranks).ops]
     sent = {op.name for op in ops if op.layer == "communication"}
     assert sent == collectives
+    assert {FAMILIES.get(op.kind) for op in ops if op.layer == "communication"} == {"collectives"}
     assert all(tables.covers(op) for op in ops if op.layer != "communication")
     assert len(tables.blocks) == 1
     rope = next(op for op in ops if op.name == "rope")
