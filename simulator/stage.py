@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..devices.cost import Cost
+from ..devices.cost import Cost, KernelModel
 from ..workloads.batch import PREFILL, Batch, Moments
 from ..workloads.model import Layer, embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .layout import head_program, layer_program, stage_send
 from .placement import regions
-from .uneven import with_uneven
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +110,7 @@ class _Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        windows = deployment.shard.windows
-        self.moments = [with_uneven(deployment, b, b.moments(windows), captured) for b in batches]
+        self.moments = [_moments(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
             *(np.concatenate([getattr(b, f) for b in batches])
@@ -202,3 +200,12 @@ class _Stage:
         if self.expected:
             return part.router.expected(part.row, float(self.union.tokens))
         return part.router.loads(self.step, part.row, self.union, self.replica)
+
+
+def _moments(d: Deployment, batch: Batch, captured: int) -> Moments:
+    m = batch.moments(d.shard.windows)
+    if not any(isinstance(p.model, KernelModel) for p in d.device.processors.values()):
+        return m
+    from .uneven import with_uneven  # compiled code, which a step on rooflines does without
+
+    return with_uneven(d, batch, m, captured)

@@ -7,6 +7,7 @@ devices are the paper's: ridge 295 Op/B on the xPU, 8 on Logic-PIM, four times t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
@@ -189,13 +190,14 @@ def changed(**update: object) -> Deployment:
 @pytest.mark.parametrize("splitter", ["paper", "optimal"])
 @pytest.mark.parametrize("spaces", [1, 2, 4])
 @pytest.mark.parametrize("batch", [Batch.of([700] * 40), Batch.of([900] * 9, [(400, 0)])])
-def test_both_paths_agree(splitter: str, spaces: int, batch: Batch) -> None:
+def test_both_paths_agree(
+    splitter: str, spaces: int, batch: Batch, compiled_step: Callable[..., float]
+) -> None:
     deployment = changed(splitter=splitter, spaces=spaces)
     plan, _ = lower(deployment)
     books = new_books(plan)
-    from .test_paths_agree import compiled_step
-
-    got = compiled_step(deployment, books, plan, [batch], 3, True)
+    moments = batch.moments(deployment.shard.windows)
+    got = compiled_step(plan, books, [batch], [moments], 3)
     stage = explicit_stage(deployment, [batch], step=3)
     assert got == pytest.approx(stage.seconds, rel=1e-9)
     act = sum(p.op.act_bytes * p.count * p.devices for p in stage.ops if p.op.layer == "moe")
