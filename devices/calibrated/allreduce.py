@@ -2,10 +2,16 @@
 
 The library: a kernel, the latency of the hops (2(n-1) of a ring), the bytes over the link, and
 what pipelining the message in chunks leaves between the two: chunks of the best size cost
-``2 sqrt(latency x wire)`` on top (Thakur, Rabenseifner and Gropp, IJHPCA 2005, section 4). A
-framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. The
+``2 sqrt(latency x wire)`` on top (Thakur, Rabenseifner and Gropp, IJHPCA 2005, section 4). The
 attainable part of the link is told apart by the number of ranks, because on PCIe it falls when
 the ranks span two host bridges.
+
+A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank
+reads all messages whole, or its part of them and then the sums of the others, after a second
+barrier. Frameworks take it for messages up to `OWN_BYTES`, and where peers have links of their own: over PCIe
+vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in
+vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's). Otherwise they call
+the library.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, H_LINK_BANDWIDTH
@@ -24,6 +30,13 @@ from .terms import by_ranks
 
 (X_BYTES, X_RANKS, X_OWN) = range(3)
 QUANTITIES = ("bytes", "ranks", "own kernel")
+
+(LIBRARY, OWN, OWN_LINKED) = (0.0, 1.0, 2.0)
+"""Whose kernel: the library's; a framework's; a framework's that is never used over PCIe."""
+OWN_BYTES = 8.0 * 2**20
+"""Largest message of a framework's own kernel (vLLM's `CustomAllreduce`, default `max_size`)."""
+PCIE_BPS = 64e9
+"""One way of PCIe 5.0 x16: devices whose link is no faster have no links of their own."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "kernel of the library", 6e-6, 5e-7, 5e-5),
@@ -35,10 +48,18 @@ PARAMETERS = (
     Parameter("own_launch_s", "s", "a framework's own kernel", 3e-6, 5e-7, 2e-5),
     Parameter("own_hop_s", "s", "barrier with one more peer in it", 2e-7, 1e-8, 2e-5, 1.0),
     Parameter("own_link", "1", "its rate over the library's", 1.0, 0.2, 3.0),
-    Parameter("own_chunks", "1", "cost of chunking in it", 1.0, 0.001, 4.0, 1.0),
+    Parameter("own_stage_s", "s", "second step of the form that shares the sums", 2e-6, 1e-8, 5e-5, 1.0),
 )
 (P_LAUNCH, P_HOP, P_LINK_2, P_LINK_4, P_LINK_8, P_CHUNKS, P_OWN_LAUNCH, P_OWN_HOP, P_OWN_LINK,
- P_OWN_CHUNKS) = range(10)  # fmt: skip
+ P_OWN_STAGE) = range(10)  # fmt: skip
+
+
+@compiled_part
+def own_kernel(x: F8, link: float) -> bool:
+    """Whether a framework with a kernel of its own takes it, `link` bytes/s between peers."""
+    if x[X_OWN] == LIBRARY or x[X_BYTES] > OWN_BYTES:
+        return False
+    return link > PCIE_BPS or (x[X_OWN] == OWN and x[X_RANKS] <= 2.0)
 
 
 @compiled_part
@@ -49,10 +70,10 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         return 0.0
     link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
     wire = x[X_BYTES] * 2.0 * (n - 1.0) / n / link
-    if x[X_OWN] > 0.0:
-        wire /= p[P_OWN_LINK]
-        hops = (n - 1.0) * p[P_OWN_HOP]
-        total = p[P_OWN_LAUNCH] + hops + wire + 2.0 * p[P_OWN_CHUNKS] * math.sqrt(hops * wire)
+    if own_kernel(x, h[H_LINK_BANDWIDTH]):
+        whole = x[X_BYTES] * (n - 1.0) / (link * p[P_OWN_LINK])
+        shared = wire / p[P_OWN_LINK] + p[P_OWN_STAGE]
+        total = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole, shared)
     else:
         hops = 2.0 * (n - 1.0) * p[P_HOP]
         total = p[P_LAUNCH] + hops + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
@@ -68,14 +89,20 @@ def rows(p: F8, h: F8, x: F8, out: F8) -> None:
 
 def from_table(table: Table) -> F8:
     """Quantities of measured rows."""
-    own = np.array([name.startswith("custom") for name in table["kernel"]])
+    custom = np.array([name.startswith("custom") for name in table["kernel"]])
+    linked = np.array([framework(source) in LINKED for source in table["source"]])
+    own = np.where(custom, np.where(linked, OWN_LINKED, OWN), LIBRARY)
     return np.column_stack([table["bytes"], table["ranks"], own]).astype(np.float64)
+
+
+LINKED = ("aiconfigurator/trtllm",)
+"""Frameworks whose own kernel needs more than PCIe."""
 
 
 def from_op(op: Op) -> F8 | None:
     """Quantities of an op that knows its ranks; serving frameworks use their own kernels."""
     ranks = op.shape.get("ranks")
-    return None if ranks is None else np.array([op.act_bytes, ranks, 1.0])
+    return None if ranks is None else np.array([op.act_bytes, ranks, OWN])
 
 
 def work(x: F8) -> tuple[F8, F8]:
