@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 from ..devices.calibrated.model import CalibratedModel
@@ -10,18 +11,24 @@ from ..devices.device import FALLBACK
 from ..devices.spec import ARITHMETIC
 from ..devices.tables import TableModel
 from ..simulator.deployment import Deployment
+from ..simulator.host import LAUNCH_S
 from ..simulator.placement import processors_of
+from ..simulator.policies import Policy
 from ..simulator.stage import explicit_stage
 from ..workloads.batch import Batch
 from ..workloads.numerics import WEIGHT_GROUPS, Numerics
 from ..workloads.ops import Op
 
 
-def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+def evidence(
+    deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None
+) -> list[dict[str, Any]]:
     """One entry per cost model that a run used.
 
     Parameters
     ----------
+    policy : Policy, optional
+        Of the run, for the times of its host.
     sources : mapping of str to str
         Key path of the system's description -> source of that number.
 
@@ -59,7 +66,7 @@ def evidence(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[st
     for key in used:
         out.append(_entry("latency + bytes/bandwidth", links[key], sources, (f"{key}.",)))
     out.append(_static(deployment, sources))
-    return out
+    return out if policy is None else out + _host(policy)
 
 
 def _ops(deployment: Deployment) -> list[Op]:
@@ -107,6 +114,17 @@ def _fitted(model: CalibratedModel, ops: list[Op]) -> list[dict[str, Any]]:
             },
         )  # fmt: skip
     return list(out.values())
+
+
+def _host(policy: Policy) -> list[dict[str, Any]]:
+    """The times of the host, where there are any."""
+    host = replace(policy.host, launch_s=0.0) if policy.graphs else policy.host
+    sources = {f"host.{f.name}": "given" for f in fields(host) if getattr(host, f.name) > 0.0}
+    if host.launch_s == LAUNCH_S:
+        sources["host.launch_s"] = (
+            f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
+        )
+    return [_entry("host", "every step", sources, ("host.",))] if sources else []
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..workloads.batch import (
 )
 from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
 from .compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
+from .host import paced
 from .kv import KvRules
 from .lowering import Plan
 from .policies import Limits, drop_late, hold, hold_back, kv_bytes, plan_rank
@@ -383,10 +384,11 @@ def advance(
                 if plan.uneven.blocks.size > 0:
                     set_uneven(plan, limits, st, books, r, done)
             before = clocks[T_KNOWN] = now
-            now += step_seconds(
+            seconds = step_seconds(
                 plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
                 books,
             )  # fmt: skip
+            now += paced(limits.pace, seconds, (decodes + chunks) / ranks.shape[0])
             counters[C_STEPS] += 1
             if done == 0:
                 first_end = now

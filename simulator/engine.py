@@ -22,9 +22,9 @@ from .compiled import Books, new_books, totals
 from .core import LOG_FULL, STUCK, WARM, advance
 from .deployment import Deployment
 from .kv import CacheSettings, KvRules, check_fits, kv_rules
-from .lowering import MOST_TOKENS, Plan, Slots, lower
+from .lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .pipeline import Pipe, advance_pipeline, new_pipe
-from .policies import Policy
+from .policies import Limits, Policy
 from .prefix import widened
 from .state import (
     C_COMPLETED,
@@ -106,6 +106,7 @@ class Engine:
     cache: CacheSettings = field(default_factory=CacheSettings)
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
+    limits: Limits = field(init=False)
     kv: KvRules = field(init=False)
     books: Books = field(init=False)
     state: State = field(init=False)
@@ -121,6 +122,7 @@ class Engine:
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
         self.books = new_books(self.plan, self.policy.max_sequences)
+        self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
             self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
@@ -259,7 +261,7 @@ class Engine:
 
     def _run(self, until: float, completions: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
-        what = self.plan, self.policy.limits(), self.kv, self.state, self.books
+        what = self.plan, self.limits, self.kv, self.state, self.books
         how = until, self.clients is not None, completions
         if self.pipe is None:
             status = advance(*what, *how)

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ..devices.spec import DeviceSpec
 from ..workloads.errors import SpecError, nearest
 from ..workloads.hf.json_file import read_json_object
+from .host import LAUNCH_S, Host
 from .kv import BLOCK_TOKENS, CacheSettings
 from .policies import MAX_SEQUENCES, POLICIES, Policy
 
@@ -90,7 +91,7 @@ def read_engine(path: str | Path) -> EngineFile:
     engine = keys.text("engine", "vllm")
     if engine not in ENGINES:
         raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")
-    cache, hardware = keys.part("kv_cache"), keys.part("hardware")
+    cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
     tp = keys.count("tensor_parallel_size", 1)
     dp = keys.count("data_parallel_size", 1)
     base = POLICIES["vllm"]
@@ -101,6 +102,11 @@ def read_engine(path: str | Path) -> EngineFile:
         max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs),
+        host=Host(
+            host.seconds("step_ms", 0.0, 1e-3),
+            host.seconds("sequence_us", 0.0, 1e-6),
+            host.seconds("launch_us", LAUNCH_S, 1e-6),
+        ),
         caching=cache.flag("enable_prefix_caching", base.caching),
     )
     return EngineFile(
@@ -167,6 +173,16 @@ class _Keys:
         if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found <= 1:
             raise self._wrong(key, "a fraction in (0, 1]")
         return float(found)
+
+    def seconds(self, key: str, default: float, unit: float) -> float:
+        """A time that the file gives in units of `unit` seconds."""
+        found = self.values.get(key)
+        if found is None:
+            return default
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if not number or not 0 <= found <= 1e9:
+            raise self._wrong(key, "a number in [0, 1e9]")
+        return float(found) * unit
 
     def text(self, key: str, default: str) -> str:
         found = self.values.get(key, default)

@@ -29,6 +29,7 @@ from .core import (
     set_uneven,
     write_log,
 )
+from .host import paced
 from .kv import KvRules
 from .lowering import Plan
 from .policies import Limits, drop, plan_rank
@@ -143,6 +144,10 @@ def launch(
     step_seconds(
         plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True, books
     )
+    sequences = (decodes + counters[C_CHUNKS]) / st.ranks.shape[0]
+    books.stages[0] = paced(limits.pace, books.stages[0], sequences)
+    for s in range(1, books.stages.size):  # the batch is planned once
+        books.stages[s] = max(books.stages[s], limits.pace.launching_s)
     start = send_through(pipe, books.stages, clocks[T_NOW])
     counters[C_STEPS] += 1
     counters[C_PROMPT] += int(tokens - decodes)

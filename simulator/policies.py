@@ -27,6 +27,7 @@ from ..workloads.batch import (
 from ..workloads.errors import InputError
 from ..workloads.jit import compiled_inline, compiled_part, int64
 from ..workloads.registry import Registry
+from .host import NO_HOST, Host, Pace
 from .kv import KvRules
 from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
@@ -82,6 +83,7 @@ class Limits(NamedTuple):
     gather_tokens: int
     even_steps: int
     captured: int
+    pace: Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,9 @@ class Policy:
     even_steps : int
         Of data-parallel ranks: prompts start when every rank has one that could, at the latest
         every so many steps; at once where a rank has nothing to decode. 0: they never wait.
+    host : Host
+        What the host's work takes. Behind the devices' with `ahead`, or with several batches in
+        flight; kernels are started one by one without `graphs`.
     """
 
     name: str
@@ -146,6 +151,7 @@ class Policy:
     gather_tokens: int = 0
     even_steps: int = 0
     graphs: bool = False
+    host: Host = NO_HOST
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
@@ -161,12 +167,18 @@ class Policy:
         """Largest batch with a captured graph (vllm/config/vllm.py); 0 = none."""
         return min(2 * self.max_sequences, MOST_CAPTURED) if self.graphs else 0
 
-    def limits(self) -> Limits:
-        """The same for the compiled path."""
+    def pace(self, ops: int, stages: int = 1) -> Pace:
+        """What the host takes for the steps of a deployment of so many ops and stages."""
+        starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
+        return Pace(self.host.step_s, self.host.sequence_s, starting, self.ahead or stages > 1)
+
+    def limits(self, ops: int = 0, stages: int = 1) -> Limits:
+        """The same for the compiled path, and for a deployment of so many ops and stages."""
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,
             self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
+            self.pace(ops, stages),
         )  # fmt: skip
 
 

@@ -208,6 +208,7 @@ class Reference:
     memories: Sequence[Bytes | Blocks]
     cost: Callable[[Sequence[Batch], int], Any]  # seconds, of each stage in a `Pipeline`
     clients: int | None = None
+    ops: int = 0  # of a step, which the host starts one by one without captured graphs
     steps: int = 0
     now: float = 0.0
     known: float = 0.0
@@ -225,6 +226,18 @@ class Reference:
             request.arrival = 0.0
         ranks = [Rank(kv) for kv in self.memories]
         return to_come, ranks
+
+    def seconds(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> list[float]:
+        """Seconds of each stage for a new step, the host's work included."""
+        policy, host = self.policy, self.policy.host
+        devices = np.atleast_1d(self.cost([batch_of(plan) for plan in plans], self.steps)).tolist()
+        self.steps += 1
+        starting = 0.0 if policy.graphs else host.launch_s * self.ops / len(devices)
+        devices = [max(seconds, starting) for seconds in devices]
+        own = host.step_s + host.sequence_s * sum(map(len, plans)) / len(plans)
+        hidden = policy.ahead or len(devices) > 1
+        devices[0] = max(devices[0], own) if hidden else devices[0] + own
+        return devices
 
     def serve(self, requests: list[Request]) -> None:
         to_come, ranks = self.begin(requests)
@@ -250,8 +263,7 @@ class Reference:
                 self.known = self.now  # the step in flight has ended: look again
                 continue
             self.known = self.now
-            self.now += self.cost([batch_of(plan) for plan in plans], self.steps)
-            self.steps += 1
+            self.now += self.seconds(plans)[0]
             prompts = any(request.in_prefill for plan in plans for request, _ in plan)
             self.unpolled += self.policy.poll_steps if prompts else 1
             for rank, plan in zip(ranks, plans, strict=True):
@@ -446,8 +458,7 @@ class Pipeline(Reference):
                 plans = [self.plan(rank, False) for rank in ranks]
                 if not any(plans):
                     break
-                seconds = self.cost([batch_of(plan) for plan in plans], self.steps)
-                self.steps += 1
+                seconds = self.seconds(plans)
                 at = self.now
                 for s in range(self.stages):  # a stage takes a batch when it has it and is free
                     at = free[s] = max(at, free[s]) + seconds[s]

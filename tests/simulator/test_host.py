@@ -1,0 +1,76 @@
+"""What does the host add to a step, and when is it hidden behind the devices?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opbyte.simulator.deployment import Deployment
+from opbyte.simulator.engine import Engine
+from opbyte.simulator.engine_file import read_engine
+from opbyte.simulator.host import LAUNCH_S, Host
+from opbyte.simulator.lowering import ops_of
+from opbyte.simulator.policies import POLICIES
+from opbyte.simulator.state import F_FIRST, F_LAST
+from opbyte.workloads.errors import SpecError
+from opbyte.workloads.requests import RequestBlock
+
+TOKENS = 40
+
+
+def step_seconds(deployment: Deployment, sequences: int = 4, **changes: object) -> float:
+    """Mean seconds of a decode step of so many equal sequences under vLLM's policy."""
+    engine = Engine(deployment, replace(POLICIES["vllm"], **changes))
+    counts = np.full(sequences, 16, dtype=np.int64)
+    engine.submit(
+        RequestBlock(np.arange(sequences), np.zeros(sequences), counts, np.full(sequences, TOKENS))
+    )
+    engine.advance(math.inf)
+    stamps = engine.state.floats[:sequences]
+    return float((stamps[0, F_LAST] - stamps[0, F_FIRST]) / (TOKENS - 1))
+
+
+@pytest.fixture
+def deployment(small: Callable[..., Deployment]) -> Deployment:
+    return small("llama-3-8b", "h100-x1")
+
+
+def test_waited_for_or_hidden(deployment: Deployment) -> None:
+    alone = step_seconds(deployment)
+    host = Host(step_s=0.3 * alone, sequence_s=0.05 * alone)
+    waited = step_seconds(deployment, ahead=False, host=host)
+    assert waited == pytest.approx(alone + 0.5 * alone, rel=1e-3)
+    assert step_seconds(deployment, ahead=True, host=host) == pytest.approx(alone, rel=1e-9)
+    slow = Host(step_s=2 * alone, sequence_s=0.5 * alone)
+    assert step_seconds(deployment, ahead=True, host=slow) == pytest.approx(4 * alone, rel=1e-3)
+
+
+def test_kernels_are_started_one_by_one_without_graphs(deployment: Deployment) -> None:
+    alone, ops = step_seconds(deployment), ops_of(Engine(deployment, POLICIES["vllm"]).plan)
+    assert ops == 1 + 2 * 10 + 2  # embedding, ten ops in each of two layers, norm and head
+    host = Host(launch_s=2 * alone / ops)
+    assert step_seconds(deployment, host=host) == pytest.approx(alone, rel=1e-9)
+    assert step_seconds(deployment, host=host, graphs=False) == pytest.approx(2 * alone, rel=1e-9)
+
+
+def test_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps({"enforce_eager": True}))
+    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S)
+    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7}
+    file.write_text(json.dumps({"host": host}))
+    found = read_engine(file).policy.host
+    assert (found.step_s, found.sequence_s, found.launch_s) == pytest.approx((2e-3, 15.5e-6, 7e-6))
+    for wrong in (-1, "5", True, None, math.nan):
+        file.write_text(json.dumps({"host": {"step_ms": wrong}}))
+        if wrong is None:
+            assert read_engine(file).policy.host.step_s == 0.0
+            continue
+        with pytest.raises(SpecError, match=r"host\.step_ms: must be a number in \[0, 1e9\]"):
+            read_engine(file)
