@@ -212,7 +212,7 @@ POLICIES.register("vllm")(
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
 asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
 and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
-4 x waiting + running (an assumption to verify)."""
+4 x waiting + running (vllm/v1/engine/core_client.py)."""
 
 
 def make_policy(
