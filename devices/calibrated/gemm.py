@@ -62,6 +62,8 @@ PARAMETERS = (
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
+QUANTISE = ("quantise_s", "quantise_row_s", "quantise_memory")
+"""Parameters of a framework's own kernel: the matrix product itself is the device library's."""
 OVERLAP = 2.5
 """Power of the soft maximum of arithmetic, operand loads and main memory."""
 TILE_HALF = 4.0
@@ -252,5 +254,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 GEMM = register(
     Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
-           code_of, by_framework=("quantise_s", "quantise_row_s", "quantise_memory"))
+           code_of, by_framework=QUANTISE,
+           silicon=tuple(p.name for p in PARAMETERS if p.name not in QUANTISE))
 )  # fmt: skip

@@ -12,10 +12,10 @@ from opbyte.devices.calibrated import gemm as gemm_module
 from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import Fit, fit, fit_simple, predict
+from opbyte.devices.calibrated.fit import fit, fit_simple, predict
 from opbyte.devices.calibrated.hardware import H_PEAK, hardware
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import Donor, features, framework_scales, parameters
+from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
@@ -165,30 +165,6 @@ def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
     alike = features(hardware(load_device("h100")[0])) - features(hardware(spec))
     other = features(hardware(load_device("mi300x")[0])) - features(hardware(spec))
     assert np.linalg.norm(alike) < np.linalg.norm(other)
-
-
-def test_a_framework_known_only_elsewhere_is_scaled_as_there() -> None:
-    # Two alike devices have frameworks a and b, b twice as slow; a third has rows of a alone. With
-    # geometric means of 1 the scales are 1/sqrt(2) and sqrt(2), so b stands near twice its base.
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
-    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
-    donors = {name: Donor(100, Fit(family.defaults, scales), h) for name in ("one", "two")}
-    found = framework_scales(h, family, {"a": {}}, donors)
-    assert found["a"] == {}
-    assert 1.7 < found["b"]["time"] < 2.0
-    assert "c" not in found
-    links = families()["collectives"]
-    assert framework_scales(h, links, {"a": {}}, donors) == {"a": {}}
-
-
-def test_a_new_framework_stands_to_those_known_elsewhere_not_to_a_source_of_its_own() -> None:
-    # The device's base is pulled to a source "lab" four times slower than framework a; b, twice as
-    # slow as a elsewhere, is twice as slow as a here and half as slow as the lab.
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
-    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
-    donors = {str(i): Donor(100, Fit(family.defaults, scales), h) for i in range(100)}
-    found = framework_scales(h, family, {"a": {"time": 0.5}, "lab": {"time": 2.0}}, donors)
-    assert found["b"]["time"] == pytest.approx(1.0, rel=0.01)
 
 
 def test_one_odd_framework_does_not_move_the_base() -> None:
