@@ -28,12 +28,27 @@ Scales = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One set of parameters in a blend: its weight, values, scale of the whole time, origin."""
+    """One set of parameters in a blend.
+
+    Attributes
+    ----------
+    weight : float
+        Of 1 for all parts together.
+    values : float64 array
+        In the order of `Family.parameters`.
+    time : float
+        Multiple of the whole time.
+    origin : str
+        Device and framework they are of.
+    kin : bool
+        Whether that framework calls the same kernel library there.
+    """
 
     weight: float
     values: F8
     time: float
     origin: str = ""
+    kin: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ comes with the kernels, so it is taken from every (device, framework) that has r
 
 with `d` the distance between the two devices (`rules.distance`) and the affinity 1 where framework
 and library are the same, else one of those below (`libraries` tells which library a framework calls
-on which device). Each gives one prediction, its kernels on this device's silicon; their weighted
+on which device); a fit to few rows counts less. Each gives one prediction, its kernels on this device's silicon; their weighted
 geometric mean is the answer. A mean over predictions and not over parameters, as the parameters
 of one fit go together: what one leaves out another makes good.
 
@@ -34,6 +34,8 @@ OTHER_FRAMEWORK, OTHER_LIBRARY, STRANGER = 0.5, 0.1, 0.03
 """Affinity of the same library called by another framework, of the same framework that calls
 another library, and of neither."""
 FAR = 0.1
+FEW = 50
+"""Rows of a device at which its fit counts half: with few it is mostly the defaults."""
 TOLD = 1e-3
 """A parameter closer to its default, in the logarithm, was told by no row."""
 LEAST = 1e-3
@@ -102,29 +104,36 @@ def blends(
     out = {}
     for label in sorted(wanted):
         weight = np.array(
-            [_weight(family, label, other, h, donor.h, distance) for _, donor, other in known]
+            [_weight(family, label, other, h, donor, distance) for _, donor, other in known]
         )
         share = weight / weight.sum()
         values = np.where(told, logs, _mean(weight, logs, told, family))
         values = np.exp(np.where(fixed, np.log(silicon), values))
         left = share[share >= LEAST].sum()
         out[label] = tuple(
-            Part(float(s / left), v, part.time, f"{name} {other}")
-            for s, v, part, (name, _, other) in zip(share, values, parts, known, strict=True)
+            Part(float(s / left), v, part.time, f"{name} {other}",
+                 _one_library(family, label, other, h, donor))
+            for s, v, part, (name, donor, other) in zip(share, values, parts, known, strict=True)
             if s >= LEAST
-        )
+        )  # fmt: skip
     return out
 
 
 def _weight(
-    family: Family, label: str, other: str, h: F8, there: F8, distance: Callable[[F8, F8], float]
+    family: Family, label: str, other: str, h: F8, donor: Donor, distance: Callable[[F8, F8], float]
 ) -> float:
-    """Weight of a framework on another device for one on this device."""
-    near = float(np.exp(-(distance(h, there) ** 2) / 2)) + FLOOR
+    """Weight of a donor's framework `other` for the framework `label` on this device."""
+    near = float(np.exp(-(distance(h, donor.h) ** 2) / 2)) + FLOOR
+    trust = donor.rows / (donor.rows + FEW)
+    if _one_library(family, label, other, h, donor):
+        return trust * (near + FAR) * (1.0 if other == label else OTHER_FRAMEWORK)
+    return trust * near * (OTHER_LIBRARY if other == label else STRANGER)
+
+
+def _one_library(family: Family, label: str, other: str, h: F8, donor: Donor) -> bool:
+    """Whether a framework here and another, or the same, there call the same library."""
     here = library(family.name, label, h[H_CAPABILITY])
-    if library(family.name, other, there[H_CAPABILITY]) == here:
-        return (near + FAR) * (1.0 if other == label else OTHER_FRAMEWORK)
-    return near * (OTHER_LIBRARY if other == label else STRANGER)
+    return library(family.name, other, donor.h[H_CAPABILITY]) == here
 
 
 def _mean(weight: F8, logs: F8, told: Told, family: Family) -> F8:

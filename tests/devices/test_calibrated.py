@@ -20,6 +20,7 @@ from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
+from opbyte.workloads.kernel_tables import Table
 from opbyte.workloads.ops import Op
 
 FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
@@ -97,6 +98,35 @@ def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
     warm = cold.copy()
     warm[:, gemm_module.X_COPIES] = 6.0
     assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
+
+
+def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
+    family, values, h = fitted("h100", "gemm")
+    given, by_token, by_tensor = (gemms((16, 4096, 4096)) for _ in range(3))
+    by_token[:, gemm_module.X_QUANT] = 1.0
+    by_tensor[:, gemm_module.X_QUANT] = gemm_module.TENSOR_SCALE_KERNELS
+    one, two, three = (family.seconds(values, h, x)[0] for x in (given, by_token, by_tensor))
+    assert three - two == pytest.approx(2.0 * values[gemm_module.P_QUANTISE])
+    assert one < two
+
+
+def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> Table:
+    text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype,
+            "timing": "graph"}  # fmt: skip
+    columns = {name: np.array([value], dtype=object) for name, value in text.items()}
+    columns |= {name: np.array([16.0]) for name in ("m", "n", "k", "batch", "measured_s")}
+    return Table("gemm", columns, np.array(["t.csv"], dtype=object), np.array([2]))
+
+
+@pytest.mark.parametrize(
+    ("source", "dtype", "kernels"),
+    [("aiconfigurator/trtllm-1.0.0", "fp8", 3.0), ("aiconfigurator/trtllm-1.0.0", "nvfp4", 3.0),
+     ("aiconfigurator/trtllm-1.0.0", "fp8_block", 1.0), ("aiconfigurator/vllm-0.24.0", "fp8", 1.0)],
+)  # fmt: skip
+def test_who_quantises_with_how_many_kernels(source: str, dtype: str, kernels: float) -> None:
+    family = families()["gemm"]
+    assert family.from_table(table_of(source, dtype))[0, gemm_module.X_QUANT] == kernels
+    assert family.from_table(table_of(source, dtype, "gemm"))[0, gemm_module.X_QUANT] == 0.0
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
