@@ -249,6 +249,21 @@ def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> Non
     assert fa2 == packed  # Hopper runs FlashAttention 3
 
 
+def test_a_window_saves_no_time_where_it_is_a_mask() -> None:
+    family = families()["attention_prefill"]
+    full = [4, 8192, 4096.5, 8192, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0]
+    skips = [4, 8192, 128, 8192, 32, 8, 128, 1, 0, 0, 2, 1, 0, 0]
+    hidden = [*skips[:-1], 8192]
+    x = np.array([full, skips, hidden], dtype=float)
+    for device in ("l40s", "rtx-pro-6000", "h100", "mi300x"):
+        every, skipped, masked = family.seconds(
+            family.defaults, hardware(load_device(device)[0]), x
+        )
+        assert skipped < 0.2 * every
+        masks = device in ("l40s", "rtx-pro-6000")
+        assert masked == pytest.approx(every if masks else skipped)
+
+
 def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
     spec, _ = load_device("h100")
     model = build_device(spec, calibrated=True).processors["xpu"].model
