@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..devices.calibrated.calibrate import FamilyFit, Rows
-from ..devices.calibrated.errors import Errors, by_source, constant_by_shape, errors
+from ..devices.calibrated.errors import Errors, constant_by_shape, errors
 from ..devices.calibrated.family import families
 from ..devices.calibrated.fit import predict
-from ..devices.calibrated.rules import Donor, framework_scales, transfer
+from ..devices.calibrated.rules import transfer
+from .framework_report import donors, held_out, section
 
 Fits = Mapping[str, Mapping[str, FamilyFit]]
 INTRO = """\
@@ -28,10 +28,12 @@ median and 90th percentile of |predicted / measured - 1|, and the median of pred
   to other shapes; the model to beat by shape.
 - *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
 - *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
-- *known elsewhere*: as by source, but a framework that similar devices have rows of is scaled as it
-  is there, which is what predictions use (rule in `devices/calibrated/rules.py`).
+- *known elsewhere*: as by source, but a framework that other devices have rows of is predicted
+  from its kernels there and this device's silicon, which is what predictions use (rule in
+  `devices/calibrated/frameworks.py`; by framework in the last section).
 - *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
-  mean of the other devices' (rule in `devices/calibrated/rules.py`).
+  mean of the other devices' (rule in `devices/calibrated/rules.py`), and its frameworks are
+  predicted as those known elsewhere.
 - *measured / roofline*: median over the tenth of the rows with the longest rooflines. Predictions
   for shapes ten times as large as any measured one lie between one and three rooflines where this
   is well below 3. Where the measured kernels themselves are further away, so are the predictions:
@@ -58,9 +60,9 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
     """
     out: dict[str, dict[str, Errors]] = {}
     for name, family in families().items():
-        donors = _donors(name, fits, rows)
+        fitted = donors(name, fits, rows)
         for device, found in rows.items():
-            others = {d: donor for d, donor in donors.items() if d != device}
+            others = {d: donor for d, donor in fitted.items() if d != device}
             if name not in found or not others:
                 continue
             r = found[name]
@@ -70,43 +72,9 @@ def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> 
     return out
 
 
-def known_elsewhere(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
-    """Errors on frameworks held out of a device's fit but known from the other devices.
-
-    Returns
-    -------
-    dict
-        family -> device -> Errors.
-    """
-    out: dict[str, dict[str, Errors]] = {}
-    for name, family in families().items():
-        donors = _donors(name, fits, rows)
-        for device, done in fits.items():
-            if name not in done or "by_source" not in done[name].errors:
-                continue
-            r = rows[device][name]
-            others = {d: donor for d, donor in donors.items() if d != device}
-            found = by_source(
-                family, r.h, r.x, r.measured, r.labels, done[name].fit,
-                partial(framework_scales, r.h, family, donors=others),
-            )  # fmt: skip
-            if found is not None:
-                told = ~np.isnan(found)
-                out.setdefault(name, {})[device] = errors(found[told], r.measured[told])
-    return out
-
-
-def _donors(name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Donor]:
-    return {
-        device: Donor(done[name].rows, done[name].fit, rows[device][name].h)
-        for device, done in fits.items()
-        if name in done and not done[name].simple
-    }
-
-
 def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
     """The page as Markdown."""
-    others, elsewhere = leave_one_device_out(fits, rows), known_elsewhere(fits, rows)
+    others, (elsewhere, frameworks) = leave_one_device_out(fits, rows), held_out(fits, rows)
     parts = [INTRO]
     for name, family in families().items():
         devices = [device for device in sorted(rows) if name in rows[device]]
@@ -118,6 +86,8 @@ def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
         parts.append(
             "\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n"
         )
+    if frameworks:
+        parts.append(section(frameworks))
     return "\n".join(parts)
 
 

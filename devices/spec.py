@@ -50,7 +50,8 @@ class ProcessorSpec(Spec):
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
     FlashAttention-2 (`devices.decode_blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
-    on vector units. `area_mm2` is what its parts add to one memory stack [mm2].
+    on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
+    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
@@ -71,6 +72,7 @@ class ProcessorSpec(Spec):
     cores: Count | None = None
     shared_memory_bytes: Positive | None = None
     matrix_rows: Count = 16
+    compute_capability: Positive | None = None
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
 

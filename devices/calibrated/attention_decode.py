@@ -164,5 +164,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 ATTENTION_DECODE = register(
     Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op, work, code_of,
-           by_framework=("launch_s", "block_s", "fp8_work", "group_s"))
+           by_framework=("launch_s", "block_s", "fp8_work", "group_s"),
+           silicon=("gap_s", "memory", "cache", "cache_rate"))
 )  # fmt: skip

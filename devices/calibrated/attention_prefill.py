@@ -10,6 +10,11 @@ than 128 fit a core worse. With fewer tiles than the cores can hold, a tile take
 TensorRT-LLM's rows also rotate the queries, in a kernel of its own before the attention (README of
 the tables; ``invokeQKVPreprocessing`` in NVIDIA/TensorRT-LLM,
 ``cpp/tensorrt_llm/kernels/unfusedAttentionKernels``), which a serving step has as an op of its own.
+
+A sliding window saves no time in FlashInfer's kernel for Ampere, Ada and workstation Blackwell: its
+loop runs over all keys up to the diagonal and the window is a mask (``num_iterations`` and
+``window_iteration`` in flashinfer-ai/flashinfer, ``include/flashinfer/attention/prefill.cuh``).
+SGLang runs that kernel there (`libraries`).
 """
 
 from __future__ import annotations
@@ -21,15 +26,17 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
+from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CORES, H_PEAK
+from .libraries import BLACKWELL, HOPPER
 from .terms import resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
- X_GAP, X_ROTATES) = range(13)  # fmt: skip
+ X_GAP, X_ROTATES, X_HIDDEN) = range(14)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
-              "prefixed", "fp8", "kv_bytes", "gap", "rotates")  # fmt: skip
+              "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden")  # fmt: skip
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees;
-`rotates`: 1 where the call turns the queries by their positions first."""
+`rotates`: 1 where the call turns the queries by their positions first; `hidden`: keys of a sequence
+with those that a window hides, where FlashInfer may have served the call, else 0."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -62,6 +69,12 @@ TILE = 128.0
 
 
 @compiled_part
+def calls_flashinfer(capability: float) -> bool:
+    """Whether SGLang's attention is FlashInfer's: see `libraries`."""
+    return 0.0 < capability < HOPPER or capability >= BLACKWELL + 1.0
+
+
+@compiled_part
 def seconds(p: F8, h: F8, x: F8) -> float:
     """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
     q, kv, dim, heads, kv_heads = x[X_Q], x[X_KV], x[X_DIM], x[X_HEADS], x[X_KV_HEADS]
@@ -69,7 +82,10 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         return 0.0
     edge = min(q, TILE) - 1.0
     visited = min(kv, x[X_KEYS] + (edge if x[X_WINDOWED] > 0.0 else 0.5 * edge))
-    if x[X_PREFIXED] > 0.0:
+    if x[X_HIDDEN] > 0.0 and calls_flashinfer(h[H_CAPABILITY]):
+        kv = x[X_HIDDEN]
+        visited = min(kv, kv - 0.5 * (q - 1.0) + 0.5 * edge)
+    elif x[X_PREFIXED] > 0.0:
         visited += p[P_MASKED] * max(kv - visited, 0.0)
     # At least one tile a head, or a group; between the two by their geometric mean.
     packed = kv_heads * max(q * heads / kv_heads / TILE, 1.0)
@@ -112,12 +128,14 @@ def from_table(table: Table) -> F8:
     kv = np.minimum(length, limit + q - 1)
     pairs = _visible(length, limit) - _visible(prefix, limit)
     keys = np.where(table["causal"] > 0, pairs / q, kv)
+    engine = np.array([framework(source).rpartition("/")[2] for source in table["source"]])
+    windowed = (window > 0) & (window < length)
     return np.column_stack(
         [
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
-            (window > 0) & (window < length), prefix > 0, table["dtype"] == "fp8",
-            value_bytes(table["kv_dtype"]), table["timing"] == "graph",
-            [framework(source).endswith("/trtllm") for source in table["source"]],
+            windowed, prefix > 0, table["dtype"] == "fp8",
+            value_bytes(table["kv_dtype"]), table["timing"] == "graph", engine == "trtllm",
+            np.where(windowed & (engine == "sglang"), length, 0.0),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -144,7 +162,7 @@ def from_op(op: Op) -> F8 | None:
     return np.array(
         [
             batch, q, keys, kv, s["heads_q"], s["heads_kv"], s["head_dim"], windowed, prefixed,
-            CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0, 0.0,
+            CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0, 0.0, 0.0,
         ]
     )  # fmt: skip
 
@@ -167,5 +185,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op, work, code_of,
-           ("launch_s", "packing", "min_waves"))
+           ("launch_s", "packing", "min_waves"), ("gap_s", "fp8_gain", "memory", "cache_rate"))
 )  # fmt: skip

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .family import F8, Family
-from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, Scales, fit, fit_simple, predict
+from .fit import FEW_ROWS, LOSS_SCALE, Fit, Labels, fit, fit_simple, predict
 
 FOLDS = 5
 FEW = 5
@@ -116,11 +116,11 @@ def by_source(
     measured: F8,
     labels: Labels,
     start: Fit,
-    elsewhere: Callable[[Scales], Scales] = lambda own: own,
+    elsewhere: Callable[[Fit, tuple[str, ...]], Fit] = lambda own, labels: own,
 ) -> F8 | None:
     """Predictions of each framework's rows from a fit on the others.
 
-    `elsewhere` completes the scales of the frameworks fitted by those known from other devices;
+    `elsewhere` completes a fit to rows of some frameworks by what other devices know of the rest;
     without it a held-out framework gets the base. NaN where the others have fewer than
     `FEW_ROWS` rows or it has fewer than `FEW`; None where that is so for all.
     """
@@ -130,8 +130,7 @@ def by_source(
         if np.count_nonzero(~held) < FEW_ROWS or np.count_nonzero(held) < FEW:
             continue
         done = fit(family, h, x[~held], measured[~held], labels[~held], start=start.values)
-        alone: dict[str, Mapping[str, float]] = {label: {} for label in labels[~held].tolist()}
-        done = replace(done, scales=elsewhere({**alone, **done.scales}))
+        done = elsewhere(done, tuple(dict.fromkeys(labels[~held].tolist())))
         out[held] = predict(family, done, h, x[held], labels[held])
     return None if np.isnan(out).all() else out
 

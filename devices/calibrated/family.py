@@ -109,6 +109,9 @@ class Family:
     by_framework : tuple of str
         Parameters that each serving framework may scale (its own auxiliary kernel), besides
         the factor on the whole time. Every such set of scales has geometric mean 1.
+    silicon : tuple of str
+        Parameters that the device sets whichever framework's kernels run on it; the others come
+        with the kernels.
     sent : callable, optional
         ``sent(x)``: least bytes that a device must send over its link.
     framework_time : bool
@@ -129,6 +132,7 @@ class Family:
     work: Callable[[F8], tuple[F8, F8]]
     code: Callable[[F8], npt.NDArray[np.int64]]
     by_framework: tuple[str, ...] = ()
+    silicon: tuple[str, ...] = ()
     sent: Callable[[F8], F8] | None = None
     framework_time: bool = True
     simple: Simple | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,31 @@ Scales = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One set of parameters in a blend.
+
+    Attributes
+    ----------
+    weight : float
+        Of 1 for all parts together.
+    values : float64 array
+        In the order of `Family.parameters`.
+    time : float
+        Multiple of the whole time.
+    origin : str
+        Device and framework they are of.
+    kin : bool
+        Whether that framework calls the same kernel library there.
+    """
+
+    weight: float
+    values: F8
+    time: float
+    origin: str = ""
+    kin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Fit:
     """Fitted parameters of one family on one device.
 
@@ -38,23 +63,37 @@ class Fit:
         Framework -> {"time": multiple of the whole time, parameter: multiple of it}. The first
         has geometric mean 1 over the frameworks and each other one median 1, so that a framework
         never seen gets the base, and one unlike all others does not move that.
+    blends : mapping of str to tuple of Part
+        Framework that the device has no rows of -> what it is predicted from (see `frameworks`):
+        the weighted geometric mean of the parts' times.
     """
 
     values: F8
     scales: Scales
+    blends: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+
+    def of(self, family: Family, label: str) -> Part:
+        """Parameters of one of the device's frameworks; the base for any other."""
+        values, time = self.values.copy(), 1.0
+        for name, factor in self.scales.get(label, {}).items():
+            if name == TIME:
+                time = factor
+            else:
+                values[family.index(name)] *= factor
+        return Part(1.0, values, time)
 
 
 def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
-    """Seconds with the scales of each row's framework; the base where it is unknown."""
+    """Seconds with the scales or the blend of each row's framework; the base where it has none."""
     out = np.empty(len(x))
     for label in set(labels.tolist()):
         rows = labels == label
-        scale = done.scales.get(label, {})
-        values = done.values.copy()
-        for name, factor in scale.items():
-            if name != TIME:
-                values[family.index(name)] *= factor
-        out[rows] = family.seconds(values, h, x[rows]) * scale.get(TIME, 1.0)
+        parts = done.blends.get(label) or (done.of(family, label),)
+        logs = [
+            part.weight * np.log(family.seconds(part.values, h, x[rows]) * part.time)
+            for part in parts
+        ]
+        out[rows] = np.exp(sum(logs))
     return out
 
 

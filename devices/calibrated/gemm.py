@@ -6,6 +6,13 @@ operand loads at the rate one core can draw, then stores its result, plus a fixe
 split of k adds a pass over the partial sums. Several tiles on a core even out half of the last,
 partly filled wave. All waves together overlap with the traffic to main memory (soft maximum),
 where weights that a benchmark re-reads often enough come from the last-level cache instead.
+
+Activations that arrive in 16 bits are quantised before, by one kernel where every token or block
+has a scale of its own. One scale for the whole tensor, which fp8 has and NVFP4 beside those of its
+blocks, must be known before any value is written: TensorRT-LLM clears it, finds it and then
+quantises, three nodes of a graph (``invokeComputeScalesAndQuantizeMatrix`` in NVIDIA/TensorRT-LLM,
+``cpp/tensorrt_llm/common/cudaFp8Utils.cu``). vLLM and SGLang quantise fp8 by token, and NVFP4 with a
+tensor scale from the checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import Table
+from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import (
@@ -38,7 +45,12 @@ from .terms import COLD, GRAPH_COPIES, ceil_div, host_seconds, resident, soft_ma
 (X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST) = range(10)
 QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
               "copies", "host_s")  # fmt: skip
+"""`quantised`: kernels that quantise the activations before, 0 where they come so."""
 
+TENSOR_SCALE_KERNELS = 3.0
+"""Kernels that quantise with one scale for a whole tensor."""
+TENSOR_SCALED = ("fp8", "nvfp4")
+"""Formats with such a scale, where a framework finds it for each call."""
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel, prologue and epilogue included", 1.5e-6, 5e-7, 2e-4),
     Parameter("quantise_s", "s", "shortest kernel that quantises activations", 5e-6, 3e-7, 2e-5),
@@ -62,6 +74,8 @@ PARAMETERS = (
 (P_LAUNCH, P_QUANTISE, P_QUANTISE_ROW, P_QUANTISE_MEMORY, P_16, P_8, P_BLOCK, P_SUSTAINED, P_MEMORY,
  P_DRAW, P_SPLIT, P_FILL) = range(12)  # fmt: skip
 
+QUANTISE = ("quantise_s", "quantise_row_s", "quantise_memory")
+"""Parameters of a framework's own kernel: the matrix product itself is the device library's."""
 OVERLAP = 2.5
 """Power of the soft maximum of arithmetic, operand loads and main memory."""
 TILE_HALF = 4.0
@@ -189,7 +203,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     total = x[X_HOST] + p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:
         moved = batch * m * k * (2.0 + x[X_INPUT])
-        total += p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
+        total += x[X_QUANT] * p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
         total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
     return float(total)
 
@@ -205,7 +219,9 @@ def from_table(table: Table) -> F8:
     """Quantities of measured rows: what stayed in the cache depends on how they were timed."""
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     graph = table["timing"] == "graph"
-    actquant = table["kernel"] == "linear_actquant"
+    actquant = (table["kernel"] == "linear_actquant").astype(np.float64)
+    trtllm = np.array([framework(source).endswith("/trtllm") for source in table["source"]])
+    actquant[trtllm & np.isin(table["dtype"], TENSOR_SCALED)] *= TENSOR_SCALE_KERNELS
     return np.column_stack(
         [
             table["m"], table["n"], table["k"], table["batch"], code,
@@ -252,5 +268,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 GEMM = register(
     Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
-           code_of, by_framework=("quantise_s", "quantise_row_s", "quantise_memory"))
+           code_of, by_framework=QUANTISE,
+           silicon=tuple(p.name for p in PARAMETERS if p.name not in QUANTISE))
 )  # fmt: skip

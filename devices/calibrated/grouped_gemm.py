@@ -108,5 +108,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 GROUPED = register(
     Family("grouped_gemm", "grouped GEMM", (), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of)
+           work, code_of, silicon=("peak", "sustained", "memory", "core_draw"))
 )  # fmt: skip

@@ -18,7 +18,9 @@ FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_
 (C_16, C_32, C_FP8, C_FP8_BLOCK, C_INT8, C_NVFP4, C_MXFP4, C_W4A16) = range(len(FORMATS))
 H_ROWS = H_PEAK + len(FORMATS)
 """Rows that a matrix instruction computes at least: a product of fewer costs as many."""
-NUM_HARDWARE = H_ROWS + 1
+H_CAPABILITY = H_ROWS + 1
+"""NVIDIA's compute capability, which tells the generations of cores; 0 for other devices."""
+NUM_HARDWARE = H_CAPABILITY + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16")
 """Peak that applies to each code."""
@@ -53,5 +55,6 @@ def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
             spec.link.latency_s,
             *(peak[name] for name in ARITHMETIC),
             float(xpu.matrix_rows),
+            xpu.compute_capability or 0.0,
         ]
     )

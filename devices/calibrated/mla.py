@@ -156,5 +156,6 @@ SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
 
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
-           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"), simple=SIMPLE)
+           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"),
+           silicon=("memory", "cache"), simple=SIMPLE)
 )  # fmt: skip

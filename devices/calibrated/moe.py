@@ -179,5 +179,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of, by_framework=("launch_s", "foreign", "fp8_stream"))
+           work, code_of, by_framework=("launch_s", "foreign", "fp8_stream"),
+           silicon=("memory", "cache"))
 )  # fmt: skip

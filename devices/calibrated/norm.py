@@ -133,5 +133,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 NORM = register(
     Family("norm", "vector kernels", ("elementwise",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of)
+           from_op, work, code_of, silicon=("memory", "cache_speed", "cache"))
 )  # fmt: skip

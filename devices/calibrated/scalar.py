@@ -26,7 +26,7 @@ CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode":
 SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven")
 """Entries of an attention op's shape that depend on the batch."""
 (U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN) = range(7)
-WIDTH = 13
+WIDTH = 14
 """Most parameters, and most quantities, of a formula."""
 
 

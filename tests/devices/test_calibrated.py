@@ -12,14 +12,15 @@ from opbyte.devices.calibrated import gemm as gemm_module
 from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import Fit, fit, fit_simple, predict
+from opbyte.devices.calibrated.fit import fit, fit_simple, predict
 from opbyte.devices.calibrated.hardware import H_PEAK, hardware
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import Donor, features, framework_scales, parameters
+from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
+from opbyte.workloads.kernel_tables import Table
 from opbyte.workloads.ops import Op
 
 FITTED = [name for name in list_devices() if load_device(name)[0].calibration]
@@ -99,6 +100,35 @@ def test_a_resident_weight_is_faster_than_a_cold_one() -> None:
     assert family.seconds(values, h, warm)[0] < family.seconds(values, h, cold)[0]
 
 
+def test_a_scale_of_the_whole_tensor_takes_kernels_of_its_own() -> None:
+    family, values, h = fitted("h100", "gemm")
+    given, by_token, by_tensor = (gemms((16, 4096, 4096)) for _ in range(3))
+    by_token[:, gemm_module.X_QUANT] = 1.0
+    by_tensor[:, gemm_module.X_QUANT] = gemm_module.TENSOR_SCALE_KERNELS
+    one, two, three = (family.seconds(values, h, x)[0] for x in (given, by_token, by_tensor))
+    assert three - two == pytest.approx(2.0 * values[gemm_module.P_QUANTISE])
+    assert one < two
+
+
+def table_of(source: str, dtype: str, kernel: str = "linear_actquant") -> Table:
+    text = {"source": source, "device": "H100-SXM-80GB", "kernel": kernel, "dtype": dtype,
+            "timing": "graph"}  # fmt: skip
+    columns = {name: np.array([value], dtype=object) for name, value in text.items()}
+    columns |= {name: np.array([16.0]) for name in ("m", "n", "k", "batch", "measured_s")}
+    return Table("gemm", columns, np.array(["t.csv"], dtype=object), np.array([2]))
+
+
+@pytest.mark.parametrize(
+    ("source", "dtype", "kernels"),
+    [("aiconfigurator/trtllm-1.0.0", "fp8", 3.0), ("aiconfigurator/trtllm-1.0.0", "nvfp4", 3.0),
+     ("aiconfigurator/trtllm-1.0.0", "fp8_block", 1.0), ("aiconfigurator/vllm-0.24.0", "fp8", 1.0)],
+)  # fmt: skip
+def test_who_quantises_with_how_many_kernels(source: str, dtype: str, kernels: float) -> None:
+    family = families()["gemm"]
+    assert family.from_table(table_of(source, dtype))[0, gemm_module.X_QUANT] == kernels
+    assert family.from_table(table_of(source, dtype, "gemm"))[0, gemm_module.X_QUANT] == 0.0
+
+
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
 def test_a_fit_recovers_what_made_the_rows(family: Family) -> None:
     if family.name not in ("gemm", "norm", "allreduce"):
@@ -167,30 +197,6 @@ def test_a_device_without_a_fit_takes_after_the_most_similar() -> None:
     assert np.linalg.norm(alike) < np.linalg.norm(other)
 
 
-def test_a_framework_known_only_elsewhere_is_scaled_as_there() -> None:
-    # Two alike devices have frameworks a and b, b twice as slow; a third has rows of a alone. With
-    # geometric means of 1 the scales are 1/sqrt(2) and sqrt(2), so b stands near twice its base.
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
-    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
-    donors = {name: Donor(100, Fit(family.defaults, scales), h) for name in ("one", "two")}
-    found = framework_scales(h, family, {"a": {}}, donors)
-    assert found["a"] == {}
-    assert 1.7 < found["b"]["time"] < 2.0
-    assert "c" not in found
-    links = families()["collectives"]
-    assert framework_scales(h, links, {"a": {}}, donors) == {"a": {}}
-
-
-def test_a_new_framework_stands_to_those_known_elsewhere_not_to_a_source_of_its_own() -> None:
-    # The device's base is pulled to a source "lab" four times slower than framework a; b, twice as
-    # slow as a elsewhere, is twice as slow as a here and half as slow as the lab.
-    family, h = families()["gemm"], hardware(load_device("h100")[0])
-    scales = {"a": {"time": 0.5**0.5}, "b": {"time": 2**0.5}}
-    donors = {str(i): Donor(100, Fit(family.defaults, scales), h) for i in range(100)}
-    found = framework_scales(h, family, {"a": {"time": 0.5}, "lab": {"time": 2.0}}, donors)
-    assert found["b"]["time"] == pytest.approx(1.0, rel=0.01)
-
-
 def test_one_odd_framework_does_not_move_the_base() -> None:
     # Three frameworks differ in the kernel that quantises: 1, 1 and 4 times the default.
     family, h = families()["gemm"], hardware(load_device("h100")[0])
@@ -241,6 +247,21 @@ def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> Non
     xqa, fa2, packed = family.seconds(family.defaults, new, x)
     assert xqa > 3 * packed
     assert fa2 == packed  # Hopper runs FlashAttention 3
+
+
+def test_a_window_saves_no_time_where_it_is_a_mask() -> None:
+    family = families()["attention_prefill"]
+    full = [4, 8192, 4096.5, 8192, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0]
+    skips = [4, 8192, 128, 8192, 32, 8, 128, 1, 0, 0, 2, 1, 0, 0]
+    hidden = [*skips[:-1], 8192]
+    x = np.array([full, skips, hidden], dtype=float)
+    for device in ("l40s", "rtx-pro-6000", "h100", "mi300x"):
+        every, skipped, masked = family.seconds(
+            family.defaults, hardware(load_device(device)[0]), x
+        )
+        assert skipped < 0.2 * every
+        masks = device in ("l40s", "rtx-pro-6000")
+        assert masked == pytest.approx(every if masks else skipped)
 
 
 def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:

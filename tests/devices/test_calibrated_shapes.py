@@ -60,7 +60,7 @@ def prefill(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack(
         [powers(rng, 0, 6, n), q, (q + 1) / 2, q, kv_heads * group, kv_heads,
          rng.choice([64, 128, 256], n), np.zeros(n), np.zeros(n), rng.choice([0, 1], n),
-         np.full(n, 2.0), np.ones(n), rng.choice([0, 1], n)]
+         np.full(n, 2.0), np.ones(n), rng.choice([0, 1], n), q * rng.choice([0, 1], n)]
     )  # fmt: skip
 
 
@@ -112,7 +112,8 @@ GROWTH = [
     ]),
     ("attention_prefill", prefill, [
         (attention_prefill.X_BATCH,),
-        (attention_prefill.X_Q, attention_prefill.X_KEYS, attention_prefill.X_KV),
+        (attention_prefill.X_Q, attention_prefill.X_KEYS, attention_prefill.X_KV,
+         attention_prefill.X_HIDDEN),
         (attention_prefill.X_HEADS,),
     ]),
     ("mla", latent, [(mla.X_BATCH,), (mla.X_KEYS, mla.X_KV), (mla.X_HEADS,)]),
@@ -149,7 +150,7 @@ def test_more_work_is_never_faster(
 FAR = {
     "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0],
                          [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0]],
-    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0]],
+    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
     "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD]],
     "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0]],

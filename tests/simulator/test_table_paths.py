@@ -48,7 +48,7 @@ def test_both_paths_agree(
 ) -> None:  # fmt: skip
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     batch = Batch.of([*decodes * times, 5], chunks)
-    plan, _ = lower(d)
+    plan, _ = lower(d, counts=3 * 5000 + 6 * 300 + 1)  # the tokens of a step, as a run has it
     moments = with_uneven(d, batch, batch.moments(d.shard.windows), 0)
     seconds = compiled_step(plan, new_books(plan), [batch], [moments])
     assert seconds == pytest.approx(explicit_stage(d, [batch]).seconds, rel=1e-9)

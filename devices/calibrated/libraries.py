@@ -1,0 +1,85 @@
+"""Which library's kernels a serving framework calls on a device.
+
+A framework is not a kernel. On one generation two frameworks call the same library, on the next
+each another, so what is known of a framework carries over between devices as far as its library
+does. The rules are the frameworks' own defaults:
+
+- attention, SGLang: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels on data-centre
+  Blackwell, FlashInfer elsewhere (docs.sglang.io, advanced features, attention backend);
+- attention, vLLM: FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels through FlashInfer
+  on data-centre Blackwell, FlashAttention 2 elsewhere (docs/design/attention_backends.md in
+  vllm-project/vllm);
+- attention, TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
+  fused multi-head attention);
+- experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls those of
+  TensorRT-LLM through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
+- latent attention, TensorRT-LLM: FlashMLA on Hopper alone (``mUseGenFlashMLA`` in
+  NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on data-centre
+  Blackwell, XQA on that of workstations, its masked multi-head kernel before; SGLang and vLLM:
+  FlashAttention 3 on Hopper, TensorRT-LLM's generated kernels on data-centre Blackwell, Triton
+  elsewhere (the pages above);
+- Frontier timed FlashInfer's attention and vLLM's experts on Hopper (NetX-lab/Frontier).
+
+In all else a framework stands for itself. So does a source that is not one of these, and every
+framework on a device without a compute capability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HOPPER, BLACKWELL, WORKSTATION = 9, 10, 12
+"""Major compute capabilities; the last two are Blackwell, with cores of two designs."""
+ATTENTION: Mapping[str, Mapping[int | None, str]] = {
+    "aiconfigurator/sglang": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "FlashInfer"},
+    "aiconfigurator/vllm": {HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen",
+                            None: "FlashAttention-2"},
+    "aiconfigurator/trtllm": {BLACKWELL: "trtllm-gen"},
+    "frontier": {HOPPER: "FlashInfer"},
+}  # fmt: skip
+EXPERTS: Mapping[str, Mapping[int | None, str]] = {
+    "aiconfigurator/sglang": {None: "Triton"},
+    "aiconfigurator/vllm": {BLACKWELL: "trtllm-gen", None: "Triton"},
+    "aiconfigurator/trtllm": {BLACKWELL: "trtllm-gen"},
+    "frontier": {HOPPER: "Triton"},
+}
+_LATENT: Mapping[int | None, str] = {
+    HOPPER: "FlashAttention-3", BLACKWELL: "trtllm-gen", None: "Triton"
+}  # fmt: skip
+LATENT: Mapping[str, Mapping[int | None, str]] = {
+    "aiconfigurator/sglang": _LATENT,
+    "aiconfigurator/vllm": _LATENT,
+    "aiconfigurator/trtllm": {HOPPER: "FlashMLA", BLACKWELL: "trtllm-gen", WORKSTATION: "XQA"},
+    "infersim": {HOPPER: "FlashMLA"},
+}
+LIBRARIES = {
+    "mla": LATENT,
+    "attention_prefill": ATTENTION,
+    "attention_decode": ATTENTION,
+    "moe": EXPERTS,
+}
+"""Family -> framework -> major compute capability, or None for all others, -> library."""
+
+
+def library(family: str, label: str, capability: float) -> str:
+    """Library that a framework calls, or the framework where it has none in common with others.
+
+    Parameters
+    ----------
+    family : str
+    label : str
+        As `workloads.kernel_tables.framework` gives it.
+    capability : float
+        The device's compute capability; 0 where it has none.
+
+    Examples
+    --------
+    >>> library("attention_decode", "aiconfigurator/vllm", 9.0)
+    'FlashAttention-3'
+    >>> library("gemm", "aiconfigurator/vllm", 9.0)
+    'aiconfigurator/vllm'
+    """
+    known = LIBRARIES.get(family, {}).get(label, {})
+    if not capability:
+        return label
+    return known.get(int(capability), known.get(None, label))

@@ -1,0 +1,137 @@
+"""What is a framework predicted from that a device has no rows of?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from opbyte.devices.calibrated.family import Family, families
+from opbyte.devices.calibrated.fit import Fit, predict
+from opbyte.devices.calibrated.frameworks import Donor
+from opbyte.devices.calibrated.hardware import H_CAPABILITY, hardware
+from opbyte.devices.calibrated.libraries import LIBRARIES, library
+from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
+from opbyte.devices.catalog import load_device
+from opbyte.workloads.kernel_tables import framework
+
+SGLANG, VLLM, TRTLLM = (f"aiconfigurator/{name}" for name in ("sglang", "vllm", "trtllm"))
+
+
+def constants(device: str) -> np.ndarray:
+    return hardware(load_device(device)[0])
+
+
+def vector(family: Family, **factors: float) -> np.ndarray:
+    values = family.defaults.copy()
+    for name, factor in factors.items():
+        values[family.index(name)] *= factor
+    return values
+
+
+def donor(h: np.ndarray, values: np.ndarray, *labels: str, **scales: dict[str, float]) -> Donor:
+    return Donor(100, Fit(values, scales), h, labels)
+
+
+@pytest.mark.parametrize(
+    ("device", "of_vllm", "of_sglang"),
+    [("a100-80gb", "FlashAttention-2", "FlashInfer"), ("l40s", "FlashAttention-2", "FlashInfer"),
+     ("h200", "FlashAttention-3", "FlashAttention-3"), ("h20", "FlashAttention-3", "FlashAttention-3"),
+     ("b200", "trtllm-gen", "trtllm-gen"), ("rtx-pro-6000", "FlashAttention-2", "FlashInfer"),
+     ("mi300x", VLLM, SGLANG)],
+)  # fmt: skip
+def test_the_library_follows_the_generation(device: str, of_vllm: str, of_sglang: str) -> None:
+    capability = constants(device)[H_CAPABILITY]
+    assert library("attention_decode", VLLM, capability) == of_vllm
+    assert library("attention_decode", SGLANG, capability) == of_sglang
+
+
+def test_what_is_not_known_stands_for_itself() -> None:
+    assert library("gemm", VLLM, 9.0) == VLLM
+    assert library("moe", "a lab", 9.0) == "a lab"
+    known = {label for table in LIBRARIES.values() for label in table}
+    assert all(framework(label) == label for label in known)  # as the tables' labels are
+
+
+def test_kernels_come_from_elsewhere_and_the_silicon_is_the_devices_own() -> None:
+    # On a device just alike, b packs no heads and has twice the start; here only a is known, and a
+    # memory half as good.
+    family, h = families()["attention_prefill"], constants("h100")
+    there = donor(h, vector(family), "a", "b", a={"time": 1.0}, b={"launch_s": 3.0, "packing": 0.1})
+    here = donor(h, vector(family, memory=0.5, gap_s=2.0), "a")
+    found = known_elsewhere(h, family, here, {"there": there}).blends
+    assert set(found) == {"b"}
+    biggest = max(found["b"], key=lambda part: part.weight)
+    assert biggest.weight > 0.9
+    assert biggest.origin == "there b"
+    expected = vector(family, memory=0.5, gap_s=2.0, launch_s=3.0, packing=0.1)
+    assert biggest.values == pytest.approx(expected)
+
+
+def test_a_device_alike_says_more_than_one_unlike() -> None:
+    family, h = families()["moe"], constants("h100")
+    slow, fast = vector(family, launch_s=4.0), vector(family, launch_s=0.5)
+    here = donor(h, vector(family, memory=0.9), TRTLLM)
+    others = {
+        "alike": donor(constants("h200"), fast, VLLM),
+        "unlike": donor(constants("l40s"), slow, VLLM),
+    }
+    parts = known_elsewhere(h, family, here, others).blends[VLLM]
+    share = {part.origin: part.weight for part in parts}
+    assert sum(share.values()) == pytest.approx(1.0)
+    assert share[f"alike {VLLM}"] > 5 * share[f"unlike {VLLM}"]
+    assert share[f"unlike {VLLM}"] > share[f"this device {TRTLLM}"]  # Triton's kernels, anywhere
+
+
+def test_another_framework_with_the_same_library_says_more_than_the_same_with_another() -> None:
+    family, h = families()["attention_decode"], constants("h100")
+    others = {
+        "twin": donor(constants("h200"), vector(family), SGLANG),
+        "blackwell": donor(constants("b200"), vector(family), VLLM),
+    }
+    here = donor(h, vector(family), TRTLLM)
+    parts = known_elsewhere(h, family, here, others).blends[VLLM]
+    assert max(parts, key=lambda part: part.weight).origin == f"twin {SGLANG}"
+
+
+def test_a_blend_lies_between_its_parts() -> None:
+    family, h = families()["attention_decode"], constants("l40s")
+    x = np.array([[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0] for b in (1, 64) for k in (512.0, 32768.0)])
+    known = parameters(load_device("l40s")[0], family)
+    parts = known.fit.blends[TRTLLM]
+    times = np.array([family.seconds(part.values, h, x) * part.time for part in parts])
+    found = predict(family, known.fit, h, x, np.array([TRTLLM] * len(x), dtype=object))
+    assert (found >= times.min(axis=0)).all()
+    assert (found <= times.max(axis=0)).all()
+    lab = predict(family, known.fit, h, x, np.array(["a lab"] * len(x), dtype=object))
+    assert lab == pytest.approx(family.seconds(known.fit.values, h, x))
+
+
+def test_own_frameworks_and_those_of_one_library_are_left_alone() -> None:
+    h = constants("h100")
+    for name in ("gemm", "collectives"):
+        family = families()[name]
+        here = donor(h, vector(family), "a", "b")
+        others = {"there": donor(h, vector(family), "a", "b", "c")}
+        found = known_elsewhere(h, family, here, others).blends
+        assert set(found) == ({"c"} if name == "gemm" else set())
+
+
+def test_a_device_without_rows_takes_a_frameworks_kernels_from_others() -> None:
+    family, h = families()["moe"], constants("h100")
+    there = donor(constants("h200"), vector(family), "a", "b", a={"time": 1.0}, b={"time": 2.0})
+    fit = transfer(h, family, {"there": there}).fit
+    x = np.array([[512, 512, 4096, 1024, 3, 64, 64, 0, 0, 2, 1, 1e9]], dtype=float)
+    a, b = (predict(family, fit, h, x, np.array([name], dtype=object))[0] for name in "ab")
+    assert 1.7 < b / a < 2.0
+
+
+def test_a_simple_form_lends_nothing() -> None:
+    # It is an efficiency over few rows, not what the family's parameters mean.
+    family, h = families()["mla"], constants("h20")
+    here = replace(donor(h, vector(family, memory=0.4), "infersim"), full=False)
+    there = donor(constants("h100"), vector(family, memory=0.9), TRTLLM)
+    parts = known_elsewhere(h, family, here, {"there": there}).blends[TRTLLM]
+    assert [part.origin for part in parts] == [f"there {TRTLLM}"]
+    assert parts[0].values[family.index("memory")] == pytest.approx(0.9 * family.defaults[1])
