@@ -75,9 +75,7 @@ class Measured(Result):
     def yaml(self) -> str:
         """Describe this machine as a device."""
         run = self.run
-        return device_yaml(
-            run.host, run.ceilings, run.best_read_Bps, run.memory_share(), run.launch_s()
-        )
+        return device_yaml(run.host, run.ceilings, run.memory_share(), run.launch_s())
 
     def summary(self) -> str:
         """One page: shares of the roofline of the same run, beside the library's."""

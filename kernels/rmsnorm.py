@@ -18,7 +18,6 @@ from numba import types
 from .check import require
 from .jit import parallel, threads_for
 from .lab import Bench, Case, Kernel, Shape, add
-from .memory import aligned
 from .vector import I64, LANES, Emitter, Value, micro_kernel
 
 F4 = npt.NDArray[np.float32]
@@ -133,7 +132,7 @@ def reference(x: F4, w: F4, residual: F4 | None = None) -> npt.NDArray[np.float6
 
 def shapes(quick: bool) -> Sequence[Shape]:
     """From the rows of a decode step to those of a prompt."""
-    sizes = (1, 16, 256, 4096) if quick else (1, 4, 16, 64, 256, 1024, 4096, 8192)
+    sizes = (1, 4, 16, 64, 256, 1024, 4096) if quick else (1, 4, 16, 64, 256, 1024, 4096, 8192)
     widths = (512, 1024, 4096) if quick else (512, 1024, 2048, 4096, 8192)
     return [
         {"kernel": kernel, "rows": rows, "cols": cols}
@@ -150,9 +149,10 @@ def case(shape: Shape, bench: Bench) -> Case:
     tensor = 4.0 * rows * cols
     copies = bench.copies(3 * tensor)
     inputs = [bench.take((rows, cols)) for _ in range(copies)]
-    # Written ones are the case's own: the block must keep its numbers.
-    outputs = [aligned((rows, cols)) for _ in range(min(copies, 4))]
-    rests = [np.ones((rows, cols), np.float32) for _ in range(min(copies, 4) if added else 0)]
+    # Written ones lie elsewhere: the block must keep its numbers.
+    rooms = min(copies, bench.rooms((2 if added else 1) * tensor))
+    outputs = [bench.room((rows, cols)) for _ in range(rooms)]
+    rests = [bench.room((rows, cols)) for _ in range(rooms if added else 0)]
     w = bench.take((cols,))
 
     def run(i: int) -> None:

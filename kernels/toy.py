@@ -160,6 +160,7 @@ class State:
         c, batch = model.config, len(contexts)
         self.model = model
         self.lengths = np.array(contexts, dtype=np.int64)
+        self.first = self.lengths.copy()
         pages = int(-(-(max(contexts) + more) // PAGE))
         shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)
         table = model.rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
@@ -183,6 +184,15 @@ class State:
         self.room = Room.of(batch * c.num_experts_per_tok, c.hidden_size, c.intermediate_size)
         self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
         self.active: list[int] = []
+
+    @property
+    def steps(self) -> int:
+        """Steps since the first contexts."""
+        return int(self.lengths[0] - self.first[0])
+
+    def restart(self) -> None:
+        """Go back to the first contexts."""
+        self.lengths[:] = self.first
 
     def advance(self) -> Plan:
         """Make room for one more token of each sequence; the plan serves all layers."""
