@@ -25,10 +25,8 @@ from ..devices.calibrated.fit import predict
 from ..devices.calibrated.store import device_yaml
 from ..devices.catalog import load_device, load_system
 from ..devices.spec import SystemSpec
-from ..kernels.cores import pinned
-from ..kernels.lab import Bench
 from ..kernels.measure import Measurement
-from ..kernels.rounds import Plan, Work, together, visit_all
+from ..kernels.rounds import Work
 from ..kernels.toy import State, ToyConfig, ToyModel
 from ..simulator.deployment import deploy
 from ..simulator.stage import explicit_stage
@@ -44,15 +42,10 @@ if TYPE_CHECKING:
     from .output import OutputFolder
 
 POSITIONS = 4096
-READ_BLOCK = 192 << 20
-"""Block that the read rate is taken from [B]."""
 DTYPE = "fp32"
 """What the small model computes in."""
 ROOM = 40
 """Steps that a batch of the small model takes before it begins at its first context again."""
-QUICK_STEPS = Plan(rounds=6, most_rounds=12, enough=20, visit_s=0.02, budget_s=10.0)
-STEPS = Plan(rounds=8, most_rounds=24, enough=40, visit_s=0.1, budget_s=60.0)
-"""How long the steps of the small model are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +191,8 @@ def _fields(step: Step) -> dict[str, Any]:
     return {name: getattr(step, name) for name in Step.__dataclass_fields__}
 
 
-def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
-    """Close the loop over a measurement of this machine.
+def close_loop(measured: Measured, small: SmallModel, *, seed: int = 0) -> Loop:
+    """Close the loop over a measurement of this machine, with `small`'s steps besides.
 
     Raises
     ------
@@ -216,10 +209,10 @@ def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
         text = device_yaml(name, fits, base.name)
         fitted = folder / f"{name}-calibrated.yaml"
         fitted.write_text(text, encoding="utf-8")
-        config = SMALL if quick else ToyConfig()
+        config = small.config
         model = folder / "config.json"
         model.write_text(json.dumps(config.to_hf(POSITIONS)), encoding="utf-8")
-        steps = _steps(config, model, fitted, run, quick, seed)
+        steps = _steps(small, model, fitted, run)
         serving = simulate(
             str(model),
             str(fitted),
@@ -290,47 +283,64 @@ def halve(table: Table) -> tuple[Table, Table]:
     return table.take(~odd), table.take(odd)
 
 
-def _steps(
-    config: ToyConfig, model: Path, device: Path, run: Measurement, quick: bool, seed: int
-) -> list[Step]:
-    """Run the small model at several batches and contexts, and simulate the same steps."""
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """The small model, ready to decode at several batches and contexts.
+
+    Attributes
+    ----------
+    points : sequence of (int, int)
+        Batch and first context of each state.
+    """
+
+    config: ToyConfig
+    model: ToyModel
+    points: Sequence[tuple[int, int]]
+    states: Sequence[State]
+
+    @property
+    def work(self) -> list[Work]:
+        """Steps to be timed in the rounds of the kernels, in the same states of the machine."""
+        return [Work(partial(self._step, state), lambda _: 0.0) for state in self.states]
+
+    def _step(self, state: State, _: int) -> None:
+        """One step; from the first context again where the caches are full."""
+        if state.steps == ROOM:
+            state.restart()
+        self.model.step(state)
+
+
+def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
+    """Build the small model; a quick run's has half the layers."""
+    config = SMALL if quick else ToyConfig()
+    model = ToyModel(config, threads, seed)
+    contexts = (128, 1024) if quick else (128, 512, 2048)
+    points = [(batch, context) for batch in (1, 4, 16) for context in contexts]
+    return SmallModel(config, model, points, [model.start([c] * b, ROOM) for b, c in points])
+
+
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[Step]:
+    """Simulate the steps that were measured, each at the rates around it."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
-    system = load_system(device)
-    toy = ToyModel(config, run.host.threads, seed)
-    points = [(batch, context) for batch in (1, 4, 16)
-              for context in ((128, 1024) if quick else (128, 512, 2048))]  # fmt: skip
-    states = [toy.start([context] * batch, ROOM) for batch, context in points]
-    work = [Work(partial(_step, toy, state), lambda _: 0.0) for state in states]
-    bench = Bench(READ_BLOCK, run.host.threads, seed)
-    with pinned():
-        visits, usual = visit_all(work, bench, QUICK_STEPS if quick else STEPS)
+    system, usual = load_system(device), run.ceilings
     out = []
-    for (batch, context), state, one, seen in zip(points, states, work, visits, strict=True):
-        taken, counted = together(seen, one, usual)
-        read_Bps, fma = (float(np.mean([getattr(v.rates, name) for v in counted]))
-                         for name in ("read_Bps", "fma_flops_per_s"))  # fmt: skip
-        now = _at_rates(
-            system, read_Bps / run.ceilings.read_Bps, fma / run.ceilings.fma_flops_per_s
-        )
-        deployment = deploy(spec, now)
+    for (batch, context), state, (taken, rates) in zip(
+        small.points, small.states, run.besides, strict=True
+    ):
+        memory = rates.read_Bps / usual.read_Bps
+        arithmetic = rates.fma_flops_per_s / usual.fma_flops_per_s
+        deployment = deploy(spec, _at_rates(system, memory, arithmetic))
         # Contexts grow by one a step and start again: the middle stands for all.
-        batch_ = Batch.of([context + ROOM // 2] * batch)
-        stage = explicit_stage(deployment, [batch_], expected=True)
+        middle = Batch.of([context + ROOM // 2] * batch)
+        stage = explicit_stage(deployment, [middle], expected=True)
         loads = deployment.experts[0].router.expected(0, float(batch))
         out.append(
             Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
-                 read_Bps, float(np.mean(state.active)), loads.active)
+                 rates.read_Bps, float(np.mean(state.active)), loads.active)
         )  # fmt: skip
     return out
-
-
-def _step(toy: ToyModel, state: State, _: int) -> None:
-    """One step; from the first context again where the caches are full."""
-    if state.steps == ROOM:
-        state.restart()
-    toy.step(state)
 
 
 def _at_rates(system: SystemSpec, memory: float, arithmetic: float) -> SystemSpec:

@@ -7,6 +7,7 @@ before and after each kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,10 +161,11 @@ class Rates:
     read_Bps: float
     fma_flops_per_s: float
 
-    def mean(self, other: Rates) -> Rates:
-        return Rates(
-            0.5 * (self.read_Bps + other.read_Bps),
-            0.5 * (self.fma_flops_per_s + other.fma_flops_per_s),
+    @classmethod
+    def average(cls, rates: Sequence[Rates]) -> Rates:
+        return cls(
+            sum(r.read_Bps for r in rates) / len(rates),
+            sum(r.fma_flops_per_s for r in rates) / len(rates),
         )
 
     def close_to(self, other: Rates, share: float) -> bool:

@@ -72,12 +72,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A run: rows kept and rejected, ceilings, and the machine."""
+    """A run: rows kept and rejected, ceilings, and the machine.
+
+    Attributes
+    ----------
+    besides : sequence of (Sample, Rates)
+        What else was timed in the same rounds, and the mean rates around it.
+    """
 
     host: Host
     ceilings: Ceilings
     rows: Sequence[Row]
     rejected: Sequence[Row]
+    besides: Sequence[tuple[Sample, Rates]] = ()
 
     @property
     def source(self) -> str:
@@ -123,7 +130,7 @@ class Measurement:
 def measure(
     *, quick: bool = False, threads: int | None = None, only: Sequence[str] = (),
     lenient: bool = False, compare: bool = False, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, besides: Sequence[Work] = (),
 ) -> Measurement:  # fmt: skip
     """Measure the CPU kernels.
 
@@ -140,7 +147,9 @@ def measure(
     compare : bool
         Also time the same by NumPy where a kernel has it.
     progress : callable, optional
-        Told how many shapes are done, of how many.
+        Told how many visits are done, of how many.
+    besides : sequence of Work
+        More to time in the same rounds.
 
     Raises
     ------
@@ -150,12 +159,12 @@ def measure(
     threads = threads or max_threads()
     use_threads(threads)
     with blas_threads(threads):
-        return _measure(quick, threads, only, lenient, compare, seed, progress)
+        return _measure(quick, threads, only, lenient, compare, seed, progress, besides)
 
 
 def _measure(
     quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None, besides: Sequence[Work],
 ) -> Measurement:  # fmt: skip
     """Check every case, then time them all, then take the ceilings in the same state."""
     bench = Bench((512 if quick else 640) << 20, threads, seed)
@@ -164,13 +173,15 @@ def _measure(
              for shape in kernel.shapes(quick)]  # fmt: skip
     for _, case in cases:
         case.check()
+    for one in besides:
+        one.run(0)  # compiles
     settle()
     work = [_work(case) for _, case in cases]
     plan = QUICK if quick else THOROUGH
     rows: list[Row] = []
     with pinned():
-        visits, state = visit_all(work, bench, plan, progress)
-        for (kernel, case), done, seen in zip(cases, work, visits, strict=True):
+        visits, state = visit_all([*work, *besides], bench, plan, progress)
+        for (kernel, case), done, seen in zip(cases, work, visits[: len(work)], strict=True):
             other = None
             if compare and case.other is not None:
                 other = sample(case.other, threads=1, least=LEAST, most=40, budget_s=0.1, warm_up=1)
@@ -179,7 +190,14 @@ def _measure(
         ceilings = _ceilings(bench, state, budget_s=0.1 if quick else 0.5)
     kept = [row for row in rows if lenient or not row.reason]
     rejected = [] if lenient else [row for row in rows if row.reason]
-    return Measurement(this_host(threads), ceilings, kept, rejected)
+    also = [_besides(one, seen, state)
+            for one, seen in zip(besides, visits[len(work) :], strict=True)]  # fmt: skip
+    return Measurement(this_host(threads), ceilings, kept, rejected, also)
+
+
+def _besides(work: Work, visits: Sequence[Visit], state: Rates) -> tuple[Sample, Rates]:
+    taken, counted = together(visits, work, state)
+    return taken, Rates.average([v.rates for v in counted])
 
 
 def _work(case: Case) -> Work:

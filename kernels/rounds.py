@@ -39,7 +39,7 @@ class Visit:
 
     @property
     def rates(self) -> Rates:
-        return self.before.mean(self.after)
+        return Rates.average([self.before, self.after])
 
     def within(self, usual: Rates) -> bool:
         """Whether the machine was in that state before and after."""
@@ -149,8 +149,5 @@ def together(visits: Sequence[Visit], work: Work, state: Rates) -> tuple[Sample,
     for v in chosen:
         here, there = work.floor(v.rates), work.floor(state)
         # A floor above the time itself (data in a cache) cannot be all of it.
-        one = v.times.scaled(1.0 + (there - here) / max(v.times.sample().median_s, here, 1e-9))
-        out.seconds.extend(one.seconds)
-        out.counts.extend(one.counts)
-        out.lost_s.extend(one.lost_s)
+        out.add(v.times, 1.0 + (there - here) / max(v.times.sample().median_s, here, 1e-9))
     return out.sample(), chosen

@@ -71,7 +71,7 @@ class Watch:
 
     seconds: float
     alone: bool
-    lost_s: float = 0.0
+    own_s: float
 
     def __init__(self, threads: int, waits: Waits) -> None:
         self.threads, self.waits = threads, waits
@@ -79,17 +79,16 @@ class Watch:
 
     def __enter__(self) -> Self:
         self._switched, self._cpu = (0, 0.0) if self._waited else _used()
-        self._start = time.perf_counter()
+        self._own, self._start = time.thread_time(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
+        self.own_s = time.thread_time() - self._own
         now = self.waits.seconds()
         if now:
-            # Every thread has its share of a loop: what one loses the loop ends later.
-            lost = sum(now) - sum(self._waited)
-            self.lost_s = min(max(lost, 0.0), self.seconds)
-            self.alone = lost <= WAITING * self.seconds + WAKING_S
+            waited = sum(now) - sum(self._waited)
+            self.alone = waited <= WAITING * self.seconds + WAKING_S
             self._waited = now
             return
         switched, cpu = _used()
@@ -121,25 +120,29 @@ def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Seconds of each repetition, which of them count, and what the threads waited for cores in each."""
+    """Seconds of each repetition, which of them count, and the caller's time on a core in each."""
 
     seconds: list[float]
     counts: list[bool]
-    lost_s: list[float]
+    own_s: list[float]
 
     def sample(self) -> Sample:
-        """One sample; where no repetition counts, of the quarter that lost least, less that."""
-        if any(self.counts) or not any(self.lost_s):
-            return Sample.of(self.seconds, self.counts)
-        pairs = sorted(zip(self.lost_s, self.seconds, strict=True), key=lambda p: p[0] / p[1])
-        best = [s - lost for lost, s in pairs[: -(-len(pairs) // 4)]]
-        return replace(Sample.of(best, [True] * len(best)), accepted=0, taken=len(self.seconds))
+        """One sample; where no repetition counts, of the caller's own time in the best quarter.
 
-    def scaled(self, factor: float) -> Times:
-        """All times multiplied."""
-        return Times(
-            [s * factor for s in self.seconds], self.counts, [s * factor for s in self.lost_s]
-        )
+        Threads share each loop evenly, and the caller sleeps while it waits for one that lost
+        its core: its own time is about what the call would have taken.
+        """
+        if any(self.counts) or not self.own_s:
+            return Sample.of(self.seconds, self.counts)
+        pairs = sorted(zip(self.seconds, self.own_s, strict=True), key=lambda p: -p[1] / p[0])
+        best = [own for _, own in pairs[: -(-len(pairs) // 4)]]
+        return replace(Sample.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
+
+    def add(self, other: Times, factor: float) -> None:
+        """Take over another's repetitions, their times multiplied."""
+        self.seconds.extend(s * factor for s in other.seconds)
+        self.counts.extend(other.counts)
+        self.own_s.extend(s * factor for s in other.own_s)
 
 
 def sample(
@@ -184,7 +187,7 @@ def repeat(
                 run(i)
             out.seconds.append(watch.seconds)
             out.counts.append(watch.alone)
-            out.lost_s.append(watch.lost_s)
+            out.own_s.append(watch.own_s)
             spent = time.perf_counter() - began
             good = sum(out.counts)
             if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:

@@ -24,7 +24,7 @@ SLOW, USUAL, FAST = Rates(27e9, 118e9), Rates(31e9, 235e9), Rates(55e9, 235e9)
 
 def visit(state: Rates, *seconds: float, alone: bool = True) -> Visit:
     count = len(seconds)
-    return Visit(Times([*seconds], [alone] * count, [0.0] * count), state, state)
+    return Visit(Times([*seconds], [alone] * count, [*seconds]), state, state)
 
 
 def memory_bound(rates: Rates) -> float:
@@ -50,7 +50,7 @@ def test_only_visits_in_the_usual_state_count() -> None:
 
 
 def test_a_state_that_ended_halfway_does_not_count() -> None:
-    changed = Visit(Times([1e-3], [True], [0.0]), USUAL, FAST)
+    changed = Visit(Times([1e-3], [True], [1e-3]), USUAL, FAST)
     assert not changed.within(USUAL)
 
 
@@ -64,10 +64,10 @@ def test_times_of_another_state_are_scaled_by_their_floor() -> None:
     assert taken.median_s == pytest.approx(1e-3 + 2e-4)
 
 
-def test_where_none_was_left_alone_the_waiting_is_taken_off() -> None:
-    times = Times([5e-3, 4e-3, 9e-3, 9e-3], [False] * 4, [3e-3, 1e-3, 7e-3, 6e-3])
+def test_where_none_was_left_alone_the_callers_time_stands() -> None:
+    times = Times([5e-3, 4e-3, 9e-3, 9e-3], [False] * 4, [2e-3, 3e-3, 2e-3, 3e-3])
     taken = times.sample()
-    assert taken.median_s == pytest.approx(3e-3)  # the quarter that lost the smallest share
+    assert taken.median_s == pytest.approx(3e-3)  # the quarter that had a core for most of it
     assert (taken.accepted, taken.taken) == (0, 4)
 
 
@@ -114,7 +114,7 @@ def test_repeat_goes_on_where_it_is_told_and_warms_up() -> None:
     calls: list[int] = []
     times = repeat(calls.append, threads=1, least=1, most=2, budget_s=1.0, warm_up=3, first=7)
     assert calls == list(range(7, 10 + len(times.seconds)))
-    assert len(times.seconds) == len(times.counts) == len(times.lost_s)
+    assert len(times.seconds) == len(times.counts) == len(times.own_s)
 
 
 def test_inputs_of_a_case_do_not_share_memory() -> None:
