@@ -7,6 +7,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,8 @@ from ..devices.calibrated.fit import predict
 from ..devices.calibrated.store import device_yaml
 from ..devices.catalog import load_device, load_system
 from ..devices.spec import SystemSpec
-from ..kernels.ceilings import read_rate
-from ..kernels.lab import Bench
-from ..kernels.timing import sample
+from ..kernels.measure import Measurement
+from ..kernels.rounds import Work
 from ..kernels.toy import State, ToyConfig, ToyModel
 from ..simulator.deployment import deploy
 from ..simulator.stage import explicit_stage
@@ -42,17 +42,15 @@ if TYPE_CHECKING:
     from .output import OutputFolder
 
 POSITIONS = 4096
-READ_BLOCK = 192 << 20
-"""Block that the read rate is taken from [B]."""
 DTYPE = "fp32"
 """What the small model computes in."""
-SETTLE, STEPS, MOST_STEPS = 2, 12, 40
-"""Steps of the small model left out at first; undisturbed ones wanted; and timed at most."""
+ROOM = 40
+"""Steps that a batch of the small model takes before it begins at its first context again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
-    """How well a family fitted on half of its shapes predicts the others."""
+    """How well a family fitted on half of its shapes predicts the others, for both halves."""
 
     family: str
     fitted: int
@@ -68,7 +66,7 @@ class Step:
     batch, context : int
     measured_s, p10_s, p90_s, simulated_s : float
     read_Bps : float
-        Read rate of the machine before and after, which the simulation is told [B/s].
+        Read rate of the machine around its steps, which the simulation is told [B/s].
     active : float
         Experts with a token, mean over layers and steps; the simulator expects
         `expected_active` of them.
@@ -161,7 +159,7 @@ class Loop(Result):
         ]  # fmt: skip
         rate = self.serving.run.output_tokens_per_s
         return [
-            "Kernel models fitted on every other shape, on the shapes they never saw:",
+            "Kernel models fitted on half of the shapes, on the other half, and the other way round:",
             unseen,
             "A small MoE model decoding here, and the simulator's prediction of its steps:",
             self.rows(),
@@ -193,8 +191,8 @@ def _fields(step: Step) -> dict[str, Any]:
     return {name: getattr(step, name) for name in Step.__dataclass_fields__}
 
 
-def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
-    """Close the loop over a measurement of this machine.
+def close_loop(measured: Measured, small: SmallModel, *, seed: int = 0) -> Loop:
+    """Close the loop over a measurement of this machine, with `small`'s steps besides.
 
     Raises
     ------
@@ -211,10 +209,10 @@ def close_loop(measured: Measured, *, quick: bool, seed: int = 0) -> Loop:
         text = device_yaml(name, fits, base.name)
         fitted = folder / f"{name}-calibrated.yaml"
         fitted.write_text(text, encoding="utf-8")
-        config = SMALL if quick else ToyConfig()
+        config = small.config
         model = folder / "config.json"
         model.write_text(json.dumps(config.to_hf(POSITIONS)), encoding="utf-8")
-        steps = _steps(config, model, fitted, run.host.threads, quick, seed)
+        steps = _steps(small, model, fitted, run)
         serving = simulate(
             str(model),
             str(fitted),
@@ -237,11 +235,14 @@ SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
 def _fit_half(
     measured: Measured, folder: Path, base: Path
 ) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
-    """Fit every family on every other shape, and predict the shapes between."""
+    """Fit every family on half of its shapes and predict the other half, and the other way round.
+
+    The first half's fits are the machine's.
+    """
     from .measure import table_text
 
     spec, _ = load_device(base)
-    tables = measured.run.at_best_rate().tables()
+    tables = measured.run.tables()
     for name, columns in tables.items():
         (folder / f"{name}.csv").write_text(table_text(columns, []), encoding="utf-8")
     if not tables:
@@ -253,65 +254,104 @@ def _fit_half(
         family = families().get(name)
         if family is None:
             continue
-        halves = [usable_rows(family, spec, half, skipped) for half in halve(table)]
-        if any(half is None or len(half.measured) < MIN_ROWS for half in halves):
+        halves = [h for h in (usable_rows(family, spec, t, skipped) for t in halve(table)) if h]
+        if len(halves) < 2 or any(len(half.measured) < MIN_ROWS for half in halves):
             continue
         seen, rest = halves
-        assert seen is not None
-        assert rest is not None
-        done = calibrate_family(seen, datetime.date.today().isoformat())
-        guess = predict(family, done.fit, rest.h, rest.x, rest.labels)
-        fits[name] = done
-        unseen.append(Unseen(name, done.rows, errors(guess, rest.measured)))
+        today = datetime.date.today().isoformat()
+        fits[name], other = calibrate_family(seen, today), calibrate_family(rest, today)
+        guess = [
+            predict(family, done.fit, half.h, half.x, half.labels)
+            for done, half in ((fits[name], rest), (other, seen))
+        ]
+        measured_s = np.concatenate([rest.measured, seen.measured])
+        unseen.append(Unseen(name, fits[name].rows, errors(np.concatenate(guess), measured_s)))
     if not fits:
         raise InputError("--loop", f"needs {2 * MIN_ROWS} good rows of a family: see --lenient")
     return fits, unseen, skipped
 
 
 def halve(table: Table) -> tuple[Table, Table]:
-    """Rows of every other distinct shape, in the table's order, and the rest."""
-    odd = table.shape_keys() % 2 == 1
+    """Rows of half of the distinct shapes, drawn at random, and the rest.
+
+    Every other shape in the table's order is no fair half: shapes are listed by loops, and where
+    the inner one has an even count (no earlier keys, 512 of them) one half holds all of one kind.
+    """
+    keys = table.shape_keys()
+    drawn = np.random.default_rng(0).permutation(keys.max() + 1)
+    odd = drawn[keys] % 2 == 1
     return table.take(~odd), table.take(odd)
 
 
-def _steps(
-    config: ToyConfig, model: Path, device: Path, threads: int, quick: bool, seed: int
-) -> list[Step]:
-    """Run the small model at several batches and contexts, and simulate the same steps."""
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """The small model, ready to decode at several batches and contexts.
+
+    Attributes
+    ----------
+    points : sequence of (int, int)
+        Batch and first context of each state.
+    """
+
+    config: ToyConfig
+    model: ToyModel
+    points: Sequence[tuple[int, int]]
+    states: Sequence[State]
+
+    @property
+    def work(self) -> list[Work]:
+        """Steps to be timed in the rounds of the kernels, in the same states of the machine."""
+        return [Work(partial(self._step, state), lambda _: 0.0) for state in self.states]
+
+    def _step(self, state: State, _: int) -> None:
+        """One step; from the first context again where the caches are full."""
+        if state.steps == ROOM:
+            state.restart()
+        self.model.step(state)
+
+
+def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
+    """Build the small model; a quick run's has half the layers."""
+    config = SMALL if quick else ToyConfig()
+    model = ToyModel(config, threads, seed)
+    contexts = (128, 1024) if quick else (128, 512, 2048)
+    points = [(batch, context) for batch in (1, 4, 16) for context in contexts]
+    return SmallModel(config, model, points, [model.start([c] * b, ROOM) for b, c in points])
+
+
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[Step]:
+    """Simulate the steps that were measured, each at the rates around it."""
     spec = load_model(model)
     # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
     spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
-    system = load_system(device)
-    toy = ToyModel(config, threads, seed)
-    bench = Bench(READ_BLOCK, threads, seed)
+    system, usual = load_system(device), run.ceilings
     out = []
-    for batch in (1, 4, 16):
-        for context in (128, 1024) if quick else (128, 512, 2048):
-            state = toy.start([context] * batch, SETTLE + MOST_STEPS)
-
-            def one(_: int, state: State = state) -> None:
-                toy.step(state)
-
-            before = read_rate(bench)
-            taken = sample(
-                one, threads=1, least=STEPS, most=STEPS, budget_s=0.1 if quick else 1.0,
-                warm_up=SETTLE, at_most=MOST_STEPS,
-            )  # fmt: skip
-            rate = 0.5 * (before + read_rate(bench))
-            deployment = deploy(spec, _reading_at(system, rate))
-            # The middle step stands for all: contexts grow by one a step.
-            middle = context + SETTLE + taken.taken // 2
-            stage = explicit_stage(deployment, [Batch.of([middle] * batch)], expected=True)
-            loads = deployment.experts[0].router.expected(0, float(batch))
-            out.append(
-                Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
-                     rate, float(np.mean(state.active)), loads.active)
-            )  # fmt: skip
+    for (batch, context), state, (taken, rates) in zip(
+        small.points, small.states, run.besides, strict=True
+    ):
+        memory = rates.read_Bps / usual.read_Bps
+        arithmetic = rates.fma_flops_per_s / usual.fma_flops_per_s
+        deployment = deploy(spec, _at_rates(system, memory, arithmetic))
+        # Contexts grow by one a step and start again: the middle stands for all.
+        middle = Batch.of([context + ROOM // 2] * batch)
+        stage = explicit_stage(deployment, [middle], expected=True)
+        loads = deployment.experts[0].router.expected(0, float(batch))
+        out.append(
+            Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
+                 rates.read_Bps, float(np.mean(state.active)), loads.active)
+        )  # fmt: skip
     return out
 
 
-def _reading_at(system: SystemSpec, read_Bps: float) -> SystemSpec:
-    """The machine at the read rate of the moment, which the simulation is told."""
-    memory = system.device.memory.model_copy(update={"bandwidth_bytes_per_s": read_Bps})
-    device = system.device.model_copy(update={"memory": memory})
+def _at_rates(system: SystemSpec, memory: float, arithmetic: float) -> SystemSpec:
+    """The machine at the rates of the moment over those of its description."""
+    device = system.device
+    bandwidth = memory * device.memory.bandwidth_bytes_per_s
+    processors = {
+        name: p.model_copy(update={"peak_flops_per_s": {
+            k: arithmetic * v for k, v in (p.peak_flops_per_s or {}).items()}})
+        for name, p in device.processors.items()
+    }  # fmt: skip
+    memory_ = device.memory.model_copy(update={"bandwidth_bytes_per_s": bandwidth})
+    device = device.model_copy(update={"memory": memory_, "processors": processors})
     return system.model_copy(update={"device": device})

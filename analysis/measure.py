@@ -75,9 +75,7 @@ class Measured(Result):
     def yaml(self) -> str:
         """Describe this machine as a device."""
         run = self.run
-        return device_yaml(
-            run.host, run.ceilings, run.best_read_Bps, run.memory_share(), run.launch_s()
-        )
+        return device_yaml(run.host, run.ceilings, run.memory_share(), run.launch_s())
 
     def summary(self) -> str:
         """One page: shares of the roofline of the same run, beside the library's."""
@@ -152,7 +150,7 @@ def measure_machine(
         Calibrate on half of the shapes, validate on the others, and simulate a small model on
         this machine beside the same model run for real (`analysis.host_loop`).
     progress : callable, optional
-        Told how many shapes are done, of how many.
+        Told how many visits are done, of how many.
 
     Raises
     ------
@@ -174,12 +172,15 @@ def measure_machine(
         from ..kernels.gpu_measure import measure_gpu
 
         return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=progress))
+    small = None
+    if loop:
+        from .host_loop import close_loop, small_model
+
+        small = small_model(quick, threads or max_threads(), seed)
     run = measure(
         quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
-        progress=progress,
+        progress=progress, besides=() if small is None else small.work,
     )  # fmt: skip
-    if not loop:
+    if small is None:
         return Measured(run)
-    from .host_loop import close_loop
-
-    return Measured(run, close_loop(Measured(run), quick=quick, seed=seed))
+    return Measured(run, close_loop(Measured(run), small, seed=seed))

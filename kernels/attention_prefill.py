@@ -20,8 +20,8 @@ def shapes(quick: bool) -> Sequence[Shape]:
     """Prompts and chunks of prompts."""
     out: list[Shape] = []
     for heads_q, heads_kv, dim in ((16, 4, 64), (32, 8, 128)):
-        for q_len in (16, 64, 256) if quick else (16, 32, 64, 128, 256, 512, 1024):
-            for prefix in (0, 512):
+        for q_len in (16, 32, 64, 128, 256) if quick else (16, 32, 64, 128, 256, 512, 1024):
+            for prefix in (0, 128, 512):
                 out.append({"batch": 1, "q_len": q_len, "kv_prefix": prefix, "heads_q": heads_q,
                                 "heads_kv": heads_kv, "head_dim": dim, "window": 0, "causal": 1})  # fmt: skip
     if not quick:

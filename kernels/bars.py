@@ -16,6 +16,7 @@ import numpy as np
 
 from . import attention_decode, experts, rmsnorm
 from .ceilings import read_rate
+from .cores import Waits
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Shape
 from .measure import MAX_DRIFT
@@ -106,7 +107,7 @@ def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float
     read_rate(bench, least=WAKING, budget_s=0.03)  # threads that slept start on one core
     before = read_rate(bench, least=1, budget_s=0.0)
     way(2 * i)  # so that its code is at hand, which in a run of layers it is; the data is not
-    with Watch(bench.threads) as watch:
+    with Waits() as waits, Watch(bench.threads, waits) as watch:
         way(2 * i + 1)
     after = read_rate(bench, least=1, budget_s=0.0)
     return (

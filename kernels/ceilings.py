@@ -7,17 +7,17 @@ before and after each kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 from numba import types
 
 from .jit import parallel
 from .lab import Bench
-from .timing import Sample, sample
+from .timing import Sample, sample, settle
 from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
 
 READ_BYTES = 48 << 20
@@ -74,6 +74,33 @@ def fma_chain(typingctx, steps):
     return types.float32(types.int64), codegen
 
 
+@micro_kernel
+def stream_copy(typingctx, x, out, n):
+    """Copy `n` floats from address `x` to `out`, stored past the caches."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+
+        def body(i: Value) -> None:
+            at = builder.mul(i, I64(4))
+            for c in range(8):
+                place = e.offset(at, 4 * LANES * c)
+                e.stream(e.load(builder.add(args[0], place)), builder.add(args[1], place))
+
+        e.loop(I64(0), args[2], 8 * LANES, body)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@parallel
+def _copy(x_at, out_at, count, step, threads):
+    for thread in numba.prange(threads):
+        low = count * thread // threads // step * step
+        high = count * (thread + 1) // threads // step * step
+        stream_copy(x_at + 4 * low, out_at + 4 * low, high - low)
+
+
 @parallel
 def _read(x_at, count, step, out, threads):
     for thread in numba.prange(threads):
@@ -95,7 +122,7 @@ class Ceilings:
     Attributes
     ----------
     read_Bps, copy_Bps : float
-        Bytes per second read, and copied (read and written bytes counted).
+        Bytes per second read, and copied past the caches (read and written bytes counted).
     fma_flops_per_s, gemm_flops_per_s : float
         fp32, in registers, and of NumPy's BLAS on square matrices.
     """
@@ -104,6 +131,15 @@ class Ceilings:
     copy_Bps: float
     fma_flops_per_s: float
     gemm_flops_per_s: float
+
+    @property
+    def memory_Bps(self) -> float:
+        """Highest rate in and out of main memory.
+
+        A core's path to memory has lanes of its own for what it writes: with as many bytes written
+        as read, both together can pass the read rate by half.
+        """
+        return max(self.read_Bps, self.copy_Bps)
 
 
 def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
@@ -118,20 +154,53 @@ def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
     return 4 * count / _time(run, bench.threads, least, budget_s).median_s
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What the machine does at a moment: bytes read a second, and FLOP/s in registers."""
+
+    read_Bps: float
+    fma_flops_per_s: float
+
+    @classmethod
+    def average(cls, rates: Sequence[Rates]) -> Rates:
+        return cls(
+            sum(r.read_Bps for r in rates) / len(rates),
+            sum(r.fma_flops_per_s for r in rates) / len(rates),
+        )
+
+    def close_to(self, other: Rates, share: float) -> bool:
+        return (
+            abs(self.read_Bps / other.read_Bps - 1.0) <= share
+            and abs(self.fma_flops_per_s / other.fma_flops_per_s - 1.0) <= share
+        )
+
+
+def rates(bench: Bench) -> Rates:
+    """Both rates, in some 8 ms."""
+    return Rates(read_rate(bench, budget_s=0.005), fma_rate(bench, least=2, budget_s=0.002))
+
+
+def fma_rate(bench: Bench, *, least: int = 5, budget_s: float = 0.03) -> float:
+    """FLOP/s of fused multiply-adds in registers."""
+    out = np.empty(bench.threads, np.float32)
+    time = _time(lambda i: _fma(FMA_STEPS, out, bench.threads), bench.threads, least, budget_s)
+    return 2.0 * FMA_STEPS * 16 * LANES * bench.threads / time.median_s
+
+
 def measure_ceilings(bench: Bench, *, budget_s: float = 0.2) -> Ceilings:
     """All rates, one after another."""
     count = min(READ_BYTES // 8, len(bench.block) // 6)
-    target: npt.NDArray[np.float32] = np.empty(count, np.float32)
     a, b = (bench.take((BLAS_SIZE, BLAS_SIZE)) for _ in range(2))
     c = np.empty((BLAS_SIZE, BLAS_SIZE), np.float32)
-    out = np.empty(bench.threads, np.float32)
-    copy = _time(lambda i: np.copyto(target, bench.take((count,))), 1, 5, budget_s)
-    fma = _time(lambda i: _fma(FMA_STEPS, out, bench.threads), bench.threads, 5, budget_s)
+    copy = _time(lambda i: _copy(bench.take((count,)).ctypes.data, bench.room((count,)).ctypes.data,
+                                 count, 8 * LANES, bench.threads), bench.threads, 5, budget_s)  # fmt: skip
+    fma = fma_rate(bench, budget_s=budget_s)
     gemm = _time(lambda i: np.matmul(a, b, out=c), bench.threads, 5, budget_s)
+    settle()
     return Ceilings(
         read_rate(bench, least=9, budget_s=budget_s),
         8 * count / copy.median_s,
-        2.0 * FMA_STEPS * 16 * LANES * bench.threads / fma.median_s,
+        fma,
         2.0 * BLAS_SIZE**3 / gemm.median_s,
     )
 

@@ -115,21 +115,18 @@ def _memory_bytes() -> float:
         return 0.0
 
 
-def device_yaml(
-    host: Host, ceilings: Ceilings, best_read_Bps: float, memory_share: float, launch_s: float
-) -> str:
+def device_yaml(host: Host, ceilings: Ceilings, memory_share: float, launch_s: float) -> str:
     """Description of the host as a device (schema: ``devices/spec.py``).
 
     Parameters
     ----------
-    best_read_Bps : float
-        Highest read rate of the run: no kernel may beat it by much.
     memory_share : float
         Median share of the read rate that the memory-bound kernels reached.
     launch_s : float
         Shortest kernel [s].
     """
     run = "measured by `opbyte measure` in the same run"
+    drawn = memory_share * ceilings.read_Bps / ceilings.memory_Bps
     efficiency = min(1.0, ceilings.gemm_flops_per_s / ceilings.fma_flops_per_s)
     clock = host.clock_Hz or ceilings.fma_flops_per_s / (4.0 * LANES * host.threads)
     said = "as the system reports it" if host.clock_Hz else "assumed: two FMA a cycle and core"
@@ -146,7 +143,7 @@ processors:
     kind: xpu
     peak_TFLOPS: {{fp32: {ceilings.fma_flops_per_s / 1e12:.4g}, source: "FMA on registers, {run}"}}
     compute_efficiency: {{value: {efficiency:.3f}, source: "BLAS on 1024 x 1024 over FMA, {run}"}}
-    memory_efficiency: {{value: {min(max(memory_share, 0.05), 1.0):.3f}, source: "median share of the read rate of the memory-bound kernels, {run}"}}
+    memory_efficiency: {{value: {min(max(drawn, 0.05), 1.0):.3f}, source: "median share of the bandwidth of the memory-bound kernels, {run}"}}
     launch_us: {{value: {launch_s * 1e6:.3g}, source: "shortest kernel, {run}"}}
     memory_pJ_per_bit: {{value: 0, source: "{none}"}}
     compute_pJ_per_FLOP: {{fp32: 0, source: "{none}"}}
@@ -155,7 +152,7 @@ processors:
     matrix_rows: {{value: 1, source: "vector units: no matrix instruction"}}
 memory:
   capacity_GiB: {{value: {memory / 2**30:.6g}, source: "{known}"}}
-  bandwidth_GBps: {{value: {best_read_Bps / 1e9:.4g}, source: "highest read rate, {run}"}}
+  bandwidth_GBps: {{value: {ceilings.memory_Bps / 1e9:.4g}, source: "read or copy rate, the higher, {run}"}}
   cache_MiB: {{value: {host.cache_bytes / 2**20:.6g}, source: "as the system reports it"}}
   usable_fraction: {{value: 0.8, source: "assumed: the system and its programs take the rest"}}
 link:

@@ -23,6 +23,8 @@ MODULES = ("attention_decode", "attention_prefill", "mla_decode", "experts", "ge
 """Modules of this folder that add kernels."""
 
 Shape = Mapping[str, Any]
+MOST_COPIES = 1024
+"""Sets of inputs at most: with 64, those of 128 KiB were still in a cache of 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Case:
         Runs once, compares with the reference, and raises `check.WrongResult`.
     other : callable or None
         ``other(i)``: the same by NumPy (or torch), for the ratio.
+    blas : bool
+        Whether `run` calls BLAS.
     """
 
     columns: Mapping[str, Any]
@@ -52,6 +56,7 @@ class Case:
     run: Callable[[int], object]
     check: Callable[[], None]
     other: Callable[[int], object] | None = None
+    blas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +124,49 @@ class Bench:
             # Rolled, so that no two pieces are equal line by line.
             part[:] = np.roll(piece, 7 * start // len(piece))[: len(part)]
         self._halves: npt.NDArray[np.uint16] | None = None
-        self._at = 0
+        self._room: npt.NDArray[np.float32] | None = None
+        self._at, self._room_at = 0, 0
 
     def copies(self, bytes_: float) -> int:
-        """Sets of inputs of this size that the block holds, at least one."""
-        return max(1, min(64, int(0.9 * self.block.nbytes // max(bytes_, 1))))
+        """Sets of inputs of this size [B] that the block holds.
+
+        Raises
+        ------
+        ValueError
+            Not one: a case's inputs would share memory, and read it from a cache.
+        """
+        if bytes_ > self.block.nbytes:
+            raise ValueError(f"{bytes_:.3g} B of inputs do not fit into {self.block.nbytes} B")
+        return max(1, min(MOST_COPIES, int(0.9 * self.block.nbytes // max(bytes_, 1))))
 
     def take(self, shape: Sequence[int], bf16: bool = False) -> npt.NDArray[Any]:
-        """Standard normal numbers of a shape, as float32 or bf16 in uint16."""
+        """Standard normal numbers of a shape, as float32 or bf16 in uint16; not to be written."""
         if bf16 and self._halves is None:
             self._halves = to_bf16(self.block)
         source: npt.NDArray[Any] = self.block if not bf16 else self._halves  # type: ignore[assignment]
-        count = int(np.prod(shape))
-        if count > len(source):
-            raise ValueError(f"an input of {count} numbers does not fit into {len(source)}")
-        start = self._at % len(source)
-        if start + count > len(source):
-            start = 0
-        step = LINE // source.itemsize
-        self._at = -(-(start + count) // step) * step
-        return source[start : start + count].reshape(shape)
+        out, self._at = _cut(source, self._at, shape)
+        return out
+
+    def room(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Finite numbers of a shape, which may be written: views of a second block, half as large."""
+        if self._room is None:
+            self._room = aligned((len(self.block) // 2,))
+            self._room[:] = 1.0
+        out, self._room_at = _cut(self._room, self._room_at, shape)
+        return out
+
+    def rooms(self, bytes_: float) -> int:
+        """Sets of written arrays of this size [B] that `room` has apart from each other."""
+        return max(1, min(MOST_COPIES, int(0.45 * self.block.nbytes // max(bytes_, 1))))
+
+
+def _cut(source: npt.NDArray[Any], at: int, shape: Sequence[int]) -> tuple[npt.NDArray[Any], int]:
+    """A view of `source` from `at` on, or from its start where too little is left; and the next."""
+    count = int(np.prod(shape))
+    if count > len(source):
+        raise ValueError(f"an input of {count} numbers does not fit into {len(source)}")
+    start = at % len(source)
+    if start + count > len(source):
+        start = 0
+    step = LINE // source.itemsize
+    return source[start : start + count].reshape(shape), -(-(start + count) // step) * step

@@ -1,8 +1,9 @@
-"""Measure the kernels on this machine: check each shape, then time it between two ceilings.
+"""Measure the kernels on this machine: check each shape, then time all of them in rounds.
 
-A row is kept if the read rate before and after it agree and enough of its repetitions were left
-alone; else it is tried again, and at last rejected with the reason. On a machine that is never
-quiet `lenient` keeps such rows and says so in their columns.
+A row is what its shape took in the state that the machine was in most of the run (`rounds`). It is
+rejected, with the reason, if too few repetitions were left alone in that state, or if the read rate
+drifted while they ran. On a machine that is never quiet `lenient` keeps such rows and says so in
+their columns.
 """
 
 from __future__ import annotations
@@ -14,17 +15,22 @@ from typing import Any
 import numpy as np
 
 from ..workloads.kernel_tables import SCHEMAS
-from .ceilings import Ceilings, measure_ceilings, read_rate
+from .ceilings import Ceilings, Rates, measure_ceilings
+from .cores import pinned
 from .host import Host, this_host
 from .jit import blas_threads, max_threads, use_threads
 from .lab import Bench, Case, Kernel, kernels
-from .timing import Sample, sample
+from .rounds import CLOSE, Plan, Visit, Work, together, visit_all
+from .timing import Sample, sample, settle
 
 MAX_DRIFT = 0.05
 """Largest change of the read rate across a row (kernels.md, C5)."""
-TRIES = 3
 LEAST = 5
 """Repetitions that must count."""
+QUICK = Plan(rounds=5, most_rounds=15, enough=15, visit_s=0.012, budget_s=40.0)
+THOROUGH = Plan(rounds=8, most_rounds=40, enough=40, visit_s=0.05, budget_s=900.0)
+TRIES = 5
+"""Times that the ceilings are taken, until the machine is in its usual state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Row:
     flops, bytes : float
         Of one call.
     read_Bps, drift : float
-        Mean read rate around it, and its relative change.
+        Read rate that it stands for, and relative change of the rate from before to after.
     reason : str
         Why it should not be relied on; empty for a good row.
     """
@@ -63,28 +69,22 @@ class Row:
         """Share of the adjacent read rate."""
         return self.bytes / self.sample.median_s / self.read_Bps
 
-    def at_rate(self, read_Bps: float) -> Row:
-        """The row as it would be at another read rate: its least memory time is scaled.
-
-        The read rate of a shared machine can double between one shape and the next.
-        """
-        memory_s = min(self.bytes / self.read_Bps, self.sample.median_s)
-        factor = 1.0 + memory_s / self.sample.median_s * (self.read_Bps / read_Bps - 1.0)
-        return replace(self, sample=self.sample.scaled(factor), read_Bps=read_Bps)
-
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A run: rows kept and rejected, ceilings, and the machine."""
+    """A run: rows kept and rejected, ceilings, and the machine.
+
+    Attributes
+    ----------
+    besides : sequence of (Sample, Rates)
+        What else was timed in the same rounds, and the mean rates around it.
+    """
 
     host: Host
     ceilings: Ceilings
     rows: Sequence[Row]
     rejected: Sequence[Row]
-
-    @property
-    def best_read_Bps(self) -> float:
-        return max([self.ceilings.read_Bps, *(row.read_Bps for row in self.rows)])
+    besides: Sequence[tuple[Sample, Rates]] = ()
 
     @property
     def source(self) -> str:
@@ -104,10 +104,6 @@ class Measurement:
             if row.bytes > 4e6 and row.flops / row.bytes < 0.5 * ridge and row.flops > 0
         ]
         return float(np.median(shares)) if shares else 1.0
-
-    def at_best_rate(self) -> Measurement:
-        """Every row as at the best read rate, which is the bandwidth of `yaml`'s device."""
-        return replace(self, rows=[row.at_rate(self.best_read_Bps) for row in self.rows])
 
     def tables(self) -> dict[str, dict[str, list[Any]]]:
         """Columns of each family's table (`workloads.kernel_tables`), and what else is known."""
@@ -134,7 +130,7 @@ class Measurement:
 def measure(
     *, quick: bool = False, threads: int | None = None, only: Sequence[str] = (),
     lenient: bool = False, compare: bool = False, seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, besides: Sequence[Work] = (),
 ) -> Measurement:  # fmt: skip
     """Measure the CPU kernels.
 
@@ -151,7 +147,9 @@ def measure(
     compare : bool
         Also time the same by NumPy where a kernel has it.
     progress : callable, optional
-        Told how many shapes are done, of how many.
+        Told how many visits are done, of how many.
+    besides : sequence of Work
+        More to time in the same rounds.
 
     Raises
     ------
@@ -161,52 +159,90 @@ def measure(
     threads = threads or max_threads()
     use_threads(threads)
     with blas_threads(threads):
-        return _measure(quick, threads, only, lenient, compare, seed, progress)
+        return _measure(quick, threads, only, lenient, compare, seed, progress, besides)
 
 
 def _measure(
     quick: bool, threads: int, only: Sequence[str], lenient: bool, compare: bool, seed: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Callable[[int, int], None] | None, besides: Sequence[Work],
 ) -> Measurement:  # fmt: skip
-    """Ceilings first, then kernel after kernel, shape after shape."""
-    bench = Bench((192 if quick else 640) << 20, threads, seed)
-    ceilings = measure_ceilings(bench, budget_s=0.1 if quick else 0.5)
+    """Check every case, then time them all, then take the ceilings in the same state."""
+    bench = Bench((512 if quick else 640) << 20, threads, seed)
     chosen = [k for k in kernels("numba") if not only or k.name in only]
-    work = [(kernel, shape) for kernel in chosen for shape in kernel.shapes(quick)]
-    rows: list[Row] = []
-    rejected: list[Row] = []
-    for done, (kernel, shape) in enumerate(work):
-        if progress:
-            progress(done, len(work))
-        case = kernel.case(shape, bench)
+    cases = [(kernel, kernel.case(shape, bench)) for kernel in chosen
+             for shape in kernel.shapes(quick)]  # fmt: skip
+    for _, case in cases:
         case.check()
-        tries = 1 if lenient else TRIES
-        for _ in range(tries):
-            row = _row(kernel, case, bench, quick, compare)
-            if not row.reason:
-                break
-        (rows if lenient or not row.reason else rejected).append(row)
-    return Measurement(this_host(threads), ceilings, rows, rejected)
+    for one in besides:
+        one.run(0)  # compiles
+    settle()
+    work = [_work(case) for _, case in cases]
+    plan = QUICK if quick else THOROUGH
+    rows: list[Row] = []
+    with pinned():
+        visits, state = visit_all([*work, *besides], bench, plan, progress)
+        for (kernel, case), done, seen in zip(cases, work, visits[: len(work)], strict=True):
+            other = None
+            if compare and case.other is not None:
+                other = sample(case.other, threads=1, least=LEAST, most=40, budget_s=0.1, warm_up=1)
+                settle()
+            rows.append(_row(kernel, case, done, seen, state, other))
+        ceilings = _ceilings(bench, state, budget_s=0.1 if quick else 0.5)
+    kept = [row for row in rows if lenient or not row.reason]
+    rejected = [] if lenient else [row for row in rows if row.reason]
+    also = [_besides(one, seen, state)
+            for one, seen in zip(besides, visits[len(work) :], strict=True)]  # fmt: skip
+    return Measurement(this_host(threads), ceilings, kept, rejected, also)
 
 
-def _row(kernel: Kernel, case: Case, bench: Bench, quick: bool, compare: bool) -> Row:
-    """Time one case between two readings of the ceiling."""
-    budget = 0.06 if quick else 0.4
-    before = read_rate(bench)
-    taken = sample(
-        case.run, threads=1, least=LEAST, most=20 if quick else 40, budget_s=budget, warm_up=2
+def _besides(work: Work, visits: Sequence[Visit], state: Rates) -> tuple[Sample, Rates]:
+    taken, counted = together(visits, work, state)
+    return taken, Rates.average([v.rates for v in counted])
+
+
+def _work(case: Case) -> Work:
+    def floor(rates: Rates) -> float:
+        return max(case.bytes / rates.read_Bps, case.flops / rates.fma_flops_per_s)
+
+    return Work(case.run, floor, case.blas)
+
+
+def _row(
+    kernel: Kernel, case: Case, work: Work, visits: Sequence[Visit], state: Rates,
+    other: Sample | None,
+) -> Row:  # fmt: skip
+    """What the visits of a case come to."""
+    taken, counted = together(visits, work, state)
+    before, after = (
+        float(np.mean([r.read_Bps for r in readings]))
+        for readings in ([v.before for v in counted], [v.after for v in counted])
     )
-    after = read_rate(bench)
-    other = None
-    if compare and case.other is not None:
-        other = sample(case.other, threads=1, least=LEAST, most=40, budget_s=budget, warm_up=1)
     drift = after / before - 1.0
     reason = ""
-    if abs(drift) > MAX_DRIFT:
-        reason = f"read rate changed by {drift:+.0%}"
+    if not all(v.within(state) for v in counted):
+        reason = "never undisturbed in the usual state of the machine"
     elif taken.accepted < LEAST:
         reason = f"{taken.accepted} of {taken.taken} repetitions undisturbed"
+    elif abs(drift) > MAX_DRIFT:
+        reason = f"read rate changed by {drift:+.0%}"
     return Row(
         kernel.name, kernel.family, case.columns, taken, other, case.flops, case.bytes,
-        0.5 * (before + after), drift, reason,
+        state.read_Bps, drift, reason,
     )  # fmt: skip
+
+
+def _ceilings(bench: Bench, state: Rates, budget_s: float) -> Ceilings:
+    """The ceilings of the usual state; reading and arithmetic as the rounds saw them.
+
+    Where the machine is not in it for `TRIES`, copying is taken to keep its ratio to reading.
+    """
+    for _ in range(TRIES):
+        found = measure_ceilings(bench, budget_s=budget_s)
+        if Rates(found.read_Bps, found.fma_flops_per_s).close_to(state, CLOSE):
+            break
+    return replace(
+        found,
+        read_Bps=state.read_Bps,
+        copy_Bps=found.copy_Bps * state.read_Bps / found.read_Bps,
+        fma_flops_per_s=state.fma_flops_per_s,
+    )

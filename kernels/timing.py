@@ -1,9 +1,10 @@
 """Times that can be believed on a machine that others use too.
 
-A repetition counts if nothing took a core from it: no thread was switched out against its will or,
-for long ones of several threads, whose waking up counts as such, the process had the CPU for as
-long as it should. The result is the median of
-those that count, with its 10th and 90th percentiles and how many counted.
+A repetition counts if nothing took a core from it: hardly any time passed in which a thread was
+ready to run and had none. (Where the system does not tell that: no thread was switched out against
+its will or, for long ones of several threads, the process had the CPU for as long as it should.)
+The result is the median of those that count, with its 10th and 90th percentiles and how many
+counted.
 """
 
 from __future__ import annotations
@@ -16,8 +17,13 @@ from typing import Self
 
 import numpy as np
 
+from .cores import Waits
+
+WAITING, WAKING_S = 0.03, 5e-5
+"""Longest time without a core of a repetition that counts: a share of it, beside what the waking
+of a thread on an idle core takes."""
 BUSY = 0.85
-"""Least CPU time over threads times wall time of a repetition that counts."""
+"""Least CPU time over threads times wall time of a repetition that counts, where waiting is unknown."""
 SHORT_S = 1e-3
 """Below this the starting of threads weighs too much for that rule."""
 
@@ -40,15 +46,6 @@ class Sample:
     accepted: int
     taken: int
 
-    def scaled(self, factor: float) -> Sample:
-        """All times multiplied."""
-        return replace(
-            self,
-            median_s=self.median_s * factor,
-            p10_s=self.p10_s * factor,
-            p90_s=self.p90_s * factor,
-        )
-
     @classmethod
     def of(cls, seconds: list[float], counts: list[bool]) -> Sample:
         kept = [s for s, good in zip(seconds, counts, strict=True) if good]
@@ -59,34 +56,52 @@ class Sample:
 
 
 class Watch:
-    """Times a block of code, and says whether it was left alone.
+    """Times blocks of code, one right after another, and says whether each was left alone.
+
+    It takes some 8 us between them: OpenMP's threads wait awake for about 25 (`jit.use_threads`),
+    and a small kernel that has to wake them first takes twice as long.
 
     Parameters
     ----------
     threads : int
         Threads that should be busy all the time.
+    waits : Waits
+        Entered when all of them had started.
     """
 
     seconds: float
     alone: bool
+    own_s: float
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int, waits: Waits) -> None:
+        self.threads, self.waits = threads, waits
+        self._waited = waits.seconds()
 
     def __enter__(self) -> Self:
-        self._switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        self._cpu, self._start = time.process_time(), time.perf_counter()
+        self._switched, self._cpu = (0, 0.0) if self._waited else _used()
+        self._own, self._start = time.thread_time(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds = time.perf_counter() - self._start
-        cpu = time.process_time() - self._cpu
-        busy = cpu >= BUSY * self.threads * self.seconds
-        switched = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw != self._switched
+        self.own_s = time.thread_time() - self._own
+        now = self.waits.seconds()
+        if now:
+            waited = sum(now) - sum(self._waited)
+            self.alone = waited <= WAITING * self.seconds + WAKING_S
+            self._waited = now
+            return
+        switched, cpu = _used()
+        busy = cpu - self._cpu >= BUSY * self.threads * self.seconds
         if self.seconds < SHORT_S:
-            self.alone = not switched
+            self.alone = switched == self._switched
         else:
-            self.alone = busy and (self.threads > 1 or not switched)
+            self.alone = busy and (self.threads > 1 or switched == self._switched)
+
+
+def _used() -> tuple[int, float]:
+    """How often threads were switched out against their will, and CPU time [s]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw, time.process_time()
 
 
 def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
@@ -103,11 +118,49 @@ def settle(step_s: float = 0.02, most_s: float = 0.4) -> None:
             return
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds of each repetition, which of them count, and the caller's time on a core in each."""
+
+    seconds: list[float]
+    counts: list[bool]
+    own_s: list[float]
+
+    def sample(self) -> Sample:
+        """One sample; where no repetition counts, of the caller's own time in the best quarter.
+
+        Threads share each loop evenly, and the caller sleeps while it waits for one that lost
+        its core: its own time is about what the call would have taken.
+        """
+        if any(self.counts) or not self.own_s:
+            return Sample.of(self.seconds, self.counts)
+        pairs = sorted(zip(self.seconds, self.own_s, strict=True), key=lambda p: -p[1] / p[0])
+        best = [own for _, own in pairs[: -(-len(pairs) // 4)]]
+        return replace(Sample.of(best, [True] * len(best)), accepted=0, taken=len(pairs))
+
+    def add(self, other: Times, factor: float) -> None:
+        """Take over another's repetitions, their times multiplied."""
+        self.seconds.extend(s * factor for s in other.seconds)
+        self.counts.extend(other.counts)
+        self.own_s.extend(s * factor for s in other.own_s)
+
+
 def sample(
     run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
     warm_up: int = 1, at_most: int = 100_000,
 ) -> Sample:  # fmt: skip
-    """Time ``run(i)`` for i = 0, 1, ...
+    """Time ``run(i)`` for i = 0, 1, ...; see `repeat`."""
+    return repeat(
+        run, threads=threads, least=least, most=most, budget_s=budget_s, warm_up=warm_up,
+        at_most=at_most,
+    ).sample()  # fmt: skip
+
+
+def repeat(
+    run: Callable[[int], object], *, threads: int, least: int, most: int, budget_s: float,
+    warm_up: int = 1, warm_up_s: float = 0.0, at_most: int = 100_000, first: int = 0,
+) -> Times:  # fmt: skip
+    """Time ``run(i)`` for i = first, first + 1, ...
 
     Parameters
     ----------
@@ -116,21 +169,27 @@ def sample(
     least, most : int
         Repetitions that count: stop at `most`; stop at `least` once `budget_s` is spent, and at
         three times `budget_s` in any case. A budget of 0 takes one repetition.
+    warm_up, warm_up_s : int, float
+        Calls, and seconds of them, before the first that is timed.
     at_most : int
         Repetitions altogether.
     """
-    for i in range(warm_up):
-        run(i)
-    seconds: list[float] = []
-    counts: list[bool] = []
+    began, warm = time.perf_counter(), first + warm_up
+    while first < warm or time.perf_counter() - began < warm_up_s:
+        run(first)
+        first += 1
+    out = Times([], [], [])
     began = time.perf_counter()
-    for i in range(warm_up, warm_up + at_most):
-        with Watch(threads) as watch:
-            run(i)
-        seconds.append(watch.seconds)
-        counts.append(watch.alone)
-        spent = time.perf_counter() - began
-        good = sum(counts)
-        if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:
-            break
-    return Sample.of(seconds, counts)
+    with Waits() as waits:
+        watch = Watch(threads, waits)
+        for i in range(first, first + at_most):
+            with watch:
+                run(i)
+            out.seconds.append(watch.seconds)
+            out.counts.append(watch.alone)
+            out.own_s.append(watch.own_s)
+            spent = time.perf_counter() - began
+            good = sum(out.counts)
+            if good >= most or (spent > budget_s and good >= least) or spent > 3 * budget_s:
+                break
+    return out

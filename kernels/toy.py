@@ -17,6 +17,7 @@ import numpy.typing as npt
 from .attention import Cache, Plan, attend, plan
 from .experts import ExpertWeights, Room, moe_layer
 from .gemm import gemm
+from .jit import serial
 from .memory import aligned
 from .rmsnorm import rmsnorm
 from .router import route
@@ -128,8 +129,10 @@ class ToyModel:
             rmsnorm(state.x, layer.norm_2, state.normed, residual, self.threads)
             gemm(state.normed, pad_rows(layer.router), state.scores, self.threads)
             ids, weights = route(state.scores, self.config.num_experts_per_tok)
-            moe_layer(state.normed, ids, weights, layer.experts, state.room, state.x, self.threads)
-            state.active.append(len(np.unique(ids)))
+            order = moe_layer(
+                state.normed, ids, weights, layer.experts, state.room, state.x, self.threads
+            )
+            state.active.append(int(np.count_nonzero(np.diff(order.offsets))))
         rmsnorm(state.x, self.norm, state.normed, residual, self.threads)
         gemm(state.normed, self.head, state.logits, self.threads)
         state.tokens = state.logits.argmax(1)
@@ -141,14 +144,10 @@ class ToyModel:
         c = self.config
         rmsnorm(state.x, layer.norm_1, state.normed, state.residual, self.threads)
         gemm(state.normed, layer.qkv, state.qkv, self.threads)
-        heads = state.qkv.reshape(len(state.tokens), -1, c.head_dim)
-        keys_at, values_at = c.num_attention_heads, c.num_attention_heads + c.num_key_value_heads
-        rotate(heads[:, :values_at], state.turn)
-        state.q[:, 0] = heads[:, :keys_at]
         last = cache.lengths - 1
-        pages, slots = cache.table[np.arange(len(last)), last // PAGE], last % PAGE
-        cache.keys[pages, :, slots] = heads[:, keys_at:values_at]
-        cache.values[pages, :, slots] = heads[:, values_at:]
+        pages = cache.table[np.arange(len(last)), last // PAGE]
+        heads = state.qkv.reshape(len(last), -1, c.head_dim)
+        place(heads, state.turn, state.q, cache.keys, cache.values, pages, last % PAGE)
         attend(ready, state.q, cache, c.head_dim**-0.5, state.attended)
         gemm(state.attended.reshape(len(last), -1), layer.out, state.x, self.threads)
 
@@ -160,6 +159,7 @@ class State:
         c, batch = model.config, len(contexts)
         self.model = model
         self.lengths = np.array(contexts, dtype=np.int64)
+        self.first = self.lengths.copy()
         pages = int(-(-(max(contexts) + more) // PAGE))
         shape = (batch * pages, c.num_key_value_heads, PAGE, c.head_dim)
         table = model.rng.permutation(batch * pages).astype(np.int32).reshape(batch, pages)
@@ -184,6 +184,15 @@ class State:
         self.turn = np.empty((batch, 1, c.head_dim // 2), np.complex64)
         self.active: list[int] = []
 
+    @property
+    def steps(self) -> int:
+        """Steps since the first contexts."""
+        return int(self.lengths[0] - self.first[0])
+
+    def restart(self) -> None:
+        """Go back to the first contexts."""
+        self.lengths[:] = self.first
+
     def advance(self) -> Plan:
         """Make room for one more token of each sequence; the plan serves all layers."""
         c = self.model.config
@@ -197,11 +206,33 @@ class State:
         )  # fmt: skip
 
 
-def rotate(heads: F4, turn: npt.NDArray[np.complex64]) -> None:
-    """Rotary embedding in place: pairs ``(d, d + half)`` of each head turn by their angle."""
-    half = heads.shape[2] // 2
-    turned = (heads[..., :half] + 1j * heads[..., half:]) * turn
-    heads[..., :half], heads[..., half:] = turned.real, turned.imag
+@serial
+def place(heads, turn, q, keys, values, pages, slots):
+    """Put the new token's heads where attention takes them, queries and keys turned.
+
+    Rotary embedding: the pairs ``(d, d + half)`` of a head turn by their angle.
+
+    Parameters
+    ----------
+    heads : float32 array, shape (batch, heads_q + 2 heads_kv, dim)
+    turn : complex64 array, shape (batch, 1, dim / 2)
+    q : float32 array, shape (batch, 1, heads_q, dim)
+    keys, values : float32 arrays, shape (pages, heads_kv, PAGE, dim)
+    pages, slots : int arrays, shape (batch,)
+        Where each sequence's new key goes.
+    """
+    heads_q, heads_kv, half = q.shape[2], keys.shape[1], heads.shape[2] // 2
+    for b in range(heads.shape[0]):
+        for h in range(heads.shape[1]):
+            row = heads[b, h]
+            if h >= heads_q + heads_kv:
+                values[pages[b], h - heads_q - heads_kv, slots[b]] = row
+                continue
+            out = q[b, 0, h] if h < heads_q else keys[pages[b], h - heads_q, slots[b]]
+            for d in range(half):
+                across, along = turn[b, 0, d].real, turn[b, 0, d].imag
+                out[d] = row[d] * across - row[d + half] * along
+                out[d + half] = row[d + half] * across + row[d] * along
 
 
 def pad_rows(w: F4) -> F4:

@@ -26,7 +26,17 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_16, C_FP8, CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CORES, H_PEAK
+from .hardware import (
+    C_16,
+    C_FP8,
+    CODES,
+    H_BANDWIDTH,
+    H_CACHE,
+    H_CAPABILITY,
+    H_CORES,
+    H_PEAK,
+    H_ROWS,
+)
 from .libraries import BLACKWELL, HOPPER
 from .terms import resident, soft_max, value_bytes
 
@@ -87,9 +97,11 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         visited = min(kv, kv - 0.5 * (q - 1.0) + 0.5 * edge)
     elif x[X_PREFIXED] > 0.0:
         visited += p[P_MASKED] * max(kv - visited, 0.0)
-    # At least one tile a head, or a group; between the two by their geometric mean.
-    packed = kv_heads * max(q * heads / kv_heads / TILE, 1.0)
-    alone = heads * max(q / TILE, 1.0)
+    # At least one tile a head, or a group; between the two by their geometric mean. Vector units
+    # compute only the rows there are.
+    least = 1.0 if h[H_ROWS] > 1.0 else 0.0
+    packed = kv_heads * max(q * heads / kv_heads / TILE, least)
+    alone = heads * max(q / TILE, least)
     packing = min(p[P_PACKING], 1.0)
     tiles = packed**packing * alone ** (1.0 - packing)
     waves = x[X_BATCH] * tiles / h[H_CORES]

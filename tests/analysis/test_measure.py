@@ -23,7 +23,7 @@ from opbyte.kernels.check import WrongResult
 from opbyte.kernels.lab import Kernel
 from opbyte.kernels.timing import Sample, sample
 from opbyte.workloads.errors import InputError
-from opbyte.workloads.kernel_tables import read_tables
+from opbyte.workloads.kernel_tables import Table, read_tables
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,8 @@ def test_tables_are_read_back_whole(measured: Measured, folder: Path) -> None:
 
 def test_the_machine_is_a_device(measured: Measured, folder: Path) -> None:
     spec, sources = load_device(folder / f"{measured.run.host.device}.yaml")
-    assert spec.memory.bandwidth_bytes_per_s == pytest.approx(measured.run.best_read_Bps, rel=1e-3)
+    drawn = measured.run.ceilings.memory_Bps
+    assert spec.memory.bandwidth_bytes_per_s == pytest.approx(drawn, rel=1e-3)
     assert spec.processors["cpu"].matrix_rows == 1
     assert all(sources.values())
 
@@ -95,6 +96,18 @@ def test_halves_share_no_shape(folder: Path) -> None:
     shapes = [set(zip(t["m"], t["n"], t["k"], strict=True)) for t in (seen, rest)]
     assert not shapes[0] & shapes[1]
     assert len(seen) + len(rest) == len(table)
+
+
+def test_no_half_holds_all_of_one_kind() -> None:
+    """Prompts with and without earlier keys take turns in the list of shapes."""
+    shapes = [s for k in measure_module.kernels("numba") if k.name == "attention_prefill"
+              for s in k.shapes(True)]  # fmt: skip
+    columns = {name: np.array([shape[name] for shape in shapes]) for name in shapes[0]}
+    columns["kv_dtype"] = np.full(len(shapes), "fp32", dtype=object)
+    lines = np.arange(len(shapes))
+    table = Table("attention_prefill", columns, lines.astype(object), lines)
+    for half in halve(table):
+        assert set(half["kv_prefix"]) == {0, 128, 512}
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from opbyte.devices.calibrated import (
     norm,
 )
 from opbyte.devices.calibrated.family import families
-from opbyte.devices.calibrated.hardware import C_16, hardware
+from opbyte.devices.calibrated.hardware import C_16, H_ROWS, hardware
 from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.calibrated.terms import COLD
@@ -172,3 +172,19 @@ def test_far_outside_the_tables_the_model_stays_near_the_roofline(family: str, d
     ratio = known.seconds(x) / known.family.roofline(known.h, x)
     assert (ratio >= 1).all()
     assert (ratio <= 3).all(), ratio
+
+
+def test_vector_units_compute_only_the_rows_of_a_prompt_that_there_are() -> None:
+    """A matrix unit's tile of 128 rows costs the same for 16 queries as for 32."""
+    h100 = model("h100", "attention_prefill")
+    x = np.array(
+        [[1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0] for q in (16, 32)],
+        dtype=np.float64,
+    )
+    values, vector = h100.known.fit.values.copy(), h100.h.copy()
+    values[attention_prefill.P_WAVES] = 0.05
+    vector[H_ROWS] = 1.0
+    tiles, rows = (h100.family.seconds(values, h, x) for h in (h100.h, vector))
+    assert tiles[1] / tiles[0] < 1.1
+    assert rows[0] < rows[1] <= tiles[1]
+    assert rows[0] < tiles[0]

@@ -1,0 +1,153 @@
+"""Cases measured in rounds, and the rounds in which the machine was as it usually is.
+
+The two cores of a virtual machine wander over the host: they are two threads of one core, cores that
+share a path to memory, or cores with a path each, for seconds at a time (arithmetic at 118, 235 and
+235, reading at 27, 31 and 55 GB/s on a Zen 4 host). A kernel has another time in each of these
+states. So every case is visited briefly in every round, between two readings of both rates, and the
+visits in the state that the machine is in most of the time are those that count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ceilings import Rates, rates
+from .lab import Bench
+from .timing import Sample, Times, repeat, settle
+
+CLOSE = 0.12
+"""How far the rates of one state lie from their median."""
+
+
+MOST = 60
+"""Undisturbed repetitions of a visit at most."""
+WARM_UP_S = 1e-3
+"""Calls before them: the readings leave nothing in the caches, the interpreter's code included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Times of a case in one round, and the machine's rates before and after."""
+
+    times: Times
+    before: Rates
+    after: Rates
+
+    @property
+    def rates(self) -> Rates:
+        return Rates.average([self.before, self.after])
+
+    def within(self, usual: Rates) -> bool:
+        """Whether the machine was in that state before and after."""
+        return all(r.close_to(usual, CLOSE) for r in (self.before, self.after))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A case to visit.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(i)`` computes with the i-th set of inputs.
+    floor : callable
+        Least seconds of a call at some rates of the machine.
+    blas : bool
+        Whether it calls BLAS, whose threads look for work on the cores for 100 ms after.
+    """
+
+    run: Callable[[int], object]
+    floor: Callable[[Rates], float]
+    blas: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure.
+
+    Attributes
+    ----------
+    rounds, most_rounds : int
+        Rounds of all cases; and with those of the cases that lack undisturbed repetitions.
+    enough : int
+        Undisturbed repetitions in the usual state that a case should have.
+    visit_s : float
+        Seconds of a visit, unless it has fewer than `least` repetitions by then.
+    budget_s : float
+        No further round of those that lack repetitions begins after this.
+    """
+
+    rounds: int
+    most_rounds: int
+    enough: int
+    visit_s: float
+    budget_s: float
+    least: int = 3
+
+
+def usual(readings: Sequence[Rates]) -> Rates:
+    """The state that the machine was in most often: median rates of the readings close to it."""
+    values = np.array([(r.read_Bps, r.fma_flops_per_s) for r in readings])
+    near = (np.abs(values[:, None] / values[None] - 1.0) <= CLOSE).all(2)
+    middle = np.median(values[near[:, near.sum(0).argmax()]], axis=0)
+    return Rates(float(middle[0]), float(middle[1]))
+
+
+def visit_all(
+    work: Sequence[Work], bench: Bench, plan: Plan,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[list[Visit]], Rates]:  # fmt: skip
+    """Visits of each case, and the usual state."""
+    visits: list[list[Visit]] = [[] for _ in work]
+    calls = [0] * len(work)
+    readings: list[Rates] = []
+    began = time.perf_counter()
+    todo = list(range(len(work)))
+    for number in range(plan.most_rounds):
+        now = rates(bench)
+        for i in todo:
+            if progress and number < plan.rounds:
+                progress(number * len(work) + i, plan.rounds * len(work))
+            before = now
+            times = repeat(
+                work[i].run, threads=bench.threads, least=plan.least, most=MOST,
+                budget_s=plan.visit_s, warm_up_s=WARM_UP_S, first=calls[i],
+            )  # fmt: skip
+            calls[i] += len(times.seconds) + 1
+            if work[i].blas:
+                settle()
+            now = rates(bench)
+            readings.append(now)
+            visits[i].append(Visit(times, before, now))
+        state = usual(readings)
+        if number + 1 >= plan.rounds:
+            todo = [i for i in todo if counted(visits[i], state) < plan.enough]
+            if not todo or time.perf_counter() - began > plan.budget_s:
+                break
+    return visits, state
+
+
+def counted(visits: Sequence[Visit], state: Rates) -> int:
+    """Undisturbed repetitions in that state."""
+    return sum(sum(v.times.counts) for v in visits if v.within(state))
+
+
+def together(visits: Sequence[Visit], work: Work, state: Rates) -> tuple[Sample, list[Visit]]:
+    """The repetitions of the visits in that state as one sample, and those visits.
+
+    The least time of each is scaled from the rates around it to those of the state. Where no
+    visit was in it, those are taken that were left alone, though they are scaled further.
+    """
+    alone = [v for v in visits if any(v.times.counts)]
+    inside = [v for v in visits if v.within(state)]
+    chosen = [v for v in alone if v.within(state)] or inside or alone or list(visits)
+    out = Times([], [], [])
+    for v in chosen:
+        here, there = work.floor(v.rates), work.floor(state)
+        # A floor above the time itself (data in a cache) cannot be all of it.
+        out.add(v.times, 1.0 + (there - here) / max(v.times.sample().median_s, here, 1e-9))
+    return out.sample(), chosen
