@@ -28,7 +28,7 @@ MAX_DRIFT = 0.05
 LEAST = 5
 """Repetitions that must count."""
 QUICK = Plan(rounds=5, most_rounds=15, enough=15, visit_s=0.012, budget_s=40.0)
-THOROUGH = Plan(rounds=8, most_rounds=40, enough=40, visit_s=0.05, budget_s=900.0)
+THOROUGH = Plan(rounds=6, most_rounds=20, enough=30, visit_s=0.03, budget_s=300.0)
 TRIES = 5
 """Times that the ceilings are taken, until the machine is in its usual state."""
 
