@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from ..devices.spec import DeviceSpec
 from ..workloads.errors import SpecError, nearest
 from ..workloads.hf.json_file import read_json_object
-from .host import LAUNCH_S, Host
+from .host import Host
 from .kv import BLOCK_TOKENS, CacheSettings
 from .policies import MAX_SEQUENCES, POLICIES, Policy
 
@@ -103,9 +103,9 @@ def read_engine(path: str | Path) -> EngineFile:
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs),
         host=Host(
-            host.seconds("step_ms", 0.0, 1e-3),
-            host.seconds("sequence_us", 0.0, 1e-6),
-            host.seconds("launch_us", LAUNCH_S, 1e-6),
+            host.seconds("step_ms", base.host.step_s, 1e-3),
+            host.seconds("sequence_us", base.host.sequence_s, 1e-6),
+            host.seconds("launch_us", base.host.launch_s, 1e-6),
         ),
         caching=cache.flag("enable_prefix_caching", base.caching),
     )

@@ -27,7 +27,7 @@ from ..workloads.batch import (
 from ..workloads.errors import InputError
 from ..workloads.jit import compiled_inline, compiled_part, int64
 from ..workloads.registry import Registry
-from .host import NO_HOST, Host, Pace
+from .host import LAUNCH_S, NO_HOST, Host, Pace
 from .kv import KvRules
 from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
@@ -207,6 +207,7 @@ POLICIES.register("vllm")(
         caching=True,
         waiting_load=4,
         graphs=True,
+        host=Host(launch_s=LAUNCH_S),
     )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
