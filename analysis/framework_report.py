@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..devices.calibrated.calibrate import FamilyFit, Rows
-from ..devices.calibrated.errors import Errors, by_source, errors
+from ..devices.calibrated.errors import Errors, errors, without_each
 from ..devices.calibrated.family import families
-from ..devices.calibrated.fit import Fit, Part
+from ..devices.calibrated.fit import Fit, Part, predict
 from ..devices.calibrated.frameworks import Donor
 from ..devices.calibrated.rules import known_elsewhere
 
@@ -67,20 +67,6 @@ def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
     }
 
 
-def predictions(
-    done: FamilyFit, r: Rows, others: Mapping[str, Donor]
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Each framework's rows predicted from the others', with the base and as known elsewhere."""
-
-    def elsewhere(own: Fit, labels: tuple[str, ...]) -> Fit:
-        rows = int(np.isin(r.labels, labels).sum())
-        return known_elsewhere(r.h, r.family, Donor(rows, own, r.h, labels), others)
-
-    args = (r.family, r.h, r.x, r.measured, r.labels, done.fit)
-    base, known = by_source(*args), by_source(*args, elsewhere)
-    return None if base is None or known is None else (base, known)
-
-
 def held_out(fits: Fits, rows: Measured) -> tuple[dict[str, dict[str, Errors]], list[HeldOut]]:
     """Errors on frameworks held out of a device's fit but known from the other devices.
 
@@ -99,37 +85,35 @@ def held_out(fits: Fits, rows: Measured) -> tuple[dict[str, dict[str, Errors]], 
             if name not in fits[device] or "by_source" not in fits[device][name].errors:
                 continue
             r, others = rows[device][name], {d: o for d, o in known.items() if d != device}
-            found = predictions(fits[device][name], r, others)
-            if found is None:
-                continue
-            told = ~np.isnan(found[1])
-            by_device.setdefault(name, {})[device] = errors(found[1][told], r.measured[told])
-            by_framework += _each(device, r, fits[device][name].fit, others, *found)
+            told, guess = np.zeros(len(r.measured), dtype=bool), np.empty(len(r.measured))
+            start = fits[device][name].fit
+            for held, base in without_each(r.family, r.h, r.x, r.measured, r.labels, start):
+                done = _completed(r, ~held, base, others)
+                told |= held
+                guess[held] = predict(r.family, done, r.h, r.x[held], r.labels[held])
+                by_framework += _one(device, r, held, base, done, guess[held])
+            if told.any():
+                by_device.setdefault(name, {})[device] = errors(guess[told], r.measured[told])
     return by_device, by_framework
 
 
-def _each(
-    device: str,
-    r: Rows,
-    done: Fit,
-    others: Mapping[str, Donor],
-    base: np.ndarray,
-    known: np.ndarray,
+def _completed(r: Rows, seen: np.ndarray, own: Fit, others: Mapping[str, Donor]) -> Fit:
+    """A fit to the rows `seen`, with what other devices know of the other frameworks."""
+    labels = tuple(dict.fromkeys(r.labels[seen].tolist()))
+    return known_elsewhere(r.h, r.family, Donor(int(seen.sum()), own, r.h, labels), others)
+
+
+def _one(
+    device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray
 ) -> Iterable[HeldOut]:
-    for label in _labels(r):
-        mine = (r.labels == label) & ~np.isnan(known)
-        rest = tuple(other for other in _labels(r) if other != label)
-        scales = {k: v for k, v in done.scales.items() if k != label}
-        rows = int((r.labels != label).sum())
-        own = Donor(rows, Fit(done.values, scales), r.h, rest)
-        parts = known_elsewhere(r.h, r.family, own, others).blends.get(label)
-        if parts is None or not mine.any():
-            continue
+    """The framework held out, if other devices have rows of it."""
+    label, measured = r.labels[held][0], r.measured[held]
+    if label in done.blends:
+        alone = predict(r.family, base, r.h, r.x[held], r.labels[held])
+        parts = tuple(sorted(done.blends[label], key=lambda part: -part.weight))
         yield HeldOut(
-            r.family.name, device, label, errors(base[mine], r.measured[mine]),
-            errors(known[mine], r.measured[mine]),
-            tuple(sorted(parts, key=lambda part: -part.weight)),
-        )  # fmt: skip
+            r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts
+        )
 
 
 def _labels(r: Rows) -> tuple[str, ...]:
