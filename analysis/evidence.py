@@ -27,10 +27,10 @@ def evidence(
 
     Parameters
     ----------
-    policy : Policy, optional
-        Of the run, for the times of its host.
     sources : mapping of str to str
         Key path of the system's description -> source of that number.
+    policy : Policy, optional
+        Of the run, for the times of its host.
 
     Returns
     -------

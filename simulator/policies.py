@@ -167,13 +167,13 @@ class Policy:
         """Largest batch with a captured graph (vllm/config/vllm.py); 0 = none."""
         return min(2 * self.max_sequences, MOST_CAPTURED) if self.graphs else 0
 
-    def pace(self, ops: int, stages: int = 1) -> Pace:
+    def pace(self, ops: int, stages: int) -> Pace:
         """What the host takes for the steps of a deployment of so many ops and stages."""
         starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
         return Pace(self.host.step_s, self.host.sequence_s, starting, self.ahead or stages > 1)
 
-    def limits(self, ops: int = 0, stages: int = 1) -> Limits:
-        """The same for the compiled path, and for a deployment of so many ops and stages."""
+    def limits(self, ops: int, stages: int) -> Limits:
+        """The same for the compiled path and a deployment of so many ops and stages."""
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,

@@ -8,10 +8,10 @@ the ranks span two host bridges.
 
 A framework's own kernel reads its peers' buffers directly: shorter, one barrier per peer. Every rank
 reads all messages whole, or its part of them and then the sums of the others, after a second
-barrier. Frameworks take it for messages up to `OWN_BYTES`, and where peers have links of their own: over PCIe
-vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in
-vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's). Otherwise they call
-the library.
+barrier. Frameworks take it for messages up to `OWN_BYTES`, and where peers have links of their own:
+over PCIe vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in
+vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's). Otherwise they
+call the library.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ QUANTITIES = ("bytes", "ranks", "own kernel")
 """Whose kernel: the library's; a framework's; a framework's that is never used over PCIe."""
 OWN_BYTES = 8.0 * 2**20
 """Largest message of a framework's own kernel (vLLM's `CustomAllreduce`, default `max_size`)."""
+LINKED = ("aiconfigurator/trtllm",)
+"""Frameworks whose own kernel needs more than PCIe."""
 PCIE_BPS = 64e9
 """One way of PCIe 5.0 x16: devices whose link is no faster have no links of their own."""
 
@@ -95,10 +97,6 @@ def from_table(table: Table) -> F8:
     linked = np.array([framework(source) in LINKED for source in table["source"]])
     own = np.where(custom, np.where(linked, OWN_LINKED, OWN), LIBRARY)
     return np.column_stack([table["bytes"], table["ranks"], own]).astype(np.float64)
-
-
-LINKED = ("aiconfigurator/trtllm",)
-"""Frameworks whose own kernel needs more than PCIe."""
 
 
 def from_op(op: Op) -> F8 | None:
