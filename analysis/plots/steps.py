@@ -46,7 +46,7 @@ def step_times(steps: Sequence[StepTimes], device: str) -> Figure:
         for x, m, s in zip(at.tolist(), measured, simulated, strict=True):
             text = f"{s / m - 1.0:+.0%}"
             axes.text(x, max(m, s) + 0.06 * top, text, ha="center", fontsize=SMALL)
-        axes.set_ylim(0.0, 1.2 * top)
+        axes.set_ylim(0.0, max(1.2 * top, 1.05 * float((measured + spread[1]).max(initial=0.0))))
         axes.set_xticks(at, [f"{s.batch} x {s.context:,}" for s in steps])
         axes.set_xlabel("sequences x context [tokens]")
         axes.set_ylabel("time of a decode step [ms]")
