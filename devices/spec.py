@@ -93,12 +93,14 @@ class MemorySpec(Spec):
     """Main memory of one device, shared by its processors.
 
     Of `spaces` memory spaces, two processors can read two different ones at full rate each;
-    reads of one space wait for each other.
+    reads of one space wait for each other. Kernels can have `data_fraction` of the bandwidth, which
+    ECC within the chips or a lower clock than that of the product's name leaves.
     """
 
     stacks: Count = 1
     capacity_bytes: Positive
     bandwidth_bytes_per_s: Positive
+    data_fraction: Fraction = 1.0
     usable_fraction: Fraction
     spaces: Count = 1
     cache_bytes: NonNegative = 0.0

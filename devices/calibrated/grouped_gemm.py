@@ -14,8 +14,17 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .gemm import OVERLAP, cool, full_rate, tiled, warm_rate
-from .hardware import CODES, H_BANDWIDTH, H_CORES, H_PEAK, H_ROWS, INPUT_BYTES, WEIGHT_BYTES
+from .gemm import OVERLAP, cool, tiled, warm_rate
+from .hardware import (
+    CODES,
+    H_BANDWIDTH,
+    H_CORES,
+    H_FULL,
+    H_PEAK,
+    H_ROWS,
+    INPUT_BYTES,
+    WEIGHT_BYTES,
+)
 from .terms import soft_max
 
 (X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
@@ -51,7 +60,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if x[X_MASKED] > 0.0:
         rate *= p[P_MASKED]
     rate *= warm_rate(2.0 * groups * m * n * k / rate, cool(h, int(x[X_CODE]), p[P_SUSTAINED]))
-    cores, draw = h[H_CORES], p[P_DRAW] * full_rate(h)
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
     tiles_s = tiled(
         m,
         n,

@@ -10,7 +10,7 @@ from ..device import peaks_of
 from ..spec import DeviceSpec
 
 (H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_LINK_LATENCY, H_PEAK) = range(7)
-"""Main-memory bytes/s, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and seconds of the
+"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and seconds of the
 link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
@@ -20,7 +20,11 @@ H_ROWS = H_PEAK + len(FORMATS)
 """Rows that a matrix instruction computes at least: a product of fewer costs as many."""
 H_CAPABILITY = H_ROWS + 1
 """NVIDIA's compute capability, which tells the generations of cores; 0 for other devices."""
-NUM_HARDWARE = H_CAPABILITY + 1
+H_FULL = H_CAPABILITY + 1
+"""16-bit FLOP/s that the matrix units are built for. Some products (GeForce cards) halve the rate
+with 32-bit accumulation and keep that of 8-bit integers; their operand paths and power supply are
+those of the whole rate."""
+NUM_HARDWARE = H_FULL + 1
 
 ARITHMETIC = ("bf16", "fp32", "fp8", "fp8", "int8", "fp4", "fp4", "bf16")
 """Peak that applies to each code."""
@@ -44,10 +48,11 @@ def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
     xpu = next((p for p in spec.processors.values() if p.kind == "xpu"), None)
     if xpu is None or xpu.cores is None or xpu.clock_Hz is None:
         raise SpecError(spec.name, "needs an xpu with cores and clock_MHz to be calibrated")
-    peak = peaks_of(xpu, spec, spec.memory.bandwidth_bytes_per_s * xpu.bandwidth_multiple)
+    bandwidth = spec.memory.bandwidth_bytes_per_s * spec.memory.data_fraction
+    peak = peaks_of(xpu, spec, bandwidth * xpu.bandwidth_multiple)
     return np.array(
         [
-            spec.memory.bandwidth_bytes_per_s,
+            bandwidth,
             spec.memory.cache_bytes,
             float(xpu.cores),
             xpu.clock_Hz,
@@ -56,5 +61,6 @@ def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
             *(peak[name] for name in ARITHMETIC),
             float(xpu.matrix_rows),
             xpu.compute_capability or 0.0,
+            max(peak["bf16"], 0.5 * peak["int8"]),
         ]
     )

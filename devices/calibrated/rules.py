@@ -28,7 +28,7 @@ from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit
 from .frameworks import TOLD, Donor, blends
-from .hardware import H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK, hardware
+from .hardware import H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_FULL, hardware
 
 UNITS = np.array([0.35, 0.7, 0.7])
 FLOOR = 1e-6
@@ -127,7 +127,7 @@ def distance(one: F8, other: F8) -> float:
 
 def features(h: F8) -> F8:
     """Three logarithms by which devices are compared."""
-    peak = h[H_PEAK]
+    peak = h[H_FULL]
     return np.log([peak / (h[H_CORES] * h[H_CLOCK]), peak / h[H_BANDWIDTH], max(h[H_CACHE], 1e6)])
 
 
