@@ -14,7 +14,7 @@ from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
-from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CORES
+from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES
 from .terms import host_seconds, resident, soft_max
 
 (X_ROWS, X_COLS, X_TENSORS, X_SIZE, X_CLASS, X_WARM, X_EVENT, X_HOST) = range(8)
@@ -36,10 +36,12 @@ PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 2e-6, 3e-7, 2e-4, 0.25),
     Parameter("event_s", "s", "what timing a call with events adds", 3e-6, 1e-7, 3e-5, 1.5),
     Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.88, 0.3, 1.0, 0.15),
-    Parameter("cache_speed", "1", "last-level cache over memory bandwidth", 1.5, 1.0, 8.0),
+    Parameter("cache_draw", "B", "bytes a core draws from the last-level cache in a clock",
+              14.0, 2.0, 100.0, 0.3),
     Parameter("cache", "1", "part of the last-level cache that keeps what was just written",
               0.6, 0.05, 3.0),
-    Parameter("value_s", "s", "time a block takes for every two bytes of its row", 5e-10, 1e-12, 5e-9, 1.0),
+    Parameter("value_clocks", "1", "clocks a block takes for every two bytes of its row",
+              0.7, 1e-3, 10.0, 1.0),
     Parameter("reduce_s", "s", "additional latency of a kernel that reduces rows",
               5e-7, 1e-8, 2e-5, 1.0),
     Parameter("reduce_rate", "1", "traffic rate of reductions over plain kernels", 0.8, 0.2, 2.0),
@@ -51,8 +53,8 @@ PARAMETERS = (
     Parameter("overlap", "1", "power of the soft maximum of latency and traffic",
               2.0, 1.0, 10.0, 0.3),
 )  # fmt: skip
-(P_LAUNCH, P_EVENT, P_MEMORY, P_CACHE_SPEED, P_CACHE, P_VALUE, P_REDUCE, P_REDUCE_RATE, P_GATED_RATE,
- P_ROPE_RATE, P_ROPE, P_OVERLAP) = range(12)  # fmt: skip
+(P_LAUNCH, P_EVENT, P_MEMORY, P_CACHE_DRAW, P_CACHE, P_VALUE, P_REDUCE, P_REDUCE_RATE,
+ P_GATED_RATE, P_ROPE_RATE, P_ROPE, P_OVERLAP) = range(12)  # fmt: skip
 
 
 @compiled_part
@@ -64,22 +66,24 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     kind = int(x[X_CLASS])
     tensor = rows * x[X_COLS] * x[X_SIZE]
     moved = tensor * x[X_TENSORS]
-    rate = p[P_MEMORY] * h[H_BANDWIDTH]
+    part = 1.0  # of a plain kernel's rate
     fixed = p[P_LAUNCH] + x[X_HOST] + x[X_EVENT] * p[P_EVENT]
     if kind == K_REDUCE:
-        rate = min(rate * p[P_REDUCE_RATE], h[H_BANDWIDTH])
+        part = p[P_REDUCE_RATE]
         fixed += p[P_REDUCE]
     elif kind == K_GATED:
-        rate = min(rate * p[P_GATED_RATE], h[H_BANDWIDTH])
+        part = p[P_GATED_RATE]
     elif kind == K_ROPE:
-        rate = min(rate * p[P_ROPE_RATE], h[H_BANDWIDTH])
+        part = p[P_ROPE_RATE]
         fixed += p[P_ROPE]
+    rate = min(part * p[P_MEMORY], 1.0) * h[H_BANDWIDTH]
+    clocks = h[H_CORES] * h[H_CLOCK]
     kept = resident(moved, p[P_CACHE] * h[H_CACHE]) * x[X_WARM]
-    traffic_s = moved * (1.0 - kept + kept / p[P_CACHE_SPEED]) / rate
+    traffic_s = moved * ((1.0 - kept) / rate + kept / max(rate, part * p[P_CACHE_DRAW] * clocks))
     latency_s = 0.0
     if kind != K_PLAIN:
         pairs = x[X_COLS] * x[X_SIZE] * 0.5  # two bytes each
-        latency_s = max(1.0, rows / (h[H_CORES] * BLOCKS)) * pairs * p[P_VALUE]
+        latency_s = max(1.0, rows / (h[H_CORES] * BLOCKS)) * pairs * p[P_VALUE] / h[H_CLOCK]
     return float(fixed + soft_max(traffic_s, latency_s, p[P_OVERLAP]))
 
 
@@ -133,5 +137,5 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 NORM = register(
     Family("norm", "vector kernels", ("elementwise",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of, silicon=("memory", "cache_speed", "cache"))
+           from_op, work, code_of, silicon=("memory", "cache_draw", "cache"))
 )  # fmt: skip
