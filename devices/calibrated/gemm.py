@@ -29,12 +29,14 @@ from .hardware import (
     C_32,
     C_FP8_BLOCK,
     C_INT8,
+    C_MXFP4,
     C_NVFP4,
     C_W4A16,
     CODES,
     H_BANDWIDTH,
     H_CACHE,
     H_CORES,
+    H_FULL,
     H_PEAK,
     H_ROWS,
     INPUT_BYTES,
@@ -141,16 +143,6 @@ def tiled(
 
 
 @compiled_part
-def full_rate(h: F8) -> float:
-    """16-bit FLOP/s that the matrix units are built for.
-
-    Some products (GeForce cards) halve the rate with 32-bit accumulation and keep that of 8-bit
-    integers; their operand paths and power supply are those of the whole rate.
-    """
-    return float(max(h[H_PEAK + C_16], 0.5 * h[H_PEAK + C_INT8]))
-
-
-@compiled_part
 def warm_rate(ideal: float, sustained: float) -> float:
     """Share of the rate left in a kernel of `ideal` seconds: power and heat lower the clock."""
     return 1.0 - (1.0 - sustained) * ideal / (ideal + HEATING_S)
@@ -158,10 +150,13 @@ def warm_rate(ideal: float, sustained: float) -> float:
 
 @compiled_part
 def cool(h: F8, code: int, sustained: float) -> float:
-    """`sustained` of units that a product runs below the rate they are built for: less heat."""
+    """`sustained` of units that a product runs below the rate they are built for.
+
+    Power limits FLOP per second, so a share of the whole rate; slower units reach it later.
+    """
     if code == C_INT8:
         return sustained
-    return float(1.0 - (1.0 - sustained) * h[H_PEAK + C_16] / full_rate(h))
+    return float(min(1.0, sustained * h[H_FULL] / h[H_PEAK + C_16]))
 
 
 @compiled_part
@@ -176,7 +171,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate *= p[P_BLOCK]
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
-    cores, draw = h[H_CORES], p[P_DRAW] * full_rate(h)
+    cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
     best = tiled(
         m,
         n,
@@ -238,7 +233,10 @@ def from_op(op: Op) -> F8 | None:
     Inputs with one scale a tensor or token (fp8) come quantised from the norm, activation or
     attention before: vLLM's compiler passes replace the two by one kernel (``FUSED_OPS`` in
     vllm-project/vllm, ``vllm/compilation/passes/fusion/rms_quant_fusion.py``, beside
-    ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know fp8 and nvfp4 and no int8.
+    ``act_quant_fusion.py`` and ``attn_quant_fusion.py``), which know no int8. Of 4-bit inputs only an
+    activation's do: no norm is fused with their quantisation, and attention is not by default
+    (``enable_act_fusion`` and ``OPTIMIZATION_LEVEL_02`` in ``vllm/config/vllm.py``). TensorRT-LLM
+    fuses other two of the four.
     Block-scaled inputs have a kernel of their own before the matmul: ``QuantFP8`` in
     ``vllm/model_executor/layers/quantization/utils/fp8_utils.py``, ``per_token_group_quant_fp8``
     in sgl-project/sglang, ``python/sglang/srt/layers/quantization/fp8_utils.py``. (vLLM releases
@@ -250,8 +248,10 @@ def from_op(op: Op) -> F8 | None:
     if code is None:
         return None
     stored = op.weight_bytes / (n * k * batch) if m > 0 else WEIGHT_BYTES[code]
-    quantised = float(code in (C_FP8_BLOCK, C_INT8))
-    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], quantised, COLD, 0.0])
+    quantised = code in (C_FP8_BLOCK, C_INT8)
+    if code in (C_NVFP4, C_MXFP4):
+        quantised = not op.name.endswith("down")
+    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0])
 
 
 def work(x: F8) -> tuple[F8, F8]:

@@ -13,7 +13,7 @@ from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import fit, fit_simple, predict
-from opbyte.devices.calibrated.hardware import H_PEAK, hardware
+from opbyte.devices.calibrated.hardware import H_BANDWIDTH, H_PEAK, hardware
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD
@@ -127,6 +127,47 @@ def test_who_quantises_with_how_many_kernels(source: str, dtype: str, kernels: f
     family = families()["gemm"]
     assert family.from_table(table_of(source, dtype))[0, gemm_module.X_QUANT] == kernels
     assert family.from_table(table_of(source, dtype, "gemm"))[0, gemm_module.X_QUANT] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "apart"),
+    [
+        ("qkv", "nvfp4", True), ("out", "mxfp4", True), ("gate_up", "nvfp4", True),
+        ("down", "nvfp4", False), ("shared_down", "nvfp4", False), ("qkv", "fp8", False),
+        ("down", "int8", True),
+    ],
+)  # fmt: skip
+def test_whose_inputs_a_kernel_of_its_own_quantises(name: str, dtype: str, apart: bool) -> None:
+    op = Op(
+        name=name, layer="ffn", kind="gemm", phase="both", dtype=dtype,
+        shape={"m": 8.0, "n": 4096.0, "k": 4096.0}, flops=2.0 * 8 * 4096**2,
+        weight_bytes=0.5 * 4096**2, act_bytes=3.0 * 8 * 4096,
+    )  # fmt: skip
+    quantities = gemm_module.from_op(op)
+    assert quantities is not None
+    assert quantities[gemm_module.X_QUANT] == apart
+
+
+def test_power_holds_back_only_units_that_reach_its_limit() -> None:
+    """Half of the rate with 32-bit accumulation draws less than the 0.65 that power allows."""
+    long, slow_down = gemms((16384, 16384, 16384)), {}
+    for device in ("rtx-4090", "l40s"):
+        family, values, h = fitted(device, "gemm")
+        times = []
+        for sustained in (0.65, 1.0):
+            values = values.copy()
+            values[gemm_module.P_SUSTAINED] = sustained
+            times.append(family.seconds(values, h, long)[0])
+        slow_down[device] = times[0] / times[1]
+    assert slow_down["rtx-4090"] == 1.0
+    assert slow_down["l40s"] > 1.3
+
+
+def test_error_correction_takes_its_share_of_the_bandwidth() -> None:
+    spec, _ = load_device("l40s")
+    assert hardware(spec)[H_BANDWIDTH] == pytest.approx(864e9 * 15 / 16)
+    spec, _ = load_device("h100")
+    assert hardware(spec)[H_BANDWIDTH] == spec.memory.bandwidth_bytes_per_s
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
