@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
-	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data"
+	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data,"
+	@echo "                WORKERS=N runs N files at a time (here $(WORKERS))"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
@@ -19,8 +20,10 @@ help:
 demo: $(VENV)/.run
 	$(BIN)/opbyte simulate
 
+# A file's tests stay on one worker: they share what is slow to set up.
+WORKERS ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -lt 4 ] && echo $$n || echo 4)
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -39,10 +42,8 @@ gpu: $(VENV)/.gpu
 	@cat $(GPU_OUT)/summary.md
 
 notebooks: $(VENV)/.notebook
-	@for file in notebooks/*.ipynb; do \
-	  [ -e "$$file" ] || { echo "no notebooks"; break; }; \
-	  $(BIN)/python -m nbconvert --execute --to notebook --output-dir "$(VENV)/executed" "$$file" || exit 1; \
-	done
+	printf '%s\n' notebooks/*.ipynb | xargs -n 1 -P $(WORKERS) \
+	  $(BIN)/python -m nbconvert --execute --to notebook --output-dir "$(VENV)/executed"
 
 clean:
 	rm -rf $(VENV) build dist out src/*.egg-info *.egg-info
