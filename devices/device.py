@@ -198,6 +198,26 @@ def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemor
     return replace(device, processors={only[0].name: replace(only[0], model=model)})
 
 
+def with_framework(device: SharedMemoryDevice, kind: str, label: str) -> SharedMemoryDevice:
+    """Cost one kind of op by one framework's kernels where the device has kernel models.
+
+    Parameters
+    ----------
+    kind : str
+        Of `Op`.
+    label : str
+        As `kernel_tables.framework` gives it.
+    """
+    from .calibrated.model import CalibratedModel
+
+    processors = {
+        name: replace(p, model=p.model.with_framework(kind, label))
+        if isinstance(p.model, CalibratedModel) else p
+        for name, p in device.processors.items()
+    }  # fmt: skip
+    return replace(device, processors=processors)
+
+
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
     bandwidth = device.memory.bandwidth_bytes_per_s * spec.bandwidth_multiple
     efficiency = spec.memory_efficiency

@@ -82,6 +82,14 @@ class Fit:
                 values[family.index(name)] *= factor
         return Part(1.0, values, time)
 
+    def single(self, family: Family, label: str) -> F8:
+        """A framework's parameters as one set, without its multiple of the whole time.
+
+        Those of a blend are the weighted geometric mean of its parts.
+        """
+        parts = self.blends.get(label) or (self.of(family, label),)
+        return np.exp(sum(part.weight * np.log(part.values) for part in parts))
+
 
 def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
     """Seconds with the scales or the blend of each row's framework; the base where it has none."""

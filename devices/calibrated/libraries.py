@@ -11,8 +11,10 @@ does. The rules are the frameworks' own defaults:
   vllm-project/vllm);
 - attention, TensorRT-LLM: generated kernels on data-centre Blackwell, its own elsewhere (XQA and
   fused multi-head attention);
-- experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls those of
-  TensorRT-LLM through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
+- experts: SGLang and vLLM share a Triton kernel; on data-centre Blackwell vLLM calls TensorRT-LLM's
+  generated ones through FlashInfer (``fused_moe/oracle/unquantized.py`` in vllm-project/vllm);
+  TensorRT-LLM's own rows are of CUTLASS kernels, on data-centre Blackwell of DeepGEMM where fp8 has
+  block scales (``collector/trtllm/collect_moe_v3.py`` in ai-dynamo/aiconfigurator);
 - latent attention, TensorRT-LLM: FlashMLA on Hopper alone (``mUseGenFlashMLA`` in
   NVIDIA/TensorRT-LLM, ``cpp/tensorrt_llm/thop/attentionOp.cpp``), generated kernels on data-centre
   Blackwell, XQA on that of workstations, its masked multi-head kernel before; SGLang and vLLM:
@@ -40,7 +42,6 @@ ATTENTION: Mapping[str, Mapping[int | None, str]] = {
 EXPERTS: Mapping[str, Mapping[int | None, str]] = {
     "aiconfigurator/sglang": {None: "Triton"},
     "aiconfigurator/vllm": {BLACKWELL: "trtllm-gen", None: "Triton"},
-    "aiconfigurator/trtllm": {BLACKWELL: "trtllm-gen"},
     "frontier": {HOPPER: "Triton"},
 }
 _LATENT: Mapping[int | None, str] = {

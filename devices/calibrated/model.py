@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,11 @@ class Model:
         predicted = self.family.seconds(self.known.fit.values, self.h, x)
         return np.maximum(predicted, self.family.roofline(self.h, x))
 
+    def of(self, label: str) -> Model:
+        """The model with one framework's kernels in place of the base of all."""
+        fit = replace(self.known.fit, values=self.known.fit.single(self.family, label))
+        return replace(self, known=replace(self.known, fit=fit))
+
 
 @dataclass(frozen=True, slots=True)
 class CalibratedModel:
@@ -57,6 +62,10 @@ class CalibratedModel:
 
     base: Roofline
     models: Mapping[str, Model]
+
+    def with_framework(self, kind: str, label: str) -> CalibratedModel:
+        """Cost one kind of op by one framework's kernels; see `kernel_tables.framework`."""
+        return replace(self, models={**self.models, kind: self.models[kind].of(label)})
 
     def cost(self, op: Op) -> Cost:
         spec = self.base.cost(op)

@@ -3,8 +3,10 @@
 The weights of the active experts stream once; arithmetic runs over each expert's tokens and the
 rows that fill its last tile; the two overlap (soft maximum). Permute, activation and combine move the
 vectors of every routed slot a few times, and to a degree (`foreign`) those of slots whose expert
-another device holds, which some kernels zero and sum like the rest. The chain's launches, a dependent walk along the hidden and inner dimensions in short
-kernels, and bookkeeping per local expert come on top.
+another device holds, which some kernels zero and sum like the rest. The chain's launches, a
+dependent walk along the hidden and inner dimensions in short kernels, and bookkeeping per local
+expert come on top. Where the matrix unit computes in 4 bit, such weights are bytes like any others;
+where a kernel widens them first, they take a multiple of that (`low_bit`).
 """
 
 from __future__ import annotations
@@ -50,10 +52,10 @@ PARAMETERS = (
     Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
               0.3, 0.01, 1.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate", 1.6, 0.3, 2.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do", 1.6, 0.3, 2.0, 0.3),
     Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
               "bytes", 1.3, 1.0, 12.0, 0.5),
-    Parameter("low_bit", "1", "time to stream 4-bit weights over that of their bytes",
+    Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes",
               3.0, 1.0, 10.0),
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
               1.9, 1.0, 8.0, 0.4),
@@ -89,7 +91,7 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     weight_s = weights / bandwidth * (1.0 - stays + stays / CACHE_RATE)
     if code == C_FP8:
         weight_s *= p[P_STREAM]
-    elif code > C_INT8:
+    elif code == C_W4A16:
         weight_s *= p[P_LOW]
     # What one kernel of the chain writes the next one reads: from the cache while it fits.
     touched = x[X_ROUTED]
@@ -103,6 +105,8 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     rate = h[H_PEAK] * p[P_16]
     if code > 1 and code != C_W4A16:
         rate *= p[P_FP8]
+        if code > C_INT8:
+            rate *= h[H_PEAK + code] / h[H_PEAK + C_FP8]
     busy = 0.0
     if active > 0.0:
         tokens = routed / active
@@ -179,6 +183,7 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of, by_framework=("launch_s", "foreign", "fp8_stream"),
+           work, code_of,
+           by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
            silicon=("memory", "cache"))
 )  # fmt: skip

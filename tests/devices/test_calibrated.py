@@ -13,7 +13,13 @@ from opbyte.devices.calibrated.check import implausible
 from opbyte.devices.calibrated.errors import errors
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import fit, fit_simple, predict
-from opbyte.devices.calibrated.hardware import H_BANDWIDTH, H_PEAK, hardware
+from opbyte.devices.calibrated.hardware import (
+    CODES,
+    H_BANDWIDTH,
+    H_PEAK,
+    WEIGHT_BYTES,
+    hardware,
+)
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD
@@ -337,3 +343,25 @@ def test_peaks_follow_the_format() -> None:
     h = hardware(load_device("h100")[0])
     assert h[H_PEAK] == pytest.approx(989.4e12)
     assert h[H_PEAK + 2] == pytest.approx(1978.9e12)
+
+
+def test_four_bit_experts_use_the_four_bit_unit_where_there_is_one() -> None:
+    family, h = families()["moe"], hardware(load_device("b200")[0])
+    experts, hidden, inter = 64.0, 7168.0, 2048.0  # DeepSeek-V3's
+
+    def busy(tokens: float, dtype: str) -> float:
+        """Seconds of the two grouped GEMMs alone, `tokens` to each expert."""
+        code, n = CODES[dtype], tokens * experts
+        one = [hidden, inter, 3, experts]
+        x = [[n, n, *one, experts, 0, code, WEIGHT_BYTES[code], 0, COLD],
+             [n, n, *one, 0, 0, code, WEIGHT_BYTES[code], 0, COLD]]  # fmt: skip
+        whole, rest = family.seconds(family.defaults, h, np.array(x))
+        return float(whole - rest)
+
+    computed = busy(1e5, "fp8_block") / busy(1e5, "nvfp4")
+    peaks = load_device("b200")[0].processors["xpu"].peak_flops_per_s
+    assert peaks is not None
+    assert computed == pytest.approx(peaks["fp4"] / peaks["fp8"], rel=0.01)
+    streamed = busy(1.0, "nvfp4") / busy(1.0, "fp8_block")
+    assert streamed == pytest.approx(0.5625, rel=0.02)
+    assert busy(1.0, "w4a16_mxfp4") > 2.0 * busy(1.0, "nvfp4")  # widened first

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from opbyte.devices.calibrated.family import Family, families
-from opbyte.devices.calibrated.fit import Fit, predict
+from opbyte.devices.calibrated.fit import Fit, Part, predict
 from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import H_CAPABILITY, hardware
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
+from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
 from opbyte.devices.catalog import load_device
+from opbyte.devices.device import build_device, with_framework
 from opbyte.workloads.kernel_tables import framework
 
 SGLANG, VLLM, TRTLLM = (f"aiconfigurator/{name}" for name in ("sglang", "vllm", "trtllm"))
@@ -135,3 +137,30 @@ def test_a_simple_form_lends_nothing() -> None:
     parts = known_elsewhere(h, family, here, {"there": there}).blends[TRTLLM]
     assert [part.origin for part in parts] == [f"there {TRTLLM}"]
     assert parts[0].values[family.index("memory")] == pytest.approx(0.9 * family.defaults[1])
+
+
+def test_one_set_of_parameters_for_a_framework() -> None:
+    family = families()["moe"]
+    own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
+    assert own.single(family, VLLM) == pytest.approx(vector(family, launch_s=2.0))
+    assert own.single(family, SGLANG) == pytest.approx(own.values)  # not known: the base
+    parts = (Part(0.75, vector(family, launch_s=16.0), 1.0), Part(0.25, vector(family), 1.0))
+    blend = replace(own, blends={SGLANG: parts})
+    assert blend.single(family, SGLANG) == pytest.approx(vector(family, launch_s=8.0))
+
+
+def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
+    spec, _ = load_device("b200")
+    device = build_device(spec, calibrated=True)
+    only = with_framework(device, "experts", VLLM).processors["xpu"].model
+    base = device.processors["xpu"].model
+    assert isinstance(base, CalibratedModel)
+    assert isinstance(only, CalibratedModel)
+    known = parameters(spec, families()["moe"]).fit
+    values = only.models["experts"].known.fit.values
+    assert values == pytest.approx(known.of(families()["moe"], VLLM).values)
+    assert values != pytest.approx(known.values)
+    others = {kind: model for kind, model in base.models.items() if kind != "experts"}
+    assert {kind: only.models[kind] for kind in others} == others
+    rooflines = build_device(load_device("duplex")[0])
+    assert with_framework(rooflines, "experts", VLLM) == rooflines
