@@ -20,6 +20,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.numerics import BITS, Numerics
 from ...workloads.requests import RequestStream, open_requests
 from .engines import OTHER_S, REQUEST_S, settings
+from .kernels import with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -111,10 +112,11 @@ def requests(point: Point, seed: int) -> RequestStream:
 
 
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
-    return deployed(
+    side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
         workers.dp, workers.ep, workers.pp,
     )  # fmt: skip
+    return with_experts(point, side)
 
 
 @lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...devices.calibrated.libraries import BLACKWELL
 from ...simulator.deployment import Deployment
 from ...workloads.registry import Registry
 from .table import Point
@@ -100,7 +101,12 @@ def sglang(point: Point, deployment: Deployment) -> Script:
     return Script(32_768, 128, 0.82, poll_steps=many)
 
 
-def blackwell(deployment: Deployment) -> bool:
-    """Whether the device is of the generation that computes in 4-bit floats."""
+def generation(deployment: Deployment) -> int:
+    """Major compute capability of the devices; 0 for those of other makers."""
     processors = deployment.system.device.processors.values()
-    return any("fp4" in (p.peak_flops_per_s or ()) for p in processors)
+    return max(int(p.compute_capability or 0) for p in processors)
+
+
+def blackwell(deployment: Deployment) -> bool:
+    """Whether the devices are of that generation, of data centres or of workstations."""
+    return generation(deployment) >= BLACKWELL

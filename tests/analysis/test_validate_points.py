@@ -13,9 +13,13 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.points.engines import settings
+from opbyte.analysis.points.kernels import CUTLASS, GENERATED, with_experts
 from opbyte.analysis.points.predict import REQUESTS, deployed, formats, predict, requests
 from opbyte.analysis.points.table import Workers, read_points
 from opbyte.analysis.validate_points import PointsValidation, Scored
+from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.model import CalibratedModel
+from opbyte.devices.calibrated.rules import parameters
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
@@ -115,6 +119,34 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192
     ]  # fmt: skip
     assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("device", "framework", "dtype", "ranks", "label"),
+    [("B200-SXM-180GB", "SGLang", "nvfp4", 1, GENERATED),
+     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 1, GENERATED),
+     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 4, CUTLASS),
+     ("GB300-SXM-288GB", "vLLM", "nvfp4", 4, GENERATED),
+     ("B200-SXM-180GB", "SGLang", "fp8", 1, ""), ("B200-SXM-180GB", "a lab", "nvfp4", 1, ""),
+     ("RTX-PRO-6000-SE", "vLLM", "nvfp4", 1, ""), ("MI355X-288GB", "SGLang", "nvfp4", 1, "")],
+)  # fmt: skip
+def test_whose_expert_kernels_a_run_calls(
+    table: Callable[..., Path], device: str, framework: str, dtype: str, ranks: int, label: str
+) -> None:
+    change = {"device": device, "framework": framework, "weight_dtype": dtype, "gpus": 4,
+              "model": "mixtral-8x7b", "tp": 4 // ranks, "attention_dp": ranks, "ep": ranks}  # fmt: skip
+    path = table(change)
+    (point,), _ = read_points(path)
+    side = deployed(path.parent, point.device, point.model, dtype, "bf16", 4 // ranks, ranks, ranks)
+    found = with_experts(point, side)
+    if not label:
+        assert found is side
+        return
+    family = families()["moe"]
+    (processor,) = found.device.processors.values()
+    assert isinstance(processor.model, CalibratedModel)
+    expected = parameters(found.system.device, family).fit.single(family, label)
+    assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
