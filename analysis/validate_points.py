@@ -134,9 +134,10 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
 def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
     """What requests of a framework spend outside the engine: as used, and as fitted to these points.
 
-    The fit is the value at which the median error of TTFT is least [s].
+    The fit is the value at which the median error of TTFT is least [s], over deployments that are
+    not split: what else delays a request between the pools is not simulated.
     """
-    known = [s for s in scored if not s.point.suspect]
+    known = [s for s in scored if not s.point.suspect and s.point.prefill is None]
     out: dict[str, float | None] = {"request_s": scored[0].predicted.request_s}
     out["request_fitted_s"] = None
     if known:

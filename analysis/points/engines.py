@@ -19,11 +19,12 @@ from .table import Point
 Limits = Callable[[Deployment, Script], "Settings"]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
-REQUEST_S = {"SGLang": 0.18, "TensorRT-LLM": 0.115, "vLLM": 0.065}
+REQUEST_S = {"SGLang": 0.13, "TensorRT-LLM": 0.115, "vLLM": 0.065}
 """The one fitted constant of a framework [s]: what a request spends outside the engine's steps
 until its first token is seen (network, tokenisation, queues between processes, detokenisation,
-streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with the framework: the
-value with the least median error of TTFT, which `opbyte validate points` prints anew."""
+streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with the framework in
+deployments that are not split: the value with the least median error of TTFT, which `opbyte
+validate points` prints anew."""
 OTHER_S = 0.115
 """The same of any other framework: the median of the three."""
 MIB = 2.0**20
