@@ -8,13 +8,16 @@ from .errors import InputError, nearest
 
 BITS: dict[str, float] = {
     "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8 + 32 / 128**2, "int8": 8,
-    "mxfp4": 4.25, "nvfp4": 4.5, "int4": 4.25,
+    "mxfp4": 4.25, "mxfp4_mxfp8": 4.25, "nvfp4": 4.5, "int4": 4.25,
 }  # fmt: skip
 """Stored bits per value, block scales included: 8 bits with a 32-bit scale per 128 x 128 block
 (DeepSeek-V3, Qwen3), OCP MX (8-bit scale per 32), NVFP4 (8 per 16),
-group-wise INT4 (assumed 32 bits of scale and zero per 128)."""
+group-wise INT4 (assumed 32 bits of scale and zero per 128). ``mxfp4_mxfp8`` is MXFP4 whose inputs
+are 8 bits, which some matrix units multiply as they are."""
 
-COMPUTE: dict[str, str] = {"mxfp4": "bf16", "int4": "bf16", "nvfp4": "fp4"}
+COMPUTE: dict[str, str] = {
+    "mxfp4": "bf16", "mxfp4_mxfp8": "fp8", "int4": "bf16", "nvfp4": "fp4"
+}  # fmt: skip
 """Arithmetic of a weight format where it differs from the format itself (weight-only formats)."""
 
 WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")

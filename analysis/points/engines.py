@@ -19,7 +19,7 @@ from .table import Point
 Limits = Callable[[Deployment, Script], "Settings"]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
-REQUEST_S = {"SGLang": 0.13, "TensorRT-LLM": 0.115, "vLLM": 0.065}
+REQUEST_S = {"SGLang": 0.135, "TensorRT-LLM": 0.115, "vLLM": 0.065}
 """The one fitted constant of a framework [s]: what a request spends outside the engine's steps
 until its first token is seen (network, tokenisation, queues between processes, detokenisation,
 streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with the framework in

@@ -1,14 +1,18 @@
-"""Whose expert kernels a run calls, where frameworks have several sets of them.
+"""Whose expert kernels a run calls.
 
-For NVFP4 on data-centre Blackwell there are two: TensorRT-LLM's generated kernels and its CUTLASS
-ones. The measured tables have the first as vLLM's rows and the second as TensorRT-LLM's (see
-`devices.calibrated.libraries`), but each framework can call either:
+Experts are where the frameworks' kernels differ most, and a framework may have several sets of
+them. The measured tables name the framework that was timed; which of them a run calls:
 
-- launch scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks/dsr1_fp4_b200.sh and
-  dsr1_fp4_b200_trt.sh): generated kernels, except CUTLASS where TensorRT-LLM's ranks attend apart;
-- recipes of its split deployments (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml and
-  recipes/trtllm/kimi-k25-nvfp4/b200-fp4): the same on both sides;
-- vLLM: generated kernels (vllm/model_executor/layers/fused_moe/oracle/nvfp4.py).
+- by default its own framework's;
+- on data-centre Blackwell TensorRT-LLM's generated kernels, which are vLLM's rows in the tables
+  (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle),
+  and the launch scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks, dsr1_fp4_b200,
+  dsr1_fp8_b200, gptoss_fp4_b200 and their _trt twins) and the recipes of its split deployments
+  (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml, recipes/trtllm/kimi-k25-nvfp4/b200-fp4) ask SGLang
+  and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM, its own rows, where ranks attend
+  apart;
+- for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
+  (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (its moe_runner_backend).
 """
 
 from __future__ import annotations
@@ -21,18 +25,23 @@ from ...simulator.deployment import Deployment
 from .scripts import generation
 from .table import Point
 
-GENERATED, CUTLASS = "aiconfigurator/vllm", "aiconfigurator/trtllm"
-FRAMEWORKS = ("SGLang", "TensorRT-LLM", "vLLM")
+OWN = {
+    "SGLang": "aiconfigurator/sglang",
+    "TensorRT-LLM": "aiconfigurator/trtllm",
+    "vLLM": "aiconfigurator/vllm",
+}
 
 
 def with_experts(point: Point, deployment: Deployment) -> Deployment:
     """One side of a run, its experts costed by the kernels it calls.
 
-    Where nothing is known of them it stays as it is: with the base of all frameworks.
+    Unknown frameworks and devices of makers other than NVIDIA keep the base of all frameworks.
     """
-    known = point.framework in FRAMEWORKS and point.weight_dtype == "nvfp4"
-    if not known or generation(deployment) != BLACKWELL:
+    made = generation(deployment.system.device)
+    if point.framework not in OWN or not made:
         return deployment
+    label = OWN[point.framework]
     apart = point.framework == "TensorRT-LLM" and deployment.layout.dp > 1
-    label = CUTLASS if apart else GENERATED
+    if (made == BLACKWELL and not apart) or point.weight_dtype == "mxfp4":
+        label = OWN["vLLM"]
     return replace(deployment, device=with_framework(deployment.device, "experts", label))

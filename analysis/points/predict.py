@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...devices.calibrated.libraries import BLACKWELL
 from ...devices.catalog import load_system
 from ...simulator.cluster import Pools, serve_cluster
 from ...simulator.deployment import Deployment, deploy
@@ -21,6 +22,7 @@ from ...workloads.numerics import BITS, Numerics
 from ...workloads.requests import RequestStream, open_requests
 from .engines import OTHER_S, REQUEST_S, settings
 from .kernels import with_experts
+from .scripts import generation
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -126,9 +128,10 @@ def deployed(
 ) -> Deployment:  # fmt: skip
     """One worker's deployment; equal ones are made once a process."""
     spec = _model(folder, model)
-    spec = replace(spec, numerics=formats(spec, weights, kv))
+    one = load_system(f"{device}-x1").device
+    spec = replace(spec, numerics=formats(spec, weights, kv, generation(one) == BLACKWELL))
     devices = tp * dp * pp
-    size = load_system(f"{device}-x1").device.node_size or devices
+    size = one.node_size or devices
     nodes = -(-devices // size)
     name = f"{device}-x{devices}" if nodes == 1 else f"{device}-{nodes}x{devices // nodes}"
     has_experts = spec.moe_layers > 0
@@ -152,11 +155,13 @@ ONE_SCALE = ("LlamaForCausalLM",)
 DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
 
 
-def formats(model: ModelSpec, weights: str, kv: str) -> Numerics:
+def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:
     """Number formats of a checkpoint.
 
     ``nvfp4`` checkpoints of models with latent attention keep attention in 16 bit; ``mxfp4`` ones
-    convert experts only. A KV format that was not recorded is fp8 with 4-bit weights, whose
+    convert experts only, whose inputs are 8 bits where the matrix unit multiplies the two as they
+    are (`mixed`: data-centre Blackwell; gptoss_fp4_b200.sh of the public benchmark, and
+    TensorRT-LLM's deployment guide for gpt-oss). A KV format that was not recorded is fp8 with 4-bit weights, whose
     checkpoints ask for it, else the model's own.
     """
     name = ALIASES.get(weights, weights)
@@ -172,7 +177,7 @@ def formats(model: ModelSpec, weights: str, kv: str) -> Numerics:
     latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
     groups: tuple[str, ...] = ("attention", "ffn", "experts")
     if name == "mxfp4":
-        groups = groups[2:]
+        groups, name = groups[2:], "mxfp4_mxfp8" if mixed else name
     elif name == "nvfp4" and latent:
         groups = groups[1:]
     if BITS[name] >= 16:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...devices.calibrated.libraries import BLACKWELL
+from ...devices.spec import DeviceSpec
 from ...simulator.deployment import Deployment
 from ...workloads.registry import Registry
 from .table import Point
@@ -101,12 +102,11 @@ def sglang(point: Point, deployment: Deployment) -> Script:
     return Script(32_768, 128, 0.82, poll_steps=many)
 
 
-def generation(deployment: Deployment) -> int:
-    """Major compute capability of the devices; 0 for those of other makers."""
-    processors = deployment.system.device.processors.values()
-    return max(int(p.compute_capability or 0) for p in processors)
+def generation(device: DeviceSpec) -> int:
+    """Major compute capability of a device; 0 for those of other makers."""
+    return max(int(p.compute_capability or 0) for p in device.processors.values())
 
 
 def blackwell(deployment: Deployment) -> bool:
     """Whether the devices are of that generation, of data centres or of workstations."""
-    return generation(deployment) >= BLACKWELL
+    return generation(deployment.system.device) >= BLACKWELL

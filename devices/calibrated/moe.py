@@ -56,7 +56,7 @@ PARAMETERS = (
     Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
               "bytes", 1.3, 1.0, 12.0, 0.5),
     Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes",
-              3.0, 1.0, 10.0),
+              2.0, 1.0, 10.0),
     Parameter("overlap", "1", "power of the soft maximum of arithmetic and weights",
               1.9, 1.0, 8.0, 0.4),
 )  # fmt: skip
@@ -72,6 +72,12 @@ where a matrix instruction has other than 16 rows."""
 SKEW_COST = 0.3
 """Extra work per unit of power-law exponent: the busiest experts end last (two thirds of the
 fits that were free to choose it lay between 0.02 and 0.45; a later fit can say more)."""
+LOW_WALK = 3.0
+"""Power of `low_bit` by which the walk lengthens in kernels for experts of which other devices hold
+some: those that widen weights took two to four times as long there with few active experts, and
+streamed no worse with many (vLLM has another kernel then: its Triton one takes no expert map)."""
+SPLIT = 1.01
+"""Slots of a call over those of local experts, from which experts lie on several devices."""
 GEMM_LAUNCH = 0.4
 """Share of the launches that two grouped GEMMs alone take: two of five kernels."""
 
@@ -117,7 +123,10 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     fixed = (
         p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     )
-    fixed += p[P_WALK] * (hidden + inter) / 1024.0
+    walk = p[P_WALK] * (hidden + inter) / 1024.0
+    if code == C_W4A16 and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
+        walk *= p[P_LOW] ** LOW_WALK
+    fixed += walk
     return float(fixed + moved / bandwidth + busy)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.points.engines import settings
-from opbyte.analysis.points.kernels import CUTLASS, GENERATED, with_experts
+from opbyte.analysis.points.kernels import OWN, with_experts
 from opbyte.analysis.points.predict import REQUESTS, deployed, formats, predict, requests
 from opbyte.analysis.points.table import Workers, read_points
 from opbyte.analysis.validate_points import PointsValidation, Scored
@@ -78,7 +78,11 @@ def test_formats_by_checkpoint() -> None:
     assert formats(llama, "nvfp4", "fp8").weight_format("attention") == "nvfp4"
     assert formats(llama, "fp8", "fp8").weight_format("ffn") == "fp8"
     assert formats(deepseek, "fp8", "fp8").weight_format("experts") == "fp8_block"
-    assert formats(load_model("gpt-oss-20b"), "mxfp4", "bf16").weights == (("experts", "mxfp4"),)
+    gpt_oss = load_model("gpt-oss-20b")
+    assert formats(gpt_oss, "mxfp4", "bf16").weights == (("experts", "mxfp4"),)
+    mixed = formats(gpt_oss, "mxfp4", "bf16", mixed=True)
+    assert mixed.compute("experts") == "fp8"
+    assert mixed.weight_bytes("experts") == 4.25 / 8
     assert [formats(llama, w, "unknown").kv for w in ("nvfp4", "fp8")] == ["fp8", "bf16"]
     for model, name in ((deepseek, "nvfp4"), (llama, "fp8"), (llama, "bf16")):
         numerics = formats(model, name, "fp8")
@@ -122,16 +126,17 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize(
-    ("device", "framework", "dtype", "ranks", "label"),
-    [("B200-SXM-180GB", "SGLang", "nvfp4", 1, GENERATED),
-     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 1, GENERATED),
-     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 4, CUTLASS),
-     ("GB300-SXM-288GB", "vLLM", "nvfp4", 4, GENERATED),
-     ("B200-SXM-180GB", "SGLang", "fp8", 1, ""), ("B200-SXM-180GB", "a lab", "nvfp4", 1, ""),
-     ("RTX-PRO-6000-SE", "vLLM", "nvfp4", 1, ""), ("MI355X-288GB", "SGLang", "nvfp4", 1, "")],
+    ("device", "framework", "dtype", "ranks", "kernels"),
+    [("B200-SXM-180GB", "SGLang", "nvfp4", 1, "vLLM"),
+     ("B200-SXM-180GB", "TensorRT-LLM", "fp8", 1, "vLLM"),
+     ("B200-SXM-180GB", "TensorRT-LLM", "nvfp4", 4, "TensorRT-LLM"),
+     ("GB300-SXM-288GB", "vLLM", "nvfp4", 4, "vLLM"), ("H200-SXM-141GB", "SGLang", "fp8", 1, "SGLang"),
+     ("H100-SXM-80GB", "TensorRT-LLM", "mxfp4", 1, "vLLM"),
+     ("RTX-PRO-6000-SE", "TensorRT-LLM", "nvfp4", 1, "TensorRT-LLM"),
+     ("B200-SXM-180GB", "a lab", "nvfp4", 1, ""), ("MI355X-288GB", "SGLang", "nvfp4", 1, "")],
 )  # fmt: skip
 def test_whose_expert_kernels_a_run_calls(
-    table: Callable[..., Path], device: str, framework: str, dtype: str, ranks: int, label: str
+    table: Callable[..., Path], device: str, framework: str, dtype: str, ranks: int, kernels: str
 ) -> None:
     change = {"device": device, "framework": framework, "weight_dtype": dtype, "gpus": 4,
               "model": "mixtral-8x7b", "tp": 4 // ranks, "attention_dp": ranks, "ep": ranks}  # fmt: skip
@@ -139,13 +144,13 @@ def test_whose_expert_kernels_a_run_calls(
     (point,), _ = read_points(path)
     side = deployed(path.parent, point.device, point.model, dtype, "bf16", 4 // ranks, ranks, ranks)
     found = with_experts(point, side)
-    if not label:
+    if not kernels:
         assert found is side
         return
     family = families()["moe"]
     (processor,) = found.device.processors.values()
     assert isinstance(processor.model, CalibratedModel)
-    expected = parameters(found.system.device, family).fit.single(family, label)
+    expected = parameters(found.system.device, family).fit.single(family, OWN[kernels])
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 
