@@ -132,7 +132,11 @@ def _panel(
     axes.set_xlim(left=0, right=float(rows[load].max()) * 1.06)
     if limit:
         axes.axhline(limit, color=GREY, linestyle="--", linewidth=0.9, gid="limit")
+        # Above the line, at the end where fewer points are just as high.
+        near = rows[(rows[name] > 0.9 * limit) & (rows[name] < 1.6 * limit)][load].astype(float)
+        left = float((near < 0.5 * axes.get_xlim()[1]).sum()) <= 0.5 * len(near)
         axes.annotate(
-            f"limit {quantity(limit, 's', 1.0)}", (0, limit), (3, 2), ("axes fraction", "data"),
-            "offset points", color=GREY, va="bottom",
+            f"limit {quantity(limit, 's', 1.0)}", (0 if left else 1, limit), (3 if left else -3, 2),
+            ("axes fraction", "data"), "offset points", color=GREY, va="bottom",
+            ha="left" if left else "right",
         )  # fmt: skip
