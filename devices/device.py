@@ -204,7 +204,7 @@ def with_framework(device: SharedMemoryDevice, kind: str, label: str) -> SharedM
     Parameters
     ----------
     kind : str
-        Of `Op`.
+        Of `Op`, of a family that names its `rates`.
     label : str
         As `kernel_tables.framework` gives it.
     """

@@ -112,6 +112,9 @@ class Family:
     silicon : tuple of str
         Parameters that the device sets whichever framework's kernels run on it; the others come
         with the kernels.
+    rates : tuple of str
+        Parameters that stand under all that is not a latency, so that a call takes `t` times as long
+        with latencies times and these over `t`; empty where no such set was named.
     sent : callable, optional
         ``sent(x)``: least bytes that a device must send over its link.
     framework_time : bool
@@ -133,6 +136,7 @@ class Family:
     code: Callable[[F8], npt.NDArray[np.int64]]
     by_framework: tuple[str, ...] = ()
     silicon: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
     sent: Callable[[F8], F8] | None = None
     framework_time: bool = True
     simple: Simple | None = None
@@ -152,6 +156,21 @@ class Family:
     def vector(self, values: Mapping[str, float]) -> F8:
         """Parameters by name as an array; absent ones take their default."""
         return np.array([values.get(p.name, p.default) for p in self.parameters])
+
+    def slowed(self, values: F8, multiple: float) -> F8:
+        """Parameters with which every call takes `multiple` times as long.
+
+        Raises
+        ------
+        ValueError
+            The family names no `rates`.
+        """
+        if not self.rates:
+            raise ValueError(f"{self.name} names no rates")
+        latency = np.array([p.unit == "s" for p in self.parameters])
+        rate = np.array([p.name in self.rates for p in self.parameters])
+        out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
+        return out
 
     def seconds(self, values: F8, h: F8, x: F8) -> F8:
         """Predicted seconds of the rows of `x`."""

@@ -83,12 +83,13 @@ class Fit:
         return Part(1.0, values, time)
 
     def single(self, family: Family, label: str) -> F8:
-        """A framework's parameters as one set, without its multiple of the whole time.
+        """A framework's parameters as one set, its multiple of the whole time among them.
 
         Those of a blend are the weighted geometric mean of its parts.
         """
         parts = self.blends.get(label) or (self.of(family, label),)
-        return np.exp(sum(part.weight * np.log(part.values) for part in parts))
+        logs = (part.weight * np.log(family.slowed(part.values, part.time)) for part in parts)
+        return np.exp(sum(logs))
 
 
 def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:

@@ -194,5 +194,5 @@ MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
            work, code_of,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
-           silicon=("memory", "cache"))
+           silicon=("memory", "cache"), rates=("memory", "peak_16"))
 )  # fmt: skip

@@ -10,10 +10,11 @@ import pytest
 from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import Fit, Part, predict
 from opbyte.devices.calibrated.frameworks import Donor
-from opbyte.devices.calibrated.hardware import H_CAPABILITY, hardware
+from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
+from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device, with_framework
 from opbyte.workloads.kernel_tables import framework
@@ -140,13 +141,21 @@ def test_a_simple_form_lends_nothing() -> None:
 
 
 def test_one_set_of_parameters_for_a_framework() -> None:
-    family = families()["moe"]
+    family, h = families()["moe"], constants("h100")
     own = Fit(vector(family), {VLLM: {"time": 1.1, "launch_s": 2.0}})
-    assert own.single(family, VLLM) == pytest.approx(vector(family, launch_s=2.0))
     assert own.single(family, SGLANG) == pytest.approx(own.values)  # not known: the base
+    x = np.array(
+        [[8.0 * n, 4.0 * n, 4096, 1536, 3, 64, min(4.0 * n, 64), 0, code, 1, 1, COLD]
+         for n in (1, 100, 8192) for code in (CODES["bf16"], CODES["fp8"], CODES["w4a16_mxfp4"])]
+    )  # fmt: skip
+    part = own.of(family, VLLM)
+    expected = family.seconds(part.values, h, x) * part.time
+    assert family.seconds(own.single(family, VLLM), h, x) == pytest.approx(expected)
     parts = (Part(0.75, vector(family, launch_s=16.0), 1.0), Part(0.25, vector(family), 1.0))
     blend = replace(own, blends={SGLANG: parts})
     assert blend.single(family, SGLANG) == pytest.approx(vector(family, launch_s=8.0))
+    with pytest.raises(ValueError, match="norm names no rates"):
+        own.single(families()["norm"], VLLM)
 
 
 def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
@@ -158,7 +167,7 @@ def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     assert isinstance(only, CalibratedModel)
     known = parameters(spec, families()["moe"]).fit
     values = only.models["experts"].known.fit.values
-    assert values == pytest.approx(known.of(families()["moe"], VLLM).values)
+    assert values == pytest.approx(known.single(families()["moe"], VLLM))
     assert values != pytest.approx(known.values)
     others = {kind: model for kind, model in base.models.items() if kind != "experts"}
     assert {kind: only.models[kind] for kind in others} == others
