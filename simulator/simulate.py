@@ -415,24 +415,23 @@ def _after_warmup(engine: Engine) -> npt.NDArray[np.bool_]:
 
 
 def _requests(engines: list[Engine]) -> Requests:
+    """Requests of all engines in order of their ids, column by column."""
     ids = _ids(engines)
     order = np.argsort(ids, kind="stable")
     counts = [sum(len(i) for i in e.ids) for e in engines]
 
-    ints = np.concatenate([e.state.ints[:n] for e, n in zip(engines, counts, strict=True)])
-    floats = np.concatenate([e.state.floats[:n] for e, n in zip(engines, counts, strict=True)])
-    ints, floats = ints[order].T, floats[order].T
+    def whole(column: int) -> I8:
+        parts = [e.state.ints[:n, column] for e, n in zip(engines, counts, strict=True)]
+        return np.concatenate(parts)[order]
+
+    def real(column: int) -> F8:
+        parts = [e.state.floats[:n, column] for e, n in zip(engines, counts, strict=True)]
+        return np.concatenate(parts)[order]
+
     return Requests(
-        request_id=ids[order],
-        arrival_s=floats[F_ARRIVAL].copy(),
-        input_tokens=ints[I_INPUT].copy(),
-        output_tokens=ints[I_OUTPUT].copy(),
-        scheduled_s=floats[F_SCHEDULED].copy(),
-        first_token_s=floats[F_FIRST].copy(),
-        last_token_s=floats[F_LAST].copy(),
-        preemptions=ints[I_PREEMPTED].copy(),
-        order=ints[I_ORDER].copy(),
-    )
+        ids[order], real(F_ARRIVAL), whole(I_INPUT), whole(I_OUTPUT), real(F_SCHEDULED),
+        real(F_FIRST), real(F_LAST), whole(I_PREEMPTED), whole(I_ORDER),
+    )  # fmt: skip
 
 
 def _stages(engines: list[Engine]) -> dict[str, F8]:

@@ -116,19 +116,21 @@ def new_state(
 
 
 def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
-    """Append requests; the arrays' capacity doubles, so that appending is linear."""
+    """Append requests; the arrays' capacity doubles, so that appending is linear.
+
+    Rows are written only when they are taken: what is spare costs addresses, not memory.
+    """
     have, new = int(st.counters[C_SUBMITTED]), len(arrival)
     if have + new > len(st.ints):
         size = max(have + new, 2 * len(st.ints), 1024)
-        ints = np.zeros((size, NUM_INTS), dtype=np.int64)
-        floats = np.full((size, NUM_FLOATS), np.nan)
-        ints[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
-        floats[:, F_HELD] = 0.0
+        ints, floats = np.empty((size, NUM_INTS), dtype=np.int64), np.empty((size, NUM_FLOATS))
         ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
         st = st._replace(ints=ints, floats=floats)
-    at = slice(have, have + new)
-    st.floats[at, F_ARRIVAL] = arrival
-    st.ints[at, I_INPUT] = st.ints[at, I_TARGET] = inputs
-    st.ints[at, I_OUTPUT] = outputs
+    rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
+    rows[:], stamps[:] = 0, np.nan
+    rows[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
+    rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
+    rows[:, I_OUTPUT] = outputs
+    stamps[:, F_ARRIVAL], stamps[:, F_HELD] = arrival, 0.0
     st.counters[C_SUBMITTED] += new
     return st
