@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..devices.spec import SystemSpec
-from ..simulator.simulate import Run
+from ..simulator.record import Run
 from ..workloads.errors import CapacityError, InputError, nearest
 from ..workloads.requests import open_requests
 from ..workloads.requests.options import check_count, check_real

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..devices.tables import TableModel
-from ..simulator.simulate import Run
+from ..simulator.record import Run
 
 FAMILIES: Mapping[str, str] = {
     "gemm": "matmul", "elementwise": "vector", "attention_prefill": "attention",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..simulator.kv import kv_rules
-from ..simulator.simulate import Run
+from ..simulator.record import Run
 from ..simulator.stage import explicit_stage
 from ..workloads.batch import Batch
 from .result import seconds

@@ -14,7 +14,8 @@ from ..simulator.engine import Progress
 from ..simulator.engine_file import EngineFile, read_engine
 from ..simulator.fleet import Fleet
 from ..simulator.policies import MAX_SEQUENCES, Policy, limited, make_policy
-from ..simulator.simulate import OpTotal, Run, run
+from ..simulator.record import OpTotal, Run
+from ..simulator.simulate import run
 from ..workloads.errors import InputError
 from ..workloads.model import ModelSpec
 from ..workloads.requests import RequestStream, open_requests

@@ -10,7 +10,7 @@ from .result import seconds, show
 
 if TYPE_CHECKING:
     from ..simulator.metrics import Quantiles
-    from ..simulator.simulate import OpTotal, Run
+    from ..simulator.record import OpTotal, Run
     from ..workloads.model import ModelSpec
 
 LATENCIES = {

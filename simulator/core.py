@@ -20,10 +20,12 @@ from ..workloads.batch import (
 )
 from ..workloads.jit import compiled, compiled_inline, compiled_part, int64
 from .compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
+from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
 from .lowering import Plan
-from .policies import Limits, drop_late, hold, hold_back, kv_bytes, plan_rank
+from .planning import hold_back, plan_rank
+from .policies import Limits
 from .state import (
     C_CHUNKS,
     C_COMPLETED,

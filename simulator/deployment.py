@@ -16,7 +16,6 @@ from ..workloads.numerics import WEIGHT_GROUPS
 from ..workloads.ops import Op
 from ..workloads.routing import Router, check_routing, make_router
 from .layout import (
-    LOGITS,
     Layout,
     Memory,
     device_memory,
@@ -28,6 +27,7 @@ from .layout import (
     stage_models,
 )
 from .placement import PLACEMENTS
+from .programs import LOGITS
 
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""

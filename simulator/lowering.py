@@ -21,8 +21,8 @@ from ..workloads.model import Layer, embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
 from .fitted import Fitted, Slot, lower_fitted
-from .layout import head_program, layer_program, stage_send
 from .placement import PAPER_DECODE, able, processors_of, sum_bytes
+from .programs import head_program, layer_program, stage_send
 from .uneven import Uneven, uneven_of
 
 RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")

@@ -29,10 +29,12 @@ from .core import (
     set_uneven,
     write_log,
 )
+from .holding import drop
 from .host import paced
 from .kv import KvRules
 from .lowering import Plan
-from .policies import Limits, drop, plan_rank
+from .planning import plan_rank
+from .policies import Limits
 from .state import (
     C_CHUNKS,
     C_COMPLETED,

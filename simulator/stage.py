@@ -16,8 +16,8 @@ from ..workloads.batch import PREFILL, Batch, Moments
 from ..workloads.model import Layer, embedding_ops, layer_ops
 from ..workloads.ops import Loads, Op
 from .deployment import Deployment, ExpertPart
-from .layout import head_program, layer_program, stage_send
 from .placement import regions
+from .programs import head_program, layer_program, stage_send
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ...devices.device import Processor
 from ...devices.spec import SystemSpec
 from ...simulator.kv import kv_rules
 from ...simulator.placement import processors_of
-from ...simulator.simulate import Run
+from ...simulator.record import Run
 from ...workloads.specfile import to_si
 from ..evidence import used_sources
 from ..inspect import inspect

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
-    from ...simulator.simulate import Run
+    from ...simulator.record import Run
 
 Told = Callable[[int, int], None]
 

@@ -15,7 +15,7 @@ import pytest
 from opbyte.analysis.capacity import _bracket, capacity, read_level
 from opbyte.analysis.limits import limit_of
 from opbyte.analysis.simulate import Simulation, simulate
-from opbyte.simulator.simulate import Run
+from opbyte.simulator.record import Run
 from opbyte.workloads.errors import InputError
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"

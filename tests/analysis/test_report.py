@@ -23,7 +23,7 @@ from opbyte.analysis.report import report
 from opbyte.analysis.report.simulation import constant_rows, ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
 from opbyte.analysis.simulate import Comparison, Seeds, Simulation, simulate
-from opbyte.simulator.simulate import Requests
+from opbyte.simulator.record import Requests
 from opbyte.workloads.catalog import load_model
 
 EVIL = "<script>document.title='owned'</script>"

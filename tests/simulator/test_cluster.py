@@ -19,8 +19,9 @@ from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.faults import Faults
 from opbyte.simulator.fleet import Fleet, parse_fleet
 from opbyte.simulator.policies import make_policy
+from opbyte.simulator.record import Run
 from opbyte.simulator.routers import ROUTERS, Load
-from opbyte.simulator.simulate import Run, run
+from opbyte.simulator.simulate import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.requests import RequestStream, open_requests

@@ -14,7 +14,8 @@ from opbyte.simulator.deployment import Deployment, deploy
 from opbyte.simulator.engine import Engine
 from opbyte.simulator.metrics import NOTHING, histogram_quantiles, quantiles
 from opbyte.simulator.policies import make_policy
-from opbyte.simulator.simulate import Run, run
+from opbyte.simulator.record import Run
+from opbyte.simulator.simulate import run
 from opbyte.simulator.state import HIST_RATIO, T_TBT_COUNT
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError

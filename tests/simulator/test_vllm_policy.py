@@ -19,7 +19,8 @@ from opbyte.simulator.deployment import Deployment
 from opbyte.simulator.engine import Engine
 from opbyte.simulator.kv import CacheSettings
 from opbyte.simulator.policies import Policy, make_policy
-from opbyte.simulator.simulate import Run, run
+from opbyte.simulator.record import Run
+from opbyte.simulator.simulate import run
 from opbyte.simulator.state import (
     C_COMPLETED,
     C_EMITTED,
