@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...devices.calibrated.libraries import BLACKWELL
-from ...devices.catalog import load_system
+from ...devices.catalog import load_device, load_system
 from ...simulator.cluster import Pools, serve_cluster
 from ...simulator.deployment import Deployment, deploy
 from ...simulator.simulate import run
@@ -30,6 +30,10 @@ REQUESTS = 10
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
+
+HGX = 8
+"""Devices of a node whose NVLink ends there, and experts of a token in the models that are split
+over more groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +120,28 @@ def requests(point: Point, seed: int) -> RequestStream:
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp,
+        workers.dp, workers.ep, workers.pp, exchange(point, workers),
     )  # fmt: skip
     return with_experts(point, side)
+
+
+def exchange(point: Point, workers: Workers) -> str:
+    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
+
+    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
+    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
+    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
+    fused_moe), or, with DeepEP, for no more groups than experts of a token.
+    """
+    if point.framework == "TensorRT-LLM" and load_device(point.device)[0].node_size > HGX:
+        return "all_to_all"
+    return "gather" if workers.dp > 1 and workers.ep <= HGX else "all_to_all"
 
 
 @lru_cache(maxsize=64)
 def deployed(
     folder: Path, device: str, model: str, weights: str, kv: str, tp: int, dp: int, ep: int,
-    pp: int = 1,
+    pp: int = 1, exchange: str = "all_to_all",
 ) -> Deployment:  # fmt: skip
     """One worker's deployment; equal ones are made once a process."""
     spec = _model(folder, model)
@@ -137,7 +154,7 @@ def deployed(
     has_experts = spec.moe_layers > 0
     return deploy(
         spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, pp=pp,
-        draws="step",
+        draws="step", exchange=exchange,
     )  # fmt: skip
 
 
@@ -161,8 +178,8 @@ def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Num
     ``nvfp4`` checkpoints of models with latent attention keep attention in 16 bit; ``mxfp4`` ones
     convert experts only, whose inputs are 8 bits where the matrix unit multiplies the two as they
     are (`mixed`: data-centre Blackwell; gptoss_fp4_b200.sh of the public benchmark, and
-    TensorRT-LLM's deployment guide for gpt-oss). A KV format that was not recorded is fp8 with 4-bit weights, whose
-    checkpoints ask for it, else the model's own.
+    TensorRT-LLM's deployment guide for gpt-oss). A KV format that was not recorded is fp8 with
+    ``nvfp4`` weights, whose checkpoints ask for it, else the model's own.
     """
     name = ALIASES.get(weights, weights)
     if name == "fp8" and model.architecture not in ONE_SCALE:

@@ -14,7 +14,14 @@ import pytest
 
 from opbyte.analysis.points.engines import settings
 from opbyte.analysis.points.kernels import OWN, with_experts
-from opbyte.analysis.points.predict import REQUESTS, deployed, formats, predict, requests
+from opbyte.analysis.points.predict import (
+    REQUESTS,
+    deployed,
+    exchange,
+    formats,
+    predict,
+    requests,
+)
 from opbyte.analysis.points.table import Workers, read_points
 from opbyte.analysis.validate_points import PointsValidation, Scored
 from opbyte.devices.calibrated.family import families
@@ -152,6 +159,22 @@ def test_whose_expert_kernels_a_run_calls(
     assert isinstance(processor.model, CalibratedModel)
     expected = parameters(found.system.device, family).fit.single(family, OWN[kernels])
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize(
+    ("device", "framework", "ranks", "expected"),
+    [("B200-SXM-180GB", "SGLang", 1, "all_to_all"), ("B200-SXM-180GB", "SGLang", 8, "gather"),
+     ("H200-SXM-141GB", "TensorRT-LLM", 8, "gather"), ("H200-SXM-141GB", "vLLM", 8, "gather"),
+     ("GB300-SXM-288GB", "TensorRT-LLM", 8, "all_to_all"), ("GB300-SXM-288GB", "SGLang", 8, "gather"),
+     ("GB300-SXM-288GB", "SGLang", 32, "all_to_all")],
+)  # fmt: skip
+def test_how_ranks_share_experts(
+    table: Callable[..., Path], device: str, framework: str, ranks: int, expected: str
+) -> None:
+    change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks,
+              "ep": ranks}  # fmt: skip
+    (point,), _ = read_points(table(change))
+    assert exchange(point, point.workers) == expected
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
