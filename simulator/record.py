@@ -11,9 +11,7 @@ import numpy.typing as npt
 from .deployment import Deployment
 from .metrics import Quantiles
 from .policies import Policy
-
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
+from .state import F8, I8
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,12 @@ from .state import (
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
+    F8,
     F_ARRIVAL,
     F_FIRST,
     F_LAST,
     F_SCHEDULED,
+    I8,
     I_INPUT,
     I_ORDER,
     I_OUTPUT,
@@ -51,9 +53,6 @@ from .state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
-
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
 
 
 def run(

@@ -12,17 +12,17 @@ them. The measured tables name the framework that was timed; which of them a run
   and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM, its own rows, where ranks attend
   apart;
 - for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
-  (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (its moe_runner_backend).
+  (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (moe_runner_backend in
+  python/sglang/srt/server_args.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ...devices.calibrated.libraries import BLACKWELL
+from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.device import with_framework
 from ...simulator.deployment import Deployment
-from .scripts import generation
 from .table import Point
 
 OWN = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...devices.calibrated.libraries import BLACKWELL
+from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.catalog import load_device, load_system
 from ...simulator.cluster import Pools, serve_cluster
 from ...simulator.deployment import Deployment, deploy
@@ -22,7 +22,6 @@ from ...workloads.numerics import BITS, Numerics
 from ...workloads.requests import RequestStream, open_requests
 from .engines import OTHER_S, REQUEST_S, settings
 from .kernels import with_experts
-from .scripts import generation
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -32,8 +31,8 @@ MANY, LEAST = 1000, 3
 cluster: no more than so many requests in all, but at least so many for each client."""
 
 HGX = 8
-"""Devices of a node whose NVLink ends there, and experts of a token in the models that are split
-over more groups."""
+"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
+many experts as there are groups of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +119,12 @@ def requests(point: Point, seed: int) -> RequestStream:
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, exchange(point, workers),
+        workers.dp, workers.ep, workers.pp, exchange_of(point, workers),
     )  # fmt: skip
     return with_experts(point, side)
 
 
-def exchange(point: Point, workers: Workers) -> str:
+def exchange_of(point: Point, workers: Workers) -> str:
     """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
 
     vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
@@ -145,11 +144,10 @@ def deployed(
 ) -> Deployment:  # fmt: skip
     """One worker's deployment; equal ones are made once a process."""
     spec = _model(folder, model)
-    one = load_system(f"{device}-x1").device
+    one, _ = load_device(device)
     spec = replace(spec, numerics=formats(spec, weights, kv, generation(one) == BLACKWELL))
     devices = tp * dp * pp
-    size = one.node_size or devices
-    nodes = -(-devices // size)
+    nodes = -(-devices // one.node_size)
     name = f"{device}-x{devices}" if nodes == 1 else f"{device}-{nodes}x{devices // nodes}"
     has_experts = spec.moe_layers > 0
     return deploy(

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...devices.calibrated.libraries import BLACKWELL
-from ...devices.spec import DeviceSpec
+from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...simulator.deployment import Deployment
 from ...workloads.registry import Registry
 from .table import Point
@@ -100,11 +99,6 @@ def sglang(point: Point, deployment: Deployment) -> Script:
     if deployment.layout.devices == 4:
         return Script(8192, 32, 0.95, poll_steps=min(many, 10))
     return Script(32_768, 128, 0.82, poll_steps=many)
-
-
-def generation(device: DeviceSpec) -> int:
-    """Major compute capability of a device; 0 for those of other makers."""
-    return max(int(p.compute_capability or 0) for p in device.processors.values())
 
 
 def blackwell(deployment: Deployment) -> bool:

@@ -82,12 +82,16 @@ class Fit:
                 values[family.index(name)] *= factor
         return Part(1.0, values, time)
 
+    def parts(self, family: Family, label: str) -> tuple[Part, ...]:
+        """What a framework is predicted from: its blend, or its own parameters, or the base."""
+        return self.blends.get(label) or (self.of(family, label),)
+
     def single(self, family: Family, label: str) -> F8:
         """A framework's parameters as one set, its multiple of the whole time among them.
 
         Those of a blend are the weighted geometric mean of its parts.
         """
-        parts = self.blends.get(label) or (self.of(family, label),)
+        parts = self.parts(family, label)
         logs = (part.weight * np.log(family.slowed(part.values, part.time)) for part in parts)
         return np.exp(sum(logs))
 
@@ -97,10 +101,9 @@ def predict(family: Family, done: Fit, h: F8, x: F8, labels: Labels) -> F8:
     out = np.empty(len(x))
     for label in set(labels.tolist()):
         rows = labels == label
-        parts = done.blends.get(label) or (done.of(family, label),)
         logs = [
             part.weight * np.log(family.seconds(part.values, h, x[rows]) * part.time)
-            for part in parts
+            for part in done.parts(family, label)
         ]
         out[rows] = np.exp(sum(logs))
     return out

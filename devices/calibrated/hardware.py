@@ -10,8 +10,8 @@ from ..device import peaks_of
 from ..spec import DeviceSpec
 
 (H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_LINK_LATENCY, H_PEAK) = range(7)
-"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and seconds of the
-link inside a node, and from `H_PEAK` on FLOP/s by format code."""
+"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and
+seconds of the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""

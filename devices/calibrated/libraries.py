@@ -30,6 +30,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..spec import DeviceSpec
+
 HOPPER, BLACKWELL, WORKSTATION = 9, 10, 12
 """Major compute capabilities; the last two are Blackwell, with cores of two designs."""
 ATTENTION: Mapping[str, Mapping[int | None, str]] = {
@@ -60,6 +62,11 @@ LIBRARIES = {
     "moe": EXPERTS,
 }
 """Family -> framework -> major compute capability, or None for all others, -> library."""
+
+
+def generation(spec: DeviceSpec) -> int:
+    """Major compute capability of a device; 0 for those of other makers."""
+    return max(int(p.compute_capability or 0) for p in spec.processors.values())
 
 
 def library(family: str, label: str, capability: float) -> str:

@@ -12,6 +12,7 @@ from ...workloads.ops import Op
 from ..cost import Cost, Formula, Roofline
 from ..spec import DeviceSpec
 from .family import F8, Family, families
+from .fit import Fit
 from .hardware import hardware
 from .rules import Parameters, parameters
 
@@ -44,7 +45,7 @@ class Model:
 
     def of(self, label: str) -> Model:
         """The model with one framework's kernels in place of the base of all."""
-        fit = replace(self.known.fit, values=self.known.fit.single(self.family, label))
+        fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
 
 

@@ -52,7 +52,8 @@ PARAMETERS = (
     Parameter("foreign", "1", "share of that traffic for slots of other devices' experts",
               0.3, 0.01, 1.0),
     Parameter("peak_16", "1", "attainable fraction of the 16-bit peak", 0.65, 0.1, 1.0, 0.3),
-    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do", 1.6, 0.3, 2.0, 0.3),
+    Parameter("fp8_gain", "1", "8-bit over 16-bit rate; 4-bit gains as the peaks do",
+              1.6, 0.3, 2.0, 0.3),
     Parameter("fp8_stream", "1", "time to stream weights of one 8-bit scale over that of their "
               "bytes", 1.3, 1.0, 12.0, 0.5),
     Parameter("low_bit", "1", "time to stream 4-bit weights to be widened over that of their bytes",

@@ -17,7 +17,7 @@ from opbyte.analysis.points.kernels import OWN, with_experts
 from opbyte.analysis.points.predict import (
     REQUESTS,
     deployed,
-    exchange,
+    exchange_of,
     formats,
     predict,
     requests,
@@ -174,7 +174,7 @@ def test_how_ranks_share_experts(
     change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks,
               "ep": ranks}  # fmt: skip
     (point,), _ = read_points(table(change))
-    assert exchange(point, point.workers) == expected
+    assert exchange_of(point, point.workers) == expected
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
