@@ -22,6 +22,7 @@ from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import uneven_seconds
+from .chains import go_on, soonest, take_soonest
 from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -29,6 +30,7 @@ from .planning import hold_back, plan_rank
 from .policies import Limits
 from .state import (
     C_CHUNKS,
+    C_COMING,
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
@@ -40,6 +42,7 @@ from .state import (
     C_STEPS,
     C_SUBMITTED,
     C_WAITED,
+    C_WALK,
     F8,
     F_ARRIVAL,
     F_FIRST,
@@ -50,6 +53,7 @@ from .state import (
     HIST_RATIO,
     I8,
     I_CACHED,
+    I_DONE,
     I_GENERATED,
     I_NEXT,
     I_ORDER,
@@ -80,8 +84,8 @@ from .state import (
     State,
 )
 
-REACHED, LOG_FULL, STUCK, WARM = range(4)
-"""Why `advance` returns: time reached, log to be emptied, a bug, warm-up just ended."""
+REACHED, LOG_FULL, STUCK, GOAL = range(4)
+"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for."""
 
 LOG_RATIO = np.log(HIST_RATIO)
 
@@ -105,11 +109,16 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
     A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
     """
     counters, ranks = st.counters, st.ranks
-    known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
-    while counters[C_RELEASED] < known:
-        i = counters[C_RELEASED]
+    while True:
+        i = soonest(st, closed_loop)
+        if i < 0:
+            return np.inf
         if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
+        if counters[C_COMING] > 0 and st.chain.coming[0] == i:
+            take_soonest(st)
+        else:
+            counters[C_WALK] += 1
         best, fewest = 0, 1 << 40
         for r in range(ranks.shape[0]):
             load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
@@ -124,7 +133,6 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
         rank[R_TAIL] = i
         rank[R_WAITING] += 1
         counters[C_RELEASED] += 1
-    return np.inf
 
 
 @compiled_part
@@ -206,11 +214,14 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
 
 @compiled_part
 def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
-    """Count a request that has its last token; its client in a closed loop sends the next one."""
+    """Count a request that has its last token; its client goes on, or in a closed loop the next."""
     counters = st.counters
     st.ints[i, I_ORDER] = counters[C_COMPLETED]
+    st.ints[counters[C_COMPLETED], I_DONE] = i
     counters[C_COMPLETED] += 1
-    if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
+    if st.chain.coming.size > 0:
+        go_on(st, i, now, closed_loop)
+    elif closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
         st.floats[counters[C_OPENED], F_ARRIVAL] = now
         counters[C_OPENED] += 1
 
@@ -315,17 +326,17 @@ def write_log(
 @compiled
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
-    closed_loop: bool, warmup: int,
+    closed_loop: bool, goal: int,
 ) -> int:  # fmt: skip
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished.
+    before `until` is finished. The step that brings completions up to `goal` is the last one.
 
     Returns
     -------
     int
-        `REACHED`, `LOG_FULL`, `STUCK` or `WARM`; after the second and fourth the caller comes
+        `REACHED`, `LOG_FULL`, `STUCK` or `GOAL`; after the second and fourth the caller comes
         back.
     """
     counters, clocks, moments, ranks = st.counters, st.clocks, st.moments, st.ranks
@@ -405,5 +416,5 @@ def advance(
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
-        if completed < warmup and counters[C_COMPLETED] >= warmup:
-            return WARM
+        if completed < goal and counters[C_COMPLETED] >= goal:
+            return GOAL

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
-from .cluster import Pools
+from .driver import Pools
 from .faults import Faults
 
 

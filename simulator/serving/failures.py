@@ -1,0 +1,113 @@
+"""What happens when a node fails: its caches are gone, its requests begin again elsewhere.
+
+Nothing is lost: requests go back to the router with the tokens that they have, and their caches are
+computed again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import simpy
+
+from ...workloads.errors import InputError
+from .dealing import Dealer
+from .faults import Faults
+from .nodes import Node, Nodes, no_rows
+from .table import Table
+from .transfers import Transfers
+
+Process = Generator[simpy.Event, Any, None]
+
+MOST_RESTARTS = 1000
+"""Restarts of one request after which a run is refused."""
+
+MOST_FAILURES = 1_000_000
+"""Failures after which a run is refused, about half a minute of them."""
+
+
+@dataclass(slots=True)
+class Failures:
+    """Lets nodes fail and come back.
+
+    Attributes
+    ----------
+    nodes : Nodes
+    table : Table
+    dealer : Dealer
+    transfers : Transfers
+    faults : Faults
+    failures, restarts : int
+        Nodes that failed, and requests that were put back because of it.
+    """
+
+    nodes: Nodes
+    table: Table
+    dealer: Dealer
+    transfers: Transfers
+    faults: Faults
+    failures: int = 0
+    restarts: int = 0
+    _times: Counter[int] = field(default_factory=Counter)  # restarts of each request
+
+    def start(self, env: simpy.Environment, seed: int) -> None:
+        """Begin at time 0; `seed` is that of random failures."""
+        for node in self.nodes.all:
+            env.process(self._fail(env, node, self.faults.times(node.index, seed)))
+
+    def _fail(self, env: simpy.Environment, node: Node, times: Iterator[float]) -> Process:
+        """Let a node fail at given times, unless it is down; at the end of the step under way."""
+        for time in times:
+            if time > env.now:
+                yield env.timeout(time - env.now)
+            if not node.up or node.failing:
+                continue
+            node.failing = True
+            env.process(self._lose(env, node))
+
+    def _lose(self, env: simpy.Environment, node: Node) -> Process:
+        """A node fails: its requests go back, an empty engine takes its place."""
+        if not node.engine.done and node.clock > env.now:
+            yield env.timeout(node.clock - env.now)
+        if node.held:
+            self.nodes.deliver(node)
+        now = max(env.now, node.clock)
+        self.failures += 1
+        lost = self._retire(node, now) + self.transfers.lost(node)
+        self._count(lost)
+        node.up, node.failing = False, False
+        self.dealer.put_back(lost, now)
+        yield env.timeout(self.faults.repair_s)
+        node.up = True
+        self.transfers.send()
+        self.dealer.deal(env.now)
+
+    def _retire(self, node: Node, now: float) -> list[int]:
+        """Replace a node's engine; the requests that had not completed on it."""
+        places, rows = node.untaken()
+        self.table.take_over_all(node.engine, places, rows, arrivals=False)
+        unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
+        lost: list[int] = rows[unfinished].tolist()
+        self.nodes.retired.append(node.engine)
+        node.engine = node.engine.renewed(now)
+        node.rows, node.life = no_rows(), node.life + 1
+        node.promised, node.inbound, node.delivered, node.gone = 0.0, 0, 0, 0
+        node.clock = now
+        return lost
+
+    def _count(self, lost: list[int]) -> None:
+        """Count restarts, and refuse a run that would hardly end."""
+        self.restarts += len(lost)
+        self._times.update(lost)
+        worst = max(lost, key=lambda row: self._times[row], default=-1)
+        if worst >= 0 and self._times[worst] >= MOST_RESTARTS:
+            raise InputError(
+                "--mtbf",
+                f"is far below the time that requests take: request {worst} has been started "
+                f"{MOST_RESTARTS} times",
+            )
+        if self.failures >= MOST_FAILURES:
+            raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures")
