@@ -12,8 +12,8 @@ from ...devices.spec import SystemSpec
 from ...simulator.batching.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.frameworks.vllm_file import EngineFile, read_engine
-from ...simulator.serving.engine import Progress
 from ...simulator.serving.fleet import Fleet
+from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError

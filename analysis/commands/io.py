@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...simulator.serving.engine import Progress
+    from ...simulator.serving.progress import Progress
     from ..show.output import OutputFolder
     from ..show.result import Result
 

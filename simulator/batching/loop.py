@@ -22,7 +22,7 @@ from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import uneven_seconds
-from .chains import go_on, soonest, take_soonest
+from .clients import complete, release
 from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -30,21 +30,16 @@ from .planning import hold_back, plan_rank
 from .policies import Limits
 from .state import (
     C_CHUNKS,
-    C_COMING,
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
-    C_OPENED,
     C_POLL,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
-    C_SUBMITTED,
     C_WAITED,
-    C_WALK,
     F8,
-    F_ARRIVAL,
     F_FIRST,
     F_HELD,
     F_LAST,
@@ -53,10 +48,7 @@ from .state import (
     HIST_RATIO,
     I8,
     I_CACHED,
-    I_DONE,
     I_GENERATED,
-    I_NEXT,
-    I_ORDER,
     I_OUTPUT,
     I_ROOM,
     I_TARGET,
@@ -69,11 +61,9 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
-    R_HEAD,
     R_LATE,
     R_LEFT,
     R_RUNNING,
-    R_TAIL,
     R_WAITING,
     T_BUSY,
     T_KNOWN,
@@ -100,39 +90,6 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     hist[min(bin_, HIST_BINS - 1)] += times
     clocks[T_TBT_SUM] += gap * times
     clocks[T_TBT_COUNT] += times
-
-
-@compiled_part
-def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
-    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
-
-    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
-    """
-    counters, ranks = st.counters, st.ranks
-    while True:
-        i = soonest(st, closed_loop)
-        if i < 0:
-            return np.inf
-        if st.floats[i, F_ARRIVAL] > known_at:
-            return float(st.floats[i, F_ARRIVAL])
-        if counters[C_COMING] > 0 and st.chain.coming[0] == i:
-            take_soonest(st)
-        else:
-            counters[C_WALK] += 1
-        best, fewest = 0, 1 << 40
-        for r in range(ranks.shape[0]):
-            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
-            if load < fewest:
-                best, fewest = r, load
-        rank = ranks[best]
-        st.ints[i, I_NEXT] = -1
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL] = i
-        rank[R_WAITING] += 1
-        counters[C_RELEASED] += 1
 
 
 @compiled_part
@@ -210,20 +167,6 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
             middle = (low + high + 1) // 2
         k = low
     return k
-
-
-@compiled_part
-def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
-    """Count a request that has its last token; its client goes on, or in a closed loop the next."""
-    counters = st.counters
-    st.ints[i, I_ORDER] = counters[C_COMPLETED]
-    st.ints[counters[C_COMPLETED], I_DONE] = i
-    counters[C_COMPLETED] += 1
-    if st.chain.coming.size > 0:
-        go_on(st, i, now, closed_loop)
-    elif closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-        st.floats[counters[C_OPENED], F_ARRIVAL] = now
-        counters[C_OPENED] += 1
 
 
 @compiled_part

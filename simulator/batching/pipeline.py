@@ -19,6 +19,7 @@ from ...workloads.batch import DECODES, TOKENS
 from ...workloads.jit import compiled, compiled_part, int64
 from ..step.compiled import Books, step_seconds
 from ..step.lowering import Plan
+from .clients import complete, release
 from .holding import drop
 from .host import paced
 from .kv import KvRules
@@ -27,9 +28,7 @@ from .loop import (
     LOG_FULL,
     REACHED,
     STUCK,
-    complete,
     record_gap,
-    release,
     set_uneven,
     write_log,
 )

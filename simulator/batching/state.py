@@ -75,7 +75,7 @@ class Chain(NamedTuple):
 
     links: I8  # [N, 2]
     think: F8  # [N] seconds from the end of the one before
-    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `chains`
+    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `clients`
 
 
 class State(NamedTuple):

@@ -32,21 +32,14 @@ from ..step.compiled import (
 )
 from .driver import Served
 from .engine import Engine
-from .metrics import histogram_quantiles, quantiles
+from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Run
 
 
 def collect(
-    served: Served,
-    deployment: Deployment,
-    policy: Policy,
-    workload: str,
-    *,
-    seed: int,
-    warmup: int,
-    copies: int,
-    wall_s: float,
-) -> Run:
+    served: Served, deployment: Deployment, policy: Policy, workload: str, *,
+    seed: int, warmup: int, copies: int, wall_s: float,
+) -> Run:  # fmt: skip
     """Measure a run.
 
     Parameters
@@ -60,15 +53,12 @@ def collect(
     wall_s : float
         Seconds of real time that it took.
     """
-    engines, states = served.engines, [e.state for e in served.engines]
-    requests = served.table.finished(len(engines) > 1)
+    engines = served.engines
+    requests = served.table.finished(len(engines) > 1 or served.failures > 0)
     warm, end = requests.order >= warmup, float(requests.last_token_s.max())
     interval = end - served.warm_s
-    emitted = [int(s.counters[C_EMITTED]) for s in states]
-    prompt = [int(s.counters[C_PROMPT]) for s in states]
-    joules = slice(T_J_DRAM, T_J_LINK + 1)
-    whole = [float(totals(e.plan, e.books.tally)[:, :, joules].sum()) for e in engines]
-    before = [float(e.warm.totals[:, :, joules].sum()) for e in engines]
+    emitted, prompt = _count(engines, C_EMITTED), _count(engines, C_PROMPT)
+    joules = sum(_joules(totals(e.plan, e.books.tally)) for e in engines)
     system = deployment.system
     devices = system.devices_per_node * system.nodes * copies
     waited = requests.first_token_s - requests.arrival_s
@@ -82,24 +72,20 @@ def collect(
         requests=requests,
         stages=_stages(engines),
         ops=_op_totals(engines),
-        iterations=sum(int(s.counters[C_STEPS]) for s in states),
-        preemptions=sum(int(s.counters[C_PREEMPTIONS]) for s in states),
-        output_tokens=sum(emitted),
-        prompt_tokens=sum(prompt),
-        cached_tokens=sum(int(s.counters[C_HITS]) for s in states),
+        iterations=_count(engines, C_STEPS),
+        preemptions=_count(engines, C_PREEMPTIONS),
+        output_tokens=emitted,
+        prompt_tokens=prompt,
+        cached_tokens=_count(engines, C_HITS),
         makespan_s=end,
         interval_s=interval,
-        interval_output_tokens=sum(emitted) - sum(e.warm.emitted for e in engines),
-        interval_prompt_tokens=sum(prompt) - sum(e.warm.prompt for e in engines),
-        joules=sum(whole),
-        interval_joules=sum(whole) - sum(before),
+        interval_output_tokens=emitted - sum(e.warm.emitted for e in engines),
+        interval_prompt_tokens=prompt - sum(e.warm.prompt for e in engines),
+        joules=joules,
+        interval_joules=joules - sum(_joules(e.warm.totals) for e in engines),
         interval_static_joules=system.device.static_W * devices * interval,
         ttft_s=quantiles(waited[warm]),
-        tbt_s=histogram_quantiles(
-            np.sum([s.hist for s in states], axis=0),
-            sum(float(s.clocks[T_TBT_SUM]) for s in states),
-            sum(float(s.clocks[T_TBT_COUNT]) for s in states),
-        ),
+        tbt_s=_gaps(engines),
         tpot_s=quantiles((decode / np.maximum(requests.output_tokens - 1, 1))[warm & several]),
         e2e_s=quantiles((requests.last_token_s - requests.arrival_s)[warm]),
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
@@ -107,6 +93,26 @@ def collect(
         failures=served.failures,
         restarts=served.restarts,
         moved_bytes=served.moved_bytes,
+    )
+
+
+def _count(engines: list[Engine], counter: int) -> int:
+    """Sum of a counter over engines."""
+    return sum(int(engine.state.counters[counter]) for engine in engines)
+
+
+def _joules(sums: F8) -> float:
+    """Dynamic energy of all ops on all processors, from `compiled.totals`."""
+    return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+
+
+def _gaps(engines: list[Engine]) -> Quantiles:
+    """Quantiles of the token gaps since the warm-up."""
+    states = [engine.state for engine in engines]
+    return histogram_quantiles(
+        np.sum([s.hist for s in states], axis=0),
+        sum(float(s.clocks[T_TBT_SUM]) for s in states),
+        sum(float(s.clocks[T_TBT_COUNT]) for s in states),
     )
 
 

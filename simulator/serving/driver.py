@@ -58,7 +58,7 @@ class Served:
     Attributes
     ----------
     engines : list of Engine
-        Those of failed nodes too.
+        Those of all nodes.
     table : Table
         Every request that was read, and what has come of it.
     completed : int
@@ -185,7 +185,9 @@ class Driver:
         if progress is not None:
             tell = progress
             nodes.report = now_and_then(
-                lambda: tell(self._completed(), self.table.count, max(e.now for e in nodes.engines))
+                lambda: tell(
+                    self._completed(), self.table.count, max(node.engine.now for node in nodes.all)
+                )
             )
         self._aim()
         self.failures.start(env, seed)
@@ -199,15 +201,13 @@ class Driver:
             places, rows = node.untaken()
             self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
         return Served(
-            nodes.engines, self.table, self._completed(), self.warm_s, self.failures.failures,
+            [node.engine for node in nodes.all], self.table, self._completed(), self.warm_s, self.failures.failures,
             self.failures.restarts + self.transfers.restarts, self.transfers.moved_bytes,
         )  # fmt: skip
 
     def _completed(self) -> int:
         """Requests that have completed, on all engines together."""
-        if self.nodes.stops:
-            return self.delivered
-        return sum(engine.completed for engine in self.nodes.engines)
+        return self.delivered if self.nodes.stops else self.nodes.completed
 
     def _all_done(self) -> bool:
         arrived = self.arrivals.exhausted and not self.sessions.to_come
@@ -236,8 +236,8 @@ class Driver:
         completed = self._completed()
         if 0 < self.warmup <= completed:
             self.warmup, self.warm_s = 0, now
-            for engine in self.nodes.engines:
-                engine.end_warmup()
+            for node in self.nodes.all:
+                node.engine.end_warmup()
         if 0 < self.stop <= completed:
             self.nodes.ended = True
         self._aim()

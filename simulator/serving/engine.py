@@ -8,7 +8,6 @@ the driver's, see `driver`.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
-from ..batching.chains import linked, open_clients
+from ..batching.clients import linked, open_clients
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
@@ -25,6 +24,7 @@ from ..batching.prefix import named, widened
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
+    C_HITS,
     C_LOG,
     C_OPENED,
     C_PREEMPTIONS,
@@ -42,6 +42,7 @@ from ..batching.state import (
     I_HASHES,
     I_INPUT,
     I_TARGET,
+    T_KNOWN,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -55,6 +56,10 @@ from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+
+
+LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
+"""Counters of what an engine has done, which outlast its failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,30 +133,29 @@ class Engine:
                 "--pp",
                 f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
             )
+        self.books = new_books(self.plan, self.policy.max_sequences)
         self._empty()
+        self.warm = self.mark()
 
     def _empty(self) -> None:
         """Begin without requests, at time 0."""
         stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
-        self.books = new_books(self.plan, most)
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
             ranks, most, moments, self.kv.capacity, self.kv.blocks if self.kv.cached else 0,
             len(self.slots.processors),
         )  # fmt: skip
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
-        self.warm = self.mark()
+        self.contents, self.hashes = {}, 0
 
-    def renewed(self, now: float) -> Engine:
-        """Return an empty engine like this one, whose clock stands at `now`."""
-        other = copy(self)
-        other.logs, other.contents, other.hashes = [], {}, 0
-        other._empty()
-        pool = widened(other.state.pool, self.state.pool.held.shape[2] - 1)
-        other.state = other.state._replace(pool=pool)
-        other.state.clocks[T_NOW] = now
-        other.warm = other.mark()
-        return other
+    def fail(self, now: float) -> None:
+        """Lose all requests and caches; what was done until now stays in the books."""
+        old = self.state
+        self._empty()
+        self.state.counters[LASTING] = old.counters[LASTING]
+        old.clocks[[T_NOW, T_KNOWN]] = now
+        pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
+        self.state = self.state._replace(clocks=old.clocks, hist=old.hist, log=old.log, pool=pool)
 
     @property
     def now(self) -> float:

@@ -16,7 +16,7 @@ import simpy
 from ...workloads.errors import InputError
 from .dealing import Dealer
 from .faults import Faults
-from .nodes import Node, Nodes, no_rows
+from .nodes import Node, Nodes
 from .table import Table
 from .transfers import Transfers
 
@@ -69,15 +69,16 @@ class Failures:
             env.process(self._lose(env, node))
 
     def _lose(self, env: simpy.Environment, node: Node) -> Process:
-        """A node fails: its requests go back, an empty engine takes its place."""
+        """A node fails: its requests go back, and it comes back empty."""
         if not node.engine.done and node.clock > env.now:
             yield env.timeout(node.clock - env.now)
         if node.held:
             self.nodes.deliver(node)
         now = max(env.now, node.clock)
         self.failures += 1
-        lost = self._retire(node, now) + self.transfers.lost(node)
+        lost = self._unfinished(node) + self.transfers.lost(node)
         self._count(lost)
+        node.fail(now)
         node.up, node.failing = False, False
         self.dealer.put_back(lost, now)
         yield env.timeout(self.faults.repair_s)
@@ -85,17 +86,12 @@ class Failures:
         self.transfers.send()
         self.dealer.deal(env.now)
 
-    def _retire(self, node: Node, now: float) -> list[int]:
-        """Replace a node's engine; the requests that had not completed on it."""
+    def _unfinished(self, node: Node) -> list[int]:
+        """Requests that have not completed on a node, their progress kept."""
         places, rows = node.untaken()
         self.table.take_over_all(node.engine, places, rows, arrivals=False)
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
         lost: list[int] = rows[unfinished].tolist()
-        self.nodes.retired.append(node.engine)
-        node.engine = node.engine.renewed(now)
-        node.rows, node.life = no_rows(), node.life + 1
-        node.promised, node.inbound, node.delivered, node.gone = 0.0, 0, 0, 0
-        node.clock = now
         return lost
 
     def _count(self, lost: list[int]) -> None:

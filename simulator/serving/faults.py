@@ -9,6 +9,10 @@ import numpy as np
 
 from ...workloads.errors import InputError
 
+LEAST_MTBF_S = 1e-3
+"""Shortest mean time between failures [s]: that of one decoding step of a small model (assumed). What
+fails more often emits no token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Faults:
@@ -19,7 +23,8 @@ class Faults:
     at : tuple of (int, float)
         Replica and time [s] of single failures.
     mtbf_s : float or None
-        Mean time between failures of one replica; gaps are exponential. None = none at random.
+        Mean time between failures of one replica, `LEAST_MTBF_S` or more; gaps are exponential.
+        None = none at random.
     repair_s : float
         Time until a failed replica, empty, takes requests again.
     """
@@ -32,6 +37,9 @@ class Faults:
         for what, value in (("--mtbf", self.mtbf_s), ("--repair", self.repair_s)):
             if value is not None and not (value > 0 or (what == "--repair" and value == 0)):
                 raise InputError(what, f"must be a positive number of seconds, not {value}")
+        if self.mtbf_s is not None and self.mtbf_s < LEAST_MTBF_S:
+            reason = f"must be at least {LEAST_MTBF_S} s, about a step, not {self.mtbf_s:g}"
+            raise InputError("--mtbf", reason)
         for replica, time in self.at:
             if replica < 0 or not time >= 0:
                 raise InputError(

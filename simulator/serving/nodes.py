@@ -45,15 +45,15 @@ class Node:
     index : int
         Its number among the nodes; entry nodes come first.
     engine : Engine
-        The present one; a failure replaces it.
     port : simpy.Resource
         Its end of the link: one transfer at a time.
     rows : array of int
         Request of each row of the engine's state; -1 once it has been taken over.
     up, failing : bool
         Whether it takes requests; whether it fails at the end of the step.
-    life : int
-        Failures so far; tells whether what was sent to or from it is still there.
+    life, earlier : int
+        Failures so far, which tells whether what was sent to or from it is still there; requests
+        that completed before the last of them.
     inbound : int
         Requests whose cache is on its way.
     promised : float
@@ -73,6 +73,7 @@ class Node:
     up: bool = True
     failing: bool = False
     life: int = 0
+    earlier: int = 0
     inbound: int = 0
     promised: float = 0.0
     clock: float = 0.0
@@ -88,8 +89,16 @@ class Node:
         while self.gone < ended and state.floats[state.ints[self.gone, I_DONE], F_LAST] <= now:
             self.gone += 1
         submitted = int(counters[C_SUBMITTED])
-        waiting = submitted - int(counters[C_RELEASED]) + int(state.ranks[:, R_WAITING].sum())
+        waiting = submitted - int(counters[C_RELEASED]) + sum(state.ranks[:, R_WAITING].tolist())
         return Load(waiting, submitted - self.gone - waiting)
+
+    def fail(self, now: float) -> None:
+        """Lose all that is here."""
+        self.earlier += self.engine.completed
+        if self.engine.submitted:
+            self.engine.fail(now)
+        self.rows, self.life, self.clock = no_rows(), self.life + 1, now
+        self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
 
     @property
     def live(self) -> int:
@@ -157,7 +166,6 @@ class Nodes:
     goal: int = 0
     ended: bool = False
     report: Callable[[], None] | None = None
-    retired: list[Engine] = field(default_factory=list)
     _busy: list[tuple[float, int]] = field(default_factory=list)
     _all: list[Node] = field(init=False)
 
@@ -170,9 +178,9 @@ class Nodes:
         return self._all
 
     @property
-    def engines(self) -> list[Engine]:
-        """Engines of all nodes; those of failed ones too: their work was done and paid for."""
-        return [*self.retired, *(node.engine for node in self._all)]
+    def completed(self) -> int:
+        """Requests that have completed on their engines, by the end of the latest steps."""
+        return sum(node.earlier + node.engine.completed for node in self._all)
 
     def wake(self, node: Node) -> None:
         """Let a node run that has something to do."""
@@ -189,7 +197,7 @@ class Nodes:
             node.queued = False
             if node.failing or node.engine.done:
                 continue
-            if clock < node.clock:  # a failure has replaced its engine since
+            if clock < node.clock:  # it has failed since
                 self.wake(node)
                 continue
             limit = until

@@ -44,8 +44,7 @@ def run(
     cache : CacheSettings, optional
         How engines set up their KV caches.
     stop : int, optional
-        Completions after which the run ends. Rates then are those of a full system: at the end of
-        all requests it drains, and a shrinking batch is another load than the one asked for.
+        Completions after which the run ends; rates then are those of a system that never drains.
 
     Raises
     ------
@@ -60,21 +59,19 @@ def run(
             deployment.model.name,
             "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
         )
-    clients = stream.closed_loop
+    fleet, clients = fleet or Fleet(), stream.closed_loop
     if clients is not None and not deployment.pools and clients < deployment.replicas:
         raise InputError(
             "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
         )
-    fleet = fleet or Fleet()
     served = serve(
         pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
         seed=seed, warmup=warmup, keep_log=keep_stages, progress=progress, cache=cache, stop=stop,
     )  # fmt: skip
-    completed = served.completed
-    if completed == 0:
+    if served.completed == 0:
         raise InputError(stream.name, "has no requests")
-    if warmup >= completed:
-        raise InputError("--warmup", f"must be below the {completed} requests, not {warmup}")
+    if warmup >= (count := served.completed):
+        raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
     return collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, wall_s=time.perf_counter() - began,

@@ -139,7 +139,8 @@ class Table:
         Parameters
         ----------
         several : bool
-            Whether they ended on several engines; else the engine has told their places.
+            Whether they ended on several engines, or in several lives of one; else the engine has
+            told their places.
         """
         rows = slice(0, self.count)
         done: slice | npt.NDArray[np.int64] = rows

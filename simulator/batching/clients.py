@@ -1,8 +1,9 @@
-"""Requests that follow each other on one engine: when the next one of a session arrives.
+"""What an engine's clients do: requests arrive, complete, and others come after them.
 
-A session is a chain: what follows a request arrives when that one has ended and its client has
-thought. Opened requests that have not arrived stand in a binary heap, soonest first, those of one
-moment in the order in which they were opened.
+They arrive at times of their own; or, in a closed loop, when the request before them completes; or,
+in a session, when the one that they follow has ended and its client has thought. What has been opened
+by another's end and has not arrived stands in a binary heap, soonest first, those of one moment in
+the order in which they were opened.
 """
 
 from __future__ import annotations
@@ -15,14 +16,20 @@ from .state import (
     C_COMING,
     C_COMPLETED,
     C_OPENED,
+    C_RELEASED,
     C_SUBMITTED,
     C_WALK,
     F_ARRIVAL,
     F_LAST,
     H_AFTER,
     H_BEFORE,
+    I_DONE,
     I_NEXT,
     I_ORDER,
+    R_HEAD,
+    R_RUNNING,
+    R_TAIL,
+    R_WAITING,
     Chain,
     State,
 )
@@ -101,6 +108,53 @@ def go_on(st: State, i: int, now: float, closed_loop: bool) -> None:
         counters[C_OPENED] = min(j + 1, counters[C_SUBMITTED])
         if j < counters[C_SUBMITTED]:
             open_request(st, j, now, turn)
+
+
+@compiled_part
+def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
+    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
+
+    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
+    """
+    counters, ranks = st.counters, st.ranks
+    while True:
+        i = soonest(st, closed_loop)
+        if i < 0:
+            return np.inf
+        if st.floats[i, F_ARRIVAL] > known_at:
+            return float(st.floats[i, F_ARRIVAL])
+        if counters[C_COMING] > 0 and st.chain.coming[0] == i:
+            take_soonest(st)
+        else:
+            counters[C_WALK] += 1
+        best, fewest = 0, 1 << 40
+        for r in range(ranks.shape[0]):
+            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
+            if load < fewest:
+                best, fewest = r, load
+        rank = ranks[best]
+        st.ints[i, I_NEXT] = -1
+        if rank[R_TAIL] >= 0:
+            st.ints[rank[R_TAIL], I_NEXT] = i
+        else:
+            rank[R_HEAD] = i
+        rank[R_TAIL] = i
+        rank[R_WAITING] += 1
+        counters[C_RELEASED] += 1
+
+
+@compiled_part
+def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
+    """Count a request that has its last token; its client goes on, or in a closed loop the next."""
+    counters = st.counters
+    st.ints[i, I_ORDER] = counters[C_COMPLETED]
+    st.ints[counters[C_COMPLETED], I_DONE] = i
+    counters[C_COMPLETED] += 1
+    if st.chain.coming.size > 0:
+        go_on(st, i, now, closed_loop)
+    elif closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
+        st.floats[counters[C_OPENED], F_ARRIVAL] = now
+        counters[C_OPENED] += 1
 
 
 def linked(st: State, block: RequestBlock) -> State:
