@@ -287,7 +287,9 @@ def read_table(
             if name in schema.shape and name not in schema.means:
                 for i in np.flatnonzero(columns[name] != np.floor(columns[name])):
                     _mark(bad, int(i), f"{name} is {str(raw[name][i])!r}, not a whole number")
-    _check_names(columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op)
+    _check_names(
+        columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op
+    )
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""

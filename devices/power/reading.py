@@ -116,7 +116,8 @@ def reading(start: Start, memory_s: float, before: Before, seconds: F8, power: F
     count = np.floor(loop / SAMPLE_S) + 1.0
     kept = np.exp(-SAMPLE_S / memory_s)
     old = (1.0 - kept**count) / (1.0 - kept) / count
-    return power + (first - power) * old
+    out: F8 = power + (first - power) * old
+    return out
 
 
 def _sweep_start(start: Start, memory_s: float, before: Before, loop: F8, power: F8) -> F8:
@@ -133,7 +134,8 @@ def _sweep_start(start: Start, memory_s: float, before: Before, loop: F8, power:
     ran, rested = np.exp(-loop / memory_s), np.exp(-start.gap_s / memory_s)
     settled = (start.still_W * (1.0 - rested) + rested * power * (1.0 - ran)) / (1.0 - ran * rested)
     swept = settled + (alone - settled) * (ran * rested) ** np.maximum(before.step, 0.0)
-    return np.where(before.step >= 0.0, swept, alone)
+    out: F8 = np.where(before.step >= 0.0, swept, alone)
+    return out
 
 
 def before(table: Table) -> Before:
