@@ -10,6 +10,7 @@ from ..workloads.errors import InputError, SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .power.board import Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
@@ -135,11 +136,12 @@ class SharedMemoryDevice:
     """xPU, Logic-PIM or both on one memory.
 
     A region lasts as long as its slowest track, or as all of them where two read one memory
-    space.
+    space. `board` says what a device draws beside the energy of its work.
     """
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
+    board: Board = Board(0.0, None)
 
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
         return [self._run_one(region) for region in regions]
@@ -171,12 +173,21 @@ def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryD
         from .calibrated.model import calibrated_model, can_calibrate
 
         if can_calibrate(spec):
+            own = board(spec)
             processors = {
-                name: replace(p, model=calibrated_model(spec, p.model))
+                name: replace(p, model=calibrated_model(spec, _powered(p.model, own)))
                 for name, p in processors.items()
                 if isinstance(p.model, Roofline)
             }
-    return SharedMemoryDevice(spec, processors)
+            return SharedMemoryDevice(spec, processors, own)
+    return SharedMemoryDevice(spec, processors, Board(spec.static_W, None))
+
+
+def _powered(model: Roofline, own: Board) -> Roofline:
+    """A product's roofline with the energies of its power model, where it has one."""
+    if own.model is None:
+        return model
+    return replace(model, **coefficients(own.model, model.J_per_flop))
 
 
 def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemoryDevice:

@@ -26,7 +26,7 @@ def validate_power_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Power model against measured power of kernels; exits 1 past 15 % median, 35 % at p90."""
+    """Power model against measured power of kernels; exits 1 past the bounds of the committed fit."""
     from ..validate.power import validate_power
 
     with folder(_beside(fit), "--fit") as files:

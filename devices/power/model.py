@@ -116,7 +116,10 @@ class PowerModel:
 
     def limited_W(self, demand: F8) -> F8:
         """What it draws: below the limit, by a lower clock where it would exceed it."""
-        return demand * (1.0 + (demand / (HELD * self.limit_W)) ** KNEE) ** (-1.0 / KNEE)
+        top = HELD * self.limit_W
+        low, high = np.minimum(demand, top), np.maximum(demand, top)
+        out: F8 = low * (1.0 + (low / high) ** KNEE) ** (-1.0 / KNEE)
+        return out
 
     def power_W(self, work: Work, again: bool = False) -> F8:
         """Mean power of the board while it runs calls of such kernels one after another."""
