@@ -10,7 +10,7 @@ from ..workloads.errors import InputError, SpecError
 from ..workloads.numerics import BITS
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
-from .power.board import Board, board, coefficients
+from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
@@ -141,7 +141,7 @@ class SharedMemoryDevice:
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
-    board: Board = Board(0.0, None)
+    board: Board = NO_BOARD
 
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
         return [self._run_one(region) for region in regions]

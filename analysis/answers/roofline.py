@@ -131,11 +131,11 @@ class Roofline(Result):
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"
         dtype = d.model.numerics.default
+        energy = show(self.step_joules)
         step = f"one step takes {seconds(self.step_seconds)}"
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
-            f"{step} and {show(self.step_joules)} J of dynamic energy on all devices; a device draws "
-            f"{self.watts_per_device:.0f} W",
+            f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             processor_rows(processors_of(d.device), dtype),
             self.rows(),
             FOOTNOTE,

@@ -58,6 +58,10 @@ class Board:
         return min(joules, max(drawn - beside, 0.0) * busy_s)
 
 
+NO_BOARD = Board(0.0, None)
+"""A device that draws nothing beside its work."""
+
+
 class Energies(TypedDict):
     """Energy terms of a roofline; see `coefficients`."""
 

@@ -95,8 +95,10 @@ def power_yaml(
     named = list(zip(parameters(families), values, strict=True))
     lines = [
         "# Written by `opbyte validate power --fit`: power of kernels, see docs/power.md. SI units.",
-        "# errors: by_shape are of rows whose model's shape was held out of the fit "
-        f"({FOLDS} folds).",
+        (
+            "# errors: by_shape are of rows whose model's shape was held out of the fit "
+            f"({FOLDS} folds)."
+        ),
         f"device: {device}",
         f'date: "{date}"',
         f"tables: [{', '.join(sources)}]",

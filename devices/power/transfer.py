@@ -72,7 +72,8 @@ def power_model(spec: DeviceSpec) -> Carried:
     if spec.name == REFERENCE:
         errors = sorted(e.by_shape.median_ape for e in stored().errors.values())
         return Carried(known, "fitted", stored().rows, errors[len(errors) // 2])
-    assert spec.process is not None and reference.process is not None
+    assert spec.process is not None
+    assert reference.process is not None
     own = base_model(spec)
     room = (own.limit_W - own.idle_W) / (known.limit_W - known.idle_W)
     logic = PROCESS[spec.process][0] / PROCESS[reference.process][0]

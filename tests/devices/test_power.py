@@ -101,10 +101,13 @@ def test_equal_loads_reach_every_expert_there_are_slots_for() -> None:
 
 def test_the_committed_fit_says_what_it_rests_on() -> None:
     spec, fit = stored(), stored_fit()
-    assert spec.device == "b200" and spec.rows == 18000 and spec.limit_W == 1000
+    assert spec.device == "b200"
+    assert spec.rows == 18000
+    assert spec.limit_W == 1000
     assert set(spec.errors) == set(fit.starts) == {"moe", "attention_prefill", "attention_decode"}
     known = power_model(load_device("b200")[0])
-    assert known.basis == "fitted" and known.model == fit.model
+    assert known.basis == "fitted"
+    assert known.model == fit.model
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -131,13 +134,15 @@ def test_a_board_holds_its_limit_over_a_time() -> None:
     for joules in (1e3, 1e4, 1e6):
         assert board.work_joules(joules, 1.0) + 300.0 <= HELD * MODEL.limit_W + 1e-9
     plain = Board(100.0, None)
-    assert plain.work_joules(1e6, 1.0) == 1e6 and plain.busy_joules(5.0) == 0.0
+    assert plain.work_joules(1e6, 1.0) == 1e6
+    assert plain.busy_joules(5.0) == 0.0
 
 
 def test_only_calibrated_products_take_their_energies_from_the_power_model() -> None:
     h100 = load_device("h100")[0]
     product, peaks = build_device(h100, calibrated=True), build_device(h100)
-    assert product.board.model is not None and peaks.board.model is None
+    assert product.board.model is not None
+    assert peaks.board.model is None
     paper = build_device(load_device("duplex")[0], calibrated=True)
     assert paper.board == Board(0.0, None)
     assert build_device(load_device("h100")[0].model_copy(update={"limit_W": None}),
