@@ -118,9 +118,11 @@ class PowerValidation(Result):
         )  # fmt: skip
         return [
             self.rows(),
-            (f"{told} read_*: of the rows that the monitor read while the kernel ran; a loop of under "
-            f"0.1 s was read before it only. reached: within {MEDIAN:.0%} in the median and {P90:.0%} at "
-            "the 90th percentile."),
+            (
+                f"{told} read_*: of the rows that the monitor read while the kernel ran; a loop of under "
+                f"0.1 s was read before it only. reached: within {MEDIAN:.0%} in the median and {P90:.0%} at "
+                "the 90th percentile."
+            ),
             f"{len(self.skipped)} rows or files skipped",
         ]
 
