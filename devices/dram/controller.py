@@ -1,32 +1,22 @@
 """The controller, tick by tick: enter, refresh, one column command, one row command.
 
-Ticks at which nothing can happen are skipped: every look that finds nothing returns the first
-tick at which it could find something (see `advance`).
+Ticks at which nothing can happen are skipped: every look leaves behind the first tick at which
+another could succeed (`col_wait`, `row_wait`), and whatever could bring that forward lowers it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit import compiled, compiled_inside
+from .maintenance import maintain, pair_free, plan_closing, plan_refresh, sent
 from .queues import accept, fetch, release, take
-from .state import (
-    ALL,
-    CLOSE_BANK,
-    MAX_KEPT,
-    NEVER,
-    PER_BANK,
-    REFRESH_ALL,
-    REFRESH_BANK,
-)
+from .state import NEVER
 from .timing import (
     ACT,
     PRE,
-    PREAB,
     RD,
     RDA,
-    REFAB,
-    REFPB,
     activate,
     at_act,
     at_column,
@@ -34,21 +24,41 @@ from .timing import (
     close,
     column,
     precharge,
-    precharge_all,
     record,
-    refresh_all,
-    refresh_bank,
+    rising,
 )
 
 MOST_PER_TICK = 2
 """Requests that enter in one tick at most."""
 
 
-@compiled_part
+@compiled_inside
+def row_ready(st: Any, q: int, b: int) -> int:
+    """First tick for the ACT or PRE that a bank's oldest miss in queue `q` needs; NEVER if barred.
+
+    A PRE is barred while a request waits for the row that is open, and in the scheduler that puts
+    row hits first, also by a hit of the queue that is not younger.
+    """
+    bank, own = st.banks[b], st.lists[q, b]
+    if own.miss < 0:
+        return NEVER
+    if bank.open < 0:
+        return at_act(st, b)
+    if bank.active > 0:
+        return NEVER
+    if st.config[0].row_hits_first and own.hit >= 0:
+        if st.entries[own.hit].arrive <= st.entries[own.miss].arrive:
+            return NEVER
+    return at_pre(st, b)
+
+
+@compiled_inside
 def enter(st: Any) -> int:
     """Let requests in, in the order of the stream; the first tick at which more could come."""
     s, c = st.s[0], st.config[0]
     s.credit += c.rate
+    if s.blocked:
+        return NEVER
     for _ in range(MOST_PER_TICK):
         if c.rate_one > 0 and s.credit < c.rate_one:
             # `credit` grows once a tick before it is looked at: n more ticks are needed.
@@ -57,175 +67,109 @@ def enter(st: Any) -> int:
         if not s.held:
             fetch(st)
         if not accept(st):
+            s.blocked = 1
             return NEVER
         s.held = 0
         s.accepted += 1
-        s.changed = 1
         if c.rate_one > 0:
             s.credit -= c.rate_one
+        if s.held_write == s.write_mode:
+            b, q = s.held_bank, s.write_mode
+            if st.lists[q, b].hit >= 0:
+                s.col_wait = min(s.col_wait, at_column(st, b, q))
+            s.row_wait = min(s.row_wait, row_ready(st, q, b))
     return s.clock + 2  # type: ignore[no-any-return]
 
 
-@compiled_part
-def keep(st: Any, kind: int, pc: int, bank: int) -> None:
-    """Put a command on the maintenance list."""
-    s = st.s[0]
-    place = st.kept[(s.kept_from + s.kept) % MAX_KEPT]
-    place.kind, place.pc, place.bank = kind, pc, bank
-    s.kept += 1
-    s.changed = 1
-
-
-@compiled_part
-def plan_refresh(st: Any) -> int:
-    """Put refreshes that are due on the list; the tick of the next one."""
-    s, c = st.s[0], st.config[0]
-    if c.refresh == ALL:
-        if s.clock == s.next_refresh:
-            s.next_refresh += c.refi
-            for pc in range(c.pcs):
-                keep(st, REFRESH_ALL, pc, -1)
-        return s.next_refresh  # type: ignore[no-any-return]
-    if c.refresh != PER_BANK:
-        return NEVER
-    if c.pb_pairs == 0:
-        if s.clock == s.next_refresh:
-            s.next_refresh += c.refipb
-            keep(st, REFRESH_BANK, st.banks[s.pb_bank].pc, s.pb_bank)
-            s.pb_bank = (s.pb_bank + 1) % c.bank_count
-        return s.next_refresh  # type: ignore[no-any-return]
-    return plan_pairs(st)
-
-
-@compiled_part
-def plan_pairs(st: Any) -> int:
-    """Per-bank refresh of HBM3: the same bank of every pseudo channel, one a tick, then the next."""
-    s, c = st.s[0], st.config[0]
-    if s.pb_left > 0:
-        send_pair(st, c.pcs - s.pb_left)
-        return s.clock + 1  # type: ignore[no-any-return]
-    if s.clock < s.next_refresh:
-        return s.next_refresh  # type: ignore[no-any-return]
-    if s.clock < st.allowed[s.pb_sid]:
-        s.next_refresh = s.clock + 1
-        return s.clock + 1  # type: ignore[no-any-return]
-    s.pb_left = c.pcs
-    send_pair(st, 0)
-    s.next_refresh += c.refipb
-    return s.clock + 1  # type: ignore[no-any-return]
-
-
-@compiled_part
-def send_pair(st: Any, pc: int) -> None:
-    """One half of a pair; behind the last, the next bank (and behind the last bank, the next SID)."""
-    s, c = st.s[0], st.config[0]
-    each = c.groups * c.banks
-    keep(st, REFRESH_BANK, pc, (pc * c.sids + s.pb_sid) * each + s.pb_bank)
-    s.pb_left -= 1
-    if s.pb_left > 0:
-        return
-    s.pb_bank += 1
-    if s.pb_bank == each:
-        st.allowed[s.pb_sid] = s.clock + c.rfcpb
-        s.pb_bank = 0
-        s.pb_sid = (s.pb_sid + 1) % c.sids
-
-
-@compiled_part
-def plan_closing(st: Any) -> int:
-    """Closed-page policy: a PRE for every bank that has had its accesses, as soon as it may go."""
-    s, c = st.s[0], st.config[0]
-    soon = NEVER
-    for b in range(c.bank_count):
-        bank = st.banks[b]
-        if bank.accesses < c.cap or bank.injected:
-            continue
-        ready = at_pre(st, b)
-        if ready <= s.clock:
-            bank.injected = 1
-            keep(st, CLOSE_BANK, bank.pc, b)
-        else:
-            soon = min(soon, ready)
-    return soon
-
-
-@compiled_part
-def turn(st: Any) -> int:
-    """Look at the watermarks; the queue in charge (reads 0, writes 1)."""
+@compiled_inside
+def turns(st: Any) -> bool:
+    """Whether a look at the watermarks would change which queue is in charge."""
     s, c = st.s[0], st.config[0]
     if s.write_mode == 0:
-        if s.writes >= c.high or s.reads == 0:
-            s.write_mode, s.changed = 1, 1
-            s.turns += 1
-    elif s.writes <= c.low and s.reads != 0:
-        s.write_mode, s.changed = 0, 1
+        return s.writes >= c.high or s.reads == 0  # type: ignore[no-any-return]
+    return s.writes <= c.low and s.reads != 0  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def turn(st: Any) -> int:
+    """Look at the watermarks; the queue in charge (reads 0, writes 1)."""
+    s = st.s[0]
+    if turns(st):
+        s.write_mode = 1 - s.write_mode
         s.turns += 1
+        s.col_wait = s.row_wait = 0
     return s.write_mode  # type: ignore[no-any-return]
 
 
-@compiled_part
-def rising(c: Any, tick: int) -> int:
-    """The first tick from `tick` on with a rising edge."""
-    return tick + 1 - (tick & 1) if c.half else tick
-
-
-@compiled_part
-def column_slot(st: Any) -> int:
-    """Send the best column command; 0 if one went out, else the first tick for a next look."""
-    s, c = st.s[0], st.config[0]
+@compiled_inside
+def column_slot(st: Any) -> None:
+    """Send the best column command, or set the tick of the next look."""
+    s = st.s[0]
     soon = NEVER
-    best, best_at, oldest = -1, -1, NEVER
+    best, oldest = -1, NEVER
     for i in range(s.active):
         e = st.entries[st.active[i]]
         if st.banks[e.bank].open != e.row:
             continue
-        ready = max(at_column(st, e.bank, e.write), s.col_bus)
+        ready = at_column(st, e.bank, e.write)
         if ready > s.clock:
             soon = min(soon, ready)
         elif e.arrive < oldest:
-            best, best_at, oldest = st.active[i], i, e.arrive
+            best, oldest = i, e.arrive
     if best >= 0:
-        for i in range(best_at, s.active - 1):
+        index = st.active[best]
+        for i in range(best, s.active - 1):
             st.active[i] = st.active[i + 1]
         s.active -= 1
-        st.banks[st.entries[best].bank].active -= 1
-        serve(st, best)
-        return 0
+        st.banks[st.entries[index].bank].active -= 1
+        serve(st, index)
+        return
     if s.kept > 0:
-        return soon
+        s.col_wait = soon
+        return
+    queue_column(st, soon)
+
+
+@compiled_inside
+def queue_column(st: Any, soon: int) -> None:
+    """Send the oldest ready row hit of the queue in charge, or set the tick of the next look."""
+    s, c = st.s[0], st.config[0]
     q = turn(st)
+    best, oldest = -1, NEVER
     for p in range(c.pcs):
         bus = st.pcs[p].next_wr if q else st.pcs[p].next_rd
-        if st.counts[q, p] == 0:
-            continue
-        if bus > s.clock or s.col_bus > s.clock:
-            soon = min(soon, max(bus, s.col_bus))
+        if bus > s.clock:
+            if st.counts[q, p] > 0:
+                soon = min(soon, bus)
             continue
         for k in range(st.counts[q, p]):
             b = st.hits[q, p, k]
+            seq = st.entries[st.lists[q, b].hit].seq
             ready = at_column(st, b, q)
             if ready > s.clock:
                 soon = min(soon, ready)
-            elif st.entries[st.lists[q, b].hit].seq < oldest:
-                best, oldest = st.lists[q, b].hit, st.entries[st.lists[q, b].hit].seq
+            elif seq < oldest:
+                best, oldest = b, seq
     if best < 0:
-        return soon
+        s.col_wait = soon
+        return
     s.hits += 1
-    take(st, best)
-    serve(st, best)
-    return 0
+    index = st.lists[q, best].hit
+    take(st, index)
+    serve(st, index)
 
 
-@compiled_part
+@compiled_inside
 def serve(st: Any, index: int) -> None:
     """Send a request's RD or WR (with auto-precharge where the policy asks) and finish it."""
     s, c, e = st.s[0], st.config[0], st.entries[index]
-    bank = st.banks[e.bank]
+    b = e.bank
+    bank = st.banks[b]
     auto = c.cap > 0 and bank.accesses >= c.cap
-    record(st, (RDA if auto else RD) + e.write, e.bank, e.row)
-    column(st, e.bank, e.write, auto)
+    record(st, (RDA if auto else RD) + e.write, b, e.row)
+    column(st, b, e.write, auto)
     if auto:
-        close(st, e.bank)
+        close(st, b)
     else:
         bank.accesses += 1
     if e.write:
@@ -238,143 +182,56 @@ def serve(st: Any, index: int) -> None:
             st.flying[(s.flying_from + s.flying) % n] = s.clock + c.latency
             s.flying += 1
     release(st, index)
-    s.changed = 1
-
-
-@compiled_part
-def pair_free(st: Any, pc: int, b: int) -> bool:
-    """Whether a PRE may share its clock with the row command of the rising edge before it.
-
-    `b` is -1 for a PREab.
-    """
-    s = st.s[0]
-    if s.clock != s.pair_tick or s.pair_pc != pc:
-        return True
-    return s.pair_bank >= 0 and b >= 0 and s.pair_bank != b  # type: ignore[no-any-return]
-
-
-@compiled_part
-def sent(st: Any, command: int, pc: int, b: int, edge: bool) -> int:
-    """Remember a row command of a rising edge for the falling one that it is paired with."""
-    s, c = st.s[0], st.config[0]
-    s.changed = 1
-    if edge and c.half:
-        s.pair_pc = pc
-        s.pair_bank = -1 if command in (PREAB, REFAB) else b
-        s.pair_tick = s.clock + (c.act_len if command == ACT else 1)
-    return 0
-
-
-@compiled_part
-def row_slot(st: Any, edge: bool) -> int:
-    """Send the best row command; 0 if one went out, else the first tick for a next look."""
-    s, c = st.s[0], st.config[0]
+    s.col_wait = s.col_bus
     if s.kept > 0:
-        return maintain(st, edge)
-    q = turn(st)
-    soon = NEVER
+        s.row_wait = 0
+    else:
+        s.row_wait = min(s.row_wait, row_ready(st, s.write_mode, b))
+
+
+@compiled_inside
+def row_slot(st: Any, edge: bool) -> None:
+    """Send the best row command for the queue in charge, or set the tick of the next look."""
+    s, c = st.s[0], st.config[0]
+    q = s.write_mode
+    soon, more = NEVER, False
     best, oldest = -1, NEVER
     for p in range(c.pcs):
         for k in range(st.counts[2 + q, p]):
             b = st.misses[q, p, k]
-            own, bank = st.lists[q, b], st.banks[b]
-            e = st.entries[own.miss]
-            if bank.open < 0:
-                ready = rising(c, max(at_act(st, b), s.clock))
-            else:
-                if bank.active > 0 or (
-                    c.row_hits_first and own.hit >= 0 and st.entries[own.hit].arrive <= e.arrive
-                ):
-                    continue
-                ready = at_pre(st, b)
-                if ready <= s.clock and not edge and not pair_free(st, p, b):
-                    ready = s.clock + 1
+            ready = row_ready(st, q, b)
+            if st.banks[b].open < 0:
+                ready = rising(c, max(ready, s.clock))
+            elif ready <= s.clock and not edge and not pair_free(st, p, b):
+                ready = s.clock + 1
             if ready > s.clock:
                 soon = min(soon, ready)
-            elif e.seq < oldest:
-                best, oldest = own.miss, e.seq
+                continue
+            more = more or best >= 0
+            seq = st.entries[st.lists[q, b].miss].seq
+            if seq < oldest:
+                best, oldest = b, seq
     if best < 0:
-        return soon
-    e = st.entries[best]
-    b = e.bank
+        s.row_wait = soon
+        return
+    b = best
     if st.banks[b].open >= 0:
         precharge(st, b)
-        return sent(st, PRE, st.banks[b].pc, b, edge)
-    take(st, best)
-    st.active[s.active] = best
+        sent(st, PRE, st.banks[b].pc, b, edge)
+        s.row_wait = s.clock + 1 if more else min(soon, at_act(st, b))
+        return
+    index = st.lists[q, b].miss
+    take(st, index)
+    st.active[s.active] = index
     s.active += 1
     st.banks[b].active += 1
-    activate(st, b, e.row)
-    return sent(st, ACT, st.banks[b].pc, b, edge)
+    activate(st, b, st.entries[index].row)
+    sent(st, ACT, st.banks[b].pc, b, edge)
+    s.row_wait = s.row_bus if more else max(soon, s.row_bus)
+    s.col_wait = min(s.col_wait, min(st.banks[b].next_rd, st.banks[b].next_wr))
 
 
-@compiled_part
-def any_open(st: Any, p: int) -> int:
-    """State of a pseudo channel: 0 closed, 1 rows open, 2 with requests waiting for them."""
-    each = st.config[0].bank_count // st.config[0].pcs
-    out = 0
-    for b in range(p * each, (p + 1) * each):
-        if st.banks[b].active > 0:
-            return 2
-        if st.banks[b].open >= 0:
-            out = 1
-    return out
-
-
-@compiled_part
-def maintain(st: Any, edge: bool) -> int:
-    """Send what the head of the maintenance list needs; 0 if something went out, else when."""
-    s, c = st.s[0], st.config[0]
-    head = st.kept[s.kept_from]
-    pc, b = head.pc, head.bank
-    own = st.pcs[pc]
-    command = PRE if head.kind == CLOSE_BANK else REFPB
-    if head.kind == REFRESH_ALL:
-        rows = open_rows(st, pc)
-        command = REFAB if rows == 0 else PREAB
-        ready = max(own.next_refab if rows == 0 else own.next_preab, s.row_bus)
-        if command == PREAB and any_open(st, pc) == 2:
-            return NEVER
-    elif command == PRE or st.banks[b].open >= 0:
-        command = PRE
-        ready = at_pre(st, b)
-        if st.banks[b].active > 0:
-            return NEVER
-    else:
-        bank = st.banks[b]
-        ready = max(max(bank.next_refpb, st.groups[bank.group].next_refpb),
-                    max(own.next_refpb, s.row_bus))  # fmt: skip
-    if command in (REFAB, REFPB):
-        ready = rising(c, max(ready, s.clock))
-    elif ready <= s.clock and not edge and not pair_free(st, pc, -1 if command == PREAB else b):
-        ready = s.clock + 1
-    if ready > s.clock:
-        return ready  # type: ignore[no-any-return]
-    if command == PREAB:
-        precharge_all(st, pc)
-    elif command == PRE:
-        precharge(st, b)
-    elif command == REFAB:
-        refresh_all(st, pc)
-    else:
-        refresh_bank(st, b)
-    if command in (REFAB, REFPB) or head.kind == CLOSE_BANK:
-        s.kept_from = (s.kept_from + 1) % MAX_KEPT
-        s.kept -= 1
-    return sent(st, command, pc, b, edge)
-
-
-@compiled_part
-def open_rows(st: Any, p: int) -> int:
-    """Banks of a pseudo channel with an open row, counted up to one."""
-    each = st.config[0].bank_count // st.config[0].pcs
-    for b in range(p * each, (p + 1) * each):
-        if st.banks[b].open >= 0:
-            return 1
-    return 0
-
-
-@compiled_part
+@compiled_inside
 def returned(st: Any) -> int:
     """Reads that have come back leave the window; the tick of the next one."""
     s = st.s[0]
@@ -383,7 +240,7 @@ def returned(st: Any) -> int:
         s.flying_from = (s.flying_from + 1) % n
         s.flying -= 1
         s.outstanding -= 1
-        s.changed = 1
+        s.blocked = 0
     return st.flying[s.flying_from] if s.flying > 0 else NEVER  # type: ignore[no-any-return]
 
 
@@ -392,8 +249,8 @@ def advance(st: Any, until: int, accepted: int) -> None:
     """Run a channel to tick `until` (done), or until it has accepted so many requests."""
     s, c = st.s[0], st.config[0]
     while s.clock < until and s.accepted < accepted:
-        s.changed = 0
         soon = enter(st)
+        was_blocked = s.blocked
         s.clock += 1
         if c.window > 0:
             soon = min(soon, returned(st))
@@ -402,10 +259,21 @@ def advance(st: Any, until: int, accepted: int) -> None:
             soon = min(soon, plan_closing(st))
         edge = c.half == 0 or (s.clock & 1) == 1
         if edge:
-            soon = min(soon, rising(c, column_slot(st)))
-        soon = min(soon, row_slot(st, edge))
-        if edge and s.changed == 0 and soon > s.clock + 1:
+            if s.kept == 0 and s.clock < s.col_wait:
+                turn(st)
+            if s.clock >= s.col_wait:
+                column_slot(st)
+        if s.kept > 0:
+            if s.clock >= s.row_wait:
+                maintain(st, edge)
+        else:
+            turn(st)
+            if s.clock >= s.row_wait:
+                row_slot(st, edge)
+        if s.blocked == 0 and (was_blocked or c.rate_one == 0):
+            soon = s.clock + 1
+        soon = min(soon, min(s.row_wait, s.col_wait))
+        if soon > s.clock + 1 and (s.kept > 0 or not turns(st)):
             skip = min(soon, until + 1) - 1 - s.clock
-            if skip > 0:
-                s.clock += skip
-                s.credit += skip * c.rate
+            s.clock += skip
+            s.credit += skip * c.rate

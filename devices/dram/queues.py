@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
 from .mapping import BA, BG, CO, PC, RO, SID
 from .state import READ, WRITE
 from .streams import next_block
 
 
-@compiled_part
+@compiled_inside
 def fetch(st: Any) -> None:
     """Take the next request of the stream into the hand: bank, row and column."""
     s, c = st.s[0], st.config[0]
@@ -54,7 +54,7 @@ def fetch(st: Any) -> None:
     s.held_bank = ((pc * c.sids + sid) * c.groups + bg) * c.banks + ba
 
 
-@compiled_part
+@compiled_inside
 def list_hit(st: Any, q: int, b: int, entry: int) -> None:
     """Set a bank's oldest row hit in queue `q`; -1 for none."""
     own, pc = st.lists[q, b], st.banks[b].pc
@@ -72,7 +72,7 @@ def list_hit(st: Any, q: int, b: int, entry: int) -> None:
     own.hit = entry
 
 
-@compiled_part
+@compiled_inside
 def list_miss(st: Any, q: int, b: int, entry: int) -> None:
     """Set a bank's oldest request of another row than the open one in queue `q`; -1 for none."""
     own, pc = st.lists[q, b], st.banks[b].pc
@@ -101,7 +101,7 @@ def is_buffered(st: Any, b: int, row: int, col: int) -> bool:
     return False
 
 
-@compiled_part
+@compiled_inside
 def accept(st: Any) -> bool:
     """Let the request in the hand enter its queue; False where there is no place."""
     s, c = st.s[0], st.config[0]
@@ -133,7 +133,7 @@ def accept(st: Any) -> bool:
     return True
 
 
-@compiled_part
+@compiled_inside
 def append(st: Any, q: int, b: int, index: int) -> None:
     """Put a request behind the others of its bank."""
     own, e = st.lists[q, b], st.entries[index]
@@ -150,7 +150,7 @@ def append(st: Any, q: int, b: int, index: int) -> None:
         list_miss(st, q, b, index)
 
 
-@compiled_part
+@compiled_inside
 def take(st: Any, index: int) -> None:
     """Remove a request from its queue; its place is free when `release` is called."""
     e, s = st.entries[index], st.s[0]
@@ -174,13 +174,14 @@ def take(st: Any, index: int) -> None:
         while after >= 0 and st.entries[after].row == row:
             after = st.entries[after].next
         list_miss(st, q, b, after)
+    s.blocked = 0
     if q == READ:
         s.reads -= 1
     else:
         s.writes -= 1
 
 
-@compiled_part
+@compiled_inside
 def release(st: Any, index: int) -> None:
     """Give the place of a finished request back."""
     st.entries[index].next = st.s[0].free

@@ -45,14 +45,18 @@ CONFIG = _row(
 """Timings (in ticks, command lengths counted in) and settings; see `new_config`."""
 
 CHANNEL = _row(
-    "clock", "accepted", "seq", "write_mode", "reads", "writes", "free", "active", "changed",
+    "clock", "accepted", "seq", "write_mode", "reads", "writes", "free", "active",
     "kept", "kept_from", "next_refresh", "pb_sid", "pb_bank", "pb_left", "row_bus", "col_bus",
     "pair_tick", "pair_pc", "pair_bank", "credit", "outstanding", "flying", "flying_from",
     "held", "held_bank", "held_row", "held_col", "held_write", "held_auto",
     "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits", "turns",
-    "col_wait", "wait", "logged",
+    "col_wait", "row_wait", "blocked", "logged",
 )  # fmt: skip
-"""One channel's clock, counts and statistics."""
+"""One channel's clock, counts and statistics.
+
+`col_wait` and `row_wait` are ticks before which no look for a column or row command can succeed;
+`blocked` says that the request in the hand waits for a place.
+"""
 
 PSEUDO = _row("next_rd", "next_wr", "next_act", "next_pre", "next_preab", "next_refab",
               "next_refpb", "act1", "act2", "act3", "act4")  # fmt: skip

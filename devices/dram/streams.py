@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside
 
 if TYPE_CHECKING:
     from .pattern import Run
@@ -35,7 +35,7 @@ MIX1, MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 S30, S27, S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@compiled_part
+@compiled_inside
 def mix(x: Any) -> Any:
     """SplitMix64 of an unsigned integer."""
     z = x + GOLDEN
@@ -96,7 +96,7 @@ def new_streams(memory: DramSpec, run: Run, channel: int) -> NDArray[Any]:
     return out
 
 
-@compiled_part
+@compiled_inside
 def block_of(t: Any, kind: int, key: int, i: int) -> int:
     """Block that request `i` of a stream touches, before the other half's offset."""
     if kind == SEQ:
@@ -119,7 +119,7 @@ def block_of(t: Any, kind: int, key: int, i: int) -> int:
     return (base + turn // t.many * t.turn + i % t.turn) % t.blocks  # type: ignore[no-any-return]
 
 
-@compiled_part
+@compiled_inside
 def next_block(t: Any) -> int:
     """Advance the stream by one request: its block, or ``-1 - block`` for a write."""
     write = False

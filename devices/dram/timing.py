@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
 from .queues import opened
 
 ACT, PRE, PREAB, RD, WR, RDA, WRA, REFAB, REFPB = range(9)
 COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
 
 
-@compiled_part
+@compiled_inside
 def record(st: Any, command: int, b: int, row: int) -> None:
     """Write a command into the timeline, where one is kept."""
     s, c = st.s[0], st.config[0]
@@ -21,7 +21,13 @@ def record(st: Any, command: int, b: int, row: int) -> None:
         s.logged += 1
 
 
-@compiled_part
+@compiled_inside
+def rising(c: Any, tick: int) -> int:
+    """The first tick from `tick` on with a rising edge."""
+    return tick + 1 - (tick & 1) if c.half else tick
+
+
+@compiled_inside
 def at_column(st: Any, b: int, write: int) -> int:
     """First tick for a read or write of a bank's open row."""
     bank = st.banks[b]
@@ -31,7 +37,7 @@ def at_column(st: Any, b: int, write: int) -> int:
     return max(max(bank.next_rd, group.next_rd), max(sid.next_rd, pc.next_rd))  # type: ignore[no-any-return]
 
 
-@compiled_part
+@compiled_inside
 def at_act(st: Any, b: int) -> int:
     """First tick for an ACT of a closed bank."""
     bank, c = st.banks[b], st.config[0]
@@ -40,14 +46,14 @@ def at_act(st: Any, b: int) -> int:
     return max(max(own, pc.next_act), max(pc.act4 + c.faw, st.s[0].row_bus))  # type: ignore[no-any-return]
 
 
-@compiled_part
+@compiled_inside
 def at_pre(st: Any, b: int) -> int:
     """First tick for a PRE of a bank."""
     bank = st.banks[b]
     return max(bank.next_pre, max(st.pcs[bank.pc].next_pre, st.s[0].row_bus))  # type: ignore[no-any-return]
 
 
-@compiled_part
+@compiled_inside
 def column(st: Any, b: int, write: int, auto: bool) -> None:
     """Send RD, WR, RDA or WRA to a bank."""
     s, c, bank = st.s[0], st.config[0], st.banks[b]
@@ -78,7 +84,7 @@ def column(st: Any, b: int, write: int, auto: bool) -> None:
         pc.next_preab = max(pc.next_preab, t + pre)
 
 
-@compiled_part
+@compiled_inside
 def activate(st: Any, b: int, row: int) -> None:
     """Send an ACT to a closed bank."""
     s, c, bank = st.s[0], st.config[0], st.banks[b]
