@@ -111,6 +111,9 @@ def column_slot(st: Any) -> None:
         e = st.entries[st.active[i]]
         if st.banks[e.bank].open != e.row:
             continue
+        if s.active_writes == 0 and st.banks[e.bank].next_rd > s.clock:
+            soon = min(soon, st.banks[e.bank].next_rd)
+            break  # reads wait in the order of their ACTs
         ready = at_column(st, e.bank, e.write)
         if ready > s.clock:
             soon = min(soon, ready)
@@ -121,6 +124,7 @@ def column_slot(st: Any) -> None:
         for i in range(best, s.active - 1):
             st.active[i] = st.active[i + 1]
         s.active -= 1
+        s.active_writes -= st.entries[index].write
         st.banks[st.entries[index].bank].active -= 1
         serve(st, index)
         return
@@ -197,13 +201,24 @@ def row_slot(st: Any, edge: bool) -> None:
     soon, more = NEVER, False
     best, oldest = -1, NEVER
     for p in range(c.pcs):
-        for k in range(st.counts[2 + q, p]):
+        pc, n = st.pcs[p], st.counts[2 + q, p]
+        # No bank can do better than what its pseudo channel allows.
+        first_act = max(max(pc.next_act, pc.act4 + c.faw), max(s.row_bus, s.clock))
+        first_act, first_pre = rising(c, first_act), max(pc.next_pre, s.row_bus)
+        if n > 0 and min(first_act, first_pre) > s.clock:
+            soon = min(soon, min(first_act, first_pre))
+            continue
+        for k in range(n):
             b = st.misses[q, p, k]
-            ready = row_ready(st, q, b)
             if st.banks[b].open < 0:
-                ready = rising(c, max(ready, s.clock))
-            elif ready <= s.clock and not edge and not pair_free(st, p, b):
-                ready = s.clock + 1
+                if first_act > s.clock:
+                    soon = min(soon, first_act)
+                    continue
+                ready = rising(c, max(at_act(st, b), s.clock))
+            else:
+                ready = row_ready(st, q, b)
+                if ready <= s.clock and not edge and not pair_free(st, p, b):
+                    ready = s.clock + 1
             if ready > s.clock:
                 soon = min(soon, ready)
                 continue
@@ -224,6 +239,7 @@ def row_slot(st: Any, edge: bool) -> None:
     take(st, index)
     st.active[s.active] = index
     s.active += 1
+    s.active_writes += q
     st.banks[b].active += 1
     activate(st, b, st.entries[index].row)
     sent(st, ACT, st.banks[b].pc, b, edge)

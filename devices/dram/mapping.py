@@ -19,7 +19,6 @@ from ...workloads.errors import InputError, nearest
 from .spec import DramSpec, Organisation
 
 FIELDS = ("pc", "sid", "bg", "ba", "ro", "co")
-PC, SID, BG, BA, RO, CO = range(6)
 
 NAMED = {
     "bgi": "pc,bg,co,ba,sid,ro",
@@ -31,7 +30,9 @@ NAMED = {
 
 _PART = re.compile(r"([a-z]+)(?:(\d+)(?:\.\.(\d+))?)?")
 
-Segments = NDArray[np.int64]
+COL_SHIFT, ROW_SHIFT, BYTES = 8, 20, 5
+
+Tables = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +43,20 @@ class Mapping:
     ----------
     name : str
         As given.
-    segments : array of int64, [n, 4]
-        Shift in the address, mask, field, shift inside the field.
-    folds : array of int64, [m, 3]
-        With ``+xor``: row bits (shift, mask) that flip a field.
+    tables : array of int64, [BYTES, 256]
+        What each byte of a block's number adds, by exclusive or, to its packed place: bank below
+        `COL_SHIFT`, column below `ROW_SHIFT`, row above.
     row_low, row_high : int
         First address bit that belongs to the row, and the bit behind the last one.
+    fold_bits : int
+        Row bits that take part in ``+xor``.
     """
 
     name: str
-    segments: Segments
-    folds: Segments
+    tables: Tables
     row_low: int
     row_high: int
-
-    @property
-    def fold_bits(self) -> int:
-        """Row bits that take part in ``+xor``."""
-        return sum(int(mask).bit_length() for _, mask, _ in self.folds)
+    fold_bits: int
 
 
 def widths(org: Organisation) -> dict[str, int]:
@@ -83,7 +80,7 @@ def read_mapping(text: str, memory: DramSpec) -> Mapping:
     if "," not in order:
         raise InputError(f"mapping {text!r}", f"unknown name{nearest(base, NAMED)}")
     width = widths(memory.organisation)
-    segments, used, at = [], {f: 0 for f in FIELDS}, 0
+    segments, used, at = [], dict.fromkeys(FIELDS, 0), 0
     for part in order.split(","):
         field, low, high = _part(part, text, width)
         bits = max(0, min(high, width[field] - 1) - low + 1)
@@ -91,16 +88,18 @@ def read_mapping(text: str, memory: DramSpec) -> Mapping:
         if used[field] & mask:
             raise InputError(f"mapping {text!r}", f"{part!r} names bits of {field} twice")
         used[field] |= mask
-        if bits:
-            segments.append((at, (1 << bits) - 1, FIELDS.index(field), low))
-            at += bits
+        segments += [(field, low + i, at + i) for i in range(bits)]
+        at += bits
     for field in FIELDS:
         missing = ((1 << width[field]) - 1) & ~used[field]
         if missing:
             bit = (missing & -missing).bit_length() - 1
             raise InputError(f"mapping {text!r}", f"leaves out bit {bit} of {field}")
-    return Mapping(text, np.array(segments, np.int64).reshape(-1, 4), _folds(bool(plus), width),
-                   *_row_span(segments))  # fmt: skip
+    folds = _folds(width) if plus else []
+    rows = sorted(at for field, _, at in segments if field == "ro")
+    whole = rows == list(range(rows[0], rows[0] + len(rows))) if rows else False
+    span = (rows[0], rows[-1] + 1) if whole else (0, 0)
+    return Mapping(text, _tables(segments, folds, width), *span, len(folds))
 
 
 def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:
@@ -117,18 +116,28 @@ def _part(part: str, text: str, width: dict[str, int]) -> tuple[str, int, int]:
     return field, min(first, last), max(first, last)
 
 
-def _folds(folding: bool, width: dict[str, int]) -> Segments:
-    """Row bits that ``+xor`` folds into bank group, bank, stack id and pseudo channel."""
-    rows, at = [], 0
-    for field in ("bg", "ba", "sid", "pc") if folding else ():
-        bits = min(width[field], width["ro"] - at)
-        if bits:
-            rows.append((at, (1 << bits) - 1, FIELDS.index(field)))
-            at += bits
-    return np.array(rows, np.int64).reshape(-1, 3)
+def _folds(width: dict[str, int]) -> list[tuple[str, int]]:
+    """Which bit of the bank each row bit flips with ``+xor``, from the lowest row bit on."""
+    places = [(field, bit) for field in ("bg", "ba", "sid", "pc") for bit in range(width[field])]
+    return places[: width["ro"]]
 
 
-def _row_span(segments: list[tuple[int, int, int, int]]) -> tuple[int, int]:
-    """First and last (exclusive) address bit of the row; (0, 0) where it is split."""
-    spans = [(at, at + mask.bit_length()) for at, mask, field, _ in segments if field == RO]
-    return spans[0] if len(spans) == 1 else (0, 0)
+def _tables(
+    segments: list[tuple[str, int, int]], folds: list[tuple[str, int]], width: dict[str, int]
+) -> Tables:
+    """Packed places by byte: every address bit flips fixed bits of bank, column and row."""
+    below = {"ba": 0, "bg": width["ba"], "sid": width["ba"] + width["bg"]}
+    below["pc"] = below["sid"] + width["sid"]
+    below |= {"co": COL_SHIFT, "ro": ROW_SHIFT}
+    flips = np.zeros(8 * BYTES, np.int64)
+    for field, bit, at in segments:
+        flips[at] ^= 1 << (below[field] + bit)
+        if field == "ro" and bit < len(folds):
+            other, place = folds[bit]
+            flips[at] ^= 1 << (below[other] + place)
+    out = np.zeros((BYTES, 256), np.int64)
+    for value in range(256):
+        for bit in range(8):
+            if value >> bit & 1:
+                out[:, value] ^= flips[bit::8]
+    return out

@@ -9,49 +9,27 @@ from __future__ import annotations
 from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
-from .mapping import BA, BG, CO, PC, RO, SID
+from .mapping import COL_SHIFT, ROW_SHIFT
 from .state import READ, WRITE
 from .streams import next_block
+
+BANK_MASK, COL_MASK = (1 << COL_SHIFT) - 1, (1 << (ROW_SHIFT - COL_SHIFT)) - 1
 
 
 @compiled_inside
 def fetch(st: Any) -> None:
     """Take the next request of the stream into the hand: bank, row and column."""
-    s, c = st.s[0], st.config[0]
+    s = st.s[0]
     block = next_block(st.streams[0])
     s.held_write = 0
     if block < 0:
         block = -1 - block
         s.held_write = 1
-    pc = sid = bg = ba = row = col = 0
-    for i in range(st.segments.shape[0]):
-        bits = ((block >> st.segments[i, 0]) & st.segments[i, 1]) << st.segments[i, 3]
-        field = st.segments[i, 2]
-        if field == CO:
-            col |= bits
-        elif field == RO:
-            row |= bits
-        elif field == BG:
-            bg |= bits
-        elif field == BA:
-            ba |= bits
-        elif field == PC:
-            pc |= bits
-        else:
-            sid |= bits
-    for i in range(st.folds.shape[0]):
-        bits = (row >> st.folds[i, 0]) & st.folds[i, 1]
-        field = st.folds[i, 2]
-        if field == BG:
-            bg ^= bits
-        elif field == BA:
-            ba ^= bits
-        elif field == SID:
-            sid ^= bits
-        else:
-            pc ^= bits
-    s.held, s.held_row, s.held_col = 1, row, col
-    s.held_bank = ((pc * c.sids + sid) * c.groups + bg) * c.banks + ba
+    place = st.tables[0, block & 255] ^ st.tables[1, (block >> 8) & 255]
+    place ^= st.tables[2, (block >> 16) & 255] ^ st.tables[3, (block >> 24) & 255]
+    place ^= st.tables[4, (block >> 32) & 255]
+    s.held, s.held_bank = 1, place & BANK_MASK
+    s.held_col, s.held_row = (place >> COL_SHIFT) & COL_MASK, place >> ROW_SHIFT
 
 
 @compiled_inside

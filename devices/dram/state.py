@@ -45,7 +45,7 @@ CONFIG = _row(
 """Timings (in ticks, command lengths counted in) and settings; see `new_config`."""
 
 CHANNEL = _row(
-    "clock", "accepted", "seq", "write_mode", "reads", "writes", "free", "active",
+    "clock", "accepted", "seq", "write_mode", "reads", "writes", "free", "active", "active_writes",
     "kept", "kept_from", "next_refresh", "pb_sid", "pb_bank", "pb_left", "row_bus", "col_bus",
     "pair_tick", "pair_pc", "pair_bank", "credit", "outstanding", "flying", "flying_from",
     "held", "held_bank", "held_row", "held_col", "held_write", "held_auto",
@@ -91,8 +91,7 @@ class Channel(NamedTuple):
     flying: I8  # [F] ticks at which reads return, a ring
     allowed: I8  # [sids] first tick of a stack id's next round of per-bank refresh
     streams: Records  # [1] STREAM
-    segments: I8  # [n, 4] of the mapping
-    folds: I8  # [m, 3] of the mapping
+    tables: I8  # [BYTES, 256] of the mapping
     log: I8  # [L, 4] tick, command, bank, row
 
 
@@ -164,7 +163,7 @@ def new_channel(memory: DramSpec, run: Run, channel: int = 0, log: int = 0) -> C
         entries=np.zeros(entries, ENTRY), active=np.zeros(count + 1, np.int64),
         kept=np.zeros(MAX_KEPT, KEPT), flying=np.zeros(max(run.window or 0, 1) + 4, np.int64),
         allowed=np.zeros(org.sids, np.int64), streams=new_streams(memory, run, channel),
-        segments=mapping.segments, folds=mapping.folds, log=np.zeros((max(log, 1), 4), np.int64),
+        tables=mapping.tables, log=np.zeros((max(log, 1), 4), np.int64),
     )  # fmt: skip
     index = np.arange(count)
     out.banks["group"] = index // org.banks

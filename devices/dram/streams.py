@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...workloads.jit import compiled_inside
+from ...workloads.jit import compiled_inside, compiled_part
 
 if TYPE_CHECKING:
     from .pattern import Run
@@ -20,13 +20,14 @@ STREAM = np.dtype(
     [(name, np.int64) for name in (
         "kind", "other_kind", "blocks", "atom", "chunk", "chunks", "stride", "touched", "many",
         "turn", "bases", "first", "second", "unit", "other_writes", "other_offset", "period",
-        "read", "wrote", "key", "other_key",
+        "read", "wrote", "key", "other_key", "next", "left", "other_next", "other_left",
     )]
 )  # fmt: skip
 """A stream and its other half (writes, or the gathers of ``mix``); counted in blocks of an atom.
 
 `first`, `second`: requests of each half in a period; `period`: position in it; `read`, `wrote`:
-requests of each half so far; `key`, `other_key`: what is mixed into the random numbers.
+requests of each half so far; `key`, `other_key`: what is mixed into the random numbers; `next`,
+`left` and their others: the block that comes next, and how many more follow it in sequence.
 """
 
 _MASK = (1 << 64) - 1
@@ -96,45 +97,48 @@ def new_streams(memory: DramSpec, run: Run, channel: int) -> NDArray[Any]:
     return out
 
 
-@compiled_inside
-def block_of(t: Any, kind: int, key: int, i: int) -> int:
-    """Block that request `i` of a stream touches, before the other half's offset."""
+@compiled_part
+def start_of(t: Any, kind: int, key: int, i: int) -> tuple[int, int]:
+    """Block that request `i` of a stream touches, and how many from there are in sequence."""
     if kind == SEQ:
-        return i % t.blocks  # type: ignore[no-any-return]
+        first = i % t.blocks
+        return first, t.blocks - first
     if kind == RAND:
-        chunk = i // t.chunk
-        h = mix(np.uint64(key) + np.uint64(chunk))
-        first = np.int64(h % np.uint64(t.chunks)) * t.chunk
-        return first + i % t.chunk  # type: ignore[no-any-return]
+        h = mix(np.uint64(key) + np.uint64(i // t.chunk))
+        within = i % t.chunk
+        return np.int64(h % np.uint64(t.chunks)) * t.chunk + within, t.chunk - within
     if kind == STRIDE:
-        k = i // t.touched
         capacity = t.blocks * t.atom
-        far = k * t.stride
-        place = far % capacity + (far // capacity) * t.touched * t.atom % t.stride
-        return (place // t.atom + i % t.touched) % t.blocks  # type: ignore[no-any-return]
-    turn = i // t.turn
-    stream = turn % t.many
-    h = mix(np.uint64(key) + np.uint64(stream))
+        far = i // t.touched * t.stride
+        place = far % capacity + far // capacity * t.touched * t.atom % t.stride
+        first, within = place // t.atom % t.blocks, i % t.touched
+        return first + within, min(t.touched - within, t.blocks - first - within)
+    turn, within = i // t.turn, i % t.turn
+    h = mix(np.uint64(key) + np.uint64(turn % t.many))
     base = np.int64(h % np.uint64(t.bases)) * 128
-    return (base + turn // t.many * t.turn + i % t.turn) % t.blocks  # type: ignore[no-any-return]
+    first = (base + turn // t.many * t.turn + within) % t.blocks
+    return first, min(t.turn - within, t.blocks - first)
 
 
 @compiled_inside
 def next_block(t: Any) -> int:
     """Advance the stream by one request: its block, or ``-1 - block`` for a write."""
-    write = False
-    if t.second == 0:
-        block = block_of(t, t.kind, t.key, t.read)
-        t.read += 1
-        return block
-    if t.period < t.first:
-        block = block_of(t, t.kind, t.key, t.read)
-        t.read += 1
+    if t.second == 0 or t.period < t.first:
+        if t.left == 0:
+            t.next, t.left = start_of(t, t.kind, t.key, t.read)
+        block = t.next
+        t.read, t.next, t.left = t.read + 1, t.next + 1, t.left - 1
+        write = False
     else:
-        block = (block_of(t, t.other_kind, t.other_key, t.wrote) + t.other_offset) % t.blocks
-        t.wrote += 1
+        if t.other_left == 0:
+            t.other_next, t.other_left = start_of(t, t.other_kind, t.other_key, t.wrote)
+        block = t.other_next + t.other_offset
+        if block >= t.blocks:
+            block -= t.blocks
+        t.wrote, t.other_next, t.other_left = t.wrote + 1, t.other_next + 1, t.other_left - 1
         write = t.other_writes == 1
-    t.period += 1
-    if t.period == t.first + t.second:
-        t.period = 0
+    if t.second > 0:
+        t.period += 1
+        if t.period == t.first + t.second:
+            t.period = 0
     return -1 - block if write else block
