@@ -289,7 +289,7 @@ def advance(st: Any, until: int, accepted: int) -> None:
         if s.blocked == 0 and (was_blocked or c.rate_one == 0):
             soon = s.clock + 1
         soon = min(soon, min(s.row_wait, s.col_wait))
-        if soon > s.clock + 1 and (s.kept > 0 or not turns(st)):
+        if s.accepted < accepted and soon > s.clock + 1 and (s.kept > 0 or not turns(st)):
             skip = min(soon, until + 1) - 1 - s.clock
             s.clock += skip
             s.credit += skip * c.rate

@@ -97,7 +97,7 @@ def accept(st: Any) -> bool:
         if s.reads >= c.read_queue or (c.window > 0 and s.outstanding >= c.window):
             return False
         s.reads += 1
-        s.outstanding += 1
+        s.outstanding += c.window > 0
     else:
         if s.writes >= c.write_queue:
             return False
