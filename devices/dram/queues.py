@@ -166,7 +166,7 @@ def release(st: Any, index: int) -> None:
     st.s[0].free = index
 
 
-@compiled_part
+@compiled_inside
 def opened(st: Any, b: int) -> None:
     """Sort a bank's requests anew after its row has changed."""
     row = st.banks[b].open

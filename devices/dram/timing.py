@@ -110,7 +110,7 @@ def activate(st: Any, b: int, row: int) -> None:
     opened(st, b)
 
 
-@compiled_part
+@compiled_inside
 def close(st: Any, b: int) -> None:
     """Mark a bank as closed; the closed-page policy counts anew."""
     bank = st.banks[b]
@@ -120,7 +120,7 @@ def close(st: Any, b: int) -> None:
         opened(st, b)
 
 
-@compiled_part
+@compiled_inside
 def precharge(st: Any, b: int) -> None:
     """Send a PRE to one bank."""
     s, c, bank = st.s[0], st.config[0], st.banks[b]
