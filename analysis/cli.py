@@ -16,7 +16,7 @@ import typer
 from ..workloads.errors import InputError
 from . import commands
 from .commands.app import app, names
-from .usage import usage_line
+from .commands.usage import usage_line
 
 for _module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{_module.name}")

@@ -187,7 +187,7 @@ def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemor
     InputError
         No usable tables of the device, or one of several processors or without known cores.
     """
-    from .tables import table_model
+    from .tables.model import table_model
 
     only = list(device.processors.values())
     if len(only) != 1 or not isinstance(only[0].model, KernelModel):

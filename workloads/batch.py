@@ -2,7 +2,7 @@
 
 Every op's FLOPs and bytes are affine in a few sums over the batch (*moments*), given the
 expert loads. That is what lets the same layer code serve the explicit path (one op at a time)
-and the compiled one (coefficients times moments): see ``simulator/lowering.py``.
+and the compiled one (coefficients times moments): see ``simulator/step/lowering.py``.
 """
 
 from __future__ import annotations

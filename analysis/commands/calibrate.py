@@ -21,7 +21,7 @@ def calibrate_command(
     out: Out = None,
 ) -> None:
     """Fit a device's kernel models to measured tables; --out writes its YAML."""
-    from ..calibrate import calibrate
+    from ..validate.calibrate import calibrate
 
     watched = sys.stderr.isatty()
     with folder(out) as files:

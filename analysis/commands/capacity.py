@@ -79,8 +79,8 @@ def capacity_command(
     out: Out = None,
 ) -> None:
     """Highest load within a service level, its energy and cost, and what limits it."""
-    from ...simulator.fleet import parse_fleet
-    from ..capacity import capacity
+    from ...simulator.serving.fleet import parse_fleet
+    from ..studies.capacity import capacity
 
     with folder(out) as files:
         with counting("systems") as told:
@@ -93,7 +93,7 @@ def capacity_command(
                 fleet=parse_fleet(router, replicas), tolerance=tolerance, workers=workers, told=told,
             )  # fmt: skip
         if files:
-            from ..files import write_capacity
+            from ..report.files import write_capacity
 
             write_capacity(result, files)
     show(result, as_json)

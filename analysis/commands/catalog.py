@@ -21,7 +21,7 @@ def list_command(
     out: Out = None,
 ) -> None:
     """List what the catalog holds."""
-    from ..catalog import catalog
+    from ..answers.names import catalog
 
     with folder(out) as files:
         rows = catalog(kind)
@@ -31,7 +31,7 @@ def list_command(
     if as_json:
         print_json(data)
         return
-    from ..console import print_table, print_text
+    from ..show.console import print_table, print_text
 
     print_table(rows) if rows else print(f"no {kind} yet")
     if kind == "systems":

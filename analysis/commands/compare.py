@@ -34,7 +34,7 @@ def compare_command(
     out: Out = None,
 ) -> None:
     """One model on GPUs, processing in memory and FPGAs: time, energy, memory, bounds."""
-    from ..compare import compare
+    from ..answers.compare import compare
 
     names = [name.strip() for name in systems.split(",") if name.strip()]
     with folder(out) as files:

@@ -30,7 +30,7 @@ def frames_command(
     out: Out = None,
 ) -> None:
     """Serve images on an FPGA: latency, energy, memory, expert cache, task switches."""
-    from ..frames import frames
+    from ..answers.frames import frames
 
     with folder(out) as files:
         with counting("images") as told:

@@ -20,7 +20,7 @@ def inspect_command(
     out: Out = None,
 ) -> None:
     """Count a model's parameters, KV cache and state."""
-    from ..inspect import inspect
+    from ..answers.inspect import inspect
 
     with folder(out) as files:
         result = inspect(model)

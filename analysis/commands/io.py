@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ...simulator.engine import Progress
-    from ..output import OutputFolder
-    from ..result import Result
+    from ...simulator.serving.engine import Progress
+    from ..show.output import OutputFolder
+    from ..show.result import Result
 
 
 def warn_skipped(skipped: Sequence[object], most: int = 20) -> None:
@@ -24,7 +24,7 @@ def folder(out: str | None, option: str = "--out") -> AbstractContextManager[Out
     """Open the folder of an option, before the work."""
     if out is None:
         return nullcontext()
-    from ..output import OutputFolder
+    from ..show.output import OutputFolder
 
     return OutputFolder(out, option)
 
@@ -34,7 +34,7 @@ def show(result: Result, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
         return
-    from ..console import print_table, print_text
+    from ..show.console import print_table, print_text
 
     before: object = ""
     for i, block in enumerate(result.blocks()):
@@ -46,7 +46,7 @@ def show(result: Result, as_json: bool) -> None:
 
 def print_json(data: Mapping[str, Any]) -> None:
     """Print one JSON object."""
-    from ..output import to_json
+    from ..show.output import to_json
 
     print(to_json(data))
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ..usage import whole
 from .app import app
 from .io import counting, folder, show
 from .options import Json, Out
+from .usage import whole
 
 
 @app.command("measure")
@@ -46,7 +46,7 @@ def measure_command(
     out: Out = None,
 ) -> None:
     """Measure real kernels here; --out writes their tables and this machine as a device."""
-    from ..measure import measure_machine
+    from ..validate.measure import measure_machine
 
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     with folder(out) as files, counting("shapes") as progress:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..usage import number, whole
+from .usage import number, whole
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[

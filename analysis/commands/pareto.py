@@ -24,13 +24,13 @@ def pareto_command(
     out: Out = None,
 ) -> None:
     """List the points of a sweep that no other beats in every objective."""
-    from ..pareto import pareto
+    from ..studies.pareto import pareto
 
     wanted = None if objectives is None else _pairs(objectives)
     with open_folder(out) as files:
         result = pareto(folder, wanted)
         if files:
-            from ..files import write_pareto
+            from ..report.files import write_pareto
 
             write_pareto(result, files)
     show(result, as_json)

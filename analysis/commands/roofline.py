@@ -49,7 +49,7 @@ def roofline_command(
     out: Out = None,
 ) -> None:
     """Cost every op of one step: Op/B, processor, time and what bounds it."""
-    from ..roofline import roofline
+    from ..answers.roofline import roofline
 
     with folder(out) as files:
         result = roofline(
@@ -58,7 +58,7 @@ def roofline_command(
             attention=attention, costs=costs,
         )  # fmt: skip
         if files:
-            from ..files import write_roofline
+            from ..report.files import write_roofline
 
             write_roofline(result, files)
     warn(result.warnings)

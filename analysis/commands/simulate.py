@@ -93,8 +93,8 @@ def simulate_command(
     out: Out = None,
 ) -> None:
     """Serve requests; without arguments: Mixtral-8x7B on 4 Duplex against 4 GPUs."""
-    from ...simulator.fleet import parse_fleet
-    from ..simulate import simulate
+    from ...simulator.serving.fleet import parse_fleet
+    from ..answers.simulate import simulate
 
     with folder(out) as files:
         with progress() as watch:
@@ -110,7 +110,7 @@ def simulate_command(
                 fleet=parse_fleet(router, replicas, fail or (), mtbf, repair),
             )  # fmt: skip
         if files:
-            from ..files import write_simulation
+            from ..report.files import write_simulation
 
             write_simulation(result, files)
     warn(result.warnings)

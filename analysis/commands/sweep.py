@@ -25,7 +25,7 @@ def sweep_command(
     ] = None,
 ) -> None:
     """Simulate every point of a study; a second call does only what is missing."""
-    from ..sweep import sweep
+    from ..studies.sweep import sweep
 
     with counting("points", rate=True) as told:
         result = sweep(file, out, workers=workers, dask=dask, told=told)

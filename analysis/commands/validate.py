@@ -35,9 +35,9 @@ def validate_kernels_command(
     out: Out = None,
 ) -> None:
     """Kernel models against measured tables; exits 1 past the bounds in a device's YAML."""
-    from ..files import write_kernels
-    from ..output import SIGNIFICANT
-    from ..validate_kernels import validate_kernels
+    from ..report.files import write_kernels
+    from ..show.output import SIGNIFICANT
+    from ..validate.kernels import validate_kernels
 
     with folder(out) as files, folder(_parent(predictions), "--predictions") as beside:
         result = validate_kernels(tables)

@@ -18,13 +18,13 @@ def validate_points_command(
     out: Out = None,
 ) -> None:
     """Simulate deployments whose TTFT and TPOT were measured, one a row."""
-    from ..validate_points import validate_points
+    from ..validate.deployments import validate_points
 
     with folder(out) as files:
         with counting("points") as progress:
             result = validate_points(points, progress=progress)
         if files:
-            from ..files import write_points
+            from ..report.files import write_points
 
             write_points(result, files)
     warn_skipped(result.skipped)

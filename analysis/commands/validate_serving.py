@@ -21,12 +21,12 @@ def validate_serving_command(
     out: Out = None,
 ) -> None:
     """Replay measured serving runs, request by request."""
-    from ..validate_serving import validate_serving
+    from ..validate.serving import validate_serving
 
     with folder(out) as files:
         result = validate_serving(folders, kernels=not no_kernels)
         if files:
-            from ..files import write_serving
+            from ..report.files import write_serving
 
             write_serving(result, files)
     show(result, as_json)

@@ -8,16 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..console import is_numeric
-from ..provenance import code_version
-from ..result import show
+from ..show.console import is_numeric
+from ..show.provenance import code_version
+from ..show.result import show
 from .svg import inline_svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
     from matplotlib.figure import Figure
 
-    from ..result import Result
+    from ..show.result import Result
 
 MOST_ROWS = 200
 """Rows of a table shown; the files beside the report hold all."""

@@ -9,16 +9,13 @@ import pandas as pd
 
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
-from ...simulator.kv import kv_rules
-from ...simulator.placement import processors_of
-from ...simulator.record import Run
+from ...simulator.batching.kv import kv_rules
+from ...simulator.deploy.placement import processors_of
+from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
-from ..evidence import used_sources
-from ..inspect import inspect
-from ..plots import breakdown, latency, roofline, timeline
-from ..provenance import digest_of
-from ..result import show
-from ..summary import (
+from ..answers.evidence import used_sources
+from ..answers.inspect import inspect
+from ..answers.summary import (
     bound_of,
     figure_rows,
     heading,
@@ -27,10 +24,13 @@ from ..summary import (
     roof_of,
     where_rows,
 )
+from ..plots import breakdown, latency, roofline, timeline
+from ..show.provenance import digest_of
+from ..show.result import show
 from .page import Drawing, Section
 
 if TYPE_CHECKING:
-    from ..simulate import Comparison, Seeds, Simulation
+    from ..answers.simulate import Comparison, Seeds, Simulation
 
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "

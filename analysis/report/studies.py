@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..evidence import evidence
+from ..answers.evidence import evidence
+from ..answers.summary import evidence_text
 from ..plots import trade_off
-from ..summary import evidence_text
 from .page import Drawing, Section
 from .simulation import constants_section, model_rows
 
 if TYPE_CHECKING:
-    from ..capacity import Capacity
-    from ..pareto import Pareto
-    from ..sweep import Sweep
+    from ..studies.capacity import Capacity
+    from ..studies.pareto import Pareto
+    from ..studies.sweep import Sweep
 
 
 def capacity_sections(result: Capacity) -> list[Section]:
@@ -82,8 +82,8 @@ def _trade_off(
 
 def _evidence(result: Sweep) -> list[Section]:
     """What the first point that worked rests on; the others differ in the axes alone."""
-    from ..simulate import Simulation, simulate
-    from ..sweep.parameters import settings, sources_of
+    from ..answers.simulate import Simulation, simulate
+    from ..studies.sweep.parameters import settings, sources_of
 
     keys = {row["point"] for row in result.table if row["error"] is None}
     first = next((p for key, p in result.points.items() if key in keys), None)

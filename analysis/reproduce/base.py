@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
-from ..result import Result, show
+from ..show.result import Result, show
 from .points import Told
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
-    from ...simulator.record import Run
+    from ...simulator.serving.record import Run
 
 Told = Callable[[int, int], None]
 
@@ -116,7 +116,7 @@ def system_of(point: Point) -> SystemSpec:
 
 def run_point(point: Point) -> Measured:
     """Simulate one point."""
-    from ..simulate import Simulation, simulate
+    from ..answers.simulate import Simulation, simulate
 
     result = simulate(
         point.model,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..output import OutputFolder
-from ..result import show
+from ..show.output import OutputFolder
+from ..show.result import show
 from .base import Reproduction
 
 if TYPE_CHECKING:

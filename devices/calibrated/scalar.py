@@ -18,7 +18,7 @@ F8 = npt.NDArray[np.float64]
 
 (ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE,
  MOE_GRID) = range(9)  # fmt: skip
-"""Codes of formulas; the last three are read from measured grids (`devices.tables`)."""
+"""Codes of formulas; the last three are read from measured grids (`devices.tables.model`)."""
 
 CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
          "mla_prefill": MLA, "experts": MOE}  # fmt: skip

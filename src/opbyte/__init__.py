@@ -14,10 +14,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "workloads.errors",
-    "capacity": "analysis.capacity",
-    "compare": "analysis.compare",
-    "frames": "analysis.frames",
-    "inspect": "analysis.inspect",
+    "capacity": "analysis.studies.capacity",
+    "compare": "analysis.answers.compare",
+    "frames": "analysis.answers.frames",
+    "inspect": "analysis.answers.inspect",
     "list_devices": "devices.catalog",
     "list_models": "workloads.catalog",
     "list_systems": "devices.catalog",
@@ -25,11 +25,11 @@ _HOMES = {
     "load_model": "workloads.catalog",
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
-    "pareto": "analysis.pareto",
-    "roofline": "analysis.roofline",
-    "search": "analysis.search",
-    "simulate": "analysis.simulate",
-    "sweep": "analysis.sweep",
+    "pareto": "analysis.studies.pareto",
+    "roofline": "analysis.answers.roofline",
+    "search": "analysis.answers.search",
+    "simulate": "analysis.answers.simulate",
+    "sweep": "analysis.studies.sweep",
 }
 
 __all__ = [
@@ -54,15 +54,15 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from opbyte.analysis.capacity import capacity
-    from opbyte.analysis.compare import compare
-    from opbyte.analysis.frames import frames
-    from opbyte.analysis.inspect import inspect
-    from opbyte.analysis.pareto import pareto
-    from opbyte.analysis.roofline import roofline
-    from opbyte.analysis.search import search
-    from opbyte.analysis.simulate import simulate
-    from opbyte.analysis.sweep import sweep
+    from opbyte.analysis.answers.compare import compare
+    from opbyte.analysis.answers.frames import frames
+    from opbyte.analysis.answers.inspect import inspect
+    from opbyte.analysis.answers.roofline import roofline
+    from opbyte.analysis.answers.search import search
+    from opbyte.analysis.answers.simulate import simulate
+    from opbyte.analysis.studies.capacity import capacity
+    from opbyte.analysis.studies.pareto import pareto
+    from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.analysis.load import load
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.stage import explicit_stage
+from opbyte.analysis.answers.load import load
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.ops import Loads, Op
 

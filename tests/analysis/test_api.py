@@ -11,8 +11,8 @@ import pytest
 
 import opbyte
 from opbyte import InputError, inspect, load_model, load_system, roofline, simulate
-from opbyte.analysis.output import to_json
-from opbyte.analysis.simulate import Simulation
+from opbyte.analysis.answers.simulate import Simulation
+from opbyte.analysis.show.output import to_json
 
 if TYPE_CHECKING:
     from conftest import Ask

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.analysis.calibrate import calibrate
 from opbyte.analysis.cli import main
-from opbyte.analysis.validate_kernels import validate_kernels
+from opbyte.analysis.validate.calibrate import calibrate
+from opbyte.analysis.validate.kernels import validate_kernels
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.terms import COLD

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from opbyte.analysis.capacity import _bracket, capacity, read_level
-from opbyte.analysis.limits import limit_of
-from opbyte.analysis.simulate import Simulation, simulate
-from opbyte.simulator.record import Run
+from opbyte.analysis.answers.limits import limit_of
+from opbyte.analysis.answers.simulate import Simulation, simulate
+from opbyte.analysis.studies.capacity import _bracket, capacity, read_level
+from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
 
 MODEL, SYSTEM = "llama-3-8b", "h100-x1"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from opbyte.analysis.compare import compare
+from opbyte.analysis.answers.compare import compare
+from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.plots.comparisons import comparison
-from opbyte.analysis.roofline import roofline
 from opbyte.devices.catalog import load_device
 from opbyte.simulator.fpga.deploy import deploy_fpga
 from opbyte.simulator.fpga.frames import run_image

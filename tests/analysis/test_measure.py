@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.analysis.calibrate import calibrate
 from opbyte.analysis.cli import main
-from opbyte.analysis.host_loop import halve
-from opbyte.analysis.measure import Measured, measure_machine
-from opbyte.analysis.output import OutputFolder
+from opbyte.analysis.show.output import OutputFolder
+from opbyte.analysis.validate.calibrate import calibrate
+from opbyte.analysis.validate.host_loop import halve
+from opbyte.analysis.validate.measure import Measured, measure_machine
 from opbyte.devices.catalog import load_device
 from opbyte.kernels import measure as measure_module
 from opbyte.kernels.check import WrongResult

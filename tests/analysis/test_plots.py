@@ -20,7 +20,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 
-from opbyte.analysis.pareto import front
 from opbyte.analysis.plots import (
     breakdown,
     kernel_errors,
@@ -36,9 +35,10 @@ from opbyte.analysis.plots.labels import Point, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
+from opbyte.analysis.studies.pareto import front
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.stage import StageCost, explicit_stage
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.step.explicit import StageCost, explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 

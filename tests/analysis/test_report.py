@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.evidence import used_sources
-from opbyte.analysis.provenance import code_version
+from opbyte.analysis.answers.evidence import used_sources
+from opbyte.analysis.answers.simulate import Comparison, Seeds, Simulation, simulate
 from opbyte.analysis.report import report
 from opbyte.analysis.report.simulation import constant_rows, ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
-from opbyte.analysis.simulate import Comparison, Seeds, Simulation, simulate
-from opbyte.simulator.record import Requests
+from opbyte.analysis.show.provenance import code_version
+from opbyte.simulator.serving.record import Requests
 from opbyte.workloads.catalog import load_model
 
 EVIL = "<script>document.title='owned'</script>"

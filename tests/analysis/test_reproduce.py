@@ -15,7 +15,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from opbyte.analysis.output import OutputFolder
 from opbyte.analysis.plots.duplex import DRAWN, GROUPS, OPS, draw
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
@@ -27,6 +26,7 @@ from opbyte.analysis.reproduce.duplex.rows import HETERO_LENGTHS
 from opbyte.analysis.reproduce.duplex.static import EDAP_DEVICES, edap, near_processor
 from opbyte.analysis.reproduce.points import Measured, Point, run_point, system_of
 from opbyte.analysis.reproduce.write import write_reproduction
+from opbyte.analysis.show.output import OutputFolder
 from opbyte.devices.device import build_device
 from opbyte.workloads.errors import InputError
 

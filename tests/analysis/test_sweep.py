@@ -21,15 +21,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opbyte.analysis.pareto import front, pareto
-from opbyte.analysis.sweep import sweep
-from opbyte.analysis.sweep.dataset import FILE, Dataset
-from opbyte.analysis.sweep.expression import parse
-from opbyte.analysis.sweep.parameters import settings
-from opbyte.analysis.sweep.point import METRICS, Outcome, evaluate
-from opbyte.analysis.sweep.pool import run_local
-from opbyte.analysis.sweep.run import TABLE
-from opbyte.analysis.sweep.study import Study, read_study
+from opbyte.analysis.studies.pareto import front, pareto
+from opbyte.analysis.studies.sweep import sweep
+from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
+from opbyte.analysis.studies.sweep.expression import parse
+from opbyte.analysis.studies.sweep.parameters import settings
+from opbyte.analysis.studies.sweep.point import METRICS, Outcome, evaluate
+from opbyte.analysis.studies.sweep.pool import run_local
+from opbyte.analysis.studies.sweep.run import TABLE
+from opbyte.analysis.studies.sweep.study import Study, read_study
 from opbyte.workloads.errors import InputError
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
@@ -160,7 +160,7 @@ def test_paths_reach_into_specs() -> None:
 
 
 def test_replicas_multiply_devices_and_price() -> None:
-    from opbyte.analysis.provenance import code_version
+    from opbyte.analysis.show.provenance import code_version
 
     point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 20, "rate": 4,
              "input_len": 64, "output_len": 8, "router": "least-loaded", "replicas": 3}  # fmt: skip
@@ -185,7 +185,7 @@ def test_replicas_multiply_devices_and_price() -> None:
     ],
 )
 def test_a_point_that_fails_says_why_in_one_line(change: dict[str, object], message: str) -> None:
-    from opbyte.analysis.provenance import code_version
+    from opbyte.analysis.show.provenance import code_version
 
     point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1, **change}
     outcome = evaluate(point, code_version())
@@ -218,7 +218,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_rows_are_those_of_simulate(small: tuple[Path, Path]) -> None:
-    from opbyte.analysis.simulate import simulate
+    from opbyte.analysis.answers.simulate import simulate
 
     table = pd.read_csv(small[1] / TABLE)
     assert list(table.columns) == ["point", "rate", "tp", "seed", *METRICS, "feasible", "error"]
@@ -315,7 +315,7 @@ def alive(pid: int) -> bool:
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     """A point is tried again on another worker; the others never notice."""
-    from opbyte.analysis.provenance import code_version
+    from opbyte.analysis.show.provenance import code_version
 
     point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1}
     tasks = [(str(i), {**point, "seed": i}) for i in range(6)]

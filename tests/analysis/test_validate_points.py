@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.points.engines import settings
-from opbyte.analysis.points.kernels import OWN, with_experts
-from opbyte.analysis.points.predict import (
+from opbyte.analysis.validate.deployments import PointsValidation, Scored
+from opbyte.analysis.validate.points.engines import settings
+from opbyte.analysis.validate.points.kernels import OWN, with_experts
+from opbyte.analysis.validate.points.predict import (
     REQUESTS,
     deployed,
     exchange_of,
@@ -22,8 +23,7 @@ from opbyte.analysis.points.predict import (
     predict,
     requests,
 )
-from opbyte.analysis.points.table import Workers, read_points
-from opbyte.analysis.validate_points import PointsValidation, Scored
+from opbyte.analysis.validate.points.table import Workers, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import parameters
@@ -180,7 +180,7 @@ def test_how_ranks_share_experts(
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
     (point,), _ = read_points(table({"batch_or_concurrency": 1}))
     got = predict(point, Path("."))
-    from opbyte.simulator.stage import explicit_stage
+    from opbyte.simulator.step.explicit import explicit_stage
     from opbyte.workloads.batch import Batch
 
     d = deployed(Path("."), "h100", "llama-3-8b", "bf16", "bf16", 1, 1, 1)

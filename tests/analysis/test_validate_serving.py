@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from opbyte.devices.tables.model import TableModel
 
-from opbyte.analysis.coverage import FAMILIES
-from opbyte.analysis.load import load
-from opbyte.analysis.validate_serving import validate_serving
-from opbyte.devices.tables import TableModel
-from opbyte.simulator.deployment import deploy
-from opbyte.simulator.engine_file import read_engine
-from opbyte.simulator.stage import explicit_stage
+from opbyte.analysis.answers.coverage import FAMILIES
+from opbyte.analysis.answers.load import load
+from opbyte.analysis.validate.serving import validate_serving
+from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError
 

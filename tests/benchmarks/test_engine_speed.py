@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import sequence_bytes
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.simulate import run
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.state import C_STEPS, F_LAST
+from opbyte.simulator.batching.kv import sequence_bytes
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.state import C_STEPS, F_LAST
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.run import run
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
 

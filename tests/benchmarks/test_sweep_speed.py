@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from opbyte.analysis.sweep import sweep
+from opbyte.analysis.studies.sweep import sweep
 
 STUDY = """
 base: {model: mixtral-8x7b, system: duplex-x4, requests: 300, input_len: 512, output_len: 128,

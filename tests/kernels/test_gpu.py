@@ -200,7 +200,7 @@ def test_measured_shapes_are_right_and_repeatable(case: Any) -> None:
 @pytest.mark.gpu
 def test_quick_measurement() -> None:
     cupy_device()
-    from opbyte.analysis.measure import measure_machine
+    from opbyte.analysis.validate.measure import measure_machine
 
     result = measure_machine(backend="cupy", quick=True, lenient=True, only=("rmsnorm",))
     assert result.run.rows

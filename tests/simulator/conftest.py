@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import Books, step_seconds
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import F8, I8, Plan
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.step.compiled import Books, step_seconds
+from opbyte.simulator.step.lowering import F8, I8, Plan
 from opbyte.workloads.batch import PREFILL, Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.simulator.policies import Policy
+from opbyte.simulator.batching.policies import Policy
 from opbyte.workloads.batch import DECODE, PREFILL, Batch
 
 HASH_TOKENS = 512

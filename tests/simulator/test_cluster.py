@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.faults import Faults
-from opbyte.simulator.fleet import Fleet, parse_fleet
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.record import Run
-from opbyte.simulator.routers import ROUTERS, Load
-from opbyte.simulator.simulate import run
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.faults import Faults
+from opbyte.simulator.serving.fleet import Fleet, parse_fleet
+from opbyte.simulator.serving.record import Run
+from opbyte.simulator.serving.routers import ROUTERS, Load
+from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.requests import RequestStream, open_requests

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.engine_file import NULL_BLOCKS, read_engine
-from opbyte.simulator.policies import POLICIES
+from opbyte.simulator.batching.policies import POLICIES
+from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS, read_engine
 from opbyte.workloads.errors import InputError
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import build_device
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.placement import processors_of
-from opbyte.simulator.stage import PlacedOp, explicit_stage
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.placement import processors_of
+from opbyte.simulator.step.explicit import PlacedOp, explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import SpecError

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.engine_file import read_engine
-from opbyte.simulator.host import LAUNCH_S, Host
-from opbyte.simulator.lowering import ops_of
-from opbyte.simulator.policies import POLICIES
-from opbyte.simulator.state import F_FIRST, F_LAST
+from opbyte.simulator.batching.host import LAUNCH_S, Host
+from opbyte.simulator.batching.policies import POLICIES
+from opbyte.simulator.batching.state import F_FIRST, F_LAST
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.requests import RequestBlock
 

@@ -1,6 +1,6 @@
 """Do the explicit and the compiled path give the same seconds and joules for any batch?
 
-The explicit path (`simulator/stage.py`) is the definition, one op at a time. Every draw of a
+The explicit path (`simulator/step/explicit.py`) is the definition, one op at a time. Every draw of a
 model, system, placement, routing and batch must give equal seconds, joules and wall seconds, to
 1e-9 relative; so must the later steps of a stretch, where only changed ops are costed anew.
 """
@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import (
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.placement import PLACEMENTS
+from opbyte.simulator.step.compiled import (
     T_FLOPS,
     T_J_DRAM,
     T_J_LINK,
     new_books,
     totals,
 )
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import Plan, lower
-from opbyte.simulator.placement import PLACEMENTS
-from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 

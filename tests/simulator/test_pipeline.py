@@ -16,16 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import T_J_DRAM, T_J_LINK, new_books, totals
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import CacheSettings, kv_rules
-from opbyte.simulator.layout import stage_models
-from opbyte.simulator.lowering import lower
-from opbyte.simulator.policies import Policy, make_policy
-from opbyte.simulator.simulate import run
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.state import F_FIRST, F_LAST
+from opbyte.simulator.batching.kv import CacheSettings, kv_rules
+from opbyte.simulator.batching.policies import Policy, make_policy
+from opbyte.simulator.batching.state import F_FIRST, F_LAST
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.layout import stage_models
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.run import run
+from opbyte.simulator.step.compiled import T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import Processor, SharedMemoryDevice, build_device
-from opbyte.simulator.placement import PLACEMENTS, processors_of, regions, split_experts
+from opbyte.simulator.deploy.placement import PLACEMENTS, processors_of, regions, split_experts
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.ops import Loads, Op
 

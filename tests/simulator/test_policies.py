@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import sequence_bytes
-from opbyte.simulator.policies import POLICIES, Policy, make_policy
-from opbyte.simulator.state import (
+from opbyte.simulator.batching.kv import sequence_bytes
+from opbyte.simulator.batching.policies import POLICIES, Policy, make_policy
+from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_PREEMPTIONS,
     C_STEPS,
@@ -26,6 +24,8 @@ from opbyte.simulator.state import (
     L_STEPS,
     LOG_COLUMNS,
 )
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import MOST_BLOCKS, CacheSettings
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.simulate import run
-from opbyte.simulator.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL
+from opbyte.simulator.batching.kv import MOST_BLOCKS, CacheSettings
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.state import C_HITS, C_PREEMPTIONS, C_PROMPT, L_PREFILL
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.state import F_ARRIVAL, F_LAST, F_SCHEDULED, T_BUSY
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.state import F_ARRIVAL, F_LAST, F_SCHEDULED, T_BUSY
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.requests import RequestBlock
 

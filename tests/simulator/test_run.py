@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.metrics import NOTHING, histogram_quantiles, quantiles
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.record import Run
-from opbyte.simulator.simulate import run
-from opbyte.simulator.state import HIST_RATIO, T_TBT_COUNT
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.state import HIST_RATIO, T_TBT_COUNT
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.metrics import NOTHING, histogram_quantiles, quantiles
+from opbyte.simulator.serving.record import Run
+from opbyte.simulator.serving.run import run
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import open_requests

@@ -19,16 +19,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.core import REACHED
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.host import Host
-from opbyte.simulator.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.lowering import ops_of
-from opbyte.simulator.policies import Policy
-from opbyte.simulator.prefix import KEY, NEXT, USERS
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.state import (
+from opbyte.simulator.batching.host import Host
+from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.loop import REACHED
+from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.batching.prefix import KEY, NEXT, USERS
+from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
     C_HITS,
@@ -52,6 +48,10 @@ from opbyte.simulator.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.requests import RequestBlock
 
 SETUPS = (

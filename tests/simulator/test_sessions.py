@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.fleet import Fleet
-from opbyte.simulator.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.simulate import run
-from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.run import run
+from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream, Turns, open_requests
 
 Turn = tuple[float, int, int, float]

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.device import Region, SharedMemoryDevice, build_device
-from opbyte.simulator.compiled import T_ACT, new_books, totals
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import lower
-from opbyte.simulator.placement import (
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.placement import (
     added_sums,
     processors_of,
     regions,
     split_experts,
     sum_bytes,
 )
-from opbyte.simulator.stage import explicit_stage
+from opbyte.simulator.step.compiled import T_ACT, new_books, totals
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.layers import MixtureOfExperts, Run

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.analysis.coverage import coverage
+from opbyte.analysis.answers.coverage import coverage
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import T_OUTSIDE, T_RUNS, new_books
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.lowering import lower
-from opbyte.simulator.policies import make_policy
-from opbyte.simulator.simulate import run
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.uneven import with_uneven
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.run import run
+from opbyte.simulator.step.compiled import T_OUTSIDE, T_RUNS, new_books
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.unequal import with_uneven
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.compiled import new_books
-from opbyte.simulator.deployment import Deployment, deploy
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.lowering import lower
-from opbyte.simulator.policies import POLICIES, make_policy
-from opbyte.simulator.stage import explicit_stage
-from opbyte.simulator.state import F_FIRST, F_LAST
-from opbyte.simulator.uneven import graph_batch, with_uneven
+from opbyte.simulator.batching.policies import POLICIES, make_policy
+from opbyte.simulator.batching.state import F_FIRST, F_LAST
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.compiled import new_books
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
+from opbyte.simulator.step.unequal import graph_batch, with_uneven
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled

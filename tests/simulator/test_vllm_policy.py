@@ -15,13 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opbyte.simulator.deployment import Deployment
-from opbyte.simulator.engine import Engine
-from opbyte.simulator.kv import CacheSettings
-from opbyte.simulator.policies import Policy, make_policy
-from opbyte.simulator.record import Run
-from opbyte.simulator.simulate import run
-from opbyte.simulator.state import (
+from opbyte.simulator.batching.kv import CacheSettings
+from opbyte.simulator.batching.policies import Policy, make_policy
+from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
     C_STEPS,
@@ -34,6 +30,10 @@ from opbyte.simulator.state import (
     L_PREFILL,
     L_START,
 )
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.record import Run
+from opbyte.simulator.serving.run import run
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, open_requests
 

@@ -95,7 +95,7 @@ def _group(kind: str, layer: str) -> str:
 
 def _time() -> Rows:
     """Fig. 4a from one step with expected expert loads; the critical path counts."""
-    from ...roofline import roofline
+    from ...answers.roofline import roofline
 
     for model, length in ((MIXTRAL, 1024), (GLAM, 1024)):
         for batch in BATCHES:
@@ -114,7 +114,7 @@ def _time() -> Rows:
 
 
 def _roofs() -> Rows:
-    from ...roofline import roofline
+    from ...answers.roofline import roofline
 
     for model in (MIXTRAL, GLAM):
         for batch in BATCHES:

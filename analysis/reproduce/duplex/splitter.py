@@ -28,8 +28,8 @@ def _gap(model: str, device: str, batch: int, prompt: int) -> dict[str, Any]:
     import numpy as np
 
     from ....devices.catalog import load_system
-    from ....simulator.deployment import deploy
-    from ....simulator.placement import processors_of, split_experts
+    from ....simulator.deploy.deployment import deploy
+    from ....simulator.deploy.placement import processors_of, split_experts
     from ....workloads.catalog import load_model
     from ....workloads.ops import Loads
 

@@ -83,7 +83,7 @@ def edap_rows() -> list[Row]:
 
 def utilisation() -> Row:
     """Share of the GPU's peak that Mixtral's experts use in a decoding-only stage, batch 128."""
-    from ...roofline import roofline
+    from ...answers.roofline import roofline
 
     result = roofline(MIXTRAL, f"{GPU}-{SIZES[MIXTRAL]}", batch=128, context=2048)
     peak = result.deployment.device.processors["xpu"].peak["fp16"]

@@ -1,0 +1,1 @@
+"""One question about a model on a device, and its answer."""

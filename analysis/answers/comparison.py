@@ -1,0 +1,243 @@
+"""What a comparison of systems says: a row a system, and the tables that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...workloads.model import ModelSpec
+from ..show.result import Result, seconds, show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..report import Drawing
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Time of one part of the model on the critical path, and what bounds most of it."""
+
+    layer: str
+    seconds: float
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Tokens from which on one expert's weights load in the shadow of its arithmetic.
+
+    Attributes
+    ----------
+    ridge_op_per_byte : float
+        Of the nominal roofs [FLOP/B].
+    tokens : float or None
+        With the activations that share the weights' path; None where their traffic alone keeps
+        the processor memory-bound.
+    weights_only_tokens : float
+        Without them.
+    """
+
+    processor: str
+    ridge_op_per_byte: float
+    tokens: float | None
+    weights_only_tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class SystemRow:
+    """One system's answer; the measures are None where the model does not fit.
+
+    Attributes
+    ----------
+    system : str
+    kinds : tuple of str
+        Of its processors: "xpu", "logic-pim", "fpga", ...
+    devices : int
+    reason : str
+        Why it does not fit, with needed and available; empty where it does.
+    latency_s : float or None
+        Of the step, or of all images.
+    items_per_s : float or None
+        Tokens or images per second.
+    joules, static_joules : float or None
+        Of the step, all devices; the part that is static or board power.
+    memory_bytes, memory_available_bytes : float
+        Weights and KV cache of all devices, and their usable memory [B].
+    layers : tuple of LayerTime
+    break_even : tuple of BreakEven
+    """
+
+    system: str
+    kinds: tuple[str, ...]
+    devices: int
+    reason: str
+    latency_s: float | None
+    items_per_s: float | None
+    joules: float | None
+    static_joules: float | None
+    memory_bytes: float
+    memory_available_bytes: float
+    layers: tuple[LayerTime, ...]
+    break_even: tuple[BreakEven, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self, items: int) -> dict[str, Any]:
+        joules = None if self.joules is None else self.joules / items
+        return {
+            "system": self.system,
+            "kinds": list(self.kinds),
+            "devices": self.devices,
+            "fits": not self.reason,
+            "reason": self.reason,
+            "latency_s": self.latency_s,
+            "items_per_s": self.items_per_s,
+            "joules": self.joules,
+            "static_joules": self.static_joules,
+            "joules_per_item": joules,
+            "memory_bytes": self.memory_bytes,
+            "memory_available_bytes": self.memory_available_bytes,
+            "layers": [
+                {"layer": x.layer, "seconds": x.seconds, "bound": x.bound} for x in self.layers
+            ],
+            "break_even": [
+                {"processor": x.processor, "ridge_op_per_byte": x.ridge_op_per_byte,
+                 "tokens": x.tokens, "weights_only_tokens": x.weights_only_tokens}
+                for x in self.break_even
+            ],
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SystemComparison(Result):
+    """All systems; see `compare`."""
+
+    model: ModelSpec
+    batch: int
+    context: int
+    images: int
+    mean_queue: float | None
+    table: tuple[SystemRow, ...]
+
+    @property
+    def items(self) -> int:
+        """Tokens or images of a step."""
+        return self.images or self.batch
+
+    @property
+    def item(self) -> str:
+        """What is counted: "image" or "token"."""
+        return "image" if self.images else "token"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(w for row in self.table for w in row.warnings)
+
+    @property
+    def workload(self) -> str:
+        """The step in words."""
+        if self.images:
+            return f"{self.images:,} image{'s' * (self.images > 1)}"
+        return f"{self.batch:,} decodes at context {self.context:,}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name,
+            "layers": len(self.model.layers),
+            "batch": self.batch,
+            "context": self.context,
+            "images": self.images,
+            "item": self.item,
+            "mean_queue": self.mean_queue,
+            "rows": [row.to_dict(self.items) for row in self.table],
+            "warnings": list(self.warnings),
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {k: v for k, v in row.to_dict(self.items).items() if k not in ("layers", "break_even")}
+            | {"kinds": "+".join(row.kinds)}
+            for row in self.table
+        ]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        out = []
+        for row in self.table:
+            joules = None if row.joules is None else row.joules / self.items
+            first = row.break_even[0] if row.break_even else None
+            out.append(
+                {
+                    "system": row.system,
+                    "time": seconds(row.latency_s),
+                    f"{self.item}s/s": show(row.items_per_s),
+                    f"J/{self.item}": show(joules),
+                    "memory GiB": f"{row.memory_bytes / 2**30:,.2f} of "
+                    f"{row.memory_available_bytes / 2**30:,.1f}",
+                    "longest part": _longest(row),
+                    "break-even queue": _queue(first),
+                }
+            )
+        return out
+
+    def layer_rows(self) -> list[dict[str, Any]]:
+        """Time of every part on every system, with what binds it."""
+        names = dict.fromkeys(x.layer for row in self.table for x in row.layers)
+        return [
+            {"part": name}
+            | {row.system: next((f"{seconds(x.seconds)}, {x.bound}" for x in row.layers
+                                 if x.layer == name), None) for row in self.table if not row.reason}
+            for name in names
+        ]  # fmt: skip
+
+    @property
+    def title(self) -> str:
+        """Title of the figure."""
+        layers = len(self.model.layers)
+        return f"{self.model.name}, {layers} layer{'s' * (layers > 1)}: {self.workload}"
+
+    def layer_frame(self) -> pd.DataFrame:
+        """Time of every part on every system, as the figure takes it."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [(row.system, x.layer, x.seconds, x.bound) for row in self.table for x in row.layers],
+            columns=["system", "layer", "seconds", "bound"],
+        )
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots.comparisons import comparison
+        from ..report import Drawing
+
+        figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
+        return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = [self.title, self.rows()]
+        out += [f"{row.system} left out: {row.reason}" for row in self.table if row.reason]
+        if any(not row.reason for row in self.table):
+            out.append(self.layer_rows())
+        if self.mean_queue is not None:
+            out.append(
+                f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "
+                "break-even queue its weights are what it waits for (never: its activations' "
+                "traffic alone takes longer than the arithmetic; in brackets without it)."
+            )
+        return out
+
+
+def _queue(found: BreakEven | None) -> str:
+    """Break-even of the main processor; in brackets where only weights are counted."""
+    if found is None:
+        return "-"
+    if found.tokens is None:
+        return f"never ({show(found.weights_only_tokens)})"
+    return show(found.tokens)
+
+
+def _longest(row: SystemRow) -> str:
+    if not row.layers:
+        return "does not fit"
+    top = max(row.layers, key=lambda x: x.seconds)
+    share = top.seconds / sum(x.seconds for x in row.layers)
+    return f"{top.layer} {share:.0%}, {top.bound}"

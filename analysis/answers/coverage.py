@@ -1,0 +1,62 @@
+"""How often a run's ops lay outside the kernel tables it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...devices.tables.model import TableModel
+from ...simulator.serving.record import Run
+
+FAMILIES: Mapping[str, str] = {
+    "gemm": "matmul", "elementwise": "vector", "attention_prefill": "attention",
+    "attention_decode": "attention", "experts": "moe", "all_reduce": "collectives",
+    "all_to_all": "collectives", "all_gather": "collectives", "reduce_scatter": "collectives",
+    "transfer": "collectives",
+}  # fmt: skip
+"""Family of an op's kind; other kinds are families of their own."""
+
+
+def coverage(r: Run) -> list[dict[str, Any]]:
+    """One row a family: times its ops ran, and how many of them outside the tables.
+
+    Outside are shapes that no table holds, and counts beyond the measured ones; the device's own
+    model says their time (scaled to meet the table at its edge).
+
+    Returns
+    -------
+    list of dict
+        ``family``, ``runs``, ``outside``, ``share``; empty where no kernel tables are in use.
+    """
+    models = [p.model for p in r.deployment.device.processors.values()]
+    if not any(isinstance(model, TableModel) for model in models):
+        return []
+    runs: dict[str, float] = {}
+    outside: dict[str, float] = {}
+    for op in r.ops:
+        family = FAMILIES.get(op.kind, op.kind)
+        runs[family] = runs.get(family, 0.0) + op.runs
+        outside[family] = outside.get(family, 0.0) + op.outside
+    return [
+        {
+            "family": name, "runs": round(runs[name]), "outside": round(outside[name]),
+            "share": outside[name] / runs[name],
+        }
+        for name in sorted(runs)
+    ]  # fmt: skip
+
+
+def coverage_blocks(
+    found: Sequence[Mapping[str, Any]],
+) -> list[str | Sequence[Mapping[str, Any]]]:
+    """The same for people: a sentence and a table, or nothing."""
+    if not found:
+        return []
+    rows = [
+        {
+            "family": row["family"], "ops run": f"{row['runs']:,}",
+            "outside the tables": f"{row['outside']:,}", "share": f"{row['share']:.2%}",
+        }
+        for row in found
+    ]  # fmt: skip
+    return ["Outside the kernel tables the device's model says the time:", rows]

@@ -1,0 +1,133 @@
+"""What is in a model: parameters, KV cache, state and layer structure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...workloads.catalog import load_model
+from ...workloads.layers import Attention, ExpertAttention, LatentAttention, MixtureOfExperts
+from ...workloads.model import ModelSpec
+from ..show.result import Result, show
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection(Result):
+    """Counts of one model; see `inspect`."""
+
+    model: ModelSpec
+
+    def to_dict(self) -> dict[str, Any]:
+        spec = self.model
+        experts = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MixtureOfExperts)]
+        return {
+            "model": spec.name,
+            "architecture": spec.architecture,
+            "total_params": spec.total_params,
+            "active_params": spec.active_params,
+            "weight_bytes": spec.weight_bytes,
+            "kv_bytes_per_token": kv_bytes_16bit(spec),
+            "kv_window": list(spec.kv_window),
+            "state_bytes_per_sequence": spec.state_bytes_per_sequence,
+            "layers": len(spec.layers),
+            "moe_layers": spec.moe_layers,
+            "experts": _most_common([e.experts for e in experts]),
+            "top_k": _most_common([e.top_k for e in experts]),
+            "attention": attention_kind(spec),
+            "hidden": spec.hidden,
+            "vocab": spec.vocab,
+            "max_position": spec.max_position,
+            "dtype": spec.numerics.default,
+            "weight_formats": dict(spec.numerics.weights),
+            "source": spec.source,
+        }
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        spec, data = self.model, self.to_dict()
+        active = f"{data['active_params']:,}"
+        if spec.total_params:
+            active += f" ({data['active_params'] / spec.total_params:.1%})"
+        experts = "none"
+        if data["experts"]:
+            experts = f"{data['experts']:,}, {data['top_k']} a token, in {spec.moe_layers} layers"
+        return [
+            {"what": what, "value": value}
+            for what, value in {
+                "model": f"{spec.name} ({spec.architecture})",
+                "parameters": f"{spec.total_params:,}",
+                "active for one token": active,
+                "weights": f"{spec.weight_bytes / 2**30:,.2f} GiB ({self._formats()})",
+                "layers": f"{len(spec.layers)}, {spec.hidden:,} wide",
+                "experts": experts,
+                "attention": f"{data['attention']}; {self._windows()}",
+                "KV cache of one token": f"{kv_bytes_16bit(spec):,} B in 16 bit",
+                "state of one sequence": f"{int(spec.state_bytes_per_sequence):,} B",
+                "vocabulary": f"{spec.vocab:,}",
+                "positions": show(spec.max_position),
+                "source": spec.source,
+            }.items()
+        ]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [self.to_dict()]
+
+    def _formats(self) -> str:
+        numerics = self.model.numerics
+        others = "".join(f", {group} {name}" for group, name in numerics.weights)
+        return f"{numerics.default}{others}"
+
+    def _windows(self) -> str:
+        """Layers by how far they look back."""
+        windows = Counter(self.model.kv_window)
+        if set(windows) == {None}:
+            return "no window"
+        return ", ".join(
+            f"{count} layers {'without window' if w is None else f'of {w:,} tokens'}"
+            for w, count in windows.items()
+        )
+
+
+def kv_bytes_16bit(spec: ModelSpec) -> int:
+    """KV bytes of one token over all layers at 16 bits a value, whatever the model keeps."""
+    return round(spec.kv_bytes_per_token * 2 / spec.numerics.kv_bytes)
+
+
+def _most_common(values: list[int]) -> int | None:
+    return Counter(values).most_common(1)[0][0] if values else None
+
+
+def attention_kind(spec: ModelSpec) -> str:
+    """Name the attention of a model: mha, gqa, mqa, mla or none, and what is mixed with it."""
+    kinds: dict[str, None] = {}
+    for layer in spec.layers:
+        mixer = layer.mixer
+        if isinstance(mixer, Attention | ExpertAttention):
+            heads = mixer.heads if isinstance(mixer, Attention) else mixer.top_k * mixer.kv_heads
+            if mixer.kv_heads == heads:
+                kinds["mha"] = None
+            else:
+                kinds["mqa" if mixer.kv_heads == 1 else "gqa"] = None
+        elif isinstance(mixer, LatentAttention):
+            kinds["mla"] = None
+        else:
+            kinds[mixer.kind] = None
+    return "+".join(sorted(kinds, key=lambda k: k not in ("mha", "gqa", "mqa", "mla")))
+
+
+def inspect(model: str | Path | ModelSpec) -> Inspection:
+    """Count a model's parameters and per-sequence state.
+
+    Parameters
+    ----------
+    model : str, Path or ModelSpec
+        Catalog name, ``config.json`` or its folder.
+
+    Raises
+    ------
+    InputError
+        Unknown name or unusable configuration.
+    """
+    return Inspection(model if isinstance(model, ModelSpec) else load_model(model))

@@ -1,0 +1,155 @@
+"""What keeps a run from serving more: KV capacity, sequences, or what bounds its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...simulator.batching.kv import kv_rules
+from ...simulator.serving.record import Run
+from ...simulator.step.explicit import explicit_stage
+from ...workloads.batch import Batch
+from ..show.result import seconds
+
+F8 = npt.NDArray[np.float64]
+FULL = 0.9
+"""KV cache or token budget in use from which it is what requests wait for."""
+RESOURCES = {
+    "compute": "arithmetic of {}",
+    "memory": "memory bandwidth of {}",
+    "link": "bandwidth of {}",
+    "latency": "launch and kernel overheads of {}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A resource that is used up.
+
+    Attributes
+    ----------
+    resource : str
+        "KV capacity", "sequence limit", or what bounds the steps: a processor's arithmetic or
+        memory bandwidth, a link, or fixed costs.
+    share : float
+        Part of the time it accounts for: of waiting, or of the steps in question.
+    why : str
+        A sentence.
+    """
+
+    resource: str
+    share: float
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"resource": self.resource, "share": self.share, "why": self.why}
+
+
+def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
+    """Find what a run that misses its level waits for.
+
+    Parameters
+    ----------
+    run : Run
+        With its stages kept.
+    missed : mapping of str to float
+        Limits that were missed [s], such as ``ttft_p99``; empty where only the load is too high.
+
+    Returns
+    -------
+    Limit
+        Where first tokens come late because requests wait, what they wait for; else what bounds
+        the steps that are too long.
+    """
+    stages = run.stages
+    late = [name for name in missed if name.startswith(("tbt", "tpot"))]
+    if late and not any(name.startswith("ttft") for name in missed):
+        return _long_steps(run, min(missed[name] for name in late))
+    if _waiting_share(run, missed) >= 0.5 or not missed:
+        found = _queue(run)
+        if found is not None:
+            return found
+        busy = stages["waiting"] > 0
+        return _bound(run, busy if busy.any() else np.ones_like(busy), "requests wait for steps")
+    return _bound(run, stages["prefill_tokens"] > 0, "prompts take long")
+
+
+def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
+    """Part of the time to first token that the slowest requests spend in the queue."""
+    table = run.requests
+    ttft = table.first_token_s - table.arrival_s
+    most = [x for name, x in missed.items() if name.startswith("ttft")]
+    slow = ttft >= (min(most) if most else np.quantile(ttft, 0.99))
+    if not slow.any() or not ttft[slow].sum():
+        return 0.0
+    return float((table.scheduled_s - table.arrival_s)[slow].sum() / ttft[slow].sum())
+
+
+def _queue(run: Run) -> Limit | None:
+    """KV cache or sequence limit, where that is full for most of the time that anybody waits."""
+    stages = run.stages
+    length = (stages["end_s"] - stages["start_s"]) * (stages["waiting"] > 0)
+    total = float(length.sum())
+    if total <= 0:
+        return None
+    capacity = kv_rules(run.deployment).capacity
+    ranks = run.deployment.ranks
+    kv = float(length[stages["kv_bytes"] >= FULL * capacity].sum()) / total
+    most = run.policy.max_sequences * ranks
+    sequences = float(length[stages["running"] >= most].sum()) / total
+    if max(kv, sequences) < 0.5:
+        return None
+    if kv >= sequences:
+        return Limit("KV capacity", kv, f"the KV cache is full for {kv:.0%} of the queue's time")
+    text = f"{most:,} sequences run, the policy's most, for {sequences:.0%} of the queue's time"
+    return Limit("sequence limit", sequences, text)
+
+
+def _long_steps(run: Run, most_s: float) -> Limit:
+    """What bounds the steps that are longer than allowed."""
+    stages = run.stages
+    each = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
+    long = (each > most_s) & (stages["decodes"] > 0)
+    return _bound(run, long if long.any() else each >= each.max(), "steps are too long")
+
+
+def _bound(run: Run, chosen: npt.NDArray[np.bool_], why: str) -> Limit:
+    """What the time of the chosen stages goes to, from the ops of their typical step."""
+    stages = {name: column[chosen] for name, column in run.stages.items()}
+    length = stages["end_s"] - stages["start_s"]
+    steps = np.maximum(stages["steps"], 1)
+    middle = int(np.argsort(length / steps, kind="stable")[len(length) // 2])
+    decodes = round(float(stages["decodes"][middle]))
+    prompt = round(float(stages["prefill_tokens"][middle] / steps[middle]))
+    prompts = max(round(float(stages["prompts"][middle])), 1) if prompt else 0
+    parts = _parts(run, decodes, prompt, prompts)
+    (processor, bound), share = max(parts.items(), key=lambda item: item[1])
+    step = f"{decodes:,} decodes" + (f" and {prompt:,} prompt tokens" if prompt else "")
+    took = seconds(float(length[middle] / steps[middle]))
+    resource = RESOURCES[bound].format(processor)
+    text = f"{why}; a typical one, {step}, takes {took}, {share:.0%} of it bound by {resource}"
+    return Limit(resource, share, text)
+
+
+def _parts(run: Run, decodes: int, prompt: int, prompts: int) -> dict[tuple[str, str], float]:
+    """Share of a step's time by processor and bound; ops side by side count in full."""
+    deployment, table = run.deployment, run.requests
+    context = round(float((table.input_tokens + table.output_tokens / 2).mean()))
+    ranks = deployment.ranks
+    batches = []
+    for r in range(ranks):
+        mine = range(r, prompts, ranks)
+        chunks = [(max(prompt // prompts, 1), 0) for _ in mine]
+        batches.append(Batch.of([context] * len(range(r, decodes, ranks)), chunks))
+    stage = explicit_stage(deployment, batches, expected=True)
+    parts: dict[tuple[str, str], float] = {}
+    for placed in stage.ops:
+        if placed.critical:
+            key = (placed.processor, placed.cost.bound)
+            parts[key] = parts.get(key, 0.0) + placed.cost.seconds * placed.count
+    total = max(stage.seconds, 1e-12)
+    return {key: min(part / total, 1.0) for key, part in parts.items()}

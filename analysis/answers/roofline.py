@@ -1,0 +1,294 @@
+"""Roofline of one step: every op of a batch, where it runs and what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment, deploy
+from ...simulator.deploy.placement import processors_of
+from ...simulator.step.explicit import PlacedOp, StageCost, explicit_stage
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count, check_whole
+from ..show.result import Result, seconds, show, si
+from .load import load
+from .summary import processor_rows, roof_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_BATCH = 1 << 20
+"""More sequences than any device serves at once; keeps a mistyped number from filling memory."""
+
+FOOTNOTE = (
+    "Each op as one device runs it, in one of x layers. Ops side by side count in full, so "
+    "shares of the step may add up to more than 100%."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """One op of the critical path on one device, averaged over the layers that run it.
+
+    Attributes
+    ----------
+    count : int
+        Layers.
+    flops, bytes : float
+        Of one device's share in one layer; matmul FLOP and main-memory traffic [B].
+    op_per_byte : float or None
+        None for collectives, which move nothing through main memory.
+    seconds, joules : float
+        Of one layer on one device [s, J].
+    bound : str
+        "compute", "memory", "link" or "latency".
+    """
+
+    name: str
+    layer: str
+    kind: str
+    count: int
+    flops: float
+    bytes: float
+    op_per_byte: float | None
+    processor: str
+    seconds: float
+    bound: str
+    joules: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline(Result):
+    """All ops of one step; see `roofline`."""
+
+    deployment: Deployment
+    batch: int
+    context: int
+    prefill: int
+    step_seconds: float
+    step_joules: float
+    ops: tuple[OpRow, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        layout = self.deployment.layout
+        return {
+            "model": self.deployment.model.name,
+            "system": self.deployment.system.name,
+            "batch": self.batch,
+            "context": self.context,
+            "prefill": self.prefill,
+            "placement": self.deployment.placement,
+            "devices": layout.all_devices,
+            "tp": layout.tp,
+            "dp": layout.dp,
+            "ep": layout.ep,
+            "pp": layout.pp,
+            "ops": [op.to_dict() for op in self.ops],
+            "step_seconds": self.step_seconds,
+            "step_joules": self.step_joules,
+            "processors": self._roofs(),
+            "warnings": list(self.warnings),
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [op.to_dict() for op in self.ops]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "op": op.name,
+                "x": op.count,
+                "FLOP": si(op.flops, "") if op.flops else None,
+                "traffic": si(op.bytes, "B") if op.bytes else None,
+                "Op/B": op.op_per_byte,
+                "on": op.processor,
+                "bound": op.bound,
+                "time": seconds(op.seconds),
+                "of step": f"{op.seconds * op.count / self.step_seconds:.1%}",
+            }
+            for op in sorted(self.ops, key=lambda op: -op.seconds * op.count)
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        d = self.deployment
+        stage = f"{self.batch:,} decodes at context {self.context:,}"
+        if self.prefill:
+            stage += f" and one prompt of {self.prefill:,} tokens"
+        layout = f"placement {d.placement}, tp {d.layout.tp}, dp {d.layout.dp}"
+        if d.experts:
+            layout += f", ep {d.layout.ep}"
+        if d.layout.pp > 1:
+            layout += f", pp {d.layout.pp}"
+        dtype = d.model.numerics.default
+        step = f"one step takes {seconds(self.step_seconds)}"
+        return [
+            f"{d.model.name} on {d.system.name}: {stage}; {layout}",
+            f"{step} and {show(self.step_joules)} J of dynamic energy on all devices",
+            processor_rows(processors_of(d.device), dtype),
+            self.rows(),
+            FOOTNOTE,
+        ]
+
+    def _roofs(self) -> list[dict[str, Any]]:
+        dtype = self.deployment.model.numerics.default
+        return [roof_of(p, dtype) for p in processors_of(self.deployment.device)]
+
+    def processors(self) -> pd.DataFrame:
+        """Roofs of every processor in the arithmetic format of the activations."""
+        import pandas as pd
+
+        return pd.DataFrame(self._roofs())
+
+    def figure_ops(self) -> pd.DataFrame:
+        """Ops as the roofline figure takes them (collectives left out)."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "name": op.name,
+                    "layer": op.layer,
+                    "processor": op.processor,
+                    "op_per_byte": op.op_per_byte,
+                    "achieved_flops": op.flops / op.seconds,
+                    "seconds_total": op.seconds * op.count,
+                    "bound": op.bound,
+                }
+                for op in self.ops
+                if op.flops > 0
+            ]
+        )
+
+
+def roofline(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    *,
+    batch: int = 64,
+    context: int = 2048,
+    prefill: int = 0,
+    routing: str = "uniform",
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    pp: int | None = None,
+    placement: str | None = None,
+    attention: str | None = None,
+    costs: str = "auto",
+) -> Roofline:
+    """Cost every op of one step, with expected expert loads.
+
+    Parameters
+    ----------
+    model, system : str, Path or spec
+        Catalog name or file.
+    batch : int
+        Decoding sequences in the whole system; dealt evenly to data-parallel ranks.
+    context : int
+        Tokens each of them has in its KV cache.
+    prefill : int
+        Tokens of one prompt that joins the step (0 = a decoding-only stage).
+    routing : str
+        Expert popularity; loads are expectations, so the table has no noise.
+
+    Returns
+    -------
+    Roofline
+        Ops of the slowest rank and expert group; counts, times and energies per device.
+
+    Raises
+    ------
+    InputError
+        Unknown names, sizes out of range, degrees that do not divide the model.
+
+    Notes
+    -----
+    A model larger than the system's memory is costed all the same (its Op/B is a property of
+    the model); the result then carries a warning.
+    """
+    batch = check_count(batch, "--batch", 0, MAX_BATCH)
+    context = check_count(context, "--context", 0)
+    prefill = check_count(prefill, "--prefill", 0)
+    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
+    where_to: dict[str, Any] = {n: check_whole(x, f"--{n}") for n, x in degrees.items()}
+    if batch + prefill == 0:
+        raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
+    spec, where = load(model, system, dtype, kv_dtype)
+    deployment = deploy(
+        spec, where, **where_to, placement=placement, attention=attention,
+        routing=routing, costs=costs,
+    )  # fmt: skip
+    stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    return Roofline(
+        deployment, batch, context, prefill, stage.seconds, stage.joules, _merge(stage),
+        _warnings(deployment, context + 1, prefill),
+    )  # fmt: skip
+
+
+def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
+    """Deal the batch to the ranks of one engine; the first gets what is left over."""
+    engine = -(-batch // d.replicas)
+    shares = [engine // d.ranks + (r < engine % d.ranks) for r in range(d.ranks)]
+    chunks = [[(prefill, 0)] if prefill and r == 0 else [] for r in range(d.ranks)]
+    return [Batch.of([context] * n, c) for n, c in zip(shares, chunks, strict=True)]
+
+
+def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
+    out = []
+    try:
+        d.memory()
+    except InputError as error:
+        out.append(str(error))
+    if d.model.max_position is not None and max(lengths) > d.model.max_position:
+        out.append(
+            f"{max(lengths):,} tokens are more than the {d.model.max_position:,} positions "
+            f"{d.model.name} was made for"
+        )
+    return tuple(out)
+
+
+def _merge(stage: StageCost) -> tuple[OpRow, ...]:
+    """One row per op and processor; layers whose loads differ are averaged."""
+    groups: dict[tuple[str, str, str, str], list[PlacedOp]] = {}
+    for placed in stage.ops:
+        if placed.critical:
+            key = (placed.op.layer, placed.op.name, placed.op.kind, placed.processor)
+            groups.setdefault(key, []).append(placed)
+    return tuple(_row(key, placed) for key, placed in groups.items())
+
+
+def _row(key: tuple[str, str, str, str], placed: list[PlacedOp]) -> OpRow:
+    layer, name, kind, processor = key
+    count = sum(p.count for p in placed)
+
+    def mean(values: list[float]) -> float:
+        return sum(v * p.count for v, p in zip(values, placed, strict=True)) / count
+
+    flops = mean([p.op.flops for p in placed])
+    link = layer == "communication"
+    size = 0.0 if link else mean([p.op.bytes for p in placed])
+    slowest = max(placed, key=lambda p: p.cost.seconds * p.count)
+    return OpRow(
+        name=name,
+        layer=layer,
+        kind=kind,
+        count=count,
+        flops=flops,
+        bytes=size,
+        op_per_byte=flops / size if size else None,
+        processor=processor,
+        seconds=mean([p.cost.seconds for p in placed]),
+        bound=slowest.cost.bound,
+        joules=mean([p.cost.total_joules for p in placed]),
+    )

@@ -1,0 +1,202 @@
+"""Design search: array sizes, parallel queries and buffers of an FPGA board for one model.
+
+Array shapes are enumerated where a size more saves a pass over some matrix (all others waste
+multipliers), thinned to the Pareto front of multipliers and cycles, combined with attention units
+and buffer plans, and run through the event engine. Clock, ports, number formats and the share of
+useful cycles stay those of the board's own design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...devices.catalog import device_aliases, list_devices, load_system
+from ...devices.fpga.resources import engine_of
+from ...devices.spec import DeviceSpec, SystemSpec
+from ...workloads.batch import Batch
+from ...workloads.catalog import load_model
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count
+from ..show.result import Result, seconds, show
+from .search_space import TILE_KIB, Design, DesignSpace
+
+Told = Callable[[int, int], None]
+OBJECTIVES = ("latency", "energy")
+
+
+@dataclass(frozen=True, slots=True)
+class DesignSearch(Result):
+    """What a search found; see `search`.
+
+    Attributes
+    ----------
+    published : Design
+        The board's own design, run the same way.
+    published_excess : tuple of str
+        Limits that it breaks.
+    front : tuple of Design
+        Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    objective: str
+    limits: Mapping[str, float]
+    tried: int
+    published: Design
+    published_excess: tuple[str, ...]
+    best: Design
+    front: tuple[Design, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name,
+            "board": self.device.name,
+            "objective": self.objective,
+            "limits": dict(self.limits),
+            "tried": self.tried,
+            "published": self.published.to_dict(),
+            "published_excess": list(self.published_excess),
+            "best": self.best.to_dict(),
+            "front": [design.to_dict() for design in self.front],
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [design.to_dict() for design in self.front]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        named = [("board's own", self.published), ("best", self.best)]
+        step = max(1, len(self.front) // 10)
+        named += [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
+        return [_row(name, design) for name, design in named]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        saved = 1 - self.best.latency_s / self.published.latency_s
+        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
+        verdict = f"The best design takes {saved:.2%} less time than the board's own"
+        if saved < 0:
+            verdict = (
+                f"No design within the limits is as fast as the board's own ({-saved:.2%} more)"
+            )
+        excess = f", which breaks them: {'; '.join(self.published_excess)}"
+        return [
+            f"{self.model.name} on {self.device.name}: {self.tried:,} designs within {limits}",
+            self.rows(),
+            verdict + (excess if self.published_excess else "") + ".",
+            f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
+            "Energy is the board's power times latency, so both objectives have one order.",
+        ]
+
+
+def _row(name: str, design: Design) -> dict[str, Any]:
+    e, a = design.engine, design.engine.attention
+    return {
+        "design": name,
+        "linear": f"{e.linear.inputs} x {e.linear.outputs}",
+        "attention": f"{a.queries} x {a.features}" if a else "on it",
+        "loads": e.load_unit,
+        "weight buffers": f"2 x {e.buffers.weights_bytes / 1024:,.0f} KiB",
+        "time": seconds(design.latency_s),
+        "J": show(design.joules),
+        "DSP": show(int(design.dsp)),
+        "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
+    }
+
+
+def search(
+    model: str | Path | ModelSpec,
+    board: str | Path | SystemSpec,
+    *,
+    objective: str = "latency",
+    fill: float = 1.0,
+    batch: int = 1,
+    context: int = 2048,
+    told: Told | None = None,
+) -> DesignSearch:
+    """Find designs for a model within a board's resources.
+
+    Parameters
+    ----------
+    board : str, Path or SystemSpec
+        One FPGA device, by name (``zcu104`` or ``zcu104-x1``) or file.
+    objective : str
+        "latency" or "energy".
+    fill : float
+        Share of DSPs and on-chip bytes that a design may take (0.8 closes timing easily).
+    batch, context : int
+        Of the decoding step of a language model; one layer of each kind stands for all.
+    told : callable, optional
+        Told (designs run, designs in all).
+
+    Returns
+    -------
+    DesignSearch
+
+    Raises
+    ------
+    InputError
+        No FPGA, unknown objective, a fill outside (0, 1].
+    CapacityError
+        No design fits.
+    """
+    if objective not in OBJECTIVES:
+        raise InputError("--objective", f"must be latency or energy, not {objective!r}")
+    if not 0 < fill <= 1:
+        raise InputError("--fill", f"must be above 0 and at most 1, not {fill:g}")
+    check_count(batch, "--batch", 1)
+    check_count(context, "--context", 0)
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    if spec.front is None:
+        layers = tuple(layer for layer, _ in spec.groups)
+        spec = replace(spec, layers=layers, vocab=0, tied=True, extra_weights=0)
+    device = _device(board)
+    space = DesignSpace(spec, device, fill, Batch.of([context] * batch))
+    published = space.run(space.base)
+    designs, plans = [], list(space.designs())
+    for i, engine in enumerate(plans):
+        try:
+            designs.append(space.run(engine))
+        except CapacityError:
+            continue  # a buffer plan that this model's matrices do not fit
+        finally:
+            if told is not None:
+                told(i + 1, len(plans))
+    if not designs:
+        raise CapacityError(
+            device.name, f"no design fits: needs at least 1 DSP and one buffer pair of "
+            f"{2 * TILE_KIB[0]} KiB, {space.limits['DSP slices']:,.0f} DSPs and "
+            f"{space.limits['on-chip bytes']:,.0f} bytes available")  # fmt: skip
+    front = pareto(designs)
+    best = min(designs, key=lambda d: (d.joules if objective == "energy" else d.latency_s, d.key))
+    return DesignSearch(spec, device, objective, space.limits, len(designs), published,
+                        space.excess(space.base), best, front)  # fmt: skip
+
+
+def _device(board: str | Path | SystemSpec) -> DeviceSpec:
+    """The FPGA of a system of one device."""
+    if isinstance(board, SystemSpec):
+        system = board
+    else:
+        name = str(board).lower()
+        known = name in list_devices() or name in device_aliases()
+        system = load_system(f"{board}-x1" if known else board)
+    if system.devices_per_node * system.nodes > 1:
+        raise InputError("--board", f"{system.name} is several devices; name one")
+    engine_of(system.device)
+    return system.device
+
+
+def pareto(designs: Iterable[Design]) -> tuple[Design, ...]:
+    """Designs that no other beats or equals in latency, DSPs and on-chip bytes, fastest first.
+
+    Of designs equal in all three the first is kept.
+    """
+    kept: list[Design] = []
+    for design in sorted(designs, key=lambda d: d.key):
+        if not any(all(a <= b for a, b in zip(k.key, design.key, strict=True)) for k in kept):
+            kept.append(design)
+    return tuple(kept)

@@ -1,0 +1,242 @@
+"""Designs of an FPGA board worth trying for one model, and what each of them costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.fpga.resources import engine_of, resource_use
+from ...devices.fpga.spec import ArraySpec, AttentionSpec, EngineSpec
+from ...devices.spec import DeviceSpec
+from ...simulator.fpga.deploy import (
+    FpgaDeployment,
+    deploy_fpga,
+    image_program,
+    step_program,
+    stored_bytes,
+)
+from ...simulator.fpga.engine import run_frame
+from ...simulator.fpga.frames import run_image
+from ...simulator.fpga.program import ExpertBlock, Program, Tile
+from ...workloads.batch import Batch
+from ...workloads.layers import Run
+from ...workloads.model import ModelSpec, embedding_ops, layer_ops
+from ...workloads.ops import Loads, Op
+
+QUERIES = (1, 2, 4, 8, 16, 32, 64)
+FEATURES = (8, 16, 32, 64)
+TILE_KIB = (32, 64, 128, 256, 512, 1024)
+MOST_SHAPES = 24
+"""Linear arrays that are combined with attention units."""
+LEAST_SHARE = 0.1
+"""Share of the DSPs that a linear array takes at least: smaller ones leave the board idle."""
+MOST_LOADS = 3_000
+"""Loads of one step up to which a tile size is tried; more of them are slower than few."""
+MOST_RUNS = 160
+"""Arrays with attention units that are run with every buffer plan, fastest first in estimate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """One point of the search.
+
+    Attributes
+    ----------
+    engine : EngineSpec
+    cycles : int
+        Of one image or step.
+    latency_s, joules : float
+        At the design's clock and the board's power [s, J].
+    dsp, on_chip_bytes : float
+    """
+
+    engine: EngineSpec
+    cycles: int
+    latency_s: float
+    joules: float
+    dsp: float
+    on_chip_bytes: float
+
+    def to_dict(self) -> dict[str, Any]:
+        e, a = self.engine, self.engine.attention
+        return {
+            "inputs": e.linear.inputs,
+            "outputs": e.linear.outputs,
+            "queries": a.queries if a else None,
+            "features": a.features if a else None,
+            "load_unit": e.load_unit,
+            "weight_buffer_bytes": e.buffers.weights_bytes,
+            "attention_buffer_bytes": e.buffers.attention_bytes,
+            "cycles": self.cycles,
+            "latency_s": self.latency_s,
+            "joules": self.joules,
+            "dsp": self.dsp,
+            "on_chip_bytes": self.on_chip_bytes,
+        }
+
+    @property
+    def key(self) -> tuple[float, float, float]:
+        return self.latency_s, self.dsp, self.on_chip_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DesignSpace:
+    """Designs of one board for one model."""
+
+    model: ModelSpec
+    device: DeviceSpec
+    fill: float
+    batch: Batch
+
+    @property
+    def base(self) -> EngineSpec:
+        return engine_of(self.device)[1]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """DSPs and on-chip bytes that a design may take."""
+        _, engine, fabric = engine_of(self.device)
+        return {use.resource: use.available * self.fill for use in resource_use(engine, fabric)
+                if use.resource in ("DSP slices", "on-chip bytes")}  # fmt: skip
+
+    def excess(self, engine: EngineSpec) -> tuple[str, ...]:
+        """Limits that a design breaks, in words."""
+        takes = {"DSP slices": engine.dsp, "on-chip bytes": engine.buffer_bytes}
+        return tuple(f"{takes[name]:,.0f} {name}, {limit:,.0f} available"
+                     for name, limit in self.limits.items() if takes[name] > limit)  # fmt: skip
+
+    def deploy(self, engine: EngineSpec) -> FpgaDeployment:
+        name, _, _ = engine_of(self.device)
+        processor = self.device.processors[name].model_copy(update={"engine": engine})
+        device = self.device.model_copy(update={"processors": {name: processor}})
+        return deploy_fpga(self.model, device, check=False)
+
+    def program(self, d: FpgaDeployment) -> Program:
+        return image_program(d) if self.model.front else step_program(d, self.batch)
+
+    def run(self, engine: EngineSpec) -> Design:
+        """Cost of a design, by the event engine."""
+        d = self.deploy(engine)
+        if self.model.front:
+            cycles = run_image(d).cycles
+        else:
+            cycles = run_frame(self.program(d), engine, d.memory_bytes_per_s).cycles
+        took = cycles / engine.clock_Hz
+        return Design(engine, cycles, took, took * self.device.static_W, engine.dsp,
+                      engine.buffer_bytes)  # fmt: skip
+
+    def designs(self) -> Iterable[EngineSpec]:
+        """Designs worth running, every one within the limits."""
+        found = [
+            (self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)
+        ]
+        front: list[tuple[float, EngineSpec]] = []
+        least = math.inf
+        for cycles, engine in sorted(found, key=lambda x: (x[1].dsp, x[0])):
+            if cycles < least:
+                front.append((cycles, engine))
+                least = cycles
+        front.sort(key=lambda x: x[0])
+        for _, engine in front[:MOST_RUNS]:
+            for buffers in self._buffers(engine):
+                if not self.excess(buffers):
+                    yield buffers
+
+    def _arrays(self) -> list[ArraySpec]:
+        """Linear arrays on the front of multipliers and cycles, thinned evenly."""
+        rows, ns, ks = (np.array(column) for column in zip(*self._matrices(), strict=True))
+        most = int(self.limits["DSP slices"] / self.base.linear.dsp_per_mac)
+        points = []
+        for i in _steps(ks, most):
+            passes_k = -(-ks // i)
+            for o in _steps(ns, most // i):
+                if i * o >= LEAST_SHARE * most:
+                    cycles = float((rows * passes_k * -(-ns // o)).sum())
+                    points.append((i * o, cycles, i, o))
+        front, least = [], math.inf
+        for _, cycles, i, o in sorted(points):
+            if cycles < least:
+                front.append((i, o))
+                least = cycles
+        picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
+        # The largest arrays differ most in what they leave for attention: all of the last few.
+        picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])
+        dsp = self.base.linear.dsp_per_mac
+        return [ArraySpec(inputs=front[j][0], outputs=front[j][1], dsp_per_mac=dsp) for j in picked]
+
+    def _matrices(self) -> list[tuple[float, int, int]]:
+        """Rows, outputs and inputs of every matrix of the model."""
+        batch = self.batch
+        if self.model.front is not None:
+            batch = Batch.of(chunks=[(self.model.front.tokens, 0)])
+        m, run = batch.moments(self.model.windows), Run(self.model.numerics)
+        ops: list[Op] = list(embedding_ops(self.model, m, run))
+        for layer in self.model.layers:
+            loads = Loads(np.array([1.0]), np.array([1.0]))
+            ops += [op for part in layer_ops(layer, m, run, loads) for op in part]
+        out: list[tuple[float, int, int]] = []
+        for op in ops:
+            if op.kind == "gemm" and op.name != "router":
+                out.append((op.shape["m"], int(op.shape["n"]), int(op.shape["k"])))
+            elif op.kind == "experts":
+                routed = batch.tokens * op.shape["top_k"]
+                hidden, width = int(op.shape["hidden"]), int(op.shape["inter"])
+                out.append((routed, (int(op.shape["matrices"]) - 1) * width, hidden))
+                out.append((routed, hidden, width))
+        return out
+
+    def _attentions(self, array: ArraySpec) -> Iterable[EngineSpec]:
+        """A design without an attention unit, and with every unit that the DSPs left allow.
+
+        An array that also serves attention needs the wider products of both.
+        """
+        base, limit = self.base, self.limits["DSP slices"]
+        room, old = limit - array.macs * array.dsp_per_mac, base.attention
+        per_mac = old.dsp_per_mac if old else base.linear.dsp_per_mac
+        shared = array.model_copy(update={"dsp_per_mac": max(array.dsp_per_mac, per_mac)})
+        if shared.macs * shared.dsp_per_mac <= limit:
+            yield base.model_copy(update={"linear": shared, "attention": None})
+        for p in QUERIES:
+            for f in FEATURES:
+                unit = AttentionSpec(queries=p, features=f, dsp_per_mac=per_mac,
+                                     softmax_cycles=old.softmax_cycles if old else 1.0)  # fmt: skip
+                if 2 * unit.macs * per_mac <= room:
+                    yield base.model_copy(update={"linear": array, "attention": unit})
+
+    def _buffers(self, engine: EngineSpec) -> Iterable[EngineSpec]:
+        """Buffer plans: the base's, and pairs of cut tiles with or without attention's own."""
+        yield engine
+        base, stored = engine.buffers, stored_bytes(self.model, engine)
+        for kib in TILE_KIB:
+            if stored / (kib * 1024) > MOST_LOADS:
+                continue
+            for own in {base.attention_bytes, None}:
+                update = {"weights_bytes": kib * 1024.0, "attention_bytes": own,
+                          "embedding_bytes": None}  # fmt: skip
+                yield engine.model_copy(
+                    update={"buffers": base.model_copy(update=update), "load_unit": "tile"}
+                )
+
+    def _estimate(self, engine: EngineSpec) -> float:
+        """Cycles of all passes, loads left out: a lower bound that orders designs."""
+        tiles = engine.model_copy(update={"load_unit": "tile"})
+        rate = engine.port_bytes_per_s(1) / engine.clock_Hz
+        total = 0.0
+        for item in self.program(self.deploy(tiles)):
+            if isinstance(item, ExpertBlock):
+                total += item.tokens * item.top_k * sum(p.cycles for p in item.parts)
+            else:
+                work = item.work if isinstance(item, Tile) else item
+                total += max([work.cycles, *(size / rate for size in work.streams)])
+        return total
+
+
+def _steps(sizes: npt.NDArray[np.int64], most: int) -> list[int]:
+    """Array sides up to `most` at which some matrix needs a pass less: ceil(size / passes)."""
+    sides = {-(-int(size) // j) for size in np.unique(sizes) for j in range(1, int(size) + 1)}
+    return sorted(side for side in sides if side <= most)

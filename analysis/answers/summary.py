@@ -1,0 +1,260 @@
+"""A simulation's figures for people: metrics, where time and energy went, what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...devices.device import Processor
+from ..show.result import seconds, show
+
+if TYPE_CHECKING:
+    from ...simulator.serving.metrics import Quantiles
+    from ...simulator.serving.record import OpTotal, Run
+    from ...workloads.model import ModelSpec
+
+LATENCIES = {
+    "ttft_s": "time to first token",
+    "tbt_s": "time between tokens",
+    "tpot_s": "time per output token",
+    "e2e_s": "end to end",
+}
+QUANTILES = ("mean", "p50", "p90", "p99")
+SMALL = 0.01
+"""Ops below this share of both time and energy are shown as one."""
+
+
+def heading(r: Run) -> str:
+    """What ran where."""
+    d, layout = r.deployment, r.deployment.layout
+    parallel = f"tp {layout.tp}, dp {layout.dp}"
+    if d.experts:
+        parallel += f", ep {layout.ep}"
+    if layout.pp > 1:
+        parallel += f", pp {layout.pp}"
+    return (
+        f"{d.model.name} on {d.system.name}: policy {r.policy.name}, placement {d.placement}, "
+        f"{parallel}; {len(r.requests.request_id):,} requests from {r.workload}"
+    )
+
+
+def figures(r: Run) -> list[tuple[str, float | None, str]]:
+    """Label, value and unit of every figure of a run that is no latency."""
+    static = r.interval_static_joules
+    return [
+        ("output tokens per second", r.output_tokens_per_s, "1/s"),
+        ("tokens per second, prompts too", r.total_tokens_per_s, "1/s"),
+        ("energy per output token", r.joules_per_token, "J"),
+        ("  of it static power", ratio(static, r.interval_output_tokens), "J"),
+        ("KV cache in use at most", r.kv_peak, "%"),
+        ("steps", float(r.iterations), ""),
+        ("preemptions", float(r.preemptions), ""),
+        *_fleet_figures(r),
+        ("simulated time", r.makespan_s, "s"),
+        ("real time", r.wall_s, "s"),
+    ]
+
+
+def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
+    """What only replicas and pools have to say."""
+    out: list[tuple[str, float | None, str]] = []
+    if r.failures:
+        out += [("replica failures", float(r.failures), ""),
+                ("requests computed again", float(r.restarts), "")]  # fmt: skip
+    if r.moved_bytes:
+        rate = ratio(r.moved_bytes / 1e9, r.makespan_s)
+        out.append(("GB of KV cache moved per second", rate, "1/s"))
+    return out
+
+
+def ratio(a: float | None, b: float | None) -> float | None:
+    """Quotient, None where it is undefined."""
+    return a / b if a is not None and b else None
+
+
+def text_of(value: float | None, unit: str) -> str:
+    """A figure with its unit."""
+    if value is None:
+        return "-"
+    if unit == "s":
+        return seconds(value)
+    if unit == "%":
+        return f"{value:.1%}"
+    number = show(int(value) if unit == "" else value)
+    return f"{number} {unit}".strip() if unit == "J" else number
+
+
+def figure_rows(r: Run) -> list[dict[str, Any]]:
+    """One row per figure that is no latency."""
+    return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
+
+
+def latency_rows(r: Run) -> list[dict[str, Any]]:
+    """One row per latency, one column per quantile."""
+    rows = []
+    for name, label in LATENCIES.items():
+        q: Quantiles = getattr(r, name)
+        rows.append({"latency": label, **{k: seconds(getattr(q, k)) for k in QUANTILES}})
+    return rows
+
+
+def flat(r: Run) -> dict[str, float | None]:
+    """Every figure under its name in JSON, latencies as ``ttft_s_p99``."""
+    out: dict[str, float | None] = {
+        name: getattr(r, name)
+        for name in ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token",
+                     "makespan_s", "kv_peak")
+    }  # fmt: skip
+    for name in LATENCIES:
+        out |= {f"{name}_{k}": getattr(getattr(r, name), k) for k in QUANTILES}
+    return out
+
+
+def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One row per figure, one column per system, and the first over the last."""
+    shown = [("mean", "mean"), ("p50", "median"), ("p99", "p99")]
+    tables = [
+        [
+            *figures(r)[:3],
+            *(
+                (f"{label}, {word}", getattr(getattr(r, name), k), "s")
+                for name, label in LATENCIES.items()
+                for k, word in shown
+            ),
+            *figures(r)[4:],
+        ]
+        for r in runs
+    ]
+    rows = []
+    for line in zip(*tables, strict=True):
+        row = {"": line[0][0]}
+        for r, (_, value, unit) in zip(runs, line, strict=True):
+            row[r.deployment.system.name] = text_of(value, unit)
+        quotient = None if line[0][0] == "real time" else ratio(line[0][1], line[-1][1])
+        rows.append(row | {"ratio": "-" if quotient is None else f"{quotient:.2f}x"})
+    return rows
+
+
+def where_rows(r: Run) -> list[dict[str, Any]]:
+    """Where time and energy went: one row per op and processor.
+
+    ``clock`` is the op's share of all steps' duration (one figure for an op that ran on two
+    processors at once); ``busy`` the share of it for which the processor of an average device
+    worked on the op; ``bound`` what took longest there: arithmetic, memory or launches.
+    """
+    groups: dict[tuple[str, str], list[OpTotal]] = {}
+    for op in sorted(r.ops, key=lambda op: (-op.wall_s, op.name, -op.busy_s)):
+        groups.setdefault((op.layer, op.name), []).append(op)
+    clock = sum(ops[0].wall_s for ops in groups.values())
+    joules = sum(energy(op) for op in r.ops)
+    devices = r.deployment.layout.all_devices / r.deployment.replicas
+    rows, small = [], []
+    for ops in groups.values():
+        share, part = ratio(ops[0].wall_s, clock) or 0.0, ratio(sum(map(energy, ops)), joules) or 0
+        if share < SMALL and part < SMALL:
+            small.append((share, part))
+            continue
+        for i, op in enumerate(ops):
+            rows.append(
+                {
+                    "op": op.name if i == 0 else '  "',
+                    "clock": f"{share:.1%}" if i == 0 else None,
+                    "on": op.processor,
+                    "busy": f"{ratio(op.busy_s, clock * devices) or 0:.1%}",
+                    "energy": f"{ratio(energy(op), joules) or 0:.1%}",
+                    "Op/B": op.op_per_byte,
+                    "bound": bound_of(op, r),
+                }
+            )
+    if small:
+        share, part = (sum(column) for column in zip(*small, strict=True))
+        rows.append({"op": f"{len(small)} more", "clock": f"{share:.1%}", "on": "", "busy": None,
+                     "energy": f"{part:.1%}", "Op/B": None, "bound": ""})  # fmt: skip
+    return rows
+
+
+def energy(op: OpTotal) -> float:
+    """Dynamic energy of an op [J]."""
+    return sum(op.joules.values())
+
+
+def bound_of(op: OpTotal, r: Run) -> str:
+    """What took longest over the whole run: arithmetic, memory traffic or launches."""
+    processor = r.deployment.device.processors.get(op.processor)
+    if processor is None or op.layer == "communication":
+        return "link"
+    roof = roof_of(processor, arithmetic(op, r.deployment.model))
+    parts = {
+        "compute": op.flops / (roof["peak_flops"] * roof["compute_efficiency"]),
+        "memory": op.bytes / (roof["bandwidth"] * roof["memory_efficiency"]),
+        "latency": op.runs * roof["launch_s"],
+    }
+    return max(parts, key=lambda name: parts[name])
+
+
+def arithmetic(op: OpTotal, model: ModelSpec) -> str:
+    """Format an op computes in."""
+    group = "experts" if op.kind == "experts" else op.layer
+    matmul = op.kind in ("gemm", "experts")
+    return model.numerics.compute(group) if matmul else model.numerics.default
+
+
+def processor_rows(processors: Sequence[Processor], dtype: str) -> list[dict[str, Any]]:
+    """Roofs of processors for people: nominal peak and bandwidth, and where they meet."""
+    rows = []
+    for p in processors:
+        roof = roof_of(p, dtype)
+        rows.append(
+            {
+                "processor": p.name,
+                f"{dtype} TFLOP/s": roof["peak_flops"] / 1e12,
+                "attainable": f"{roof['compute_efficiency']:.0%}",
+                "GB/s": roof["bandwidth"] / 1e9,
+                "attainable ": f"{roof['memory_efficiency']:.0%}",
+                "ridge Op/B": roof["ridge_op_per_byte"],
+            }
+        )
+    return rows
+
+
+def roof_of(p: Processor, dtype: str) -> dict[str, Any]:
+    """Roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
+    return {
+        "name": p.name,
+        "kind": p.kind,
+        "peak_flops": p.peak[dtype],
+        "bandwidth": p.bandwidth,
+        "compute_efficiency": getattr(p.model, "compute_efficiency", 1.0),
+        "memory_efficiency": getattr(p.model, "memory_efficiency", 1.0),
+        "launch_s": getattr(p.model, "fixed_s", 0.0),
+        "ridge_op_per_byte": p.ridge(dtype),
+    }
+
+
+def evidence_text(evidence: Sequence[Mapping[str, Any]], system: str) -> str:
+    """What the figures rest on, in a sentence: each cost model with the constants it assumes."""
+    parts = []
+    for entry in evidence:
+        text = f"{entry['cost_model']} for {entry['applies_to']} ({entry['basis']}"
+        names = list(dict.fromkeys(_short(key) for key in entry["assumptions"]))
+        text += f" {', '.join(names)}" if names else ""
+        if entry["error"] is not None:
+            text += f", error {entry['error']:.1%} on {entry['rows']:,} rows"
+        parts.append(text + ")")
+    if all(entry["error"] is None for entry in evidence):
+        parts.append("none of it compared with measurements")
+    return f"{system} rests on: {'; '.join(parts)}."
+
+
+def _short(key: str) -> str:
+    """A key path without what its row says already.
+
+    Examples
+    --------
+    >>> _short("device.processors.xpu.peak_TFLOPS.bf16"), _short("device.static_W")
+    ('peak_TFLOPS.bf16', 'static_W')
+    """
+    first, _, rest = key.removeprefix("device.").partition(".")
+    if first == "processors":
+        return rest.partition(".")[2]
+    return rest or first

@@ -1,0 +1,142 @@
+"""Writing results: a folder gets all files of an answer or none, and is tried out before the work."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError
+from .result import plain
+
+STAMPS = "%.9f"
+"""Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
+
+SIGNIFICANT = "%.6g"
+"""Format of predictions beside measurements, which carry six digits."""
+
+
+class OutputFolder:
+    """A folder for result files, made and tried out when it is opened.
+
+    Files are written under temporary names and get their own all together, in the order they
+    were written, when the ``with`` block ends well; else they are removed, and so is the folder
+    if it was made here. An answer's summary is written last: where it stands, the rest stands.
+
+    Raises
+    ------
+    InputError
+        The folder cannot be made or written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place, OutputFolder(place) as folder:
+    ...     folder.json("answer.json", {"answer": 42})
+    ...     files = list(folder.path.iterdir())
+    >>> files[0].name.startswith(".answer.json.")
+    True
+    """
+
+    def __init__(self, path: str | Path, option: str = "--out") -> None:
+        if not str(path) or str(path).startswith("--"):
+            reason = "is no folder's name; write ./NAME for a folder that starts with dashes"
+            raise InputError(f"{option} {str(path)!r}", reason)
+        self.path = Path(path)
+        self._made: list[Path] = []
+        self._files: list[tuple[Path, Path]] = []
+        try:
+            self._make(self.path)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+        except (OSError, ValueError) as error:
+            self._remove()
+            reason = getattr(error, "strerror", None) or str(error)
+            text = f"cannot be written ({reason}); give a folder that can be"
+            raise InputError(f"{option} {str(path)!r}", text) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            self._remove()
+
+    def write(self, name: str, fill: Callable[[Path], object]) -> None:
+        """Fill a temporary file that becomes `name`, a path below the folder, at the end."""
+        target = self.path / name
+        path = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            self._make(target.parent)
+            self._files.append((path, target))
+            fill(path)
+        except OSError as error:
+            raise _unwritable(target, error) from None
+
+    def json(self, name: str, data: Any) -> None:
+        """Write plain data as indented JSON."""
+        text = to_json(data, indent=1) + "\n"
+        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def text(self, name: str, text: str) -> None:
+        """Write text as it is."""
+        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def csv(
+        self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS
+    ) -> None:
+        """Write a table; `floats` is the format of its real numbers."""
+        import pandas as pd
+
+        frame = pd.DataFrame(dict(columns))
+        self.write(name, lambda path: frame.to_csv(path, index=False, float_format=floats))
+
+    def _make(self, folder: Path) -> None:
+        """Make a folder and those above it, remembering which are new."""
+        missing = [p for p in (folder, *folder.parents) if not p.exists()]
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            self._made.append(path)
+        if not folder.is_dir():
+            raise NotADirectoryError(0, "it is a file")
+
+    def _publish(self) -> None:
+        for _, target in self._files:
+            if target.is_dir():  # looked for first, so that no half of the files is renamed
+                raise InputError(target, "is a folder where a file should go; remove it")
+        for path, target in self._files:
+            try:
+                os.replace(path, target)
+            except OSError as error:
+                raise _unwritable(target, error) from None
+        self._files, self._made = [], []
+
+    def _remove(self) -> None:
+        """Remove temporary files, and the folders made here that are empty again."""
+        for path, _ in self._files:
+            path.unlink(missing_ok=True)
+        for folder in reversed(self._made):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+        self._files, self._made = [], []
+
+
+def _unwritable(target: Path, error: OSError) -> InputError:
+    return InputError(target, f"cannot be written ({error.strerror or error})")
+
+
+def to_json(data: Any, indent: int | None = None) -> str:
+    """JSON of plain data, without NaN or infinity."""
+    return json.dumps(plain(data), indent=indent, allow_nan=False)

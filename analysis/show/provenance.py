@@ -1,0 +1,71 @@
+"""What an answer was computed with: the code's version and digests of the inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...workloads.errors import InputError
+
+LIBRARY = ("workloads", "devices", "simulator", "analysis")
+SUFFIXES = (".py", ".yaml", ".csv")
+PRESENTATION = {"plots", "report", "commands"}
+"""Folders of `analysis` that show results and do not change them."""
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Version and a digest of every source and data file that a result depends on.
+
+    Kernels are left out: simulations read their measurements, never their code.
+
+    Examples
+    --------
+    >>> code_version().startswith(f"{__version__}+")
+    True
+    """
+    root = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder in LIBRARY:
+        for file in sorted((root / folder).rglob("*")):
+            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(root).parts):
+                digest.update(f"{file.relative_to(root)}\0".encode())
+                digest.update(file.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def digest_of(data: Any) -> str:
+    """Short digest of plain data: equal data in any order of keys, equal digest.
+
+    Examples
+    --------
+    >>> digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def digest_of_path(path: Path) -> str:
+    """Short digest of a file's bytes, or of a folder's files and their names.
+
+    Raises
+    ------
+    InputError
+        A path that cannot be read.
+    """
+    digest = hashlib.sha256()
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    try:
+        for file in files:
+            digest.update(f"{file.relative_to(path)}\0".encode())
+            with file.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})") from None
+    return digest.hexdigest()[:16]

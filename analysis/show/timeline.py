@@ -1,0 +1,96 @@
+"""A run's stages as a Chrome trace, for Perfetto or chrome://tracing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_STAGES = 200_000
+"""Stages written at most; viewers struggle with more. The first ones are kept."""
+
+FIRST_LANE = 100
+"""Thread number of the first batch in flight."""
+
+Event = dict[str, object]
+
+
+def write_timeline(
+    stages: dict[str, npt.NDArray[np.float64]], devices: int, path: Path, lanes: int = 1
+) -> None:
+    """Stream stages, processors and links as events; queue, sequences and KV bytes as counters.
+
+    A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
+    is as long as it was busy, averaged over the devices; when in the stage is not kept.
+
+    Parameters
+    ----------
+    stages : dict of array
+        See `simulator.serving.run.Run.stages`; times in seconds.
+    devices : int
+        Devices of one engine.
+    path : Path
+        File to write; its times are microseconds, as the format demands.
+    lanes : int
+        Batches in flight at once (pipeline parallel); each has a track of its own.
+    """
+    rows = min(len(stages.get("start_s", ())), MAX_STAGES)
+    tracks = [name for name in stages if name.startswith("busy_")]
+    with path.open("w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
+        file.write(",\n".join(json.dumps(event) for event in _names(tracks, lanes)))
+        for i in range(rows):
+            row = {name: float(column[i]) for name, column in stages.items()}
+            lane = FIRST_LANE + i % lanes if lanes > 1 else 1
+            for event in [*_events(row, lane), *_busy(row, tracks, devices)]:
+                file.write(",\n" + json.dumps(event))
+        file.write("\n]}\n")
+
+
+def _names(tracks: list[str], lanes: int) -> list[Event]:
+    """Names of the tracks, in the order they are shown."""
+    threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
+    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "engine"}}]
+    flights = [
+        (FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes if lanes > 1 else 0)
+    ]
+    for tid, name in [*enumerate(threads, 1), *flights]:
+        meta: Event = {"ph": "M", "pid": 1, "tid": tid}
+        out.append({"name": "thread_name", **meta, "args": {"name": name}})
+        out.append({"name": "thread_sort_index", **meta, "args": {"sort_index": tid}})
+    return out
+
+
+def _events(row: dict[str, float], lane: int) -> list[Event]:
+    start = round(row["start_s"] * 1e6, 3)
+    stage: Event = {
+        "name": _kind(row), "ph": "X", "pid": 1, "tid": lane, "ts": start,
+        "dur": round((row["end_s"] - row["start_s"]) * 1e6, 3),
+        "args": {k: int(row[k]) for k in ("steps", "decodes", "prefill_tokens", "prompts")},
+    }  # fmt: skip
+    counts: Event = {
+        "name": "sequences", "ph": "C", "pid": 1, "ts": start,
+        "args": {"running": int(row["running"]), "waiting": int(row["waiting"])},
+    }  # fmt: skip
+    kv: Event = {"name": "KV cache [bytes per device]", "ph": "C", "pid": 1, "ts": start,
+          "args": {"held": int(row["kv_bytes"])}}  # fmt: skip
+    return [stage, counts, kv]
+
+
+def _busy(row: dict[str, float], tracks: list[str], devices: int) -> list[Event]:
+    """One event a processor that was busy, and one for links."""
+    return [
+        {
+            "name": f"{_kind(row)}, {row[name] / devices / (row['end_s'] - row['start_s']):.0%} busy",
+            "ph": "X", "pid": 1, "tid": tid, "ts": round(row["start_s"] * 1e6, 3),
+            "dur": round(row[name] / devices * 1e6, 3),
+        }
+        for tid, name in enumerate(tracks, 2)
+        if row[name] > 0.0
+    ]  # fmt: skip
+
+
+def _kind(row: dict[str, float]) -> str:
+    return "mixed" if row["prefill_tokens"] else "decoding-only"

@@ -1,0 +1,1 @@
+"""Many simulations for one answer: capacity, sweeps, Pareto fronts."""

@@ -1,0 +1,159 @@
+"""`opbyte pareto`: the points of a sweep that no other point beats in every objective."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...workloads.errors import InputError, nearest
+from ..show.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..report import Section
+
+SIGN = {"max": -1.0, "min": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto(Result):
+    """The best points of a sweep; see `pareto`.
+
+    Attributes
+    ----------
+    objectives : dict of str to str
+        Metric or column -> "max" or "min".
+    columns : tuple of str
+        The axes' columns.
+    table : list of dict
+        Every feasible row of the sweep.
+    best : list of dict
+        Those that none beats, by the first objective.
+    """
+
+    title: str
+    objectives: dict[str, str]
+    columns: tuple[str, ...]
+    table: list[dict[str, Any]]
+    best: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "objectives": self.objectives,
+            "feasible": len(self.table),
+            "rows": self.best,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return self.best
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        wanted = dict.fromkeys((*self.columns, *self.objectives))
+        return [{name: row[name] for name in wanted} for row in self.best]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        goals = ", ".join(f"{goal} {name}" for name, goal in self.objectives.items())
+        count = f"{len(self.best):,} of {len(self.table):,} feasible points"
+        return [f"{self.title}: {count} are beaten by none ({goals})", self.rows()]
+
+    def sections(self) -> Sequence[Section]:
+        from ..report.studies import pareto_sections
+
+        return pareto_sections(self)
+
+
+def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows that no other row beats: at least as good in all objectives and better in one.
+
+    Rows with an undefined objective are left out; of equal rows all stay. In order of the first
+    objective, the best first.
+
+    Examples
+    --------
+    >>> rows = [{"t": 1, "e": 1}, {"t": 2, "e": 2}, {"t": 2, "e": 3}]
+    >>> [tuple(row.values()) for row in front(rows, {"t": "max", "e": "min"})]
+    [(2, 2), (1, 1)]
+    """
+    known = [row for row in rows if all(_number(row[name]) for name in objectives)]
+    if not known or not objectives:
+        return []
+    signs = np.array([SIGN[goal] for goal in objectives.values()])
+    costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
+    order = np.lexsort(costs.T[::-1])
+    kept: list[int] = []
+    best = np.empty((0, costs.shape[1]))
+    for i in order:  # whatever beats a row comes before it in this order
+        beaten = np.all(best <= costs[i], axis=1) & np.any(best < costs[i], axis=1)
+        if not beaten.any():
+            kept.append(int(i))
+            best = np.concatenate([best, costs[i : i + 1]])
+    return [dict(known[i]) for i in kept]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))
+
+
+def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> Pareto:
+    """Find the best points of a finished sweep.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Result folder of `sweep`.
+    objectives : mapping of str to str, optional
+        Metric or column -> "max" or "min"; the study's by default.
+
+    Raises
+    ------
+    InputError
+        No finished sweep there, or an unknown objective.
+    """
+    import pandas as pd
+
+    from .sweep.run import SUMMARY
+    from .sweep.study import read_objectives
+
+    summary, table = _read(Path(folder))
+    numeric = [str(name) for name in table.columns if table[name].dtype.kind in "if"]
+    wanted = dict(objectives) if objectives is not None else summary["objectives"]
+    if not wanted:
+        reason = "the study names none; give some, such as output_tokens_per_s:max"
+        raise InputError("--objectives", reason)
+    read_objectives(wanted, "--objectives", {str(name) for name in table.columns})
+    for name in wanted:
+        if name not in numeric:
+            raise InputError(f"--objectives {name}", f"is no number{nearest(name, numeric)}")
+    rows = [
+        {str(k): None if pd.isna(v) else v for k, v in row.items()}
+        for row in table[table["feasible"]].to_dict("records")
+    ]
+    if not rows:
+        raise InputError(Path(folder) / SUMMARY, "no point is feasible; see the column error")
+    return Pareto(
+        summary["title"], wanted, tuple(summary["columns"]), rows, front(rows, wanted)
+    )  # fmt: skip
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    import pandas as pd
+
+    from .sweep.run import SUMMARY, TABLE
+
+    try:
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / TABLE)
+        complete = {"title", "objectives", "columns"} <= set(summary)
+    except (OSError, ValueError):
+        complete = False
+    if not complete or "feasible" not in table:
+        reason = "holds no finished sweep; run opbyte sweep again with --out and this folder"
+        raise InputError(folder, reason)
+    return summary, table

@@ -1,0 +1,185 @@
+"""What a sweep can set: arguments of `simulate`, and paths into the model's and system's specs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ....devices.catalog import describe_system
+from ....devices.spec import SystemSpec
+from ....simulator.serving.fleet import parse_fleet
+from ....workloads.catalog import catalog_entry, load_model
+from ....workloads.errors import InputError, SpecError, nearest
+from ....workloads.hf import model_from_keys
+from ....workloads.hf.json_file import config_file, read_json_object
+from ....workloads.model import ModelSpec
+from ....workloads.specfile import Description, Quantity, build, merge, to_si
+from ...answers.simulate import simulate
+from ...show.provenance import digest_of, digest_of_path
+
+NOT_SWEPT = ("keep_stages", "progress", "fleet")
+FLEET = ("router", "replicas", "mtbf", "repair")
+"""Parameters that make up a fleet; see `simulator.serving.fleet`."""
+FILES = ("trace", "engine", "kernels")
+"""Arguments that name files; their content is part of a point's identity."""
+SOURCE = "assumed: set by the sweep"
+
+Overrides = tuple[tuple[str, Any], ...]
+
+
+@lru_cache(maxsize=1)
+def arguments() -> tuple[str, ...]:
+    """Arguments of `simulate` that a sweep may set."""
+    names = [name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT]
+    return (*names, *FLEET)
+
+
+def check_parameter(name: str, where: str) -> None:
+    """Refuse what cannot be set.
+
+    Raises
+    ------
+    InputError
+        Neither an argument of `simulate` nor a path that starts with ``model.`` or ``system.``.
+    """
+    head, _, path = name.partition(".")
+    if head in ("model", "system") and path:
+        return
+    if name not in arguments():
+        raise InputError(
+            where,
+            f"unknown parameter {name!r}{nearest(name, arguments())}; model.KEY and system.PATH "
+            "reach into the specs",
+        )
+
+
+def settings(point: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `simulate` for a point, specs with their changes applied.
+
+    Raises
+    ------
+    InputError
+        A spec that cannot be read or does not allow the change.
+    """
+    given = {name: value for name, value in point.items() if name in arguments()}
+    fleet = parse_fleet(**{name: given.pop(name) for name in FLEET if name in given})
+    if fleet is not None:
+        given["fleet"] = fleet
+    for head, change in (("model", changed_model), ("system", changed_system)):
+        inside = tuple(
+            (name.partition(".")[2], value)
+            for name, value in sorted(point.items())
+            if name.startswith(f"{head}.")
+        )
+        if given.get(head) is None:
+            raise InputError(head, "is needed: give it in base or as an axis")
+        if inside:
+            given[head] = change(str(given[head]), inside)
+    return given
+
+
+def changed_model(name: str, changes: Overrides) -> ModelSpec:
+    """A model with keys of its ``config.json`` replaced.
+
+    Raises
+    ------
+    InputError
+        A key that the configuration does not have: it would be ignored.
+    """
+    entry = catalog_entry(name)
+    if entry is not None:
+        keys, source, label = dict(entry.config), entry.source, entry.name
+    else:
+        path = config_file(Path(name))
+        keys, source, label = read_json_object(path), str(path), load_model(name).name
+    for path_text, value in changes:
+        keys = _replaced(keys, path_text.split("."), value, f"model.{path_text}")
+    text = ", ".join(f"{key} {value}" for key, value in changes)
+    return model_from_keys(
+        keys, name=f"{label} ({text})", where=f"model {label}", source=f"{source}; {SOURCE}"
+    )
+
+
+def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) -> dict[str, Any]:
+    head, *rest = path
+    if head not in keys:
+        known = [key for key, old in keys.items() if isinstance(old, (int, float, str, dict))]
+        raise InputError(where, f"{head!r} is no key of the configuration{nearest(head, known)}")
+    if not rest:
+        return {**keys, head: value}
+    if not isinstance(keys[head], Mapping):
+        raise InputError(where, f"{head!r} has no keys below it")
+    return {**keys, head: _replaced(keys[head], rest, value, where)}
+
+
+def changed_system(name: str, changes: Overrides) -> SystemSpec:
+    """A system with values of its description replaced, units in the keys as in YAML.
+
+    Raises
+    ------
+    SpecError
+        An unknown key or a value that the schema does not allow.
+    """
+    spec = describe_system(name)[0]
+    tree = spec.model_dump()
+    for path_text, value in changes:
+        over = _nested(path_text.split("."), value, tree, f"system.{path_text}")
+        tree = merge(tree, over)
+    tree["name"] = f"{spec.name}-{digest_of(changes)[:6]}"
+    try:
+        return build(SystemSpec, Description(tree, Path(f"system {spec.name}")))[0]
+    except SpecError as error:
+        raise SpecError(str(error.subject), error.reason) from None
+
+
+def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
+    """Key path -> source of every constant of a point's system, those set by the sweep too."""
+    found = describe_system(str(point["system"]))[1]
+    changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
+    return {**found, **dict.fromkeys(changed, SOURCE)}
+
+
+def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
+    """The change as a tree of its own; every key but the last must exist."""
+    head, *rest = path
+    field = to_si(head)[0]
+    if not isinstance(tree, Mapping):
+        raise SpecError(where, f"nothing lies below it: {head!r}")
+    if rest:
+        if not isinstance(tree.get(field), Mapping):
+            known = [key for key, below in tree.items() if isinstance(below, Mapping)]
+            raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
+        return {head: _nested(rest, value, tree[field], where)}
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {head: Quantity(value, SOURCE) if number else value}
+
+
+def identity(point: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files a point names, so that an edited file is another point.
+
+    A file that cannot be read has the digest "unreadable"; its points fail with the reason.
+    """
+    found = {}
+    for name, value in point.items():
+        if not isinstance(value, str):
+            continue
+        if name == "routing":
+            value = value.partition("trace:")[2]
+        if value and name in (*FILES, "model", "system", "routing"):
+            found[name] = _file_digest(name, value)
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def _file_digest(name: str, value: str) -> str:
+    try:
+        if name == "system":
+            named = Path(value).suffix in (".yaml", ".yml")
+            return digest_of(describe_system(value)[0].model_dump()) if named else ""
+        if name == "model" and catalog_entry(value) is not None:
+            return ""
+        return digest_of_path(Path(value))
+    except InputError:
+        return "unreadable"

@@ -1,0 +1,213 @@
+"""`opbyte sweep`: run what is missing of a study, and the table of all its points."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....workloads.errors import InputError
+from ....workloads.requests.options import check_count
+from ...report import Section, report
+from ...show.output import OutputFolder
+from ...show.provenance import code_version, digest_of
+from ...show.result import Result
+from ..pareto import front
+from .cluster import run_cluster
+from .dataset import Dataset
+from .parameters import identity
+from .point import METRICS, Outcome
+from .pool import MAX_WORKERS, Task, run_local
+from .study import Point, Study, read_study
+
+Told = Callable[[int, int], None]
+MOST_ERRORS = 10
+MOST_BEST = 20
+TABLE, SUMMARY = "points.csv", "sweep.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep(Result):
+    """A finished sweep; see `sweep`.
+
+    Attributes
+    ----------
+    study : Study
+    table : list of dict
+        One row a point, in the order of the study: ``point`` (its key), the axes' columns, the
+        metrics, ``feasible`` and ``error``.
+    points : dict of str to Point
+        By key.
+    code : str
+        Version of the code that computed it.
+    ran : int
+        Points computed now; the others were there.
+    folder : Path
+    """
+
+    study: Study
+    table: list[dict[str, Any]]
+    points: dict[str, Point]
+    code: str
+    ran: int
+    folder: Path
+
+    @property
+    def failed(self) -> int:
+        return sum(row["error"] is not None for row in self.table)
+
+    @property
+    def best(self) -> list[dict[str, Any]]:
+        """Rows that no other feasible one beats in every objective."""
+        good = [row for row in self.table if row["feasible"]]
+        return front(good, self.study.objectives) if self.study.objectives else []
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Error lines with how many points have each, the most frequent first."""
+        found = Counter(row["error"] for row in self.table if row["error"] is not None)
+        return dict(found.most_common())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.study.title,
+            "points": len(self.table),
+            "done": len(self.table) - self.failed,
+            "failed": self.failed,
+            "feasible": sum(row["feasible"] for row in self.table),
+            "excluded": self.study.size - len(self.table),
+            "ran": self.ran,
+            "folder": str(self.folder),
+            "code": self.code,
+            "columns": list(self.study.columns),
+            "objectives": self.study.objectives,
+            "pareto": self.best,
+            "errors": self.errors,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return self.table
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        shown = self.best or [row for row in self.table if row["error"] is None]
+        wanted = [*self.study.columns, *(self.study.objectives or METRICS[6:9])]
+        return [{name: row[name] for name in wanted} for row in shown[:MOST_BEST]]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        done = len(self.table) - self.failed
+        text = (
+            f"{self.study.title}: {len(self.table):,} points, {done:,} done, {self.failed:,} failed"
+        )
+        left_out = self.study.size - len(self.table)
+        text += f", {left_out:,} left out by constraints or equal to another" if left_out else ""
+        out: list[str | Sequence[Mapping[str, Any]]] = [text]
+        if self.table and done:
+            if self.study.objectives:
+                goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())
+                out.append(
+                    f"best for {goals}: {len(self.best):,} points that no other beats in all"
+                )
+            out.append(self.rows())
+        for text, count in list(self.errors.items())[:MOST_ERRORS]:
+            out.append(f"{count:,} failed: {text}")
+        return [*out, f"all points: {self.folder / TABLE}"]
+
+    def sections(self) -> Sequence[Section]:
+        from ...report.studies import sweep_sections
+
+        return sweep_sections(self)
+
+
+def sweep(
+    study: str | Path,
+    out: str | Path | None = None,
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    told: Told | None = None,
+) -> Sweep:
+    """Simulate every point of a study that its folder does not hold yet.
+
+    Parameters
+    ----------
+    study : str or Path
+        YAML file; see docs/guide-sweeps.md.
+    out : str or Path, optional
+        Folder of the results; named as the file by default. A later call with the same folder
+        computes only points that are missing, and those of changed code or files.
+    workers : int, optional
+        Processes of this machine; one a core by default.
+    dask : str, optional
+        Address of a Dask scheduler, instead of processes.
+    told : callable, optional
+        Told (points done, points in all) as they finish.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    InputError
+        A wrong study, folder or cluster. A point that fails does not raise: its row says why.
+    """
+    if dask is not None and workers is not None:
+        raise InputError("--workers", "cannot go with --dask; the cluster has its own workers")
+    if workers is not None:
+        workers = check_count(workers, "--workers", 1, MAX_WORKERS)
+    path = Path(study)
+    plan = read_study(path)
+    folder = Path(out) if out is not None else Path(path.stem)
+    version = code_version()
+    points = {_key(point, version): point for point in plan.points()}
+    if not points:
+        raise InputError(f"{path}: constraints", "leave no point")
+    with OutputFolder(folder) as files:
+        with Dataset(folder) as data:
+            missing = [(key, p.settings) for key, p in points.items() if key not in data.stored]
+            stored = len(points) - len(missing)
+            if told is not None:
+                told(stored, len(points))
+            with closing(_source(missing, version, workers, dask)) as finished:
+                for i, (task, outcome) in enumerate(finished, 1):
+                    data.append(task[0], task[1], version, outcome)
+                    if told is not None:
+                        told(stored + i, len(points))
+            rows = [_row(plan, key, p, data.stored[key]) for key, p in points.items()]
+        result = Sweep(plan, rows, points, version, len(missing), folder)
+        columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
+        files.csv(TABLE, columns, floats="%.17g")
+        files.text("report.html", report(result))
+        files.json(SUMMARY, result.to_dict())
+    return result
+
+
+def _source(
+    tasks: Sequence[Task], version: str, workers: int | None, dask: str | None
+) -> Generator[tuple[Task, Outcome], None, None]:
+    """Where outcomes come from; closing it ends the workers."""
+    if not tasks:
+        return
+    if dask is not None:
+        yield from run_cluster(tasks, version, dask)
+    else:
+        yield from run_local(tasks, version, workers or os.cpu_count() or 1)
+
+
+def _key(point: Point, version: str) -> str:
+    """Digest of everything a point's outcome depends on."""
+    return digest_of({"point": point.settings, "files": identity(point.settings), "code": version})
+
+
+def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
+    metrics = outcome.metrics or dict.fromkeys(METRICS)
+    row: dict[str, Any] = {"point": key, **point.columns}
+    row |= {name: metrics.get(name) for name in METRICS}
+    feasible = outcome.error is None and study.feasible({**point.settings, **row})
+    return row | {"feasible": feasible, "error": outcome.error}

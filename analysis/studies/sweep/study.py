@@ -1,0 +1,207 @@
+"""The file of a sweep: a base, axes, constraints and objectives, and the points they span."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....workloads.errors import InputError, nearest
+from ....workloads.requests.options import check_count
+from ....workloads.specfile import read_yaml
+from .axes import MAX_POINTS, Axis, Value, read_axis
+from .expression import Expression, parse
+from .parameters import check_parameter
+from .point import METRICS
+
+KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
+GOALS = ("max", "min")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One simulation of a sweep.
+
+    Attributes
+    ----------
+    columns : dict of str to value
+        The axes' values as the table shows them.
+    settings : dict of str to value
+        Every parameter set, by `parameters` names.
+    """
+
+    columns: dict[str, Value]
+    settings: dict[str, Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A checked sweep file.
+
+    Attributes
+    ----------
+    title : str
+    base : dict of str to value
+        Parameters that all points share.
+    axes : tuple of Axis
+    samples : int
+        Draws of the random axes, taken together; 1 where there are none.
+    seed : int
+    constraints : tuple of Expression
+        On columns, parameters and metrics. Those without a metric leave points out beforehand.
+    objectives : dict of str to str
+        Metric or column -> "max" or "min".
+    """
+
+    title: str
+    base: dict[str, Value]
+    axes: tuple[Axis, ...]
+    samples: int
+    seed: int
+    constraints: tuple[Expression, ...]
+    objectives: dict[str, str]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(column for axis in self.axes for column in axis.columns)
+
+    def points(self) -> Iterator[Point]:
+        """Every distinct point that the constraints on parameters allow, in order."""
+        seen = set()
+        rng = np.random.default_rng(self.seed)
+        rows = [axis.drawn(rng, self.samples) if axis.random else axis.values for axis in self.axes]
+        fixed = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is None]
+        drawn = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is not None]
+        before = [c for c in self.constraints if not c.names & set(METRICS)]
+        for grid in itertools.product(*fixed):
+            for sample in zip(*drawn, strict=True) if drawn else [()]:
+                point = self._point(iter(grid), iter(sample))
+                key = tuple(point.settings.items())
+                if key in seen:
+                    continue
+                seen.add(key)
+                values = {**point.settings, **point.columns}
+                if all(c.holds(values) for c in before):
+                    yield point
+
+    def _point(self, grid: Iterator[Any], sample: Iterator[Any]) -> Point:
+        columns: dict[str, Value] = {}
+        chosen: dict[str, Value] = {}
+        for axis in self.axes:
+            row = next(sample if axis.random else grid)
+            columns |= dict(zip(axis.columns, row, strict=True))
+            chosen |= dict(zip(axis.parameters, row, strict=True))
+        return Point(columns, {**self.base, **chosen})
+
+    @property
+    def size(self) -> int:
+        """Points before constraints and duplicates."""
+        return math.prod(len(a.values) for a in self.axes if a.random is None) * self.samples
+
+    def feasible(self, row: Mapping[str, Any]) -> bool:
+        """Whether a finished row meets every constraint."""
+        return all(c.holds({**self.base, **row}) for c in self.constraints)
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a sweep file.
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with it; the message names the key and what would be right.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in KEYS:
+            raise InputError(f"{path}: {key}", f"unknown key{nearest(str(key), KEYS)}")
+    base = _mapping(raw, "base", path)
+    axes = tuple(
+        read_axis(str(name), given, f"{path}: axes.{name}")
+        for name, given in _mapping(raw, "axes", path).items()
+    )
+    if not axes:
+        raise InputError(f"{path}: axes", "needs at least one axis, for example rate: [1, 2, 4]")
+    _check_names(base, axes, path)
+    samples, seed = _randomness(raw, axes, path)
+    known = {*base, *(c for axis in axes for c in (*axis.columns, *axis.parameters))}
+    names = {name for name in known if name.isidentifier()} | set(METRICS)
+    given = raw.get("constraints", [])
+    if not isinstance(given, list):
+        raise InputError(f"{path}: constraints", "must be a list of conditions in quotes")
+    constraints = tuple(
+        parse(text, f"{path}: constraints[{i}]", names) for i, text in enumerate(given)
+    )
+    columns = {column for axis in axes for column in axis.columns}
+    objectives = read_objectives(
+        _mapping(raw, "objectives", path), f"{path}: objectives", {*METRICS, *columns}
+    )
+    title = raw.get("title", path.stem)
+    if not isinstance(title, str):
+        raise InputError(f"{path}: title", "must be text")
+    study = Study(title, base, axes, samples, seed, constraints, objectives)
+    if study.size > MAX_POINTS:
+        raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
+    return study
+
+
+def read_objectives(given: Mapping[str, Any], where: str, known: set[str]) -> dict[str, str]:
+    """Check objectives: a metric or column each, to be made large or small.
+
+    Raises
+    ------
+    InputError
+        An unknown name or goal.
+    """
+    for name, goal in given.items():
+        if name not in known:
+            raise InputError(f"{where}.{name}", f"unknown metric{nearest(str(name), known)}")
+        if goal not in GOALS:
+            raise InputError(f"{where}.{name}", f"must be max or min, not {goal!r}")
+    return {str(name): str(goal) for name, goal in given.items()}
+
+
+def _mapping(raw: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    found = raw.get(key, {})
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: {key}", "must be a mapping of names to values")
+    return {str(name): value for name, value in found.items()}
+
+
+def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) -> None:
+    for name, value in base.items():
+        check_parameter(name, f"{path}: base.{name}")
+        if not isinstance(value, (str, int, float, bool, type(None))):
+            raise InputError(f"{path}: base.{name}", "must be a number or text")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path}: base.{name}", "must be finite")
+    columns: set[str] = set()
+    parameters: set[str] = set()
+    for axis in axes:
+        for column, parameter in zip(axis.columns, axis.parameters, strict=True):
+            check_parameter(parameter, f"{path}: axes.{column}")
+            if column in columns or parameter in parameters:
+                raise InputError(f"{path}: axes.{column}", "is set by two axes; keep one")
+            if column in METRICS or column in FIXED_COLUMNS:
+                raise InputError(f"{path}: axes.{column}", "is a result's name; choose another")
+            columns.add(column)
+            parameters.add(parameter)
+
+
+FIXED_COLUMNS = ("point", "feasible", "error")
+
+
+def _randomness(raw: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) -> tuple[int, int]:
+    random = [axis for axis in axes if axis.random is not None]
+    if random and "samples" not in raw:
+        raise InputError(f"{path}: samples", "is needed with random axes: how many draws")
+    if not random and "samples" in raw:
+        raise InputError(f"{path}: samples", "needs a random axis")
+    samples = check_count(raw.get("samples", 1), f"{path}: samples", 1, MAX_POINTS)
+    return samples, check_count(raw.get("seed", 0), f"{path}: seed", 0)

@@ -1,0 +1,1 @@
+"""Predictions beside measurements: kernels, serving runs, deployments; calibration."""

@@ -1,0 +1,177 @@
+"""Fit a device's kernel models to measured tables (``opbyte calibrate``)."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.calibrated.calibrate import (
+    MIN_ROWS,
+    FamilyFit,
+    Rows,
+    by_device,
+    calibrate_family,
+    device_named,
+)
+from ...devices.calibrated.store import device_yaml
+from ...devices.catalog import list_devices, load_device
+from ...devices.spec import DeviceSpec
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Skipped, read_tables
+from ..show.result import Result
+from .calibration_report import report
+
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration(Result):
+    """Fits of every family that has rows, by device.
+
+    Attributes
+    ----------
+    fits : mapping of str to mapping of str to FamilyFit
+        Device -> family -> fit.
+    measured : mapping of str to mapping of str to Rows
+        The rows used, also of families with too few of them to fit.
+    skipped : list of Skipped
+        Rows not used and why.
+    own : Path or None
+        The device's description where it is a file, not of the catalog.
+    """
+
+    fits: Mapping[str, Mapping[str, FamilyFit]]
+    measured: Mapping[str, Mapping[str, Rows]]
+    skipped: Sequence[Skipped]
+    own: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "devices": {
+                device: {name: _plain(done) for name, done in fits.items()}
+                for device, fits in self.fits.items()
+            },
+            "skipped": [_skipped(row) for row in self.skipped],
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        out = []
+        for device, fits in self.fits.items():
+            for name, done in fits.items():
+                row: dict[str, Any] = {"device": device, "family": name, "rows": done.rows}
+                for kind in ("fit", "by_shape", "by_source"):
+                    e = done.errors.get(kind)
+                    row[f"{kind} median"] = e and e.median_ape
+                    row[f"{kind} p90"] = e and e.p90_ape
+                    row[f"{kind} bias"] = e and e.median_bias
+                out.append(row)
+        return out
+
+    def yaml(self, device: str) -> str:
+        """The device's description with the fitted parameters."""
+        base = device if self.own is None else str(self.own.resolve())
+        return device_yaml(device, self.fits[device], base)
+
+    def report(self) -> str:
+        """The page of cross-validated errors, as Markdown."""
+        return report(self.fits, self.measured)
+
+
+def _plain(done: FamilyFit) -> dict[str, Any]:
+    values = dict(zip([p.name for p in done.family.parameters], done.fit.values, strict=True))
+    return {
+        "rows": done.rows,
+        "parameters": values,
+        "frameworks": done.fit.scales,
+        "errors": {kind: _errors(e) for kind, e in done.errors.items()},
+        "bounds": done.bounds(),
+        "date": done.date,
+        "tables": done.tables,
+    }
+
+
+def _errors(e: Any) -> dict[str, float]:
+    return {"rows": e.rows, "median_ape": e.median_ape, "p90_ape": e.p90_ape,
+            "median_bias": e.median_bias}  # fmt: skip
+
+
+def _skipped(row: Skipped) -> dict[str, Any]:
+    return {"file": row.file, "line": row.line or None, "reason": row.reason}
+
+
+def calibrate(
+    tables: Iterable[str | Path],
+    device: str,
+    *,
+    date: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Fit the kernel models of a device.
+
+    Parameters
+    ----------
+    tables : paths
+        Kernel tables, or folders of them (see `workloads.kernel_tables`).
+    device : str
+        Catalog name or alias, a YAML file, or "all" for every device of the tables.
+    date : str, optional
+        Date to store, YYYY-MM-DD; today without it.
+    progress : callable, optional
+        Told what is being fitted.
+
+    Raises
+    ------
+    InputError
+        Unknown device, or no usable row of it.
+    """
+    spec = None if device == ALL else load_device(device)[0]
+    own = None if spec is None or spec.name in list_devices() else spec
+    stamp = _date(date)
+    read, skipped = read_tables(tables)
+    if spec is not None:
+        names = {name: table["device"] for name, table in read.items()}
+        read = {
+            name: table.take(_of_device(names[name], spec.name, own))
+            for name, table in read.items()
+        }
+        read = {name: table for name, table in read.items() if len(table)}
+    found = by_device(read, skipped, own)
+    fits: dict[str, dict[str, FamilyFit]] = {}
+    for name in sorted(found):
+        for family, rows in found[name][1].items():
+            if len(rows.measured) < MIN_ROWS:
+                continue
+            if progress:
+                progress(f"{name} {family}")
+            fits.setdefault(name, {})[family] = calibrate_family(rows, stamp)
+    if not fits:
+        why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
+        raise InputError(
+            f"--device {device}", f"has fewer than {MIN_ROWS} usable rows in these tables{why}"
+        )
+    measured = {name: rows for name, (_, rows) in found.items()}
+    return Calibration(fits, measured, skipped, None if own is None else Path(device))
+
+
+def _of_device(names: Any, wanted: str, own: DeviceSpec | None) -> Any:
+    import numpy as np
+
+    same = {}
+    for name in set(names.tolist()):
+        try:
+            same[name] = device_named(name, own).name == wanted
+        except InputError:
+            same[name] = False
+    return np.array([same[name] for name in names], dtype=bool)
+
+
+def _date(text: str | None) -> str:
+    if text is None:
+        return datetime.date.today().isoformat()
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise InputError(f"--date {text}", "is not a date like 2026-01-31") from None

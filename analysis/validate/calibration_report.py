@@ -1,0 +1,133 @@
+"""The page of cross-validated errors (docs/calibration.md), from the fits of a calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...devices.calibrated.calibrate import FamilyFit, Rows
+from ...devices.calibrated.errors import Errors, constant_by_shape, errors
+from ...devices.calibrated.family import families
+from ...devices.calibrated.fit import predict
+from ...devices.calibrated.rules import transfer
+from .framework_report import donors, held_out, section
+
+Fits = Mapping[str, Mapping[str, FamilyFit]]
+INTRO = """\
+# Calibrated kernel models
+
+This page is written by `opbyte calibrate TABLES --device all --out DIR`, beside the device files
+that the catalog keeps in `devices/specs/calibrated/`. Errors are fractions of the measured time:
+median and 90th percentile of |predicted / measured - 1|, and the median of predicted / measured - 1
+(bias).
+
+- *fit*: the rows the parameters were fitted to.
+- *one efficiency*: one efficiency and one constant over the roofline, every row predicted by a fit
+  to other shapes; the model to beat by shape.
+- *by shape*: every row predicted by a fit to other shapes (five folds over distinct shapes).
+- *by source*: every row predicted by a fit to other frameworks, without a factor of its own.
+- *known elsewhere*: as by source, but a framework that other devices have rows of is predicted
+  from its kernels there and this device's silicon, which is what predictions use (rule in
+  `devices/calibrated/frameworks.py`; by framework in the last section).
+- *from others*: the device's own rows are not used at all; its parameters are the weighted geometric
+  mean of the other devices' (rule in `devices/calibrated/rules.py`), and its frameworks are
+  predicted as those known elsewhere.
+- *measured / roofline*: median over the tenth of the rows with the longest rooflines. Predictions
+  for shapes ten times as large as any measured one lie between one and three rooflines where this
+  is well below 3. Where the measured kernels themselves are further away, so are the predictions:
+  latent attention on A100, whose decode kernel does not split the keys over blocks, and on L40S,
+  and transfers over PCIe among 4 and 8 ranks, which share the host bridges (the roofline is that of
+  one device's link alone, a lower bound of every algorithm).
+
+Every family has at most 12 parameters a device. A framework may scale the whole time and the
+parameters of its own auxiliary kernels; the first scale has geometric mean 1 over the frameworks of
+a device, the others median 1.
+
+With fewer than 50 rows a device takes a latency and one efficiency instead of the family's model
+where that predicts unseen shapes better (`*` after the rows).
+"""
+
+
+def leave_one_device_out(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> dict[str, Any]:
+    """Errors of each family on each device with parameters from the other devices alone.
+
+    Returns
+    -------
+    dict
+        family -> device -> Errors.
+    """
+    out: dict[str, dict[str, Errors]] = {}
+    for name, family in families().items():
+        fitted = donors(name, fits, rows)
+        for device, found in rows.items():
+            others = {d: donor for d, donor in fitted.items() if d != device}
+            if name not in found or not others:
+                continue
+            r = found[name]
+            known = transfer(r.h, family, others)
+            predicted = predict(family, known.fit, r.h, r.x, r.labels)
+            out.setdefault(name, {})[device] = errors(predicted, r.measured)
+    return out
+
+
+def report(fits: Fits, rows: Mapping[str, Mapping[str, Rows]]) -> str:
+    """The page as Markdown."""
+    others, (elsewhere, frameworks) = leave_one_device_out(fits, rows), held_out(fits, rows)
+    parts = [INTRO]
+    for name, family in families().items():
+        devices = [device for device in sorted(rows) if name in rows[device]]
+        if not devices:
+            continue
+        parts.append(f"## {family.title} (`{name}`)\n")
+        parts.append(_table([_row(d, name, fits, rows, elsewhere, others) for d in devices]))
+        parts.append("Parameters:\n")
+        parts.append(
+            "\n".join(f"- `{p.name}` [{p.unit}]: {p.meaning}." for p in family.parameters) + "\n"
+        )
+    if frameworks:
+        parts.append(section(frameworks))
+    return "\n".join(parts)
+
+
+HEAD = ("device", "rows", "one efficiency", "fit", "by shape", "by source", "known elsewhere",
+        "from others", "measured / roofline")  # fmt: skip
+
+
+def _row(
+    device: str, name: str, fits: Fits, rows: Mapping[str, Mapping[str, Rows]],
+    elsewhere: Mapping[str, Mapping[str, Errors]], others: Mapping[str, Mapping[str, Errors]],
+) -> list[str]:  # fmt: skip
+    done = fits.get(device, {}).get(name)
+    r = rows[device][name]
+    usual = None
+    if done is not None:
+        told = constant_by_shape(r.family, r.h, r.x, r.measured, r.table.shape_keys())
+        usual = errors(told, r.measured)
+    mark = " *" if done is not None and done.simple else ""
+    cells = [device, f"{len(r.measured)}{mark}", _cell(usual)]
+    for kind in ("fit", "by_shape", "by_source"):
+        cells.append(_cell(None if done is None else done.errors.get(kind)))
+    cells.append(_cell(elsewhere.get(name, {}).get(device)))
+    return [*cells, _cell(others.get(name, {}).get(device)), f"{_over_roofline(r):.1f}"]
+
+
+def _over_roofline(r: Rows) -> float:
+    """Median of measured time over roofline, of the tenth with the longest rooflines."""
+    floor = r.family.roofline(r.h, r.x)
+    long = floor >= np.quantile(floor, 0.9)
+    return float(np.median(r.measured[long] / floor[long]))
+
+
+def _cell(e: Errors | None) -> str:
+    if e is None:
+        return "-"
+    return f"{100 * e.median_ape:.1f} / {100 * e.p90_ape:.0f} / {100 * e.median_bias:+.1f} %"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["Median / 90th percentile / bias:\n", "| " + " | ".join(HEAD) + " |"]
+    lines.append("|" + "---|" * len(HEAD))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,208 @@
+"""Simulated against measured TTFT and TPOT of whole deployments (``opbyte validate points``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ..show.result import Result
+from .points.pool import predict_all
+from .points.predict import Prediction
+from .points.table import Point, Skipped, read_points
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEYS = ("device", "model", "mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A point with its prediction; errors are relative."""
+
+    point: Point
+    predicted: Prediction
+
+    @property
+    def tpot_error(self) -> float:
+        return self.predicted.tpot_s / self.point.tpot_s - 1.0
+
+    @property
+    def ttft_error(self) -> float | None:
+        """None where the table warns of the measured one."""
+        if self.point.suspect:
+            return None
+        return self.predicted.ttft_s / self.point.ttft_s - 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """One line of the table of predictions."""
+        p, own = self.point, self.predicted
+        return {
+            "line": p.line, "device": p.device_name, "framework": p.framework, "model": p.model,
+            "mode": p.mode, "weight_dtype": p.weight_dtype, "gpus": p.gpus, "tp": p.workers.tp,
+            "attention_dp": p.workers.dp, "ep": p.workers.ep, "pp": p.workers.pp, "isl": p.isl, "osl": p.osl,
+            "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": own.ttft_s,
+            "ttft_error": self.ttft_error, "tpot_measured_s": p.tpot_s,
+            "tpot_simulated_s": own.tpot_s, "tpot_error": self.tpot_error,
+            "requests": own.requests, "preemptions": own.preemptions,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class PointsValidation(Result):
+    """Every point's prediction, and the rows that were not scored.
+
+    Attributes
+    ----------
+    scored : tuple of Scored
+        In the order of the table.
+    skipped : tuple of Skipped
+    """
+
+    scored: tuple[Scored, ...]
+    skipped: tuple[Skipped, ...]
+
+    def groups(self, *keys: str) -> dict[tuple[str, ...], list[Scored]]:
+        """Points by some of their attributes, in order of the names."""
+        names = {"device": "device_name"}
+        out: dict[tuple[str, ...], list[Scored]] = {}
+        for s in self.scored:
+            key = tuple(str(getattr(s.point, names.get(k, k))) for k in keys)
+            out.setdefault(key, []).append(s)
+        return dict(sorted(out.items()))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [
+                dict(zip(KEYS, key, strict=True)) | errors(scored)
+                for key, scored in self.groups(*KEYS).items()
+            ],
+            "frameworks": [
+                {"framework": key[0]} | constants(scored) | errors(scored)
+                for key, scored in self.groups("framework").items()
+            ],
+            "overall": errors(self.scored),
+            "skipped": [{"line": s.line, "reason": s.reason} for s in self.skipped],
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [s.to_dict() for s in self.scored]
+
+    def predictions(self) -> pd.DataFrame:
+        """One row a point."""
+        import pandas as pd
+
+        frame = pd.DataFrame(list(self.records()))
+        return frame.astype({"ttft_error": np.float64})
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            dict(zip(KEYS, key, strict=True)) | _shown(errors(scored))
+            for key, scored in self.groups(*KEYS).items()
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        frameworks = [
+            {"framework": key[0]} | _shown(errors(scored)) | _milliseconds(constants(scored))
+            for key, scored in self.groups("framework").items()
+        ]
+        whole = errors(self.scored)
+        tpot, ttft = (_percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
+        summary = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
+        return [self.rows(), frameworks, summary]
+
+
+def errors(scored: Sequence[Scored]) -> dict[str, Any]:
+    """Absolute relative errors of a set of points: median, 90th percentile, median with sign."""
+    out: dict[str, Any] = {"n": len(scored)}
+    tpot = np.array([s.tpot_error for s in scored])
+    ttft = np.array([s.ttft_error for s in scored if s.ttft_error is not None])
+    for name, values in (("tpot", tpot), ("ttft", ttft)):
+        known = len(values) > 0
+        out[f"{name}_median_ape"] = float(np.median(np.abs(values))) if known else None
+        out[f"{name}_p90_ape"] = float(np.quantile(np.abs(values), 0.9)) if known else None
+        out[f"{name}_median_bias"] = float(np.median(values)) if known else None
+    out["ttft_n"] = len(ttft)
+    return out
+
+
+def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
+    """What requests of a framework spend outside the engine: as used, and as fitted to these points.
+
+    The fit is the value at which the median error of TTFT is least [s], over deployments that are
+    not split: what else delays a request between the pools is not simulated.
+    """
+    known = [s for s in scored if not s.point.suspect and s.point.prefill is None]
+    out: dict[str, float | None] = {"request_s": scored[0].predicted.request_s}
+    out["request_fitted_s"] = None
+    if known:
+        measured = np.array([s.point.ttft_s for s in known])
+        engine = np.array([s.predicted.engine_ttft_s for s in known])
+        tried = np.arange(0.0, 0.5, 0.005)
+        missed = np.abs((engine + tried[:, None]) / measured - 1.0)
+        out["request_fitted_s"] = float(tried[np.argmin(np.median(missed, axis=1))])
+    return out
+
+
+def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
+    """Constants for people."""
+    names = {"request_s": "outside the engine", "request_fitted_s": "best here"}
+    return {names[k]: "-" if v is None else f"{1e3 * v:.0f} ms" for k, v in values.items()}
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Errors for people."""
+    out: dict[str, Any] = {"n": row["n"]}
+    for name in ("tpot", "ttft"):
+        pair = (row[f"{name}_median_ape"], row[f"{name}_p90_ape"])
+        out[f"{name.upper()} median / p90"] = " / ".join(map(_percent, pair))
+        bias = row[f"{name}_median_bias"]
+        out[f"{name.upper()} bias"] = "-" if bias is None else f"{bias:+.1%}"
+    return out
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def validate_points(
+    path: str | Path,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> PointsValidation:
+    """Simulate every row of a table of serving points and compare TTFT and TPOT.
+
+    Parameters
+    ----------
+    path : path-like
+        Table in the form of ``../shared/serving_points/points.csv``; models lie in
+        ``model_configs`` beside it or one folder above.
+    seed : int
+        Of the drawn lengths.
+    progress : callable, optional
+        Told (points done, points).
+
+    Raises
+    ------
+    InputError
+        A file or cell that cannot be used, or no row that can be simulated.
+    """
+    path = Path(path)
+    points, skipped = read_points(path)
+    outcomes = predict_all(points, path.parent, seed, progress)
+    scored = []
+    for point, outcome in zip(points, outcomes, strict=True):
+        if isinstance(outcome, Prediction):
+            scored.append(Scored(point, outcome))
+        else:
+            skipped.append(Skipped(point.line, outcome))
+    if not scored:
+        raise InputError(path, f"has no row that can be simulated; {skipped[0]}")
+    skipped.sort(key=lambda s: s.line)
+    return PointsValidation(tuple(scored), tuple(skipped))

@@ -1,0 +1,162 @@
+"""The part of docs/calibration.md on frameworks held out of a device's fit, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...devices.calibrated.calibrate import FamilyFit, Rows
+from ...devices.calibrated.errors import Errors, errors, without_each
+from ...devices.calibrated.family import families
+from ...devices.calibrated.fit import Fit, Part, predict
+from ...devices.calibrated.frameworks import Donor
+from ...devices.calibrated.rules import known_elsewhere
+
+Fits = Mapping[str, Mapping[str, FamilyFit]]
+Measured = Mapping[str, Mapping[str, Rows]]
+NEAR = 0.5
+"""A framework has a near relative in a part of the same library with at least this share."""
+INTRO = """\
+## Frameworks held out
+
+Each framework whose rows are held out of a device's fit in turn, where other devices have rows of
+it: median error with the base alone (as *by source*) and as predictions are made (as *known
+elsewhere*), and what it is then predicted from, largest first. With a *near relative*, half of the
+weight or more is of one framework that calls the same kernel library on this device or one much
+alike. Of the three frameworks most devices have rows of two, so that holding one out leaves one,
+and the frameworks they lack are in a better place than those held out: vLLM on H100 stands to that
+on H200 as TensorRT-LLM does here.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """One framework held out of one device's fit.
+
+    Attributes
+    ----------
+    base, known : Errors
+        Without and with what other devices tell.
+    parts : tuple of Part
+        What it is predicted from, largest first.
+    """
+
+    family: str
+    device: str
+    framework: str
+    base: Errors
+    known: Errors
+    parts: tuple[Part, ...]
+
+    @property
+    def near(self) -> bool:
+        """Whether one part of the same library has at least half of the weight."""
+        return self.parts[0].kin and self.parts[0].weight >= NEAR
+
+
+def donors(name: str, fits: Fits, rows: Measured) -> dict[str, Donor]:
+    """Devices whose full fits of a family others take parameters from."""
+    return {
+        device: Donor(
+            done[name].rows, done[name].fit, rows[device][name].h, _labels(rows[device][name])
+        )
+        for device, done in fits.items()
+        if name in done and not done[name].simple
+    }
+
+
+def held_out(fits: Fits, rows: Measured) -> tuple[dict[str, dict[str, Errors]], list[HeldOut]]:
+    """Errors on frameworks held out of a device's fit but known from the other devices.
+
+    Returns
+    -------
+    by_device : dict
+        family -> device -> Errors of all its frameworks' rows.
+    by_framework : list of HeldOut
+        Those that other devices have rows of.
+    """
+    by_device: dict[str, dict[str, Errors]] = {}
+    by_framework: list[HeldOut] = []
+    for name in families():
+        known = donors(name, fits, rows)
+        for device in sorted(fits):
+            if name not in fits[device] or "by_source" not in fits[device][name].errors:
+                continue
+            r, others = rows[device][name], {d: o for d, o in known.items() if d != device}
+            told, guess = np.zeros(len(r.measured), dtype=bool), np.empty(len(r.measured))
+            start = fits[device][name].fit
+            for held, base in without_each(r.family, r.h, r.x, r.measured, r.labels, start):
+                done = _completed(r, ~held, base, others)
+                told |= held
+                guess[held] = predict(r.family, done, r.h, r.x[held], r.labels[held])
+                by_framework += _one(device, r, held, base, done, guess[held])
+            if told.any():
+                by_device.setdefault(name, {})[device] = errors(guess[told], r.measured[told])
+    return by_device, by_framework
+
+
+def _completed(r: Rows, seen: np.ndarray, own: Fit, others: Mapping[str, Donor]) -> Fit:
+    """A fit to the rows `seen`, with what other devices know of the other frameworks."""
+    labels = tuple(dict.fromkeys(r.labels[seen].tolist()))
+    return known_elsewhere(r.h, r.family, Donor(int(seen.sum()), own, r.h, labels), others)
+
+
+def _one(
+    device: str, r: Rows, held: np.ndarray, base: Fit, done: Fit, guess: np.ndarray
+) -> Iterable[HeldOut]:
+    """The framework held out, if other devices have rows of it."""
+    label, measured = r.labels[held][0], r.measured[held]
+    if label in done.blends:
+        alone = predict(r.family, base, r.h, r.x[held], r.labels[held])
+        parts = tuple(sorted(done.blends[label], key=lambda part: -part.weight))
+        yield HeldOut(
+            r.family.name, device, label, errors(alone, measured), errors(guess, measured), parts
+        )
+
+
+def _labels(r: Rows) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(r.labels.tolist()))
+
+
+def section(found: Sequence[HeldOut]) -> str:
+    """The section as Markdown: means by family, then every framework."""
+    titles = {name: family.title for name, family in families().items()}
+    lines = ["| family | frameworks | base | known elsewhere | with a near relative | without |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for name, title in titles.items():
+        mine = [h for h in found if h.family == name]
+        if mine:
+            near, far = [h for h in mine if h.near], [h for h in mine if not h.near]
+            lines.append(
+                f"| {title} | {len(mine)} | {_mean(h.base for h in mine)} | "
+                f"{_mean(h.known for h in mine)} | {_mean(h.known for h in near)} ({len(near)}) | "
+                f"{_mean(h.known for h in far)} ({len(far)}) |"
+            )
+    table = ["| family | device | framework | rows | base | known elsewhere | predicted from |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    table += [
+        f"| {titles[h.family]} | {h.device} | {_short(h.framework)} | {h.known.rows} | "
+        f"{_median(h.base)} | {_median(h.known)} | {_origins(h.parts)} |"
+        for h in found
+    ]
+    means = "Means over the frameworks (geometric, of their median errors):\n"
+    return "\n".join([INTRO, means, *lines, "\nMedian errors:\n", *table]) + "\n"
+
+
+def _mean(found: Iterable[Errors]) -> str:
+    logs = [np.log(max(e.median_ape, 1e-9)) for e in found]
+    return f"{100 * np.exp(np.mean(logs)):.1f} %" if logs else "-"
+
+
+def _median(e: Errors) -> str:
+    return f"{100 * e.median_ape:.1f} %"
+
+
+def _origins(parts: Sequence[Part]) -> str:
+    return ", ".join(f"{_short(part.origin)} {part.weight:.2f}" for part in parts[:3])
+
+
+def _short(name: str) -> str:
+    return name.replace("aiconfigurator/", "")

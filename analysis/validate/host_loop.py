@@ -1,0 +1,357 @@
+"""The loop on one machine: measure, calibrate on half, validate on the rest, simulate, compare."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...devices.calibrated.calibrate import (
+    MIN_ROWS,
+    FamilyFit,
+    calibrate_family,
+    usable_rows,
+)
+from ...devices.calibrated.errors import Errors, errors
+from ...devices.calibrated.family import families
+from ...devices.calibrated.fit import predict
+from ...devices.calibrated.store import device_yaml
+from ...devices.catalog import load_device, load_system
+from ...devices.spec import SystemSpec
+from ...kernels.measure import Measurement
+from ...kernels.rounds import Work
+from ...kernels.toy import State, ToyConfig, ToyModel
+from ...simulator.deploy.deployment import deploy
+from ...simulator.step.explicit import explicit_stage
+from ...workloads.batch import Batch
+from ...workloads.catalog import load_model
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Skipped, Table, read_tables
+from ..answers.simulate import Simulation, simulate
+from ..show.result import Result, seconds
+
+if TYPE_CHECKING:
+    from ..show.output import OutputFolder
+    from .measure import Measured
+
+POSITIONS = 4096
+DTYPE = "fp32"
+"""What the small model computes in."""
+ROOM = 40
+"""Steps that a batch of the small model takes before it begins at its first context again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unseen:
+    """How well a family fitted on half of its shapes predicts the others, for both halves."""
+
+    family: str
+    fitted: int
+    errors: Errors
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One point of the small model: measured and simulated seconds of a decode step.
+
+    Attributes
+    ----------
+    batch, context : int
+    measured_s, p10_s, p90_s, simulated_s : float
+    read_Bps : float
+        Read rate of the machine around its steps, which the simulation is told [B/s].
+    active : float
+        Experts with a token, mean over layers and steps; the simulator expects
+        `expected_active` of them.
+    """
+
+    batch: int
+    context: int
+    measured_s: float
+    p10_s: float
+    p90_s: float
+    simulated_s: float
+    read_Bps: float
+    active: float
+    expected_active: float
+
+    @property
+    def error(self) -> float:
+        return self.simulated_s / self.measured_s - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Loop(Result):
+    """What the loop found.
+
+    Attributes
+    ----------
+    unseen : sequence of Unseen
+    steps : sequence of Step
+    serving : Simulation
+        The small model serving a small load on this machine, simulated.
+    device : str
+        Description with the fits of half of the shapes (YAML).
+    config : mapping
+        ``config.json`` of the small model.
+    skipped : sequence of Skipped
+        Rows that were not used.
+    """
+
+    unseen: Sequence[Unseen]
+    steps: Sequence[Step]
+    serving: Simulation
+    device: str
+    name: str
+    config: Mapping[str, Any]
+    skipped: Sequence[Skipped]
+
+    @property
+    def median_ape(self) -> float:
+        """Median error over all unseen rows, weighted by the families' rows."""
+        values = np.repeat(
+            [u.errors.median_ape for u in self.unseen], [u.errors.rows for u in self.unseen]
+        )
+        return float(np.median(values))
+
+    @property
+    def step_ape(self) -> float:
+        return float(np.median([abs(step.error) for step in self.steps]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "unseen": [
+                {"family": u.family, "fitted_rows": u.fitted, "rows": u.errors.rows,
+                 "median_ape": u.errors.median_ape, "p90_ape": u.errors.p90_ape,
+                 "median_bias": u.errors.median_bias}
+                for u in self.unseen
+            ],
+            "unseen_median_ape": self.median_ape,
+            "steps": [{**_fields(step), "error": step.error} for step in self.steps],
+            "step_median_ape": self.step_ape,
+            "serving": self.serving.to_dict(),
+            "skipped": [str(row) for row in self.skipped],
+        }  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"batch": s.batch, "context": s.context, "measured": seconds(s.measured_s),
+             "p10 to p90": f"{seconds(s.p10_s)} to {seconds(s.p90_s)}",
+             "read rate": f"{s.read_Bps / 1e9:.1f} GB/s",
+             "simulated": seconds(s.simulated_s), "error": f"{s.error:+.1%}",
+             "experts with a token": f"{s.active:.1f} (expected {s.expected_active:.1f})"}
+            for s in self.steps
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        unseen = [
+            {"family": u.family, "fitted on": u.fitted, "unseen rows": u.errors.rows,
+             "median error": f"{u.errors.median_ape:.1%}", "p90": f"{u.errors.p90_ape:.1%}",
+             "bias": f"{u.errors.median_bias:+.1%}"}
+            for u in self.unseen
+        ]  # fmt: skip
+        rate = self.serving.run.output_tokens_per_s
+        return [
+            "Kernel models fitted on half of the shapes, on the other half, and the other way round:",
+            unseen,
+            "A small MoE model decoding here, and the simulator's prediction of its steps:",
+            self.rows(),
+            f"median error of a step {self.step_ape:.1%}",
+            (
+                f"Simulated on this machine, that model serves {rate or 0.0:,.1f} output tokens/s at "
+                "two requests a second of 64 + 32 tokens."
+            ),
+        ]
+
+    def write(self, files: OutputFolder) -> None:
+        """Write the fitted device, the small model's config, its steps, and the figure."""
+        from ..plots.steps import step_times
+
+        files.text(f"{self.name}-calibrated.yaml", self.device)
+        files.json("toy/config.json", self.config)
+        columns = {
+            name: np.array([getattr(s, name) for s in self.steps])
+            for name in Step.__dataclass_fields__
+        }
+        files.csv("steps.csv", columns)
+        from ..plots.files import save
+
+        figure = step_times(self.steps, self.name)
+        files.write("steps.png", lambda path: save(figure, path))
+
+
+def _fields(step: Step) -> dict[str, Any]:
+    return {name: getattr(step, name) for name in Step.__dataclass_fields__}
+
+
+def close_loop(measured: Measured, small: SmallModel, *, seed: int = 0) -> Loop:
+    """Close the loop over a measurement of this machine, with `small`'s steps besides.
+
+    Raises
+    ------
+    InputError
+        Too few good rows to fit and to check a family.
+    """
+    run = measured.run
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        base = folder / f"{run.host.device}.yaml"
+        base.write_text(measured.yaml(), encoding="utf-8")
+        fits, unseen, skipped = _fit_half(measured, folder, base)
+        name = run.host.device
+        text = device_yaml(name, fits, base.name)
+        fitted = folder / f"{name}-calibrated.yaml"
+        fitted.write_text(text, encoding="utf-8")
+        config = small.config
+        model = folder / "config.json"
+        model.write_text(json.dumps(config.to_hf(POSITIONS)), encoding="utf-8")
+        steps = _steps(small, model, fitted, run)
+        serving = simulate(
+            str(model),
+            str(fitted),
+            rate=2.0,
+            requests=32,
+            input_len=64,
+            output_len=32,
+            seed=seed,
+            dtype=DTYPE,
+            kv_dtype=DTYPE,
+        )
+    assert isinstance(serving, Simulation)
+    return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
+
+
+SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
+"""The small model of a quick run: half the layers."""
+
+
+def _fit_half(
+    measured: Measured, folder: Path, base: Path
+) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
+    """Fit every family on half of its shapes and predict the other half, and the other way round.
+
+    The first half's fits are the machine's.
+    """
+    from .measure import table_text
+
+    spec, _ = load_device(base)
+    tables = measured.run.tables()
+    for name, columns in tables.items():
+        (folder / f"{name}.csv").write_text(table_text(columns, []), encoding="utf-8")
+    if not tables:
+        raise InputError("--loop", "needs rows, and all were rejected: see --lenient")
+    read, skipped = read_tables([folder])
+    fits: dict[str, FamilyFit] = {}
+    unseen: list[Unseen] = []
+    for name, table in read.items():
+        family = families().get(name)
+        if family is None:
+            continue
+        halves = [h for h in (usable_rows(family, spec, t, skipped) for t in halve(table)) if h]
+        if len(halves) < 2 or any(len(half.measured) < MIN_ROWS for half in halves):
+            continue
+        seen, rest = halves
+        today = datetime.date.today().isoformat()
+        fits[name], other = calibrate_family(seen, today), calibrate_family(rest, today)
+        guess = [
+            predict(family, done.fit, half.h, half.x, half.labels)
+            for done, half in ((fits[name], rest), (other, seen))
+        ]
+        measured_s = np.concatenate([rest.measured, seen.measured])
+        unseen.append(Unseen(name, fits[name].rows, errors(np.concatenate(guess), measured_s)))
+    if not fits:
+        raise InputError("--loop", f"needs {2 * MIN_ROWS} good rows of a family: see --lenient")
+    return fits, unseen, skipped
+
+
+def halve(table: Table) -> tuple[Table, Table]:
+    """Rows of half of the distinct shapes, drawn at random, and the rest.
+
+    Every other shape in the table's order is no fair half: shapes are listed by loops, and where
+    the inner one has an even count (no earlier keys, 512 of them) one half holds all of one kind.
+    """
+    keys = table.shape_keys()
+    drawn = np.random.default_rng(0).permutation(keys.max() + 1)
+    odd = drawn[keys] % 2 == 1
+    return table.take(~odd), table.take(odd)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallModel:
+    """The small model, ready to decode at several batches and contexts.
+
+    Attributes
+    ----------
+    points : sequence of (int, int)
+        Batch and first context of each state.
+    """
+
+    config: ToyConfig
+    model: ToyModel
+    points: Sequence[tuple[int, int]]
+    states: Sequence[State]
+
+    @property
+    def work(self) -> list[Work]:
+        """Steps to be timed in the rounds of the kernels, in the same states of the machine."""
+        return [Work(partial(self._step, state), lambda _: 0.0) for state in self.states]
+
+    def _step(self, state: State, _: int) -> None:
+        """One step; from the first context again where the caches are full."""
+        if state.steps == ROOM:
+            state.restart()
+        self.model.step(state)
+
+
+def small_model(quick: bool, threads: int, seed: int) -> SmallModel:
+    """Build the small model; a quick run's has half the layers."""
+    config = SMALL if quick else ToyConfig()
+    model = ToyModel(config, threads, seed)
+    contexts = (128, 1024) if quick else (128, 512, 2048)
+    points = [(batch, context) for batch in (1, 4, 16) for context in contexts]
+    return SmallModel(config, model, points, [model.start([c] * b, ROOM) for b, c in points])
+
+
+def _steps(small: SmallModel, model: Path, device: Path, run: Measurement) -> list[Step]:
+    """Simulate the steps that were measured, each at the rates around it."""
+    spec = load_model(model)
+    # A config.json that says float32 stands for a server's 16 bit; this model keeps its 32.
+    spec = replace(spec, numerics=spec.numerics.with_formats(DTYPE, DTYPE))
+    system, usual = load_system(device), run.ceilings
+    out = []
+    for (batch, context), state, (taken, rates) in zip(
+        small.points, small.states, run.besides, strict=True
+    ):
+        memory = rates.read_Bps / usual.read_Bps
+        arithmetic = rates.fma_flops_per_s / usual.fma_flops_per_s
+        deployment = deploy(spec, _at_rates(system, memory, arithmetic))
+        # Contexts grow by one a step and start again: the middle stands for all.
+        middle = Batch.of([context + ROOM // 2] * batch)
+        stage = explicit_stage(deployment, [middle], expected=True)
+        loads = deployment.experts[0].router.expected(0, float(batch))
+        out.append(
+            Step(batch, context, taken.median_s, taken.p10_s, taken.p90_s, stage.seconds,
+                 rates.read_Bps, float(np.mean(state.active)), loads.active)
+        )  # fmt: skip
+    return out
+
+
+def _at_rates(system: SystemSpec, memory: float, arithmetic: float) -> SystemSpec:
+    """The machine at the rates of the moment over those of its description."""
+    device = system.device
+    bandwidth = memory * device.memory.bandwidth_bytes_per_s
+    processors = {
+        name: p.model_copy(update={"peak_flops_per_s": {
+            k: arithmetic * v for k, v in (p.peak_flops_per_s or {}).items()}})
+        for name, p in device.processors.items()
+    }  # fmt: skip
+    memory_ = device.memory.model_copy(update={"bandwidth_bytes_per_s": bandwidth})
+    device = device.model_copy(update={"memory": memory_, "processors": processors})
+    return system.model_copy(update={"device": device})

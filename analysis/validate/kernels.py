@@ -1,0 +1,186 @@
+"""Predicted against measured kernel times (``opbyte validate kernels``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.errors import Errors, errors
+from ...devices.calibrated.family import families
+from ...devices.calibrated.fit import predict
+from ...devices.calibrated.rules import parameters
+from ...devices.spec import BoundsSpec, DeviceSpec
+from ...workloads.kernel_tables import SCHEMAS, Skipped, read_tables
+from ..show.result import Result
+
+if TYPE_CHECKING:
+    from ..report import Drawing, Section
+
+CAPTION = (
+    "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
+    "the error, predicted / measured - 1, over the measured time and by source."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCheck:
+    """One family on one device.
+
+    Attributes
+    ----------
+    basis : str
+        Where the parameters come from: "fitted", "transferred" or "default".
+    bounds : BoundsSpec or None
+        Errors committed in the device's YAML; None where it has no fit.
+    """
+
+    rows: Rows
+    device: str
+    predicted: npt.NDArray[np.float64]
+    errors: Errors
+    basis: str
+    bounds: BoundsSpec | None
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the errors are within the bounds; None without bounds."""
+        if self.bounds is None:
+            return None
+        e, b = self.errors, self.bounds
+        return (
+            e.median_ape <= b.median_ape
+            and e.p90_ape <= b.p90_ape
+            and abs(e.median_bias) <= b.median_bias
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KernelValidation(Result):
+    """Errors by family and device, and the rows that were not used."""
+
+    checks: Sequence[KernelCheck]
+    skipped: Sequence[Skipped]
+
+    @property
+    def passed(self) -> bool:
+        """No family and device is past its bounds, and something was checked."""
+        return bool(self.checks) and all(check.passed is not False for check in self.checks)
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        return [self.rows(), f"{len(self.skipped)} rows or files skipped"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "family": c.rows.family.name,
+                "device": c.device,
+                "n": c.errors.rows,
+                "median_ape": c.errors.median_ape,
+                "p90_ape": c.errors.p90_ape,
+                "median_bias": c.errors.median_bias,
+                "basis": c.basis,
+                "median_ape_bound": c.bounds and c.bounds.median_ape,
+                "p90_ape_bound": c.bounds and c.bounds.p90_ape,
+                "passed": c.passed,
+            }
+            for c in self.checks
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        skipped = [
+            {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
+        ]
+        return {"rows": self.rows(), "skipped": skipped, "passed": self.passed}
+
+    def predictions(self) -> dict[str, npt.NDArray[Any]]:
+        """Row by row: where it stands, its shape in words, measured and predicted seconds."""
+        parts: dict[str, list[npt.NDArray[Any]]] = {}
+        for check in self.checks:
+            table = check.rows.table
+            names = SCHEMAS[table.family].shape
+            shape = [
+                " ".join(f"{n}={_short(v)}" for n, v in zip(names, values, strict=True))
+                for values in zip(*(table[n].tolist() for n in names), strict=True)
+            ]
+            count = len(table)
+            columns = {
+                "file": table.file, "line": table.line,
+                "family": np.full(count, table.family, dtype=object),
+                "source": table["source"],
+                "device": np.full(count, check.device, dtype=object),
+                "kernel": table["kernel"], "dtype": table["dtype"], "timing": table["timing"],
+                "shape": np.array(shape, dtype=object),
+                "measured_s": check.rows.measured, "predicted_s": check.predicted,
+                "error": check.predicted / check.rows.measured - 1.0,
+            }  # fmt: skip
+            for name, values in columns.items():
+                parts.setdefault(name, []).append(values)
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def drawings(self) -> list[Drawing]:
+        """One figure a family: predicted against measured, error by size and by source."""
+        import pandas as pd
+
+        from ..plots import kernel_errors
+        from ..report import Drawing
+
+        rows, out = pd.DataFrame(self.predictions()), []
+        for name in self.families():
+            title = f"Predicted and measured time: {families()[name].title}"
+            out.append(Drawing(kernel_errors(rows[rows["family"] == name], title), CAPTION))
+        return out
+
+    def families(self) -> list[str]:
+        """Names of the families checked, in the order of `checks`."""
+        return list(dict.fromkeys(c.rows.family.name for c in self.checks))
+
+    def report_title(self) -> str:
+        return "Kernel times, predicted and measured"
+
+    def sections(self) -> list[Section]:
+        from ..report import Section
+
+        out = [Section("Result", self.blocks()), Section("By family", self.drawings())]
+        if self.skipped:
+            out.append(Section("Rows and files left out", [self.to_dict()["skipped"]]))
+        return out
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def validate_kernels(tables: Iterable[str | Path]) -> KernelValidation:
+    """Compare the kernel models with measured tables.
+
+    A device is known by its catalog name or an alias; one without a fit takes its parameters
+    from the devices most like it.
+
+    Raises
+    ------
+    InputError
+        A path that does not exist, or a file that is no kernel table.
+    """
+    read, skipped = read_tables(tables)
+    checks = []
+    found = by_device(read, skipped)
+    for name, (spec, measured) in sorted(found.items()):
+        checks += [_check(name, spec, rows) for rows in measured.values()]
+    order = sorted(checks, key=lambda c: (c.rows.family.name, c.device))
+    return KernelValidation(order, skipped)
+
+
+def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
+    known = parameters(spec, rows.family)
+    predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
+    own = spec.calibration.get(rows.family.name)
+    return KernelCheck(
+        rows, name, predicted, errors(predicted, rows.measured), known.basis,
+        None if own is None else own.bounds,
+    )  # fmt: skip

@@ -1,0 +1,186 @@
+"""Measure this machine's kernels (``opbyte measure``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...kernels.host import device_yaml
+from ...kernels.lab import MODULES
+from ...kernels.measure import Measurement, Row, measure
+from ...workloads.errors import InputError, nearest
+from ..show.result import Result, seconds, si
+
+if TYPE_CHECKING:
+    from ..show.output import OutputFolder
+    from .host_loop import Loop
+
+BACKENDS = ("numba", "cupy")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured(Result):
+    """A run of the lab on this machine, and where asked for the loop closed over it.
+
+    Attributes
+    ----------
+    run : Measurement
+    loop : Loop or None
+    """
+
+    run: Measurement
+    loop: Loop | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        run, c = self.run, self.run.ceilings
+        return {
+            "host": {"cpu": run.host.cpu, "cores": run.host.cores, "threads": run.host.threads,
+                     "libraries": run.host.libraries},
+            "device": run.host.device,
+            "ceilings": {"read_Bps": c.read_Bps, "copy_Bps": c.copy_Bps,
+                         "fma_flops_per_s": c.fma_flops_per_s,
+                         "gemm_flops_per_s": c.gemm_flops_per_s},
+            "rows": [_record(row) for row in run.rows],
+            "rejected": [_record(row) for row in run.rejected],
+            **({} if self.loop is None else {"loop": self.loop.to_dict()}),
+        }  # fmt: skip
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [_record(row) for row in self.run.rows]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "kernel": row.name, "shape": _shape(row), "time": seconds(row.sample.median_s),
+                "p10 to p90": f"{seconds(row.sample.p10_s)} to {seconds(row.sample.p90_s)}",
+                "counted": f"{row.sample.accepted} of {row.sample.taken}",
+                "of read rate": f"{row.share:.2f}",
+                "rate": si(row.flops / row.sample.median_s, "FLOP/s") if row.flops else "-",
+                "note": row.reason or "-",
+            }
+            for row in self.run.rows
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        lines = self.run.host.header(self.run.ceilings)
+        out: list[str | Sequence[Mapping[str, Any]]] = [*lines, self.rows()]
+        if self.run.rejected:
+            out.append(
+                f"{len(self.run.rejected)} shapes rejected: the machine did not hold still; run "
+                "again when it is quiet, or with --lenient to keep them"
+            )
+        return out if self.loop is None else [*out, *self.loop.blocks()]
+
+    def yaml(self) -> str:
+        """Describe this machine as a device."""
+        run = self.run
+        return device_yaml(run.host, run.ceilings, run.memory_share(), run.launch_s())
+
+    def summary(self) -> str:
+        """One page: shares of the roofline of the same run, beside the library's."""
+        run, c = self.run, self.run.ceilings
+        lines = [
+            f"# {run.host.cpu}", "", *(f"- {line}" for line in run.host.header(c)), "",
+            "Share: floor of bytes over the copy rate and FLOP over the cuBLAS rate, over the time.",
+            "Ours in a graph; the library (torch, for GEMM cuBLAS) in eager calls, launches included.",
+            "", "| kernel | shape | time | share | library's time over ours |", "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for row in run.rows:
+            floor = max(row.bytes / row.read_Bps, row.flops / c.gemm_flops_per_s)
+            other = "-" if row.other is None else f"{row.other.median_s / row.sample.median_s:.2f}"
+            lines.append(
+                f"| {row.name} | {_shape(row)} | {seconds(row.sample.median_s)} | "
+                f"{floor / row.sample.median_s:.2f} | {other} |"
+            )
+        return "\n".join(lines) + "\n"
+
+    def write(self, files: OutputFolder) -> None:
+        """Write the tables, every row, and the device's description."""
+        run = self.run
+        for family, columns in run.tables().items():
+            files.text(f"tables/{family}.csv", table_text(columns, run.host.header(run.ceilings)))
+        if run.host.name is None:
+            files.text(f"{run.host.device}.yaml", self.yaml())
+        else:
+            files.text("summary.md", self.summary())
+        if self.loop is not None:
+            self.loop.write(files)
+        files.json("measure.json", self.to_dict())
+
+
+def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
+    """A kernel table with its provenance on top."""
+    import pandas as pd
+
+    body = pd.DataFrame(dict(columns)).to_csv(index=False, float_format="%.6g")
+    return "".join(f"# {line}\n" for line in header) + body
+
+
+def _record(row: Row) -> dict[str, Any]:
+    s, other = row.sample, row.other
+    return {
+        "name": row.name, **row.columns, "measured_s": s.median_s, "p10_s": s.p10_s,
+        "p90_s": s.p90_s, "accepted": s.accepted, "taken": s.taken, "flops": row.flops,
+        "bytes": row.bytes, "read_Bps": row.read_Bps, "drift": row.drift, "share": row.share,
+        "numpy_s": None if other is None else other.median_s, "note": row.reason,
+    }  # fmt: skip
+
+
+def _shape(row: Row) -> str:
+    hidden = ("kernel", "kv_dtype", "tp", "ep", "gated", "distribution", "batch", "causal")
+    shown = {k: v for k, v in row.columns.items() if k not in hidden or (k == "batch" and v != 1)}
+    return " ".join(f"{k}={v}" for k, v in shown.items() if v != 0)
+
+
+def measure_machine(
+    *, backend: str = "numba", quick: bool = False, threads: int | None = None,
+    only: Sequence[str] = (), lenient: bool = False, compare: bool = False, seed: int = 0,
+    loop: bool = False, progress: Callable[[int, int], None] | None = None,
+) -> Measured:  # fmt: skip
+    """Measure the kernels of a backend here, and close the loop over them if asked.
+
+    Parameters
+    ----------
+    backend : str
+        "numba": this machine's processor. "cupy": its GPU.
+    quick, threads, only, lenient, compare, seed
+        See `kernels.measure.measure`.
+    loop : bool
+        Calibrate on half of the shapes, validate on the others, and simulate a small model on
+        this machine beside the same model run for real (`analysis.validate.host_loop`).
+    progress : callable, optional
+        Told how many visits are done, of how many.
+
+    Raises
+    ------
+    InputError
+        An unknown backend or kernel, more threads than there are, or no GPU for "cupy".
+    """
+    from ...kernels.jit import max_threads
+
+    if backend not in BACKENDS:
+        raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
+    for name in only:
+        if name not in MODULES:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, MODULES)}")
+    if threads is not None and not 1 <= threads <= max_threads():
+        raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
+    if backend == "cupy":
+        if loop:
+            raise InputError("--loop", "closes the loop on the processor: use --backend numba")
+        from ...kernels.gpu_measure import measure_gpu
+
+        return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=progress))
+    small = None
+    if loop:
+        from .host_loop import close_loop, small_model
+
+        small = small_model(quick, threads or max_threads(), seed)
+    run = measure(
+        quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
+        progress=progress, besides=() if small is None else small.work,
+    )  # fmt: skip
+    if small is None:
+        return Measured(run)
+    return Measured(run, close_loop(Measured(run), small, seed=seed))

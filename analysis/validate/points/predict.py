@@ -1,0 +1,200 @@
+"""Simulate one serving point: its deployment, its engine, its closed loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ....devices.calibrated.libraries import BLACKWELL, generation
+from ....devices.catalog import load_device, load_system
+from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.serving.cluster import Pools, serve_cluster
+from ....simulator.serving.run import run
+from ....workloads.catalog import load_model
+from ....workloads.errors import InputError
+from ....workloads.layers import LatentAttention
+from ....workloads.model import ModelSpec
+from ....workloads.numerics import BITS, Numerics
+from ....workloads.requests import RequestStream, open_requests
+from .engines import OTHER_S, REQUEST_S, settings
+from .kernels import with_experts
+from .table import Point, Workers
+
+REQUESTS = 10
+"""Requests for each client (README of ../shared/serving_points)."""
+MANY, LEAST = 1000, 3
+"""Split deployments have up to thousands of clients, and their engines stop at every event of the
+cluster: no more than so many requests in all, but at least so many for each client."""
+
+HGX = 8
+"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
+many experts as there are groups of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the simulator says of a point: means over its requests.
+
+    Attributes
+    ----------
+    engine_ttft_s : float
+        From a request's arrival at the engine to its first token [s].
+    request_s : float
+        What it spends outside [s].
+    tpot_s : float
+        (Last token - first token) / (output tokens - 1) [s].
+    """
+
+    engine_ttft_s: float
+    request_s: float
+    tpot_s: float
+    requests: int
+    preemptions: int
+
+    @property
+    def ttft_s(self) -> float:
+        """From sending a request to seeing its first token [s]."""
+        return self.engine_ttft_s + self.request_s
+
+
+def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
+    """Simulate a point.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the table; models lie in ``model_configs`` in it or beside it.
+
+    Raises
+    ------
+    InputError, CapacityError
+        A framework or number format that is not known; a layout that does not fit.
+    """
+    stream = requests(point, seed)
+    serving = _deployment(point, point.workers, folder)
+    own = settings(point, serving)
+    if point.prefill is None:
+        result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
+        first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
+        tokens, preempted = result.output_tokens, int(result.preemptions.sum())
+    else:
+        side = _deployment(point, point.prefill, folder)
+        pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
+                      serving.system.device.node_link)  # fmt: skip
+        jobs = serve_cluster(pools, own.policy, stream, cache=own.cache, seed=seed).jobs
+        first, last, arrival = (
+            np.array([getattr(j, name) for j in jobs])
+            for name in ("first_s", "last_s", "arrival_s")
+        )
+        tokens = np.array([j.output_tokens for j in jobs])
+        preempted = sum(j.preemptions for j in jobs)
+    several = tokens > 1
+    tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
+    outside = REQUEST_S.get(point.framework, OTHER_S)
+    return Prediction(
+        float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted
+    )
+
+
+def requests(point: Point, seed: int) -> RequestStream:
+    """Draw a point's closed loop.
+
+    The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none
+    (README of ../shared/serving_points); equal ones would keep all clients in step for a whole
+    run, which their TPOT contradicts, so they are drawn the same way.
+    """
+    limit = REQUESTS * point.clients
+    if point.prefill is not None:
+        limit = min(limit, max(MANY, LEAST * point.clients))
+    return open_requests(
+        closed_loop=point.clients, limit=limit, input_len=point.isl, output_len=point.osl,
+        lengths="uniform", seed=seed,
+    )  # fmt: skip
+
+
+def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
+    side = deployed(
+        folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
+        workers.dp, workers.ep, workers.pp, exchange_of(point, workers),
+    )  # fmt: skip
+    return with_experts(point, side)
+
+
+def exchange_of(point: Point, workers: Workers) -> str:
+    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
+
+    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
+    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
+    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
+    fused_moe), or, with DeepEP, for no more groups than experts of a token.
+    """
+    if point.framework == "TensorRT-LLM" and load_device(point.device)[0].node_size > HGX:
+        return "all_to_all"
+    return "gather" if workers.dp > 1 and workers.ep <= HGX else "all_to_all"
+
+
+@lru_cache(maxsize=64)
+def deployed(
+    folder: Path, device: str, model: str, weights: str, kv: str, tp: int, dp: int, ep: int,
+    pp: int = 1, exchange: str = "all_to_all",
+) -> Deployment:  # fmt: skip
+    """One worker's deployment; equal ones are made once a process."""
+    spec = _model(folder, model)
+    one, _ = load_device(device)
+    spec = replace(spec, numerics=formats(spec, weights, kv, generation(one) == BLACKWELL))
+    devices = tp * dp * pp
+    nodes = -(-devices // one.node_size)
+    name = f"{device}-x{devices}" if nodes == 1 else f"{device}-{nodes}x{devices // nodes}"
+    has_experts = spec.moe_layers > 0
+    return deploy(
+        spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, pp=pp,
+        draws="step", exchange=exchange,
+    )  # fmt: skip
+
+
+def _model(folder: Path, name: str) -> ModelSpec:
+    for place in (folder, folder.parent):
+        path = place / "model_configs" / name
+        if path.is_dir():
+            return load_model(path)
+    return load_model(name)
+
+
+ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
+ONE_SCALE = ("LlamaForCausalLM",)
+"""Architectures whose usual fp8 checkpoints have one scale a matrix (NVIDIA's, Meta's); those of
+DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
+
+
+def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:
+    """Number formats of a checkpoint.
+
+    ``nvfp4`` checkpoints of models with latent attention keep attention in 16 bit; ``mxfp4`` ones
+    convert experts only, whose inputs are 8 bits where the matrix unit multiplies the two as they
+    are (`mixed`: data-centre Blackwell; gptoss_fp4_b200.sh of the public benchmark, and
+    TensorRT-LLM's deployment guide for gpt-oss). A KV format that was not recorded is fp8 with
+    ``nvfp4`` weights, whose checkpoints ask for it, else the model's own.
+    """
+    name = ALIASES.get(weights, weights)
+    if name == "fp8" and model.architecture not in ONE_SCALE:
+        name = "fp8_block"
+    if name not in BITS:
+        raise InputError("weight_dtype", f"{weights!r} is not known; known: {', '.join(BITS)}")
+    out = model.numerics
+    if kv == "unknown":
+        out = replace(out, kv="fp8" if name == "nvfp4" else out.default)
+    else:
+        out = out.with_formats(None, ALIASES.get(kv, kv))
+    latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
+    groups: tuple[str, ...] = ("attention", "ffn", "experts")
+    if name == "mxfp4":
+        groups, name = groups[2:], "mxfp4_mxfp8" if mixed else name
+    elif name == "nvfp4" and latent:
+        groups = groups[1:]
+    if BITS[name] >= 16:
+        return out.with_formats(name, None)
+    return replace(out, weights=tuple((group, name) for group in groups))

@@ -1,0 +1,106 @@
+"""What the public benchmark's launch scripts set, by framework.
+
+Read in the repository SemiAnalysisAI/InferenceX, folder benchmarks: the scripts of dense models
+as of October 2025 (70b_fp8_b200_docker.sh, 70b_fp8_b200_trt_slurm.sh), those of mixtures of
+experts as of November 2025 to April 2026 (dsr1_fp8_b200.sh, dsr1_fp4_b200.sh, dsr1_fp8_h200.sh and
+their _trt twins; qwen3.5_fp8_b200.sh and gptoss_fp4_b200_trt.sh set the same keys). A model
+without a script of its own is given the rules of its kind, dense or mixture of experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ....devices.calibrated.libraries import BLACKWELL, generation
+from ....simulator.deploy.deployment import Deployment
+from ....workloads.registry import Registry
+from .table import Point
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Settings that differ from the engine's defaults; None or the neutral value where none does.
+
+    Attributes
+    ----------
+    tokens, sequences : int or None
+        Of a step; running at once.
+    memory : float or None
+        Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the
+        cache (TensorRT-LLM).
+    poll_steps, gather_steps, gather_tokens, even_steps : int
+        See `Policy`.
+    """
+
+    tokens: int | None = None
+    sequences: int | None = None
+    memory: float | None = None
+    poll_steps: int = 1
+    gather_steps: int = 0
+    gather_tokens: int = 0
+    even_steps: int = 0
+
+
+Rule = Callable[[Point, Deployment], Script]
+SCRIPTS: Registry[Rule] = Registry("serving framework")
+
+
+@SCRIPTS.register("vLLM")
+def vllm(point: Point, deployment: Deployment) -> Script:
+    """512 sequences; the rest are the engine's defaults."""
+    return Script(sequences=512)
+
+
+@SCRIPTS.register("TensorRT-LLM")
+def tensorrt_llm(point: Point, deployment: Deployment) -> Script:
+    """Dense models gather prompts at 1024/1024 on less than 8 devices, others balance ranks.
+
+    Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
+    (versions from 1.2 on) at least 8,192 tokens; on Blackwell these let fp8 models on one rank
+    gather prompts too, at 1024/1024 with 64 clients and more. KV takes 0.9 of what weights leave
+    for dense models, else 0.8. gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
+    """
+    short = point.isl == point.osl == 1024
+    if point.model.startswith("gpt-oss"):
+        return Script(20_000, memory=0.85, even_steps=50 if point.workers.dp > 1 else 0)
+    if not deployment.experts:
+        tokens = 16_384
+        if short and point.workers.tp < 8:
+            return Script(tokens, gather_steps=20, gather_tokens=int(0.9 * tokens))
+        return Script(tokens)
+    tokens = -(-(point.clients + point.isl + 64) // 64) * 64
+    early = () < point.version < (1, 2)
+    if not early:
+        tokens = max(8192, tokens)
+    if point.workers.dp > 1:
+        return Script(tokens, memory=0.8, even_steps=60)
+    gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
+    if short and gathers and point.clients >= 64:
+        return Script(tokens, memory=0.8, gather_steps=40, gather_tokens=int(0.8 * tokens))
+    return Script(tokens, memory=0.8)
+
+
+@SCRIPTS.register("SGLang")
+def sglang(point: Point, deployment: Deployment) -> Script:
+    """On Blackwell arrivals are received every 10 steps, every 30 from 16 clients on.
+
+    Chunks, running requests and share of memory by device and number format; on Hopper the
+    engine receives at every step.
+    """
+    if not blackwell(deployment):
+        running = 512 if point.isl == point.osl == 1024 else 256
+        return Script(32_768, running, 0.82)
+    many = 30 if point.clients >= 16 else 10
+    if point.workers.dp > 1:  # refused by the engine with data-parallel attention
+        many = 1
+    if point.weight_dtype != "fp8":
+        return Script(16_384, 256, 0.85, poll_steps=many)
+    if deployment.layout.devices == 4:
+        return Script(8192, 32, 0.95, poll_steps=min(many, 10))
+    return Script(32_768, 128, 0.82, poll_steps=many)
+
+
+def blackwell(deployment: Deployment) -> bool:
+    """Whether the devices are of that generation, of data centres or of workstations."""
+    return generation(deployment.system.device) >= BLACKWELL

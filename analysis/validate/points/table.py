@@ -1,0 +1,227 @@
+"""The table of serving points: columns, layouts in the notes, and rows that cannot be used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....devices.catalog import list_devices, load_device
+from ....workloads.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTS = ("gpus", "tp", "pp", "ep", "attention_dp", "isl", "osl", "batch_or_concurrency")
+TIMES = ("ttft_s", "tpot_s")
+TEXTS = ("source", "device", "framework", "framework_version", "model", "weight_dtype",
+         "kv_dtype", "mode", "notes")  # fmt: skip
+MODES = ("agg", "disagg")
+LAYOUT = re.compile(
+    r"prefill (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\) decode (\d+)x\(tp(\d+) dp(\d+) ep(\d+)\)"
+)
+SUSPECT = "TTFT suspect"
+BENCHMARK = "InferenceX"
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Equal workers; each has ``tp * dp * pp`` devices, and its experts lie on `ep` groups."""
+
+    count: int
+    tp: int
+    dp: int
+    ep: int
+    pp: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices of one worker."""
+        return self.tp * self.dp * self.pp
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured run.
+
+    Attributes
+    ----------
+    line : int
+        In the file; the header is line 1.
+    source : str
+        Snapshot it was taken from.
+    device, device_name : str
+        Name in the catalog, and in the table.
+    version : tuple of int
+        Of the framework, its leading numbers; empty if not recorded.
+    framework, model, weight_dtype, kv_dtype, mode : str
+        As in the table; a mode is "agg" or "disagg".
+    workers : Workers
+        What serves; of a split deployment, what decodes.
+    prefill : Workers or None
+        What prefills in a split deployment.
+    isl, osl, clients : int
+        Nominal prompt and output [tokens], and clients of the closed loop.
+    ttft_s, tpot_s : float
+        Measured [s].
+    suspect : bool
+        Whether the table warns of its TTFT.
+    """
+
+    line: int
+    source: str
+    device: str
+    device_name: str
+    framework: str
+    version: tuple[int, ...]
+    model: str
+    weight_dtype: str
+    kv_dtype: str
+    mode: str
+    workers: Workers
+    prefill: Workers | None
+    isl: int
+    osl: int
+    clients: int
+    ttft_s: float
+    tpot_s: float
+    suspect: bool
+
+    @property
+    def scripted(self) -> bool:
+        """Whether the run is the public benchmark's, whose launch scripts are known."""
+        return self.source.startswith(BENCHMARK)
+
+    @property
+    def gpus(self) -> int:
+        """Devices of the whole deployment."""
+        sides = (self.workers, self.prefill)
+        return sum(w.count * w.devices for w in sides if w is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A row that is not scored, and why."""
+
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
+    """Read a table in the form of ``../shared/serving_points/points.csv``.
+
+    Returns
+    -------
+    points, skipped
+        Rows that can be simulated, and the others with the reason.
+
+    Raises
+    ------
+    InputError
+        No such file, no table, a missing column, or a cell that is no number.
+    """
+    table = _read(path)
+    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    points: list[Point] = []
+    skipped: list[Skipped] = []
+    for line, row in _rows(table):
+        reason = _unusable(row, names)
+        if reason:
+            skipped.append(Skipped(line, reason))
+        else:
+            points.append(_point(line, row, names))
+    return points, skipped
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if path.is_dir():
+        raise InputError(path, "is a folder; give a table of points (CSV)")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise InputError(path, "does not exist") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
+        raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
+    lacking = [c for c in (*TEXTS, *COUNTS, *TIMES) if c not in table]
+    if lacking:
+        raise InputError(path, f"lacks the columns {', '.join(lacking)}")
+    if table.empty:
+        raise InputError(path, "has no rows")
+    for name in (*COUNTS, *TIMES):
+        values = pd.to_numeric(table[name], errors="coerce")
+        whole = name in COUNTS
+        good = np.isfinite(values) & (values > 0) & (values < 2**31)
+        good &= (values % 1 == 0) if whole else True
+        bad = np.flatnonzero(~good)
+        if len(bad):
+            wanted = "a whole number of at least 1" if whole else "a number above 0"
+            cell = str(table[name].iloc[bad[0]])
+            raise InputError(f"{path}:{bad[0] + 2}", f"{name} is {cell!r}, not {wanted}")
+        table[name] = values.astype(np.int64 if whole else np.float64)
+    return table
+
+
+def _rows(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, row in enumerate(table.to_dict("records")):
+        yield i + 2, {str(key): value for key, value in row.items()}
+
+
+def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:
+    """Why a row cannot be simulated; None if it can."""
+    if row["device"] not in names:
+        return f"device {row['device']!r} is not in the catalog"
+    if row["mode"] not in MODES:
+        return f"mode {row['mode']!r} is none of {', '.join(MODES)}"
+    if row["mode"] == "disagg" and row["pp"] != 1:
+        return f"pipeline parallel of {row['pp']} in separate pools is not simulated"
+    devices = row["tp"] * row["attention_dp"] * row["pp"]
+    if row["mode"] == "agg" and devices != row["gpus"]:
+        return f"tp x attention_dp x pp is {devices}, not the {row['gpus']} GPUs of the row"
+    if row["mode"] == "disagg":
+        found = _layout(row)
+        if found is None:
+            return "its notes do not give the layout of prefill and decode workers"
+        used = sum(w.count * w.devices for w in found)
+        if used != row["gpus"]:
+            return f"the workers in its notes have {used} GPUs, not {row['gpus']}"
+    return None
+
+
+def _layout(row: dict[str, Any]) -> tuple[Workers, Workers] | None:
+    """Prefill and decode workers as the notes give them."""
+    found = LAYOUT.search(row["notes"])
+    if found is None:
+        return None
+    n = [int(text) for text in found.groups()]
+    return Workers(*n[:4]), Workers(*n[4:])
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Leading numbers of a version: (1, 2, 0) of 1.2.0rc6.post2."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def _point(line: int, row: dict[str, Any], names: dict[str, str]) -> Point:
+    prefill, workers = None, Workers(1, row["tp"], row["attention_dp"], row["ep"], row["pp"])
+    if row["mode"] == "disagg":
+        sides = _layout(row)
+        assert sides is not None
+        prefill, workers = sides
+    return Point(
+        line=line, source=row["source"], device=names[row["device"]], device_name=row["device"],
+        framework=row["framework"],
+        version=_version(row["framework_version"]), model=row["model"], weight_dtype=row["weight_dtype"],
+        kv_dtype=row["kv_dtype"], mode=row["mode"], workers=workers, prefill=prefill,
+        isl=row["isl"], osl=row["osl"], clients=row["batch_or_concurrency"],
+        ttft_s=row["ttft_s"], tpot_s=row["tpot_s"], suspect=SUSPECT in row["notes"],
+    )  # fmt: skip

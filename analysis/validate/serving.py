@@ -1,0 +1,283 @@
+"""Replay measured serving runs and compare every request (``opbyte validate serving``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.catalog import list_devices, load_device
+from ...simulator.deploy.deployment import Deployment, deploy
+from ...simulator.frameworks.vllm_file import EngineFile, read_engine
+from ...simulator.serving.run import run
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import read_tables
+from ...workloads.requests import RequestBlock, RequestStream
+from ..answers.coverage import coverage, coverage_blocks
+from ..answers.load import load
+from ..show.result import Result, seconds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..report import Drawing
+
+F8 = npt.NDArray[np.float64]
+
+STAMPS = ("queued_s", "first_token_s", "last_token_s")
+COLUMNS = ("input_tokens", "output_tokens", *STAMPS)
+STATISTICS = ("mean", "p50", "p90", "p99")
+QUANTITIES = ("ttft", "tpot", "latency")
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Per-request times of a run, shape (n,) each [s]; TPOT is NaN for one-token requests."""
+
+    ttft: F8
+    tpot: F8
+    latency: F8
+
+    @classmethod
+    def of(cls, queued: F8, first: F8, last: F8, tokens: npt.NDArray[np.int64]) -> Latencies:
+        """From stamps: README of ../shared/serving_runs."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+        return cls(first - queued, tpot, last - queued)
+
+    def statistics(self) -> dict[str, float]:
+        """Mean and quantiles of each quantity."""
+        out: dict[str, float] = {}
+        for name in QUANTITIES:
+            values = getattr(self, name)
+            values = values[~np.isnan(values)]
+            figures = [values.mean(), *np.quantile(values, [0.5, 0.9, 0.99])]
+            out |= {f"{name}_{s}": float(v) for s, v in zip(STATISTICS, figures, strict=True)}
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRun:
+    """One run: what was measured, and what the simulator says of the same requests.
+
+    Attributes
+    ----------
+    name : str
+        Folder of the run.
+    table : pandas.DataFrame
+        The measured requests in order of queueing.
+    simulated_first_s, simulated_last_s : float64 array, shape (n,)
+    preemptions : int
+        In the simulation.
+    costs : str
+        What the ops' times came from.
+    coverage : list of dict
+        How often they lay outside the kernel tables; see `coverage.coverage`.
+    """
+
+    name: str
+    table: pd.DataFrame
+    simulated_first_s: F8
+    simulated_last_s: F8
+    preemptions: int
+    costs: str
+    coverage: list[dict[str, Any]]
+
+    @property
+    def measured(self) -> Latencies:
+        t = self.table
+        queued, first, last = (t[c].to_numpy(np.float64) for c in STAMPS)
+        return Latencies.of(queued, first, last, t.output_tokens.to_numpy(np.int64))
+
+    @property
+    def simulated(self) -> Latencies:
+        return Latencies.of(
+            self.table.queued_s.to_numpy(np.float64), self.simulated_first_s,
+            self.simulated_last_s, self.table.output_tokens.to_numpy(np.int64),
+        )  # fmt: skip
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Measured, simulated and relative error of every figure."""
+        simulated = self.simulated.statistics()
+        return {
+            name: {
+                "measured": value, "simulated": simulated[name],
+                "error": simulated[name] / value - 1.0,
+            }
+            for name, value in self.measured.statistics().items()
+        }  # fmt: skip
+
+    def requests(self) -> pd.DataFrame:
+        """One row a request: measured and simulated latencies [s]."""
+        import pandas as pd
+
+        columns = {"request_id": self.table.request_id, "input_tokens": self.table.input_tokens,
+                   "output_tokens": self.table.output_tokens}  # fmt: skip
+        for name in QUANTITIES:
+            columns[f"{name}_measured_s"] = getattr(self.measured, name)
+            columns[f"{name}_simulated_s"] = getattr(self.simulated, name)
+        return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingValidation(Result):
+    """Every run's figures against the measured ones."""
+
+    runs: tuple[ServingRun, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "runs": [
+                {
+                    "run": r.name, "requests": len(r.table), "costs": r.costs,
+                    "preemptions": r.preemptions, "metrics": r.metrics(),
+                    "kernel_tables": r.coverage,
+                }
+                for r in self.runs
+            ]
+        }  # fmt: skip
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import serving
+        from ..report import Drawing
+
+        return [
+            Drawing(
+                serving(r.requests(), f"{r.name}: {r.costs}"),
+                "Every request's simulated latency against the measured one, and both as shares.",
+            )
+            for r in self.runs
+        ]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [row for r in self.runs for row in self._table(r)]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"run": r.name, "metric": name, **values}
+            for r in self.runs
+            for name, values in r.metrics().items()
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = []
+        for r in self.runs:
+            out += [f"{r.name}: {len(r.table)} requests, {r.costs}", self._table(r)]
+            out += coverage_blocks(r.coverage)
+        return out
+
+    @staticmethod
+    def _table(r: ServingRun) -> list[dict[str, Any]]:
+        return [
+            {
+                "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
+                "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
+            }
+            for name, v in r.metrics().items()
+        ]  # fmt: skip
+
+
+def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> ServingValidation:
+    """Replay runs request by request and compare TTFT, TPOT and latency.
+
+    Parameters
+    ----------
+    folders : iterable of path-like
+        Each holds ``engine.json``, ``config.json``, ``requests.csv`` and ``kernels/``. Files are
+        passed over: ``RUNS/*`` may name a README beside the folders.
+    kernels : bool
+        Cost ops by the run's own kernel tables; otherwise by the device's models alone.
+
+    Raises
+    ------
+    InputError
+        No folder, a missing file or column, or a device that is not in the catalog.
+    """
+    paths = [path for path in map(Path, folders) if not path.is_file()]
+    runs = tuple(_replay(path, kernels) for path in paths)
+    if not runs:
+        raise InputError("opbyte validate serving", "needs at least one folder of a run")
+    return ServingValidation(runs)
+
+
+def _replay(folder: Path, kernels: bool) -> ServingRun:
+    if not folder.is_dir():
+        raise InputError(folder, "is no folder; it should hold a serving run")
+    engine = read_engine(folder)
+    table = _requests(folder / "requests.csv")
+    deployment = _deployment(folder, engine, kernels)
+    stream = _stream(folder.name, table)
+    cache = engine.cache_on(deployment.system.device)
+    served = run(deployment, engine.policy, stream, cache=cache)
+    result = served.requests
+    costs = "kernel tables of the run" if kernels else "the device's kernel models"
+    return ServingRun(
+        folder.name, table, result.first_token_s, result.last_token_s,
+        int(result.preemptions.sum()), f"{deployment.system.name}, {costs}", coverage(served),
+    )  # fmt: skip
+
+
+def _stream(name: str, table: pd.DataFrame) -> RequestStream:
+    """Requests arrive when the engine queued them, between two of its steps."""
+    block = RequestBlock(
+        np.arange(len(table)), table.queued_s.to_numpy(np.float64),
+        table.input_tokens.to_numpy(np.int64), table.output_tokens.to_numpy(np.int64),
+    )  # fmt: skip
+    return RequestStream(name, True, None, lambda: iter([block]))
+
+
+def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
+    tables = folder / "kernels"
+    name = f"{_device(folder)}-x{engine.tp * engine.dp * engine.pp}"
+    model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
+    return deploy(
+        model, system, tp=engine.tp, dp=engine.dp, pp=engine.pp,
+        ep=engine.ep if model.moe_layers else None,
+        kernels=(str(tables),) if kernels else (), exchange=engine.exchange,
+    )  # fmt: skip
+
+
+def _device(folder: Path) -> str:
+    """Catalog device of a run: that of its kernel tables."""
+    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    found: list[str] = []
+    if (folder / "kernels").is_dir():
+        tables, _ = read_tables([folder / "kernels"], every_op=True)
+        found = sorted({str(name) for table in tables.values() for name in table["device"]})
+    known = {names[name] for name in found if name in names}
+    if len(known) != 1:
+        what = f"tables of {', '.join(found)}" if found else "no kernel tables"
+        raise InputError(
+            folder / "kernels", f"holds {what}; needs those of one device of the catalog"
+        )
+    return known.pop()
+
+
+def _requests(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(path, "does not exist") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
+    lacking = [c for c in ("request_id", *COLUMNS) if c not in table]
+    if lacking:
+        raise InputError(path, f"lacks the columns {', '.join(lacking)}")
+    for name in COLUMNS:
+        values = pd.to_numeric(table[name], errors="coerce")
+        low = 1.0 if name.endswith("tokens") else 0.0
+        bad = np.flatnonzero(~(np.isfinite(values) & (values >= low)))
+        if len(bad):
+            raise InputError(
+                f"{path}:{bad[0] + 2}", f"{name} is {table[name].iloc[bad[0]]!r}, not a number of "
+                f"at least {low:g}",
+            )  # fmt: skip
+    if table.empty:
+        raise InputError(path, "has no requests")
+    return table.sort_values(["queued_s", "request_id"], kind="stable").reset_index(drop=True)

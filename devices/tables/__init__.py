@@ -1,0 +1,1 @@
+"""Costs read from measured kernel tables."""

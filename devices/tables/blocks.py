@@ -1,0 +1,234 @@
+"""Decode attention of unequal contexts: the thread blocks of FlashAttention-2 on a GPU's cores.
+
+Kernel tables time decodes of one context, whose blocks all start and end together. In a server the
+contexts differ: the memory is kept busy throughout, and at the end a few long blocks run alone. This
+module restates how the kernel deals its blocks and plays them through:
+
+- A block is one KV head of one sequence. It holds a tile of keys and one of values in shared memory,
+  which decides how many blocks a core takes at once. Blocks start in the order sequence after
+  sequence, head after head, each as soon as there is a place.
+- With few blocks the kernel splits each sequence into parts, which start in the order part,
+  head, sequence.
+- Running blocks share the memory evenly, but none is faster than a block alone.
+
+Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and
+`set_params_splitkv` (flash_api.cpp), `run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch`
+(src/flash_fwd_launch_template.h), `compute_attn_1rowblock_splitkv` (src/flash_fwd_kernel.h).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled, compiled_part
+from ..spec import DeviceSpec
+
+F8 = npt.NDArray[np.float64]
+
+(P_CORES, P_PLACES, P_HEADS, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK) = range(9)
+NUM_BLOCKS = 9
+"""Parameters of the kernel on one device: cores; blocks that run at once; KV heads; keys of a tile;
+whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
+together, when the memory is the limit; seconds of a call; and what a block takes beside its keys, in
+keys."""
+
+ABSENT = np.zeros(0)
+"""Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
+
+QUERY_ROWS, VALUE_BYTES, BLOCK_BYTES = 64, 2, 1024
+"""Query rows of a block; bytes of a cached value; shared memory that CUDA keeps of each block."""
+
+MOST_SPLITS, FULL, GOOD_ENOUGH = 128, 0.8, 0.85
+"""Of `num_splits_heuristic`: most parts; share of the places from which nothing is split; and of the
+best occupancy, what the smallest accepted number of parts must reach."""
+
+FEW = 4
+"""Rows of fewer sequences are left out of the fit: their keys stay in the L2 cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFit:
+    """The kernel on one device.
+
+    Attributes
+    ----------
+    parameters : float64 array
+        In the order of the ``P_`` constants.
+    error : float
+        Median of the absolute error of the rows of equal decodes, as a fraction.
+    rows : int
+        So many were fitted.
+    """
+
+    parameters: F8
+    error: float
+    rows: int
+
+
+def tile_of(head_dim: int) -> int:
+    """Keys that a block reads at once."""
+    return 256 if head_dim <= 64 else 128 if head_dim <= 128 else 64
+
+
+def places_of(spec: DeviceSpec, head_dim: int) -> tuple[int, int]:
+    """Cores of a device, and how many blocks run at once; 0 where the kernel is another one."""
+    for processor in spec.processors.values():
+        if processor.cores is not None and processor.shared_memory_bytes is not None:
+            own = (QUERY_ROWS + 2 * tile_of(head_dim)) * head_dim * VALUE_BYTES + BLOCK_BYTES
+            return processor.cores, processor.cores * int(processor.shared_memory_bytes // own)
+    return 0, 0
+
+
+def fit_blocks(
+    spec: DeviceSpec, shape: tuple[int, int, int], points: F8, seconds: F8
+) -> BlockFit | None:
+    """Fit the kernel to a table of equal decodes.
+
+    The time of a key alone is read off prompts of one tile of queries after long prefixes; the other
+    three parameters are fitted to the decodes, by the logarithm of the time.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Query heads, KV heads and head dimension of a device.
+    points : float64 array, shape (n, 4)
+        Prompt tokens, their context, decodes, their context.
+    seconds : float64 array, shape (n,)
+
+    Returns
+    -------
+    BlockFit or None
+        None where the device or its table does not do.
+    """
+    from scipy.optimize import least_squares
+
+    heads, kv_heads, dim = shape
+    cores, places = places_of(spec, dim)
+    alone = _alone(points, seconds, heads, places)
+    rows = (points[:, 0] == 0) & (points[:, 2] >= FEW)
+    decodes, contexts, times = points[rows, 2], points[rows, 3], seconds[rows]
+    if not places or not alone or len(times) < 8 or (times <= 0).any():
+        return None
+    p = np.array([cores, places, kv_heads, tile_of(dim), heads > kv_heads, alone, 0, 0, 0.0])
+    out, keys, heap = np.empty(len(times)), np.empty(int(decodes.max())), np.empty(places)
+
+    def error(x: F8) -> F8:
+        p[P_SHARED:] = np.exp(x)
+        _equal_rows(p, decodes, contexts, keys, heap, out)
+        logarithm: F8 = np.log(out / times)
+        return logarithm
+
+    largest = np.argmax(decodes * contexts)
+    read = decodes[largest] * kv_heads * contexts[largest]
+    start = np.log([times[largest] / read, times.min(), 0.25 * tile_of(dim)])
+    fit = least_squares(error, start, method="lm", diff_step=np.full(3, 1e-3))
+    return BlockFit(p, float(np.median(np.abs(np.expm1(error(fit.x))))), len(times))
+
+
+def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
+    """Seconds a key of blocks that run one a head, each alone on its core; 0 if not measured."""
+    tokens = points[:, 0]
+    rows = (tokens > 0) & (tokens <= QUERY_ROWS) & (points[:, 2] == 0)
+    if not rows.any() or heads > places:
+        return 0.0
+    rows &= tokens == tokens[rows].min()
+    contexts, times = points[rows, 1], seconds[rows]
+    long = contexts >= 0.25 * contexts.max()
+    if contexts.max() < 2048 or long.sum() < 2:
+        return 0.0
+    return max(float(np.polyfit(contexts[long], times[long], 1)[0]), 0.0)
+
+
+@compiled_part
+def parts_of(p: F8, blocks: float, tiles: float) -> float:
+    """Parts of a sequence for `blocks` unsplit ones, the longest context of `tiles` tiles."""
+    places = 2.0 * p[P_CORES]  # the kernel's own guess: two blocks of 128 threads a core
+    if p[P_SPLITS] == 0.0 or blocks >= FULL * places:
+        return 1.0
+    most = min(MOST_SPLITS, places, tiles)
+    best = 0.0
+    for search in range(2):
+        parts = 1.0
+        while parts <= most:
+            even = parts == 1.0 or np.ceil(tiles / parts) != np.ceil(tiles / (parts - 1.0))
+            waves = parts * blocks / places
+            if even and search == 0:
+                best = max(best, waves / np.ceil(waves))
+            elif even and waves / np.ceil(waves) >= GOOD_ENOUGH * best:
+                return parts
+            parts += 1.0
+    return 1.0
+
+
+@compiled_part
+def _settle(heap: F8, size: int, value: float) -> None:
+    """Put a value in place of the smallest of a heap."""
+    at = 0
+    while True:
+        child = 2 * at + 1
+        if child >= size:
+            break
+        if child + 1 < size and heap[child + 1] < heap[child]:
+            child += 1
+        if heap[child] >= value:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = value
+
+
+@compiled_part
+def blocks_seconds(p: F8, contexts: F8, count: int, batch: float, tiles: float, heap: F8) -> float:
+    """Seconds of one call.
+
+    All running blocks are equally fast, so they end in the order of the keys left, and the time is
+    the sum over stretches of equal numbers of running blocks.
+
+    Parameters
+    ----------
+    contexts : float64 array
+        Keys of each sequence, of which the first `count` are used.
+    batch : float
+        Sequences that the kernel was launched for, the padding of a captured graph included.
+    tiles : float
+        Tiles of the longest context it was launched for.
+    heap : float64 array, shape (places,)
+        To work in: keys up to which each place is taken.
+    """
+    places, heads, tile = int(p[P_PLACES]), int(p[P_HEADS]), p[P_TILE]
+    for i in range(places):
+        heap[i] = 0.0
+    parts = parts_of(p, batch * heads, tiles)
+    if parts == 1.0:
+        for _ in range(heads):
+            for j in range(count):
+                _settle(heap, places, heap[0] + contexts[j] + p[P_BLOCK])
+    else:
+        for j in range(count):
+            each = np.ceil(np.ceil(contexts[j] / tile) / parts) * tile
+            for _ in range(heads):
+                left = contexts[j]
+                while left > 0.0:
+                    _settle(heap, places, heap[0] + min(left, each) + p[P_BLOCK])
+                    left -= each
+    seconds, at, running = p[P_START], 0.0, places
+    while running > 0:
+        seconds += (heap[0] - at) * max(p[P_ALONE], running * p[P_SHARED])
+        at = heap[0]
+        running -= 1
+        _settle(heap, running, heap[running])
+    return float(seconds)
+
+
+@compiled
+def _equal_rows(p: F8, decodes: F8, contexts: F8, keys: F8, heap: F8, out: F8) -> None:
+    """Seconds of equal decodes, as tables hold them; the new token's key comes on top."""
+    for i in range(out.size):
+        count = int(decodes[i])
+        for j in range(count):
+            keys[j] = contexts[i] + 1.0
+        tiles = np.ceil(keys[0] / p[P_TILE])
+        out[i] = blocks_seconds(p, keys, count, decodes[i], tiles, heap)

@@ -1,0 +1,305 @@
+"""Cost model of measured kernel tables: interpolation, with the device's model around it.
+
+Matmuls, vector kernels and the experts of a MoE layer are interpolated linearly in their tokens
+(and active experts); attention in a four-dimensional grid of one prompt chunk beside decodes.
+Beyond what was measured the device's model takes over, scaled to meet the table at its edge (`beyond`
+for grids). Shapes never measured are the device model's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.kernel_tables import Table, read_tables
+from ...workloads.ops import Op
+from ..calibrated.hardware import hardware
+from ..calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
+from ..cost import Cost, Formula, KernelModel
+from ..spec import DeviceSpec
+from .blocks import ABSENT, BlockFit, fit_blocks
+from .edge import beyond_rows
+from .grid import Grid, filled_grid, grid_rows
+
+F8 = npt.NDArray[np.float64]
+
+VECTOR_KERNELS = {"norm": "fused_add_rmsnorm", "rope": "rope", "activation": "silu_mul",
+                  "embedding": "embedding"}  # fmt: skip
+"""Kernel that each vector op of a model is, by the end of the op's name."""
+
+ADDED = {"logits": "sampler", "rope": "qk_norm"}
+"""Kernels that the tables of an engine hold and models count with another op."""
+
+ROUTED = ("router", "combine")
+"""Ops inside the measured MoE layer of an engine: router and experts together."""
+
+
+TILE_ROWS = 16.0
+"""Rows of the smallest tile of a matrix product: of one instruction of the tensor cores (mma.m16n8k16,
+PTX ISA). cuBLAS's larger tiles are multiples of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds of one kernel by its number of rows (tokens), both increasing, shape (n,)."""
+
+    rows: F8
+    seconds: F8
+
+    def at(self, rows: F8) -> F8:
+        """Linear between measured rows, constant outside."""
+        return np.interp(rows, self.rows, self.seconds)
+
+
+def whole_tiles(rows: F8, most: float) -> F8:
+    """Rows that a matrix product of `rows` computes: whole tiles beyond the first, up to `most`.
+
+    Its time is a step function of the rows: a line between two measured ones would be too short
+    just above a step.
+    """
+    tiles = np.ceil(rows / TILE_ROWS) * TILE_ROWS
+    return np.where(rows > TILE_ROWS, np.maximum(np.minimum(tiles, most), rows), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class TableModel:
+    """A `KernelModel` that knows what was measured on this very device.
+
+    Attributes
+    ----------
+    base : KernelModel
+        The device's own model.
+    curves : mapping of tuple to Curve
+        By ("gemm", n, k) and (kernel, columns).
+    attention : mapping of tuple to Grid
+        By query heads, KV heads and head dimension.
+    moe : mapping of tuple to Grid
+        By hidden and inner width, experts and experts of a token. The experts are those that a
+        device holds, or else all: profiles of expert-parallel engines name the model's.
+    count : int
+        Rows used.
+    h : float64 array
+        Constants of the device, as its own model takes them.
+    blocks : mapping of tuple to BlockFit
+        By the key of `attention`, how its thread blocks run; see `decode_blocks`.
+    """
+
+    base: KernelModel
+    curves: Mapping[tuple[str, ...], Curve]
+    attention: Mapping[tuple[int, ...], Grid]
+    moe: Mapping[tuple[int, ...], Grid]
+    count: int
+    h: F8
+    blocks: Mapping[tuple[int, ...], BlockFit]
+
+    def curve(self, op: Op) -> Curve | None:
+        """The measured curve of an op that has one."""
+        if op.kind == "gemm" and op.shape.get("batch", 1) == 1:
+            return self.curves.get(("gemm", str(int(op.shape["n"])), str(int(op.shape["k"]))))
+        if op.kind == "elementwise":
+            kernel = VECTOR_KERNELS.get(op.name.rpartition("_")[2], "")
+            return self.curves.get((kernel, str(int(op.shape["cols"]))))
+        return None
+
+    def grid(self, op: Op) -> Grid | None:
+        """The measured grid of an attention or expert op that has one.
+
+        What the device's model does not know at all (32-bit formats) was not measured either.
+        """
+        s = op.shape
+        if self.base.quantities(op) is None:
+            return None
+        if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
+            return self.attention.get(_heads(op))
+        if op.kind == "experts":
+            held, all_of_them = (
+                (int(s["hidden"]), int(s["inter"]), int(experts), int(s["top_k"]))
+                for experts in (s["experts"], s.get("all_experts", s["experts"]))
+            )
+            return self.moe.get(held, self.moe.get(all_of_them))
+        return None
+
+    def blocks_of(self, op: Op) -> F8:
+        """How the thread blocks of a decode attention op run; `ABSENT` where that is not known."""
+        if op.kind != "attention_decode" or op.shape["window"]:
+            return ABSENT
+        fit = self.blocks.get(_heads(op))
+        return ABSENT if fit is None else fit.parameters
+
+    def inside_moe(self, op: Op) -> bool:
+        """Whether the measured MoE layer includes the op."""
+        return op.name in ROUTED and op.layer == "moe" and bool(self.moe)
+
+    def covers(self, op: Op) -> bool:
+        """Whether the tables hold the op's shape."""
+        return self.inside_moe(op) or self.curve(op) is not None or self.grid(op) is not None
+
+    def cost(self, op: Op) -> Cost:
+        known = self.base.cost(op)
+        x = self.quantities(op)
+        if x is None or not self.covers(op):
+            return known
+        seconds = float(self.seconds(op, x[None, :])[0])
+        fixed = max(seconds - known.compute_s - known.memory_s, 0.0)
+        return Cost(seconds, known.compute_s, known.memory_s, fixed, known.joules, known.bound)
+
+    def lower(self, kind: str, dtype: str) -> F8:
+        """Parameters of the roofline, which the energy comes from."""
+        return self.base.lower(kind, dtype)
+
+    def quantities(self, op: Op) -> F8 | None:
+        own = self.base.quantities(op)
+        if op.kind == "experts" and self.grid(op) is not None and op.loads is not None:
+            return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
+        if self.grid(op) is not None:
+            return np.array([op.shape.get(name, 0.0) for name in SUMS])
+        if self.inside_moe(op):
+            return np.zeros(1)
+        if self.curve(op) is None:
+            return own
+        rows = op.shape["m" if op.kind == "gemm" else "rows"]
+        return np.concatenate([[rows], own if own is not None else [rows]])
+
+    def seconds(self, op: Op, x: F8) -> F8:
+        grid, curve = self.grid(op), self.curve(op)
+        if self.inside_moe(op):
+            return np.zeros(len(x))
+        if grid is not None:
+            formula = self.formula(op)
+            assert formula is not None
+            ratios = beyond_rows(grid, formula, self.h, x, op.shape.get("top_k", 1.0))
+            return grid_rows(formula.code, grid, x) * ratios
+        if curve is None:
+            return self.base.seconds(op, x)
+        rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.kind == "gemm" else x[:, 0]
+        out = curve.at(rows) * self._beyond(op, curve, x)
+        added = self.curves.get((ADDED.get(op.name, ""), self._added_columns(op)))
+        if added is not None:
+            out = out + added.at(x[:, 0])
+        return out
+
+    def _added_columns(self, op: Op) -> str:
+        """Columns of the added kernel: the whole vocabulary, or those of the op."""
+        names = [key for key in self.curves if key[0] == ADDED.get(op.name)]
+        return names[0][1] if len(names) == 1 else ""
+
+    def _beyond(self, op: Op, curve: Curve, x: F8) -> F8:
+        """Time over that of the last measured row, by the device's model; 1 inside."""
+        out = np.ones(len(x))
+        outside = x[:, 0] > curve.rows[-1]
+        if outside.any():
+            edge = self._at(op, float(curve.rows[-1]))[None, 1:]
+            out[outside] = self.base.seconds(op, x[outside, 1:]) / self.base.seconds(op, edge)
+        return out
+
+    def _at(self, op: Op, rows: float) -> F8:
+        """Quantities of an op at another number of rows."""
+        key = "m" if op.kind == "gemm" else "rows"
+        scale = rows / op.shape[key]
+        other = replace(op, shape={**op.shape, key: rows}, act_bytes=op.act_bytes * scale)
+        x = self.quantities(other)
+        assert x is not None
+        return x
+
+    def formula(self, op: Op) -> Formula | None:
+        if self.grid(op) is None:
+            return None if self.curve(op) is not None else self.base.formula(op)
+        code = {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
+        own = self.base.formula(op)  # what continues the grid
+        assert own is not None, "kernel tables lie on a calibrated model"
+        return Formula(code, own.p, own.x)
+
+    def most_rows(self, op: Op) -> float | None:
+        """Most rows of a curve's op that were measured; None for other ops."""
+        found = self.curve(op)
+        return None if found is None else float(found.rows[-1])
+
+
+def _heads(op: Op) -> tuple[int, ...]:
+    """What tells attention kernels apart."""
+    return tuple(int(op.shape[name]) for name in ("heads_q", "heads_kv", "head_dim"))
+
+
+def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel) -> TableModel:
+    """Read kernel tables of a device (both forms that `workloads.kernel_tables` reads).
+
+    Raises
+    ------
+    InputError
+        No tables, none of this device, or a row that cannot be used.
+    """
+    tables, skipped = read_tables(paths, every_op=True)
+    if skipped:  # a cost taken from the device's model instead would go unseen
+        first = skipped[0]
+        where = f"{first.file}:{first.line}" if first.line else first.file
+        raise InputError(where, first.reason)
+    names = {spec.name, *spec.aliases}
+    own = {
+        family: table.take(np.array([d in names for d in table["device"]], dtype=bool))
+        for family, table in tables.items()
+    }
+    if not any(len(table) for table in own.values()):
+        found = sorted({str(d) for table in tables.values() for d in table["device"]})
+        raise InputError(
+            "--kernels", f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}"
+            f"{nearest(spec.name, found)}",
+        )  # fmt: skip
+    curves: dict[tuple[str, ...], Curve] = {}
+    if "gemm" in own:
+        curves.update(_curves(own["gemm"], "m", ("n", "k"), "gemm"))
+    if "norm" in own:
+        curves.update(_curves(own["norm"], "rows", ("cols",)))
+    mixed = _points(
+        own.get("attention_mixed"), ("heads_q", "heads_kv", "head_dim"),
+        ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
+    )  # fmt: skip
+    moe = _points(
+        own.get("moe"), ("hidden", "inter", "experts", "topk"), ("tokens", "active_experts")
+    )
+    fits = {key: fit_blocks(spec, (key[0], key[1], key[2]), *at) for key, at in mixed.items()}
+    return TableModel(
+        base,
+        curves,
+        {key: filled_grid(points, seconds) for key, (points, seconds) in mixed.items()},
+        {key: filled_grid(points, seconds) for key, (points, seconds) in moe.items()},
+        sum(len(t) for t in own.values()),
+        hardware(spec),
+        {key: fit for key, fit in fits.items() if fit is not None},
+    )
+
+
+def _curves(
+    table: Table, by: str, shape: tuple[str, ...], kernel: str | None = None
+) -> dict[tuple[str, ...], Curve]:
+    """One curve a shape; rows measured more than once count by their median."""
+    keys = [
+        (kernel or str(name), *(str(int(v)) for v in values))
+        for name, *values in zip(table["kernel"], *(table[c] for c in shape), strict=True)
+    ]
+    rows: dict[tuple[str, ...], dict[float, list[float]]] = {}
+    for key, at, seconds in zip(keys, table[by], table["measured_s"], strict=True):
+        rows.setdefault(key, {}).setdefault(float(at), []).append(float(seconds))
+    return {
+        key: Curve(np.array(sorted(points)), np.array([np.median(points[m]) for m in sorted(points)]))
+        for key, points in rows.items()
+    }  # fmt: skip
+
+
+def _points(
+    table: Table | None, shape: tuple[str, ...], axes: tuple[str, ...]
+) -> dict[tuple[int, ...], tuple[F8, F8]]:
+    """Measured points and their seconds by shape."""
+    if table is None:
+        return {}
+    keys = np.array([[int(v) for v in table[c]] for c in shape]).T
+    out: dict[tuple[int, ...], tuple[F8, F8]] = {}
+    for key in np.unique(keys, axis=0):
+        rows = table.take((keys == key).all(axis=1))
+        points = np.column_stack([rows[a] for a in axes]).astype(np.float64)
+        out[tuple(int(v) for v in key)] = points, rows["measured_s"].astype(float)
+    return out

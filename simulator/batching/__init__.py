@@ -1,0 +1,1 @@
+"""What a step works on: policies, plans, the KV cache, the inner loop."""

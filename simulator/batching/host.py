@@ -1,0 +1,59 @@
+"""The host beside the devices: what it does for every step, and how it starts their kernels.
+
+While the devices compute a step, a serving engine's processes schedule the next one, prepare its
+inputs, and hand out tokens. With asynchronous scheduling only what takes longer than the devices is
+seen; otherwise the devices wait for all of it. Without captured graphs kernels are started one by
+one, and a step takes at least as long as that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ...workloads.jit import compiled_part
+
+LAUNCH_S = 26e-6
+"""Seconds to start one op without a captured graph. Assumed to be everywhere what one published
+pair says: a decode step of Llama-3.1-8B on an H100 of 8.4 ms started op by op, which is that of its
+323 ops, and 5.1 ms as a graph (cloudai.pt, "CUDA Graphs + torch.compile", 2026)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Seconds of the host; none by default.
+
+    Both measured runs of docs/serving.md, with steps of 16 ms and more under asynchronous
+    scheduling, show none.
+
+    Attributes
+    ----------
+    step_s, sequence_s : float
+        For every step, and for every sequence in it.
+    launch_s : float
+        To start one op of a step that is no captured graph.
+    """
+
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    launch_s: float = 0.0
+
+
+NO_HOST = Host()
+
+
+class Pace(NamedTuple):
+    """The same for one deployment and policy, for the compiled path."""
+
+    step_s: float
+    sequence_s: float
+    launching_s: float  # all ops of a step; 0 where it is a captured graph
+    hidden: bool  # behind the devices' work
+
+
+@compiled_part
+def paced(pace: Pace, seconds: float, sequences: float) -> float:
+    """Seconds of a step that takes the devices `seconds`, with `sequences` a rank on average."""
+    seconds = max(seconds, pace.launching_s)
+    own = pace.step_s + pace.sequence_s * sequences
+    return max(seconds, own) if pace.hidden else seconds + own

@@ -1,0 +1,156 @@
+"""KV capacity of a deployment: what fits on one device, in blocks per attention window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
+from ..deploy.deployment import Deployment
+
+BLOCK_TOKENS = 16
+"""Tokens of one KV block (vLLM's default block_size)."""
+
+MOST_BLOCKS = 1 << 25
+"""Most blocks of one rank whose content is tracked: about 2 GiB of tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSettings:
+    """How an engine sets up its KV cache.
+
+    Attributes
+    ----------
+    block_tokens : int
+        Tokens of one block.
+    blocks : int, optional
+        Blocks of one rank; what fits the device's memory if not given.
+    memory_bytes : float, optional
+        Memory of one device for weights and cache together [B], instead of the usable fraction
+        of the device's description.
+    """
+
+    block_tokens: int = BLOCK_TOKENS
+    blocks: int | None = None
+    memory_bytes: float | None = None
+
+
+class KvRules(NamedTuple):
+    """KV bytes of a sequence on one device: blocks in every window class, and constant state."""
+
+    window: npt.NDArray[np.int64]  # [C] tokens a class keeps; 0 = all
+    block_bytes: npt.NDArray[np.float64]  # [C] bytes of one block over the layers of the class
+    constant: float  # constant-size state of a sequence [B]
+    block: int  # tokens of one block
+    capacity: float  # bytes for KV and state on one device
+    cached: bool = False  # whether blocks are shared and found again by their content
+
+    @property
+    def blocks(self) -> int:
+        """Whole blocks that fit."""
+        return int(self.capacity / self.block_bytes.sum() * (1 + 1e-12))
+
+
+def kv_rules(
+    deployment: Deployment, settings: CacheSettings | None = None, caching: bool = False
+) -> KvRules:
+    """KV bytes and capacity of one device's shard.
+
+    Prefix caching works on one kind of block, so models with windows or constant state go without.
+    Windowed layers keep at most their window; every class is rounded up to whole blocks. With
+    pipeline parallel the stage that fills up first decides (vLLM's workers all have the fewest
+    blocks that any of them can hold).
+
+    Raises
+    ------
+    CapacityError
+        The weights alone do not fit.
+    InputError
+        More blocks than can be tracked by their content.
+    """
+    settings = settings or CacheSettings()
+    memories = deployment.memories(settings.memory_bytes)
+    stages = zip(deployment.stages, memories, strict=True)
+    rules = _of_all([_stage_rules(held, memory.kv, settings) for held, memory in stages])
+    whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
+    if caching and whole:
+        if rules.blocks > MOST_BLOCKS:
+            raise InputError(
+                "num_gpu_blocks" if settings.blocks else "block_size",
+                f"gives {rules.blocks:,} blocks of {rules.block} tokens; prefix caching tracks at "
+                f"most {MOST_BLOCKS:,}",
+            )
+        rules = rules._replace(capacity=rules.blocks * float(rules.block_bytes[0]), cached=True)
+    return rules
+
+
+def _stage_rules(held: ModelSpec, capacity: float, settings: CacheSettings) -> KvRules:
+    """KV bytes and capacity of one device of a pipeline stage."""
+    classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
+    sizes = np.array([size * block for size in classes.values()])
+    if settings.blocks is not None:
+        capacity = float(settings.blocks * sizes.sum())
+    window = np.array(list(classes), dtype=np.int64)
+    return KvRules(window, sizes, held.state_bytes_per_sequence, block, capacity)
+
+
+def _of_all(stages: list[KvRules]) -> KvRules:
+    """Rules that hold on every pipeline stage: those of the stage that fills up first.
+
+    Everything is counted in bytes of that stage. Where the stages have their windows or constant
+    states in different shares, each share counts as on the stage where it takes most, so that no
+    stage is ever overdrawn.
+    """
+    if len(stages) == 1:
+        return stages[0]
+    windows = list(dict.fromkeys(int(w) for rules in stages for w in rules.window))
+    shares = np.zeros((len(stages), len(windows) + 1))  # of its capacity, by block and state
+    for s, rules in enumerate(stages):
+        at = [windows.index(int(w)) for w in rules.window]
+        shares[s, at], shares[s, -1] = rules.block_bytes, rules.constant
+        shares[s] /= rules.capacity or 1.0
+    first = stages[int(shares.sum(axis=1).argmax())]
+    sizes = shares.max(axis=0) * first.capacity
+    return KvRules(
+        np.array(windows, dtype=np.int64), sizes[:-1], float(sizes[-1]), first.block,
+        first.capacity,
+    )  # fmt: skip
+
+
+def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Bytes that sequences of `tokens` cached tokens hold on one device, shape as `tokens`."""
+    size = np.full(tokens.shape, rules.constant)
+    for window, block_bytes in zip(rules.window, rules.block_bytes, strict=True):
+        kept = np.minimum(tokens, window) if window else tokens
+        size = size + block_bytes * -(-kept // rules.block)
+    return size
+
+
+def check_fits(
+    rules: KvRules,
+    inputs: npt.NDArray[np.int64],
+    outputs: npt.NDArray[np.int64],
+    ids: npt.NDArray[np.int64],
+    where: str,
+) -> None:
+    """Refuse requests that could never run, even alone; they would wait forever.
+
+    Raises
+    ------
+    CapacityError
+        Names the first such request, with needed and available GiB per device.
+    """
+    need = sequence_bytes(rules, inputs + outputs - 1)
+    bad = np.flatnonzero(need > rules.capacity)
+    if len(bad):
+        i = int(bad[0])
+        raise CapacityError(
+            where,
+            f"request {ids[i]} ({inputs[i]} tokens in, {outputs[i]} out) needs "
+            f"{need[i] / 2**30:.2f} GiB of KV cache per device, {rules.capacity / 2**30:.2f} GiB "
+            "available",
+        )

@@ -1,0 +1,289 @@
+"""The plan of a step: which sequences run, and how many tokens of each.
+
+One compiled function, :func:`plan_rank`, reads the data of a policy (`policies.Limits`) and the
+engine's state arrays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.batch import (
+    BASE_MOMENTS,
+    DECODE_KV,
+    DECODES,
+    PREFILL_KV,
+    PREFILL_PAIRS,
+    PREFILL_RECT,
+    PREFILL_TOKENS,
+    PREFILLS,
+    SEQUENCES,
+    TOKENS,
+    WINDOW_MOMENTS,
+)
+from ...workloads.jit import compiled_inline, compiled_part, int64
+from .holding import (
+    hold,
+    kv_bytes,
+    note_content,
+    preempt_last,
+    use_prefix,
+)
+from .kv import KvRules
+from .policies import Limits
+from .state import (
+    C_CHUNKS,
+    C_WAITED,
+    F8,
+    F_SCHEDULED,
+    I8,
+    I_CACHED,
+    I_FLIGHT,
+    I_GENERATED,
+    I_HASHED,
+    I_INPUT,
+    I_NEXT,
+    I_OUTPUT,
+    I_ROOM,
+    I_TARGET,
+    R_HEAD,
+    R_LATE,
+    R_LEFT,
+    R_RUNNING,
+    R_TAIL,
+    R_WAITING,
+    State,
+)
+
+
+@compiled_part
+def visible(tokens: int, window: int) -> int:
+    """`batch.visible_pairs` of one prompt."""
+    inside = min(tokens, window) if window > 0 else tokens
+    return inside * (inside + 1) // 2 + (tokens - inside) * window
+
+
+@compiled_part
+def count_decode(m: F8, windows: I8, context: int) -> None:
+    """Add a decode with `context` tokens before it to the moments of its rank's batch."""
+    m[TOKENS] += 1.0
+    m[SEQUENCES] += 1.0
+    m[DECODES] += 1.0
+    for w in range(windows.size):
+        kv = context + 1
+        if windows[w] > 0:
+            kv = min(kv, windows[w])
+        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+
+
+@compiled_part
+def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
+    """Add a prompt chunk of `q` tokens with `context` tokens before it."""
+    m[TOKENS] += q
+    m[SEQUENCES] += 1.0
+    m[PREFILL_TOKENS] += q
+    m[PREFILLS] += 1.0
+    for w in range(windows.size):
+        window = windows[w]
+        kv = context + q
+        if window > 0:
+            kv = min(kv, window + q - 1)
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
+        m[at + PREFILL_KV] += kv
+        m[at + PREFILL_RECT] += q * kv
+
+
+@compiled_part
+def brings_cache(st: State, i: int) -> bool:
+    """Whether a waiting request's cache has come from another engine: it decodes at once."""
+    return bool(st.ints[i, I_CACHED] == st.ints[i, I_TARGET])
+
+
+@compiled_inline
+def admit(
+    st: State, limits: Limits, kv: KvRules, r: int, budget: int, prompts: int, now: float
+) -> int:
+    """Admit the head of a rank's queue if tokens and KV allow; its new tokens, else 0."""
+    rank, i = st.ranks[r], st.ranks[r, R_HEAD]
+    if i < 0:
+        return 0
+    request = st.ints[i]
+    want = request[I_TARGET]
+    if brings_cache(st, i):
+        want = int64(1)
+    if want > budget and limits.chunked:
+        want = budget
+    whole = max(request[I_TARGET], request[I_CACHED] + want)
+    if limits.reserve:
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1
+    # Uncut, a prompt above the budget runs as the only prompt of its step.
+    if want > budget and prompts > 0:
+        return 0
+    if kv.cached:
+        if not use_prefix(st, kv, r, i, whole):
+            return 0
+        want = min(request[I_TARGET] - request[I_CACHED], want)
+    if limits.lazy:
+        if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
+            return 0
+        whole = request[I_CACHED] + want
+    if not hold(st, kv, r, i, whole):
+        return 0
+    rank[R_HEAD] = request[I_NEXT]
+    if rank[R_HEAD] < 0:
+        rank[R_TAIL] = -1
+    rank[R_WAITING] -= 1
+    if np.isnan(st.floats[i, F_SCHEDULED]):
+        st.floats[i, F_SCHEDULED] = now
+    st.running[r, rank[R_RUNNING]] = i
+    rank[R_RUNNING] += 1
+    return int(want)
+
+
+@compiled_inline
+def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
+    """Plan `want` new tokens of a rank's running sequence `j`."""
+    i = st.running[r, j]
+    request, m = st.ints[i], st.moments[r]
+    if kv.cached and want > 0:  # those to come can share what this step computes
+        note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
+    st.fresh[r, j] = want
+    st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
+    if want > 0 and request[I_CACHED] < request[I_TARGET]:
+        count_chunk(m, windows, request[I_CACHED], want)
+        c = st.counters[C_CHUNKS]
+        st.chunks[0, c], st.chunks[1, c] = want, i
+        st.counters[C_CHUNKS] += 1
+    elif want > 0:
+        count_decode(m, windows, request[I_CACHED])
+
+
+@compiled_part
+def waiting_prompt(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """Tokens of the prompts at the head of a rank's queue that could all start now."""
+    rank = st.ranks[r]
+    i, tokens, free = rank[R_HEAD], int64(0), st.free[r]
+    places = limits.max_sequences - rank[R_RUNNING] - rank[R_LATE]
+    budget = limits.token_budget - rank[R_RUNNING]
+    while i >= 0 and places > 0 and budget > 0:
+        request = st.ints[i]
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1 if limits.reserve else request[I_TARGET]
+        free -= kv_bytes(kv, whole)
+        if free < 0.0 or brings_cache(st, i):
+            break
+        if tokens > 0 and tokens + request[I_TARGET] > budget:
+            return int(budget if limits.chunked else tokens)
+        tokens += request[I_TARGET]
+        places -= 1
+        i = request[I_NEXT]
+    return int(tokens)
+
+
+@compiled_part
+def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
+    """Whether this plan lets waiting prompts wait on, see `Policy`; counts the plans that do."""
+    if limits.gather_steps == 0 and limits.even_steps == 0:
+        return False
+    ranks, counters = st.ranks, st.counters
+    able, decoding, tokens = int64(0), int64(0), int64(0)
+    for r in range(ranks.shape[0]):
+        prompt = waiting_prompt(st, limits, kv, r)
+        able += prompt > 0
+        decoding += ranks[r, R_RUNNING] > 0
+        tokens += prompt + ranks[r, R_RUNNING]
+    waited = counters[C_WAITED]
+    if limits.even_steps > 0:
+        wait = able < ranks.shape[0]
+        waited += wait
+        stop = waited >= limits.even_steps or decoding < ranks.shape[0]
+    else:
+        wait = able > 0 and decoding > 0
+        waited += wait
+        stop = waited > limits.gather_steps or tokens >= limits.gather_tokens
+    counters[C_WAITED] = waited
+    if wait and not stop:
+        return True
+    if wait or limits.even_steps > 0:
+        counters[C_WAITED] = 0
+    return False
+
+
+@compiled_part
+def plan_prompts(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+) -> int:  # fmt: skip
+    """Plan a rank's step of prompts alone; how many run."""
+    rank, budget, prompts = st.ranks[r], limits.token_budget, int64(0)
+    for j in range(rank[R_RUNNING]):
+        request = st.ints[st.running[r, j]]
+        want = min(max(request[I_TARGET] - request[I_CACHED], 0), budget)
+        set_tokens(st, kv, windows, r, j, want)
+        budget -= want
+        prompts += want > 0
+    while not closed and budget > 0 and rank[R_RUNNING] + rank[R_LATE] < limits.max_sequences:
+        if rank[R_HEAD] < 0 or brings_cache(st, rank[R_HEAD]):
+            break
+        want = admit(st, limits, kv, r, budget, prompts, now)
+        if want == 0:
+            break
+        set_tokens(st, kv, windows, r, rank[R_RUNNING] - 1, want)
+        budget -= min(want, budget)
+        prompts += 1
+    return int(prompts)
+
+
+@compiled_part
+def plan_rank(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+) -> int:  # fmt: skip
+    """Plan one rank's step; returns how many sequences it preempted.
+
+    Running sequences come first, in order of admission; then, unless any was preempted or the
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. With pipeline
+    parallel a sequence whose step is in flight is never preempted: who needs its memory waits
+    until it can be. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
+    moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
+    """
+    rank, m = st.ranks[r], st.moments[r]
+    for w in range(m.size):
+        m[w] = 0.0
+    rank[R_LEFT] = 1 << 40
+    if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
+        return 0
+    budget = limits.token_budget
+    preemptions, prompts, j, short = int64(0), 0, 0, False
+    while budget > 0 or j < rank[R_RUNNING]:
+        if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
+            if preemptions > 0 or short or j + rank[R_LATE] >= limits.max_sequences:
+                break
+            head = rank[R_HEAD]
+            if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
+                break
+            want = admit(st, limits, kv, r, budget, prompts, now)
+            if want == 0:
+                break
+            prompts += 1
+        else:
+            i = st.running[r, j]
+            request = st.ints[i]
+            left = request[I_TARGET] - request[I_CACHED]
+            want = min(left if left > 0 else 1, budget)
+            if left <= 0 and request[I_FLIGHT] > 0:
+                want = int64(0)  # the token that goes in next has yet to come
+            fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
+            while not fits and j < rank[R_RUNNING]:
+                fits = hold(st, kv, r, i, request[I_CACHED] + want)
+                if fits:
+                    break
+                if st.ints[st.running[r, rank[R_RUNNING] - 1], I_FLIGHT] > 0:
+                    want, fits, short = int64(0), True, True
+                else:
+                    preempt_last(st, kv, r)
+                    preemptions += 1
+            if not fits:
+                break
+        set_tokens(st, kv, windows, r, j, want)
+        budget -= min(want, budget)
+        j += 1
+    return preemptions

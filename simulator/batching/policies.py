@@ -1,0 +1,199 @@
+"""Batching policies: which sequences run in the next step, and how many tokens of each.
+
+A policy is data (:class:`Policy`) read by one compiled function (`planning.plan_rank`) over the
+engine's state arrays. ``chunked`` and ``mixed`` differ in how prompts join the running decodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from ...workloads.errors import InputError
+from ...workloads.registry import Registry
+from .host import LAUNCH_S, NO_HOST, Host, Pace
+
+MOST_CAPTURED = 512
+"""Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
+
+
+class Limits(NamedTuple):
+    """What a policy may do in one step, for the compiled path; see `Policy`."""
+
+    token_budget: int
+    max_sequences: int
+    chunked: bool
+    reserve: bool
+    lazy: bool
+    ahead: bool
+    waiting_load: int
+    prompts_alone: bool
+    poll_steps: int
+    gather_steps: int
+    gather_tokens: int
+    even_steps: int
+    captured: int
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """First come, first served; running sequences before waiting ones.
+
+    Attributes
+    ----------
+    name : str
+    token_budget : int
+        Tokens of one step (decodes count one each).
+    max_sequences : int
+        Sequences that run at once on one rank.
+    chunked : bool
+        Prompts may be cut to what is left of the budget. If not, a prompt runs whole; one that
+        alone exceeds the budget runs as the only prompt of its step.
+    reserve : bool
+        Admission reserves the KV cache of the finished request, so that nothing is ever
+        preempted. If not, blocks are taken as tokens come; when they run out the
+        latest-admitted request is put back to the front of the queue and recomputed.
+    lazy : bool
+        Blocks of a prompt are taken chunk by chunk, though admission asks for room for all of
+        it. If not, admission takes them all.
+    ahead : bool
+        Asynchronous scheduling: a step is planned when the one before it starts, so that an
+        arrival, or the memory and place of a finished sequence, counts from the step after the
+        next one on. With pipeline parallel it changes nothing, see `pipeline`.
+    caching : bool
+        Prefix caching: freed blocks keep their content until they are handed out again, see
+        `prefix`. Only models whose layers all cache every token can use it.
+    graphs : bool
+        Steps that only decode run as captured graphs, at the next larger batch captured.
+    waiting_load : int
+        How many running requests a waiting one counts for when a request is given to a rank.
+    prompts_alone : bool
+        A step has prompts or decodes, never both, and prompts come first: decodes wait while
+        there is a prompt that can run. Not with `lazy`: blocks of a whole prompt are held when
+        it is admitted, so that its chunks never run out of them.
+    poll_steps : int
+        Arrivals are looked at every so many decoding-only steps, and after every step with a
+        prompt; an idle engine looks at once.
+    gather_steps, gather_tokens : int
+        Prompts wait beside running decodes until those that could start now have, with the
+        decodes, so many tokens, or for so many steps. 0 steps: they never wait.
+    even_steps : int
+        Of data-parallel ranks: prompts start when every rank has one that could, at the latest
+        every so many steps; at once where a rank has nothing to decode. 0: they never wait.
+    host : Host
+        What the host's work takes. Behind the devices' with `ahead`, or with several batches in
+        flight; kernels are started one by one without `graphs`.
+    """
+
+    name: str
+    token_budget: int
+    max_sequences: int
+    chunked: bool
+    reserve: bool
+    lazy: bool = False
+    ahead: bool = False
+    caching: bool = False
+    waiting_load: int = 1
+    prompts_alone: bool = False
+    poll_steps: int = 1
+    gather_steps: int = 0
+    gather_tokens: int = 0
+    even_steps: int = 0
+    graphs: bool = False
+    host: Host = NO_HOST
+
+    def __post_init__(self) -> None:
+        if self.prompts_alone and self.lazy:
+            raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether prompts may wait for others."""
+        return self.gather_steps > 0 or self.even_steps > 0
+
+    @property
+    def captured(self) -> int:
+        """Largest batch with a captured graph (vllm/config/vllm.py); 0 = none."""
+        return min(2 * self.max_sequences, MOST_CAPTURED) if self.graphs else 0
+
+    def pace(self, ops: int, stages: int) -> Pace:
+        """What the host takes for the steps of a deployment of so many ops and stages."""
+        starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
+        return Pace(self.host.step_s, self.host.sequence_s, starting, self.ahead or stages > 1)
+
+    def limits(self, ops: int, stages: int) -> Limits:
+        """The same for the compiled path and a deployment of so many ops and stages."""
+        return Limits(
+            self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
+            self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,
+            self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
+            self.pace(ops, stages),
+        )  # fmt: skip
+
+
+MAX_SEQUENCES = 65_536
+"""Most sequences of one rank; each has a slot in every step."""
+
+POLICIES: Registry[Policy] = Registry("policy")
+
+POLICIES.register("chunked")(Policy("chunked", 8192, 256, chunked=True, reserve=False))
+"""Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
+
+POLICIES.register("mixed")(Policy("mixed", 524_288, 256, chunked=False, reserve=True))
+"""Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is that of
+the authors' simulator (eval/test.cpp)."""
+
+
+POLICIES.register("vllm")(
+    Policy(
+        "vllm",
+        8192,
+        1024,
+        chunked=True,
+        reserve=False,
+        lazy=True,
+        ahead=True,
+        caching=True,
+        waiting_load=4,
+        graphs=True,
+        host=Host(launch_s=LAUNCH_S),
+    )
+)
+"""vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and
+asynchronous scheduling, which is on by default there. Limits: the server's defaults on GPUs of 70 GiB
+and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
+4 x waiting + running (vllm/v1/engine/core_client.py)."""
+
+
+def make_policy(
+    name: str, token_budget: int | None = None, max_sequences: int | None = None
+) -> Policy:
+    """A registered policy with its limits changed.
+
+    Raises
+    ------
+    InputError
+        Unknown policy, or a limit outside [1, 2^31).
+    """
+    if name not in POLICIES:
+        try:
+            POLICIES[name]
+        except InputError as error:
+            raise InputError(f"--policy {name!r}", error.reason) from None
+    return limited(POLICIES[name], token_budget, max_sequences)
+
+
+def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:
+    """A policy with its limits changed; see `make_policy`."""
+    for option, value in (("--token-budget", token_budget), ("--max-seqs", max_sequences)):
+        if value is not None and not 1 <= value < 2**31:
+            raise InputError(option, f"must be in [1, 2^31), not {value}")
+    if max_sequences is not None and max_sequences > MAX_SEQUENCES:
+        reason = f"must be at most {MAX_SEQUENCES:,} sequences, not {max_sequences}"
+        raise InputError("--max-seqs", reason)
+    if token_budget is not None:
+        policy = replace(policy, token_budget=token_budget)
+    if max_sequences is not None:
+        policy = replace(policy, max_sequences=max_sequences)
+    return policy

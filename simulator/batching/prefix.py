@@ -1,0 +1,169 @@
+"""Identity of KV blocks: the free list, and what content a block still holds (prefix caching).
+
+As in vLLM, a freed block keeps its content until it is handed out again: the free list is a
+queue, least recently freed first, and a sequence frees its last block first, so that the start of
+a prompt stays longest. A prompt whose leading blocks are still there, in use or free, does not
+compute them again. Content is told by keys: of a trace's prefix hashes, shared by all requests with
+the same hash, and of a preempted request's own blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_part
+from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
+
+I8 = npt.NDArray[np.int64]
+
+NEXT, PREVIOUS = 0, 1
+USERS, KEY = 0, 1
+"""Columns of `Pool.blocks`: sequences that hold the block, and the key of its content (0: none)."""
+
+
+class Pool(NamedTuple):
+    """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries."""
+
+    links: I8  # [R, N+1, 2] free list; the last row is its head and tail
+    blocks: I8  # [R, N, 2]
+    table: I8  # [R, T, 2] key (0: empty) and block; open addressing, T a power of 2
+    held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
+    hashes: I8  # [H] prefix hashes of all requests, one request after another
+
+
+def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
+    """Return a pool of `blocks` free blocks per rank, in order of their numbers."""
+    links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
+    ring = np.arange(blocks + 1)
+    links[:, :, NEXT], links[:, :, PREVIOUS] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
+    held = np.zeros((ranks, sequences, 1), dtype=np.int64)
+    held[:, :, -1] = np.arange(sequences)[::-1]
+    size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
+    return Pool(
+        links,
+        np.zeros((ranks, blocks, 2), dtype=np.int64),
+        np.zeros((ranks, size, 2), dtype=np.int64),
+        held,
+        np.zeros(0, dtype=np.int64),
+    )
+
+
+def widened(pool: Pool, width: int) -> Pool:
+    """The same pool with room for sequences of `width` blocks."""
+    ranks, sequences, have = pool.held.shape
+    if width < have:
+        return pool
+    held = np.zeros((ranks, sequences, width + 1), dtype=np.int64)
+    held[:, :, : have - 1], held[:, :, -1] = pool.held[:, :, :-1], pool.held[:, :, -1]
+    return pool._replace(held=held)
+
+
+@compiled_part
+def content_key(hashes: I8, first: int, hashed: int, request: int, j: int, block: int) -> int:
+    """Key of block `j` of a request: odd where `hashed` tokens cover it, else its own."""
+    if (j + 1) * block <= hashed:
+        parts = PREFIX_BLOCK_TOKENS // block
+        return int((hashes[first + j // parts] * parts + j % parts) * 2 + 1)
+    return ((request << 24) + j) * 2 + 2
+
+
+@compiled_part
+def place(key: int, mask: int) -> int:
+    """Where a key's search starts in a table of ``mask + 1`` entries."""
+    return int(((key * 7046029254386353131) >> 16) & mask)
+
+
+@compiled_part
+def find(table: I8, key: int) -> int:
+    """Block that holds a content, or -1."""
+    mask = table.shape[0] - 1
+    at = place(key, mask)
+    while table[at, 0] != 0:
+        if table[at, 0] == key:
+            return int(table[at, 1])
+        at = (at + 1) & mask
+    return -1
+
+
+@compiled_part
+def remember(pool: Pool, r: int, b: int, key: int) -> None:
+    """Note the content of a block, unless another block holds it already."""
+    table = pool.table[r]
+    mask = table.shape[0] - 1
+    at = place(key, mask)
+    while table[at, 0] != 0:
+        if table[at, 0] == key:
+            return
+        at = (at + 1) & mask
+    table[at, 0], table[at, 1] = key, b
+    pool.blocks[r, b, KEY] = key
+
+
+@compiled_part
+def forget(pool: Pool, r: int, b: int) -> None:
+    """Drop the content of a block from the table (backward-shift deletion)."""
+    table = pool.table[r]
+    mask = table.shape[0] - 1
+    hole = place(pool.blocks[r, b, KEY], mask)
+    while table[hole, 0] != pool.blocks[r, b, KEY]:
+        hole = (hole + 1) & mask
+    at = (hole + 1) & mask
+    while table[at, 0] != 0:
+        home = place(table[at, 0], mask)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            table[hole, 0], table[hole, 1] = table[at, 0], table[at, 1]
+            hole = at
+        at = (at + 1) & mask
+    table[hole, 0] = 0
+    pool.blocks[r, b, KEY] = 0
+
+
+@compiled_part
+def unlink(links: I8, b: int) -> None:
+    """Take a block out of the free list."""
+    after, before = links[b, NEXT], links[b, PREVIOUS]
+    links[before, NEXT], links[after, PREVIOUS] = after, before
+
+
+@compiled_part
+def append(links: I8, b: int) -> None:
+    """Put a block at the end of the free list."""
+    end = links.shape[0] - 1
+    last = links[end, PREVIOUS]
+    links[last, NEXT], links[b, PREVIOUS] = b, last
+    links[b, NEXT], links[end, PREVIOUS] = end, b
+
+
+@compiled_part
+def take(pool: Pool, r: int) -> int:
+    """Hand out the block that was freed longest ago; its content is lost."""
+    links = pool.links[r]
+    b = links[links.shape[0] - 1, NEXT]
+    unlink(links, b)
+    if pool.blocks[r, b, KEY] != 0:
+        forget(pool, r, b)
+    pool.blocks[r, b, USERS] = 1
+    return int(b)
+
+
+@compiled_part
+def share(pool: Pool, r: int, b: int) -> bool:
+    """Use a block for its content; whether it was free."""
+    users = pool.blocks[r, b, USERS]
+    if users == 0:
+        unlink(pool.links[r], b)
+    pool.blocks[r, b, USERS] = users + 1
+    return bool(users == 0)
+
+
+@compiled_part
+def give_back(pool: Pool, r: int, b: int) -> bool:
+    """Stop using a block; whether it became free."""
+    pool.blocks[r, b, USERS] -= 1
+    if pool.blocks[r, b, USERS] > 0:
+        return False
+    append(pool.links[r], b)
+    return True

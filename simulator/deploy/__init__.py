@@ -1,0 +1,1 @@
+"""A model on a system: layout, placement, the programs of its devices."""

@@ -1,0 +1,285 @@
+"""A model on a system: everything a step's cost depends on, chosen and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ...devices.cost import KernelModel
+from ...devices.device import SharedMemoryDevice, build_device, with_tables
+from ...devices.link import FittedLink, LinkModel
+from ...devices.spec import SystemSpec
+from ...workloads.errors import InputError, nearest
+from ...workloads.layers import MixtureOfExperts, Run
+from ...workloads.model import ModelSpec, MoeLayer
+from ...workloads.numerics import WEIGHT_GROUPS
+from ...workloads.ops import Op
+from ...workloads.routing import Router, check_routing, make_router
+from .layout import (
+    Layout,
+    Memory,
+    device_memory,
+    exchange_link,
+    make_layout,
+    rank_link,
+    shard_model,
+    stage_link,
+    stage_models,
+)
+from .placement import PLACEMENTS
+from .programs import LOGITS
+
+ATTENTION = ("flash", "unfused")
+"""Algorithms of attention: one pass over K and V, or scores through main memory."""
+
+DRAWS = ("layer", "step")
+"""How often expert loads are drawn; see `deploy`."""
+
+EXCHANGES = ("all_to_all", "gather")
+"""How ranks share experts; see `deploy`."""
+
+COSTS = ("auto", "roofline")
+"""Where an op's seconds come from; see `deploy`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertPart:
+    """One expert part of the model as one device runs it.
+
+    Attributes
+    ----------
+    spec : MixtureOfExperts or ExpertAttention
+        The sharded part.
+    ep : int
+        Groups that hold different experts of it.
+    router, row : Router, int
+        Where its loads come from.
+    layers : int
+        Layers that share each draw.
+    stage : int
+        Pipeline stage that it is part of.
+    """
+
+    spec: MoeLayer
+    ep: int
+    router: Router
+    row: int
+    layers: int = 1
+    stage: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A sharded model on a system under a layout, a placement rule and a routing.
+
+    Attributes
+    ----------
+    model, shard : ModelSpec
+        The whole model, and what one device holds of it (with pipeline parallel, those of all
+        stages together).
+    stages : tuple of ModelSpec
+        What one device of each pipeline stage holds.
+    system : SystemSpec
+    device : SharedMemoryDevice
+    layout : Layout
+    placement : str
+    run : Run
+        Number formats and attention algorithm.
+    experts : tuple of ExpertPart
+        Every expert part in order of execution.
+    pools : tuple of Deployment
+        Of a split system: the devices that prefill and those that decode. All else then speaks of
+        the latter, except `system`, which is the whole.
+    """
+
+    model: ModelSpec
+    shard: ModelSpec
+    stages: tuple[ModelSpec, ...]
+    system: SystemSpec
+    device: SharedMemoryDevice
+    layout: Layout
+    placement: str
+    run: Run
+    experts: tuple[ExpertPart, ...]
+    pools: tuple[Deployment, ...] = ()
+
+    @property
+    def lockstep(self) -> bool:
+        """Whether ranks advance together: experts that serve all ranks tie them."""
+        return self.layout.dp > 1 and any(
+            isinstance(e.spec, MixtureOfExperts) for e in self.experts
+        )
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one engine (1 where ranks are independent replicas)."""
+        return self.layout.dp if self.lockstep else 1
+
+    @property
+    def replicas(self) -> int:
+        """Independent engines."""
+        return self.layout.dp // self.ranks
+
+    def link(self, op: Op) -> LinkModel | FittedLink:
+        """Cost model of a collective: measured within a node, latency and bandwidth across.
+
+        A transfer between the devices of a group runs over the link within a node.
+        """
+        if "stage" in op.shape:
+            spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
+        elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
+            spec, ranks = rank_link(self.layout, self.system), self.layout.tp
+        elif op.kind == "transfer":
+            spec, ranks = self.system.device.link, self.system.device.group
+        else:
+            spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
+        link, model = LinkModel(spec, ranks), next(iter(self.device.processors.values())).model
+        if isinstance(model, KernelModel) and spec is self.system.device.link:
+            return FittedLink(link, model)
+        return link
+
+    def memory(self, usable_bytes: float | None = None) -> Memory:
+        """Memory of one device, of the pipeline stage with most weights; see `memories`."""
+        return max(self.memories(usable_bytes), key=lambda memory: memory.weights)
+
+    def memories(self, usable_bytes: float | None = None) -> tuple[Memory, ...]:
+        """Memory of one device of each stage; refuses a model that does not fit.
+
+        Parameters
+        ----------
+        usable_bytes : float, optional
+            For weights and KV cache, instead of the description's usable fraction.
+        """
+        return tuple(
+            device_memory(held, self.layout, self.system, usable_bytes, stage)
+            for stage, held in enumerate(self.stages)
+        )
+
+
+def deploy(
+    model: ModelSpec,
+    system: SystemSpec,
+    *,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    pp: int | None = None,
+    placement: str | None = None,
+    attention: str | None = None,
+    routing: str = "uniform",
+    seed: int = 0,
+    draws: str = "layer",
+    costs: str = "auto",
+    kernels: Sequence[str] = (),
+    exchange: str = "all_to_all",
+) -> Deployment:
+    """Put a model on a system.
+
+    Parameters
+    ----------
+    tp, dp, ep, pp : int, optional
+        Parallel degrees; see `make_layout`.
+    placement, attention : str, optional
+        Override the device's defaults.
+    routing : str
+        See `workloads.routing`.
+    seed : int
+        Seed of the expert draws.
+    draws : str
+        "layer": every layer draws its expert loads in every step. "step": one draw a step stands
+        for all equal layers, which keeps the mean of a step's time and widens its spread; for
+        models of many layers that is many times faster.
+    costs : str
+        "auto": fitted kernel models on devices that have them or can take them over from similar
+        ones; "roofline": peaks, bandwidth and efficiencies of the description.
+    kernels : sequence of str
+        Measured kernel tables of the device, which come before any model.
+    exchange : str
+        How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
+        "gather"; see `Layout.gather`.
+
+    Raises
+    ------
+    InputError
+        Degrees, placement or routing that do not fit the model or system.
+    """
+    check_routing(routing)
+    for where, name, known in (
+        ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--costs", costs, COSTS), ("draws", draws, DRAWS),
+        ("exchange", exchange, EXCHANGES),
+        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
+    ):  # fmt: skip
+        if name is not None and name not in known:
+            raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
+    if system.device.prefill_share is not None:
+        if pp not in (None, 1):
+            raise InputError("--pp", f"cannot go with the two pools of {system.name}")
+        sides = tuple(
+            deploy(
+                model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
+                routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
+                exchange=exchange,
+            )
+            for side in system.pools()
+        )  # fmt: skip
+        return replace(sides[1], system=system, pools=sides)
+    layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
+    shard = shard_model(model, layout)
+    stages = stage_models(shard, layout.pp)
+    device = build_device(system.device, calibrated=costs == "auto")
+    if kernels:
+        device = with_tables(device, kernels)
+    _check_formats(model, device)
+    return Deployment(
+        model=model,
+        shard=shard,
+        stages=stages,
+        system=system,
+        device=device,
+        layout=layout,
+        placement=system.device.placement if placement is None else placement,
+        run=Run(model.numerics, system.device.attention if attention is None else attention),
+        experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
+    )
+
+
+def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
+    """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
+    needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
+    for processor in device.processors.values():
+        for name in sorted(needed - set(processor.peak)):
+            known = ", ".join(sorted(processor.peak))
+            raise InputError(
+                "--dtype",
+                f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
+                f"{model.name} would; it has {known}",
+            )
+
+
+def _expert_parts(
+    stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
+) -> tuple[ExpertPart, ...]:
+    """Number the expert parts and give each a row of a router of its size.
+
+    If `shared`, equal layers of a stage are one part.
+    """
+    found = [
+        (part, count, s)
+        for s, stage in enumerate(stages)
+        for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
+        for part in layer.expert_parts
+    ]
+    sizes = [(part.experts, part.top_k) for part, _, _ in found]
+    routers: dict[tuple[int, int], Router] = {}
+    for size in dict.fromkeys(sizes):
+        keys = tuple(i for i, s in enumerate(sizes) if s == size)
+        routers[size] = make_router(
+            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
+        )
+    out = []
+    for i, (part, count, stage) in enumerate(found):
+        router = routers[sizes[i]]
+        ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
+        out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
+    return tuple(out)

@@ -1,0 +1,327 @@
+"""Parallel layout: how a model is cut over the devices of a system, and what they exchange.
+
+Devices form `dp` data-parallel ranks of `tp` devices. A rank's devices split every non-expert
+layer (tensor parallel). Experts go to `ep` groups of `devices / ep` devices, which split each
+expert's columns. Ranks of a MoE model run in lock-step because experts serve all of them;
+ranks of a dense model are independent replicas.
+
+With pipeline parallel the layers are cut into `pp` stages. All of the above then speaks of the
+devices of one stage; a rank has `tp` devices in every stage, and activations go from one to the
+next.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+from ...devices.spec import LinkSpec, SystemSpec
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.layers import ExpertAttention, MixtureOfExperts
+from ...workloads.model import Layer, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Parallel degrees; ``tp * dp == ep * expert_tp ==`` devices of one stage.
+
+    Attributes
+    ----------
+    tp : int
+        Devices a non-expert layer is split over.
+    dp : int
+        Data-parallel ranks.
+    ep : int
+        Groups the experts are dealt to.
+    expert_tp : int
+        Devices one expert is split over.
+    gather : bool
+        Ranks share experts by gathering everybody's tokens before them and scattering the sums
+        after them, instead of sending each token to its experts' ranks; and a rank's devices gather
+        the logits of the whole vocabulary.
+    away : frozenset of str
+        Op kinds that run on another device than the rest: their inputs and outputs cross the link.
+    pp : int
+        Stages that the layers are cut into.
+    """
+
+    tp: int
+    dp: int
+    ep: int
+    expert_tp: int
+    gather: bool = False
+    away: frozenset[str] = frozenset()
+    pp: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices of a stage; where processors are devices of their own, one of each is one."""
+        return self.tp * self.dp
+
+    @property
+    def all_devices(self) -> int:
+        """Devices of all stages."""
+        return self.devices * self.pp
+
+    @property
+    def degrees(self) -> str:
+        """For messages."""
+        stages = f", pp {self.pp}" if self.pp > 1 else ""
+        return f"tp {self.tp}, dp {self.dp}, ep {self.ep}{stages}"
+
+
+def make_layout(
+    model: ModelSpec,
+    system: SystemSpec,
+    tp: int | None = None,
+    dp: int | None = None,
+    ep: int | None = None,
+    pp: int | None = None,
+) -> Layout:
+    """Choose the degrees that are not given.
+
+    Tensor parallel within a node and data parallel across nodes; experts by the system's rule:
+    ``expert-parallel`` spreads whole experts over as many devices as divide them,
+    ``tensor-parallel`` splits every expert within a node and deals experts to nodes. There is one
+    pipeline stage unless more are asked for.
+
+    Raises
+    ------
+    InputError
+        Degrees that do not multiply to the number of devices or do not divide the model.
+    """
+    devices = system.groups
+    away = _away(system)
+    for name, value in (("--tp", tp), ("--dp", dp), ("--ep", ep), ("--pp", pp)):
+        if value is not None and not 1 <= value <= devices:
+            raise InputError(name, f"must be in [1, {devices}] on {system.name}, not {value}")
+    pp = _stages(model, system, pp or 1)
+    devices //= pp
+    of = f"the {devices} devices of {system.name}" if pp == 1 else f"the {devices} of each stage"
+    if tp is None:
+        tp = _default_tp(model, system, devices, dp, of)
+    if dp is None:
+        dp = devices // tp
+    if tp * dp != devices:
+        raise InputError("--tp/--dp", f"tp {tp} x dp {dp} must be {of}")
+    experts = _experts(model)
+    if experts is None:
+        if ep not in (None, 1):
+            raise InputError("--ep", f"{model.name} has no experts")
+        return Layout(tp, dp, 1, devices, away=away, pp=pp)
+    if ep is None:
+        ep = _default_ep(model, system, devices, experts)
+    if devices % ep:
+        raise InputError("--ep", f"{ep} must divide {of}")
+    return Layout(tp, dp, ep, devices // ep, away=away, pp=pp)
+
+
+def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
+    """Check a number of pipeline stages."""
+    if pp == 1:
+        return pp
+    if system.groups % pp:
+        raise InputError("--pp", f"{pp} must divide the {system.groups} devices of {system.name}")
+    if pp > len(model.layers):
+        raise InputError(
+            "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"
+        )
+    if system.device.separate:
+        reason = "cannot go with processors that are devices of their own"
+        raise InputError("--pp", f"{reason}, as on {system.name}")
+    return pp
+
+
+def _away(system: SystemSpec) -> frozenset[str]:
+    """What one of several processors that are devices of their own leaves to the others."""
+    if not system.device.separate:
+        return frozenset()
+    return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
+
+
+def _experts(model: ModelSpec) -> int | None:
+    """Experts of the model's MoE layers (their greatest common divisor if they differ)."""
+    counts = {
+        layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MixtureOfExperts)
+    }
+    return math.gcd(*counts) if counts else None
+
+
+def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str) -> int:
+    if dp is not None:
+        if devices % dp:
+            raise InputError("--dp", f"{dp} must divide {of}")
+        return devices // dp
+    for tp in range(system.groups_per_node, 0, -1):
+        if system.groups_per_node % tp == 0 and devices % tp == 0:
+            try:
+                model.map_layers(partial(_shard_dense, tp=tp))
+            except InputError:
+                continue
+            return tp
+    return 1
+
+
+def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int) -> int:
+    if any(isinstance(layer.mixer, ExpertAttention) for layer in model.layers):
+        return 1
+    widest = system.nodes if system.device.experts == "tensor-parallel" else devices
+    return max(d for d in range(1, min(widest, experts) + 1) if devices % d == 0 == experts % d)
+
+
+def _shard_dense(layer: Layer, tp: int) -> Layer:
+    return replace(
+        layer,
+        mixer=layer.mixer.shard(tp),
+        ffn=None if layer.ffn is None else layer.ffn.shard(tp),
+    )
+
+
+def shard_model(model: ModelSpec, layout: Layout) -> ModelSpec:
+    """What one device holds and runs.
+
+    Raises
+    ------
+    InputError
+        A degree that does not divide heads, columns or experts.
+    """
+
+    def shard(layer: Layer) -> Layer:
+        layer = _shard_dense(layer, layout.tp)
+        if isinstance(layer.ffn, MixtureOfExperts):
+            layer = replace(layer, ffn=layer.ffn.shard_experts(layout.ep, layout.expert_tp))
+        return layer
+
+    return model.map_layers(shard)
+
+
+def stage_models(shard: ModelSpec, pp: int) -> tuple[ModelSpec, ...]:
+    """Cut a model's layers into pipeline stages; what lies outside the layers goes to the last.
+
+    Stages have equally many layers; those left over go to one stage each, from the last but one
+    backwards, since the last has the head as well: vLLM's rule (``get_pp_indices`` in
+    vllm/distributed/utils.py).
+
+    Examples
+    --------
+    >>> from opbyte import load_model
+    >>> [len(stage.layers) for stage in stage_models(load_model("llama-3-8b"), 5)]
+    [6, 6, 7, 7, 6]
+    """
+    if pp == 1:
+        return (shard,)
+    each, left = divmod(len(shard.layers), pp)
+    sizes = [each + (pp - 1 - left <= s < pp - 1) for s in range(pp)]
+    out, start = [], 0
+    for s, size in enumerate(sizes):
+        extra = shard.extra_weights if s == pp - 1 else 0
+        layers = shard.layers[start : start + size]
+        out.append(replace(shard, layers=layers, extra_weights=extra))
+        start += size
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of one device under a layout [B].
+
+    Attributes
+    ----------
+    capacity, weights : float
+        Usable capacity and stored weights.
+    """
+
+    capacity: float
+    weights: float
+
+    @property
+    def kv(self) -> float:
+        """What is left for KV cache and state."""
+        return self.capacity - self.weights
+
+
+def device_memory(
+    shard: ModelSpec,
+    layout: Layout,
+    system: SystemSpec,
+    usable_bytes: float | None = None,
+    stage: int = 0,
+) -> Memory:
+    """Weights of one device's shard against its usable memory.
+
+    Embedding and head are split by vocabulary over a rank's devices; the first pipeline stage holds
+    the one, the last the other (tied ones too, each its own copy). Where experts run on a
+    device of their own, their weights share its memory with the KV cache and nothing else does.
+
+    Parameters
+    ----------
+    shard : ModelSpec
+        What the device holds: the layers of its `stage`.
+
+    Raises
+    ------
+    CapacityError
+        The weights alone do not fit; the message holds needed and available GiB.
+    """
+    table = shard.vocab * shard.hidden
+    num = shard.numerics
+    embedding = table * num.weight_bytes("embedding")
+    head = 0.0 if shard.tied else table * num.weight_bytes("head")
+    first, last = stage == 0, stage == layout.pp - 1
+    held = (embedding if first or (last and shard.tied) else 0.0) + (head if last else 0.0)
+    weights = shard.weight_bytes - (embedding + head - held) - held * (1 - 1 / layout.tp)
+    if "experts" in layout.away:
+        near = sum(
+            w.total * num.weight_bytes(w.group)
+            for layer in shard.layers for part in layer.parts for w in part.weights()
+            if w.group == "experts"
+        )  # fmt: skip
+        _check_weights(weights - near, shard, layout, system, usable_bytes)
+        weights = near
+    return Memory(_check_weights(weights, shard, layout, system, usable_bytes), weights)
+
+
+def _check_weights(
+    weights: float,
+    shard: ModelSpec,
+    layout: Layout,
+    system: SystemSpec,
+    usable_bytes: float | None,
+) -> float:
+    """Usable bytes of one device's memory; refuses weights that do not fit in it."""
+    memory = system.device.memory
+    usable = usable_bytes or memory.capacity_bytes * memory.usable_fraction
+    if weights >= usable:
+        raise CapacityError(
+            system.name,
+            f"{shard.name} does not fit: needs {weights / 2**30:.1f} GiB of weights per device, "
+            f"{usable / 2**30:.1f} GiB available ({layout.degrees})",
+        )
+    return usable
+
+
+def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
+    """The link a rank's all-reduce runs over."""
+    within = layout.tp <= system.groups_per_node
+    return system.device.link if within else system.device.node_link
+
+
+def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
+    """The link between ranks: the node link once ranks lie on different nodes."""
+    within = layout.all_devices <= system.groups_per_node
+    return system.device.link if within else system.device.node_link
+
+
+def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:
+    """The link from a pipeline stage to the next: the node link once any rank's crosses nodes.
+
+    Devices are numbered as vLLM numbers them: a rank's stages follow each other, `tp` devices each.
+    """
+    size = system.groups_per_node
+    firsts = [(rank * layout.pp + stage) * layout.tp for rank in range(layout.dp)]
+    within = all(
+        device // size == (device + layout.tp) // size
+        for first in firsts for device in range(first, first + layout.tp)
+    )  # fmt: skip
+    return system.device.link if within else system.device.node_link

@@ -1,0 +1,145 @@
+"""What a device of a layout runs: the ops of a layer or the head, with the collectives between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...workloads.batch import Moments
+from ...workloads.layers import MixtureOfExperts, Run
+from ...workloads.model import Layer, ModelSpec, head_ops
+from ...workloads.ops import Op
+from .layout import Layout
+
+LOGITS = "logits"
+"""Label of what the devices of a rank gather after the head."""
+
+
+def all_reduce(label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
+    """Sum partial outputs over a rank's devices."""
+    return _collective("all_reduce", label, tokens * hidden, ranks, run)
+
+
+def all_to_all(
+    label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run
+) -> Op:
+    """Send each token to the ranks of its experts; a rank's devices share the sending."""
+    return _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
+
+
+def gather_tokens(kind: str, label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:
+    """All-gather or reduce-scatter of the tokens of all ranks, as many on each as on this one.
+
+    The ranks wait for the one with the most tokens, and that one's program is what counts.
+    """
+    return _collective(kind, label, tokens * hidden * ranks, ranks, run)
+
+
+def transfer(label: str, values: float, run: Run) -> Op:
+    """Send values from one device of a group to another."""
+    return _collective("transfer", label, values, 2, run)
+
+
+def stage_send(tokens: float, hidden: int, stage: int, run: Run) -> Op:
+    """Activations that go from a pipeline stage to the next.
+
+    Hidden states and residual, into every device (vLLM's ``IntermediateTensors`` hold both, for
+    example in vllm/model_executor/models/llama.py).
+    """
+    op = transfer("stage", 2 * tokens * hidden, run)
+    return replace(op, shape={**op.shape, "stage": stage})
+
+
+def _collective(kind: str, label: str, values: float, ranks: int, run: Run) -> Op:
+    return Op(
+        name=f"{label}_{kind}",
+        layer="communication",
+        kind=kind,
+        phase="both",
+        shape={"values": values, "ranks": ranks},
+        dtype=run.numerics.default,
+        flops=0.0,
+        act_bytes=values * run.numerics.act_bytes,
+    )
+
+
+def _with_transfers(
+    ops: Sequence[Op], tokens: float, layout: Layout, hidden: int, run: Run
+) -> list[Op]:
+    """Surround ops that run on another device with what crosses the link.
+
+    Decodes send queries, keys and values there and get the attention's output back; prompts,
+    whose attention runs here, send the keys and values that they add to the cache. Each device
+    sends the hidden rows that its experts need, all of them at most, and gets as many back.
+    """
+    out: list[Op] = []
+    for i, op in enumerate(ops):
+        if op.kind not in layout.away:
+            out.append(op)
+            continue
+        if op.kind == "experts":
+            groups, top_k = layout.ep, op.shape.get("top_k", layout.ep)
+            sent = back = tokens * hidden * layout.dp * min(1.0, top_k / groups)
+        else:
+            prompt = ops[i - 1] if i and ops[i - 1].phase == "prefill" else None
+            back = op.act_bytes / 2 / run.numerics.act_bytes
+            sent = (
+                back
+                + sum(o.kv_write_bytes for o in (op, prompt) if o is not None)
+                / run.numerics.act_bytes
+            )
+            if prompt is not None:  # before the prompts' attention: both may run side by side
+                out.pop()
+                out += [transfer(f"{op.name}_send", sent, run), prompt, op]
+                out.append(transfer(f"{op.name}_return", back, run))
+                continue
+        out += [transfer(f"{op.name}_send", sent, run), op]
+        out.append(transfer(f"{op.name}_return", back, run))
+    return out
+
+
+def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[Op]:
+    """Final norm and logits, and what brings the logits together."""
+    ops = head_ops(spec, m, run, layout.tp)
+    if layout.gather and layout.tp > 1 and spec.vocab:
+        values = m.sequences * ops[-1].shape["n"] * layout.tp
+        ops.append(_collective("all_gather", LOGITS, values, layout.tp, run))
+    return ops
+
+
+def _exchanged(op: Op, part: MixtureOfExperts, tokens: float, layout: Layout, run: Run) -> list[Op]:
+    """The experts between what sends tokens to them and what brings their outputs back."""
+    if layout.gather:
+        moved = (tokens, part.hidden, layout.dp, run)
+        return [
+            gather_tokens("all_gather", "dispatch", *moved), op,
+            gather_tokens("reduce_scatter", "collect", *moved),
+        ]  # fmt: skip
+    sent = (tokens, part.hidden, part.top_k, layout.tp, layout.dp, run)
+    return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
+
+
+def layer_program(
+    layer: Layer, parts: Sequence[Sequence[Op]], layout: Layout, run: Run, tokens: float
+) -> list[Op]:
+    """Join the ops of a layer's parts and insert the collectives between them.
+
+    An all-reduce follows each part's output projection (one for both parts of a parallel
+    layer); experts sit between two all-to-alls, or an all-gather and a
+    reduce-scatter, when several ranks share them.
+    """
+    out: list[Op] = []
+    hidden = layer.mixer.hidden
+    for part, ops in zip(layer.parts, parts, strict=True):
+        ops = _with_transfers(ops, tokens, layout, hidden, run)
+        exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
+        for op in ops:
+            if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":
+                out += _exchanged(op, part, tokens, layout, run)
+            else:
+                out.append(op)
+        last = part is layer.parts[-1]
+        if layout.tp > 1 and (last or not layer.parallel):
+            label = "ffn" if part is layer.ffn else "mixer"
+            out.append(all_reduce(label, tokens, hidden, layout.tp, run))
+    return out

@@ -1,0 +1,1 @@
+"""Serving frameworks: their settings as a deployment."""

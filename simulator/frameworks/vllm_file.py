@@ -1,0 +1,199 @@
+"""Settings of a real serving engine, as its ``engine.json`` gives them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...devices.spec import DeviceSpec
+from ...workloads.errors import SpecError, nearest
+from ...workloads.hf.json_file import read_json_object
+from ..batching.host import Host
+from ..batching.kv import BLOCK_TOKENS, CacheSettings
+from ..batching.policies import MAX_SEQUENCES, POLICIES, Policy
+
+DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
+          "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
+ENGINES = ("vllm",)
+EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
+"""How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
+(vllm/config/parallel.py; AgRsAll2AllManager in distributed/device_communicators/all2all.py)."""
+D = TypeVar("D", int, None)
+NULL_BLOCKS = 1
+"""vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFile:
+    """What an engine was started with.
+
+    Attributes
+    ----------
+    policy : Policy
+    cache : CacheSettings
+    tp, dp : int
+        Tensor- and data-parallel degrees.
+    pp : int
+        Pipeline stages.
+    ep : int
+        Groups the experts are dealt to: all devices of a stage with expert parallelism, else 1.
+    max_model_len : int or None
+        Longest prompt plus output [tokens].
+    dtype, kv_dtype : str or None
+        Formats of linear weights and of the KV cache; None = the model's own.
+    memory_share : float
+        Fraction of a device's memory for weights and cache.
+    memory_bytes : float or None
+        Memory of one device as the engine saw it [B].
+    device_name : str
+        GPU as its driver names it; empty if the file does not say.
+    exchange : str
+        How data-parallel ranks share experts; see `deployment.deploy`.
+    """
+
+    policy: Policy
+    cache: CacheSettings
+    tp: int
+    dp: int
+    pp: int
+    ep: int
+    max_model_len: int | None
+    dtype: str | None
+    kv_dtype: str | None
+    memory_share: float
+    memory_bytes: float | None
+    device_name: str
+    exchange: str
+
+    def cache_on(self, device: DeviceSpec) -> CacheSettings:
+        """Cache settings on a device: without a number of blocks, what the memory holds."""
+        if self.cache.blocks is not None:
+            return self.cache
+        total = self.memory_bytes or device.memory.capacity_bytes
+        return CacheSettings(self.cache.block_tokens, None, total * self.memory_share)
+
+
+def read_engine(path: str | Path) -> EngineFile:
+    """Read an ``engine.json`` (the form of LLMServingSim's validation runs).
+
+    Keys that do not bear on time (versions) are ignored.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "engine.json"
+    keys = _Keys(path, read_json_object(path))
+    engine = keys.text("engine", "vllm")
+    if engine not in ENGINES:
+        raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")
+    cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
+    tp = keys.count("tensor_parallel_size", 1)
+    dp = keys.count("data_parallel_size", 1)
+    base = POLICIES["vllm"]
+    blocks = cache.count("num_gpu_blocks", None)
+    policy = replace(
+        base,
+        token_budget=keys.count("max_num_batched_tokens", base.token_budget),
+        max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
+        ahead=keys.flag("async_scheduling", base.ahead),
+        graphs=not keys.flag("enforce_eager", not base.graphs),
+        host=Host(
+            host.seconds("step_ms", base.host.step_s, 1e-3),
+            host.seconds("sequence_us", base.host.sequence_s, 1e-6),
+            host.seconds("launch_us", base.host.launch_s, 1e-6),
+        ),
+        caching=cache.flag("enable_prefix_caching", base.caching),
+    )
+    return EngineFile(
+        policy=policy,
+        cache=CacheSettings(
+            cache.count("block_size", BLOCK_TOKENS),
+            None if blocks is None else max(blocks - NULL_BLOCKS, 1),
+        ),
+        tp=tp,
+        dp=dp,
+        pp=keys.count("pipeline_parallel_size", 1),
+        ep=tp * dp if keys.flag("enable_expert_parallel", False) else 1,
+        max_model_len=keys.count("max_model_len", None),
+        dtype=keys.format("dtype"),
+        kv_dtype=keys.format("kv_cache_dtype"),
+        memory_share=cache.share("gpu_memory_utilization", 0.9),
+        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
+        device_name=hardware.text("device_name", ""),
+        exchange=EXCHANGES.get(
+            keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """One object of the file, whose values are checked as they are read."""
+
+    path: Path
+    values: dict[str, Any]
+    prefix: str = ""
+
+    def _wrong(self, key: str, wanted: str) -> SpecError:
+        return SpecError(
+            self.path, f"{self.prefix}{key}: must be {wanted}, not {self.values[key]!r}"
+        )
+
+    def part(self, key: str) -> _Keys:
+        found = self.values.get(key)
+        if found is None:
+            return _Keys(self.path, {}, f"{key}.")
+        if not isinstance(found, dict):
+            raise self._wrong(key, "an object")
+        return _Keys(self.path, found, f"{key}.")
+
+    def count(self, key: str, default: D, most: int = 2**31 - 1) -> int | D:
+        found = self.values.get(key)
+        if found is None:
+            return default
+        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= most:
+            raise self._wrong(key, f"a whole number in [1, {most}]")
+        return found
+
+    def flag(self, key: str, default: bool) -> bool:
+        found = self.values.get(key)
+        if found is None:
+            return default
+        if not isinstance(found, bool):
+            raise self._wrong(key, "true or false")
+        return found
+
+    def share(self, key: str, default: float) -> float:
+        found = self.values.get(key, default)
+        if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found <= 1:
+            raise self._wrong(key, "a fraction in (0, 1]")
+        return float(found)
+
+    def seconds(self, key: str, default: float, unit: float) -> float:
+        """A time that the file gives in units of `unit` seconds."""
+        found = self.values.get(key)
+        if found is None:
+            return default
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if not number or not 0 <= found <= 1e9:
+            raise self._wrong(key, "a number in [0, 1e9]")
+        return float(found) * unit
+
+    def text(self, key: str, default: str) -> str:
+        found = self.values.get(key, default)
+        if not isinstance(found, str):
+            raise self._wrong(key, "a text")
+        return found
+
+    def format(self, key: str) -> str | None:
+        name = self.text(key, "auto")
+        if name not in DTYPES:
+            raise SpecError(
+                self.path, f"{self.prefix}{key}: unknown format {name!r}{nearest(name, DTYPES)}"
+            )
+        return DTYPES[name]

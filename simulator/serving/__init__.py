@@ -1,0 +1,1 @@
+"""Engines, fleets and runs on the SimPy clock."""

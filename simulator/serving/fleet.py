@@ -1,0 +1,76 @@
+"""How many replicas serve, behind which router, and which of them fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...workloads.errors import InputError
+from ..deploy.deployment import Deployment
+from .cluster import Pools
+from .faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Replicas of a system.
+
+    Attributes
+    ----------
+    router : str
+        See `routers`.
+    replicas : int
+        Copies of the whole system.
+    faults : Faults or None
+    """
+
+    router: str = "round-robin"
+    replicas: int = 1
+    faults: Faults | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.replicas <= 4096:
+            raise InputError("--replicas", f"must be in [1, 4096], not {self.replicas}")
+
+
+def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
+    """Nodes of a fleet: independent ranks of every copy, or the two pools of split systems."""
+    if not deployment.pools:
+        return Pools((deployment,) * (deployment.replicas * fleet.replicas))
+    device = deployment.system.device
+    link = device.link if deployment.system.nodes == 1 else device.node_link
+    entry, decode = ((side,) * (side.replicas * fleet.replicas) for side in deployment.pools)
+    return Pools(entry, decode, link)
+
+
+def parse_fleet(
+    router: str | None = None,
+    replicas: int | None = None,
+    fail: Sequence[str] = (),
+    mtbf: float | None = None,
+    repair: float | None = None,
+) -> Fleet | None:
+    """A fleet from options as they are typed; None where none is given.
+
+    Raises
+    ------
+    InputError
+        An option out of its range, or a failure that is not written REPLICA@SECONDS.
+    """
+    if repair is not None and mtbf is None and not fail:
+        raise InputError("--repair", "needs failures: --mtbf or --fail")
+    faults = None
+    if fail or mtbf is not None:
+        faults = Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0)
+    if router is None and replicas is None and faults is None:
+        return None
+    return Fleet(router or "round-robin", 1 if replicas is None else replicas, faults)
+
+
+def _failure(text: str) -> tuple[int, float]:
+    replica, at, seconds = text.partition("@")
+    try:
+        return int(replica), float(seconds if at else "")
+    except ValueError:
+        reason = f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}"
+        raise InputError("--fail", reason) from None

@@ -1,0 +1,168 @@
+"""What a simulation leaves: its requests, its ops, its totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..batching.policies import Policy
+from ..batching.state import F8, I8
+from ..deploy.deployment import Deployment
+from .metrics import Quantiles
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """One row per finished request, by request id; times from the first arrival [s]."""
+
+    request_id: I8
+    arrival_s: F8
+    input_tokens: I8
+    output_tokens: I8
+    scheduled_s: F8
+    first_token_s: F8
+    last_token_s: F8
+    preemptions: I8
+    order: I8
+
+    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns of requests.csv."""
+        names = ("request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s",
+                 "first_token_s", "last_token_s", "preemptions")  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class OpTotal:
+    """What one op did on one processor over the whole run, all devices together.
+
+    Attributes
+    ----------
+    layer, name, kind, processor : str
+    wall_s : float
+        Seconds it contributed to the clock (critical path), on all its processors together. With
+        pipeline parallel, to that of its stage; the stages work side by side.
+    busy_s : float
+        Device-seconds it kept this processor busy.
+    flops, stream_bytes, act_bytes : float
+        Work done; streamed bytes are weights and KV.
+    joules : mapping of str to float
+        Dynamic energy by path.
+    runs : float
+        Times it ran (layers x steps x devices).
+    outside : float
+        How many of them lay outside the kernel tables, where some are in use.
+    """
+
+    layer: str
+    name: str
+    kind: str
+    processor: str
+    wall_s: float
+    busy_s: float
+    flops: float
+    stream_bytes: float
+    act_bytes: float
+    joules: Mapping[str, float]
+    runs: float
+    outside: float
+
+    @property
+    def bytes(self) -> float:
+        """Main-memory traffic [B]."""
+        return self.stream_bytes + self.act_bytes
+
+    @property
+    def op_per_byte(self) -> float | None:
+        return self.flops / self.bytes if self.bytes else None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Result of one simulation.
+
+    Attributes
+    ----------
+    deployment, policy
+    workload : str
+        Name of the request stream.
+    seed : int
+    requests : Requests
+    stages : dict of str to array
+        Stretches of equal batches in order of start (empty unless kept).
+    ops : tuple of OpTotal
+    iterations, preemptions, output_tokens, prompt_tokens : int
+        Over the whole run; prompt tokens are those computed, recomputed ones included.
+    cached_tokens : int
+        Prompt tokens found in the prefix cache instead.
+    makespan_s : float
+        Last completion, from the first arrival.
+    interval_s : float
+        [end of warm-up, last completion], what rates and energy per token refer to.
+    interval_output_tokens, interval_prompt_tokens : int
+        Tokens in it.
+    joules, interval_joules : float
+        Dynamic energy of the whole run and of the interval.
+    interval_static_joules : float
+        Static power of all devices over the interval.
+    ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
+        Of requests completed after the warm-up.
+    kv_peak : float
+        Most of the KV capacity in use on any device, as a fraction.
+    failures, restarts : int
+        Replicas that failed, and requests that had to be computed again because of it.
+    moved_bytes : float
+        KV caches sent from devices that prefill to devices that decode.
+    wall_s : float
+        Seconds of real time the simulation took.
+    """
+
+    deployment: Deployment
+    policy: Policy
+    workload: str
+    seed: int
+    requests: Requests
+    stages: dict[str, F8]
+    ops: tuple[OpTotal, ...]
+    iterations: int
+    preemptions: int
+    output_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    makespan_s: float
+    interval_s: float
+    interval_output_tokens: int
+    interval_prompt_tokens: int
+    joules: float
+    interval_joules: float
+    interval_static_joules: float
+    ttft_s: Quantiles
+    tbt_s: Quantiles
+    tpot_s: Quantiles
+    e2e_s: Quantiles
+    kv_peak: float
+    wall_s: float
+    failures: int = 0
+    restarts: int = 0
+    moved_bytes: float = 0.0
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        return self.interval_output_tokens / self.interval_s if self.interval_s > 0 else None
+
+    @property
+    def total_tokens_per_s(self) -> float | None:
+        """Output tokens and processed prompt tokens (recomputed ones included) per second."""
+        tokens = self.interval_output_tokens + self.interval_prompt_tokens
+        return tokens / self.interval_s if self.interval_s > 0 else None
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Dynamic and static energy per output token [J]."""
+        if not self.interval_output_tokens:
+            return None
+        total = self.interval_joules + self.interval_static_joules
+        return total / self.interval_output_tokens

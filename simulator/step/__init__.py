@@ -1,0 +1,1 @@
+"""What one step costs: op by op, and as arrays."""

@@ -1,0 +1,351 @@
+"""Lowering: from the layer code's ops to arrays that the compiled path evaluates.
+
+Every op outside the experts is affine in the batch's moments, so its coefficients follow from
+evaluating the very same layer code at a base point and one step along each moment. Expert
+ops are affine in each expert's tokens. Nothing is written twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
+from ...devices.device import Processor
+from ...devices.link import FittedLink, LinkModel
+from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
+from ...workloads.model import Layer, embedding_ops, layer_ops
+from ...workloads.ops import Loads, Op
+from ..deploy.deployment import Deployment, ExpertPart
+from ..deploy.placement import PAPER_DECODE, able, processors_of, sum_bytes
+from ..deploy.programs import head_program, layer_program, stage_send
+from .prices import Fitted, Slot, lower_fitted
+from .unequal import Uneven, uneven_of
+
+RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
+XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
+
+ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
+"""What placement rules tell apart; a pair's decode follows the prefill that it may run beside."""
+
+FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
+
+(G_START, G_STOP, G_LAYERS, G_STAGE) = range(4)
+"""Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage
+that holds those."""
+
+(S_ROLE, S_VARIES) = range(2)
+"""Columns of `Plan.slots`: role, and whether the op depends on the contexts of decodes."""
+
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE) = range(8)
+"""Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
+of a token, whether the router is uniform, the processor that shares the experts with the main
+one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
+draw, and their pipeline stage."""
+
+(V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
+"""Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
+bytes per routed token; `Router.tilt` and `Router.persist`."""
+
+MOST_TOKENS = 8192
+"""Tokens of a step up to which kernel models are tabulated unless a policy says otherwise."""
+
+TABLE_SIZE = 256
+"""Token counts whose expert seconds are tabulated."""
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+B1 = npt.NDArray[np.bool_]
+
+
+class Plan(NamedTuple):
+    """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
+
+    Slots are ordered by section; a section's slots run once per layer of its group and are
+    followed by a barrier over ranks. Arrays are few and two- or three-dimensional because each
+    one more costs compile time in every function that takes a plan.
+    """
+
+    windows: I8  # [W] attention windows
+    sections: I8  # [G, 4]
+    slots: I8  # [S, 2]
+    forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes; last column the constant
+    params: F8  # [S+X, P, NUM_PARAMS]
+    can: B1  # [S+X, P]
+    experts: I8  # [X, 8]
+    expert_work: F8  # [X, 5]
+    expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
+    router: F8  # [X, 3, E] see `draws`
+    seed: int
+    replica: int
+    rule: int
+    spaces: int
+    optimal: bool  # whether co-processing tries every subset of the spaces
+    ranks: int
+    stages: int  # of the pipeline
+    tp: int  # devices of a rank and stage
+    expert_devices: int  # devices of all expert groups together
+    fitted: Fitted | None  # kernel models of the rows that have one
+    uneven: Uneven  # decode attention of unequal contexts
+
+
+def ops_of(plan: Plan) -> int:
+    """Ops of one step of a deployment, of all its layers and stages."""
+    start, end, layers, _ = plan.sections.T
+    return int(((end - start) * layers).sum() + plan.experts[:, E_LAYERS].sum())
+
+
+class Slots(NamedTuple):
+    """Names of what the plan's rows stand for, for tables."""
+
+    name: tuple[str, ...]
+    layer: tuple[str, ...]
+    kind: tuple[str, ...]
+    processors: tuple[str, ...]
+    link: tuple[str | None, ...]
+
+
+def lower(
+    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS
+) -> tuple[Plan, Slots]:
+    """Lower a deployment.
+
+    Parameters
+    ----------
+    replica : int
+        Counter of its expert draws.
+    counts : int
+        Most tokens of a step that kernel models are tabulated for.
+    """
+    d = deployment
+    processors = processors_of(d.device)
+    windows = d.shard.windows
+    sections = _sections(d)
+    forms, params, can, role = [], [], [], []
+    names, layers, kinds, links = [], [], [], []
+    starts = [0]
+    measured: list[Slot] = []
+    for build, _, _ in sections:
+        ops = build(_unit_moments(windows, None))
+        affine = _affine(build, windows, len(ops))
+        raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
+        for i, op in enumerate(ops):
+            link = _link(d, op)
+            forms.append(affine[i])
+            role.append(_role(op, ops[i - 1] if i else None))
+            row, ok = _lower_op(op, link, processors)
+            params.append(row)
+            can.append(ok)
+            names.append(op.name)
+            layers.append(op.layer)
+            kinds.append(op.kind)
+            links.append(link.spec.name if link else None)
+            model = link or processors[0].model
+            known = model if isinstance(model, KernelModel) else None
+            measured.append(Slot(op, known, tuple(other[i] for other in raised)))
+        starts.append(len(forms))
+    for part in d.experts:
+        op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
+        row, ok = _lower_op(op, None, processors)
+        if not ok[0]:  # the main processor adds partial sums even where it runs no experts
+            row[0] = processors[0].model.lower("partial_sums", op.dtype)
+        row[:, P_SUM] = [sum_bytes(op, p) for p in processors]
+        params.append(row)
+        can.append(ok)
+        names.append(op.name)
+        layers.append(op.layer)
+        kinds.append(op.kind)
+        links.append(None)
+    form = np.ascontiguousarray(np.stack(forms))
+    rows = np.ascontiguousarray(np.stack(params))
+    able_rows = np.ascontiguousarray(np.stack(can))
+    work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
+    tables, classes = _expert_tables(work, rows[len(form) :])
+    contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
+    varies = (form[:, :, contexts] != 0.0).any(axis=(1, 2))
+    whole = [(count, stage) for _, count, stage in sections]
+    plan = Plan(
+        windows=np.array(windows, dtype=np.int64),
+        sections=np.column_stack([starts[:-1], starts[1:], whole]).astype(np.int64),
+        slots=np.stack([np.array(role, dtype=np.int64), varies.astype(np.int64)], axis=1),
+        forms=form,
+        params=rows,
+        can=able_rows,
+        experts=np.array(
+            [
+                (
+                    *_expert_counts(part),
+                    _near(d, able_rows[len(form) + x]),
+                    classes[x],
+                    part.layers,
+                    part.stage,
+                )
+                for x, part in enumerate(d.experts)
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 8),
+        expert_work=work,
+        expert_table=tables,
+        router=_padded([p.router.table(p.row) for p in d.experts]),
+        seed=d.experts[0].router.seed if d.experts else 0,
+        replica=replica,
+        rule=RULES.index(d.placement),
+        spaces=d.device.spec.memory.spaces,
+        optimal=d.device.spec.splitter == "optimal",
+        ranks=d.ranks,
+        stages=d.layout.pp,
+        tp=d.layout.tp,
+        expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
+        fitted=lower_fitted(d, measured, counts),
+        uneven=uneven_of(d),
+    )
+    slots = Slots(
+        tuple(names), tuple(layers), tuple(kinds), tuple(p.name for p in processors), tuple(links)
+    )
+    return plan, slots
+
+
+Build = Callable[[Moments], list[Op]]
+
+
+def _sections(d: Deployment) -> list[tuple[Build, int, int]]:
+    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
+
+    Returns builders, layer counts and pipeline stages.
+    """
+
+    def layer(spec: Layer) -> Build:
+        dummy = Loads(np.zeros(1), np.zeros(1))
+
+        def build(m: Moments) -> list[Op]:
+            parts = layer_ops(spec, m, d.run, dummy)
+            program = layer_program(spec, parts, d.layout, d.run, m.tokens)
+            return [op for op in program if op.kind != "experts"]
+
+        return build
+
+    def send(stage: int) -> Build:
+        return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
+
+    last = len(d.stages) - 1
+    out: list[tuple[Build, int, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
+    for s, stage in enumerate(d.stages):
+        out += [(layer(spec), count, s) for spec, count in stage.groups]
+        if s < last:
+            out.append((send(s), 1, s))
+    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1, last))
+    return out
+
+
+def _unit_moments(windows: tuple[int, ...], raised: int | None) -> Moments:
+    values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
+    if raised is not None:
+        values[raised] += 1.0
+    return Moments(windows, values)
+
+
+def _affine(build: Build, windows: tuple[int, ...], count: int) -> F8:
+    """Coefficients of every op's three forms, shape (ops, 3, moments + 1)."""
+    base = _forms(build(_unit_moments(windows, None)))
+    moments = BASE_MOMENTS + WINDOW_MOMENTS * len(windows)
+    out = np.empty((count, 3, moments + 1))
+    for j in range(moments):
+        out[:, :, j] = _forms(build(_unit_moments(windows, j))) - base
+    out[:, :, -1] = base - out[:, :, :-1].sum(axis=2)
+    scale = np.abs(base)
+    out[:, :, -1][np.abs(out[:, :, -1]) < 1e-9 * scale] = 0.0  # rounding of the subtraction
+    _check_affine(build, windows, out)
+    return out
+
+
+def _check_affine(build: Build, windows: tuple[int, ...], forms: F8) -> None:
+    """Refuse a layer kind whose ops are not affine in the moments (a bug in that kind)."""
+    values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
+    direct = _forms(build(Moments(windows, values)))
+    if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], direct, rtol=1e-9):
+        raise ValueError("a layer kind's ops are not affine in the batch's moments")
+
+
+def _forms(ops: list[Op]) -> F8:
+    return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
+
+
+def _link(d: Deployment, op: Op) -> LinkModel | FittedLink | None:
+    return d.link(op) if op.layer == "communication" else None
+
+
+def _role(op: Op, before: Op | None) -> int:
+    if op.layer == "communication":
+        return ROLE_LINK
+    if op.phase == "decode" and op.kind in PAPER_DECODE:
+        paired = before is not None and before.phase == "prefill" and before.layer == op.layer
+        return ROLE_PAIR_DECODE if paired else ROLE_DECODE
+    return ROLE_PLAIN
+
+
+def _lower_op(
+    op: Op, link: LinkModel | FittedLink | None, processors: Sequence[Processor]
+) -> tuple[F8, B1]:
+    params = np.zeros((len(processors), NUM_PARAMS))
+    ok = np.zeros(len(processors), dtype=np.bool_)
+    if link is not None:
+        params[0], ok[0] = link.lower(op.kind, op.dtype), True
+        return params, ok
+    can = able(processors, op.kind)
+    for i, processor in enumerate(processors):
+        if processor in can:
+            params[i], ok[i] = processor.model.lower(op.kind, op.dtype), True
+    return params, ok
+
+
+def _expert_work(part: ExpertPart, d: Deployment) -> tuple[float, ...]:
+    """One row of `Plan.expert_work`."""
+    op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
+    return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
+
+
+def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
+    """First columns of one row of `Plan.experts`."""
+    router = part.router
+    return router.prob.shape[1], part.ep, router.top_k, int(router.uniform)
+
+
+def _near(d: Deployment, can: B1) -> int:
+    """Processor that shares experts with the main one under this placement; 0 = none."""
+    others = np.flatnonzero(can[1:])
+    shared = d.placement == "co-process" and can[0] and len(others)
+    return int(others[0]) + 1 if shared else 0
+
+
+def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:
+    """Seconds of one expert by token count, and each part's table: equal parts share one.
+
+    The last three entries of a table are the terms of the roofline, for more tokens.
+    """
+    tables: dict[bytes, int] = {}
+    classes: list[int] = []
+    out: list[F8] = []
+    tokens = np.arange(TABLE_SIZE)
+    for own, rows in zip(work, params, strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):  # a processor that cannot run it
+            arithmetic = own[V_FLOPS] / rows[:, P_FLOPS, None]
+            weights = own[V_WEIGHTS] / rows[:, P_BYTES, None]
+            traffic = own[V_ACT] / rows[:, P_BYTES, None]
+            seconds = np.maximum(tokens * arithmetic, weights + tokens * traffic)
+        seconds[:, 0] = 0.0
+        table = np.concatenate([seconds, arithmetic, weights, traffic], axis=1)
+        classes.append(tables.setdefault(table.tobytes(), len(tables)))
+        if classes[-1] == len(out):
+            out.append(table)
+    return np.stack(out) if out else np.zeros((0, 0, TABLE_SIZE + 3)), classes
+
+
+def _padded(tables: Sequence[F8]) -> F8:
+    """Tables of several widths as one array."""
+    out = np.zeros((len(tables), 3, max((t.shape[1] for t in tables), default=1)))
+    for i, table in enumerate(tables):
+        out[i, :, : table.shape[1]] = table
+    return out

@@ -1,0 +1,123 @@
+"""What unequal contexts add to decode attention, for the explicit and the compiled path.
+
+Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a
+device tell how the kernel's thread blocks run (`devices.tables.blocks`), the difference to equal
+contexts is put into the moment `UNEVEN` of steps that only decode. A step with prompts runs another
+kernel, whose tables are read as they are.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.scalar import MIXED_DECODE
+from ...devices.tables.blocks import ABSENT, P_PLACES, P_TILE, blocks_seconds
+from ...devices.tables.edge import attention_outside
+from ...devices.tables.grid import EMPTY, mixed_decode
+from ...devices.tables.model import TableModel
+from ...workloads.batch import Batch, Moments
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.model import layer_ops
+from ...workloads.ops import Loads
+from ..deploy.deployment import Deployment
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+ANY_TILES = 1e9
+"""Tiles of the longest context for a captured graph: it is captured for the longest that the engine
+takes, which never limits the parts of a sequence."""
+
+
+class Uneven(NamedTuple):
+    """Decode attention of one device."""
+
+    blocks: F8  # parameters of `devices.tables.blocks`; empty where they are not known
+    axes: F8  # of the table of equal contexts
+    sizes: I8
+    seconds: F8
+
+
+NONE = Uneven(ABSENT, *EMPTY)
+
+
+def uneven_of(d: Deployment) -> Uneven:
+    """The decode attention of a deployment; `NONE` without tables that tell."""
+    main = next(iter(d.device.processors.values())).model
+    if not isinstance(main, TableModel):
+        return NONE
+    windows = d.shard.windows
+    m = Batch.of([1]).moments(windows)
+    for layer, _ in d.shard.groups:
+        parts = layer_ops(layer, m, d.run, Loads(np.zeros(1), np.zeros(1)))
+        for op in chain.from_iterable(parts):
+            grid, blocks = main.grid(op), main.blocks_of(op)
+            if op.kind == "attention_decode" and grid is not None and len(blocks):
+                return Uneven(blocks, *grid)
+    return NONE
+
+
+def with_uneven(d: Deployment, batch: Batch, m: Moments, captured: int) -> Moments:
+    """Moments of a batch with what its unequal contexts add."""
+    if m.prefills > 0 or m.decodes < 2:
+        return m
+    uneven = uneven_of(d)
+    if not len(uneven.blocks):
+        return m
+    keys = np.ascontiguousarray(batch.context + 1, dtype=np.float64)
+    heap = np.empty(int(uneven.blocks[P_PLACES]))
+    return m.with_uneven(float(_call(uneven, keys, len(keys), captured, heap)))
+
+
+@compiled_part
+def graph_batch(decodes: int, captured: int) -> int:
+    """Sequences that a step of `decodes` runs with: the next size for which a graph was captured.
+
+    vLLM captures 1, 2, 4, every 8th up to 256 and every 16th up to the largest
+    (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run as they are.
+    """
+    if decodes <= 2:
+        return decodes
+    step = 4 if decodes <= 4 else 8 if decodes <= 256 else 16
+    size = (decodes + step - 1) // step * step
+    return size if size <= captured else decodes
+
+
+@compiled_part
+def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> float:
+    """Seconds beyond the table's of equal contexts, one layer.
+
+    Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
+    added.
+
+    Parameters
+    ----------
+    keys : float64 array
+        Context of each sequence, the new token included, of which the first `count` are used.
+    captured : int
+        Largest batch with a captured graph; 0 = none.
+    heap : float64 array
+        See `blocks_seconds`.
+    """
+    total, low, high = 0.0, keys[0], keys[0]
+    for j in range(count):
+        total += keys[j]
+        low, high = min(low, keys[j]), max(high, keys[j])
+    n = float(count)
+    outside = attention_outside(u.axes, u.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
+    if outside or high - low < u.blocks[P_TILE]:
+        return 0.0
+    tiles = np.ceil(high / u.blocks[P_TILE]) if count > captured else ANY_TILES
+    batch = float(graph_batch(count, captured))
+    even = mixed_decode(u.axes, u.sizes, u.seconds, n, total, 0.0)
+    return float(blocks_seconds(u.blocks, keys, count, batch, tiles, heap) - even)
+
+
+@compiled
+def _call(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> float:
+    """`uneven_seconds` for callers outside compiled code."""
+    return float(uneven_seconds(u, keys, count, captured, heap))
