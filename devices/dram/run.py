@@ -104,7 +104,9 @@ def simulate(memory: DramSpec, run: Run) -> Outcome:
         tracks = [_follow(memory, run, n) for n in numbers]
         tenth, length = run.length // 10, run.length
         start = max(_first(t.accepted, tenth) for t in tracks)
-        end = min(_first(t.accepted, length) for t in tracks)
+        end = max(min(_first(t.accepted, length) for t in tracks), start + 1)
+        if end >= min(len(t.accepted) for t in tracks):
+            raise InputError(f"requests={length}", "are too few for so uneven channels; ask for more")
         spans = [t.accepted[end] - t.accepted[start] for t in tracks]
         ticks = (end - start) * tracks[0].step
     return _outcome(memory, run, tracks, sum(spans) / len(spans), ticks)
@@ -123,7 +125,9 @@ def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
     mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
     watch = Watch(st, mapping, rows) if repeats(st, mapping, run.pattern.regular) else None
     idle = 0
-    while not track.accepted or track.accepted[-1] < run.length:
+    tenth = run.length // 10
+    # At least one whole interval lies between the boundaries of the measuring window.
+    while len(track.accepted) < 2 or track.accepted[-1] < run.length or track.accepted[-2] < tenth:
         before = int(st.s["accepted"][0])
         advance(st, (len(track.accepted) + 1) * step, FOREVER)
         now = int(st.s["accepted"][0])
@@ -194,3 +198,13 @@ def _outcome(
         row_hits=max(0.0, 1.0 - total["acts"] / max(served, 1)),
         acts_per_request=total["acts"] / max(served, 1),
     )
+
+
+def drain_fraction(memory: DramSpec, run: Run) -> float:
+    """Fraction of the pins' rate over a whole run, from its first tick until it has all entered."""
+    check(memory, run)
+    st = new_channel(memory, run)
+    advance(st, FOREVER, run.length)
+    seconds = int(st.s["clock"][0]) * memory.tick_s
+    moved = int(st.s["accepted"][0]) * memory.organisation.atom_bytes
+    return moved / seconds / memory.channel_bytes_per_s
