@@ -70,7 +70,7 @@ def _files() -> dict[str, Path]:
 @cache
 def _names() -> dict[str, str]:
     """Names and aliases in lower case -> name of the file."""
-    out = {}
+    out: dict[str, str] = {}
     for name in _files():
         spec, _ = _catalog_memory(name)
         out |= {alias.lower(): name for alias in (name, *spec.aliases)}

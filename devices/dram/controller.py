@@ -46,9 +46,9 @@ def row_ready(st: Any, q: int, b: int) -> int:
         return at_act(st, b)
     if bank.active > 0:
         return NEVER
-    if st.config[0].row_hits_first and own.hit >= 0:
-        if st.entries[own.hit].arrive <= st.entries[own.miss].arrive:
-            return NEVER
+    kept_open = st.config[0].row_hits_first and own.hit >= 0
+    if kept_open and st.entries[own.hit].arrive <= st.entries[own.miss].arrive:
+        return NEVER
     return at_pre(st, b)
 
 
@@ -257,7 +257,7 @@ def returned(st: Any) -> int:
         s.flying -= 1
         s.outstanding -= 1
         s.blocked = 0
-    return st.flying[s.flying_from] if s.flying > 0 else NEVER  # type: ignore[no-any-return]
+    return st.flying[s.flying_from] if s.flying > 0 else NEVER
 
 
 @compiled

@@ -116,7 +116,7 @@ def pair_free(st: Any, pc: int, b: int) -> bool:
     s = st.s[0]
     if s.clock != s.pair_tick or s.pair_pc != pc:
         return True
-    return s.pair_bank >= 0 and b >= 0 and s.pair_bank != b  # type: ignore[no-any-return]
+    return s.pair_bank >= 0 and b >= 0 and s.pair_bank != b
 
 
 @compiled_inside

@@ -6,7 +6,7 @@ visit was the other side's has that side's row open and pays a row switch first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,14 +79,16 @@ def meet(memory: DramSpec, first: Sequence[Visit], second: Sequence[Visit]) -> M
     count = bundles_of(memory)
     for visit in (*first, *second):
         if not 0 <= visit.bundle < count:
-            raise InputError(f"bundle {visit.bundle}", f"{memory.name} has bundles 0 to {count - 1}")
+            raise InputError(
+                f"bundle {visit.bundle}", f"{memory.name} has bundles 0 to {count - 1}"
+            )
     out = Meeting()
     env = simpy.Environment()
     bundles = [simpy.Resource(env) for _ in range(count)]
     last: list[int | None] = [None] * count
     price = switch_clocks(memory)
 
-    def side(number: int, visits: Sequence[Visit]) -> Iterator[Any]:
+    def side(number: int, visits: Sequence[Visit]) -> Generator[Any, Any, None]:
         for visit in visits:
             with bundles[visit.bundle].request() as turn:
                 yield turn

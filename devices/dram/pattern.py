@@ -117,6 +117,9 @@ def read_pattern(text: str) -> Run:
     params: dict[str, str] = {}
     for part in (p for p in rest.replace(";", ",").split(",") if p.strip()):
         key, equals, value = part.partition("=")
+        if not equals and list(params)[-1:] == ["map"]:
+            params["map"] += f",{part.strip()}"  # a mapping field by field
+            continue
         if not equals:
             raise InputError(f"pattern {text!r}", f"{part!r} is not KEY=VALUE")
         params[key.strip()] = value.strip()

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
 from .mapping import Mapping
-from .state import MAX_KEPT, Channel, I8
+from .state import I8, MAX_KEPT, Channel
 from .streams import MULTI, STRIDE
 
 ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits",

@@ -9,10 +9,10 @@ units do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...workloads.errors import InputError
-from .spec import DramSpec
+from .spec import DramSpec, PimTimings
 
 AHEAD = 32
 """Commands that the controller sees ahead of the one it sends."""
@@ -38,6 +38,8 @@ class PimStream:
         Whether all banks are refreshed each tREFI.
     acts : int
         ACTs that one set takes, spaced by tRRD and tFAW; 1 where a command opens the whole set.
+    pseudo_channels : int
+        Pseudo channels that the stream's banks belong to.
     """
 
     commands: int
@@ -47,6 +49,7 @@ class PimStream:
     columns: int = 32
     refresh: bool = True
     acts: int = 1
+    pseudo_channels: int = 2
 
 
 def opening_clocks(memory: DramSpec, acts: int) -> int:
@@ -108,16 +111,26 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
         if option.startswith("col") and option[3:].isdecimal() and int(option[3:]) > 0:
             columns = min(int(option[3:]), org.columns)
             options.remove(option)
-    known = {"ab": [[]], "sb": [["rot"], ["fix"]], "pb": [["bgint"], ["rowlin"]], "bundle": [["rot"], ["fix"]]}
+    known: dict[str, list[list[str]]] = {
+        "ab": [[]],
+        "sb": [["rot"], ["fix"]],
+        "pb": [["bgint"], ["rowlin"]],
+        "bundle": [["rot"], ["fix"]],
+    }
     if parts[:2] != ["pim", "mac"] or options not in known.get(kind, []):
         raise InputError(
             f"pattern {name!r}",
             "is none of pim_mac_ab, pim_mac_sb_rot, pim_mac_sb_fix, pim_mac_pb_bgint, "
             "pim_mac_pb_rowlin, pim_mac_bundle_rot, pim_mac_bundle_fix (_colN behind it)",
         )
-    pim = memory.pim
-    each = {"ab": pim and pim.interval_all, "sb": pim and pim.interval_same, "pb": t.BL,
-            "bundle": t.CCD_L if pim and pim.bundle_banks else None}[kind]  # fmt: skip
+    pim = memory.pim or PimTimings()
+    intervals = {
+        "ab": pim.interval_all,
+        "sb": pim.interval_same,
+        "pb": t.BL,
+        "bundle": t.CCD_L if pim.bundle_banks else None,
+    }
+    each = intervals[kind]
     if each is None:
         raise InputError(f"pattern {name!r}", f"{memory.name} has no such commands (pim:)")
     rotating = options == ["rot"]
@@ -132,14 +145,14 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
         # Bank groups in turn share their rows' lifetime: one long row of all groups.
         whole = columns * org.bank_groups if interleaved else columns
         return PimStream(commands, interval, org.pseudo_channels, org.banks, whole, refresh)
-    bundle = pim.bundle_banks if pim and pim.bundle_banks else 1
-    bundles = org.sids * org.banks_per_sid // bundle
-    return PimStream(commands, each, bundle, bundles if rotating else 1, columns, refresh)
+    bundle = pim.bundle_banks or 1
+    bundles = org.sids * org.banks_per_sid // bundle if rotating else 1
+    return PimStream(commands, each, bundle, bundles, columns, refresh, pseudo_channels=1)
 
 
 @dataclass(frozen=True, slots=True)
 class PimOutcome:
-    """Fraction of the peak interval, rate of one channel [B/s], gain over the pins, seconds."""
+    """Fraction of the peak interval, rate [B/s], the same over the pins' rate, seconds."""
 
     fraction: float
     bytes_per_s: float
@@ -153,9 +166,10 @@ def measure(memory: DramSpec, stream: PimStream, peak_interval: int | None = Non
     seconds = clocks * memory.tCK_s
     rate = stream.commands * stream.banks * memory.organisation.atom_bytes / seconds
     peak = peak_interval or stream.interval
-    return PimOutcome(
-        stream.commands * peak / clocks, rate, rate / memory.channel_bytes_per_s, seconds
-    )
+    org = memory.organisation
+    pins = memory.channel_bytes_per_s * min(stream.pseudo_channels, org.pseudo_channels)
+    over = rate * org.pseudo_channels / pins
+    return PimOutcome(stream.commands * peak / clocks, rate, over, seconds)
 
 
 def bundle_stream(
@@ -167,5 +181,4 @@ def bundle_stream(
     """
     name = f"pim_mac_bundle_{'rot' if overlap else 'fix'}"
     plain = stream_of(memory, name, commands, refresh)
-    return PimStream(plain.commands, plain.interval, plain.banks, plain.sets, plain.columns,
-                     refresh, plain.banks if faw else 1)  # fmt: skip
+    return replace(plain, acts=plain.banks if faw else 1)

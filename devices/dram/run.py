@@ -106,7 +106,9 @@ def simulate(memory: DramSpec, run: Run) -> Outcome:
         start = max(_first(t.accepted, tenth) for t in tracks)
         end = max(min(_first(t.accepted, length) for t in tracks), start + 1)
         if end >= min(len(t.accepted) for t in tracks):
-            raise InputError(f"requests={length}", "are too few for so uneven channels; ask for more")
+            raise InputError(
+                f"requests={length}", "are too few for so uneven channels; ask for more"
+            )
         spans = [t.accepted[end] - t.accepted[start] for t in tracks]
         ticks = (end - start) * tracks[0].step
     return _outcome(memory, run, tracks, sum(spans) / len(spans), ticks)
@@ -151,9 +153,7 @@ def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
     return track
 
 
-def _unaligned(
-    memory: DramSpec, run: Run, numbers: range
-) -> tuple[list[_Track], list[int], int]:
+def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track], list[int], int]:
     """Run all channels from where each has accepted a tenth to where one has accepted all."""
     tracks, starts, ends = [], [], []
     for n in numbers:
