@@ -40,6 +40,8 @@ class PimStream:
         ACTs that one set takes, spaced by tRRD and tFAW; 1 where a command opens the whole set.
     pseudo_channels : int
         Pseudo channels that the stream's banks belong to.
+    best : int
+        Clocks between commands at best, which the fraction of peak counts by; 0 for `interval`.
     """
 
     commands: int
@@ -50,6 +52,7 @@ class PimStream:
     refresh: bool = True
     acts: int = 1
     pseudo_channels: int = 2
+    best: int = 0
 
 
 def opening_clocks(memory: DramSpec, acts: int) -> int:
@@ -113,9 +116,9 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
             options.remove(option)
     known: dict[str, list[list[str]]] = {
         "ab": [[]],
-        "sb": [["rot"], ["fix"]],
-        "pb": [["bgint"], ["rowlin"]],
-        "bundle": [["rot"], ["fix"]],
+        "sb": [[], ["rot"], ["fix"]],
+        "pb": [[], ["bgint"], ["rowlin"]],
+        "bundle": [[], ["rot"], ["fix"]],
     }
     if parts[:2] != ["pim", "mac"] or options not in known.get(kind, []):
         raise InputError(
@@ -133,18 +136,19 @@ def stream_of(memory: DramSpec, name: str, commands: int, refresh: bool) -> PimS
     each = intervals[kind]
     if each is None:
         raise InputError(f"pattern {name!r}", f"{memory.name} has no such commands (pim:)")
-    rotating = options == ["rot"]
+    rotating = options != ["fix"]
     if kind == "ab":
         return PimStream(commands, each, org.banks_per_channel, 1, columns, refresh)
     if kind == "sb":
         banks = org.banks_per_channel // org.banks
         return PimStream(commands, each, banks, org.banks if rotating else 1, columns, refresh)
     if kind == "pb":
-        interleaved = options == ["bgint"]
+        interleaved = options != ["rowlin"]
         interval = max(t.BL, t.CCD_S) if interleaved else t.CCD_L
         # Bank groups in turn share their rows' lifetime: one long row of all groups.
         whole = columns * org.bank_groups if interleaved else columns
-        return PimStream(commands, interval, org.pseudo_channels, org.banks, whole, refresh)
+        banks, sets = org.pseudo_channels, org.banks
+        return PimStream(commands, interval, banks, sets, whole, refresh, best=t.BL)
     bundle = pim.bundle_banks or 1
     bundles = org.sids * org.banks_per_sid // bundle if rotating else 1
     return PimStream(commands, each, bundle, bundles, columns, refresh, pseudo_channels=1)
@@ -160,12 +164,12 @@ class PimOutcome:
     seconds: float
 
 
-def measure(memory: DramSpec, stream: PimStream, peak_interval: int | None = None) -> PimOutcome:
-    """Run a stream; its peak is a command each `peak_interval` clocks (its own by default)."""
+def measure(memory: DramSpec, stream: PimStream) -> PimOutcome:
+    """Run a stream; its peak is a command each `best` clocks."""
     clocks = run_stream(memory, stream)
     seconds = clocks * memory.tCK_s
     rate = stream.commands * stream.banks * memory.organisation.atom_bytes / seconds
-    peak = peak_interval or stream.interval
+    peak = stream.best or stream.interval
     org = memory.organisation
     pins = memory.channel_bytes_per_s * min(stream.pseudo_channels, org.pseudo_channels)
     over = rate * org.pseudo_channels / pins
