@@ -33,23 +33,28 @@ MOST_PER_TICK = 2
 
 
 @compiled_inside
-def row_ready(st: Any, q: int, b: int) -> int:
-    """First tick for the ACT or PRE that a bank's oldest miss in queue `q` needs; NEVER if barred.
+def is_barred(st: Any, q: int, b: int) -> bool:
+    """Whether a bank with an open row must not be closed for the oldest miss in queue `q`.
 
-    A PRE is barred while a request waits for the row that is open, and in the scheduler that puts
-    row hits first, also by a hit of the queue that is not younger.
+    So while a request waits for that row, and in the scheduler that puts row hits first, while
+    the queue holds a hit that is not younger.
     """
     bank, own = st.banks[b], st.lists[q, b]
-    if own.miss < 0:
-        return NEVER
-    if bank.open < 0:
-        return at_act(st, b)
     if bank.active > 0:
+        return True
+    if st.config[0].row_hits_first == 0 or own.hit < 0:
+        return False
+    return st.entries[own.hit].arrive <= st.entries[own.miss].arrive  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def row_ready(st: Any, q: int, b: int) -> int:
+    """First tick for the ACT or PRE that a bank's oldest miss in queue `q` needs; NEVER if barred."""
+    if st.lists[q, b].miss < 0:
         return NEVER
-    kept_open = st.config[0].row_hits_first and own.hit >= 0
-    if kept_open and st.entries[own.hit].arrive <= st.entries[own.miss].arrive:
-        return NEVER
-    return at_pre(st, b)
+    if st.banks[b].open < 0:
+        return at_act(st, b)
+    return NEVER if is_barred(st, q, b) else at_pre(st, b)
 
 
 @compiled_inside
@@ -210,20 +215,21 @@ def row_slot(st: Any, edge: bool) -> None:
             continue
         for k in range(n):
             b = st.misses[q, p, k]
-            if st.banks[b].open < 0:
-                if first_act > s.clock:
-                    soon = min(soon, first_act)
-                    continue
-                ready = rising(c, max(at_act(st, b), s.clock))
+            bank, own = st.banks[b], st.lists[q, b]
+            if bank.open < 0:
+                ready = max(bank.next_act, st.groups[bank.group].next_act)
+                ready = max(first_act, rising(c, ready))
+            elif is_barred(st, q, b):
+                continue
             else:
-                ready = row_ready(st, q, b)
+                ready = max(first_pre, bank.next_pre)
                 if ready <= s.clock and not edge and not pair_free(st, p, b):
                     ready = s.clock + 1
             if ready > s.clock:
                 soon = min(soon, ready)
                 continue
             more = more or best >= 0
-            seq = st.entries[st.lists[q, b].miss].seq
+            seq = st.entries[own.miss].seq
             if seq < oldest:
                 best, oldest = b, seq
     if best < 0:

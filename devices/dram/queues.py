@@ -168,18 +168,30 @@ def release(st: Any, index: int) -> None:
 
 @compiled_inside
 def opened(st: Any, b: int) -> None:
-    """Sort a bank's requests anew after its row has changed."""
+    """Sort a bank's requests after its row has been opened; before, all were misses."""
     row = st.banks[b].open
     for q in range(2):
         own = st.lists[q, b]
-        hit = miss = -1
         e = own.head
-        while e >= 0 and (hit < 0 or miss < 0):
-            if st.entries[e].row == row:
-                if hit < 0:
-                    hit = e
-            elif miss < 0:
-                miss = e
-            e = st.entries[e].next
-        list_hit(st, q, b, hit)
-        list_miss(st, q, b, miss)
+        if e < 0:
+            continue
+        hit, miss = e, e
+        while hit >= 0 and st.entries[hit].row != row:
+            hit = st.entries[hit].next
+        while miss >= 0 and st.entries[miss].row == row:
+            miss = st.entries[miss].next
+        if hit >= 0:
+            list_hit(st, q, b, hit)
+        if miss != own.miss:
+            list_miss(st, q, b, miss)
+
+
+@compiled_inside
+def closed(st: Any, b: int) -> None:
+    """Make misses of all requests of a bank whose row has been closed."""
+    for q in range(2):
+        own = st.lists[q, b]
+        if own.hit >= 0:
+            list_hit(st, q, b, -1)
+        if own.miss != own.head:
+            list_miss(st, q, b, own.head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...workloads.jit import compiled_inside, compiled_part
-from .queues import opened
+from .queues import closed, opened
 
 ACT, PRE, PREAB, RD, WR, RDA, WRA, REFAB, REFPB = range(9)
 COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
@@ -117,7 +117,7 @@ def close(st: Any, b: int) -> None:
     bank.accesses, bank.injected = 0, 0
     if bank.open >= 0:
         bank.open = -1
-        opened(st, b)
+        closed(st, b)
 
 
 @compiled_inside
