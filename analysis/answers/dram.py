@@ -147,7 +147,7 @@ class PimAnswer(Result):
         return [text]
 
 
-def dram(pattern: str, memory: str, limits: bool = True) -> DramAnswer | PimAnswer:
+def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswer | PimAnswer:
     """Run an access pattern on a memory.
 
     Parameters
@@ -155,8 +155,8 @@ def dram(pattern: str, memory: str, limits: bool = True) -> DramAnswer | PimAnsw
     pattern : str
         ``KIND`` or ``KIND:KEY=VALUE,...``: seq_read, rand_read, stride_read, multistream_read,
         mix_read, the same with ``_rw``, or ``pim_mac_...`` (commands over many banks).
-    memory : str
-        Name of a DRAM standard, or its YAML file.
+    memory : str or DramSpec
+        Name of a DRAM standard, its YAML file, or the standard.
     limits : bool
         Whether to lift one constraint after the other, to find what limits.
 
@@ -166,7 +166,7 @@ def dram(pattern: str, memory: str, limits: bool = True) -> DramAnswer | PimAnsw
     >>> round(answer.outcome.fraction, 5)
     0.73135
     """
-    spec = load_memory(memory)
+    spec = load_memory(memory) if isinstance(memory, str) else memory
     if pattern.startswith("pim_"):
         return _pim(pattern, spec)
     run = read_pattern(pattern)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from opbyte.analysis.answers.dram import DramAnswer, dram
+from opbyte.analysis.answers.layouts import layouts
 from opbyte.analysis.validate.dram import RAMULATOR, validate_dram
+from opbyte.devices.catalog import load_system
 
 from .conftest import Ask
 
@@ -144,3 +146,23 @@ def test_what_limits_a_pattern() -> None:
         answer = dram(f"{pattern},requests=20000", "hbm3-6400-8hi")
         assert isinstance(answer, DramAnswer)
         assert answer.limited_by == limit
+
+
+def test_a_layout_is_worth_what_its_bytes_take() -> None:
+    found = layouts(
+        "llama-3-8b", "h100-x1", batch=32, context=4096, mappings=("col64", "banklin"),
+        block_tokens=(16, 64),
+    )  # fmt: skip
+    rates = [each.tokens_per_s for each in found.ranked]
+    assert rates == sorted(rates, reverse=True)
+    assert len(rates) == 2 * 2 * 2
+    assert found.gain >= 0
+    best = found.ranked[0]
+    assert best.mapping == "col64"
+    rate = load_system("h100-x1").device.memory.bandwidth_bytes_per_s
+    read = found.kv_bytes * (1 + best.block_tokens / 2 / 4096)
+    seconds = found.weights_bytes / best.weights_fraction + read / best.kv_fraction
+    assert best.tokens_per_s == pytest.approx(32 * rate / seconds)
+    # 32 sequences of 4,096 tokens, 131,072 B each (8 KV heads of 128 in 32 layers, 16 bit).
+    assert found.kv_bytes == pytest.approx(32 * 4096 * 131_072, rel=0.01)
+    assert "tokens/s" in found.rows()[0]
