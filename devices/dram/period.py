@@ -15,7 +15,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part, int64
 from .mapping import Mapping
 from .state import I8, MAX_KEPT, Channel
-from .streams import MULTI, STRIDE
+from .streams import MULTI, SEQ, STRIDE
 
 ADDED = ("accepted", "acts", "pres", "refreshes", "reads_done", "writes_done", "latency", "hits",
          "turns")  # fmt: skip
@@ -164,6 +164,7 @@ def position(st: Channel, mapping: Mapping) -> Position:
         ends = -(-(done + 1) * capacity // t["stride"]) * t["touched"]
         horizon = min(horizon, ends - read)
         above += done << 40
+    left = 0 if t["kind"] == SEQ else left  # counts down to the end of the channel
     phase = (at % unit, above, left, turn % t["many"], t["period"])
     return Position(row, phase, read, at, horizon)
 
@@ -250,3 +251,5 @@ def skip(st: Channel, mapping: Mapping, rows: int, period: Period, times: int) -
     read, at = ("wrote", "other_next") if other else ("read", "next")
     t[read] += times * period.read
     t[at] = (t[at] + blocks) % t["blocks"]
+    if t["kind"][0] == SEQ:
+        t["other_left" if other else "left"] = t["blocks"] - t[at]

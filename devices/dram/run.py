@@ -153,18 +153,38 @@ def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
     return track
 
 
+def _run_to(memory: DramSpec, run: Run, st: Channel, requests: int) -> int:
+    """Run a channel until it has accepted so many requests; those simulated one by one."""
+    mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
+    step, simulated = int(st.config["refi"][0]), 0
+    looking = repeats(st, mapping, run.pattern.regular)
+    watch = Watch(st, mapping, rows)
+    while int(st.s["accepted"][0]) < requests:
+        before = int(st.s["accepted"][0])
+        until = (int(st.s["clock"][0]) // step + 1) * step if looking else FOREVER
+        advance(st, until, requests)
+        now = int(st.s["accepted"][0])
+        simulated += now - before
+        period = watch.period() if looking and now < requests else None
+        times = period.times(requests - now) if period else 0
+        if period and times > 0:
+            skip(st, mapping, rows, period, times)
+            watch = Watch(st, mapping, rows)
+    return simulated
+
+
 def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track], list[int], int]:
     """Run all channels from where each has accepted a tenth to where one has accepted all."""
     tracks, starts, ends = [], [], []
     for n in numbers:
         st = new_channel(memory, run, n)
-        advance(st, FOREVER, run.length // 10)
+        simulated = _run_to(memory, run, st, run.length // 10)
         starts.append(int(st.s["clock"][0]))
         first = int(st.s["accepted"][0])
-        advance(st, FOREVER, run.length)
+        simulated += _run_to(memory, run, st, run.length)
         ends.append(int(st.s["clock"][0]))
         last = int(st.s["accepted"][0])
-        tracks.append(_Track(st, 1, [first, last], last))
+        tracks.append(_Track(st, 1, [first, last], simulated))
     start, end = max(starts), min(ends)
     spans = []
     for n, track in zip(numbers, tracks, strict=True):

@@ -254,6 +254,15 @@ def test_repetition_is_exact(kind: str, size: int, mapping: str, name: str, writ
     assert found.requests == accepted[-1]
 
 
+@pytest.mark.parametrize("refresh", ["all", "none"])
+def test_gigabytes_are_not_simulated_request_by_request(refresh: str) -> None:
+    whole = simulate(HBM2, read_pattern(f"seq_read:refresh={refresh},requests=33554432"))
+    assert whole.requests >= 1 << 25  # 32 B each: 1 GB
+    assert whole.simulated < 0.1 * whole.requests
+    part = simulate(HBM2, read_pattern(f"seq_read:refresh={refresh},requests=600000"))
+    assert whole.fraction == pytest.approx(part.fraction, rel=1e-3)
+
+
 def test_long_strides_repeat() -> None:
     run = read_pattern("stride_read:S=65536,requests=1000000")
     found = simulate(HBM3, run)
