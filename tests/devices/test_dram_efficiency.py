@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from opbyte.devices.catalog import load_device
+from opbyte.devices.device import build_device
 from opbyte.devices.dram import efficiency as module
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.dram.efficiency import (
@@ -21,8 +23,11 @@ from opbyte.devices.dram.efficiency import (
     weights_beside_gathers,
 )
 from opbyte.devices.dram.layouts import candidate_mappings, rank_mappings, rank_pages
+from opbyte.devices.dram.model import with_dram
 from opbyte.devices.dram.run import simulate
+from opbyte.devices.prices import ALONE, P_BYTES
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.ops import Op
 
 MEMORY = load_memory("hbm3-5200-8hi")
 
@@ -97,3 +102,29 @@ def test_pages_trade_row_hits_for_the_last_block() -> None:
     # At a short context a large block reads mostly what is not there.
     short = rank_pages(MEMORY, 4096, 16, tokens=(8, 128), mappings=("col64",))
     assert short[0].tokens == 8
+
+
+def test_a_device_takes_its_bandwidth_from_its_dram() -> None:
+    flat = build_device(load_device("duplex-plain")[0])
+    derived = with_dram(flat, MEMORY)
+    shared = {"layer": "attention", "phase": "decode", "shape": {}, "dtype": "fp16"}
+    gemm = Op(name="out", kind="gemm", flops=1e6, weight_bytes=1e8, **shared)
+    attention = Op(name="a", kind="attention_decode", flops=1e6, kv_read_bytes=1e8, **shared)
+    streams = efficiency(MEMORY, weights()).fraction
+    for op, share in ((gemm, streams), (attention, None)):
+        model = derived.processors["xpu"].model
+        cost = model.cost(op)
+        words, fraction = model.pattern(op)
+        assert share is None or fraction == share
+        assert cost.memory_s == pytest.approx(
+            op.bytes / (flat.processors["xpu"].bandwidth * fraction)
+        )
+        assert model.row(op, ALONE).params[P_BYTES] == pytest.approx(op.bytes / cost.memory_s)
+        assert words
+    near = derived.processors["logic-pim"].model
+    # Rows of bundles in turn lose to refresh alone: 1 - (tRFC + tRTP + tRP + tRCD) / tREFI.
+    t = MEMORY.timings
+    lost = (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI
+    assert near.pattern(attention)[1] == pytest.approx(1 - lost, abs=0.01)
+    assert {e.basis for e in near.evidence([gemm, attention])} == {"derived"}
+    assert len(derived.processors["xpu"].model.evidence([gemm, attention])) == 2
