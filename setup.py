@@ -14,6 +14,7 @@ setup(
         "opbyte.analysis.report": ["templates/*.j2"],
         "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
         "opbyte.devices.power": ["*.yaml"],
+        "opbyte.devices.dram": ["specs/*.yaml"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
