@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
+from ...devices.cost import BOUNDS
 from ..batching.policies import Policy
 from ..batching.state import (
     C_EMITTED,
@@ -33,7 +35,7 @@ from ..step.compiled import (
 from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
-from .record import OpTotal, Run
+from .record import OpTotal, Requests, Run
 
 
 def collect(
@@ -55,15 +57,16 @@ def collect(
     """
     engines = served.engines
     requests = served.table.finished(len(engines) > 1 or served.failures > 0)
-    warm, end = requests.order >= warmup, float(requests.last_token_s.max())
+    end = float(requests.last_token_s.max())
     interval = end - served.warm_s
     emitted, prompt = _count(engines, C_EMITTED), _count(engines, C_PROMPT)
-    joules = sum(_joules(totals(e.plan, e.books.tally)) for e in engines)
-    system = deployment.system
+    joules, busy_s = _work([totals(e.plan, e.books.tally) for e in engines])
+    before, idled_s = _work([e.warm.totals for e in engines])
+    system, board = deployment.system, deployment.device.board
     devices = system.devices_per_node * system.nodes * copies
-    waited = requests.first_token_s - requests.arrival_s
-    decode = requests.last_token_s - requests.first_token_s
-    several = requests.output_tokens > 1
+    spent = board.work_joules(joules, busy_s)
+    busy_late_s = min(busy_s - idled_s, devices * interval)
+    ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
     return Run(
         deployment=deployment,
         policy=policy,
@@ -71,7 +74,7 @@ def collect(
         seed=seed,
         requests=requests,
         stages=_stages(engines),
-        ops=_op_totals(engines),
+        ops=_op_totals(engines, spent / joules if spent else 1.0),
         iterations=_count(engines, C_STEPS),
         preemptions=_count(engines, C_PREEMPTIONS),
         output_tokens=emitted,
@@ -81,14 +84,17 @@ def collect(
         interval_s=interval,
         interval_output_tokens=emitted - sum(e.warm.emitted for e in engines),
         interval_prompt_tokens=prompt - sum(e.warm.prompt for e in engines),
-        joules=joules,
-        interval_joules=joules - sum(_joules(e.warm.totals) for e in engines),
-        interval_static_joules=system.device.static_W * devices * interval,
-        ttft_s=quantiles(waited[warm]),
+        joules=spent,
+        interval_joules=board.work_joules(joules - before, busy_late_s),
+        interval_static_joules=board.idle_joules(devices * interval),
+        interval_busy_joules=board.busy_joules(busy_late_s),
+        devices=devices,
+        ttft_s=ttft,
         tbt_s=_gaps(engines),
-        tpot_s=quantiles((decode / np.maximum(requests.output_tokens - 1, 1))[warm & several]),
-        e2e_s=quantiles((requests.last_token_s - requests.arrival_s)[warm]),
+        tpot_s=tpot,
+        e2e_s=e2e,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
+        kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
         failures=served.failures,
         restarts=served.restarts,
@@ -101,9 +107,22 @@ def _count(engines: list[Engine], counter: int) -> int:
     return sum(int(engine.state.counters[counter]) for engine in engines)
 
 
-def _joules(sums: F8) -> float:
-    """Dynamic energy of all ops on all processors, from `compiled.totals`."""
-    return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+def _work(sums: list[F8]) -> tuple[float, float]:
+    """Energy of the work and busy seconds of devices, of all ops: `compiled.totals` of engines."""
+    joules = sum(float(t[:, :, T_J_DRAM : T_J_LINK + 1].sum()) for t in sums)
+    return joules, sum(float(t[:, :, T_BUSY].sum()) for t in sums)
+
+
+def _latencies(requests: Requests, warm: npt.NDArray[np.bool_]) -> tuple[Quantiles, ...]:
+    """TTFT, TPOT and E2E of some of the requests, see `metrics`."""
+    waited = requests.first_token_s - requests.arrival_s
+    decode = requests.last_token_s - requests.first_token_s
+    gaps = requests.output_tokens - 1
+    return (
+        quantiles(waited[warm]),
+        quantiles((decode / np.maximum(gaps, 1))[warm & (gaps > 0)]),
+        quantiles((requests.last_token_s - requests.arrival_s)[warm]),
+    )
 
 
 def _gaps(engines: list[Engine]) -> Quantiles:
@@ -126,8 +145,11 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
     return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
 
 
-def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
-    """Sum ops of the same name over layers and engines, one row a processor that ran them."""
+def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
+    """Sum ops of the same name over layers and engines, one row a processor that ran them.
+
+    `clock` is what of the energy of their work is left at the clock that the power limit allows.
+    """
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     for engine in engines:  # those of two pools may have different ops
@@ -142,9 +164,10 @@ def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),
             float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
-            {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
-             "link": float(t[T_J_LINK])},
+            {"dram": clock * float(t[T_J_DRAM]), "compute": clock * float(t[T_J_COMPUTE]),
+             "link": clock * float(t[T_J_LINK])},
             float(t[T_RUNS]), float(t[T_OUTSIDE]),
+            {name: float(seconds) for name, seconds in zip(BOUNDS, t, strict=False)},
         )
         for (layer, name, kind, processor), t in rows.items()
     )  # fmt: skip

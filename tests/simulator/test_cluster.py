@@ -66,7 +66,7 @@ def test_one_node_is_the_plain_engine(small: Small, policy: str, clients: int | 
 METRICS = (
     "iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "interval_s",
     "interval_output_tokens", "interval_prompt_tokens", "joules", "interval_joules",
-    "interval_static_joules", "output_tokens_per_s", "joules_per_token", "kv_peak",
+    "interval_static_joules", "interval_busy_joules", "output_tokens_per_s", "joules_per_token", "kv_peak",
 )  # fmt: skip
 
 
