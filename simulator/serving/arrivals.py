@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from ...workloads.requests import RequestBlock, RequestStream
+from ...workloads.requests import RequestBlock
 from .dealing import Dealer
 from .sessions import Sessions
 from .table import Table
@@ -27,7 +27,10 @@ class Arrivals:
     dealer : Dealer
     sessions : Sessions
         Lets requests come after others.
-    stream : RequestStream
+    blocks : iterator of RequestBlock
+        The stream.
+    clients : int or None
+        Those of a closed loop.
     whole : bool
         Deal blocks before their requests arrive: nobody has to look at the nodes then, and the
         engines release them in time. A closed loop is dealt so to a single engine, which plays
@@ -39,7 +42,8 @@ class Arrivals:
     table: Table
     dealer: Dealer
     sessions: Sessions
-    stream: RequestStream
+    blocks: Iterator[RequestBlock]
+    clients: int | None
     whole: bool
     exhausted: bool = False
     _in_flight: int = 0  # of a closed loop, thinking ones too
@@ -47,22 +51,22 @@ class Arrivals:
 
     def start(self, env: simpy.Environment) -> None:
         """Begin at time 0."""
-        closed = self.stream.closed_loop is not None
+        closed = self.clients is not None
         if closed and self.whole:
-            for block in self.stream:
+            for block in self.blocks:
                 self.dealer.deal_block(block, self._read(block))
             self.exhausted = True
         elif closed:
-            self._backlog = (row for block in self.stream for row in self._read(block))
+            self._backlog = (row for block in self.blocks for row in self._read(block))
             self._next_clients(env.now)
         elif self.whole:
-            env.process(self._blocks(env))
+            env.process(self._in_blocks(env))
         else:
             env.process(self._one_by_one(env))
 
     def completed(self, followed: bool, now: float) -> None:
         """A request has completed, and its client goes on with another of its session or not."""
-        if self.stream.closed_loop is not None:
+        if self.clients is not None:
             self._in_flight -= not followed
             self._next_clients(now)
 
@@ -76,9 +80,9 @@ class Arrivals:
             node.engine.widen(longest)
         return self.table.append(block)
 
-    def _blocks(self, env: simpy.Environment) -> Process:
+    def _in_blocks(self, env: simpy.Environment) -> Process:
         """Deal blocks, each before its first request arrives."""
-        for block, horizon in _with_horizon(iter(self.stream)):
+        for block, horizon in _with_horizon(self.blocks):
             self.dealer.deal_block(block, self._read(block))
             if np.isfinite(horizon):
                 yield env.timeout(max(horizon - env.now, 0.0))
@@ -86,7 +90,7 @@ class Arrivals:
 
     def _one_by_one(self, env: simpy.Environment) -> Process:
         """Deal requests when they arrive."""
-        for block in self.stream:
+        for block in self.blocks:
             rows = self._read(block)
             follows = [-1] * len(block) if block.turns is None else block.turns.follows.tolist()
             for row, at, before in zip(rows, block.arrival_s.tolist(), follows, strict=True):
@@ -103,7 +107,7 @@ class Arrivals:
 
         A client stays with its session: what follows a request that is not done waits for that.
         """
-        clients, table = self.stream.closed_loop or 0, self.table
+        clients, table = self.clients or 0, self.table
         while self._in_flight < clients and not self.exhausted:
             row = next(self._backlog, None)
             if row is None:

@@ -10,6 +10,7 @@ the turns of sessions itself.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import simpy
 
@@ -150,7 +151,9 @@ class Driver:
         self.env = env = simpy.Environment()
         self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
-        first = next(iter(stream), None)
+        blocks = iter(stream)
+        first = next(blocks, None)
+        blocks = chain(() if first is None else (first,), blocks)  # drawn once
         chained = first is not None and first.turns is not None
         self.alone = len(pools.entry) == 1 and not pools.decode and faults is None
         shared = not self.alone and (chained or stream.closed_loop is not None)
@@ -173,7 +176,9 @@ class Driver:
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.sessions = Sessions(env, table, self.dealer)
         whole = self.alone or not (self.always or faults or self.dealer.looks)
-        self.arrivals = Arrivals(table, self.dealer, self.sessions, stream, whole)
+        self.arrivals = Arrivals(
+            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole
+        )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, policy, pools.link)
         self.failures = Failures(
             self.nodes, table, self.dealer, self.transfers, faults or Faults()
