@@ -16,7 +16,8 @@ from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
-from ..show.result import Result, seconds, show
+from ..show.result import Result
+from ..show.text import seconds, show
 from .load import load
 
 QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -15,7 +15,8 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_whole
-from ..show.result import Result, seconds, show, si
+from ..show.result import Result
+from ..show.text import seconds, show, si
 from .load import load
 from .summary import processor_rows, roof_of
 

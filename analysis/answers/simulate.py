@@ -20,7 +20,8 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.options import MAX_SIZE, check_count, check_seed, check_whole
-from ..show.result import Result, seconds, show
+from ..show.result import Result
+from ..show.text import seconds, show
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .load import load
@@ -42,7 +43,6 @@ from .summary import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Section
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
@@ -130,11 +130,6 @@ class Simulation(Result):
         """How often ops lay outside the kernel tables; nothing where none are in use."""
         return coverage_blocks(coverage(self.run))
 
-    def sections(self) -> Sequence[Section]:
-        from ..report.simulation import run_sections
-
-        return run_sections(self)
-
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
         return evidence_text(self.evidence, self.run.deployment.system.name)
@@ -208,11 +203,6 @@ class Comparison(Result):
     def report_title(self) -> str:
         systems = " and ".join(r.run.deployment.system.name for r in self.runs)
         return f"{self.runs[0].run.deployment.model.name} on {systems}"
-
-    def sections(self) -> Sequence[Section]:
-        from ..report.simulation import comparison_sections
-
-        return comparison_sections(self)
 
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
@@ -310,11 +300,6 @@ class Seeds(Result):
         first = self.runs[0]
         seeds = f"{len(self.runs)} seeds from {first.run.seed} on"
         return [f"{heading(first.run)}; {seeds}", self.rows(), first.rests_on()]
-
-    def sections(self) -> Sequence[Section]:
-        from ..report.simulation import seeds_sections
-
-        return seeds_sections(self)
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         data = self.to_dict()

@@ -25,7 +25,7 @@ def search_command(
     out: Out = None,
 ) -> None:
     """Find array sizes, parallel queries and buffers of an FPGA for a model."""
-    from ..answers.search import search
+    from ..studies.search import search
 
     with folder(out) as files:
         with counting("designs") as told:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
+from ..answers.simulate import Comparison, Seeds, Simulation
 from ..answers.summary import (
     bound_of,
     figure_rows,
@@ -26,11 +27,9 @@ from ..answers.summary import (
 )
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.provenance import digest_of
-from ..show.result import show
-from .page import Drawing, Section
-
-if TYPE_CHECKING:
-    from ..answers.simulate import Comparison, Seeds, Simulation
+from ..show.result import Drawing, Section
+from ..show.text import show
+from .sections import sections
 
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
@@ -38,6 +37,7 @@ WHERE = (
 )
 
 
+@sections.register
 def run_sections(result: Simulation) -> list[Section]:
     """All sections of one simulation."""
     run = result.run
@@ -63,6 +63,7 @@ def run_sections(result: Simulation) -> list[Section]:
     ]
 
 
+@sections.register
 def comparison_sections(result: Comparison) -> list[Section]:
     """What differs between systems, then what each rests on."""
     runs = [each.run for each in result.runs]
@@ -89,6 +90,7 @@ def comparison_sections(result: Comparison) -> list[Section]:
     return out
 
 
+@sections.register
 def seeds_sections(result: Seeds) -> list[Section]:
     """Means with intervals, then the first seed in full."""
     first = result.runs[0]

@@ -22,15 +22,15 @@ from ...workloads.requests import open_requests
 from ...workloads.requests.options import check_count, check_real
 from ..answers.limits import Limit, limit_of
 from ..answers.load import load
+from ..answers.price import costs
 from ..answers.simulate import Simulation, simulate
 from ..answers.summary import LATENCIES, QUANTILES
-from ..show.result import Result, seconds, show
-from .sweep.point import costs
+from ..show.result import Result
+from ..show.text import seconds, show
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..report import Section
 
 Told = Callable[[int, int], None]
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
@@ -182,11 +182,6 @@ class Capacity(Result):
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
         ]
-
-    def sections(self) -> Sequence[Section]:
-        from ..report.studies import capacity_sections
-
-        return capacity_sections(self)
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""

@@ -19,12 +19,12 @@ from ...workloads.kernel_tables import read_tables
 from ...workloads.requests import RequestBlock, RequestStream
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.load import load
-from ..show.result import Result, seconds
+from ..show.result import Drawing, Result
+from ..show.text import seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Drawing
 
 F8 = npt.NDArray[np.float64]
 
@@ -143,7 +143,6 @@ class ServingValidation(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots import serving
-        from ..report import Drawing
 
         return [
             Drawing(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 _HOMES = {
     "InputError": "workloads.errors",
@@ -27,7 +27,7 @@ _HOMES = {
     "open_requests": "workloads.requests",
     "pareto": "analysis.studies.pareto",
     "roofline": "analysis.answers.roofline",
-    "search": "analysis.answers.search",
+    "search": "analysis.studies.search",
     "simulate": "analysis.answers.simulate",
     "sweep": "analysis.studies.sweep",
 }
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.roofline import roofline
-    from opbyte.analysis.answers.search import search
     from opbyte.analysis.answers.simulate import simulate
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
+    from opbyte.analysis.studies.search import search
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
     from opbyte.workloads.catalog import list_models, load_model

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opbyte.analysis.studies.pareto import front, pareto
+from opbyte.analysis.studies.front import front
+from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
 from opbyte.analysis.studies.sweep.expression import parse
