@@ -7,12 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.demo import Comparison
 from ..answers.roofline import Roofline
-from ..answers.simulate import Comparison, Seeds, Simulation
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.timeline import write_timeline
-from ..studies.capacity import Capacity
+from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
 from ..validate.kernels import KernelValidation

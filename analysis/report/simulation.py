@@ -13,9 +13,11 @@ from ...simulator.batching.kv import kv_rules
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
+from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
-from ..answers.simulate import Comparison, Seeds, Simulation
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..answers.summary import (
     bound_of,
     figure_rows,
@@ -204,12 +206,17 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
         {"what": "workload", "value": run.workload, "digest": None},
         {"what": "seed", "value": str(run.seed), "digest": None},
     ]
+    given = [
+        {"option": own.name, "value": show(value), "unit": own.option.unit or None}
+        for own, value in result.scenario.given()
+        if own.name not in ("model", "system", "seed")
+    ]
     models = model_rows(result.evidence)
     constants = constants_section(
         d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
     )
     return [
-        Section(f"{before}What was run", [what, inspect(d.model).rows()]),
+        Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
         Section(f"{before}Evidence", [result.rests_on(), models, *result.outside_tables()]),
         constants,
     ]

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from ..answers.evidence import evidence
-from ..answers.simulate import Simulation, simulate
+from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
 from ..plots import trade_off
 from ..show.result import Drawing, Section
-from ..studies.capacity import Capacity
+from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
-from ..studies.sweep.parameters import settings, sources_of
+from ..studies.sweep.parameters import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
 from .sections import sections
 from .simulation import constants_section, model_rows
@@ -90,9 +90,7 @@ def _evidence(result: Sweep) -> list[Section]:
     first = next((p for key, p in result.points.items() if key in keys), None)
     if first is None:
         return []
-    one = {"requests": 1, "warmup": None, "seeds": None}  # what it rests on needs no long run
-    made = simulate(**{**settings(first.settings), **one})
-    assert isinstance(made, Simulation)
+    made = simulate(scenario_of(first.settings), requests=1, warmup=None)  # needs no long run
     deployment, sources = made.run.deployment, sources_of(first.settings)
     models = evidence(deployment, sources)
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())

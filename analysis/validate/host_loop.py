@@ -226,7 +226,6 @@ def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int =
             dtype=DTYPE,
             kv_dtype=DTYPE,
         )
-    assert isinstance(serving, Simulation)
     return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
 
 

@@ -14,8 +14,10 @@ from ._version import __version__
 
 _HOMES = {
     "InputError": "workloads.errors",
+    "Scenario": "simulator.scenario",
     "capacity": "analysis.studies.capacity",
     "compare": "analysis.answers.compare",
+    "compare_demo": "analysis.answers.demo",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
     "list_devices": "devices.catalog",
@@ -29,14 +31,17 @@ _HOMES = {
     "roofline": "analysis.answers.roofline",
     "search": "analysis.studies.search",
     "simulate": "analysis.answers.simulate",
+    "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
 }
 
 __all__ = [
     "InputError",
+    "Scenario",
     "__version__",
     "capacity",
     "compare",
+    "compare_demo",
     "frames",
     "inspect",
     "list_devices",
@@ -50,20 +55,24 @@ __all__ = [
     "roofline",
     "search",
     "simulate",
+    "simulate_seeds",
     "sweep",
 ]
 
 if TYPE_CHECKING:
     from opbyte.analysis.answers.compare import compare
+    from opbyte.analysis.answers.demo import compare_demo
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.roofline import roofline
+    from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
     from opbyte.analysis.studies.search import search
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
+    from opbyte.simulator.scenario import Scenario
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError
     from opbyte.workloads.requests import open_requests

@@ -19,10 +19,10 @@ import pytest
 from opbyte.devices.tables.model.model import TableModel
 
 from opbyte.analysis.answers.coverage import FAMILIES
-from opbyte.analysis.answers.load import load
 from opbyte.analysis.validate.serving import validate_serving
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.scenario.load import load
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError
