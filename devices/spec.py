@@ -48,7 +48,7 @@ class ProcessorSpec(Spec):
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
-    FlashAttention-2 (`devices.tables.model.blocks`).
+    FlashAttention-2 (`devices.tables.blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
     calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].

@@ -1,7 +1,7 @@
 """What unequal contexts add to decode attention, for the explicit and the compiled path.
 
 Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a
-device tell how the kernel's thread blocks run (`devices.tables.model.blocks`), the difference to equal
+device tell how the kernel's thread blocks run (`devices.tables.blocks`), the difference to equal
 contexts is put into the moment `UNEVEN` of steps that only decode. A step with prompts runs another
 kernel, whose tables are read as they are.
 """
@@ -36,7 +36,7 @@ takes, which never limits the parts of a sequence."""
 class Uneven(NamedTuple):
     """Decode attention of one device."""
 
-    blocks: F8  # parameters of `devices.tables.model.blocks`; empty where they are not known
+    blocks: F8  # parameters of `devices.tables.blocks`; empty where they are not known
     axes: F8  # of the table of equal contexts
     sizes: I8
     seconds: F8

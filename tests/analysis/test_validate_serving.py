@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from opbyte.devices.tables.model.model import TableModel
+from opbyte.devices.tables.model import TableModel
 
 from opbyte.analysis.answers.coverage import FAMILIES
 from opbyte.analysis.validate.serving import validate_serving

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opbyte.devices.tables.model.blocks import (
+from opbyte.devices.tables.blocks import (
     P_ALONE,
     P_BLOCK,
     P_CORES,

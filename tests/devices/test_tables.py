@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opbyte.devices.tables.model.grid import filled_grid, grid_rows
-from opbyte.devices.tables.model.model import Curve, TableModel, table_model, whole_tiles
+from opbyte.devices.tables.grid import filled_grid, grid_rows
+from opbyte.devices.tables.model import Curve, TableModel, table_model, whole_tiles
 
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.scalar import MOE_GRID
