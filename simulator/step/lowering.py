@@ -194,7 +194,7 @@ def lower(
         replica=replica,
         rule=RULES.index(d.placement),
         spaces=d.device.spec.memory.spaces,
-        optimal=d.device.spec.splitter == "optimal",
+        optimal=d.system.mapping.splitter == "optimal",
         ranks=d.ranks,
         stages=d.layout.pp,
         tp=d.layout.tp,

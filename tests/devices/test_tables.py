@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from opbyte.devices.tables.grid import filled_grid, grid_rows
-from opbyte.devices.tables.model import Curve, TableModel, table_model, whole_tiles
 
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.scalar import MOE_GRID
 from opbyte.devices.catalog import load_device
 from opbyte.devices.cost import KernelModel
 from opbyte.devices.device import build_device
+from opbyte.devices.tables.grid import filled_grid, grid_rows
+from opbyte.devices.tables.model import Curve, TableModel, table_model, whole_tiles
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import read_tables
 from opbyte.workloads.layers import MixtureOfExperts, Run
