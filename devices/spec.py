@@ -44,7 +44,7 @@ class ProcessorSpec(Spec):
     exactly one of the four.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
+    Without any peak or bandwidth it runs nothing. `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
@@ -55,11 +55,11 @@ class ProcessorSpec(Spec):
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
-    peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
+    peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
     engine: EngineSpec | None = None
-    bandwidth_multiple: Positive = 1.0
+    bandwidth_multiple: NonNegative = 1.0
     compute_efficiency: Fraction
     memory_efficiency: Fraction
     launch_s: NonNegative

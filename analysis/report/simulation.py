@@ -9,7 +9,6 @@ import pandas as pd
 
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
-from ...simulator.batching.kv import kv_rules
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
@@ -19,7 +18,6 @@ from ..answers.inspect import inspect
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
 from ..answers.summary import (
-    bound_of,
     figure_rows,
     heading,
     latency_rows,
@@ -162,7 +160,7 @@ def _roofline(run: Run, name: str) -> list[Any]:
             {
                 "name": op.name, "layer": op.layer, "processor": op.processor,
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
-                "seconds_total": wall, "bound": bound_of(op, run),
+                "seconds_total": wall, "bound": op.bound,
             }
             for op, wall in zip(run.ops, share["wall_s"], strict=True)
             if op.flops > 0 and op.busy_s > 0 and op.processor in known
@@ -184,10 +182,9 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
         )
     ]
     if len(run.stages):
-        capacity = kv_rules(run.deployment).capacity
         out.append(
             Drawing(
-                timeline(result.stages(), capacity, name),
+                timeline(result.stages(), run.kv_capacity, name),
                 "Running and waiting sequences, tokens of steps and the KV cache over time.",
             )
         )
