@@ -186,7 +186,12 @@ class MappingSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price."""
+    """One device: processors that share a memory, its links, power and price.
+
+    `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
+    clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
+    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+    """
 
     name: Name
     title: str = ""
@@ -197,6 +202,8 @@ class DeviceSpec(Spec):
     node_link: LinkSpec
     node_size: Count = 8
     static_W: NonNegative = 0.0
+    limit_W: Positive | None = None
+    process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None

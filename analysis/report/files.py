@@ -17,6 +17,7 @@ from ..show.timeline import write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
+from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
 from ..validate.serving import ServingValidation
 from . import report
@@ -161,3 +162,10 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     figure = points(table, f"{len(table)} measured deployments")
     folder.write("points.png", partial(save, figure))
     folder.json("points.json", result.to_dict())
+
+
+def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
+    """Write every row's numbers and dram.json."""
+    table = result.frame()
+    folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+    folder.json("dram.json", result.to_dict())

@@ -18,12 +18,15 @@ _HOMES = {
     "capacity": "analysis.studies.capacity",
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
+    "dram": "analysis.answers.dram",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
     "list_devices": "devices.catalog",
+    "list_memories": "devices.dram.catalog",
     "list_models": "workloads.catalog",
     "list_systems": "devices.catalog",
     "load_device": "devices.catalog",
+    "load_memory": "devices.dram.catalog",
     "load_model": "workloads.catalog",
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
@@ -42,12 +45,15 @@ __all__ = [
     "capacity",
     "compare",
     "compare_demo",
+    "dram",
     "frames",
     "inspect",
     "list_devices",
+    "list_memories",
     "list_models",
     "list_systems",
     "load_device",
+    "load_memory",
     "load_model",
     "load_system",
     "open_requests",
@@ -62,6 +68,7 @@ __all__ = [
 if TYPE_CHECKING:
     from opbyte.analysis.answers.compare import compare
     from opbyte.analysis.answers.demo import compare_demo
+    from opbyte.analysis.answers.dram import dram
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.roofline import roofline
@@ -72,6 +79,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.studies.search import search
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
+    from opbyte.devices.dram.catalog import list_memories, load_memory
     from opbyte.simulator.scenario import Scenario
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError
