@@ -171,7 +171,7 @@ def lower(
         priced=rule.priced,
         shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
-        optimal=d.device.spec.splitter == "optimal",
+        optimal=d.system.mapping.splitter == "optimal",
         ranks=d.ranks,
         stages=d.layout.pp,
         tp=d.layout.tp,
