@@ -71,11 +71,17 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 
 
 class Chain(NamedTuple):
-    """Requests that follow each other on one engine; empty where none do."""
+    """Requests that follow each other on one engine."""
 
     links: I8  # [N, 2]
     think: F8  # [N] seconds from the end of the one before
-    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `clients`
+    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `chains`
+
+
+def new_chain() -> Chain:
+    """Return a chain of no requests."""
+    none = np.zeros(0, dtype=np.int64)
+    return Chain(none.reshape(0, 2), np.zeros(0), none)
 
 
 class State(NamedTuple):
@@ -98,7 +104,7 @@ class State(NamedTuple):
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
     pool: Pool
-    chain: Chain
+    chain: Chain | None  # None where requests follow no others here
 
 
 def new_state(
@@ -108,6 +114,7 @@ def new_state(
     kv_capacity: float,
     blocks: int = 0,
     processors: int = 1,
+    chained: bool = False,
 ) -> State:
     """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -127,7 +134,7 @@ def new_state(
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, len(LOG_COLUMNS) + processors + 1)),
         pool=new_pool(ranks, blocks, sequences if blocks else 1),
-        chain=Chain(np.zeros((0, 2), dtype=np.int64), np.zeros(0), np.zeros(0, dtype=np.int64)),
+        chain=new_chain() if chained else None,
     )
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
-from ..batching.clients import linked, open_clients
+from ..batching.chains import linked, open_clients
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
@@ -143,7 +143,7 @@ class Engine:
         moments = self.plan.forms.shape[2] - 1
         self.state = new_state(
             ranks, most, moments, self.kv.capacity, self.kv.blocks if self.kv.cached else 0,
-            len(self.slots.processors),
+            len(self.slots.processors), self.chained,
         )  # fmt: skip
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
         self.contents, self.hashes = {}, 0

@@ -1,6 +1,6 @@
 """Requests that come after others, on whatever node the router then chooses.
 
-A single engine does the same by itself, see `batching.clients`.
+A single engine does the same by itself, see `batching.chains`.
 """
 
 from __future__ import annotations
