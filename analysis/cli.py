@@ -1,22 +1,26 @@
 """The command line: thin, and light to start; every command is a function of the library.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr). Each module of
+Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr), 128 and the
+signal's number where one ended it (130: interrupted, 143: terminated). Each module of
 ``commands`` is one command or group; adding a module adds the command.
 """
 
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pkgutil
 import sys
 
 import typer
 
-from ..workloads.errors import InputError
+from ..workloads.errors import InputError, visible
 from . import commands
 from .commands.app import app, names
 from .commands.usage import usage_line
+from .show.interrupt import Ended, endable
+from .show.record import typed
 
 for _module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{_module.name}")
@@ -25,14 +29,23 @@ for _module in pkgutil.iter_modules(commands.__path__):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for bad input."""
     command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal's encoding may lack a name's letters
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        given = sys.argv[1:] if arguments is None else arguments
+        with endable(), typed(given):
+            status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
+    except Ended as error:
+        _fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
+    except MemoryError as error:
+        _fail(f"too little memory ({str(error) or 'none left'}); ask for less at once", 2)
     except BrokenPipeError:
         _give_up_output()  # the reader of a pipe left; nothing to tell it
         raise SystemExit(1) from None
@@ -40,6 +53,8 @@ def main(arguments: list[str] | None = None) -> None:
         reason = error.strerror or str(error)
         if error.filename is not None:
             _fail(f"{error.filename}: cannot be used ({reason})", 2)
+        if _output_works():
+            _fail(f"cannot go on ({reason}); is a disk full?", 2)
         _give_up_output()
         _fail(f"standard output: cannot be written ({reason})", 2)
     except Exception as error:
@@ -47,6 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _fail(usage_line(error, names()), 2)
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _output_works() -> bool:
+    """Whether an error without a file's name is not standard output's."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _give_up_output() -> None:
@@ -57,5 +81,5 @@ def _give_up_output() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"opbyte: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"opbyte: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code)

@@ -90,7 +90,7 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
         if found is not None:
             spec, sources = _catalog_device(found)
             return spec, dict(sources)
-        if not _is_path(name_or_path):
+        if not is_path(name_or_path):
             raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
     path = Path(name_or_path)
     return _own_device(load_description(path, _find, IDENTITY))
@@ -122,7 +122,7 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
         named = _named_system(name)
         if named is not None:
             return named
-        if not _is_path(name):
+        if not is_path(name):
             raise _unknown_system(name)
     path = Path(name)
     raw = read_yaml(path)
@@ -225,12 +225,12 @@ def _find(text: str, path: Path) -> Path:
         own = path.resolve().is_relative_to(_folder().resolve())
         fitted = None if own else _calibrated(found)
         return fitted or _catalog_files()[found]
-    if _is_path(text):
+    if is_path(text):
         return path.parent / text
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a text means a file rather than a catalog name."""
     return text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text
 

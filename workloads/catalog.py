@@ -77,14 +77,18 @@ def load_model(model: str | Path) -> ModelSpec:
             entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source
         )
     text = str(model)
-    if text.endswith(".json") or os.path.exists(text):
+    if is_model_path(text):
         return read_config(model)
-    short = text.rpartition("/")[2].lower()
-    raise InputError(
-        repr(text),
-        f"is neither a model of the catalog nor a config.json or its folder"
-        f"{nearest(short, list_models())}",
-    )
+    close = nearest(text.rpartition("/")[2].lower(), list_models())
+    if not close.startswith("; did you mean"):
+        close = "; see opbyte list models"
+    what = "is neither a model of the catalog nor a config.json or its folder"
+    raise InputError(f"{text!r:.80}", what + close)
+
+
+def is_model_path(text: str) -> bool:
+    """Whether a text means a file or folder, and no model of the catalog."""
+    return catalog_entry(text) is None and (text.endswith(".json") or os.path.exists(text))
 
 
 @cache

@@ -7,7 +7,11 @@ The command line prints the message of an :class:`InputError` and nothing else.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+MOST_SUBJECT = 500
+"""Characters of a message's subject; the longest path of a file that people meet is shorter."""
 
 
 class InputError(ValueError):
@@ -28,7 +32,10 @@ class InputError(ValueError):
         super().__init__(self.subject, reason)
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.reason}".replace("\n", " ")
+        subject = self.subject
+        if len(subject) > MOST_SUBJECT:  # a name of thousands of characters says no more than these
+            subject = f"{subject[: MOST_SUBJECT - 3]}..."
+        return f"{subject}: {self.reason}".replace("\n", " ")
 
 
 class SpecError(InputError):
@@ -37,6 +44,27 @@ class SpecError(InputError):
 
 class CapacityError(InputError):
     """Something that does not fit; the message holds needed and available."""
+
+
+def visible(text: str) -> str:
+    r"""Text as a terminal or page may show it: what controls them is spelled out.
+
+    Names come from files and folders, and a file's name may hold an escape sequence, a mark that
+    turns the direction of writing, or bytes that are no UTF-8.
+
+    Examples
+    --------
+    >>> visible("a" + chr(27) + "[31mb")
+    'a\\x1b[31mb'
+    """
+    if text.isprintable():
+        return text
+    keep = ("\n", "\t")
+    return "".join(
+        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )  # fmt: skip
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

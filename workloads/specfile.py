@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import SpecError, nearest
+from .errors import InputError, SpecError, nearest
+from .regular import read_regular
 
 MAX_SPEC_BYTES = 4 << 20
 MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
@@ -117,16 +118,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     The mappings and lists inside are shared between calls: treat them as read-only.
     """
     try:
-        small = path.stat().st_size <= MAX_SPEC_BYTES
-        text = path.read_text(encoding="utf-8") if small else None
-    except OSError as error:
-        raise SpecError(path, f"cannot be read ({error.strerror})") from None
+        text = read_regular(path, MAX_SPEC_BYTES, "a description").decode("utf-8")
+    except InputError as error:
+        raise SpecError(error.subject, error.reason) from None
     except UnicodeDecodeError:
         raise SpecError(path, "is not UTF-8 text") from None
-    except ValueError:
-        raise SpecError(repr(str(path)), "is not a file name") from None
-    if text is None:
-        raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
     return dict(_parse(str(path), text))
 
 

@@ -15,6 +15,7 @@ from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga
 from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
 from ..show.result import Result, seconds, show
 from .load import load
@@ -166,6 +167,7 @@ def frames(
         A design or model that does not fit.
     """
     check_images(images)
+    check_seed(seed)
     spec, where = load(model, system)
     if where.devices_per_node * where.nodes > 1:
         raise InputError(where.name, "images run on one FPGA here; use x1")

@@ -163,6 +163,8 @@ class DesignSpace:
             if cycles < least:
                 front.append((i, o))
                 least = cycles
+        if not front:
+            return []  # not one multiplier
         picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
         # The largest arrays differ most in what they leave for attention: all of the last few.
         picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])

@@ -36,6 +36,7 @@ from .summary import (
     latency_rows,
     ratio,
     text_of,
+    took,
     where_rows,
 )
 
@@ -106,8 +107,10 @@ class Simulation(Result):
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
-            "wall_s": r.wall_s,
         }
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": self.run.wall_s}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         latencies = latency_rows(self.run)
@@ -123,7 +126,7 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), *self.outside_tables(), self.rests_on(),
+            where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -190,6 +193,9 @@ class Comparison(Result):
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
 
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
+
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
 
@@ -203,7 +209,8 @@ class Comparison(Result):
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for each in self.runs:
             out += [heading(each.run), where_rows(each.run)]
-        return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
+        rests = [r.rests_on() for r in self.runs]
+        return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 
     def report_title(self) -> str:
         systems = " and ".join(r.run.deployment.system.name for r in self.runs)
@@ -279,6 +286,9 @@ class Seeds(Result):
     def warnings(self) -> tuple[str, ...]:
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
 
     def to_dict(self) -> dict[str, Any]:
         first = self.runs[0].to_dict()

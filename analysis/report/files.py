@@ -42,7 +42,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     figure = draw(result.processors(), result.figure_ops(), title)
     folder.write("roofline.png", lambda path: save(figure, path))
     folder.text("report.html", report(result))
-    folder.json("roofline.json", result.to_dict())
+    folder.answer("roofline.json", result)
 
 
 def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
@@ -57,7 +57,7 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
         folder.text("report.html", report(result))
-        folder.json("summary.json", result.to_dict())
+        folder.answer("summary.json", result)
 
 
 def write_pareto(result: Pareto, folder: OutputFolder) -> None:
@@ -73,7 +73,7 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
     folder.text("report.html", report(result))
-    folder.json("pareto.json", result.to_dict())
+    folder.answer("pareto.json", result)
 
 
 def write_capacity(result: Capacity, folder: OutputFolder) -> None:
@@ -87,7 +87,7 @@ def write_capacity(result: Capacity, folder: OutputFolder) -> None:
     figure = result.figure()
     folder.write("capacity.png", lambda path: save(figure, path))
     folder.text("report.html", report(result))
-    folder.json("capacity.json", result.to_dict())
+    folder.answer("capacity.json", result)
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
@@ -106,7 +106,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))
     folder.text(f"{below}report.html", report(each))
-    folder.json(f"{below}summary.json", each.to_dict())
+    folder.answer(f"{below}summary.json", each)
 
 
 def _stage_columns(
@@ -125,7 +125,7 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
     from ..plots import save
 
     folder.text("report.html", report(result))
-    folder.json("kernels.json", result.to_dict())
+    folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
         folder.write(f"{name}.png", partial(save, drawing.figure))
@@ -141,7 +141,7 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         folder.csv(f"{each.name}/requests.csv", columns)
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
     folder.text("report.html", report(result))
-    folder.json("serving.json", result.to_dict())
+    folder.answer("serving.json", result)
 
 
 def write_points(result: PointsValidation, folder: OutputFolder) -> None:
@@ -152,4 +152,4 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     folder.csv("predictions.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
     figure = points(table, f"{len(table)} measured deployments")
     folder.write("points.png", partial(save, figure))
-    folder.json("points.json", result.to_dict())
+    folder.answer("points.json", result)

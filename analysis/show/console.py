@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import visible
 from .result import show
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def print_text(text: str) -> None:
     import textwrap
 
     width = _terminal_width()
+    text = visible(text)
     print(textwrap.fill(text, width, subsequent_indent="  ") if width else text)
 
 
@@ -45,7 +47,7 @@ def table_lines(rows: Rows, width: int | None = None) -> list[str]:
     if not rows:
         return []
     keys = list(rows[0])
-    cells = [[show(row[key]) for key in keys] for row in rows]
+    cells = [[visible(show(row[key])) for key in keys] for row in rows]
     right = [is_numeric(rows, key) for key in keys]
     for drop in DISPENSABLE:
         if width and drop in keys and len(keys) > 1 and _natural(keys, cells, 2) > width:

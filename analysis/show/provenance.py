@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
 from ...workloads.errors import InputError
+from ...workloads.regular import open_regular
 
 LIBRARY = ("workloads", "devices", "simulator", "analysis")
 SUFFIXES = (".py", ".yaml", ".csv")
@@ -28,7 +32,7 @@ def code_version() -> str:
     >>> code_version().startswith(f"{__version__}+")
     True
     """
-    root = Path(__file__).resolve().parent.parent
+    root = Path(str(files(__package__.partition(".")[0])))
     digest = hashlib.sha256()
     for folder in LIBRARY:
         for file in sorted((root / folder).rglob("*")):
@@ -50,22 +54,21 @@ def digest_of(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_of_path(path: Path) -> str:
-    """Short digest of a file's bytes, or of a folder's files and their names.
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Short digest of files: their bytes, and their names where there are several.
 
     Raises
     ------
     InputError
-        A path that cannot be read.
+        A path that cannot be read, or is no regular file.
     """
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    try:
-        for file in files:
-            digest.update(f"{file.relative_to(path)}\0".encode())
-            with file.open("rb") as stream:
+    for path in paths:
+        digest.update(os.fsencode(path.name if len(paths) > 1 else "") + b"\0")
+        with open_regular(path) as stream:
+            try:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})") from None
+            except OSError as error:
+                raise InputError(path, f"cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:16]

@@ -22,6 +22,10 @@ class Result:
         """Plain data, as the command prints with ``--json``."""
         raise NotImplementedError
 
+    def timing(self) -> dict[str, Any]:
+        """What differs between equal calls, such as real time [s]; never part of `to_dict`."""
+        return {}
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Rows of the table shown to people."""
         raise NotImplementedError

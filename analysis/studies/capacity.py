@@ -7,11 +7,11 @@ until the level is missed, then bisects on the logarithm down to the tolerance.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from ..answers.load import load
 from ..answers.simulate import Simulation, simulate
 from ..answers.summary import LATENCIES, QUANTILES
 from ..show.result import Result, seconds, show
+from ..show.workers import worker_pool
 from .sweep.point import costs
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
             if not equals or name in pairs:
                 raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
             try:
-                pairs[name] = float(text)
+                pairs[name] = math.nan if "_" in text else float(text)
             except ValueError:
                 raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None
     else:
@@ -306,7 +307,7 @@ def capacity(
             if told is not None:
                 told(i + 1, len(names))
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             futures = {pool.submit(_search, task, system): system for system in names}
             for future in as_completed(futures):
                 found[futures[future]] = future.result()

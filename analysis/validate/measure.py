@@ -10,6 +10,7 @@ from ...kernels.host import device_yaml
 from ...kernels.lab import MODULES
 from ...kernels.measure import Measurement, Row, measure
 from ...workloads.errors import InputError, nearest
+from ...workloads.requests.options import check_seed
 from ..show.result import Result, seconds, si
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Measured(Result):
             files.text("summary.md", self.summary())
         if self.loop is not None:
             self.loop.write(files)
-        files.json("measure.json", self.to_dict())
+        files.answer("measure.json", self)
 
 
 def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
@@ -159,6 +160,7 @@ def measure_machine(
     """
     from ...kernels.jit import max_threads
 
+    check_seed(seed)
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
     for name in only:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,6 +279,10 @@ def _requests(path: Path) -> pd.DataFrame:
                 f"{path}:{bad[0] + 2}", f"{name} is {table[name].iloc[bad[0]]!r}, not a number of "
                 f"at least {low:g}",
             )  # fmt: skip
+    for before, after in pairwise(STAMPS):
+        bad = np.flatnonzero(table[before].to_numpy() > table[after].to_numpy())
+        if len(bad):
+            raise InputError(f"{path}:{bad[0] + 2}", f"{before} lies after {after}")
     if table.empty:
         raise InputError(path, "has no requests")
     return table.sort_values(["queued_s", "request_id"], kind="stable").reset_index(drop=True)

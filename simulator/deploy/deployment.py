@@ -231,6 +231,8 @@ def deploy(
     if kernels:
         device = with_tables(device, kernels)
     _check_formats(model, device)
+    chosen = system.device.attention if attention is None else attention
+    _check_attention(chosen, device)
     return Deployment(
         model=model,
         shard=shard,
@@ -239,7 +241,7 @@ def deploy(
         device=device,
         layout=layout,
         placement=system.device.placement if placement is None else placement,
-        run=Run(model.numerics, system.device.attention if attention is None else attention),
+        run=Run(model.numerics, chosen),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
     )
 
@@ -255,6 +257,20 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
                 f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
                 f"{model.name} would; it has {known}",
             )
+
+
+def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
+    """Refuse scores through main memory where attention's seconds are those of fused kernels.
+
+    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
+    bytes and joules those of "unfused", and the op would beat its own memory roofline.
+    """
+    fused = any(isinstance(p.model, KernelModel) for p in device.processors.values())
+    if attention == "unfused" and fused:
+        raise InputError(
+            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
+            "was measured fused; add --costs roofline, or leave it out",
+        )  # fmt: skip
 
 
 def _expert_parts(

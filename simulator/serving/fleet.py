@@ -70,6 +70,8 @@ def parse_fleet(
 def _failure(text: str) -> tuple[int, float]:
     replica, at, seconds = text.partition("@")
     try:
+        if "_" in text:  # Python reads 1_0 as 10; no other option does
+            raise ValueError
         return int(replica), float(seconds if at else "")
     except ValueError:
         reason = f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}"

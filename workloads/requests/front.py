@@ -23,6 +23,9 @@ from .sources import Source, generated, trace
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
 
+MAX_REQUESTS = 20_000_000
+"""Requests take about 0.47 GB a million, so these are what a large machine can hold."""
+
 MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
 MAX_TURNS = 1e6
 
@@ -171,6 +174,8 @@ def _check_numbers(
     for option, size in (("--closed-loop", closed_loop), ("--requests", limit)):
         if size is not None:
             check_size(size, option)
+    if limit is not None and limit > MAX_REQUESTS:
+        raise InputError("--requests", f"must be at most {MAX_REQUESTS:,}, not {limit:,}")
     for option, span in (("--duration", duration), ("--spread", spread)):
         if span is not None:
             check_real(span, option, MIN_TIME_S, MAX_TIME_S)
