@@ -18,7 +18,7 @@ import typer
 from ..workloads.errors import InputError, visible
 from . import commands
 from .commands.app import app, names
-from .commands.usage import usage_line
+from .commands.usage import translated, usage_line
 from .show.interrupt import Ended, endable
 from .show.record import typed
 
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         with endable(), typed(given):
-            status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
+            status = command.main(translated(given), prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
     except InputError as error:

@@ -167,6 +167,11 @@ def _unknown_system(name: str) -> SpecError:
     if device is not None:
         return SpecError(repr(name), f"is a device; a system is {device + '-x1'!r} or more of it")
     match = _SYSTEM.fullmatch(name)
+    if match is not None and match["device"].lower().endswith((".yaml", ".yml")):
+        return SpecError(
+            repr(name), "counts devices of a file; write a system file: name, device: "
+            f"{match['device']}, devices_per_node: {match['devices']}",
+        )  # fmt: skip
     if match is None:
         close = nearest(name, list_systems())
         if not close.startswith("; did you mean"):

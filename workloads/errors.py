@@ -67,8 +67,13 @@ def visible(text: str) -> str:
     )  # fmt: skip
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Say which known names come closest, for the end of an error message.
+
+    Parameters
+    ----------
+    cutoff : float
+        How alike they must be, from 0 to 1, as `difflib.SequenceMatcher.ratio` counts it.
 
     Returns
     -------
@@ -81,7 +86,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "; did you mean 'duplex-x4'?"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""

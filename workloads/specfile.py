@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -73,6 +74,22 @@ class Spec(BaseModel):
     """Base of every description's schema: frozen, no unknown keys, no silent casts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def table_of(tree: Mapping[str, Any]) -> str:
+    """Plain data as an HTML table of key paths and values, everything escaped."""
+    rows: list[str] = []
+
+    def add(node: Any, path: str) -> None:
+        if isinstance(node, Mapping):
+            for key, below in node.items():
+                add(below, f"{path}.{key}" if path else str(key))
+        elif node not in ("", (), []):
+            value = ", ".join(map(str, node)) if isinstance(node, (tuple, list)) else f"{node}"
+            rows.append(f"<tr><td>{escape(path)}</td><td>{escape(value)}</td></tr>")
+
+    add(tree, "")
+    return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -257,9 +274,12 @@ def _source(own: Any, where: str, table: dict[str, str]) -> str:
         return table[own]
     if isinstance(own, str) and " " in own.strip():
         return own
+    if isinstance(own, str) and own.strip().rstrip(":").lower() in ("assumed", "assumption"):
+        raise SpecError(where, 'says that it is assumed; say why, too: source: "assumed: why"')
     raise SpecError(
         where,
-        f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}",
+        f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}; "
+        'write where the number stands, or "assumed: why"',
     )
 
 
@@ -362,7 +382,17 @@ def _spec_error(
         return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
     if first["type"] == "value_error":
         return SpecError(where, first["msg"].removeprefix("Value error, "))
-    return SpecError(where, f"{first['msg']}, got {shorten(repr(first['input']), 80)}")
+    typed = _typed(description.tree, label)  # in the file's unit, not in SI
+    got = first["input"] if typed is None else typed
+    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
+
+
+def _typed(tree: Any, label: str) -> float | int | None:
+    """The number that stands at a label such as ``memory.capacity_GiB``; None if there is none."""
+    node = tree
+    for part in label.split(".") if label else []:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node.value if isinstance(node, Quantity) else None
 
 
 def _in_units(field: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.deploy.placement import processors_of
@@ -17,7 +18,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_whole
 from ..show.result import Result, seconds, show, si
 from .load import load
-from .summary import processor_rows, roof_of
+from .roofs import formats, roof_name, roof_rows, roofs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,8 @@ class OpRow:
         Of one layer on one device [s, J].
     bound : str
         "compute", "memory", "link" or "latency".
+    dtype : str
+        Format it computes in.
     """
 
     name: str
@@ -60,6 +63,7 @@ class OpRow:
     seconds: float
     bound: str
     joules: float
+    dtype: str
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -128,22 +132,24 @@ class Roofline(Result):
             layout += f", ep {d.layout.ep}"
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"
-        dtype = d.model.numerics.default
         step = f"one step takes {seconds(self.step_seconds)}"
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
             f"{step} and {show(self.step_joules)} J of dynamic energy on all devices",
-            processor_rows(processors_of(d.device), dtype),
+            roof_rows(self._roofs()),
             self.rows(),
             FOOTNOTE,
         ]
 
+    def _formats(self) -> dict[str, list[str]]:
+        return formats((op.processor, op.dtype) for op in self.ops if op.flops > 0 and op.bytes)
+
     def _roofs(self) -> list[dict[str, Any]]:
-        dtype = self.deployment.model.numerics.default
-        return [roof_of(p, dtype) for p in processors_of(self.deployment.device)]
+        d = self.deployment
+        return roofs(processors_of(d.device), self._formats(), d.model.numerics.default)
 
     def processors(self) -> pd.DataFrame:
-        """Roofs of every processor in the arithmetic format of the activations."""
+        """Roofs of every processor, one for each arithmetic format of the ops it runs."""
         import pandas as pd
 
         return pd.DataFrame(self._roofs())
@@ -152,12 +158,13 @@ class Roofline(Result):
         """Ops as the roofline figure takes them (collectives left out)."""
         import pandas as pd
 
+        used = self._formats()
         return pd.DataFrame(
             [
                 {
                     "name": op.name,
                     "layer": op.layer,
-                    "processor": op.processor,
+                    "processor": roof_name(op.processor, op.dtype, used),
                     "op_per_byte": op.op_per_byte,
                     "achieved_flops": op.flops / op.seconds,
                     "seconds_total": op.seconds * op.count,
@@ -232,7 +239,7 @@ def roofline(
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
     return Roofline(
         deployment, batch, context, prefill, stage.seconds, stage.joules, _merge(stage),
-        _warnings(deployment, context + 1, prefill),
+        (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
     )  # fmt: skip
 
 
@@ -291,4 +298,5 @@ def _row(key: tuple[str, str, str, str], placed: list[PlacedOp]) -> OpRow:
         seconds=mean([p.cost.seconds for p in placed]),
         bound=slowest.cost.bound,
         joules=mean([p.cost.total_joules for p in placed]),
+        dtype=slowest.op.dtype,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...devices.catalog import describe_system
+from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.batching.policies import MAX_SEQUENCES, Policy, limited, make_policy
 from ...simulator.deploy.deployment import Deployment, deploy
@@ -26,6 +27,7 @@ from .evidence import evidence
 from .load import load
 from .summary import (
     LATENCIES,
+    MOST_WAITING,
     QUANTILES,
     comparison_rows,
     evidence_text,
@@ -34,9 +36,11 @@ from .summary import (
     flat,
     heading,
     latency_rows,
+    overload,
     ratio,
     text_of,
     took,
+    waiting_at_end,
     where_rows,
 )
 
@@ -90,6 +94,9 @@ class Simulation(Result):
             "output_tokens": r.output_tokens,
             "prompt_tokens": r.prompt_tokens,
             "cached_tokens": r.cached_tokens,
+            "token_budget": r.policy.token_budget,
+            "max_sequences": r.policy.max_sequences,
+            **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
             "interval_output_tokens": r.interval_output_tokens,
@@ -107,6 +114,7 @@ class Simulation(Result):
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
+            "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
         }
 
     def timing(self) -> dict[str, Any]:
@@ -489,7 +497,9 @@ def simulate(
     for each in range(seed, seed + (seeds or 1)):
         stream = open_requests(**work, seed=each)
         deployment = deploy(spec, target, **where, seed=each)
-        results.append(_simulate(deployment, limits, stream, sources, each, max_model_len, rest))
+        results.append(
+            _simulate(deployment, limits, stream, sources, each, max_model_len, rest, where)
+        )
     return Seeds(tuple(results)) if seeds is not None else results[0]
 
 
@@ -502,6 +512,11 @@ class Batching:
     max_seqs: int | None
     engine: EngineFile | None
 
+    @property
+    def named_vllm(self) -> bool:
+        """Whether vLLM's rules are wanted without an engine's settings, which say more."""
+        return self.name == "vllm" and self.engine is None
+
     def policy(self, clients: int | None = None) -> Policy:
         """The policy; in a closed loop of `clients` with room for all of them unless limited."""
         if self.engine is not None and self.name is None:
@@ -510,7 +525,9 @@ class Batching:
         sequences = self.max_seqs
         if clients is not None and sequences is None:
             sequences = min(max(256, clients), MAX_SEQUENCES)
-        return make_policy(self.name or "chunked", self.token_budget, sequences)
+        return make_policy(
+            "chunked" if self.name is None else self.name, self.token_budget, sequences
+        )
 
 
 def _simulate(
@@ -521,6 +538,7 @@ def _simulate(
     seed: int,
     max_model_len: int | None,
     rest: Mapping[str, Any],
+    where: Mapping[str, Any],
 ) -> Simulation:
     policy = limits.policy(stream.closed_loop)
     cache = None
@@ -530,7 +548,16 @@ def _simulate(
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
     result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
-    return Simulation(result, evidence(deployment, sources, policy), _warnings(result), sources)
+    warnings = [*(limits.engine.doubts if limits.engine is not None else ()), *_warnings(result)]
+    warnings += doubts(deployment.system.device)
+    if stream.closed_loop is None and waiting_at_end(result) > MOST_WAITING:
+        warnings.append(overload(result))
+    if limits.named_vllm and where.get("ep") is None and deployment.layout.ep > 1:
+        warnings.append(
+            f"experts are dealt to {deployment.layout.ep} groups; vLLM itself does so only with "
+            "--enable-expert-parallel: --ep 1 is its default"
+        )
+    return Simulation(result, evidence(deployment, sources, policy), tuple(warnings), sources)
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:
@@ -585,5 +612,7 @@ def _demo(
         deployment = deploy(spec, target, **where, seed=seed)
         stream = open_requests(**work, seed=seed)
         sources = describe_system(name)[1]
-        runs.append(_simulate(deployment, limits, stream, sources, seed, max_model_len, rest))
+        runs.append(
+            _simulate(deployment, limits, stream, sources, seed, max_model_len, rest, where)
+        )
     return Comparison(tuple(runs))

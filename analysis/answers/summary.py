@@ -47,11 +47,18 @@ def figures(r: Run) -> list[tuple[str, float | None, str]]:
         ("energy per output token", r.joules_per_token, "J"),
         ("  of it static power", ratio(static, r.interval_output_tokens), "J"),
         ("KV cache in use at most", r.kv_peak, "%"),
+        *_hits(r),
         ("steps", float(r.iterations), ""),
         ("preemptions", float(r.preemptions), ""),
         *_fleet_figures(r),
         ("simulated time", r.makespan_s, "s"),
     ]
+
+
+def _hits(r: Run) -> list[tuple[str, float | None, str]]:
+    """Share of all prompt tokens that the prefix cache held, where it held any."""
+    share = ratio(r.cached_tokens, r.cached_tokens + r.prompt_tokens)
+    return [("prompt tokens found in the cache", share, "%")] if r.cached_tokens else []
 
 
 def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
@@ -81,6 +88,25 @@ def text_of(value: float | None, unit: str) -> str:
         return f"{value:.1%}"
     number = show(int(value) if unit == "" else value)
     return f"{number} {unit}".strip() if unit == "J" else number
+
+
+MOST_WAITING = 0.05
+"""Share of requests that may still wait unscheduled when the last one arrives; more means that
+they come faster than they are served."""
+
+
+def waiting_at_end(run: Run) -> float:
+    """Share of all requests that still wait to be scheduled when the last one arrives."""
+    table = run.requests
+    return float((table.scheduled_s > table.arrival_s.max()).mean())
+
+
+def overload(run: Run) -> str:
+    """Say that a run's latencies measure its length."""
+    return (
+        f"requests come faster than they are served: {waiting_at_end(run):.0%} of them still waited "
+        "when the last one came, so latencies grow with the number of requests"
+    )
 
 
 def took(wall_s: float) -> str:
@@ -117,24 +143,24 @@ def flat(r: Run) -> dict[str, float | None]:
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per figure, one column per system, and the first over the last."""
     shown = [("mean", "mean"), ("p50", "median"), ("p99", "p99")]
-    tables = [
-        [
-            *figures(r)[:3],
-            *(
-                (f"{label}, {word}", getattr(getattr(r, name), k), "s")
-                for name, label in LATENCIES.items()
-                for k, word in shown
-            ),
-            *figures(r)[4:],
+    tables: list[dict[str, tuple[float | None, str]]] = []
+    for r in runs:
+        first, rest = figures(r)[:3], figures(r)[3:]
+        latencies = [
+            (f"{label}, {word}", getattr(getattr(r, name), k), "s")
+            for name, label in LATENCIES.items()
+            for k, word in shown
         ]
-        for r in runs
-    ]
+        tables.append({label: (x, unit) for label, x, unit in [*first, *latencies, *rest]})
     rows = []
-    for line in zip(*tables, strict=True):
-        row = {"": line[0][0]}
-        for r, (_, value, unit) in zip(runs, line, strict=True):
+    for label in dict.fromkeys(name for table in tables for name in table):
+        if label.startswith(" "):  # a part of the line above it
+            continue
+        found = [table.get(label, (None, "")) for table in tables]
+        row = {"": label}
+        for r, (value, unit) in zip(runs, found, strict=True):
             row[r.deployment.system.name] = text_of(value, unit)
-        quotient = ratio(line[0][1], line[-1][1])
+        quotient = ratio(found[0][0], found[-1][0])
         rows.append(row | {"ratio": "-" if quotient is None else f"{quotient:.2f}x"})
     return rows
 
@@ -201,24 +227,6 @@ def arithmetic(op: OpTotal, model: ModelSpec) -> str:
     group = "experts" if op.kind == "experts" else op.layer
     matmul = op.kind in ("gemm", "experts")
     return model.numerics.compute(group) if matmul else model.numerics.default
-
-
-def processor_rows(processors: Sequence[Processor], dtype: str) -> list[dict[str, Any]]:
-    """Roofs of processors for people: nominal peak and bandwidth, and where they meet."""
-    rows = []
-    for p in processors:
-        roof = roof_of(p, dtype)
-        rows.append(
-            {
-                "processor": p.name,
-                f"{dtype} TFLOP/s": roof["peak_flops"] / 1e12,
-                "attainable": f"{roof['compute_efficiency']:.0%}",
-                "GB/s": roof["bandwidth"] / 1e9,
-                "attainable ": f"{roof['memory_efficiency']:.0%}",
-                "ridge Op/B": roof["ridge_op_per_byte"],
-            }
-        )
-    return rows
 
 
 def roof_of(p: Processor, dtype: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,13 +16,13 @@ from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
+from ..answers.roofs import formats, roof_name, roof_rows, roofs
 from ..answers.summary import (
+    arithmetic,
     bound_of,
     figure_rows,
     heading,
     latency_rows,
-    processor_rows,
-    roof_of,
     where_rows,
 )
 from ..plots import breakdown, latency, roofline, timeline
@@ -153,10 +154,14 @@ def _roofline(run: Run, name: str) -> list[Any]:
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
     share = ops_by_share([run])
+    model = run.deployment.model
+    matmuls = [op for op in run.ops if op.flops > 0 and op.processor in known and op.op_per_byte]
+    used = formats((op.processor, arithmetic(op, model)) for op in matmuls)
     points = pd.DataFrame(
         [
             {
-                "name": op.name, "layer": op.layer, "processor": op.processor,
+                "name": op.name, "layer": op.layer,
+                "processor": roof_name(op.processor, arithmetic(op, model), used),
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
                 "seconds_total": wall, "bound": bound_of(op, run),
             }
@@ -166,9 +171,10 @@ def _roofline(run: Run, name: str) -> list[Any]:
         columns=["name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total",
                  "bound"],
     )  # fmt: skip
-    figure = roofline(pd.DataFrame([roof_of(p, dtype) for p in processors]), points, name)
+    table = roofs(processors, used, dtype)
+    figure = roofline(pd.DataFrame(table), points, name)
     caption = "Every op over the whole run under the roofs of the processors it ran on."
-    return [Drawing(figure, caption), processor_rows(processors, dtype)]
+    return [Drawing(figure, caption), roof_rows(table)]
 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:
@@ -195,7 +201,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
     run = result.run
     d = run.deployment
     what: list[dict[str, Any]] = [
-        {"what": "model", "value": d.model.name, "digest": digest_of(repr(d.model))},
+        {"what": "model", "value": d.model.name, "digest": digest_of(asdict(d.model))},
         {"what": "system", "value": d.system.name, "digest": digest_of(d.system.model_dump())},
         {"what": "policy", "value": run.policy.name, "digest": digest_of(repr(run.policy))},
         {"what": "placement", "value": d.placement, "digest": None},

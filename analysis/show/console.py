@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...workloads.errors import visible
 from .result import show
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Rows = Sequence[Mapping[str, Any]]
 DISPENSABLE = ("aliases",)
@@ -88,28 +85,58 @@ def _starts_as_number(text: str) -> bool:
 def _wrapped(
     keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int
 ) -> list[str]:
-    """Break long cells over several lines."""
-    from rich.console import Console
+    """Break cells between words; where whole words are too wide together, stack parts of the table.
 
-    console = Console(width=width, highlight=False, color_system=None)
-    with console.capture() as capture:
-        console.print(_rich_table(keys, cells, right))
-    return [line.rstrip() for line in capture.get().splitlines()]
+    Names are never cut: a device's name in two lines cannot be searched for. Each part begins with
+    the first column, which says what the row is about.
+    """
+    least = [
+        max(_longest_word(key), *(len(c) if numeric else _longest_word(c) for c in column), 1)
+        for key, numeric, *column in zip(keys, right, *cells, strict=True)
+    ]
+    parts: list[list[int]] = [[0]]
+    for i in range(1, len(keys)):
+        if sum(least[k] + 1 for k in parts[-1]) + least[i] > width and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(i)
+    out: list[str] = []
+    for part in parts:
+        out += [""] if out else []
+        lines = [[line[i] for i in part] for line in [keys, *cells]]
+        out += _broken(lines, [right[i] for i in part], [least[i] for i in part], width)
+    return out
 
 
-def _rich_table(
-    keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]
-) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
 
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for key, numeric in zip(keys, right, strict=True):
-        table.add_column(escape(key), justify="right" if numeric else "left", no_wrap=numeric,
-                         overflow="fold")  # fmt: skip
-    for line in cells:
-        table.add_row(*map(escape, line))
-    return table
+
+def _broken(
+    lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequence[int], width: int
+) -> list[str]:
+    """Lay out cells that are broken between words to columns as wide as there is room for."""
+    from textwrap import wrap
+
+    sizes, natural = list(least), [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = width - sum(sizes) - (len(sizes) - 1)
+    while room > 0 and sizes != natural:  # a column at a time, the one that lacks most
+        k = max(range(len(sizes)), key=lambda i: natural[i] - sizes[i])
+        sizes[k] += 1
+        room -= 1
+    out = []
+    for line in lines:
+        texts = [
+            wrap(cell, size, break_long_words=False, break_on_hyphens=False) or [""]
+            for cell, size in zip(line, sizes, strict=True)
+        ]
+        for row in range(max(map(len, texts))):
+            pieces = [text[row] if row < len(text) else "" for text in texts]
+            padded = [
+                p.rjust(n) if r else p.ljust(n)
+                for p, n, r in zip(pieces, sizes, right, strict=True)
+            ]
+            out.append(" ".join(padded).rstrip())
+    return out
 
 
 def _terminal_width() -> int | None:

@@ -18,6 +18,15 @@ class Result:
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Give every result a short `repr`: a dataclass keeps the one it finds."""
+        super().__init_subclass__(**settings)
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # of this class, on purpose
+
+    def __repr__(self) -> str:
+        """The first line of the answer; the rest is in `frame`, `rows` and `to_dict`."""
+        return f"<{type(self).__name__}: {self.report_title()[:200]}; see .frame(), .to_dict()>"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the command prints with ``--json``."""
         raise NotImplementedError

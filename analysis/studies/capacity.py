@@ -23,7 +23,7 @@ from ...workloads.requests.options import check_count, check_real
 from ..answers.limits import Limit, limit_of
 from ..answers.load import load
 from ..answers.simulate import Simulation, simulate
-from ..answers.summary import LATENCIES, QUANTILES
+from ..answers.summary import LATENCIES, MOST_WAITING, QUANTILES, waiting_at_end
 from ..show.result import Result, seconds, show
 from ..show.workers import worker_pool
 from .sweep.point import costs
@@ -37,9 +37,6 @@ Told = Callable[[int, int], None]
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
 """Names in a service level -> names in results."""
 DEFAULT_REQUESTS = 1000
-MOST_WAITING = 0.05
-"""Share of requests that may still wait unscheduled when the last one arrives; more means that
-they come faster than they are served."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
@@ -364,7 +361,7 @@ def _searched(task: _Task, system: str | Path) -> tuple[Found, str, str]:
 
     probe = task.run(
         system, closed_loop=PROBE_CLIENTS, requests=min(task.options["requests"], PROBE_REQUESTS),
-        warmup=None,
+        warmup=None, spread=None,  # a closed loop has no stamps to spread
     )  # fmt: skip
     start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
     low, high = _bracket(passes, start)
@@ -443,12 +440,6 @@ def _judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     if waiting_at_end(run) > MOST_WAITING:
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
-
-
-def waiting_at_end(run: Run) -> float:
-    """Share of all requests that still wait to be scheduled when the last one arrives."""
-    table = run.requests
-    return float((table.scheduled_s > table.arrival_s.max()).mean())
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:

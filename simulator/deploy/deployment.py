@@ -103,6 +103,9 @@ class Deployment:
     experts: tuple[ExpertPart, ...]
     pools: tuple[Deployment, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
+
     @property
     def lockstep(self) -> bool:
         """Whether ranks advance together: experts that serve all ranks tie them."""

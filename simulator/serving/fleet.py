@@ -64,7 +64,9 @@ def parse_fleet(
         faults = Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0)
     if router is None and replicas is None and faults is None:
         return None
-    return Fleet(router or "round-robin", 1 if replicas is None else replicas, faults)
+    return Fleet(
+        "round-robin" if router is None else router, 1 if replicas is None else replicas, faults
+    )
 
 
 def _failure(text: str) -> tuple[int, float]:

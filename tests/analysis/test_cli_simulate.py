@@ -220,7 +220,7 @@ def test_every_kind_of_trace(
 def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     line = ("simulate", "--requests", "40", "--closed-loop", "16", *FIXED)
     found = ask(*line, "--json").json()
-    assert set(found) == {"runs", "verdict"}
+    assert set(found) == {"runs", "verdict", "made_by"}
     assert [run["system"] for run in found["runs"]] == ["duplex-x4", "duplex-gpu-x4"]
     for run in found["runs"]:
         check_keys(run)
