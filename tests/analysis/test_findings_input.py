@@ -11,16 +11,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import Ask
 
 from opbyte.analysis import cli
 from opbyte.devices.calibrated.store import _quoted
 from opbyte.simulator.frameworks.vllm_file import read_engine
 from opbyte.workloads.errors import visible
 from opbyte.workloads.regular import open_regular, read_regular
+
+if TYPE_CHECKING:
+    from conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
 SMALL = f"{S} --rate 20 --requests 20 --input-len 64 --output-len 8"
