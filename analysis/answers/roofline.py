@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment, deploy
@@ -22,6 +23,8 @@ from .roofs import formats, roof_name, roof_rows, roofs
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ..report import Section
 
 MAX_BATCH = 1 << 20
 """More sequences than any device serves at once; keeps a mistyped number from filling memory."""
@@ -81,6 +84,7 @@ class Roofline(Result):
     step_joules: float
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
+    sources: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         layout = self.deployment.layout
@@ -140,6 +144,19 @@ class Roofline(Result):
             self.rows(),
             FOOTNOTE,
         ]
+
+    def title(self) -> str:
+        """Heading of the figure."""
+        d = self.deployment
+        text = (
+            f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
+        )
+        return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
+
+    def sections(self) -> Sequence[Section]:
+        from ..report.studies import roofline_sections
+
+        return roofline_sections(self)
 
     def _formats(self) -> dict[str, list[str]]:
         return formats((op.processor, op.dtype) for op in self.ops if op.flops > 0 and op.bytes)
@@ -240,6 +257,7 @@ def roofline(
     return Roofline(
         deployment, batch, context, prefill, stage.seconds, stage.joules, _merge(stage),
         (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
+        {} if isinstance(system, SystemSpec) else describe_system(system)[1],
     )  # fmt: skip
 
 

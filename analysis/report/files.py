@@ -33,13 +33,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
     folder.csv("ops.csv", columns, floats="%.9g")
-    title = (
-        f"{result.deployment.model.name} on {result.deployment.system.name}: "
-        f"{result.batch} decodes at context {result.context:,}"
-    )
-    if result.prefill:
-        title += f", one prompt of {result.prefill:,} tokens"
-    figure = draw(result.processors(), result.figure_ops(), title)
+    figure = draw(result.processors(), result.figure_ops(), result.title())
     folder.write("roofline.png", lambda path: save(figure, path))
     folder.text("report.html", report(result))
     folder.answer("roofline.json", result)

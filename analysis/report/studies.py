@@ -9,11 +9,12 @@ import pandas as pd
 
 from ..answers.evidence import evidence
 from ..answers.summary import evidence_text
-from ..plots import trade_off
+from ..plots import roofline, trade_off
 from .page import Drawing, Section
 from .simulation import constants_section, model_rows
 
 if TYPE_CHECKING:
+    from ..answers.roofline import Roofline
     from ..studies.capacity import Capacity
     from ..studies.pareto import Pareto
     from ..studies.sweep import Sweep
@@ -31,6 +32,20 @@ def capacity_sections(result: Capacity) -> list[Section]:
         out.append(Section(f"{found.system}: evidence", [text, model_rows(found.evidence)]))
         out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
     return out
+
+
+def roofline_sections(result: Roofline) -> list[Section]:
+    """The ops, the figure of them under their roofs, and what their costs rest on."""
+    d = result.deployment
+    figure = roofline(result.processors(), result.figure_ops(), result.title())
+    caption = "Every op of the step under the roofs of the processor and format it runs in."
+    models = evidence(d, result.sources)
+    return [
+        Section("Result", [*result.warnings, *result.blocks()]),
+        Section("Roofline", [Drawing(figure, caption)]),
+        Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
+        constants_section(d.system, result.sources, "Constants"),
+    ]
 
 
 def pareto_sections(result: Pareto) -> list[Section]:

@@ -341,7 +341,7 @@ def _search(task: _Task, system: str | Path) -> tuple[Found, str, str]:
             system=where.name, devices=where.nodes * where.devices_per_node, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
-            reason=str(error), tried=(), spec=where, sources={}, evidence=(),
+            reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
         )  # fmt: skip
         return found, model.name, str(task.options.get("trace") or "the workload")
 

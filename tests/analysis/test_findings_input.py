@@ -40,6 +40,7 @@ Write = Callable[[str, "str | bytes"], Path]
             ("--requests", "at most 20,000,000"),
         "frames edge-moe-cityscapes --system zcu102-x1 --seed -1": ("--seed", "from 0"),
         "compare edge-moe-cityscapes --systems zcu102-x1 --seed -1": ("--seed", "from 0"),
+        "frames edge-moe-cityscapes --system zcu102-x1 --rate 1e-308": ("--rate", "1e-09"),
         "measure --quick --seed -1": ("--seed", "from 0"),
         "search edge-moe-cityscapes --board zcu102 --fill 1e-9": ("zcu102", "no design fits"),
         f"{SMALL} --policy ": ("--policy ''", "unknown policy"),
