@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..workloads.errors import SpecError, nearest
+from ..workloads.shown import Sources
 from ..workloads.specfile import (
     Description,
     build,
@@ -89,7 +91,7 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
         found = _lookup(name_or_path)
         if found is not None:
             spec, sources = _catalog_device(found)
-            return spec, dict(sources)
+            return spec, Sources(sources)
         if not is_path(name_or_path):
             raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
     path = Path(name_or_path)
@@ -131,7 +133,7 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
     device, sources = load_device(path)
     few = device.fewest
     one = SystemSpec(name=f"{device.name}-x{few}", device=device, devices_per_node=few)
-    return one, {f"device.{key}": source for key, source in sources.items()}
+    return one, _of_device(sources)
 
 
 def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
@@ -154,7 +156,12 @@ def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
         )  # fmt: skip
     except ValidationError as error:
         raise SpecError(repr(name), _reason(error)) from None
-    return system, {f"device.{key}": source for key, source in sources.items()}
+    return system, _of_device(sources)
+
+
+def _of_device(sources: Mapping[str, str]) -> Sources:
+    """Sources of a device as those of a system."""
+    return Sources({f"device.{key}": source for key, source in sources.items()})
 
 
 def _reason(error: ValidationError) -> str:
@@ -205,7 +212,7 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
         raise SpecError(f"{path}: name", f"{system.name!r} is a catalog system; choose another")
     if isinstance(device, dict):
         _refuse_taken(system.device.name, f"{path}: device.name")
-    return system, sources | {f"device.{key}": source for key, source in inner.items()}
+    return system, Sources(sources | _of_device(inner))
 
 
 def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
 from ..workloads.ops import OP_KINDS
-from ..workloads.specfile import Spec, table_of
+from ..workloads.shown import table_of
+from ..workloads.specfile import Spec
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import InputError, SpecError, nearest
 from .regular import read_regular
+from .shown import Sources
 
 MAX_SPEC_BYTES = 4 << 20
 MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
@@ -74,22 +74,6 @@ class Spec(BaseModel):
     """Base of every description's schema: frozen, no unknown keys, no silent casts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def table_of(tree: Mapping[str, Any]) -> str:
-    """Plain data as an HTML table of key paths and values, everything escaped."""
-    rows: list[str] = []
-
-    def add(node: Any, path: str) -> None:
-        if isinstance(node, Mapping):
-            for key, below in node.items():
-                add(below, f"{path}.{key}" if path else str(key))
-        elif node not in ("", (), []):
-            value = ", ".join(map(str, node)) if isinstance(node, (tuple, list)) else f"{node}"
-            rows.append(f"<tr><td>{escape(path)}</td><td>{escape(value)}</td></tr>")
-
-    add(tree, "")
-    return f"<table><tbody>{''.join(rows)}</tbody></table>"
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -274,13 +258,9 @@ def _source(own: Any, where: str, table: dict[str, str]) -> str:
         return table[own]
     if isinstance(own, str) and " " in own.strip():
         return own
-    if isinstance(own, str) and own.strip().rstrip(":").lower() in ("assumed", "assumption"):
-        raise SpecError(where, 'says that it is assumed; say why, too: source: "assumed: why"')
-    raise SpecError(
-        where,
-        f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}; "
-        'write where the number stands, or "assumed: why"',
-    )
+    why = 'write where it stands, or "assumed: why"'
+    text = f"source {own!r} is neither a sentence nor a key of sources"
+    raise SpecError(where, f"{text}{nearest(str(own), table)}; {why}")
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -329,7 +309,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
     SpecError
         Unknown, missing or wrong key; the message names the key as written.
     """
-    sources: dict[str, str] = {}
+    sources = Sources()
     written: dict[tuple[str, ...], str] = {}
 
     def plain(node: Any, at: tuple[str, ...], label: str, factor: float) -> Any:
@@ -382,17 +362,16 @@ def _spec_error(
         return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
     if first["type"] == "value_error":
         return SpecError(where, first["msg"].removeprefix("Value error, "))
-    typed = _typed(description.tree, label)  # in the file's unit, not in SI
-    got = first["input"] if typed is None else typed
+    typed = _typed(description.tree, label)
+    got = first["input"] if typed is None else typed  # in the file's unit, not in SI
     return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
 
 
 def _typed(tree: Any, label: str) -> float | int | None:
-    """The number that stands at a label such as ``memory.capacity_GiB``; None if there is none."""
-    node = tree
-    for part in label.split(".") if label else []:
-        node = node.get(part) if isinstance(node, dict) else None
-    return node.value if isinstance(node, Quantity) else None
+    """The number at a label such as ``memory.capacity_GiB``; None if there is none."""
+    for part in label.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree.value if isinstance(tree, Quantity) else None
 
 
 def _in_units(field: str) -> str:

@@ -51,7 +51,8 @@ def evidence(
         if isinstance(model, TableModel):
             rest = [op for op in rest if not model.covers(op)]
             covered = [op for op in ops if model.covers(op)]
-            out += [_measured(model, covered), *_blocks(model, covered)]
+            if covered:  # else the tables were given in vain, which the coverage says
+                out += [_measured(model, covered), *_blocks(model, covered)]
             model = model.base
         if isinstance(model, CalibratedModel):
             out += _fitted(model, rest)

@@ -24,7 +24,7 @@ from .roofs import formats, roof_name, roof_rows, roofs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Section
+    from ..report import Drawing, Section
 
 MAX_BATCH = 1 << 20
 """More sequences than any device serves at once; keeps a mistyped number from filling memory."""
@@ -152,6 +152,14 @@ class Roofline(Result):
             f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
         )
         return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import roofline as draw
+        from ..report import Drawing
+
+        figure = draw(self.processors(), self.figure_ops(), self.title())
+        text = "Every op of the step under the roofs of the processor and format it runs in."
+        return [Drawing(figure, text)]
 
     def sections(self) -> Sequence[Section]:
         from ..report.studies import roofline_sections

@@ -47,7 +47,7 @@ from .summary import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Section
+    from ..report import Drawing, Section
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
@@ -140,6 +140,14 @@ class Simulation(Result):
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
         """How often ops lay outside the kernel tables; nothing where none are in use."""
         return coverage_blocks(coverage(self.run))
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import latency
+        from ..report import Drawing
+
+        name = f"{self.run.deployment.model.name} on {self.run.deployment.system.name}"
+        text = "Latency of requests as cumulative shares; output and arrivals over time."
+        return [Drawing(latency(self.requests(), name), text)]
 
     def sections(self) -> Sequence[Section]:
         from ..report.simulation import run_sections

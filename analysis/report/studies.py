@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..answers.evidence import evidence
 from ..answers.summary import evidence_text
-from ..plots import roofline, trade_off
+from ..plots import trade_off
 from .page import Drawing, Section
 from .simulation import constants_section, model_rows
 
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 def capacity_sections(result: Capacity) -> list[Section]:
     """The answer, latency against load, every simulated load, and what it rests on."""
-    caption = "Latencies of the service level against load; dashed: the most allowed."
     out = [
         Section("Result", result.blocks()),
-        Section("Latency against load", [Drawing(result.figure(), caption), result.curve()]),
+        Section("Latency against load", [*result.drawings(), result.curve()]),
     ]
     for found in result.found:
         text = evidence_text(found.evidence, found.system)
@@ -37,12 +36,10 @@ def capacity_sections(result: Capacity) -> list[Section]:
 def roofline_sections(result: Roofline) -> list[Section]:
     """The ops, the figure of them under their roofs, and what their costs rest on."""
     d = result.deployment
-    figure = roofline(result.processors(), result.figure_ops(), result.title())
-    caption = "Every op of the step under the roofs of the processor and format it runs in."
     models = evidence(d, result.sources)
     return [
         Section("Result", [*result.warnings, *result.blocks()]),
-        Section("Roofline", [Drawing(figure, caption)]),
+        Section("Roofline", result.drawings()),
         Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
         constants_section(d.system, result.sources, "Constants"),
     ]

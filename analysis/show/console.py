@@ -91,8 +91,8 @@ def _wrapped(
     the first column, which says what the row is about.
     """
     least = [
-        max(_longest_word(key), *(len(c) if numeric else _longest_word(c) for c in column), 1)
-        for key, numeric, *column in zip(keys, right, *cells, strict=True)
+        max(_longest_word(key), *map(_least, column), 1)
+        for key, *column in zip(keys, *cells, strict=True)
     ]
     parts: list[list[int]] = [[0]]
     for i in range(1, len(keys)):
@@ -105,6 +105,11 @@ def _wrapped(
         lines = [[line[i] for i in part] for line in [keys, *cells]]
         out += _broken(lines, [right[i] for i in part], [least[i] for i in part], width)
     return out
+
+
+def _least(cell: str) -> int:
+    """Width below which a cell would be cut: that of its longest word, or of a number and unit."""
+    return len(cell) if _starts_as_number(cell) else _longest_word(cell)
 
 
 def _longest_word(text: str) -> int:

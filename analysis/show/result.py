@@ -7,9 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..plots.files import Picture
     from ..report import Drawing, Section
 
 
@@ -61,6 +64,21 @@ class Result:
     def drawings(self) -> Sequence[Drawing]:
         """Figures of the report, each with its caption."""
         return ()
+
+    def plot(self) -> Picture:
+        """The answer's first figure, as a notebook shows it.
+
+        Raises
+        ------
+        InputError
+            An answer without figures.
+        """
+        from ..plots.files import Picture
+
+        drawings = self.drawings()
+        if not drawings:
+            raise InputError(type(self).__name__, "has no figure; see .frame()")
+        return Picture(drawings[0].figure)
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""

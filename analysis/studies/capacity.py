@@ -7,7 +7,6 @@ until the level is missed, then bisects on the logarithm down to the tolerance.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -31,7 +30,7 @@ from .sweep.point import costs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..report import Section
+    from ..report import Drawing, Section
 
 Told = Callable[[int, int], None]
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
@@ -186,6 +185,12 @@ class Capacity(Result):
 
         return capacity_sections(self)
 
+    def drawings(self) -> Sequence[Drawing]:
+        from ..report import Drawing
+
+        caption = "Latencies of the service level against load; dashed: the most allowed."
+        return [Drawing(self.figure(), caption)]
+
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""
         import pandas as pd
@@ -228,7 +233,9 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
             if not equals or name in pairs:
                 raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
             try:
-                pairs[name] = math.nan if "_" in text else float(text)
+                if "_" in text:  # Python reads 1_0 as 10; no other option does
+                    raise ValueError
+                pairs[name] = float(text)
             except ValueError:
                 raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None
     else:

@@ -17,6 +17,7 @@ from ...simulator.frameworks.vllm_file import EngineFile, read_engine
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
+from ...workloads.regular import open_regular
 from ...workloads.requests import RequestBlock, RequestStream
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.load import load
@@ -262,9 +263,8 @@ def _requests(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(path, "does not exist") from None
+        with open_regular(path) as file:
+            table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
     lacking = [c for c in ("request_id", *COLUMNS) if c not in table]

@@ -15,7 +15,7 @@ from .lengths import LENGTHS, Draw
 from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
 from .randomness import THINKING, TURNS, generator
-from .rows import Rows, at_zero, first, numbered, spread_stamps, until
+from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
 from .sample import GAP_CV, RATE_PER_S, sample_lengths
 from .sessions import with_turns
 from .sources import Source, generated, trace
@@ -138,6 +138,7 @@ def open_requests(
     steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
     if limit is not None:
         steps.append(partial(first, limit=limit))
+    steps.append(partial(bounded, most=MAX_REQUESTS))
 
     def blocks() -> Iterator[RequestBlock]:
         rows: Iterator[Rows] = origin.rows()
