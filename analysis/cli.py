@@ -12,6 +12,7 @@ import io
 import os
 import pkgutil
 import sys
+import traceback
 
 import typer
 
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         reason = error.strerror or str(error)
         if error.filename is not None:
             _fail(f"{error.filename}: cannot be used ({reason})", 2)
-        if _output_works():
+        if not _printing(error):
             _fail(f"cannot go on ({reason}); is a disk full?", 2)
         _give_up_output()
         _fail(f"standard output: cannot be written ({reason})", 2)
@@ -64,13 +65,23 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
-def _output_works() -> bool:
-    """Whether an error without a file's name is not standard output's."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return False
-    return True
+PRINTING = (
+    "print_table",
+    "print_text",
+    "print_json",
+    "show",
+    "list_command",
+    "top",
+    "main",
+    "echo",
+)
+"""Functions that write to standard output."""
+
+
+def _printing(error: OSError) -> bool:
+    """Whether an error without a file's name came from writing to standard output."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1] in PRINTING
 
 
 def _give_up_output() -> None:

@@ -69,7 +69,7 @@ class OpRow:
     dtype: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "dtype"}
 
 
 @dataclass(frozen=True, slots=True)

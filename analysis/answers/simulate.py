@@ -56,6 +56,8 @@ DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
 batches (32, 64, 128); two batches of completions are left out as warm-up, as there."""
 
 MAX_SEEDS = 1000
+FEWEST_WAITING = 10
+"""Fewer than these that wait at the end of a run say nothing about its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -558,7 +560,9 @@ def _simulate(
     result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
     warnings = [*(limits.engine.doubts if limits.engine is not None else ()), *_warnings(result)]
     warnings += doubts(deployment.system.device)
-    if stream.closed_loop is None and waiting_at_end(result) > MOST_WAITING:
+    waiting = waiting_at_end(result)
+    many = waiting * len(result.requests.request_id) >= FEWEST_WAITING
+    if stream.closed_loop is None and waiting > MOST_WAITING and many:
         warnings.append(overload(result))
     if limits.named_vllm and where.get("ep") is None and deployment.layout.ep > 1:
         warnings.append(

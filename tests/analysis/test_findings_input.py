@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opbyte.analysis import cli
 from opbyte.devices.calibrated.store import _quoted
 from opbyte.simulator.frameworks.vllm_file import read_engine
 from opbyte.workloads.errors import visible
@@ -177,7 +176,6 @@ def test_a_full_disk_is_not_blamed_on_standard_output(
 
     monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", full)
     assert "cannot go on (No space left on device)" in ask("inspect", "grok-1").refused()
-    assert cli._output_works()
 
 
 def test_misspelt_settings_of_an_engine_are_named(write: Write) -> None:
