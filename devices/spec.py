@@ -59,6 +59,7 @@ class ProcessorSpec(Spec):
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth: a description that
     extends another and changes that changes both. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
+    Without any peak or bandwidth it runs nothing.
     `kind` says where it sits, not what it is called: an NPU or TPU is an "xpu", units beside the
     banks of a DRAM (AiM, HBM-PIM) are "bank-pim", those on a stack's base die "logic-pim".
     `runs` names the kinds of op the processor takes (`workloads.ops.OP_KINDS`); without it, all but
@@ -66,18 +67,18 @@ class ProcessorSpec(Spec):
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
-    FlashAttention-2 (`devices.tables.model.blocks`).
+    FlashAttention-2 (`devices.tables.blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
     calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
-    peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
+    peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
     engine: EngineSpec | None = None
-    bandwidth_multiple: Positive = 1.0
+    bandwidth_multiple: NonNegative = 1.0
     compute_efficiency: Fraction
     memory_efficiency: Fraction
     launch_s: NonNegative

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...devices.cost import Roofline
-from ...devices.device import WIDTH, Processor
-from ...workloads.ops import Op
+from ...devices.device import Processor
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.step.explicit import explicit_stage
+from ...workloads.batch import Batch
+from ...workloads.numerics import BITS
 from .summary import roof_of
-
-LARGE, LONG = 8192, 16384
-"""Sides of the matrix products that show what kernels attain: one far beyond any ridge point, and
-one row times a matrix of half a gigabyte, larger than any cache."""
 
 
 def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -26,7 +24,14 @@ def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     found: dict[str, set[str]] = {}
     for processor, dtype in pairs:
         found.setdefault(processor, set()).add(dtype)
-    return {name: sorted(own, key=lambda d: (-WIDTH.get(d, 8.0), d)) for name, own in found.items()}
+    return {name: sorted(own, key=lambda d: (-BITS.get(d, 4.0), d)) for name, own in found.items()}
+
+
+def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:
+    """Format that each op of a step computes in, by its layer and name."""
+    batch = Batch.of([100], [(100, 0)])
+    stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
+    return {(p.op.layer, p.op.name): p.op.dtype for p in stage.ops}
 
 
 def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> str:
@@ -39,9 +44,6 @@ def roofs(
 ) -> list[dict[str, Any]]:
     """Roofs of every processor in the formats used on it, as `plots.roofline` takes them.
 
-    Attainable fractions of a roofline model are its efficiencies; of fitted kernels, what they
-    reach on a large matrix product and on one that only streams its weights.
-
     Parameters
     ----------
     used : mapping of str to sequence of str
@@ -50,35 +52,13 @@ def roofs(
     rows = []
     for p in processors:
         names = list(used.get(p.name, ())) or [default]
-        memory = max(_reached(p, name, 1, LONG)[1] for name in names)
-        for name in names:
-            rows.append(
-                roof_of(p, name)
-                | {
-                    "name": roof_name(p.name, name, used),
-                    "dtype": name,
-                    "compute_efficiency": _reached(p, name, LARGE, LARGE)[0],
-                    "memory_efficiency": memory,
-                }
-            )
+        own = [roof_of(p, name) for name in names]
+        memory = max(roof["memory_efficiency"] for roof in own)  # one memory, whatever the format
+        rows += [
+            roof | {"name": roof_name(p.name, n, used), "dtype": n, "memory_efficiency": memory}
+            for n, roof in zip(names, own, strict=True)
+        ]
     return rows
-
-
-def _reached(p: Processor, dtype: str, rows: int, side: int) -> tuple[float, float]:
-    """Fractions of peak and bandwidth that a product of `rows` x `side` x `side` reaches."""
-    if isinstance(p.model, Roofline):
-        return p.model.compute_efficiency, p.model.memory_efficiency
-    op = Op(
-        name="probe", layer="ffn", kind="gemm", phase="both",
-        shape={"m": rows, "n": side, "k": side, "batch": 1}, dtype=dtype,
-        flops=2.0 * rows * side * side, weight_bytes=WIDTH.get(dtype, 8.0) / 8 * side * side,
-        act_bytes=2.0 * rows * 2 * side,
-    )  # fmt: skip
-    seconds = p.model.cost(op).seconds
-    return (
-        min(op.flops / seconds / p.peak[dtype], 1.0),
-        min(op.bytes / seconds / p.bandwidth, 1.0),
-    )
 
 
 def roof_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

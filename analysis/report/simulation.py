@@ -10,16 +10,13 @@ import pandas as pd
 
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
-from ...simulator.batching.kv import kv_rules
 from ...simulator.deploy.placement import processors_of
-from ...simulator.serving.record import Run
+from ...simulator.serving.record import OpTotal, Run
 from ...workloads.specfile import to_si
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
-from ..answers.roofs import formats, roof_name, roof_rows, roofs
+from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.summary import (
-    arithmetic,
-    bound_of,
     figure_rows,
     heading,
     latency_rows,
@@ -154,16 +151,16 @@ def _roofline(run: Run, name: str) -> list[Any]:
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
     share = ops_by_share([run])
-    model = run.deployment.model
+    known_formats = formats_of_ops(run.deployment)
     matmuls = [op for op in run.ops if op.flops > 0 and op.processor in known and op.op_per_byte]
-    used = formats((op.processor, arithmetic(op, model)) for op in matmuls)
+    used = formats((op.processor, _format(op, known_formats, dtype)) for op in matmuls)
     points = pd.DataFrame(
         [
             {
                 "name": op.name, "layer": op.layer,
-                "processor": roof_name(op.processor, arithmetic(op, model), used),
+                "processor": roof_name(op.processor, _format(op, known_formats, dtype), used),
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
-                "seconds_total": wall, "bound": bound_of(op, run),
+                "seconds_total": wall, "bound": op.bound,
             }
             for op, wall in zip(run.ops, share["wall_s"], strict=True)
             if op.flops > 0 and op.busy_s > 0 and op.processor in known
@@ -177,6 +174,10 @@ def _roofline(run: Run, name: str) -> list[Any]:
     return [Drawing(figure, caption), roof_rows(table)]
 
 
+def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> str:
+    return known.get((op.layer, op.name), default)
+
+
 def _over_time(result: Simulation, name: str) -> list[Any]:
     run = result.run
     out: list[Any] = [
@@ -186,10 +187,9 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
         )
     ]
     if len(run.stages):
-        capacity = kv_rules(run.deployment).capacity
         out.append(
             Drawing(
-                timeline(result.stages(), capacity, name),
+                timeline(result.stages(), run.kv_capacity, name),
                 "Running and waiting sequences, tokens of steps and the KV cache over time.",
             )
         )

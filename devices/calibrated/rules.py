@@ -22,7 +22,7 @@ from functools import cache
 import numpy as np
 
 from ...workloads.kernel_tables import framework
-from ..catalog import list_devices, load_device
+from ..catalog import fitted_devices, load_device
 from ..spec import DeviceSpec, FamilyFitSpec
 from .errors import Errors
 from .family import F8, Family, families
@@ -135,7 +135,7 @@ def features(h: F8) -> F8:
 def _catalog(family: str) -> dict[str, Donor]:
     """Full fits of one family in the catalog, by device."""
     model = families()[family]
-    found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in list_devices()))
+    found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in fitted_devices()))
     return {
         s.name: _donor(model, s, own)
         for s, own in found

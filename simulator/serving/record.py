@@ -58,6 +58,9 @@ class OpTotal:
         Times it ran (layers x steps x devices).
     outside : float
         How many of them lay outside the kernel tables, where some are in use.
+    by_bound : mapping of str to float
+        Its busy seconds by what bounded the op: "compute", "memory" (of an op on a link, the
+        link's bandwidth) and "latency".
     """
 
     layer: str
@@ -72,6 +75,13 @@ class OpTotal:
     joules: Mapping[str, float]
     runs: float
     outside: float
+    by_bound: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """What bounded it for most of its time: a price's own word, kept through the run."""
+        most = max(self.by_bound, key=lambda name: self.by_bound[name])
+        return "link" if self.layer == "communication" and most == "memory" else most
 
     @property
     def bytes(self) -> float:
@@ -115,6 +125,9 @@ class Run:
         Of requests completed after the warm-up.
     kv_peak : float
         Most of the KV capacity in use on any device, as a fraction.
+    kv_capacity : float
+        Bytes of KV cache that a device may hold, the engine's settings counted (of two pools, one
+        that decodes).
     failures, restarts : int
         Replicas that failed, and requests that had to be computed again because of it.
     moved_bytes : float
@@ -147,6 +160,7 @@ class Run:
     tpot_s: Quantiles
     e2e_s: Quantiles
     kv_peak: float
+    kv_capacity: float
     wall_s: float
     failures: int = 0
     restarts: int = 0

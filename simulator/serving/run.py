@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ...devices.cost import BOUNDS
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
@@ -225,6 +226,7 @@ def _collect(
         tpot_s=quantiles((decode / np.maximum(requests.output_tokens - 1, 1))[warm & several]),
         e2e_s=quantiles((requests.last_token_s - requests.arrival_s)[warm]),
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
+        kv_capacity=engines[-1].kv.capacity,
         wall_s=time.perf_counter() - began,
     )
 
@@ -308,6 +310,7 @@ def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
             {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
              "link": float(t[T_J_LINK])},
             float(t[T_RUNS]), float(t[T_OUTSIDE]),
+            {name: float(seconds) for name, seconds in zip(BOUNDS, t, strict=False)},
         )
         for (layer, name, kind, processor), t in rows.items()
     )  # fmt: skip
