@@ -20,6 +20,7 @@ from ...workloads.requests.options import check_count, check_whole
 from ..show.result import Result, seconds, show, si
 from .load import load
 from .roofs import formats, roof_name, roof_rows, roofs
+from .summary import roof_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,10 @@ class Roofline(Result):
             "ops": [op.to_dict() for op in self.ops],
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
-            "processors": self._roofs(),
+            "processors": [
+                roof_of(p, self._default) for p in processors_of(self.deployment.device)
+            ],
+            "roofs": self._roofs(),
             "warnings": list(self.warnings),
         }
 
@@ -166,12 +170,17 @@ class Roofline(Result):
 
         return roofline_sections(self)
 
+    @property
+    def _default(self) -> str:
+        """Format of the activations."""
+        return self.deployment.model.numerics.default
+
     def _formats(self) -> dict[str, list[str]]:
         return formats((op.processor, op.dtype) for op in self.ops if op.flops > 0 and op.bytes)
 
     def _roofs(self) -> list[dict[str, Any]]:
         d = self.deployment
-        return roofs(processors_of(d.device), self._formats(), d.model.numerics.default)
+        return roofs(processors_of(d.device), self._formats(), self._default)
 
     def processors(self) -> pd.DataFrame:
         """Roofs of every processor, one for each arithmetic format of the ops it runs."""
