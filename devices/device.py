@@ -170,8 +170,6 @@ def build_device(
     if not calibrated:
         _refuse_tables(spec, kernels)
         return SharedMemoryDevice(spec, processors)
-    from .calibrated.model import can_calibrate
-
     fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
     if not fitted:
         _refuse_tables(spec, kernels)
@@ -182,6 +180,11 @@ def build_device(
     for name, model in models.items():
         processors[name] = replace(processors[name], model=model)
     return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None)
+
+
+def can_calibrate(processor: ProcessorSpec) -> bool:
+    """Whether a processor is GPU-class, with known cores and clock."""
+    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)
 
 
 def _fitted(

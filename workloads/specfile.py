@@ -258,9 +258,8 @@ def _source(own: Any, where: str, table: dict[str, str]) -> str:
         return table[own]
     if isinstance(own, str) and " " in own.strip():
         return own
-    why = 'write where it stands, or "assumed: why"'
-    text = f"source {own!r} is neither a sentence nor a key of sources"
-    raise SpecError(where, f"{text}{nearest(str(own), table)}; {why}")
+    text = f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}"
+    raise SpecError(where, f'{text}; write where it stands, or "assumed: why"')
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -362,16 +361,11 @@ def _spec_error(
         return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
     if first["type"] == "value_error":
         return SpecError(where, first["msg"].removeprefix("Value error, "))
-    typed = _typed(description.tree, label)
-    got = first["input"] if typed is None else typed  # in the file's unit, not in SI
-    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
-
-
-def _typed(tree: Any, label: str) -> float | int | None:
-    """The number at a label such as ``memory.capacity_GiB``; None if there is none."""
+    typed: Any = description.tree  # the number in the file's unit, not in SI
     for part in label.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree.value if isinstance(tree, Quantity) else None
+        typed = typed.get(part) if isinstance(typed, dict) else None
+    got = typed.value if isinstance(typed, Quantity) else first["input"]
+    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
 
 
 def _in_units(field: str) -> str:

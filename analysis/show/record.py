@@ -7,17 +7,11 @@ result: equal commands write equal bytes.
 
 from __future__ import annotations
 
-import platform
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
-
-from ...workloads.errors import InputError
-from .provenance import code_version, digest_of_files
 
 ELSEWHERE = ("--out", "--workers", "--dask")
 """Options with a value that say where or how, not what."""
@@ -79,6 +73,8 @@ def command_of(arguments: Sequence[str]) -> str:
     >>> command_of(["roofline", "a model", "--out", "x", "--json", "--tp=2"])
     "opbyte roofline 'a model' --tp=2"
     """
+    import shlex
+
     kept: list[str] = []
     skip = False
     for text in arguments:
@@ -93,6 +89,11 @@ def command_of(arguments: Sequence[str]) -> str:
 
 def versions() -> dict[str, str]:
     """Version of the code, of Python and of the packages that compute."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .provenance import code_version
+
     found = {"opbyte": code_version(), "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -115,6 +116,9 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _digest(name: str) -> str:
+    from ...workloads.errors import InputError
+    from .provenance import digest_of_files
+
     path = Path(name)
     try:
         if path.is_dir():

@@ -193,8 +193,3 @@ def calibrated_model(spec: DeviceSpec, processor: ProcessorSpec, base: Roofline)
             model = Model(family, parameters(spec, family), h)
             found.update(dict.fromkeys(family.kinds, model))
     return CalibratedModel(base, found, h)
-
-
-def can_calibrate(processor: ProcessorSpec) -> bool:
-    """Whether a processor is GPU-class, with known cores and clock."""
-    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)

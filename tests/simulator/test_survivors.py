@@ -5,16 +5,21 @@ The faults were put in by hand, one at a time: a lost factor, a lost weight, a l
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from opbyte.analysis.answers.simulate import Seeds, simulate
-from opbyte.devices.calibrated.family import F8, families
+from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.hardware import hardware
-from opbyte.devices.calibrated.model import Model
 from opbyte.devices.calibrated.rules import parameters
+from opbyte.devices.calibrated.terms import (
+    O_FLOOR_COMPUTE,
+    O_FLOOR_LINK,
+    O_FLOOR_MEMORY,
+    O_FORMULA,
+    O_SECONDS,
+    floored,
+)
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.simulator.batching.loop import release
 from opbyte.simulator.batching.policies import POLICIES
@@ -73,6 +78,35 @@ def test_seeds_draw_other_experts() -> None:
     assert len(times) == 3
 
 
+def test_no_fit_beats_the_roofline() -> None:
+    """A call of a femtosecond takes its work at nominal rates: 1e12 FLOP at an H100's 989.4 TFLOP/s,
+    1e9 bytes at 3.352 TB/s, 1e9 over the link at 450 GB/s (datasheet), whichever is most."""
+    h = hardware(load_device("h100")[0])
+    for work, least in (
+        ((1e12, 1.0, 1.0, 0), 1e12 / 989.4e12),
+        ((1.0, 1e9, 1.0, 0), 1e9 / 3.352e12),
+        ((1.0, 1e9, 1e9, 0), 1e9 / 450e9),
+    ):
+        total, *_ = floored.py_func((1e-15, 0.0, 0.0, 0.0), work, h)  # type: ignore[attr-defined]
+        assert total == pytest.approx(least, rel=1e-12)
+        slow, *_ = floored.py_func((1.0, 0.0, 0.0, 0.0), work, h)  # type: ignore[attr-defined]
+        assert slow == 1.0
+
+
+@pytest.mark.parametrize("name", [n for n, f in families().items() if f.kinds])
+def test_prices_are_the_formula_or_the_roofline(name: str) -> None:
+    """Of a step's ops: the seconds are the larger of what the formula and the floors say."""
+    spec = load_device("h100")[0]
+    family, h = families()[name], hardware(spec)
+    ops = ops_of_a_step()
+    rows = [x for k in family.kinds if k in ops if (x := family.from_op(ops[k])) is not None]
+    x = np.stack(rows) if rows else np.full((1, len(family.quantities)), 64.0)
+    found = family.prices(parameters(spec, family).fit.values, h, x)
+    floors = found[:, [O_FLOOR_COMPUTE, O_FLOOR_MEMORY, O_FLOOR_LINK]].max(axis=1)
+    assert found[:, O_SECONDS] == pytest.approx(np.maximum(found[:, O_FORMULA], floors), rel=1e-12)
+    assert (floors > 0).all()
+
+
 def ops_of_a_step() -> dict[str, Op]:
     """One op of each kind, of a step with a prompt and decodes."""
     found: dict[str, Op] = {}
@@ -81,21 +115,3 @@ def ops_of_a_step() -> dict[str, Op]:
         batches = [Batch.of([900] * 9, [(300, 0)])] * d.ranks
         found |= {p.op.kind: p.op for p in explicit_stage(d, batches, expected=True).ops}
     return found
-
-
-@pytest.mark.parametrize("name", [n for n, f in families().items() if f.kinds])
-def test_no_fit_beats_the_roofline(name: str) -> None:
-    """Whatever a formula says: here a femtosecond for everything. The floor is the roofline then."""
-
-    def swift(p: F8, h: F8, x: F8, out: F8) -> None:
-        out[:] = 1e-15
-
-    spec = load_device("h100")[0]
-    family, h = families()[name], hardware(spec)
-    known, ops = parameters(spec, family), ops_of_a_step()
-    rows = [x for k in family.kinds if k in ops if (x := family.from_op(ops[k])) is not None]
-    x = np.stack(rows) if rows else np.full((1, len(family.quantities)), 64.0)
-    floor = family.roofline(h, x)
-    assert (floor > 1e-12).all()
-    model = Model(replace(family, rows=swift), known, h)
-    assert model.seconds(x).tolist() == floor.tolist()
