@@ -10,6 +10,7 @@ from ..workloads.errors import InputError
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
 from .peaks import all_formats, peaks_of
+from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
 
@@ -120,11 +121,14 @@ class SharedMemoryDevice:
     processors : mapping of str to Processor
     collectives : KernelModel, optional
         Measured collectives of the link inside a node.
+    board : Board
+        What a device draws beside the energy of its work.
     """
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
     collectives: KernelModel | None = None
+    board: Board = NO_BOARD
 
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
         return [self._run_one(region) for region in regions]
@@ -169,17 +173,27 @@ def build_device(
     processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
     if not calibrated:
         _refuse_tables(spec, kernels)
-        return SharedMemoryDevice(spec, processors)
+        return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
     fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
     if not fitted:
         _refuse_tables(spec, kernels)
+    own = board(spec) if fitted else Board(spec.static_W, None)
+    for name in fitted:
+        processors[name] = replace(processors[name], base=_powered(processors[name].base, own))
     models = {
         name: _fitted(processors[name].base, spec, spec.processors[name], kernels, frameworks)
         for name in fitted
     }
     for name, model in models.items():
         processors[name] = replace(processors[name], model=model)
-    return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None)
+    return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None, own)
+
+
+def _powered(model: Roofline, own: Board) -> Roofline:
+    """A product's roofline with the energies of its power model, where it has one."""
+    if own.model is None:
+        return model
+    return replace(model, **coefficients(own.model, model.J_per_flop))
 
 
 def can_calibrate(processor: ProcessorSpec) -> bool:

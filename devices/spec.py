@@ -182,6 +182,10 @@ class DeviceSpec(Spec):
     and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
 
+    `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
+    clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
+    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+
     `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
     increasing load, "optimal" every subset.
     """
@@ -195,6 +199,8 @@ class DeviceSpec(Spec):
     node_link: LinkSpec
     node_size: Count = 8
     static_W: NonNegative = 0.0
+    limit_W: Positive | None = None
+    process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
     placement: str = "op-per-byte"
     splitter: Literal["paper", "optimal"] = "paper"

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...devices.cost import DESCRIPTION, Evidence
 from ...devices.peaks import FALLBACK
+from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
 from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
@@ -56,7 +57,7 @@ def evidence(
         ops = list(placed.get(spec.name, {}).values())
         found = [e for op in ops for e in deployment.link(op).evidence([op])]
         out += [_told(e, name, sources, (f"{key}.",), False) for e in dict.fromkeys(found)]
-    out.append(_static(deployment, sources))
+    out += [_static(deployment, sources), *_power(deployment)]
     return out if policy is None else out + _host(policy)
 
 
@@ -95,6 +96,23 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
             f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
         )
     return [_entry("host", "every step", sources, ("host.",))] if sources else []
+
+
+def _power(deployment: Deployment) -> list[dict[str, Any]]:
+    """Where the energy of a product's work comes from, by its power model."""
+    spec = deployment.system.device
+    if deployment.device.board.model is None:
+        return []
+    known = power_model(spec)
+    rules = {"device.power": "assumed: carried over from b200 by limit, idle power, process and "
+             "memory (docs/power.md)"}  # fmt: skip
+    return [
+        {
+            "cost_model": "power model", "applies_to": "energy per token", "basis": known.basis,
+            "error": known.median_ape, "rows": known.rows,
+            "assumptions": {} if known.basis == "fitted" else rules,
+        }
+    ]  # fmt: skip
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:

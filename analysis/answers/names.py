@@ -104,10 +104,31 @@ def _kernels() -> list[dict[str, Any]]:
     return rows
 
 
+def _memories() -> list[dict[str, Any]]:
+    from ...devices.dram.catalog import list_memories, load_memory
+
+    rows = []
+    for name in list_memories():
+        spec = load_memory(name)
+        rows.append(
+            {
+                "name": name,
+                "channels": spec.organisation.channels,
+                "bandwidth_GBps": round(spec.stack_bytes_per_s / 1e9),
+                "capacity_GiB": round(
+                    spec.organisation.channels * spec.organisation.channel_bytes / 2**30, 1
+                ),
+                "title": spec.title,
+            }
+        )
+    return rows
+
+
 LISTS = {
     "models": _models,
     "devices": _devices,
     "systems": _systems,
+    "memories": _memories,
     "policies": _policies,
     "placements": _placements,
     "routings": _routings,

@@ -39,12 +39,14 @@ def heading(r: Run) -> str:
 
 def figures(r: Run) -> list[tuple[str, float | None, str]]:
     """Label, value and unit of every figure of a run that is no latency."""
-    static = r.interval_static_joules
+    tokens = r.interval_output_tokens
     return [
         ("output tokens per second", r.output_tokens_per_s, "1/s"),
         ("tokens per second, prompts too", r.total_tokens_per_s, "1/s"),
         ("energy per output token", r.joules_per_token, "J"),
-        ("  of it static power", ratio(static, r.interval_output_tokens), "J"),
+        ("  of it static power", ratio(r.interval_static_joules, tokens), "J"),
+        ("  of it running beside the work", ratio(r.interval_busy_joules, tokens), "J"),
+        ("mean power of a device", r.watts_per_device, "W"),
         ("KV cache in use at most", r.kv_peak, "%"),
         *_hits(r),
         ("steps", float(r.iterations), ""),

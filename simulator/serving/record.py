@@ -121,6 +121,10 @@ class Run:
         Dynamic energy of the whole run and of the interval.
     interval_static_joules : float
         Static power of all devices over the interval.
+    interval_busy_joules : float
+        What devices draw on top while they run kernels, beside the energy of the work.
+    devices : int
+        Devices of all replicas.
     ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
         Of requests completed after the warm-up.
     kv_peak : float
@@ -155,6 +159,8 @@ class Run:
     joules: float
     interval_joules: float
     interval_static_joules: float
+    interval_busy_joules: float
+    devices: int
     ttft_s: Quantiles
     tbt_s: Quantiles
     tpot_s: Quantiles
@@ -184,8 +190,18 @@ class Run:
 
     @property
     def joules_per_token(self) -> float | None:
-        """Dynamic and static energy per output token [J]."""
+        """All energy of the devices per output token [J]."""
         if not self.interval_output_tokens:
             return None
-        total = self.interval_joules + self.interval_static_joules
-        return total / self.interval_output_tokens
+        return self.board_joules / self.interval_output_tokens
+
+    @property
+    def board_joules(self) -> float:
+        """All energy of the devices over the interval [J]."""
+        return self.interval_joules + self.interval_static_joules + self.interval_busy_joules
+
+    @property
+    def watts_per_device(self) -> float | None:
+        """Mean power of a device over the interval [W]."""
+        device_s = self.interval_s * self.devices
+        return self.board_joules / device_s if device_s > 0 else None

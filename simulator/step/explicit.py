@@ -61,6 +61,11 @@ class StageCost:
     ops: tuple[PlacedOp, ...]
     stages: tuple[float, ...]
 
+    @property
+    def busy_s(self) -> float:
+        """Seconds that devices run ops, summed over devices."""
+        return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
+
 
 def explicit_stage(
     deployment: Deployment,
