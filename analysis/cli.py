@@ -7,12 +7,14 @@ signal's number where one ended it (130: interrupted, 143: terminated). Each mod
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import os
 import pkgutil
 import sys
 import traceback
+from typing import NoReturn
 
 import typer
 
@@ -42,6 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
     except InputError as error:
         _fail(str(error), 2)
     except Ended as error:
+        if arguments is None:  # the process ends here: Python's own tidying up takes seconds
+            _leave(str(error), error.code)
         _fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
@@ -89,6 +93,15 @@ def _give_up_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def _leave(message: str, code: int) -> NoReturn:
+    """End the process at once; files and workers have been seen to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os.write(2, f"opbyte: error: {message}\n".encode())
+    os._exit(code)
 
 
 def _fail(message: str, code: int) -> None:
