@@ -7,11 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.demo import Comparison
 from ..answers.roofline import Roofline
-from ..answers.simulate import Comparison, Seeds, Simulation
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..show.output import SIGNIFICANT, OutputFolder
+from ..show.result import Result
 from ..show.timeline import write_timeline
-from ..studies.capacity import Capacity
+from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
@@ -25,6 +28,11 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
     return (result,) if isinstance(result, Simulation) else result.runs
 
 
+def write_report(result: Result, folder: OutputFolder) -> None:
+    """Write report.html."""
+    folder.text("report.html", report(result))
+
+
 def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
     from ..plots import roofline as draw
@@ -36,7 +44,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     folder.csv("ops.csv", columns, floats="%.9g")
     figure = draw(result.processors(), result.figure_ops(), result.title())
     folder.write("roofline.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.answer("roofline.json", result)
 
 
@@ -51,7 +59,7 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
             name = f"{each.run.deployment.system.name}/"
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
-        folder.text("report.html", report(result))
+        write_report(result, folder)
         folder.answer("summary.json", result)
 
 
@@ -67,7 +75,7 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         table = pd.DataFrame(result.table)
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.answer("pareto.json", result)
 
 
@@ -81,7 +89,7 @@ def write_capacity(result: Capacity, folder: OutputFolder) -> None:
     folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
     figure = result.figure()
     folder.write("capacity.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.answer("capacity.json", result)
 
 
@@ -119,7 +127,7 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, every row's prediction, a figure a family and the report."""
     from ..plots import save
 
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
@@ -135,7 +143,7 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         columns = {str(name): table[name].to_numpy() for name in table}
         folder.csv(f"{each.name}/requests.csv", columns)
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.answer("serving.json", result)
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...workloads.errors import visible
-from .result import show
+from .text import Rows, is_numeric, show, starts_as_number
 
-Rows = Sequence[Mapping[str, Any]]
 DISPENSABLE = ("aliases",)
 """Columns left out of a terminal too narrow for them."""
 
@@ -68,20 +66,6 @@ def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> i
     return sum(sizes) + gap * (len(keys) - 1)
 
 
-def is_numeric(rows: Rows, key: str) -> bool:
-    """Whether a column holds numbers, or text of a number and its unit ("1.5 ms", "3 %")."""
-    values = [row[key] for row in rows if row[key] is not None]
-    return bool(values) and all(
-        isinstance(v, (int, float)) or (isinstance(v, str) and _starts_as_number(v)) for v in values
-    )
-
-
-def _starts_as_number(text: str) -> bool:
-    head, _, unit = text.partition(" ")
-    number = head.rstrip("%x").replace(",", "")
-    return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
-
-
 def _wrapped(
     keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int
 ) -> list[str]:
@@ -109,7 +93,7 @@ def _wrapped(
 
 def _least(cell: str) -> int:
     """Width below which a cell would be cut: that of its longest word, or of a number and unit."""
-    return len(cell) if _starts_as_number(cell) else _longest_word(cell)
+    return len(cell) if starts_as_number(cell) else _longest_word(cell)
 
 
 def _longest_word(text: str) -> int:

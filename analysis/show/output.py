@@ -20,7 +20,8 @@ import numpy.typing as npt
 from ...workloads.errors import InputError
 from .interrupt import uninterrupted, whole
 from .record import made_by
-from .result import Result, plain
+from .result import Result
+from .text import plain
 
 STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""

@@ -135,7 +135,7 @@ class Deployment:
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
-            spec, ranks = self.system.device.link, self.system.device.group
+            spec, ranks = self.system.device.link, self.system.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
         inside = spec is self.system.device.link
@@ -183,7 +183,7 @@ def deploy(
     tp, dp, ep, pp : int, optional
         Parallel degrees; see `make_layout`.
     placement, attention : str, optional
-        Override the device's defaults.
+        Override the system's mapping.
     routing : str
         See `workloads.routing`.
     seed : int
@@ -217,11 +217,11 @@ def deploy(
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         ("exchange", exchange, EXCHANGES),
-        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
+        (f"mapping.placement of {system.name}", system.mapping.placement, tuple(PLACEMENTS)),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
-    if system.device.prefill_share is not None:
+    if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
         sides = tuple(
@@ -238,7 +238,7 @@ def deploy(
     stages = stage_models(shard, layout.pp)
     device = build_device(system.device, calibrated=costs == "auto", kernels=kernels)
     _check_formats(model, device)
-    chosen = system.device.attention if attention is None else attention
+    chosen = system.mapping.attention if attention is None else attention
     _check_attention(chosen, device)
     return Deployment(
         model=model,
@@ -247,7 +247,7 @@ def deploy(
         system=system,
         device=device,
         layout=layout,
-        placement=system.device.placement if placement is None else placement,
+        placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),

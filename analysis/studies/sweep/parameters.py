@@ -1,16 +1,14 @@
-"""What a sweep can set: arguments of `simulate`, and paths into the model's and system's specs."""
+"""What a sweep can set: options of a scenario, and paths into the model's and system's specs."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system, is_path
 from ....devices.spec import SystemSpec
-from ....simulator.serving.fleet import parse_fleet
+from ....simulator.scenario.scenario import Scenario, placed
 from ....workloads.catalog import catalog_entry, is_model_path, load_model
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf import model_from_keys
@@ -19,25 +17,20 @@ from ....workloads.kernel_tables import table_files
 from ....workloads.model import ModelSpec
 from ....workloads.requests.sources import trace_files
 from ....workloads.specfile import Description, Quantity, build, merge, to_si
-from ...answers.simulate import simulate
 from ...show.provenance import digest_of, digest_of_files
 
-NOT_SWEPT = ("keep_stages", "progress", "fleet")
-FLEET = ("router", "replicas", "mtbf", "repair")
-"""Parameters that make up a fleet; see `simulator.serving.fleet`."""
-FILES = ("trace", "engine", "kernels")
-"""Arguments that name files; their content is part of a point's identity."""
+SEEDS = "seeds"
+"""A parameter beside the scenario's options: the mean over so many seeds."""
 UNREADABLE = "unreadable"
 SOURCE = "assumed: set by the sweep"
 
 Overrides = tuple[tuple[str, Any], ...]
 
 
-@lru_cache(maxsize=1)
-def arguments() -> tuple[str, ...]:
-    """Arguments of `simulate` that a sweep may set."""
-    names = [name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT]
-    return (*names, *FLEET)
+def parameters() -> tuple[str, ...]:
+    """Options of a scenario that a sweep may set: those of one value."""
+    known = placed(Scenario).items()
+    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
 
 
 def check_parameter(name: str, where: str) -> None:
@@ -46,31 +39,29 @@ def check_parameter(name: str, where: str) -> None:
     Raises
     ------
     InputError
-        Neither an argument of `simulate` nor a path that starts with ``model.`` or ``system.``.
+        Neither an option of a scenario nor a path that starts with ``model.`` or ``system.``.
     """
     head, _, path = name.partition(".")
     if head in ("model", "system") and path:
         return
-    if name not in arguments():
+    if name not in parameters():
         raise InputError(
             where,
-            f"unknown parameter {name!r}{nearest(name, arguments())}; model.KEY and system.PATH "
+            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH "
             "reach into the specs",
         )
 
 
-def settings(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `simulate` for a point, specs with their changes applied.
+def scenario_of(point: Mapping[str, Any]) -> Scenario:
+    """The scenario of a point, specs with their changes applied.
 
     Raises
     ------
     InputError
         A spec that cannot be read or does not allow the change.
     """
-    given = {name: value for name, value in point.items() if name in arguments()}
-    fleet = parse_fleet(**{name: given.pop(name) for name in FLEET if name in given})
-    if fleet is not None:
-        given["fleet"] = fleet
+    known = placed(Scenario)
+    given = {name: value for name, value in point.items() if name in known and value is not None}
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
             (name.partition(".")[2], value)
@@ -81,7 +72,7 @@ def settings(point: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(head, "is needed: give it in base or as an axis")
         if inside:
             given[head] = change(str(given[head]), inside)
-    return given
+    return Scenario.of(**given)
 
 
 def changed_model(name: str, changes: Overrides) -> ModelSpec:
@@ -178,10 +169,9 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
     if name == "routing":
         kind, colon, path = value.partition(":")
         return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
-    named = (name == "system" and not is_path(value)) or (
-        name == "model" and not is_model_path(value)
-    )
-    return "", "" if named or name not in (*FILES, "model", "system") else value
+    takes_path = {"system": is_path, "model": is_model_path}.get(name)
+    found = _names_file(name) if takes_path is None else takes_path(value)
+    return "", value if found else ""
 
 
 def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
@@ -206,6 +196,11 @@ def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> d
                 known[what] = _file_digest(name, text)
             found[name] = known[what]
     return found
+
+
+def _names_file(name: str) -> bool:
+    known = placed(Scenario).get(name)
+    return known is not None and known.option.file
 
 
 def _file_digest(name: str, value: str) -> str:
