@@ -11,14 +11,13 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
-from ..deploy.deployment import Deployment, deploy
 from ..frameworks.settings import EngineSettings
 from ..frameworks.vllm_file import read_engine
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
 from ..serving.run import run
 from .load import load
-from .parts import DeployOptions
+from .place import deployed
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -97,25 +96,6 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
         sequences = min(max(256, clients), MAX_SEQUENCES)
     name = base.name if own.policy is None else own.policy
     return make_policy(name, own.token_budget, sequences)
-
-
-def deployed(
-    model: ModelSpec,
-    system: SystemSpec,
-    options: DeployOptions,
-    settings: EngineSettings | None = None,
-    seed: int = 0,
-) -> Deployment:
-    """Put a model on a system as options say, and an engine's settings where they do not."""
-    degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
-    if settings is not None and options.ep is None and not model.moe_layers:
-        degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
-    return deploy(
-        model, system, **degrees, placement=options.placement, attention=options.attention,
-        routing=options.routing, seed=seed, costs=options.costs,
-        kernels=() if options.kernels is None else (str(options.kernels),),
-        exchange="all_to_all" if settings is None else settings.exchange,
-    )  # fmt: skip
 
 
 def fleet_of(scenario: Scenario) -> Fleet | None:

@@ -1,0 +1,32 @@
+"""A model put on a system as options say; apart, so that one step needs nothing that is compiled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...devices.spec import SystemSpec
+from ...workloads.model import ModelSpec
+from ..deploy.deployment import Deployment, deploy
+from .parts import DeployOptions
+
+if TYPE_CHECKING:
+    from ..frameworks.settings import EngineSettings
+
+
+def deployed(
+    model: ModelSpec,
+    system: SystemSpec,
+    options: DeployOptions,
+    settings: EngineSettings | None = None,
+    seed: int = 0,
+) -> Deployment:
+    """Put a model on a system as options say, and an engine's settings where they do not."""
+    degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
+    if settings is not None and options.ep is None and not model.moe_layers:
+        degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
+    return deploy(
+        model, system, **degrees, placement=options.placement, attention=options.attention,
+        routing=options.routing, seed=seed, costs=options.costs,
+        kernels=() if options.kernels is None else (str(options.kernels),),
+        exchange="all_to_all" if settings is None else settings.exchange,
+    )  # fmt: skip
