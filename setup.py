@@ -12,7 +12,7 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.analysis.report": ["templates/*.j2"],
-        "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
+        "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml", "specs/kernels/*.yaml"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },

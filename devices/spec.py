@@ -163,6 +163,9 @@ class DeviceSpec(Spec):
     and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
 
+    `kernels` names the kernel parameters that the device shares with others of its silicon (see
+    `calibrated.kernel_sets`).
+
     `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
     increasing load, "optimal" every subset.
     """
@@ -183,6 +186,7 @@ class DeviceSpec(Spec):
     attention: Literal["flash", "unfused"] = "flash"
     separate: bool = False
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    kernels: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
 

@@ -197,5 +197,6 @@ def code_of(x: F8) -> npt.NDArray[np.int64]:
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op, work, code_of,
-           ("launch_s", "packing", "min_waves"), ("gap_s", "fp8_gain", "memory", "cache_rate"))
+           ("launch_s", "packing", "min_waves", "tile_s", "softmax_dim", "wide_head"),
+           ("gap_s", "fp8_gain", "memory", "cache_rate"))
 )  # fmt: skip

@@ -12,9 +12,9 @@ from ...workloads.ops import Op
 from ..cost import Cost, Formula, Roofline
 from ..spec import DeviceSpec
 from .family import F8, Family, families
-from .fit import Fit
 from .hardware import hardware
-from .rules import Parameters, parameters
+from .kernel_sets import TYPICAL, shared_parameters
+from .rules import Parameters
 
 INCLUDED = {"combine": "experts"}
 """Ops that another kind's measured kernels include (MoE layers permute and combine): they keep
@@ -45,7 +45,7 @@ class Model:
 
     def of(self, label: str) -> Model:
         """The model with one framework's kernels in place of the base of all."""
-        fit = Fit(self.known.fit.single(self.family, label), {})
+        fit = replace(self.known.fit, values=self.known.fit.single(self.family, label), scales={})
         return replace(self, known=replace(self.known, fit=fit))
 
 
@@ -108,13 +108,23 @@ class CalibratedModel:
         return Formula(CODES[op.kind], p, np.pad(x, (0, WIDTH - len(x))), op.shape.get("window", 0))
 
 
-def calibrated_model(spec: DeviceSpec, base: Roofline) -> CalibratedModel:
-    """Cost model of a device's xPU, every family fitted or transferred from similar devices."""
+def calibrated_model(
+    spec: DeviceSpec, base: Roofline, framework: str = TYPICAL
+) -> CalibratedModel:
+    """Cost model of a device's xPU, every family fitted or transferred from similar devices.
+
+    Parameters
+    ----------
+    spec : DeviceSpec
+    base : Roofline
+    framework : str
+        Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
+    """
     h = hardware(spec)
     found: dict[str, Model] = {}
     for family in families().values():
         if family.kinds:
-            model = Model(family, parameters(spec, family), h)
+            model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
     return CalibratedModel(base, found)
 
