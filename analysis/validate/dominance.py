@@ -205,7 +205,9 @@ def violations(
         Those past the tolerance, worst first.
     """
     specs = products() if devices is None else devices
-    times = {name: over.seconds(spec, _values(spec, over, framework)) for name, spec in specs.items()}
+    times = {
+        name: over.seconds(spec, _values(spec, over, framework)) for name, spec in specs.items()
+    }
     count, out = 0, []
     for one, spec in specs.items():
         for other, than in specs.items():

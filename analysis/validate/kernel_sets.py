@@ -19,7 +19,7 @@ from ...devices.calibrated.rules import parameters
 from ...devices.calibrated.set_fit import SetFit, Steps
 from ...devices.calibrated.store import set_yaml
 from ...devices.spec import DeviceSpec
-from .dominance import OTHER, Sweep, products, sweep
+from .dominance import OTHER, products, sweep
 
 SIZES = tuple(2.0 ** np.arange(10, 31, 2))
 RANKS = (2.0, 4.0, 8.0)
@@ -66,10 +66,8 @@ def fit_sets(
         if progress:
             progress(f"shared {name}")
         rows = {device: found[name] for device, found in measured.items() if name in found}
-        if name in LINKS:
-            asked = _collectives(family, specs)
-        else:
-            asked = (over.probes[name], steps, alone)
+        linked = name in LINKS
+        asked = _collectives(family, specs) if linked else (over.probes[name], steps, alone)
         for key, entries in SetFit(family, specs, rows, *asked).run().items():
             out[key][name] = entries
     return SharedFit({name: held for name, held in out.items() if held}, date)

@@ -145,7 +145,8 @@ class _Problem:
 
     def excess(self, order: Order, times: Mapping[str, F8]) -> F8:
         more = times[order.device][order.steps] - times[order.than][order.others]
-        return np.maximum(more / order.whole - SLACK, 0.0)
+        over: F8 = np.maximum(more / order.whole - SLACK, 0.0)
+        return over
 
     def cost(self, theta: F8, weight: float, times: Mapping[str, F8] | None = None) -> float:
         times = self.times(theta) if times is None else times
@@ -200,9 +201,7 @@ class _Problem:
             gradient[b] -= two.T @ r
         return hessian, gradient
 
-    def _own(
-        self, theta: F8, name: str, held: ParameterSet, hessian: F8, gradient: F8
-    ) -> None:
+    def _own(self, theta: F8, name: str, held: ParameterSet, hessian: F8, gradient: F8) -> None:
         at = self.at[name]
         own = theta[at]
         prior = held.pull * (PRIOR / self.spread) ** 2

@@ -14,7 +14,7 @@ what ``opbyte validate kernels`` compares with rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -26,10 +26,9 @@ from pydantic import Field
 from ...workloads.errors import InputError, nearest
 from ...workloads.specfile import Spec, read_yaml
 from ..catalog import load_device
-from ..cost import Roofline
 from ..spec import DeviceSpec
 from .errors import Errors
-from .family import F8, Family, families
+from .family import F8, Family
 from .fit import Fit, Part
 from .hardware import hardware
 from .order import at_least_as_good, peaks
@@ -43,7 +42,7 @@ LABELS: Mapping[str, str] = {
 }
 """Serving frameworks -> their label in the kernel tables."""
 FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
-"""Whose kernels: the geometric mean of the three frameworks, one of them, the fastest of the three
+"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, the fastest of the three
 at each shape, or the mean of whatever was measured on that very device."""
 PARENTS: Mapping[str, str] = {
     "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",

@@ -108,9 +108,7 @@ class CalibratedModel:
         return Formula(CODES[op.kind], p, np.pad(x, (0, WIDTH - len(x))), op.shape.get("window", 0))
 
 
-def calibrated_model(
-    spec: DeviceSpec, base: Roofline, framework: str = TYPICAL
-) -> CalibratedModel:
+def calibrated_model(spec: DeviceSpec, base: Roofline, framework: str = TYPICAL) -> CalibratedModel:
     """Cost model of a device's xPU, every family fitted or transferred from similar devices.
 
     Parameters

@@ -16,7 +16,7 @@ are left out: kernels that nobody has tuned, which no inequality could meet.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,9 +137,19 @@ class SetFit:
             found[name], told = self._framework(label)
             self._enter(out, name, found[name], told)
         rows = {s: self._all(s) for s in self.sets}
-        for name, mean in ((TYPICAL, _mean), (BEST, _fastest)):
+        share = self._shares(found)
+        for name, mean in ((TYPICAL, lambda logs: share @ logs), (BEST, _fastest)):
             self._enter(out, name, self._combined(found, mean), rows)
         return out
+
+    def _shares(self, frameworks: Iterable[str]) -> F8:
+        """Shares of the frameworks in the typical one: of the family's rows, on any device."""
+        labels = np.concatenate([rows.labels for rows in self.measured.values()])
+        count = np.array([np.count_nonzero(labels == LABELS[name]) for name in frameworks])
+        if not count.any():
+            return np.full(len(count), 1.0 / len(count))
+        share: F8 = count / count.sum()
+        return share
 
     def _enter(
         self, out: dict[str, dict[str, Entry]], framework: str, values: Mapping[str, F8],
@@ -272,7 +282,9 @@ class SetFit:
         here = library(self.family.name, label, one)
         return here == library(self.family.name, label, two)
 
-    def _combined(self, found: Mapping[str, Mapping[str, F8]], mean: object) -> dict[str, F8]:
+    def _combined(
+        self, found: Mapping[str, Mapping[str, F8]], mean: Callable[[F8], F8]
+    ) -> dict[str, F8]:
         """Parameters that stand for several frameworks, fitted to their predictions."""
         rng = np.random.default_rng(0)
         x = self.probes.x
@@ -280,11 +292,11 @@ class SetFit:
             x = np.ascontiguousarray(x[np.sort(rng.choice(len(x), POINTS, replace=False))])
         sets = {}
         for name in self.sets:
-            center = sum(np.log(found[f][name]) for f in found) / len(found)
+            center = np.mean([np.log(values[name]) for values in found.values()], axis=0)
             samples = []
             for h in self._extremes(name):
                 logs = [np.log(self.family.seconds(found[f][name], h, x)) for f in found]
-                samples.append(Sample(h, x, mean(np.array(logs)), 1.0))  # type: ignore[operator]
+                samples.append(Sample(h, x, mean(np.array(logs)), 1.0))
             sets[name] = ParameterSet(center, PULL[True], samples)
         return self._solve(sets, {})
 
@@ -292,11 +304,6 @@ class SetFit:
         """Constants of the devices of a set with the least and the most bandwidth."""
         held = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
         return held[:1] if held[0][0] == held[-1][0] else [held[0], held[-1]]
-
-
-def _mean(logs: F8) -> F8:
-    out: F8 = logs.mean(axis=0)
-    return out
 
 
 def _fastest(logs: F8) -> F8:

@@ -41,10 +41,16 @@ def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, Entry]]) -> s
     for family, entries in held.items():
         lines.append(f"  {family}:")
         for framework, entry in entries.items():
-            lines += [f"    {framework}:", f"      basis: {entry.basis}", f"      rows: {entry.rows}"]
+            lines += [
+                f"    {framework}:",
+                f"      basis: {entry.basis}",
+                f"      rows: {entry.rows}",
+            ]
             if entry.errors is not None:
                 lines.append(f"      errors: [{', '.join(_number(e, 4) for e in entry.errors)}]")
-            inner = ", ".join(f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items())
+            inner = ", ".join(
+                f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items()
+            )
             lines.append(f"      parameters: {{{inner}}}")
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import Fit, Part, predict
 from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
+from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
@@ -165,7 +166,7 @@ def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     base = device.processors["xpu"].model
     assert isinstance(base, CalibratedModel)
     assert isinstance(only, CalibratedModel)
-    known = parameters(spec, families()["moe"]).fit
+    known = shared_parameters(spec, families()["moe"]).fit
     values = only.models["experts"].known.fit.values
     assert values == pytest.approx(known.single(families()["moe"], VLLM))
     assert values != pytest.approx(known.values)
