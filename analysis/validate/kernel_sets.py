@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import identity
 
 from ...devices.calibrated.allreduce import OWN
 from ...devices.calibrated.bounded import Probes
@@ -77,6 +76,8 @@ def _collectives(
     family: Family, specs: Mapping[str, DeviceSpec]
 ) -> tuple[Probes, Steps, dict[str, F8]]:
     """Collectives of many sizes, each a step of its own."""
+    from scipy.sparse import identity
+
     third = (OWN,) if family.name == "allreduce" else tuple(float(k) for k in KINDS.values())
     x = np.array([(s, n, k) for s in SIZES for n in RANKS for k in third])
     none = np.array([], dtype=np.int64)
