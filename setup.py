@@ -13,6 +13,8 @@ setup(
         "opbyte": ["py.typed"],
         "opbyte.analysis.report": ["templates/*.j2"],
         "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml", "specs/kernels/*.yaml"],
+        "opbyte.devices.power": ["*.yaml"],
+        "opbyte.devices.dram": ["specs/*.yaml"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },

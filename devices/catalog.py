@@ -29,6 +29,10 @@ from ..workloads.specfile import (
 )
 from .spec import MAX_DEVICES, DeviceSpec, SystemSpec
 
+FITTED = "-calibrated"
+"""Ending of a catalog device's name with which ``extends`` takes its fits too, for a catalog file of the
+same silicon."""
+
 IDENTITY = ("name", "title", "aliases")
 """Keys of a device that ``extends`` does not hand down."""
 
@@ -51,6 +55,11 @@ _SYSTEM = re.compile(r"(?P<device>.+)-(?P<nodes>[0-9]+)?x(?P<devices>[0-9]+)")
 def list_devices() -> list[str]:
     """Names of the catalog's devices, sorted."""
     return sorted(_catalog_files())
+
+
+def fitted_devices() -> list[str]:
+    """Names of the catalog's devices that have kernel models fitted to their own rows, sorted."""
+    return [name for name in list_devices() if _calibrated(name) is not None]
 
 
 def list_systems() -> list[str]:
@@ -219,6 +228,9 @@ def _find(text: str, path: Path) -> Path:
     """Turn the text after ``extends:`` or ``device:`` in the file `path` into a path."""
     if text.startswith("_") and (shared := _folder() / f"{text}.yaml").is_file():
         return shared
+    fitted = _calibrated(text.removesuffix(FITTED)) if text.endswith(FITTED) else None
+    if fitted is not None:
+        return fitted
     found = _lookup(text)
     if found is not None:
         # A catalog file takes over another's hardware, never its fit; a user's file takes both.

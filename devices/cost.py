@@ -1,25 +1,32 @@
 """What an op costs on a processor: the interchangeable cost models.
 
-A cost model says the same thing twice: :meth:`CostModel.cost` for one op, and
-:meth:`CostModel.lower`, the parameters of the same formula for the compiled path.
+A cost model says one price twice: :meth:`CostModel.cost` for one op, the readable definition, and
+:meth:`CostModel.row`, the same for compiled code and any batch. It also says what it rests on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from ..workloads.ops import Op
+from .prices import PriceRow, Probe
 
-(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)  # fmt: skip
-NUM_PARAMS = 9
-"""Lowered parameters: effective FLOP/s and B/s, fixed seconds, joules per streamed byte (weights,
-KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rules), and bytes of
-partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
+BOUNDS = ("compute", "memory", "latency")
+"""What can limit an op, by code. Of an op on a link, "memory" is the link's bandwidth."""
+COMPUTE, MEMORY, LATENCY = range(len(BOUNDS))
+
+
+def bound_code(seconds: Any, compute_s: Any, memory_s: Any, fixed_s: Any) -> Any:
+    """Code of what limits an op: fixed costs where they are most of it, else the longer of two.
+
+    Takes numbers or arrays [s]; compiled code calls the same function.
+    """
+    late = fixed_s > 0.5 * seconds
+    return LATENCY * late + (1 - late) * (1 - (compute_s > memory_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,8 @@ class Cost:
     seconds : float
         Duration [s], never below `compute_s`, `memory_s` or their sum per expert.
     compute_s, memory_s, fixed_s : float
-        Arithmetic alone, memory traffic alone, launch or link latency [s].
+        Arithmetic alone and memory traffic alone at the rates that the model attains; launch or
+        link latency [s].
     joules : mapping of str to float
         Dynamic energy by path: "dram", "compute", "link" [J].
     bound : str
@@ -45,51 +53,94 @@ class Cost:
     joules: Mapping[str, float]
     bound: str
 
+    @classmethod
+    def of(
+        cls,
+        seconds: float,
+        compute_s: float,
+        memory_s: float,
+        fixed_s: float,
+        joules: Mapping[str, float],
+    ) -> Cost:
+        """A cost with the bound that follows from its parts."""
+        bound = BOUNDS[bound_code(seconds, compute_s, memory_s, fixed_s)]
+        return cls(seconds, compute_s, memory_s, fixed_s, joules, bound)
+
     @property
     def total_joules(self) -> float:
         return sum(self.joules.values())
 
 
-class CostModel(Protocol):
-    """Seconds and joules of an op; see `Roofline` for the reference implementation."""
-
-    def cost(self, op: Op) -> Cost: ...
-
-    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]: ...
-
-
 @dataclass(frozen=True, slots=True)
-class Formula:
-    """A kernel model in the compiled path's form; see `devices.calibrated.scalar`.
+class Roof:
+    """Roofs of a processor in one number format.
 
     Attributes
     ----------
-    code : int
-        Which formula.
-    p, x : float64 array
-        Its parameters, and the quantities of one call; what depends on the batch is filled in.
-    window : float
-        Attention window; 0 = none.
+    peak, bandwidth : float
+        Nominal FLOP/s and B/s.
+    compute_efficiency, memory_efficiency : float
+        Fractions of them that large ops attain.
+    launch_s : float
+        Seconds of an op that has nothing to do.
     """
 
-    code: int
-    p: npt.NDArray[np.float64]
-    x: npt.NDArray[np.float64]
-    window: float = 0.0
+    peak: float
+    bandwidth: float
+    compute_efficiency: float
+    memory_efficiency: float
+    launch_s: float
 
 
-@runtime_checkable
+DESCRIPTION = "description"
+"""Basis of a price that rests on the numbers of a device's description alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What prices of some ops rest on.
+
+    Attributes
+    ----------
+    cost_model, applies_to : str
+        The model, and the ops, for people.
+    basis : str
+        "fitted" on measurements of the device, "transferred" from other devices' fits, "measured",
+        or `DESCRIPTION`, whose sources say whether it is assumed.
+    error : float, optional
+        Median error, cross-validated over unseen shapes.
+    rows : int
+        Measurements behind it.
+    """
+
+    cost_model: str
+    applies_to: str
+    basis: str
+    error: float | None = None
+    rows: int = 0
+
+
+class CostModel(Protocol):
+    """Prices of ops on one processor; see `Roofline` for the reference implementation."""
+
+    def cost(self, op: Op) -> Cost:
+        """Seconds, joules and bound of one op."""
+
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        """The same price for every batch, from the op at unit sums."""
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        """What the prices of these ops rest on."""
+
+    def roof(self, dtype: str) -> Roof:
+        """Nominal and attainable rates in a number format."""
+
+
 class KernelModel(CostModel, Protocol):
-    """A cost model of measured kernels: seconds from a row of quantities of each op."""
+    """A cost model of measured kernels, which does not know every op."""
 
-    def quantities(self, op: Op) -> npt.NDArray[np.float64] | None:
-        """What the op's seconds depend on, shape (q,); None where it has no kernel model."""
-
-    def seconds(self, op: Op, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Seconds, shape (n,), of ops like `op` with quantities `x`, shape (n, q)."""
-
-    def formula(self, op: Op) -> Formula | None:
-        """The compiled form of an op that depends on more than a count; None for the others."""
+    def knows(self, op: Op) -> bool:
+        """Whether measurements say the op's seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +183,14 @@ class Roofline:
         busy = max(compute_s, memory_s)
         if op.loads is not None and op.loads.routed > 0:
             busy = self._experts(op, peak, bandwidth)
-        joules = {
+        return Cost.of(busy + self.fixed_s, compute_s, memory_s, self.fixed_s, self.joules(op))
+
+    def joules(self, op: Op) -> Mapping[str, float]:
+        """Dynamic energy of an op by path [J]."""
+        return {
             "dram": op.stream_bytes * self.stream_J_per_byte + op.act_bytes * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],
         }
-        bound = "compute" if compute_s > memory_s else "memory"
-        if self.fixed_s > busy:
-            bound = "latency"
-        return Cost(busy + self.fixed_s, compute_s, memory_s, self.fixed_s, joules, bound)
 
     @staticmethod
     def _experts(op: Op, peak: float, bandwidth: float) -> float:
@@ -153,18 +204,28 @@ class Roofline:
         )
         return float((per_expert * loads.experts * (loads.tokens > 0)).sum())
 
-    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
-        """Parameters of the same formula, in the order of the ``P_`` constants."""
-        return np.array(
-            [
-                self.peak[dtype] * self.compute_efficiency,
-                self.bandwidth * self.memory_efficiency,
-                self.fixed_s,
-                self.stream_J_per_byte,
-                self.act_J_per_byte,
-                self.J_per_flop[dtype],
-                self.peak[dtype],
-                self.bandwidth,
-                0.0,
-            ]
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        return PriceRow(
+            np.array(
+                [
+                    self.peak[op.dtype] * self.compute_efficiency,
+                    self.bandwidth * self.memory_efficiency,
+                    self.fixed_s,
+                    self.stream_J_per_byte,
+                    self.act_J_per_byte,
+                    self.J_per_flop[op.dtype],
+                    self.peak[op.dtype],
+                    self.bandwidth,
+                    0.0,
+                ]
+            )
         )
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        return [Evidence("roofline", "", DESCRIPTION)] if ops else []
+
+    def roof(self, dtype: str) -> Roof:
+        return Roof(
+            self.peak[dtype], self.bandwidth, self.compute_efficiency, self.memory_efficiency,
+            self.fixed_s,
+        )  # fmt: skip

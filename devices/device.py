@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from types import MappingProxyType
 
-from ..workloads.errors import InputError, SpecError
-from ..workloads.numerics import BITS
+from ..workloads.errors import InputError
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .peaks import all_formats, peaks_of
+from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
-
-FALLBACK = {
-    "fp4": "fp8",
-    "fp8_block": "fp8",
-    "fp8": "bf16",
-    "int8": "fp16",
-    "bf16": "fp16",
-    "fp16": "fp32",
-}
-"""Where a processor lacks a format it computes in the next wider one."""
-
-WIDTH = {**BITS, "fp4": 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +29,10 @@ class Processor:
         Nominal FLOP/s by format.
     bandwidth : float
         Nominal bytes per second of its memory path.
+    base : Roofline
+        Its description as a cost model.
     model : CostModel
-        Seconds and joules of an op.
+        Seconds and joules of an op: `base`, or what is known of its kernels.
     partial_sums : int
         Partial sums of an expert's output that it leaves: one a memory stack; 0 = none.
     excludes : frozenset of str
@@ -53,6 +44,7 @@ class Processor:
     runs: frozenset[str] | None
     peak: Mapping[str, float]
     bandwidth: float
+    base: Roofline
     model: CostModel
     partial_sums: int = 0
     excludes: frozenset[str] = frozenset()
@@ -71,15 +63,13 @@ class Processor:
 
         See :func:`devices.ridge.break_even_tokens`.
         """
-        flops, moved = self.peak[dtype], self.bandwidth
-        if isinstance(self.model, Roofline):
-            flops *= self.model.compute_efficiency
-            moved *= self.model.memory_efficiency
+        roof = self.model.roof(dtype)
+        flops, moved = roof.peak * roof.compute_efficiency, roof.bandwidth * roof.memory_efficiency
         return break_even_tokens(ridge_point(flops, moved), weight_bytes, token_bytes_per_weight)
 
-    def attainable(self, op_per_byte: float, dtype: str) -> float:
-        """Nominal roofline at an Op/B [FLOP/s]."""
-        return min(self.peak[dtype], op_per_byte * self.bandwidth)
+    def attained(self, flops: float, moved: float, dtype: str) -> float:
+        """FLOP/s under the nominal roofs of an op that moves `moved` bytes; 0 where nothing moves."""
+        return min(self.peak[dtype], flops / moved * self.bandwidth) if moved else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,28 +108,27 @@ class RegionCost:
     ops: tuple[tuple[Op, str, Cost], ...]
 
 
-class Device(Protocol):
-    """Anything that can run regions; the FPGA replaces `run` with its own pipeline."""
-
-    @property
-    def spec(self) -> DeviceSpec: ...
-
-    @property
-    def processors(self) -> Mapping[str, Processor]: ...
-
-    def run(self, regions: Sequence[Region]) -> list[RegionCost]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class SharedMemoryDevice:
     """xPU, Logic-PIM or both on one memory.
 
     A region lasts as long as its slowest track, or as all of them where two read one memory
     space.
+
+    Attributes
+    ----------
+    spec : DeviceSpec
+    processors : mapping of str to Processor
+    collectives : KernelModel, optional
+        Measured collectives of the link inside a node.
+    board : Board
+        What a device draws beside the energy of its work.
     """
 
     spec: DeviceSpec
     processors: Mapping[str, Processor]
+    collectives: KernelModel | None = None
+    board: Board = NO_BOARD
 
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
         return [self._run_one(region) for region in regions]
@@ -155,67 +144,83 @@ class SharedMemoryDevice:
         return RegionCost(together if region.conflict else longest, tuple(ops))
 
 
-def build_device(spec: DeviceSpec, *, calibrated: bool = False) -> SharedMemoryDevice:
+def build_device(
+    spec: DeviceSpec,
+    *,
+    calibrated: bool = False,
+    kernels: Sequence[str] = (),
+    frameworks: Mapping[str, str] = MappingProxyType({}),
+) -> SharedMemoryDevice:
     """Turn a description into a device.
 
     Parameters
     ----------
     spec : DeviceSpec
     calibrated : bool
-        Cost the ops of a GPU-class product with the fitted kernel models where its cores and
-        clock are known; otherwise, and for every other device (the systems of the Duplex paper
-        among them), with rooflines.
-    """
-    processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
-    if calibrated:
-        from .calibrated.model import calibrated_model, can_calibrate
-
-        if can_calibrate(spec):
-            processors = {
-                name: replace(p, model=calibrated_model(spec, p.model))
-                for name, p in processors.items()
-                if isinstance(p.model, Roofline)
-            }
-    return SharedMemoryDevice(spec, processors)
-
-
-def with_tables(device: SharedMemoryDevice, paths: Sequence[str]) -> SharedMemoryDevice:
-    """Cost what was measured on a device by its kernel tables; see `tables.table_model`.
+        Cost the ops of GPU-class processors with the fitted kernel models where their cores and
+        clock are known; other processors, and those of the Duplex paper's systems, with rooflines.
+    kernels : sequence of str
+        Measured kernel tables of the device, which come before any model.
+    frameworks : mapping of str to str
+        Kind of op -> framework whose kernels run it, as `kernel_tables.framework` names it, instead
+        of the base of all.
 
     Raises
     ------
     InputError
-        No usable tables of the device, or one of several processors or without known cores.
+        Tables without a row of this device, or a device without a processor that they could be of.
     """
+    processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
+    if not calibrated:
+        _refuse_tables(spec, kernels)
+        return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
+    from .calibrated.model import can_calibrate
+
+    fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
+    if not fitted:
+        _refuse_tables(spec, kernels)
+    own = board(spec) if fitted else Board(spec.static_W, None)
+    for name in fitted:
+        processors[name] = replace(processors[name], base=_powered(processors[name].base, own))
+    models = {
+        name: _fitted(processors[name].base, spec, spec.processors[name], kernels, frameworks)
+        for name in fitted
+    }
+    for name, model in models.items():
+        processors[name] = replace(processors[name], model=model)
+    return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None, own)
+
+
+def _powered(model: Roofline, own: Board) -> Roofline:
+    """A product's roofline with the energies of its power model, where it has one."""
+    if own.model is None:
+        return model
+    return replace(model, **coefficients(own.model, model.J_per_flop))
+
+
+def _fitted(
+    base: Roofline,
+    spec: DeviceSpec,
+    processor: ProcessorSpec,
+    kernels: Sequence[str],
+    frameworks: Mapping[str, str],
+) -> KernelModel:
+    """The kernel models of one processor, with measured tables around them."""
+    from .calibrated.model import calibrated_model
+
+    model = calibrated_model(spec, processor, base)
+    for kind, label in frameworks.items():
+        model = model.with_framework(kind, label)
+    if not kernels:
+        return model
     from .tables.model import table_model
 
-    only = list(device.processors.values())
-    if len(only) != 1 or not isinstance(only[0].model, KernelModel):
-        raise InputError(
-            "--kernels", f"needs a calibrated device of one processor, not {device.spec.name}"
-        )
-    model = table_model(device.spec, paths, only[0].model)
-    return replace(device, processors={only[0].name: replace(only[0], model=model)})
+    return table_model(spec, kernels, model)
 
 
-def with_framework(device: SharedMemoryDevice, kind: str, label: str) -> SharedMemoryDevice:
-    """Cost one kind of op by one framework's kernels where the device has kernel models.
-
-    Parameters
-    ----------
-    kind : str
-        Of `Op`, of a family that names its `rates`.
-    label : str
-        As `kernel_tables.framework` gives it.
-    """
-    from .calibrated.model import CalibratedModel
-
-    processors = {
-        name: replace(p, model=p.model.with_framework(kind, label))
-        if isinstance(p.model, CalibratedModel) else p
-        for name, p in device.processors.items()
-    }  # fmt: skip
-    return replace(device, processors=processors)
+def _refuse_tables(spec: DeviceSpec, kernels: Sequence[str]) -> None:
+    if kernels:
+        raise InputError("--kernels", f"needs a calibrated device, not {spec.name}")
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
@@ -225,7 +230,7 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         ports = spec.engine.port_bytes_per_s(spec.engine.ports.weights)
         bandwidth, efficiency = min(bandwidth * efficiency, ports), 1.0
     peak = peaks_of(spec, device, bandwidth)
-    energy = _all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
+    energy = all_formats(spec.compute_J_per_flop, f"{device.name}: {name}.compute_pJ_per_FLOP")
     activation = spec.activation_J_per_byte
     model = Roofline(
         peak=peak,
@@ -238,36 +243,8 @@ def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:
         J_per_flop=energy,
     )
     runs = None if spec.runs is None else frozenset(spec.runs)
+    if not bandwidth or not all(peak.values()):  # it can run nothing
+        runs = frozenset()
     sums = device.memory.stacks if spec.partial_sums else 0
     out = frozenset(spec.excludes)
-    return Processor(name, spec.kind, runs, peak, bandwidth, model, sums, out)
-
-
-def peaks_of(spec: ProcessorSpec, device: DeviceSpec, bandwidth: float) -> dict[str, float]:
-    """Peak FLOP/s by format, from whichever of the four ways the spec gives it."""
-    if spec.engine is not None:  # a fixed-point array: one rate, whatever the model's format
-        return dict.fromkeys(WIDTH, 2.0 * spec.engine.macs * spec.engine.clock_Hz)
-    if spec.peak_flops_per_s is not None:
-        return _all_formats(spec.peak_flops_per_s, f"{device.name}: peak_TFLOPS")
-    if spec.mac_array is not None:
-        mac = spec.mac_array
-        macs = mac.modules_per_stack * mac.macs_per_module * device.memory.stacks
-        fp16 = 2.0 * macs * mac.clock_Hz
-    else:
-        fp16 = (spec.peak_op_per_byte or 0.0) * bandwidth
-    # Half-width operands double the rate of the same multipliers (Duplex: INT8/FP8 peak doubles).
-    return {name: fp16 * min(16.0 / width, 2.0) for name, width in WIDTH.items()}
-
-
-def _all_formats(given: Mapping[str, float], where: str) -> dict[str, float]:
-    """Fill formats a processor lacks from the next wider one it has."""
-    out = dict(given)
-    for name in WIDTH:
-        wider = name
-        while wider not in out and wider in FALLBACK:
-            wider = FALLBACK[wider]
-        if wider in out:
-            out[name] = out[wider]
-    if "bf16" not in out and "fp16" not in out:
-        raise SpecError(where, "needs at least one of fp16, bf16 and fp32")
-    return out
+    return Processor(name, spec.kind, runs, peak, bandwidth, model, model, sums, out)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ..workloads.ops import Op
-from .cost import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, Cost, Formula, KernelModel
+from .cost import DESCRIPTION, Cost, Evidence, KernelModel, Roof
+from .prices import NUM_PARAMS, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_PEAK, PriceRow, Probe
 from .spec import LinkSpec
+
+LATENCY_BYTES = "latency + bytes/bandwidth"
+"""Name of the model of collectives that nothing measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,59 +66,48 @@ def collective(kind: str, ranks: int) -> Collective:
 
 @dataclass(frozen=True, slots=True)
 class LinkModel:
-    """Cost model of collectives over one link; a `CostModel` for ops of a collective kind."""
+    """Cost model of collectives over one link; a `CostModel` for ops of a collective kind.
+
+    Attributes
+    ----------
+    spec : LinkSpec
+    ranks : int
+        Devices taking part.
+    measured : KernelModel, optional
+        Seconds of the collectives that measurements tell; energy is always the link's.
+    """
 
     spec: LinkSpec
     ranks: int
+    measured: KernelModel | None = None
 
     def cost(self, op: Op) -> Cost:
         shape = collective(op.kind, self.ranks)
         sent = op.act_bytes * shape.traffic
+        joules = {"link": sent * self.spec.energy_J_per_byte}
         wire = sent / self.spec.bandwidth_bytes_per_s
         fixed = shape.hops * self.spec.latency_s
-        joules = {"link": sent * self.spec.energy_J_per_byte}
-        bound = "latency" if fixed > wire else "link"
-        return Cost(wire + fixed, 0.0, wire, fixed, joules, bound)
+        known = Cost.of(wire + fixed, 0.0, wire, fixed, joules)
+        if self.measured is not None and self.measured.knows(op):
+            known = replace(self.measured.cost(op), joules=joules)
+        return replace(known, bound="latency" if known.bound == "latency" else "link")
 
-    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
-        shape = collective(kind, self.ranks)
-        out = np.zeros(NUM_PARAMS)
-        out[P_FLOPS] = out[P_PEAK] = np.inf
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        shape = collective(op.kind, self.ranks)
+        params = np.zeros(NUM_PARAMS)
+        params[P_FLOPS] = params[P_PEAK] = np.inf
         rate = self.spec.bandwidth_bytes_per_s
-        out[P_BYTES] = rate / shape.traffic if shape.traffic else np.inf
-        out[P_FIXED] = shape.hops * self.spec.latency_s
-        out[P_J_ACT] = shape.traffic * self.spec.energy_J_per_byte
-        return out
+        params[P_BYTES] = rate / shape.traffic if shape.traffic else np.inf
+        params[P_FIXED] = shape.hops * self.spec.latency_s
+        params[P_J_ACT] = shape.traffic * self.spec.energy_J_per_byte
+        if self.measured is not None and self.measured.knows(op):
+            return replace(self.measured.row(op, probe), params=params)
+        return PriceRow(params)
 
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        known = [op for op in ops if self.measured is not None and self.measured.knows(op)]
+        out = self.measured.evidence(known) if self.measured is not None and known else []
+        return out if len(known) == len(ops) else [*out, Evidence(LATENCY_BYTES, "", DESCRIPTION)]
 
-@dataclass(frozen=True, slots=True)
-class FittedLink:
-    """Collectives whose seconds come from measurements; energy from the link. A `KernelModel`."""
-
-    base: LinkModel
-    model: KernelModel
-
-    @property
-    def spec(self) -> LinkSpec:
-        return self.base.spec
-
-    def cost(self, op: Op) -> Cost:
-        known, x = self.base.cost(op), self.quantities(op)
-        if x is None:
-            return known
-        seconds = float(self.seconds(op, x[None, :])[0])
-        fixed = max(seconds - known.memory_s, 0.0)
-        bound = "latency" if fixed > known.memory_s else "link"
-        return Cost(seconds, 0.0, known.memory_s, fixed, known.joules, bound)
-
-    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
-        return self.base.lower(kind, dtype)
-
-    def quantities(self, op: Op) -> npt.NDArray[np.float64] | None:
-        return self.model.quantities(op)
-
-    def seconds(self, op: Op, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return self.model.seconds(op, x)
-
-    def formula(self, op: Op) -> Formula | None:
-        return None
+    def roof(self, dtype: str) -> Roof:
+        return Roof(np.inf, self.spec.bandwidth_bytes_per_s, 1.0, 1.0, self.spec.latency_s)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 def ridge_point(flops_per_s: float, bytes_per_s: float) -> float:
-    """Op/B at which arithmetic and memory take equally long.
+    """Op/B at which arithmetic and memory take equally long; infinite without a bandwidth.
 
     Examples
     --------
     >>> ridge_point(1e12, 1e10)
     100.0
     """
-    return flops_per_s / bytes_per_s
+    return flops_per_s / bytes_per_s if bytes_per_s else float("inf")
 
 
 def break_even_tokens(

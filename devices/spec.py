@@ -44,7 +44,7 @@ class ProcessorSpec(Spec):
     exactly one of the four.
     Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
+    Without any peak or bandwidth it runs nothing. `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
@@ -55,11 +55,11 @@ class ProcessorSpec(Spec):
     """
 
     kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
-    peak_flops_per_s: Annotated[dict[Arithmetic, Positive], Field(min_length=1)] | None = None
+    peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
     engine: EngineSpec | None = None
-    bandwidth_multiple: Positive = 1.0
+    bandwidth_multiple: NonNegative = 1.0
     compute_efficiency: Fraction
     memory_efficiency: Fraction
     launch_s: NonNegative
@@ -166,6 +166,10 @@ class DeviceSpec(Spec):
     `kernels` names the kernel parameters that the device shares with others of its silicon (see
     `calibrated.kernel_sets`).
 
+    `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
+    clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
+    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+
     `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
     increasing load, "optimal" every subset.
     """
@@ -179,6 +183,8 @@ class DeviceSpec(Spec):
     node_link: LinkSpec
     node_size: Count = 8
     static_W: NonNegative = 0.0
+    limit_W: Positive | None = None
+    process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
     placement: str = "op-per-byte"
     splitter: Literal["paper", "optimal"] = "paper"

@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 DECODE, PREFILL = 0, 1
 
-TOKENS, SEQUENCES, DECODES, PREFILL_TOKENS, PREFILLS, UNEVEN = range(6)
-BASE_MOMENTS = 6
-"""Those of the whole batch. `UNEVEN` is no sum: seconds that the decodes' unequal contexts add to the
-attention of one layer, filled in where a cost model tells; 0 in all others."""
+TOKENS, SEQUENCES, DECODES, PREFILL_TOKENS, PREFILLS = range(5)
+BASE_MOMENTS = 5
+"""Those of the whole batch."""
 DECODE_KV, PREFILL_PAIRS, PREFILL_KV, PREFILL_RECT = range(4)
 WINDOW_MOMENTS = 4
 
@@ -116,17 +115,6 @@ class Moments:
     def prefills(self) -> float:
         """Prompt chunks in the batch."""
         return float(self.values[PREFILLS])
-
-    @property
-    def uneven(self) -> float:
-        """Seconds that unequal contexts of decodes add to one layer's attention."""
-        return float(self.values[UNEVEN])
-
-    def with_uneven(self, seconds: float) -> Moments:
-        """The same sums with another `uneven`."""
-        values = self.values.copy()
-        values[UNEVEN] = seconds
-        return Moments(self.windows, values)
 
     def _window(self, window: int, which: int) -> float:
         at = BASE_MOMENTS + WINDOW_MOMENTS * self.windows.index(window)

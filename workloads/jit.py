@@ -78,6 +78,15 @@ def compiled_inline(function: F) -> F:
     return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
 
 
+def compiled_inside(function: F) -> F:
+    """Like `compiled_part`, for a short function that its callers take up wherever they call it.
+
+    A call hands every array of a state over one by one; where that costs more than the work does,
+    the code is better repeated.
+    """
+    return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+
 def _njit(function: F, **options: bool | str) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.

@@ -114,6 +114,28 @@ PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """How tables differ from those of kernel times.
+
+    Attributes
+    ----------
+    more : tuple of str
+        Further columns of positive numbers.
+    optional : tuple of str
+        Columns that may be absent; the table is then without them.
+    known_kernels : bool
+        Whether `Schema.kernels` holds; tables of power name kernels by their framework.
+    """
+
+    more: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    known_kernels: bool = True
+
+
+USUAL = Form()
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """A row, or a whole file (line 0), that was not used and why."""
 
@@ -208,6 +230,7 @@ def table_files(paths: Iterable[str | Path]) -> list[Path]:
 def read_tables(
     paths: Iterable[str | Path],
     every_op: bool = False,
+    form: Form = USUAL,
 ) -> tuple[dict[str, Table], list[Skipped]]:
     """Read kernel tables.
 
@@ -216,6 +239,8 @@ def read_tables(
     every_op : bool
         Keep ops of layer profiles that no kernel model covers (embedding, sampler), as kernels
         of their own names, and equal rows: they make no difference to an interpolation.
+    form : Form
+        How the tables differ from those of kernel times.
 
     Returns
     -------
@@ -229,13 +254,15 @@ def read_tables(
     parts: dict[str, list[Table]] = {}
     skipped: list[Skipped] = []
     for path in table_files(paths):
-        table = read_table(path, skipped, every_op)
+        table = read_table(path, skipped, every_op, form)
         if table is not None:
             parts.setdefault(table.family, []).append(table)
     return {family: _join(tables) for family, tables in parts.items()}, skipped
 
 
-def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Table | None:
+def read_table(
+    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL
+) -> Table | None:
     """Read one file; what cannot be used is appended to `skipped`."""
     family = _family(path)
     if family is None:
@@ -246,6 +273,7 @@ def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Ta
     if raw:
         _fill(raw, family)
     names = ["source", "device", "kernel", "dtype", *schema.shape, "timing", "measured_s"]
+    names = [name for name in [*names, *form.more] if name in raw or name not in form.optional]
     wrong = _whole_file(raw, names) if raw else "is empty"
     if wrong:
         skipped.append(Skipped(str(path), 0, wrong))
@@ -259,7 +287,9 @@ def read_table(path: Path, skipped: list[Skipped], every_op: bool = False) -> Ta
             if name in schema.shape and name not in schema.means:
                 for i in np.flatnonzero(columns[name] != np.floor(columns[name])):
                     _mark(bad, int(i), f"{name} is {str(raw[name][i])!r}, not a whole number")
-    _check_names(columns, schema, bad, every_op)
+    _check_names(
+        columns, schema if form.known_kernels else replace(schema, kernels=()), bad, every_op
+    )
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""

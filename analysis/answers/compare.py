@@ -151,8 +151,10 @@ class _Step:
         d = deploy(self.model, system, routing=self.routing)
         _check_cache(self, d)
         stage = explicit_stage(d, self._batches(d.replicas, d.ranks), expected=True)
-        static = system.device.static_W * stage.seconds * row.devices
-        joules = stage.joules * d.replicas + static
+        board, busy_s = d.device.board, stage.busy_s * d.replicas
+        static = board.idle_joules(stage.seconds * row.devices)
+        joules = board.work_joules(stage.joules * d.replicas, busy_s)
+        joules += static + board.busy_joules(busy_s)
         parts: dict[str, dict[str, float]] = {}
         for op in stage.ops:
             if op.critical:

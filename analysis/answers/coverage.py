@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...devices.tables.model import TableModel
 from ...simulator.serving.record import Run
 
 FAMILIES: Mapping[str, str] = {
@@ -28,8 +27,7 @@ def coverage(r: Run) -> list[dict[str, Any]]:
     list of dict
         ``family``, ``runs``, ``outside``, ``share``; empty where no kernel tables are in use.
     """
-    models = [p.model for p in r.deployment.device.processors.values()]
-    if not any(isinstance(model, TableModel) for model in models):
+    if not r.deployment.kernels:
         return []
     runs: dict[str, float] = {}
     outside: dict[str, float] = {}

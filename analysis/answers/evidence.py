@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from ...devices.calibrated.model import CalibratedModel
-from ...devices.device import FALLBACK
+from ...devices.cost import DESCRIPTION, Evidence
+from ...devices.peaks import FALLBACK
+from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
-from ...devices.tables.model import TableModel
 from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
@@ -44,76 +44,47 @@ def evidence(
     """
     out = []
     sources = used_sources(sources, deployment.model.numerics)
-    ops = _ops(deployment)
+    placed = _placed(deployment)
     for processor in processors_of(deployment.device):
-        below = f"processors.{processor.name}."
-        model, rest = processor.model, ops
-        if isinstance(model, TableModel):
-            rest = [op for op in rest if not model.covers(op)]
-            covered = [op for op in ops if model.covers(op)]
-            out += [_measured(model, covered), *_blocks(model, covered)]
-            model = model.base
-        if isinstance(model, CalibratedModel):
-            out += _fitted(model, rest)
-            rest = [op for op in rest if model.quantities(op) is None]
-            if not rest:
-                continue
-        out.append(_entry("roofline", processor.name, sources, (below, "memory.")))
-    links = {"link": "links within a node", "node_link": "links between nodes"}
-    used = ["link"] if deployment.layout.all_devices > 1 else []
-    if deployment.system.nodes > 1:
-        used.append("node_link")
-    for key in used:
-        out.append(_entry("latency + bytes/bandwidth", links[key], sources, (f"{key}.",)))
-    out.append(_static(deployment, sources))
+        own = list(placed.get(processor.name, {}).values())
+        prefixes = (f"processors.{processor.name}.", "memory.")
+        many = len(deployment.device.processors) > 1
+        out += [
+            _told(e, processor.name, sources, prefixes, many) for e in processor.model.evidence(own)
+        ]
+    for key, name in (("link", "links within a node"), ("node_link", "links between nodes")):
+        spec = getattr(deployment.system.device, key)
+        ops = list(placed.get(spec.name, {}).values())
+        found = [e for op in ops for e in deployment.link(op).evidence([op])]
+        out += [_told(e, name, sources, (f"{key}.",), False) for e in dict.fromkeys(found)]
+    out += [_static(deployment, sources), *_power(deployment)]
     return out if policy is None else out + _host(policy)
 
 
-def _ops(deployment: Deployment) -> list[Op]:
-    """One of each op that a step with prompts and decodes runs, collectives included."""
-    batch = Batch.of([100], [(100, 0)])
-    stage = explicit_stage(deployment, [batch] * deployment.ranks)
-    return list({placed.op.name: placed.op for placed in stage.ops}.values())
+def _placed(deployment: Deployment) -> dict[str, dict[str, Op]]:
+    """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
+    out: dict[str, dict[str, Op]] = {}
+    for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
+        stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
+        for placed in stage.ops:
+            out.setdefault(placed.processor, {}).setdefault(placed.op.name, placed.op)
+    return out
 
 
-def _measured(model: TableModel, ops: list[Op]) -> dict[str, Any]:
-    names = ", ".join(sorted({op.name for op in ops}))
+def _told(
+    found: Evidence, where: str, sources: Mapping[str, str], prefixes: tuple[str, ...], many: bool
+) -> dict[str, Any]:
+    """An entry of a cost model's evidence, with the assumptions of the description it rests on.
+
+    Where a device has several processors, each entry says which one it speaks of.
+    """
+    if found.basis == DESCRIPTION:
+        return _entry(found.cost_model, where, sources, prefixes)
+    applies_to = f"{found.applies_to} on {where}" if many else found.applies_to
     return {
-        "cost_model": "kernel tables", "applies_to": names, "basis": "measured", "error": None,
-        "rows": model.count, "assumptions": {},
+        "cost_model": found.cost_model, "applies_to": applies_to, "basis": found.basis,
+        "error": found.error, "rows": found.rows, "assumptions": {},
     }  # fmt: skip
-
-
-def _blocks(model: TableModel, ops: list[Op]) -> list[dict[str, Any]]:
-    """The model of unequal decodes that was fitted to the tables of equal ones."""
-    return [
-        {
-            "cost_model": "thread blocks of a kernel", "applies_to": "decodes of unequal contexts",
-            "basis": "fitted", "error": fit.error, "rows": fit.rows, "assumptions": {},
-        }
-        for fit in model.blocks.values()
-        if any(fit.parameters is model.blocks_of(op) for op in ops)
-    ]  # fmt: skip
-
-
-def _fitted(model: CalibratedModel, ops: list[Op]) -> list[dict[str, Any]]:
-    """One entry for each family of kernel models in use."""
-    out: dict[str, dict[str, Any]] = {}
-    for op in ops:
-        used = model.models.get(op.kind)
-        if used is None or model.quantities(op) is None:
-            continue
-        known = used.known
-        seen = known.errors.get("by_shape") or known.errors.get("fit")
-        out.setdefault(
-            used.family.name,
-            {
-                "cost_model": "fitted kernel model", "applies_to": used.family.title,
-                "basis": known.basis, "error": seen.median_ape if seen else None,
-                "rows": known.rows, "assumptions": {},
-            },
-        )  # fmt: skip
-    return list(out.values())
 
 
 def _host(policy: Policy) -> list[dict[str, Any]]:
@@ -125,6 +96,23 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
             f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
         )
     return [_entry("host", "every step", sources, ("host.",))] if sources else []
+
+
+def _power(deployment: Deployment) -> list[dict[str, Any]]:
+    """Where the energy of a product's work comes from, by its power model."""
+    spec = deployment.system.device
+    if deployment.device.board.model is None:
+        return []
+    known = power_model(spec)
+    rules = {"device.power": "assumed: carried over from b200 by limit, idle power, process and "
+             "memory (docs/power.md)"}  # fmt: skip
+    return [
+        {
+            "cost_model": "power model", "applies_to": "energy per token", "basis": known.basis,
+            "error": known.median_ape, "rows": known.rows,
+            "assumptions": {} if known.basis == "fitted" else rules,
+        }
+    ]  # fmt: skip
 
 
 def _static(deployment: Deployment, sources: Mapping[str, str]) -> dict[str, Any]:

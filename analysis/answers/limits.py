@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...simulator.batching.kv import kv_rules
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
@@ -96,9 +95,8 @@ def _queue(run: Run) -> Limit | None:
     total = float(length.sum())
     if total <= 0:
         return None
-    capacity = kv_rules(run.deployment).capacity
     ranks = run.deployment.ranks
-    kv = float(length[stages["kv_bytes"] >= FULL * capacity].sum()) / total
+    kv = float(length[stages["kv_bytes"] >= FULL * run.kv_capacity].sum()) / total
     most = run.policy.max_sequences * ranks
     sequences = float(length[stages["running"] >= most].sum()) / total
     if max(kv, sequences) < 0.5:

@@ -6,13 +6,6 @@ from typing import Any
 
 from ...workloads.errors import InputError, nearest
 
-PLACEMENT_TITLES = {
-    "xpu-only": "every op on the main processor",
-    "op-per-byte": "by the op's Op/B: the processor whose nominal roofline is higher there",
-    "fastest": "the processor on which the op takes fewer seconds",
-    "paper": "decode attention, and experts without prefill, near memory (Duplex, section IV)",
-    "co-process": "experts and attention split over both processors (Duplex, section V-B)",
-}
 ROUTING_TITLES = {
     "uniform": "all experts equally likely",
     "measured": "skewed per layer and per prompt, as measured on DeepSeek-V2-Lite",
@@ -80,7 +73,7 @@ def _policies() -> list[dict[str, Any]]:
 def _placements() -> list[dict[str, Any]]:
     from ...simulator.deploy.placement import PLACEMENTS
 
-    return [{"name": name, "title": PLACEMENT_TITLES.get(name, "")} for name in PLACEMENTS]
+    return [{"name": name, "title": PLACEMENTS[name].title} for name in PLACEMENTS]
 
 
 def _routings() -> list[dict[str, Any]]:
@@ -111,10 +104,31 @@ def _kernels() -> list[dict[str, Any]]:
     return rows
 
 
+def _memories() -> list[dict[str, Any]]:
+    from ...devices.dram.catalog import list_memories, load_memory
+
+    rows = []
+    for name in list_memories():
+        spec = load_memory(name)
+        rows.append(
+            {
+                "name": name,
+                "channels": spec.organisation.channels,
+                "bandwidth_GBps": round(spec.stack_bytes_per_s / 1e9),
+                "capacity_GiB": round(
+                    spec.organisation.channels * spec.organisation.channel_bytes / 2**30, 1
+                ),
+                "title": spec.title,
+            }
+        )
+    return rows
+
+
 LISTS = {
     "models": _models,
     "devices": _devices,
     "systems": _systems,
+    "memories": _memories,
     "policies": _policies,
     "placements": _placements,
     "routings": _routings,

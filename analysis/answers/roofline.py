@@ -75,6 +75,7 @@ class Roofline(Result):
     prefill: int
     step_seconds: float
     step_joules: float
+    watts_per_device: float
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
 
@@ -95,6 +96,7 @@ class Roofline(Result):
             "ops": [op.to_dict() for op in self.ops],
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
+            "watts_per_device": self.watts_per_device,
             "processors": self._roofs(),
             "warnings": list(self.warnings),
         }
@@ -129,10 +131,11 @@ class Roofline(Result):
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"
         dtype = d.model.numerics.default
+        energy = show(self.step_joules)
         step = f"one step takes {seconds(self.step_seconds)}"
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
-            f"{step} and {show(self.step_joules)} J of dynamic energy on all devices",
+            f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             processor_rows(processors_of(d.device), dtype),
             self.rows(),
             FOOTNOTE,
@@ -230,10 +233,20 @@ def roofline(
         routing=routing, costs=costs,
     )  # fmt: skip
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
     return Roofline(
-        deployment, batch, context, prefill, stage.seconds, stage.joules, _merge(stage),
+        deployment, batch, context, prefill, stage.seconds,
+        work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
         _warnings(deployment, context + 1, prefill),
     )  # fmt: skip
+
+
+def _watts(d: Deployment, stage: StageCost) -> float:
+    """Mean power of a device of the engine over the step [W]."""
+    board, devices = d.device.board, d.layout.all_devices / d.replicas
+    work = board.work_joules(stage.joules, stage.busy_s)
+    busy = board.busy_joules(stage.busy_s)
+    return board.idle_W + (work + busy) / (stage.seconds * devices)
 
 
 def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
@@ -258,17 +271,20 @@ def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
     return tuple(out)
 
 
-def _merge(stage: StageCost) -> tuple[OpRow, ...]:
-    """One row per op and processor; layers whose loads differ are averaged."""
+def _merge(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
+    """One row per op and processor; layers whose loads differ are averaged.
+
+    `clock` is what of the energy is left at the clock that the power limit allows.
+    """
     groups: dict[tuple[str, str, str, str], list[PlacedOp]] = {}
     for placed in stage.ops:
         if placed.critical:
             key = (placed.op.layer, placed.op.name, placed.op.kind, placed.processor)
             groups.setdefault(key, []).append(placed)
-    return tuple(_row(key, placed) for key, placed in groups.items())
+    return tuple(_row(key, placed, clock) for key, placed in groups.items())
 
 
-def _row(key: tuple[str, str, str, str], placed: list[PlacedOp]) -> OpRow:
+def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -> OpRow:
     layer, name, kind, processor = key
     count = sum(p.count for p in placed)
 
@@ -290,5 +306,5 @@ def _row(key: tuple[str, str, str, str], placed: list[PlacedOp]) -> OpRow:
         processor=processor,
         seconds=mean([p.cost.seconds for p in placed]),
         bound=slowest.cost.bound,
-        joules=mean([p.cost.total_joules for p in placed]),
+        joules=clock * mean([p.cost.total_joules for p in placed]),
     )

@@ -97,6 +97,8 @@ class Simulation(Result):
             "joules_per_token": r.joules_per_token,
             "dynamic_joules": r.joules,
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
+            "busy_joules_per_token": ratio(r.interval_busy_joules, r.interval_output_tokens),
+            "watts_per_device": r.watts_per_device,
             "kv_peak_fraction": r.kv_peak,
             "failures": r.failures,
             "restarts": r.restarts,

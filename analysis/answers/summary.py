@@ -11,7 +11,6 @@ from ..show.result import seconds, show
 if TYPE_CHECKING:
     from ...simulator.serving.metrics import Quantiles
     from ...simulator.serving.record import OpTotal, Run
-    from ...workloads.model import ModelSpec
 
 LATENCIES = {
     "ttft_s": "time to first token",
@@ -40,12 +39,14 @@ def heading(r: Run) -> str:
 
 def figures(r: Run) -> list[tuple[str, float | None, str]]:
     """Label, value and unit of every figure of a run that is no latency."""
-    static = r.interval_static_joules
+    tokens = r.interval_output_tokens
     return [
         ("output tokens per second", r.output_tokens_per_s, "1/s"),
         ("tokens per second, prompts too", r.total_tokens_per_s, "1/s"),
         ("energy per output token", r.joules_per_token, "J"),
-        ("  of it static power", ratio(static, r.interval_output_tokens), "J"),
+        ("  of it static power", ratio(r.interval_static_joules, tokens), "J"),
+        ("  of it running beside the work", ratio(r.interval_busy_joules, tokens), "J"),
+        ("mean power of a device", r.watts_per_device, "W"),
         ("KV cache in use at most", r.kv_peak, "%"),
         ("steps", float(r.iterations), ""),
         ("preemptions", float(r.preemptions), ""),
@@ -140,7 +141,7 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
 
     ``clock`` is the op's share of all steps' duration (one figure for an op that ran on two
     processors at once); ``busy`` the share of it for which the processor of an average device
-    worked on the op; ``bound`` what took longest there: arithmetic, memory or launches.
+    worked on the op; ``bound`` what limited it for most of that time.
     """
     groups: dict[tuple[str, str], list[OpTotal]] = {}
     for op in sorted(r.ops, key=lambda op: (-op.wall_s, op.name, -op.busy_s)):
@@ -163,7 +164,7 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
                     "busy": f"{ratio(op.busy_s, clock * devices) or 0:.1%}",
                     "energy": f"{ratio(energy(op), joules) or 0:.1%}",
                     "Op/B": op.op_per_byte,
-                    "bound": bound_of(op, r),
+                    "bound": op.bound,
                 }
             )
     if small:
@@ -176,27 +177,6 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
 def energy(op: OpTotal) -> float:
     """Dynamic energy of an op [J]."""
     return sum(op.joules.values())
-
-
-def bound_of(op: OpTotal, r: Run) -> str:
-    """What took longest over the whole run: arithmetic, memory traffic or launches."""
-    processor = r.deployment.device.processors.get(op.processor)
-    if processor is None or op.layer == "communication":
-        return "link"
-    roof = roof_of(processor, arithmetic(op, r.deployment.model))
-    parts = {
-        "compute": op.flops / (roof["peak_flops"] * roof["compute_efficiency"]),
-        "memory": op.bytes / (roof["bandwidth"] * roof["memory_efficiency"]),
-        "latency": op.runs * roof["launch_s"],
-    }
-    return max(parts, key=lambda name: parts[name])
-
-
-def arithmetic(op: OpTotal, model: ModelSpec) -> str:
-    """Format an op computes in."""
-    group = "experts" if op.kind == "experts" else op.layer
-    matmul = op.kind in ("gemm", "experts")
-    return model.numerics.compute(group) if matmul else model.numerics.default
 
 
 def processor_rows(processors: Sequence[Processor], dtype: str) -> list[dict[str, Any]]:
@@ -219,14 +199,15 @@ def processor_rows(processors: Sequence[Processor], dtype: str) -> list[dict[str
 
 def roof_of(p: Processor, dtype: str) -> dict[str, Any]:
     """Roofs of a processor in one arithmetic format: FLOP/s, B/s, efficiencies, launch [s]."""
+    roof = p.model.roof(dtype)
     return {
         "name": p.name,
         "kind": p.kind,
-        "peak_flops": p.peak[dtype],
-        "bandwidth": p.bandwidth,
-        "compute_efficiency": getattr(p.model, "compute_efficiency", 1.0),
-        "memory_efficiency": getattr(p.model, "memory_efficiency", 1.0),
-        "launch_s": getattr(p.model, "fixed_s", 0.0),
+        "peak_flops": roof.peak,
+        "bandwidth": roof.bandwidth,
+        "compute_efficiency": roof.compute_efficiency,
+        "memory_efficiency": roof.memory_efficiency,
+        "launch_s": roof.launch_s,
         "ridge_op_per_byte": p.ridge(dtype),
     }
 

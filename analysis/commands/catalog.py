@@ -10,7 +10,7 @@ from .app import app
 from .io import folder, print_json
 from .options import Json, Out
 
-KINDS = ("models", "devices", "systems", "policies", "placements", "routings", "kernels",
+KINDS = ("models", "devices", "systems", "memories", "policies", "placements", "routings", "kernels",
          "experiments")  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ..show.timeline import write_timeline
 from ..studies.capacity import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
+from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
 from ..validate.serving import ServingValidation
 from . import report
@@ -153,3 +154,10 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     figure = points(table, f"{len(table)} measured deployments")
     folder.write("points.png", partial(save, figure))
     folder.json("points.json", result.to_dict())
+
+
+def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
+    """Write every row's numbers and dram.json."""
+    table = result.frame()
+    folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+    folder.json("dram.json", result.to_dict())

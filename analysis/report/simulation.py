@@ -9,14 +9,12 @@ import pandas as pd
 
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
-from ...simulator.batching.kv import kv_rules
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
 from ..answers.summary import (
-    bound_of,
     figure_rows,
     heading,
     latency_rows,
@@ -158,7 +156,7 @@ def _roofline(run: Run, name: str) -> list[Any]:
             {
                 "name": op.name, "layer": op.layer, "processor": op.processor,
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
-                "seconds_total": wall, "bound": bound_of(op, run),
+                "seconds_total": wall, "bound": op.bound,
             }
             for op, wall in zip(run.ops, share["wall_s"], strict=True)
             if op.flops > 0 and op.busy_s > 0 and op.processor in known
@@ -180,10 +178,9 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
         )
     ]
     if len(run.stages):
-        capacity = kv_rules(run.deployment).capacity
         out.append(
             Drawing(
-                timeline(result.stages(), capacity, name),
+                timeline(result.stages(), run.kv_capacity, name),
                 "Running and waiting sequences, tokens of steps and the KV cache over time.",
             )
         )

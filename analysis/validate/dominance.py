@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated.bounded import Probes
-from ...devices.calibrated.family import F8, Family, families, family_of
+from ...devices.calibrated.family import F8, Family, families
 from ...devices.calibrated.hardware import H_BANDWIDTH, hardware
 from ...devices.calibrated.kernel_sets import TYPICAL, shared_parameters
-from ...devices.calibrated.model import INCLUDED, can_calibrate
+from ...devices.calibrated.model import INCLUDED
 from ...devices.calibrated.order import at_least_as_good, has_unit
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
@@ -156,7 +156,7 @@ def _programs(
 
 
 def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
-    family = family_of(op.kind)
+    family = next((f for f in families().values() if op.kind in f.kinds), None)
     x = None if family is None or op.name in INCLUDED else family.from_op(op)
     if family is None or x is None:
         return OTHER, (op.bytes,)
@@ -165,9 +165,9 @@ def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
 
 @cache
 def products() -> dict[str, DeviceSpec]:
-    """Devices of the catalog that kernel models exist for."""
+    """Devices of the catalog that name their kernels."""
     found = {name: load_device(name)[0] for name in list_devices()}
-    return {name: spec for name, spec in found.items() if can_calibrate(spec)}
+    return {name: spec for name, spec in found.items() if spec.kernels is not None}
 
 
 @dataclass(frozen=True, slots=True)

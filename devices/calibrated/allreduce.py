@@ -19,14 +19,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, H_LINK_BANDWIDTH
-from .terms import by_ranks
+from .terms import Parts, Work, by_ranks, put_price
 
 (X_BYTES, X_RANKS, X_OWN) = range(3)
 QUANTITIES = ("bytes", "ranks", "own kernel")
@@ -67,28 +66,30 @@ def own_kernel(x: F8, link: float) -> bool:
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one all-reduce; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one all-reduce; `p`, `h` and `x` in the order of the constants above."""
     n = x[X_RANKS]
     if n < 2.0 or x[X_BYTES] <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
     wire = x[X_BYTES] * 2.0 * (n - 1.0) / n / link
     if own_kernel(x, h[H_LINK_BANDWIDTH]):
         whole = x[X_BYTES] * (n - 1.0) / (link * p[P_OWN_LINK])
         shared = wire / p[P_OWN_LINK] + p[P_OWN_STAGE]
-        total = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole, shared)
+        fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
+        total = fixed + min(whole, shared)
     else:
         hops = 2.0 * (n - 1.0) * p[P_HOP]
-        total = p[P_LAUNCH] + hops + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
-    return float(max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]))
+        fixed = p[P_LAUNCH] + hops
+        total = fixed + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
+    return max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]), 0.0, wire, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many all-reduces."""
+    """Price many all-reduces; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -105,25 +106,16 @@ def from_op(op: Op) -> F8 | None:
     return None if ranks is None else np.array([op.act_bytes, ranks, OWN])
 
 
-def work(x: F8) -> tuple[F8, F8]:
-    """No matmul FLOP and no main-memory floor worth naming."""
-    return np.zeros(len(x)), np.zeros(len(x))
-
-
-def sent(x: F8) -> F8:
-    """Bytes a device must send: its message once, where the switch adds up."""
-    return x[:, X_BYTES]
-
-
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row; it does not matter here."""
-    return np.full(len(x), C_16, dtype=np.int64)
+@compiled_part
+def work(x: F8) -> Work:
+    """What a device must send: its message once, where the switch adds up."""
+    return 0.0, 0.0, x[X_BYTES], C_16
 
 
 SIMPLE = Simple("launch_s", ("link_2", "link_4", "link_8"), {"hop_s": 1e-8, "chunks": 0.001})  # fmt: skip
 
 ALLREDUCE = register(
     Family("allreduce", "all-reduce", ("all_reduce",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of, by_framework=("launch_s", "own_launch_s"), sent=sent,
+           from_op, by_framework=("launch_s", "own_launch_s"),
            framework_time=False, simple=SIMPLE)
 )  # fmt: skip

@@ -21,14 +21,13 @@ Two kernels are known to give every query head a block of its own, whatever `apa
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
-from .terms import COLD, resident, soft_max, value_bytes
+from .terms import COLD, Parts, Work, put_price, resident, soft_max, value_bytes
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
  X_FA2) = range(10)  # fmt: skip
@@ -77,11 +76,11 @@ SPLIT = 256.0
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
     batch, keys, heads, dim = x[X_BATCH], x[X_KEYS], x[X_HEADS], x[X_DIM]
     if batch <= 0.0 or keys <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     kv_heads, width = x[X_KV_HEADS], x[X_KV_BYTES]
     cached = 2.0 * batch * kv_heads * dim * keys * width
     others = batch * dim * (4.0 * heads + 2.0 * kv_heads * (2.0 + width))
@@ -104,14 +103,14 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     work_s += blocks * start_s * slow * (0.5 + held / 256.0) / h[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP] + p[P_MERGE] * np.log2(1.0 + keys / SPLIT)
-    return float(fixed + busy)
+    return fixed + busy, work_s, memory_s, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many calls."""
+    """Price many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -148,22 +147,30 @@ def from_op(op: Op) -> F8 | None:
     )  # fmt: skip
 
 
-def work(x: F8) -> tuple[F8, F8]:
-    """FLOP, and bytes when keys, values, the query and the output move once."""
-    batch, dim = x[:, X_BATCH], x[:, X_DIM]
-    flops = 4.0 * batch * x[:, X_HEADS] * dim * x[:, X_KEYS]
-    cached = 2.0 * x[:, X_KV_HEADS] * x[:, X_KEYS] * x[:, X_KV_BYTES]
-    return flops, batch * dim * (cached + 4.0 * x[:, X_HEADS])
+@compiled_part
+def work(x: F8) -> Work:
+    """FLOP, and bytes when keys, values, the query and the output move once.
+
+    8-bit caches are widened to 16 bits before the matmul.
+    """
+    batch, dim = x[X_BATCH], x[X_DIM]
+    flops = 4.0 * batch * x[X_HEADS] * dim * x[X_KEYS]
+    cached = 2.0 * x[X_KV_HEADS] * x[X_KEYS] * x[X_KV_BYTES]
+    return flops, batch * dim * (cached + 4.0 * x[X_HEADS]), 0.0, C_16
 
 
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row: 8-bit caches are widened to 16 bits before the matmul."""
-    return np.full(len(x), C_16)
+@compiled_part
+def at_sums(x: F8, batch: float, kv: float) -> bool:
+    """Set the quantities of `batch` equal sequences that read `kv` keys; False where there is nothing."""
+    if batch <= 0.0 or kv <= 0.0:
+        return False
+    x[X_BATCH], x[X_KEYS] = batch, kv / batch
+    return True
 
 
 ATTENTION_DECODE = register(
     Family("attention_decode", "decode attention", ("attention_decode",), PARAMETERS,
-           QUANTITIES, rows, from_table, from_op, work, code_of,
+           QUANTITIES, rows, from_table, from_op,
            by_framework=("launch_s", "block_s", "fp8_work", "group_s"),
            silicon=("gap_s", "memory", "cache", "cache_rate"))
 )  # fmt: skip

@@ -20,7 +20,6 @@ SGLang runs that kernel there (`libraries`).
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
@@ -38,7 +37,7 @@ from .hardware import (
     H_ROWS,
 )
 from .libraries import BLACKWELL, HOPPER
-from .terms import resident, soft_max, value_bytes
+from .terms import Parts, Work, put_price, resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
  X_GAP, X_ROTATES, X_HIDDEN) = range(14)  # fmt: skip
@@ -85,11 +84,11 @@ def calls_flashinfer(capability: float) -> bool:
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
     q, kv, dim, heads, kv_heads = x[X_Q], x[X_KV], x[X_DIM], x[X_HEADS], x[X_KV_HEADS]
     if x[X_BATCH] <= 0.0 or q <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     edge = min(q, TILE) - 1.0
     visited = min(kv, x[X_KEYS] + (edge if x[X_WINDOWED] > 0.0 else 0.5 * edge))
     if x[X_HIDDEN] > 0.0 and calls_flashinfer(h[H_CAPABILITY]):
@@ -117,19 +116,20 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
     fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    total = fixed + soft_max(compute_s, memory_s, OVERLAP)
     if x[X_ROTATES] > 0.0:
         # The write adds traffic; the attention then reads from the cache what was just written.
         turned = x[X_BATCH] * q * dim * heads * (1.0 if x[X_FP8] > 0.0 else 2.0)
         stay = resident(turned, CACHE_SHARE * h[H_CACHE])
-        fixed += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
-    return float(fixed + soft_max(compute_s, memory_s, OVERLAP))
+        total += turned * (1.0 - stay + stay / p[P_CACHE_RATE]) / (p[P_MEMORY] * h[H_BANDWIDTH])
+    return total, compute_s, memory_s, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many calls."""
+    """Price many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -179,24 +179,32 @@ def from_op(op: Op) -> F8 | None:
     )  # fmt: skip
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """FLOP of the visible pairs, and bytes when Q, K, V and the output move once."""
-    heads = x[:, X_BATCH] * x[:, X_DIM]
-    flops = 4.0 * heads * x[:, X_HEADS] * x[:, X_Q] * x[:, X_KEYS]
-    moved = heads * (
-        4.0 * x[:, X_HEADS] * x[:, X_Q] + 2.0 * x[:, X_KV_HEADS] * x[:, X_KV] * x[:, X_KV_BYTES]
-    )
-    return flops, moved
+    heads = x[X_BATCH] * x[X_DIM]
+    flops = 4.0 * heads * x[X_HEADS] * x[X_Q] * x[X_KEYS]
+    moved = heads * (4.0 * x[X_HEADS] * x[X_Q] + 2.0 * x[X_KV_HEADS] * x[X_KV] * x[X_KV_BYTES])
+    return flops, moved, 0.0, C_FP8 if x[X_FP8] > 0.0 else C_16
 
 
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return np.where(x[:, X_FP8] > 0, C_FP8, C_16)
+@compiled_part
+def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+    """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
+    if batch <= 0.0 or tokens <= 0.0:
+        return False
+    q, own = tokens / batch, kv / batch
+    x[X_BATCH], x[X_Q], x[X_KEYS], x[X_KV] = batch, q, pairs / tokens, own
+    windowed = window > 0.0 and own >= window
+    x[X_WINDOWED] = 1.0 if windowed else 0.0
+    # After a prefix the keys exceed the new tokens, except for the q - 1 keys around a window.
+    x[X_PREFIXED] = 1.0 if not windowed and own > q else 0.0
+    return True
 
 
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
-           QUANTITIES, rows, from_table, from_op, work, code_of,
+           QUANTITIES, rows, from_table, from_op,
            ("launch_s", "packing", "min_waves", "tile_s", "softmax_dim", "wide_head"),
            ("gap_s", "fp8_gain", "memory", "cache_rate"))
 )  # fmt: skip

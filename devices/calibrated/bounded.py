@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from .family import F8, Family
 from .fit import LOSS_SCALE, PRIOR
+from .terms import O_SECONDS
 
 SLACK = 0.005
 """Excess, as a share of a step, that costs nothing."""
@@ -78,8 +79,7 @@ class Probes:
 
     def times(self, family: Family, values: F8, h: F8) -> F8:
         """Seconds of the family in every step, never below the roofline."""
-        seconds = np.maximum(family.seconds(values, h, self.x), family.roofline(h, self.x))
-        return np.asarray(self.calls @ seconds)
+        return np.asarray(self.calls @ family.prices(values, h, self.x)[:, O_SECONDS])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,17 @@
-"""A device under one serving framework's kernels."""
+"""One serving framework's kernels for every kind of op."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from ...workloads.errors import InputError, nearest
+from .family import families
+from .kernel_sets import FRAMEWORKS
 
-from ..device import SharedMemoryDevice
-from .model import CalibratedModel, calibrated_model
 
-
-def with_kernels(device: SharedMemoryDevice, framework: str) -> SharedMemoryDevice:
-    """Cost every kind of op by one framework's kernels where the device has kernel models.
+def everywhere(framework: str) -> dict[str, str]:
+    """Kinds of ops -> the framework, as `device.build_device` and `deploy` take them.
 
     Parameters
     ----------
-    device : SharedMemoryDevice
     framework : str
         Of `kernel_sets.FRAMEWORKS`. Where a framework has no rows on a device it has those of
         devices of the same silicon, of others that call the same kernel library, of the device's
@@ -24,9 +22,6 @@ def with_kernels(device: SharedMemoryDevice, framework: str) -> SharedMemoryDevi
     InputError
         No such framework.
     """
-    processors = {
-        name: replace(p, model=calibrated_model(device.spec, p.model.base, framework))
-        if isinstance(p.model, CalibratedModel) else p
-        for name, p in device.processors.items()
-    }  # fmt: skip
-    return replace(device, processors=processors)
+    if framework not in FRAMEWORKS:
+        raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
+    return {kind: framework for family in families().values() for kind in family.kinds}

@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import COLLECTIVE, Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, H_LINK_BANDWIDTH
-from .terms import by_ranks
+from .terms import Parts, Work, by_ranks, put_price
 
 (X_BYTES, X_RANKS, X_KIND) = range(3)
 QUANTITIES = ("bytes", "ranks", "kind")
@@ -42,11 +41,11 @@ PARAMETERS = (
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one collective; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one collective; `p`, `h` and `x` in the order of the constants above."""
     n = x[X_RANKS]
     if n < 2.0 or x[X_BYTES] <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     kind = int(x[X_KIND])
     link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
     share, hops, chunks, fixed = (n - 1.0) / n, (n - 1.0) * p[P_HOP], p[P_CHUNKS], p[P_LAUNCH]
@@ -61,14 +60,15 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         share = 1.0
     wire = x[X_BYTES] * share / link
     total = fixed + hops + wire + 2.0 * chunks * math.sqrt(hops * wire)
-    return float(max(total, x[X_BYTES] * share / h[H_LINK_BANDWIDTH]))
+    floor = x[X_BYTES] * share / h[H_LINK_BANDWIDTH]
+    return max(total, floor), 0.0, wire, fixed + hops
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many collectives."""
+    """Price many collectives; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -87,24 +87,16 @@ def from_op(op: Op) -> F8 | None:
     return None if ranks is None else np.array([op.act_bytes, ranks, KINDS[op.kind]])
 
 
-def work(x: F8) -> tuple[F8, F8]:
-    """No matmul FLOP and no main-memory floor worth naming."""
-    return np.zeros(len(x)), np.zeros(len(x))
-
-
-def sent(x: F8) -> F8:
-    """Bytes a device must send."""
-    n = x[:, X_RANKS]
-    return x[:, X_BYTES] * np.where(x[:, X_KIND] == K_SEND, 1.0, (n - 1.0) / n)
-
-
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row; it does not matter here."""
-    return np.full(len(x), C_16, dtype=np.int64)
+@compiled_part
+def work(x: F8) -> Work:
+    """Bytes that a device must send."""
+    n = x[X_RANKS]
+    share = 1.0 if x[X_KIND] == K_SEND else (n - 1.0) / n
+    return 0.0, 0.0, x[X_BYTES] * share, C_16
 
 
 COLLECTIVES = register(
     Family("collectives", "collectives", tuple(KINDS), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of, by_framework=("launch_s", "exchange_s"), sent=sent,
+           from_op, by_framework=("launch_s", "exchange_s"),
            framework_time=False)
 )  # fmt: skip

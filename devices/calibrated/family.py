@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from ...workloads.registry import Registry
+from .terms import NUM_PRICE, O_FLOOR_COMPUTE, O_FLOOR_LINK, O_FLOOR_MEMORY, O_FORMULA
 
 F8 = npt.NDArray[np.float64]
 MAX_PARAMETERS = 12
@@ -92,20 +93,16 @@ class Family:
     quantities : tuple of str
         Names of the columns of `x`.
     rows : callable
-        ``rows(p, h, x, out)``, compiled: seconds, into `out`, shape (n,), of `x`, shape
+        ``rows(p, h, x, out)``, compiled: prices, into `out`, shape (n, NUM_PRICE), of `x`, shape
         (n, len(quantities)), with parameters `p` and the device constants `h` (see `hardware`).
-        It calls the family's scalar
-        kernel ``seconds(p, h, x_row)``, which the compiled simulator path calls too.
+        It calls the family's scalar kernels, which the compiled simulator path calls too:
+        ``parts(p, h, x_row)``, seconds and what they consist of, and ``work(x_row)``, FLOP and
+        least bytes, whose time at nominal rates no prediction for cold data may beat.
     from_table : callable
         ``from_table(table)``: x of measured rows, measuring conditions included.
     from_op : callable
         ``from_op(op)``: x of one op as it runs in a serving step (weights cold, kernels
         back to back), or None where the family does not cover the op.
-    work : callable
-        ``work(x)``: matmul FLOP and least bytes of main memory, arrays of shape (n,); with the
-        nominal peaks they give the roofline, which no prediction for cold data may beat.
-    code : callable
-        ``code(x)``: format code of each row, for its peak.
     by_framework : tuple of str
         Parameters that each serving framework may scale (its own auxiliary kernel), besides
         the factor on the whole time. Every such set of scales has geometric mean 1.
@@ -115,8 +112,6 @@ class Family:
     rates : tuple of str
         Parameters that stand under all that is not a latency, so that a call takes `t` times as long
         with latencies times and these over `t`; empty where no such set was named.
-    sent : callable, optional
-        ``sent(x)``: least bytes that a device must send over its link.
     framework_time : bool
         Whether frameworks also have a factor on the whole time; not where each timed other
         kernels of the family, which the factor would then stand for.
@@ -132,12 +127,9 @@ class Family:
     rows: Callable[[F8, F8, F8, F8], None]
     from_table: Callable[[Table], F8]
     from_op: Callable[[Op], F8 | None]
-    work: Callable[[F8], tuple[F8, F8]]
-    code: Callable[[F8], npt.NDArray[np.int64]]
     by_framework: tuple[str, ...] = ()
     silicon: tuple[str, ...] = ()
     rates: tuple[str, ...] = ()
-    sent: Callable[[F8], F8] | None = None
     framework_time: bool = True
     simple: Simple | None = None
 
@@ -172,11 +164,15 @@ class Family:
         out: F8 = values * np.where(latency, multiple, np.where(rate, 1.0 / multiple, 1.0))
         return out
 
-    def seconds(self, values: F8, h: F8, x: F8) -> F8:
-        """Predicted seconds of the rows of `x`."""
-        out = np.empty(len(x))
+    def prices(self, values: F8, h: F8, x: F8) -> F8:
+        """Prices of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`."""
+        out = np.empty((len(x), NUM_PRICE))
         self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64), out)
         return out
+
+    def seconds(self, values: F8, h: F8, x: F8) -> F8:
+        """Predicted seconds of the rows of `x`, by the formula alone."""
+        return self.prices(values, h, x)[:, O_FORMULA]
 
     def roofline(self, h: F8, x: F8) -> F8:
         """Largest of FLOP over peak and least bytes over bandwidths, at nominal rates [s]."""
@@ -185,12 +181,8 @@ class Family:
 
     def floors(self, h: F8, x: F8) -> tuple[F8, F8, F8]:
         """Seconds of arithmetic, main memory and link alone, at nominal rates."""
-        from .hardware import H_BANDWIDTH, H_LINK_BANDWIDTH, H_PEAK
-
-        flops, moved = self.work(x)
-        sent = np.zeros(len(x)) if self.sent is None else self.sent(x)
-        rate = h[H_PEAK + self.code(x)]
-        return flops / rate, moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
+        out = self.prices(self.defaults, h, x)
+        return out[:, O_FLOOR_COMPUTE], out[:, O_FLOOR_MEMORY], out[:, O_FLOOR_LINK]
 
 
 FAMILIES: Registry[Family] = Registry("kernel family")
@@ -202,17 +194,9 @@ MODULES = ("gemm", "grouped_gemm", "norm", "allreduce", "collectives", "attentio
 @lru_cache(maxsize=1)
 def families() -> dict[str, Family]:
     """All families by name, in the order of `MODULES`; compiles nothing yet."""
-    from importlib.util import find_spec
-
     for module in MODULES:
-        if find_spec(f".{module}", __package__) is not None:
-            import_module(f".{module}", __package__)
-    return {name: FAMILIES[name] for name in MODULES if name in FAMILIES}
-
-
-def family_of(kind: str) -> Family | None:
-    """The family that costs ops of a kind, or None."""
-    return next((f for f in families().values() if kind in f.kinds), None)
+        import_module(f".{module}", __package__)
+    return {name: FAMILIES[name] for name in MODULES}
 
 
 def register(family: Family) -> Family:

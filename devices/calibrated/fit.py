@@ -92,11 +92,7 @@ class Fit:
         Those of a blend are the weighted geometric mean of its parts.
         """
         parts = self.parts(family, label)
-        logs = (
-            part.weight
-            * np.log(part.values if part.time == 1.0 else family.slowed(part.values, part.time))
-            for part in parts
-        )
+        logs = (part.weight * np.log(family.slowed(part.values, part.time)) for part in parts)
         return np.exp(sum(logs))
 
 

@@ -18,7 +18,6 @@ tensor scale from the checkpoint.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
@@ -42,7 +41,17 @@ from .hardware import (
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
-from .terms import COLD, GRAPH_COPIES, ceil_div, host_seconds, resident, soft_max
+from .terms import (
+    COLD,
+    GRAPH_COPIES,
+    Parts,
+    Work,
+    ceil_div,
+    host_seconds,
+    put_price,
+    resident,
+    soft_max,
+)
 
 (X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST) = range(10)
 QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
@@ -160,11 +169,11 @@ def cool(h: F8, code: int, sustained: float) -> float:
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one GEMM; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one GEMM; `p`, `h` and `x` in the order of the constants above."""
     m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
     if m <= 0.0 or batch <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     code = int(x[X_CODE])
     rate = p[P_16] if code <= C_32 or code == C_W4A16 else p[P_8]
     if code == C_FP8_BLOCK or (code >= C_NVFP4 and code != C_W4A16):
@@ -195,19 +204,21 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     else:
         cold += streams
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
-    total = x[X_HOST] + p[P_LAUNCH] + soft_max(best, memory_s, OVERLAP)
+    fixed = x[X_HOST] + p[P_LAUNCH]
+    total = fixed + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:
         moved = batch * m * k * (2.0 + x[X_INPUT])
+        fixed += x[X_QUANT] * p[P_QUANTISE]
         total += x[X_QUANT] * p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
         total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
-    return float(total)
+    return total, best, memory_s, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many GEMMs."""
+    """Price many GEMMs; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -254,20 +265,16 @@ def from_op(op: Op) -> F8 | None:
     return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0])
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
-    m, n, k, batch = (x[:, i] for i in (X_M, X_N, X_K, X_BATCH))
-    moved = batch * (n * k * x[:, X_WEIGHT] + m * (k * x[:, X_INPUT] + 2.0 * n))
-    return 2.0 * m * n * k * batch, moved
-
-
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return x[:, X_CODE].astype(np.int64)
+    m, n, k, batch = x[X_M], x[X_N], x[X_K], x[X_BATCH]
+    moved = batch * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
+    return 2.0 * m * n * k * batch, moved, 0.0, int(x[X_CODE])
 
 
 GEMM = register(
-    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op, work,
-           code_of, by_framework=QUANTISE,
+    Family("gemm", "GEMM", ("gemm",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
+           by_framework=QUANTISE,
            silicon=tuple(p.name for p in PARAMETERS if p.name not in QUANTISE))
 )  # fmt: skip

@@ -8,7 +8,6 @@ room for the longest (decode), and its kernel looks up the group's count before 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
@@ -25,7 +24,7 @@ from .hardware import (
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
-from .terms import soft_max
+from .terms import Parts, Work, put_price, soft_max
 
 (X_GROUPS, X_M, X_N, X_K, X_CODE, X_WEIGHT, X_INPUT, X_MASKED) = range(8)
 QUANTITIES = ("groups", "m_per_group", "n", "k", "format", "weight_bytes", "input_bytes",
@@ -51,11 +50,11 @@ PARAMETERS = (
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one grouped GEMM; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one grouped GEMM; `p`, `h` and `x` in the order of the constants above."""
     groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
     if groups <= 0.0 or m <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     rate = h[H_PEAK + int(x[X_CODE])] * p[P_PEAK]
     if x[X_MASKED] > 0.0:
         rate *= p[P_MASKED]
@@ -77,14 +76,15 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     )
     moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    return float(p[P_LAUNCH] + groups * p[P_GROUP] + soft_max(tiles_s, memory_s, OVERLAP))
+    fixed = p[P_LAUNCH] + groups * p[P_GROUP]
+    return fixed + soft_max(tiles_s, memory_s, OVERLAP), tiles_s, memory_s, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many grouped GEMMs."""
+    """Price many grouped GEMMs; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -103,19 +103,15 @@ def from_op(op: Op) -> F8 | None:
     return None
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """FLOP, and bytes when weights and activations are read and written once."""
-    groups, m, n, k = (x[:, i] for i in (X_GROUPS, X_M, X_N, X_K))
-    moved = groups * (n * k * x[:, X_WEIGHT] + m * (k * x[:, X_INPUT] + 2.0 * n))
-    return 2.0 * groups * m * n * k, moved
-
-
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return x[:, X_CODE].astype(np.int64)
+    groups, m, n, k = x[X_GROUPS], x[X_M], x[X_N], x[X_K]
+    moved = groups * (n * k * x[X_WEIGHT] + m * (k * x[X_INPUT] + 2.0 * n))
+    return 2.0 * groups * m * n * k, moved, 0.0, int(x[X_CODE])
 
 
 GROUPED = register(
     Family("grouped_gemm", "grouped GEMM", (), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of, silicon=("peak", "sustained", "memory", "core_draw"))
+           silicon=("peak", "sustained", "memory", "core_draw"))
 )  # fmt: skip

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import SpecError
-from ..device import peaks_of
-from ..spec import DeviceSpec
+from ..peaks import peaks_of
+from ..spec import DeviceSpec, ProcessorSpec
 
 (H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_LINK_LATENCY, H_PEAK) = range(7)
 """Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and
@@ -37,15 +37,21 @@ CODES = {name: code for code, name in enumerate(FORMATS)} | {"fp16": C_16, "fp4"
                                                             "int4": C_W4A16}  # fmt: skip
 
 
-def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
+def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.NDArray[np.float64]:
     """Constants of a device's xPU in SI units, in the order of the ``H_`` constants.
+
+    Parameters
+    ----------
+    processor : ProcessorSpec, optional
+        Which of its processors; by default the first xPU.
 
     Raises
     ------
     SpecError
         The device has no xPU whose cores and clock are known.
     """
-    xpu = next((p for p in spec.processors.values() if p.kind == "xpu"), None)
+    first = (p for p in spec.processors.values() if p.kind == "xpu")
+    xpu = next(first, None) if processor is None else processor
     if xpu is None or xpu.cores is None or xpu.clock_Hz is None:
         raise SpecError(spec.name, "needs an xpu with cores and clock_MHz to be calibrated")
     bandwidth = spec.memory.bandwidth_bytes_per_s * spec.memory.data_fraction
@@ -58,7 +64,8 @@ def hardware(spec: DeviceSpec) -> npt.NDArray[np.float64]:
             xpu.clock_Hz,
             spec.link.bandwidth_bytes_per_s,
             spec.link.latency_s,
-            *(peak[name] for name in ARITHMETIC),
+            # A format without a rate is refused where a model needs it.
+            *(peak.get(name, peak["bf16"]) for name in ARITHMETIC),
             float(xpu.matrix_rows),
             xpu.compute_capability or 0.0,
             max(peak["bf16"], 0.5 * peak["int8"]),

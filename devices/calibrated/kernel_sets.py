@@ -14,13 +14,12 @@ what ``opbyte validate kernels`` compares with rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from pydantic import Field
 
 from ...workloads.errors import InputError, nearest
@@ -28,8 +27,8 @@ from ...workloads.specfile import Spec, read_yaml
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
-from .family import F8, Family
-from .fit import Fit, Part
+from .family import Family
+from .fit import Fit
 from .hardware import hardware
 from .order import at_least_as_good, peaks
 from .rules import Parameters, distance, parameters
@@ -171,21 +170,24 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
         raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
     measured = parameters(spec, family)
     name = set_of(spec)
-    if framework == MEASURED or name is None or _own_tables(spec, family.name, name):
+    if name is None or _own_tables(spec, family.name, name):
         return measured
-    held = load_set(name)
-    entry = held.find(family.name, framework)
-    if entry is None:
-        return measured
-    named = {n: held.find(family.name, n) for n in FRAMEWORKS if n != MEASURED}
-    blends = {n: _part(family, e, n) for n, e in named.items() if e is not None}
-    blends |= {label: blends[n] for n, label in LABELS.items()}
-    base = Part(1.0, measured.fit.values, 1.0, MEASURED)
-    fit = Fit(family.vector(entry.parameters), {}, {**blends, MEASURED: (base,)})
+    held, under = load_set(name), {MEASURED: measured}
+    for key in (TYPICAL, *LABELS, BEST):
+        entry = held.find(family.name, key)
+        if entry is not None:
+            under[key] = _known(spec, family, entry, name)
+    under |= {label: under[key] for key, label in LABELS.items() if key in under}
+    return replace(under.get(framework, measured), under=under)
+
+
+def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str) -> Parameters:
     seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
     fitted = entry.basis != "transferred" and family.name in spec.calibration
     basis = "fitted" if fitted else "transferred"
-    return Parameters(fit, basis, entry.rows, seen, ((name, 1.0),))
+    return Parameters(
+        Fit(family.vector(entry.parameters), {}), basis, entry.rows, seen, ((name, 1.0),)
+    )
 
 
 def _own_tables(spec: DeviceSpec, family: str, name: str) -> bool:
@@ -202,13 +204,3 @@ def _devices_of(name: str) -> tuple[DeviceSpec, ...]:
 
     found = (load_device(device)[0] for device in list_devices())
     return tuple(spec for spec in found if spec.kernels == name)
-
-
-def _part(family: Family, entry: Entry, origin: str) -> tuple[Part, ...]:
-    return (Part(1.0, family.vector(entry.parameters), 1.0, origin),)
-
-
-def vectors(name: str, family: Family, framework: str) -> F8 | None:
-    """Parameters of a set as an array, or None where it has none."""
-    entry = load_set(name).find(family.name, framework)
-    return None if entry is None else np.asarray(family.vector(entry.parameters))

@@ -8,14 +8,13 @@ is ordinary causal attention with keys of 192 and values of 128 for each head.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, Simple, register
 from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CORES, H_PEAK
-from .terms import COLD, ceil_div, resident, soft_max
+from .terms import COLD, Parts, Work, ceil_div, put_price, resident, soft_max
 
 (X_PREFILL, X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_BYTES, X_COPIES) = range(8)
 QUANTITIES = ("prefill", "batch", "q", "keys", "kv", "heads", "kv_bytes", "copies")
@@ -55,8 +54,8 @@ CACHE_RATE = 2.5
 
 
 @compiled_part
-def decode_seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of absorbed decode without the fixed part."""
+def decode_parts(p: F8, h: F8, x: F8) -> Parts:
+    """Parts of absorbed decode; the walk along the keys is one dependent chain."""
     batch, kv, heads = x[X_BATCH], x[X_KV], x[X_HEADS]
     rows_q = x[X_Q] * heads
     cached = batch * kv * (LATENT + ROPE) * x[X_KV_BYTES]
@@ -71,12 +70,13 @@ def decode_seconds(p: F8, h: F8, x: F8) -> float:
     blocks = np.sqrt(1.0 + (rows_q / p[P_BLOCK_HEADS]) ** 2)
     math_s = math_s * alone + batch * blocks * p[P_BLOCK] / h[H_CORES]
     busy = soft_max(memory_s, math_s, OVERLAP)
-    return float(busy + p[P_KEY] * kv / SPLIT)
+    fixed = p[P_LAUNCH] + p[P_KEY] * kv / SPLIT
+    return fixed + busy, math_s, memory_s, fixed
 
 
 @compiled_part
-def prefill_seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of causal prefill without the fixed part."""
+def prefill_parts(p: F8, h: F8, x: F8) -> Parts:
+    """Parts of causal prefill."""
     batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
     visited = min(kv, x[X_KEYS] + 0.5 * (min(q, TILE) - 1.0))
     waves = batch * heads * ceil_div(q, TILE) / h[H_CORES]
@@ -85,25 +85,25 @@ def prefill_seconds(p: F8, h: F8, x: F8) -> float:
     math_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
     moved = 2.0 * batch * heads * (QK_DIM + V_DIM) * (q + kv)
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    return soft_max(math_s, memory_s, OVERLAP)
+    fixed = p[P_LAUNCH]
+    return fixed + soft_max(math_s, memory_s, OVERLAP), math_s, memory_s, fixed
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
     if x[X_BATCH] <= 0.0 or x[X_KV] <= 0.0:
-        return 0.0
-    fixed = p[P_LAUNCH]
+        return 0.0, 0.0, 0.0, 0.0
     if x[X_PREFILL] > 0.0:
-        return float(fixed + prefill_seconds(p, h, x))
-    return float(fixed + decode_seconds(p, h, x))
+        return prefill_parts(p, h, x)
+    return decode_parts(p, h, x)
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many calls."""
+    """Price many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -134,20 +134,28 @@ def from_op(op: Op) -> F8 | None:
     return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, COLD])
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """FLOP of the visible pairs, and bytes when every operand moves once."""
-    prefill = x[:, X_PREFILL] > 0
-    batch, q, kv, heads = (x[:, i] for i in (X_BATCH, X_Q, X_KV, X_HEADS))
-    per_pair = np.where(prefill, QK_DIM + V_DIM, 2.0 * LATENT + ROPE)
-    flops = 2.0 * batch * heads * q * x[:, X_KEYS] * per_pair
-    decoded = kv * (LATENT + ROPE) * x[:, X_KV_BYTES] + 2.0 * heads * q * (2.0 * LATENT + ROPE)
-    expanded = 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
-    return flops, batch * np.where(prefill, expanded, decoded)
+    batch, q, kv, heads = x[X_BATCH], x[X_Q], x[X_KV], x[X_HEADS]
+    if x[X_PREFILL] > 0.0:
+        per_pair, moved = QK_DIM + V_DIM, 2.0 * heads * (QK_DIM + V_DIM) * (q + kv)
+    else:
+        per_pair = 2.0 * LATENT + ROPE
+        moved = kv * (LATENT + ROPE) * x[X_KV_BYTES] + 2.0 * heads * q * per_pair
+    return 2.0 * batch * heads * q * x[X_KEYS] * per_pair, batch * moved, 0.0, C_16
 
 
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return np.full(len(x), C_16)
+@compiled_part
+def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+    """Set the quantities of equal sequences with these sums; False where nothing is computed."""
+    if batch <= 0.0 or kv <= 0.0:
+        return False
+    prefill = x[X_PREFILL] > 0.0
+    x[X_BATCH], x[X_KV] = batch, kv / batch
+    x[X_Q] = tokens / batch if prefill else 1.0
+    x[X_KEYS] = pairs / tokens if prefill else kv / batch
+    return True
 
 
 SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
@@ -156,6 +164,6 @@ SIMPLE = Simple("launch_s", ("memory", "decode_peak", "prefill_peak"),
 
 MLA = register(
     Family("mla", "latent attention", ("mla_decode", "mla_prefill"), PARAMETERS, QUANTITIES, rows,
-           from_table, from_op, work, code_of, by_framework=("prefill_peak", "block_heads"),
+           from_table, from_op, by_framework=("prefill_peak", "block_heads"),
            silicon=("memory", "cache"), simple=SIMPLE)
 )  # fmt: skip

@@ -1,24 +1,30 @@
-"""The cost model of a calibrated device: fitted families, a roofline for everything else."""
+"""The cost model of a calibrated processor: fitted families, a roofline for everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.ops import Op
-from ..cost import Cost, Formula, Roofline
-from ..spec import DeviceSpec
+from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
+from ..prices import P_BYTES, P_FIXED, P_FLOPS, Formula, PriceRow, Probe, affine_sums, by_count
+from ..spec import DeviceSpec, ProcessorSpec
 from .family import F8, Family, families
+from .fit import Fit
 from .hardware import hardware
 from .kernel_sets import TYPICAL, shared_parameters
 from .rules import Parameters
+from .terms import O_BOUND, O_COMPUTE, O_FIXED, O_MEMORY, O_SECONDS
 
 INCLUDED = {"combine": "experts"}
 """Ops that another kind's measured kernels include (MoE layers permute and combine): they keep
 the bare time of their traffic."""
+
+LARGE = 8192.0
+"""Sides of the matrix product, and of the matrix of one product with a vector, that tell attainable
+rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +44,20 @@ class Model:
     known: Parameters
     h: F8
 
+    def prices(self, x: F8) -> F8:
+        """Prices of rows of quantities, shape (n, NUM_PRICE); columns as in `terms`."""
+        return self.family.prices(self.known.fit.values, self.h, x)
+
     def seconds(self, x: F8) -> F8:
         """Seconds of rows of quantities, never below the device's roofline."""
-        predicted = self.family.seconds(self.known.fit.values, self.h, x)
-        return np.maximum(predicted, self.family.roofline(self.h, x))
+        return self.prices(x)[:, O_SECONDS]
 
     def of(self, label: str) -> Model:
-        """The model with one framework's kernels in place of the base of all."""
-        fit = replace(self.known.fit, values=self.known.fit.single(self.family, label), scales={})
+        """The model with one framework's kernels, by its name or its label in tables."""
+        held = self.known.under.get(label)
+        if held is not None:
+            return replace(self, known=replace(held, under=self.known.under))
+        fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
 
 
@@ -56,80 +68,148 @@ class CalibratedModel:
     Attributes
     ----------
     base : Roofline
-        The device's specification.
+        The processor's specification.
     models : mapping of str to Model
         By kind of op.
+    h : float64 array
+        Constants of the device.
     """
 
     base: Roofline
     models: Mapping[str, Model]
+    h: F8
 
     def with_framework(self, kind: str, label: str) -> CalibratedModel:
         """Cost one kind of op by one framework's kernels; see `kernel_tables.framework`."""
         return replace(self, models={**self.models, kind: self.models[kind].of(label)})
 
-    def cost(self, op: Op) -> Cost:
-        spec = self.base.cost(op)
-        x = self.quantities(op)
-        if x is None:
-            return spec
-        seconds = float(self.seconds(op, x[None, :])[0])
-        compute = op.flops / self.base.peak[op.dtype]
-        memory = op.bytes / self.base.bandwidth
-        fixed = max(seconds - compute - memory, 0.0)
-        bound = "compute" if compute > memory else "memory"
-        if fixed > 0.5 * seconds:
-            bound = "latency"
-        return Cost(seconds, compute, memory, fixed, spec.joules, bound)
-
-    def lower(self, kind: str, dtype: str) -> npt.NDArray[np.float64]:
-        """Parameters of the roofline, which the energy comes from."""
-        return self.base.lower(kind, dtype)
+    def included(self, op: Op) -> bool:
+        """Whether the measured kernels of another op include this one."""
+        return INCLUDED.get(op.name) in self.models
 
     def quantities(self, op: Op) -> F8 | None:
+        """What the op's price depends on, shape (q,); None where no family covers it."""
         model = self.models.get(op.kind)
-        if INCLUDED.get(op.name) in self.models:
-            return np.array([op.bytes])
-        return None if model is None else model.family.from_op(op)
+        return None if model is None or self.included(op) else model.family.from_op(op)
 
-    def seconds(self, op: Op, x: F8) -> F8:
-        if op.name in INCLUDED:
-            return x[:, 0] / self.base.bandwidth
-        return self.models[op.kind].seconds(x)
+    def knows(self, op: Op) -> bool:
+        return self.quantities(op) is not None
 
-    def formula(self, op: Op) -> Formula | None:
-        from .scalar import CODES, WIDTH
+    def prices(self, op: Op, x: F8) -> F8:
+        """Prices of ops like `op` with quantities `x`, shape (n, NUM_PRICE)."""
+        return self.models[op.kind].prices(x)
 
-        model, x = self.models.get(op.kind), self.quantities(op)
-        if model is None or x is None or op.kind not in CODES:
+    def cost(self, op: Op) -> Cost:
+        if self.included(op):
+            seconds = op.bytes / self.base.bandwidth
+            return Cost.of(seconds, 0.0, seconds, 0.0, self.base.joules(op))
+        x = self.quantities(op)
+        if x is None:
+            return self.base.cost(op)
+        row = self.prices(op, x[None, :])[0]
+        seconds, compute, memory, fixed = map(float, row[[O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED]])
+        bound = BOUNDS[int(row[O_BOUND])]
+        return Cost(seconds, compute, memory, fixed, self.base.joules(op), bound)
+
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        known = self.base.row(op, probe)
+        if self.included(op):
+            params = known.params.copy()
+            params[P_FLOPS], params[P_BYTES], params[P_FIXED] = np.inf, self.base.bandwidth, 0.0
+            return replace(known, params=params)
+        if self.quantities(op) is None:
+            return known
+        formula = self.formula(op, probe)
+        if formula is not None:
+            return replace(known, formula=formula, hardware=self.h)
+        return replace(known, curve=by_count(op, probe, self._known, self._curve))
+
+    def _known(self, op: Op) -> F8:
+        x = self.quantities(op)
+        assert x is not None
+        return x
+
+    def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
+        out = self.prices(op, x)
+        return out[:, O_SECONDS], out[:, O_BOUND]
+
+    def formula(self, op: Op, probe: Probe) -> Formula | None:
+        """The compiled form of an op that depends on more than a count; None for the others."""
+        from .formulas import CODES, SUMS, WIDTH
+
+        if op.kind not in CODES:
             return None
-        p = np.zeros(WIDTH)
-        p[: len(model.known.fit.values)] = model.known.fit.values
-        return Formula(CODES[op.kind], p, np.pad(x, (0, WIDTH - len(x))), op.shape.get("window", 0))
+        values, x = self.models[op.kind].known.fit.values, self._known(op)
+        return Formula(
+            CODES[op.kind], np.pad(values, (0, WIDTH - len(values))), np.pad(x, (0, WIDTH - len(x))),
+            op.shape.get("window", 0.0), affine_sums(op, probe, SUMS) if probe.raised else None,
+            op.shape.get("top_k", 1.0),
+        )  # fmt: skip
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        out: dict[str, Evidence] = {}
+        rest = []
+        for op in ops:
+            if self.quantities(op) is None:
+                rest.append(op)
+                continue
+            model = self.models[op.kind]
+            known = model.known
+            seen = known.errors.get("by_shape") or known.errors.get("fit")
+            out[model.family.name] = Evidence(
+                "fitted kernel model", model.family.title, known.basis,
+                seen.median_ape if seen else None, known.rows,
+            )  # fmt: skip
+        return [*out.values(), *self.base.evidence([op for op in rest if not self.included(op)])]
+
+    def roof(self, dtype: str) -> Roof:
+        known = self.base.roof(dtype)
+        large, vector = (self._product(dtype, rows) for rows in (LARGE, 1.0))
+        if large is None or vector is None:
+            return known
+        flops, moved = 2.0 * LARGE**3, vector[1]
+        return replace(
+            known,
+            compute_efficiency=min(flops / large[0] / known.peak, 1.0),
+            memory_efficiency=min(moved / (vector[0] - vector[2]) / known.bandwidth, 1.0),
+            launch_s=vector[2],
+        )
+
+    def _product(self, dtype: str, rows: float) -> tuple[float, float, float] | None:
+        """Seconds of a matrix product, bytes of its weights, and its fixed seconds."""
+        from .hardware import CODES, WEIGHT_BYTES
+
+        if "gemm" not in self.models or dtype not in CODES:
+            return None
+        weights = LARGE * LARGE * WEIGHT_BYTES[CODES[dtype]]
+        shape = {"m": rows, "n": LARGE, "k": LARGE}
+        op = Op("roof", "ffn", "gemm", "both", shape, dtype, 2.0 * rows * LARGE**2, weights)
+        cost = self.cost(op)
+        return cost.seconds, weights, cost.fixed_s
 
 
-def calibrated_model(spec: DeviceSpec, base: Roofline, framework: str = TYPICAL) -> CalibratedModel:
-    """Cost model of a device's xPU, every family fitted or transferred from similar devices.
+def calibrated_model(
+    spec: DeviceSpec, processor: ProcessorSpec, base: Roofline, framework: str = TYPICAL
+) -> CalibratedModel:
+    """Cost model of a GPU-class processor, every family fitted or transferred from similar devices.
 
     Parameters
     ----------
     spec : DeviceSpec
+    processor : ProcessorSpec
     base : Roofline
     framework : str
         Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
     """
-    h = hardware(spec)
+    h = hardware(spec, processor)
     found: dict[str, Model] = {}
     for family in families().values():
         if family.kinds:
             model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
-    return CalibratedModel(base, found)
+    return CalibratedModel(base, found, h)
 
 
-def can_calibrate(spec: DeviceSpec) -> bool:
-    """Whether a device is one GPU-class processor with known cores and clock."""
-    only = list(spec.processors.values())
-    return len(only) == 1 and only[0].kind == "xpu" and None not in (
-        only[0].cores, only[0].clock_Hz
-    )  # fmt: skip
+def can_calibrate(processor: ProcessorSpec) -> bool:
+    """Whether a processor is GPU-class, with known cores and clock."""
+    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)

@@ -12,7 +12,6 @@ where a kernel widens them first, they take a multiple of that (`low_bit`).
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
@@ -30,7 +29,7 @@ from .hardware import (
     H_ROWS,
     WEIGHT_BYTES,
 )
-from .terms import COLD, resident, soft_max
+from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
 (X_SLOTS, X_ROUTED, X_HIDDEN, X_INTER, X_MATRICES, X_LOCAL, X_ACTIVE, X_SKEW, X_CODE, X_WEIGHT,
  X_CHAIN, X_COPIES) = range(12)  # fmt: skip
@@ -84,11 +83,11 @@ GEMM_LAUNCH = 0.4
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one call; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
     active, hidden, inter, matrices = x[X_ACTIVE], x[X_HIDDEN], x[X_INTER], x[X_MATRICES]
     if x[X_SLOTS] <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     code = int(x[X_CODE])
     routed = x[X_ROUTED] * (1.0 + SKEW_COST * x[X_SKEW])
     bandwidth = p[P_MEMORY] * h[H_BANDWIDTH]
@@ -114,13 +113,14 @@ def seconds(p: F8, h: F8, x: F8) -> float:
         rate *= p[P_FP8]
         if code > C_INT8:
             rate *= h[H_PEAK + code] / h[H_PEAK + C_FP8]
-    busy = 0.0
+    busy, math_s = 0.0, 0.0
     if active > 0.0:
         tokens = routed / active
         wide = h[H_ROWS] / 16.0
         lost = LOST_ROWS * wide
         rows = active * (tokens + LEAST_ROWS * wide + lost * tokens / (tokens + lost))
-        busy = soft_max(weight_s, 2.0 * rows * one / rate, p[P_OVERLAP])
+        math_s = 2.0 * rows * one / rate
+        busy = soft_max(weight_s, math_s, p[P_OVERLAP])
     fixed = (
         p[P_LAUNCH] * (GEMM_LAUNCH + (1.0 - GEMM_LAUNCH) * x[X_CHAIN]) + p[P_EXPERT] * x[X_LOCAL]
     )
@@ -128,14 +128,15 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if code == C_W4A16 and x[X_SLOTS] > SPLIT * x[X_ROUTED]:
         walk *= p[P_LOW] ** LOW_WALK
     fixed += walk
-    return float(fixed + moved / bandwidth + busy)
+    moved_s = moved / bandwidth
+    return fixed + moved_s + busy, math_s, weight_s + moved_s, fixed
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many calls."""
+    """Price many calls; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -179,21 +180,26 @@ def from_op(op: Op) -> F8 | None:
     )  # fmt: skip
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """FLOP of the routed tokens, and bytes when active weights, inputs and outputs move once."""
-    one = x[:, X_MATRICES] * x[:, X_HIDDEN] * x[:, X_INTER]
-    moved = x[:, X_ACTIVE] * one * x[:, X_WEIGHT] + 4.0 * x[:, X_ROUTED] * x[:, X_HIDDEN]
-    return 2.0 * x[:, X_ROUTED] * one, moved
+    one = x[X_MATRICES] * x[X_HIDDEN] * x[X_INTER]
+    moved = x[X_ACTIVE] * one * x[X_WEIGHT] + 4.0 * x[X_ROUTED] * x[X_HIDDEN]
+    return 2.0 * x[X_ROUTED] * one, moved, 0.0, int(x[X_CODE])
 
 
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return x[:, X_CODE].astype(np.int64)
+@compiled_part
+def at_loads(x: F8, routed: float, active: float) -> bool:
+    """Set the quantities of `routed` token-expert pairs over `active` experts; False for none."""
+    if routed <= 0.0:
+        return False
+    x[X_SLOTS] = x[X_ROUTED] = routed
+    x[X_ACTIVE] = active
+    return True
 
 
 MOE = register(
     Family("moe", "MoE experts", ("experts",), PARAMETERS, QUANTITIES, rows, from_table, from_op,
-           work, code_of,
            by_framework=("launch_s", "slot_passes", "foreign", "fp8_stream", "low_bit"),
            silicon=("memory", "cache"), rates=("memory", "peak_16"))
 )  # fmt: skip

@@ -8,14 +8,13 @@ previous kernel just wrote, and fits in the last-level cache, is read from there
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, C_32, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES
-from .terms import host_seconds, resident, soft_max
+from .terms import Parts, Work, host_seconds, put_price, resident, soft_max
 
 (X_ROWS, X_COLS, X_TENSORS, X_SIZE, X_CLASS, X_WARM, X_EVENT, X_HOST) = range(8)
 QUANTITIES = ("rows", "cols", "tensors", "bytes", "class", "warm", "event", "host_s")
@@ -58,11 +57,11 @@ PARAMETERS = (
 
 
 @compiled_part
-def seconds(p: F8, h: F8, x: F8) -> float:
-    """Seconds of one vector kernel; `p`, `h` and `x` in the order of the constants above."""
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one vector kernel; `p`, `h` and `x` in the order of the constants above."""
     rows = x[X_ROWS]
     if rows <= 0.0:
-        return 0.0
+        return 0.0, 0.0, 0.0, 0.0
     kind = int(x[X_CLASS])
     tensor = rows * x[X_COLS] * x[X_SIZE]
     moved = tensor * x[X_TENSORS]
@@ -84,14 +83,15 @@ def seconds(p: F8, h: F8, x: F8) -> float:
     if kind != K_PLAIN:
         pairs = x[X_COLS] * x[X_SIZE] * 0.5  # two bytes each
         latency_s = max(1.0, rows / (h[H_CORES] * BLOCKS)) * pairs * p[P_VALUE] / h[H_CLOCK]
-    return float(fixed + soft_max(traffic_s, latency_s, p[P_OVERLAP]))
+    total = fixed + soft_max(traffic_s, latency_s, p[P_OVERLAP])
+    return total, 0.0, traffic_s, fixed + latency_s  # the walk along a row is one dependent chain
 
 
 @compiled
 def rows(p: F8, h: F8, x: F8, out: F8) -> None:
-    """Seconds of many vector kernels."""
+    """Price many vector kernels; see `Family.rows`."""
     for i in range(x.shape[0]):
-        out[i] = seconds(p, h, x[i])
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
 
 
 def from_table(table: Table) -> F8:
@@ -124,18 +124,14 @@ def from_op(op: Op) -> F8 | None:
     return np.array([shape["rows"], shape["cols"], shape["tensors"], size, kind, 1.0, 0.0, 0.0])
 
 
-def work(x: F8) -> tuple[F8, F8]:
+@compiled_part
+def work(x: F8) -> Work:
     """No matmul FLOP; every tensor is moved once."""
-    moved = x[:, X_ROWS] * x[:, X_COLS] * x[:, X_TENSORS] * x[:, X_SIZE]
-    return np.zeros(len(x)), moved
-
-
-def code_of(x: F8) -> npt.NDArray[np.int64]:
-    """Format code of each row."""
-    return np.where(x[:, X_SIZE] > 2.0, C_32, C_16).astype(np.int64)
+    moved = x[X_ROWS] * x[X_COLS] * x[X_TENSORS] * x[X_SIZE]
+    return 0.0, moved, 0.0, C_32 if x[X_SIZE] > 2.0 else C_16
 
 
 NORM = register(
     Family("norm", "vector kernels", ("elementwise",), PARAMETERS, QUANTITIES, rows, from_table,
-           from_op, work, code_of, silicon=("memory", "cache_draw", "cache"))
+           from_op, silicon=("memory", "cache_draw", "cache"))
 )  # fmt: skip

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..device import peaks_of
-from ..spec import DeviceSpec
+from ..peaks import peaks_of
+from ..spec import DeviceSpec, ProcessorSpec
 
 FORMATS = ("bf16", "fp8", "fp4")
 """Formats whose peaks are always compared; a device without a unit has the next wider format's."""
@@ -12,8 +12,8 @@ WHOLE_NUMBERS = "int8"
 
 
 def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
-    """FLOP/s of the first processor by format, and memory bytes/s."""
-    processor = next(iter(spec.processors.values()))
+    """FLOP/s of the xPU by format, and memory bytes/s."""
+    processor = _main(spec)
     bandwidth = spec.memory.bandwidth_bytes_per_s
     rate = peaks_of(processor, spec, bandwidth * processor.bandwidth_multiple)
     return (*(rate[name] for name in formats), bandwidth)
@@ -47,5 +47,11 @@ def at_least_as_good(
 
 def has_unit(spec: DeviceSpec, format_: str) -> bool:
     """Whether the data sheet gives a peak of that format itself."""
-    given = next(iter(spec.processors.values())).peak_flops_per_s
+    given = _main(spec).peak_flops_per_s
     return given is not None and format_ in given
+
+
+def _main(spec: DeviceSpec) -> ProcessorSpec:
+    """The GPU-class processor, else the first."""
+    every = list(spec.processors.values())
+    return next((p for p in every if p.kind == "xpu"), every[0])

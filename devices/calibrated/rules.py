@@ -16,13 +16,13 @@ one that no device has rows of gets the base. Families whose frameworks call one
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
 
 from ...workloads.kernel_tables import framework
-from ..catalog import list_devices, load_device
+from ..catalog import fitted_devices, load_device
 from ..spec import DeviceSpec, FamilyFitSpec
 from .errors import Errors
 from .family import F8, Family, families
@@ -48,6 +48,8 @@ class Parameters:
         Of the device's own fit; empty where there is none.
     near : tuple of (str, float)
         Devices the parameters came from with their share, largest first.
+    under : mapping of str to Parameters
+        The same under other frameworks, by name and label.
     """
 
     fit: Fit
@@ -55,6 +57,7 @@ class Parameters:
     rows: int
     errors: dict[str, Errors]
     near: tuple[tuple[str, float], ...] = ()
+    under: Mapping[str, Parameters] = field(default_factory=dict)
 
 
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:
@@ -135,7 +138,7 @@ def features(h: F8) -> F8:
 def _catalog(family: str) -> dict[str, Donor]:
     """Full fits of one family in the catalog, by device."""
     model = families()[family]
-    found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in list_devices()))
+    found = ((s, s.calibration.get(family)) for s in (load_device(n)[0] for n in fitted_devices()))
     return {
         s.name: _donor(model, s, own)
         for s, own in found

@@ -214,7 +214,7 @@ class SetFit:
             for other in sorted(set(rows.labels.tolist())):
                 kept = rows.labels == other
                 if without is not None:
-                    kept &= self.family.code(rows.x) != without
+                    kept &= self._formats(rows.x) != without
                 if not kept.any():
                     continue
                 x, log = np.ascontiguousarray(rows.x[kept]), np.log(rows.measured[kept])
@@ -228,6 +228,11 @@ class SetFit:
             if told.rows >= least:
                 return told
         return Told("transferred", ())
+
+    def _formats(self, x: F8) -> F8:
+        """Format code of each row; -1 where the family has no formats."""
+        names = self.family.quantities
+        return x[:, names.index("format")] if "format" in names else np.full(len(x), -1.0)
 
     def _basis(self, other: str, label: str | None, capability: float) -> str:
         if label is None or other == label:

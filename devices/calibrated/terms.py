@@ -9,6 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
+from ..cost import bound_code
+from .hardware import H_BANDWIDTH, H_LINK_BANDWIDTH, H_PEAK
+
+F8 = npt.NDArray[np.float64]
+Parts = tuple[float, float, float, float]
+"""Seconds of a call, and those of its arithmetic, its traffic and its fixed costs alone, each at the
+rates that the kernel attains; those overlap, or leave out what is neither."""
+Work = tuple[float, float, float, int]
+"""FLOP, least bytes of main memory, least bytes over the link, and code of the number format."""
+
+(O_FORMULA, O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED, O_BOUND, O_FLOOR_COMPUTE, O_FLOOR_MEMORY,
+ O_FLOOR_LINK) = range(9)  # fmt: skip
+NUM_PRICE = 9
+"""Columns of `Family.rows`: seconds of the formula; seconds, never below the roofline; of them
+arithmetic, memory (or link) and fixed costs alone; code of the bound; and the roofline's seconds of
+arithmetic, main memory and link at nominal rates."""
 
 COLD = 1e9
 """Copies of the operands between two uses of one: nothing stays in the cache."""
@@ -26,6 +42,40 @@ def host_seconds(timing: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def value_bytes(format_: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Bytes of one number of a KV cache."""
     return np.select([format_ == "fp8", format_ == "fp32"], [1.0, 4.0], 2.0)
+
+
+bound = compiled_part(bound_code)
+
+
+@compiled_part
+def floored(parts: Parts, work: Work, h: F8) -> Parts:
+    """Parts of a call that takes no less than its work at the device's nominal rates."""
+    total, compute, memory, fixed = parts
+    flops, moved, sent, code = work
+    compute = max(compute, flops / h[H_PEAK + code])
+    memory = max(memory, moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH])
+    least = max(flops / h[H_PEAK + code], moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH])
+    return max(total, least), compute, memory, fixed
+
+
+@compiled_part
+def price(parts: Parts, work: Work, h: F8) -> tuple[float, int]:
+    """Seconds of a call, never below its roofline, and the code of what bounds it."""
+    total, compute, memory, fixed = floored(parts, work, h)
+    return total, bound(total, compute, memory, fixed)
+
+
+@compiled_part
+def put_price(out: F8, parts: Parts, work: Work, h: F8) -> None:
+    """Write one row of `Family.rows`."""
+    flops, moved, sent, code = work
+    total, compute, memory, fixed = floored(parts, work, h)
+    out[O_FORMULA], out[O_SECONDS], out[O_COMPUTE] = parts[0], total, compute
+    out[O_MEMORY], out[O_FIXED] = memory, fixed
+    out[O_BOUND] = bound(total, compute, memory, fixed)
+    out[O_FLOOR_COMPUTE] = flops / h[H_PEAK + code]
+    out[O_FLOOR_MEMORY] = moved / h[H_BANDWIDTH]
+    out[O_FLOOR_LINK] = sent / h[H_LINK_BANDWIDTH]
 
 
 @compiled_part

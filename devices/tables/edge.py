@@ -11,19 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ..calibrated.scalar import (
+from ..calibrated.formulas import (
     MIXED_DECODE,
     MIXED_PREFILL,
     U_BATCH,
     U_KV,
     U_PAIRS,
     U_TOKENS,
-    decode_seconds,
-    moe_seconds,
-    prefill_seconds,
+    decode_price,
+    moe_price,
+    prefill_price,
 )
-from ..cost import Formula
-from .grid import Grid, equal_chunk
+from ..prices import Formula, Grid
+from .grid import equal_chunk
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -43,14 +43,14 @@ def inside(axes: F8, sizes: I8, axis: int, value: float) -> float:
 
 @compiled_part
 def decode_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, decodes: float, kv: float) -> float:
-    """Decode attention over that at the edge; 1 inside. `p` and `x` as in `decode_seconds`."""
+    """Decode attention over that at the edge; 1 inside. `p` and `x` as in `decode_price`."""
     if decodes <= 0.0:
         return 1.0
     n, keys = inside(axes, sizes, DECODES, decodes), inside(axes, sizes, KEYS, kv / decodes)
     if n == decodes and keys == kv / decodes:
         return 1.0
-    edge = decode_seconds(p, h, x, n, n * keys)
-    return float(decode_seconds(p, h, x, decodes, kv) / edge) if edge > 0.0 else 1.0
+    edge, _ = decode_price(p, h, x, n, n * keys)
+    return decode_price(p, h, x, decodes, kv)[0] / edge if edge > 0.0 else 1.0
 
 
 @compiled_part
@@ -70,13 +70,11 @@ def prefill_beyond(
 
 @compiled_part
 def equal_chunks(p: F8, h: F8, x: F8, batch: float, chunk: float, context: float) -> float:
-    """`prefill_seconds` of chunks that are all alike."""
+    """Seconds of chunks that are all alike."""
     pairs = chunk * (context + 0.5 * (chunk + 1.0))
-    return float(
-        prefill_seconds(
-            p, h, x, 0.0, batch, batch * chunk, batch * pairs, batch * (context + chunk)
-        )
-    )
+    keys = batch * (context + chunk)
+    seconds, _ = prefill_price(p, h, x, 0.0, batch, batch * chunk, batch * pairs, keys)
+    return seconds
 
 
 @compiled_part
@@ -87,8 +85,8 @@ def moe_beyond(
     t, a = inside(axes, sizes, TOKENS, tokens), inside(axes, sizes, ACTIVE, active)
     if t == tokens and a == active:
         return 1.0
-    edge = moe_seconds(p, h, x, t * top_k, a)
-    return float(moe_seconds(p, h, x, tokens * top_k, active) / edge) if edge > 0.0 else 1.0
+    edge, _ = moe_price(p, h, x, t * top_k, a)
+    return moe_price(p, h, x, tokens * top_k, active)[0] / edge if edge > 0.0 else 1.0
 
 
 @compiled_part

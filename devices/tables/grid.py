@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
-from ..calibrated.scalar import MIXED_DECODE, MIXED_PREFILL
+from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL
+from ..prices import Grid
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
-
-
-class Grid(NamedTuple):
-    """Seconds at the crossings of up to four axes.
-
-    Attributes
-    ----------
-    axes : float64 array, shape (4, n)
-        Increasing, padded with its last value.
-    sizes : int64 array, shape (4,)
-        Values on each axis; 1 for an absent one.
-    seconds : float64 array
-        Flattened, last axis fastest.
-    """
-
-    axes: F8
-    sizes: I8
-    seconds: F8
-
-
-EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
-"""Stands for no grid."""
 
 
 def filled_grid(points: F8, seconds: F8) -> Grid:

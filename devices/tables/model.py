@@ -8,7 +8,7 @@ for grids). Shapes never measured are the device model's alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,13 +18,16 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, nearest
 from ...workloads.kernel_tables import Table, read_tables
 from ...workloads.ops import Op
+from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
 from ..calibrated.hardware import hardware
-from ..calibrated.scalar import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
-from ..cost import Cost, Formula, KernelModel
+from ..calibrated.model import CalibratedModel
+from ..calibrated.terms import O_BOUND, O_SECONDS
+from ..cost import BOUNDS, Cost, Evidence, Roof
+from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
 from ..spec import DeviceSpec
 from .blocks import ABSENT, BlockFit, fit_blocks
 from .edge import beyond_rows
-from .grid import Grid, filled_grid, grid_rows
+from .grid import filled_grid, grid_rows
 
 F8 = npt.NDArray[np.float64]
 
@@ -70,9 +73,11 @@ def whole_tiles(rows: F8, most: float) -> F8:
 class TableModel:
     """A `KernelModel` that knows what was measured on this very device.
 
+    What bounds an op, and what its time consists of, its own model says.
+
     Attributes
     ----------
-    base : KernelModel
+    base : CalibratedModel
         The device's own model.
     curves : mapping of tuple to Curve
         By ("gemm", n, k) and (kernel, columns).
@@ -89,7 +94,7 @@ class TableModel:
         By the key of `attention`, how its thread blocks run; see `decode_blocks`.
     """
 
-    base: KernelModel
+    base: CalibratedModel
     curves: Mapping[tuple[str, ...], Curve]
     attention: Mapping[tuple[int, ...], Grid]
     moe: Mapping[tuple[int, ...], Grid]
@@ -98,7 +103,12 @@ class TableModel:
     blocks: Mapping[tuple[int, ...], BlockFit]
 
     def curve(self, op: Op) -> Curve | None:
-        """The measured curve of an op that has one."""
+        """The measured curve of an op that has one.
+
+        What the device's model does not know at all (32-bit formats) was not measured either.
+        """
+        if not self.base.knows(op):
+            return None
         if op.kind == "gemm" and op.shape.get("batch", 1) == 1:
             return self.curves.get(("gemm", str(int(op.shape["n"])), str(int(op.shape["k"]))))
         if op.kind == "elementwise":
@@ -107,12 +117,9 @@ class TableModel:
         return None
 
     def grid(self, op: Op) -> Grid | None:
-        """The measured grid of an attention or expert op that has one.
-
-        What the device's model does not know at all (32-bit formats) was not measured either.
-        """
+        """The measured grid of an attention or expert op that has one, and is known as for `curve`."""
         s = op.shape
-        if self.base.quantities(op) is None:
+        if not self.base.knows(op):
             return None
         if op.kind in ("attention_prefill", "attention_decode") and not s["window"]:
             return self.attention.get(_heads(op))
@@ -139,43 +146,87 @@ class TableModel:
         """Whether the tables hold the op's shape."""
         return self.inside_moe(op) or self.curve(op) is not None or self.grid(op) is not None
 
+    def knows(self, op: Op) -> bool:
+        return self.base.knows(op)
+
     def cost(self, op: Op) -> Cost:
         known = self.base.cost(op)
-        x = self.quantities(op)
-        if x is None or not self.covers(op):
+        if not self.covers(op):
             return known
-        seconds = float(self.seconds(op, x[None, :])[0])
-        fixed = max(seconds - known.compute_s - known.memory_s, 0.0)
-        return Cost(seconds, known.compute_s, known.memory_s, fixed, known.joules, known.bound)
+        seconds = float(self.seconds(op, self.quantities(op)[None, :])[0])
+        return replace(known, seconds=seconds)
 
-    def lower(self, kind: str, dtype: str) -> F8:
-        """Parameters of the roofline, which the energy comes from."""
-        return self.base.lower(kind, dtype)
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        known = self.base.row(op, probe)
+        if self.inside_moe(op):
+            return replace(known, curve=by_count(op, probe, self.quantities, self._nothing),
+                           formula=None, most=NO_LIMIT)  # fmt: skip
+        grid = self.grid(op)
+        if grid is not None:
+            assert known.formula is not None, "grids continue a formula"
+            formula = replace(known.formula, code=_grid_code(op))
+            return replace(
+                known, formula=formula, grid=grid, blocks=self.blocks_of(op), most=IN_GRID
+            )
+        if self.curve(op) is None:
+            return replace(known, most=NOT_THERE)
+        curve = by_count(op, probe, self.quantities, self._prices)
+        return replace(known, curve=curve, formula=None, most=self._most(op, probe, curve))
 
-    def quantities(self, op: Op) -> F8 | None:
-        own = self.base.quantities(op)
+    def _nothing(self, op: Op, x: F8) -> tuple[F8, F8]:
+        """Prices of ops that another one's measured time includes."""
+        bound = np.full(len(x), float(BOUNDS.index(self.base.cost(op).bound)))
+        return np.zeros(len(x)), bound
+
+    def _prices(self, op: Op, x: F8) -> tuple[F8, F8]:
+        return self.seconds(op, x), self.base.prices(op, x[:, 1:])[:, O_BOUND]
+
+    def _most(self, op: Op, probe: Probe, curve: ByCount) -> int:
+        """Largest count of an op whose rows the kernel tables hold."""
+        measured = self.curve(op)
+        assert measured is not None
+        rows = [o.shape[_rows(op)] for o in (op, probe.raised[curve.moment])]
+        step = rows[1] - rows[0]
+        return int((measured.rows[-1] - rows[0]) / step + 1.0) if step > 0.0 else NO_LIMIT
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        covered = [op for op in ops if self.covers(op)]
+        names = ", ".join(sorted({op.name for op in covered}))
+        out = [Evidence("kernel tables", names, "measured", None, self.count)] if covered else []
+        out += [
+            Evidence("thread blocks of a kernel", "decodes of unequal contexts", "fitted",
+                     fit.error, fit.rows)
+            for fit in self.blocks.values()
+            if any(fit.parameters is self.blocks_of(op) for op in covered)
+        ]  # fmt: skip
+        return out + self.base.evidence([op for op in ops if not self.covers(op)])
+
+    def roof(self, dtype: str) -> Roof:
+        return self.base.roof(dtype)
+
+    def quantities(self, op: Op) -> F8:
+        """What the measured time of an op that the tables cover depends on, shape (q,)."""
         if op.kind == "experts" and self.grid(op) is not None and op.loads is not None:
             return np.array([op.loads.routed / op.shape["top_k"], op.loads.active])
         if self.grid(op) is not None:
             return np.array([op.shape.get(name, 0.0) for name in SUMS])
         if self.inside_moe(op):
             return np.zeros(1)
-        if self.curve(op) is None:
-            return own
-        rows = op.shape["m" if op.kind == "gemm" else "rows"]
-        return np.concatenate([[rows], own if own is not None else [rows]])
+        own = self.base.quantities(op)
+        assert own is not None, "only ops that the device's model knows have a curve"
+        return np.concatenate([[op.shape[_rows(op)]], own])
 
     def seconds(self, op: Op, x: F8) -> F8:
         grid, curve = self.grid(op), self.curve(op)
         if self.inside_moe(op):
             return np.zeros(len(x))
         if grid is not None:
-            formula = self.formula(op)
+            formula = self.base.formula(op, ALONE)
             assert formula is not None
+            formula = replace(formula, code=_grid_code(op))
             ratios = beyond_rows(grid, formula, self.h, x, op.shape.get("top_k", 1.0))
             return grid_rows(formula.code, grid, x) * ratios
-        if curve is None:
-            return self.base.seconds(op, x)
+        assert curve is not None, "only ops that the tables cover have a measured time"
         rows = whole_tiles(x[:, 0], curve.rows[-1]) if op.kind == "gemm" else x[:, 0]
         out = curve.at(rows) * self._beyond(op, curve, x)
         added = self.curves.get((ADDED.get(op.name, ""), self._added_columns(op)))
@@ -194,30 +245,26 @@ class TableModel:
         outside = x[:, 0] > curve.rows[-1]
         if outside.any():
             edge = self._at(op, float(curve.rows[-1]))[None, 1:]
-            out[outside] = self.base.seconds(op, x[outside, 1:]) / self.base.seconds(op, edge)
+            longer, least = self.base.prices(op, x[outside, 1:]), self.base.prices(op, edge)
+            out[outside] = longer[:, O_SECONDS] / least[:, O_SECONDS]
         return out
 
     def _at(self, op: Op, rows: float) -> F8:
         """Quantities of an op at another number of rows."""
-        key = "m" if op.kind == "gemm" else "rows"
-        scale = rows / op.shape[key]
-        other = replace(op, shape={**op.shape, key: rows}, act_bytes=op.act_bytes * scale)
-        x = self.quantities(other)
-        assert x is not None
-        return x
+        scale = rows / op.shape[_rows(op)]
+        return self.quantities(
+            replace(op, shape={**op.shape, _rows(op): rows}, act_bytes=op.act_bytes * scale)
+        )
 
-    def formula(self, op: Op) -> Formula | None:
-        if self.grid(op) is None:
-            return None if self.curve(op) is not None else self.base.formula(op)
-        code = {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
-        own = self.base.formula(op)  # what continues the grid
-        assert own is not None, "kernel tables lie on a calibrated model"
-        return Formula(code, own.p, own.x)
 
-    def most_rows(self, op: Op) -> float | None:
-        """Most rows of a curve's op that were measured; None for other ops."""
-        found = self.curve(op)
-        return None if found is None else float(found.rows[-1])
+def _rows(op: Op) -> str:
+    """Entry of a curve's op that the curve runs along."""
+    return "m" if op.kind == "gemm" else "rows"
+
+
+def _grid_code(op: Op) -> int:
+    """Code of the formula that reads the grid of an op."""
+    return {"experts": MOE_GRID, "attention_prefill": MIXED_PREFILL}.get(op.kind, MIXED_DECODE)
 
 
 def _heads(op: Op) -> tuple[int, ...]:
@@ -225,7 +272,7 @@ def _heads(op: Op) -> tuple[int, ...]:
     return tuple(int(op.shape[name]) for name in ("heads_q", "heads_kv", "head_dim"))
 
 
-def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: KernelModel) -> TableModel:
+def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedModel) -> TableModel:
     """Read kernel tables of a device (both forms that `workloads.kernel_tables` reads).
 
     Raises

@@ -15,7 +15,6 @@ from ...workloads.batch import (
     DECODES,
     PREFILLS,
     TOKENS,
-    UNEVEN,
     WINDOW_MOMENTS,
 )
 from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
@@ -149,7 +148,8 @@ def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done
     come or gone.
     """
     m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
-    m[UNEVEN] = 0.0
+    at = m.size - 1  # behind the sums of the batch
+    m[at] = 0.0
     if m[PREFILLS] > 0.0 or m[DECODES] < 2.0:
         return
     changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
@@ -163,7 +163,7 @@ def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done
         last[B_SECONDS] = uneven_seconds(
             plan.uneven, books.contexts, count, limits.captured, books.places
         )
-    m[UNEVEN] = last[B_SECONDS]
+    m[at] = last[B_SECONDS]
 
 
 @compiled_part

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ...devices.cost import KernelModel
-from ...devices.device import SharedMemoryDevice, build_device, with_tables
-from ...devices.link import FittedLink, LinkModel
+from ...devices.device import SharedMemoryDevice, build_device
+from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
 from ...workloads.layers import MixtureOfExperts, Run
@@ -87,6 +86,8 @@ class Deployment:
         Number formats and attention algorithm.
     experts : tuple of ExpertPart
         Every expert part in order of execution.
+    kernels : tuple of str
+        Measured kernel tables in use.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -101,6 +102,7 @@ class Deployment:
     placement: str
     run: Run
     experts: tuple[ExpertPart, ...]
+    kernels: tuple[str, ...] = ()
     pools: tuple[Deployment, ...] = ()
 
     @property
@@ -120,7 +122,7 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
-    def link(self, op: Op) -> LinkModel | FittedLink:
+    def link(self, op: Op) -> LinkModel:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
 
         A transfer between the devices of a group runs over the link within a node.
@@ -133,10 +135,8 @@ class Deployment:
             spec, ranks = self.system.device.link, self.system.device.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
-        link, model = LinkModel(spec, ranks), next(iter(self.device.processors.values())).model
-        if isinstance(model, KernelModel) and spec is self.system.device.link:
-            return FittedLink(link, model)
-        return link
+        inside = spec is self.system.device.link
+        return LinkModel(spec, ranks, self.device.collectives if inside else None)
 
     def memory(self, usable_bytes: float | None = None) -> Memory:
         """Memory of one device, of the pipeline stage with most weights; see `memories`."""
@@ -201,8 +201,14 @@ def deploy(
     Raises
     ------
     InputError
-        Degrees, placement or routing that do not fit the model or system.
+        Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
+    if system.device.fabric is not None:  # its time comes from its engine, not from ops one by one
+        raise InputError(
+            system.name,
+            "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "
+            "`opbyte frames` (a stream of images)",
+        )
     check_routing(routing)
     for where, name, known in (
         ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
@@ -227,9 +233,7 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = build_device(system.device, calibrated=costs == "auto")
-    if kernels:
-        device = with_tables(device, kernels)
+    device = build_device(system.device, calibrated=costs == "auto", kernels=kernels)
     _check_formats(model, device)
     return Deployment(
         model=model,
@@ -241,6 +245,7 @@ def deploy(
         placement=system.device.placement if placement is None else placement,
         run=Run(model.numerics, system.device.attention if attention is None else attention),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
+        kernels=tuple(kernels),
     )
 
 

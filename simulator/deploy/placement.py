@@ -1,64 +1,139 @@
 """Which processor runs an op, and what runs side by side: the placement rules.
 
-``xpu-only``     everything on the main processor.
-``op-per-byte``  the op's Op/B against the processors' nominal rooflines: the processor that
-                 attains more FLOP/s at that Op/B.
-``fastest``      the processor on which the op's full cost model says fewer seconds.
-``paper``        Duplex, section IV: Logic-PIM takes decode attention always and experts in
-                 decoding-only stages; the main processor takes the rest.
-``co-process``   Duplex, section V-B: prefill attention beside decode attention, and experts
-                 split between both processors by increasing load.
+A rule scores every processor that can run an op, by what the op costs there, and the lowest score
+runs it. The rules of the Duplex paper go by the kind of op instead; `co-process` (section V-B) also
+runs prefill attention beside decode attention and splits experts between both processors by
+increasing load.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...devices.device import Processor, Region, SharedMemoryDevice
-from ...workloads.errors import SpecError
+from ...workloads.errors import InputError, SpecError
 from ...workloads.ops import Loads, Op
 from ...workloads.registry import Registry
-
-Choose = Callable[[Op, Sequence[Processor], bool], Processor]
-PLACEMENTS: Registry[Choose] = Registry("placement")
 
 CLEARLY = 1.0 - 1e-12
 """A split must beat another by more than rounding: with equal loads two can last equally long,
 and both paths must choose the same."""
 
 PAPER_DECODE = ("attention_decode", "mla_decode", "linear_state")
+"""Kinds of op that Duplex runs near memory when they decode (section IV)."""
 
 
-@PLACEMENTS.register("xpu-only")
-def xpu_only(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
-    """The main processor."""
-    return able[0]
+class Option(NamedTuple):
+    """One op on one processor that can run it, as a placement rule sees it.
+
+    Attributes
+    ----------
+    place : int
+        Of the processor among those of its device; 0 is the main one.
+    near : bool
+        Whether the Duplex paper runs the op near memory in this stage: decode attention always,
+        experts in decoding-only stages (section IV).
+    seconds, joules : float
+        Price of the op there; 0 for rules that do not ask (`Rule.priced`).
+    attained : float
+        FLOP/s under the nominal roofs of the processor at the op's Op/B.
+    """
+
+    place: int
+    near: bool
+    seconds: float
+    joules: float
+    attained: float
 
 
-@PLACEMENTS.register("op-per-byte")
-def op_per_byte(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
-    """The processor that attains more at the op's Op/B."""
-    opb = op.op_per_byte or 0.0
-    return max(able, key=lambda p: p.attainable(opb, op.dtype))
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A placement rule: the option of the lowest score runs the op, the first of equal ones.
+
+    Attributes
+    ----------
+    score : callable
+        ``score(option)``, a plain function of numbers that Numba can compile, since simulations
+        call it compiled.
+    title : str
+        For lists: the first line of its docstring.
+    priced : bool
+        Whether it reads seconds or joules.
+    shares : bool
+        Whether two processors share the experts of a layer and run attention side by side.
+    """
+
+    score: Callable[[Option], float]
+    title: str
+    priced: bool = False
+    shares: bool = False
 
 
-@PLACEMENTS.register("fastest")
-def fastest(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
-    """The processor on which the op takes the least time."""
-    return min(able, key=lambda p: p.model.cost(op).seconds)
+PLACEMENTS: Registry[Rule] = Registry("placement")
+
+Score = Callable[[Option], float]
 
 
-@PLACEMENTS.register("paper")
-@PLACEMENTS.register("co-process")
-def paper(op: Op, able: Sequence[Processor], mixed: bool) -> Processor:
-    """Decode attention, and experts of decoding-only stages, near memory; the rest not."""
-    decode = op.kind in PAPER_DECODE and op.phase == "decode"
-    near = able[1:] if decode or (op.kind == "experts" and not mixed) else ()
-    return near[0] if near else able[0]
+def placement(name: str, *, priced: bool = False, shares: bool = False) -> Callable[[Score], Score]:
+    """Register a function as a placement rule; see `Rule`.
+
+    Raises
+    ------
+    InputError
+        The function has no docstring, or gives no number.
+    """
+
+    def add(score: Score) -> Score:
+        title = (score.__doc__ or "").strip().partition("\n")[0].rstrip(".")
+        if not title:
+            raise InputError(f"placement {name!r}", "needs a docstring, whose first line names it")
+        try:
+            float(score(Option(0, False, 1.0, 1.0, 1.0)))
+        except Exception as error:
+            raise InputError(f"placement {name!r}", f"must give a number ({error})") from error
+        PLACEMENTS.register(name)(Rule(score, title, priced, shares))
+        return score
+
+    return add
+
+
+@placement("xpu-only")
+def xpu_only(o: Option) -> float:
+    """Everything on the main processor."""
+    return float(o.place)
+
+
+@placement("op-per-byte")
+def op_per_byte(o: Option) -> float:
+    """Each op where its Op/B attains more FLOP/s under the nominal roofs."""
+    return -o.attained
+
+
+@placement("fastest", priced=True)
+def fastest(o: Option) -> float:
+    """Each op on the processor where it takes the least time."""
+    return o.seconds
+
+
+@placement("paper")
+def paper(o: Option) -> float:
+    """Decode attention near memory, experts too in decoding-only stages (Duplex, section IV)."""
+    return 0.0 if o.near and o.place > 0 else 1.0 + o.place
+
+
+@placement("co-process", shares=True)
+def co_process(o: Option) -> float:
+    """As paper; prefill beside decode attention, experts shared (Duplex, section V-B)."""
+    return 0.0 if o.near and o.place > 0 else 1.0 + o.place
+
+
+BUILT_IN = tuple(PLACEMENTS)
+"""Names of this module's rules, whose place here is their code in compiled code."""
 
 
 def processors_of(device: SharedMemoryDevice) -> list[Processor]:
@@ -98,19 +173,19 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
     mixed : bool
         Whether the stage holds any prefill.
     """
-    choose = PLACEMENTS[rule]
+    chosen = PLACEMENTS[rule]
     processors = processors_of(device)
     out: list[Region] = []
     for op in ops:
         can = able(processors, op.kind)
-        if rule == "co-process" and op.kind == "experts" and len(can) > 1:
+        if chosen.shares and op.kind == "experts" and len(can) > 1:
             both = (can[0], can[1])
             split = split_experts(op, *both, device.spec.memory.spaces, device.spec.splitter)
             out += [split, *added_sums(split, processors)]
             continue
-        name = choose(op, can, mixed).name
+        name = choose(chosen, op, can, processors, mixed).name
         beside = out[-1].tracks if out else {}
-        if rule == "co-process" and _is_pair(beside, op) and name not in beside:
+        if chosen.shares and _is_pair(beside, op) and name not in beside:
             out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
         elif op.kind == "experts":
             alone = Region({name: [op]})
@@ -118,6 +193,24 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
         else:
             out.append(Region({name: [op]}))
     return out
+
+
+def choose(
+    rule: Rule, op: Op, can: Sequence[Processor], processors: Sequence[Processor], mixed: bool
+) -> Processor:
+    """The processor on which a rule runs an op whole."""
+    if len(can) == 1:
+        return can[0]
+    decode = op.kind in PAPER_DECODE and op.phase == "decode"
+    near = decode or (op.kind == "experts" and not mixed)
+
+    def score(p: Processor) -> float:
+        cost = p.model.cost(op) if rule.priced else None
+        seconds, joules = (cost.seconds, cost.total_joules) if cost else (0.0, 0.0)
+        attained = p.attained(op.flops, op.bytes, op.dtype)
+        return rule.score(Option(processors.index(p), near, seconds, joules, attained))
+
+    return min(can, key=score)
 
 
 def _beside(

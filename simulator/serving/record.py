@@ -55,6 +55,9 @@ class OpTotal:
         Times it ran (layers x steps x devices).
     outside : float
         How many of them lay outside the kernel tables, where some are in use.
+    by_bound : mapping of str to float
+        Its busy seconds by what bounded the op: "compute", "memory" (of an op on a link, the
+        link's bandwidth) and "latency".
     """
 
     layer: str
@@ -69,6 +72,13 @@ class OpTotal:
     joules: Mapping[str, float]
     runs: float
     outside: float
+    by_bound: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """What bounded it for most of its time: a price's own word, kept through the run."""
+        most = max(self.by_bound, key=lambda name: self.by_bound[name])
+        return "link" if self.layer == "communication" and most == "memory" else most
 
     @property
     def bytes(self) -> float:
@@ -108,10 +118,17 @@ class Run:
         Dynamic energy of the whole run and of the interval.
     interval_static_joules : float
         Static power of all devices over the interval.
+    interval_busy_joules : float
+        What devices draw on top while they run kernels, beside the energy of the work.
+    devices : int
+        Devices of all replicas.
     ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
         Of requests completed after the warm-up.
     kv_peak : float
         Most of the KV capacity in use on any device, as a fraction.
+    kv_capacity : float
+        Bytes of KV cache that a device may hold, the engine's settings counted (of two pools, one
+        that decodes).
     failures, restarts : int
         Replicas that failed, and requests that had to be computed again because of it.
     moved_bytes : float
@@ -139,11 +156,14 @@ class Run:
     joules: float
     interval_joules: float
     interval_static_joules: float
+    interval_busy_joules: float
+    devices: int
     ttft_s: Quantiles
     tbt_s: Quantiles
     tpot_s: Quantiles
     e2e_s: Quantiles
     kv_peak: float
+    kv_capacity: float
     wall_s: float
     failures: int = 0
     restarts: int = 0
@@ -161,8 +181,18 @@ class Run:
 
     @property
     def joules_per_token(self) -> float | None:
-        """Dynamic and static energy per output token [J]."""
+        """All energy of the devices per output token [J]."""
         if not self.interval_output_tokens:
             return None
-        total = self.interval_joules + self.interval_static_joules
-        return total / self.interval_output_tokens
+        return self.board_joules / self.interval_output_tokens
+
+    @property
+    def board_joules(self) -> float:
+        """All energy of the devices over the interval [J]."""
+        return self.interval_joules + self.interval_static_joules + self.interval_busy_joules
+
+    @property
+    def watts_per_device(self) -> float | None:
+        """Mean power of a device over the interval [W]."""
+        device_s = self.interval_s * self.devices
+        return self.board_joules / device_s if device_s > 0 else None

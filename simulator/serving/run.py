@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ...devices.cost import BOUNDS
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
@@ -191,8 +192,14 @@ def _collect(
     joules = slice(T_J_DRAM, T_J_LINK + 1)
     whole = [float(totals(e.plan, e.books.tally)[:, :, joules].sum()) for e in engines]
     before = [float(e.warm.totals[:, :, joules].sum()) for e in engines]
-    system = deployment.system
+    busy = [float(totals(e.plan, e.books.tally)[:, :, T_BUSY].sum()) for e in engines]
+    idled = [float(e.warm.totals[:, :, T_BUSY].sum()) for e in engines]
+    busy_s = sum((w - b) * s for w, b, s in zip(busy, idled, scale, strict=True))
+    work = sum((w - b) * s for w, b, s in zip(whole, before, scale, strict=True))
+    system, board = deployment.system, deployment.device.board
     devices = system.devices_per_node * system.nodes * copies
+    busy_s = min(busy_s, devices * interval)
+    spent = board.work_joules(sum(whole), sum(busy))
     waited = requests.first_token_s - requests.arrival_s
     decode = requests.last_token_s - requests.first_token_s
     several = requests.output_tokens > 1
@@ -203,7 +210,7 @@ def _collect(
         seed=seed,
         requests=requests,
         stages=_stages(engines),
-        ops=_op_totals(engines),
+        ops=_op_totals(engines, spent / sum(whole) if spent else 1.0),
         iterations=sum(int(s.counters[C_STEPS]) for s in states),
         preemptions=sum(int(s.counters[C_PREEMPTIONS]) for s in states),
         output_tokens=sum(emitted),
@@ -213,9 +220,11 @@ def _collect(
         interval_s=interval,
         interval_output_tokens=_scaled(emitted, [e.warm.emitted for e in engines], scale),
         interval_prompt_tokens=_scaled(prompt, [e.warm.prompt for e in engines], scale),
-        joules=sum(whole),
-        interval_joules=sum((w - b) * s for w, b, s in zip(whole, before, scale, strict=True)),
-        interval_static_joules=system.device.static_W * devices * interval,
+        joules=spent,
+        interval_joules=board.work_joules(work, busy_s),
+        interval_static_joules=board.idle_joules(devices * interval),
+        interval_busy_joules=board.busy_joules(busy_s),
+        devices=devices,
         ttft_s=quantiles(waited[warm]),
         tbt_s=histogram_quantiles(
             np.sum([s.hist for s in states], axis=0),
@@ -225,6 +234,7 @@ def _collect(
         tpot_s=quantiles((decode / np.maximum(requests.output_tokens - 1, 1))[warm & several]),
         e2e_s=quantiles((requests.last_token_s - requests.arrival_s)[warm]),
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
+        kv_capacity=engines[-1].kv.capacity,
         wall_s=time.perf_counter() - began,
     )
 
@@ -289,8 +299,11 @@ def _stages(engines: list[Engine]) -> dict[str, F8]:
     return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
 
 
-def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
-    """Sum ops of the same name over layers and engines, one row a processor that ran them."""
+def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
+    """Sum ops of the same name over layers and engines, one row a processor that ran them.
+
+    `clock` is what of the energy of their work is left at the clock that the power limit allows.
+    """
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     for engine in engines:  # those of two pools may have different ops
@@ -305,9 +318,10 @@ def _op_totals(engines: list[Engine]) -> tuple[OpTotal, ...]:
         OpTotal(
             layer, name, kind, processor, walls[layer, name, kind], float(t[T_BUSY]),
             float(t[T_FLOPS]), float(t[T_STREAM]), float(t[T_ACT]),
-            {"dram": float(t[T_J_DRAM]), "compute": float(t[T_J_COMPUTE]),
-             "link": float(t[T_J_LINK])},
+            {"dram": clock * float(t[T_J_DRAM]), "compute": clock * float(t[T_J_COMPUTE]),
+             "link": clock * float(t[T_J_LINK])},
             float(t[T_RUNS]), float(t[T_OUTSIDE]),
+            {name: float(seconds) for name, seconds in zip(BOUNDS, t, strict=False)},
         )
         for (layer, name, kind, processor), t in rows.items()
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """The compiled path: one step's seconds from its moments, with running totals per op.
 
-Same formulas as `stage`, `placement` and `devices.cost`, over the arrays of `lowering.Plan`.
+Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arrays of `lowering.Plan`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...devices.cost import (
+from ...devices.cost import BOUNDS
+from ...devices.prices import (
     P_BANDWIDTH,
     P_BYTES,
     P_FIXED,
@@ -23,10 +24,8 @@ from ...devices.cost import (
 from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
 from ...workloads.jit import compiled_inline, compiled_part, int64
-from ..deploy.placement import CLEARLY
+from ..deploy.placement import CLEARLY, Option
 from .lowering import (
-    B1,
-    CO_PROCESS,
     E_CLASS,
     E_COUNT,
     E_GROUPS,
@@ -36,7 +35,6 @@ from .lowering import (
     E_TOP_K,
     E_UNIFORM,
     F8,
-    FASTEST,
     FORM_ACT,
     FORM_FLOPS,
     FORM_STREAM,
@@ -45,12 +43,11 @@ from .lowering import (
     G_START,
     G_STOP,
     I8,
-    OP_PER_BYTE,
-    PAPER,
     ROLE_DECODE,
     ROLE_LINK,
     ROLE_PAIR_DECODE,
     S_ROLE,
+    S_SEVERAL,
     S_VARIES,
     TABLE_SIZE,
     V_ACT,
@@ -58,31 +55,35 @@ from .lowering import (
     V_PERSIST,
     V_TILT,
     V_WEIGHTS,
-    XPU_ONLY,
     Plan,
 )
-from .prices import experts_beyond, fitted_experts, fitted_outside, fitted_seconds
+from .prices import Price, bound, experts_price, op_outside, op_price, part_outside
+from .rules import score
 
-(T_BUSY, T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE, T_J_DRAM, T_J_COMPUTE, T_J_LINK) = range(9)
-NUM_TALLIES = 6
-NUM_TOTALS = 9
-"""Columns of `Books.tally` (the first six) and of `totals`: per op and processor, summed over
-devices: busy seconds, FLOPs, streamed and activation bytes, how many times it ran there, how many of
-them outside the kernel tables in use, and joules by path."""
+T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
+NUM_TALLIES = len(BOUNDS) + 5
+T_BUSY, T_J_DRAM, T_J_COMPUTE, T_J_LINK = range(NUM_TALLIES, NUM_TALLIES + 4)
+NUM_TOTALS = NUM_TALLIES + 4
+"""Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds
+by what bounds them (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran
+there, how many of them outside the kernel tables in use; of totals also all busy seconds, and joules
+by path."""
 
-(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE) = range(7)
-NUM_CELL = 7
+(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
+NUM_CELL = 8
 """Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
-beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables."""
+beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables;
+code of the bound."""
 
-(A_BUSY, A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE) = range(5)
-NUM_SHARE = 5
-"""Columns of `Books.share`: one step's experts of one part on one processor, all groups."""
+A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
+NUM_SHARE = len(BOUNDS) + 4
+"""Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
+busy seconds by bound."""
 
 (Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
 NUM_QUEUE = 4
 """Columns of `Books.queue`: tokens and active experts of one memory space, and their seconds
-on the main and on the near processor."""
+on the main and on the near processor by rooflines, without fixed costs."""
 
 
 (B_DECODES, B_STEP, B_SECONDS) = range(3)
@@ -108,43 +109,9 @@ class Books(NamedTuple):
 
 
 @compiled_part
-def choose(
-    rule: int, near: bool, params: F8, can: B1, flops: float, stream: float, act: float
-) -> int:
-    """Processor of one op that runs whole: `placement`'s rules in order of `RULES`.
-
-    `near` says whether the paper's rules want it off the main processor.
-    """
-    best = 0
-    while not can[best]:
-        best += 1
-    if rule == XPU_ONLY:
-        return best
-    if rule in (PAPER, CO_PROCESS):
-        for p in range(best + 1, can.size):
-            if near and can[p]:
-                return p
-        return best
-    best_score = -np.inf
-    size = stream + act
-    for p in range(can.size):
-        if not can[p]:
-            continue
-        if rule == OP_PER_BYTE:  # FLOP/s attained under the nominal roofs
-            score = min(params[p, P_PEAK], flops / size * params[p, P_BANDWIDTH]) if size else 0.0
-        else:
-            score = -(
-                max(flops / params[p, P_FLOPS], size / params[p, P_BYTES]) + params[p, P_FIXED]
-            )
-        if score > best_score:
-            best, best_score = p, score
-    return best
-
-
-@compiled_part
 def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     """Place and cost one op of one rank at the moments `m`, into `cell`."""
-    forms, role, last = plan.forms[s], plan.slots[s, S_ROLE], m.size
+    forms, last = plan.forms[s], m.size
     flops, stream, act = 0.0, forms[FORM_STREAM, last], 0.0
     for j in range(last):
         flops += forms[FORM_FLOPS, j] * m[j]
@@ -156,14 +123,50 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
         return
     flops += forms[FORM_FLOPS, last]
     act += forms[FORM_ACT, last]
-    params = plan.params[s]
-    near = role in (ROLE_PAIR_DECODE, ROLE_DECODE)
-    p = choose(plan.rule, near, params, plan.can[s], flops, stream, act)
-    seconds = max(flops / params[p, P_FLOPS], (stream + act) / params[p, P_BYTES])
-    seconds = fitted_seconds(plan.fitted, s, m, seconds + params[p, P_FIXED])
+    p = 0
+    while not plan.can[s, p]:
+        p += 1
+    if plan.slots[s, S_SEVERAL]:
+        p = choose_slot(plan, s, m, flops, stream, act)
+    seconds, limit = op_price(plan.kernels, plan.params[s, p], s, p, m, flops, stream + act)
     cell[K_WALL], cell[K_PROCESSOR], cell[K_BUSY] = seconds, p, seconds
     cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
-    cell[K_OUTSIDE] = fitted_outside(plan.fitted, s, m)
+    cell[K_OUTSIDE] = op_outside(plan.kernels, s, p, m)
+    cell[K_BOUND] = limit
+
+
+@compiled_part
+def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: float) -> int:
+    """Processor of an op that several can run: the lowest score, the first of equal ones."""
+    role = plan.slots[s, S_ROLE]
+    near = role in (ROLE_PAIR_DECODE, ROLE_DECODE)
+    best, least = int64(0), np.inf
+    for p in range(plan.can.shape[1]):
+        if not plan.can[s, p]:
+            continue
+        params, seconds, joules = plan.params[s, p], 0.0, 0.0
+        if plan.priced:
+            seconds, _ = op_price(plan.kernels, params, s, p, m, flops, stream + act)
+            joules = energy(params, flops, stream, act)
+        o = Option(p, near, seconds, joules, attained(params, flops, stream + act))
+        value = score(plan.custom, plan.rule, o)
+        if value < least:
+            best, least = p, value
+    return best
+
+
+@compiled_part
+def attained(params: F8, flops: float, size: float) -> float:
+    """FLOP/s under the nominal roofs of a processor; 0 where nothing moves."""
+    return float(min(params[P_PEAK], flops / size * params[P_BANDWIDTH])) if size else 0.0
+
+
+@compiled_part
+def energy(params: F8, flops: float, stream: float, act: float) -> float:
+    """Dynamic joules of an op that is no collective."""
+    return float(
+        stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP]
+    )  # fmt: skip
 
 
 @compiled_part
@@ -179,7 +182,7 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
         if fresh or plan.slots[s, S_VARIES]:
             cost_slot(plan, s, m, cell)
             paired = plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE and plan.spaces > 1
-            if plan.rule == CO_PROCESS and paired:
+            if plan.shares and paired:
                 before = cells[s - 1]  # decode attention runs beside the prefill just before it
                 if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
                     cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
@@ -187,7 +190,7 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
         if p >= 0:
             total += cell[K_WALL]
             row = tally[s, p]
-            row[T_BUSY] += cell[K_BUSY] * times
+            row[int(cell[K_BOUND])] += cell[K_BUSY] * times
             track = books.busy.shape[1] - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
             books.busy[0, track] += cell[K_BUSY] * times
             row[T_FLOPS] += cell[K_FLOPS] * times
@@ -211,41 +214,71 @@ def expert_seconds(table: F8, tokens: int) -> float:
     return float(max(tokens * table[TABLE_SIZE], weights + tokens * traffic))
 
 
+@compiled_part
+def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+    """Price of experts that take `busy` seconds one after another, launch left out."""
+    params, work = plan.params[plan.slots.shape[0] + x, p], plan.expert_work[x]
+    seconds = busy + params[P_FIXED]
+    compute = tokens * work[V_FLOPS] / params[P_FLOPS]
+    memory = (active * work[V_WEIGHTS] + tokens * work[V_ACT]) / params[P_BYTES]
+    return seconds, bound(seconds, compute, memory, params[P_FIXED])
+
+
+@compiled_part
+def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+    """Price of a share of one device's experts, which take `busy` seconds on a roofline."""
+    price = experts_price(plan.kernels, plan.slots.shape[0] + x, p, tokens, active)
+    if price[0] < 0.0:
+        price = roofline_price(plan, x, p, tokens, active, busy)
+    return price
+
+
+@compiled_part
+def book_share(
+    plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8
+) -> None:
+    """Add a share of one device's experts to the totals of its processor."""
+    share[p, price[1]] += price[0]
+    share[p, A_TOKENS] += tokens
+    share[p, A_ACTIVE] += active
+    share[p, A_RUNS] += 1.0
+    row = plan.slots.shape[0] + x
+    share[p, A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
+
+
 @compiled_inline
 def experts_whole(
     plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8
 ) -> float:
     """Seconds of one device's experts on the one processor that the rule chooses."""
-    routed, active = 0, 0
+    routed, active = 0.0, 0.0
     for e in range(first, first + held):
         routed += loads[e]
         active += loads[e] > 0
-    if routed == 0:
+    if routed == 0.0:
         return 0.0
     row, work = plan.slots.shape[0] + x, plan.expert_work[x]
-    params, can = plan.params[row], plan.can[row]
-    measured = fitted_experts(plan.fitted, row, routed, active)
-    only = int64(-1)
-    if measured < 0.0 and plan.rule != FASTEST:
-        only = choose(
-            plan.rule, not mixed, params, can, routed * work[V_FLOPS],
-            active * work[V_WEIGHTS], routed * work[V_ACT],
-        )  # fmt: skip
-    best, best_seconds = 0, np.inf if measured < 0.0 else measured
+    can, several = plan.can[row], plan.can[row].sum() > 1
+    flops, stream, act = routed * work[V_FLOPS], active * work[V_WEIGHTS], routed * work[V_ACT]
+    best, least, chosen = int64(0), np.inf, (0.0, int64(0))
     for p in range(can.size):
-        if measured < 0.0 and can[p] and (only < 0 or p == only):
-            table = plan.expert_table[plan.experts[x, E_CLASS], p]
-            seconds = params[p, P_FIXED]
+        if not can[p]:
+            continue
+        params, value = plan.params[row, p], -1.0
+        price = experts_price(plan.kernels, row, p, routed, active)
+        if price[0] < 0.0:
+            table, busy = plan.expert_table[plan.experts[x, E_CLASS], p], 0.0
             for e in range(first, first + held):
-                seconds += expert_seconds(table, loads[e])
-            if seconds < best_seconds:
-                best, best_seconds = p, seconds
-    share[best, A_BUSY] += best_seconds
-    share[best, A_TOKENS] += routed
-    share[best, A_ACTIVE] += active
-    share[best, A_RUNS] += 1.0
-    share[best, A_OUTSIDE] += experts_beyond(plan.fitted, row, routed, active)
-    return best_seconds
+                busy += expert_seconds(table, loads[e])
+            price = roofline_price(plan, x, p, routed, active, busy)
+        if several:
+            joules = energy(params, flops, stream, act)
+            rate = attained(params, flops, stream + act)
+            value = score(plan.custom, plan.rule, Option(p, not mixed, price[0], joules, rate))
+        if value < least:
+            best, least, chosen = p, value, price
+    book_share(plan, x, best, routed, active, chosen, share)
+    return chosen[0]
 
 
 @compiled_part
@@ -277,9 +310,36 @@ def queue_spaces(
 
 
 @compiled_part
-def split_queue(
-    queue: F8, used: int, near: int, fixed_main: float, fixed_near: float, optimal: bool, share: F8
-) -> float:
+def side_price(plan: Plan, x: int, p: int, queue: F8, used: int, mask: int, near: bool) -> Price:
+    """Price of the memory spaces of one side of a split; 0 where it has none."""
+    tokens, active, busy = 0.0, 0.0, 0.0
+    for j in range(used):
+        if (mask >> j & 1 > 0) == near:
+            tokens += queue[j, Q_TOKENS]
+            active += queue[j, Q_ACTIVE]
+            busy += queue[j, Q_NEAR] if near else queue[j, Q_MAIN]
+    if tokens == 0.0:
+        return 0.0, 0
+    return share_price(plan, x, p, tokens, active, busy)
+
+
+@compiled_part
+def book_side(
+    plan: Plan, x: int, p: int, queue: F8, used: int, mask: int, near: bool, share: F8
+) -> None:
+    """Book one side of a split."""
+    tokens, active = 0.0, 0.0
+    for j in range(used):
+        if (mask >> j & 1 > 0) == near:
+            tokens += queue[j, Q_TOKENS]
+            active += queue[j, Q_ACTIVE]
+    if tokens > 0.0:
+        price = side_price(plan, x, p, queue, used, mask, near)
+        book_share(plan, x, p, tokens, active, price, share)
+
+
+@compiled_part
+def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) -> float:
     """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
 
     A choice is a mask of the spaces that move: every mask, or those of the order's prefixes.
@@ -287,31 +347,16 @@ def split_queue(
     whole = (1 << used) - 1
     best, best_seconds, mask = 0, np.inf, 0
     while mask <= whole:
-        on_main = fixed_main if mask < whole else 0.0
-        on_near = fixed_near if mask > 0 else 0.0
-        for j in range(used):
-            if mask >> j & 1:
-                on_near += queue[j, Q_NEAR]
-            else:
-                on_main += queue[j, Q_MAIN]
+        on_main, _ = side_price(plan, x, int64(0), queue, used, mask, False)
+        on_near, _ = side_price(plan, x, near, queue, used, mask, True)
         seconds = max(on_main, on_near)
         if seconds < best_seconds * CLEARLY:
             best, best_seconds = mask, seconds
-        if not optimal and on_near > best_seconds:
+        if not plan.optimal and on_near > best_seconds:
             break  # the near side only grows from here
-        mask += 1 if optimal else mask + 1
-    for j in range(used):
-        moved = best >> j & 1
-        side = near if moved else 0
-        share[side, A_BUSY] += queue[j, Q_NEAR] if moved else queue[j, Q_MAIN]
-        share[side, A_TOKENS] += queue[j, Q_TOKENS]
-        share[side, A_ACTIVE] += queue[j, Q_ACTIVE]
-    if best < whole:
-        share[0, A_BUSY] += fixed_main
-        share[0, A_RUNS] += 1.0
-    if best > 0:
-        share[near, A_BUSY] += fixed_near
-        share[near, A_RUNS] += 1.0
+        mask += 1 if plan.optimal else mask + 1
+    book_side(plan, x, int64(0), queue, used, best, False, share)
+    book_side(plan, x, near, queue, used, best, True, share)
     return best_seconds
 
 
@@ -334,10 +379,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
             seconds = 0.0
             if used > 0:
-                fixed_main, fixed_near = params[0, P_FIXED], params[near, P_FIXED]
-                seconds = split_queue(
-                    queue, used, near, fixed_main, fixed_near, plan.optimal, share
-                )
+                seconds = split_queue(plan, x, queue, used, near, share)
         else:
             seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
         left = -sums  # bytes of partial sums that this group's stacks leave
@@ -345,9 +387,10 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             left += share[p, A_TOKENS] * params[p, P_SUM]
         if left > 0.0:
             sums += left
-            add = left / params[0, P_BYTES] + params[0, P_FIXED]
+            moving, fixed = left / params[0, P_BYTES], params[0, P_FIXED]
+            add = moving + fixed
             seconds += add
-            share[0, A_BUSY] += add
+            share[0, int(bound(add, 0.0, moving, fixed))] += add
             share[0, A_RUNS] += 1.0
         slowest = max(slowest, seconds)
     layers = experts[E_LAYERS]
@@ -355,8 +398,9 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
     for p in range(share.shape[0]):
         if share[p, A_RUNS] > 0.0:
             total = books.tally[row, p]
-            total[T_BUSY] += share[p, A_BUSY] * times
-            books.busy[0, p] += share[p, A_BUSY] * times
+            for b in range(A_TOKENS):
+                total[b] += share[p, b] * times
+                books.busy[0, p] += share[p, b] * times
             total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
@@ -440,11 +484,12 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
 
 
 def totals(plan: Plan, tally: F8) -> F8:
-    """Running totals with energy, which is linear in them, shape (S+X, P, 9)."""
+    """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
     link = np.zeros(len(tally), dtype=np.bool_)
     link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
     out = np.zeros((*tally.shape[:2], NUM_TOTALS))
     out[:, :, :NUM_TALLIES] = tally
+    out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)
     act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
     out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act
     out[:, :, T_J_COMPUTE] = tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP]

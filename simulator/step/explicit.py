@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...devices.cost import Cost, KernelModel
-from ...workloads.batch import PREFILL, Batch, Moments
+from ...devices.cost import Cost
+from ...workloads.batch import PREFILL, Batch
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
@@ -60,6 +60,11 @@ class StageCost:
     joules: float
     ops: tuple[PlacedOp, ...]
     stages: tuple[float, ...]
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that devices run ops, summed over devices."""
+        return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
 
 
 def explicit_stage(
@@ -110,7 +115,8 @@ class _Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        self.moments = [_moments(deployment, b, captured) for b in batches]
+        self.moments = [b.moments(deployment.shard.windows) for b in batches]
+        self.unequal = [_unequal(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
             *(np.concatenate([getattr(b, f) for b in batches])
@@ -128,7 +134,7 @@ class _Stage:
                 self._ranks([[op] for op in send], 1)
                 self.seconds.append(0.0)
             for layer, count in held.groups:
-                self._ranks([self._dense_ops(layer, m, dummy) for m in self.moments], count)
+                self._ranks([self._dense_ops(layer, r, dummy) for r in range(d.ranks)], count)
             for part in d.experts:
                 if part.stage == s:
                     self._experts(part)
@@ -137,11 +143,12 @@ class _Stage:
         stages = tuple(self.seconds)
         return StageCost(sum(stages), joules, tuple(self.placed), stages)
 
-    def _dense_ops(self, layer: Layer, m: Moments, dummy: Loads) -> list[Op]:
+    def _dense_ops(self, layer: Layer, rank: int, dummy: Loads) -> list[Op]:
         """Ops of one layer that do not depend on the expert draw, collectives included."""
+        m = self.moments[rank]
         parts = layer_ops(layer, m, self.d.run, dummy)
         program = layer_program(layer, parts, self.d.layout, self.d.run, m.tokens)
-        return [op for op in program if op.kind != "experts"]
+        return [_lengthened(op, self.unequal[rank]) for op in program if op.kind != "experts"]
 
     def _ranks(self, programs: Sequence[Sequence[Op]], count: int) -> None:
         """Run one program per rank; the section lasts as long as the slowest rank."""
@@ -202,10 +209,17 @@ class _Stage:
         return part.router.loads(self.step, part.row, self.union, self.replica)
 
 
-def _moments(d: Deployment, batch: Batch, captured: int) -> Moments:
-    m = batch.moments(d.shard.windows)
-    if not any(isinstance(p.model, KernelModel) for p in d.device.processors.values()):
-        return m
-    from .unequal import with_uneven  # compiled code, which a step on rooflines does without
+def _unequal(d: Deployment, batch: Batch, captured: int) -> float:
+    """Seconds that unequal contexts of the decodes add to the attention of one layer."""
+    if d.device.collectives is None:  # rooflines know nothing of it
+        return 0.0
+    from .unequal import unequal_seconds  # compiled code, which a step on rooflines does without
 
-    return with_uneven(d, batch, m, captured)
+    return unequal_seconds(d, batch, captured)
+
+
+def _lengthened(op: Op, seconds: float) -> Op:
+    """A decode attention op with what unequal contexts add; windows even them out."""
+    if seconds == 0.0 or op.kind != "attention_decode" or op.shape["window"]:
+        return op
+    return replace(op, shape={**op.shape, "uneven": seconds})

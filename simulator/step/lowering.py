@@ -13,20 +13,18 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.cost import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, KernelModel
 from ...devices.device import Processor
-from ...devices.link import FittedLink, LinkModel
+from ...devices.link import LinkModel
+from ...devices.prices import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
-from ..deploy.placement import PAPER_DECODE, able, processors_of, sum_bytes
+from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes
 from ..deploy.programs import head_program, layer_program, stage_send
-from .prices import Fitted, Slot, lower_fitted
+from .prices import Kernels, gather
+from .rules import Custom, custom_rule, rule_code
 from .unequal import Uneven, uneven_of
-
-RULES = ("xpu-only", "op-per-byte", "fastest", "paper", "co-process")
-XPU_ONLY, OP_PER_BYTE, FASTEST, PAPER, CO_PROCESS = range(5)
 
 ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
 """What placement rules tell apart; a pair's decode follows the prefill that it may run beside."""
@@ -37,8 +35,9 @@ FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 """Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage
 that holds those."""
 
-(S_ROLE, S_VARIES) = range(2)
-"""Columns of `Plan.slots`: role, and whether the op depends on the contexts of decodes."""
+(S_ROLE, S_VARIES, S_SEVERAL) = range(3)
+"""Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, and whether more
+than one processor can run it."""
 
 (E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE) = range(8)
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
@@ -64,15 +63,16 @@ B1 = npt.NDArray[np.bool_]
 class Plan(NamedTuple):
     """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
 
-    Slots are ordered by section; a section's slots run once per layer of its group and are
+    Of the M moments, the last is none of a batch: seconds that unequal contexts add to a layer's
+    decode attention, where its kernel tells (see `unequal`). Slots are ordered by section; a section's slots run once per layer of its group and are
     followed by a barrier over ranks. Arrays are few and two- or three-dimensional because each
     one more costs compile time in every function that takes a plan.
     """
 
     windows: I8  # [W] attention windows
     sections: I8  # [G, 4]
-    slots: I8  # [S, 2]
-    forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes; last column the constant
+    slots: I8  # [S, 3]
+    forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
     experts: I8  # [X, 8]
@@ -81,14 +81,17 @@ class Plan(NamedTuple):
     router: F8  # [X, 3, E] see `draws`
     seed: int
     replica: int
-    rule: int
+    rule: int  # code of a built-in placement rule
+    custom: Custom  # a rule from outside, compiled; None = built in
+    priced: bool  # whether the rule asks for prices
+    shares: bool  # whether it runs attention side by side and shares experts
     spaces: int
     optimal: bool  # whether co-processing tries every subset of the spaces
     ranks: int
     stages: int  # of the pipeline
     tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
-    fitted: Fitted | None  # kernel models of the rows that have one
+    kernels: Kernels | None  # prices of the rows that are no rooflines
     uneven: Uneven  # decode attention of unequal contexts
 
 
@@ -122,67 +125,37 @@ def lower(
     """
     d = deployment
     processors = processors_of(d.device)
-    windows = d.shard.windows
     sections = _sections(d)
-    forms, params, can, role = [], [], [], []
-    names, layers, kinds, links = [], [], [], []
-    starts = [0]
-    measured: list[Slot] = []
-    for build, _, _ in sections:
-        ops = build(_unit_moments(windows, None))
-        affine = _affine(build, windows, len(ops))
-        raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
-        for i, op in enumerate(ops):
-            link = _link(d, op)
-            forms.append(affine[i])
-            role.append(_role(op, ops[i - 1] if i else None))
-            row, ok = _lower_op(op, link, processors)
-            params.append(row)
-            can.append(ok)
-            names.append(op.name)
-            layers.append(op.layer)
-            kinds.append(op.kind)
-            links.append(link.spec.name if link else None)
-            model = link or processors[0].model
-            known = model if isinstance(model, KernelModel) else None
-            measured.append(Slot(op, known, tuple(other[i] for other in raised)))
-        starts.append(len(forms))
-    for part in d.experts:
-        op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
-        row, ok = _lower_op(op, None, processors)
-        if not ok[0]:  # the main processor adds partial sums even where it runs no experts
-            row[0] = processors[0].model.lower("partial_sums", op.dtype)
-        row[:, P_SUM] = [sum_bytes(op, p) for p in processors]
-        params.append(row)
-        can.append(ok)
-        names.append(op.name)
-        layers.append(op.layer)
-        kinds.append(op.kind)
-        links.append(None)
-    form = np.ascontiguousarray(np.stack(forms))
-    rows = np.ascontiguousarray(np.stack(params))
-    able_rows = np.ascontiguousarray(np.stack(can))
+    probed = [_probe(d, build, counts) for build, _, _ in sections]
+    ends = np.cumsum([len(ops) for ops, _, _ in probed])
+    form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
+    ops = [op for found, _, _ in probed for op in found]
+    links = [_link(d, op) for op in ops]
+    roles = [_role(op, before) for found, _, _ in probed for op, before in _followed(found)]
+    probes = [probe for _, _, found in probed for probe in found]
+    experts = [part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run) for part in d.experts]
+    ops, links = ops + experts, [*links, *(None for _ in experts)]
+    probes += [Probe((), counts) for _ in experts]
+    rows = _price_rows(ops, links, probes, processors)
+    shape = (len(ops), len(processors))
+    params, can = _params(rows, shape, experts, processors)
     work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
-    tables, classes = _expert_tables(work, rows[len(form) :])
-    contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
-    varies = (form[:, :, contexts] != 0.0).any(axis=(1, 2))
-    whole = [(count, stage) for _, count, stage in sections]
+    tables, classes = _expert_tables(work, params[len(form) :])
+    rule = PLACEMENTS[d.placement]
     plan = Plan(
-        windows=np.array(windows, dtype=np.int64),
-        sections=np.column_stack([starts[:-1], starts[1:], whole]).astype(np.int64),
-        slots=np.stack([np.array(role, dtype=np.int64), varies.astype(np.int64)], axis=1),
+        windows=np.array(d.shard.windows, dtype=np.int64),
+        sections=np.column_stack(
+            [[0, *ends[:-1]], ends, [(count, stage) for _, count, stage in sections]]
+        ).astype(np.int64),
+        slots=np.column_stack([roles, _varies(form, d.shard.windows), can[: len(form)].sum(1) > 1])
+        .astype(np.int64),
         forms=form,
-        params=rows,
-        can=able_rows,
+        params=params,
+        can=can,
         experts=np.array(
             [
-                (
-                    *_expert_counts(part),
-                    _near(d, able_rows[len(form) + x]),
-                    classes[x],
-                    part.layers,
-                    part.stage,
-                )
+                (*_expert_counts(part), _near(rule.shares, can[len(form) + x]), classes[x],
+                 part.layers, part.stage)
                 for x, part in enumerate(d.experts)
             ],
             dtype=np.int64,
@@ -192,20 +165,86 @@ def lower(
         router=_padded([p.router.table(p.row) for p in d.experts]),
         seed=d.experts[0].router.seed if d.experts else 0,
         replica=replica,
-        rule=RULES.index(d.placement),
+        rule=rule_code(d.placement),
+        custom=custom_rule(d.placement),
+        priced=rule.priced,
+        shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
         optimal=d.device.spec.splitter == "optimal",
         ranks=d.ranks,
         stages=d.layout.pp,
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
-        fitted=lower_fitted(d, measured, counts),
+        kernels=gather(rows, shape, form.shape[2] - 1),
         uneven=uneven_of(d),
-    )
+    )  # fmt: skip
     slots = Slots(
-        tuple(names), tuple(layers), tuple(kinds), tuple(p.name for p in processors), tuple(links)
+        name=tuple(op.name for op in ops),
+        layer=tuple(op.layer for op in ops),
+        kind=tuple(op.kind for op in ops),
+        processors=tuple(p.name for p in processors),
+        link=tuple(link.spec.name if link else None for link in links),
     )
     return plan, slots
+
+
+def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
+    """Ops of a section at unit moments, their forms, and how each changes with the moments."""
+    windows = d.shard.windows
+    ops = build(_unit_moments(windows, None))
+    affine = _affine(build, windows, len(ops))
+    raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
+    probes = [Probe(tuple(other[i] for other in raised), counts) for i in range(len(ops))]
+    return ops, np.insert(affine, -1, 0.0, axis=2), probes
+
+
+def _followed(ops: Sequence[Op]) -> list[tuple[Op, Op | None]]:
+    """Every op of a section and the one before it."""
+    return list(zip(ops, [None, *ops[:-1]], strict=True))
+
+
+def _varies(form: F8, windows: tuple[int, ...]) -> B1:
+    """Which ops depend on the contexts of decodes."""
+    contexts = [BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV for w in range(len(windows))]
+    return np.asarray((form[:, :, contexts] != 0.0).any(axis=(1, 2)))
+
+
+def _price_rows(
+    ops: Sequence[Op],
+    links: Sequence[LinkModel | None],
+    probes: Sequence[Probe],
+    processors: Sequence[Processor],
+) -> dict[tuple[int, int], PriceRow]:
+    """Price rows by op and processor; a collective stands in the main processor's place."""
+    rows: dict[tuple[int, int], PriceRow] = {}
+    for i, (op, link, probe) in enumerate(zip(ops, links, probes, strict=True)):
+        if link is not None:
+            rows[i, 0] = link.row(op, probe)
+            continue
+        can = able(processors, op.kind)
+        rows |= {
+            (i, p): processor.model.row(op, probe)
+            for p, processor in enumerate(processors)
+            if processor in can
+        }
+    return rows
+
+
+def _params(
+    rows: dict[tuple[int, int], PriceRow],
+    shape: tuple[int, int],
+    experts: Sequence[Op],
+    processors: Sequence[Processor],
+) -> tuple[F8, B1]:
+    """Roofline terms of every op on every processor, and which processors can run it."""
+    params, can = np.zeros((*shape, NUM_PARAMS)), np.zeros(shape, dtype=np.bool_)
+    for (i, p), row in rows.items():
+        params[i, p], can[i, p] = row.params, True
+    for i, op in enumerate(experts, shape[0] - len(experts)):
+        if not can[i, 0]:  # the main processor adds partial sums even where it runs no experts
+            params[i, 0] = processors[0].base.row(op, Probe((), 1)).params
+        params[i, :, P_SUM] = [sum_bytes(op, p) for p in processors]
+    return params, can
 
 
 Build = Callable[[Moments], list[Op]]
@@ -273,7 +312,7 @@ def _forms(ops: list[Op]) -> F8:
     return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
 
 
-def _link(d: Deployment, op: Op) -> LinkModel | FittedLink | None:
+def _link(d: Deployment, op: Op) -> LinkModel | None:
     return d.link(op) if op.layer == "communication" else None
 
 
@@ -284,21 +323,6 @@ def _role(op: Op, before: Op | None) -> int:
         paired = before is not None and before.phase == "prefill" and before.layer == op.layer
         return ROLE_PAIR_DECODE if paired else ROLE_DECODE
     return ROLE_PLAIN
-
-
-def _lower_op(
-    op: Op, link: LinkModel | FittedLink | None, processors: Sequence[Processor]
-) -> tuple[F8, B1]:
-    params = np.zeros((len(processors), NUM_PARAMS))
-    ok = np.zeros(len(processors), dtype=np.bool_)
-    if link is not None:
-        params[0], ok[0] = link.lower(op.kind, op.dtype), True
-        return params, ok
-    can = able(processors, op.kind)
-    for i, processor in enumerate(processors):
-        if processor in can:
-            params[i], ok[i] = processor.model.lower(op.kind, op.dtype), True
-    return params, ok
 
 
 def _expert_work(part: ExpertPart, d: Deployment) -> tuple[float, ...]:
@@ -313,11 +337,10 @@ def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
     return router.prob.shape[1], part.ep, router.top_k, int(router.uniform)
 
 
-def _near(d: Deployment, can: B1) -> int:
-    """Processor that shares experts with the main one under this placement; 0 = none."""
+def _near(shares: bool, can: B1) -> int:
+    """Processor that shares experts with the main one under a placement that does; 0 = none."""
     others = np.flatnonzero(can[1:])
-    shared = d.placement == "co-process" and can[0] and len(others)
-    return int(others[0]) + 1 if shared else 0
+    return int(others[0]) + 1 if shares and can[0] and len(others) else 0
 
 
 def _expert_tables(work: F8, params: F8) -> tuple[F8, list[int]]:

@@ -1,13 +1,14 @@
-"""Lowering of measured and fitted kernel models, beside the roofline of `lowering`.
+"""The price list of a deployment: what every op costs on every processor, as arrays.
 
-An op that depends on one count (tokens, or sequences) becomes a row of seconds by that count;
-attention and experts become formulas of the batch's sums. Both come from the same
-`KernelModel` that the explicit path asks op by op.
+Each processor's cost model gives the rows (`devices.prices.PriceRow`); here they are gathered, and
+priced by one compiled function whatever model made them. A row that is a roofline is priced by its
+terms. An op that depends on one count (tokens, or sequences) has a curve of prices by that count,
+attention and experts have formulas of the batch's sums, or measured grids that formulas continue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +16,7 @@ import numpy.typing as npt
 from numba import types
 from numba.extending import overload
 
-from ...devices.calibrated.hardware import NUM_HARDWARE, hardware
-from ...devices.calibrated.scalar import (
+from ...devices.calibrated.formulas import (
     CURVE,
     DECODE,
     MIXED_DECODE,
@@ -24,7 +24,6 @@ from ...devices.calibrated.scalar import (
     MLA,
     MOE,
     MOE_GRID,
-    PREFILL,
     ROOFLINE,
     SUMS,
     U_BATCH,
@@ -33,14 +32,24 @@ from ...devices.calibrated.scalar import (
     U_KV,
     U_PAIRS,
     U_TOKENS,
-    U_UNEVEN,
     WIDTH,
-    decode_seconds,
-    mla_seconds,
-    moe_seconds,
-    prefill_seconds,
+    decode_price,
+    mla_price,
+    moe_price,
+    prefill_price,
 )
-from ...devices.cost import KernelModel
+from ...devices.calibrated.hardware import NUM_HARDWARE
+from ...devices.cost import bound_code
+from ...devices.prices import (
+    EMPTY,
+    IN_GRID,
+    NOT_THERE,
+    P_BYTES,
+    P_FIXED,
+    P_FLOPS,
+    Grid,
+    PriceRow,
+)
 from ...devices.tables.edge import (
     attention_outside,
     decode_beyond,
@@ -48,215 +57,166 @@ from ...devices.tables.edge import (
     moe_beyond,
     prefill_beyond,
 )
-from ...devices.tables.grid import EMPTY, Grid, interpolate, mixed_decode, mixed_prefill
-from ...devices.tables.model import TableModel
-from ...workloads.batch import BASE_MOMENTS
-from ...workloads.errors import InputError
+from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
 from ...workloads.jit import compiled_part
-from ...workloads.ops import Loads, Op
-from ..deploy.deployment import Deployment
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-MOST_COUNTS = 1 << 17
-"""Counts that a curve holds at most; a larger one continues the line of its last two."""
+(K_CODE, K_START, K_LENGTH, K_MOMENT, K_MOST, K_GRID) = range(6)
+NUM_SLOT = 6
+"""Columns of `Kernels.slots`: code of the formula; where its curve starts, how many counts it
+holds, and the moment that it counts; `PriceRow.most`; and which grid it reads."""
 
-(K_CODE, K_START, K_LENGTH, K_MOMENT, K_MOST) = range(5)
-NUM_SLOT = 5
-"""Columns of `Fitted.slots`: code of the formula; where its curve starts, how many counts it
-holds, and the moment that it counts; the largest count that the kernel tables hold."""
+Price = tuple[float, int]
+"""Seconds, and the code of what bounds them."""
 
-NO_TABLES, NOT_THERE, GRID = -3, -2, -1
-"""Values of `K_MOST`: no kernel tables are in use; they lack the op's shape; see its grid."""
-
-
-class Fitted(NamedTuple):
-    """Kernel models as arrays, S+X rows as in `lowering.Plan`."""
-
-    slots: I8  # [S+X, 5]
-    curves: F8  # seconds at counts 0, 1, 2, ... of every curve, one after another
-    formulas: F8  # [S+X, 2, WIDTH + 1] parameters and window; quantities
-    sums: F8  # [S+X, 7, M+1] `SUMS` as affine forms of the moments
-    h: F8  # [NUM_HARDWARE]
-    axes: F8  # [2, 4, A] of the grids of attention and of experts
-    sizes: I8  # [2, 4]
-    attention: F8  # seconds of the first grid
-    experts: F8  # of the second
-    top_k: float
+bound = compiled_part(bound_code)
 
 
-class Slot(NamedTuple):
-    """An op outside the experts as `lowering` probed it: at the unit moments, and how to build it."""
+class Kernels(NamedTuple):
+    """Rows that are no rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
 
-    op: Op
-    model: KernelModel | None
-    raised: tuple[Op, ...]  # the op with one moment raised by 1, for every moment
+    slots: I8  # [N, P, NUM_SLOT]
+    curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
+    formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
+    sums: F8  # [N, len(SUMS), M+1] `SUMS` as affine forms of the moments
+    h: F8  # [P, NUM_HARDWARE]
+    axes: F8  # [G, 4, A]
+    sizes: I8  # [G, 4]
+    starts: I8  # [G] where the seconds of each grid start
+    seconds: F8  # of all grids
 
 
-def lower_fitted(d: Deployment, slots: Sequence[Slot], counts: int) -> Fitted | None:
-    """Lower the kernel models of a deployment; None where every op is a roofline's.
+Rows = Mapping[tuple[int, int], PriceRow]
+"""Price rows by row and processor."""
+
+
+def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
+    """Make arrays of price rows; None where all of them are rooflines.
 
     Parameters
     ----------
-    slots : sequence of Slot
-        Ops outside the experts.
-    counts : int
-        Largest count to tabulate (tokens of a step).
+    rows : mapping of (int, int) to PriceRow
+    shape : (int, int)
+        Rows and processors.
+    moments : int
+        Sums of a batch that the forms have columns for, without the constant.
     """
-    main = next(iter(d.device.processors.values())).model
-    if not isinstance(main, KernelModel):
+    if all(row.curve is None and row.formula is None for row in rows.values()):
         return None
-    rows = len(slots) + len(d.experts)
-    moments = len(slots[0].raised)
-    codes = np.zeros((rows, NUM_SLOT), dtype=np.int64)
-    codes[:, K_MOST] = NOT_THERE if isinstance(main, TableModel) else NO_TABLES
-    formulas = np.zeros((rows, 2, WIDTH + 1))
-    sums = np.zeros((rows, len(SUMS), moments + 1))
-    curves: list[F8] = []
-    grids: dict[str, Grid] = {}
-    top_k = 1.0
-    ops = [(slot.op, slot.model) for slot in slots]
-    for part in d.experts:
-        op = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run)
-        ops.append((op, main))
-    for i, (op, model) in enumerate(ops):
-        if model is None or model.quantities(op) is None:
-            continue
-        formula = model.formula(op)
-        if formula is not None:
-            codes[i, K_CODE] = formula.code
-            formulas[i, 0, :WIDTH], formulas[i, 0, WIDTH] = formula.p, formula.window
-            formulas[i, 1, : len(formula.x)] = formula.x
-            if i < len(slots):
-                sums[i] = _affine_sums(slots[i])
-            grid = model.grid(op) if isinstance(model, TableModel) else None
-            if grid is not None:
-                codes[i, K_MOST] = GRID
-                grids["experts" if op.kind == "experts" else "attention"] = grid
-                top_k = op.shape.get("top_k", top_k)
-        elif i < len(slots):
-            moment, curve = _curve(slots[i], model, counts)
+    slots = np.zeros((*shape, NUM_SLOT), dtype=np.int64)
+    formulas = np.zeros((*shape, 2, WIDTH + 1))
+    sums = np.zeros((shape[0], len(SUMS), moments + 1))
+    h = np.ones((shape[1], NUM_HARDWARE))
+    curves: list[F8] = [np.zeros((0, 2))]
+    grids: list[Grid] = []
+    for (i, p), row in rows.items():
+        slots[i, p, K_MOST] = row.most
+        if row.curve is not None:
             start = sum(map(len, curves))
-            codes[i, :K_MOST] = CURVE, start, len(curve), moment
-            if isinstance(model, TableModel) and model.covers(op):
-                codes[i, K_MOST] = _most(slots[i], model, moment)
-            curves.append(curve)
-    return _pack(d, codes, curves, formulas, sums, grids, top_k)
+            length = len(row.curve.seconds)
+            slots[i, p, : K_MOMENT + 1] = CURVE, start, length, row.curve.moment
+            curves.append(np.column_stack([row.curve.seconds, row.curve.bound]))
+        if row.formula is None:
+            continue
+        formula = row.formula
+        slots[i, p, K_CODE] = formula.code
+        formulas[i, p, 0, :WIDTH], formulas[i, p, 0, WIDTH] = formula.p, formula.window
+        formulas[i, p, 1, : len(formula.x)], formulas[i, p, 1, WIDTH] = formula.x, formula.top_k
+        if formula.sums is not None:  # the last two columns: unequal contexts, and the constant
+            sums[i, :, : formula.sums.shape[1] - 1] = formula.sums[:, :-1]
+            sums[i, :, -1] = formula.sums[:, -1]
+        if row.hardware is not None:
+            h[p] = row.hardware
+        if row.grid is not None:
+            slots[i, p, K_GRID] = len(grids)
+            grids.append(row.grid)
+    return Kernels(slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids))
 
 
-def _pack(
-    d: Deployment, codes: I8, curves: list[F8], formulas: F8, sums: F8, grids: dict[str, Grid],
-    top_k: float,
-) -> Fitted:  # fmt: skip
-    attention, experts = grids.get("attention", EMPTY), grids.get("experts", EMPTY)
-    width = max(attention.axes.shape[1], experts.axes.shape[1])
-    axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge")
-            for g in (attention, experts)]  # fmt: skip
-    try:
-        h = hardware(d.device.spec)
-    except InputError:
-        h = np.ones(NUM_HARDWARE)
-    return Fitted(
-        codes, np.concatenate([np.zeros(0), *curves]), formulas,
-        sums, h, np.stack(axes), np.stack([attention.sizes, experts.sizes]), attention.seconds,
-        experts.seconds, top_k,
+def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
+    """Axes, sizes, starts and seconds of grids of any number, with axes of one length."""
+    held = grids or [EMPTY]
+    width = max(g.axes.shape[1] for g in held)
+    axes = [np.pad(g.axes, ((0, 0), (0, width - g.axes.shape[1])), mode="edge") for g in held]
+    starts = np.cumsum([0, *(len(g.seconds) for g in held[:-1])])
+    return (
+        np.stack(axes), np.stack([g.sizes for g in held]), starts.astype(np.int64),
+        np.concatenate([g.seconds for g in held]),
     )  # fmt: skip
 
 
-def _affine_sums(slot: Slot) -> F8:
-    """Coefficients of an attention op's sums in the moments, the constant last."""
-    base = np.array([slot.op.shape.get(name, 0.0) for name in SUMS])
-    out = np.empty((len(SUMS), len(slot.raised) + 1))
-    for j, op in enumerate(slot.raised):
-        out[:, j] = np.array([op.shape.get(name, 0.0) for name in SUMS]) - base
-    out[:, -1] = base - out[:, :-1].sum(axis=1)
-    return out
+@compiled_part
+def op_price(
+    kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float
+) -> Price:
+    """Price of op `s` on processor `p` at the moments `m`, `size` bytes moved."""
+    compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
+    seconds = max(compute, memory) + fixed
+    return kernel_price(kernels, s, p, m, seconds, bound(seconds, compute, memory, fixed))
 
 
-def _curve(slot: Slot, model: KernelModel, counts: int) -> tuple[int, F8]:
-    """The moment that an op counts, and its seconds at counts 0, 1, 2, ..."""
-    base = model.quantities(slot.op)
-    assert base is not None
-    changed = [
-        j for j, op in enumerate(slot.raised)
-        if not np.array_equal(_known(model.quantities(op)), base)
-    ]  # fmt: skip
-    moment = changed[0] if changed else 0
-    step = _known(model.quantities(slot.raised[moment])) - base
-    if moment >= BASE_MOMENTS:
-        counts = MOST_COUNTS  # keys of whole contexts, not tokens of a step
-    x = base + step * (np.arange(min(counts, MOST_COUNTS) + 1)[:, None] - 1.0)
-    seconds = model.seconds(slot.op, x[1:])
-    return moment, np.concatenate([[0.0], seconds])
-
-
-def _most(slot: Slot, model: TableModel, moment: int) -> int:
-    """Largest count of an op whose rows the kernel tables hold."""
-    most = model.most_rows(slot.op)
-    if most is None:  # part of a measured layer
-        return 1 << 62
-    rows = [op.shape["m" if op.kind == "gemm" else "rows"] for op in (slot.op, slot.raised[moment])]
-    step = rows[1] - rows[0]
-    return int((most - rows[0]) / step + 1.0) if step > 0.0 else 1 << 62
-
-
-def _known(x: F8 | None) -> F8:
-    assert x is not None
-    return x
-
-
-def fitted_seconds(fitted: Fitted | None, s: int, m: F8, roofline: float) -> float:
-    """Seconds of op `s` at the moments `m`; `roofline` where no kernel model covers it.
+def kernel_price(
+    kernels: Kernels | None, s: int, p: int, m: F8, seconds: float, limit: int
+) -> Price:
+    """Price of an op; the roofline's, given, where no kernel model covers it.
 
     Without kernel models (None) compiled callers contain nothing of it.
     """
-    return roofline if fitted is None else _op_seconds(fitted, s, m, roofline)
+    return (seconds, limit) if kernels is None else _op_price(kernels, s, p, m, seconds, limit)
 
 
-def fitted_experts(fitted: Fitted | None, row: int, routed: int, active: int) -> float:
-    """Seconds of one device's experts, part `row`; negative where no kernel model covers them."""
-    return -1.0 if fitted is None else _expert_seconds(fitted, row, routed, active)
+def experts_price(kernels: Kernels | None, row: int, p: int, routed: float, active: float) -> Price:
+    """Price of one device's experts; negative where no kernel model covers them."""
+    return (-1.0, 0) if kernels is None else _experts_price(kernels, row, p, routed, active)
 
 
-def fitted_outside(fitted: Fitted | None, s: int, m: F8) -> bool:
+def op_outside(kernels: Kernels | None, s: int, p: int, m: F8) -> bool:
     """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
-    return False if fitted is None else bool(_op_outside(fitted, s, m))
+    return False if kernels is None else bool(_op_outside(kernels, s, p, m))
 
 
-def experts_beyond(fitted: Fitted | None, row: int, routed: int, active: int) -> bool:
-    """The same for one device's experts, part `row`."""
-    return False if fitted is None else bool(_part_outside(fitted, row, routed, active))
+def part_outside(kernels: Kernels | None, row: int, p: int, routed: float, active: float) -> bool:
+    """Whether one device's experts lie outside the kernel tables, where some are in use."""
+    return False if kernels is None else bool(_part_outside(kernels, row, p, routed, active))
 
 
 @compiled_part
-def _op_seconds(fitted: Fitted, s: int, m: F8, roofline: float) -> float:
-    slot = fitted.slots[s]
+def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: int) -> Price:
+    slot = kernels.slots[s, p]
     code = slot[K_CODE]
     if code == ROOFLINE:
-        return roofline
+        return seconds, limit
     if code == CURVE:
-        return float(_on_curve(fitted.curves, slot, m[slot[K_MOMENT]]))
-    forms = fitted.sums[s]
-    batch, tokens, pairs = _form(forms[U_BATCH], m), 0.0, 0.0
-    kv = _form(forms[U_KV], m)
-    if code != DECODE:
-        tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
-    p, x = fitted.formulas[s, 0], fitted.formulas[s, 1]
-    if code == DECODE:
-        return float(decode_seconds(p, fitted.h, x, batch, kv))
-    if code == PREFILL:
-        return float(prefill_seconds(p, fitted.h, x, p[WIDTH], batch, tokens, pairs, kv))
+        return _on_curve(kernels.curves, slot, m[slot[K_MOMENT]])
+    forms, h = kernels.sums[s], kernels.h[p]
+    batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
+    parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
+    if code in (DECODE, MIXED_DECODE):
+        seconds, limit = decode_price(parameters, h, x, batch, kv)
+        if code == MIXED_DECODE:
+            axes, sizes, held = _grid(kernels, slot[K_GRID])
+            ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
+            seconds = ratio * mixed_decode(axes, sizes, held, batch, kv, m[m.size - 1])
+        return seconds, limit
+    tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
     if code == MLA:
-        return float(mla_seconds(p, fitted.h, x, batch, tokens, pairs, kv))
-    axes, sizes, seconds = fitted.axes[0], fitted.sizes[0], fitted.attention
-    if code == MIXED_DECODE:
-        uneven = _form(forms[U_UNEVEN], m)
-        ratio = decode_beyond(axes, sizes, p, fitted.h, x, batch, kv)
-        return float(ratio * mixed_decode(axes, sizes, seconds, batch, kv, uneven))
-    decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
-    ratio = prefill_beyond(axes, sizes, p, fitted.h, x, batch, tokens, pairs)
-    return float(ratio * mixed_prefill(axes, sizes, seconds, batch, tokens, pairs, decodes, own))
+        return mla_price(parameters, h, x, batch, tokens, pairs, kv)
+    window = parameters[WIDTH]
+    seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv)
+    if code == MIXED_PREFILL:
+        axes, sizes, held = _grid(kernels, slot[K_GRID])
+        decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
+        ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
+        seconds = ratio * mixed_prefill(axes, sizes, held, batch, tokens, pairs, decodes, own)
+    return seconds, limit
+
+
+@compiled_part
+def _grid(kernels: Kernels, g: int) -> tuple[F8, I8, F8]:
+    """Axes, sizes and seconds of one grid."""
+    return kernels.axes[g], kernels.sizes[g], kernels.seconds[kernels.starts[g] :]
 
 
 @compiled_part
@@ -268,37 +228,41 @@ def _form(form: F8, m: F8) -> float:
 
 
 @compiled_part
-def _on_curve(curves: F8, slot: I8, count: float) -> float:
+def _on_curve(curves: F8, slot: I8, count: float) -> Price:
     start, last = slot[K_START], slot[K_LENGTH] - 1
     if count <= last:
-        return float(curves[start + int(count)])
-    slope = curves[start + last] - curves[start + last - 1]
-    return float(curves[start + last] + slope * (count - last))
+        at = start + int(count)
+        return curves[at, 0], int(curves[at, 1])
+    end = curves[start + last, 0]
+    slope = end - curves[start + last - 1, 0]
+    return end + slope * (count - last), int(curves[start + last, 1])
 
 
 @compiled_part
-def _expert_seconds(fitted: Fitted, row: int, routed: int, active: int) -> float:
-    code = fitted.slots[row, K_CODE]
-    p, x = fitted.formulas[row, 0], fitted.formulas[row, 1]
-    if code == MOE:
-        return float(moe_seconds(p, fitted.h, x, float(routed), float(active)))
+def _experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
+    code = kernels.slots[row, p, K_CODE]
+    parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
+    if code != MOE and code != MOE_GRID:
+        return -1.0, 0
+    seconds, limit = moe_price(parameters, h, x, routed, active)
     if code == MOE_GRID:
-        tokens, on = routed / fitted.top_k, float(active)
-        axes, sizes = fitted.axes[1], fitted.sizes[1]
-        ratio = moe_beyond(axes, sizes, p, fitted.h, x, tokens, on, fitted.top_k)
-        return float(ratio * interpolate(axes, sizes, fitted.experts, tokens, on, 0.0, 0.0))
-    return -1.0
+        top_k = x[WIDTH]
+        tokens = routed / top_k
+        axes, sizes, held = _grid(kernels, kernels.slots[row, p, K_GRID])
+        ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
+        seconds = ratio * interpolate(axes, sizes, held, tokens, active, 0.0, 0.0)
+    return seconds, limit
 
 
 @compiled_part
-def _op_outside(fitted: Fitted, s: int, m: F8) -> bool:
-    slot = fitted.slots[s]
-    if slot[K_MOST] != GRID:
+def _op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
+    slot = kernels.slots[s, p]
+    if slot[K_MOST] != IN_GRID:
         return bool(
             slot[K_MOST] == NOT_THERE or (slot[K_MOST] >= 0 and m[slot[K_MOMENT]] > slot[K_MOST])
         )
-    forms = fitted.sums[s]
-    axes, sizes = fitted.axes[0], fitted.sizes[0]
+    forms = kernels.sums[s]
+    axes, sizes, _ = _grid(kernels, slot[K_GRID])
     if slot[K_CODE] == MIXED_DECODE:
         batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
         return bool(attention_outside(axes, sizes, MIXED_DECODE, 0.0, 0.0, 0.0, batch, kv))
@@ -311,56 +275,65 @@ def _op_outside(fitted: Fitted, s: int, m: F8) -> bool:
 
 
 @compiled_part
-def _part_outside(fitted: Fitted, row: int, routed: int, active: int) -> bool:
-    most = fitted.slots[row, K_MOST]
-    if most != GRID:
-        return bool(most == NOT_THERE)
-    tokens = routed / fitted.top_k
-    return bool(experts_outside(fitted.axes[1], fitted.sizes[1], tokens, float(active)))
+def _part_outside(kernels: Kernels, row: int, p: int, routed: float, active: float) -> bool:
+    slot = kernels.slots[row, p]
+    if slot[K_MOST] != IN_GRID:
+        return bool(slot[K_MOST] == NOT_THERE)
+    axes, sizes, _ = _grid(kernels, slot[K_GRID])
+    tokens = routed / kernels.formulas[row, p, 1, WIDTH]
+    return bool(experts_outside(axes, sizes, tokens, active))
 
 
 _OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
 
 
-@overload(fitted_seconds, jit_options=_OPTIONS, inline="always")
-def _typed_seconds(fitted: Any, s: Any, m: Any, roofline: Any) -> Callable[..., float]:
-    def absent(fitted: Any, s: Any, m: Any, roofline: Any) -> Any:
-        return roofline
-
-    def present(fitted: Any, s: Any, m: Any, roofline: Any) -> Any:
-        return _op_seconds(fitted, s, m, roofline)
-
-    return absent if isinstance(fitted, types.NoneType) else present
+def _absent(kernels: Any) -> bool:
+    return isinstance(kernels, types.NoneType)
 
 
-@overload(fitted_experts, jit_options=_OPTIONS, inline="always")
-def _typed_experts(fitted: Any, row: Any, routed: Any, active: Any) -> Callable[..., float]:
-    def absent(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
-        return -1.0
+@overload(kernel_price, jit_options=_OPTIONS, inline="always")
+def _typed_price(
+    kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any
+) -> Callable[..., Price]:
+    def absent(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any) -> Any:
+        return seconds, limit
 
-    def present(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
-        return _expert_seconds(fitted, row, routed, active)
+    def present(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any) -> Any:
+        return _op_price(kernels, s, p, m, seconds, limit)
 
-    return absent if isinstance(fitted, types.NoneType) else present
+    return absent if _absent(kernels) else present
 
 
-@overload(fitted_outside, jit_options=_OPTIONS, inline="always")
-def _typed_outside(fitted: Any, s: Any, m: Any) -> Callable[..., bool]:
-    def absent(fitted: Any, s: Any, m: Any) -> Any:
+@overload(experts_price, jit_options=_OPTIONS, inline="always")
+def _typed_experts(
+    kernels: Any, row: Any, p: Any, routed: Any, active: Any
+) -> Callable[..., Price]:
+    def absent(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
+        return -1.0, 0
+
+    def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
+        return _experts_price(kernels, row, p, routed, active)
+
+    return absent if _absent(kernels) else present
+
+
+@overload(op_outside, jit_options=_OPTIONS, inline="always")
+def _typed_outside(kernels: Any, s: Any, p: Any, m: Any) -> Callable[..., bool]:
+    def absent(kernels: Any, s: Any, p: Any, m: Any) -> Any:
         return False
 
-    def present(fitted: Any, s: Any, m: Any) -> Any:
-        return _op_outside(fitted, s, m)
+    def present(kernels: Any, s: Any, p: Any, m: Any) -> Any:
+        return _op_outside(kernels, s, p, m)
 
-    return absent if isinstance(fitted, types.NoneType) else present
+    return absent if _absent(kernels) else present
 
 
-@overload(experts_beyond, jit_options=_OPTIONS, inline="always")
-def _typed_beyond(fitted: Any, row: Any, routed: Any, active: Any) -> Callable[..., bool]:
-    def absent(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
+@overload(part_outside, jit_options=_OPTIONS, inline="always")
+def _typed_part(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Callable[..., bool]:
+    def absent(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
         return False
 
-    def present(fitted: Any, row: Any, routed: Any, active: Any) -> Any:
-        return _part_outside(fitted, row, routed, active)
+    def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
+        return _part_outside(kernels, row, p, routed, active)
 
-    return absent if isinstance(fitted, types.NoneType) else present
+    return absent if _absent(kernels) else present

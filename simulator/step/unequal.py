@@ -2,8 +2,8 @@
 
 Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a
 device tell how the kernel's thread blocks run (`devices.tables.blocks`), the difference to equal
-contexts is put into the moment `UNEVEN` of steps that only decode. A step with prompts runs another
-kernel, whose tables are read as they are.
+contexts is one more number of a step that only decodes, behind the sums. A step with prompts runs
+another kernel, whose tables are read as they are.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...devices.calibrated.scalar import MIXED_DECODE
+from ...devices.calibrated.formulas import MIXED_DECODE
+from ...devices.prices import ALONE, EMPTY
 from ...devices.tables.blocks import ABSENT, P_PLACES, P_TILE, blocks_seconds
 from ...devices.tables.edge import attention_outside
-from ...devices.tables.grid import EMPTY, mixed_decode
-from ...devices.tables.model import TableModel
-from ...workloads.batch import Batch, Moments
+from ...devices.tables.grid import mixed_decode
+from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.model import layer_ops
 from ...workloads.ops import Loads
 from ..deploy.deployment import Deployment
+from ..deploy.placement import processors_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -47,30 +48,38 @@ NONE = Uneven(ABSENT, *EMPTY)
 
 def uneven_of(d: Deployment) -> Uneven:
     """The decode attention of a deployment; `NONE` without tables that tell."""
-    main = next(iter(d.device.processors.values())).model
-    if not isinstance(main, TableModel):
-        return NONE
-    windows = d.shard.windows
-    m = Batch.of([1]).moments(windows)
+    main = processors_of(d.device)[0].model
+    m = Batch.of([1]).moments(d.shard.windows)
     for layer, _ in d.shard.groups:
         parts = layer_ops(layer, m, d.run, Loads(np.zeros(1), np.zeros(1)))
         for op in chain.from_iterable(parts):
-            grid, blocks = main.grid(op), main.blocks_of(op)
-            if op.kind == "attention_decode" and grid is not None and len(blocks):
-                return Uneven(blocks, *grid)
+            if op.kind != "attention_decode":
+                continue
+            row = main.row(op, ALONE)
+            if row.grid is not None and row.blocks is not None and len(row.blocks):
+                return Uneven(row.blocks, *row.grid)
     return NONE
 
 
-def with_uneven(d: Deployment, batch: Batch, m: Moments, captured: int) -> Moments:
-    """Moments of a batch with what its unequal contexts add."""
-    if m.prefills > 0 or m.decodes < 2:
-        return m
-    uneven = uneven_of(d)
-    if not len(uneven.blocks):
-        return m
+def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
+    """Seconds that a batch's unequal contexts add to the decode attention of one layer.
+
+    Parameters
+    ----------
+    captured : int
+        Largest batch with a captured graph; 0 = none.
+    """
+    return added_seconds(uneven_of(d), batch, captured)
+
+
+def added_seconds(uneven: Uneven, batch: Batch, captured: int) -> float:
+    """Seconds that a batch's unequal contexts add to the decode attention `uneven` of one layer."""
+    decodes = len(batch.phase) > 1 and not bool((batch.phase != DECODE).any())
+    if not decodes or not len(uneven.blocks):
+        return 0.0
     keys = np.ascontiguousarray(batch.context + 1, dtype=np.float64)
     heap = np.empty(int(uneven.blocks[P_PLACES]))
-    return m.with_uneven(float(_call(uneven, keys, len(keys), captured, heap)))
+    return float(_call(uneven, keys, len(keys), captured, heap))
 
 
 @compiled_part

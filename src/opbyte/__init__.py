@@ -16,12 +16,15 @@ _HOMES = {
     "InputError": "workloads.errors",
     "capacity": "analysis.studies.capacity",
     "compare": "analysis.answers.compare",
+    "dram": "analysis.answers.dram",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
     "list_devices": "devices.catalog",
+    "list_memories": "devices.dram.catalog",
     "list_models": "workloads.catalog",
     "list_systems": "devices.catalog",
     "load_device": "devices.catalog",
+    "load_memory": "devices.dram.catalog",
     "load_model": "workloads.catalog",
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
@@ -37,12 +40,15 @@ __all__ = [
     "__version__",
     "capacity",
     "compare",
+    "dram",
     "frames",
     "inspect",
     "list_devices",
+    "list_memories",
     "list_models",
     "list_systems",
     "load_device",
+    "load_memory",
     "load_model",
     "load_system",
     "open_requests",
@@ -55,6 +61,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from opbyte.analysis.answers.compare import compare
+    from opbyte.analysis.answers.dram import dram
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.roofline import roofline
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.studies.pareto import pareto
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
+    from opbyte.devices.dram.catalog import list_memories, load_memory
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError
     from opbyte.workloads.requests import open_requests

@@ -122,6 +122,18 @@ def test_kv_capacity_is_named() -> None:
     assert limit_of(run, {"ttft_p99": 1.0}).resource == "KV capacity"
 
 
+def test_a_cache_that_the_engine_file_limits_is_what_is_full(tmp_path: Path) -> None:
+    """W5: 600 blocks of 16 tokens are full, though the device's memory would hold many more."""
+    engine = tmp_path / "engine.json"
+    engine.write_text(
+        '{"kv_cache": {"num_gpu_blocks": 601, "block_size": 16}}'
+    )  # one is a place holder
+    run = busy(closed_loop=64, requests=192, input_len=1024, output_len=128, engine=engine)
+    assert run.kv_peak > 0.95
+    assert run.kv_capacity == pytest.approx(600 * 16 * 131_072)  # of Llama-3-8B's K and V
+    assert limit_of(run, {"ttft_p99": 0.01}).resource == "KV capacity"
+
+
 def test_long_prompts_are_bound_by_arithmetic() -> None:
     run = busy(rate=0.1, requests=20, input_len=8000, output_len=2, lengths="fixed")
     found = limit_of(run, {"ttft_p99": 0.01})

@@ -23,7 +23,14 @@ from opbyte.analysis.reproduce.duplex import rows as duplex_rows
 from opbyte.analysis.reproduce.duplex.cases import ET as FINAL
 from opbyte.analysis.reproduce.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
 from opbyte.analysis.reproduce.duplex.rows import HETERO_LENGTHS
-from opbyte.analysis.reproduce.duplex.static import EDAP_DEVICES, edap, near_processor
+from opbyte.analysis.reproduce.duplex.static import (
+    EDAP_AREAS,
+    EDAP_DEVICES,
+    area_mm2,
+    edap,
+    edap_rows,
+    near_processor,
+)
 from opbyte.analysis.reproduce.points import Measured, Point, run_point, system_of
 from opbyte.analysis.reproduce.write import write_reproduction
 from opbyte.analysis.show.output import OutputFolder
@@ -64,6 +71,18 @@ def test_edap_of_logic_pim_follows_its_closed_form() -> None:
     seconds = (weights + inputs) / (4 * 3.352e12 * 0.85)
     joules = weights * 1.921 * 8e-12 + inputs * 3.591 * 8e-12 + 2 * 16384 * 4096 * 0.23e-12
     assert edap(PLAIN, 1) == pytest.approx(joules * seconds * 17.81, rel=1e-9)
+
+
+def test_edap_by_three_areas() -> None:
+    """By hand: nine dies of 121 mm2 and 17.81 mm2 of units a stack; five stacks and 814 mm2."""
+    stack = 9 * 121 + 17.81
+    areas = {"edap": 17.81, "edap_stack": stack, "edap_device": 814 + 5 * stack}
+    assert set(areas) == set(EDAP_AREAS)
+    for which, area in areas.items():
+        assert area_mm2(PLAIN, which) == pytest.approx(area)
+        assert edap(PLAIN, 4, which) == pytest.approx(edap(PLAIN, 4) / 17.81 * area)
+    ids = [row.id for row in edap_rows()]
+    assert len(ids) == len(set(ids)) == 3 * 3 * 6
 
 
 def test_bank_pim_loses_its_edge_as_reuse_grows() -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from opbyte.devices.tables.model import TableModel
 
 from opbyte.analysis.answers.coverage import FAMILIES
 from opbyte.analysis.answers.load import load
 from opbyte.analysis.validate.serving import validate_serving
+from opbyte.devices.tables.model import TableModel
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.vllm_file import read_engine
 from opbyte.simulator.step.explicit import explicit_stage

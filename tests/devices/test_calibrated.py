@@ -23,10 +23,11 @@ from opbyte.devices.calibrated.hardware import (
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters
-from opbyte.devices.calibrated.terms import COLD
+from opbyte.devices.calibrated.terms import COLD, O_SECONDS
 from opbyte.devices.catalog import list_devices, load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import build_device
+from opbyte.devices.prices import ALONE
 from opbyte.workloads.kernel_tables import Table
 from opbyte.workloads.ops import Op
 
@@ -327,10 +328,10 @@ def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
     assert cost.seconds == family.seconds(values, h, gemms((64, 14336, 4096)))[0]
     assert cost.seconds >= max(cost.compute_s, cost.memory_s)
     assert cost.joules == spec_cost.joules
-    assert model.formula(op) is None  # it depends on one count, which is tabulated
+    assert model.formula(op, ALONE) is None  # it depends on one count, which is tabulated
     x = model.quantities(op)
     assert x is not None
-    assert model.seconds(op, np.stack([x, x])).tolist() == [cost.seconds] * 2
+    assert model.prices(op, np.stack([x, x]))[:, O_SECONDS].tolist() == [cost.seconds] * 2
 
 
 @pytest.mark.parametrize("device", [d for d in list_devices() if d.startswith(("duplex", "logic"))])

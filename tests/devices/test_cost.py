@@ -10,16 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.devices.cost import (
-    P_BYTES,
-    P_FIXED,
-    P_FLOPS,
-    P_J_ACT,
-    P_J_FLOP,
-    P_J_STREAM,
-    Roofline,
-)
+from opbyte.devices.cost import BOUNDS, Roofline, bound_code
 from opbyte.devices.link import LinkModel, collective
+from opbyte.devices.prices import ALONE, P_BYTES, P_FIXED, P_FLOPS, P_J_ACT, P_J_FLOP, P_J_STREAM
 from opbyte.devices.spec import LinkSpec
 from opbyte.workloads.ops import Loads, Op
 
@@ -64,13 +57,31 @@ def test_experts_run_one_after_another(
 
 
 def test_lowering_says_the_same() -> None:
-    params = MODEL.lower("gemm", "bf16")
-    cost = MODEL.cost(op(7e9, 3e6, 2e6))
+    some = op(7e9, 3e6, 2e6)
+    cost, params = MODEL.cost(some), MODEL.row(some, ALONE).params
     assert cost.seconds == pytest.approx(
         max(7e9 / params[P_FLOPS], 5e6 / params[P_BYTES]) + params[P_FIXED]
     )
     joules = 3e6 * params[P_J_STREAM] + 2e6 * params[P_J_ACT] + 7e9 * params[P_J_FLOP]
     assert cost.total_joules == pytest.approx(joules)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "compute", "memory", "fixed", "bound"),
+    [
+        (5.0, 3.0, 2.0, 2.0, "compute"),
+        (5.0, 2.0, 3.0, 2.0, "memory"),
+        (5.0, 2.0, 2.0, 2.0, "memory"),  # equal: more of either helps, and memory is scarcer
+        (5.0, 2.0, 1.0, 2.6, "latency"),  # most of the time
+        (0.0, 0.0, 0.0, 0.0, "memory"),
+    ],
+)
+def test_the_bound_of_a_price(
+    seconds: float, compute: float, memory: float, fixed: float, bound: str
+) -> None:
+    assert BOUNDS[bound_code(seconds, compute, memory, fixed)] == bound
+    columns = (np.array([x, x]) for x in (seconds, compute, memory, fixed))
+    assert bound_code(*columns).tolist() == [BOUNDS.index(bound)] * 2
 
 
 Share = Callable[[int], float]
@@ -90,7 +101,7 @@ LINK = LinkSpec(name="wire", bandwidth_bytes_per_s=100e9, latency_s=2e-6, energy
 def test_collectives(kind: str, hops: Share, traffic: Share, ranks: int) -> None:
     message = Op("x", "communication", kind, "both", {}, "bf16", 0.0, act_bytes=1e8)
     link = LinkModel(LINK, ranks)
-    cost, params = link.cost(message), link.lower(kind, "bf16")
+    cost, params = link.cost(message), link.row(message, ALONE).params
     sent = 1e8 * traffic(ranks)
     assert cost.seconds == pytest.approx(hops(ranks) * 2e-6 + sent / 100e9)
     assert cost.total_joules == pytest.approx(sent * 1e-11)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from opbyte.devices.catalog import load_device
 from opbyte.devices.tables.blocks import (
     P_ALONE,
     P_BLOCK,
@@ -30,8 +32,6 @@ from opbyte.devices.tables.blocks import (
     parts_of,
     places_of,
 )
-
-from opbyte.devices.catalog import load_device
 from opbyte.workloads.jit import compiled
 from opbyte.workloads.kernel_tables import read_tables
 

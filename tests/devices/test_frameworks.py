@@ -17,7 +17,7 @@ from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
 from opbyte.devices.calibrated.terms import COLD
 from opbyte.devices.catalog import load_device
-from opbyte.devices.device import build_device, with_framework
+from opbyte.devices.device import build_device
 from opbyte.workloads.kernel_tables import framework
 
 SGLANG, VLLM, TRTLLM = (f"aiconfigurator/{name}" for name in ("sglang", "vllm", "trtllm"))
@@ -162,15 +162,18 @@ def test_one_set_of_parameters_for_a_framework() -> None:
 def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     spec, _ = load_device("b200")
     device = build_device(spec, calibrated=True)
-    only = with_framework(device, "experts", VLLM).processors["xpu"].model
+    frameworks = {"experts": VLLM}
+    only = build_device(spec, calibrated=True, frameworks=frameworks).processors["xpu"].model
     base = device.processors["xpu"].model
     assert isinstance(base, CalibratedModel)
     assert isinstance(only, CalibratedModel)
-    known = shared_parameters(spec, families()["moe"]).fit
+    known = shared_parameters(spec, families()["moe"])
     values = only.models["experts"].known.fit.values
-    assert values == pytest.approx(known.single(families()["moe"], VLLM))
-    assert values != pytest.approx(known.values)
-    others = {kind: model for kind, model in base.models.items() if kind != "experts"}
-    assert {kind: only.models[kind] for kind in others} == others
-    rooflines = build_device(load_device("duplex")[0])
-    assert with_framework(rooflines, "experts", VLLM) == rooflines
+    assert values == pytest.approx(known.under[VLLM].fit.values)
+    assert values != pytest.approx(known.fit.values)
+    for kind in set(base.models) - {"experts"}:
+        fits = [model.models[kind].known.fit.values.tolist() for model in (base, only)]
+        assert fits[0] == fits[1]
+    duplex = load_device("duplex")[0]
+    rooflines = build_device(duplex, calibrated=True, frameworks=frameworks)
+    assert rooflines == build_device(duplex)

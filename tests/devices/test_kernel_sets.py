@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.devices.calibrated.choose import with_kernels
+from opbyte.devices.calibrated.choose import everywhere
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import (
     FRAMEWORKS,
@@ -21,10 +21,14 @@ from opbyte.devices.calibrated.model import CalibratedModel, can_calibrate
 from opbyte.devices.calibrated.order import at_least_as_good
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.catalog import list_devices, load_device
-from opbyte.devices.device import build_device, with_framework
+from opbyte.devices.device import build_device
 from opbyte.workloads.errors import InputError
 
-PRODUCTS = [n for n in list_devices() if can_calibrate(load_device(n)[0])]
+PRODUCTS = [
+    name
+    for name in list_devices()
+    if any(can_calibrate(p) for p in load_device(name)[0].processors.values())
+]
 FAMILIES = [f for f in families().values() if f.kinds]
 
 
@@ -67,27 +71,30 @@ def test_what_was_measured_on_a_device_alone_can_be_asked_for() -> None:
 
 def test_one_framework_for_all_kinds_of_ops() -> None:
     spec, _ = load_device("h100")
-    device = build_device(spec, calibrated=True)
-    for framework, label in LABELS.items():
-        model = with_kernels(device, framework).processors["xpu"].model
+    for framework in FRAMEWORKS:
+        device = build_device(spec, calibrated=True, frameworks=everywhere(framework))
+        model = device.processors["xpu"].model
         assert isinstance(model, CalibratedModel)
-        for kind, used in model.models.items():
-            expected = shared_parameters(spec, used.family, framework).fit.values
-            assert used.known.fit.values.tolist() == expected.tolist()
-            one = with_framework(device, kind, label).processors["xpu"].model
-            assert isinstance(one, CalibratedModel)
-            assert one.models[kind].known.fit.values == pytest.approx(expected)
+        for used in model.models.values():
+            expected = shared_parameters(spec, used.family, framework)
+            assert used.known.fit.values.tolist() == expected.fit.values.tolist()
+            assert (used.known.rows, used.known.errors) == (expected.rows, expected.errors)
+
+
+def test_a_table_s_label_means_the_framework() -> None:
+    spec, _ = load_device("h100")
+    for framework, label in LABELS.items():
+        for family in FAMILIES:
+            under = shared_parameters(spec, family).under
+            assert under[label] is under[framework]
 
 
 def test_an_unknown_framework_is_refused() -> None:
     spec, _ = load_device("h100")
     with pytest.raises(InputError, match=r"vlm.*did you mean 'vllm'"):
         shared_parameters(spec, families()["gemm"], "vlm")
-
-
-def test_rooflines_have_no_kernels() -> None:
-    device = build_device(load_device("duplex")[0], calibrated=True)
-    assert with_kernels(device, "vllm") == device
+    with pytest.raises(InputError, match=r"vlm.*did you mean 'vllm'"):
+        everywhere("vlm")
 
 
 def test_a_device_of_a_users_own_takes_kernels_of_one_it_beats() -> None:

@@ -176,7 +176,6 @@ def test_a_folder_is_not_a_description(tmp_path: Path) -> None:
         ("kind: xpu", "kind: gpu", "processors.xpu.kind: Input should be 'xpu'"),
         ("kind: xpu", "kind: !!python/object:os.system xpu", "tag"),
         ("fp16: 100", "fp16: -100", "processors.xpu.peak_TFLOPS.fp16: Input should be greater"),
-        ("fp16: 100", "fp16: 0", "processors.xpu.peak_TFLOPS.fp16: Input should be greater"),
         ("fp16: 100", "fp16: .nan", "processors.xpu.peak_TFLOPS.fp16: must be a finite number"),
         ("fp16: 100", "fp16: .inf", "must be a finite number"),
         ("fp16: 100", "fp16: 1" + "0" * 400, "must be a finite number"),

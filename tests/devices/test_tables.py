@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from opbyte.devices.calibrated.formulas import MOE_GRID
+from opbyte.devices.calibrated.hardware import hardware
+from opbyte.devices.calibrated.model import CalibratedModel, calibrated_model
+from opbyte.devices.catalog import load_device
+from opbyte.devices.device import build_device
+from opbyte.devices.spec import DeviceSpec
 from opbyte.devices.tables.grid import filled_grid, grid_rows
 from opbyte.devices.tables.model import Curve, TableModel, table_model, whole_tiles
-
-from opbyte.devices.calibrated.hardware import hardware
-from opbyte.devices.calibrated.scalar import MOE_GRID
-from opbyte.devices.catalog import load_device
-from opbyte.devices.cost import KernelModel
-from opbyte.devices.device import build_device
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.kernel_tables import read_tables
 from opbyte.workloads.layers import MixtureOfExperts, Run
@@ -64,11 +65,16 @@ def test_a_grid_is_constant_below_and_above() -> None:
     assert rows.tolist() == [2.0, 4.0]
 
 
+def own_model(spec: DeviceSpec) -> CalibratedModel:
+    (processor,) = build_device(spec).processors.values()
+    return calibrated_model(spec, spec.processors[processor.name], processor.base)
+
+
 @pytest.fixture
 def measured(data_set: Callable[[str], Path]) -> tuple[TableModel, Path]:
     folder = data_set("serving_runs") / "rtx4090--llama-3.1-8b" / "kernels"
     spec, _ = load_device("rtx-4090")
-    base = next(iter(build_device(spec, calibrated=True).processors.values())).model
+    base = own_model(spec)
     return table_model(spec, [folder], base), folder
 
 
@@ -103,7 +109,7 @@ def test_bad_tables_are_refused(tmp_path: Path, content: str, part: str) -> None
     path = tmp_path / "gemm.csv"
     path.write_text(content)
     spec, _ = load_device("rtx-4090")
-    base = next(iter(build_device(spec, calibrated=True).processors.values())).model
+    base = own_model(spec)
     with pytest.raises(InputError, match=part) as caught:
         table_model(spec, [path], base)
     assert "\n" not in str(caught.value)
@@ -139,19 +145,16 @@ def test_attention_goes_on_beyond_its_grid(measured: tuple[TableModel, Path]) ->
 def test_experts_go_on_beyond_their_grid() -> None:
     """Tokens beyond the last row: the model's ratio, from the edge's time; inside: no change."""
     spec, _ = load_device("rtx-4090")
-    base = next(iter(build_device(spec, calibrated=True).processors.values())).model
-    assert isinstance(base, KernelModel)
+    base = own_model(spec)
     points = [(t, a) for t in (1.0, 64.0, 1024.0) for a in (1.0, 4.0, 8.0)]
     grid = filled_grid(np.array(points), np.array([1e-5 * (t + 50 * a) for t, a in points]))
     model = TableModel(base, {}, {}, {(4096, 14_336, 8, 2): grid}, 9, hardware(spec), {})
     layer = MixtureOfExperts(hidden=4096, experts=8, top_k=2, width=14_336)
 
-    def seconds(m: TableModel | KernelModel, tokens: int) -> float:
+    def seconds(m: TableModel | CalibratedModel, tokens: int) -> float:
         loads = Loads(np.full(8, tokens * 2 / 8), np.ones(8))
         op = layer.expert_op(loads, Run(Numerics("bf16"), "flash"))
-        x = m.quantities(op)
-        assert x is not None
-        return float(m.seconds(op, x[None, :])[0])
+        return m.cost(op).seconds
 
     edge = seconds(model, 1024)
     assert edge == pytest.approx(1e-5 * (1024 + 400), rel=1e-12)

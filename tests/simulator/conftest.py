@@ -18,6 +18,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.compiled import Books, step_seconds
 from opbyte.simulator.step.lowering import F8, I8, Plan
+from opbyte.simulator.step.unequal import added_seconds
 from opbyte.workloads.batch import PREFILL, Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
@@ -81,14 +82,19 @@ def compiled_step() -> Callable[..., float]:
 
     def seconds(
         plan: Plan, books: Books, batches: Sequence[Batch], moments: Sequence[Moments],
-        step: int = 0, fresh: bool = True,
+        step: int = 0, fresh: bool = True, captured: int = 0,
     ) -> float:  # fmt: skip
         prefill = np.concatenate([b.phase == PREFILL for b in batches])
         chunks = np.stack([
             np.concatenate([getattr(b, name) for b in batches])[prefill]
             for name in ("q_len", "seq_id")
         ])  # fmt: skip
-        values = np.stack([m.values for m in moments])
+        values = np.stack(
+            [
+                np.append(m.values, added_seconds(plan.uneven, b, captured))
+                for m, b in zip(moments, batches, strict=True)
+            ]
+        )
         return one_step(plan, values, step, int((~prefill).sum()), chunks, fresh, books)
 
     return seconds

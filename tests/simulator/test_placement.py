@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_device
 from opbyte.devices.cost import Roofline
 from opbyte.devices.device import Processor, SharedMemoryDevice, build_device
-from opbyte.simulator.deploy.placement import PLACEMENTS, processors_of, regions, split_experts
+from opbyte.simulator.deploy.placement import BUILT_IN, processors_of, regions, split_experts
 from opbyte.workloads.errors import SpecError
 from opbyte.workloads.ops import Loads, Op
 
@@ -26,7 +26,9 @@ def processor(
 ) -> Processor:
     rates = {"bf16": peak}
     model = Roofline(rates, bandwidth, 1.0, 1.0, fixed, 0.0, 0.0, {"bf16": 0.0})
-    return Processor(name, "xpu" if runs is None else "logic-pim", runs, rates, bandwidth, model)
+    return Processor(
+        name, "xpu" if runs is None else "logic-pim", runs, rates, bandwidth, model, model
+    )
 
 
 NEAR_RUNS = frozenset({"attention_decode", "experts", "gemm"})
@@ -93,9 +95,8 @@ def test_co_process_pairs_attention_and_splits_experts() -> None:
     assert alone == [["main"], ["near"]]
 
 
-def test_every_rule_is_tested_here() -> None:
-    known = {"xpu-only", "op-per-byte", "fastest", "paper", "co-process"}
-    assert set(PLACEMENTS) == known
+def test_every_rule_of_the_library_is_tested_here() -> None:
+    assert set(BUILT_IN) == {"xpu-only", "op-per-byte", "fastest", "paper", "co-process"}
 
 
 loads_of = st.lists(st.integers(0, 60), min_size=1, max_size=12).filter(any)

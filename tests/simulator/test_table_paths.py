@@ -21,7 +21,6 @@ from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.compiled import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
-from opbyte.simulator.step.unequal import with_uneven
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
@@ -49,7 +48,7 @@ def test_both_paths_agree(
     d = tabled(data_set("serving_runs") / "rtx4090--llama-3.1-8b")
     batch = Batch.of([*decodes * times, 5], chunks)
     plan, _ = lower(d, counts=3 * 5000 + 6 * 300 + 1)  # the tokens of a step, as a run has it
-    moments = with_uneven(d, batch, batch.moments(d.shard.windows), 0)
+    moments = batch.moments(d.shard.windows)
     seconds = compiled_step(plan, new_books(plan), [batch], [moments])
     assert seconds == pytest.approx(explicit_stage(d, [batch]).seconds, rel=1e-9)
 

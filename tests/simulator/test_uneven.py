@@ -17,7 +17,7 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.compiled import new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
-from opbyte.simulator.step.unequal import graph_batch, with_uneven
+from opbyte.simulator.step.unequal import graph_batch, unequal_seconds
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.jit import compiled
@@ -61,20 +61,19 @@ def batches() -> list[Batch]:
 def test_paths_agree(measured: Deployment, compiled_step: Callable[..., float]) -> None:
     plan, _ = lower(measured)
     for batch in batches():
-        m = with_uneven(measured, batch, batch.moments(measured.shard.windows), 256)
-        found = compiled_step(plan, new_books(plan), [batch], [m])
+        m = batch.moments(measured.shard.windows)
+        found = compiled_step(plan, new_books(plan), [batch], [m], captured=256)
         assert found == pytest.approx(
             explicit_stage(measured, [batch], captured=256).seconds, rel=1e-9
         )
 
 
 def test_only_unequal_decodes_change(measured: Deployment) -> None:
-    windows = measured.shard.windows
-    *unequal, mixed, equal = (with_uneven(measured, b, b.moments(windows), 256) for b in batches())
-    assert mixed.uneven == equal.uneven == 0.0
-    assert all(abs(m.uneven) > 1e-7 for m in unequal)
+    *unequal, mixed, equal = (unequal_seconds(measured, b, 256) for b in batches())
+    assert mixed == equal == 0.0
+    assert all(abs(added) > 1e-7 for added in unequal)
     near = Batch.of([900 + i for i in range(40)])  # within one tile of keys
-    assert with_uneven(measured, near, near.moments(windows), 256).uneven == 0.0
+    assert unequal_seconds(measured, near, 256) == 0.0
 
 
 def slower_with_a_long_context(d: Deployment) -> float:

@@ -110,7 +110,6 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
                 "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
                 "window": spec.window, "decodes": m.decodes, "decode_kv": decode_kv,
-                "uneven": m.uneven if phase == "decode" and not w else 0.0,
             },
             dtype=num.default,
             flops=4.0 * width * (scores if unfused else pairs),

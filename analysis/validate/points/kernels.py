@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
-from ....devices.device import with_framework
+from ....devices.device import build_device
 from ....simulator.deploy.deployment import Deployment
 from .table import Point
 
@@ -44,4 +44,6 @@ def with_experts(point: Point, deployment: Deployment) -> Deployment:
     apart = point.framework == "TensorRT-LLM" and deployment.layout.dp > 1
     if (made == BLACKWELL and not apart) or point.weight_dtype == "mxfp4":
         label = OWN["vLLM"]
-    return replace(deployment, device=with_framework(deployment.device, "experts", label))
+    spec = deployment.system.device
+    device = build_device(spec, calibrated=True, frameworks={"experts": label})
+    return replace(deployment, device=device)

@@ -1,0 +1,193 @@
+"""What a memory gives for an access pattern, and what keeps it from more (``opbyte dram``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ...devices.dram.catalog import load_memory
+from ...devices.dram.limits import Limit, limits_of
+from ...devices.dram.pattern import Run, read_pattern
+from ...devices.dram.pim import PimOutcome, PimStream, measure, stream_of
+from ...devices.dram.run import Outcome, simulate
+from ...devices.dram.spec import DramSpec
+from ...devices.dram.timeline import Command, timeline
+from ...workloads.errors import InputError
+from ..show.result import Result, seconds, si
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PIM_COMMANDS = 32_768
+"""Commands of a stream over many banks, unless ``commands=`` says otherwise."""
+
+STRIDES = tuple(64 << k for k in range(12))
+BLOCKS = tuple(64 << k for k in range(9))
+"""Bytes swept for the figure: strides of 64 B accesses, and blocks read at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class DramAnswer(Result):
+    """Bandwidth, latency and row hits of a pattern, and what limits it.
+
+    Attributes
+    ----------
+    memory : DramSpec
+    pattern : str
+        As given.
+    run : Run
+    outcome : Outcome
+    limits : tuple of Limit
+        What would be gained without each constraint, most first.
+    """
+
+    memory: DramSpec
+    pattern: str
+    run: Run
+    outcome: Outcome
+    limits: tuple[Limit, ...]
+
+    @property
+    def limited_by(self) -> str:
+        """Name of what costs most."""
+        return self.limits[0].name if self.limits and self.limits[0].gain > 0.005 else "pins"
+
+    def to_dict(self) -> dict[str, Any]:
+        o = self.outcome
+        return {
+            "memory": self.memory.name, "pattern": self.pattern, "channels": self.run.channels,
+            "fraction": o.fraction, "bytes_per_s": o.bytes_per_s,
+            "peak_bytes_per_s": self.run.channels * self.memory.channel_bytes_per_s,
+            "read_latency_s": o.read_latency_s, "row_hits": o.row_hits,
+            "acts_per_request": o.acts_per_request, "requests": o.requests,
+            "simulated": o.simulated, "limited_by": self.limited_by,
+            "without": {limit.name: limit.fraction for limit in self.limits},
+        }  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"without": limit.title, "fraction of peak": f"{limit.fraction:.1%}",
+             "gain": f"{limit.gain:+.1%}"}
+            for limit in self.limits
+        ]  # fmt: skip
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"without": limit.name, "fraction": limit.fraction, "gain": limit.gain}
+            for limit in self.limits
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        o = self.outcome
+        channels = f"{self.run.channels} channel{'s' if self.run.channels > 1 else ''}"
+        peak = self.run.channels * self.memory.channel_bytes_per_s
+        first = (
+            f"{self.pattern} on {self.memory.name}: {si(o.bytes_per_s, 'B/s')} of "
+            f"{si(peak, 'B/s')} from {channels}, {o.fraction:.1%}"
+        )
+        second = (
+            f"row hits {o.row_hits:.1%}, read latency {seconds(o.read_latency_s)}, "
+            f"limited by: {self.limited_by}"
+        )
+        lines: list[str | Sequence[Mapping[str, Any]]] = [first, second]
+        if self.limits:
+            lines.append(self.rows())
+        return lines
+
+    def sweep(self) -> pd.DataFrame:
+        """Fraction of peak over strides and block sizes, with this run's mapping and queues."""
+        import pandas as pd
+
+        atom = self.memory.organisation.atom_bytes
+        length = min(self.run.length, 20_000)
+        rows = []
+        for kind, sizes in (("stride", STRIDES), ("rand", BLOCKS)):
+            for size in (max(size, atom) for size in sizes):
+                pattern = replace(self.run.pattern, kind=kind, S=size, X=max(64, atom), reads=1,
+                                  writes=0, a=1, b=0)  # fmt: skip
+                one = replace(self.run, pattern=pattern, channels=1, requests=length, rate=None)
+                found = simulate(self.memory, one)
+                rows.append({"kind": kind, "bytes": size, "fraction": found.fraction})
+        return pd.DataFrame(rows)
+
+    def commands(self, most: int = 5000) -> list[Command]:
+        """The first commands that one channel sends."""
+        return timeline(self.memory, self.run, most)
+
+
+@dataclass(frozen=True, slots=True)
+class PimAnswer(Result):
+    """Rate of a stream of commands over many banks, on one channel."""
+
+    memory: DramSpec
+    pattern: str
+    stream: PimStream
+    outcome: PimOutcome
+
+    def to_dict(self) -> dict[str, Any]:
+        o = self.outcome
+        return {
+            "memory": self.memory.name, "pattern": self.pattern, "fraction": o.fraction,
+            "bytes_per_s": o.bytes_per_s, "over_pins": o.over_pins, "seconds": o.seconds,
+            "banks": self.stream.banks, "commands": self.stream.commands,
+        }  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [self.to_dict()]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        o = self.outcome
+        whose = "channel" if self.stream.pseudo_channels > 1 else "pseudo channel"
+        text = (
+            f"{self.pattern} on {self.memory.name}: {si(o.bytes_per_s, 'B/s')} of a {whose}'s "
+            f"banks, {o.over_pins:.2f} times its pins; {o.fraction:.1%} of a command each "
+            f"{self.stream.interval} clocks to {self.stream.banks} banks"
+        )
+        return [text]
+
+
+def dram(pattern: str, memory: str | DramSpec, limits: bool = True) -> DramAnswer | PimAnswer:
+    """Run an access pattern on a memory.
+
+    Parameters
+    ----------
+    pattern : str
+        ``KIND`` or ``KIND:KEY=VALUE,...``: seq_read, rand_read, stride_read, multistream_read,
+        mix_read, the same with ``_rw``, or ``pim_mac_...`` (commands over many banks).
+    memory : str or DramSpec
+        Name of a DRAM standard, its YAML file, or the standard.
+    limits : bool
+        Whether to lift one constraint after the other, to find what limits.
+
+    Examples
+    --------
+    >>> answer = dram("rand_read:S=1024", "hbm3-5200-8hi", limits=False)
+    >>> round(answer.outcome.fraction, 5)
+    0.73135
+    """
+    spec = load_memory(memory) if isinstance(memory, str) else memory
+    if pattern.startswith("pim_"):
+        return _pim(pattern, spec)
+    run = read_pattern(pattern)
+    outcome = simulate(spec, run)
+    found = limits_of(spec, run, outcome.fraction) if limits else ()
+    return DramAnswer(spec, pattern, run, outcome, found)
+
+
+def _pim(pattern: str, spec: DramSpec) -> PimAnswer:
+    """Run a stream over many banks."""
+    name, _, rest = pattern.partition(":")
+    commands, refresh = PIM_COMMANDS, "all"
+    for part in (p for p in rest.replace(";", ",").split(",") if p):
+        key, _, value = part.partition("=")
+        if key == "commands" and value.isdecimal() and 0 < int(value) < 1 << 30:
+            commands = int(value)
+        elif key == "refresh" and value in ("all", "none"):
+            refresh = value
+        else:
+            raise InputError(
+                f"pattern {pattern!r}", f"{part!r}: give commands=N or refresh=all|none"
+            )
+    stream = stream_of(spec, name, commands, refresh == "all")
+    return PimAnswer(spec, pattern, stream, measure(spec, stream))

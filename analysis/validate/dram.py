@@ -1,0 +1,284 @@
+"""The DRAM model against runs of other simulators (``opbyte validate dram``)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...devices.dram.catalog import load_memory
+from ...devices.dram.pattern import Run, run_of
+from ...devices.dram.pim import measure, stream_of
+from ...devices.dram.run import drain_fraction, simulate
+from ...devices.dram.spec import DramSpec
+from ...workloads.errors import InputError, nearest
+from ...workloads.requests.csvtable import check_header, header_cells, split_line
+from ...workloads.requests.textfile import at_line, read_lines
+from ..show.result import Result
+
+COLUMNS = ("simulator", "config", "pattern", "params")
+RESULTS = ("peak_x_ext", "achieved_x_ext")
+"""Parameters that hold results, as those that start with ``out_`` do; no part of a row's id."""
+
+WORST, MEDIAN = 0.03, 0.003
+"""Largest error of a judged row, and of the median of Ramulator 2.1's rows."""
+
+RAMULATOR, DRAMSIM, ATTACC = "ramulator2.1", "dramsim3", "attacc-ramulator2"
+JUDGED_PIM = ("pim_mac_ab", "pim_mac_sb")
+"""Of AttAcc's simulator: streams over many banks; single-bank streams are only reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One row of the file."""
+
+    simulator: str
+    config: str
+    pattern: str
+    params: Mapping[str, str]
+    measured: float | None
+    where: str
+
+    @property
+    def id(self) -> str:
+        """``simulator/config/pattern/params`` without results."""
+        params = ";".join(f"{key}={value}" for key, value in self.params.items())
+        return f"{self.simulator}/{self.config}/{self.pattern}/{params}"
+
+    @property
+    def judged(self) -> bool:
+        """Whether the row has a measurement and a tolerance."""
+        if self.measured is None:
+            return False
+        return self.simulator == RAMULATOR or (
+            self.simulator == ATTACC and self.pattern.startswith(JUDGED_PIM)
+        )
+
+    @property
+    def timed(self) -> bool:
+        """Whether the row counts for the speed: Ramulator 2.1, one channel."""
+        return self.simulator == RAMULATOR and self.params.get("nch", "1") == "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A row with what the model says; `cpu_s` and `requests` are of this row."""
+
+    row: Reference
+    simulated: float
+    cpu_s: float
+    requests: int
+
+    @property
+    def error(self) -> float | None:
+        """Relative to the measurement."""
+        measured = self.row.measured
+        return None if not measured else self.simulated / measured - 1.0
+
+    @property
+    def within(self) -> bool:
+        """Whether a judged row keeps its tolerance."""
+        return not self.row.judged or (self.error is not None and abs(self.error) <= WORST)
+
+
+@dataclass(frozen=True, slots=True)
+class DramValidation(Result):
+    """All rows of a file, in its order."""
+
+    compared: tuple[Compared, ...]
+
+    @property
+    def median_error(self) -> float | None:
+        """Median absolute error of Ramulator 2.1's rows."""
+        errors = [abs(c.error) for c in self.compared
+                  if c.row.judged and c.row.simulator == RAMULATOR and c.error is not None]  # fmt: skip
+        return float(np.median(errors)) if errors else None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every judged row and the median keep their tolerances."""
+        median = self.median_error
+        return all(c.within for c in self.compared) and (median is None or median <= MEDIAN)
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of the one-channel rows of Ramulator 2.1, compiling and start left out."""
+        return sum(c.cpu_s for c in self.compared if c.row.timed)
+
+    @property
+    def requests(self) -> int:
+        """Requests of those rows."""
+        return sum(c.requests for c in self.compared if c.row.timed)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rows": [
+                {"id": c.row.id, "measured": c.row.measured, "simulated": round(c.simulated, 6)}
+                for c in self.compared
+            ],
+            "cpu_s": self.cpu_s,
+            "requests": self.requests,
+            "median_error": self.median_error,
+            "passed": self.passed,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "id": c.row.id, "measured": c.row.measured, "simulated": c.simulated,
+                "error": c.error, "judged": c.row.judged, "within": c.within, "cpu_s": c.cpu_s,
+                "requests": c.requests,
+            }
+            for c in self.compared
+        ]  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        out = []
+        for key in dict.fromkeys((c.row.simulator, c.row.config) for c in self.compared):
+            some = [c for c in self.compared if (c.row.simulator, c.row.config) == key]
+            errors = [abs(c.error) for c in some if c.error is not None]
+            out.append(
+                {
+                    "simulator": key[0], "memory": key[1], "rows": len(some),
+                    "judged": sum(c.row.judged for c in some),
+                    "median error": _percent(np.median(errors)) if errors else "-",
+                    "worst": _percent(max(errors)) if errors else "-",
+                    "failed": sum(not c.within for c in some),
+                }
+            )  # fmt: skip
+        return out
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        failed = [c for c in self.compared if not c.within]
+        lines: list[str | Sequence[Mapping[str, Any]]] = [self.rows()]
+        for c in failed[:10]:
+            lines.append(f"failed: {c.row.id}: {c.simulated:.5f} against {c.row.measured:.5f}")
+        judged = sum(c.row.judged for c in self.compared)
+        verdict = "PASS" if self.passed else "FAIL"
+        lines.append(
+            f"{verdict}: {judged - len(failed)} of {judged} judged rows within {WORST:.0%}"
+            + ("" if self.median_error is None
+               else f", median error of {RAMULATOR} {_percent(self.median_error)}")
+        )  # fmt: skip
+        if self.cpu_s > 0:
+            lines.append(
+                f"{self.requests:,} requests in {self.cpu_s:.2f} CPU seconds "
+                f"({self.requests / self.cpu_s / 1e6:.1f} M a second; one-channel {RAMULATOR} rows)"
+            )
+        return lines
+
+
+def validate_dram(path: str | Path) -> DramValidation:
+    """Simulate every row of a table of DRAM runs and compare.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV with the columns simulator, config, pattern, params and, where there are results,
+        fraction; others are ignored.
+
+    Raises
+    ------
+    InputError
+        A file, column or parameter that cannot be used, with the line.
+    """
+    rows = read_references(Path(path))
+    prepared = [_prepare(row) for row in rows]
+    warm = next((work for work in prepared if isinstance(work[1], Run)), None)
+    if warm is not None:  # compiles, or loads what an earlier process has compiled
+        simulate(warm[0], run_of("stride_read", {"S": "4096", "requests": "2000"}, "warm-up"))
+    return DramValidation(tuple(_compare(*pair) for pair in zip(rows, prepared, strict=True)))
+
+
+def read_references(path: Path) -> list[Reference]:
+    """The rows of a file, without simulating them."""
+    header: list[str] | None = None
+    out: list[Reference] = []
+    for chunk in read_lines(path):
+        for number, line in enumerate(chunk.text, chunk.first):
+            if not line:
+                continue
+            cells = [cell.strip() for cell in split_line(path, number, line)]
+            if header is None:
+                header = header_cells(cells)
+                check_header(path, number, header, COLUMNS)
+                continue
+            if len(cells) != len(header):
+                reason = f"has {len(cells)} cells, the header {len(header)}"
+                raise InputError(at_line(path, number), reason)
+            out.append(_reference(dict(zip(header, cells, strict=True)), at_line(path, number)))
+    if not out:
+        raise InputError(path, "is empty" if header is None else "has a header but no rows")
+    return out
+
+
+def _reference(cells: Mapping[str, str], where: str) -> Reference:
+    """One row from its cells."""
+    known = (RAMULATOR, DRAMSIM, ATTACC)
+    if cells["simulator"] not in known:
+        hint = nearest(cells["simulator"], known)
+        raise InputError(where, f"unknown simulator {cells['simulator']!r}{hint}")
+    params: dict[str, str] = {}
+    for part in (p for p in cells["params"].split(";") if p):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(where, f"params: {part!r} is not KEY=VALUE")
+        if not key.startswith("out_") and key not in RESULTS:
+            params[key] = value
+    text = cells.get("fraction", "")
+    try:
+        measured = float(text) if text else None
+    except ValueError:
+        measured = math.nan
+    if measured is not None and not 0 < measured < 100:
+        raise InputError(where, f"fraction must be a positive number, not {text!r}")
+    simulator, config, pattern = cells["simulator"], cells["config"], cells["pattern"]
+    return Reference(simulator, config, pattern, params, measured, where)
+
+
+Prepared = tuple[DramSpec, Run | int]
+"""A memory with a run of requests, or with so many commands of a stream over many banks."""
+
+
+def _prepare(row: Reference) -> Prepared:
+    """What to simulate; everything that can be wrong is wrong here."""
+    try:
+        memory = load_memory(row.config)
+    except InputError as error:
+        raise InputError(row.where, f"config: {error.reason} ({row.config})") from None
+    params = dict(row.params)
+    if row.simulator != ATTACC:
+        params.pop("bankq", None)
+        return memory, run_of(row.pattern, params, row.where)
+    commands = params.get("cmds_per_ch", "")
+    if not commands.isdecimal() or int(commands) < 1:
+        raise InputError(row.where, f"params: cmds_per_ch must be a count, not {commands!r}")
+    if row.pattern.startswith("pim_"):
+        stream_of(memory, row.pattern, int(commands), True)
+        return memory, int(commands)
+    read = {"map": "bgi", "refresh": params.get("refresh", "all"), "requests": commands}
+    return memory, run_of(row.pattern.removeprefix("ext_"), read, row.where)
+
+
+def _compare(row: Reference, work: Prepared) -> Compared:
+    """Simulate one row, timed."""
+    memory, what = work
+    start = time.process_time()
+    if not isinstance(what, Run):
+        stream = stream_of(memory, row.pattern, what, row.params.get("refresh", "all") != "none")
+        fraction, requests = measure(memory, stream).fraction, what
+    elif row.simulator == ATTACC:
+        fraction, requests = drain_fraction(memory, what), what.length
+    else:
+        outcome = simulate(memory, what)
+        fraction, requests = outcome.fraction, outcome.requests
+    return Compared(row, fraction, time.process_time() - start, requests)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3f} %"

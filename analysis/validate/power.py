@@ -1,0 +1,266 @@
+"""Predicted against measured power of kernels (``opbyte validate power``).
+
+What is compared is the mean of the monitor's readings, as the collector takes them; see
+`devices.power.reading` for why that is not the kernel's own power where it is short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.errors import Errors, errors
+from ...devices.catalog import load_device
+from ...devices.power.fit import FOLDS, PowerFit, PowerRows, fit_power, unpack, unseen
+from ...devices.power.reading import read_while_running
+from ...devices.power.store import REFERENCE, base_model, power_yaml, stored, stored_fit
+from ...devices.power.transfer import can_model, power_model
+from ...devices.power.work import FROM_TABLE
+from ...devices.spec import DeviceSpec
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Form, Skipped, Table, read_tables
+from ..show.result import Result
+
+F8 = npt.NDArray[np.float64]
+FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
+"""Tables of power: kernels by the framework's names, and the board's power beside the time."""
+MEDIAN, P90 = 0.15, 0.35
+"""Errors that a model of power should reach on kernels it has not seen."""
+MARGIN = 0.02
+"""How far past the committed errors of unseen shapes a check may go: 18,000 rows tell a percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCheck:
+    """One family on one device.
+
+    Attributes
+    ----------
+    rows : PowerRows
+    device : str
+    predicted : float64 array
+        Mean of the readings of each row [W].
+    unseen : float64 array or None
+        The same from fits without the row's model shape, where they were asked for.
+    basis : str
+        "fitted" or "transferred".
+    """
+
+    rows: PowerRows
+    device: str
+    predicted: F8
+    unseen: F8 | None
+    basis: str
+
+    @property
+    def errors(self) -> Errors:
+        """Of rows whose model shape was held out where that was asked for, else of the fit."""
+        return errors(self.predicted if self.unseen is None else self.unseen, self.rows.measured)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the errors are those that a power model should reach."""
+        return self.errors.median_ape <= MEDIAN and self.errors.p90_ape <= P90
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Largest median and 90th percentile accepted; None without a committed fit."""
+        known = stored().errors.get(self.rows.table.family)
+        if self.device != REFERENCE or known is None:
+            return None
+        return known.by_shape.median_ape + MARGIN, known.by_shape.p90_ape + MARGIN
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the errors are within the bounds; None without bounds."""
+        if self.bounds is None:
+            return None
+        return self.errors.median_ape <= self.bounds[0] and self.errors.p90_ape <= self.bounds[1]
+
+    def read(self) -> Errors | None:
+        """Errors of the rows that the monitor read at least once while the kernel ran."""
+        running = read_while_running(self.rows.work.seconds)
+        if not running.any():
+            return None
+        told = self.predicted if self.unseen is None else self.unseen
+        return errors(told[running], self.rows.measured[running])
+
+
+@dataclass(frozen=True, slots=True)
+class PowerValidation(Result):
+    """Errors by family and device, and the rows that were not used.
+
+    Attributes
+    ----------
+    fitted : str or None
+        YAML of a new fit, where one was made.
+    """
+
+    checks: Sequence[PowerCheck]
+    skipped: Sequence[Skipped]
+    fitted: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """No family and device is past its bounds, and something was checked."""
+        return bool(self.checks) and all(check.passed is not False for check in self.checks)
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        held = any(check.unseen is not None for check in self.checks)
+        told = (
+            f"Errors are of rows whose model's shape was held out of the fit, {FOLDS} folds."
+            if held else "Errors are of the committed fit; --cross-validate holds shapes out of it."
+        )  # fmt: skip
+        return [
+            self.rows(),
+            (
+                f"{told} read_*: of the rows that the monitor read while the kernel ran; a loop of under "
+                f"0.1 s was read before it only. reached: within {MEDIAN:.0%} in the median and {P90:.0%} at "
+                "the 90th percentile."
+            ),
+            f"{len(self.skipped)} rows or files skipped",
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        out = []
+        for c in self.checks:
+            e, read = c.errors, c.read()
+            out.append(
+                {
+                    "family": c.rows.table.family,
+                    "device": c.device,
+                    "n": e.rows,
+                    "median_ape": e.median_ape,
+                    "p90_ape": e.p90_ape,
+                    "median_bias": e.median_bias,
+                    "basis": c.basis,
+                    "read_n": read.rows if read else 0,
+                    "read_median_ape": read and read.median_ape,
+                    "read_p90_ape": read and read.p90_ape,
+                    "reached": c.reached,
+                    "median_ape_bound": c.bounds and c.bounds[0],
+                    "p90_ape_bound": c.bounds and c.bounds[1],
+                    "passed": c.passed,
+                }
+            )
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        skipped = [
+            {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
+        ]
+        held = any(check.unseen is not None for check in self.checks)
+        return {"rows": self.rows(), "cross_validated": held, "skipped": skipped,
+                "passed": self.passed}  # fmt: skip
+
+    def report_title(self) -> str:
+        return "Power of kernels, predicted and measured"
+
+
+def validate_power(
+    tables: Iterable[str | Path], cross_validate: bool = False, refit: str | None = None
+) -> PowerValidation:
+    """Compare the power model with measured tables.
+
+    Parameters
+    ----------
+    tables : iterable of str or Path
+        CSV files or folders: kernel tables with ``power_W`` and ``power_limit_W``.
+    cross_validate : bool
+        Refit without a fifth of the models' shapes at a time, and judge the rest by that.
+    refit : str, optional
+        Date of a new fit to all rows, which is then judged in place of the committed one.
+
+    Raises
+    ------
+    InputError
+        A path that does not exist, or a file that is no table.
+    """
+    read, skipped = read_tables(tables, form=FORM)
+    checks, fitted = [], None
+    for spec, rows in _by_device(read, skipped):
+        if cross_validate or refit is not None:
+            own, fitted = _fresh(spec, rows, refit)
+            checks += own
+            continue
+        known = _known(spec, float(rows[0].table["power_limit_W"][0]))
+        basis = "fitted" if spec.name == REFERENCE else "transferred"
+        checks += [PowerCheck(r, spec.name, known.predict(r), None, basis) for r in rows]
+    return PowerValidation(sorted(checks, key=_order), skipped, fitted)
+
+
+def _order(check: PowerCheck) -> tuple[str, str]:
+    return check.rows.table.family, check.device
+
+
+def _known(spec: DeviceSpec, limit_W: float) -> PowerFit:
+    """The committed model of a device at the limit that its rows were measured under."""
+    from dataclasses import replace
+
+    reference = stored_fit()
+    model = replace(power_model(spec).model, limit_W=limit_W)
+    return replace(reference, model=model)
+
+
+def _fresh(
+    spec: DeviceSpec, rows: Sequence[PowerRows], date: str | None
+) -> tuple[list[PowerCheck], str | None]:
+    """Fit to a device's rows, and predict each from a fit without its model's shape."""
+    limit = float(rows[0].table["power_limit_W"][0])
+    base = base_model(spec, limit)
+    values = fit_power(base, rows)
+    done = unpack(base, [r.table.family for r in rows], values)
+    held = unseen(base, rows, values)
+    checks = [
+        PowerCheck(r, spec.name, done.predict(r), h, "fitted")
+        for r, h in zip(rows, held, strict=True)
+    ]
+    if date is None:
+        return checks, None
+    seen = {c.rows.table.family: errors(c.predicted, c.rows.measured) for c in checks}
+    unseen_errors = {c.rows.table.family: c.errors for c in checks}
+    return checks, power_yaml(spec.name, limit, rows, values, seen, unseen_errors, date)
+
+
+def _by_device(
+    tables: Mapping[str, Table], skipped: list[Skipped]
+) -> list[tuple[DeviceSpec, list[PowerRows]]]:
+    """Usable rows by device and limit, families in the order of `FROM_TABLE`."""
+    found: dict[tuple[str, float], tuple[DeviceSpec, list[PowerRows]]] = {}
+    for name, table in tables.items():
+        if name not in FROM_TABLE:
+            _skip(skipped, table, np.ones(len(table), dtype=np.bool_), f"{name} has no power model")
+    for name in FROM_TABLE:
+        if name not in tables:
+            continue
+        table = tables[name]
+        above = table["power_W"] > 1.02 * table["power_limit_W"]
+        _skip(skipped, table, above, "power_W is more than 2 % above power_limit_W")
+        for device in sorted(set(table["device"].tolist())):
+            own = table["device"] == device
+            try:
+                spec = load_device(device)[0]
+            except ValueError as error:
+                _skip(skipped, table, own, f"device: {error}")
+                continue
+            if not can_model(spec):
+                _skip(skipped, table, own, f"device: {spec.name} has no limit_W, process or cores")
+                continue
+            for limit in sorted(set(table["power_limit_W"][own & ~above].tolist())):
+                part = own & ~above & (table["power_limit_W"] == limit)
+                rows = PowerRows.of(table.take(part))
+                found.setdefault((spec.name, limit), (spec, []))[1].append(rows)
+    if not found and not skipped:
+        raise InputError("TABLES", "hold no rows with power_W")
+    return [found[key] for key in sorted(found)]
+
+
+def _skip(skipped: list[Skipped], table: Table, rows: npt.NDArray[np.bool_], reason: str) -> None:
+    skipped += [
+        Skipped(str(table.file[i]), int(table.line[i]), reason) for i in np.flatnonzero(rows)
+    ]

@@ -1,0 +1,65 @@
+"""Prices of ops that depend on several sums of a batch, as compiled functions.
+
+Matmuls, vector kernels and collectives depend on one count (the tokens of a step) and are
+tabulated by it; attention and experts are formulas. Each is a family's own scalar kernel at the
+quantities that the sums give, never below its roofline.
+"""
+
+from __future__ import annotations
+
+from ...workloads.jit import compiled_part
+from ..cost import MEMORY
+from . import attention_decode, attention_prefill, mla, moe
+from .family import F8
+from .terms import price
+
+(ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE,
+ MOE_GRID) = range(9)  # fmt: skip
+"""Codes of formulas; the last three are read from measured grids (`devices.tables`)."""
+
+CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
+         "mla_prefill": MLA, "experts": MOE}  # fmt: skip
+
+SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven")
+"""Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
+contexts of its decodes add (see the simulator's `step.unequal`)."""
+(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN) = range(7)
+WIDTH = 14
+"""Most parameters, and most quantities, of a formula."""
+
+Price = tuple[float, int]
+"""Seconds, and code of the bound."""
+
+
+@compiled_part
+def decode_price(p: F8, h: F8, x: F8, batch: float, kv: float) -> Price:
+    """Decode attention of `batch` sequences that read `kv` keys together."""
+    if not attention_decode.at_sums(x, batch, kv):
+        return 0.0, MEMORY
+    return price(attention_decode.parts(p, h, x), attention_decode.work(x), h)
+
+
+@compiled_part
+def prefill_price(
+    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float
+) -> Price:
+    """Prefill attention of `batch` chunks with `tokens` new tokens and `kv` keys together."""
+    if not attention_prefill.at_sums(x, window, batch, tokens, pairs, kv):
+        return 0.0, MEMORY
+    return price(attention_prefill.parts(p, h, x), attention_prefill.work(x), h)
+
+
+@compiled_part
+def mla_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float) -> Price:
+    """Latent attention, prefill or decode as `x` says."""
+    if not mla.at_sums(x, batch, tokens, pairs, kv):
+        return 0.0, MEMORY
+    return price(mla.parts(p, h, x), mla.work(x), h)
+
+
+@compiled_part
+def moe_price(p: F8, h: F8, x: F8, routed: float, active: float) -> Price:
+    """One device's experts at `routed` token-expert pairs over `active` experts."""
+    if not moe.at_loads(x, routed, active):
+        return 0.0, MEMORY
+    return price(moe.parts(p, h, x), moe.work(x), h)

@@ -1,0 +1,301 @@
+"""The controller, tick by tick: enter, refresh, one column command, one row command.
+
+Ticks at which nothing can happen are skipped: every look leaves behind the first tick at which
+another could succeed (`col_wait`, `row_wait`), and whatever could bring that forward lowers it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...workloads.jit import compiled, compiled_inside
+from .maintenance import maintain, pair_free, plan_closing, plan_refresh, sent
+from .queues import accept, fetch, release, take
+from .state import NEVER
+from .timing import (
+    ACT,
+    PRE,
+    RD,
+    RDA,
+    activate,
+    at_act,
+    at_column,
+    at_pre,
+    close,
+    column,
+    precharge,
+    record,
+    rising,
+)
+
+MOST_PER_TICK = 2
+"""Requests that enter in one tick at most."""
+
+
+@compiled_inside
+def is_barred(st: Any, q: int, b: int) -> bool:
+    """Whether a bank with an open row must not be closed for the oldest miss in queue `q`.
+
+    So while a request waits for that row, and in the scheduler that puts row hits first, while
+    the queue holds a hit that is not younger.
+    """
+    bank, own = st.banks[b], st.lists[q, b]
+    if bank.active > 0:
+        return True
+    if st.config[0].row_hits_first == 0 or own.hit < 0:
+        return False
+    return st.entries[own.hit].arrive <= st.entries[own.miss].arrive  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def row_ready(st: Any, q: int, b: int) -> int:
+    """First tick for the ACT or PRE that a bank's oldest miss in queue `q` needs; NEVER if barred."""
+    if st.lists[q, b].miss < 0:
+        return NEVER
+    if st.banks[b].open < 0:
+        return at_act(st, b)
+    return NEVER if is_barred(st, q, b) else at_pre(st, b)
+
+
+@compiled_inside
+def enter(st: Any) -> int:
+    """Let requests in, in the order of the stream; the first tick at which more could come."""
+    s, c = st.s[0], st.config[0]
+    s.credit += c.rate
+    if s.blocked:
+        return NEVER
+    for _ in range(MOST_PER_TICK):
+        if c.rate_one > 0 and s.credit < c.rate_one:
+            # `credit` grows once a tick before it is looked at: n more ticks are needed.
+            more = (c.rate_one - s.credit + c.rate - 1) // c.rate
+            return s.clock + 1 + more  # type: ignore[no-any-return]
+        if not s.held:
+            fetch(st)
+        if not accept(st):
+            s.blocked = 1
+            return NEVER
+        s.held = 0
+        s.accepted += 1
+        if c.rate_one > 0:
+            s.credit -= c.rate_one
+        if s.held_write == s.write_mode:
+            b, q = s.held_bank, s.write_mode
+            if st.lists[q, b].hit >= 0:
+                s.col_wait = min(s.col_wait, at_column(st, b, q))
+            s.row_wait = min(s.row_wait, row_ready(st, q, b))
+    return s.clock + 2  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def turns(st: Any) -> bool:
+    """Whether a look at the watermarks would change which queue is in charge."""
+    s, c = st.s[0], st.config[0]
+    if s.write_mode == 0:
+        return s.writes >= c.high or s.reads == 0  # type: ignore[no-any-return]
+    return s.writes <= c.low and s.reads != 0  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def turn(st: Any) -> int:
+    """Look at the watermarks; the queue in charge (reads 0, writes 1)."""
+    s = st.s[0]
+    if turns(st):
+        s.write_mode = 1 - s.write_mode
+        s.turns += 1
+        s.col_wait = s.row_wait = 0
+    return s.write_mode  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def column_slot(st: Any) -> None:
+    """Send the best column command, or set the tick of the next look."""
+    s = st.s[0]
+    soon = NEVER
+    best, oldest = -1, NEVER
+    for i in range(s.active):
+        e = st.entries[st.active[i]]
+        if st.banks[e.bank].open != e.row:
+            continue
+        if s.active_writes == 0 and st.banks[e.bank].next_rd > s.clock:
+            soon = min(soon, st.banks[e.bank].next_rd)
+            break  # reads wait in the order of their ACTs
+        ready = at_column(st, e.bank, e.write)
+        if ready > s.clock:
+            soon = min(soon, ready)
+        elif e.arrive < oldest:
+            best, oldest = i, e.arrive
+    if best >= 0:
+        index = st.active[best]
+        for i in range(best, s.active - 1):
+            st.active[i] = st.active[i + 1]
+        s.active -= 1
+        s.active_writes -= st.entries[index].write
+        st.banks[st.entries[index].bank].active -= 1
+        serve(st, index)
+        return
+    if s.kept > 0:
+        s.col_wait = soon
+        return
+    queue_column(st, soon)
+
+
+@compiled_inside
+def queue_column(st: Any, soon: int) -> None:
+    """Send the oldest ready row hit of the queue in charge, or set the tick of the next look."""
+    s, c = st.s[0], st.config[0]
+    q = turn(st)
+    best, oldest = -1, NEVER
+    for p in range(c.pcs):
+        bus = st.pcs[p].next_wr if q else st.pcs[p].next_rd
+        if bus > s.clock:
+            if st.counts[q, p] > 0:
+                soon = min(soon, bus)
+            continue
+        for k in range(st.counts[q, p]):
+            b = st.hits[q, p, k]
+            seq = st.entries[st.lists[q, b].hit].seq
+            ready = at_column(st, b, q)
+            if ready > s.clock:
+                soon = min(soon, ready)
+            elif seq < oldest:
+                best, oldest = b, seq
+    if best < 0:
+        s.col_wait = soon
+        return
+    s.hits += 1
+    index = st.lists[q, best].hit
+    take(st, index)
+    serve(st, index)
+
+
+@compiled_inside
+def serve(st: Any, index: int) -> None:
+    """Send a request's RD or WR (with auto-precharge where the policy asks) and finish it."""
+    s, c, e = st.s[0], st.config[0], st.entries[index]
+    b = e.bank
+    bank = st.banks[b]
+    auto = c.cap > 0 and bank.accesses >= c.cap
+    record(st, (RDA if auto else RD) + e.write, b, e.row)
+    column(st, b, e.write, auto)
+    if auto:
+        close(st, b)
+    else:
+        bank.accesses += 1
+    if e.write:
+        s.writes_done += 1
+    else:
+        s.reads_done += 1
+        s.latency += s.clock + c.latency - e.arrive
+        if c.window > 0:
+            n = st.flying.shape[0]
+            st.flying[(s.flying_from + s.flying) % n] = s.clock + c.latency
+            s.flying += 1
+    release(st, index)
+    s.col_wait = s.col_bus
+    if s.kept > 0:
+        s.row_wait = 0
+    else:
+        s.row_wait = min(s.row_wait, row_ready(st, s.write_mode, b))
+
+
+@compiled_inside
+def row_slot(st: Any, edge: bool) -> None:
+    """Send the best row command for the queue in charge, or set the tick of the next look."""
+    s, c = st.s[0], st.config[0]
+    q = s.write_mode
+    soon, more = NEVER, False
+    best, oldest = -1, NEVER
+    for p in range(c.pcs):
+        pc, n = st.pcs[p], st.counts[2 + q, p]
+        # No bank can do better than what its pseudo channel allows.
+        first_act = max(max(pc.next_act, pc.act4 + c.faw), max(s.row_bus, s.clock))
+        first_act, first_pre = rising(c, first_act), max(pc.next_pre, s.row_bus)
+        if n > 0 and min(first_act, first_pre) > s.clock:
+            soon = min(soon, min(first_act, first_pre))
+            continue
+        for k in range(n):
+            b = st.misses[q, p, k]
+            bank, own = st.banks[b], st.lists[q, b]
+            if bank.open < 0:
+                ready = max(bank.next_act, st.groups[bank.group].next_act)
+                ready = max(first_act, rising(c, ready))
+            elif is_barred(st, q, b):
+                continue
+            else:
+                ready = max(first_pre, bank.next_pre)
+                if ready <= s.clock and not edge and not pair_free(st, p, b):
+                    ready = s.clock + 1
+            if ready > s.clock:
+                soon = min(soon, ready)
+                continue
+            more = more or best >= 0
+            seq = st.entries[own.miss].seq
+            if seq < oldest:
+                best, oldest = b, seq
+    if best < 0:
+        s.row_wait = soon
+        return
+    b = best
+    if st.banks[b].open >= 0:
+        precharge(st, b)
+        sent(st, PRE, st.banks[b].pc, b, edge)
+        s.row_wait = s.clock + 1 if more else min(soon, at_act(st, b))
+        return
+    index = st.lists[q, b].miss
+    take(st, index)
+    st.active[s.active] = index
+    s.active += 1
+    s.active_writes += q
+    st.banks[b].active += 1
+    activate(st, b, st.entries[index].row)
+    sent(st, ACT, st.banks[b].pc, b, edge)
+    s.row_wait = s.row_bus if more else max(soon, s.row_bus)
+    s.col_wait = min(s.col_wait, min(st.banks[b].next_rd, st.banks[b].next_wr))
+
+
+@compiled_inside
+def returned(st: Any) -> int:
+    """Reads that have come back leave the window; the tick of the next one."""
+    s = st.s[0]
+    n = st.flying.shape[0]
+    while s.flying > 0 and st.flying[s.flying_from] <= s.clock:
+        s.flying_from = (s.flying_from + 1) % n
+        s.flying -= 1
+        s.outstanding -= 1
+        s.blocked = 0
+    return st.flying[s.flying_from] if s.flying > 0 else NEVER
+
+
+@compiled
+def advance(st: Any, until: int, accepted: int) -> None:
+    """Run a channel to tick `until` (done), or until it has accepted so many requests."""
+    s, c = st.s[0], st.config[0]
+    while s.clock < until and s.accepted < accepted:
+        soon = enter(st)
+        was_blocked = s.blocked
+        s.clock += 1
+        if c.window > 0:
+            soon = min(soon, returned(st))
+        soon = min(soon, plan_refresh(st))
+        if c.cap > 0:
+            soon = min(soon, plan_closing(st))
+        edge = c.half == 0 or (s.clock & 1) == 1
+        if edge:
+            if s.kept == 0 and s.clock < s.col_wait:
+                turn(st)
+            if s.clock >= s.col_wait:
+                column_slot(st)
+        if s.kept > 0:
+            if s.clock >= s.row_wait:
+                maintain(st, edge)
+        else:
+            turn(st)
+            if s.clock >= s.row_wait:
+                row_slot(st, edge)
+        if s.blocked == 0 and (was_blocked or c.rate_one == 0):
+            soon = s.clock + 1
+        soon = min(soon, min(s.row_wait, s.col_wait))
+        if s.accepted < accepted and soon > s.clock + 1 and (s.kept > 0 or not turns(st)):
+            skip = min(soon, until + 1) - 1 - s.clock
+            s.clock += skip
+            s.credit += skip * c.rate

@@ -1,0 +1,230 @@
+"""Run a pattern on a memory and measure: bandwidth, latency, row hits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...workloads.errors import InputError
+from .controller import advance
+from .mapping import read_mapping
+from .pattern import Run
+from .period import ADDED, Watch, repeats, skip
+from .spec import DramSpec
+from .state import Channel, new_channel
+
+FOREVER = 1 << 59
+MOST_REQUESTS = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run gives.
+
+    Attributes
+    ----------
+    fraction : float
+        Bytes accepted in the measuring window over what the pins carry in it.
+    bytes_per_s : float
+        The same in bytes, over all channels [B/s].
+    requests : int
+        Requests that all channels accepted until the end.
+    simulated : int
+        Those that were simulated one by one; the others follow from repetition.
+    seconds : float
+        Length of the whole run [s].
+    read_latency_s : float or None
+        Mean time of a read from its entry to its data [s].
+    row_hits : float
+        Share of requests that found their row open.
+    acts_per_request : float
+        ACT commands a request.
+    """
+
+    fraction: float
+    bytes_per_s: float
+    requests: int
+    simulated: int
+    seconds: float
+    read_latency_s: float | None
+    row_hits: float
+    acts_per_request: float
+
+
+@dataclass(slots=True)
+class _Track:
+    """One channel's run: accepted requests at every boundary, and what it counted."""
+
+    st: Channel
+    step: int
+    accepted: list[int]
+    simulated: int
+
+
+def check(memory: DramSpec, run: Run) -> None:
+    """Refuse a run that this memory cannot do.
+
+    Raises
+    ------
+    InputError
+        Per-bank refresh without its timings, too many channels, too many requests.
+    """
+    t = memory.timings
+    if run.refresh == "pb" and (t.RFC_PB is None or t.REFI_PB is None):
+        raise InputError(memory.name, "has no RFC_PB and REFI_PB: refresh=pb is not possible")
+    if run.channels > memory.organisation.channels:
+        raise InputError(
+            f"nch={run.channels}", f"{memory.name} has {memory.organisation.channels} channels"
+        )
+    if not 10 <= run.length < MOST_REQUESTS:
+        raise InputError(f"requests={run.length}", "must be at least 10 and below 2^40")
+
+
+def simulate(memory: DramSpec, run: Run) -> Outcome:
+    """Run `run` on `memory`.
+
+    The measuring window starts at the first multiple of tREFI after every channel has accepted a
+    tenth of its requests, and ends at the first one after some channel has accepted all; without
+    refresh it starts and ends where that happens.
+
+    Examples
+    --------
+    >>> from .catalog import load_memory
+    >>> from .pattern import read_pattern
+    >>> memory = load_memory("hbm3-6400-8hi")
+    >>> round(simulate(memory, read_pattern("seq_read:rdq=64,wrq=64")).fraction, 5)
+    0.89333
+    """
+    check(memory, run)
+    # The channels of a stream without random numbers are fed alike: one stands for all.
+    alike = run.pattern.kind in ("seq", "stride")
+    numbers = range(1) if alike else range(run.channels)
+    if run.refresh == "none":
+        tracks, spans, ticks = _unaligned(memory, run, numbers)
+    else:
+        tracks = [_follow(memory, run, n) for n in numbers]
+        tenth, length = run.length // 10, run.length
+        start = max(_first(t.accepted, tenth) for t in tracks)
+        end = max(min(_first(t.accepted, length) for t in tracks), start + 1)
+        if end >= min(len(t.accepted) for t in tracks):
+            raise InputError(
+                f"requests={length}", "are too few for so uneven channels; ask for more"
+            )
+        spans = [t.accepted[end] - t.accepted[start] for t in tracks]
+        ticks = (end - start) * tracks[0].step
+    return _outcome(memory, run, tracks, sum(spans) / len(spans), ticks)
+
+
+def _first(accepted: list[int], wanted: int) -> int:
+    """Index of the first boundary at which so many requests had been accepted."""
+    return next(k for k, n in enumerate(accepted) if n >= wanted)
+
+
+def _follow(memory: DramSpec, run: Run, channel: int) -> _Track:
+    """Run one channel, boundary by boundary, until it has accepted its requests."""
+    st = new_channel(memory, run, channel)
+    step = int(st.config["refi"][0])
+    track = _Track(st, step, [], 0)
+    mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
+    watch = Watch(st, mapping, rows) if repeats(st, mapping, run.pattern.regular) else None
+    idle = 0
+    tenth = run.length // 10
+    # At least one whole interval lies between the boundaries of the measuring window.
+    while len(track.accepted) < 2 or track.accepted[-1] < run.length or track.accepted[-2] < tenth:
+        before = int(st.s["accepted"][0])
+        advance(st, (len(track.accepted) + 1) * step, FOREVER)
+        now = int(st.s["accepted"][0])
+        track.accepted.append(now)
+        track.simulated += now - before
+        idle = idle + 1 if now == before else 0
+        if idle > 1000:
+            raise AssertionError("a channel accepts nothing")
+        if watch and now < run.length:
+            period = watch.period()
+            if period is not None:
+                times = period.times(run.length - now)
+                if times > 0:
+                    n = period.ticks // step
+                    gains = [a - now for a in track.accepted]
+                    cycle = [g + period.added["accepted"] for g in gains[-n:]]
+                    skip(st, mapping, rows, period, times)
+                    for k in range(times):
+                        track.accepted += [now + k * period.added["accepted"] + g for g in cycle]
+                watch = Watch(st, mapping, rows) if times > 0 else watch
+    return track
+
+
+def _run_to(memory: DramSpec, run: Run, st: Channel, requests: int) -> int:
+    """Run a channel until it has accepted so many requests; those simulated one by one."""
+    mapping, rows = read_mapping(run.mapping, memory), memory.organisation.rows
+    step, simulated = int(st.config["refi"][0]), 0
+    looking = repeats(st, mapping, run.pattern.regular)
+    watch = Watch(st, mapping, rows)
+    while int(st.s["accepted"][0]) < requests:
+        before = int(st.s["accepted"][0])
+        until = (int(st.s["clock"][0]) // step + 1) * step if looking else FOREVER
+        advance(st, until, requests)
+        now = int(st.s["accepted"][0])
+        simulated += now - before
+        period = watch.period() if looking and now < requests else None
+        times = period.times(requests - now) if period else 0
+        if period and times > 0:
+            skip(st, mapping, rows, period, times)
+            watch = Watch(st, mapping, rows)
+    return simulated
+
+
+def _unaligned(memory: DramSpec, run: Run, numbers: range) -> tuple[list[_Track], list[int], int]:
+    """Run all channels from where each has accepted a tenth to where one has accepted all."""
+    tracks, starts, ends = [], [], []
+    for n in numbers:
+        st = new_channel(memory, run, n)
+        simulated = _run_to(memory, run, st, run.length // 10)
+        starts.append(int(st.s["clock"][0]))
+        first = int(st.s["accepted"][0])
+        simulated += _run_to(memory, run, st, run.length)
+        ends.append(int(st.s["clock"][0]))
+        last = int(st.s["accepted"][0])
+        tracks.append(_Track(st, 1, [first, last], simulated))
+    start, end = max(starts), min(ends)
+    spans = []
+    for n, track in zip(numbers, tracks, strict=True):
+        if len(tracks) == 1:
+            spans.append(track.accepted[1] - track.accepted[0])
+            continue
+        st = new_channel(memory, run, n)
+        advance(st, start, FOREVER)
+        first = int(st.s["accepted"][0])
+        advance(st, end, FOREVER)
+        spans.append(int(st.s["accepted"][0]) - first)
+    return tracks, spans, end - start
+
+
+def _outcome(
+    memory: DramSpec, run: Run, tracks: list[_Track], accepted: float, ticks: int
+) -> Outcome:
+    """Turn counts into rates; `accepted` requests of a channel in `ticks` of the window."""
+    total = {name: sum(int(t.st.s[name][0]) for t in tracks) for name in ADDED}
+    served = total["reads_done"] + total["writes_done"]
+    latency = total["latency"] / total["reads_done"] if total["reads_done"] else None
+    copies = run.channels / len(tracks)
+    rate = accepted * memory.organisation.atom_bytes / (ticks * memory.tick_s)
+    return Outcome(
+        fraction=rate / memory.channel_bytes_per_s,
+        bytes_per_s=rate * run.channels,
+        requests=round(copies * total["accepted"]),
+        simulated=sum(t.simulated for t in tracks),
+        seconds=max(int(t.st.s["clock"][0]) for t in tracks) * memory.tick_s,
+        read_latency_s=None if latency is None else latency * memory.tick_s,
+        row_hits=max(0.0, 1.0 - total["acts"] / max(served, 1)),
+        acts_per_request=total["acts"] / max(served, 1),
+    )
+
+
+def drain_fraction(memory: DramSpec, run: Run) -> float:
+    """Fraction of the pins' rate over a whole run, from its first tick until it has all entered."""
+    check(memory, run)
+    st = new_channel(memory, run)
+    advance(st, FOREVER, run.length)
+    seconds = int(st.s["clock"][0]) * memory.tick_s
+    moved = int(st.s["accepted"][0]) * memory.organisation.atom_bytes
+    return moved / seconds / memory.channel_bytes_per_s

@@ -1,0 +1,177 @@
+"""What a command makes the others wait for: one function a command, one for each earliest tick."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...workloads.jit import compiled_inside, compiled_part
+from .queues import closed, opened
+
+ACT, PRE, PREAB, RD, WR, RDA, WRA, REFAB, REFPB = range(9)
+COMMANDS = ("ACT", "PRE", "PREab", "RD", "WR", "RDA", "WRA", "REFab", "REFpb")
+
+
+@compiled_inside
+def record(st: Any, command: int, b: int, row: int) -> None:
+    """Write a command into the timeline, where one is kept."""
+    s, c = st.s[0], st.config[0]
+    if s.logged < c.log_rows:
+        n = s.logged
+        st.log[n, 0], st.log[n, 1], st.log[n, 2], st.log[n, 3] = s.clock, command, b, row
+        s.logged += 1
+
+
+@compiled_inside
+def rising(c: Any, tick: int) -> int:
+    """The first tick from `tick` on with a rising edge."""
+    return tick + 1 - (tick & 1) if c.half else tick
+
+
+@compiled_inside
+def at_column(st: Any, b: int, write: int) -> int:
+    """First tick for a read or write of a bank's open row."""
+    bank = st.banks[b]
+    pc, sid, group = st.pcs[bank.pc], st.sids[bank.sid], st.groups[bank.group]
+    if write:
+        return max(max(bank.next_wr, group.next_wr), max(sid.next_wr, pc.next_wr))  # type: ignore[no-any-return]
+    return max(max(bank.next_rd, group.next_rd), max(sid.next_rd, pc.next_rd))  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def at_act(st: Any, b: int) -> int:
+    """First tick for an ACT of a closed bank."""
+    bank, c = st.banks[b], st.config[0]
+    pc = st.pcs[bank.pc]
+    own = max(bank.next_act, st.groups[bank.group].next_act)
+    return max(max(own, pc.next_act), max(pc.act4 + c.faw, st.s[0].row_bus))  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def at_pre(st: Any, b: int) -> int:
+    """First tick for a PRE of a bank."""
+    bank = st.banks[b]
+    return max(bank.next_pre, max(st.pcs[bank.pc].next_pre, st.s[0].row_bus))  # type: ignore[no-any-return]
+
+
+@compiled_inside
+def column(st: Any, b: int, write: int, auto: bool) -> None:
+    """Send RD, WR, RDA or WRA to a bank."""
+    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    t = s.clock
+    pc, group = st.pcs[bank.pc], st.groups[bank.group]
+    s.col_bus = t + c.col_len
+    first = bank.pc * c.sids
+    if write:
+        pc.next_wr = max(pc.next_wr, t + c.wr_wr)
+        pc.next_rd = max(pc.next_rd, t + c.wr_rd)
+        group.next_wr = max(group.next_wr, t + c.ccd_l)
+        group.next_rd = max(group.next_rd, t + c.wr_rd_l)
+        st.sids[bank.sid].next_wr = max(st.sids[bank.sid].next_wr, t + c.ccd_s)
+        pre, act, ref = c.wr_pre, c.wra_act, c.wra_ref
+    else:
+        pc.next_rd = max(pc.next_rd, t + c.rd_rd)
+        pc.next_wr = max(pc.next_wr, t + c.rd_wr)
+        group.next_rd = max(group.next_rd, t + c.ccd_l)
+        for k in range(first, first + c.sids):
+            apart = c.ccd_s if k == bank.sid else c.ccd_r
+            st.sids[k].next_rd = max(st.sids[k].next_rd, t + apart)
+        pre, act, ref = c.rd_pre, c.rda_act, c.rda_ref
+    if auto:
+        bank.next_act = max(bank.next_act, t + act)
+        pc.next_refab = max(pc.next_refab, t + ref)
+    else:
+        bank.next_pre = max(bank.next_pre, t + pre)
+        pc.next_preab = max(pc.next_preab, t + pre)
+
+
+@compiled_inside
+def activate(st: Any, b: int, row: int) -> None:
+    """Send an ACT to a closed bank."""
+    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    t = s.clock
+    pc, group = st.pcs[bank.pc], st.groups[bank.group]
+    record(st, ACT, b, row)
+    s.row_bus = t + c.act_len
+    s.acts += 1
+    pc.act4, pc.act3, pc.act2, pc.act1 = pc.act3, pc.act2, pc.act1, t
+    pc.next_act = max(pc.next_act, t + c.act_act)
+    pc.next_preab = max(pc.next_preab, t + c.act_pre)
+    pc.next_refab = max(pc.next_refab, t + c.act_refab)
+    pc.next_refpb = max(pc.next_refpb, t + c.act_refpb)
+    group.next_act = max(group.next_act, t + c.act_act_l)
+    if c.act_refpb_l > 0:
+        group.next_refpb = max(group.next_refpb, t + c.act_refpb_l)
+    bank.next_act = max(bank.next_act, t + c.rc)
+    bank.next_rd = max(bank.next_rd, t + c.act_rd)
+    bank.next_wr = max(bank.next_wr, t + c.act_wr)
+    bank.next_pre = max(bank.next_pre, t + c.act_pre)
+    bank.next_refpb = max(bank.next_refpb, t + c.act_refpb_bank)
+    bank.open = row
+    opened(st, b)
+
+
+@compiled_inside
+def close(st: Any, b: int) -> None:
+    """Mark a bank as closed; the closed-page policy counts anew."""
+    bank = st.banks[b]
+    bank.accesses, bank.injected = 0, 0
+    if bank.open >= 0:
+        bank.open = -1
+        closed(st, b)
+
+
+@compiled_inside
+def precharge(st: Any, b: int) -> None:
+    """Send a PRE to one bank."""
+    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    t = s.clock
+    pc = st.pcs[bank.pc]
+    record(st, PRE, b, bank.open)
+    s.pres += 1
+    pc.next_pre = max(pc.next_pre, t + c.pre_pre)
+    pc.next_preab = max(pc.next_preab, t + c.pre_pre)
+    pc.next_refab = max(pc.next_refab, t + c.pre_ref)
+    bank.next_act = max(bank.next_act, t + c.pre_act)
+    bank.next_refpb = max(bank.next_refpb, t + c.pre_ref)
+    close(st, b)
+
+
+@compiled_part
+def precharge_all(st: Any, p: int) -> None:
+    """Send a PREab: every bank of a pseudo channel closes."""
+    s, c = st.s[0], st.config[0]
+    t, pc = s.clock, st.pcs[p]
+    each = c.bank_count // c.pcs
+    record(st, PREAB, p * each, -1)
+    pc.next_act = max(pc.next_act, t + c.pre_act)
+    pc.next_refab = max(pc.next_refab, t + c.pre_ref)
+    pc.next_pre = max(pc.next_pre, t + c.pre_pre)
+    pc.next_preab = max(pc.next_preab, t + c.pre_pre)
+    for b in range(p * each, (p + 1) * each):
+        close(st, b)
+
+
+@compiled_part
+def refresh_all(st: Any, p: int) -> None:
+    """Send a REFab to a pseudo channel."""
+    s, c = st.s[0], st.config[0]
+    t, pc = s.clock, st.pcs[p]
+    record(st, REFAB, p * (c.bank_count // c.pcs), -1)
+    s.refreshes += 1
+    pc.next_act = max(pc.next_act, t + c.ref_act)
+    pc.next_preab = max(pc.next_preab, t + c.ref_preab)
+
+
+@compiled_part
+def refresh_bank(st: Any, b: int) -> None:
+    """Send a REFpb to one bank."""
+    s, c, bank = st.s[0], st.config[0], st.banks[b]
+    t, pc, group = s.clock, st.pcs[bank.pc], st.groups[bank.group]
+    record(st, REFPB, b, -1)
+    s.refreshes += 1
+    pc.next_act = max(pc.next_act, t + c.refpb_act)
+    if c.refpb_refpb > 0:
+        pc.next_refpb = max(pc.next_refpb, t + c.refpb_refpb)
+    if c.refpb_act_l > 0:
+        group.next_act = max(group.next_act, t + c.refpb_act_l)
+    bank.next_act = max(bank.next_act, t + c.refpb_act_bank)

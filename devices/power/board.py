@@ -1,0 +1,104 @@
+"""A board's energy over a time: its work, what it draws beside it, and its limit.
+
+Cost models add up the energy of work, linear in FLOPs and bytes. What a board draws beside goes
+with time: idle power always, and the power of running cores while kernels run. Where the sum would
+be above the limit the clock falls, here over the whole time at once (a board holds the mean of tens
+of milliseconds below its limit, several steps of decoding). Times do not get longer by it: fitted
+kernel times were measured under the limit, so they are those of the lower clock already, and what
+is above the limit is energy that the lower clock and voltage save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+
+from .model import PowerModel
+
+if TYPE_CHECKING:
+    from ..spec import DeviceSpec
+
+BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "fp8_block": 8.0, "int8": 8.0,
+        "fp4": 4.0}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What devices draw beside the energy of their work.
+
+    Attributes
+    ----------
+    idle_W : float
+        Of one device without work.
+    model : PowerModel or None
+        Its power model; None where a device has no known limit and process.
+    """
+
+    idle_W: float
+    model: PowerModel | None
+
+    def idle_joules(self, device_s: float) -> float:
+        """Energy of devices over so many device-seconds, were they idle."""
+        return self.idle_W * device_s
+
+    def busy_joules(self, busy_s: float) -> float:
+        """Energy on top while they run kernels for so many device-seconds, beside the work's."""
+        return 0.0 if self.model is None else self.model.busy_W * busy_s
+
+    def work_joules(self, joules: float, busy_s: float) -> float:
+        """Energy of work of `joules` at the nominal clock, done in `busy_s` under the limit."""
+        m = self.model
+        if m is None or busy_s <= 0.0:
+            return joules
+        beside = m.idle_W + m.busy_W
+        drawn = float(m.limited_W(np.array([beside + joules / busy_s]))[0])
+        return min(joules, max(drawn - beside, 0.0) * busy_s)
+
+
+NO_BOARD = Board(0.0, None)
+"""A device that draws nothing beside its work."""
+
+
+class Energies(TypedDict):
+    """Energy terms of a roofline; see `coefficients`."""
+
+    stream_J_per_byte: float
+    act_J_per_byte: float
+    J_per_flop: dict[str, float]
+
+
+def board(spec: DeviceSpec) -> Board:
+    """The board of a device; it has a power model where limit and process are known."""
+    from .transfer import can_model, power_model
+
+    return Board(spec.static_W, power_model(spec).model if can_model(spec) else None)
+
+
+def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
+    """Energy terms of a roofline by the power model.
+
+    Parameters
+    ----------
+    model : PowerModel
+    formats : iterable of str
+        Arithmetic formats that the roofline has.
+
+    Returns
+    -------
+    Energies
+        ``stream_J_per_byte`` (weights and KV come from main memory and pass the cache),
+        ``act_J_per_byte`` (inputs and outputs of chains of kernels) and ``J_per_flop``. A 32-bit
+        FLOP takes twice a 16-bit one, as a multiplier's area goes with the square of its width and
+        half of its rate is given up already.
+    """
+    m = model
+    width = {16.0: m.J_per_flop_16, 8.0: m.J_per_flop_8, 4.0: m.J_per_flop_4,
+             32.0: 2.0 * m.J_per_flop_16}  # fmt: skip
+    return {
+        "stream_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte,
+        "act_J_per_byte": m.cache_J_per_byte + m.vector_J_per_byte,
+        "J_per_flop": {name: width[BITS.get(name, 16.0)] for name in formats},
+    }

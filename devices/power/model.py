@@ -1,0 +1,135 @@
+"""Power of a device while it runs a kernel: what it draws anyway, and energy times rate.
+
+Power at the nominal clock is a sum: the idle board, what comes on while kernels run at all, cores
+that hold thread blocks (clock trees and issue, whatever they compute), and the energy of matrix
+products, exponentials, bytes from main memory and bytes from the last-level cache, each per
+second. The energy of a FLOP goes down with the width of its operands.
+
+**The limit.** A board keeps its mean power below its limit by lowering the clock. So power is a
+smooth minimum of that sum and a little less than the limit: the two differ before the limit
+because a kernel's phases draw unequally and the highest are cut first. Power is never above the
+limit. Seconds are those of the lower clock where they were measured under the limit, which all
+fitted kernel times are; a time from peaks takes `PowerModel.stretch` times as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .work import Work
+
+F8 = npt.NDArray[np.float64]
+
+HELD = 0.985
+"""Mean power over the limit where a kernel is held at it: of the B200 table's rows with experts of
+over 2 GB, which stream at the memory's rate, a quarter reads 984 W or more and 1 % more than 996 W."""
+KNEE = 30.0
+"""Power of the smooth minimum."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModel:
+    """Coefficients of one device, SI units.
+
+    Attributes
+    ----------
+    limit_W : float
+        Board power limit.
+    idle_W : float
+        Board without work.
+    awake_W : float
+        On top while kernels follow one another, however little they do.
+    cores_W : float
+        On top with thread blocks on every core.
+    fill : float
+        Thread blocks a core at which 63 % of `cores_W` are drawn.
+    J_per_flop_16, J_per_flop_8, J_per_flop_4 : float
+        By width of the operands.
+    rows : float
+        Rows beside its tokens that every active expert's tile computes.
+    dram_J_per_byte, cache_J_per_byte, vector_J_per_byte : float
+        Main memory; last-level cache and the way to the cores, which every byte takes; inputs and
+        outputs of a chain of kernels, all their passes together.
+    J_per_score : float
+        Of the exponential and the sums of one attention score.
+    cores : float
+        Cores (SMs, CUs).
+    kept_bytes : float
+        Operands that stay in the last-level cache from one call of a kernel to its next.
+    """
+
+    limit_W: float
+    idle_W: float
+    awake_W: float
+    cores_W: float
+    fill: float
+    J_per_flop_16: float
+    J_per_flop_8: float
+    J_per_flop_4: float
+    rows: float
+    dram_J_per_byte: float
+    cache_J_per_byte: float
+    vector_J_per_byte: float
+    J_per_score: float
+    cores: float
+    kept_bytes: float
+
+    @property
+    def busy_W(self) -> float:
+        """Power above idle of a device whose cores all hold work, without that work's energy."""
+        return self.awake_W + self.cores_W
+
+    def J_per_flop(self, bits: F8) -> F8:
+        """Energy of a FLOP by width of the operands."""
+        return np.select(
+            [bits > 8.0, bits > 4.0], [self.J_per_flop_16, self.J_per_flop_8], self.J_per_flop_4
+        )
+
+    def dynamic_joules(self, work: Work, again: bool = False) -> F8:
+        """Energy of one call's work [J].
+
+        Parameters
+        ----------
+        again : bool
+            The call repeats the one before, so that small operands come out of the cache.
+        """
+        flops = work.flops + self.rows * work.lost
+        size = work.stream_bytes
+        fetched = size * (1.0 - 1.0 / (1.0 + (size / self.kept_bytes) ** 4)) if again else size
+        moved = size + work.vector_bytes
+        return (
+            self.J_per_flop(work.bits) * flops
+            + self.J_per_score * work.scores
+            + self.dram_J_per_byte * fetched
+            + self.cache_J_per_byte * moved
+            + self.vector_J_per_byte * work.vector_bytes
+        )
+
+    def demand_W(self, work: Work, again: bool = False) -> F8:
+        """What the board would draw at its nominal clock, were there no limit."""
+        held = 1.0 - np.exp(-work.blocks / self.cores / self.fill)
+        dynamic = self.dynamic_joules(work, again) / work.seconds
+        return self.idle_W + self.awake_W + self.cores_W * held + dynamic
+
+    def limited_W(self, demand: F8) -> F8:
+        """What it draws: below the limit, by a lower clock where it would exceed it."""
+        top = HELD * self.limit_W
+        low, high = np.minimum(demand, top), np.maximum(demand, top)
+        out: F8 = low * (1.0 + (low / high) ** KNEE) ** (-1.0 / KNEE)
+        return out
+
+    def power_W(self, work: Work, again: bool = False) -> F8:
+        """Mean power of the board while it runs calls of such kernels one after another."""
+        return self.limited_W(self.demand_W(work, again))
+
+    def stretch(self, demand: F8) -> F8:
+        """How many times as long a kernel takes at the limit as at the nominal clock.
+
+        The energy of its work stays; what the board draws beside it is drawn for longer.
+        """
+        beside = self.idle_W + self.busy_W
+        room = np.maximum(self.limited_W(demand) - beside, 1e-9)
+        return np.maximum(np.maximum(demand - beside, 0.0) / room, 1.0)

@@ -1,0 +1,134 @@
+"""Fitted power models as the package keeps them: one YAML a measured device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from ...workloads.specfile import Spec, build, load_description
+from ..calibrated.errors import Errors
+from ..catalog import load_device
+from ..fields import Count, NonNegative, Positive
+from ..spec import DeviceSpec, ErrorSpec
+from .fit import DEVICE, FOLDS, SENSOR, STARTS, PowerFit, PowerRows, parameters, unpack
+from .model import PowerModel
+
+F8 = npt.NDArray[np.float64]
+DIGITS = 4
+REFERENCE = "b200"
+"""The device with measured power, from which the others' is carried over."""
+
+
+class FamilyErrorsSpec(Spec):
+    """How far predicted readings are from measured ones: all rows, and those of unseen shapes."""
+
+    fit: ErrorSpec
+    by_shape: ErrorSpec
+
+
+class PowerSpec(Spec):
+    """A fitted power model.
+
+    Parameters are in SI units; `start` has them by family (see `reading.Start`).
+    """
+
+    device: str
+    limit_W: Positive
+    rows: Count
+    date: str
+    tables: Annotated[tuple[str, ...], Field(min_length=1)]
+    parameters: dict[str, Positive]
+    start: dict[str, dict[str, NonNegative]]
+    errors: dict[str, FamilyErrorsSpec]
+
+    def vector(self) -> tuple[list[str], F8]:
+        """Families, and the parameters in the order of `fit.parameters`."""
+        families = list(self.start)
+        device = [self.parameters[p.name] for p in (*DEVICE, SENSOR)]
+        starts = [self.start[f][p.name] for f in families for p in STARTS[f]]
+        return families, np.array([*device, *starts])
+
+
+def base_model(spec: DeviceSpec, limit_W: float | None = None) -> PowerModel:
+    """Limit, idle power and cores of a device; all coefficients 0."""
+    xpu = next(iter(spec.processors.values()))
+    limit = limit_W or spec.limit_W
+    assert limit is not None
+    return PowerModel(
+        limit_W=limit, idle_W=spec.static_W, awake_W=0.0, cores_W=0.0, fill=1.0,
+        J_per_flop_16=0.0, J_per_flop_8=0.0, J_per_flop_4=0.0, rows=0.0, dram_J_per_byte=0.0,
+        cache_J_per_byte=0.0, vector_J_per_byte=0.0, J_per_score=0.0,
+        cores=float(xpu.cores or 1), kept_bytes=1.0,
+    )  # fmt: skip
+
+
+@cache
+def stored(name: str = REFERENCE) -> PowerSpec:
+    """The fitted power model of a measured device."""
+    path = Path(str(files(__package__) / f"{name}.yaml"))
+    return build(PowerSpec, load_description(path))[0]
+
+
+@cache
+def stored_fit(name: str = REFERENCE) -> PowerFit:
+    """The fit as the model uses it, of the device it was made for."""
+    spec = stored(name)
+    families, values = spec.vector()
+    return unpack(base_model(load_device(name)[0], spec.limit_W), families, values)
+
+
+def power_yaml(
+    device: str, limit_W: float, rows: Sequence[PowerRows], values: F8,
+    seen: Mapping[str, Errors], held: Mapping[str, Errors], date: str,
+) -> str:  # fmt: skip
+    """YAML of a fit."""
+    families = [r.table.family for r in rows]
+    sources = sorted({s for r in rows for s in r.table["source"].tolist()})
+    count = sum(len(r.measured) for r in rows)
+    named = list(zip(parameters(families), values, strict=True))
+    lines = [
+        "# Written by `opbyte validate power --fit`: power of kernels, see docs/power.md. SI units.",
+        (
+            "# errors: by_shape are of rows whose model's shape was held out of the fit "
+            f"({FOLDS} folds)."
+        ),
+        f"device: {device}",
+        f'date: "{date}"',
+        f"tables: [{', '.join(sources)}]",
+        f'limit_W: {{value: {limit_W:g}, source: "power_limit_W of the measured tables"}}',
+        f'rows: {{value: {count}, source: "rows of the measured tables"}}',
+        "parameters:",
+        f'  source: "fit on {count} rows of measured power ({", ".join(sources)}), {date}"',
+    ]
+    device_part, rest = named[: len(DEVICE) + 1], named[len(DEVICE) + 1 :]
+    lines += [f"  {p.name}: {_number(v)}  # {p.meaning}" for p, v in device_part]
+    lines += ["start:", '  source: "the same fit, what the monitor shows as a loop starts"']
+    for family in families:
+        lines.append(f"  {family}:")
+        own, rest = rest[: len(STARTS[family])], rest[len(STARTS[family]) :]
+        lines += [f"    {p.name}: {_number(v)}  # {p.meaning}" for p, v in own]
+    lines += ["errors:", '  source: "predicted against measured readings of the same rows"']
+    for family in families:
+        lines.append(f"  {family}:")
+        lines.append(f"    fit: {_errors(seen[family])}")
+        lines.append(f"    by_shape: {_errors(held[family])}")
+    return "\n".join(lines) + "\n"
+
+
+def _errors(e: Errors) -> str:
+    return (
+        f"{{rows: {e.rows}, median_ape: {e.median_ape:.4g}, p90_ape: {e.p90_ape:.4g}, "
+        f"median_bias: {e.median_bias:.4g}}}"
+    )
+
+
+def _number(value: float) -> str:
+    text = f"{value:.{DIGITS}g}"
+    return text if "e" not in text else f"{float(text):.{DIGITS - 1}e}"

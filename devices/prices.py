@@ -1,0 +1,190 @@
+"""Rows of the price list: what an op costs on a processor, in the form that compiled code reads.
+
+Every cost model prices an op twice: readable, as a `Cost`, and as a `PriceRow` of the same price for
+any batch. The simulator gathers the rows of all ops on all processors and never asks which model
+made them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..workloads.batch import BASE_MOMENTS
+from ..workloads.ops import Op
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+(P_FLOPS, P_BYTES, P_FIXED, P_J_STREAM, P_J_ACT, P_J_FLOP, P_PEAK, P_BANDWIDTH, P_SUM) = range(9)  # fmt: skip
+NUM_PARAMS = 9
+"""Terms of a roofline: effective FLOP/s and B/s, fixed seconds, joules per streamed byte (weights,
+KV), per activation byte and per FLOP, the nominal FLOP/s and B/s (for Op/B rules), and bytes of
+partial sums per routed token (of expert ops; the placement knows them, not the cost model)."""
+
+MOST_COUNTS = 1 << 17
+"""Counts that a curve holds at most; a larger one continues the line of its last two."""
+
+NO_TABLES, NOT_THERE, IN_GRID, NO_LIMIT = -3, -2, -1, 1 << 62
+"""Values of `PriceRow.most`: no kernel tables are in use; they lack the op's shape; its grid says;
+measured whatever the count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How an op changes with the sums of a batch.
+
+    Attributes
+    ----------
+    raised : tuple of Op
+        The op at unit sums with one of them raised by 1, for every moment of a batch; empty for
+        experts, which depend on their loads alone.
+    counts : int
+        Largest count of tokens in a step.
+    """
+
+    raised: tuple[Op, ...]
+    counts: int
+
+
+ALONE = Probe((), 1)
+"""Asks for what of a row does not depend on the batch."""
+
+
+class Grid(NamedTuple):
+    """Seconds at the crossings of up to four axes.
+
+    Attributes
+    ----------
+    axes : float64 array, shape (4, n)
+        Increasing, padded with its last value.
+    sizes : int64 array, shape (4,)
+        Values on each axis; 1 for an absent one.
+    seconds : float64 array
+        Flattened, last axis fastest.
+    """
+
+    axes: F8
+    sizes: I8
+    seconds: F8
+
+
+EMPTY = Grid(np.zeros((4, 1)), np.ones(4, dtype=np.int64), np.zeros(1))
+"""Stands for no grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formula:
+    """A kernel model of several sums; see `devices.calibrated.formulas` for the codes.
+
+    Attributes
+    ----------
+    code : int
+        Which formula.
+    p, x : float64 array
+        Its parameters, and the quantities of one call; what depends on the batch is filled in.
+    window : float
+        Attention window; 0 = none.
+    sums : float64 array, shape (len(SUMS), moments + 1)
+        The op's sums as affine forms of the moments, the constant last; empty for experts.
+    top_k : float
+        Experts of a token.
+    """
+
+    code: int
+    p: F8
+    x: F8
+    window: float = 0.0
+    sums: F8 | None = None
+    top_k: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ByCount:
+    """Price of an op that depends on one count of the batch.
+
+    Attributes
+    ----------
+    moment : int
+        Which one.
+    seconds, bound : float64 array
+        At counts 0, 1, 2, ...; the code of what bounds it.
+    """
+
+    moment: int
+    seconds: F8
+    bound: F8
+
+
+@dataclass(frozen=True, slots=True)
+class PriceRow:
+    """Price of one op on one processor: a curve or formula, else the roofline of `params`.
+
+    Attributes
+    ----------
+    params : float64 array, shape (NUM_PARAMS,)
+        Terms of the roofline; energy always follows from them.
+    curve : ByCount, optional
+    formula : Formula, optional
+    hardware : float64 array, optional
+        Constants of the device that the formula reads; see `calibrated.hardware`.
+    grid : Grid, optional
+        Measured times that the formula continues.
+    blocks : float64 array, optional
+        How the thread blocks of a decode attention run; see `tables.blocks`.
+    most : int
+        Largest count that kernel tables hold, or one of the codes above.
+    """
+
+    params: F8
+    curve: ByCount | None = None
+    formula: Formula | None = None
+    hardware: F8 | None = None
+    grid: Grid | None = None
+    blocks: F8 | None = None
+    most: int = NO_TABLES
+
+
+Quantities = Callable[[Op], F8]
+PricesOf = Callable[[Op, F8], tuple[F8, F8]]
+
+
+def by_count(op: Op, probe: Probe, quantities: Quantities, prices: PricesOf) -> ByCount:
+    """Tabulate an op by the one moment that its quantities depend on.
+
+    Parameters
+    ----------
+    quantities : callable
+        What the price depends on, an affine function of the count.
+    prices : callable
+        Seconds and bounds, shape (n,), of rows of quantities.
+    """
+    base = quantities(op)
+    changed = [
+        j for j, other in enumerate(probe.raised) if not np.array_equal(quantities(other), base)
+    ]
+    moment = changed[0] if changed else 0
+    step = quantities(probe.raised[moment]) - base
+    # Beyond the base moments lie keys of whole contexts, which no step's tokens limit.
+    counts = MOST_COUNTS if moment >= BASE_MOMENTS else min(probe.counts, MOST_COUNTS)
+    x = base + step * (np.arange(1, counts + 1)[:, None] - 1.0)
+    seconds, bound = prices(op, x)
+    return ByCount(moment, np.concatenate([[0.0], seconds]), np.concatenate([[0.0], bound]))
+
+
+def affine_sums(op: Op, probe: Probe, names: tuple[str, ...]) -> F8:
+    """Coefficients of the entries `names` of an op's shape in the moments, the constant last."""
+
+    def values(one: Op) -> F8:
+        return np.array([one.shape.get(name, 0.0) for name in names])
+
+    base = values(op)
+    out = np.empty((len(names), len(probe.raised) + 1))
+    for j, other in enumerate(probe.raised):
+        out[:, j] = values(other) - base
+    out[:, -1] = base - out[:, :-1].sum(axis=1)
+    return out

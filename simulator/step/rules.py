@@ -1,0 +1,95 @@
+"""Placement rules in compiled code: the functions of `deploy.placement` themselves, compiled.
+
+A rule of the library has a code, so that one compiled engine serves them all; a rule from outside is
+a value of the plan whose type is its own, so that an engine is compiled for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import overload
+
+from ...workloads.errors import InputError
+from ...workloads.jit import compiled_part
+from ..deploy import placement
+from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
+
+Custom = Callable[[Option], float] | None
+
+XPU_ONLY, OP_PER_BYTE, FASTEST = (
+    BUILT_IN.index(name) for name in ("xpu-only", "op-per-byte", "fastest")
+)
+FROM_OUTSIDE = -1
+
+_xpu_only = compiled_part(placement.xpu_only)
+_op_per_byte = compiled_part(placement.op_per_byte)
+_fastest = compiled_part(placement.fastest)
+_paper = compiled_part(placement.paper)  # and co-process, which differs in what it shares
+
+
+def rule_code(name: str) -> int:
+    """Code of a rule of the library; `FROM_OUTSIDE` for others."""
+    return BUILT_IN.index(name) if name in BUILT_IN else FROM_OUTSIDE
+
+
+def custom_rule(name: str) -> Custom:
+    """A rule from outside, compiled; None for those of the library.
+
+    Raises
+    ------
+    InputError
+        Numba cannot compile it.
+    """
+    if name in BUILT_IN:
+        return None
+    score = compiled_part(PLACEMENTS[name].score)
+    try:
+        _try(score)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"--placement {name}", f"cannot be compiled: {reason}") from error
+    return score
+
+
+def _try(score: Callable[[Option], float]) -> None:
+    """Compile a rule for the types that it is called with."""
+    compile_: Any = score
+    named_tuple: Any = types.NamedTuple
+    option = named_tuple(
+        (types.int64, types.boolean, types.float64, types.float64, types.float64), Option
+    )
+    compile_.compile((option,))
+
+
+_OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
+
+
+def score(custom: Custom, rule: int, o: Option) -> float:
+    """Score of an option under a rule."""
+    return built_in_score(rule, o) if custom is None else custom(o)
+
+
+@compiled_part
+def built_in_score(rule: int, o: Option) -> float:
+    """Score of an option under a rule of the library."""
+    if rule == XPU_ONLY:
+        return _xpu_only(o)
+    if rule == OP_PER_BYTE:
+        return _op_per_byte(o)
+    if rule == FASTEST:
+        return _fastest(o)
+    return _paper(o)
+
+
+@overload(score, jit_options=_OPTIONS, inline="always")
+def _typed_score(custom: Any, rule: Any, o: Any) -> Callable[..., float]:
+    def built_in(custom: Any, rule: Any, o: Any) -> Any:
+        return built_in_score(rule, o)
+
+    def outside(custom: Any, rule: Any, o: Any) -> Any:
+        return custom(o)
+
+    return built_in if isinstance(custom, types.NoneType) else outside

@@ -1,0 +1,305 @@
+"""Is an op priced alike by every command, in both paths, on every processor, whatever its cost model?
+
+The explicit path (`simulator/step/explicit.py`) is the definition. Devices here have processors whose
+models differ: fitted kernels beside a roofline, measured tables beside one, two sets of fitted
+kernels. Before the price list, compiled code knew the cost model of the first processor only, and
+commands named what bounds an op by rules of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.analysis.answers.evidence import evidence
+from opbyte.devices.catalog import list_systems, load_system
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.placement import PLACEMENTS, Option, placement
+from opbyte.simulator.step.compiled import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import CapacityError, InputError
+
+TWO_GPUS = """
+device:
+  extends: h100
+  name: two-gpus
+  processors:
+    second:
+      kind: xpu
+      peak_TFLOPS: {bf16: 400, fp16: 400, fp8: 800, int8: 800, source: "assumed: a smaller chip"}
+      compute_efficiency: {value: 0.8, source: "assumed: as the first"}
+      memory_efficiency: {value: 0.85, source: "assumed: as the first"}
+      launch_us: {value: 1, source: "assumed: shorter"}
+      memory_pJ_per_bit: {value: 3.9, source: "assumed: as the first"}
+      compute_pJ_per_FLOP: {bf16: 0.2, fp16: 0.2, fp8: 0.1, int8: 0.1, source: "assumed: as the first"}
+      cores: {value: 100, source: "assumed: fewer"}
+      clock_MHz: {value: 1600, source: "assumed: slower"}
+      bandwidth_multiple: {value: 1.5, source: "assumed: nearer"}
+      runs: [attention_decode, attention_prefill, experts, gemm]
+  memory:
+    spaces: {value: 4, source: "assumed: four"}
+name: two-gpus-x1
+devices_per_node: {value: 1, source: "assumed: one"}
+"""
+PIM = """
+device:
+  extends: {device}
+  name: with-pim
+  processors:
+    pim:
+      kind: logic-pim
+      peak_TFLOPS: {{bf16: {peak}, fp16: {peak}, source: "assumed: for the test"}}
+      bandwidth_multiple: {{value: 4, source: "assumed: for the test"}}
+      compute_efficiency: {{value: 1, source: "assumed: for the test"}}
+      memory_efficiency: {{value: 0.85, source: "assumed: for the test"}}
+      launch_us: {{value: 1, source: "assumed: for the test"}}
+      memory_pJ_per_bit: {{value: 2, source: "assumed: for the test"}}
+      compute_pJ_per_FLOP: {{bf16: 0.2, fp16: 0.2, source: "assumed: for the test"}}
+      runs: [attention_decode, experts]
+  memory:
+    spaces: {{value: 4, source: "assumed: for the test"}}
+name: with-pim-x1
+devices_per_node: {{value: 1, source: "assumed: for the test"}}
+"""
+
+
+@pytest.fixture(scope="session")
+def system_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """A system file of a text."""
+    folder = tmp_path_factory.mktemp("systems")
+
+    @cache
+    def write(name: str, text: str) -> Path:
+        path = folder / f"{name}.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def renamed_tables(
+    tmp_path_factory: pytest.TempPathFactory, data_set: Callable[[str], Path]
+) -> Path:
+    """Tables of an RTX 4090 as if they were measured on the device of `PIM`."""
+    folder = tmp_path_factory.mktemp("tables")
+    for table in (data_set("serving_runs") / "rtx4090--llama-3.1-8b" / "kernels").glob("*.csv"):
+        (folder / table.name).write_text(table.read_text().replace("rtx-4090", "with-pim"))
+    return folder
+
+
+def pim(device: str, peak: float) -> str:
+    return PIM.format(device=device, peak=peak)
+
+
+contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
+batches = st.builds(
+    Batch.of,
+    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
+    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
+)
+
+
+def agree(
+    d: Deployment, batch: Batch, compiled_step: Callable[..., float], step: int = 3
+) -> list[tuple[str, str, str]]:
+    """Both paths: equal seconds and joules, and per op the same processor and bound.
+
+    Returns the ops that have several processors to run on, where they ran, and their bounds.
+    """
+    plan, slots = lower(d)
+    books = new_books(plan)
+    each = [batch] * d.ranks
+    moments = [b.moments(d.shard.windows) for b in each]
+    seconds = compiled_step(plan, books, each, moments, step)
+    stage = explicit_stage(d, each, step=step)
+    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    whole = totals(plan, books.tally)
+    assert whole[:, :, -3:].sum() == pytest.approx(stage.joules, rel=1e-9)
+    explicit: dict[tuple[str, str], dict[str, float]] = {}
+    for placed in stage.ops:
+        bound = "memory" if placed.cost.bound == "link" else placed.cost.bound
+        busy = explicit.setdefault((placed.op.name, placed.processor), {})
+        took = placed.cost.seconds * placed.count * placed.devices
+        busy[bound] = busy.get(bound, 0.0) + took
+    compiled: dict[tuple[str, str], dict[str, float]] = {}
+    for s, name in enumerate(slots.name):
+        for p, processor in enumerate(slots.processors):
+            if whole[s, p, T_RUNS] > 0:
+                busy = compiled.setdefault((name, slots.link[s] or processor), {})
+                for bound, took in zip(("compute", "memory", "latency"), whole[s, p], strict=False):
+                    if took > 0:
+                        busy[bound] = busy.get(bound, 0.0) + took
+    sums = explicit.pop(("partial_sums", slots.processors[0]), {})  # booked with the experts
+    if sums:
+        into = explicit.setdefault(("experts", slots.processors[0]), {})
+        for bound, took in sums.items():
+            into[bound] = into.get(bound, 0.0) + took
+    explicit = {k: {b: t for b, t in v.items() if t > 0} for k, v in explicit.items()}
+    assert {k: v for k, v in explicit.items() if v} == {
+        k: pytest.approx(v, rel=1e-9) for k, v in compiled.items() if v
+    }
+    return [
+        (name, *key) for name, key in ((k[0], (k[1], max(v))) for k, v in compiled.items() if v)
+    ]
+
+
+@pytest.mark.parametrize("device", ["two-gpus", "pim", "tables"])
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "gpt-oss-20b", "llama-3-8b"])
+@given(data=st.data())
+@settings(max_examples=12)
+def test_processors_of_different_models(
+    device: str, model: str, system_of: Callable[[str, str], Path],
+    compiled_step: Callable[..., float], request: pytest.FixtureRequest, data: st.DataObject,
+) -> None:  # fmt: skip
+    """Fitted beside fitted, fitted beside roofline, tables beside roofline: equal to 1e-9."""
+    kernels: tuple[str, ...] = ()
+    if device == "tables":
+        kernels = (str(request.getfixturevalue("renamed_tables")),)
+        path = system_of("tables", pim("rtx-4090", 50.0))
+    else:
+        path = system_of(device, TWO_GPUS if device == "two-gpus" else pim("h100", 50.0))
+    rule = data.draw(st.sampled_from(["op-per-byte", "fastest", "paper", "co-process"]))
+    d = deployed(str(path), model, rule, kernels)
+    agree(d, data.draw(batches), compiled_step, data.draw(st.integers(0, 99)))
+
+
+@cache
+def deployed(
+    path: str, model: str, rule: str | None = None, kernels: tuple[str, ...] = ()
+) -> Deployment:
+    return deploy(load_model(model), load_system(path), placement=rule, kernels=kernels)
+
+
+@pytest.mark.parametrize("rule", ["op-per-byte", "fastest", "co-process", "paper", "xpu-only"])
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "llama-3-8b"])
+def test_a_pim_of_no_throughput_changes_nothing(
+    rule: str, model: str, system_of: Callable[[str, str], Path]
+) -> None:
+    plain = deployed("h100-x1", model)
+    beside = deployed(str(system_of("zero", pim("h100", 0.0))), model, rule)
+    for batch in (Batch.of([700] * 40), Batch.of([20, 9000], [(512, 0)])):
+        found, expected = (explicit_stage(d, [batch], expected=True) for d in (beside, plain))
+        assert found.seconds == pytest.approx(expected.seconds, rel=1e-9)
+        assert found.joules == pytest.approx(expected.joules, rel=1e-9)
+
+
+@pytest.mark.parametrize("product", ["h100", "h200", "b200"])
+@given(batch=batches, model=st.sampled_from(["mixtral-8x7b", "qwen3-30b-a3b", "llama-3-8b"]))
+@settings(max_examples=20)
+def test_a_pim_beside_a_product_never_makes_it_slower(
+    product: str, batch: Batch, model: str
+) -> None:
+    plain = deployed(f"{product}-x4", model)
+    beside = deployed(f"{product}-logic-pim-x4", model, "fastest")
+    found, expected = (explicit_stage(d, [batch], expected=True) for d in (beside, plain))
+    assert found.seconds <= expected.seconds * (1 + 1e-9)
+
+
+def test_a_pim_keeps_the_fits_of_the_product() -> None:
+    """W3: what the xPU rests on is the product's, and the PIM says what it rests on."""
+    plain, beside = (deployed(s, "mixtral-8x7b") for s in ("h100-x4", "h100-logic-pim-x4"))
+
+    def fitted(d: Deployment) -> dict[str, tuple[float | None, int]]:
+        rows = evidence(d, {"device.processors.logic-pim.launch_us": "assumed: a guess"})
+        return {r["applies_to"]: (r["error"], r["rows"]) for r in rows if r["basis"] == "fitted"}
+
+    known = {f"{name} on xpu": found for name, found in fitted(plain).items()}
+    mine = fitted(beside)
+    assert mine
+    assert all(
+        known.get(name, known.get(f"{name} on xpu")) == found for name, found in mine.items()
+    )
+    rows = evidence(beside, {"device.processors.logic-pim.launch_us": "assumed: a guess"})
+    (near,) = (r for r in rows if r["applies_to"] == "logic-pim")
+    assert (near["cost_model"], near["basis"]) == ("roofline", "assumed")
+    assert {r["applies_to"] for r in evidence(plain, {})} >= {"MoE experts", "GEMM"}
+
+
+ALL_SYSTEMS = [
+    name for name in list_systems() if not name.startswith(("u280", "u55c", "vck", "zcu"))
+]
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_roofline_and_simulation_name_the_same_bounds(
+    data: st.DataObject, compiled_step: Callable[..., float]
+) -> None:
+    """W4: processor and bound of every op, on all systems of the catalog."""
+    name = data.draw(st.sampled_from(ALL_SYSTEMS))
+    model = data.draw(st.sampled_from(["llama-3-8b", "mixtral-8x7b", "deepseek-v2-lite"]))
+    try:
+        d = deployed(name, model)
+    except (InputError, CapacityError):
+        return
+    if d.pools:
+        return
+    agree(d, data.draw(batches), compiled_step)
+
+
+def test_a_rule_from_outside_runs_in_both_paths(compiled_step: Callable[..., float]) -> None:
+    name = "least-energy-for-a-test"
+    if name not in PLACEMENTS:
+
+        @placement(name, priced=True)
+        def least_energy(o: Option) -> float:
+            """Each op where it takes the least dynamic energy."""
+            return o.joules
+
+    d = deployed("duplex-plain-x4", "mixtral-8x7b", name)
+    agree(d, Batch.of([500] * 30), compiled_step)
+    joules = {
+        rule: explicit_stage(
+            deployed("duplex-plain-x4", "mixtral-8x7b", rule), [Batch.of([500] * 30)]
+        ).joules
+        for rule in (name, "fastest", "xpu-only")
+    }
+    assert joules[name] == min(joules.values())
+
+
+def refused(**bad: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        placement("bad-rule-for-a-test")(bad["score"])
+    assert "bad-rule-for-a-test" not in PLACEMENTS
+    return str(caught.value)
+
+
+def test_rules_that_cannot_work_are_refused_at_once() -> None:
+    assert "needs a docstring" in refused(score=lambda o: 1.0)
+
+    def word(o: Option) -> Any:
+        """A word."""
+        return "near"
+
+    assert "must give a number" in refused(score=word)
+
+
+@pytest.mark.parametrize("board", ["u280", "u55c", "zcu102", "zcu104", "vck190"])
+def test_an_fpga_is_costed_by_its_engine_alone(board: str) -> None:
+    """W7: a roofline of a board would contradict what its engine says."""
+    with pytest.raises(InputError, match=f"^{board}-x1: is an FPGA.*opbyte compare") as caught:
+        deployed(f"{board}-x1", "llama-3-8b")
+    assert "\n" not in str(caught.value)
+
+
+def test_cells_hold_a_bound(compiled_step: Callable[..., float]) -> None:
+    """Every op that ran has one of the three codes."""
+    d = deployed("h100-x1", "llama-3-8b")
+    plan, _ = lower(d)
+    books = new_books(plan)
+    batch = Batch.of([300] * 8, [(64, 0)])
+    compiled_step(plan, books, [batch], [batch.moments(d.shard.windows)])
+    ran = books.cells[0, :, K_PROCESSOR] >= 0
+    assert ran.any()
+    assert np.isin(books.cells[0, ran, K_BOUND], (0.0, 1.0, 2.0)).all()
