@@ -165,9 +165,10 @@ def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
 
 @cache
 def products() -> dict[str, DeviceSpec]:
-    """Devices of the catalog that name their kernels."""
+    """Devices of the catalog that are one processor and name their kernels."""
     found = {name: load_device(name)[0] for name in list_devices()}
-    return {name: spec for name, spec in found.items() if spec.kernels is not None}
+    alone = {name: spec for name, spec in found.items() if len(spec.processors) == 1}
+    return {name: spec for name, spec in alone.items() if spec.kernels is not None}
 
 
 @dataclass(frozen=True, slots=True)

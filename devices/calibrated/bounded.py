@@ -131,7 +131,8 @@ class _Problem:
             else held.center if held.start is None else held.start
             for name, held in self.sets.items()
         ]  # fmt: skip
-        return np.clip(np.concatenate(first), self.low, self.high)
+        out: F8 = np.clip(np.concatenate(first), self.low, self.high)
+        return out
 
     def times(self, theta: F8) -> dict[str, F8]:
         out = {}
