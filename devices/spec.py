@@ -188,6 +188,9 @@ class MappingSpec(Spec):
 class DeviceSpec(Spec):
     """One device: processors that share a memory, its links, power and price.
 
+    `kernels` names the kernel parameters that the device shares with others of its silicon (see
+    `calibrated.kernel_sets`).
+
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
@@ -205,6 +208,7 @@ class DeviceSpec(Spec):
     limit_W: Positive | None = None
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
+    kernels: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
 
