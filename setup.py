@@ -13,7 +13,10 @@ setup(
         "opbyte": ["py.typed"],
         "opbyte.analysis.report": ["templates/*.j2"],
         "opbyte.devices": [
-            "specs/*.yaml", "specs/calibrated/*.yaml", "specs/kernels/*.yaml", "specs/systems/*.yaml",
+            "specs/*.yaml",
+            "specs/calibrated/*.yaml",
+            "specs/kernels/*.yaml",
+            "specs/systems/*.yaml",
         ],
         "opbyte.devices.power": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml"],

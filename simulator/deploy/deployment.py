@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.link import LinkModel
@@ -171,6 +172,7 @@ def deploy(
     draws: str = "layer",
     costs: str = "auto",
     kernels: Sequence[str] = (),
+    frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
 ) -> Deployment:
     """Put a model on a system.
@@ -194,6 +196,8 @@ def deploy(
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
+    frameworks : mapping of str to str
+        Kind of op -> whose kernels run it, where measurements tell; see `frameworks.kernels_of`.
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
@@ -225,7 +229,7 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
-                exchange=exchange,
+                frameworks=frameworks, exchange=exchange,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -233,7 +237,9 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = build_device(system.device, calibrated=costs == "auto", kernels=kernels)
+    device = build_device(
+        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
+    )
     _check_formats(model, device)
     return Deployment(
         model=model,

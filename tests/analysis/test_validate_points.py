@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opbyte.analysis.validate.points.kernels import OWN, with_experts
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import settings
-from opbyte.analysis.validate.points.kernels import OWN, with_experts
 from opbyte.analysis.validate.points.predict import (
     REQUESTS,
     deployed,
