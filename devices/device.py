@@ -174,8 +174,6 @@ def build_device(
     if not calibrated:
         _refuse_tables(spec, kernels)
         return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
-    from .calibrated.model import can_calibrate
-
     fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
     if not fitted:
         _refuse_tables(spec, kernels)
@@ -196,6 +194,11 @@ def _powered(model: Roofline, own: Board) -> Roofline:
     if own.model is None:
         return model
     return replace(model, **coefficients(own.model, model.J_per_flop))
+
+
+def can_calibrate(processor: ProcessorSpec) -> bool:
+    """Whether a processor is GPU-class, with known cores and clock."""
+    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)
 
 
 def _fitted(

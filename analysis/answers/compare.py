@@ -27,7 +27,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import MixtureOfExperts
 from ...workloads.model import ModelSpec
-from ...workloads.requests.options import check_count
+from ...workloads.requests.options import check_count, check_seed
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
 from .roofline import MAX_BATCH
 
@@ -72,6 +72,7 @@ def compare(
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
+    check_seed(seed)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)
     check_count(images, "--images", 1, MAX_IMAGES)

@@ -106,6 +106,9 @@ class Deployment:
     kernels: tuple[str, ...] = ()
     pools: tuple[Deployment, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
+
     @property
     def lockstep(self) -> bool:
         """Whether ranks advance together: experts that serve all ranks tie them."""
@@ -241,6 +244,8 @@ def deploy(
         system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
     )
     _check_formats(model, device)
+    chosen = system.mapping.attention if attention is None else attention
+    _check_attention(chosen, device)
     return Deployment(
         model=model,
         shard=shard,
@@ -249,7 +254,7 @@ def deploy(
         device=device,
         layout=layout,
         placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, system.mapping.attention if attention is None else attention),
+        run=Run(model.numerics, chosen),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
@@ -266,6 +271,19 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
                 f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
                 f"{model.name} would; it has {known}",
             )
+
+
+def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
+    """Refuse scores through main memory where attention's seconds are those of fused kernels.
+
+    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
+    bytes and joules those of "unfused", and the op would beat its own memory roofline.
+    """
+    if attention == "unfused" and device.collectives is not None:  # it has kernel models
+        raise InputError(
+            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
+            "was measured fused; add --costs roofline, or leave it out",
+        )  # fmt: skip
 
 
 def _expert_parts(

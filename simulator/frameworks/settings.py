@@ -35,6 +35,8 @@ class EngineSettings:
         GPU as its driver names it; empty if nobody says.
     given : bool
         Whether an engine's file says all this.
+    doubts : tuple of str
+        Keys that were not read and are almost spelt like one that would be.
     """
 
     policy: Policy
@@ -51,6 +53,7 @@ class EngineSettings:
     memory_bytes: float | None = None
     device_name: str = ""
     given: bool = False
+    doubts: tuple[str, ...] = ()
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:
         """Cache settings on a device: without a number of blocks, what the memory holds."""

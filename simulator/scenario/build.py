@@ -99,7 +99,8 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
     sequences = own.max_seqs
     if clients is not None and sequences is None:
         sequences = min(max(256, clients), MAX_SEQUENCES)
-    return make_policy(own.policy or base.name, own.token_budget, sequences)
+    name = base.name if own.policy is None else own.policy
+    return make_policy(name, own.token_budget, sequences)
 
 
 def deployed(

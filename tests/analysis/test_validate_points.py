@@ -243,7 +243,7 @@ def test_bad_tables_are_refused(
 
 
 def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
-    assert "does not exist" in ask("validate", "points", tmp_path / "none.csv").refused()
+    assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "lacks the columns" in ask("validate", "points", tmp_path / "x.csv").refused()
