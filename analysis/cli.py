@@ -14,6 +14,7 @@ import sys
 import typer
 
 from ..workloads.errors import InputError
+from ..workloads.plugins import load_plugins
 from . import commands
 from .commands.app import app, names
 from .commands.usage import usage_line
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for bad input."""
     command = typer.main.get_command(app)
     try:
+        load_plugins()
         status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -39,6 +39,13 @@ class CapacityError(InputError):
     """Something that does not fit; the message holds needed and available."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something of a user's failed, as part of one line: the error's class where it tells more."""
+    if isinstance(error, InputError):
+        return f"{error.subject} {error.reason}"
+    return f"{type(error).__name__}: {error}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names come closest, for the end of an error message.
 

@@ -98,24 +98,27 @@ class Router:
 
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
-ROUTINGS: Registry[Build] = Registry("routing")
+ROUTINGS: Registry[Build] = Registry("routing", described=True)
 ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE"}
 """What follows the colon, for routings that take something."""
 
 
 @ROUTINGS.register("uniform")
 def _uniform(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """All experts equally likely."""
     return np.full((layers, experts), 1.0 / experts)
 
 
 @ROUTINGS.register("measured")
 def _measured(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """Skewed per layer and per prompt, as measured on DeepSeek-V2-Lite."""
     rng = np.random.default_rng([seed, 0xE])
     return rng.gamma(1 / POPULARITY_CV**2, size=(layers, experts))
 
 
 @ROUTINGS.register("power_law")
 def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """power_law:S, the r-th most popular expert has probability r^-S."""
     try:
         exponent = float(argument)
     except ValueError:
@@ -130,6 +133,7 @@ def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArr
 
 @ROUTINGS.register("trace")
 def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """trace:FILE, activation counts from a CSV: layer, e0, e1, ...."""
     rows = _read_counts(Path(argument), experts)
     return np.stack([rows[i % len(rows)] for i in range(layers)])
 

@@ -18,7 +18,9 @@ from .options import (
     KvDtype,
     Out,
     Placement,
+    Policy,
     Pp,
+    Router,
     Routing,
     Tp,
     count,
@@ -46,9 +48,7 @@ def capacity_command(
     ] = None,
     cv: Annotated[float | None, real("Variation of arrival gaps (gamma).")] = None,
     spread: Annotated[float | None, real("Spread equal time stamps over this many s.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="chunked (default), mixed or vllm.", metavar="NAME")
-    ] = None,
+    policy: Policy = None,
     engine: Annotated[
         str | None, typer.Option(help="Settings of a real engine (engine.json).", metavar="FILE")
     ] = None,
@@ -56,9 +56,7 @@ def capacity_command(
         str | None, typer.Option(help="Measured kernel tables of the device.", metavar="PATH")
     ] = None,
     costs: Costs = "auto",
-    router: Annotated[
-        str | None, typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME")
-    ] = None,
+    router: Router = None,
     replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
     token_budget: Annotated[int | None, count("Tokens of one step.")] = None,
     max_seqs: Annotated[int | None, count("Sequences running at once.")] = None,

@@ -33,7 +33,15 @@ Pp = Annotated[
 ]
 Placement = Annotated[
     str | None,
-    typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process.", metavar="RULE"),
+    typer.Option(help="A name of `opbyte list placements`.", metavar="RULE"),
+]
+Router = Annotated[
+    str | None,
+    typer.Option(help="A name of `opbyte list routers`; round-robin without it.", metavar="NAME"),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="A name of `opbyte list policies`; chunked without it.", metavar="NAME"),
 ]
 Costs = Annotated[
     str, typer.Option(help="auto (fitted kernel models) or roofline.", metavar="MODEL")

@@ -19,7 +19,9 @@ from .options import (
     KvDtype,
     Out,
     Placement,
+    Policy,
     Pp,
+    Router,
     Routing,
     Tp,
     count,
@@ -53,9 +55,7 @@ def simulate_command(
         float | None, real("Spread equal time stamps over this many seconds.")
     ] = None,
     duration: Annotated[float | None, real("Only arrivals before this [s].")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="chunked (default), mixed or vllm.", metavar="NAME")
-    ] = None,
+    policy: Policy = None,
     engine: Annotated[
         str | None, typer.Option(help="Settings of a real engine (engine.json).", metavar="FILE")
     ] = None,
@@ -78,10 +78,7 @@ def simulate_command(
     warmup: Annotated[int | None, count("Completions left out of the metrics.")] = None,
     seed: Annotated[int, count("Seed of requests and routing.")] = 0,
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
-    router: Annotated[
-        str | None,
-        typer.Option(help="round-robin, least-loaded, vllm or sticky.", metavar="NAME"),
-    ] = None,
+    router: Router = None,
     replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
     fail: Annotated[
         list[str] | None,

@@ -135,17 +135,21 @@ class Policy:
 MAX_SEQUENCES = 65_536
 """Most sequences of one rank; each has a slot in every step."""
 
-POLICIES: Registry[Policy] = Registry("policy")
+POLICIES: Registry[Policy] = Registry("policy", described=True)
 
-POLICIES.register("chunked")(Policy("chunked", 8192, 256, chunked=True, reserve=False))
+POLICIES.register(
+    "chunked", "prompts in chunks beside decodes (Sarathi-Serve), paged KV cache (vLLM)"
+)(Policy("chunked", 8192, 256, chunked=True, reserve=False))
 """Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
 
-POLICIES.register("mixed")(Policy("mixed", 524_288, 256, chunked=False, reserve=True))
+POLICIES.register("mixed", "whole prompts beside decodes, as in the Duplex paper's mixed stage")(
+    Policy("mixed", 524_288, 256, chunked=False, reserve=True)
+)
 """Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is that of
 the authors' simulator (eval/test.cpp)."""
 
 
-POLICIES.register("vllm")(
+POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
     Policy(
         "vllm",
         8192,

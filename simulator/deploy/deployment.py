@@ -211,10 +211,10 @@ def deploy(
         )
     check_routing(routing)
     for where, name, known in (
-        ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--placement", placement, PLACEMENTS), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         ("exchange", exchange, EXCHANGES),
-        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
+        (f"placement of {system.device.name}", system.device.placement, PLACEMENTS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")

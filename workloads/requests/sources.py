@@ -14,7 +14,7 @@ from .block import MAX_BLOCK
 from .formats import detect
 from .lengths import Draw
 from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
-from .rows import Rows, compressed, from_zero
+from .rows import Rows, checked, compressed, from_zero
 from .servegen import find_clients, read_servegen
 from .servegen_client import DATASET, TRACE
 
@@ -56,8 +56,12 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
         raise InputError(path, reason)
     found = detect(path)
     if not found.has_arrivals:
-        return Source(path.name, False, lambda: found.read(path))
-    return Source(path.name, True, lambda: compressed(from_zero(found.read(path)), rate_scale))
+        return Source(path.name, False, lambda: checked(found.read(path), path))
+
+    def rows() -> Iterator[Rows]:
+        return compressed(from_zero(checked(found.read(path), path)), rate_scale)
+
+    return Source(path.name, True, rows)
 
 
 def _has_dataset(path: Path) -> bool:
