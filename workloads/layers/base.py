@@ -149,8 +149,9 @@ def _complete(kind: type[LayerKind]) -> None:
     if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
         raise InputError("it", "must be a frozen dataclass: @dataclass(frozen=True, slots=True)")
     members = {*getattr(kind, "__dataclass_fields__", ()), *dir(kind)}
+    routed: object = getattr(kind, "routed", None)
     wanted = ["hidden", "weights", "state", "shard", "ops"]
-    wanted += ["shard_experts", "expert_op"] if kind.routed is not None else []
+    wanted += ["shard_experts", "expert_op"] if routed is not None else []
     lacking = [name for name in wanted if name not in members]
     if lacking:
         raise InputError("it", f"lacks {', '.join(lacking)}")
