@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -168,20 +168,42 @@ class FamilyFitSpec(Spec):
     bounds: BoundsSpec
 
 
-class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price.
+class MappingSpec(Spec):
+    """How a model is mapped on a system's devices, where a run does not say otherwise.
 
-    With `separate` every processor is a device of its own, with a memory of the given size and a
+    `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how
+    co-processing divides experts: "paper" tries the prefixes of the order of increasing load,
+    "optimal" every subset. `experts` are cut or dealt over the devices of a node; `attention` is
+    one pass over K and V, or scores through main memory.
+
+    With `separate` every processor is a device of its own, with a memory of the device's size and a
     place on the link: what the first one `excludes` runs on another, where the weights of experts
     and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
+    """
+
+    placement: str = "op-per-byte"
+    splitter: Literal["paper", "optimal"] = "paper"
+    experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
+    attention: Literal["flash", "unfused"] = "flash"
+    separate: bool = False
+    prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def group(self, device: DeviceSpec) -> int:
+        """Devices that work as one: one of each processor where they are `separate`."""
+        return len(device.processors) if self.separate else 1
+
+    def fewest(self, device: DeviceSpec) -> int:
+        """Devices of the smallest system."""
+        return self.group(device) * (1 if self.prefill_share is None else 2)
+
+
+class DeviceSpec(Spec):
+    """One device: processors that share a memory, its links, power and price.
 
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
-
-    `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
-    increasing load, "optimal" every subset.
     """
 
     name: Name
@@ -196,14 +218,19 @@ class DeviceSpec(Spec):
     limit_W: Positive | None = None
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
-    placement: str = "op-per-byte"
-    splitter: Literal["paper", "optimal"] = "paper"
-    experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
-    attention: Literal["flash", "unfused"] = "flash"
-    separate: bool = False
-    prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_mapping(cls, given: Any) -> Any:
+        for key in MappingSpec.model_fields if isinstance(given, dict) else ():
+            if key in given:
+                raise ValueError(
+                    f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` "
+                    "in a system's file"
+                )
+        return given
 
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:
@@ -214,41 +241,40 @@ class DeviceSpec(Spec):
             raise ValueError("an FPGA has one processor, its engine")
         return self
 
-    @property
-    def group(self) -> int:
-        """Devices that work as one: one of each processor where they are `separate`."""
-        return len(self.processors) if self.separate else 1
-
-    @property
-    def fewest(self) -> int:
-        """Devices of the smallest system."""
-        return self.group * (1 if self.prefill_share is None else 2)
-
 
 class SystemSpec(Spec):
-    """Devices on links: `nodes` nodes of `devices_per_node` devices each."""
+    """Devices on links, and how models are mapped on them.
+
+    `nodes` nodes of `devices_per_node` devices each.
+    """
 
     name: Annotated[str, Field(pattern=WORD, max_length=100)]  # a device's name and its counts
     title: str = ""
     device: DeviceSpec
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
     nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
+    mapping: MappingSpec = Field(default_factory=MappingSpec)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> SystemSpec:
-        if self.devices_per_node % self.device.group:
+        if self.devices_per_node % self.group:
             raise ValueError(
-                f"devices_per_node must be a multiple of {self.device.group}: one device for each "
+                f"devices_per_node must be a multiple of {self.group}: one device for each "
                 f"processor of {self.device.name}"
             )
-        if self.device.prefill_share is not None:
+        if self.mapping.prefill_share is not None:
             self.pools()
         return self
 
     @property
+    def group(self) -> int:
+        """Devices that work as one."""
+        return self.mapping.group(self.device)
+
+    @property
     def groups_per_node(self) -> int:
         """Groups of devices that work as one, in one node."""
-        return self.devices_per_node // self.device.group
+        return self.devices_per_node // self.group
 
     @property
     def groups(self) -> int:
@@ -265,10 +291,10 @@ class SystemSpec(Spec):
         ValueError
             The system has no share, or one that leaves a side without devices.
         """
-        share, device = self.device.prefill_share, self.device
+        share = self.mapping.prefill_share
         if share is None:
             raise ValueError(f"{self.name} has no prefill_share")
-        device = device.model_copy(update={"prefill_share": None})
+        mapping = self.mapping.model_copy(update={"prefill_share": None})
         nodes, part = share * self.nodes, share * self.groups_per_node
         if nodes == int(nodes) and nodes > 0:
             sizes = [(self.groups_per_node, int(nodes)), (self.groups_per_node, 0)]
@@ -279,8 +305,8 @@ class SystemSpec(Spec):
         else:
             raise ValueError(f"prefill_share {share:g} does not divide the devices of {self.name}")
         first, second = (
-            SystemSpec(name=f"{self.name}-{label}", title=self.title, device=device,
-                       devices_per_node=groups * device.group, nodes=count)
+            SystemSpec(name=f"{self.name}-{label}", title=self.title, device=self.device,
+                       devices_per_node=groups * self.group, nodes=count, mapping=mapping)
             for label, (groups, count) in zip(("prefill", "decode"), sizes, strict=True)
         )  # fmt: skip
         return first, second

@@ -87,6 +87,22 @@ def compiled_inside(function: F) -> F:
     return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
+OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
+"""Options of functions that `numba.extending.overload` makes, as those of the decorators here."""
+
+
+def lacks(type_: Any, *path: str) -> bool:
+    """Whether a compiled argument is None, or a field of it (a path of names) is.
+
+    An overload that asks this leaves out code that a run has no use for, so that it is never compiled.
+    """
+    for name in path:
+        if isinstance(type_, numba.types.NoneType):
+            return True
+        type_ = type_.types[type_.fields.index(name)]
+    return isinstance(type_, numba.types.NoneType)
+
+
 def _njit(function: F, **options: bool | str) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.

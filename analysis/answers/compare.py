@@ -21,6 +21,7 @@ from ...simulator.deploy.placement import able, processors_of
 from ...simulator.fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ...simulator.fpga.engine import Share, run_frame
 from ...simulator.fpga.frames import serve_images
+from ...simulator.scenario.load import load
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
@@ -30,7 +31,6 @@ from ...workloads.numerics import Numerics
 from ...workloads.ops import Loads
 from ...workloads.requests.options import check_count
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
-from .load import load
 from .roofline import MAX_BATCH
 
 MAX_IMAGES = 10_000

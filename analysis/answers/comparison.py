@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.model import ModelSpec
-from ..show.result import Result, seconds, show
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..report import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +206,6 @@ class SystemComparison(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots.comparisons import comparison
-        from ..report import Drawing
 
         figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
         return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]

@@ -14,7 +14,7 @@ from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.step.explicit import explicit_stage
+from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from ...workloads.ops import Op
@@ -65,9 +65,8 @@ def _placed(deployment: Deployment) -> dict[str, dict[str, Op]]:
     """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
     out: dict[str, dict[str, Op]] = {}
     for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
-        stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
-        for placed in stage.ops:
-            out.setdefault(placed.processor, {}).setdefault(placed.op.name, placed.op)
+        for op, where in placed_ops(deployment, batch):
+            out.setdefault(where, {}).setdefault(op.name, op)
     return out
 
 

@@ -13,11 +13,12 @@ import numpy.typing as npt
 from ...devices.spec import SystemSpec
 from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga, on_chip_bytes
 from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
+from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
-from ..show.result import Result, seconds, show
-from .load import load
+from ..show.result import Result
+from ..show.text import seconds, show
 
 QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 

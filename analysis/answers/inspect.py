@@ -11,7 +11,8 @@ from typing import Any
 from ...workloads.catalog import load_model
 from ...workloads.layers import Attention, ExpertAttention, LatentAttention, is_routed
 from ...workloads.model import ModelSpec
-from ..show.result import Result, show
+from ..show.result import Result
+from ..show.text import show
 
 
 @dataclass(frozen=True, slots=True)

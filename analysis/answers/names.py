@@ -47,7 +47,7 @@ def _systems() -> list[dict[str, Any]]:
                 "devices": devices,
                 "nodes": spec.nodes,
                 "memory_GiB": round(devices * spec.device.memory.capacity_bytes / 2**30),
-                "device": spec.device.title,
+                "device": spec.title or spec.device.title,
             }
         )
     return rows

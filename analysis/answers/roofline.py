@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
-from ...simulator.deploy.deployment import Deployment, deploy
+from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.scenario.build import deployed
+from ...simulator.scenario.load import load
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import PlacedOp, StageCost, explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.requests.options import check_count, check_whole
-from ..show.result import Result, seconds, show, si
-from .load import load
+from ...workloads.requests.options import check_count
+from ..show.result import Result
+from ..show.text import seconds, show, si
 from .summary import processor_rows, roof_of
 
 if TYPE_CHECKING:
@@ -179,16 +183,7 @@ def roofline(
     batch: int = 64,
     context: int = 2048,
     prefill: int = 0,
-    routing: str = "uniform",
-    dtype: str | None = None,
-    kv_dtype: str | None = None,
-    tp: int | None = None,
-    dp: int | None = None,
-    ep: int | None = None,
-    pp: int | None = None,
-    placement: str | None = None,
-    attention: str | None = None,
-    costs: str = "auto",
+    **options: Any,
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
 
@@ -202,8 +197,9 @@ def roofline(
         Tokens each of them has in its KV cache.
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
-    routing : str
-        Expert popularity; loads are expectations, so the table has no noise.
+    **options
+        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``. Loads
+        of experts are expectations, so the table has no noise.
 
     Returns
     -------
@@ -223,15 +219,11 @@ def roofline(
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
-    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
-    where_to: dict[str, Any] = {n: check_whole(x, f"--{n}") for n, x in degrees.items()}
+    how = chosen(DeployOptions, options)
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
-    spec, where = load(model, system, dtype, kv_dtype)
-    deployment = deploy(
-        spec, where, **where_to, placement=placement, attention=attention,
-        routing=routing, costs=costs,
-    )  # fmt: skip
+    spec, where = load(model, system, how.dtype, how.kv_dtype)
+    deployment = deployed(spec, where, how)
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
     work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
     return Roofline(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
-from ..show.result import seconds, show
+from ..show.text import seconds, show
 
 if TYPE_CHECKING:
     from ...simulator.serving.metrics import Quantiles

@@ -26,7 +26,7 @@ def top(
 ) -> None:
     """Answer for all commands."""
     if version:
-        from ... import __version__
+        from ..._version import __version__
 
         print(f"opbyte {__version__}")
         raise typer.Exit()

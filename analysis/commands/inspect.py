@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from .app import app
 from .io import folder, show
-from .options import Json, Out
+from .options import Json, Model, Out
 
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
+    model: Model,
     as_json: Json = False,
     out: Out = None,
 ) -> None:

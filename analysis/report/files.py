@@ -7,11 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.demo import Comparison
 from ..answers.roofline import Roofline
-from ..answers.simulate import Comparison, Seeds, Simulation
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..show.output import SIGNIFICANT, OutputFolder
+from ..show.result import Result
 from ..show.timeline import write_timeline
-from ..studies.capacity import Capacity
+from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
@@ -23,6 +26,11 @@ from . import report
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
     """The single runs of a result."""
     return (result,) if isinstance(result, Simulation) else result.runs
+
+
+def write_report(result: Result, folder: OutputFolder) -> None:
+    """Write report.html."""
+    folder.text("report.html", report(result))
 
 
 def write_roofline(result: Roofline, folder: OutputFolder) -> None:
@@ -42,7 +50,7 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
         title += f", one prompt of {result.prefill:,} tokens"
     figure = draw(result.processors(), result.figure_ops(), title)
     folder.write("roofline.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.json("roofline.json", result.to_dict())
 
 
@@ -57,7 +65,7 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
             name = f"{each.run.deployment.system.name}/"
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
-        folder.text("report.html", report(result))
+        write_report(result, folder)
         folder.json("summary.json", result.to_dict())
 
 
@@ -73,7 +81,7 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         table = pd.DataFrame(result.table)
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.json("pareto.json", result.to_dict())
 
 
@@ -87,7 +95,7 @@ def write_capacity(result: Capacity, folder: OutputFolder) -> None:
     folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
     figure = result.figure()
     folder.write("capacity.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.json("capacity.json", result.to_dict())
 
 
@@ -125,7 +133,7 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, every row's prediction, a figure a family and the report."""
     from ..plots import save
 
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.json("kernels.json", result.to_dict())
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
@@ -141,7 +149,7 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         columns = {str(name): table[name].to_numpy() for name in table}
         folder.csv(f"{each.name}/requests.csv", columns)
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
-    folder.text("report.html", report(result))
+    write_report(result, folder)
     folder.json("serving.json", result.to_dict())
 
 

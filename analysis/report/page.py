@@ -3,53 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..show.console import is_numeric
 from ..show.provenance import code_version
-from ..show.result import show
+from ..show.result import Drawing, Result, Section
+from ..show.text import is_numeric, show
+from .sections import sections
 from .svg import inline_svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from matplotlib.figure import Figure
-
-    from ..show.result import Result
 
 MOST_ROWS = 200
 """Rows of a table shown; the files beside the report hold all."""
 MOST_TEXT = 2000
 MARKED = {"pass", "fail", "prediction", "assumed"}
 """Cells that are shown in a colour of their own, beside saying it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure with a sentence that says what to see in it."""
-
-    figure: Figure
-    caption: str
-
-
-Block = str | Sequence[Mapping[str, Any]] | Drawing
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A headed part of a report.
-
-    Attributes
-    ----------
-    title : str
-    blocks : sequence of str, rows or Drawing
-        Paragraphs, tables (rows of equal keys) and figures, in order.
-    """
-
-    title: str
-    blocks: Sequence[Block]
 
 
 def report(result: Result) -> str:
@@ -61,16 +32,15 @@ def report(result: Result) -> str:
     Parameters
     ----------
     result : Result
-        Its `sections` are the report's; a last one says which code made it.
+        What `sections.sections` makes of it is the report; a last part says which code made it.
 
     Returns
     -------
     str
     """
-    sections = [*result.sections(), _made_by()]
     number = 0
     shown: list[dict[str, Any]] = []
-    for section in sections:
+    for section in [*sections(result), _made_by()]:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
             if isinstance(block, Drawing):

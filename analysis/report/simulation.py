@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -12,8 +12,11 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import Run
 from ...workloads.specfile import to_si
+from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..answers.summary import (
     figure_rows,
     heading,
@@ -24,11 +27,9 @@ from ..answers.summary import (
 )
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.provenance import digest_of
-from ..show.result import show
-from .page import Drawing, Section
-
-if TYPE_CHECKING:
-    from ..answers.simulate import Comparison, Seeds, Simulation
+from ..show.result import Drawing, Section
+from ..show.text import show
+from .sections import sections
 
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
@@ -36,6 +37,7 @@ WHERE = (
 )
 
 
+@sections.register
 def run_sections(result: Simulation) -> list[Section]:
     """All sections of one simulation."""
     run = result.run
@@ -61,6 +63,7 @@ def run_sections(result: Simulation) -> list[Section]:
     ]
 
 
+@sections.register
 def comparison_sections(result: Comparison) -> list[Section]:
     """What differs between systems, then what each rests on."""
     runs = [each.run for each in result.runs]
@@ -87,6 +90,7 @@ def comparison_sections(result: Comparison) -> list[Section]:
     return out
 
 
+@sections.register
 def seeds_sections(result: Seeds) -> list[Section]:
     """Means with intervals, then the first seed in full."""
     first = result.runs[0]
@@ -199,12 +203,17 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
         {"what": "workload", "value": run.workload, "digest": None},
         {"what": "seed", "value": str(run.seed), "digest": None},
     ]
+    given = [
+        {"option": own.name, "value": show(value), "unit": own.option.unit or None}
+        for own, value in result.scenario.given()
+        if own.name not in ("model", "system", "seed")
+    ]
     models = model_rows(result.evidence)
     constants = constants_section(
         d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
     )
     return [
-        Section(f"{before}What was run", [what, inspect(d.model).rows()]),
+        Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
         Section(f"{before}Evidence", [result.rests_on(), models, *result.outside_tables()]),
         constants,
     ]

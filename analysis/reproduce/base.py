@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
-from ..show.result import Result, show
+from ..show.result import Result
+from ..show.text import show
 from .points import Told
-
-if TYPE_CHECKING:
-    from ..report import Drawing
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -130,13 +128,6 @@ class Reproduction(Result):
     assumptions: tuple[str, ...] = ()
     figures: tuple[Table, ...] = ()
     plots: str = ""
-
-    def drawings(self) -> Sequence[Drawing]:
-        from ..report import Drawing
-        from .write import figures_of
-
-        titles = {table.name: table.title for table in self.figures}
-        return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
 
     @property
     def failed(self) -> int:

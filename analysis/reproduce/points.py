@@ -96,10 +96,11 @@ class Measured:
 
 def system_of(point: Point) -> SystemSpec:
     """The point's devices on their links, with what it changes about them."""
-    from ...devices.catalog import load_device
-    from ...devices.spec import SystemSpec
+    from ...devices.catalog import of_device
 
-    device, _ = load_device(point.device)
+    nodes, _, each = point.size.rpartition("x")
+    system, _ = of_device(point.device, int(each), int(nodes or 1), counted=bool(nodes))
+    device = system.device
     if point.latency_s is not None:
         link = device.link.model_copy(update={"latency_s": point.latency_s})
         device = device.model_copy(update={"link": link})
@@ -107,16 +108,12 @@ def system_of(point: Point) -> SystemSpec:
         update = {"memory_efficiency": point.efficiency}
         processors = {n: p.model_copy(update=update) for n, p in device.processors.items()}
         device = device.model_copy(update={"processors": processors})
-    nodes, _, each = point.size.rpartition("x")
-    return SystemSpec(
-        name=f"{device.name}-{point.size}", device=device, devices_per_node=int(each),
-        nodes=int(nodes or 1),
-    )  # fmt: skip
+    return system.model_copy(update={"device": device})
 
 
 def run_point(point: Point) -> Measured:
     """Simulate one point."""
-    from ..answers.simulate import Simulation, simulate
+    from ..answers.simulate import simulate
 
     result = simulate(
         point.model,
@@ -135,7 +132,6 @@ def run_point(point: Point) -> Measured:
         seed=point.seed,
         keep_stages=True,
     )
-    assert isinstance(result, Simulation)
     return _measured(result.run, point.warmup)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..show.output import OutputFolder
-from ..show.result import show
+from ..show.text import show
 from .base import Reproduction
 
 if TYPE_CHECKING:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .result import show
+from .text import Rows, is_numeric, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-Rows = Sequence[Mapping[str, Any]]
 DISPENSABLE = ("aliases",)
 """Columns left out of a terminal too narrow for them."""
 
@@ -67,20 +66,6 @@ def table_lines(rows: Rows, width: int | None = None) -> list[str]:
 def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> int:
     sizes = [max(len(line[i]) for line in [keys, *cells]) for i in range(len(keys))]
     return sum(sizes) + gap * (len(keys) - 1)
-
-
-def is_numeric(rows: Rows, key: str) -> bool:
-    """Whether a column holds numbers, or text of a number and its unit ("1.5 ms", "3 %")."""
-    values = [row[key] for row in rows if row[key] is not None]
-    return bool(values) and all(
-        isinstance(v, (int, float)) or (isinstance(v, str) and _starts_as_number(v)) for v in values
-    )
-
-
-def _starts_as_number(text: str) -> bool:
-    head, _, unit = text.partition(" ")
-    number = head.rstrip("%x").replace(",", "")
-    return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
 
 
 def _wrapped(

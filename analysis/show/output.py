@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError
-from .result import plain
+from .text import plain
 
 STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""

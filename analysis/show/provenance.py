@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ..._version import __version__
 from ...workloads.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the library's folders."""
 LIBRARY = ("workloads", "devices", "simulator", "analysis")
 SUFFIXES = (".py", ".yaml", ".csv")
 PRESENTATION = {"plots", "report", "commands"}
@@ -28,14 +31,19 @@ def code_version() -> str:
     >>> code_version().startswith(f"{__version__}+")
     True
     """
-    root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for folder in LIBRARY:
-        for file in sorted((root / folder).rglob("*")):
-            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(root).parts):
-                digest.update(f"{file.relative_to(root)}\0".encode())
-                digest.update(file.read_bytes())
+    for file in sources():
+        digest.update(f"{file.relative_to(ROOT)}\0".encode())
+        digest.update(file.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def sources() -> Iterator[Path]:
+    """Source and data files that a result depends on, in order."""
+    for folder in LIBRARY:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(ROOT).parts):
+                yield file
 
 
 def digest_of(data: Any) -> str:

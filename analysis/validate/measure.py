@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ...kernels.host import device_yaml
 from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import Measurement, Row, measure
+from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
-from ..show.result import Result, seconds, si
+from ..show.result import Result
+from ..show.text import seconds, si
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
@@ -109,14 +111,6 @@ class Measured(Result):
         files.json("measure.json", self.to_dict())
 
 
-def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
-    """A kernel table with its provenance on top."""
-    import pandas as pd
-
-    body = pd.DataFrame(dict(columns)).to_csv(index=False, float_format="%.6g")
-    return "".join(f"# {line}\n" for line in header) + body
-
-
 def _record(row: Row) -> dict[str, Any]:
     s, other = row.sample, row.other
     return {
@@ -184,4 +178,4 @@ def measure_machine(
     )  # fmt: skip
     if small is None:
         return Measured(run)
-    return Measured(run, close_loop(Measured(run), small, seed=seed))
+    return Measured(run, close_loop(run, Measured(run).yaml(), small, seed=seed))

@@ -11,20 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.catalog import list_devices, load_device
-from ...simulator.deploy.deployment import Deployment, deploy
-from ...simulator.frameworks.vllm_file import EngineFile, read_engine
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.frameworks.settings import EngineSettings
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import deployed, engine_settings
+from ...simulator.scenario.load import load
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
 from ...workloads.requests import RequestBlock, RequestStream
 from ..answers.coverage import coverage, coverage_blocks
-from ..answers.load import load
-from ..show.result import Result, seconds
+from ..show.result import Drawing, Result
+from ..show.text import seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Drawing
 
 F8 = npt.NDArray[np.float64]
 
@@ -143,7 +145,6 @@ class ServingValidation(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots import serving
-        from ..report import Drawing
 
         return [
             Drawing(
@@ -207,9 +208,11 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
 def _replay(folder: Path, kernels: bool) -> ServingRun:
     if not folder.is_dir():
         raise InputError(folder, "is no folder; it should hold a serving run")
-    engine = read_engine(folder)
+    tables = folder / "kernels" if kernels else None
+    scenario = Scenario.of(folder / "config.json", engine=folder, kernels=tables)
+    engine = engine_settings(scenario)
     table = _requests(folder / "requests.csv")
-    deployment = _deployment(folder, engine, kernels)
+    deployment = _deployment(folder, engine, scenario)
     stream = _stream(folder.name, table)
     cache = engine.cache_on(deployment.system.device)
     served = run(deployment, engine.policy, stream, cache=cache)
@@ -230,15 +233,11 @@ def _stream(name: str, table: pd.DataFrame) -> RequestStream:
     return RequestStream(name, True, None, lambda: iter([block]))
 
 
-def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
-    tables = folder / "kernels"
-    name = f"{_device(folder)}-x{engine.tp * engine.dp * engine.pp}"
+def _deployment(folder: Path, engine: EngineSettings, scenario: Scenario) -> Deployment:
+    devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
+    name = f"{_device(folder)}-x{devices}"
     model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
-    return deploy(
-        model, system, tp=engine.tp, dp=engine.dp, pp=engine.pp,
-        ep=engine.ep if model.moe_layers else None,
-        kernels=(str(tables),) if kernels else (), exchange=engine.exchange,
-    )  # fmt: skip
+    return deployed(model, system, scenario.deployment, engine)
 
 
 def _device(folder: Path) -> str:

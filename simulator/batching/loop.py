@@ -7,7 +7,11 @@ step by step, stamped at the end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numba.extending import overload
 
 from ...workloads.batch import (
     BASE_MOMENTS,
@@ -17,10 +21,10 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
+from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, int64, lacks
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
-from ..step.unequal import uneven_seconds
+from ..step.unequal import Uneven, uneven_seconds
 from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -140,8 +144,16 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
         st.moments[r, at] = kv
 
 
-@compiled_part
 def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+    """`renew_uneven`, where the kernel of the decodes tells what unequal contexts add."""
+    if plan.uneven is not None:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+
+@compiled_part
+def renew_uneven(
+    uneven: Uneven, limits: Limits, st: State, books: Books, r: int, done: int
+) -> None:
     """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
 
     It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
@@ -161,9 +173,22 @@ def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done
                 count += 1
         last[B_DECODES], last[B_STEP] = m[DECODES], step
         last[B_SECONDS] = uneven_seconds(
-            plan.uneven, books.contexts, count, limits.captured, books.places
+            uneven, books.contexts, count, limits.captured, books.places
         )
     m[at] = last[B_SECONDS]
+
+
+@overload(set_uneven, jit_options=OPTIONS, inline="always")
+def _typed_uneven(
+    plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any
+) -> Callable[..., None]:
+    def absent(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        return None
+
+    def present(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+    return absent if lacks(plan, "uneven") else present
 
 
 @compiled_part
@@ -383,8 +408,7 @@ def advance(
             for r in range(ranks.shape[0]):
                 if done > 0:
                     lengthen(st, plan.windows, r, done)
-                if plan.uneven.blocks.size > 0:
-                    set_uneven(plan, limits, st, books, r, done)
+                set_uneven(plan, limits, st, books, r, done)
             before = clocks[T_KNOWN] = now
             seconds = step_seconds(
                 plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,

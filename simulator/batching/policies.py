@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..limits import MAX_SEQUENCES
 from .host import LAUNCH_S, NO_HOST, Host, Pace
 
 MOST_CAPTURED = 512
@@ -131,9 +132,6 @@ class Policy:
             self.pace(ops, stages),
         )  # fmt: skip
 
-
-MAX_SEQUENCES = 65_536
-"""Most sequences of one rank; each has a slot in every step."""
 
 POLICIES: Registry[Policy] = Registry("policy", described=True)
 

@@ -130,7 +130,7 @@ class Deployment:
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
-            spec, ranks = self.system.device.link, self.system.device.group
+            spec, ranks = self.system.device.link, self.system.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
         inside = spec is self.system.device.link
@@ -178,7 +178,7 @@ def deploy(
     tp, dp, ep, pp : int, optional
         Parallel degrees; see `make_layout`.
     placement, attention : str, optional
-        Override the device's defaults.
+        Override the system's mapping.
     routing : str
         See `workloads.routing`.
     seed : int
@@ -212,11 +212,11 @@ def deploy(
         ("--placement", placement, PLACEMENTS), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         ("exchange", exchange, EXCHANGES),
-        (f"placement of {system.device.name}", system.device.placement, PLACEMENTS),
+        (f"mapping.placement of {system.name}", system.mapping.placement, PLACEMENTS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
-    if system.device.prefill_share is not None:
+    if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
         sides = tuple(
@@ -240,8 +240,8 @@ def deploy(
         system=system,
         device=device,
         layout=layout,
-        placement=system.device.placement if placement is None else placement,
-        run=Run(model.numerics, system.device.attention if attention is None else attention),
+        placement=system.mapping.placement if placement is None else placement,
+        run=Run(model.numerics, system.mapping.attention if attention is None else attention),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )

@@ -127,7 +127,7 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
         raise InputError(
             "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"
         )
-    if system.device.separate:
+    if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError("--pp", f"{reason}, as on {system.name}")
     return pp
@@ -135,7 +135,7 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
 
 def _away(system: SystemSpec) -> frozenset[str]:
     """What one of several processors that are devices of their own leaves to the others."""
-    if not system.device.separate:
+    if not system.mapping.separate:
         return frozenset()
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
 
@@ -166,7 +166,7 @@ def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int
     parts = [part for layer in model.layers for part in layer.expert_parts]
     if not all(part.routed.spreads for part in parts):
         return 1
-    widest = system.nodes if system.device.experts == "tensor-parallel" else devices
+    widest = system.nodes if system.mapping.experts == "tensor-parallel" else devices
     return max(d for d in range(1, min(widest, experts) + 1) if devices % d == 0 == experts % d)
 
 

@@ -159,7 +159,13 @@ def able(processors: Sequence[Processor], kind: str) -> list[Processor]:
     return [p for p in processors if p.can_run(kind)]
 
 
-def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: bool) -> list[Region]:
+def regions(
+    ops: Sequence[Op],
+    device: SharedMemoryDevice,
+    rule: str,
+    mixed: bool,
+    splitter: str = "paper",
+) -> list[Region]:
     """Place ops on processors; ops run one region after another.
 
     Parameters
@@ -170,6 +176,8 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
         One of `PLACEMENTS`.
     mixed : bool
         Whether the stage holds any prefill.
+    splitter : str
+        How co-processing divides experts; see `split_experts`.
     """
     chosen = PLACEMENTS[rule]
     processors = processors_of(device)
@@ -178,7 +186,7 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
         can = able(processors, op.kind)
         if chosen.shares and op.kind == "experts" and len(can) > 1:
             both = (can[0], can[1])
-            split = split_experts(op, *both, device.spec.memory.spaces, device.spec.splitter)
+            split = split_experts(op, *both, device.spec.memory.spaces, splitter)
             out += [split, *added_sums(split, processors)]
             continue
         name = choose(chosen, op, can, processors, mixed).name

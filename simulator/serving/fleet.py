@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
+from ..limits import MAX_REPLICAS
 from .cluster import Pools
 from .faults import Faults
 
@@ -29,8 +30,8 @@ class Fleet:
     faults: Faults | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.replicas <= 4096:
-            raise InputError("--replicas", f"must be in [1, 4096], not {self.replicas}")
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise InputError("--replicas", f"must be in [1, {MAX_REPLICAS}], not {self.replicas}")
 
 
 def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:

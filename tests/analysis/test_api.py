@@ -22,9 +22,7 @@ EVIL = "<script>alert('x')</script>"
 
 @pytest.fixture(scope="module")
 def run() -> Simulation:
-    result = simulate("llama-3-8b", "h100-x1", rate=20.0, requests=50, keep_stages=True)
-    assert isinstance(result, Simulation)
-    return result
+    return simulate("llama-3-8b", "h100-x1", rate=20.0, requests=50, keep_stages=True)
 
 
 def test_all_public_names_are_there() -> None:
@@ -100,7 +98,9 @@ def test_wrong_types_are_input_errors(options: dict[str, object], part: str) -> 
         ({"rate": "5"}, "--rate"),
         ({"rate": 5, "requests": 2.0}, "--requests"),
         ({"rate": 5, "warmup": True}, "--warmup"),
-        ({"rate": 5, "seeds": 1.0}, "--seeds"),
+        ({"rate": 5, "sede": 1}, "--sede: unknown option; did you mean 'seed'"),
+        ({"rate": 5, "lengths": 3}, "--lengths: must be text"),
+        ({"rate": 5, "fail": "0@1"}, "--fail: must be a list"),
         ({"rate": 5, "seed": None}, "--seed"),
         ({"rate": 5, "seed": "1"}, "--seed"),
         ({"rate": 5, "token_budget": 2.5}, "--token-budget"),

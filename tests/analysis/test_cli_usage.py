@@ -115,7 +115,7 @@ BAD = {
     f"{S} --requests 0": ("--requests", "from 1"),
     f"{S} --policy chunkd": ("--policy", "did you mean 'chunked'?"),
     f"{S} --token-budget 0": ("--token-budget",),
-    f"{S} --max-seqs 65537": ("--max-seqs", "65,536"),
+    f"{S} --max-seqs 65537": ("--max-seqs", "65536"),
     f"{S} --max-model-len 0": ("--max-model-len",),
     f"{S} --max-model-len 50": ("--max-model-len", "request 0", "105 tokens"),
     f"{S} --seeds 0": ("--seeds", "from 1 to 1000"),

@@ -21,16 +21,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opbyte.analysis.studies.pareto import front, pareto
+from opbyte.analysis.studies.front import front
+from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
 from opbyte.analysis.studies.sweep.expression import parse
-from opbyte.analysis.studies.sweep.parameters import settings
+from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.analysis.studies.sweep.point import METRICS, Outcome, evaluate
 from opbyte.analysis.studies.sweep.pool import run_local
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.analysis.studies.sweep.study import Study, read_study
+from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.model import ModelSpec
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
 Write = Callable[[str, str], Path]
@@ -151,12 +154,14 @@ def test_paths_reach_into_specs() -> None:
         "system.device.processors.logic-pim.bandwidth_multiple": 8,
         "system.device.memory.capacity_GiB": 96,
     }  # fmt: skip
-    found = settings(point)
-    device = found["system"].device
+    found = scenario_of(point)
+    assert isinstance(found.system, SystemSpec)
+    assert isinstance(found.model, ModelSpec)
+    device = found.system.device
     assert device.memory.capacity_bytes == 96 * 2**30
     assert device.processors["logic-pim"].bandwidth_multiple == 8
-    assert found["system"].name.startswith("duplex-x4-")
-    assert "num_experts_per_tok 1" in found["model"].name
+    assert found.system.name.startswith("duplex-x4-")
+    assert "num_experts_per_tok 1" in found.model.name
 
 
 def test_replicas_multiply_devices_and_price() -> None:

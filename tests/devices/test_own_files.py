@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import describe_system, load_device, load_system
+from opbyte.devices.spec import MappingSpec
 from opbyte.workloads.errors import InputError, SpecError
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "wide-logic-pim.yaml"
@@ -344,3 +345,32 @@ def test_deep_nesting_gives_a_reason(tmp_path: Path, opening: str) -> None:
         closing = {"[": "]", "{a: ": "1}"}.get(opening, "")
         text = "name: x\nmemory: " + opening * depth + closing * depth
         loads_or_says_why(write(tmp_path, text))
+
+
+TWO = 'devices_per_node: {value: 2, source: "assumed: two"}\n'
+
+
+def test_a_system_is_mapped_as_what_its_device_extends(tmp_path: Path) -> None:
+    """The mapping of the catalog's name goes with it, also through a file; keys given come first."""
+    (tmp_path / "base.yaml").write_text("extends: duplex-pe\nname: base\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nname: mine\n")
+    assert load_system(tmp_path / "mine.yaml").mapping == load_system("duplex-pe-x4").mapping
+    system = tmp_path / "system.yaml"
+    system.write_text("name: two\ndevice: mine.yaml\nmapping: {splitter: optimal}\n" + TWO)
+    found, sources = describe_system(system)
+    assert (found.mapping.placement, found.mapping.splitter) == ("co-process", "optimal")
+    assert sources["device.memory.capacity_GiB"]
+    system.write_text("name: two\ndevice: duplex-split\n" + TWO)
+    found, sources = describe_system(system)
+    assert found.mapping.prefill_share == 0.5
+    assert "Fig. 16" in sources["mapping.prefill_share"]
+    assert [pool.devices_per_node for pool in found.pools()] == [1, 1]
+    system.write_text("name: two\ndevice: h100\n" + TWO)
+    assert load_system(system).mapping == MappingSpec()
+
+
+@pytest.mark.parametrize("key", MappingSpec.model_fields)
+def test_a_device_has_no_mapping(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, OWN + f"{key}: paper\n")
+    with pytest.raises(SpecError, match=f"{key} is no part of a device: give `mapping:"):
+        load_device(path)

@@ -1,40 +1,33 @@
-"""What a sweep can set: arguments of `simulate`, and paths into the model's and system's specs."""
+"""What a sweep can set: options of a scenario, and paths into the model's and system's specs."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system
 from ....devices.spec import SystemSpec
-from ....simulator.serving.fleet import parse_fleet
+from ....simulator.scenario.scenario import Scenario, placed
 from ....workloads.catalog import catalog_entry, load_model
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf import model_from_keys
 from ....workloads.hf.json_file import config_file, read_json_object
 from ....workloads.model import ModelSpec
 from ....workloads.specfile import Description, Quantity, build, merge, to_si
-from ...answers.simulate import simulate
 from ...show.provenance import digest_of, digest_of_path
 
-NOT_SWEPT = ("keep_stages", "progress", "fleet")
-FLEET = ("router", "replicas", "mtbf", "repair")
-"""Parameters that make up a fleet; see `simulator.serving.fleet`."""
-FILES = ("trace", "engine", "kernels")
-"""Arguments that name files; their content is part of a point's identity."""
+SEEDS = "seeds"
+"""A parameter beside the scenario's options: the mean over so many seeds."""
 SOURCE = "assumed: set by the sweep"
 
 Overrides = tuple[tuple[str, Any], ...]
 
 
-@lru_cache(maxsize=1)
-def arguments() -> tuple[str, ...]:
-    """Arguments of `simulate` that a sweep may set."""
-    names = [name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT]
-    return (*names, *FLEET)
+def parameters() -> tuple[str, ...]:
+    """Options of a scenario that a sweep may set: those of one value."""
+    known = placed(Scenario).items()
+    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
 
 
 def check_parameter(name: str, where: str) -> None:
@@ -43,31 +36,29 @@ def check_parameter(name: str, where: str) -> None:
     Raises
     ------
     InputError
-        Neither an argument of `simulate` nor a path that starts with ``model.`` or ``system.``.
+        Neither an option of a scenario nor a path that starts with ``model.`` or ``system.``.
     """
     head, _, path = name.partition(".")
     if head in ("model", "system") and path:
         return
-    if name not in arguments():
+    if name not in parameters():
         raise InputError(
             where,
-            f"unknown parameter {name!r}{nearest(name, arguments())}; model.KEY and system.PATH "
+            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH "
             "reach into the specs",
         )
 
 
-def settings(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `simulate` for a point, specs with their changes applied.
+def scenario_of(point: Mapping[str, Any]) -> Scenario:
+    """The scenario of a point, specs with their changes applied.
 
     Raises
     ------
     InputError
         A spec that cannot be read or does not allow the change.
     """
-    given = {name: value for name, value in point.items() if name in arguments()}
-    fleet = parse_fleet(**{name: given.pop(name) for name in FLEET if name in given})
-    if fleet is not None:
-        given["fleet"] = fleet
+    known = placed(Scenario)
+    given = {name: value for name, value in point.items() if name in known and value is not None}
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
             (name.partition(".")[2], value)
@@ -78,7 +69,7 @@ def settings(point: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(head, "is needed: give it in base or as an axis")
         if inside:
             given[head] = change(str(given[head]), inside)
-    return given
+    return Scenario.of(**given)
 
 
 def changed_model(name: str, changes: Overrides) -> ModelSpec:
@@ -168,9 +159,14 @@ def identity(point: Mapping[str, Any]) -> dict[str, str]:
             continue
         if name == "routing":
             value = value.partition("trace:")[2]
-        if value and name in (*FILES, "model", "system", "routing"):
+        if value and (name in ("model", "system", "routing") or _names_file(name)):
             found[name] = _file_digest(name, value)
     return {name: digest for name, digest in found.items() if digest}
+
+
+def _names_file(name: str) -> bool:
+    known = placed(Scenario).get(name)
+    return known is not None and known.option.file
 
 
 def _file_digest(name: str, value: str) -> str:

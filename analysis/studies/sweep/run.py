@@ -14,11 +14,10 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
-from ...report import Section, report
 from ...show.output import OutputFolder
 from ...show.provenance import code_version, digest_of
 from ...show.result import Result
-from ..pareto import front
+from ..front import front
 from .cluster import run_cluster
 from .dataset import Dataset
 from .parameters import identity
@@ -118,11 +117,6 @@ class Sweep(Result):
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
 
-    def sections(self) -> Sequence[Section]:
-        from ...report.studies import sweep_sections
-
-        return sweep_sections(self)
-
 
 def sweep(
     study: str | Path,
@@ -131,6 +125,7 @@ def sweep(
     workers: int | None = None,
     dask: str | None = None,
     told: Told | None = None,
+    also: Callable[[Sweep, OutputFolder], object] | None = None,
 ) -> Sweep:
     """Simulate every point of a study that its folder does not hold yet.
 
@@ -147,6 +142,9 @@ def sweep(
         Address of a Dask scheduler, instead of processes.
     told : callable, optional
         Told (points done, points in all) as they finish.
+    also : callable, optional
+        Given the result and the folder before it is closed, to write more into it: the command
+        line's report.
 
     Returns
     -------
@@ -183,7 +181,8 @@ def sweep(
         result = Sweep(plan, rows, points, version, len(missing), folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
-        files.text("report.html", report(result))
+        if also is not None:
+            also(result, files)
         files.json(SUMMARY, result.to_dict())
     return result
 

@@ -7,16 +7,16 @@ below, versions as in the runs). The public benchmark changes some: `scripts`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ....simulator.batching.kv import CacheSettings
 from ....simulator.batching.policies import Policy, make_policy
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.frameworks.settings import EngineSettings
 from ....workloads.registry import Registry
 from .scripts import SCRIPTS, Script
 from .table import Point
 
-Limits = Callable[[Deployment, Script], "Settings"]
+Limits = Callable[[Deployment, Script], EngineSettings]
 ENGINES: Registry[Limits] = Registry("serving framework")
 
 REQUEST_S = {"SGLang": 0.135, "TensorRT-LLM": 0.115, "vLLM": 0.065}
@@ -30,15 +30,7 @@ OTHER_S = 0.115
 MIB = 2.0**20
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How an engine batches, and how much of a device's memory it may use."""
-
-    policy: Policy
-    cache: CacheSettings
-
-
-def settings(point: Point, deployment: Deployment) -> Settings:
+def settings(point: Point, deployment: Deployment) -> EngineSettings:
     """Engine settings of a run.
 
     Split deployments have the engine's defaults: their launch scripts were not read.
@@ -56,7 +48,7 @@ def settings(point: Point, deployment: Deployment) -> Settings:
 
 
 @ENGINES.register("vLLM")
-def vllm(deployment: Deployment, script: Script) -> Settings:
+def vllm(deployment: Deployment, script: Script) -> EngineSettings:
     """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
 
     Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
@@ -64,11 +56,11 @@ def vllm(deployment: Deployment, script: Script) -> Settings:
     """
     policy = make_policy("vllm", script.tokens, script.sequences)
     total = deployment.system.device.memory.capacity_bytes
-    return Settings(policy, CacheSettings(memory_bytes=(script.memory or 0.9) * total))
+    return EngineSettings(policy, CacheSettings(memory_bytes=(script.memory or 0.9) * total))
 
 
 @ENGINES.register("TensorRT-LLM")
-def tensorrt_llm(deployment: Deployment, script: Script) -> Settings:
+def tensorrt_llm(deployment: Deployment, script: Script) -> EngineSettings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
 
     Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences
@@ -87,11 +79,11 @@ def tensorrt_llm(deployment: Deployment, script: Script) -> Settings:
     total = deployment.system.device.memory.capacity_bytes
     weights = deployment.memory(total).weights
     share = script.memory or 0.9
-    return Settings(policy, CacheSettings(memory_bytes=weights + share * (total - weights)))
+    return EngineSettings(policy, CacheSettings(memory_bytes=weights + share * (total - weights)))
 
 
 @ENGINES.register("SGLang")
-def sglang(deployment: Deployment, script: Script) -> Settings:
+def sglang(deployment: Deployment, script: Script) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
     Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and
@@ -107,7 +99,7 @@ def sglang(deployment: Deployment, script: Script) -> Settings:
         prompts_alone=True, poll_steps=script.poll_steps,
     )  # fmt: skip
     if script.memory:
-        return Settings(policy, CacheSettings(memory_bytes=script.memory * total))
+        return EngineSettings(policy, CacheSettings(memory_bytes=script.memory * total))
     graphs = 512 if devices >= 4 else 256
     left = total - MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
-    return Settings(policy, CacheSettings(memory_bytes=left))
+    return EngineSettings(policy, CacheSettings(memory_bytes=left))

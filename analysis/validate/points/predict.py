@@ -12,6 +12,7 @@ import numpy as np
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.scenario.parts import Workload
 from ....simulator.serving.cluster import Pools, serve_cluster
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
@@ -19,7 +20,7 @@ from ....workloads.errors import InputError
 from ....workloads.layers import LatentAttention
 from ....workloads.model import ModelSpec
 from ....workloads.numerics import BITS, Numerics
-from ....workloads.requests import RequestStream, open_requests
+from ....workloads.requests import RequestStream
 from .engines import OTHER_S, REQUEST_S, settings
 from .kernels import with_experts
 from .table import Point, Workers
@@ -110,10 +111,11 @@ def requests(point: Point, seed: int) -> RequestStream:
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
-    return open_requests(
-        closed_loop=point.clients, limit=limit, input_len=point.isl, output_len=point.osl,
-        lengths="uniform", seed=seed,
+    work = Workload(
+        closed_loop=point.clients, requests=limit, input_len=point.isl, output_len=point.osl,
+        lengths="uniform",
     )  # fmt: skip
+    return work.open(seed)
 
 
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
