@@ -76,6 +76,12 @@ def _placements() -> list[dict[str, Any]]:
     return _titles(PLACEMENTS)
 
 
+def _orders() -> list[dict[str, Any]]:
+    from ...simulator.batching.orders import ORDERS
+
+    return _titles(ORDERS)
+
+
 def _routers() -> list[dict[str, Any]]:
     from ...simulator.serving.routers import ROUTERS
 
@@ -154,6 +160,7 @@ LISTS = {
     "systems": _systems,
     "memories": _memories,
     "policies": _policies,
+    "orders": _orders,
     "placements": _placements,
     "routers": _routers,
     "routings": _routings,
