@@ -176,8 +176,6 @@ def build_device(
     if not calibrated:
         _refuse_tables(spec, kernels)
         return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
-    from .calibrated.model import can_calibrate
-
     fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
     if not fitted:
         _refuse_tables(spec, kernels)
@@ -220,6 +218,11 @@ def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
     except Exception as error:
         reason = f"kind {spec.kind} makes no cost model of it ({reason_of(error)})"
         raise InputError(f"{device.name}: processors.{name}", reason) from error
+
+
+def can_calibrate(processor: ProcessorSpec) -> bool:
+    """Whether a processor is GPU-class, with known cores and clock."""
+    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)
 
 
 def _fitted(

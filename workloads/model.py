@@ -78,6 +78,13 @@ class ModelSpec:
     source: str = ""
     front: PatchEmbedding | None = None
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))
+        return (
+            f"<ModelSpec: {self.name}, {self.total_params / 1e9:.3g} billion parameters, "
+            f"{len(self.layers)} layers of {kinds}, hidden {self.hidden}>"
+        )
+
     @property
     def total_params(self) -> int:
         """All weights; tied embeddings once."""

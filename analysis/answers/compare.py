@@ -29,7 +29,7 @@ from ...workloads.layers import RoutedKind, Run, is_routed
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import Numerics
 from ...workloads.ops import Loads
-from ...workloads.requests.options import check_count
+from ...workloads.requests.options import check_count, check_seed
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
 from .roofline import MAX_BATCH
 
@@ -74,6 +74,7 @@ def compare(
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
+    check_seed(seed)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)
     check_count(images, "--images", 1, MAX_IMAGES)

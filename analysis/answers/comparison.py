@@ -215,6 +215,9 @@ class SystemComparison(Result):
         out += [f"{row.system} left out: {row.reason}" for row in self.table if row.reason]
         if any(not row.reason for row in self.table):
             out.append(self.layer_rows())
+        timed = [row for row in self.table if row.latency_s is not None and not row.reason]
+        if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
+            out.append("Parts side by side count in full: they may add up to more than the step.")
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "

@@ -141,8 +141,10 @@ class Reproduction(Result):
             "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
             "assumptions": list(self.assumptions),
             "runs": self.runs,
-            "wall_s": self.wall_s,
         }
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": self.wall_s}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
@@ -150,7 +152,7 @@ class Reproduction(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s",
+            f"{self.experiment}: {self.runs} runs",
             self.rows(),
         ]
         for table in self.tables:

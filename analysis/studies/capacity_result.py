@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
 from ..answers.limits import Limit
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .service_level import MEASURES_OF
 
@@ -151,6 +151,10 @@ class Capacity(Result):
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
         ]
+
+    def drawings(self) -> Sequence[Drawing]:
+        caption = "Latencies of the service level against load; dashed: the most allowed."
+        return [Drawing(self.figure(), caption)]
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""

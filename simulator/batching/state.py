@@ -58,7 +58,10 @@ LOG_COLUMNS = (
 )  # fmt: skip
 """Columns of `State.log`, followed by the busy device-seconds of each processor and of links."""
 
-LOG_ROWS = 65_536
+LOG_ROWS = 128
+"""Stretches between two returns to Python, where signals are looked at and progress is told: few
+enough that an interrupt ends a run at once, many enough that returning costs nothing. A pipeline
+logs one a stage at a time (`layout.MOST_STAGES`)."""
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.link import LinkModel
@@ -105,6 +106,9 @@ class Deployment:
     kernels: tuple[str, ...] = ()
     pools: tuple[Deployment, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
+
     @property
     def lockstep(self) -> bool:
         """Whether ranks advance together: experts that serve all ranks tie them."""
@@ -169,6 +173,7 @@ def deploy(
     draws: str = "layer",
     costs: str = "auto",
     kernels: Sequence[str] = (),
+    frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
 ) -> Deployment:
     """Put a model on a system.
@@ -192,6 +197,8 @@ def deploy(
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
+    frameworks : mapping of str to str
+        Kind of op -> whose kernels run it, where measurements tell; see `frameworks.kernels_of`.
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
@@ -223,7 +230,7 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
-                exchange=exchange,
+                frameworks=frameworks, exchange=exchange,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -231,8 +238,12 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = build_device(system.device, calibrated=costs == "auto", kernels=kernels)
+    device = build_device(
+        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
+    )
     _check_formats(model, device)
+    chosen = system.mapping.attention if attention is None else attention
+    _check_attention(chosen, device)
     return Deployment(
         model=model,
         shard=shard,
@@ -241,7 +252,7 @@ def deploy(
         device=device,
         layout=layout,
         placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, system.mapping.attention if attention is None else attention),
+        run=Run(model.numerics, chosen),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
@@ -258,6 +269,19 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
                 f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
                 f"{model.name} would; it has {known}",
             )
+
+
+def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
+    """Refuse scores through main memory where attention's seconds are those of fused kernels.
+
+    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
+    bytes and joules those of "unfused", and the op would beat its own memory roofline.
+    """
+    if attention == "unfused" and device.collectives is not None:  # it has kernel models
+        raise InputError(
+            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
+            "was measured fused; add --costs roofline, or leave it out",
+        )  # fmt: skip
 
 
 def _expert_parts(

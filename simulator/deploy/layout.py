@@ -21,6 +21,9 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import LayerKind, is_routed
 from ...workloads.model import Layer, ModelSpec
 
+MOST_STAGES = 128
+"""Pipeline stages; at most as many as `batching.state.LOG_ROWS`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -123,6 +126,8 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
         return pp
     if system.groups % pp:
         raise InputError("--pp", f"{pp} must divide the {system.groups} devices of {system.name}")
+    if pp > MOST_STAGES:
+        raise InputError("--pp", f"must be at most {MOST_STAGES}, not {pp}")
     if pp > len(model.layers):
         raise InputError(
             "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"

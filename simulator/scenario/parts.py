@@ -69,6 +69,11 @@ class DeployOptions(Checked):
     """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
 
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
+    framework: str | None = text(
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
+        "typical, best, measured-blend.",
+        "NAME",
+    )
     costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto")
     routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")

@@ -101,6 +101,17 @@ def first(batches: Iterable[Rows], limit: int) -> Iterator[Rows]:
             return
 
 
+def bounded(batches: Iterable[Rows], most: int) -> Iterator[Rows]:
+    """Refuse a workload of more than `most` requests, when it comes so far."""
+    count = 0
+    for rows in batches:
+        count += len(rows)
+        if count > most:
+            reason = f"is needed: the workload has more than {most:,} requests"
+            raise InputError("--requests", reason)
+        yield rows
+
+
 def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterator[Rows]:
     """Space requests that share a stamp evenly inside their bin.
 
