@@ -10,8 +10,8 @@ from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
-from ...workloads.layers import MixtureOfExperts, Run
-from ...workloads.model import ModelSpec, MoeLayer
+from ...workloads.layers import RoutedKind, Run
+from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import Router, check_routing, make_router
@@ -48,7 +48,7 @@ class ExpertPart:
 
     Attributes
     ----------
-    spec : MixtureOfExperts or ExpertAttention
+    spec : RoutedKind
         The sharded part.
     ep : int
         Groups that hold different experts of it.
@@ -60,7 +60,7 @@ class ExpertPart:
         Pipeline stage that it is part of.
     """
 
-    spec: MoeLayer
+    spec: RoutedKind
     ep: int
     router: Router
     row: int
@@ -112,9 +112,7 @@ class Deployment:
     @property
     def lockstep(self) -> bool:
         """Whether ranks advance together: experts that serve all ranks tie them."""
-        return self.layout.dp > 1 and any(
-            isinstance(e.spec, MixtureOfExperts) for e in self.experts
-        )
+        return self.layout.dp > 1 and any(e.spec.routed.spreads for e in self.experts)
 
     @property
     def ranks(self) -> int:
@@ -218,10 +216,10 @@ def deploy(
         )
     check_routing(routing)
     for where, name, known in (
-        ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--placement", placement, PLACEMENTS), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         ("exchange", exchange, EXCHANGES),
-        (f"mapping.placement of {system.name}", system.mapping.placement, tuple(PLACEMENTS)),
+        (f"mapping.placement of {system.name}", system.mapping.placement, PLACEMENTS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
@@ -299,7 +297,7 @@ def _expert_parts(
         for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
         for part in layer.expert_parts
     ]
-    sizes = [(part.experts, part.top_k) for part, _, _ in found]
+    sizes = [(part.routed.experts, part.routed.top_k) for part, _, _ in found]
     routers: dict[tuple[int, int], Router] = {}
     for size in dict.fromkeys(sizes):
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
@@ -309,6 +307,6 @@ def _expert_parts(
     out = []
     for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
-        ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
+        ep = layout.ep if part.routed.spreads else 1
         out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
     return tuple(out)
