@@ -19,6 +19,7 @@ from typing import NoReturn
 import typer
 
 from ..workloads.errors import InputError, visible
+from ..workloads.plugins import load_plugins
 from . import commands
 from .commands.app import app, names
 from .commands.usage import translated, usage_line
@@ -38,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         given = sys.argv[1:] if arguments is None else arguments
         with endable(), typed(given):
+            load_plugins()
             status = command.main(translated(given), prog_name="opbyte", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()

@@ -12,6 +12,7 @@ from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
+from .kinds import PROCESSOR_KINDS
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
@@ -22,6 +23,12 @@ ARITHMETIC = ("fp32", "fp16", "bf16", "fp8", "int8", "fp4")
 def _arithmetic(name: str) -> str:
     if name not in ARITHMETIC:
         raise ValueError(f"unknown arithmetic format{nearest(name, ARITHMETIC)}")
+    return name
+
+
+def _known_kind(name: str) -> str:
+    if name not in PROCESSOR_KINDS:
+        raise ValueError(f"unknown processor kind {name!r}{nearest(name, PROCESSOR_KINDS.names())}")
     return name
 
 
@@ -70,10 +77,11 @@ class ProcessorSpec(Spec):
     FlashAttention-2 (`devices.tables.blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
-    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].
+    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2]. `parameters`
+    are the numbers that a kind from outside needs besides (`devices.kinds`).
     """
 
-    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
@@ -94,6 +102,7 @@ class ProcessorSpec(Spec):
     compute_capability: Positive | None = None
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
+    parameters: dict[Name, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
@@ -102,6 +111,10 @@ class ProcessorSpec(Spec):
             raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
         if (self.kind == "fpga") != (self.engine is not None):
             raise ValueError("kind fpga and an engine go together")
+        wanted = set(PROCESSOR_KINDS[self.kind].parameters)
+        if wanted != set(self.parameters):
+            named = ", ".join(sorted(wanted)) or "none"
+            raise ValueError(f"parameters of kind {self.kind} are {named}")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -207,6 +220,9 @@ class MappingSpec(Spec):
 class DeviceSpec(Spec):
     """One device: processors that share a memory, its links, power and price.
 
+    `kernels` names the kernel parameters that the device shares with others of its silicon (see
+    `calibrated.kernel_sets`).
+
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
@@ -224,6 +240,7 @@ class DeviceSpec(Spec):
     limit_W: Positive | None = None
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
+    kernels: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
 

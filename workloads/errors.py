@@ -46,6 +46,13 @@ class CapacityError(InputError):
     """Something that does not fit; the message holds needed and available."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something of a user's failed, as part of one line: the error's class where it tells more."""
+    if isinstance(error, InputError):
+        return f"{error.subject} {error.reason}"
+    return f"{type(error).__name__}: {error}"
+
+
 def visible(text: str) -> str:
     r"""Text as a terminal or page may show it: what controls them is spelled out.
 

@@ -101,7 +101,7 @@ class Router:
 
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
-ROUTINGS: Registry[Build] = Registry("routing")
+ROUTINGS: Registry[Build] = Registry("routing", described=True)
 MAX_TRACE_BYTES = 256 << 20
 MAX_COUNT = 1e18
 """Far above any count of tokens, and small enough for sums over experts to stay finite."""
@@ -111,17 +111,20 @@ ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE"}
 
 @ROUTINGS.register("uniform")
 def _uniform(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """All experts equally likely."""
     return np.full((layers, experts), 1.0 / experts)
 
 
 @ROUTINGS.register("measured")
 def _measured(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """Skewed per layer and per prompt, as measured on DeepSeek-V2-Lite."""
     rng = np.random.default_rng([seed, 0xE])
     return rng.gamma(1 / POPULARITY_CV**2, size=(layers, experts))
 
 
 @ROUTINGS.register("power_law")
 def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """power_law:S, the r-th most popular expert has probability r^-S."""
     try:
         exponent = math.nan if "_" in argument else float(argument)  # 1_0 is no number elsewhere
     except ValueError:
@@ -136,6 +139,7 @@ def _power_law(argument: str, layers: int, experts: int, seed: int) -> npt.NDArr
 
 @ROUTINGS.register("trace")
 def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """trace:FILE, activation counts from a CSV: layer, e0, e1, ...."""
     rows = _read_counts(Path(argument), experts)
     return np.stack([rows[i % len(rows)] for i in range(layers)])
 

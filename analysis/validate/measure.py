@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.host import device_yaml
-from ...kernels.lab import MODULES
+from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import Measurement, Row, measure
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
@@ -157,9 +157,10 @@ def measure_machine(
     check_seed(seed)
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
+    known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
     for name in only:
-        if name not in MODULES:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, MODULES)}")
+        if name not in known:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
     if threads is not None and not 1 <= threads <= max_threads():
         raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
     if backend == "cupy":

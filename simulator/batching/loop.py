@@ -25,7 +25,7 @@ from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, 
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import Uneven, uneven_seconds
-from .holding import drop_late, hold, kv_bytes
+from .holding import drop_late, enqueue, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
@@ -54,7 +54,6 @@ from .state import (
     I8,
     I_CACHED,
     I_GENERATED,
-    I_NEXT,
     I_ORDER,
     I_OUTPUT,
     I_ROOM,
@@ -68,11 +67,9 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
-    R_HEAD,
     R_LATE,
     R_LEFT,
     R_RUNNING,
-    R_TAIL,
     R_WAITING,
     T_BUSY,
     T_KNOWN,
@@ -118,14 +115,7 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
             load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
             if load < fewest:
                 best, fewest = r, load
-        rank = ranks[best]
-        st.ints[i, I_NEXT] = -1
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL] = i
-        rank[R_WAITING] += 1
+        enqueue(st, best, i)
         counters[C_RELEASED] += 1
     return np.inf
 
@@ -399,9 +389,10 @@ def advance(
         if chunks == 0 and preemptions == 0 and late == 0:
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
-        # arrival behind it changes nothing; ranks choose among themselves by load.
-        cut = until
-        if limits.poll_steps <= 1 and (ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0):
+        # arrival behind it changes nothing; ranks choose among themselves by load, and an order
+        # may put an arrival before it.
+        cut, by_load = until, ranks.shape[0] > 1
+        if limits.poll_steps <= 1 and (by_load or limits.ordered or ranks[0, R_WAITING] == 0):
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):

@@ -86,6 +86,7 @@ def read_engine(path: str | Path) -> EngineSettings:
         memory_share=cache.share("gpu_memory_utilization", 0.9),
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
+        given=True,
         exchange=EXCHANGES.get(
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),

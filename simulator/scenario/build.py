@@ -11,6 +11,8 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
+from ..deploy.deployment import Deployment
+from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..frameworks.vllm_file import read_engine
 from ..limits import MAX_SEQUENCES
@@ -41,6 +43,7 @@ def run_scenario(
     if settings.max_model_len is not None:
         stream = _within(stream, settings.max_model_len)
     deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    settings = framed(scenario, settings, deployment)
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
         keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
@@ -96,6 +99,18 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
         sequences = min(max(256, clients), MAX_SEQUENCES)
     name = base.name if own.policy is None else own.policy
     return make_policy(name, own.token_budget, sequences)
+
+
+def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
+    """Engine settings with the batching and memory of the framework that is asked for.
+
+    An engine's file, or a policy of its own, comes first.
+    """
+    name, own = scenario.deployment.framework, scenario.serving
+    if name is None or name not in ENGINES or own.engine is not None or own.policy is not None:
+        return settings
+    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
+    return replace(settings, policy=engine.policy, cache=engine.cache)
 
 
 def fleet_of(scenario: Scenario) -> Fleet | None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opbyte.analysis.validate.points.kernels import OWN, with_experts
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import settings
-from opbyte.analysis.validate.points.kernels import OWN, with_experts
 from opbyte.analysis.validate.points.predict import (
     REQUESTS,
     deployed,
@@ -25,8 +25,8 @@ from opbyte.analysis.validate.points.predict import (
 )
 from opbyte.analysis.validate.points.table import Workers, read_points
 from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import parameters
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
@@ -157,7 +157,7 @@ def test_whose_expert_kernels_a_run_calls(
     family = families()["moe"]
     (processor,) = found.device.processors.values()
     assert isinstance(processor.model, CalibratedModel)
-    expected = parameters(found.system.device, family).fit.single(family, OWN[kernels])
+    expected = shared_parameters(found.system.device, family).under[OWN[kernels]].fit.values
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 

@@ -174,7 +174,7 @@ def test_a_folder_is_not_a_description(tmp_path: Path) -> None:
         ("name: mine", "extends: h1000\nname: mine", "unknown device 'h1000'; did you mean 'h100'"),
         ("name: mine", "extends: [h100]\nname: mine", "extends: must be the name or path"),
         ("name: mine", "extends: no.yaml\nname: mine", "no.yaml: no such file"),
-        ("kind: xpu", "kind: gpu", "processors.xpu.kind: Input should be 'xpu'"),
+        ("kind: xpu", "kind: gpu", "processors.xpu.kind: unknown processor kind 'gpu'"),
         ("kind: xpu", "kind: !!python/object:os.system xpu", "tag"),
         ("fp16: 100", "fp16: -100", "processors.xpu.peak_TFLOPS.fp16: Input should be greater"),
         ("fp16: 100", "fp16: .nan", "processors.xpu.peak_TFLOPS.fp16: must be a finite number"),

@@ -9,13 +9,9 @@ from typing import Any
 
 from ..errors import visible
 from ..model import ModelSpec
-from . import classic, deepseek, dense, hybrid, moe, vision, wrappers
 from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
-
-FAMILY_MODULES = (dense, classic, moe, deepseek, hybrid, wrappers, vision)
-"""Modules whose import registers families."""
 
 
 def read_config(path: str | Path) -> ModelSpec:

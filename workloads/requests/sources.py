@@ -14,7 +14,7 @@ from .block import MAX_BLOCK
 from .formats import detect
 from .lengths import Draw
 from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
-from .rows import Rows, compressed, from_zero
+from .rows import Rows, checked, compressed, from_zero
 from .servegen import find_clients, read_servegen
 from .servegen_client import DATASET, TRACE
 
@@ -57,8 +57,12 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
         raise InputError(path, reason)
     found = detect(path)
     if not found.has_arrivals:
-        return Source(name, False, lambda: found.read(path))
-    return Source(name, True, lambda: compressed(from_zero(found.read(path)), rate_scale))
+        return Source(name, False, lambda: checked(found.read(path), path))
+
+    def rows() -> Iterator[Rows]:
+        return compressed(from_zero(checked(found.read(path), path)), rate_scale)
+
+    return Source(name, True, rows)
 
 
 def trace_files(path: Path) -> list[Path]:
