@@ -31,6 +31,7 @@ from ...workloads.numerics import Numerics
 from ...workloads.ops import Loads
 from ...workloads.requests.options import check_count, check_seed
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
+from .evidence import ENGINE_BASIS, basis_of
 from .roofline import MAX_BATCH
 
 MAX_IMAGES = 10_000
@@ -168,7 +169,8 @@ class _Step:
                       for name, b in parts.items())  # fmt: skip
         items = self.images or self.batch
         return replace(row, latency_s=stage.seconds, items_per_s=items / stage.seconds,
-                       joules=joules, static_joules=static, layers=times)  # fmt: skip
+                       joules=joules, static_joules=static, layers=times,
+                       basis=basis_of(d))  # fmt: skip
 
     def _batches(self, replicas: int, ranks: int) -> list[Batch]:
         """The step dealt to the ranks of one engine."""
@@ -212,7 +214,7 @@ class _Step:
         )  # fmt: skip
         return replace(row, latency_s=took, items_per_s=(self.images or self.batch) / took,
                        joules=joules, static_joules=joules, layers=parts,
-                       warnings=d.warnings)  # fmt: skip
+                       warnings=d.warnings, basis=ENGINE_BASIS)  # fmt: skip
 
     def _break_even(self, system: SystemSpec) -> tuple[BreakEven, ...]:
         """Of every processor that runs experts, the one that runs everything first."""

@@ -12,10 +12,10 @@ from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.scenario.build import deployed
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.place import deployed
 from ...simulator.step.explicit import PlacedOp, StageCost, explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
+from ..answers.evidence import basis_in, not_like_for_like
 from ..answers.limits import Limit
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -150,7 +151,13 @@ class Capacity(Result):
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
+            *self._mixed(),
         ]
+
+    def _mixed(self) -> list[str]:
+        """A sentence where the systems rest on different kinds of model."""
+        bases = {f.system: basis_in(f.evidence) for f in self.found if f.evidence}
+        return [text] if (text := not_like_for_like(bases)) else []
 
     def drawings(self) -> Sequence[Drawing]:
         caption = "Latencies of the service level against load; dashed: the most allowed."

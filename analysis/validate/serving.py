@@ -15,8 +15,9 @@ from ...devices.catalog import list_devices, load_device
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import deployed, engine_settings
+from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.load import load
+from ...simulator.scenario.place import deployed
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +11,15 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
-from ..deploy.deployment import Deployment, deploy
-from ..deploy.layout import make_layout
-from ..frameworks.engines import ENGINES, Launch, exchange_of
-from ..frameworks.kernels import kernels_of
+from ..deploy.deployment import Deployment
+from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..frameworks.vllm_file import read_engine
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
 from ..serving.run import run
 from .load import load
-from .parts import DeployOptions
+from .place import deployed
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -101,35 +99,6 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
         sequences = min(max(256, clients), MAX_SEQUENCES)
     name = base.name if own.policy is None else own.policy
     return make_policy(name, own.token_budget, sequences)
-
-
-def deployed(
-    model: ModelSpec,
-    system: SystemSpec,
-    options: DeployOptions,
-    settings: EngineSettings | None = None,
-    seed: int = 0,
-) -> Deployment:
-    """Put a model on a system as options say, and an engine's settings where they do not."""
-    degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
-    if settings is not None and options.ep is None and not model.moe_layers:
-        degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
-    exchange = "all_to_all" if settings is None else settings.exchange
-    frameworks: Mapping[str, str] = {}
-    if options.framework is not None:
-        layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
-        frameworks = kernels_of(
-            options.framework, system.device, apart=layout.dp > 1,
-            mxfp4=model.numerics.weight_format("experts") == "mxfp4",
-        )  # fmt: skip
-        if options.framework in ENGINES and (settings is None or not settings.given):
-            exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
-    return deploy(
-        model, system, **degrees, placement=options.placement, attention=options.attention,
-        routing=options.routing, seed=seed, costs=options.costs,
-        kernels=() if options.kernels is None else (str(options.kernels),),
-        frameworks=frameworks, exchange=exchange,
-    )  # fmt: skip
 
 
 def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:

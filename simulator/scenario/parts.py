@@ -8,7 +8,7 @@ from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.arrivals import MAX_CV, MIN_CV
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import MAX_REPLICAS, MAX_SEQUENCES
+from ..limits import MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, real, text, texts, whole
 
 
@@ -95,6 +95,6 @@ class FleetOptions(Checked):
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
     fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
     mtbf: float | None = real(
-        "Mean time between a replica's failures.", MIN_TIME_S, MAX_TIME_S, unit="s"
+        "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
     )
     repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...workloads.errors import InputError
+from ..limits import MIN_MTBF_S
 
-MIN_MTBF_S = 1e-3
-"""Failures closer than this have no meaning: a step of an engine takes about as long."""
 MAX_RESTARTS = 100
 """Failures that one request may meet. Where replicas fail more often than they complete a
 request, none ever ends; with a mean time between failures of the service time itself, a request

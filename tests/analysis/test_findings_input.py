@@ -33,7 +33,7 @@ Write = Callable[[str, "str | bytes"], Path]
     {
         f"{SMALL} --attention unfused": ("--attention", "--costs roofline"),
         "roofline llama-3-8b --system h100-x1 --attention unfused": ("--attention", "measured fused"),
-        f"{SMALL} --replicas 2 --mtbf 1e-308": ("--mtbf", "at least 0.001"),
+        f"{SMALL} --replicas 2 --mtbf 1e-308": ("--mtbf", "from 0.001"),
         f"{SMALL} --mtbf 0.002 --output-len 400 --requests 4": ("--mtbf", "faster than they serve"),
         f"{S} --rate 8 --requests 2147483647 --input-len 64 --output-len 8":
             ("--requests", "at most 20,000,000"),

@@ -13,7 +13,12 @@ from opbyte.analysis.show.provenance import code_version
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
-from opbyte.analysis.studies.sweep.parameters import UNREADABLE, changed_system, identity, settings
+from opbyte.analysis.studies.sweep.parameters import (
+    UNREADABLE,
+    changed_system,
+    identity,
+    scenario_of,
+)
 from opbyte.analysis.studies.sweep.run import TABLE, _key
 from opbyte.analysis.studies.sweep.study import read_study
 from opbyte.devices.catalog import load_system
@@ -95,7 +100,7 @@ def test_paths_start_at_the_sweep_file(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     (point,) = read_study("studies/s.yaml").points()
     assert Path(str(point.settings["system"])) == below / ".." / "mine.yaml"
-    assert settings(point.settings)["system"] == str(point.settings["system"])
+    assert scenario_of(point.settings).system == str(point.settings["system"])
     assert point.settings["model"] == "llama-3-8b"
     key = _key(point, "1", {})
     monkeypatch.chdir(below)

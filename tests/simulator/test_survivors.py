@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from opbyte.analysis.answers.simulate import Seeds, simulate
+from opbyte.analysis.answers.seeds import simulate_seeds
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.hardware import hardware
 from opbyte.devices.calibrated.rules import parameters
@@ -69,11 +69,10 @@ def test_a_waiting_request_counts_four_times_for_vllm() -> None:
 
 def test_seeds_draw_other_experts() -> None:
     """Fixed requests, skewed experts: what is left to differ is the draw."""
-    found = simulate(
+    found = simulate_seeds(
         "mixtral-8x7b", "duplex-x4", closed_loop=4, requests=8, input_len=32, output_len=8,
         routing="power_law:1", seeds=3,
     )  # fmt: skip
-    assert isinstance(found, Seeds)
     times = {run.run.makespan_s for run in found.runs}
     assert len(times) == 3
 
