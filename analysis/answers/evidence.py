@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.step.explicit import explicit_stage
+from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from ...workloads.ops import Op
@@ -61,13 +61,49 @@ def evidence(
     return out if policy is None else out + _host(policy)
 
 
+FITTED_BASIS = "kernel models fitted to measurements"
+ROOFLINE_BASIS = "rooflines with assumed efficiencies"
+ENGINE_BASIS = "an engine simulated event by event"
+
+
+def basis_of(deployment: Deployment) -> str:
+    """What the times of a deployment's main processor rest on, in words."""
+    return ROOFLINE_BASIS if deployment.device.collectives is None else FITTED_BASIS
+
+
+def basis_in(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """The same of a run, from its evidence."""
+    measured = any(e["cost_model"] in ("fitted kernel model", "kernel tables") for e in evidence)
+    return FITTED_BASIS if measured else ROOFLINE_BASIS
+
+
+def not_like_for_like(bases: Mapping[str, str]) -> str:
+    """A sentence where systems of one table rest on different kinds of model; else nothing.
+
+    Parameters
+    ----------
+    bases : mapping of str to str
+        System -> its basis; empty ones are left out.
+    """
+    groups: dict[str, list[str]] = {}
+    for system, basis in bases.items():
+        if basis:
+            groups.setdefault(basis, []).append(system)
+    if len(groups) < 2:
+        return ""
+    told = "; ".join(f"{', '.join(names)} on {basis}" for basis, names in groups.items())
+    return (
+        f"NOT LIKE FOR LIKE: times rest for {told}. A part of the differences is one of models, not "
+        "of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
+    )
+
+
 def _placed(deployment: Deployment) -> dict[str, dict[str, Op]]:
     """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
     out: dict[str, dict[str, Op]] = {}
     for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
-        stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
-        for placed in stage.ops:
-            out.setdefault(placed.processor, {}).setdefault(placed.op.name, placed.op)
+        for op, where in placed_ops(deployment, batch):
+            out.setdefault(where, {}).setdefault(op.name, op)
     return out
 
 

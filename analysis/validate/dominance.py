@@ -23,11 +23,11 @@ from ...devices.calibrated.order import at_least_as_good, has_unit
 from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
 from ...simulator.deploy.deployment import deploy
+from ...simulator.scenario.load import load
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.ops import Op
-from ..answers.load import load
 
 MODELS = (
     "llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b", "qwen2.5-7b",

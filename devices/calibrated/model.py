@@ -208,8 +208,3 @@ def calibrated_model(
             model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
     return CalibratedModel(base, found, h)
-
-
-def can_calibrate(processor: ProcessorSpec) -> bool:
-    """Whether a processor is GPU-class, with known cores and clock."""
-    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)

@@ -60,7 +60,7 @@ def _family(done: FamilyFit) -> str:
     source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
     lines = [
         f"  {done.family.name}:",
-        f'    source: "{source}"',
+        f"    source: {_quoted(source)}",
         f"    rows: {done.rows}",
         *(["    form: simple"] if done.simple else []),
         f'    date: "{done.date}"',

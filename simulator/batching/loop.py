@@ -7,7 +7,11 @@ step by step, stamped at the end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
+from numba.extending import overload
 
 from ...workloads.batch import (
     BASE_MOMENTS,
@@ -17,11 +21,11 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
+from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, int64, lacks
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
-from ..step.unequal import uneven_seconds
-from .holding import drop_late, hold, kv_bytes
+from ..step.unequal import Uneven, uneven_seconds
+from .holding import drop_late, enqueue, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
@@ -50,7 +54,6 @@ from .state import (
     I8,
     I_CACHED,
     I_GENERATED,
-    I_NEXT,
     I_ORDER,
     I_OUTPUT,
     I_ROOM,
@@ -64,11 +67,9 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
-    R_HEAD,
     R_LATE,
     R_LEFT,
     R_RUNNING,
-    R_TAIL,
     R_WAITING,
     T_BUSY,
     T_KNOWN,
@@ -114,14 +115,7 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
             load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
             if load < fewest:
                 best, fewest = r, load
-        rank = ranks[best]
-        st.ints[i, I_NEXT] = -1
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL] = i
-        rank[R_WAITING] += 1
+        enqueue(st, best, i)
         counters[C_RELEASED] += 1
     return np.inf
 
@@ -140,8 +134,16 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
         st.moments[r, at] = kv
 
 
-@compiled_part
 def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+    """`renew_uneven`, where the kernel of the decodes tells what unequal contexts add."""
+    if plan.uneven is not None:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+
+@compiled_part
+def renew_uneven(
+    uneven: Uneven, limits: Limits, st: State, books: Books, r: int, done: int
+) -> None:
     """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
 
     It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
@@ -161,9 +163,22 @@ def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done
                 count += 1
         last[B_DECODES], last[B_STEP] = m[DECODES], step
         last[B_SECONDS] = uneven_seconds(
-            plan.uneven, books.contexts, count, limits.captured, books.places
+            uneven, books.contexts, count, limits.captured, books.places
         )
     m[at] = last[B_SECONDS]
+
+
+@overload(set_uneven, jit_options=OPTIONS, inline="always")
+def _typed_uneven(
+    plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any
+) -> Callable[..., None]:
+    def absent(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        return None
+
+    def present(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+    return absent if lacks(plan, "uneven") else present
 
 
 @compiled_part
@@ -374,17 +389,17 @@ def advance(
         if chunks == 0 and preemptions == 0 and late == 0:
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
-        # arrival behind it changes nothing; ranks choose among themselves by load.
-        cut = until
-        if limits.poll_steps <= 1 and (ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0):
+        # arrival behind it changes nothing; ranks choose among themselves by load, and an order
+        # may put an arrival before it.
+        cut, by_load = until, ranks.shape[0] > 1
+        if limits.poll_steps <= 1 and (by_load or limits.ordered or ranks[0, R_WAITING] == 0):
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
             for r in range(ranks.shape[0]):
                 if done > 0:
                     lengthen(st, plan.windows, r, done)
-                if plan.uneven.blocks.size > 0:
-                    set_uneven(plan, limits, st, books, r, done)
+                set_uneven(plan, limits, st, books, r, done)
             before = clocks[T_KNOWN] = now
             seconds = step_seconds(
                 plan, moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,

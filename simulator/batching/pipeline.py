@@ -140,8 +140,7 @@ def launch(
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
-        if plan.uneven.blocks.size > 0:
-            set_uneven(plan, limits, st, books, r, int64(0))
+        set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, pipe, place, r)
     step_seconds(
         plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True, books

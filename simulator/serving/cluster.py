@@ -37,7 +37,7 @@ from ..batching.state import (
 )
 from ..deploy.deployment import Deployment
 from .engine import Engine, Progress
-from .faults import Faults
+from .faults import Faults, check_restarts
 from .nodes import Job, Node
 from .routers import ROUTERS, Route
 
@@ -463,6 +463,7 @@ class _Cluster:
         """Put requests at the front of the queue, in order of arrival."""
         for job in lost:
             job.failures += 1
+            check_restarts(job.id, job.failures)
         self.restarts += len(lost)
         self.gate.extendleft(sorted(lost, key=lambda j: (j.arrival_s, j.id), reverse=True))
         self._deal()

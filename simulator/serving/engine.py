@@ -20,6 +20,7 @@ from ...workloads.errors import InputError
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, WARM, advance
+from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import widened
@@ -172,7 +173,9 @@ class Engine:
         arrival = block.arrival_s
         if self.clients is not None:
             arrival = np.full(len(block), np.inf)
-        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
+        lengths = block.input_tokens, block.output_tokens
+        keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
+        self.state = grown(self.state, arrival, *lengths, keys)
         self.ids.append(block.request_id)
         if self.kv.cached:
             self._note_content(block)

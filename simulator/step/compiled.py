@@ -5,9 +5,11 @@ Same formulas as `explicit`, `deploy.placement` and `devices.cost`, over the arr
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from ...devices.cost import BOUNDS
 from ...devices.prices import (
@@ -23,7 +25,7 @@ from ...devices.prices import (
 )
 from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import PROMPT_SEED, Scratch, draw_loads, new_scratch, step_key
-from ...workloads.jit import compiled_inline, compiled_part, int64
+from ...workloads.jit import OPTIONS, compiled_inline, compiled_part, int64, lacks
 from ..deploy.placement import CLEARLY, Option
 from .lowering import (
     E_CLASS,
@@ -123,9 +125,7 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
         return
     flops += forms[FORM_FLOPS, last]
     act += forms[FORM_ACT, last]
-    p = 0
-    while not plan.can[s, p]:
-        p += 1
+    p = first_able(plan, s)
     if plan.slots[s, S_SEVERAL]:
         p = choose_slot(plan, s, m, flops, stream, act)
     seconds, limit = op_price(plan.kernels, plan.params[s, p], s, p, m, flops, stream + act)
@@ -133,6 +133,15 @@ def cost_slot(plan: Plan, s: int, m: F8, cell: F8) -> None:
     cell[K_FLOPS], cell[K_STREAM], cell[K_ACT] = flops, stream, act
     cell[K_OUTSIDE] = op_outside(plan.kernels, s, p, m)
     cell[K_BOUND] = limit
+
+
+@compiled_part
+def first_able(plan: Plan, s: int) -> int:
+    """The first processor that can run an op."""
+    p = int64(0)
+    while not plan.can[s, p]:
+        p += 1
+    return p
 
 
 @compiled_part
@@ -411,6 +420,53 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
     return float(slowest * layers)
 
 
+def experts_step(
+    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
+) -> float:
+    """Seconds of all expert parts of a step; none for a model without experts."""
+    if plan.moe is None:
+        return 0.0
+    return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
+
+
+@compiled_inline
+def routed_step(
+    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
+) -> float:
+    """Draw the loads of every expert part and add up what the parts take."""
+    total, stages = 0.0, books.stages
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        experts, work = plan.experts[x], plan.expert_work[x]
+        draw_loads(
+            key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+            experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
+            books.scratch, books.loads,
+        )  # fmt: skip
+        seconds = part_seconds(plan, x, mixed, books)
+        total += seconds
+        stages[experts[E_STAGE]] += seconds
+    return total
+
+
+@overload(experts_step, jit_options=OPTIONS, inline="always")
+def _typed_experts(
+    plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+) -> Callable[..., float]:
+    def absent(
+        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+    ) -> Any:
+        return 0.0
+
+    def present(
+        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+    ) -> Any:
+        return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
+
+    return absent if lacks(plan, "moe") else present
+
+
 @compiled_inline
 def step_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
@@ -446,21 +502,7 @@ def step_seconds(
         stages[plan.sections[g, G_STAGE]] += longest * layers
         for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
             wall[s] += cells[slowest, s, K_WALL] * layers
-    if plan.experts.shape[0] == 0:
-        return total
-    key = step_key(plan.seed, plan.replica, step)
-    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
-    for x in range(plan.experts.shape[0]):
-        experts, work = plan.experts[x], plan.expert_work[x]
-        draw_loads(
-            key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
-            experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
-            books.scratch, books.loads,
-        )  # fmt: skip
-        seconds = part_seconds(plan, x, mixed, books)
-        total += seconds
-        stages[experts[E_STAGE]] += seconds
-    return total
+    return total + experts_step(plan, step, decodes, chunks, num_chunks, mixed, books)
 
 
 def new_books(plan: Plan, sequences: int = 1) -> Books:
@@ -476,7 +518,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
         contexts=np.zeros(sequences),
-        places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if len(plan.uneven.blocks) else 0),
+        places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1)),
         stages=np.zeros(plan.stages),

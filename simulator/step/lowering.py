@@ -7,7 +7,7 @@ ops are affine in each expert's tokens. Nothing is written twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,13 +17,13 @@ from ...devices.device import Processor
 from ...devices.link import LinkModel
 from ...devices.prices import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
-from ...workloads.model import Layer, embedding_ops, layer_ops
+from ...workloads.errors import InputError
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes
-from ..deploy.programs import head_program, layer_program, stage_send
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
+from .sections import Build, sections_of
 from .unequal import Uneven, uneven_of
 
 ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
@@ -75,6 +75,7 @@ class Plan(NamedTuple):
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
+    moe: int | None  # expert parts; None for a model without experts
     experts: I8  # [X, 8]
     expert_work: F8  # [X, 5]
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
@@ -92,7 +93,7 @@ class Plan(NamedTuple):
     tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
     kernels: Kernels | None  # prices of the rows that are no rooflines
-    uneven: Uneven  # decode attention of unequal contexts
+    uneven: Uneven | None  # decode attention of unequal contexts, where its kernel tells
 
 
 def ops_of(plan: Plan) -> int:
@@ -125,7 +126,7 @@ def lower(
     """
     d = deployment
     processors = processors_of(d.device)
-    sections = _sections(d)
+    sections = sections_of(d)
     probed = [_probe(d, build, counts) for build, _, _ in sections]
     ends = np.cumsum([len(ops) for ops, _, _ in probed])
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
@@ -152,6 +153,7 @@ def lower(
         forms=form,
         params=params,
         can=can,
+        moe=len(d.experts) or None,
         experts=np.array(
             [
                 (*_expert_counts(part), _near(rule.shares, can[len(form) + x]), classes[x],
@@ -170,7 +172,7 @@ def lower(
         priced=rule.priced,
         shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
-        optimal=d.device.spec.splitter == "optimal",
+        optimal=d.system.mapping.splitter == "optimal",
         ranks=d.ranks,
         stages=d.layout.pp,
         tp=d.layout.tp,
@@ -247,38 +249,6 @@ def _params(
     return params, can
 
 
-Build = Callable[[Moments], list[Op]]
-
-
-def _sections(d: Deployment) -> list[tuple[Build, int, int]]:
-    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
-
-    Returns builders, layer counts and pipeline stages.
-    """
-
-    def layer(spec: Layer) -> Build:
-        dummy = Loads(np.zeros(1), np.zeros(1))
-
-        def build(m: Moments) -> list[Op]:
-            parts = layer_ops(spec, m, d.run, dummy)
-            program = layer_program(spec, parts, d.layout, d.run, m.tokens)
-            return [op for op in program if op.kind != "experts"]
-
-        return build
-
-    def send(stage: int) -> Build:
-        return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
-
-    last = len(d.stages) - 1
-    out: list[tuple[Build, int, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
-    for s, stage in enumerate(d.stages):
-        out += [(layer(spec), count, s) for spec, count in stage.groups]
-        if s < last:
-            out.append((send(s), 1, s))
-    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1, last))
-    return out
-
-
 def _unit_moments(windows: tuple[int, ...], raised: int | None) -> Moments:
     values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
     if raised is not None:
@@ -305,7 +275,9 @@ def _check_affine(build: Build, windows: tuple[int, ...], forms: F8) -> None:
     values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
     direct = _forms(build(Moments(windows, values)))
     if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], direct, rtol=1e-9):
-        raise ValueError("a layer kind's ops are not affine in the batch's moments")
+        raise InputError(
+            "a layer kind", "has FLOPs or bytes that are not affine in a batch's moments"
+        )
 
 
 def _forms(ops: list[Op]) -> F8:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import types
 from numba.extending import overload
 
 from ...devices.calibrated.formulas import (
@@ -43,6 +42,7 @@ from ...devices.cost import bound_code
 from ...devices.prices import (
     EMPTY,
     IN_GRID,
+    NO_TABLES,
     NOT_THERE,
     P_BYTES,
     P_FIXED,
@@ -58,7 +58,7 @@ from ...devices.tables.edge import (
     prefill_beyond,
 )
 from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
-from ...workloads.jit import compiled_part
+from ...workloads.jit import OPTIONS, compiled_part, lacks
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -77,6 +77,7 @@ bound = compiled_part(bound_code)
 class Kernels(NamedTuple):
     """Rows that are no rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
 
+    tables: int | None  # grids of measured tables; None where no kernel tables are in use
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
@@ -132,7 +133,8 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
         if row.grid is not None:
             slots[i, p, K_GRID] = len(grids)
             grids.append(row.grid)
-    return Kernels(slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids))
+    measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
+    return Kernels(measured, slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids))
 
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
@@ -174,12 +176,32 @@ def experts_price(kernels: Kernels | None, row: int, p: int, routed: float, acti
 
 def op_outside(kernels: Kernels | None, s: int, p: int, m: F8) -> bool:
     """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
-    return False if kernels is None else bool(_op_outside(kernels, s, p, m))
+    if kernels is None or kernels.tables is None:
+        return False
+    return bool(_op_outside(kernels, s, p, m))
 
 
 def part_outside(kernels: Kernels | None, row: int, p: int, routed: float, active: float) -> bool:
     """Whether one device's experts lie outside the kernel tables, where some are in use."""
-    return False if kernels is None else bool(_part_outside(kernels, row, p, routed, active))
+    if kernels is None or kernels.tables is None:
+        return False
+    return bool(_part_outside(kernels, row, p, routed, active))
+
+
+def tabled_seconds(
+    kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]
+) -> float:
+    """Seconds of an attention op; those of its formula, given, where no grid was measured."""
+    return seconds if kernels.tables is None else _grid_seconds(kernels, s, p, m, seconds, u)
+
+
+def tabled_experts(
+    kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float
+) -> float:
+    """Seconds of experts; those of their formula, given, where no grid was measured."""
+    if kernels.tables is None:
+        return seconds
+    return _grid_experts(kernels, row, p, seconds, routed, active)
 
 
 @compiled_part
@@ -193,24 +215,36 @@ def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: in
     forms, h = kernels.sums[s], kernels.h[p]
     batch, kv = _form(forms[U_BATCH], m), _form(forms[U_KV], m)
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
+    tokens, pairs = 0.0, 0.0
     if code in (DECODE, MIXED_DECODE):
         seconds, limit = decode_price(parameters, h, x, batch, kv)
-        if code == MIXED_DECODE:
-            axes, sizes, held = _grid(kernels, slot[K_GRID])
-            ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
-            seconds = ratio * mixed_decode(axes, sizes, held, batch, kv, m[m.size - 1])
-        return seconds, limit
-    tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
-    if code == MLA:
-        return mla_price(parameters, h, x, batch, tokens, pairs, kv)
-    window = parameters[WIDTH]
-    seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv)
-    if code == MIXED_PREFILL:
-        axes, sizes, held = _grid(kernels, slot[K_GRID])
+    else:
+        tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
+        if code == MLA:
+            return mla_price(parameters, h, x, batch, tokens, pairs, kv)
+        window = parameters[WIDTH]
+        seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv)
+    return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
+
+
+@compiled_part
+def _grid_seconds(
+    kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]
+) -> float:
+    """Seconds of an attention op that has a grid; `u` are its sequences, keys, tokens and pairs."""
+    slot, h, forms = kernels.slots[s, p], kernels.h[p], kernels.sums[s]
+    code = slot[K_CODE]
+    parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
+    batch, kv, tokens, pairs = u
+    axes, sizes, held = _grid(kernels, slot[K_GRID])
+    if code == MIXED_DECODE:
+        ratio = decode_beyond(axes, sizes, parameters, h, x, batch, kv)
+        seconds = ratio * mixed_decode(axes, sizes, held, batch, kv, m[m.size - 1])
+    elif code == MIXED_PREFILL:
         decodes, own = _form(forms[U_DECODES], m), _form(forms[U_DECODE_KV], m)
         ratio = prefill_beyond(axes, sizes, parameters, h, x, batch, tokens, pairs)
         seconds = ratio * mixed_prefill(axes, sizes, held, batch, tokens, pairs, decodes, own)
-    return seconds, limit
+    return seconds
 
 
 @compiled_part
@@ -245,13 +279,21 @@ def _experts_price(kernels: Kernels, row: int, p: int, routed: float, active: fl
     if code != MOE and code != MOE_GRID:
         return -1.0, 0
     seconds, limit = moe_price(parameters, h, x, routed, active)
-    if code == MOE_GRID:
-        top_k = x[WIDTH]
-        tokens = routed / top_k
-        axes, sizes, held = _grid(kernels, kernels.slots[row, p, K_GRID])
-        ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
-        seconds = ratio * interpolate(axes, sizes, held, tokens, active, 0.0, 0.0)
-    return seconds, limit
+    return tabled_experts(kernels, row, p, seconds, routed, active), limit
+
+
+@compiled_part
+def _grid_experts(
+    kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float
+) -> float:
+    if kernels.slots[row, p, K_CODE] != MOE_GRID:
+        return seconds
+    parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
+    top_k = x[WIDTH]
+    tokens = routed / top_k
+    axes, sizes, held = _grid(kernels, kernels.slots[row, p, K_GRID])
+    ratio = moe_beyond(axes, sizes, parameters, h, x, tokens, active, top_k)
+    return float(ratio * interpolate(axes, sizes, held, tokens, active, 0.0, 0.0))
 
 
 @compiled_part
@@ -284,14 +326,7 @@ def _part_outside(kernels: Kernels, row: int, p: int, routed: float, active: flo
     return bool(experts_outside(axes, sizes, tokens, active))
 
 
-_OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
-
-
-def _absent(kernels: Any) -> bool:
-    return isinstance(kernels, types.NoneType)
-
-
-@overload(kernel_price, jit_options=_OPTIONS, inline="always")
+@overload(kernel_price, jit_options=OPTIONS, inline="always")
 def _typed_price(
     kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any
 ) -> Callable[..., Price]:
@@ -301,10 +336,10 @@ def _typed_price(
     def present(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any) -> Any:
         return _op_price(kernels, s, p, m, seconds, limit)
 
-    return absent if _absent(kernels) else present
+    return absent if lacks(kernels) else present
 
 
-@overload(experts_price, jit_options=_OPTIONS, inline="always")
+@overload(experts_price, jit_options=OPTIONS, inline="always")
 def _typed_experts(
     kernels: Any, row: Any, p: Any, routed: Any, active: Any
 ) -> Callable[..., Price]:
@@ -314,10 +349,10 @@ def _typed_experts(
     def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
         return _experts_price(kernels, row, p, routed, active)
 
-    return absent if _absent(kernels) else present
+    return absent if lacks(kernels) else present
 
 
-@overload(op_outside, jit_options=_OPTIONS, inline="always")
+@overload(op_outside, jit_options=OPTIONS, inline="always")
 def _typed_outside(kernels: Any, s: Any, p: Any, m: Any) -> Callable[..., bool]:
     def absent(kernels: Any, s: Any, p: Any, m: Any) -> Any:
         return False
@@ -325,10 +360,10 @@ def _typed_outside(kernels: Any, s: Any, p: Any, m: Any) -> Callable[..., bool]:
     def present(kernels: Any, s: Any, p: Any, m: Any) -> Any:
         return _op_outside(kernels, s, p, m)
 
-    return absent if _absent(kernels) else present
+    return absent if lacks(kernels, "tables") else present
 
 
-@overload(part_outside, jit_options=_OPTIONS, inline="always")
+@overload(part_outside, jit_options=OPTIONS, inline="always")
 def _typed_part(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Callable[..., bool]:
     def absent(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
         return False
@@ -336,4 +371,28 @@ def _typed_part(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Cal
     def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
         return _part_outside(kernels, row, p, routed, active)
 
-    return absent if _absent(kernels) else present
+    return absent if lacks(kernels, "tables") else present
+
+
+@overload(tabled_seconds, jit_options=OPTIONS, inline="always")
+def _typed_grid(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Callable[..., float]:
+    def absent(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Any:
+        return seconds
+
+    def present(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Any:
+        return _grid_seconds(kernels, s, p, m, seconds, u)
+
+    return absent if lacks(kernels, "tables") else present
+
+
+@overload(tabled_experts, jit_options=OPTIONS, inline="always")
+def _typed_experts_grid(
+    kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any
+) -> Callable[..., float]:
+    def absent(kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any) -> Any:
+        return seconds
+
+    def present(kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any) -> Any:
+        return _grid_experts(kernels, row, p, seconds, routed, active)
+
+    return absent if lacks(kernels, "tables") else present

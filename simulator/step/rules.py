@@ -13,7 +13,7 @@ from numba import types
 from numba.extending import overload
 
 from ...workloads.errors import InputError
-from ...workloads.jit import compiled_part
+from ...workloads.jit import OPTIONS, compiled_part, lacks
 from ..deploy import placement
 from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
 
@@ -64,9 +64,6 @@ def _try(score: Callable[[Option], float]) -> None:
     compile_.compile((option,))
 
 
-_OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
-
-
 def score(custom: Custom, rule: int, o: Option) -> float:
     """Score of an option under a rule."""
     return built_in_score(rule, o) if custom is None else custom(o)
@@ -84,7 +81,7 @@ def built_in_score(rule: int, o: Option) -> float:
     return _paper(o)
 
 
-@overload(score, jit_options=_OPTIONS, inline="always")
+@overload(score, jit_options=OPTIONS, inline="always")
 def _typed_score(custom: Any, rule: Any, o: Any) -> Callable[..., float]:
     def built_in(custom: Any, rule: Any, o: Any) -> Any:
         return built_in_score(rule, o)
@@ -92,4 +89,4 @@ def _typed_score(custom: Any, rule: Any, o: Any) -> Callable[..., float]:
     def outside(custom: Any, rule: Any, o: Any) -> Any:
         return custom(o)
 
-    return built_in if isinstance(custom, types.NoneType) else outside
+    return built_in if lacks(custom) else outside

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated.formulas import MIXED_DECODE
-from ...devices.prices import ALONE, EMPTY
-from ...devices.tables.blocks import ABSENT, P_PLACES, P_TILE, blocks_seconds
+from ...devices.prices import ALONE
+from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds
 from ...devices.tables.edge import attention_outside
 from ...devices.tables.grid import mixed_decode
 from ...workloads.batch import DECODE, Batch
@@ -37,17 +37,14 @@ takes, which never limits the parts of a sequence."""
 class Uneven(NamedTuple):
     """Decode attention of one device."""
 
-    blocks: F8  # parameters of `devices.tables.blocks`; empty where they are not known
+    blocks: F8  # parameters of `devices.tables.blocks`
     axes: F8  # of the table of equal contexts
     sizes: I8
     seconds: F8
 
 
-NONE = Uneven(ABSENT, *EMPTY)
-
-
-def uneven_of(d: Deployment) -> Uneven:
-    """The decode attention of a deployment; `NONE` without tables that tell."""
+def uneven_of(d: Deployment) -> Uneven | None:
+    """The decode attention of a deployment; None without tables that tell."""
     main = processors_of(d.device)[0].model
     m = Batch.of([1]).moments(d.shard.windows)
     for layer, _ in d.shard.groups:
@@ -58,7 +55,7 @@ def uneven_of(d: Deployment) -> Uneven:
             row = main.row(op, ALONE)
             if row.grid is not None and row.blocks is not None and len(row.blocks):
                 return Uneven(row.blocks, *row.grid)
-    return NONE
+    return None
 
 
 def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
@@ -72,10 +69,10 @@ def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
     return added_seconds(uneven_of(d), batch, captured)
 
 
-def added_seconds(uneven: Uneven, batch: Batch, captured: int) -> float:
+def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
     """Seconds that a batch's unequal contexts add to the decode attention `uneven` of one layer."""
     decodes = len(batch.phase) > 1 and not bool((batch.phase != DECODE).any())
-    if not decodes or not len(uneven.blocks):
+    if not decodes or uneven is None:
         return 0.0
     keys = np.ascontiguousarray(batch.context + 1, dtype=np.float64)
     heap = np.empty(int(uneven.blocks[P_PLACES]))

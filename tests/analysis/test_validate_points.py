@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opbyte.analysis.validate.points.kernels import OWN, with_experts
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
 from opbyte.analysis.validate.points.engines import settings
-from opbyte.analysis.validate.points.kernels import OWN, with_experts
 from opbyte.analysis.validate.points.predict import (
     REQUESTS,
     deployed,
@@ -243,7 +243,7 @@ def test_bad_tables_are_refused(
 
 
 def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
-    assert "does not exist" in ask("validate", "points", tmp_path / "none.csv").refused()
+    assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "lacks the columns" in ask("validate", "points", tmp_path / "x.csv").refused()

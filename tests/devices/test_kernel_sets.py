@@ -17,11 +17,11 @@ from opbyte.devices.calibrated.kernel_sets import (
     shared_parameters,
     stand_in,
 )
-from opbyte.devices.calibrated.model import CalibratedModel, can_calibrate
+from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.order import at_least_as_good
 from opbyte.devices.calibrated.rules import parameters
 from opbyte.devices.catalog import list_devices, load_device
-from opbyte.devices.device import build_device
+from opbyte.devices.device import build_device, can_calibrate
 from opbyte.workloads.errors import InputError
 
 PRODUCTS = [

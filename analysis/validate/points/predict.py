@@ -12,6 +12,8 @@ import numpy as np
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.frameworks.engines import exchange_of
+from ....simulator.scenario.parts import Workload
 from ....simulator.serving.cluster import Pools, serve_cluster
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
@@ -19,9 +21,8 @@ from ....workloads.errors import InputError
 from ....workloads.layers import LatentAttention
 from ....workloads.model import ModelSpec
 from ....workloads.numerics import BITS, Numerics
-from ....workloads.requests import RequestStream, open_requests
-from .engines import OTHER_S, REQUEST_S, settings
-from .kernels import with_experts
+from ....workloads.requests import RequestStream
+from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -29,10 +30,6 @@ REQUESTS = 10
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
-
-HGX = 8
-"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
-many experts as there are groups of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,31 +107,24 @@ def requests(point: Point, seed: int) -> RequestStream:
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
-    return open_requests(
-        closed_loop=point.clients, limit=limit, input_len=point.isl, output_len=point.osl,
-        lengths="uniform", seed=seed,
+    work = Workload(
+        closed_loop=point.clients, requests=limit, input_len=point.isl, output_len=point.osl,
+        lengths="uniform",
     )  # fmt: skip
+    return work.open(seed)
 
 
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, exchange_of(point, workers),
+        workers.dp, workers.ep, workers.pp, _exchange(point, workers),
     )  # fmt: skip
     return with_experts(point, side)
 
 
-def exchange_of(point: Point, workers: Workers) -> str:
-    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
-
-    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
-    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
-    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
-    fused_moe), or, with DeepEP, for no more groups than experts of a token.
-    """
-    if point.framework == "TensorRT-LLM" and load_device(point.device)[0].node_size > HGX:
-        return "all_to_all"
-    return "gather" if workers.dp > 1 and workers.ep <= HGX else "all_to_all"
+def _exchange(point: Point, workers: Workers) -> str:
+    device = load_device(point.device)[0]
+    return exchange_of(NAMES.get(point.framework, ""), device, workers.dp, workers.ep)
 
 
 @lru_cache(maxsize=64)

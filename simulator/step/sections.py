@@ -1,0 +1,73 @@
+"""The ops of a step in their order, in sections that every rank runs before all go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ...workloads.batch import PREFILL, Batch, Moments
+from ...workloads.model import Layer, embedding_ops, layer_ops
+from ...workloads.ops import Loads, Op
+from ..deploy.deployment import Deployment
+from ..deploy.placement import regions
+from ..deploy.programs import head_program, layer_program, stage_send
+
+Build = Callable[[Moments], list[Op]]
+
+
+def sections_of(d: Deployment) -> list[tuple[Build, int, int]]:
+    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
+
+    Returns builders, layer counts and pipeline stages.
+    """
+
+    def layer(spec: Layer) -> Build:
+        dummy = Loads(np.zeros(1), np.zeros(1))
+
+        def build(m: Moments) -> list[Op]:
+            parts = layer_ops(spec, m, d.run, dummy)
+            program = layer_program(spec, parts, d.layout, d.run, m.tokens)
+            return [op for op in program if op.kind != "experts"]
+
+        return build
+
+    def send(stage: int) -> Build:
+        return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
+
+    last = len(d.stages) - 1
+    out: list[tuple[Build, int, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
+    for s, stage in enumerate(d.stages):
+        out += [(layer(spec), count, s) for spec, count in stage.groups]
+        if s < last:
+            out.append((send(s), 1, s))
+    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1, last))
+    return out
+
+
+def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
+    """Every op of a step with the processor or link that runs it, without what it costs.
+
+    Each of a model's distinct layers counts once; experts have expected loads.
+
+    Parameters
+    ----------
+    batch : Batch
+        Of each rank.
+    """
+    m = batch.moments(d.shard.windows)
+    ops = [op for build, _, _ in sections_of(d) for op in build(m)]
+    for part in d.experts:
+        loads = part.router.expected(part.row, float(batch.tokens))
+        held = slice(0, max(len(loads.tokens) // part.ep, 1))
+        ops.append(part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run))
+    active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
+    links = [op for op in active if op.layer == "communication"]
+    mixed = bool((batch.phase == PREFILL).any())
+    inside = [op for op in active if op.layer != "communication"]
+    return [(op, d.link(op).spec.name) for op in links] + [
+        (op, name)
+        for region in regions(inside, d.device, d.placement, mixed)
+        for name, track in region.tracks.items()
+        for op in track
+    ]
