@@ -61,10 +61,12 @@ def catalog_entry(name: str) -> CatalogModel | None:
         return _read(MODELS / f"{wanted}.yaml")
     if wanted in _aliases():
         return _read(_aliases()[wanted])
-    # A hub's identifier: who published it, and often what was done to the weights since.
-    short = wanted.rpartition("/")[2].removeprefix("meta-")
-    if short == wanted:
+    # A hub's identifier: who published it, and often what was done to the weights since. A folder
+    # of that path is the user's own model, whatever its name.
+    publisher, _, short = wanted.partition("/")
+    if publisher in ("", ".", "..", "~") or not short or "/" in short or os.path.exists(name):
         return None
+    short = short.removeprefix("meta-")
     for ending in ("", *VARIANTS):
         base = short.removesuffix(ending)
         if base in list_models():
@@ -97,7 +99,7 @@ def load_model(model: str | Path) -> ModelSpec:
             entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source
         )
     text = str(model)
-    if is_model_path(text):
+    if is_model_path(text) or (isinstance(model, Path) and model.exists()):
         return read_config(model)
     close = nearest(text.rpartition("/")[2].lower(), list_models())
     if not close.startswith("; did you mean"):
@@ -108,7 +110,8 @@ def load_model(model: str | Path) -> ModelSpec:
 
 def is_model_path(text: str) -> bool:
     """Whether a text means a file or folder, and no model of the catalog."""
-    return catalog_entry(text) is None and (text.endswith(".json") or os.path.exists(text))
+    named = text.lower() in list_models() or text.lower() in _aliases()
+    return not named and (text.endswith(".json") or os.path.exists(text))
 
 
 @cache

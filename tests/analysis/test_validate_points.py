@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from opbyte.analysis.validate.points.kernels import OWN, with_experts
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
-from opbyte.analysis.validate.points.engines import settings
+from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import (
     REQUESTS,
+    _exchange,
     deployed,
-    exchange_of,
     formats,
     predict,
     requests,
@@ -157,7 +156,7 @@ def test_whose_expert_kernels_a_run_calls(
     family = families()["moe"]
     (processor,) = found.device.processors.values()
     assert isinstance(processor.model, CalibratedModel)
-    expected = shared_parameters(found.system.device, family).under[OWN[kernels]].fit.values
+    expected = shared_parameters(found.system.device, family).under[NAMES[kernels]].fit.values
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 
@@ -174,7 +173,7 @@ def test_how_ranks_share_experts(
     change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks,
               "ep": ranks}  # fmt: skip
     (point,), _ = read_points(table(change))
-    assert exchange_of(point, point.workers) == expected
+    assert _exchange(point, point.workers) == expected
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
