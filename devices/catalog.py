@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..workloads.errors import SpecError, nearest
+from ..workloads.shown import Sources
 from ..workloads.specfile import (
     Description,
     build,
@@ -85,8 +87,8 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
         found = _lookup(name_or_path)
         if found is not None:
             spec, sources = _catalog_device(found)
-            return spec, dict(sources)
-        if not _is_path(name_or_path):
+            return spec, Sources(sources)
+        if not is_path(name_or_path):
             raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
     path = Path(name_or_path)
     return _own_device(load_description(path, _find, IDENTITY))
@@ -118,7 +120,7 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
         named = _named_system(name)
         if named is not None:
             return named
-        if not _is_path(name):
+        if not is_path(name):
             raise _unknown_system(name)
     path = Path(name)
     raw = read_yaml(path)
@@ -153,7 +155,7 @@ def of_device(
     size = f"x{few}" if nodes == 1 and not counted else f"{nodes}x{few}"
     system = SystemSpec(name=f"{name}-{size}", title=title, device=device, devices_per_node=few,
                         nodes=nodes, mapping=mapping)  # fmt: skip
-    return system, given | {f"device.{key}": source for key, source in sources.items()}
+    return system, Sources(given | _of_device(sources))
 
 
 def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
@@ -172,6 +174,11 @@ def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
         raise SpecError(repr(name), _reason(error)) from None
 
 
+def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
+    """Sources of a device as those of a system."""
+    return {f"device.{key}": source for key, source in sources.items()}
+
+
 def _taken(name: str) -> bool:
     """Whether a name is one of the catalog: of a device, or of a device and a mapping."""
     return family(name) is not None or _lookup(name) is not None
@@ -187,6 +194,11 @@ def _unknown_system(name: str) -> SpecError:
     if device is not None:
         return SpecError(repr(name), f"is a device; a system is {device + '-x1'!r} or more of it")
     match = _SYSTEM.fullmatch(name)
+    if match is not None and match["device"].lower().endswith((".yaml", ".yml")):
+        return SpecError(
+            repr(name), "counts devices of a file; write a system file: name, device: "
+            f"{match['device']}, devices_per_node: {match['devices']}",
+        )  # fmt: skip
     if match is None:
         close = nearest(name, list_systems())
         if not close.startswith("; did you mean"):
@@ -212,7 +224,7 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
         found = _lookup(device)
         spec, own = load_device(found if found is not None else _find(device, path))
         tree["device"] = spec
-        inner = inner | {f"device.{key}": source for key, source in own.items()}
+        inner = inner | _of_device(own)
     else:
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
     if isinstance(tree.get("mapping", {}), dict):
@@ -223,7 +235,7 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
         raise SpecError(f"{path}: name", f"{system.name!r} is a catalog system; choose another")
     if isinstance(device, dict):
         _refuse_taken(system.device.name, f"{path}: device.name")
-    return system, inner | sources
+    return system, Sources(inner | sources)
 
 
 def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:
@@ -251,12 +263,12 @@ def _find(text: str, path: Path) -> Path:
         own = path.resolve().is_relative_to(_folder().resolve())
         fitted = None if own else _calibrated(found)
         return fitted or _catalog_files()[found]
-    if _is_path(text):
+    if is_path(text):
         return path.parent / text
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a text means a file rather than a catalog name."""
     return text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text
 

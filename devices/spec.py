@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
+from ..workloads.ops import OP_KINDS
+from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
+from .kinds import PROCESSOR_KINDS
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
@@ -23,7 +26,25 @@ def _arithmetic(name: str) -> str:
     return name
 
 
+def _known_kind(name: str) -> str:
+    if name not in PROCESSOR_KINDS:
+        raise ValueError(f"unknown processor kind {name!r}{nearest(name, PROCESSOR_KINDS.names())}")
+    return name
+
+
 Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
+
+
+def _op_kind(name: str) -> str:
+    if name not in OP_KINDS:
+        raise ValueError(
+            f"{name!r:.40} is no kind of op (tables show names, which are finer)"
+            f"{nearest(name, OP_KINDS)}"
+        )
+    return name
+
+
+OpKind = Annotated[str, AfterValidator(_op_kind)]
 WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 
@@ -42,19 +63,25 @@ class ProcessorSpec(Spec):
     Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
     processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
     exactly one of the four.
-    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
+    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth: a description that
+    extends another and changes that changes both. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    Without any peak or bandwidth it runs nothing. `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
+    Without any peak or bandwidth it runs nothing.
+    `kind` says where it sits, not what it is called: an NPU or TPU is an "xpu", units beside the
+    banks of a DRAM (AiM, HBM-PIM) are "bank-pim", those on a stack's base die "logic-pim".
+    `runs` names the kinds of op the processor takes (`workloads.ops.OP_KINDS`); without it, all but
+    what `excludes` names.
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
     FlashAttention-2 (`devices.tables.blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
-    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].
+    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2]. `parameters`
+    are the numbers that a kind from outside needs besides (`devices.kinds`).
     """
 
-    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
@@ -66,8 +93,8 @@ class ProcessorSpec(Spec):
     memory_J_per_byte: NonNegative
     activation_J_per_byte: NonNegative | None = None
     compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
-    runs: tuple[str, ...] | None = None
-    excludes: tuple[str, ...] = ()
+    runs: tuple[OpKind, ...] | None = None
+    excludes: tuple[OpKind, ...] = ()
     partial_sums: bool = False
     cores: Count | None = None
     shared_memory_bytes: Positive | None = None
@@ -75,6 +102,7 @@ class ProcessorSpec(Spec):
     compute_capability: Positive | None = None
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
+    parameters: dict[Name, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
@@ -83,6 +111,10 @@ class ProcessorSpec(Spec):
             raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
         if (self.kind == "fpga") != (self.engine is not None):
             raise ValueError("kind fpga and an engine go together")
+        wanted = set(PROCESSOR_KINDS[self.kind].parameters)
+        if wanted != set(self.parameters):
+            named = ", ".join(sorted(wanted)) or "none"
+            raise ValueError(f"parameters of kind {self.kind} are {named}")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -188,6 +220,9 @@ class MappingSpec(Spec):
 class DeviceSpec(Spec):
     """One device: processors that share a memory, its links, power and price.
 
+    `kernels` names the kernel parameters that the device shares with others of its silicon (see
+    `calibrated.kernel_sets`).
+
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
@@ -205,8 +240,23 @@ class DeviceSpec(Spec):
     limit_W: Positive | None = None
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
+    kernels: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
+
+    def __repr__(self) -> str:
+        memory = self.memory
+        return (
+            f"<DeviceSpec: {self.name} ({self.title or 'no title'}), {', '.join(self.processors)}, "
+            f"{memory.capacity_bytes / 2**30:.4g} GiB at {memory.bandwidth_bytes_per_s / 1e9:,.0f} "
+            "GB/s; see .model_dump()>"
+        )
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Show every number but those of fits as a table in a notebook."""
+        return table_of(self.model_dump(exclude={"calibration"}, exclude_none=True))
 
     @model_validator(mode="before")
     @classmethod
@@ -241,6 +291,19 @@ class SystemSpec(Spec):
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
     nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
     mapping: MappingSpec = Field(default_factory=MappingSpec)
+
+    def __repr__(self) -> str:
+        count = (
+            f"{self.nodes} x {self.devices_per_node}" if self.nodes > 1 else self.devices_per_node
+        )
+        return f"<SystemSpec: {self.name}, {count} devices: {self.device!r}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Show every number but those of fits as a table in a notebook."""
+        shown = self.model_dump(exclude={"device": {"calibration"}}, exclude_none=True)
+        return table_of(shown)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> SystemSpec:

@@ -11,7 +11,7 @@ from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from ..show.result import Result
 from .simulate import Simulation, layer_totals, simulate
-from .summary import comparison_rows, flat, heading, ratio, where_rows
+from .summary import comparison_rows, flat, heading, ratio, took, where_rows
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
@@ -31,6 +31,9 @@ class Comparison(Result):
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
 
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
+
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
 
@@ -44,7 +47,8 @@ class Comparison(Result):
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for each in self.runs:
             out += [heading(each.run), where_rows(each.run)]
-        return [*out, self.rows(), self.verdict(), *(r.rests_on() for r in self.runs)]
+        rests = [r.rests_on() for r in self.runs]
+        return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 
     def report_title(self) -> str:
         systems = " and ".join(r.run.deployment.system.name for r in self.runs)

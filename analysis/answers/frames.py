@@ -16,6 +16,7 @@ from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
 from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
 from ..show.result import Result
 from ..show.text import seconds, show
@@ -167,6 +168,7 @@ def frames(
         A design or model that does not fit.
     """
     check_images(images)
+    check_seed(seed)
     spec, where = load(model, system)
     if where.devices_per_node * where.nodes > 1:
         raise InputError(where.name, "images run on one FPGA here; use x1")

@@ -32,6 +32,9 @@ class Seeds(Result):
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
 
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
+
     def to_dict(self) -> dict[str, Any]:
         first = self.runs[0].to_dict()
         tables = [r.to_dict() for r in self.runs]

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...devices.catalog import describe_system
+from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import run_scenario
+from ...simulator.scenario.build import engine_settings, run_scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .summary import (
     LATENCIES,
+    MOST_WAITING,
     QUANTILES,
     evidence_text,
     figure_rows,
@@ -26,13 +28,20 @@ from .summary import (
     flat,
     heading,
     latency_rows,
+    overload,
     ratio,
     text_of,
+    took,
+    waiting_at_end,
     where_rows,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FEWEST_WAITING = 10
+"""Fewer than these that wait at the end of a run say nothing about its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,9 @@ class Simulation(Result):
             "output_tokens": r.output_tokens,
             "prompt_tokens": r.prompt_tokens,
             "cached_tokens": r.cached_tokens,
+            "token_budget": r.policy.token_budget,
+            "max_sequences": r.policy.max_sequences,
+            **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
             "interval_output_tokens": r.interval_output_tokens,
@@ -93,8 +105,11 @@ class Simulation(Result):
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
-            "wall_s": r.wall_s,
+            "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
         }
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": self.run.wall_s}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         latencies = latency_rows(self.run)
@@ -110,12 +125,19 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), *self.outside_tables(), self.rests_on(),
+            where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
         """How often ops lay outside the kernel tables; nothing where none are in use."""
         return coverage_blocks(coverage(self.run))
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import latency
+
+        name = f"{self.run.deployment.model.name} on {self.run.deployment.system.name}"
+        text = "Latency of requests as cumulative shares; output and arrivals over time."
+        return [Drawing(latency(self.requests(), name), text)]
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
@@ -198,17 +220,36 @@ def simulate(
     where = scenario.system
     sources = {} if where is None or isinstance(where, SystemSpec) else describe_system(where)[1]
     found = evidence(made.deployment, sources, made.policy)
-    return Simulation(made, found, _warnings(made), sources, scenario)
+    return Simulation(made, found, _warnings(scenario, made), sources, scenario)
 
 
-def _warnings(r: Run) -> tuple[str, ...]:
+def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
+    """What a reader should know: of the files read, the run, and the options."""
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *doubts(r.deployment.system.device)]
+    waiting = waiting_at_end(r)
+    many = waiting * len(r.requests.request_id) >= FEWEST_WAITING
+    if scenario.workload.closed_loop is None and waiting > MOST_WAITING and many:
+        out.append(overload(r))
+    # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
+    named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None
+    groups = r.deployment.layout.ep
+    if named_vllm and scenario.deployment.ep is None and groups > 1:
+        out.append(
+            f"experts are dealt to {groups} groups; vLLM itself does so only with "
+            "--enable-expert-parallel: --ep 1 is its default"
+        )
+    return tuple(out)
+
+
+def _too_long(r: Run) -> list[str]:
+    """Requests beyond the positions that the model was made for."""
     longest = r.deployment.model.max_position
     lengths = r.requests.input_tokens + r.requests.output_tokens
     beyond = 0 if longest is None else int((lengths > longest).sum())
     if not beyond:
-        return ()
+        return []
     text = (
         f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
         f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
     )
-    return (text,)
+    return [text]

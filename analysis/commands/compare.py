@@ -47,6 +47,6 @@ def compare_command(
             figure = result.drawings()[0].figure
             files.write("compare.png", lambda path: save(figure, path))
             files.text("report.html", report(result))
-            files.json("compare.json", result.to_dict())
+            files.answer("compare.json", result)
     warn(result.warnings)
     show(result, as_json)

@@ -41,6 +41,6 @@ def frames_command(
                             told=told)  # fmt: skip
         if files:
             files.csv("frames.csv", result.columns())
-            files.json("summary.json", result.to_dict())
+            files.answer("summary.json", result)
     warn(result.deployment.warnings)
     show(result, as_json)

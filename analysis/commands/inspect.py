@@ -19,5 +19,5 @@ def inspect_command(
     with folder(out) as files:
         result = inspect(model)
         if files:
-            files.json("inspect.json", result.to_dict())
+            files.answer("inspect.json", result)
     show(result, as_json)

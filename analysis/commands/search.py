@@ -37,5 +37,5 @@ def search_command(
             figure = pareto_front(result.frame(), result.published.to_dict(),
                                   result.best.to_dict(), title)  # fmt: skip
             files.write("front.png", lambda path: save(figure, path))
-            files.json("search.json", result.to_dict())
+            files.answer("search.json", result)
     show(result, as_json)

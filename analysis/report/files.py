@@ -42,16 +42,10 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
     folder.csv("ops.csv", columns, floats="%.9g")
-    title = (
-        f"{result.deployment.model.name} on {result.deployment.system.name}: "
-        f"{result.batch} decodes at context {result.context:,}"
-    )
-    if result.prefill:
-        title += f", one prompt of {result.prefill:,} tokens"
-    figure = draw(result.processors(), result.figure_ops(), title)
+    figure = draw(result.processors(), result.figure_ops(), result.title())
     folder.write("roofline.png", lambda path: save(figure, path))
     write_report(result, folder)
-    folder.json("roofline.json", result.to_dict())
+    folder.answer("roofline.json", result)
 
 
 def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
@@ -66,7 +60,7 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
         write_report(result, folder)
-        folder.json("summary.json", result.to_dict())
+        folder.answer("summary.json", result)
 
 
 def write_pareto(result: Pareto, folder: OutputFolder) -> None:
@@ -82,7 +76,7 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
     write_report(result, folder)
-    folder.json("pareto.json", result.to_dict())
+    folder.answer("pareto.json", result)
 
 
 def write_capacity(result: Capacity, folder: OutputFolder) -> None:
@@ -96,7 +90,7 @@ def write_capacity(result: Capacity, folder: OutputFolder) -> None:
     figure = result.figure()
     folder.write("capacity.png", lambda path: save(figure, path))
     write_report(result, folder)
-    folder.json("capacity.json", result.to_dict())
+    folder.answer("capacity.json", result)
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
@@ -115,7 +109,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))
     folder.text(f"{below}report.html", report(each))
-    folder.json(f"{below}summary.json", each.to_dict())
+    folder.answer(f"{below}summary.json", each)
 
 
 def _stage_columns(
@@ -134,7 +128,7 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
     from ..plots import save
 
     write_report(result, folder)
-    folder.json("kernels.json", result.to_dict())
+    folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
         folder.write(f"{name}.png", partial(save, drawing.figure))
@@ -150,7 +144,7 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         folder.csv(f"{each.name}/requests.csv", columns)
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
     write_report(result, folder)
-    folder.json("serving.json", result.to_dict())
+    folder.answer("serving.json", result)
 
 
 def write_points(result: PointsValidation, folder: OutputFolder) -> None:
@@ -161,11 +155,11 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     folder.csv("predictions.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
     figure = points(table, f"{len(table)} measured deployments")
     folder.write("points.png", partial(save, figure))
-    folder.json("points.json", result.to_dict())
+    folder.answer("points.json", result)
 
 
 def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     """Write every row's numbers and dram.json."""
     table = result.frame()
     folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
-    folder.json("dram.json", result.to_dict())
+    folder.answer("dram.json", result)

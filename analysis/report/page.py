@@ -7,8 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import visible
 from ..show.provenance import code_version
-from ..show.result import Drawing, Result, Section
+from ..show.record import made_by
+from ..show.result import Block, Drawing, Result, Section
 from ..show.text import is_numeric, show
 from .sections import sections
 from .svg import inline_svg
@@ -40,7 +42,7 @@ def report(result: Result) -> str:
     """
     number = 0
     shown: list[dict[str, Any]] = []
-    for section in [*sections(result), _made_by()]:
+    for section in [*sections(result), Section("Made by", _made_by())]:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
             if isinstance(block, Drawing):
@@ -48,11 +50,12 @@ def report(result: Result) -> str:
                 svg = inline_svg(block.figure, f"f{number}", block.caption)
                 blocks.append({"kind": "figure", "svg": svg, "caption": block.caption})
             elif isinstance(block, str):
-                blocks.append({"kind": "text", "text": block[:MOST_TEXT]})
+                blocks.append({"kind": "text", "text": visible(block)[:MOST_TEXT]})
             elif block:
                 blocks.append({"kind": "table", **table_of(block)})
         shown.append({"title": section.title, "id": f"s{len(shown) + 1}", "blocks": blocks})
-    return _template().render(title=result.report_title(), sections=shown, version=code_version())
+    title = visible(result.report_title())
+    return _template().render(title=title, sections=shown, version=code_version())
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -70,27 +73,18 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> dict[str, str]:
-    text = show(value)
+    text = visible(show(value))
     return {"text": text[:MOST_TEXT], "mark": text if text in MARKED else ""}
 
 
-def _made_by() -> Section:
-    import platform
-
-    import numba
-    import numpy
-
-    return Section(
-        "Made by",
-        [
-            [
-                {"what": "OpByte", "version": code_version()},
-                {"what": "Python", "version": platform.python_version()},
-                {"what": "NumPy", "version": numpy.__version__},
-                {"what": "Numba", "version": numba.__version__},
-            ],
-        ],
-    )
+def _made_by() -> list[Block]:
+    """The command with its options, the files it read, and the versions."""
+    record = made_by()
+    options = [{"option": name, "value": str(value)} for name, value in record["options"].items()]
+    files = [{"file": name, "digest": digest} for name, digest in record["files"].items()]
+    made = [{"what": name, "version": text} for name, text in record["versions"].items()]
+    command = [f"Command: {record['command']}"] if record["command"] else []
+    return [*command, options, files, made]
 
 
 @lru_cache(maxsize=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -10,19 +11,18 @@ import pandas as pd
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.placement import processors_of
-from ...simulator.serving.record import Run
+from ...simulator.serving.record import OpTotal, Run
 from ...workloads.specfile import to_si
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
+from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
 from ..answers.summary import (
     figure_rows,
     heading,
     latency_rows,
-    processor_rows,
-    roof_of,
     where_rows,
 )
 from ..plots import breakdown, latency, roofline, timeline
@@ -155,10 +155,14 @@ def _roofline(run: Run, name: str) -> list[Any]:
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
     share = ops_by_share([run])
+    known_formats = formats_of_ops(run.deployment)
+    matmuls = [op for op in run.ops if op.flops > 0 and op.processor in known and op.op_per_byte]
+    used = formats((op.processor, _format(op, known_formats, dtype)) for op in matmuls)
     points = pd.DataFrame(
         [
             {
-                "name": op.name, "layer": op.layer, "processor": op.processor,
+                "name": op.name, "layer": op.layer,
+                "processor": roof_name(op.processor, _format(op, known_formats, dtype), used),
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
                 "seconds_total": wall, "bound": op.bound,
             }
@@ -168,9 +172,14 @@ def _roofline(run: Run, name: str) -> list[Any]:
         columns=["name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total",
                  "bound"],
     )  # fmt: skip
-    figure = roofline(pd.DataFrame([roof_of(p, dtype) for p in processors]), points, name)
+    table = roofs(processors, used, dtype)
+    figure = roofline(pd.DataFrame(table), points, name)
     caption = "Every op over the whole run under the roofs of the processors it ran on."
-    return [Drawing(figure, caption), processor_rows(processors, dtype)]
+    return [Drawing(figure, caption), roof_rows(table)]
+
+
+def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> str:
+    return known.get((op.layer, op.name), default)
 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:
@@ -196,7 +205,7 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
     run = result.run
     d = run.deployment
     what: list[dict[str, Any]] = [
-        {"what": "model", "value": d.model.name, "digest": digest_of(repr(d.model))},
+        {"what": "model", "value": d.model.name, "digest": digest_of(asdict(d.model))},
         {"what": "system", "value": d.system.name, "digest": digest_of(d.system.model_dump())},
         {"what": "policy", "value": run.policy.name, "digest": digest_of(repr(run.policy))},
         {"what": "placement", "value": d.placement, "digest": None},

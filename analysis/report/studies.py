@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..answers.evidence import evidence
+from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
 from ..plots import trade_off
@@ -23,16 +24,28 @@ from .simulation import constants_section, model_rows
 @sections.register
 def capacity_sections(result: Capacity) -> list[Section]:
     """The answer, latency against load, every simulated load, and what it rests on."""
-    caption = "Latencies of the service level against load; dashed: the most allowed."
     out = [
         Section("Result", result.blocks()),
-        Section("Latency against load", [Drawing(result.figure(), caption), result.curve()]),
+        Section("Latency against load", [*result.drawings(), result.curve()]),
     ]
     for found in result.found:
         text = evidence_text(found.evidence, found.system)
         out.append(Section(f"{found.system}: evidence", [text, model_rows(found.evidence)]))
         out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
     return out
+
+
+@sections.register
+def roofline_sections(result: Roofline) -> list[Section]:
+    """The ops, the figure of them under their roofs, and what their costs rest on."""
+    d = result.deployment
+    models = evidence(d, result.sources)
+    return [
+        Section("Result", [*result.warnings, *result.blocks()]),
+        Section("Roofline", result.drawings()),
+        Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
+        constants_section(d.system, result.sources, "Constants"),
+    ]
 
 
 @sections.register

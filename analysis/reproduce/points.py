@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+from ..show.interrupt import end_children
+from ..show.workers import new_pool
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -203,6 +205,8 @@ class Runner:
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
+            if kind is not None:
+                end_children()
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def __getitem__(self, point: Point) -> Measured:
@@ -217,8 +221,7 @@ class Runner:
         if self._pool is None:
             last = new.pop()
             self.results[last] = run_point(last)  # compile once, before each worker would
-            context: Any = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = new_pool(self._workers)
         total = len(self.results) + len(new)
         futures = {self._pool.submit(run_point, point): point for point in new}
         for future in as_completed(futures):

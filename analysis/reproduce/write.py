@@ -30,7 +30,7 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
         from ..plots import save
 
         files.write(f"{name}.png", partial(save, figure))
-    files.json("rows.json", result.to_dict())
+    files.answer("rows.json", result)
 
 
 def figures_of(result: Reproduction) -> dict[str, Figure]:

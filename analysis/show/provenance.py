@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
 from ...workloads.errors import InputError
+from ...workloads.regular import open_regular
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder of the library's folders."""
@@ -58,22 +60,21 @@ def digest_of(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_of_path(path: Path) -> str:
-    """Short digest of a file's bytes, or of a folder's files and their names.
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Short digest of files: their bytes, and their names where there are several.
 
     Raises
     ------
     InputError
-        A path that cannot be read.
+        A path that cannot be read, or is no regular file.
     """
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    try:
-        for file in files:
-            digest.update(f"{file.relative_to(path)}\0".encode())
-            with file.open("rb") as stream:
+    for path in paths:
+        digest.update(os.fsencode(path.name if len(paths) > 1 else "") + b"\0")
+        with open_regular(path) as stream:
+            try:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})") from None
+            except OSError as error:
+                raise InputError(path, f"cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:16]

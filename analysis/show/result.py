@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import InputError
 from .text import Rows, show
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from ..plots.files import Picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +49,22 @@ class Result:
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Give every result a short `repr`: a dataclass keeps the one it finds."""
+        super().__init_subclass__(**settings)
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # of this class, on purpose
+
+    def __repr__(self) -> str:
+        """The first line of the answer; the rest is in `frame`, `rows` and `to_dict`."""
+        return f"<{type(self).__name__}: {self.report_title()[:200]}; see .frame(), .to_dict()>"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as the command prints with ``--json``."""
         raise NotImplementedError
+
+    def timing(self) -> dict[str, Any]:
+        """What differs between equal calls, such as real time [s]; never part of `to_dict`."""
+        return {}
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Rows of the table shown to people."""
@@ -70,6 +86,21 @@ class Result:
     def drawings(self) -> Sequence[Drawing]:
         """Figures of the report, each with its caption."""
         return ()
+
+    def plot(self) -> Picture:
+        """The answer's first figure, as a notebook shows it.
+
+        Raises
+        ------
+        InputError
+            An answer without figures.
+        """
+        from ..plots.files import Picture
+
+        drawings = self.drawings()
+        if not drawings:
+            raise InputError(type(self).__name__, "has no figure; see .frame()")
+        return Picture(drawings[0].figure)
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""

@@ -78,11 +78,12 @@ def is_numeric(rows: Rows, key: str) -> bool:
     """Whether a column holds numbers, or text of a number and its unit ("1.5 ms", "3 %")."""
     values = [row[key] for row in rows if row[key] is not None]
     return bool(values) and all(
-        isinstance(v, (int, float)) or (isinstance(v, str) and _starts_as_number(v)) for v in values
+        isinstance(v, (int, float)) or (isinstance(v, str) and starts_as_number(v)) for v in values
     )
 
 
-def _starts_as_number(text: str) -> bool:
+def starts_as_number(text: str) -> bool:
+    """Whether a text is a number, alone or with its unit."""
     head, _, unit = text.partition(" ")
     number = head.rstrip("%x").replace(",", "")
     return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,14 @@ from ...workloads.requests.options import check_count, check_real
 from ..answers.limits import Limit, limit_of
 from ..answers.price import costs
 from ..answers.simulate import Simulation, simulate
+from ..answers.summary import MOST_WAITING, waiting_at_end
 from ..show.text import seconds, show
+from ..show.workers import worker_pool
 from .capacity_result import Capacity, Found, Tried
 from .service_level import MEASURES, read_level
 
 Told = Callable[[int, int], None]
 DEFAULT_REQUESTS = 1000
-MOST_WAITING = 0.05
-"""Share of requests that may still wait unscheduled when the last one arrives; more means that
-they come faster than they are served."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
@@ -150,7 +148,7 @@ def _search_all(
             if told is not None:
                 told(i + 1, len(names))
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             futures = {pool.submit(_search, task, system): system for system in names}
             for future in as_completed(futures):
                 found[futures[future]] = future.result()
@@ -170,7 +168,7 @@ def _search(task: _Task, system: str | Path) -> Answer:
             system=where.name, devices=where.nodes * where.devices_per_node, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
-            reason=str(error), tried=(), spec=where, sources={}, evidence=(),
+            reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
         )  # fmt: skip
         return found, model.name, str(task.scenario.workload.trace or "the workload")
 
@@ -279,12 +277,6 @@ def _judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     if waiting_at_end(run) > MOST_WAITING:
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
-
-
-def waiting_at_end(run: Run) -> float:
-    """Share of all requests that still wait to be scheduled when the last one arrives."""
-    table = run.requests
-    return float((table.scheduled_s > table.arrival_s.max()).mean())
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
+from ..answers.evidence import basis_in, not_like_for_like
 from ..answers.limits import Limit
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .service_level import MEASURES_OF
 
@@ -150,7 +151,17 @@ class Capacity(Result):
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
+            *self._mixed(),
         ]
+
+    def _mixed(self) -> list[str]:
+        """A sentence where the systems rest on different kinds of model."""
+        bases = {f.system: basis_in(f.evidence) for f in self.found if f.evidence}
+        return [text] if (text := not_like_for_like(bases)) else []
+
+    def drawings(self) -> Sequence[Drawing]:
+        caption = "Latencies of the service level against load; dashed: the most allowed."
+        return [Drawing(self.figure(), caption)]
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""

@@ -72,11 +72,11 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     Raises
     ------
     InputError
-        No finished sweep there, or an unknown objective.
+        No finished sweep there, an unknown objective, or one that no feasible point has.
     """
     import pandas as pd
 
-    from .sweep.run import SUMMARY
+    from .sweep.run import SUMMARY, TABLE
     from .sweep.study import read_objectives
 
     summary, table = _read(Path(folder))
@@ -95,9 +95,12 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     ]
     if not rows:
         raise InputError(Path(folder) / SUMMARY, "no point is feasible; see the column error")
-    return Pareto(
-        summary["title"], wanted, tuple(summary["columns"]), rows, front(rows, wanted)
-    )  # fmt: skip
+    best = front(rows, wanted)
+    if not best:
+        named = ", ".join(wanted)
+        reason = f"no feasible point has a value of all of {named}; see {TABLE}"
+        raise InputError("--objectives", reason)
+    return Pareto(summary["title"], wanted, tuple(summary["columns"]), rows, best)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:

@@ -155,6 +155,8 @@ class DesignSpace:
         points.sort()
         costs = np.array([point[:2] for point in points], dtype=float).reshape(-1, 2)
         front = [points[i][2:] for i in unbeaten(costs, once=True)]
+        if not front:
+            return []  # not one multiplier
         picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
         # The largest arrays differ most in what they leave for attention: all of the last few.
         picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])

@@ -35,6 +35,8 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
             if not equals or name in pairs:
                 raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
             try:
+                if "_" in text:  # Python reads 1_0 as 10; no other option does
+                    raise ValueError
                 pairs[name] = float(text)
             except ValueError:
                 raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.host import device_yaml
-from ...kernels.lab import MODULES
+from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import Measurement, Row, measure
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
+from ...workloads.requests.options import check_seed
 from ..show.result import Result
 from ..show.text import seconds, si
 
@@ -108,7 +109,7 @@ class Measured(Result):
             files.text("summary.md", self.summary())
         if self.loop is not None:
             self.loop.write(files)
-        files.json("measure.json", self.to_dict())
+        files.answer("measure.json", self)
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -153,11 +154,13 @@ def measure_machine(
     """
     from ...kernels.jit import max_threads
 
+    check_seed(seed)
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
+    known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
     for name in only:
-        if name not in MODULES:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, MODULES)}")
+        if name not in known:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
     if threads is not None and not 1 <= threads <= max_threads():
         raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
     if backend == "cupy":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from ...devices.catalog import list_devices, load_device
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import deployed, engine_settings
+from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.load import load
+from ...simulator.scenario.place import deployed
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
+from ...workloads.regular import open_regular
 from ...workloads.requests import RequestBlock, RequestStream
 from ..answers.coverage import coverage, coverage_blocks
 from ..show.result import Drawing, Result
@@ -260,9 +263,8 @@ def _requests(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(path, "does not exist") from None
+        with open_regular(path) as file:
+            table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
     lacking = [c for c in ("request_id", *COLUMNS) if c not in table]
@@ -277,6 +279,10 @@ def _requests(path: Path) -> pd.DataFrame:
                 f"{path}:{bad[0] + 2}", f"{name} is {table[name].iloc[bad[0]]!r}, not a number of "
                 f"at least {low:g}",
             )  # fmt: skip
+    for before, after in pairwise(STAMPS):
+        bad = np.flatnonzero(table[before].to_numpy() > table[after].to_numpy())
+        if len(bad):
+            raise InputError(f"{path}:{bad[0] + 2}", f"{before} lies after {after}")
     if table.empty:
         raise InputError(path, "has no requests")
     return table.sort_values(["queued_s", "request_id"], kind="stable").reset_index(drop=True)

@@ -14,6 +14,7 @@ from numba.extending import overload
 
 from ...workloads.jit import OPTIONS, compiled_part, lacks
 from .chains import arrived, go_on, soonest_of
+from .holding import enqueue
 from .state import (
     C_COMPLETED,
     C_OPENED,
@@ -22,11 +23,8 @@ from .state import (
     C_WALK,
     F_ARRIVAL,
     I_DONE,
-    I_NEXT,
     I_ORDER,
-    R_HEAD,
     R_RUNNING,
-    R_TAIL,
     R_WAITING,
     State,
 )
@@ -124,14 +122,7 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
             load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
             if load < fewest:
                 best, fewest = r, load
-        rank = ranks[best]
-        st.ints[i, I_NEXT] = -1
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL] = i
-        rank[R_WAITING] += 1
+        enqueue(st, best, i)
         counters[C_RELEASED] += 1
 
 

@@ -353,9 +353,10 @@ def advance(
         if chunks == 0 and preemptions == 0 and late == 0:
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
-        # arrival behind it changes nothing; ranks choose among themselves by load.
-        cut = until
-        if limits.poll_steps <= 1 and (ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0):
+        # arrival behind it changes nothing; ranks choose among themselves by load, and an order
+        # may put an arrival before it.
+        cut, by_load = until, ranks.shape[0] > 1
+        if limits.poll_steps <= 1 and (by_load or limits.ordered or ranks[0, R_WAITING] == 0):
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):

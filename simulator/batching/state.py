@@ -28,10 +28,10 @@ ones whose content is noted; start in `Pool.hashes` or the session (`prefix.name
 hashes cover. With pipeline parallel: batches in flight that it is part of. Last, not of the row's own
 request: in row k, the k-th request to complete."""
 
-(F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD) = range(5)
-NUM_FLOATS = 5
+(F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
+NUM_FLOATS = 6
 """Columns of `State.floats`: times [s], NaN until they happen, `F_LAST` being the latest token's;
-KV bytes held on one device."""
+KV bytes held on one device; key of the policy's order."""
 
 (R_RUNNING, R_WAITING, R_HEAD, R_TAIL, R_LEFT, R_LATE, R_BLOCKS, R_SLOTS) = range(8)
 NUM_RANK = 8
@@ -60,7 +60,10 @@ LOG_COLUMNS = (
 )  # fmt: skip
 """Columns of `State.log`, followed by the busy device-seconds of each processor and of links."""
 
-LOG_ROWS = 65_536
+LOG_ROWS = 128
+"""Stretches between two returns to Python, where signals are looked at and progress is told: few
+enough that an interrupt ends a run at once, many enough that returning costs nothing. A pipeline
+logs one a stage at a time (`layout.MOST_STAGES`)."""
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
@@ -138,8 +141,8 @@ def new_state(
     )
 
 
-def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
-    """Append requests; the arrays' capacity doubles, so that appending is linear.
+def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
+    """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
 
     Rows are written only when they are taken: what is spare costs addresses, not memory.
     """
@@ -154,6 +157,6 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
     rows[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
     rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
     rows[:, I_OUTPUT] = outputs
-    stamps[:, F_ARRIVAL], stamps[:, F_HELD] = arrival, 0.0
+    stamps[:, F_ARRIVAL], stamps[:, F_HELD], stamps[:, F_KEY] = arrival, 0.0, keys
     st.counters[C_SUBMITTED] += new
     return st

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...devices.device import Processor, Region, SharedMemoryDevice
 from ...workloads.errors import InputError, SpecError
 from ...workloads.ops import Loads, Op
-from ...workloads.registry import Registry
+from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
 """A split must beat another by more than rounding: with equal loads two can last equally long,
@@ -60,8 +60,6 @@ class Rule:
     score : callable
         ``score(option)``, a plain function of numbers that Numba can compile, since simulations
         call it compiled.
-    title : str
-        For lists: the first line of its docstring.
     priced : bool
         Whether it reads seconds or joules.
     shares : bool
@@ -69,12 +67,19 @@ class Rule:
     """
 
     score: Callable[[Option], float]
-    title: str
     priced: bool = False
     shares: bool = False
 
 
-PLACEMENTS: Registry[Rule] = Registry("placement")
+def _number(rule: Rule) -> None:
+    """Refuse a rule that gives no number."""
+    try:
+        float(rule.score(Option(0, False, 1.0, 1.0, 1.0)))
+    except Exception as error:
+        raise InputError("its score", f"must give a number ({error})") from error
+
+
+PLACEMENTS: Registry[Rule] = Registry("placement", described=True, check=_number)
 
 Score = Callable[[Option], float]
 
@@ -89,14 +94,7 @@ def placement(name: str, *, priced: bool = False, shares: bool = False) -> Calla
     """
 
     def add(score: Score) -> Score:
-        title = (score.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        if not title:
-            raise InputError(f"placement {name!r}", "needs a docstring, whose first line names it")
-        try:
-            float(score(Option(0, False, 1.0, 1.0, 1.0)))
-        except Exception as error:
-            raise InputError(f"placement {name!r}", f"must give a number ({error})") from error
-        PLACEMENTS.register(name)(Rule(score, title, priced, shares))
+        PLACEMENTS.register(name, first_line(score))(Rule(score, priced, shares))
         return score
 
     return add
@@ -132,7 +130,7 @@ def co_process(o: Option) -> float:
     return 0.0 if o.near and o.place > 0 else 1.0 + o.place
 
 
-BUILT_IN = tuple(PLACEMENTS)
+BUILT_IN = PLACEMENTS.names()
 """Names of this module's rules, whose place here is their code in compiled code."""
 
 

@@ -33,6 +33,10 @@ class EngineSettings:
         Memory of one device as the engine saw it [B].
     device_name : str
         GPU as its driver names it; empty if nobody says.
+    given : bool
+        Whether an engine's file says all this.
+    doubts : tuple of str
+        Keys that were not read and are almost spelt like one that would be.
     """
 
     policy: Policy
@@ -48,6 +52,8 @@ class EngineSettings:
     memory_share: float | None = None
     memory_bytes: float | None = None
     device_name: str = ""
+    given: bool = False
+    doubts: tuple[str, ...] = ()
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:
         """Cache settings on a device: without a number of blocks, what the memory holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,14 @@ ENGINES = ("vllm",)
 EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
 """How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
 (vllm/config/parallel.py; AgRsAll2AllManager in distributed/device_communicators/all2all.py)."""
+KEYS = (
+    "engine", "kv_cache", "hardware", "host", "tensor_parallel_size", "data_parallel_size",
+    "pipeline_parallel_size", "enable_expert_parallel", "max_num_batched_tokens", "max_num_seqs",
+    "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
+    "kv_cache_dtype", "all2all_backend", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
+    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us",
+)  # fmt: skip
+"""Every key that is read, of the file and of its parts."""
 D = TypeVar("D", int, None)
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
@@ -28,7 +37,8 @@ NULL_BLOCKS = 1
 def read_engine(path: str | Path) -> EngineSettings:
     """Read an ``engine.json`` (the form of LLMServingSim's validation runs).
 
-    Keys that do not bear on time (versions) are ignored.
+    Keys that do not bear on time (versions) are ignored; `EngineSettings.doubts` names those that look
+    misspelt.
 
     Raises
     ------
@@ -76,9 +86,11 @@ def read_engine(path: str | Path) -> EngineSettings:
         memory_share=cache.share("gpu_memory_utilization", 0.9),
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
+        given=True,
         exchange=EXCHANGES.get(
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),
+        doubts=tuple(d for part in (keys, cache, hardware, host) for d in part.doubts()),
     )
 
 
@@ -89,6 +101,17 @@ class _Keys:
     path: Path
     values: dict[str, Any]
     prefix: str = ""
+
+    def doubts(self) -> list[str]:
+        """Warnings about keys that are probably misspelt."""
+        found = []
+        for key in self.values:
+            close = get_close_matches(key, KEYS, n=1, cutoff=0.85)
+            if key not in KEYS and close:
+                found.append(
+                    f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?"
+                )
+        return found
 
     def _wrong(self, key: str, wanted: str) -> SpecError:
         return SpecError(

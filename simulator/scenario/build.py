@@ -11,14 +11,15 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
-from ..deploy.deployment import Deployment, deploy
+from ..deploy.deployment import Deployment
+from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..frameworks.vllm_file import read_engine
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
 from ..serving.run import run
 from .load import load
-from .parts import DeployOptions
+from .place import deployed
 from .scenario import Scenario
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run_scenario(
     if settings.max_model_len is not None:
         stream = _within(stream, settings.max_model_len)
     deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    settings = framed(scenario, settings, deployment)
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
         keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
@@ -95,26 +97,20 @@ def _policy(scenario: Scenario, base: Policy) -> Policy:
     sequences = own.max_seqs
     if clients is not None and sequences is None:
         sequences = min(max(256, clients), MAX_SEQUENCES)
-    return make_policy(own.policy or base.name, own.token_budget, sequences)
+    name = base.name if own.policy is None else own.policy
+    return make_policy(name, own.token_budget, sequences)
 
 
-def deployed(
-    model: ModelSpec,
-    system: SystemSpec,
-    options: DeployOptions,
-    settings: EngineSettings | None = None,
-    seed: int = 0,
-) -> Deployment:
-    """Put a model on a system as options say, and an engine's settings where they do not."""
-    degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
-    if settings is not None and options.ep is None and not model.moe_layers:
-        degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
-    return deploy(
-        model, system, **degrees, placement=options.placement, attention=options.attention,
-        routing=options.routing, seed=seed, costs=options.costs,
-        kernels=() if options.kernels is None else (str(options.kernels),),
-        exchange="all_to_all" if settings is None else settings.exchange,
-    )  # fmt: skip
+def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
+    """Engine settings with the batching and memory of the framework that is asked for.
+
+    An engine's file, or a policy of its own, comes first.
+    """
+    name, own = scenario.deployment.framework, scenario.serving
+    if name is None or name not in ENGINES or own.engine is not None or own.policy is not None:
+        return settings
+    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
+    return replace(settings, policy=engine.policy, cache=engine.cache)
 
 
 def fleet_of(scenario: Scenario) -> Fleet | None:

@@ -8,7 +8,7 @@ from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.arrivals import MAX_CV, MIN_CV
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import MAX_REPLICAS, MAX_SEQUENCES
+from ..limits import MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, real, text, texts, whole
 
 
@@ -56,7 +56,7 @@ class Workload(Checked):
 class EngineOptions(Checked):
     """How the serving engine batches; what is given comes before what `engine` says."""
 
-    policy: str | None = text("chunked (default), mixed or vllm.", "NAME")
+    policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
     engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
     token_budget: int | None = whole("Tokens of one step.", 1)
     max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
@@ -69,6 +69,11 @@ class DeployOptions(Checked):
     """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
 
     kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
+    framework: str | None = text(
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
+        "typical, best, measured-blend.",
+        "NAME",
+    )
     costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto")
     routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
@@ -77,7 +82,7 @@ class DeployOptions(Checked):
     dp: int | None = whole("Data-parallel ranks.")
     ep: int | None = whole("Groups that experts are dealt to.")
     pp: int | None = whole("Pipeline stages of the layers.")
-    placement: str | None = text("xpu-only, op-per-byte, fastest, paper or co-process.", "RULE")
+    placement: str | None = text("A name of `opbyte list placements`.", "RULE")
     attention: str | None = text("flash or unfused.", "ALGORITHM")
 
 
@@ -86,10 +91,10 @@ class DeployOptions(Checked):
 class FleetOptions(Checked):
     """Replicas of the system behind a router, and their failures; see `serving.fleet`."""
 
-    router: str | None = text("round-robin, least-loaded, vllm or sticky.", "NAME")
+    router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
     fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
     mtbf: float | None = real(
-        "Mean time between a replica's failures.", MIN_TIME_S, MAX_TIME_S, unit="s"
+        "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
     )
     repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")

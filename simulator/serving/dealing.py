@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...workloads.requests import RequestBlock
+from .faults import check_restarts
 from .nodes import Node, Nodes
 from .routers import Load, Route, round_robin
 from .table import Table
@@ -30,6 +31,8 @@ class Dealer:
         Requests that wait because no entry node is up, or has room.
     dealt : int
         Requests dealt so far.
+    restarts : Counter
+        How often each request has been put back because of a failure.
     kept : dict of int to float
         Of two pools: KV bytes of one device that its present node keeps for a request.
     """
@@ -39,6 +42,7 @@ class Dealer:
     route: Route
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
+    restarts: Counter[int] = field(default_factory=Counter)
     kept: dict[int, float] = field(default_factory=dict)
     _homes: dict[int, Node] = field(default_factory=dict)  # where a session's last request ran
 
@@ -52,9 +56,18 @@ class Dealer:
         self.gate.append(row)
         self.deal(now)
 
-    def put_back(self, rows: Iterable[int], now: float) -> None:
-        """Put requests at the front of the gate, in order of arrival."""
-        arrival = self.table.arrival_s
+    def put_back(self, rows: Sequence[int], now: float) -> None:
+        """Put requests that a failure met at the front of the gate, in order of arrival.
+
+        Raises
+        ------
+        InputError
+            A request that has met too many.
+        """
+        arrival, ids = self.table.arrival_s, self.table.id
+        for row in rows:
+            self.restarts[row] += 1
+            check_restarts(int(ids[row]), self.restarts[row])
         self.gate.extendleft(sorted(rows, key=lambda i: (arrival[i], i), reverse=True))
         self.deal(now)
 

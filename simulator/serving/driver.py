@@ -155,7 +155,9 @@ class Driver:
         first = next(blocks, None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         chained = first is not None and first.turns is not None
-        self.alone = len(pools.entry) == 1 and not pools.decode and faults is None
+        # A key of the policy's order may need the arrival, which turns get when they are played.
+        played = not (chained and policy.order)
+        self.alone = len(pools.entry) == 1 and not pools.decode and faults is None and played
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared
         self.table = table = Table()
@@ -207,7 +209,7 @@ class Driver:
             self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
         return Served(
             [node.engine for node in nodes.all], self.table, self._completed(), self.warm_s, self.failures.failures,
-            self.failures.restarts + self.transfers.restarts, self.transfers.moved_bytes,
+            self.dealer.restarts.total(), self.transfers.moved_bytes,
         )  # fmt: skip
 
     def _completed(self) -> int:

@@ -18,6 +18,7 @@ from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
 from ..batching.chains import linked, open_clients
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
+from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import named, widened
@@ -241,7 +242,9 @@ class Engine:
         arrival = block.arrival_s
         if self.clients is not None and not chained:
             arrival = np.full(len(block), np.inf)
-        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
+        lengths = block.input_tokens, block.output_tokens
+        keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
+        self.state = grown(self.state, arrival, *lengths, keys)
         if self.kv.cached:
             self._note_content(block)
         if chained:

@@ -6,9 +6,8 @@ computed again.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
@@ -21,9 +20,6 @@ from .table import Table
 from .transfers import Transfers
 
 Process = Generator[simpy.Event, Any, None]
-
-MOST_RESTARTS = 1000
-"""Restarts of one request after which a run is refused."""
 
 MOST_FAILURES = 1_000_000
 """Failures after which a run is refused, about half a minute of them."""
@@ -40,8 +36,8 @@ class Failures:
     dealer : Dealer
     transfers : Transfers
     faults : Faults
-    failures, restarts : int
-        Nodes that failed, and requests that were put back because of it.
+    failures : int
+        Nodes that failed.
     """
 
     nodes: Nodes
@@ -50,8 +46,6 @@ class Failures:
     transfers: Transfers
     faults: Faults
     failures: int = 0
-    restarts: int = 0
-    _times: Counter[int] = field(default_factory=Counter)  # restarts of each request
 
     def start(self, env: simpy.Environment, seed: int) -> None:
         """Begin at time 0; `seed` is that of random failures."""
@@ -76,8 +70,9 @@ class Failures:
             self.nodes.deliver(node)
         now = max(env.now, node.clock)
         self.failures += 1
+        if self.failures > MOST_FAILURES:
+            raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures")
         lost = self._unfinished(node) + self.transfers.lost(node)
-        self._count(lost)
         node.fail(now)
         node.up, node.failing = False, False
         self.dealer.put_back(lost, now)
@@ -93,17 +88,3 @@ class Failures:
         unfinished = self.table.generated[rows] < self.table.output_tokens[rows]
         lost: list[int] = rows[unfinished].tolist()
         return lost
-
-    def _count(self, lost: list[int]) -> None:
-        """Count restarts, and refuse a run that would hardly end."""
-        self.restarts += len(lost)
-        self._times.update(lost)
-        worst = max(lost, key=lambda row: self._times[row], default=-1)
-        if worst >= 0 and self._times[worst] >= MOST_RESTARTS:
-            raise InputError(
-                "--mtbf",
-                f"is far below the time that requests take: request {worst} has been started "
-                f"{MOST_RESTARTS} times",
-            )
-        if self.failures >= MOST_FAILURES:
-            raise InputError("--mtbf", f"gives more than {MOST_FAILURES:,} failures")

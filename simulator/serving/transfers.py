@@ -47,7 +47,6 @@ class Transfers:
     link: LinkSpec | None
     ready: deque[tuple[int, Node, int]] = field(default_factory=deque)
     moved_bytes: float = 0.0
-    restarts: int = 0  # requests whose cache was lost on its way
     _sent: int = 0
 
     def send(self) -> None:
@@ -91,7 +90,6 @@ class Transfers:
         if source.life != life:  # the cache went down with its node
             if alive:
                 target.forget(size)
-            self.restarts += 1
             dealer.put_back([row], env.now)
         elif not alive:
             dealer.kept[row] = held

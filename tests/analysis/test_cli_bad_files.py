@@ -236,6 +236,7 @@ def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(
         "stages.csv",
         "summary.json",
         "timeline.json",
+        "timing.json",
     ]
     assert sorted(os.listdir(out)) == names
     before = (out / "requests.csv").read_bytes()

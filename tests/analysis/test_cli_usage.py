@@ -85,7 +85,7 @@ BAD = {
     f"{R} --routing power_law:nan": ("power_law:nan", "0 to 10"),
     f"{R} --routing power_law:-1": ("power_law:-1", "0 to 10"),
     f"{R} --routing trace:": ("--routing", "trace:FILE"),
-    f"{R} --routing trace:/nowhere.csv": ("/nowhere.csv", "No such file"),
+    f"{R} --routing trace:/nowhere.csv": ("/nowhere.csv", "no such file"),
     f"{R} --routing uniform:5": ("--routing", "takes nothing"),
     "roofline llama-3-8b --system h100-x1 --routing nonsense": ("--routing", "known: measured"),
     "simulate llama-3-8b": ("--system",),

@@ -17,10 +17,11 @@ import pytest
 from opbyte import Scenario, simulate, simulate_seeds
 from opbyte.analysis.studies.capacity import capacity
 from opbyte.analysis.studies.sweep.parameters import scenario_of
-from opbyte.simulator.scenario.build import deployed, engine_settings
+from opbyte.simulator.scenario.build import engine_settings
 from opbyte.simulator.scenario.load import load
 from opbyte.simulator.scenario.option import options_of
 from opbyte.simulator.scenario.parts import DeployOptions, EngineOptions, Workload
+from opbyte.simulator.scenario.place import deployed
 from opbyte.workloads.errors import InputError
 
 if TYPE_CHECKING:

@@ -123,7 +123,7 @@ def test_a_device_file_stands_for_one_device(tmp_path: Path) -> None:
     [
         ("h1000", "'h1000': unknown device; did you mean 'h100'"),
         ("zzz", "known: a100-80gb, "),
-        ("no/such.yaml", "cannot be read (No such file or directory)"),
+        ("no/such.yaml", "no such file"),
         ("bad\0name.yaml", "is not a file name"),
     ],
 )
@@ -146,7 +146,7 @@ def test_unknown_devices(name: str, says: str) -> None:
         ("h100-x" + "9" * 5000, "must be 1 to 4096"),
         ("h100-x-x4", "unknown device in it"),
         ("", "unknown system"),
-        ("no.yaml", "cannot be read"),
+        ("no.yaml", "no such file"),
     ],
 )
 def test_unknown_systems(name: str, says: str) -> None:
@@ -156,9 +156,9 @@ def test_unknown_systems(name: str, says: str) -> None:
 
 
 def test_a_folder_is_not_a_description(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match="is a folder"):
         load_device(tmp_path)
-    with pytest.raises(SpecError, match="Is a directory"):
+    with pytest.raises(SpecError, match="is a folder"):
         load_system(f"{tmp_path}/")
 
 
@@ -173,8 +173,8 @@ def test_a_folder_is_not_a_description(tmp_path: Path) -> None:
         ("name: mine", "extends: mine.yaml\nname: mine", "leads back to this file"),
         ("name: mine", "extends: h1000\nname: mine", "unknown device 'h1000'; did you mean 'h100'"),
         ("name: mine", "extends: [h100]\nname: mine", "extends: must be the name or path"),
-        ("name: mine", "extends: no.yaml\nname: mine", "no.yaml: cannot be read"),
-        ("kind: xpu", "kind: gpu", "processors.xpu.kind: Input should be 'xpu'"),
+        ("name: mine", "extends: no.yaml\nname: mine", "no.yaml: no such file"),
+        ("kind: xpu", "kind: gpu", "processors.xpu.kind: unknown processor kind 'gpu'"),
         ("kind: xpu", "kind: !!python/object:os.system xpu", "tag"),
         ("fp16: 100", "fp16: -100", "processors.xpu.peak_TFLOPS.fp16: Input should be greater"),
         ("fp16: 100", "fp16: .nan", "processors.xpu.peak_TFLOPS.fp16: must be a finite number"),

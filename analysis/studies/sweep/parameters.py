@@ -6,19 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import describe_system
+from ....devices.catalog import describe_system, is_path
 from ....devices.spec import SystemSpec
 from ....simulator.scenario.scenario import Scenario, placed
-from ....workloads.catalog import catalog_entry, load_model
+from ....workloads.catalog import catalog_entry, is_model_path, load_model
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf import model_from_keys
 from ....workloads.hf.json_file import config_file, read_json_object
+from ....workloads.kernel_tables import table_files
 from ....workloads.model import ModelSpec
+from ....workloads.requests.sources import trace_files
 from ....workloads.specfile import Description, Quantity, build, merge, to_si
-from ...show.provenance import digest_of, digest_of_path
+from ...show.provenance import digest_of, digest_of_files
 
 SEEDS = "seeds"
 """A parameter beside the scenario's options: the mean over so many seeds."""
+UNREADABLE = "unreadable"
 SOURCE = "assumed: set by the sweep"
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -136,32 +139,63 @@ def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
 def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
     """The change as a tree of its own; every key but the last must exist."""
     head, *rest = path
-    field = to_si(head)[0]
     if not isinstance(tree, Mapping):
         raise SpecError(where, f"nothing lies below it: {head!r}")
     if rest:
-        if not isinstance(tree.get(field), Mapping):
-            known = [key for key, below in tree.items() if isinstance(below, Mapping)]
+        fields = {to_si(key)[0]: below for key, below in tree.items()}  # an earlier change's unit
+        below = fields.get(to_si(head)[0])
+        if not isinstance(below, Mapping):
+            known = [key for key, inner in tree.items() if isinstance(inner, Mapping)]
             raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
-        return {head: _nested(rest, value, tree[field], where)}
+        return {head: _nested(rest, value, below, where)}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {head: Quantity(value, SOURCE) if number else value}
 
 
-def identity(point: Mapping[str, Any]) -> dict[str, str]:
+def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A point's settings, relative paths in them taken from `folder`, the sweep file's."""
+    out = dict(point)
+    for name, value in point.items():
+        head, text = _path_in(name, value)
+        if text:
+            out[name] = f"{head}{folder / text}"
+    return out
+
+
+def _path_in(name: str, value: object) -> tuple[str, str]:
+    """The path that a parameter's value names, and what stands before it; empty if none."""
+    if not isinstance(value, str):
+        return "", ""
+    if name == "routing":
+        kind, colon, path = value.partition(":")
+        return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
+    takes_path = {"system": is_path, "model": is_model_path}.get(name)
+    found = _names_file(name) if takes_path is None else takes_path(value)
+    return "", value if found else ""
+
+
+def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
     """Digests of the files a point names, so that an edited file is another point.
 
-    A file that cannot be read has the digest "unreadable"; its points fail with the reason.
+    A file that cannot be read has a digest that starts with `UNREADABLE`; such points are never
+    taken from stored results, and fail with the reason.
+
+    Parameters
+    ----------
+    known : dict, optional
+        Digests found before, by what was read; added to, so that points that share a file read
+        it once.
     """
+    known = {} if known is None else known
     found = {}
     for name, value in point.items():
-        if not isinstance(value, str):
-            continue
-        if name == "routing":
-            value = value.partition("trace:")[2]
-        if value and (name in ("model", "system", "routing") or _names_file(name)):
-            found[name] = _file_digest(name, value)
-    return {name: digest for name, digest in found.items() if digest}
+        text = _path_in(name, value)[1]
+        if text:
+            what = f"{name}:{text}"
+            if what not in known:
+                known[what] = _file_digest(name, text)
+            found[name] = known[what]
+    return found
 
 
 def _names_file(name: str) -> bool:
@@ -170,12 +204,15 @@ def _names_file(name: str) -> bool:
 
 
 def _file_digest(name: str, value: str) -> str:
+    """Digest of all that is read for a path, and nothing else that lies beside it."""
+    path = Path(value)
     try:
         if name == "system":
-            named = Path(value).suffix in (".yaml", ".yml")
-            return digest_of(describe_system(value)[0].model_dump()) if named else ""
-        if name == "model" and catalog_entry(value) is not None:
-            return ""
-        return digest_of_path(Path(value))
-    except InputError:
-        return "unreadable"
+            return digest_of(describe_system(value)[0].model_dump())
+        if name == "model":
+            return digest_of_files([config_file(path)])
+        if name == "kernels":
+            return digest_of_files(table_files([path]))
+        return digest_of_files(trace_files(path) if name == "trace" else [path])
+    except (InputError, OSError) as error:
+        return f"{UNREADABLE} {value}: {error}"

@@ -12,6 +12,7 @@ import numpy as np
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.frameworks.engines import exchange_of
 from ....simulator.scenario.parts import Workload
 from ....simulator.serving.driver import Pools, serve
 from ....simulator.serving.run import run
@@ -21,8 +22,7 @@ from ....workloads.layers import LatentAttention
 from ....workloads.model import ModelSpec
 from ....workloads.numerics import BITS, Numerics
 from ....workloads.requests import RequestStream
-from .engines import OTHER_S, REQUEST_S, settings
-from .kernels import with_experts
+from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -30,10 +30,6 @@ REQUESTS = 10
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
-
-HGX = 8
-"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
-many experts as there are groups of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +112,14 @@ def requests(point: Point, seed: int) -> RequestStream:
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, exchange_of(point, workers),
+        workers.dp, workers.ep, workers.pp, _exchange(point, workers),
     )  # fmt: skip
     return with_experts(point, side)
 
 
-def exchange_of(point: Point, workers: Workers) -> str:
-    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
-
-    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
-    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
-    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
-    fused_moe), or, with DeepEP, for no more groups than experts of a token.
-    """
-    if point.framework == "TensorRT-LLM" and load_device(point.device)[0].node_size > HGX:
-        return "all_to_all"
-    return "gather" if workers.dp > 1 and workers.ep <= HGX else "all_to_all"
+def _exchange(point: Point, workers: Workers) -> str:
+    device = load_device(point.device)[0]
+    return exchange_of(NAMES.get(point.framework, ""), device, workers.dp, workers.ep)
 
 
 @lru_cache(maxsize=64)
