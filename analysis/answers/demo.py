@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...simulator.scenario import Scenario
-from ...simulator.serving.engine import Progress
+from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from ..show.result import Result
 from .simulate import Simulation, layer_totals, simulate

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.serving.engine import Progress
+from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count

@@ -12,7 +12,7 @@ from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings, run_scenario
-from ...simulator.serving.engine import Progress
+from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...workloads.errors import visible
 
 if TYPE_CHECKING:
-    from ...simulator.serving.engine import Progress
+    from ...simulator.serving.progress import Progress
     from ..show.output import OutputFolder
     from ..show.result import Result
 

@@ -25,7 +25,8 @@ from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, 
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import Uneven, uneven_seconds
-from .holding import drop_late, enqueue, hold, kv_bytes
+from .clients import complete, release
+from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
@@ -35,16 +36,13 @@ from .state import (
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
-    C_OPENED,
     C_POLL,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
-    C_SUBMITTED,
     C_WAITED,
     F8,
-    F_ARRIVAL,
     F_FIRST,
     F_HELD,
     F_LAST,
@@ -54,7 +52,6 @@ from .state import (
     I8,
     I_CACHED,
     I_GENERATED,
-    I_ORDER,
     I_OUTPUT,
     I_ROOM,
     I_TARGET,
@@ -80,8 +77,8 @@ from .state import (
     State,
 )
 
-REACHED, LOG_FULL, STUCK, WARM = range(4)
-"""Why `advance` returns: time reached, log to be emptied, a bug, warm-up just ended."""
+REACHED, LOG_FULL, STUCK, GOAL = range(4)
+"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for."""
 
 LOG_RATIO = np.log(HIST_RATIO)
 
@@ -96,28 +93,6 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     hist[min(bin_, HIST_BINS - 1)] += times
     clocks[T_TBT_SUM] += gap * times
     clocks[T_TBT_COUNT] += times
-
-
-@compiled_part
-def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
-    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
-
-    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
-    """
-    counters, ranks = st.counters, st.ranks
-    known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
-    while counters[C_RELEASED] < known:
-        i = counters[C_RELEASED]
-        if st.floats[i, F_ARRIVAL] > known_at:
-            return float(st.floats[i, F_ARRIVAL])
-        best, fewest = 0, 1 << 40
-        for r in range(ranks.shape[0]):
-            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
-            if load < fewest:
-                best, fewest = r, load
-        enqueue(st, best, i)
-        counters[C_RELEASED] += 1
-    return np.inf
 
 
 @compiled_part
@@ -220,17 +195,6 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
 
 
 @compiled_part
-def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
-    """Count a request that has its last token; its client in a closed loop sends the next one."""
-    counters = st.counters
-    st.ints[i, I_ORDER] = counters[C_COMPLETED]
-    counters[C_COMPLETED] += 1
-    if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-        st.floats[counters[C_OPENED], F_ARRIVAL] = now
-        counters[C_OPENED] += 1
-
-
-@compiled_part
 def finish(
     st: State, kv: KvRules, r: int, steps: int, first_end: float, now: float, closed_loop: bool,
     ahead: bool,
@@ -330,17 +294,17 @@ def write_log(
 @compiled
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
-    closed_loop: bool, warmup: int,
+    closed_loop: bool, goal: int,
 ) -> int:  # fmt: skip
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished.
+    before `until` is finished. The step that brings completions up to `goal` is the last one.
 
     Returns
     -------
     int
-        `REACHED`, `LOG_FULL`, `STUCK` or `WARM`; after the second and fourth the caller comes
+        `REACHED`, `LOG_FULL`, `STUCK` or `GOAL`; after the second and fourth the caller comes
         back.
     """
     counters, clocks, moments, ranks = st.counters, st.clocks, st.moments, st.ranks
@@ -420,5 +384,5 @@ def advance(
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
-        if completed < warmup and counters[C_COMPLETED] >= warmup:
-            return WARM
+        if completed < goal and counters[C_COMPLETED] >= goal:
+            return GOAL

@@ -18,14 +18,15 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
- I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT) = range(15)  # fmt: skip
-NUM_INTS = 15
+ I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_DONE) = range(16)  # fmt: skip
+NUM_INTS = 16
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
-ones whose content is noted; start in `Pool.hashes`, and tokens that hashes cover. With pipeline
-parallel: batches in flight that it is part of."""
+ones whose content is noted; start in `Pool.hashes` or the session (`prefix.named`), and tokens that
+hashes cover. With pipeline parallel: batches in flight that it is part of. Last, not of the row's own
+request: in row k, the k-th request to complete."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
 NUM_FLOATS = 6
@@ -39,12 +40,13 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED) = range(13)  # fmt: skip
-NUM_COUNTERS = 13
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING) = range(15)  # fmt: skip
+NUM_COUNTERS = 15
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
-waiting prompts wait."""
+waiting prompts wait; row up to which those that arrive by themselves have arrived; entries of
+`Chain.coming`."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -67,6 +69,24 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
 
 
+(H_BEFORE, H_AFTER) = range(2)
+"""Columns of `Chain.links`: rows that a request follows and that follows it; -1 for none."""
+
+
+class Chain(NamedTuple):
+    """Requests that follow each other on one engine."""
+
+    links: I8  # [N, 2]
+    think: F8  # [N] seconds from the end of the one before
+    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `chains`
+
+
+def new_chain() -> Chain:
+    """Return a chain of no requests."""
+    none = np.zeros(0, dtype=np.int64)
+    return Chain(none.reshape(0, 2), np.zeros(0), none)
+
+
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
 
@@ -87,6 +107,7 @@ class State(NamedTuple):
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
     pool: Pool
+    chain: Chain | None  # None where requests follow no others here
 
 
 def new_state(
@@ -96,6 +117,7 @@ def new_state(
     kv_capacity: float,
     blocks: int = 0,
     processors: int = 1,
+    chained: bool = False,
 ) -> State:
     """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -115,6 +137,7 @@ def new_state(
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, len(LOG_COLUMNS) + processors + 1)),
         pool=new_pool(ranks, blocks, sequences if blocks else 1),
+        chain=new_chain() if chained else None,
     )
 
 

@@ -23,7 +23,7 @@ from .place import deployed
 from .scenario import Scenario
 
 if TYPE_CHECKING:
-    from ..serving.engine import Progress
+    from ..serving.progress import Progress
     from ..serving.record import Run
 
 

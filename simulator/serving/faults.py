@@ -35,7 +35,8 @@ class Faults:
     at : tuple of (int, float)
         Replica and time [s] of single failures.
     mtbf_s : float or None
-        Mean time between failures of one replica; gaps are exponential. None = none at random.
+        Mean time between failures of one replica, `limits.MIN_MTBF_S` or more; gaps are exponential.
+        None = none at random.
     repair_s : float
         Time until a failed replica, empty, takes requests again.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
-from .cluster import Pools
+from .driver import Pools
 from .faults import Faults
 
 

@@ -14,7 +14,7 @@ from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.scenario.parts import Workload
-from ....simulator.serving.cluster import Pools, serve_cluster
+from ....simulator.serving.driver import Pools, serve
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
@@ -76,19 +76,14 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     own = settings(point, serving)
     if point.prefill is None:
         result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
-        first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
-        tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     else:
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
                       serving.system.device.node_link)  # fmt: skip
-        jobs = serve_cluster(pools, own.policy, stream, cache=own.cache, seed=seed).jobs
-        first, last, arrival = (
-            np.array([getattr(j, name) for j in jobs])
-            for name in ("first_s", "last_s", "arrival_s")
-        )
-        tokens = np.array([j.output_tokens for j in jobs])
-        preempted = sum(j.preemptions for j in jobs)
+        served = serve(pools, own.policy, stream, cache=own.cache, seed=seed)
+        result = served.table.finished(several=True)
+    first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
+    tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     several = tokens > 1
     tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
     outside = REQUEST_S.get(point.framework, OTHER_S)
