@@ -60,10 +60,12 @@ class Policy:
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
-        next one on. With pipeline parallel it changes nothing, see `pipeline`.
+        next one on. With pipeline parallel see `pipeline`.
     caching : bool
         Prefix caching: freed blocks keep their content until they are handed out again, see
         `prefix`. Only models whose layers all cache every token can use it.
+    bare_first : bool
+        Freed blocks without content that can be found are handed out next, not last.
     graphs : bool
         Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
@@ -94,6 +96,7 @@ class Policy:
     lazy: bool = False
     ahead: bool = False
     caching: bool = False
+    bare_first: bool = False
     waiting_load: int = 1
     prompts_alone: bool = False
     poll_steps: int = 1

@@ -87,7 +87,12 @@ def read_engine(path: str | Path) -> EngineFile:
     path = Path(path)
     if path.is_dir():
         path = path / "engine.json"
-    keys = _Keys(path, read_json_object(path))
+    return engine_of(path, read_json_object(path))
+
+
+def engine_of(path: Path, values: dict[str, Any]) -> EngineFile:
+    """The same from the object that the file holds."""
+    keys = _Keys(path, values)
     engine = keys.text("engine", "vllm")
     if engine not in ENGINES:
         raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")

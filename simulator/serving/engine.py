@@ -21,6 +21,7 @@ from ...workloads.requests import PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, Re
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, WARM, advance
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
+from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import widened
 from ..batching.state import (
@@ -54,6 +55,10 @@ from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
+
+
+PLANS_KEPT = 256
+"""Steps after which recorded plans are taken out of the state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class Engine:
         Keep the log of stretches (stages.csv).
     cache : CacheSettings
         How the KV cache is set up.
+    keep_plans : bool
+        Keep every plan (`plans`); steps then run one by one. Of one rank.
     """
 
     deployment: Deployment
@@ -104,6 +111,7 @@ class Engine:
     warmup: int = 0
     keep_log: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
+    keep_plans: bool = False
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -113,6 +121,7 @@ class Engine:
     pipe: Pipe | None = field(init=False)
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
+    plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     ids: list[I8] = field(init=False, default_factory=list)
     contents: dict[Hashable, int] = field(init=False, default_factory=dict)
     hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
@@ -121,6 +130,7 @@ class Engine:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
+        self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.books = new_books(self.plan, self.policy.max_sequences)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         moments = self.plan.forms.shape[2] - 1
@@ -135,6 +145,9 @@ class Engine:
                 f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
             )
         self.pipe = new_pipe(stages, ranks, self.policy.max_sequences) if stages > 1 else None
+        if self.keep_plans:
+            plans = new_plans(PLANS_KEPT * (stages + 2), PLANS_KEPT * 2 * self.policy.max_sequences)
+            self.state = self.state._replace(log=self.state.log[:PLANS_KEPT], plans=plans)
         self.warm = self.mark()
 
     @property
@@ -271,9 +284,17 @@ class Engine:
         if self.keep_log and rows:
             self.logs.append(self.state.log[:rows].copy())
         self.state.counters[C_LOG] = 0
+        if self.state.plans is not None:
+            self._take_plans(self.state.plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)
+
+    def _take_plans(self, plans: Plans) -> None:
+        """Move the recorded plans out of the state."""
+        made, entries = int(plans.counts[N_PLANS]), int(plans.counts[N_ENTRIES])
+        self.plans.append((plans.plans[:made].copy(), plans.entries[:entries].copy()))
+        plans.counts[:] = 0
 
     def end_warmup(self) -> None:
         """Rates and gap statistics start here."""
