@@ -200,8 +200,8 @@ def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
             for k in after.get(order[row], ()):
                 asked, end = case.requests[k], float(state.floats[row, F_LAST])
                 heapq.heappush(known, (max(asked.arrival, end + asked.think), k))
-        ended = int((orders >= 0).sum())
-        while known and known[0][0] <= until and engine.now >= until or engine.done and known:
+        before, ended = ended, int((orders >= 0).sum())
+        while ended == before and known and known[0][0] <= until:  # that time is reached
             arrival, k = heapq.heappop(known)
             order.append(k)
             engine.submit(_block(case, k, arrival))
