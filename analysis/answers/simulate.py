@@ -522,7 +522,8 @@ def _simulate(
         stream = _checked_lengths(stream, max_model_len)
     options = {**rest, "warmup": rest["warmup"] or 0}
     result = run(deployment, policy, stream, seed=seed, cache=cache, **options)
-    return Simulation(result, evidence(deployment, sources, policy), _warnings(result), sources)
+    warnings = (*(limits.engine.warnings if limits.engine else ()), *_warnings(result))
+    return Simulation(result, evidence(deployment, sources, policy), warnings, sources)
 
 
 def _checked_lengths(stream: RequestStream, longest: int) -> RequestStream:

@@ -295,7 +295,9 @@ def _case(path: Path, number: int, line: str) -> Case:
         raise InputError(where, f"is not a schedule: {error!r}") from None
     for k, asked in enumerate(requests):
         if not (asked.follows < k and asked.input >= 1 and asked.output >= 1):
-            raise InputError(where, f"request {k} needs tokens, and to follow an earlier one if any")
+            raise InputError(
+                where, f"request {k} needs tokens, and to follow an earlier one if any"
+            )
     if len(done) != len(requests):
         raise InputError(where, f"has {len(requests)} requests, but {len(done)} that are done")
     return Case(name, engine_of(Path(where), settings), requests, plans, done)

@@ -113,7 +113,7 @@ def admit(
     if i < 0:
         return 0
     request = st.ints[i]
-    want = request[I_TARGET]
+    want, most = request[I_TARGET], limits.threshold
     if brings_cache(st, i):
         want = int64(1)
     if want > budget and limits.chunked:
@@ -128,6 +128,8 @@ def admit(
         if not use_prefix(st, kv, r, i, whole):
             return 0
         want = min(request[I_TARGET] - request[I_CACHED], want)
+    if 0 < most < want:
+        want = most
     if limits.lazy:
         if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
             return 0
@@ -225,6 +227,8 @@ def plan_prompts(
     for j in range(rank[R_RUNNING]):
         request = st.ints[st.running[r, j]]
         want = min(max(request[I_TARGET] - request[I_CACHED], 0), budget)
+        if 0 < limits.threshold < want:
+            want = limits.threshold
         set_tokens(st, kv, windows, r, j, want)
         budget -= want
         prompts += want > 0
@@ -288,7 +292,10 @@ def plan_rank(
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            want = min(next_tokens(request), budget)
+            want = next_tokens(request)
+            if 0 < limits.threshold < want:
+                want = limits.threshold
+            want = min(want, budget)
             fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
