@@ -71,7 +71,7 @@ class Policy:
         What `ahead` means with pipeline parallel. If so, a decode is in every batch in flight, and
         the first stage waits for the last one's tokens; if not, nothing. See `pipeline`.
     threshold : int
-        Most tokens of one sequence in a step; 0: as many as the budget has.
+        Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
     graphs : bool
         Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
@@ -117,6 +117,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+        if self.threshold and not self.chunked:
+            raise ValueError("a threshold cuts prompts: it needs chunked")
 
     @property
     def holds_back(self) -> bool:

@@ -167,12 +167,15 @@ def _policy(
             keys.path, f"max_num_batched_tokens: must be at least max_model_len ({max_model_len}) "
             f"without enable_chunked_prefill, not {tokens}",
         )  # fmt: skip
+    threshold = keys.count("long_prefill_token_threshold", 0, least=0)
+    if threshold and not chunked:
+        raise SpecError(keys.path, "long_prefill_token_threshold: needs enable_chunked_prefill")
     return replace(
         base,
         token_budget=keys.count("max_num_scheduled_tokens", tokens),
         max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
         chunked=chunked,
-        threshold=keys.count("long_prefill_token_threshold", 0, least=0),
+        threshold=threshold,
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs),
         host=Host(

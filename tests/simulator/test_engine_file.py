@@ -139,11 +139,13 @@ def test_versions_are_rule_sets(
 def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> None:
     path = engine_json({
         "long_prefill_token_threshold": 300, "max_num_scheduled_tokens": 700,
-        "max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": False,
+        "max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": True,
         "scheduling_policy": "priority", "max_num_partial_prefills": 1, "watermark": 0.0,
     })  # fmt: skip
     policy = read_engine(path).policy
-    assert (policy.threshold, policy.token_budget, policy.chunked) == (300, 700, False)
+    assert (policy.threshold, policy.token_budget, policy.chunked) == (300, 700, True)
+    whole = {"max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": False}
+    assert not read_engine(engine_json(whole)).policy.chunked
 
 
 @pytest.mark.parametrize(
@@ -156,6 +158,10 @@ def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> Non
         ({"scheduling_policy": "fcsf"}, "did you mean 'fcfs'"),
         ({"enable_chunked_prefill": False, "max_model_len": 9000}, "max_num_batched_tokens"),
         ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold"),
+        (
+            {"long_prefill_token_threshold": 9, "enable_chunked_prefill": False},
+            "long_prefill_token_threshold: needs enable_chunked_prefill",
+        ),
     ],
 )
 def test_what_is_not_simulated_is_refused(

@@ -84,7 +84,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
     prompts = sizes if scale == 1 else st.one_of(sizes, st.integers(1, 1700), multiples)
     inputs = draw(st.lists(prompts, min_size=n, max_size=n))
     alone, wait = draw(st.booleans()), draw(st.sampled_from(["", "gather", "even"]))
-    steps = draw(st.integers(1, 9))
+    steps, chunked = draw(st.integers(1, 9)), draw(st.booleans())
     return {
         "inputs": inputs,
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
@@ -97,14 +97,14 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200)) if scale == 1
                               else st.integers(90, 2500)),
             max_sequences=draw(st.integers(1, 6)),
-            chunked=draw(st.booleans()),
+            chunked=chunked,
             reserve=draw(st.booleans()),
             lazy=draw(st.booleans()) and not alone,
             ahead=draw(st.booleans()),
             caching=draw(st.booleans()) and caching,
             bare_first=draw(st.booleans()),
             serial_stages=draw(st.booleans()),
-            threshold=draw(st.sampled_from([0, 0, 1, 5, 60])),
+            threshold=draw(st.sampled_from([0, 0, 1, 5, 60])) if chunked else 0,
             waiting_load=draw(st.sampled_from([1, 4])),
             prompts_alone=alone,
             poll_steps=draw(st.sampled_from([1, 1, 2, 7])),
