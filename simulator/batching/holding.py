@@ -5,7 +5,7 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
 from .kv import KvRules
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, remember, share, take
@@ -115,7 +115,7 @@ def drop_late(st: State, kv: KvRules, r: int) -> None:
     rank[R_LATE] = 0
 
 
-@compiled_part
+@compiled_inside
 def coming(st: State, i: int) -> bool:
     """Whether the latest token stamped is still being computed while the next step is planned."""
     known = st.clocks[T_KNOWN]

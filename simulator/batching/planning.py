@@ -45,6 +45,7 @@ from .state import (
     I_GENERATED,
     I_HASHED,
     I_INPUT,
+    I_KEYED,
     I_NEXT,
     I_NOTED,
     I_OUTPUT,
@@ -155,7 +156,9 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
     if kv.cached and want > 0:  # those to come can share what this step computes
         known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
         request[I_NOTED] = min(request[I_CACHED] + want, known)
-        note_content(st, kv, r, i, min(request[I_NOTED], request[I_HASHED]))
+        found = min(request[I_NOTED], request[I_HASHED])
+        if found >= (request[I_KEYED] + 1) * kv.block:
+            note_content(st, kv, r, i, found)
     record_tokens(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
