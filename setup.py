@@ -12,7 +12,12 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.analysis.report": ["templates/*.j2"],
-        "opbyte.devices": ["specs/*.yaml", "specs/calibrated/*.yaml"],
+        "opbyte.devices": [
+            "specs/*.yaml",
+            "specs/calibrated/*.yaml",
+            "specs/kernels/*.yaml",
+            "specs/systems/*.yaml",
+        ],
         "opbyte.devices.power": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],

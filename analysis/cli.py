@@ -1,22 +1,30 @@
 """The command line: thin, and light to start; every command is a function of the library.
 
-Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr). Each module of
+Exit codes: 0 done, 1 a check failed, 2 bad input or usage (one line on stderr), 128 and the
+signal's number where one ended it (130: interrupted, 143: terminated). Each module of
 ``commands`` is one command or group; adding a module adds the command.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import pkgutil
 import sys
+import traceback
+from typing import NoReturn
 
 import typer
 
-from ..workloads.errors import InputError
+from ..workloads.errors import InputError, visible
+from ..workloads.plugins import load_plugins
 from . import commands
 from .commands.app import app, names
-from .commands.usage import usage_line
+from .commands.usage import translated, usage_line
+from .show.interrupt import Ended, endable
+from .show.record import typed
 
 for _module in pkgutil.iter_modules(commands.__path__):
     importlib.import_module(f"{commands.__name__}.{_module.name}")
@@ -25,14 +33,26 @@ for _module in pkgutil.iter_modules(commands.__path__):
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; never shows a traceback for bad input."""
     command = typer.main.get_command(app)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal's encoding may lack a name's letters
+            stream.reconfigure(errors="backslashreplace")
     try:
-        status = command.main(arguments, prog_name="opbyte", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        given = sys.argv[1:] if arguments is None else arguments
+        with endable(), typed(given):
+            load_plugins()
+            status = command.main(translated(given), prog_name="opbyte", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
+    except Ended as error:
+        if arguments is None:  # the process ends here: Python's own tidying up takes seconds
+            _leave(str(error), error.code)
+        _fail(str(error), error.code)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
+    except MemoryError as error:
+        _fail(f"too little memory ({str(error) or 'none left'}); ask for less at once", 2)
     except BrokenPipeError:
         _give_up_output()  # the reader of a pipe left; nothing to tell it
         raise SystemExit(1) from None
@@ -40,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         reason = error.strerror or str(error)
         if error.filename is not None:
             _fail(f"{error.filename}: cannot be used ({reason})", 2)
+        if not _printing(error):
+            _fail(f"cannot go on ({reason}); is a disk full?", 2)
         _give_up_output()
         _fail(f"standard output: cannot be written ({reason})", 2)
     except Exception as error:
@@ -49,6 +71,25 @@ def main(arguments: list[str] | None = None) -> None:
     raise SystemExit(status if isinstance(status, int) else 0)
 
 
+PRINTING = (
+    "print_table",
+    "print_text",
+    "print_json",
+    "show",
+    "list_command",
+    "top",
+    "main",
+    "echo",
+)
+"""Functions that write to standard output."""
+
+
+def _printing(error: OSError) -> bool:
+    """Whether an error without a file's name came from writing to standard output."""
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1] in PRINTING
+
+
 def _give_up_output() -> None:
     """Send what is still buffered nowhere, or Python complains about it at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -56,6 +97,15 @@ def _give_up_output() -> None:
     os.close(nowhere)
 
 
+def _leave(message: str, code: int) -> NoReturn:
+    """End the process at once; files and workers have been seen to."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os.write(2, f"opbyte: error: {message}\n".encode())
+    os._exit(code)
+
+
 def _fail(message: str, code: int) -> None:
-    print(f"opbyte: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"opbyte: error: {visible(' '.join(message.split()))}", file=sys.stderr)
     raise SystemExit(code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..workloads.errors import SpecError, nearest
+from ..workloads.shown import Sources
 from ..workloads.specfile import (
     Description,
     build,
@@ -27,7 +29,8 @@ from ..workloads.specfile import (
     read_yaml,
     source_table,
 )
-from .spec import MAX_DEVICES, DeviceSpec, SystemSpec
+from .mapping import families, family, inherited
+from .spec import MAX_DEVICES, DeviceSpec, MappingSpec, SystemSpec
 
 FITTED = "-calibrated"
 """Ending of a catalog device's name with which ``extends`` takes its fits too, for a catalog file of the
@@ -35,19 +38,6 @@ same silicon."""
 
 IDENTITY = ("name", "title", "aliases")
 """Keys of a device that ``extends`` does not hand down."""
-
-DUPLEX_SIZES = {
-    "duplex-gpu": ("x4", "x8", "2x8"),
-    "duplex-2xgpu": ("x8", "2x8", "4x8"),
-    "duplex-bankpim": ("x4", "x8", "2x8"),
-    "duplex-bankgroup": ("x4", "x8", "2x8"),
-    "duplex-plain": ("x4", "x8", "2x8"),
-    "duplex-pe": ("x4", "x8", "2x8"),
-    "duplex": ("x4", "x8", "2x8"),
-    "duplex-hetero": ("x4", "x8", "2x8"),
-    "duplex-split": ("x4", "x8", "2x8"),
-}
-"""Systems of the Duplex paper: 4, 8 and 16 devices, twice as many for 2xGPU (section VI)."""
 
 _SYSTEM = re.compile(r"(?P<device>.+)-(?P<nodes>[0-9]+)?x(?P<devices>[0-9]+)")
 
@@ -64,9 +54,8 @@ def fitted_devices() -> list[str]:
 
 def list_systems() -> list[str]:
     """A representative list of catalog systems; any ``<device>-<nodes>x<N>`` can be loaded."""
-    systems = {f"{device}-x{_catalog_device(device)[0].fewest}" for device in list_devices()}
-    systems |= {f"{device}-{size}" for device, sizes in DUPLEX_SIZES.items() for size in sizes}
-    return sorted(systems)
+    systems = {f"{name}-{size}" for name, (f, _) in families().items() for size in f.sizes}
+    return sorted(systems | {of_device(name)[0].name for name in {*list_devices(), *families()}})
 
 
 def device_aliases() -> dict[str, str]:
@@ -98,8 +87,8 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
         found = _lookup(name_or_path)
         if found is not None:
             spec, sources = _catalog_device(found)
-            return spec, dict(sources)
-        if not _is_path(name_or_path):
+            return spec, Sources(sources)
+        if not is_path(name_or_path):
             raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
     path = Path(name_or_path)
     return _own_device(load_description(path, _find, IDENTITY))
@@ -131,39 +120,68 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
         named = _named_system(name)
         if named is not None:
             return named
-        if not _is_path(name):
+        if not is_path(name):
             raise _unknown_system(name)
     path = Path(name)
     raw = read_yaml(path)
     if "device" in raw:
         return _system_file(raw, path)
-    device, sources = load_device(path)
-    few = device.fewest
-    one = SystemSpec(name=f"{device.name}-x{few}", device=device, devices_per_node=few)
-    return one, {f"device.{key}": source for key, source in sources.items()}
+    return of_device(path)
+
+
+def of_device(
+    name_or_path: str | Path, devices: int | None = None, nodes: int = 1, counted: bool = False
+) -> tuple[SystemSpec, dict[str, str]]:
+    """A system of a catalog name's or a file's device, mapped as that name or what it extends.
+
+    Parameters
+    ----------
+    devices : int, optional
+        Devices of a node; the fewest that the mapping allows if not given.
+    nodes : int
+    counted : bool
+        The name says how many nodes there are, even if one.
+    """
+    text = "" if isinstance(name_or_path, Path) else name_or_path
+    known = family(text)
+    device, sources = load_device(known[0].device if known else name_or_path)
+    name, title = (known[0].name, known[0].title) if known else (device.name, device.title)
+    mapping, given = MappingSpec(), dict[str, str]()
+    if known is not None:
+        mapping, given = known[0].mapping, known[1]
+    elif _lookup(text) is None:
+        mapping, given = inherited(read_yaml(Path(name_or_path)), Path(name_or_path))
+    few = mapping.fewest(device) if devices is None else devices
+    size = f"x{few}" if nodes == 1 and not counted else f"{nodes}x{few}"
+    system = SystemSpec(name=f"{name}-{size}", title=title, device=device, devices_per_node=few,
+                        nodes=nodes, mapping=mapping)  # fmt: skip
+    return system, Sources(given | _of_device(sources))
 
 
 def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
     """The system a name stands for, or None where it is no name of a catalog system."""
     match = _SYSTEM.fullmatch(name)
-    stem = _lookup(match["device"]) if match else None
-    if match is None or stem is None:
+    if match is None or not _taken(match["device"]):
         return None
     counts = [match["devices"], match["nodes"] or "1"]
     # The length first: int() refuses thousands of digits in its own way.
     if any(len(count) > 9 or not 1 <= int(count) <= MAX_DEVICES for count in counts):
         raise SpecError(repr(name), f"devices per node and nodes must be 1 to {MAX_DEVICES}")
-    devices, nodes = map(int, counts)
-    device, sources = _catalog_device(stem)
-    size = f"{nodes}x{devices}" if match["nodes"] else f"x{devices}"
     try:
-        system = SystemSpec(
-            name=f"{stem}-{size}", title=device.title, device=device,
-            devices_per_node=devices, nodes=nodes,
-        )  # fmt: skip
+        devices, nodes = map(int, counts)
+        return of_device(match["device"], devices, nodes, counted=match["nodes"] is not None)
     except ValidationError as error:
         raise SpecError(repr(name), _reason(error)) from None
-    return system, {f"device.{key}": source for key, source in sources.items()}
+
+
+def _of_device(sources: Mapping[str, str]) -> dict[str, str]:
+    """Sources of a device as those of a system."""
+    return {f"device.{key}": source for key, source in sources.items()}
+
+
+def _taken(name: str) -> bool:
+    """Whether a name is one of the catalog: of a device, or of a device and a mapping."""
+    return family(name) is not None or _lookup(name) is not None
 
 
 def _reason(error: ValidationError) -> str:
@@ -176,6 +194,11 @@ def _unknown_system(name: str) -> SpecError:
     if device is not None:
         return SpecError(repr(name), f"is a device; a system is {device + '-x1'!r} or more of it")
     match = _SYSTEM.fullmatch(name)
+    if match is not None and match["device"].lower().endswith((".yaml", ".yml")):
+        return SpecError(
+            repr(name), "counts devices of a file; write a system file: name, device: "
+            f"{match['device']}, devices_per_node: {match['devices']}",
+        )  # fmt: skip
     if match is None:
         close = nearest(name, list_systems())
         if not close.startswith("; did you mean"):
@@ -194,22 +217,25 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
     device = raw.pop("device")
     table = source_table(raw, path)
     tree = describe(raw, path).tree
-    inner: dict[str, str] = {}
+    mapping, inner = inherited(device, path)
     if isinstance(device, dict):
         tree["device"] = describe(device, path, _find, IDENTITY, table).tree
     elif isinstance(device, str):
         found = _lookup(device)
-        spec, inner = load_device(found if found is not None else _find(device, path))
+        spec, own = load_device(found if found is not None else _find(device, path))
         tree["device"] = spec
+        inner = inner | _of_device(own)
     else:
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
+    if isinstance(tree.get("mapping", {}), dict):
+        tree["mapping"] = merge(mapping.model_dump(), tree.get("mapping", {}))
     system, sources = build(SystemSpec, Description(tree, path))
     taken = _SYSTEM.fullmatch(system.name)
-    if taken is not None and _lookup(taken["device"]) is not None:
+    if taken is not None and _taken(taken["device"]):
         raise SpecError(f"{path}: name", f"{system.name!r} is a catalog system; choose another")
     if isinstance(device, dict):
         _refuse_taken(system.device.name, f"{path}: device.name")
-    return system, sources | {f"device.{key}": source for key, source in inner.items()}
+    return system, Sources(inner | sources)
 
 
 def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:
@@ -237,12 +263,12 @@ def _find(text: str, path: Path) -> Path:
         own = path.resolve().is_relative_to(_folder().resolve())
         fitted = None if own else _calibrated(found)
         return fitted or _catalog_files()[found]
-    if _is_path(text):
+    if is_path(text):
         return path.parent / text
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
     """Whether a text means a file rather than a catalog name."""
     return text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text
 

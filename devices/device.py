@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from ..workloads.errors import InputError
+from ..workloads.errors import InputError, reason_of
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .kinds import PROCESSOR_KINDS, Described
 from .peaks import all_formats, peaks_of
 from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
@@ -158,7 +159,8 @@ def build_device(
     spec : DeviceSpec
     calibrated : bool
         Cost the ops of GPU-class processors with the fitted kernel models where their cores and
-        clock are known; other processors, and those of the Duplex paper's systems, with rooflines.
+        clock are known; other processors by the cost model of their kind (`devices.kinds`), which for
+        those of the library, as on the Duplex paper's systems, is a roofline.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
@@ -174,8 +176,6 @@ def build_device(
     if not calibrated:
         _refuse_tables(spec, kernels)
         return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
-    from .calibrated.model import can_calibrate
-
     fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
     if not fitted:
         _refuse_tables(spec, kernels)
@@ -186,7 +186,10 @@ def build_device(
         name: _fitted(processors[name].base, spec, spec.processors[name], kernels, frameworks)
         for name in fitted
     }
-    for name, model in models.items():
+    models_of_kinds = {
+        name: _of_kind(processors[name].base, name, spec) for name in set(processors) - set(fitted)
+    }
+    for name, model in (models_of_kinds | models).items():
         processors[name] = replace(processors[name], model=model)
     return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None, own)
 
@@ -196,6 +199,30 @@ def _powered(model: Roofline, own: Board) -> Roofline:
     if own.model is None:
         return model
     return replace(model, **coefficients(own.model, model.J_per_flop))
+
+
+def _of_kind(base: Roofline, name: str, device: DeviceSpec) -> CostModel:
+    """What prices the ops of one processor by its kind.
+
+    Raises
+    ------
+    InputError
+        The kind's function fails on this description.
+    """
+    spec = device.processors[name]
+    described = Described(
+        name, device.name, base, spec.parameters, device.memory.stacks, spec.cores, spec.clock_Hz
+    )
+    try:
+        return PROCESSOR_KINDS[spec.kind].model_of(described)
+    except Exception as error:
+        reason = f"kind {spec.kind} makes no cost model of it ({reason_of(error)})"
+        raise InputError(f"{device.name}: processors.{name}", reason) from error
+
+
+def can_calibrate(processor: ProcessorSpec) -> bool:
+    """Whether a processor is GPU-class, with known cores and clock."""
+    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)
 
 
 def _fitted(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ..workloads.errors import nearest
+from ..workloads.ops import OP_KINDS
+from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
+from .kinds import PROCESSOR_KINDS
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
@@ -23,7 +26,25 @@ def _arithmetic(name: str) -> str:
     return name
 
 
+def _known_kind(name: str) -> str:
+    if name not in PROCESSOR_KINDS:
+        raise ValueError(f"unknown processor kind {name!r}{nearest(name, PROCESSOR_KINDS.names())}")
+    return name
+
+
 Arithmetic = Annotated[str, AfterValidator(_arithmetic)]
+
+
+def _op_kind(name: str) -> str:
+    if name not in OP_KINDS:
+        raise ValueError(
+            f"{name!r:.40} is no kind of op (tables show names, which are finer)"
+            f"{nearest(name, OP_KINDS)}"
+        )
+    return name
+
+
+OpKind = Annotated[str, AfterValidator(_op_kind)]
 WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 
@@ -42,19 +63,25 @@ class ProcessorSpec(Spec):
     Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
     processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
     exactly one of the four.
-    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth. Weights and KV
+    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth: a description that
+    extends another and changes that changes both. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
-    Without any peak or bandwidth it runs nothing. `runs` names the kinds of op the processor takes; without it, all but what `excludes` names.
+    Without any peak or bandwidth it runs nothing.
+    `kind` says where it sits, not what it is called: an NPU or TPU is an "xpu", units beside the
+    banks of a DRAM (AiM, HBM-PIM) are "bank-pim", those on a stack's base die "logic-pim".
+    `runs` names the kinds of op the processor takes (`workloads.ops.OP_KINDS`); without it, all but
+    what `excludes` names.
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
     FlashAttention-2 (`devices.tables.blocks`).
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
-    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2].
+    calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2]. `parameters`
+    are the numbers that a kind from outside needs besides (`devices.kinds`).
     """
 
-    kind: Literal["xpu", "logic-pim", "bank-pim", "bank-group-pim", "fpga"]
+    kind: Annotated[str, AfterValidator(_known_kind)]
     peak_flops_per_s: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)] | None = None
     mac_array: MacArraySpec | None = None
     peak_op_per_byte: Positive | None = None
@@ -66,8 +93,8 @@ class ProcessorSpec(Spec):
     memory_J_per_byte: NonNegative
     activation_J_per_byte: NonNegative | None = None
     compute_J_per_flop: Annotated[dict[Arithmetic, NonNegative], Field(min_length=1)]
-    runs: tuple[str, ...] | None = None
-    excludes: tuple[str, ...] = ()
+    runs: tuple[OpKind, ...] | None = None
+    excludes: tuple[OpKind, ...] = ()
     partial_sums: bool = False
     cores: Count | None = None
     shared_memory_bytes: Positive | None = None
@@ -75,6 +102,7 @@ class ProcessorSpec(Spec):
     compute_capability: Positive | None = None
     clock_Hz: Positive | None = None
     area_mm2: dict[str, Positive] | None = None
+    parameters: dict[Name, float] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_peak(self) -> ProcessorSpec:
@@ -83,6 +111,10 @@ class ProcessorSpec(Spec):
             raise ValueError("give one of peak_TFLOPS, mac_array, peak_op_per_byte and engine")
         if (self.kind == "fpga") != (self.engine is not None):
             raise ValueError("kind fpga and an engine go together")
+        wanted = set(PROCESSOR_KINDS[self.kind].parameters)
+        if wanted != set(self.parameters):
+            named = ", ".join(sorted(wanted)) or "none"
+            raise ValueError(f"parameters of kind {self.kind} are {named}")
         lacking = set(self.peak_flops_per_s or ()) - set(self.compute_J_per_flop)
         if lacking:
             raise ValueError(f"compute_pJ_per_FLOP lacks {', '.join(sorted(lacking))}")
@@ -155,20 +187,45 @@ class FamilyFitSpec(Spec):
     bounds: BoundsSpec
 
 
-class DeviceSpec(Spec):
-    """One device: processors that share a memory, its links, power and price.
+class MappingSpec(Spec):
+    """How a model is mapped on a system's devices, where a run does not say otherwise.
 
-    With `separate` every processor is a device of its own, with a memory of the given size and a
+    `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how
+    co-processing divides experts: "paper" tries the prefixes of the order of increasing load,
+    "optimal" every subset. `experts` are cut or dealt over the devices of a node; `attention` is
+    one pass over K and V, or scores through main memory.
+
+    With `separate` every processor is a device of its own, with a memory of the device's size and a
     place on the link: what the first one `excludes` runs on another, where the weights of experts
     and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
+    """
+
+    placement: str = "op-per-byte"
+    splitter: Literal["paper", "optimal"] = "paper"
+    experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
+    attention: Literal["flash", "unfused"] = "flash"
+    separate: bool = False
+    prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    def group(self, device: DeviceSpec) -> int:
+        """Devices that work as one: one of each processor where they are `separate`."""
+        return len(device.processors) if self.separate else 1
+
+    def fewest(self, device: DeviceSpec) -> int:
+        """Devices of the smallest system."""
+        return self.group(device) * (1 if self.prefill_share is None else 2)
+
+
+class DeviceSpec(Spec):
+    """One device: processors that share a memory, its links, power and price.
+
+    `kernels` names the kernel parameters that the device shares with others of its silicon (see
+    `calibrated.kernel_sets`).
 
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
-
-    `splitter` says how co-processing divides experts: "paper" tries the prefixes of the order of
-    increasing load, "optimal" every subset.
     """
 
     name: Name
@@ -183,14 +240,34 @@ class DeviceSpec(Spec):
     limit_W: Positive | None = None
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
-    placement: str = "op-per-byte"
-    splitter: Literal["paper", "optimal"] = "paper"
-    experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
-    attention: Literal["flash", "unfused"] = "flash"
-    separate: bool = False
-    prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    kernels: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
+
+    def __repr__(self) -> str:
+        memory = self.memory
+        return (
+            f"<DeviceSpec: {self.name} ({self.title or 'no title'}), {', '.join(self.processors)}, "
+            f"{memory.capacity_bytes / 2**30:.4g} GiB at {memory.bandwidth_bytes_per_s / 1e9:,.0f} "
+            "GB/s; see .model_dump()>"
+        )
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Show every number but those of fits as a table in a notebook."""
+        return table_of(self.model_dump(exclude={"calibration"}, exclude_none=True))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_mapping(cls, given: Any) -> Any:
+        for key in MappingSpec.model_fields if isinstance(given, dict) else ():
+            if key in given:
+                raise ValueError(
+                    f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` "
+                    "in a system's file"
+                )
+        return given
 
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:
@@ -201,41 +278,53 @@ class DeviceSpec(Spec):
             raise ValueError("an FPGA has one processor, its engine")
         return self
 
-    @property
-    def group(self) -> int:
-        """Devices that work as one: one of each processor where they are `separate`."""
-        return len(self.processors) if self.separate else 1
-
-    @property
-    def fewest(self) -> int:
-        """Devices of the smallest system."""
-        return self.group * (1 if self.prefill_share is None else 2)
-
 
 class SystemSpec(Spec):
-    """Devices on links: `nodes` nodes of `devices_per_node` devices each."""
+    """Devices on links, and how models are mapped on them.
+
+    `nodes` nodes of `devices_per_node` devices each.
+    """
 
     name: Annotated[str, Field(pattern=WORD, max_length=100)]  # a device's name and its counts
     title: str = ""
     device: DeviceSpec
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
     nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
+    mapping: MappingSpec = Field(default_factory=MappingSpec)
+
+    def __repr__(self) -> str:
+        count = (
+            f"{self.nodes} x {self.devices_per_node}" if self.nodes > 1 else self.devices_per_node
+        )
+        return f"<SystemSpec: {self.name}, {count} devices: {self.device!r}>"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """Show every number but those of fits as a table in a notebook."""
+        shown = self.model_dump(exclude={"device": {"calibration"}}, exclude_none=True)
+        return table_of(shown)
 
     @model_validator(mode="after")
     def _whole_groups(self) -> SystemSpec:
-        if self.devices_per_node % self.device.group:
+        if self.devices_per_node % self.group:
             raise ValueError(
-                f"devices_per_node must be a multiple of {self.device.group}: one device for each "
+                f"devices_per_node must be a multiple of {self.group}: one device for each "
                 f"processor of {self.device.name}"
             )
-        if self.device.prefill_share is not None:
+        if self.mapping.prefill_share is not None:
             self.pools()
         return self
 
     @property
+    def group(self) -> int:
+        """Devices that work as one."""
+        return self.mapping.group(self.device)
+
+    @property
     def groups_per_node(self) -> int:
         """Groups of devices that work as one, in one node."""
-        return self.devices_per_node // self.device.group
+        return self.devices_per_node // self.group
 
     @property
     def groups(self) -> int:
@@ -252,10 +341,10 @@ class SystemSpec(Spec):
         ValueError
             The system has no share, or one that leaves a side without devices.
         """
-        share, device = self.device.prefill_share, self.device
+        share = self.mapping.prefill_share
         if share is None:
             raise ValueError(f"{self.name} has no prefill_share")
-        device = device.model_copy(update={"prefill_share": None})
+        mapping = self.mapping.model_copy(update={"prefill_share": None})
         nodes, part = share * self.nodes, share * self.groups_per_node
         if nodes == int(nodes) and nodes > 0:
             sizes = [(self.groups_per_node, int(nodes)), (self.groups_per_node, 0)]
@@ -266,8 +355,8 @@ class SystemSpec(Spec):
         else:
             raise ValueError(f"prefill_share {share:g} does not divide the devices of {self.name}")
         first, second = (
-            SystemSpec(name=f"{self.name}-{label}", title=self.title, device=device,
-                       devices_per_node=groups * device.group, nodes=count)
+            SystemSpec(name=f"{self.name}-{label}", title=self.title, device=self.device,
+                       devices_per_node=groups * self.group, nodes=count, mapping=mapping)
             for label, (groups, count) in zip(("prefill", "decode"), sizes, strict=True)
         )  # fmt: skip
         return first, second

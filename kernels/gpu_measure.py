@@ -38,7 +38,7 @@ def open_device() -> gpu.CupyDevice:
         import cupy
     except ImportError:
         raise InputError(
-            "--backend cupy", "CuPy is not installed: pip install opbyte[gpu]"
+            "--backend cupy", "CuPy is not installed: pip install '.[gpu]' in a checkout"
         ) from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()

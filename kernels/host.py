@@ -164,5 +164,4 @@ node_link:
   bandwidth_GBps: {{value: 1, source: "{lonely}"}}
   latency_us: {{value: 10, source: "{lonely}"}}
 node_size: {{value: 1, source: "{lonely}"}}
-placement: xpu-only
 """

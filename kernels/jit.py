@@ -13,7 +13,7 @@ from typing import Any
 
 import numba
 
-from ..workloads.jit import cache_dir
+from ..workloads.jit import cache_dir, forgiving
 
 Compiled = Callable[..., Any]
 
@@ -79,9 +79,8 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
     config.CACHE_DIR = str(folder or "")
     try:
         jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
-        return jit(cache=folder is not None, error_model="numpy", fastmath=FAST, **options)(
-            function
-        )
+        made = jit(cache=folder is not None, error_model="numpy", fastmath=FAST, **options)
+        return forgiving(made(function))
     finally:
         config.CACHE_DIR = before
 

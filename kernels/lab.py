@@ -6,6 +6,7 @@ a case, checks the result against the reference, and only then takes the time.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..workloads.errors import InputError, nearest
+from ..workloads.kernel_tables import SCHEMAS
 from ..workloads.registry import Registry
 from .check import to_bf16
 from .memory import LINE, aligned
@@ -68,13 +71,15 @@ class Kernel:
     name : str
         Module's name.
     backend : str
-        "numba" or "cupy".
+        "numba"; those of GPUs are cases of `gpu_cases`.
     family : str or None
         Stem of its table (`workloads.kernel_tables`); None where no family has such rows.
     shapes : callable
         ``shapes(quick)``: what `opbyte measure` runs.
     case : callable
         ``case(shape, bench)``; `bench` is a :class:`Bench`, or the device's own for cupy.
+    title : str
+        A line on it; empty: the first line of the module that `case` stands in.
     """
 
     name: str
@@ -82,21 +87,43 @@ class Kernel:
     family: str | None
     shapes: Callable[[bool], Sequence[Shape]]
     case: Callable[[Shape, Any], Case]
+    title: str = ""
 
 
-KERNELS: Registry[Kernel] = Registry("kernel")
+def _measurable(kernel: Kernel) -> None:
+    """Refuse what the harness could not run, or has no table for."""
+    if kernel.backend != "numba":
+        raise InputError("its backend", f"must be numba, not {kernel.backend!r}")
+    if kernel.family is not None and kernel.family not in SCHEMAS:
+        raise InputError("its family", f"is no kernel table{nearest(kernel.family, SCHEMAS)}")
+    if not kernel.shapes(True):
+        raise InputError("its shapes", "must be one at least")
+
+
+KERNELS: Registry[Kernel] = Registry("kernel", described=True, check=_measurable)
 
 
 def add(kernel: Kernel) -> Kernel:
-    """Register a kernel."""
-    return KERNELS.register(f"{kernel.name}:{kernel.backend}")(kernel)
+    """Register a kernel.
+
+    Raises
+    ------
+    InputError
+        Unknown backend or family, no shapes, or neither a title nor a docstring of its module.
+    """
+    home = sys.modules.get(kernel.case.__module__)
+    title = kernel.title or (getattr(home, "__doc__", None) or "").strip().partition("\n")[0]
+    name = f"{kernel.name}:{kernel.backend}"
+    return KERNELS.register(name, title.rstrip(".:"))(kernel)
 
 
 def kernels(backend: str) -> list[Kernel]:
-    """Kernels of a backend, in the order of `MODULES`."""
+    """Kernels of a backend: those of `MODULES` in that order, then those from outside by name."""
     for module in MODULES:
         import_module(f".{module}", __package__)
-    return [KERNELS[f"{m}:{backend}"] for m in MODULES if f"{m}:{backend}" in KERNELS]
+    found = [KERNELS[name] for name in KERNELS if name.endswith(f":{backend}")]
+    order = {name: place for place, name in enumerate(MODULES)}
+    return sorted(found, key=lambda kernel: order.get(kernel.name, len(order)))
 
 
 class Bench:

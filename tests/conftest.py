@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,8 +19,25 @@ os.environ.setdefault("OPBYTE_CACHE", str(ROOT / ".cache"))
 os.environ["MPLBACKEND"] = "Agg"
 
 # Examples are drawn from a fixed seed: a failure here is a failure everywhere.
-settings.register_profile("opbyte", deadline=None, derandomize=True, max_examples=30, database=None)
-settings.load_profile("opbyte")
+# It is reported as found: making a broken scheduler's example smaller takes minutes, in which it
+# looks like a test that hangs. HYPOTHESIS_PROFILE=shrink looks for the smallest one.
+COMMON = {"deadline": None, "derandomize": True, "max_examples": 30, "database": None}
+settings.register_profile(
+    "opbyte", phases=[Phase.explicit, Phase.generate], **COMMON
+)  # fmt: skip
+settings.register_profile("shrink", **COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
+
+LIMIT_S = 900.0
+"""No test takes a tenth of this; one that does is ended with the stacks of its threads."""
+
+
+@pytest.fixture(autouse=True)
+def limited() -> Iterator[None]:
+    """End the process where a test hangs."""
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from .model import ModelSpec
 from .specfile import Quantity, load_description
 
 MODELS = Path(__file__).parent / "models"
+VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
+"""Endings of hub identifiers that leave the dimensions as they are."""
 KEYS = {"name", "title", "aliases", "config"}
 
 
@@ -53,12 +55,32 @@ def list_models() -> list[str]:
 
 
 def catalog_entry(name: str) -> CatalogModel | None:
-    """Find an entry by its name or an alias, in any case; None if there is none."""
+    """Find an entry by its name, an alias or a hub identifier, in any case; None if there is none."""
     wanted = name.lower()
     if wanted in list_models():
         return _read(MODELS / f"{wanted}.yaml")
-    entries = (_read(MODELS / f"{known}.yaml") for known in list_models())
-    return next((e for e in entries if wanted in {alias.lower() for alias in e.aliases}), None)
+    if wanted in _aliases():
+        return _read(_aliases()[wanted])
+    # A hub's identifier: who published it, and often what was done to the weights since. A folder
+    # of that path is the user's own model, whatever its name.
+    publisher, _, short = wanted.partition("/")
+    if publisher in ("", ".", "..", "~") or not short or "/" in short or os.path.exists(name):
+        return None
+    short = short.removeprefix("meta-")
+    for ending in ("", *VARIANTS):
+        base = short.removesuffix(ending)
+        if base in list_models():
+            return _read(MODELS / f"{base}.yaml")
+        if base in _aliases():
+            return _read(_aliases()[base])
+    return None
+
+
+@cache
+def _aliases() -> dict[str, Path]:
+    """Alias in lower case -> file."""
+    files = [MODELS / f"{name}.yaml" for name in list_models()]
+    return {alias.lower(): file for file in files for alias in _read(file).aliases}
 
 
 def load_model(model: str | Path) -> ModelSpec:
@@ -77,14 +99,19 @@ def load_model(model: str | Path) -> ModelSpec:
             entry.config, name=entry.name, where=f"{entry.path}: config", source=entry.source
         )
     text = str(model)
-    if text.endswith(".json") or os.path.exists(text):
+    if is_model_path(text) or (isinstance(model, Path) and model.exists()):
         return read_config(model)
-    short = text.rpartition("/")[2].lower()
-    raise InputError(
-        repr(text),
-        f"is neither a model of the catalog nor a config.json or its folder"
-        f"{nearest(short, list_models())}",
-    )
+    close = nearest(text.rpartition("/")[2].lower(), list_models())
+    if not close.startswith("; did you mean"):
+        close = "; see opbyte list models"
+    what = "is neither a model of the catalog nor a config.json or its folder"
+    raise InputError(f"{text!r:.80}", what + close)
+
+
+def is_model_path(text: str) -> bool:
+    """Whether a text means a file or folder, and no model of the catalog."""
+    named = text.lower() in list_models() or text.lower() in _aliases()
+    return not named and (text.endswith(".json") or os.path.exists(text))
 
 
 @cache

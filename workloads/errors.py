@@ -7,7 +7,11 @@ The command line prints the message of an :class:`InputError` and nothing else.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+MOST_SUBJECT = 500
+"""Characters of a message's subject; the longest path of a file that people meet is shorter."""
 
 
 class InputError(ValueError):
@@ -28,7 +32,10 @@ class InputError(ValueError):
         super().__init__(self.subject, reason)
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.reason}".replace("\n", " ")
+        subject = self.subject
+        if len(subject) > MOST_SUBJECT:  # a name of thousands of characters says no more than these
+            subject = f"{subject[: MOST_SUBJECT - 3]}..."
+        return f"{subject}: {self.reason}".replace("\n", " ")
 
 
 class SpecError(InputError):
@@ -39,8 +46,41 @@ class CapacityError(InputError):
     """Something that does not fit; the message holds needed and available."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def reason_of(error: BaseException) -> str:
+    """Why something of a user's failed, as part of one line: the error's class where it tells more."""
+    if isinstance(error, InputError):
+        return f"{error.subject} {error.reason}"
+    return f"{type(error).__name__}: {error}"
+
+
+def visible(text: str) -> str:
+    r"""Text as a terminal or page may show it: what controls them is spelled out.
+
+    Names come from files and folders, and a file's name may hold an escape sequence, a mark that
+    turns the direction of writing, or bytes that are no UTF-8.
+
+    Examples
+    --------
+    >>> visible("a" + chr(27) + "[31mb")
+    'a\\x1b[31mb'
+    """
+    if text.isprintable():
+        return text
+    keep = ("\n", "\t")
+    return "".join(
+        c if c.isprintable() or c in keep or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )  # fmt: skip
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Say which known names come closest, for the end of an error message.
+
+    Parameters
+    ----------
+    cutoff : float
+        How alike they must be, from 0 to 1, as `difflib.SequenceMatcher.ratio` counts it.
 
     Returns
     -------
@@ -53,7 +93,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "; did you mean 'duplex-x4'?"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -56,7 +57,8 @@ def compiled(function: F) -> F:
     before = config.CACHE_DIR
     config.CACHE_DIR = str(folder or "")
     try:
-        return _njit(function, cache=folder is not None, no_cfunc_wrapper=True)
+        # Without the interpreter's lock, so that a signal can end a long call (analysis/show).
+        return _njit(function, cache=folder is not None, no_cfunc_wrapper=True, nogil=True)
     finally:
         config.CACHE_DIR = before
 
@@ -107,4 +109,36 @@ def _njit(function: F, **options: bool | str) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.
     jit: Callable[..., Callable[[F], F]] = numba.njit  # its stubs lack some options
-    return jit(error_model="numpy", _nrt=False, **options)(function)
+    return forgiving(jit(error_model="numpy", _nrt=False, **options)(function))
+
+
+class _Forgiving:
+    """A cache of compiled code that nothing depends on: without it, code is compiled anew.
+
+    Numba's own ends the program where its folder is full, or where a file was cut short.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def load_overload(self, *args: Any) -> Any:
+        try:
+            return self._inner.load_overload(*args)
+        except Exception:  # noqa: BLE001  # whatever unpickling the bytes of a broken file raises
+            with suppress(OSError):
+                self._inner.flush()
+            return None
+
+    def save_overload(self, *args: Any) -> None:
+        with suppress(OSError):
+            self._inner.save_overload(*args)
+
+
+def forgiving(function: F) -> F:
+    """Let a compiled function do without a cache that cannot be read or written."""
+    dispatcher: Any = function
+    dispatcher._cache = _Forgiving(dispatcher._cache)
+    return function

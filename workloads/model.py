@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .batch import Moments
-from .layers import ExpertAttention, LayerKind, MixtureOfExperts, PatchEmbedding, Run
+from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from .layers.base import elementwise, gemm, split
 from .numerics import Numerics
 from .ops import Loads, Op
-
-MoeLayer = MixtureOfExperts | ExpertAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +39,9 @@ class Layer:
         return (self.mixer,) if self.ffn is None else (self.mixer, self.ffn)
 
     @property
-    def expert_parts(self) -> tuple[MoeLayer, ...]:
+    def expert_parts(self) -> tuple[RoutedKind, ...]:
         """The parts with routed experts, in order of execution."""
-        return tuple(part for part in self.parts if isinstance(part, MoeLayer))
+        return tuple(part for part in self.parts if is_routed(part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,13 @@ class ModelSpec:
     max_position: int | None = None
     source: str = ""
     front: PatchEmbedding | None = None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))
+        return (
+            f"<ModelSpec: {self.name}, {self.total_params / 1e9:.3g} billion parameters, "
+            f"{len(self.layers)} layers of {kinds}, hidden {self.hidden}>"
+        )
 
     @property
     def total_params(self) -> int:
@@ -141,7 +146,8 @@ class ModelSpec:
 
     @property
     def moe_layers(self) -> int:
-        return sum(isinstance(layer.ffn, MixtureOfExperts) for layer in self.layers)
+        """Layers whose feed-forward part has experts."""
+        return sum(is_routed(layer.ffn) for layer in self.layers)
 
     @property
     def groups(self) -> tuple[tuple[Layer, int], ...]:
@@ -168,7 +174,7 @@ def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[l
         ops: list[Op] = []
         if layer.norms and not (layer.parallel and i):
             ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * per_part, run))
-        out.append(ops + part.ops(m, run, loads if isinstance(part, MoeLayer) else None))
+        out.append(ops + part.ops(m, run, loads if is_routed(part) else None))
     return out
 
 

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+OP_KINDS = (
+    "gemm", "elementwise", "attention_prefill", "attention_decode", "attention_image",
+    "mla_prefill", "mla_decode", "linear_state", "experts",
+)  # fmt: skip
+"""Kinds of op that a processor runs; `Op.kind` of all but exchanges between devices. An op's name
+(``qkv``, ``gate_up``) says which one of its kind it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loads:

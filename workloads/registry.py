@@ -1,11 +1,19 @@
-"""Named implementations: a decorator registers, a wrong name lists the right ones."""
+"""Named implementations: a decorator registers, a wrong name lists the right ones.
+
+A registry is open: whoever imports it may add to it, a script of one's own as well as an installed
+package, whose modules `plugins` imports before a registry is listed or a name is called unknown.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from inspect import isclass, isroutine
+from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
-from .errors import InputError, nearest
+from .errors import InputError, nearest, reason_of
+from .plugins import load_plugins
 
 T = TypeVar("T")
 
@@ -17,32 +25,105 @@ class Registry(Generic[T]):
     ----------
     noun : str
         What the names are, for error messages ("policy", "layer kind").
+    described : bool
+        Whether an item needs a line that says what it is: for lists of the command line.
+    check : callable, optional
+        ``check(item)`` raises whatever says why an item cannot work; it is then refused.
+    home : str, optional
+        Package whose modules register items; they are imported with the plug-ins.
     """
 
-    def __init__(self, noun: str) -> None:
+    def __init__(
+        self,
+        noun: str,
+        *,
+        described: bool = False,
+        check: Callable[[T], object] | None = None,
+        home: str | None = None,
+    ) -> None:
         self.noun = noun
+        self._described, self._check, self._home = described, check, home
         self._items: dict[str, T] = {}
+        self._titles: dict[str, str] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorate an implementation with its name; a name is taken once."""
+    def register(self, name: str, title: str = "") -> Callable[[T], T]:
+        """Decorate an implementation with its name; a name is taken once.
+
+        Parameters
+        ----------
+        title : str
+            A line on it, instead of the first line of a function's or class's docstring.
+
+        Raises
+        ------
+        InputError
+            The name is taken, the item lacks a line on it, or cannot work.
+        """
 
         def add(item: T) -> T:
             if name in self._items:
-                raise ValueError(f"{self.noun} {name!r} is registered twice")
-            self._items[name] = item
+                raise InputError(f"{self.noun} {name!r}", "is registered twice")
+            line = title or first_line(item)
+            if self._described and not line:
+                reason = "needs a docstring, whose first line says what it is"
+                raise InputError(f"{self.noun} {name!r}", reason)
+            try:
+                if self._check is not None:
+                    self._check(item)
+            except Exception as error:
+                reason = f"cannot be registered: {reason_of(error)}"
+                raise InputError(f"{self.noun} {name!r}", reason) from error
+            self._items[name], self._titles[name] = item, line
             return item
 
         return add
 
+    def names(self) -> tuple[str, ...]:
+        """Names registered so far; imports nothing."""
+        return tuple(sorted(self._items))
+
+    def title(self, name: str) -> str:
+        """The line that says what an item is, without a final stop."""
+        return self._titles.get(name, "")
+
+    def load(self) -> None:
+        """Import what registers items: the modules of `home`, and the plug-ins.
+
+        Raises
+        ------
+        InputError
+            A plug-in cannot be imported.
+        """
+        if self._home is not None:
+            load_package(self._home)
+        load_plugins()
+
     def __getitem__(self, name: str) -> T:
-        try:
-            return self._items[name]
-        except KeyError:
+        if name not in self:
             reason = f"unknown {self.noun}{nearest(name, self._items)}"
-            raise InputError(repr(name), reason) from None
+            raise InputError(repr(name), reason)
+        return self._items[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._items))
+        self.load()
+        return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._items and self._home is not None:
+            load_package(self._home)
+        if name not in self._items:
+            load_plugins()
         return name in self._items
+
+
+def load_package(package: str) -> None:
+    """Import all modules of a package, whatever they register."""
+    for module in iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
+
+
+def first_line(item: object) -> str:
+    """First line of the docstring of a function or class, without a final stop."""
+    text = (item.__doc__ or "").strip() if isroutine(item) or isclass(item) else ""
+    line = text.partition("\n")[0].strip()
+    return line if line.endswith("...") else line.removesuffix(".")

@@ -20,7 +20,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import SpecError, nearest
+from .errors import InputError, SpecError, nearest
+from .regular import read_regular
+from .shown import Sources
 
 MAX_SPEC_BYTES = 4 << 20
 MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
@@ -117,16 +119,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     The mappings and lists inside are shared between calls: treat them as read-only.
     """
     try:
-        small = path.stat().st_size <= MAX_SPEC_BYTES
-        text = path.read_text(encoding="utf-8") if small else None
-    except OSError as error:
-        raise SpecError(path, f"cannot be read ({error.strerror})") from None
+        text = read_regular(path, MAX_SPEC_BYTES, "a description").decode("utf-8")
+    except InputError as error:
+        raise SpecError(error.subject, error.reason) from None
     except UnicodeDecodeError:
         raise SpecError(path, "is not UTF-8 text") from None
-    except ValueError:
-        raise SpecError(repr(str(path)), "is not a file name") from None
-    if text is None:
-        raise SpecError(path, f"larger than {MAX_SPEC_BYTES >> 20} MiB; not a description")
     return dict(_parse(str(path), text))
 
 
@@ -261,10 +258,8 @@ def _source(own: Any, where: str, table: dict[str, str]) -> str:
         return table[own]
     if isinstance(own, str) and " " in own.strip():
         return own
-    raise SpecError(
-        where,
-        f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}",
-    )
+    text = f"source {own!r} is neither a sentence nor a key of sources{nearest(str(own), table)}"
+    raise SpecError(where, f'{text}; write where it stands, or "assumed: why"')
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -313,7 +308,7 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
     SpecError
         Unknown, missing or wrong key; the message names the key as written.
     """
-    sources: dict[str, str] = {}
+    sources = Sources()
     written: dict[tuple[str, ...], str] = {}
 
     def plain(node: Any, at: tuple[str, ...], label: str, factor: float) -> Any:
@@ -366,7 +361,11 @@ def _spec_error(
         return SpecError(where, f"unknown key{nearest(label.rpartition('.')[2], known)}")
     if first["type"] == "value_error":
         return SpecError(where, first["msg"].removeprefix("Value error, "))
-    return SpecError(where, f"{first['msg']}, got {shorten(repr(first['input']), 80)}")
+    typed: Any = description.tree  # the number in the file's unit, not in SI
+    for part in label.split("."):
+        typed = typed.get(part) if isinstance(typed, dict) else None
+    got = typed.value if isinstance(typed, Quantity) else first["input"]
+    return SpecError(where, f"{first['msg']}, got {shorten(repr(got), 80)}")
 
 
 def _in_units(field: str) -> str:

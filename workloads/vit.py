@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from .batch import Batch
 from .errors import InputError
-from .layers import MixtureOfExperts, Run
+from .layers import Run, is_routed
 from .model import Layer, ModelSpec, embedding_ops, layer_ops
 from .ops import Loads
 
@@ -26,8 +27,9 @@ def encoder_macs(model: ModelSpec) -> float:
     ops = list(embedding_ops(model, m, run))
     for layer in model.layers:
         ffn, loads = layer.ffn, None
-        if isinstance(ffn, MixtureOfExperts):
-            loads = Loads.expected(batch.tokens, ffn.top_k, ffn.experts, ffn.experts)
+        if is_routed(ffn):
+            routed = ffn.routed
+            loads = Loads.expected(batch.tokens, routed.top_k, routed.experts, routed.experts)
         ops += [op for part in layer_ops(layer, m, run, loads) for op in part]
     return sum(op.flops for op in ops if op.kind != "elementwise") / 2
 
@@ -52,11 +54,14 @@ def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
     """The model with another number of experts in every MoE layer, `top_k` unchanged."""
 
     def change(layer: Layer) -> Layer:
-        if not isinstance(layer.ffn, MixtureOfExperts):
+        ffn: Any = layer.ffn
+        if not is_routed(layer.ffn):
             return layer
-        if experts < layer.ffn.top_k:
-            reason = f"must be at least the {layer.ffn.top_k} experts of a token"
+        if experts < layer.ffn.routed.top_k:
+            reason = f"must be at least the {layer.ffn.routed.top_k} experts of a token"
             raise InputError(f"experts {experts}", reason)
-        return replace(layer, ffn=replace(layer.ffn, experts=experts))
+        if all(field.name != "experts" for field in fields(ffn)):
+            raise InputError(f"experts {experts}", f"layer kind {ffn.kind} has no such field")
+        return replace(layer, ffn=replace(ffn, experts=experts))
 
     return replace(model.map_layers(change), name=f"{model.name}-{experts}e")

@@ -20,8 +20,8 @@ def arrivals(images: int, rate: float) -> npt.NDArray[np.float64]:
         No images, or a rate that is not above 0.
     """
     check_images(images)
-    if not 0 < rate < 1e9:
-        raise InputError("--rate", f"must be above 0 images per second, not {rate:g}")
+    if not 1e-9 <= rate < 1e9:  # as for requests: beyond, times lose their meaning in float64
+        raise InputError("--rate", f"must be above 0 images per second (1e-09), not {rate:g}")
     return np.arange(images) / rate
 
 

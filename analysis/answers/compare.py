@@ -21,14 +21,17 @@ from ...simulator.deploy.placement import able, processors_of
 from ...simulator.fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ...simulator.fpga.engine import Share, run_frame
 from ...simulator.fpga.frames import serve_images
+from ...simulator.scenario.load import load
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
-from ...workloads.layers import MixtureOfExperts
+from ...workloads.layers import RoutedKind, Run, is_routed
 from ...workloads.model import ModelSpec
-from ...workloads.requests.options import check_count
+from ...workloads.numerics import Numerics
+from ...workloads.ops import Loads
+from ...workloads.requests.options import check_count, check_seed
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
-from .load import load
+from .evidence import ENGINE_BASIS, basis_of
 from .roofline import MAX_BATCH
 
 MAX_IMAGES = 10_000
@@ -72,6 +75,7 @@ def compare(
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
+    check_seed(seed)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)
     check_count(images, "--images", 1, MAX_IMAGES)
@@ -101,8 +105,8 @@ class _Step:
     seed: int
 
     @property
-    def moe(self) -> MixtureOfExperts | None:
-        found = [la.ffn for la in self.model.layers if isinstance(la.ffn, MixtureOfExperts)]
+    def moe(self) -> RoutedKind | None:
+        found = [la.ffn for la in self.model.layers if is_routed(la.ffn)]
         return found[0] if found else None
 
     @property
@@ -111,7 +115,7 @@ class _Step:
         if self.moe is None:
             return None
         tokens = self.model.front.tokens if self.model.front else self.batch
-        return tokens * self.moe.top_k / self.moe.experts
+        return tokens * self.moe.routed.top_k / self.moe.routed.experts
 
     def row(self, system: SystemSpec) -> SystemRow:
         fpga = system.device.fabric is not None
@@ -165,7 +169,8 @@ class _Step:
                       for name, b in parts.items())  # fmt: skip
         items = self.images or self.batch
         return replace(row, latency_s=stage.seconds, items_per_s=items / stage.seconds,
-                       joules=joules, static_joules=static, layers=times)  # fmt: skip
+                       joules=joules, static_joules=static, layers=times,
+                       basis=basis_of(d))  # fmt: skip
 
     def _batches(self, replicas: int, ranks: int) -> list[Batch]:
         """The step dealt to the ranks of one engine."""
@@ -209,7 +214,7 @@ class _Step:
         )  # fmt: skip
         return replace(row, latency_s=took, items_per_s=(self.images or self.batch) / took,
                        joules=joules, static_joules=joules, layers=parts,
-                       warnings=d.warnings)  # fmt: skip
+                       warnings=d.warnings, basis=ENGINE_BASIS)  # fmt: skip
 
     def _break_even(self, system: SystemSpec) -> tuple[BreakEven, ...]:
         """Of every processor that runs experts, the one that runs everything first."""
@@ -218,14 +223,14 @@ class _Step:
             return ()
         device, dtype = build_device(system.device), numerics.compute("experts")
         return tuple(
-            break_even(p, moe, dtype, *_bytes(p, system, self.model))
+            break_even(p, moe, self.model.numerics, *_bytes(p, system, self.model))
             for p in able(processors_of(device), "experts")
             if dtype in p.peak
         )
 
 
 def break_even(
-    processor: Processor, moe: MixtureOfExperts, dtype: str, weight_bytes: float, act_bytes: float
+    processor: Processor, moe: RoutedKind, numerics: Numerics, weight_bytes: float, act_bytes: float
 ) -> BreakEven:
     """Queue of one expert at which arithmetic and traffic take equally long.
 
@@ -236,8 +241,10 @@ def break_even(
     act_bytes : float
         Bytes of an activation value on the weights' path; 0 where activations have their own [B].
     """
-    weights = moe.matrices * moe.hidden * moe.width
-    per_token = act_bytes * (2 * moe.hidden + moe.matrices * moe.width)
+    one, dtype = Loads(np.ones(1), np.ones(1)), numerics.compute("experts")
+    op = moe.expert_op(one, Run(numerics))  # one expert and one token
+    weights = op.weight_bytes / numerics.weight_bytes("experts")
+    per_token = act_bytes * op.act_bytes / numerics.act_bytes
     tokens = processor.break_even_tokens(dtype, weight_bytes, per_token / weights)
     return BreakEven(
         processor.name, processor.ridge(dtype), None if np.isinf(tokens) else tokens,

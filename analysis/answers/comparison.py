@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.model import ModelSpec
-from ..show.result import Result, seconds, show
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show
+from .evidence import not_like_for_like
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..report import Drawing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,8 @@ class SystemRow:
         Weights and KV cache of all devices, and their usable memory [B].
     layers : tuple of LayerTime
     break_even : tuple of BreakEven
+    basis : str
+        What its times rest on: see `evidence.basis_of`; empty where it has none.
     """
 
     system: str
@@ -82,11 +84,13 @@ class SystemRow:
     layers: tuple[LayerTime, ...]
     break_even: tuple[BreakEven, ...]
     warnings: tuple[str, ...] = ()
+    basis: str = ""
 
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
         return {
             "system": self.system,
+            "basis": self.basis,
             "kinds": list(self.kinds),
             "devices": self.devices,
             "fits": not self.reason,
@@ -207,7 +211,6 @@ class SystemComparison(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots.comparisons import comparison
-        from ..report import Drawing
 
         figure = comparison(self.frame(), self.layer_frame(), self.title, self.item)
         return [Drawing(figure, f"Time, energy of one {self.item}, and where the time goes.")]
@@ -217,6 +220,12 @@ class SystemComparison(Result):
         out += [f"{row.system} left out: {row.reason}" for row in self.table if row.reason]
         if any(not row.reason for row in self.table):
             out.append(self.layer_rows())
+        timed = [row for row in self.table if row.latency_s is not None and not row.reason]
+        if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
+            out.append("Parts side by side count in full: they may add up to more than the step.")
+        mixed = not_like_for_like({r.system: r.basis for r in timed})
+        if mixed:
+            out.append(mixed)
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "

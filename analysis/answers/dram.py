@@ -14,7 +14,8 @@ from ...devices.dram.run import Outcome, simulate
 from ...devices.dram.spec import DramSpec
 from ...devices.dram.timeline import Command, timeline
 from ...workloads.errors import InputError
-from ..show.result import Result, seconds, si
+from ..show.result import Result
+from ..show.text import seconds, si
 
 if TYPE_CHECKING:
     import pandas as pd

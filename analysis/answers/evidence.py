@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -59,6 +59,43 @@ def evidence(
         out += [_told(e, name, sources, (f"{key}.",), False) for e in dict.fromkeys(found)]
     out += [_static(deployment, sources), *_power(deployment)]
     return out if policy is None else out + _host(policy)
+
+
+FITTED_BASIS = "kernel models fitted to measurements"
+ROOFLINE_BASIS = "rooflines with assumed efficiencies"
+ENGINE_BASIS = "an engine simulated event by event"
+
+
+def basis_of(deployment: Deployment) -> str:
+    """What the times of a deployment's main processor rest on, in words."""
+    return ROOFLINE_BASIS if deployment.device.collectives is None else FITTED_BASIS
+
+
+def basis_in(evidence: Sequence[Mapping[str, Any]]) -> str:
+    """The same of a run, from its evidence."""
+    measured = any(e["cost_model"] in ("fitted kernel model", "kernel tables") for e in evidence)
+    return FITTED_BASIS if measured else ROOFLINE_BASIS
+
+
+def not_like_for_like(bases: Mapping[str, str]) -> str:
+    """A sentence where systems of one table rest on different kinds of model; else nothing.
+
+    Parameters
+    ----------
+    bases : mapping of str to str
+        System -> its basis; empty ones are left out.
+    """
+    groups: dict[str, list[str]] = {}
+    for system, basis in bases.items():
+        if basis:
+            groups.setdefault(basis, []).append(system)
+    if len(groups) < 2:
+        return ""
+    told = "; ".join(f"{', '.join(names)} on {basis}" for basis, names in groups.items())
+    return (
+        f"NOT LIKE FOR LIKE: times rest for {told}. A part of the differences is one of models, not "
+        "of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
+    )
 
 
 def _placed(deployment: Deployment) -> dict[str, dict[str, Op]]:

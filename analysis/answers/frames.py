@@ -13,11 +13,13 @@ import numpy.typing as npt
 from ...devices.spec import SystemSpec
 from ...simulator.fpga.deploy import FpgaDeployment, check_schedule, deploy_fpga, on_chip_bytes
 from ...simulator.fpga.frames import Frames, Told, num_tasks, serve_images
+from ...simulator.scenario.load import load
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
-from ..show.result import Result, seconds, show
-from .load import load
+from ..show.result import Result
+from ..show.text import seconds, show
 
 QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -166,6 +168,7 @@ def frames(
         A design or model that does not fit.
     """
     check_images(images)
+    check_seed(seed)
     spec, where = load(model, system)
     if where.devices_per_node * where.nodes > 1:
         raise InputError(where.name, "images run on one FPGA here; use x1")

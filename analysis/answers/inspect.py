@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ...workloads.catalog import load_model
-from ...workloads.layers import Attention, ExpertAttention, LatentAttention, MixtureOfExperts
+from ...workloads.layers import Attention, ExpertAttention, LatentAttention, is_routed
 from ...workloads.model import ModelSpec
-from ..show.result import Result, show
+from ..show.result import Result
+from ..show.text import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Inspection(Result):
 
     def to_dict(self) -> dict[str, Any]:
         spec = self.model
-        experts = [layer.ffn for layer in spec.layers if isinstance(layer.ffn, MixtureOfExperts)]
+        experts = [layer.ffn.routed for layer in spec.layers if is_routed(layer.ffn)]
         return {
             "model": spec.name,
             "architecture": spec.architecture,

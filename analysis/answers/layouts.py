@@ -16,7 +16,8 @@ from ...devices.dram.efficiency import efficiency, pages, weights
 from ...devices.dram.mapping import NAMED
 from ...devices.dram.spec import DramSpec
 from ...workloads.errors import InputError
-from ..show.result import Result, si
+from ..show.result import Result
+from ..show.text import si
 from .roofline import roofline
 
 USUAL_MAPPING, USUAL_TOKENS = "col64", 16

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
-from ..show.result import seconds
+from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]
 FULL = 0.9

@@ -1,17 +1,11 @@
-"""What can be named: models, devices, systems, policies and rules, with a line on each."""
+"""What can be named: models, devices, systems, policies, rules and kinds, with a line on each."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ...workloads.errors import InputError, nearest
-
-ROUTING_TITLES = {
-    "uniform": "all experts equally likely",
-    "measured": "skewed per layer and per prompt, as measured on DeepSeek-V2-Lite",
-    "power_law": "power_law:S, the r-th most popular expert has probability r^-S",
-    "trace": "trace:FILE, activation counts from a CSV: layer, e0, e1, ...",
-}
+from ...workloads.registry import Registry
 
 
 def _models() -> list[dict[str, Any]]:
@@ -53,7 +47,7 @@ def _systems() -> list[dict[str, Any]]:
                 "devices": devices,
                 "nodes": spec.nodes,
                 "memory_GiB": round(devices * spec.device.memory.capacity_bytes / 2**30),
-                "device": spec.device.title,
+                "device": spec.title or spec.device.title,
             }
         )
     return rows
@@ -66,20 +60,59 @@ def _policies() -> list[dict[str, Any]]:
     for name in POLICIES:
         p = POLICIES[name]
         rows.append({"name": name, "token_budget": p.token_budget, "chunked": p.chunked,
-                     "max_sequences": p.max_sequences, "reserves_kv": p.reserve})  # fmt: skip
+                     "max_sequences": p.max_sequences, "reserves_kv": p.reserve,
+                     "title": POLICIES.title(name)})  # fmt: skip
     return rows
+
+
+def _titles(registry: Registry[Any]) -> list[dict[str, Any]]:
+    """Names of a registry with a line on each."""
+    return [{"name": name, "title": registry.title(name)} for name in registry]
 
 
 def _placements() -> list[dict[str, Any]]:
     from ...simulator.deploy.placement import PLACEMENTS
 
-    return [{"name": name, "title": PLACEMENTS[name].title} for name in PLACEMENTS]
+    return _titles(PLACEMENTS)
+
+
+def _orders() -> list[dict[str, Any]]:
+    from ...simulator.batching.orders import ORDERS
+
+    return _titles(ORDERS)
+
+
+def _routers() -> list[dict[str, Any]]:
+    from ...simulator.serving.routers import ROUTERS
+
+    return _titles(ROUTERS)
 
 
 def _routings() -> list[dict[str, Any]]:
     from ...workloads.routing import ROUTINGS
 
-    return [{"name": name, "title": ROUTING_TITLES.get(name, "")} for name in ROUTINGS]
+    return _titles(ROUTINGS)
+
+
+def _layers() -> list[dict[str, Any]]:
+    from ...workloads.layers import LAYER_KINDS
+
+    return _titles(LAYER_KINDS)
+
+
+def _processors() -> list[dict[str, Any]]:
+    from ...devices.kinds import PROCESSOR_KINDS
+
+    return _titles(PROCESSOR_KINDS)
+
+
+def _traces() -> list[dict[str, Any]]:
+    from ...workloads.requests import FORMATS
+
+    return [
+        {"name": name, "columns": ", ".join(FORMATS[name].columns), "title": FORMATS.title(name)}
+        for name in FORMATS
+    ]
 
 
 def _experiments() -> list[dict[str, Any]]:
@@ -89,19 +122,16 @@ def _experiments() -> list[dict[str, Any]]:
 
 
 def _kernels() -> list[dict[str, Any]]:
-    from importlib import import_module
-
     from ...kernels.gpu_cases import CASES
-    from ...kernels.lab import kernels
+    from ...kernels.lab import KERNELS, kernels
 
     measured = {case.name for case in CASES}
-    rows = []
-    for kernel in kernels("numba"):
-        text = import_module(f"....kernels.{kernel.name}", __name__).__doc__ or ""
-        rows.append({"name": kernel.name, "table": kernel.family or "-",
-                     "measured with": "numba, cupy" if kernel.name in measured else "numba",
-                     "title": text.partition("\n")[0].rstrip(".:")})  # fmt: skip
-    return rows
+    return [
+        {"name": kernel.name, "table": kernel.family or "-",
+         "measured with": "numba, cupy" if kernel.name in measured else "numba",
+         "title": KERNELS.title(f"{kernel.name}:numba")}
+        for kernel in kernels("numba")
+    ]  # fmt: skip
 
 
 def _memories() -> list[dict[str, Any]]:
@@ -130,8 +160,13 @@ LISTS = {
     "systems": _systems,
     "memories": _memories,
     "policies": _policies,
+    "orders": _orders,
     "placements": _placements,
+    "routers": _routers,
     "routings": _routings,
+    "layers": _layers,
+    "processors": _processors,
+    "traces": _traces,
     "kernels": _kernels,
     "experiments": _experiments,
 }

@@ -7,17 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...devices.catalog import describe_system
+from ...devices.doubts import doubts
 from ...devices.spec import SystemSpec
-from ...simulator.deploy.deployment import Deployment, deploy
+from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.scenario.load import load
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.place import deployed
 from ...simulator.step.explicit import PlacedOp, StageCost, explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.requests.options import check_count, check_whole
-from ..show.result import Result, seconds, show, si
-from .load import load
-from .summary import processor_rows, roof_of
+from ...workloads.requests.options import check_count
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show, si
+from .roofs import formats, roof_name, roof_rows, roofs
+from .summary import roof_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +54,8 @@ class OpRow:
         Of one layer on one device [s, J].
     bound : str
         "compute", "memory", "link" or "latency".
+    dtype : str
+        Format it computes in.
     """
 
     name: str
@@ -60,9 +69,10 @@ class OpRow:
     seconds: float
     bound: str
     joules: float
+    dtype: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name != "dtype"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,7 @@ class Roofline(Result):
     watts_per_device: float
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
+    sources: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         layout = self.deployment.layout
@@ -97,7 +108,10 @@ class Roofline(Result):
             "step_seconds": self.step_seconds,
             "step_joules": self.step_joules,
             "watts_per_device": self.watts_per_device,
-            "processors": self._roofs(),
+            "processors": [
+                roof_of(p, self._default) for p in processors_of(self.deployment.device)
+            ],
+            "roofs": self._roofs(),
             "warnings": list(self.warnings),
         }
 
@@ -130,23 +144,45 @@ class Roofline(Result):
             layout += f", ep {d.layout.ep}"
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"
-        dtype = d.model.numerics.default
         energy = show(self.step_joules)
         step = f"one step takes {seconds(self.step_seconds)}"
         return [
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
-            processor_rows(processors_of(d.device), dtype),
+            roof_rows(self._roofs()),
             self.rows(),
             FOOTNOTE,
         ]
 
+    def title(self) -> str:
+        """Heading of the figure."""
+        d = self.deployment
+        text = (
+            f"{d.model.name} on {d.system.name}: {self.batch} decodes at context {self.context:,}"
+        )
+        return text + (f", one prompt of {self.prefill:,} tokens" if self.prefill else "")
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import roofline as draw
+
+        figure = draw(self.processors(), self.figure_ops(), self.title())
+        text = "Every op of the step under the roofs of the processor and format it runs in."
+        return [Drawing(figure, text)]
+
+    @property
+    def _default(self) -> str:
+        """Format of the activations."""
+        return self.deployment.model.numerics.default
+
+    def _formats(self) -> dict[str, list[str]]:
+        return formats((op.processor, op.dtype) for op in self.ops if op.flops > 0 and op.bytes)
+
     def _roofs(self) -> list[dict[str, Any]]:
-        dtype = self.deployment.model.numerics.default
-        return [roof_of(p, dtype) for p in processors_of(self.deployment.device)]
+        d = self.deployment
+        return roofs(processors_of(d.device), self._formats(), self._default)
 
     def processors(self) -> pd.DataFrame:
-        """Roofs of every processor in the arithmetic format of the activations."""
+        """Roofs of every processor, one for each arithmetic format of the ops it runs."""
         import pandas as pd
 
         return pd.DataFrame(self._roofs())
@@ -155,12 +191,13 @@ class Roofline(Result):
         """Ops as the roofline figure takes them (collectives left out)."""
         import pandas as pd
 
+        used = self._formats()
         return pd.DataFrame(
             [
                 {
                     "name": op.name,
                     "layer": op.layer,
-                    "processor": op.processor,
+                    "processor": roof_name(op.processor, op.dtype, used),
                     "op_per_byte": op.op_per_byte,
                     "achieved_flops": op.flops / op.seconds,
                     "seconds_total": op.seconds * op.count,
@@ -179,16 +216,7 @@ def roofline(
     batch: int = 64,
     context: int = 2048,
     prefill: int = 0,
-    routing: str = "uniform",
-    dtype: str | None = None,
-    kv_dtype: str | None = None,
-    tp: int | None = None,
-    dp: int | None = None,
-    ep: int | None = None,
-    pp: int | None = None,
-    placement: str | None = None,
-    attention: str | None = None,
-    costs: str = "auto",
+    **options: Any,
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
 
@@ -202,8 +230,9 @@ def roofline(
         Tokens each of them has in its KV cache.
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
-    routing : str
-        Expert popularity; loads are expectations, so the table has no noise.
+    **options
+        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``. Loads
+        of experts are expectations, so the table has no noise.
 
     Returns
     -------
@@ -223,21 +252,18 @@ def roofline(
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
-    degrees = {"tp": tp, "dp": dp, "ep": ep, "pp": pp}
-    where_to: dict[str, Any] = {n: check_whole(x, f"--{n}") for n, x in degrees.items()}
+    how = chosen(DeployOptions, options)
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
-    spec, where = load(model, system, dtype, kv_dtype)
-    deployment = deploy(
-        spec, where, **where_to, placement=placement, attention=attention,
-        routing=routing, costs=costs,
-    )  # fmt: skip
+    spec, where = load(model, system, how.dtype, how.kv_dtype)
+    deployment = deployed(spec, where, how)
     stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
     work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
-        _warnings(deployment, context + 1, prefill),
+        (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
+        {} if isinstance(system, SystemSpec) else describe_system(system)[1],
     )  # fmt: skip
 
 
@@ -307,4 +333,5 @@ def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -
         seconds=mean([p.cost.seconds for p in placed]),
         bound=slowest.cost.bound,
         joules=clock * mean([p.cost.total_joules for p in placed]),
+        dtype=slowest.op.dtype,
     )

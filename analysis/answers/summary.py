@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...devices.device import Processor
-from ..show.result import seconds, show
+from ..show.text import seconds, show
 
 if TYPE_CHECKING:
     from ...simulator.serving.metrics import Quantiles
@@ -48,12 +48,18 @@ def figures(r: Run) -> list[tuple[str, float | None, str]]:
         ("  of it running beside the work", ratio(r.interval_busy_joules, tokens), "J"),
         ("mean power of a device", r.watts_per_device, "W"),
         ("KV cache in use at most", r.kv_peak, "%"),
+        *_hits(r),
         ("steps", float(r.iterations), ""),
         ("preemptions", float(r.preemptions), ""),
         *_fleet_figures(r),
         ("simulated time", r.makespan_s, "s"),
-        ("real time", r.wall_s, "s"),
     ]
+
+
+def _hits(r: Run) -> list[tuple[str, float | None, str]]:
+    """Share of all prompt tokens that the prefix cache held, where it held any."""
+    share = ratio(r.cached_tokens, r.cached_tokens + r.prompt_tokens)
+    return [("prompt tokens found in the cache", share, "%")] if r.cached_tokens else []
 
 
 def _fleet_figures(r: Run) -> list[tuple[str, float | None, str]]:
@@ -85,6 +91,30 @@ def text_of(value: float | None, unit: str) -> str:
     return f"{number} {unit}".strip() if unit == "J" else number
 
 
+MOST_WAITING = 0.05
+"""Share of requests that may still wait unscheduled when the last one arrives; more means that
+they come faster than they are served."""
+
+
+def waiting_at_end(run: Run) -> float:
+    """Share of all requests that still wait to be scheduled when the last one arrives."""
+    table = run.requests
+    return float((table.scheduled_s > table.arrival_s.max()).mean())
+
+
+def overload(run: Run) -> str:
+    """Say that a run's latencies measure its length."""
+    return (
+        f"requests come faster than they are served: {waiting_at_end(run):.0%} of them still waited "
+        "when the last one came, so latencies grow with the number of requests"
+    )
+
+
+def took(wall_s: float) -> str:
+    """How long the simulation took, for people: apart from what it answers."""
+    return f"Computed in {seconds(wall_s)} of real time (compiling included, the first time)."
+
+
 def figure_rows(r: Run) -> list[dict[str, Any]]:
     """One row per figure that is no latency."""
     return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
@@ -114,24 +144,24 @@ def flat(r: Run) -> dict[str, float | None]:
 def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """One row per figure, one column per system, and the first over the last."""
     shown = [("mean", "mean"), ("p50", "median"), ("p99", "p99")]
-    tables = [
-        [
-            *figures(r)[:3],
-            *(
-                (f"{label}, {word}", getattr(getattr(r, name), k), "s")
-                for name, label in LATENCIES.items()
-                for k, word in shown
-            ),
-            *figures(r)[4:],
+    tables: list[dict[str, tuple[float | None, str]]] = []
+    for r in runs:
+        first, rest = figures(r)[:3], figures(r)[3:]
+        latencies = [
+            (f"{label}, {word}", getattr(getattr(r, name), k), "s")
+            for name, label in LATENCIES.items()
+            for k, word in shown
         ]
-        for r in runs
-    ]
+        tables.append({label: (x, unit) for label, x, unit in [*first, *latencies, *rest]})
     rows = []
-    for line in zip(*tables, strict=True):
-        row = {"": line[0][0]}
-        for r, (_, value, unit) in zip(runs, line, strict=True):
+    for label in dict.fromkeys(name for table in tables for name in table):
+        if label.startswith(" "):  # a part of the line above it
+            continue
+        found = [table.get(label, (None, "")) for table in tables]
+        row = {"": label}
+        for r, (value, unit) in zip(runs, found, strict=True):
             row[r.deployment.system.name] = text_of(value, unit)
-        quotient = None if line[0][0] == "real time" else ratio(line[0][1], line[-1][1])
+        quotient = ratio(found[0][0], found[-1][0])
         rows.append(row | {"ratio": "-" if quotient is None else f"{quotient:.2f}x"})
     return rows
 
@@ -177,24 +207,6 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
 def energy(op: OpTotal) -> float:
     """Dynamic energy of an op [J]."""
     return sum(op.joules.values())
-
-
-def processor_rows(processors: Sequence[Processor], dtype: str) -> list[dict[str, Any]]:
-    """Roofs of processors for people: nominal peak and bandwidth, and where they meet."""
-    rows = []
-    for p in processors:
-        roof = roof_of(p, dtype)
-        rows.append(
-            {
-                "processor": p.name,
-                f"{dtype} TFLOP/s": roof["peak_flops"] / 1e12,
-                "attainable": f"{roof['compute_efficiency']:.0%}",
-                "GB/s": roof["bandwidth"] / 1e9,
-                "attainable ": f"{roof['memory_efficiency']:.0%}",
-                "ridge Op/B": roof["ridge_op_per_byte"],
-            }
-        )
-    return rows
 
 
 def roof_of(p: Processor, dtype: str) -> dict[str, Any]:

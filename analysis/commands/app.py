@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import typer
+import typer.core
 
 from ...workloads.errors import InputError
 
-app = typer.Typer(
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Recorded(typer.core.TyperCommand):
+    """A command whose options are noted, so that its answer can say what made it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from ..show.record import parsed
+
+        with parsed(ctx.params):
+            return super().invoke(ctx)
+
+
+class App(typer.Typer):
+    """An application whose commands are `Recorded`."""
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[F], F]:
+        """Register a command as `typer.Typer.command` does."""
+        return super().command(name, cls=settings.pop("cls", Recorded), **settings)
+
+
+app = App(
     name="opbyte",
     help="Simulate LLM and mixture-of-experts inference on xPU, PIM and FPGA devices.",
     add_completion=False,
@@ -26,7 +49,7 @@ def top(
 ) -> None:
     """Answer for all commands."""
     if version:
-        from ... import __version__
+        from ..._version import __version__
 
         print(f"opbyte {__version__}")
         raise typer.Exit()

@@ -2,95 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.option import options_of
 from .app import app
 from .io import counting, folder, show
-from .options import (
-    Attention,
-    Costs,
-    Dp,
-    Dtype,
-    Ep,
-    Json,
-    KvDtype,
-    Out,
-    Placement,
-    Pp,
-    Routing,
-    Tp,
-    count,
-    real,
-)
+from .options import Json, Model, Out, count, real, takes
+
+OWN = ("model", "system", "rate", "rate_scale", "closed_loop")
+"""Options of a scenario that this command takes in another form, or that the search sets."""
 
 
 @app.command("capacity")
+@takes([*options_of(Scenario)], without=OWN)
 def capacity_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
+    model: Model,
     systems: Annotated[str, typer.Option(metavar="LIST", help="Systems, parted by commas.")],
     slo: Annotated[
         str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tbt_p99=0.05 [s].")
     ],
-    trace: Annotated[
-        str | None, typer.Option(help="Request trace, played faster or slower.", metavar="PATH")
-    ] = None,
-    requests: Annotated[int | None, count("Requests of each simulation (1,000).")] = None,
-    input_len: Annotated[int | None, count("Mean prompt tokens.")] = None,
-    output_len: Annotated[int | None, count("Mean output tokens.")] = None,
-    lengths: Annotated[
-        str | None, typer.Option(help="fixed, lognormal, gaussian or uniform.", metavar="NAME")
-    ] = None,
-    cv: Annotated[float | None, real("Variation of arrival gaps (gamma).")] = None,
-    spread: Annotated[float | None, real("Spread equal time stamps over this many s.")] = None,
-    policy: Annotated[
-        str | None, typer.Option(help="chunked (default), mixed or vllm.", metavar="NAME")
-    ] = None,
-    engine: Annotated[
-        str | None, typer.Option(help="Settings of a real engine (engine.json).", metavar="FILE")
-    ] = None,
-    kernels: Annotated[
-        str | None, typer.Option(help="Measured kernel tables of the device.", metavar="PATH")
-    ] = None,
-    costs: Costs = "auto",
-    router: Annotated[
-        str | None, typer.Option(help="round-robin, least-loaded or vllm.", metavar="NAME")
-    ] = None,
-    replicas: Annotated[int | None, count("Copies of the whole system.")] = None,
-    token_budget: Annotated[int | None, count("Tokens of one step.")] = None,
-    max_seqs: Annotated[int | None, count("Sequences running at once.")] = None,
-    routing: Routing = "uniform",
-    dtype: Dtype = None,
-    kv_dtype: KvDtype = None,
-    tp: Tp = None,
-    dp: Dp = None,
-    ep: Ep = None,
-    pp: Pp = None,
-    placement: Placement = None,
-    attention: Attention = None,
-    warmup: Annotated[int | None, count("Completions left out of the metrics.")] = None,
-    seed: Annotated[int, count("Seed of requests and routing.")] = 0,
+    options: dict[str, Any],
     tolerance: Annotated[float, real("Find the load to this fraction.")] = 0.02,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Highest load within a service level, its energy and cost, and what limits it."""
-    from ...simulator.serving.fleet import parse_fleet
     from ..studies.capacity import capacity
 
     with folder(out) as files:
         with counting("systems") as told:
             result = capacity(
-                model, systems, slo, trace=trace, requests=requests, input_len=input_len,
-                output_len=output_len, lengths=lengths, cv=cv, spread=spread, policy=policy,
-                token_budget=token_budget, max_seqs=max_seqs, routing=routing, dtype=dtype,
-                kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, pp=pp, placement=placement, attention=attention,
-                warmup=warmup, seed=seed, engine=engine, kernels=kernels, costs=costs,
-                fleet=parse_fleet(router, replicas), tolerance=tolerance, workers=workers, told=told,
+                model, systems, slo, tolerance=tolerance, workers=workers, told=told, **options
             )  # fmt: skip
         if files:
             from ..report.files import write_capacity

@@ -6,23 +6,19 @@ from typing import Annotated
 
 import typer
 
+from ..answers.names import LISTS, catalog
 from .app import app
 from .io import folder, print_json
 from .options import Json, Out
 
-KINDS = ("models", "devices", "systems", "memories", "policies", "placements", "routings", "kernels",
-         "experiments")  # fmt: skip
-
 
 @app.command("list")
 def list_command(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(KINDS))],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=", ".join(LISTS))],
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """List what the catalog holds."""
-    from ..answers.names import catalog
-
     with folder(out) as files:
         rows = catalog(kind)
         data = {"kind": kind, "names": [row["name"] for row in rows], "items": rows}

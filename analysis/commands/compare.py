@@ -8,14 +8,12 @@ import typer
 
 from .app import app
 from .io import folder, show, warn
-from .options import Dtype, Json, KvDtype, Out, Routing, count
+from .options import Dtype, Json, KvDtype, Model, Out, Routing, count
 
 
 @app.command("compare")
 def compare_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
+    model: Model,
     systems: Annotated[
         str, typer.Option(help="Systems of any kind, commas between.", metavar="A,B,C")
     ],
@@ -49,6 +47,6 @@ def compare_command(
             figure = result.drawings()[0].figure
             files.write("compare.png", lambda path: save(figure, path))
             files.text("report.html", report(result))
-            files.json("compare.json", result.to_dict())
+            files.answer("compare.json", result)
     warn(result.warnings)
     show(result, as_json)

@@ -8,13 +8,15 @@ import typer
 
 from .app import app
 from .io import counting, folder, show, warn
-from .options import SYSTEM, Json, Out, Routing, count, real
+from .options import Json, Out, Routing, count, real
 
 
 @app.command("frames")
 def frames_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An image encoder.")],
-    system: Annotated[str, typer.Option(help=SYSTEM + " An FPGA.", metavar="SYSTEM")],
+    system: Annotated[
+        str, typer.Option(help="An FPGA: catalog name, YAML or DEVICE-xN.", metavar="SYSTEM")
+    ],
     images: Annotated[int, count("Images.")] = 16,
     rate: Annotated[float | None, real("Images per second.")] = None,
     in_flight: Annotated[int, count("Without a rate: images kept in flight.")] = 1,
@@ -39,6 +41,6 @@ def frames_command(
                             told=told)  # fmt: skip
         if files:
             files.csv("frames.csv", result.columns())
-            files.json("summary.json", result.to_dict())
+            files.answer("summary.json", result)
     warn(result.deployment.warnings)
     show(result, as_json)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from .app import app
 from .io import folder, show
-from .options import Json, Out
+from .options import Json, Model, Out
 
 
 @app.command("inspect")
 def inspect_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
+    model: Model,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -25,5 +19,5 @@ def inspect_command(
     with folder(out) as files:
         result = inspect(model)
         if files:
-            files.json("inspect.json", result.to_dict())
+            files.answer("inspect.json", result)
     show(result, as_json)

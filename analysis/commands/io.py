@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.errors import visible
+
 if TYPE_CHECKING:
-    from ...simulator.serving.engine import Progress
+    from ...simulator.serving.progress import Progress
     from ..show.output import OutputFolder
     from ..show.result import Result
 
@@ -32,7 +34,9 @@ def folder(out: str | None, option: str = "--out") -> AbstractContextManager[Out
 def show(result: Result, as_json: bool) -> None:
     """Print an answer: one JSON object, or its blocks with an empty line between."""
     if as_json:
-        print_json(result.to_dict())
+        from ..show.record import made_by
+
+        print_json({**result.to_dict(), "made_by": made_by()})
         return
     from ..show.console import print_table, print_text
 
@@ -54,7 +58,7 @@ def print_json(data: Mapping[str, Any]) -> None:
 def warn(warnings: Sequence[str]) -> None:
     """Print warnings on stderr, a line each."""
     for text in warnings:
-        print(f"opbyte: warning: {text}", file=sys.stderr)
+        print(f"opbyte: warning: {visible(text)}", file=sys.stderr)
 
 
 @contextmanager

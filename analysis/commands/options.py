@@ -1,45 +1,21 @@
-"""Options that several commands share."""
+"""Options of commands: a scenario's, made from its fields, and some that several commands share."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from ...simulator.scenario.option import Placed
+from ...simulator.scenario.scenario import Scenario, placed
 from .usage import number, whole
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help="Folder for tables and figures.")
 ]
-Routing = Annotated[
-    str, typer.Option(help="uniform, measured, power_law:S or trace:FILE.", metavar="ROUTING")
-]
-Dtype = Annotated[
-    str | None, typer.Option(help="Format of linear weights, e.g. fp8.", metavar="FORMAT")
-]
-KvDtype = Annotated[
-    str | None, typer.Option(help="Format of the KV cache, e.g. fp8.", metavar="FORMAT")
-]
-Tp = Annotated[
-    int | None, typer.Option(parser=whole, metavar="N", help="Tensor-parallel devices per rank.")
-]
-Dp = Annotated[int | None, typer.Option(parser=whole, metavar="N", help="Data-parallel ranks.")]
-Ep = Annotated[
-    int | None, typer.Option(parser=whole, metavar="N", help="Groups that experts are dealt to.")
-]
-Pp = Annotated[
-    int | None, typer.Option(parser=whole, metavar="N", help="Pipeline stages of the layers.")
-]
-Placement = Annotated[
-    str | None,
-    typer.Option(help="xpu-only, op-per-byte, fastest, paper or co-process.", metavar="RULE"),
-]
-Costs = Annotated[
-    str, typer.Option(help="auto (fitted kernel models) or roofline.", metavar="MODEL")
-]
-Attention = Annotated[str | None, typer.Option(help="flash or unfused.", metavar="ALGORITHM")]
-SYSTEM = "Catalog name, YAML or DEVICE-xN."
 
 
 def count(text: str) -> Any:
@@ -50,3 +26,60 @@ def count(text: str) -> Any:
 def real(text: str) -> Any:
     """An option that takes a number."""
     return typer.Option(parser=number, metavar="X", help=text)
+
+
+TYPES: dict[type, Any] = {int: int | None, float: float | None, tuple: list[str] | None}
+"""How the option parser knows a kind; all others are text."""
+PARSERS = {int: whole, float: number}
+
+
+def info(name: str) -> Any:
+    """What the option parser is told of a scenario's option."""
+    option = placed(Scenario)[name].option
+    if option.argument:
+        return typer.Argument(metavar=option.metavar, help=option.text)
+    return typer.Option(
+        parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text
+    )  # fmt: skip
+
+
+Model = Annotated[str, info("model")]
+System = Annotated[str, info("system")]
+Routing = Annotated[str, info("routing")]
+Dtype = Annotated[str | None, info("dtype")]
+KvDtype = Annotated[str | None, info("kv_dtype")]
+
+
+def takes(
+    options: Sequence[Placed], without: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a command: its parameter `options` becomes one option for each of these.
+
+    The command gets the ones that were given, by name.
+    """
+    shown = [p for p in options if p.name not in without]
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            own = {p.name: given.pop(p.name) for p in shown}
+            function(**given, options={k: v for k, v in own.items() if v is not None})
+
+        parameters: list[inspect.Parameter] = []
+        for own in inspect.signature(function, eval_str=True).parameters.values():
+            made = [_parameter(p) for p in shown] if own.name == "options" else [own]
+            parameters += [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in made]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        return command
+
+    return decorate
+
+
+def _parameter(own: Placed) -> inspect.Parameter:
+    kind = TYPES.get(own.option.kind, str | None)
+    default = own.default or None if own.option.kind is tuple else own.default
+    return inspect.Parameter(
+        own.name, inspect.Parameter.KEYWORD_ONLY, default=default,
+        annotation=Annotated[kind, info(own.name)],
+    )  # fmt: skip

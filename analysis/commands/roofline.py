@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-import typer
-
+from ...simulator.scenario.option import options_of
+from ...simulator.scenario.parts import DeployOptions
 from .app import app
 from .io import folder, show, warn
-from .options import (
-    SYSTEM,
-    Attention,
-    Costs,
-    Dp,
-    Dtype,
-    Ep,
-    Json,
-    KvDtype,
-    Out,
-    Placement,
-    Pp,
-    Routing,
-    Tp,
-    count,
-)
+from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("roofline")
+@takes([*options_of(DeployOptions)])
 def roofline_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
-    system: Annotated[str, typer.Option(help=SYSTEM, metavar="SYSTEM")],
+    model: Model,
+    system: System,
+    options: dict[str, Any],
     batch: Annotated[int, count("Decoding sequences in the system.")] = 64,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
     prefill: Annotated[int, count("Tokens of one prompt in the step.")] = 0,
-    routing: Routing = "uniform",
-    dtype: Dtype = None,
-    kv_dtype: KvDtype = None,
-    tp: Tp = None,
-    dp: Dp = None,
-    ep: Ep = None,
-    pp: Pp = None,
-    placement: Placement = None,
-    attention: Attention = None,
-    costs: Costs = "auto",
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -52,11 +27,7 @@ def roofline_command(
     from ..answers.roofline import roofline
 
     with folder(out) as files:
-        result = roofline(
-            model, system, batch=batch, context=context, prefill=prefill, routing=routing,
-            dtype=dtype, kv_dtype=kv_dtype, tp=tp, dp=dp, ep=ep, pp=pp, placement=placement,
-            attention=attention, costs=costs,
-        )  # fmt: skip
+        result = roofline(model, system, batch=batch, context=context, prefill=prefill, **options)
         if files:
             from ..report.files import write_roofline
 

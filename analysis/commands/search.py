@@ -8,14 +8,12 @@ import typer
 
 from .app import app
 from .io import counting, folder, show
-from .options import Json, Out, count, real
+from .options import Json, Model, Out, count, real
 
 
 @app.command("search")
 def search_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Catalog name, config.json or its folder.")
-    ],
+    model: Model,
     board: Annotated[str, typer.Option(help="FPGA device, by name or YAML.", metavar="DEVICE")],
     objective: Annotated[str, typer.Option(help="latency or energy.", metavar="NAME")] = "latency",
     fill: Annotated[float, real("Share of DSPs and on-chip memory to use.")] = 1.0,
@@ -25,7 +23,7 @@ def search_command(
     out: Out = None,
 ) -> None:
     """Find array sizes, parallel queries and buffers of an FPGA for a model."""
-    from ..answers.search import search
+    from ..studies.search import search
 
     with folder(out) as files:
         with counting("designs") as told:
@@ -39,5 +37,5 @@ def search_command(
             figure = pareto_front(result.frame(), result.published.to_dict(),
                                   result.best.to_dict(), title)  # fmt: skip
             files.write("front.png", lambda path: save(figure, path))
-            files.json("search.json", result.to_dict())
+            files.answer("search.json", result)
     show(result, as_json)

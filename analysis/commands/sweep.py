@@ -25,10 +25,11 @@ def sweep_command(
     ] = None,
 ) -> None:
     """Simulate every point of a study; a second call does only what is missing."""
+    from ..report.files import write_report
     from ..studies.sweep import sweep
 
     with counting("points", rate=True) as told:
-        result = sweep(file, out, workers=workers, dask=dask, told=told)
+        result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_report)
     show(result, as_json)
     if result.failed == len(result.table):
         raise typer.Exit(1)

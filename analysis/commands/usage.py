@@ -7,11 +7,42 @@ what they say. So the line is built here from what the exception carries.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from ...workloads.errors import nearest
+
+ALIASES = {
+    "--tensor-parallel-size": "--tp", "--data-parallel-size": "--dp",
+    "--pipeline-parallel-size": "--pp", "--max-num-seqs": "--max-seqs",
+    "--max-num-batched-tokens": "--token-budget", "--kv-cache-dtype": "--kv-dtype",
+    "--request-rate": "--rate", "--qps": "--rate", "--num-prompts": "--requests",
+    "--num-requests": "--requests", "--isl": "--input-len", "--random-input-len": "--input-len",
+    "--osl": "--output-len", "--random-output-len": "--output-len",
+    "--concurrency": "--closed-loop", "--max-concurrency": "--closed-loop",
+}  # fmt: skip
+"""What vLLM, SGLang and the benchmarks of both call an option -> what it is called here."""
+
+
+def translated(arguments: Sequence[str]) -> list[str]:
+    """Arguments with `ALIASES` replaced, and ``help COMMAND`` as ``COMMAND --help``.
+
+    Examples
+    --------
+    >>> translated(["simulate", "--isl", "64", "--tensor-parallel-size=2"])
+    ['simulate', '--input-len', '64', '--tp=2']
+    >>> translated(["help", "simulate"])
+    ['simulate', '--help']
+    """
+    out = []
+    for text in arguments:
+        name, equals, value = text.partition("=")
+        out.append(f"{ALIASES.get(name, name)}{equals}{value}" if name in ALIASES else text)
+    if out[:1] == ["help"]:
+        return [*out[1:], "--help"]
+    return out
 
 
 def whole(given: object) -> int:
@@ -57,7 +88,10 @@ def usage_line(error: Any, commands: list[str]) -> str:
         name = message.split("'")[1] if "'" in message else message
         return f"{name!r}: no such command{nearest(name, commands)}"
     if option and message.startswith("No such option"):
-        return f"{option}: no such option of {_command(error)}{nearest(option, _options(error))}"
+        close = nearest(option, _options(error), cutoff=0.75)
+        if not close.startswith("; did you mean"):  # a list of forty helps nobody
+            close = f"; see {_command(error)} --help"
+        return f"{option}: no such option of {_command(error)}{close}"
     if option:
         return f"{option}: {_lower(message)}"
     if param is None:

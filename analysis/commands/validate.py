@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from ...workloads.errors import InputError
-from .app import app
+from .app import App, app
 from .io import folder, show, warn_skipped
 from .options import Json, Out
 
-validate_app = typer.Typer(help="Compare predictions with measurements.", rich_markup_mode=None)
+validate_app = App(help="Compare predictions with measurements.", rich_markup_mode=None)
 app.add_typer(validate_app, name="validate")
 
 

@@ -338,8 +338,9 @@ def _legend(
         entries.append((handle, "\n".join([name, speeds[name]] if name in speeds else [name])))
     entries.append((blank, HEADINGS[1]))
     entries.append((Line2D([], [], color=GREY), "nominal"))
-    entries.append((Line2D([], [], color=GREY, linestyle=DASHES, linewidth=1.0), "attainable"))
-    if len(roofs) > 1:
+    if any(r.attainable != (r.peak, r.bandwidth) for r in roofs):
+        entries.append((Line2D([], [], color=GREY, linestyle=DASHES, linewidth=1.0), "attainable"))
+    if any(_break_even(a.attainable, b.attainable) for a, b in combinations(roofs, 2)):
         even = Line2D([], [], linestyle="none", **BREAK_EVEN)
         entries.append((even, "break-even: equally fast"))
     if not layers:

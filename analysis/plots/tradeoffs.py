@@ -89,7 +89,7 @@ def trade_off(
     rows = table[np.isfinite(table[[first, second]].astype(float)).all(axis=1)]
     at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
     best = _best(at, [objectives[first], objectives[second]])
-    varying = [name for name in columns if rows[name].nunique() > 1]
+    varying = _telling(pd.DataFrame(rows), columns)
     with house_style():
         figure = new_figure(title)
         axes = figure.add_subplot()
@@ -153,6 +153,22 @@ def _limits(axes: Axes, at: Array) -> None:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, (int, float, np.number)):
-        return number(float(value))
-    return str(value)
+    if not isinstance(value, (int, float, np.number)):
+        return str(value)
+    real = float(value)
+    if real.is_integer() and abs(real) < 1e9:  # a setting, not a measurement: 1,024
+        return f"{real:,.0f}"
+    return number(real)
+
+
+def _telling(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Columns that vary and do not follow from those before them."""
+    kept: list[str] = []
+    for name in columns:
+        if rows[name].nunique() < 2:
+            continue
+        groups = rows.groupby(kept, sort=False)[name] if kept else None
+        follows = groups is not None and groups.ngroups < len(rows) and (groups.nunique() < 2).all()
+        if not follows:
+            kept.append(name)
+    return kept

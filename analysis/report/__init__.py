@@ -1,5 +1,6 @@
 """One self-contained HTML file per answer: tables, figures, and what they rest on."""
 
-from .page import Drawing, Section, report
+from . import simulation, studies, validation  # they register their sections
+from .page import report
 
-__all__ = ["Drawing", "Section", "report"]
+__all__ = ["report", "simulation", "studies", "validation"]

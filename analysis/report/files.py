@@ -7,11 +7,14 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.demo import Comparison
 from ..answers.roofline import Roofline
-from ..answers.simulate import Comparison, Seeds, Simulation
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..show.output import SIGNIFICANT, OutputFolder
+from ..show.result import Result
 from ..show.timeline import write_timeline
-from ..studies.capacity import Capacity
+from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
@@ -25,6 +28,11 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
     return (result,) if isinstance(result, Simulation) else result.runs
 
 
+def write_report(result: Result, folder: OutputFolder) -> None:
+    """Write report.html."""
+    folder.text("report.html", report(result))
+
+
 def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
     from ..plots import roofline as draw
@@ -34,16 +42,10 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
     folder.csv("ops.csv", columns, floats="%.9g")
-    title = (
-        f"{result.deployment.model.name} on {result.deployment.system.name}: "
-        f"{result.batch} decodes at context {result.context:,}"
-    )
-    if result.prefill:
-        title += f", one prompt of {result.prefill:,} tokens"
-    figure = draw(result.processors(), result.figure_ops(), title)
+    figure = draw(result.processors(), result.figure_ops(), result.title())
     folder.write("roofline.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
-    folder.json("roofline.json", result.to_dict())
+    write_report(result, folder)
+    folder.answer("roofline.json", result)
 
 
 def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
@@ -57,8 +59,8 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
             name = f"{each.run.deployment.system.name}/"
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
-        folder.text("report.html", report(result))
-        folder.json("summary.json", result.to_dict())
+        write_report(result, folder)
+        folder.answer("summary.json", result)
 
 
 def write_pareto(result: Pareto, folder: OutputFolder) -> None:
@@ -73,8 +75,8 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
         table = pd.DataFrame(result.table)
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.write("pareto.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
-    folder.json("pareto.json", result.to_dict())
+    write_report(result, folder)
+    folder.answer("pareto.json", result)
 
 
 def write_capacity(result: Capacity, folder: OutputFolder) -> None:
@@ -87,8 +89,8 @@ def write_capacity(result: Capacity, folder: OutputFolder) -> None:
     folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
     figure = result.figure()
     folder.write("capacity.png", lambda path: save(figure, path))
-    folder.text("report.html", report(result))
-    folder.json("capacity.json", result.to_dict())
+    write_report(result, folder)
+    folder.answer("capacity.json", result)
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
@@ -107,7 +109,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     figure = latency(each.requests(), title)
     folder.write(f"{below}latency.png", lambda path: save(figure, path))
     folder.text(f"{below}report.html", report(each))
-    folder.json(f"{below}summary.json", each.to_dict())
+    folder.answer(f"{below}summary.json", each)
 
 
 def _stage_columns(
@@ -125,8 +127,8 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, every row's prediction, a figure a family and the report."""
     from ..plots import save
 
-    folder.text("report.html", report(result))
-    folder.json("kernels.json", result.to_dict())
+    write_report(result, folder)
+    folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
         folder.write(f"{name}.png", partial(save, drawing.figure))
@@ -141,8 +143,8 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
         columns = {str(name): table[name].to_numpy() for name in table}
         folder.csv(f"{each.name}/requests.csv", columns)
         folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
-    folder.text("report.html", report(result))
-    folder.json("serving.json", result.to_dict())
+    write_report(result, folder)
+    folder.answer("serving.json", result)
 
 
 def write_points(result: PointsValidation, folder: OutputFolder) -> None:
@@ -153,11 +155,11 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     folder.csv("predictions.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
     figure = points(table, f"{len(table)} measured deployments")
     folder.write("points.png", partial(save, figure))
-    folder.json("points.json", result.to_dict())
+    folder.answer("points.json", result)
 
 
 def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     """Write every row's numbers and dram.json."""
     table = result.frame()
     folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
-    folder.json("dram.json", result.to_dict())
+    folder.answer("dram.json", result)

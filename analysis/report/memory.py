@@ -24,7 +24,7 @@ def write_dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
         figure = bandwidth(table, f"{result.memory.title}: bandwidth by access", note)
         folder.write("bandwidth.png", partial(save, figure))
         folder.write("timeline.json", partial(write_commands, result.commands()))
-    folder.json("dram.json", result.to_dict())
+    folder.answer("dram.json", result)
 
 
 def write_commands(commands: Sequence[Command], path: Path) -> None:

@@ -3,53 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..show.console import is_numeric
+from ...workloads.errors import visible
 from ..show.provenance import code_version
-from ..show.result import show
+from ..show.record import made_by
+from ..show.result import Block, Drawing, Result, Section
+from ..show.text import is_numeric, show
+from .sections import sections
 from .svg import inline_svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
-    from matplotlib.figure import Figure
-
-    from ..show.result import Result
 
 MOST_ROWS = 200
 """Rows of a table shown; the files beside the report hold all."""
 MOST_TEXT = 2000
 MARKED = {"pass", "fail", "prediction", "assumed"}
 """Cells that are shown in a colour of their own, beside saying it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """A figure with a sentence that says what to see in it."""
-
-    figure: Figure
-    caption: str
-
-
-Block = str | Sequence[Mapping[str, Any]] | Drawing
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A headed part of a report.
-
-    Attributes
-    ----------
-    title : str
-    blocks : sequence of str, rows or Drawing
-        Paragraphs, tables (rows of equal keys) and figures, in order.
-    """
-
-    title: str
-    blocks: Sequence[Block]
 
 
 def report(result: Result) -> str:
@@ -61,16 +34,15 @@ def report(result: Result) -> str:
     Parameters
     ----------
     result : Result
-        Its `sections` are the report's; a last one says which code made it.
+        What `sections.sections` makes of it is the report; a last part says which code made it.
 
     Returns
     -------
     str
     """
-    sections = [*result.sections(), _made_by()]
     number = 0
     shown: list[dict[str, Any]] = []
-    for section in sections:
+    for section in [*sections(result), Section("Made by", _made_by())]:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
             if isinstance(block, Drawing):
@@ -78,11 +50,12 @@ def report(result: Result) -> str:
                 svg = inline_svg(block.figure, f"f{number}", block.caption)
                 blocks.append({"kind": "figure", "svg": svg, "caption": block.caption})
             elif isinstance(block, str):
-                blocks.append({"kind": "text", "text": block[:MOST_TEXT]})
+                blocks.append({"kind": "text", "text": visible(block)[:MOST_TEXT]})
             elif block:
                 blocks.append({"kind": "table", **table_of(block)})
         shown.append({"title": section.title, "id": f"s{len(shown) + 1}", "blocks": blocks})
-    return _template().render(title=result.report_title(), sections=shown, version=code_version())
+    title = visible(result.report_title())
+    return _template().render(title=title, sections=shown, version=code_version())
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -100,27 +73,18 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> dict[str, str]:
-    text = show(value)
+    text = visible(show(value))
     return {"text": text[:MOST_TEXT], "mark": text if text in MARKED else ""}
 
 
-def _made_by() -> Section:
-    import platform
-
-    import numba
-    import numpy
-
-    return Section(
-        "Made by",
-        [
-            [
-                {"what": "OpByte", "version": code_version()},
-                {"what": "Python", "version": platform.python_version()},
-                {"what": "NumPy", "version": numpy.__version__},
-                {"what": "Numba", "version": numba.__version__},
-            ],
-        ],
-    )
+def _made_by() -> list[Block]:
+    """The command with its options, the files it read, and the versions."""
+    record = made_by()
+    options = [{"option": name, "value": str(value)} for name, value in record["options"].items()]
+    files = [{"file": name, "digest": digest} for name, digest in record["files"].items()]
+    made = [{"what": name, "version": text} for name, text in record["versions"].items()]
+    command = [f"Command: {record['command']}"] if record["command"] else []
+    return [*command, options, files, made]
 
 
 @lru_cache(maxsize=1)

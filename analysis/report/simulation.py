@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import pandas as pd
 
 from ...devices.device import Processor
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.placement import processors_of
-from ...simulator.serving.record import Run
+from ...simulator.serving.record import OpTotal, Run
 from ...workloads.specfile import to_si
+from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
+from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
+from ..answers.seeds import Seeds
+from ..answers.simulate import Simulation
 from ..answers.summary import (
     figure_rows,
     heading,
     latency_rows,
-    processor_rows,
-    roof_of,
     where_rows,
 )
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.provenance import digest_of
-from ..show.result import show
-from .page import Drawing, Section
-
-if TYPE_CHECKING:
-    from ..answers.simulate import Comparison, Seeds, Simulation
+from ..show.result import Drawing, Section
+from ..show.text import show
+from .sections import sections
 
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
@@ -36,6 +37,7 @@ WHERE = (
 )
 
 
+@sections.register
 def run_sections(result: Simulation) -> list[Section]:
     """All sections of one simulation."""
     run = result.run
@@ -61,6 +63,7 @@ def run_sections(result: Simulation) -> list[Section]:
     ]
 
 
+@sections.register
 def comparison_sections(result: Comparison) -> list[Section]:
     """What differs between systems, then what each rests on."""
     runs = [each.run for each in result.runs]
@@ -87,6 +90,7 @@ def comparison_sections(result: Comparison) -> list[Section]:
     return out
 
 
+@sections.register
 def seeds_sections(result: Seeds) -> list[Section]:
     """Means with intervals, then the first seed in full."""
     first = result.runs[0]
@@ -151,10 +155,14 @@ def _roofline(run: Run, name: str) -> list[Any]:
     dtype = run.deployment.model.numerics.default
     known = {p.name for p in processors}
     share = ops_by_share([run])
+    known_formats = formats_of_ops(run.deployment)
+    matmuls = [op for op in run.ops if op.flops > 0 and op.processor in known and op.op_per_byte]
+    used = formats((op.processor, _format(op, known_formats, dtype)) for op in matmuls)
     points = pd.DataFrame(
         [
             {
-                "name": op.name, "layer": op.layer, "processor": op.processor,
+                "name": op.name, "layer": op.layer,
+                "processor": roof_name(op.processor, _format(op, known_formats, dtype), used),
                 "op_per_byte": op.op_per_byte, "achieved_flops": op.flops / op.busy_s,
                 "seconds_total": wall, "bound": op.bound,
             }
@@ -164,9 +172,14 @@ def _roofline(run: Run, name: str) -> list[Any]:
         columns=["name", "layer", "processor", "op_per_byte", "achieved_flops", "seconds_total",
                  "bound"],
     )  # fmt: skip
-    figure = roofline(pd.DataFrame([roof_of(p, dtype) for p in processors]), points, name)
+    table = roofs(processors, used, dtype)
+    figure = roofline(pd.DataFrame(table), points, name)
     caption = "Every op over the whole run under the roofs of the processors it ran on."
-    return [Drawing(figure, caption), processor_rows(processors, dtype)]
+    return [Drawing(figure, caption), roof_rows(table)]
+
+
+def _format(op: OpTotal, known: Mapping[tuple[str, str], str], default: str) -> str:
+    return known.get((op.layer, op.name), default)
 
 
 def _over_time(result: Simulation, name: str) -> list[Any]:
@@ -192,19 +205,24 @@ def evidence_sections(result: Simulation, before: str = "") -> list[Section]:
     run = result.run
     d = run.deployment
     what: list[dict[str, Any]] = [
-        {"what": "model", "value": d.model.name, "digest": digest_of(repr(d.model))},
+        {"what": "model", "value": d.model.name, "digest": digest_of(asdict(d.model))},
         {"what": "system", "value": d.system.name, "digest": digest_of(d.system.model_dump())},
         {"what": "policy", "value": run.policy.name, "digest": digest_of(repr(run.policy))},
         {"what": "placement", "value": d.placement, "digest": None},
         {"what": "workload", "value": run.workload, "digest": None},
         {"what": "seed", "value": str(run.seed), "digest": None},
     ]
+    given = [
+        {"option": own.name, "value": show(value), "unit": own.option.unit or None}
+        for own, value in result.scenario.given()
+        if own.name not in ("model", "system", "seed")
+    ]
     models = model_rows(result.evidence)
     constants = constants_section(
         d.system, used_sources(result.sources, d.model.numerics), f"{before}Constants"
     )
     return [
-        Section(f"{before}What was run", [what, inspect(d.model).rows()]),
+        Section(f"{before}What was run", [what, given, inspect(d.model).rows()]),
         Section(f"{before}Evidence", [result.rests_on(), models, *result.outside_tables()]),
         constants,
     ]

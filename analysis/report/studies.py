@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from ..answers.evidence import evidence
+from ..answers.roofline import Roofline
+from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
 from ..plots import trade_off
-from .page import Drawing, Section
+from ..show.result import Drawing, Section
+from ..studies.capacity_result import Capacity
+from ..studies.pareto import Pareto
+from ..studies.sweep.parameters import scenario_of, sources_of
+from ..studies.sweep.run import Sweep
+from .sections import sections
 from .simulation import constants_section, model_rows
 
-if TYPE_CHECKING:
-    from ..studies.capacity import Capacity
-    from ..studies.pareto import Pareto
-    from ..studies.sweep import Sweep
 
-
+@sections.register
 def capacity_sections(result: Capacity) -> list[Section]:
     """The answer, latency against load, every simulated load, and what it rests on."""
-    caption = "Latencies of the service level against load; dashed: the most allowed."
     out = [
         Section("Result", result.blocks()),
-        Section("Latency against load", [Drawing(result.figure(), caption), result.curve()]),
+        Section("Latency against load", [*result.drawings(), result.curve()]),
     ]
     for found in result.found:
         text = evidence_text(found.evidence, found.system)
@@ -33,12 +35,27 @@ def capacity_sections(result: Capacity) -> list[Section]:
     return out
 
 
+@sections.register
+def roofline_sections(result: Roofline) -> list[Section]:
+    """The ops, the figure of them under their roofs, and what their costs rest on."""
+    d = result.deployment
+    models = evidence(d, result.sources)
+    return [
+        Section("Result", [*result.warnings, *result.blocks()]),
+        Section("Roofline", result.drawings()),
+        Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
+        constants_section(d.system, result.sources, "Constants"),
+    ]
+
+
+@sections.register
 def pareto_sections(result: Pareto) -> list[Section]:
     """The best points and where they lie among the others."""
     drawn = _trade_off(result.title, result.table, result.objectives, result.columns)
     return [Section("Result", result.blocks()), *drawn]
 
 
+@sections.register
 def sweep_sections(result: Sweep) -> list[Section]:
     """The answer, the trade-off, the study, every point, and what the numbers rest on."""
     study = result.study
@@ -82,16 +99,11 @@ def _trade_off(
 
 def _evidence(result: Sweep) -> list[Section]:
     """What the first point that worked rests on; the others differ in the axes alone."""
-    from ..answers.simulate import Simulation, simulate
-    from ..studies.sweep.parameters import settings, sources_of
-
     keys = {row["point"] for row in result.table if row["error"] is None}
     first = next((p for key, p in result.points.items() if key in keys), None)
     if first is None:
         return []
-    one = {"requests": 1, "warmup": None, "seeds": None}  # what it rests on needs no long run
-    made = simulate(**{**settings(first.settings), **one})
-    assert isinstance(made, Simulation)
+    made = simulate(scenario_of(first.settings), requests=1, warmup=None)  # needs no long run
     deployment, sources = made.run.deployment, sources_of(first.settings)
     models = evidence(deployment, sources)
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
-from ..show.result import Result, show
+from ..show.result import Result
+from ..show.text import show
 from .points import Told
-
-if TYPE_CHECKING:
-    from ..report import Drawing
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -132,13 +129,6 @@ class Reproduction(Result):
     figures: tuple[Table, ...] = ()
     plots: str = ""
 
-    def drawings(self) -> Sequence[Drawing]:
-        from ..report import Drawing
-        from .write import figures_of
-
-        titles = {table.name: table.title for table in self.figures}
-        return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
-
     @property
     def failed(self) -> int:
         return sum(row.status == FAIL for row in self.table)
@@ -151,8 +141,10 @@ class Reproduction(Result):
             "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
             "assumptions": list(self.assumptions),
             "runs": self.runs,
-            "wall_s": self.wall_s,
         }
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": self.wall_s}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
@@ -160,7 +152,7 @@ class Reproduction(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{self.experiment}: {self.runs} runs in {self.wall_s:.0f} s",
+            f"{self.experiment}: {self.runs} runs",
             self.rows(),
         ]
         for table in self.tables:
@@ -190,7 +182,16 @@ class Reproduction(Result):
 
 Experiment = Callable[..., Reproduction]
 """Takes seeds, routing and `Told`; one that can also takes ``device`` or ``figures``."""
-EXPERIMENTS: Registry[Experiment] = Registry("experiment")
+
+
+def _takes(run: Experiment) -> None:
+    """Refuse a function that cannot be called as `reproduce` calls experiments."""
+    signature(run).bind((0,), "uniform", None)
+
+
+EXPERIMENTS: Registry[Experiment] = Registry(
+    "experiment", described=True, check=_takes, home=__package__
+)
 
 
 def reproduce(
@@ -224,7 +225,6 @@ def reproduce(
     InputError
         Unknown experiment, routing or device, or an experiment that takes no device.
     """
-    _register()
     run = EXPERIMENTS[experiment]
     takes = signature(run).parameters
     extra: dict[str, Any] = {"figures": True} if figures and "figures" in takes else {}
@@ -235,14 +235,6 @@ def reproduce(
     return run(seeds, routing, told, **extra)
 
 
-def _register() -> None:
-    """Import the modules that register experiments."""
-    for name in ("duplex", "edge_moe", "m3vit"):
-        import_module(f".{name}", __package__)
-
-
 def list_experiments() -> list[dict[str, Any]]:
     """Names of the experiments with a line on each."""
-    _register()
-    titles = {name: (EXPERIMENTS[name].__doc__ or "").split("\n")[0] for name in EXPERIMENTS}
-    return [{"name": name, "title": title} for name, title in titles.items()]
+    return [{"name": name, "title": EXPERIMENTS.title(name)} for name in EXPERIMENTS]

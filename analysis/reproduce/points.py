@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
+
+from ..show.interrupt import end_children
+from ..show.workers import new_pool
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -96,10 +98,11 @@ class Measured:
 
 def system_of(point: Point) -> SystemSpec:
     """The point's devices on their links, with what it changes about them."""
-    from ...devices.catalog import load_device
-    from ...devices.spec import SystemSpec
+    from ...devices.catalog import of_device
 
-    device, _ = load_device(point.device)
+    nodes, _, each = point.size.rpartition("x")
+    system, _ = of_device(point.device, int(each), int(nodes or 1), counted=bool(nodes))
+    device = system.device
     if point.latency_s is not None:
         link = device.link.model_copy(update={"latency_s": point.latency_s})
         device = device.model_copy(update={"link": link})
@@ -107,16 +110,12 @@ def system_of(point: Point) -> SystemSpec:
         update = {"memory_efficiency": point.efficiency}
         processors = {n: p.model_copy(update=update) for n, p in device.processors.items()}
         device = device.model_copy(update={"processors": processors})
-    nodes, _, each = point.size.rpartition("x")
-    return SystemSpec(
-        name=f"{device.name}-{point.size}", device=device, devices_per_node=int(each),
-        nodes=int(nodes or 1),
-    )  # fmt: skip
+    return system.model_copy(update={"device": device})
 
 
 def run_point(point: Point) -> Measured:
     """Simulate one point."""
-    from ..answers.simulate import Simulation, simulate
+    from ..answers.simulate import simulate
 
     result = simulate(
         point.model,
@@ -135,7 +134,6 @@ def run_point(point: Point) -> Measured:
         seed=point.seed,
         keep_stages=True,
     )
-    assert isinstance(result, Simulation)
     return _measured(result.run, point.warmup)
 
 
@@ -207,6 +205,8 @@ class Runner:
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
         if self._pool is not None:
+            if kind is not None:
+                end_children()
             self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
     def __getitem__(self, point: Point) -> Measured:
@@ -221,8 +221,7 @@ class Runner:
         if self._pool is None:
             last = new.pop()
             self.results[last] = run_point(last)  # compile once, before each worker would
-            context: Any = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = new_pool(self._workers)
         total = len(self.results) + len(new)
         futures = {self._pool.submit(run_point, point): point for point in new}
         for future in as_completed(futures):

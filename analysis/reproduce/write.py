@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..show.output import OutputFolder
-from ..show.result import show
+from ..show.text import show
 from .base import Reproduction
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
         from ..plots import save
 
         files.write(f"{name}.png", partial(save, figure))
-    files.json("rows.json", result.to_dict())
+    files.answer("rows.json", result)
 
 
 def figures_of(result: Reproduction) -> dict[str, Figure]:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-from .result import show
+from ...workloads.errors import visible
+from .text import Rows, is_numeric, show, starts_as_number
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-Rows = Sequence[Mapping[str, Any]]
 DISPENSABLE = ("aliases",)
 """Columns left out of a terminal too narrow for them."""
 
@@ -26,6 +22,7 @@ def print_text(text: str) -> None:
     import textwrap
 
     width = _terminal_width()
+    text = visible(text)
     print(textwrap.fill(text, width, subsequent_indent="  ") if width else text)
 
 
@@ -45,7 +42,7 @@ def table_lines(rows: Rows, width: int | None = None) -> list[str]:
     if not rows:
         return []
     keys = list(rows[0])
-    cells = [[show(row[key]) for key in keys] for row in rows]
+    cells = [[visible(show(row[key])) for key in keys] for row in rows]
     right = [is_numeric(rows, key) for key in keys]
     for drop in DISPENSABLE:
         if width and drop in keys and len(keys) > 1 and _natural(keys, cells, 2) > width:
@@ -69,45 +66,66 @@ def _natural(keys: Sequence[str], cells: Sequence[Sequence[str]], gap: int) -> i
     return sum(sizes) + gap * (len(keys) - 1)
 
 
-def is_numeric(rows: Rows, key: str) -> bool:
-    """Whether a column holds numbers, or text of a number and its unit ("1.5 ms", "3 %")."""
-    values = [row[key] for row in rows if row[key] is not None]
-    return bool(values) and all(
-        isinstance(v, (int, float)) or (isinstance(v, str) and _starts_as_number(v)) for v in values
-    )
-
-
-def _starts_as_number(text: str) -> bool:
-    head, _, unit = text.partition(" ")
-    number = head.rstrip("%x").replace(",", "")
-    return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
-
-
 def _wrapped(
     keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], width: int
 ) -> list[str]:
-    """Break long cells over several lines."""
-    from rich.console import Console
+    """Break cells between words; where whole words are too wide together, stack parts of the table.
 
-    console = Console(width=width, highlight=False, color_system=None)
-    with console.capture() as capture:
-        console.print(_rich_table(keys, cells, right))
-    return [line.rstrip() for line in capture.get().splitlines()]
+    Names are never cut: a device's name in two lines cannot be searched for. Each part begins with
+    the first column, which says what the row is about.
+    """
+    least = [
+        max(_longest_word(key), *map(_least, column), 1)
+        for key, *column in zip(keys, *cells, strict=True)
+    ]
+    parts: list[list[int]] = [[0]]
+    for i in range(1, len(keys)):
+        if sum(least[k] + 1 for k in parts[-1]) + least[i] > width and len(parts[-1]) > 1:
+            parts.append([0])
+        parts[-1].append(i)
+    out: list[str] = []
+    for part in parts:
+        out += [""] if out else []
+        lines = [[line[i] for i in part] for line in [keys, *cells]]
+        out += _broken(lines, [right[i] for i in part], [least[i] for i in part], width)
+    return out
 
 
-def _rich_table(
-    keys: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]
-) -> Table:
-    from rich.markup import escape
-    from rich.table import Table
+def _least(cell: str) -> int:
+    """Width below which a cell would be cut: that of its longest word, or of a number and unit."""
+    return len(cell) if starts_as_number(cell) else _longest_word(cell)
 
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    for key, numeric in zip(keys, right, strict=True):
-        table.add_column(escape(key), justify="right" if numeric else "left", no_wrap=numeric,
-                         overflow="fold")  # fmt: skip
-    for line in cells:
-        table.add_row(*map(escape, line))
-    return table
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _broken(
+    lines: Sequence[Sequence[str]], right: Sequence[bool], least: Sequence[int], width: int
+) -> list[str]:
+    """Lay out cells that are broken between words to columns as wide as there is room for."""
+    from textwrap import wrap
+
+    sizes, natural = list(least), [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = width - sum(sizes) - (len(sizes) - 1)
+    while room > 0 and sizes != natural:  # a column at a time, the one that lacks most
+        k = max(range(len(sizes)), key=lambda i: natural[i] - sizes[i])
+        sizes[k] += 1
+        room -= 1
+    out = []
+    for line in lines:
+        texts = [
+            wrap(cell, size, break_long_words=False, break_on_hyphens=False) or [""]
+            for cell, size in zip(line, sizes, strict=True)
+        ]
+        for row in range(max(map(len, texts))):
+            pieces = [text[row] if row < len(text) else "" for text in texts]
+            padded = [
+                p.rjust(n) if r else p.ljust(n)
+                for p, n, r in zip(pieces, sizes, right, strict=True)
+            ]
+            out.append(" ".join(padded).rstrip())
+    return out
 
 
 def _terminal_width() -> int | None:

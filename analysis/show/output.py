@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import re
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError
-from .result import plain
+from .interrupt import uninterrupted, whole
+from .record import made_by
+from .result import Result
+from .text import plain
 
 STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
@@ -63,6 +70,8 @@ class OutputFolder:
             raise InputError(f"{option} {str(path)!r}", text) from None
 
     def __enter__(self) -> Self:
+        self._open = whole(self._remove)
+        self._open.__enter__()
         return self
 
     def __exit__(
@@ -70,16 +79,19 @@ class OutputFolder:
     ) -> None:
         try:
             if kind is None:
-                self._publish()
+                with uninterrupted():
+                    self._publish()
         finally:
             self._remove()
+            self._open.__exit__(None, None, None)
 
     def write(self, name: str, fill: Callable[[Path], object]) -> None:
         """Fill a temporary file that becomes `name`, a path below the folder, at the end."""
         target = self.path / name
-        path = target.with_name(f".{target.name}.{os.getpid()}.part")
+        path = target.with_name(f".{target.name}.{os.getpid()}-{_machine()}.part")
         try:
             self._make(target.parent)
+            _remove_stale(target.parent)
             self._files.append((path, target))
             fill(path)
         except OSError as error:
@@ -90,9 +102,21 @@ class OutputFolder:
         text = to_json(data, indent=1) + "\n"
         self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
+    def answer(self, name: str, result: Result) -> None:
+        """Write an answer with what made it, and ``timing.json`` where it says what it took."""
+        timing = result.timing()
+        if timing:
+            self.json(str(Path(name).with_name("timing.json")), timing)
+        self.json(name, {**result.to_dict(), "made_by": made_by()})
+
     def text(self, name: str, text: str) -> None:
         """Write text as it is."""
-        self.write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+        def fill(path: Path) -> int:
+            # A file's name that is not UTF-8 has characters that no encoding knows.
+            return path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+        self.write(name, fill)
 
     def csv(
         self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS
@@ -131,6 +155,34 @@ class OutputFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         self._files, self._made = [], []
+
+
+def _machine() -> str:
+    """A short name of this machine: process numbers mean nothing on another."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove temporary files of runs of this machine that were killed."""
+    pattern = re.compile(rf"\..+\.(\d+)-{_machine()}\.part")
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = pattern.fullmatch(path.name)
+            if found and not _lives(int(found[1])):
+                path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of that number runs; in doubt it does."""
+    if os.name != "posix":
+        return True  # elsewhere the question itself would end the process
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _unwritable(target: Path, error: OSError) -> InputError:

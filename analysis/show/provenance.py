@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ... import __version__
+from ..._version import __version__
 from ...workloads.errors import InputError
+from ...workloads.regular import open_regular
 
+ROOT = Path(__file__).resolve().parents[2]
+"""Folder of the library's folders."""
 LIBRARY = ("workloads", "devices", "simulator", "analysis")
 SUFFIXES = (".py", ".yaml", ".csv")
 PRESENTATION = {"plots", "report", "commands"}
@@ -28,14 +33,19 @@ def code_version() -> str:
     >>> code_version().startswith(f"{__version__}+")
     True
     """
-    root = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    for folder in LIBRARY:
-        for file in sorted((root / folder).rglob("*")):
-            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(root).parts):
-                digest.update(f"{file.relative_to(root)}\0".encode())
-                digest.update(file.read_bytes())
+    for file in sources():
+        digest.update(f"{file.relative_to(ROOT)}\0".encode())
+        digest.update(file.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def sources() -> Iterator[Path]:
+    """Source and data files that a result depends on, in order."""
+    for folder in LIBRARY:
+        for file in sorted((ROOT / folder).rglob("*")):
+            if file.suffix in SUFFIXES and not PRESENTATION & set(file.relative_to(ROOT).parts):
+                yield file
 
 
 def digest_of(data: Any) -> str:
@@ -50,22 +60,21 @@ def digest_of(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def digest_of_path(path: Path) -> str:
-    """Short digest of a file's bytes, or of a folder's files and their names.
+def digest_of_files(paths: Sequence[Path]) -> str:
+    """Short digest of files: their bytes, and their names where there are several.
 
     Raises
     ------
     InputError
-        A path that cannot be read.
+        A path that cannot be read, or is no regular file.
     """
     digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    try:
-        for file in files:
-            digest.update(f"{file.relative_to(path)}\0".encode())
-            with file.open("rb") as stream:
+    for path in paths:
+        digest.update(os.fsencode(path.name if len(paths) > 1 else "") + b"\0")
+        with open_regular(path) as stream:
+            try:
                 while chunk := stream.read(1 << 20):
                     digest.update(chunk)
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})") from None
+            except OSError as error:
+                raise InputError(path, f"cannot be read ({error.strerror})") from None
     return digest.hexdigest()[:16]

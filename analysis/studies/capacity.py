@@ -9,243 +9,38 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
-from multiprocessing import get_context
+from concurrent.futures import as_completed
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ...devices.spec import SystemSpec
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.load import load
 from ...simulator.serving.record import Run
-from ...workloads.errors import CapacityError, InputError, nearest
-from ...workloads.requests import open_requests
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
 from ..answers.limits import Limit, limit_of
-from ..answers.load import load
+from ..answers.price import costs
 from ..answers.simulate import Simulation, simulate
-from ..answers.summary import LATENCIES, QUANTILES
-from ..show.result import Result, seconds, show
-from .sweep.point import costs
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from ..report import Section
+from ..answers.summary import MOST_WAITING, waiting_at_end
+from ..show.text import seconds, show
+from ..show.workers import worker_pool
+from .capacity_result import Capacity, Found, Tried
+from .service_level import MEASURES, read_level
 
 Told = Callable[[int, int], None]
-MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
-"""Names in a service level -> names in results."""
 DEFAULT_REQUESTS = 1000
-MOST_WAITING = 0.05
-"""Share of requests that may still wait unscheduled when the last one arrives; more means that
-they come faster than they are served."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
 """Loads tried at least and at most, as multiples of the first."""
-SEARCHED = ("rate", "rate_scale", "closed_loop", "seeds", "keep_stages", "progress", "model",
-            "system")  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One simulated load.
-
-    Attributes
-    ----------
-    load_per_s : float
-        Requests per second.
-    output_tokens_per_s : float or None
-    figures : dict of str to float
-        The latencies of the service level, by name [s].
-    missed : tuple of str
-        Names whose limit is exceeded; "load" where requests come faster than they are served.
-    """
-
-    load_per_s: float
-    output_tokens_per_s: float | None
-    figures: dict[str, float | None]
-    missed: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The capacity of one system.
-
-    Attributes
-    ----------
-    load_per_s : float or None
-        Highest load within the level; None if even the lightest misses it.
-    next_load_per_s : float or None
-        Lowest load tried that misses it.
-    joules_per_token, usd_per_million_tokens : float or None
-        At that load; None without a price or a load.
-    limit : Limit or None
-        Why the next load fails.
-    reason : str
-        The same in a sentence.
-    tried : tuple of Tried
-        Every load, in order.
-    spec, sources, evidence
-        What the figures rest on; see `Simulation`.
-    """
-
-    system: str
-    devices: int
-    load_per_s: float | None
-    next_load_per_s: float | None
-    output_tokens_per_s: float | None
-    joules_per_token: float | None
-    usd_per_million_tokens: float | None
-    limit: Limit | None
-    reason: str
-    tried: tuple[Tried, ...]
-    spec: SystemSpec
-    sources: Mapping[str, str]
-    evidence: Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity(Result):
-    """Highest loads within a service level; see `capacity`."""
-
-    model: str
-    workload: str
-    level: dict[str, float]
-    found: tuple[Found, ...]
-    tolerance: float
-
-    def to_dict(self) -> dict[str, Any]:
-        names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
-                 "joules_per_token", "usd_per_million_tokens", "reason")  # fmt: skip
-        return {
-            "model": self.model,
-            "workload": self.workload,
-            "slo": self.level,
-            "tolerance": self.tolerance,
-            "rows": [
-                {name: getattr(f, name) for name in names}
-                | {"limit": f.limit.to_dict() if f.limit else None}
-                | {"at_load": best.figures if best else None}
-                for f in self.found
-                for best in [_best(f)]
-            ],
-            "tried": self.curve(),
-        }
-
-    def curve(self) -> list[dict[str, Any]]:
-        """One row per simulated load: run, load, throughput, latencies, whether it holds."""
-        return [
-            {
-                "run": f.system,
-                "load_per_s": t.load_per_s,
-                "output_tokens_per_s": t.output_tokens_per_s,
-                **{MEASURES_OF[name]: t.figures[name] for name in self.level},
-                "within": not t.missed,
-            }
-            for f in self.found
-            for t in f.tried
-        ]
-
-    def records(self) -> Sequence[Mapping[str, Any]]:
-        rows: list[dict[str, Any]] = self.to_dict()["rows"]
-        return [
-            {k: v for k, v in row.items() if k not in ("limit", "at_load")}
-            | (row["at_load"] or dict.fromkeys(self.level))
-            for row in rows
-        ]
-
-    def rows(self) -> Sequence[Mapping[str, Any]]:
-        out = []
-        for f in self.found:
-            best = _best(f)
-            out.append(
-                {
-                    "system": f.system,
-                    "requests/s": "none" if f.load_per_s is None else show(f.load_per_s),
-                    "output tokens/s": f.output_tokens_per_s,
-                    **{
-                        name.replace("_", " "): seconds(best.figures[name]) if best else None
-                        for name in self.level
-                    },
-                    "J/token": f.joules_per_token,
-                    "USD/M tokens": f.usd_per_million_tokens,
-                    "limited by": f.limit.resource if f.limit else "-",
-                }
-            )
-        return out
-
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in self.level.items())
-        return [
-            f"{self.model}, {self.workload}: highest load with {level}",
-            self.rows(),
-            *(f"{f.system}: {f.reason}" for f in self.found),
-        ]
-
-    def sections(self) -> Sequence[Section]:
-        from ..report.studies import capacity_sections
-
-        return capacity_sections(self)
-
-    def figure(self) -> Figure:
-        """Draw the latencies of the level against load."""
-        import pandas as pd
-
-        from ..plots import throughput_latency
-
-        names = tuple(MEASURES_OF[name] for name in self.level)[:3]
-        limits = {MEASURES_OF[name]: most for name, most in self.level.items()}
-        title = f"{self.model}, {self.workload}"
-        return throughput_latency(
-            pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
-        )
-
-
-MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q in QUANTILES}
-"""``ttft_p99`` -> ``ttft_s_p99``."""
-
-
-def _best(found: Found) -> Tried | None:
-    return next((t for t in found.tried if t.load_per_s == found.load_per_s), None)
-
-
-def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
-    """Read a service level: latency and quantile -> most seconds.
-
-    Raises
-    ------
-    InputError
-        Not of the form, an unknown name, or no positive number.
-
-    Examples
-    --------
-    >>> read_level("ttft_p99=1, tbt_p99=0.05")
-    {'ttft_p99': 1.0, 'tbt_p99': 0.05}
-    """
-    pairs: dict[str, Any] = {}
-    if isinstance(given, str):
-        for entry in given.split(","):
-            name, equals, text = (part.strip() for part in entry.partition("="))
-            if not equals or name in pairs:
-                raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
-            try:
-                pairs[name] = float(text)
-            except ValueError:
-                raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None
-    else:
-        pairs = dict(given)
-    for name, value in pairs.items():
-        if name not in MEASURES_OF:
-            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, MEASURES_OF)}")
-        check_real(value, f"--slo {name}", 1e-9, 1e9)
-    if not pairs:
-        raise InputError("--slo", "needs at least one limit, for example ttft_p99=1")
-    return {name: float(value) for name, value in pairs.items()}
+SEARCHED = ("rate", "rate_scale", "closed_loop")
+"""Options that the search sets."""
 
 
 def capacity(
-    model: str | Path,
+    model: Scenario | str | Path | ModelSpec,
     systems: Sequence[str | Path] | str,
     slo: str | Mapping[str, float],
     *,
@@ -259,7 +54,8 @@ def capacity(
 
     Parameters
     ----------
-    model : str or Path
+    model : Scenario, or str, Path or ModelSpec
+        The scenario of every simulation, without system and load, or its model.
     systems : sequence of str or Path, or str
         Names or files; one text may hold several, parted by commas.
     slo : str or mapping of str to float
@@ -274,7 +70,7 @@ def capacity(
     told : callable, optional
         Told (systems done, systems in all).
     **options
-        Other arguments of `simulate`, such as ``trace``, ``input_len`` or ``policy``.
+        Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``.
 
     Returns
     -------
@@ -286,85 +82,114 @@ def capacity(
         Anything wrong with the arguments or files.
     """
     level = read_level(slo)
+    names = _names(systems)
+    if "system" in options:
+        raise InputError("--system", "is one of --systems here")
+    scenario = Scenario.of(model, **options)
+    for name in SEARCHED:
+        if scenario.option(name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
+    check_real(tolerance, "--tolerance", 1e-4, 1.0)
+    if requests is None:
+        requests = scenario.workload.requests or DEFAULT_REQUESTS
+    check_count(requests, "--requests", 2)
+    task = _Task(scenario.changed(requests=requests), level, tolerance)
+    if workers is None:
+        workers = min(os.cpu_count() or 1, len(names))
+    check_count(workers, "--workers", 1, 1024)
+    ordered = _search_all(task, names, workers, told)
+    return Capacity(
+        ordered[0][1], ordered[0][2], level, tuple(f for f, _, _ in ordered), tolerance
+    )  # fmt: skip
+
+
+def _names(systems: Sequence[str | Path] | str) -> list[str | Path]:
+    """Systems of a list, or of a text with commas."""
     listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
     names = [name.strip() if isinstance(name, str) else name for name in listed]
     if not names or not all(map(str, names)):
         raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4")
-    for name in options:
-        if name in SEARCHED:
-            raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
-    check_real(tolerance, "--tolerance", 1e-4, 1.0)
-    limit = check_count(DEFAULT_REQUESTS if requests is None else requests, "--requests", 2)
-    task = _Task(str(model), level, tolerance, {**options, "requests": limit})
-    if workers is None:
-        workers = min(os.cpu_count() or 1, len(names))
-    check_count(workers, "--workers", 1, 1024)
-    found: dict[str | Path, tuple[Found, str, str]] = {}
-    if workers == 1 or len(names) == 1:
-        for i, system in enumerate(names):
-            found[system] = _search(task, system)
-            if told is not None:
-                told(i + 1, len(names))
-    else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            futures = {pool.submit(_search, task, system): system for system in names}
-            for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                if told is not None:
-                    told(len(found), len(names))
-    ordered = [found[system] for system in names]
-    return Capacity(
-        ordered[0][1], ordered[0][2], level, tuple(f for f, _, _ in ordered), tolerance
-    )  # fmt: skip
+    return names
 
 
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What all systems are asked."""
 
-    model: str
+    scenario: Scenario
     level: dict[str, float]
     tolerance: float
-    options: dict[str, Any]
 
-    def run(self, system: str | Path, **changes: Any) -> Simulation:
-        result = simulate(self.model, system, **{**self.options, **changes})
-        assert isinstance(result, Simulation)
-        return result
+    def run(
+        self, system: str | Path, *, keep_stages: bool = False, **changes: Any
+    ) -> Simulation:  # fmt: skip
+        """Serve the scenario on a system, some of its options changed."""
+        return simulate(self.scenario, system, keep_stages=keep_stages, **changes)
+
+    def probe(self, system: str | Path) -> Simulation:
+        """A short closed loop, whose rate says where to begin."""
+        few = min(self.scenario.workload.requests or PROBE_REQUESTS, PROBE_REQUESTS)
+        timing: dict[str, Any] = dict.fromkeys(("warmup", "stop", "cv", "spread", "duration"))
+        return self.run(system, closed_loop=PROBE_CLIENTS, requests=few, **timing)
 
 
-def _search(task: _Task, system: str | Path) -> tuple[Found, str, str]:
-    """Capacity of one system, with the names of model and workload."""
+Answer = tuple[Found, str, str]
+"""A system's capacity, with the names of model and workload."""
+
+
+def _search_all(
+    task: _Task, names: Sequence[str | Path], workers: int, told: Told | None
+) -> list[Answer]:
+    """Search each system, on several processes where there are several systems."""
+    found: dict[str | Path, Answer] = {}
+    if workers == 1 or len(names) == 1:
+        for i, system in enumerate(names):
+            found[system] = _search(task, system)
+            if told is not None:
+                told(i + 1, len(names))
+    else:
+        with worker_pool(workers) as pool:
+            futures = {pool.submit(_search, task, system): system for system in names}
+            for future in as_completed(futures):
+                found[futures[future]] = future.result()
+                if told is not None:
+                    told(len(found), len(names))
+    return [found[system] for system in names]
+
+
+def _search(task: _Task, system: str | Path) -> Answer:
+    """Capacity of one system."""
     try:
         return _searched(task, system)
     except CapacityError as error:  # a load that no system of this size can carry is an answer
-        model, where = load(task.model, system)
+        assert task.scenario.model is not None
+        model, where = load(task.scenario.model, system)
         found = Found(
             system=where.name, devices=where.nodes * where.devices_per_node, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
-            reason=str(error), tried=(), spec=where, sources={}, evidence=(),
+            reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
         )  # fmt: skip
-        return found, model.name, str(task.options.get("trace") or "the workload")
+        return found, model.name, str(task.scenario.workload.trace or "the workload")
 
 
-def _searched(task: _Task, system: str | Path) -> tuple[Found, str, str]:
+def _searched(task: _Task, system: str | Path) -> Answer:
     knob, unit = _knob(task)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}
 
+    def at(rate: float) -> dict[str, Any]:
+        return {knob: rate / unit}
+
     def passes(rate: float) -> bool:
-        simulation = task.run(system, **{knob: rate / unit})
+        simulation = task.run(system, **at(rate))
         tried[rate] = _judged(simulation.run, rate, task.level)
         if not tried[rate].missed:
             within.clear()  # of the loads that pass, the last is the highest
             within[rate] = simulation
         return not tried[rate].missed
 
-    probe = task.run(
-        system, closed_loop=PROBE_CLIENTS, requests=min(task.options["requests"], PROBE_REQUESTS),
-        warmup=None,
-    )  # fmt: skip
+    probe = task.probe(system)
     start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
     low, high = _bracket(passes, start)
     while low is not None and high is not None and high / low > 1 + task.tolerance:
@@ -373,40 +198,50 @@ def _searched(task: _Task, system: str | Path) -> tuple[Found, str, str]:
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
     best = None if low is None else within[low]
-    limit, reason = None, ""
+    limit = None
     if high is None:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
     else:
-        failing = task.run(system, **{knob: high / unit}, keep_stages=True)
+        failing = task.run(system, keep_stages=True, **at(high))
         missed = tried[high].missed
         limit = limit_of(failing.run, {n: x for n, x in task.level.items() if n in missed})
         reason = _reason(tried[high], task.level, limit, low is None)
+    ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
+    return _answer(probe, best, low, high, limit, reason, ordered)
+
+
+def _answer(
+    probe: Simulation,
+    best: Simulation | None,
+    low: float | None,
+    high: float | None,
+    limit: Limit | None,
+    reason: str,
+    tried: tuple[Tried, ...],
+) -> Answer:
+    """What was found, with the figures of the highest load within the level."""
     shown = best or probe
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
-    fleet = task.options.get("fleet")
-    price = costs(shown, rate, fleet.replicas if fleet else 1)
+    price = costs(shown, rate)
     found = Found(
         system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
         next_load_per_s=high, output_tokens_per_s=rate,
         joules_per_token=best.run.joules_per_token if best else None,
         usd_per_million_tokens=price["usd_per_million_tokens"],
-        limit=limit, reason=reason,
-        tried=tuple(sorted(tried.values(), key=lambda t: t.load_per_s)),
+        limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 
 
 def _knob(task: _Task) -> tuple[str, float]:
-    """The argument that sets the load, and the load [1/s] at which it is 1."""
-    trace = task.options.get("trace")
-    if trace is None:
+    """The option that sets the load, and the load [1/s] at which it is 1."""
+    work = task.scenario.workload
+    if work.trace is None:
         return "rate", 1.0
-    names = ("spread", "duration", "seed")
-    kept = {name: task.options[name] for name in names if task.options.get(name) is not None}
     try:
-        block = open_requests(trace, limit=task.options["requests"], **kept).read()
+        block = replace(work, cv=None).open(task.scenario.seed).read()
     except InputError as error:
         if "no arrival times" in error.reason:
             return "rate", 1.0
@@ -442,12 +277,6 @@ def _judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     if waiting_at_end(run) > MOST_WAITING:
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
-
-
-def waiting_at_end(run: Run) -> float:
-    """Share of all requests that still wait to be scheduled when the last one arrives."""
-    table = run.requests
-    return float((table.scheduled_s > table.arrival_s.max()).mean())
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:

@@ -8,17 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ...workloads.errors import InputError, nearest
 from ..show.result import Result
+from .front import front
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from ..report import Section
-
-SIGN = {"max": -1.0, "min": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +58,6 @@ class Pareto(Result):
         count = f"{len(self.best):,} of {len(self.table):,} feasible points"
         return [f"{self.title}: {count} are beaten by none ({goals})", self.rows()]
 
-    def sections(self) -> Sequence[Section]:
-        from ..report.studies import pareto_sections
-
-        return pareto_sections(self)
-
-
-def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows that no other row beats: at least as good in all objectives and better in one.
-
-    Rows with an undefined objective are left out; of equal rows all stay. In order of the first
-    objective, the best first.
-
-    Examples
-    --------
-    >>> rows = [{"t": 1, "e": 1}, {"t": 2, "e": 2}, {"t": 2, "e": 3}]
-    >>> [tuple(row.values()) for row in front(rows, {"t": "max", "e": "min"})]
-    [(2, 2), (1, 1)]
-    """
-    known = [row for row in rows if all(_number(row[name]) for name in objectives)]
-    if not known or not objectives:
-        return []
-    signs = np.array([SIGN[goal] for goal in objectives.values()])
-    costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
-    order = np.lexsort(costs.T[::-1])
-    kept: list[int] = []
-    best = np.empty((0, costs.shape[1]))
-    for i in order:  # whatever beats a row comes before it in this order
-        beaten = np.all(best <= costs[i], axis=1) & np.any(best < costs[i], axis=1)
-        if not beaten.any():
-            kept.append(int(i))
-            best = np.concatenate([best, costs[i : i + 1]])
-    return [dict(known[i]) for i in kept]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and bool(np.isfinite(value))
-
 
 def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> Pareto:
     """Find the best points of a finished sweep.
@@ -114,11 +72,11 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     Raises
     ------
     InputError
-        No finished sweep there, or an unknown objective.
+        No finished sweep there, an unknown objective, or one that no feasible point has.
     """
     import pandas as pd
 
-    from .sweep.run import SUMMARY
+    from .sweep.run import SUMMARY, TABLE
     from .sweep.study import read_objectives
 
     summary, table = _read(Path(folder))
@@ -137,9 +95,12 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     ]
     if not rows:
         raise InputError(Path(folder) / SUMMARY, "no point is feasible; see the column error")
-    return Pareto(
-        summary["title"], wanted, tuple(summary["columns"]), rows, front(rows, wanted)
-    )  # fmt: skip
+    best = front(rows, wanted)
+    if not best:
+        named = ", ".join(wanted)
+        reason = f"no feasible point has a value of all of {named}; see {TABLE}"
+        raise InputError("--objectives", reason)
+    return Pareto(summary["title"], wanted, tuple(summary["columns"]), rows, best)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:

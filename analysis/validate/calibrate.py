@@ -129,7 +129,7 @@ def calibrate(
     """
     spec = None if device == ALL else load_device(device)[0]
     own = None if spec is None or spec.name in list_devices() else spec
-    stamp = _date(date)
+    day = stamp(date)
     read, skipped = read_tables(tables)
     if spec is not None:
         names = {name: table["device"] for name, table in read.items()}
@@ -146,7 +146,7 @@ def calibrate(
                 continue
             if progress:
                 progress(f"{name} {family}")
-            fits.setdefault(name, {})[family] = calibrate_family(rows, stamp)
+            fits.setdefault(name, {})[family] = calibrate_family(rows, day)
     if not fits:
         why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
         raise InputError(
@@ -168,7 +168,8 @@ def _of_device(names: Any, wanted: str, own: DeviceSpec | None) -> Any:
     return np.array([same[name] for name in names], dtype=bool)
 
 
-def _date(text: str | None) -> str:
+def stamp(text: str | None) -> str:
+    """A date as given, or today's."""
     if text is None:
         return datetime.date.today().isoformat()
     try:

@@ -27,6 +27,7 @@ from ...devices.catalog import load_device, load_system
 from ...devices.spec import SystemSpec
 from ...kernels.measure import Measurement
 from ...kernels.rounds import Work
+from ...kernels.tables import table_text
 from ...kernels.toy import State, ToyConfig, ToyModel
 from ...simulator.deploy.deployment import deploy
 from ...simulator.step.explicit import explicit_stage
@@ -35,11 +36,11 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..answers.simulate import Simulation, simulate
-from ..show.result import Result, seconds
+from ..show.result import Result
+from ..show.text import seconds
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
-    from .measure import Measured
 
 POSITIONS = 4096
 DTYPE = "fp32"
@@ -191,20 +192,21 @@ def _fields(step: Step) -> dict[str, Any]:
     return {name: getattr(step, name) for name in Step.__dataclass_fields__}
 
 
-def close_loop(measured: Measured, small: SmallModel, *, seed: int = 0) -> Loop:
+def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:
     """Close the loop over a measurement of this machine, with `small`'s steps besides.
+
+    `machine` is its description as a device, in YAML.
 
     Raises
     ------
     InputError
         Too few good rows to fit and to check a family.
     """
-    run = measured.run
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         base = folder / f"{run.host.device}.yaml"
-        base.write_text(measured.yaml(), encoding="utf-8")
-        fits, unseen, skipped = _fit_half(measured, folder, base)
+        base.write_text(machine, encoding="utf-8")
+        fits, unseen, skipped = _fit_half(run, folder, base)
         name = run.host.device
         text = device_yaml(name, fits, base.name)
         fitted = folder / f"{name}-calibrated.yaml"
@@ -224,7 +226,6 @@ def close_loop(measured: Measured, small: SmallModel, *, seed: int = 0) -> Loop:
             dtype=DTYPE,
             kv_dtype=DTYPE,
         )
-    assert isinstance(serving, Simulation)
     return Loop(unseen, steps, serving, text, name, config.to_hf(POSITIONS), skipped)
 
 
@@ -233,16 +234,14 @@ SMALL = ToyConfig(num_hidden_layers=2, vocab_size=4096)
 
 
 def _fit_half(
-    measured: Measured, folder: Path, base: Path
+    run: Measurement, folder: Path, base: Path
 ) -> tuple[dict[str, FamilyFit], list[Unseen], list[Skipped]]:
     """Fit every family on half of its shapes and predict the other half, and the other way round.
 
     The first half's fits are the machine's.
     """
-    from .measure import table_text
-
     spec, _ = load_device(base)
-    tables = measured.run.tables()
+    tables = run.tables()
     for name, columns in tables.items():
         (folder / f"{name}.csv").write_text(table_text(columns, []), encoding="utf-8")
     if not tables:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,7 @@ from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import parameters
 from ...devices.spec import BoundsSpec, DeviceSpec
 from ...workloads.kernel_tables import SCHEMAS, Skipped, read_tables
-from ..show.result import Result
-
-if TYPE_CHECKING:
-    from ..report import Drawing, Section
+from ..show.result import Drawing, Result
 
 CAPTION = (
     "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
@@ -128,7 +125,6 @@ class KernelValidation(Result):
         import pandas as pd
 
         from ..plots import kernel_errors
-        from ..report import Drawing
 
         rows, out = pd.DataFrame(self.predictions()), []
         for name in self.families():
@@ -142,14 +138,6 @@ class KernelValidation(Result):
 
     def report_title(self) -> str:
         return "Kernel times, predicted and measured"
-
-    def sections(self) -> list[Section]:
-        from ..report import Section
-
-        out = [Section("Result", self.blocks()), Section("By family", self.drawings())]
-        if self.skipped:
-            out.append(Section("Rows and files left out", [self.to_dict()["skipped"]]))
-        return out
 
 
 def _short(value: Any) -> str:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.host import device_yaml
-from ...kernels.lab import MODULES
+from ...kernels.lab import MODULES, kernels
 from ...kernels.measure import Measurement, Row, measure
+from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
-from ..show.result import Result, seconds, si
+from ...workloads.requests.options import check_seed
+from ..show.result import Result
+from ..show.text import seconds, si
 
 if TYPE_CHECKING:
     from ..show.output import OutputFolder
@@ -106,15 +109,7 @@ class Measured(Result):
             files.text("summary.md", self.summary())
         if self.loop is not None:
             self.loop.write(files)
-        files.json("measure.json", self.to_dict())
-
-
-def table_text(columns: Mapping[str, Sequence[Any]], header: Sequence[str]) -> str:
-    """A kernel table with its provenance on top."""
-    import pandas as pd
-
-    body = pd.DataFrame(dict(columns)).to_csv(index=False, float_format="%.6g")
-    return "".join(f"# {line}\n" for line in header) + body
+        files.answer("measure.json", self)
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -159,11 +154,13 @@ def measure_machine(
     """
     from ...kernels.jit import max_threads
 
+    check_seed(seed)
     if backend not in BACKENDS:
         raise InputError("--backend", f"must be {' or '.join(BACKENDS)}, not {backend!r}")
+    known = MODULES if backend == "cupy" else tuple(kernel.name for kernel in kernels("numba"))
     for name in only:
-        if name not in MODULES:
-            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, MODULES)}")
+        if name not in known:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
     if threads is not None and not 1 <= threads <= max_threads():
         raise InputError("--threads", f"must lie between 1 and {max_threads()}, not {threads}")
     if backend == "cupy":
@@ -183,4 +180,4 @@ def measure_machine(
     )  # fmt: skip
     if small is None:
         return Measured(run)
-    return Measured(run, close_loop(Measured(run), small, seed=seed))
+    return Measured(run, close_loop(run, Measured(run).yaml(), small, seed=seed))

@@ -23,7 +23,8 @@ from ...simulator.batching.host import Pace
 from ...simulator.batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
 from ...simulator.batching.state import F_FIRST, F_LAST, I_ORDER
 from ...simulator.deploy.deployment import Deployment, deploy
-from ...simulator.frameworks.vllm_file import EngineFile, engine_of
+from ...simulator.frameworks.settings import EngineSettings
+from ...simulator.frameworks.vllm_file import engine_of
 from ...simulator.serving.engine import Engine
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
@@ -55,7 +56,7 @@ class Case:
     """A workload and what vLLM planned for it, in the form of the file."""
 
     name: str
-    engine: EngineFile
+    engine: EngineSettings
     requests: tuple[Asked, ...]
     plans: list[Any]
     done: list[Any]
@@ -193,7 +194,7 @@ def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
     ended = 0
     while known or not engine.done:
         until = known[0][0] if known else math.inf
-        engine.advance_to_completion(until)
+        engine.advance(until, engine.completed + 1)
         state = engine.state
         orders = state.ints[: len(order), I_ORDER]
         for row in np.flatnonzero(orders >= ended).tolist():
@@ -212,9 +213,9 @@ def _engine(case: Case, record: bool) -> Engine:
     """An engine with the case's settings whose batches take one unit of time a stage."""
     settings = case.engine
     engine = Engine(
-        _deployment(settings.pp), settings.policy, cache=settings.cache, keep_plans=record
+        _deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record
     )
-    hidden = settings.policy.ahead or settings.pp > 1
+    hidden = settings.policy.ahead or settings.pp != 1
     engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden))
     return engine
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +12,24 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.catalog import list_devices, load_device
-from ...simulator.deploy.deployment import Deployment, deploy
-from ...simulator.frameworks.vllm_file import EngineFile, read_engine
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.frameworks.settings import EngineSettings
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import engine_settings
+from ...simulator.scenario.load import load
+from ...simulator.scenario.place import deployed
 from ...simulator.serving.run import run
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
+from ...workloads.regular import open_regular
 from ...workloads.requests import RequestBlock, RequestStream
 from ..answers.coverage import coverage, coverage_blocks
-from ..answers.load import load
-from ..show.result import Result, seconds
+from ..show.result import Drawing, Result
+from ..show.text import seconds
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..report import Drawing
 
 F8 = npt.NDArray[np.float64]
 
@@ -143,7 +148,6 @@ class ServingValidation(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots import serving
-        from ..report import Drawing
 
         return [
             Drawing(
@@ -207,9 +211,11 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
 def _replay(folder: Path, kernels: bool) -> ServingRun:
     if not folder.is_dir():
         raise InputError(folder, "is no folder; it should hold a serving run")
-    engine = read_engine(folder)
+    tables = folder / "kernels" if kernels else None
+    scenario = Scenario.of(folder / "config.json", engine=folder, kernels=tables)
+    engine = engine_settings(scenario)
     table = _requests(folder / "requests.csv")
-    deployment = _deployment(folder, engine, kernels)
+    deployment = _deployment(folder, engine, scenario)
     stream = _stream(folder.name, table)
     cache = engine.cache_on(deployment.system.device)
     served = run(deployment, engine.policy, stream, cache=cache)
@@ -230,15 +236,11 @@ def _stream(name: str, table: pd.DataFrame) -> RequestStream:
     return RequestStream(name, True, None, lambda: iter([block]))
 
 
-def _deployment(folder: Path, engine: EngineFile, kernels: bool) -> Deployment:
-    tables = folder / "kernels"
-    name = f"{_device(folder)}-x{engine.tp * engine.dp * engine.pp}"
+def _deployment(folder: Path, engine: EngineSettings, scenario: Scenario) -> Deployment:
+    devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
+    name = f"{_device(folder)}-x{devices}"
     model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
-    return deploy(
-        model, system, tp=engine.tp, dp=engine.dp, pp=engine.pp,
-        ep=engine.ep if model.moe_layers else None,
-        kernels=(str(tables),) if kernels else (), exchange=engine.exchange,
-    )  # fmt: skip
+    return deployed(model, system, scenario.deployment, engine)
 
 
 def _device(folder: Path) -> str:
@@ -261,9 +263,8 @@ def _requests(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path)
-    except FileNotFoundError:
-        raise InputError(path, "does not exist") from None
+        with open_regular(path) as file:
+            table = pd.read_csv(file)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
     lacking = [c for c in ("request_id", *COLUMNS) if c not in table]
@@ -278,6 +279,10 @@ def _requests(path: Path) -> pd.DataFrame:
                 f"{path}:{bad[0] + 2}", f"{name} is {table[name].iloc[bad[0]]!r}, not a number of "
                 f"at least {low:g}",
             )  # fmt: skip
+    for before, after in pairwise(STAMPS):
+        bad = np.flatnonzero(table[before].to_numpy() > table[after].to_numpy())
+        if len(bad):
+            raise InputError(f"{path}:{bad[0] + 2}", f"{before} lies after {after}")
     if table.empty:
         raise InputError(path, "has no requests")
     return table.sort_values(["queued_s", "request_id"], kind="stable").reset_index(drop=True)

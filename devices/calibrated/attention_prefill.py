@@ -205,5 +205,6 @@ def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv:
 ATTENTION_PREFILL = register(
     Family("attention_prefill", "prefill attention", ("attention_prefill",), PARAMETERS,
            QUANTITIES, rows, from_table, from_op,
-           ("launch_s", "packing", "min_waves"), ("gap_s", "fp8_gain", "memory", "cache_rate"))
+           ("launch_s", "packing", "min_waves", "tile_s", "softmax_dim", "wide_head"),
+           ("gap_s", "fp8_gain", "memory", "cache_rate"))
 )  # fmt: skip

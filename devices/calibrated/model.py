@@ -14,7 +14,8 @@ from ..spec import DeviceSpec, ProcessorSpec
 from .family import F8, Family, families
 from .fit import Fit
 from .hardware import hardware
-from .rules import Parameters, parameters
+from .kernel_sets import TYPICAL, shared_parameters
+from .rules import Parameters
 from .terms import O_BOUND, O_COMPUTE, O_FIXED, O_MEMORY, O_SECONDS
 
 INCLUDED = {"combine": "experts"}
@@ -52,7 +53,10 @@ class Model:
         return self.prices(x)[:, O_SECONDS]
 
     def of(self, label: str) -> Model:
-        """The model with one framework's kernels in place of the base of all."""
+        """The model with one framework's kernels, by its name or its label in tables."""
+        held = self.known.under.get(label)
+        if held is not None:
+            return replace(self, known=replace(held, under=self.known.under))
         fit = Fit(self.known.fit.single(self.family, label), {})
         return replace(self, known=replace(self.known, fit=fit))
 
@@ -184,17 +188,23 @@ class CalibratedModel:
         return cost.seconds, weights, cost.fixed_s
 
 
-def calibrated_model(spec: DeviceSpec, processor: ProcessorSpec, base: Roofline) -> CalibratedModel:
-    """Cost model of a GPU-class processor, every family fitted or transferred from similar devices."""
+def calibrated_model(
+    spec: DeviceSpec, processor: ProcessorSpec, base: Roofline, framework: str = TYPICAL
+) -> CalibratedModel:
+    """Cost model of a GPU-class processor, every family fitted or transferred from similar devices.
+
+    Parameters
+    ----------
+    spec : DeviceSpec
+    processor : ProcessorSpec
+    base : Roofline
+    framework : str
+        Whose kernels, of `kernel_sets.FRAMEWORKS`; for every kind of op.
+    """
     h = hardware(spec, processor)
     found: dict[str, Model] = {}
     for family in families().values():
         if family.kinds:
-            model = Model(family, parameters(spec, family), h)
+            model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
     return CalibratedModel(base, found, h)
-
-
-def can_calibrate(processor: ProcessorSpec) -> bool:
-    """Whether a processor is GPU-class, with known cores and clock."""
-    return processor.kind == "xpu" and None not in (processor.cores, processor.clock_Hz)

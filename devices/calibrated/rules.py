@@ -16,7 +16,7 @@ one that no device has rows of gets the base. Families whose frameworks call one
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -48,6 +48,8 @@ class Parameters:
         Of the device's own fit; empty where there is none.
     near : tuple of (str, float)
         Devices the parameters came from with their share, largest first.
+    under : mapping of str to Parameters
+        The same under other frameworks, by name and label.
     """
 
     fit: Fit
@@ -55,6 +57,7 @@ class Parameters:
     rows: int
     errors: dict[str, Errors]
     near: tuple[tuple[str, float], ...] = ()
+    under: Mapping[str, Parameters] = field(default_factory=dict)
 
 
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:

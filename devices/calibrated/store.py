@@ -9,6 +9,7 @@ import numpy as np
 from .calibrate import FamilyFit
 from .errors import Errors
 from .family import Parameter
+from .kernel_sets import Entry
 
 DIGITS = 5
 HEAD = """\
@@ -25,12 +26,41 @@ def device_yaml(device: str, fits: Mapping[str, FamilyFit], base: str) -> str:
     return HEAD.format(device=device, base=base) + "".join(_family(f) for f in fits.values())
 
 
+SET_HEAD = """\
+# Written by `opbyte calibrate --device all`: kernel parameters that devices of one silicon share, in SI
+# units, by family and framework; see docs/calibration.md.
+name: {name}
+date: "{date}"
+families:
+"""
+
+
+def set_yaml(name: str, date: str, held: Mapping[str, Mapping[str, Entry]]) -> str:
+    """YAML of one set of shared parameters."""
+    lines = [SET_HEAD.format(name=name, date=date).rstrip("\n")]
+    for family, entries in held.items():
+        lines.append(f"  {family}:")
+        for framework, entry in entries.items():
+            lines += [
+                f"    {framework}:",
+                f"      basis: {entry.basis}",
+                f"      rows: {entry.rows}",
+            ]
+            if entry.errors is not None:
+                lines.append(f"      errors: [{', '.join(_number(e, 4) for e in entry.errors)}]")
+            inner = ", ".join(
+                f"{k}: {float(f'{v:.{DIGITS}g}')}" for k, v in entry.parameters.items()
+            )
+            lines.append(f"      parameters: {{{inner}}}")
+    return "\n".join(lines) + "\n"
+
+
 def _family(done: FamilyFit) -> str:
     names = sorted({source.partition("/")[0] for source in done.tables})
     source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
     lines = [
         f"  {done.family.name}:",
-        f'    source: "{source}"',
+        f"    source: {_quoted(source)}",
         f"    rows: {done.rows}",
         *(["    form: simple"] if done.simple else []),
         f'    date: "{done.date}"',

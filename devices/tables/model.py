@@ -15,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.kernel_tables import Table, read_tables
 from ...workloads.ops import Op
+from ..calibrated.check import SHORTEST_S, implausible
+from ..calibrated.family import families
 from ..calibrated.formulas import MIXED_DECODE, MIXED_PREFILL, MOE_GRID, SUMS
 from ..calibrated.hardware import hardware
 from ..calibrated.model import CalibratedModel
 from ..calibrated.terms import O_BOUND, O_SECONDS
+from ..catalog import load_device
 from ..cost import BOUNDS, Cost, Evidence, Roof
 from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
 from ..spec import DeviceSpec
@@ -296,6 +299,7 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
             "--kernels", f"holds tables of {', '.join(found) or 'nothing'}, none of {spec.name}"
             f"{nearest(spec.name, found)}",
         )  # fmt: skip
+    _check_own(spec, tables, own)
     curves: dict[tuple[str, ...], Curve] = {}
     if "gemm" in own:
         curves.update(_curves(own["gemm"], "m", ("n", "k"), "gemm"))
@@ -318,6 +322,34 @@ def table_model(spec: DeviceSpec, paths: Iterable[str | Path], base: CalibratedM
         hardware(spec),
         {key: fit for key, fit in fits.items() if fit is not None},
     )
+
+
+def _check_own(spec: DeviceSpec, tables: Mapping[str, Table], own: Mapping[str, Table]) -> None:
+    """Refuse a table of an unknown device alone, and times that the device cannot have.
+
+    The first would be left out and its ops be costed by the model, unseen.
+    """
+    for family, table in own.items():
+        if not len(table):
+            for name in sorted({str(d) for d in tables[family]["device"]}):
+                _check_device(name, str(tables[family].file[0]))
+            continue
+        measured = table["measured_s"]
+        known = families().get(family)
+        reasons = (
+            implausible(known, hardware(spec), known.from_table(table), measured)
+            if known is not None
+            else np.where(measured < SHORTEST_S, "is shorter than any kernel takes", "")
+        )
+        for i in np.flatnonzero(reasons != ""):
+            raise InputError(f"{table.file[i]}:{table.line[i]}", str(reasons[i]))
+
+
+def _check_device(name: str, file: str) -> None:
+    try:
+        load_device(name)
+    except SpecError as error:
+        raise InputError(f"{file}: device {name!r}", error.reason) from None
 
 
 def _curves(

@@ -5,7 +5,7 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_inside, compiled_part
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, remember, share, take
@@ -13,6 +13,7 @@ from .state import (
     C_HITS,
     C_STRETCH,
     F_HELD,
+    F_KEY,
     F_LAST,
     I8,
     I_BLOCKS,
@@ -205,6 +206,28 @@ def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     # What is held changes at whole blocks only, in every window class.
     st.ints[i, I_ROOM] = (tokens + kv.block - 1) // kv.block * kv.block
     return True
+
+
+@compiled_part
+def enqueue(st: State, r: int, i: int) -> None:
+    """Put a request into a rank's queue: before the first with a larger key, else last.
+
+    Preempted requests, which are at the front, stay before all others.
+    """
+    rank, key = st.ranks[r], st.floats[i, F_KEY]
+    before, after = rank[R_TAIL], int64(-1)
+    if before >= 0 and st.ints[before, I_PREEMPTED] == 0 and st.floats[before, F_KEY] > key:
+        before, after = int64(-1), rank[R_HEAD]
+        while st.ints[after, I_PREEMPTED] > 0 or st.floats[after, F_KEY] <= key:
+            before, after = after, st.ints[after, I_NEXT]
+    st.ints[i, I_NEXT] = after
+    if before >= 0:
+        st.ints[before, I_NEXT] = i
+    else:
+        rank[R_HEAD] = i
+    if after < 0:
+        rank[R_TAIL] = i
+    rank[R_WAITING] += 1
 
 
 @compiled_part

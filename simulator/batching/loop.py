@@ -25,6 +25,7 @@ from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, 
 from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import Uneven, uneven_seconds
+from .clients import complete, release
 from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -36,17 +37,14 @@ from .state import (
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
-    C_OPENED,
     C_POLL,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
     C_STRETCH,
-    C_SUBMITTED,
     C_WAITED,
     F8,
-    F_ARRIVAL,
     F_FIRST,
     F_HELD,
     F_LAST,
@@ -56,8 +54,6 @@ from .state import (
     I8,
     I_CACHED,
     I_GENERATED,
-    I_NEXT,
-    I_ORDER,
     I_OUTPUT,
     I_ROOM,
     I_TARGET,
@@ -70,11 +66,9 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
-    R_HEAD,
     R_LATE,
     R_LEFT,
     R_RUNNING,
-    R_TAIL,
     R_WAITING,
     T_BUSY,
     T_KNOWN,
@@ -85,8 +79,8 @@ from .state import (
     State,
 )
 
-REACHED, LOG_FULL, STUCK, WARM = range(4)
-"""Why `advance` returns: time reached, log to be emptied, a bug, warm-up just ended."""
+REACHED, LOG_FULL, STUCK, GOAL = range(4)
+"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for."""
 
 LOG_RATIO = np.log(HIST_RATIO)
 
@@ -101,35 +95,6 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     hist[min(bin_, HIST_BINS - 1)] += times
     clocks[T_TBT_SUM] += gap * times
     clocks[T_TBT_COUNT] += times
-
-
-@compiled_part
-def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
-    """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
-
-    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
-    """
-    counters, ranks = st.counters, st.ranks
-    known = counters[C_OPENED] if closed_loop else counters[C_SUBMITTED]
-    while counters[C_RELEASED] < known:
-        i = counters[C_RELEASED]
-        if st.floats[i, F_ARRIVAL] > known_at:
-            return float(st.floats[i, F_ARRIVAL])
-        best, fewest = 0, 1 << 40
-        for r in range(ranks.shape[0]):
-            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
-            if load < fewest:
-                best, fewest = r, load
-        rank = ranks[best]
-        st.ints[i, I_NEXT] = -1
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL] = i
-        rank[R_WAITING] += 1
-        counters[C_RELEASED] += 1
-    return np.inf
 
 
 @compiled_part
@@ -229,17 +194,6 @@ def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
             middle = (low + high + 1) // 2
         k = low
     return k
-
-
-@compiled_part
-def complete(st: State, i: int, now: float, closed_loop: bool) -> None:
-    """Count a request that has its last token; its client in a closed loop sends the next one."""
-    counters = st.counters
-    st.ints[i, I_ORDER] = counters[C_COMPLETED]
-    counters[C_COMPLETED] += 1
-    if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
-        st.floats[counters[C_OPENED], F_ARRIVAL] = now
-        counters[C_OPENED] += 1
 
 
 @compiled_part
@@ -343,17 +297,17 @@ def write_log(
 @compiled
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
-    closed_loop: bool, warmup: int,
+    closed_loop: bool, goal: int,
 ) -> int:  # fmt: skip
     """Run steps until the clock reaches `until`, nothing is left, or the caller must act.
 
     Every request that arrives before `until` must have been submitted; a step that starts
-    before `until` is finished.
+    before `until` is finished. The step that brings completions up to `goal` is the last one.
 
     Returns
     -------
     int
-        `REACHED`, `LOG_FULL`, `STUCK` or `WARM`; after the second and fourth the caller comes
+        `REACHED`, `LOG_FULL`, `STUCK` or `GOAL`; after the second and fourth the caller comes
         back.
     """
     counters, clocks, moments, ranks = st.counters, st.clocks, st.moments, st.ranks
@@ -403,9 +357,10 @@ def advance(
         if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
-        # arrival behind it changes nothing; ranks choose among themselves by load.
-        cut = until
-        if limits.poll_steps <= 1 and (ranks.shape[0] > 1 or ranks[0, R_WAITING] == 0):
+        # arrival behind it changes nothing; ranks choose among themselves by load, and an order
+        # may put an arrival before it.
+        cut, by_load = until, ranks.shape[0] > 1
+        if limits.poll_steps <= 1 and (by_load or limits.ordered or ranks[0, R_WAITING] == 0):
             cut = min(arrival, until)
         now, first_end, done = start, start, int64(0)
         while done < k and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
@@ -434,5 +389,5 @@ def advance(
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
-        if completed < warmup and counters[C_COMPLETED] >= warmup:
-            return WARM
+        if completed < goal and counters[C_COMPLETED] >= goal:
+            return GOAL

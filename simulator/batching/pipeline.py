@@ -21,17 +21,16 @@ from ...workloads.batch import DECODES, TOKENS
 from ...workloads.jit import compiled, compiled_part, int64
 from ..step.compiled import Books, step_seconds
 from ..step.lowering import Plan
+from .clients import complete, release
 from .holding import drop, found_again
 from .host import paced
 from .kv import KvRules
 from .loop import (
+    GOAL,
     LOG_FULL,
     REACHED,
     STUCK,
-    WARM,
-    complete,
     record_gap,
-    release,
     set_uneven,
     write_log,
 )
@@ -283,9 +282,9 @@ def any_in_flight(pipe: Pipe) -> bool:
 @compiled
 def advance_pipeline(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe, until: float,
-    closed_loop: bool, warmup: int,
+    closed_loop: bool, goal: int,
 ) -> int:  # fmt: skip
-    """`core.advance` with pipeline parallel: a wait that starts before `until` is waited out."""
+    """`loop.advance` with pipeline parallel: a wait that starts before `until` is waited out."""
     counters, clocks = st.counters, st.clocks
     while True:
         now = clocks[T_NOW]
@@ -312,5 +311,5 @@ def advance_pipeline(
         completed = counters[C_COMPLETED]
         clocks[T_NOW] = land(st, kv, pipe, closed_loop)
         clocks[T_BUSY] += clocks[T_NOW] - now
-        if completed < warmup and counters[C_COMPLETED] >= warmup:
-            return WARM
+        if completed < goal and counters[C_COMPLETED] >= goal:
+            return GOAL

@@ -11,7 +11,9 @@ from typing import NamedTuple
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..limits import MAX_SEQUENCES
 from .host import LAUNCH_S, NO_HOST, Host, Pace
+from .orders import ORDERS
 
 MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
@@ -35,11 +37,12 @@ class Limits(NamedTuple):
     even_steps: int
     captured: int
     pace: Pace
+    ordered: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """First come, first served; running sequences before waiting ones.
+    """First come, first served unless there is an order; running sequences before waiting ones.
 
     Attributes
     ----------
@@ -89,6 +92,9 @@ class Policy:
     even_steps : int
         Of data-parallel ranks: prompts start when every rank has one that could, at the latest
         every so many steps; at once where a rank has nothing to decode. 0: they never wait.
+    order : str
+        A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
+        that came first. A preempted request goes before all others.
     host : Host
         What the host's work takes. Behind the devices' with `ahead`, or with several batches in
         flight; kernels are started one by one without `graphs`.
@@ -113,6 +119,7 @@ class Policy:
     even_steps: int = 0
     graphs: bool = False
     host: Host = NO_HOST
+    order: str = ""
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
@@ -141,24 +148,31 @@ class Policy:
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.waiting_load, self.prompts_alone, self.poll_steps,
             self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
-            self.pace(ops, stages),
+            self.pace(ops, stages), bool(self.order),
         )  # fmt: skip
 
 
-MAX_SEQUENCES = 65_536
-"""Most sequences of one rank; each has a slot in every step."""
+def _known_order(policy: Policy) -> None:
+    """Refuse a policy whose order is unknown."""
+    if policy.order:
+        ORDERS[policy.order]  # says which there are
 
-POLICIES: Registry[Policy] = Registry("policy")
 
-POLICIES.register("chunked")(Policy("chunked", 8192, 256, chunked=True, reserve=False))
+POLICIES: Registry[Policy] = Registry("policy", described=True, check=_known_order)
+
+POLICIES.register(
+    "chunked", "prompts in chunks beside decodes (Sarathi-Serve), paged KV cache (vLLM)"
+)(Policy("chunked", 8192, 256, chunked=True, reserve=False))
 """Token budget with chunked prefill (Sarathi-Serve, OSDI 2024) and paged KV (vLLM, SOSP 2023)."""
 
-POLICIES.register("mixed")(Policy("mixed", 524_288, 256, chunked=False, reserve=True))
+POLICIES.register("mixed", "whole prompts beside decodes, as in the Duplex paper's mixed stage")(
+    Policy("mixed", 524_288, 256, chunked=False, reserve=True)
+)
 """Whole prompts join the running decodes: the Duplex paper's mixed stage; the budget is that of
 the authors' simulator (eval/test.cpp)."""
 
 
-POLICIES.register("vllm")(
+POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronous scheduling")(
     Policy(
         "vllm",
         8192,
@@ -183,19 +197,27 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 def make_policy(
     name: str, token_budget: int | None = None, max_sequences: int | None = None
 ) -> Policy:
-    """A registered policy with its limits changed.
+    """A registered policy with its limits changed, and with an order: ``POLICY+ORDER``.
 
     Raises
     ------
     InputError
-        Unknown policy, or a limit outside [1, 2^31).
+        Unknown policy or order, or a limit outside [1, 2^31).
     """
-    if name not in POLICIES:
-        try:
-            POLICIES[name]
-        except InputError as error:
-            raise InputError(f"--policy {name!r}", error.reason) from None
-    return limited(POLICIES[name], token_budget, max_sequences)
+    try:
+        policy = _ordered(name)
+    except InputError as error:
+        raise InputError(f"--policy {name!r}", error.reason) from None
+    return limited(policy, token_budget, max_sequences)
+
+
+def _ordered(name: str) -> Policy:
+    """A registered policy, or one with the order that stands behind a plus sign."""
+    base, plus, order = name.partition("+")
+    if not plus or name in POLICIES:
+        return POLICIES[name]
+    ORDERS[order]  # says which there are
+    return replace(POLICIES[base], name=name, order=order)
 
 
 def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:

@@ -20,6 +20,9 @@ from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 
 I8 = npt.NDArray[np.int64]
 
+MOST_PIECES = 1 << 22
+"""Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
+
 NEXT, PREVIOUS = 0, 1
 USERS, KEY, AFTER, BEFORE = range(4)
 """Columns of `Pool.blocks`: sequences that hold the block; the key of its content (0: none); the next
@@ -63,12 +66,23 @@ def widened(pool: Pool, width: int) -> Pool:
     return pool._replace(held=held)
 
 
+def named(session: I8) -> I8:
+    """What stands for the first hash of a session's requests, below 0.
+
+    A session is one growing text, each request's prompt and output a longer start of it: its
+    pieces need no table of hashes, they are numbered from here on.
+    """
+    return -1 - session * MOST_PIECES
+
+
 @compiled_part
 def content_key(hashes: I8, first: int, hashed: int, request: int, j: int, block: int) -> int:
     """Key of block `j` of a request: odd where `hashed` tokens cover it, else its own."""
     if (j + 1) * block <= hashed:
         parts = PREFIX_BLOCK_TOKENS // block
-        return int((hashes[first + j // parts] * parts + j % parts) * 2 + 1)
+        piece = j // parts
+        content = hashes[first + piece] if first >= 0 else piece - 1 - first
+        return int((content * parts + j % parts) * 2 + 1)
     return ((request << 24) + j) * 2 + 2
 
 

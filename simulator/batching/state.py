@@ -19,20 +19,21 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
- I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_NOTED) = range(16)  # fmt: skip
-NUM_INTS = 16
+ I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_NOTED, I_DONE) = range(17)  # fmt: skip
+NUM_INTS = 17
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
-ones whose content is noted; start in `Pool.hashes`, and tokens that hashes cover. With asynchronous
-scheduling: tokens that its batches in flight on several stages will bring; tokens of it whose content
-was known at its latest plan."""
+ones whose content is noted; start in `Pool.hashes` or the session (`prefix.named`), and tokens that
+hashes cover. With asynchronous scheduling: tokens that its batches in flight on several stages will
+bring; tokens of it whose content was known at its latest plan. Last, not of the row's own request: in
+row k, the k-th request to complete."""
 
-(F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD) = range(5)
-NUM_FLOATS = 5
+(F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
+NUM_FLOATS = 6
 """Columns of `State.floats`: times [s], NaN until they happen, `F_LAST` being the latest token's;
-KV bytes held on one device."""
+KV bytes held on one device; key of the policy's order."""
 
 (R_RUNNING, R_WAITING, R_HEAD, R_TAIL, R_LEFT, R_LATE, R_BLOCKS, R_SLOTS) = range(8)
 NUM_RANK = 8
@@ -41,12 +42,13 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_STRETCH) = range(14)  # fmt: skip
-NUM_COUNTERS = 14
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING, C_STRETCH) = range(16)  # fmt: skip
+NUM_COUNTERS = 16
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
-waiting prompts wait; steps of the latest stretch."""
+waiting prompts wait; row up to which those that arrive by themselves have arrived; entries of
+`Chain.coming`; steps of the latest stretch."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -60,10 +62,31 @@ LOG_COLUMNS = (
 )  # fmt: skip
 """Columns of `State.log`, followed by the busy device-seconds of each processor and of links."""
 
-LOG_ROWS = 65_536
+LOG_ROWS = 128
+"""Stretches between two returns to Python, where signals are looked at and progress is told: few
+enough that an interrupt ends a run at once, many enough that returning costs nothing. A pipeline
+logs one a stage at a time (`layout.MOST_STAGES`)."""
 
 HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Log histogram of token gaps: 0.1 % bins from 1 ns to over 10^6 s."""
+
+
+(H_BEFORE, H_AFTER) = range(2)
+"""Columns of `Chain.links`: rows that a request follows and that follows it; -1 for none."""
+
+
+class Chain(NamedTuple):
+    """Requests that follow each other on one engine."""
+
+    links: I8  # [N, 2]
+    think: F8  # [N] seconds from the end of the one before
+    coming: I8  # [N] opened ones that have not arrived: a heap, soonest first, see `chains`
+
+
+def new_chain() -> Chain:
+    """Return a chain of no requests."""
+    none = np.zeros(0, dtype=np.int64)
+    return Chain(none.reshape(0, 2), np.zeros(0), none)
 
 
 class State(NamedTuple):
@@ -87,7 +110,8 @@ class State(NamedTuple):
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
     pool: Pool
-    plans: Plans | None = None
+    chain: Chain | None  # None where requests follow no others here
+    plans: Plans | None = None  # None where plans are not recorded
 
 
 def new_state(
@@ -97,6 +121,7 @@ def new_state(
     kv_capacity: float,
     blocks: int = 0,
     processors: int = 1,
+    chained: bool = False,
 ) -> State:
     """Return an engine's state without requests; `blocks` of a pool with prefix caching."""
     rank_rows = np.zeros((ranks, NUM_RANK), dtype=np.int64)
@@ -116,11 +141,12 @@ def new_state(
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, len(LOG_COLUMNS) + processors + 1)),
         pool=new_pool(ranks, blocks, sequences if blocks else 1),
+        chain=new_chain() if chained else None,
     )
 
 
-def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
-    """Append requests; the arrays' capacity doubles, so that appending is linear.
+def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
+    """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
 
     Rows are written only when they are taken: what is spare costs addresses, not memory.
     """
@@ -135,6 +161,6 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8) -> State:
     rows[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
     rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
     rows[:, I_OUTPUT] = outputs
-    stamps[:, F_ARRIVAL], stamps[:, F_HELD] = arrival, 0.0
+    stamps[:, F_ARRIVAL], stamps[:, F_HELD], stamps[:, F_KEY] = arrival, 0.0, keys
     st.counters[C_SUBMITTED] += new
     return st

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
-from ...workloads.layers import MixtureOfExperts, Run
-from ...workloads.model import ModelSpec, MoeLayer
+from ...workloads.layers import RoutedKind, Run
+from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import Router, check_routing, make_router
@@ -47,7 +48,7 @@ class ExpertPart:
 
     Attributes
     ----------
-    spec : MixtureOfExperts or ExpertAttention
+    spec : RoutedKind
         The sharded part.
     ep : int
         Groups that hold different experts of it.
@@ -59,7 +60,7 @@ class ExpertPart:
         Pipeline stage that it is part of.
     """
 
-    spec: MoeLayer
+    spec: RoutedKind
     ep: int
     router: Router
     row: int
@@ -105,12 +106,13 @@ class Deployment:
     kernels: tuple[str, ...] = ()
     pools: tuple[Deployment, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
+
     @property
     def lockstep(self) -> bool:
         """Whether ranks advance together: experts that serve all ranks tie them."""
-        return self.layout.dp > 1 and any(
-            isinstance(e.spec, MixtureOfExperts) for e in self.experts
-        )
+        return self.layout.dp > 1 and any(e.spec.routed.spreads for e in self.experts)
 
     @property
     def ranks(self) -> int:
@@ -132,7 +134,7 @@ class Deployment:
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
-            spec, ranks = self.system.device.link, self.system.device.group
+            spec, ranks = self.system.device.link, self.system.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
         inside = spec is self.system.device.link
@@ -171,6 +173,7 @@ def deploy(
     draws: str = "layer",
     costs: str = "auto",
     kernels: Sequence[str] = (),
+    frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
 ) -> Deployment:
     """Put a model on a system.
@@ -180,7 +183,7 @@ def deploy(
     tp, dp, ep, pp : int, optional
         Parallel degrees; see `make_layout`.
     placement, attention : str, optional
-        Override the device's defaults.
+        Override the system's mapping.
     routing : str
         See `workloads.routing`.
     seed : int
@@ -194,6 +197,8 @@ def deploy(
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
+    frameworks : mapping of str to str
+        Kind of op -> whose kernels run it, where measurements tell; see `frameworks.kernels_of`.
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
@@ -211,21 +216,21 @@ def deploy(
         )
     check_routing(routing)
     for where, name, known in (
-        ("--placement", placement, tuple(PLACEMENTS)), ("--attention", attention, ATTENTION),
+        ("--placement", placement, PLACEMENTS), ("--attention", attention, ATTENTION),
         ("--costs", costs, COSTS), ("draws", draws, DRAWS),
         ("exchange", exchange, EXCHANGES),
-        (f"placement of {system.device.name}", system.device.placement, tuple(PLACEMENTS)),
+        (f"mapping.placement of {system.name}", system.mapping.placement, PLACEMENTS),
     ):  # fmt: skip
         if name is not None and name not in known:
             raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
-    if system.device.prefill_share is not None:
+    if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
         sides = tuple(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
-                exchange=exchange,
+                frameworks=frameworks, exchange=exchange,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -233,8 +238,12 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = build_device(system.device, calibrated=costs == "auto", kernels=kernels)
+    device = build_device(
+        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
+    )
     _check_formats(model, device)
+    chosen = system.mapping.attention if attention is None else attention
+    _check_attention(chosen, device)
     return Deployment(
         model=model,
         shard=shard,
@@ -242,8 +251,8 @@ def deploy(
         system=system,
         device=device,
         layout=layout,
-        placement=system.device.placement if placement is None else placement,
-        run=Run(model.numerics, system.device.attention if attention is None else attention),
+        placement=system.mapping.placement if placement is None else placement,
+        run=Run(model.numerics, chosen),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
@@ -262,6 +271,19 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
             )
 
 
+def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
+    """Refuse scores through main memory where attention's seconds are those of fused kernels.
+
+    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
+    bytes and joules those of "unfused", and the op would beat its own memory roofline.
+    """
+    if attention == "unfused" and device.collectives is not None:  # it has kernel models
+        raise InputError(
+            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
+            "was measured fused; add --costs roofline, or leave it out",
+        )  # fmt: skip
+
+
 def _expert_parts(
     stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
 ) -> tuple[ExpertPart, ...]:
@@ -275,7 +297,7 @@ def _expert_parts(
         for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
         for part in layer.expert_parts
     ]
-    sizes = [(part.experts, part.top_k) for part, _, _ in found]
+    sizes = [(part.routed.experts, part.routed.top_k) for part, _, _ in found]
     routers: dict[tuple[int, int], Router] = {}
     for size in dict.fromkeys(sizes):
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
@@ -285,6 +307,6 @@ def _expert_parts(
     out = []
     for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
-        ep = layout.ep if isinstance(part, MixtureOfExperts) else 1
+        ep = layout.ep if part.routed.spreads else 1
         out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
     return tuple(out)

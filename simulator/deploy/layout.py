@@ -18,8 +18,11 @@ from functools import partial
 
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
-from ...workloads.layers import ExpertAttention, MixtureOfExperts
+from ...workloads.layers import LayerKind, is_routed
 from ...workloads.model import Layer, ModelSpec
+
+MOST_STAGES = 128
+"""Pipeline stages; at most as many as `batching.state.LOG_ROWS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +126,13 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
         return pp
     if system.groups % pp:
         raise InputError("--pp", f"{pp} must divide the {system.groups} devices of {system.name}")
+    if pp > MOST_STAGES:
+        raise InputError("--pp", f"must be at most {MOST_STAGES}, not {pp}")
     if pp > len(model.layers):
         raise InputError(
             "--pp", f"{pp} is more than the {len(model.layers)} layers of {model.name}"
         )
-    if system.device.separate:
+    if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError("--pp", f"{reason}, as on {system.name}")
     return pp
@@ -135,16 +140,15 @@ def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:
 
 def _away(system: SystemSpec) -> frozenset[str]:
     """What one of several processors that are devices of their own leaves to the others."""
-    if not system.device.separate:
+    if not system.mapping.separate:
         return frozenset()
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
 
 
 def _experts(model: ModelSpec) -> int | None:
-    """Experts of the model's MoE layers (their greatest common divisor if they differ)."""
-    counts = {
-        layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MixtureOfExperts)
-    }
+    """Experts of all parts whose experts spread (their greatest common divisor if they differ)."""
+    found = [part.routed for layer in model.layers for part in layer.expert_parts]
+    counts = {routed.experts for routed in found if routed.spreads}
     return math.gcd(*counts) if counts else None
 
 
@@ -164,9 +168,10 @@ def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | No
 
 
 def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int) -> int:
-    if any(isinstance(layer.mixer, ExpertAttention) for layer in model.layers):
+    parts = [part for layer in model.layers for part in layer.expert_parts]
+    if not all(part.routed.spreads for part in parts):
         return 1
-    widest = system.nodes if system.device.experts == "tensor-parallel" else devices
+    widest = system.nodes if system.mapping.experts == "tensor-parallel" else devices
     return max(d for d in range(1, min(widest, experts) + 1) if devices % d == 0 == experts % d)
 
 
@@ -189,9 +194,13 @@ def shard_model(model: ModelSpec, layout: Layout) -> ModelSpec:
 
     def shard(layer: Layer) -> Layer:
         layer = _shard_dense(layer, layout.tp)
-        if isinstance(layer.ffn, MixtureOfExperts):
-            layer = replace(layer, ffn=layer.ffn.shard_experts(layout.ep, layout.expert_tp))
-        return layer
+        ffn = None if layer.ffn is None else spread(layer.ffn)
+        return replace(layer, mixer=spread(layer.mixer), ffn=ffn)
+
+    def spread(part: LayerKind) -> LayerKind:
+        if not is_routed(part) or not part.routed.spreads:
+            return part
+        return part.shard_experts(layout.ep, layout.expert_tp)
 
     return model.map_layers(shard)
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ...devices.device import Processor, Region, SharedMemoryDevice
 from ...workloads.errors import InputError, SpecError
 from ...workloads.ops import Loads, Op
-from ...workloads.registry import Registry
+from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
 """A split must beat another by more than rounding: with equal loads two can last equally long,
@@ -60,8 +60,6 @@ class Rule:
     score : callable
         ``score(option)``, a plain function of numbers that Numba can compile, since simulations
         call it compiled.
-    title : str
-        For lists: the first line of its docstring.
     priced : bool
         Whether it reads seconds or joules.
     shares : bool
@@ -69,12 +67,19 @@ class Rule:
     """
 
     score: Callable[[Option], float]
-    title: str
     priced: bool = False
     shares: bool = False
 
 
-PLACEMENTS: Registry[Rule] = Registry("placement")
+def _number(rule: Rule) -> None:
+    """Refuse a rule that gives no number."""
+    try:
+        float(rule.score(Option(0, False, 1.0, 1.0, 1.0)))
+    except Exception as error:
+        raise InputError("its score", f"must give a number ({error})") from error
+
+
+PLACEMENTS: Registry[Rule] = Registry("placement", described=True, check=_number)
 
 Score = Callable[[Option], float]
 
@@ -89,14 +94,7 @@ def placement(name: str, *, priced: bool = False, shares: bool = False) -> Calla
     """
 
     def add(score: Score) -> Score:
-        title = (score.__doc__ or "").strip().partition("\n")[0].rstrip(".")
-        if not title:
-            raise InputError(f"placement {name!r}", "needs a docstring, whose first line names it")
-        try:
-            float(score(Option(0, False, 1.0, 1.0, 1.0)))
-        except Exception as error:
-            raise InputError(f"placement {name!r}", f"must give a number ({error})") from error
-        PLACEMENTS.register(name)(Rule(score, title, priced, shares))
+        PLACEMENTS.register(name, first_line(score))(Rule(score, priced, shares))
         return score
 
     return add
@@ -132,7 +130,7 @@ def co_process(o: Option) -> float:
     return 0.0 if o.near and o.place > 0 else 1.0 + o.place
 
 
-BUILT_IN = tuple(PLACEMENTS)
+BUILT_IN = PLACEMENTS.names()
 """Names of this module's rules, whose place here is their code in compiled code."""
 
 
@@ -161,7 +159,13 @@ def able(processors: Sequence[Processor], kind: str) -> list[Processor]:
     return [p for p in processors if p.can_run(kind)]
 
 
-def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: bool) -> list[Region]:
+def regions(
+    ops: Sequence[Op],
+    device: SharedMemoryDevice,
+    rule: str,
+    mixed: bool,
+    splitter: str = "paper",
+) -> list[Region]:
     """Place ops on processors; ops run one region after another.
 
     Parameters
@@ -172,6 +176,8 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
         One of `PLACEMENTS`.
     mixed : bool
         Whether the stage holds any prefill.
+    splitter : str
+        How co-processing divides experts; see `split_experts`.
     """
     chosen = PLACEMENTS[rule]
     processors = processors_of(device)
@@ -180,7 +186,7 @@ def regions(ops: Sequence[Op], device: SharedMemoryDevice, rule: str, mixed: boo
         can = able(processors, op.kind)
         if chosen.shares and op.kind == "experts" and len(can) > 1:
             both = (can[0], can[1])
-            split = split_experts(op, *both, device.spec.memory.spaces, device.spec.splitter)
+            split = split_experts(op, *both, device.spec.memory.spaces, splitter)
             out += [split, *added_sums(split, processors)]
             continue
         name = choose(chosen, op, can, processors, mixed).name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...workloads.batch import Moments
-from ...workloads.layers import MixtureOfExperts, Run
+from ...workloads.layers import RoutedKind, Run, is_routed
 from ...workloads.model import Layer, ModelSpec, head_ops
 from ...workloads.ops import Op
 from .layout import Layout
@@ -107,7 +107,7 @@ def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[
     return ops
 
 
-def _exchanged(op: Op, part: MixtureOfExperts, tokens: float, layout: Layout, run: Run) -> list[Op]:
+def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:
     """The experts between what sends tokens to them and what brings their outputs back."""
     if layout.gather:
         moved = (tokens, part.hidden, layout.dp, run)
@@ -115,7 +115,7 @@ def _exchanged(op: Op, part: MixtureOfExperts, tokens: float, layout: Layout, ru
             gather_tokens("all_gather", "dispatch", *moved), op,
             gather_tokens("reduce_scatter", "collect", *moved),
         ]  # fmt: skip
-    sent = (tokens, part.hidden, part.top_k, layout.tp, layout.dp, run)
+    sent = (tokens, part.hidden, part.routed.top_k, layout.tp, layout.dp, run)
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
 
 
@@ -132,9 +132,9 @@ def layer_program(
     hidden = layer.mixer.hidden
     for part, ops in zip(layer.parts, parts, strict=True):
         ops = _with_transfers(ops, tokens, layout, hidden, run)
-        exchange = isinstance(part, MixtureOfExperts) and layout.dp > 1
         for op in ops:
-            if exchange and isinstance(part, MixtureOfExperts) and op.kind == "experts":
+            exchange = layout.dp > 1 and op.kind == "experts"
+            if exchange and is_routed(part) and part.routed.spreads:
                 out += _exchanged(op, part, tokens, layout, run)
             else:
                 out.append(op)

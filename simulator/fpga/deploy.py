@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from ...devices.fpga.resources import ON_CHIP_SLACK, check_resources, engine_of
 from ...devices.fpga.spec import EngineSpec
 from ...devices.spec import DeviceSpec
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
-from ...workloads.layers import MixtureOfExperts, PatchEmbedding, Run
+from ...workloads.layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from ...workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from ...workloads.ops import Loads
 from ...workloads.routing import make_router
@@ -63,9 +65,9 @@ class FpgaDeployment:
         return self.model.front
 
     @property
-    def moe(self) -> MixtureOfExperts | None:
+    def moe(self) -> RoutedKind | None:
         """The experts of the first MoE layer; None for a dense model."""
-        blocks = [la.ffn for la in self.model.layers if isinstance(la.ffn, MixtureOfExperts)]
+        blocks = [la.ffn for la in self.model.layers if is_routed(la.ffn)]
         return blocks[0] if blocks else None
 
 
@@ -126,26 +128,27 @@ def step_program(
     d: FpgaDeployment, batch: Batch, routing: str = "uniform", seed: int = 0
 ) -> Program:
     """One step of a language model over a batch, queues drawn by the routing."""
-    moe = [la.ffn for la in d.model.layers if isinstance(la.ffn, MixtureOfExperts)]
+    moe = [la.ffn.routed for la in d.model.layers if is_routed(la.ffn)]
     routers = {
         size: make_router(routing, layers=len(moe), experts=size[0], top_k=size[1], seed=seed)
         for size in dict.fromkeys((m.experts, m.top_k) for m in moe)
     }
     loads: list[Loads | None] = []
     for layer in d.model.layers:
-        if isinstance(layer.ffn, MixtureOfExperts):
-            row = sum(x is not None for x in loads)
-            loads.append(routers[layer.ffn.experts, layer.ffn.top_k].loads(0, row, batch))
+        if is_routed(layer.ffn):
+            row, routed = sum(x is not None for x in loads), layer.ffn.routed
+            loads.append(routers[routed.experts, routed.top_k].loads(0, row, batch))
         else:
             loads.append(None)
     return _program(d, batch, loads)
 
 
-def _expected(part: object, tokens: int) -> Loads | None:
+def _expected(part: LayerKind | None, tokens: int) -> Loads | None:
     """Even queues; an image's own routing replaces them when it runs."""
-    if not isinstance(part, MixtureOfExperts):
+    if not is_routed(part):
         return None
-    return Loads.expected(float(tokens), part.top_k, part.experts, float(part.experts))
+    routed = part.routed
+    return Loads.expected(float(tokens), routed.top_k, routed.experts, float(routed.experts))
 
 
 def _program(d: FpgaDeployment, batch: Batch, loads: Sequence[Loads | None]) -> Program:
@@ -180,11 +183,13 @@ def on_chip_bytes(d: FpgaDeployment, schedule: str) -> float:
     table = engine.buffers.others.get("router_bytes", 0.0)
     if moe is None:
         return others - table + pair
-    weights = (moe.weights()[0].total // moe.held) + (moe.matrices - 1) * moe.width + moe.hidden
+    shape = moe.expert_op(Loads(np.ones(1), np.ones(1)), Run(d.model.numerics)).shape
+    hidden, inter, matrices = (shape[name] for name in ("hidden", "inter", "matrices"))
+    weights = matrices * hidden * inter + (matrices - 1) * inter + hidden  # with biases
     expert = weights * (engine.weight_bits or 16) / 8
-    held = {"reordered": 0, "on-chip": moe.experts}
+    held = {"reordered": 0, "on-chip": moe.routed.experts}
     held["cache"] = int(engine.cache.experts) if engine.cache else 0
-    gate = moe.experts * moe.hidden * (engine.weight_bits or 16) / 8
+    gate = moe.routed.experts * moe.hidden * (engine.weight_bits or 16) / 8
     return others - table + gate + max(pair, held[schedule] * expert)
 
 

@@ -173,7 +173,8 @@ def _router(d: FpgaDeployment, tasks: I8, routing: str, seed: int) -> ImageRoute
     if len(tasks) and not 0 <= int(tasks.min()) <= int(tasks.max()) < count:
         raise InputError("tasks", f"must be in [0, {count - 1}] for {d.model.name}")
     return make_image_router(routing, tasks=count, layers=d.model.moe_layers,
-                             experts=d.moe.experts, top_k=d.moe.top_k, seed=seed)  # fmt: skip
+                             experts=d.moe.routed.experts, top_k=d.moe.routed.top_k,
+                             seed=seed)  # fmt: skip
 
 
 def _routes(router: ImageRouter | None, image: int, task: int) -> Callable[[ExpertBlock], Any]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...devices.spec import DeviceSpec
 from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
 from ..batching.host import Host
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
-from ..batching.policies import MAX_SEQUENCES, POLICIES, Policy
-from .vllm_rules import DEFAULT_VERSION, ONLY, PARTS, READ, RULES, Rules, misspelt, rules_of
+from ..batching.policies import POLICIES, Policy
+from ..limits import MAX_SEQUENCES
+from .settings import EngineSettings
+from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
 
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
@@ -21,68 +23,26 @@ ENGINES = ("vllm",)
 EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
 """How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
 (vllm/config/parallel.py; AgRsAll2AllManager in distributed/device_communicators/all2all.py)."""
+KEYS = (
+    "engine", "kv_cache", "hardware", "host", "tensor_parallel_size", "data_parallel_size",
+    "pipeline_parallel_size", "enable_expert_parallel", "max_num_batched_tokens", "max_num_seqs",
+    "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
+    "kv_cache_dtype", "all2all_backend", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
+    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "version",
+    "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
+    "long_prefill_token_threshold", "scheduling_policy", *ONLY,
+)  # fmt: skip
+"""Every key that is read, of the file and of its parts."""
 D = TypeVar("D", int, None)
 NULL_BLOCKS = 1
 """vLLM keeps one block of its pool as a placeholder (BlockPool.null_block)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineFile:
-    """What an engine was started with.
-
-    Attributes
-    ----------
-    policy : Policy
-    cache : CacheSettings
-    tp, dp : int
-        Tensor- and data-parallel degrees.
-    pp : int
-        Pipeline stages.
-    ep : int
-        Groups the experts are dealt to: all devices of a stage with expert parallelism, else 1.
-    max_model_len : int or None
-        Longest prompt plus output [tokens].
-    dtype, kv_dtype : str or None
-        Formats of linear weights and of the KV cache; None = the model's own.
-    memory_share : float
-        Fraction of a device's memory for weights and cache.
-    memory_bytes : float or None
-        Memory of one device as the engine saw it [B].
-    device_name : str
-        GPU as its driver names it; empty if the file does not say.
-    exchange : str
-        How data-parallel ranks share experts; see `deployment.deploy`.
-    warnings : tuple of str
-        Keys that look misspelt.
-    """
-
-    policy: Policy
-    cache: CacheSettings
-    tp: int
-    dp: int
-    pp: int
-    ep: int
-    max_model_len: int | None
-    dtype: str | None
-    kv_dtype: str | None
-    memory_share: float
-    memory_bytes: float | None
-    device_name: str
-    exchange: str
-    warnings: tuple[str, ...] = ()
-
-    def cache_on(self, device: DeviceSpec) -> CacheSettings:
-        """Cache settings on a device: without a number of blocks, what the memory holds."""
-        if self.cache.blocks is not None:
-            return self.cache
-        total = self.memory_bytes or device.memory.capacity_bytes
-        return CacheSettings(self.cache.block_tokens, None, total * self.memory_share)
-
-
-def read_engine(path: str | Path) -> EngineFile:
+def read_engine(path: str | Path) -> EngineSettings:
     """Read an ``engine.json`` (the form of LLMServingSim's validation runs).
 
     Keys that do not bear on time are ignored; those that do and are not simulated are refused.
+    `EngineSettings.doubts` names those that look misspelt.
 
     Raises
     ------
@@ -95,7 +55,7 @@ def read_engine(path: str | Path) -> EngineFile:
     return engine_of(path, read_json_object(path))
 
 
-def engine_of(path: Path, values: dict[str, Any]) -> EngineFile:
+def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
     """The same from the object that the file holds."""
     keys = _Keys(path, values)
     engine = keys.text("engine", "vllm")
@@ -108,7 +68,7 @@ def engine_of(path: Path, values: dict[str, Any]) -> EngineFile:
     dp = keys.count("data_parallel_size", 1)
     blocks = cache.count("num_gpu_blocks", None)
     max_model_len = keys.count("max_model_len", None)
-    return EngineFile(
+    return EngineSettings(
         policy=_policy(keys, cache, host, rules, max_model_len),
         cache=CacheSettings(
             cache.count("block_size", BLOCK_TOKENS),
@@ -124,17 +84,11 @@ def engine_of(path: Path, values: dict[str, Any]) -> EngineFile:
         memory_share=cache.share("gpu_memory_utilization", rules.memory_share),
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
+        given=True,
         exchange=EXCHANGES.get(
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),
-        warnings=tuple(
-            f"{path}: {part.prefix}{key} is not known; did you mean {part.prefix}{near!s}?"
-            for part, known in (
-                (keys, (*READ, *ONLY)),
-                *((part, PARTS[part.prefix[:-1]]) for part in (cache, hardware, host)),
-            )
-            for key, near in misspelt(part.values, known)
-        ),
+        doubts=tuple(d for part in (keys, cache, hardware, host) for d in part.doubts()),
     )
 
 
@@ -196,6 +150,17 @@ class _Keys:
     path: Path
     values: dict[str, Any]
     prefix: str = ""
+
+    def doubts(self) -> list[str]:
+        """Warnings about keys that are probably misspelt."""
+        found = []
+        for key in self.values:
+            close = get_close_matches(key, KEYS, n=1, cutoff=0.85)
+            if key not in KEYS and key not in HARMLESS and close:
+                found.append(
+                    f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?"
+                )
+        return found
 
     def _wrong(self, key: str, wanted: str) -> SpecError:
         return SpecError(

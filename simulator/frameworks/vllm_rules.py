@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,37 +65,9 @@ ONLY: Mapping[str, tuple[Any, str]] = {
 }
 """Settings that bear on time and of which only one value, their default, is simulated, and why."""
 
-READ = (
-    "engine", "version", "engine_version", "max_num_batched_tokens", "max_num_scheduled_tokens",
-    "max_num_seqs", "max_model_len", "tensor_parallel_size", "data_parallel_size",
-    "pipeline_parallel_size", "enable_expert_parallel", "all2all_backend", "enforce_eager",
-    "async_scheduling", "enable_chunked_prefill", "long_prefill_token_threshold",
-    "scheduling_policy", "dtype", "kv_cache_dtype", "kv_cache", "hardware", "host",
-)  # fmt: skip
-"""Keys of the file that are read."""
-
-PARTS = {
-    "kv_cache": ("block_size", "num_gpu_blocks", "gpu_memory_utilization", "enable_prefix_caching"),
-    "hardware": ("device_total_memory_bytes", "device_name"),
-    "host": ("step_ms", "sequence_us", "launch_us"),
-}
-"""Keys of its objects that are read."""
-
 HARMLESS = frozenset({
     "model", "served_model_name", "seed", "num_cpu_blocks", "kv_cache_memory_bytes",
     "num_kv_tokens", "torch_version", "cuda_version", "device_count", "device_capability",
     "swap_space", "disable_log_requests", "disable_log_stats", "trust_remote_code", "tokenizer",
 })  # fmt: skip
 """Keys of vLLM's that say what ran and do not bear on time, though some look like others."""
-
-
-def misspelt(keys: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]]:
-    """Keys that are not known but close to one that is, each with that one."""
-    names, out = sorted(known), []
-    for key in keys:
-        if key in names or key in HARMLESS:
-            continue
-        close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
-        if close:
-            out.append((key, close[0]))
-    return out

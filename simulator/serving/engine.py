@@ -1,38 +1,40 @@
-"""Serving engines on a SimPy clock: one process per lock-step group of ranks.
+"""A serving engine: one lock-step group of ranks.
 
-An engine is the compiled loop of `core` behind three calls: `submit` requests, `advance` to a
-time, read its stamps. The clock and whatever engines share (sources, routers, links, faults)
-belong to SimPy; one event covers all steps between two blocks of arrivals.
+It is the compiled loop of `batching.loop` behind three calls: `submit` requests, `advance` to a time
+or to so many completions, read its stamps. What engines share (arrivals, routers, links, faults) is
+the driver's, see `driver`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import simpy
 
 from ...workloads.errors import InputError
-from ...workloads.requests import PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream
+from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
+from ..batching.chains import linked, open_clients
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
-from ..batching.loop import LOG_FULL, STUCK, WARM, advance
+from ..batching.loop import LOG_FULL, STUCK, advance
+from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import widened
+from ..batching.prefix import named, widened
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
+    C_HITS,
     C_LOG,
     C_OPENED,
     C_PREEMPTIONS,
     C_PROMPT,
+    C_RELEASED,
     C_STEPS,
     C_SUBMITTED,
+    C_WALK,
     F_ARRIVAL,
     F_FIRST,
     F_LAST,
@@ -42,6 +44,8 @@ from ..batching.state import (
     I_HASHES,
     I_INPUT,
     I_TARGET,
+    LOG_ROWS,
+    T_KNOWN,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -57,8 +61,8 @@ F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 
-PLANS_KEPT = 256
-"""Steps after which recorded plans are taken out of the state."""
+LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
+"""Counters of what an engine has done, which outlast its failures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,10 @@ class Engine:
     deployment, policy
         What runs, and how it is batched.
     clients : int or None
-        Closed loop: requests in flight at once.
-    warmup : int
-        Completions after which rates and gap statistics start.
+        Closed loop: requests in flight at once, or sessions where requests follow each other.
+    chained : bool
+        Whether requests that follow others arrive here when those have ended; all of them must
+        then be submitted here, in order of their ids from 0. If not, they arrive as submitted.
     keep_log : bool
         Keep the log of stretches (stages.csv).
     cache : CacheSettings
@@ -108,7 +113,7 @@ class Engine:
     policy: Policy
     replica: int = 0
     clients: int | None = None
-    warmup: int = 0
+    chained: bool = False
     keep_log: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
     keep_plans: bool = False
@@ -122,7 +127,6 @@ class Engine:
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
-    ids: list[I8] = field(init=False, default_factory=list)
     contents: dict[Hashable, int] = field(init=False, default_factory=dict)
     hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
 
@@ -131,29 +135,52 @@ class Engine:
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
-        self.books = new_books(self.plan, self.policy.max_sequences)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
-        moments = self.plan.forms.shape[2] - 1
-        self.state = new_state(
-            self.deployment.ranks, self.policy.max_sequences, moments, self.kv.capacity,
-            self.kv.blocks if self.kv.cached else 0, len(self.slots.processors),
-        )  # fmt: skip
-        stages, ranks = self.plan.stages, self.deployment.ranks
-        if stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
+        if self.plan.stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
             raise InputError(
                 "--pp",
                 f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
             )
-        self.pipe = new_pipe(stages, ranks, self.policy.max_sequences) if stages > 1 else None
-        if self.keep_plans:
-            plans = new_plans(PLANS_KEPT * (stages + 2), PLANS_KEPT * 2 * self.policy.max_sequences)
-            self.state = self.state._replace(log=self.state.log[:PLANS_KEPT], plans=plans)
+        self.books = new_books(self.plan, self.policy.max_sequences)
+        self._empty()
         self.warm = self.mark()
+
+    def _empty(self) -> None:
+        """Begin without requests, at time 0."""
+        stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
+        moments = self.plan.forms.shape[2] - 1
+        self.state = new_state(
+            ranks, most, moments, self.kv.capacity, self.kv.blocks if self.kv.cached else 0,
+            len(self.slots.processors), self.chained,
+        )  # fmt: skip
+        if self.keep_plans:
+            plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
+            self.state = self.state._replace(plans=plans)
+        self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
+        self.contents, self.hashes = {}, 0
+
+    def fail(self, now: float) -> None:
+        """Lose all requests and caches; what was done until now stays in the books."""
+        old = self.state
+        self._empty()
+        self.state.counters[LASTING] = old.counters[LASTING]
+        old.clocks[[T_NOW, T_KNOWN]] = now
+        pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
+        self.state = self.state._replace(clocks=old.clocks, hist=old.hist, log=old.log, pool=pool)
 
     @property
     def now(self) -> float:
         """Time reached [s]; a step that began before the asked-for time may end after it."""
         return float(self.state.clocks[T_NOW])
+
+    @property
+    def ready(self) -> float:
+        """Time before which no step can begin [s], as far as that is known."""
+        counters = self.state.counters
+        idle = counters[C_RELEASED] == counters[C_COMPLETED]
+        if not idle or self.chained or counters[C_WALK] == counters[C_SUBMITTED]:
+            return self.now
+        return max(self.now, float(self.state.floats[counters[C_WALK], F_ARRIVAL]))
 
     @property
     def done(self) -> bool:
@@ -170,70 +197,114 @@ class Engine:
             self.books.wall.copy(),
         )  # fmt: skip
 
-    def submit(self, block: RequestBlock) -> None:
-        """Queue requests; open loop: in order of arrival, none earlier than submitted before.
+    @property
+    def submitted(self) -> int:
+        """Requests submitted so far."""
+        return int(self.state.counters[C_SUBMITTED])
+
+    @property
+    def completed(self) -> int:
+        """Requests that have their last token by the end of the latest step."""
+        return int(self.state.counters[C_COMPLETED])
+
+    def check(self, block: RequestBlock) -> None:
+        """Refuse requests that could never run here.
 
         Raises
         ------
         CapacityError
             A request whose KV cache could never fit, even alone.
+        InputError
+            Prefix hashes that blocks of this size cut.
         """
         check_fits(
             self.kv, block.input_tokens, block.output_tokens, block.request_id,
             self.deployment.system.name,
         )  # fmt: skip
+        told = block.hash_ids is not None or block.turns is not None
+        if self.kv.cached and told and PREFIX_BLOCK_TOKENS % self.kv.block:
+            raise InputError(
+                "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
+                f"not be {self.kv.block}",
+            )  # fmt: skip
+
+    def submit(self, block: RequestBlock) -> None:
+        """Queue requests; open loop: in order of arrival, none earlier than submitted before.
+
+        Raises
+        ------
+        CapacityError, InputError
+            See `check`.
+        """
+        self.check(block)
+        self.widen(int((block.input_tokens + block.output_tokens).max(initial=0)))
+        self.add(block)
+
+    def widen(self, tokens: int) -> None:
+        """Make room for the blocks of requests of so many tokens, prompt and output."""
+        if self.kv.cached:
+            pool = widened(self.state.pool, -(-tokens // self.kv.block))
+            self.state = self.state._replace(pool=pool)
+
+    def add(self, block: RequestBlock) -> None:
+        """Queue requests that have been checked and made room for."""
+        chained = self.chained and block.turns is not None
         arrival = block.arrival_s
-        if self.clients is not None:
+        if self.clients is not None and not chained:
             arrival = np.full(len(block), np.inf)
-        self.state = grown(self.state, arrival, block.input_tokens, block.output_tokens)
-        self.ids.append(block.request_id)
+        lengths = block.input_tokens, block.output_tokens
+        keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
+        self.state = grown(self.state, arrival, *lengths, keys)
         if self.kv.cached:
             self._note_content(block)
+        if chained:
+            self.state = linked(self.state, block)
         if self.clients is not None:
-            self._open(self.clients)
+            self._open(self.clients, chained)
 
     def _note_content(self, block: RequestBlock) -> None:
-        """Prefix hashes of new requests, and room for the blocks of the longest."""
-        longest = int((block.input_tokens + block.output_tokens).max(initial=0))
-        pool = widened(self.state.pool, -(-longest // self.kv.block))
-        ids, covered = _contents(block)
-        if ids is not None:
-            if PREFIX_BLOCK_TOKENS % self.kv.block:
-                raise InputError(
-                    "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
-                    f"not be {self.kv.block}",
-                )  # fmt: skip
-            numbers = [self.contents.setdefault(h, len(self.contents)) for own in ids for h in own]
-            counts = np.array([len(own) for own in ids], dtype=np.int64)
-            rows = self.state.ints[int(self.state.counters[C_SUBMITTED]) - len(block) :][
-                : len(block)
-            ]
-            rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
-            rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, covered)
-            if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
-                pool = pool._replace(
-                    hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers)))
-                )
-            pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
-            self.hashes += len(numbers)
-        self.state = self.state._replace(pool=pool)
+        """Names of the content of new requests' blocks: a trace's hashes, or their session."""
+        ids, counters = block.hash_ids, self.state.counters
+        rows = self.state.ints[int(counters[C_SUBMITTED]) - len(block) : counters[C_SUBMITTED]]
+        if ids is None:
+            if block.turns is not None:
+                rows[:, I_HASHES] = named(block.turns.session)
+                rows[:, I_HASHED] = block.input_tokens + block.output_tokens
+            return
+        numbers = [self.contents.setdefault(h, len(self.contents)) for own in ids for h in own]
+        counts = np.array([len(own) for own in ids], dtype=np.int64)
+        rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
+        rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
+        pool = self.state.pool
+        if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
+            pool = pool._replace(hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers))))
+            self.state = self.state._replace(pool=pool)
+        pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
+        self.hashes += len(numbers)
 
-    def _open(self, clients: int) -> None:
-        """Give the first `clients` requests of a closed loop their arrival at time 0."""
+    def _open(self, clients: int, chained: bool) -> None:
+        """Give the first requests of a closed loop their arrival at time 0, one a client."""
         counters = self.state.counters
+        if chained:
+            open_clients(self.state, clients)
+            return
         first = min(clients, int(counters[C_SUBMITTED]))
         if counters[C_OPENED] < first:
             self.state.floats[counters[C_OPENED] : first, F_ARRIVAL] = 0.0
             counters[C_OPENED] = first
 
-    def advance(self, until: float) -> float:
-        """Run until `until` or until nothing is left; returns the time reached [s]."""
-        while True:
-            status = self._run(until, self.warmup)
-            if status == WARM:
-                self.end_warmup()
-            elif status != LOG_FULL:
-                return self.now
+    def advance(self, until: float, goal: int = 0) -> float:
+        """Run until `until`, until `goal` requests have completed or nothing is left.
+
+        Returns
+        -------
+        float
+            The time reached [s]: that of the end of a step.
+        """
+        status = LOG_FULL
+        while status == LOG_FULL:
+            status = self._run(until, goal)
+        return self.now
 
     def resume(
         self, block: RequestBlock, generated: int, cached: int, first_s: float, last_s: float
@@ -243,7 +314,8 @@ class Engine:
         Parameters
         ----------
         block : RequestBlock
-            The request; its output counts all tokens, those generated before too.
+            The request, checked and made room for; its output counts all tokens, those generated
+            before too.
         generated : int
             Tokens generated so far; they are part of what must be in the cache.
         cached : int
@@ -252,7 +324,7 @@ class Engine:
             When its first and its latest token came [s].
         """
         row = int(self.state.counters[C_SUBMITTED])
-        self.submit(block)
+        self.add(block)
         if generated:
             request, stamps = self.state.ints[row], self.state.floats[row]
             request[I_GENERATED], request[I_CACHED] = generated, cached
@@ -261,21 +333,10 @@ class Engine:
             stamps[F_FIRST], stamps[F_LAST] = first_s, last_s
         return row
 
-    def advance_to_completion(self, until: float) -> float:
-        """Run until `until`, until a request completes or nothing is left; the time reached [s].
-
-        What shares a clock with other engines must stop where it may change them.
-        """
-        goal = int(self.state.counters[C_COMPLETED]) + 1
-        status = LOG_FULL
-        while status == LOG_FULL:
-            status = self._run(until, goal)
-        return self.now
-
-    def _run(self, until: float, completions: int) -> int:
+    def _run(self, until: float, goal: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
         what = self.plan, self.limits, self.kv, self.state, self.books
-        how = until, self.clients is not None, completions
+        how = until, self.clients is not None, goal
         if self.pipe is None:
             status = advance(*what, *how)
         else:
@@ -301,118 +362,3 @@ class Engine:
         self.warm = self.mark()
         self.state.hist[:] = 0
         self.state.clocks[[T_TBT_SUM, T_TBT_COUNT]] = 0.0
-
-
-def _contents(block: RequestBlock) -> tuple[Sequence[Sequence[Hashable]] | None, I8]:
-    """Names of the content of each request's blocks, and how many tokens they cover.
-
-    A trace's hashes cover prompts. A session is one growing text, each request's prompt and output
-    a longer start of it, whose pieces are named here; they cover outputs too.
-    """
-    if block.hash_ids is not None or block.turns is None:
-        return block.hash_ids, block.input_tokens
-    covered = block.input_tokens + block.output_tokens
-    counts = (-(-covered // PREFIX_BLOCK_TOKENS)).tolist()
-    sessions = block.turns.session.tolist()
-    names = [[(s, k) for k in range(n)] for s, n in zip(sessions, counts, strict=True)]
-    return names, covered
-
-
-Progress = Callable[[int, int, float], None]
-"""Told (requests completed, requests known, simulated seconds) a few times a second."""
-
-
-def serve(engines: list[Engine], stream: RequestStream, progress: Progress | None = None) -> float:
-    """Run a stream of requests through engines, dealt to them in turn (round robin).
-
-    Returns
-    -------
-    float
-        Time of the last completion [s].
-    """
-    env = simpy.Environment()
-    inboxes = [simpy.Store(env) for _ in engines]
-    for engine, inbox in zip(engines, inboxes, strict=True):
-        env.process(_engine_process(env, engine, inbox, _report(engines, progress)))
-    env.process(_source(env, stream, inboxes))
-    env.run()
-    return max(engine.now for engine in engines)
-
-
-def _source(
-    env: simpy.Environment, stream: RequestStream, inboxes: list[simpy.Store]
-) -> Generator[simpy.Event, Any, None]:
-    """Deal blocks of arrivals; a block is known to engines before its first arrival."""
-    for block, horizon in _with_horizon(iter(stream)):
-        for i, inbox in enumerate(inboxes):
-            mine = (block.request_id % len(inboxes)) == i
-            share = RequestBlock(
-                block.request_id[mine], block.arrival_s[mine], block.input_tokens[mine],
-                block.output_tokens[mine], _of(block.hash_ids, mine),
-                None if block.turns is None else block.turns.take(mine),
-            )  # fmt: skip
-            yield inbox.put((share, horizon))
-        if stream.closed_loop is None and np.isfinite(horizon):
-            yield env.timeout(max(horizon - env.now, 0.0))
-
-
-def _of(ids: HashIds | None, mine: npt.NDArray[np.bool_]) -> HashIds | None:
-    return None if ids is None else tuple(ids[i] for i in np.flatnonzero(mine))
-
-
-def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:
-    """Each block with the time up to which all arrivals are then known (infinity at the end)."""
-    held: RequestBlock | None = None
-    for block in blocks:
-        if held is not None:
-            yield held, float(block.arrival_s[0])
-        held = block
-    if held is not None:
-        yield held, np.inf
-
-
-def _report(engines: list[Engine], progress: Progress | None) -> Callable[[], None] | None:
-    if progress is None:
-        return None
-
-    def report() -> None:
-        done = sum(int(e.state.counters[C_COMPLETED]) for e in engines)
-        known = sum(int(e.state.counters[C_SUBMITTED]) for e in engines)
-        progress(done, known, max(e.now for e in engines))
-
-    return report
-
-
-def _advance_reporting(engine: Engine, horizon: float, report: Callable[[], None]) -> float:
-    """Advance in slices of simulated time that take about a fifth of a second each."""
-    slice_s, until = 1.0, engine.now
-    while until < horizon and not engine.done:
-        until = min(horizon, max(until, engine.now) + slice_s)
-        began = time.perf_counter()
-        engine.advance(until)
-        took = time.perf_counter() - began
-        slice_s *= 2.0 if took < 0.1 else (0.5 if took > 0.4 else 1.0)
-        report()
-    return engine.now
-
-
-def _engine_process(
-    env: simpy.Environment,
-    engine: Engine,
-    inbox: simpy.Store,
-    report: Callable[[], None] | None,
-) -> Generator[simpy.Event, Any, None]:
-    """Take blocks, run to their horizon, let the shared clock follow."""
-    while True:
-        block, horizon = yield inbox.get()
-        engine.submit(block)
-        closed = engine.clients is not None
-        if closed and np.isfinite(horizon):
-            continue  # a closed loop needs every request before it can release the next
-        if report is None:
-            reached = engine.advance(horizon)
-        else:
-            reached = _advance_reporting(engine, horizon, report)
-        yield env.timeout(max(reached - env.now, 0.0))
-        if not np.isfinite(horizon):
-            return

@@ -8,6 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...workloads.errors import InputError
+from ..limits import MIN_MTBF_S
+
+MAX_RESTARTS = 100
+"""Failures that one request may meet. Where replicas fail more often than they complete a
+request, none ever ends; with a mean time between failures of the service time itself, a request
+outlives its replica with probability 1/e, and 100 failures in a row with 1e-20."""
+
+
+def check_restarts(request: int, failures: int) -> None:
+    """Refuse a run in which a request meets failures without end."""
+    if failures > MAX_RESTARTS:
+        raise InputError(
+            "--mtbf",
+            f"request {request} was put back by {MAX_RESTARTS} failures; replicas fail faster than "
+            "they serve, so give a longer time between failures",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +35,8 @@ class Faults:
     at : tuple of (int, float)
         Replica and time [s] of single failures.
     mtbf_s : float or None
-        Mean time between failures of one replica; gaps are exponential. None = none at random.
+        Mean time between failures of one replica, `limits.MIN_MTBF_S` or more; gaps are exponential.
+        None = none at random.
     repair_s : float
         Time until a failed replica, empty, takes requests again.
     """
@@ -32,6 +49,10 @@ class Faults:
         for what, value in (("--mtbf", self.mtbf_s), ("--repair", self.repair_s)):
             if value is not None and not (value > 0 or (what == "--repair" and value == 0)):
                 raise InputError(what, f"must be a positive number of seconds, not {value}")
+        if self.mtbf_s is not None and self.mtbf_s < MIN_MTBF_S:
+            raise InputError(
+                "--mtbf", f"must be at least {MIN_MTBF_S:g} seconds, not {self.mtbf_s}"
+            )
         for replica, time in self.at:
             if replica < 0 or not time >= 0:
                 raise InputError(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
-from .cluster import Pools
+from ..limits import MAX_REPLICAS
+from .driver import Pools
 from .faults import Faults
 
 
@@ -29,8 +30,8 @@ class Fleet:
     faults: Faults | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.replicas <= 4096:
-            raise InputError("--replicas", f"must be in [1, 4096], not {self.replicas}")
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise InputError("--replicas", f"must be in [1, {MAX_REPLICAS}], not {self.replicas}")
 
 
 def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
@@ -64,12 +65,16 @@ def parse_fleet(
         faults = Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0)
     if router is None and replicas is None and faults is None:
         return None
-    return Fleet(router or "round-robin", 1 if replicas is None else replicas, faults)
+    return Fleet(
+        "round-robin" if router is None else router, 1 if replicas is None else replicas, faults
+    )
 
 
 def _failure(text: str) -> tuple[int, float]:
     replica, at, seconds = text.partition("@")
     try:
+        if "_" in text:  # Python reads 1_0 as 10; no other option does
+            raise ValueError
         return int(replica), float(seconds if at else "")
     except ValueError:
         reason = f"must be REPLICA@SECONDS, for example 0@12.5, not {text!r}"

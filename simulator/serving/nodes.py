@@ -1,104 +1,109 @@
-"""What a cluster knows of its requests and engines while it runs."""
+"""Engines on a shared clock: what is known of each, and how far it may run.
+
+An engine runs, compiled, up to the next moment at which another could change what it does. That
+is the next event on the clock of SimPy (an arrival, a failure, the end of a transfer) and, where
+completions have effects elsewhere, the next completion on any engine. Then the engine that is
+furthest behind runs, until it is level with the next one, and stops at its completions.
+"""
 
 from __future__ import annotations
 
+import heapq
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
 
-from ...workloads.requests import Turns
 from ..batching.kv import sequence_bytes
-from ..batching.state import C_RELEASED, C_SUBMITTED, R_WAITING
+from ..batching.state import (
+    C_RELEASED,
+    C_SUBMITTED,
+    F_LAST,
+    I8,
+    I_DONE,
+    R_WAITING,
+)
 from .engine import Engine
+from .progress import advance_reporting
 from .routers import Load
+from .table import Table
 
-NAN = float("nan")
 
-
-@dataclass(slots=True)
-class Job:
-    """One request on its way through the cluster; times in seconds.
-
-    `promised` are the KV bytes on one device that its present node keeps for it, `hash_ids` the
-    content of its prompt's blocks. Of a session: its first request, the request that this one
-    follows (-1: none) and `think_s` after which, and the node where this one ran.
-    """
-
-    id: int
-    arrival_s: float
-    input_tokens: int
-    output_tokens: int
-    generated: int = 0
-    scheduled_s: float = NAN
-    first_s: float = NAN
-    last_s: float = NAN
-    preemptions: int = 0
-    failures: int = 0
-    order: int = -1
-    promised: float = 0.0
-    hash_ids: tuple[int, ...] | None = None
-    session: int | None = None
-    follows: int = -1
-    think_s: float = 0.0
-    home: Node | None = None
-
-    @property
-    def turns(self) -> Turns | None:
-        """Its place in a session, as a block of one request."""
-        if self.session is None:
-            return None
-        return Turns(
-            np.array([self.follows]), np.array([self.session]), np.array([self.think_s])
-        )  # fmt: skip
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the KV cache once the latest token has come."""
-        return self.input_tokens + self.generated - 1
+def no_rows() -> array[int]:
+    """Return an empty map from an engine's rows to requests."""
+    return array("q")
 
 
 @dataclass(slots=True)
 class Node:
-    """One engine with what the cluster knows of it.
+    """One engine with what the driver knows of it.
 
     Attributes
     ----------
+    index : int
+        Its number among the nodes; entry nodes come first.
     engine : Engine
-        The present one; a failure replaces it.
     port : simpy.Resource
         Its end of the link: one transfer at a time.
-    wake : simpy.Event
-        What an idle one waits for.
-    live : dict of int to Job
-        Row in the engine's state -> request on it.
+    rows : array of int
+        Request of each row of the engine's state; -1 once it has been taken over.
     up, failing : bool
         Whether it takes requests; whether it fails at the end of the step.
-    life : int
-        Failures so far; tells whether what was sent to or from it is still there.
+    life, earlier : int
+        Failures so far, which tells whether what was sent to or from it is still there; requests
+        that completed before the last of them.
     inbound : int
         Requests whose cache is on its way.
     promised : float
         KV bytes of one device kept for requests that are here, come, or have a cache parked here.
+    clock : float
+        Time before which it has nothing left to do [s].
+    delivered, gone : int
+        Completions that have had their effects, and those that a router has seen.
+    queued, held : bool
+        Whether it waits for its turn to run; whether a completion on it has yet to be delivered; it stands still until then.
     """
 
+    index: int
     engine: Engine
     port: simpy.Resource
-    wake: simpy.Event
-    live: dict[int, Job] = field(default_factory=dict)
+    rows: array[int] = field(default_factory=no_rows)
     up: bool = True
     failing: bool = False
     life: int = 0
+    earlier: int = 0
     inbound: int = 0
     promised: float = 0.0
+    clock: float = 0.0
+    delivered: int = 0
+    gone: int = 0
+    queued: bool = False
+    held: bool = False
+
+    def load(self, now: float) -> Load:
+        """Requests that wait, as of the step in progress, and others that have not come back."""
+        state, counters = self.engine.state, self.engine.state.counters
+        ended = self.engine.completed
+        while self.gone < ended and state.floats[state.ints[self.gone, I_DONE], F_LAST] <= now:
+            self.gone += 1
+        submitted = int(counters[C_SUBMITTED])
+        waiting = submitted - int(counters[C_RELEASED]) + sum(state.ranks[:, R_WAITING].tolist())
+        return Load(waiting, submitted - self.gone - waiting)
+
+    def fail(self, now: float) -> None:
+        """Lose all that is here."""
+        self.earlier += self.engine.completed
+        if self.engine.submitted:
+            self.engine.fail(now)
+        self.rows, self.life, self.clock = no_rows(), self.life + 1, now
+        self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
 
     @property
-    def load(self) -> Load:
-        """Requests that wait and that run, as of the step in progress."""
-        state = self.engine.state
-        late = int(state.counters[C_SUBMITTED] - state.counters[C_RELEASED])
-        waiting = late + int(state.ranks[:, R_WAITING].sum())
-        return Load(waiting, len(self.live) - waiting)
+    def live(self) -> int:
+        """Requests here whose completion has not been delivered."""
+        return self.engine.submitted - self.delivered
 
     @property
     def capacity(self) -> float:
@@ -113,11 +118,129 @@ class Node:
         """Whether it can keep `size` bytes more; alone, anything that was let in fits."""
         return self.promised == 0.0 or self.promised + size <= self.capacity
 
-    def promise(self, job: Job, size: float) -> None:
-        """Keep bytes for a request."""
-        job.promised = size
-        self.promised += size
-
     def forget(self, size: float) -> None:
         """Give kept bytes back; no remainder of rounding is left on an empty node."""
         self.promised = max(self.promised - size, 0.0)
+
+    def untaken(self) -> tuple[I8, I8]:
+        """Rows of the engine's state that have not been taken over, and their requests."""
+        rows = np.frombuffer(self.rows, dtype=np.int64).copy()
+        places = np.flatnonzero(rows >= 0)
+        return places, rows[places]
+
+    def newly_done(self) -> list[int]:
+        """Rows of the engine's state that have completed since the last call, in order."""
+        ended, ints = self.engine.completed, self.engine.state.ints
+        places: list[int] = ints[self.delivered : ended, I_DONE].tolist()
+        self.delivered = ended
+        return places
+
+
+@dataclass(slots=True)
+class Nodes:
+    """All nodes of a run, and the clock that they share.
+
+    Attributes
+    ----------
+    env : simpy.Environment
+    table : Table
+    entry, decode : list of Node
+        Nodes that requests arrive at, and those that go on after the first token.
+    stops : bool
+        Whether engines stop at completions; `on_completion` is then called at their time.
+    goal : int
+        Of a single engine: completions at which it stops and `on_goal` is called.
+    ended : bool
+        Whether nothing is to run any more.
+    report : callable or None
+        Called every now and then while engines run.
+    """
+
+    env: simpy.Environment
+    table: Table
+    entry: list[Node]
+    decode: list[Node]
+    on_completion: Callable[[Node], None]
+    on_goal: Callable[[float], None]
+    stops: bool = False
+    goal: int = 0
+    ended: bool = False
+    report: Callable[[], None] | None = None
+    _busy: list[tuple[float, int]] = field(default_factory=list)
+    _all: list[Node] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._all = [*self.entry, *self.decode]
+
+    @property
+    def all(self) -> list[Node]:
+        """Entry nodes and decode nodes, in order of their index."""
+        return self._all
+
+    @property
+    def completed(self) -> int:
+        """Requests that have completed on their engines, by the end of the latest steps."""
+        return sum(node.earlier + node.engine.completed for node in self._all)
+
+    def wake(self, node: Node) -> None:
+        """Let a node run that has something to do."""
+        if not node.queued and not node.held:
+            node.queued, node.clock = True, max(node.clock, node.engine.ready)
+            heapq.heappush(self._busy, (node.clock, node.index))
+
+    def bring(self, until: float) -> None:
+        """Run engines up to `until` or the first completion that matters before it."""
+        busy = self._busy
+        while busy and busy[0][0] < until and not self.ended:
+            clock, index = heapq.heappop(busy)
+            node = self._all[index]
+            node.queued = False
+            if node.failing or node.engine.done:
+                continue
+            if clock < node.clock:  # it has failed since
+                self.wake(node)
+                continue
+            limit = until
+            if self.stops and busy:
+                limit = min(until, max(busy[0][0], float(np.nextafter(node.clock, np.inf))))
+            self._run(node, limit)
+            if self.stops and node.engine.completed > node.delivered:
+                until = min(until, node.clock)
+                self._hold(node)
+            elif not node.engine.done:
+                self.wake(node)
+
+    def _run(self, node: Node, limit: float) -> None:
+        """Run one engine up to a time, a goal or, where that matters, a completion."""
+        engine, before = node.engine, node.engine.completed
+        goal = before + 1 if self.stops else self.goal
+        if self.report is None:
+            reached = engine.advance(limit, goal)
+        else:
+            reached = advance_reporting(engine, limit, goal, self.report)
+        if before < goal <= engine.completed:
+            node.clock = reached
+            if not self.stops:
+                self.on_goal(reached)
+        elif engine.done:
+            node.clock = reached
+        else:  # a step may end later, and what is yet to arrive here does so later
+            node.clock = max(reached, limit)
+
+    def _hold(self, node: Node) -> None:
+        """Let completions have their effects at their time; the node stands still until then."""
+        node.held, life = True, node.life
+
+        def deliver(_: simpy.Event) -> None:
+            if node.life == life and node.held:
+                self.deliver(node)
+
+        event = self.env.timeout(max(node.clock - self.env.now, 0.0))
+        event.callbacks.append(deliver)
+
+    def deliver(self, node: Node) -> None:
+        """Let a node's completions have their effects now."""
+        node.held = False
+        self.on_completion(node)
+        if not node.engine.done:
+            self.wake(node)

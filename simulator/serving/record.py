@@ -28,6 +28,9 @@ class Requests:
     preemptions: I8
     order: I8
 
+    def __repr__(self) -> str:
+        return f"<Requests: {len(self.request_id):,} rows; see columns()>"
+
     def columns(self) -> dict[str, npt.NDArray[np.generic]]:
         """Columns of requests.csv."""
         names = ("request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s",
@@ -168,6 +171,12 @@ class Run:
     failures: int = 0
     restarts: int = 0
     moved_bytes: float = 0.0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Run: {self.deployment.model.name} on {self.deployment.system.name}, "
+            f"{len(self.requests.request_id):,} requests from {self.workload}>"
+        )
 
     @property
     def output_tokens_per_s(self) -> float | None:

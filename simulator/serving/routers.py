@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 
 
@@ -25,7 +26,19 @@ Route = Callable[[int, Sequence[Load], int | None], int]
 """Requests dealt before, loads, and the replica of the session's last request (None: none, or it is
 down) -> a replica."""
 
-ROUTERS: Registry[Route] = Registry("router")
+
+def _deals(route: Route) -> None:
+    """Refuse a rule that names no replica, of two that wait for work."""
+    chosen = route(0, (Load(0, 0), Load(0, 0)), None)
+    if chosen not in (0, 1):
+        raise InputError("its choice", f"must be the number of a replica, not {chosen!r}")
+
+
+ROUTERS: Registry[Route] = Registry("router", described=True, check=_deals)
+
+
+def _first_smallest(scores: Sequence[int]) -> int:
+    return min(range(len(scores)), key=lambda i: scores[i])
 
 
 @ROUTERS.register("round-robin")
@@ -53,7 +66,3 @@ def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 def sticky(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where the session's last request ran, whose blocks may still be there; else least loaded."""
     return least_loaded(count, loads, home) if home is None else home
-
-
-def _first_smallest(scores: Sequence[int]) -> int:
-    return min(range(len(scores)), key=lambda i: scores[i])

@@ -166,7 +166,9 @@ class _Stage:
 
     def _place(self, ops: Sequence[Op], count: int, devices: int) -> tuple[float, list[PlacedOp]]:
         d = self.d
-        costs = d.device.run(regions(ops, d.device, d.placement, self.mixed))
+        costs = d.device.run(
+            regions(ops, d.device, d.placement, self.mixed, d.system.mapping.splitter)
+        )
         placed = [
             PlacedOp(op, name, cost, count, devices, True)
             for region in costs

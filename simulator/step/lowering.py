@@ -17,6 +17,7 @@ from ...devices.device import Processor
 from ...devices.link import LinkModel
 from ...devices.prices import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
+from ...workloads.errors import InputError
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes
@@ -171,7 +172,7 @@ def lower(
         priced=rule.priced,
         shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
-        optimal=d.device.spec.splitter == "optimal",
+        optimal=d.system.mapping.splitter == "optimal",
         ranks=d.ranks,
         stages=d.layout.pp,
         tp=d.layout.tp,
@@ -274,7 +275,9 @@ def _check_affine(build: Build, windows: tuple[int, ...], forms: F8) -> None:
     values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
     direct = _forms(build(Moments(windows, values)))
     if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], direct, rtol=1e-9):
-        raise ValueError("a layer kind's ops are not affine in the batch's moments")
+        raise InputError(
+            "a layer kind", "has FLOPs or bytes that are not affine in a batch's moments"
+        )
 
 
 def _forms(ops: list[Op]) -> F8:

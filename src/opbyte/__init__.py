@@ -10,12 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 _HOMES = {
     "InputError": "workloads.errors",
+    "Scenario": "simulator.scenario",
     "capacity": "analysis.studies.capacity",
     "compare": "analysis.answers.compare",
+    "compare_demo": "analysis.answers.demo",
     "dram": "analysis.answers.dram",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
@@ -30,16 +32,19 @@ _HOMES = {
     "open_requests": "workloads.requests",
     "pareto": "analysis.studies.pareto",
     "roofline": "analysis.answers.roofline",
-    "search": "analysis.answers.search",
+    "search": "analysis.studies.search",
     "simulate": "analysis.answers.simulate",
+    "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
 }
 
 __all__ = [
     "InputError",
+    "Scenario",
     "__version__",
     "capacity",
     "compare",
+    "compare_demo",
     "dram",
     "frames",
     "inspect",
@@ -56,22 +61,26 @@ __all__ = [
     "roofline",
     "search",
     "simulate",
+    "simulate_seeds",
     "sweep",
 ]
 
 if TYPE_CHECKING:
     from opbyte.analysis.answers.compare import compare
+    from opbyte.analysis.answers.demo import compare_demo
     from opbyte.analysis.answers.dram import dram
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.roofline import roofline
-    from opbyte.analysis.answers.search import search
+    from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
+    from opbyte.analysis.studies.search import search
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system
     from opbyte.devices.dram.catalog import list_memories, load_memory
+    from opbyte.simulator.scenario import Scenario
     from opbyte.workloads.catalog import list_models, load_model
     from opbyte.workloads.errors import InputError
     from opbyte.workloads.requests import open_requests

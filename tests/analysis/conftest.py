@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stand-in for figures and reports, which have tests of their own; names of those drawn."""
+    import_module("opbyte.analysis.report.files")  # with the real figures, for tests after this one
     plots = types.ModuleType("opbyte.analysis.plots")
     names: list[str] = []
 

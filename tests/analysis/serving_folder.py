@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from opbyte.analysis.answers.load import load
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.scenario.load import load
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.ops import Loads, Op

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from opbyte.analysis.answers.limits import limit_of
-from opbyte.analysis.answers.simulate import Simulation, simulate
-from opbyte.analysis.studies.capacity import _bracket, capacity, read_level
+from opbyte.analysis.answers.simulate import simulate
+from opbyte.analysis.studies.capacity import _bracket, capacity
+from opbyte.analysis.studies.service_level import read_level
 from opbyte.simulator.serving.record import Run
 from opbyte.workloads.errors import InputError
 
@@ -61,7 +62,6 @@ def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
     assert 1 < found.next_load_per_s / found.load_per_s <= 1.02
     for load, holds in ((found.load_per_s, True), (found.next_load_per_s, False)):
         alone = simulate(MODEL, SYSTEM, rate=load, requests=200, **WORK)
-        assert isinstance(alone, Simulation)
         within = alone.run.ttft_s.p99 <= 0.2 and alone.run.tbt_s.p99 <= 0.03  # type: ignore[operator]
         assert within is holds
         if holds:
@@ -109,9 +109,7 @@ def test_a_level_on_steps_alone_does_not_hide_a_growing_queue() -> None:
 
 
 def busy(**options: Any) -> Run:
-    result = simulate(MODEL, SYSTEM, keep_stages=True, **{**WORK, **options})
-    assert isinstance(result, Simulation)
-    return result.run
+    return simulate(MODEL, SYSTEM, keep_stages=True, **{**WORK, **options}).run
 
 
 def test_kv_capacity_is_named() -> None:
@@ -150,7 +148,6 @@ def test_a_trace_is_played_faster(tmp_path: Path) -> None:
     assert found.load_per_s is not None
     assert found.load_per_s > 5  # the trace itself has 0.5 requests a second
     alone = simulate(MODEL, SYSTEM, trace=trace, rate_scale=found.load_per_s / 0.5)
-    assert isinstance(alone, Simulation)
     assert alone.run.output_tokens_per_s == pytest.approx(found.output_tokens_per_s)
 
 

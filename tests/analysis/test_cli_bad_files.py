@@ -118,7 +118,10 @@ DEVICES = {
     "text": (DEVICE.replace("value: 3000", "value: fast"), ("bandwidth_GBps",)),
     "above one": (DEVICE.replace("value: 0.9,", "value: 1.5,"), ("fraction",)),
     "format": (DEVICE.replace("fp16: 900", "fp17: 900"), ("fp17", "did you mean")),
-    "placement": (DEVICE + "placement: xpu-onyl\n", ("placement", "xpu-only")),
+    "placement": (
+        DEVICE + "placement: paper\n",
+        ("placement is no part of a device", "mapping: {"),
+    ),
     "missing": (DEVICE.replace("link: {name: wire", "wire: {name: wire"), ("wire", "link")),
     "list": ("[1]\n", ("mine.yaml",)),
     "empty": ("", ("mine.yaml", "empty")),
@@ -141,6 +144,24 @@ def test_a_bad_device(
         for part in ("mine", *parts):
             assert part in message
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "parts"),
+    [
+        ("placement: xpu-onyl", ("mapping.placement of mine-x2", "did you mean 'xpu-only'")),
+        ("splitter: best", ("mapping.splitter",)),
+        ("splittr: paper", ("mapping.splittr", "did you mean 'splitter'")),
+        ("prefill_share: 0.5", ("mapping.prefill_share", "has no source")),
+        ("separate: 1", ("mapping.separate", "source")),
+    ],
+)
+def test_a_bad_mapping(ask: Ask, write: Write, mapping: str, parts: tuple[str, ...]) -> None:
+    path = write("sys.yaml", 'name: mine-x2\ndevice: h100\nmapping: {' + mapping + "}\n"
+                 'devices_per_node: {value: 2, source: "assumed: two"}\n')  # fmt: skip
+    message = ask("roofline", "llama-3-8b", "--system", path).refused()
+    for part in parts:
+        assert part in message
 
 
 def test_the_device_above_is_good_unchanged(ask: Ask, write: Write) -> None:
@@ -215,6 +236,7 @@ def test_a_file_that_cannot_be_replaced_leaves_all_as_it_was(
         "stages.csv",
         "summary.json",
         "timeline.json",
+        "timing.json",
     ]
     assert sorted(os.listdir(out)) == names
     before = (out / "requests.csv").read_bytes()
@@ -248,7 +270,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys, types\n"
         "plots = types.ModuleType('opbyte.analysis.plots')\n"
-        "plots.latency = plots.save = lambda *a: None\n"
+        "plots.__getattr__ = lambda name: lambda *a: None\n"
         "sys.modules[plots.__name__] = plots\n"
         "from opbyte.analysis.cli import main\n"
         "import opbyte.analysis.answers.simulate, pandas\n"

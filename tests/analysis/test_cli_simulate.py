@@ -177,7 +177,7 @@ def test_seeds_give_intervals(ask: Ask, tmp_path: Path, drawn: list[str]) -> Non
     assert found["ttft_s"]["ci95"]["mean"] == pytest.approx(4.302653 * deviation / math.sqrt(3))
     assert found["ci95"]["output_tokens_per_s"] > 0
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "report.html", "seed-0", "seed-1", "seed-2", "summary.json",
+        "report.html", "seed-0", "seed-1", "seed-2", "summary.json", "timing.json",
     ]  # fmt: skip
     one = ask(*line, "--seeds", "1").json()
     assert one["ttft_s"]["ci95"]["mean"] is None
@@ -220,7 +220,7 @@ def test_every_kind_of_trace(
 def test_without_arguments_two_systems_are_compared(ask: Ask) -> None:
     line = ("simulate", "--requests", "40", "--closed-loop", "16", *FIXED)
     found = ask(*line, "--json").json()
-    assert set(found) == {"runs", "verdict"}
+    assert set(found) == {"runs", "verdict", "made_by"}
     assert [run["system"] for run in found["runs"]] == ["duplex-x4", "duplex-gpu-x4"]
     for run in found["runs"]:
         check_keys(run)

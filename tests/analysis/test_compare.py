@@ -54,6 +54,16 @@ def test_rows_agree_with_what_they_are_made_of() -> None:
     assert decode.joules == pytest.approx(step.step_joules + decode.static_joules)
 
 
+def test_mixed_bases_are_said_aloud(ask: Ask) -> None:
+    """Finding 4 of a trial: a speed-up that is a change of cost model must not look like a device's."""
+    mixed = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4,duplex-x4").out
+    assert "NOT LIKE FOR LIKE" in mixed
+    assert "h100-x4, h100-logic-pim-x4 on kernel models fitted to measurements" in mixed
+    assert "duplex-x4 on rooflines with assumed efficiencies" in mixed
+    alike = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4")
+    assert "NOT LIKE FOR LIKE" not in alike.out
+
+
 def test_a_decode_layer_on_hbm_boards(ask: Ask) -> None:
     """At one token an FPGA with HBM is bound by it: weights over 65.9 % of 460 GB/s."""
     data = ask("compare", "mixtral-8x7b", "--systems", "h100-x1,u280-x1,u55c-x1", "--layers", 1,

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opbyte.analysis.answers.demo import Comparison, compare_demo
 from opbyte.analysis.answers.evidence import used_sources
-from opbyte.analysis.answers.simulate import Comparison, Seeds, Simulation, simulate
+from opbyte.analysis.answers.seeds import simulate_seeds
+from opbyte.analysis.answers.simulate import Simulation, simulate
 from opbyte.analysis.report import report
 from opbyte.analysis.report.simulation import constant_rows, ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
@@ -34,9 +36,7 @@ WORK: dict[str, Any] = {"rate": 4.0, "requests": 60, "input_len": 256, "output_l
 
 @pytest.fixture(scope="module")
 def run() -> Simulation:
-    result = simulate("mixtral-8x7b", "duplex-x4", lengths="lognormal", keep_stages=True, **WORK)
-    assert isinstance(result, Simulation)
-    return result
+    return simulate("mixtral-8x7b", "duplex-x4", lengths="lognormal", keep_stages=True, **WORK)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,15 @@ def assert_self_contained(html: str) -> None:
 def test_a_simulation_says_everything(run: Simulation, page: str) -> None:
     assert_self_contained(page)
     text = Elements(page).text
-    for word in ("mixtral-8x7b on duplex-x4", code_version(), "logic-pim", "Roofline", "seed"):
+    for word in (
+        "mixtral-8x7b on duplex-x4",
+        code_version(),
+        "logic-pim",
+        "Roofline",
+        "seed",
+        "input_len",
+        "lognormal",
+    ):
         assert word in text
     assert page.count("<svg ") == 4
     for row in constant_rows(
@@ -131,9 +139,7 @@ def test_what_users_type_is_harmless(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def compared() -> Comparison:
-    result = simulate(requests=40)
-    assert isinstance(result, Comparison)
-    return result
+    return compare_demo(requests=40)
 
 
 def test_comparisons_and_seeds(compared: Comparison) -> None:
@@ -142,8 +148,7 @@ def test_comparisons_and_seeds(compared: Comparison) -> None:
     text = Elements(html).text
     assert " ".join(compared.verdict().split()) in text
     assert html.count("<svg ") == 5
-    several = simulate("llama-3-8b", "h100-x1", seeds=2, **{**WORK, "requests": 10})
-    assert isinstance(several, Seeds)
+    several = simulate_seeds("llama-3-8b", "h100-x1", seeds=2, **{**WORK, "requests": 10})
     assert "95 % interval" in Elements(report(several)).text
 
 

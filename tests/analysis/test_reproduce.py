@@ -214,7 +214,8 @@ def test_written_results_hold_rows_tables_and_figures(tmp_path: Path) -> None:
     with OutputFolder(tmp_path) as files:
         write_reproduction(result, files)
     names = {p.name for p in tmp_path.iterdir()}
-    assert names == {"rows.json", "table.md", "skew.csv", "fig08_edap.csv", "fig08_edap.png"}
+    written = {"rows.json", "table.md", "skew.csv", "fig08_edap.csv", "fig08_edap.png"}
+    assert names == written | {"timing.json"}
     text = (tmp_path / "table.md").read_text()
     assert "| T1 | peak | 21.30 | 21.00 |" in text
     assert "x/y" in text

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.analysis.answers.search import DesignSearch, pareto, search
-from opbyte.analysis.answers.search_space import Design
+from opbyte.analysis.studies.search import DesignSearch, pareto, search
+from opbyte.analysis.studies.search_space import Design
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
 

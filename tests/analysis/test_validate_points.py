@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.validate.deployments import PointsValidation, Scored
-from opbyte.analysis.validate.points.engines import settings
-from opbyte.analysis.validate.points.kernels import OWN, with_experts
+from opbyte.analysis.validate.points.engines import NAMES, settings, with_experts
 from opbyte.analysis.validate.points.predict import (
     REQUESTS,
+    _exchange,
     deployed,
-    exchange_of,
     formats,
     predict,
     requests,
 )
 from opbyte.analysis.validate.points.table import Workers, read_points
 from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
-from opbyte.devices.calibrated.rules import parameters
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
@@ -157,7 +156,7 @@ def test_whose_expert_kernels_a_run_calls(
     family = families()["moe"]
     (processor,) = found.device.processors.values()
     assert isinstance(processor.model, CalibratedModel)
-    expected = parameters(found.system.device, family).fit.single(family, OWN[kernels])
+    expected = shared_parameters(found.system.device, family).under[NAMES[kernels]].fit.values
     assert processor.model.models["experts"].known.fit.values.tolist() == expected.tolist()
 
 
@@ -174,7 +173,7 @@ def test_how_ranks_share_experts(
     change = {"device": device, "framework": framework, "gpus": ranks, "attention_dp": ranks,
               "ep": ranks}  # fmt: skip
     (point,), _ = read_points(table(change))
-    assert exchange_of(point, point.workers) == expected
+    assert _exchange(point, point.workers) == expected
 
 
 def test_one_client_waits_for_its_own_steps_only(table: Callable[..., Path]) -> None:
@@ -243,7 +242,7 @@ def test_bad_tables_are_refused(
 
 
 def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
-    assert "does not exist" in ask("validate", "points", tmp_path / "none.csv").refused()
+    assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "lacks the columns" in ask("validate", "points", tmp_path / "x.csv").refused()

@@ -18,11 +18,11 @@ import pandas as pd
 import pytest
 
 from opbyte.analysis.answers.coverage import FAMILIES
-from opbyte.analysis.answers.load import load
 from opbyte.analysis.validate.serving import validate_serving
 from opbyte.devices.tables.model import TableModel
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.scenario.load import load
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError
@@ -143,7 +143,7 @@ def test_bad_runs_are_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"requests\.csv.*has no requests"):
         validate_serving([copy])
     requests.unlink()
-    with pytest.raises(InputError, match=r"requests\.csv.*does not exist"):
+    with pytest.raises(InputError, match=r"requests\.csv.*no such file"):
         validate_serving([copy])
     requests.write_text(good)
     shutil.rmtree(copy / "kernels")

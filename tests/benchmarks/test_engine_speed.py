@@ -39,7 +39,7 @@ TABLE: tuple[tuple[str, str, str, dict[str, int], dict[str, Any], int, float], .
     ("llama-3-8b", "h100-x1", "chunked", {}, {"rate": 50.0}, 100_000, 20.0),
     ("llama-3-8b", "h100-x1", "vllm", {}, {"rate": 50.0}, 100_000, 20.0),
     ("llama-3-8b", "h100-x4", "vllm", {"pp": 4}, {"rate": 50.0}, 50_000, 100.0),
-    ("llama-3-8b", "h100-x1", "vllm", {}, {"rate": 10.0, "turns": 4.0}, 20_000, 500.0),
+    ("llama-3-8b", "h100-x1", "vllm", {}, {"rate": 10.0, "turns": 4.0}, 20_000, 100.0),
     ("mixtral-8x7b", "duplex-x4", "chunked", {}, {"rate": 5.0}, 3_000, 5_000.0),
 )
 

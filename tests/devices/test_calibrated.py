@@ -20,6 +20,7 @@ from opbyte.devices.calibrated.hardware import (
     WEIGHT_BYTES,
     hardware,
 )
+from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import features, parameters
 from opbyte.devices.calibrated.terms import COLD, O_SECONDS
@@ -322,7 +323,8 @@ def test_a_calibrated_device_costs_its_ops_by_the_fit() -> None:
         weight_bytes=2.0 * 14336 * 4096, act_bytes=2.0 * 64 * (14336 + 4096),
     )  # fmt: skip
     cost, spec_cost = model.cost(op), model.base.cost(op)
-    family, values, h = fitted("h100", "gemm")
+    family, h = families()["gemm"], hardware(spec)
+    values = shared_parameters(spec, family).fit.values
     assert cost.seconds == family.seconds(values, h, gemms((64, 14336, 4096)))[0]
     assert cost.seconds >= max(cost.compute_s, cost.memory_s)
     assert cost.joules == spec_cost.joules

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.devices.catalog import load_device
-from opbyte.devices.spec import DeviceSpec, ProcessorSpec
+from opbyte.devices.catalog import load_device, load_system, of_device
+from opbyte.devices.spec import DeviceSpec, MappingSpec, ProcessorSpec
 
 CLOSED_SET = [
     "duplex-gpu", "duplex-2xgpu", "duplex-plain", "duplex-pe", "duplex",
@@ -18,6 +18,10 @@ ACTIVATION = 0.909e-9 / (1024 * 8) / 1e-12
 
 def device(name: str) -> DeviceSpec:
     return load_device(name)[0]
+
+
+def mapping(name: str) -> MappingSpec:
+    return of_device(name)[0].mapping
 
 
 def mac_peak(spec: DeviceSpec, processor: ProcessorSpec) -> float:
@@ -45,7 +49,7 @@ def test_the_baseline_is_an_h100_without_losses(name: str) -> None:
     ridge = xpu.peak_flops_per_s["fp16"] / spec.memory.bandwidth_bytes_per_s
     assert ridge == pytest.approx(295, rel=2e-3)
     assert (xpu.compute_efficiency, xpu.memory_efficiency, xpu.launch_s) == (1.0, 0.85, 0.0)
-    assert (spec.attention, spec.static_W) == ("unfused", 0.0)
+    assert (mapping(name).attention, spec.static_W) == ("unfused", 0.0)
 
 
 @pytest.mark.parametrize("name", CLOSED_SET)
@@ -121,8 +125,8 @@ def test_energy_is_column_access_plus_row_activation(
 def test_each_variant_adds_one_mechanism(
     name: str, placement: str, experts: str, processors: set[str]
 ) -> None:
-    spec = device(name)
-    assert (spec.placement, spec.experts) == (placement, experts)
+    spec, mapped = of_device(name)[0].device, mapping(name)
+    assert (mapped.placement, mapped.experts, mapped.attention) == (placement, experts, "unfused")
     assert set(spec.processors) == processors
     assert spec.memory.spaces == (1 if processors == {"xpu"} else 4)  # bank bundles, section V-C
 
@@ -137,8 +141,18 @@ def test_fully_connected_layers_stay_on_the_xpu() -> None:
 
 def test_only_hetero_is_several_devices_and_only_split_has_pools() -> None:
     """Section III-B: GPUs beside Logic-PIM devices; Fig. 16: two of four devices prefill."""
-    assert {n for n in CLOSED_SET if device(n).separate} == {"duplex-hetero"}
-    assert {n for n in CLOSED_SET if device(n).prefill_share == 0.5} == {"duplex-split"}
+    assert {n for n in CLOSED_SET if mapping(n).separate} == {"duplex-hetero"}
+    assert {n for n in CLOSED_SET if mapping(n).prefill_share == 0.5} == {"duplex-split"}
+
+
+def test_one_silicon_has_four_mappings() -> None:
+    """Duplex without co-processing, +PE, +PE+ET and Split differ in the mapping alone."""
+    names = ("duplex-plain", "duplex-pe", "duplex", "duplex-split")
+    systems = [load_system(f"{name}-x4") for name in names]
+    assert [s.name for s in systems] == [f"{name}-x4" for name in names]
+    assert len({s.device.name for s in systems}) == 1
+    assert len({str(s.mapping) for s in systems}) == 4
+    assert load_system("duplex-pe-et-x8").name == "duplex-x8"
 
 
 def test_units_in_the_stacks_leave_partial_sums() -> None:

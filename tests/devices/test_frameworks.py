@@ -11,6 +11,7 @@ from opbyte.devices.calibrated.family import Family, families
 from opbyte.devices.calibrated.fit import Fit, Part, predict
 from opbyte.devices.calibrated.frameworks import Donor
 from opbyte.devices.calibrated.hardware import CODES, H_CAPABILITY, hardware
+from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.libraries import LIBRARIES, library
 from opbyte.devices.calibrated.model import CalibratedModel
 from opbyte.devices.calibrated.rules import known_elsewhere, parameters, transfer
@@ -166,10 +167,10 @@ def test_one_kind_of_op_by_one_frameworks_kernels() -> None:
     base = device.processors["xpu"].model
     assert isinstance(base, CalibratedModel)
     assert isinstance(only, CalibratedModel)
-    known = parameters(spec, families()["moe"]).fit
+    known = shared_parameters(spec, families()["moe"])
     values = only.models["experts"].known.fit.values
-    assert values == pytest.approx(known.single(families()["moe"], VLLM))
-    assert values != pytest.approx(known.values)
+    assert values == pytest.approx(known.under[VLLM].fit.values)
+    assert values != pytest.approx(known.fit.values)
     for kind in set(base.models) - {"experts"}:
         fits = [model.models[kind].known.fit.values.tolist() for model in (base, only)]
         assert fits[0] == fits[1]

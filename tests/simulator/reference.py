@@ -257,7 +257,7 @@ class Reference:
             idle = not any(r.running or r.waiting for r in ranks)
             look = idle or self.unpolled >= self.policy.poll_steps or self.policy.poll_steps == 1
             while look and to_come and to_come[0].arrival <= self.known:
-                self.least_loaded(ranks).waiting.append(to_come.pop(0))
+                self.queue(self.least_loaded(ranks), to_come.pop(0))
             self.unpolled = 0 if look else self.unpolled
             if not any(r.running or r.waiting for r in ranks):  # nothing in flight: do not wait
                 self.forget_late(ranks)
@@ -313,6 +313,14 @@ class Reference:
     def least_loaded(self, ranks: Sequence[Rank]) -> Rank:
         weight = self.policy.waiting_load
         return min(ranks, key=lambda r: len(r.running) + weight * len(r.waiting))
+
+    def queue(self, rank: Rank, request: Request) -> None:
+        """Put a request behind all that its policy's order does not put behind it."""
+        key = {"": lambda r: 0, "shortest-prompt": lambda r: r.input,
+               "shortest-answer": lambda r: r.output}[self.policy.order]  # fmt: skip
+        behind = [w for w in rank.waiting if not w.preemptions and key(w) > key(request)]
+        place = rank.waiting.index(behind[0]) if behind else len(rank.waiting)
+        rank.waiting.insert(place, request)
 
     def forget_late(self, ranks: Sequence[Rank]) -> bool:
         """Free what finished sequences hold; whether there were any."""
@@ -490,7 +498,7 @@ class Pipeline(Reference):
         while True:
             self.known = self.now
             while to_come and to_come[0].arrival <= self.now:
-                self.least_loaded(ranks).waiting.append(to_come.pop(0))
+                self.queue(self.least_loaded(ranks), to_come.pop(0))
             if any(r.running or r.waiting for r in ranks):
                 plans = [self.plan(rank, False) for rank in ranks]
                 sent.append(self.send(ranks, plans, free))

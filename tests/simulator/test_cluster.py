@@ -6,7 +6,7 @@ prefill times; conservation of requests and tokens through failures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,11 +63,78 @@ def test_one_node_is_the_plain_engine(small: Small, policy: str, clients: int | 
     assert node.tbt_s == plain.tbt_s
 
 
-def test_round_robin_over_replicas_is_the_plain_path(small: Small) -> None:
+METRICS = (
+    "iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "interval_s",
+    "interval_output_tokens", "interval_prompt_tokens", "joules", "interval_joules",
+    "interval_static_joules", "interval_busy_joules", "output_tokens_per_s", "joules_per_token", "kv_peak",
+)  # fmt: skip
+
+
+def assert_equal_runs(one: Run, other: Run) -> None:
+    """Stamps, order of completions, latencies, rates and energy of two runs agree."""
+    for name, column in one.requests.columns().items():
+        np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, err_msg=name)
+    np.testing.assert_array_equal(other.requests.order, one.requests.order)
+    for name in METRICS:
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9), name
+    for name in ("ttft_s", "tbt_s", "tpot_s", "e2e_s"):
+        ours, theirs = getattr(one, name).as_dict(), getattr(other, name).as_dict()
+        assert theirs == pytest.approx(ours, rel=1e-9), name
+
+
+@pytest.fixture
+def looking() -> Iterator[str]:
+    """A router that deals in turn, but may look at loads: requests are then dealt one by one."""
+    name = "in-turn-but-looking"
+
+    @ROUTERS.register(name)
+    def in_turn(count: int, loads: Sequence[Load], home: int | None = None) -> int:
+        """In turn."""
+        return count % len(loads)
+
+    yield name
+    del ROUTERS._items[name]
+
+
+@pytest.mark.parametrize("policy", ["mixed", "chunked", "vllm"])
+@pytest.mark.parametrize("system", ["duplex-gpu-x1", "duplex-gpu-2x1"])
+@pytest.mark.parametrize("warmup", [0, 25])
+def test_metrics_do_not_depend_on_how_replicas_are_driven(
+    small: Small, looking: str, policy: str, system: str, warmup: int
+) -> None:
+    """No router, the default router by name, one that looks, replicas by option, a late failure."""
+    d = small("llama-3-8b", system)
+    load = stream(400.0, count=120)
+    plain = served(d, load, None, policy, warmup)
+    late = Faults(at=((0, 1e6),))  # deals one by one, though nothing ever fails
+    for fleet in (Fleet("round-robin"), Fleet(looking), Fleet(faults=late)):
+        assert_equal_runs(plain, served(d, load, fleet, policy, warmup))
+    if d.replicas == 2:
+        ended = np.sort(plain.requests.last_token_s)[warmup - 1] if warmup else 0.0
+        assert plain.interval_s == pytest.approx(plain.makespan_s - ended, rel=1e-12)
+
+
+def test_clients_of_replicas_go_through_the_router(small: Small) -> None:
+    """A closed loop of two replicas: the same with the default router by name; eight in flight."""
     d = small("llama-3-8b", "duplex-gpu-2x1")
     assert d.replicas == 2
-    plain, node = (served(d, stream(), fleet) for fleet in (None, Fleet()))
-    np.testing.assert_allclose(node.requests.last_token_s, plain.requests.last_token_s, rtol=1e-9)
+    plain, node = (
+        served(d, stream(None, clients=8), f, warmup=20) for f in (None, Fleet("round-robin"))
+    )
+    assert_equal_runs(plain, node)
+    middle = plain.makespan_s / 2
+    rows = plain.requests
+    assert ((rows.arrival_s <= middle) & (middle < rows.last_token_s)).sum() == 8
+
+
+def test_replicas_that_fail_too_often_are_refused(small: Small) -> None:
+    """Prompts of 30,000 tokens take many times the millisecond that a replica then lives."""
+    d = small("llama-3-8b", "duplex-gpu-x1")
+    with pytest.raises(InputError, match=r"--mtbf: must be at least 0\.001 s"):
+        Faults(mtbf_s=1e-7)
+    long = open_requests(rate=50.0, input_len=30_000, output_len=40, limit=8, seed=1)
+    with pytest.raises(InputError, match=r"--mtbf: request \d+ was put back by 100 failures"):
+        served(d, long, Fleet(replicas=2, faults=Faults(mtbf_s=1e-3)), "chunked")
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,6 @@ def test_misspelt_keys_get_a_warning(engine_json: Callable[[object], Path]) -> N
         "max_num_seq": 5, "model": "m", "kv_cache": {"blok_size": 8, "num_cpu_blocks": 1},
         "enable_expert_paralel": True, "something_else": 1,
     }))  # fmt: skip
-    named = [warning.split(": ", 1)[1].split(" ")[0] for warning in found.warnings]
+    named = [warning.split(": ", 1)[1].split(" ")[0] for warning in found.doubts]
     assert named == ["max_num_seq", "enable_expert_paralel", "kv_cache.blok_size"]
-    assert "did you mean max_num_seqs?" in found.warnings[0]
+    assert "did you mean 'max_num_seqs'?" in found.doubts[0]

@@ -113,6 +113,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             even_steps=steps if wait == "even" else 0,
             graphs=draw(st.booleans()),
             host=draw(hosts),
+            order=draw(st.sampled_from(["", "", "shortest-prompt", "shortest-answer"])),
         ),
         "room": draw(st.floats(1.0, 4.0)),
     }  # fmt: skip

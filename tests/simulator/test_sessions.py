@@ -6,7 +6,7 @@ client has thought; sessions of random lengths must give the same stamps and the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +19,7 @@ from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
@@ -137,6 +138,52 @@ def test_clients_of_a_closed_loop_keep_to_their_sessions(small: Callable[..., De
     for at in starts:
         assert ((starts <= at) & (ends > at)).sum() <= 2
     assert (table.arrival_s[1::2] >= table.last_token_s[::2] + 1e-3).all()
+
+
+@pytest.mark.parametrize("load", [{"rate": 400.0}, {"closed_loop": 6}])
+@pytest.mark.parametrize("policy", ["vllm", "chunked", "mixed"])
+def test_an_engine_plays_sessions_as_the_driver_does(
+    small: Callable[..., Deployment], policy: str, load: dict[str, Any]
+) -> None:
+    """One engine opens the next turns itself; beside a failure to come, the driver does."""
+    stream = open_requests(
+        **load, input_len=100, output_len=20, lengths="lognormal", turns=3.0, think=2e-3,
+        limit=150, seed=2,
+    )  # fmt: skip
+    rules, late = make_policy(policy), Fleet(faults=Faults(at=((0, 1e6),)))
+    alone, driven = (
+        run(small("llama-3-8b"), rules, stream, warmup=40, fleet=f) for f in (None, late)
+    )
+    for name, column in alone.requests.columns().items():
+        np.testing.assert_allclose(driven.requests.columns()[name], column, rtol=1e-9, atol=1e-12)
+    assert driven.cached_tokens == alone.cached_tokens
+    assert driven.interval_s == pytest.approx(alone.interval_s, rel=1e-9)
+    assert driven.joules_per_token == pytest.approx(alone.joules_per_token, rel=1e-9)
+    assert driven.tbt_s == alone.tbt_s
+
+
+def test_a_session_goes_on_over_blocks_of_a_stream(small: Callable[..., Deployment]) -> None:
+    """The same requests as one block and as blocks of seven, which cut sessions."""
+    whole = open_requests(
+        rate=300.0, input_len=60, output_len=15, lengths="lognormal", turns=4.0, think=3e-3,
+        limit=100, seed=5,
+    )  # fmt: skip
+    block = whole.read()
+    turns = block.turns
+    assert turns is not None
+
+    def parts() -> Iterator[RequestBlock]:
+        for at in range(0, len(block), 7):
+            cut = slice(at, at + 7)
+            yield RequestBlock(
+                block.request_id[cut], block.arrival_s[cut], block.input_tokens[cut],
+                block.output_tokens[cut], None, turns.take(cut),
+            )  # fmt: skip
+
+    cut = RequestStream("parts", True, None, parts)
+    one, other = (run(small("llama-3-8b"), make_policy("vllm"), s) for s in (whole, cut))
+    for name, column in one.requests.columns().items():
+        np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-12)
 
 
 def test_a_sticky_router_finds_more(small: Callable[..., Deployment]) -> None:

@@ -182,8 +182,9 @@ def changed(**update: object) -> Deployment:
     model = load_model("mixtral-8x7b")
     system = load_system("duplex-x4")
     memory = system.device.memory.model_copy(update={"spaces": update.pop("spaces", 4)})
-    device = system.device.model_copy(update={"memory": memory, **update})
-    system = system.model_copy(update={"device": device})
+    device = system.device.model_copy(update={"memory": memory})
+    mapping = system.mapping.model_copy(update=update)
+    system = system.model_copy(update={"device": device, "mapping": mapping})
     return deploy(replace(model, layers=model.layers[:2]), system)
 
 

@@ -1,8 +1,10 @@
 """The model catalog: every entry loads, names are unique, Table I of the Duplex paper holds."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -99,3 +101,22 @@ def test_importing_the_reader_stays_light():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
     )
     assert not {"pandas", "numba", "matplotlib", "pydantic", "yaml"} & set(run.stdout.split())
+
+
+def test_a_folder_is_the_users_model_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path whose last part is a catalog name must not be taken for a hub's identifier."""
+    config = {
+        "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 3,
+        "vocab_size": 1000,
+    }  # fmt: skip
+    folder = tmp_path / "mine" / "Llama-3-8B"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    for path in (str(folder), folder, "mine/Llama-3-8B", "./mine/Llama-3-8B"):
+        assert len(load_model(path).layers) == 3
+    assert len(load_model("meta-llama/Llama-3-8B").layers) == 32
+    assert catalog_entry("nowhere/deep/Llama-3-8B") is None

@@ -11,6 +11,8 @@ from ..errors import SpecError, nearest
 SIZE_LIMIT = 2**31
 """Sizes lie in [1, 2^31)."""
 
+MAX_EXPERTS = 16_384
+"""Published models have up to 512; every layer's routing holds a few numbers for each."""
 MAX_LAYERS = 2_000
 """Deepest model accepted; the deepest published language models have a few hundred layers."""
 
@@ -78,6 +80,14 @@ class Config:
     def optional(self, *keys: str) -> int | None:
         """Read a size that may be missing or null."""
         return self.size(*keys) if any(self.has(k) for k in keys) else None
+
+    def experts(self, *keys: str) -> int:
+        """Read the number of experts of a layer."""
+        found = self.size(*keys)
+        if found > MAX_EXPERTS:
+            key = next(k for k in keys if self.has(k))
+            raise self.error(key, f"must be at most {MAX_EXPERTS}, not {found}")
+        return found
 
     def layers(self, *keys: str) -> int:
         """Read the number of layers."""

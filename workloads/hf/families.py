@@ -2,7 +2,7 @@
 
 A family is one function from the keys of a ``config.json`` to a model, registered under the
 architecture classes it covers and under their ``model_type``. A new family is one function in
-one of the modules of this folder.
+any module of this folder, or outside it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .config import Config, shown
 
 Family = Callable[[Config], ModelSpec]
 
-ARCHITECTURES: Registry[Family] = Registry("architecture")
-MODEL_TYPES: Registry[Family] = Registry("model type")
+ARCHITECTURES: Registry[Family] = Registry("architecture", home=__package__)
+MODEL_TYPES: Registry[Family] = Registry("model type", home=__package__)
 
 
 def family(*architectures: str, types: Sequence[str] = ()) -> Callable[[Family], Family]:

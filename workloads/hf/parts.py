@@ -146,7 +146,7 @@ def read_experts(
     residual_width: int = 0,
 ) -> MixtureOfExperts:
     """Read expert count and `top_k`, and check that a token finds enough experts."""
-    count, routed = c.size(*experts), c.size(*top_k)
+    count, routed = c.experts(*experts), c.size(*top_k)
     if routed > count:
         key = next(k for k in top_k if c.has(k))
         raise c.error(key, f"must be at most the {count} experts, not {routed}")

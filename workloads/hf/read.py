@@ -7,14 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import visible
 from ..model import ModelSpec
-from . import classic, deepseek, dense, hybrid, moe, vision, wrappers
 from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
-
-FAMILY_MODULES = (dense, classic, moe, deepseek, hybrid, wrappers, vision)
-"""Modules whose import registers families."""
 
 
 def read_config(path: str | Path) -> ModelSpec:
@@ -33,7 +30,7 @@ def read_config(path: str | Path) -> ModelSpec:
     file = config_file(Path(path))
     whole = Path(os.path.abspath(file))
     name = whole.parent.name if whole.name == "config.json" else whole.stem
-    return model_from_keys(read_json_object(file), name=name, where=str(file))
+    return model_from_keys(read_json_object(file), name=visible(name), where=str(file))
 
 
 def model_from_keys(

@@ -2,7 +2,17 @@
 
 from .attention import Attention
 from .attention_moe import ExpertAttention
-from .base import LAYER_KINDS, LayerKind, Run, State, Weights, layer_kind
+from .base import (
+    LAYER_KINDS,
+    LayerKind,
+    Routed,
+    RoutedKind,
+    Run,
+    State,
+    Weights,
+    is_routed,
+    layer_kind,
+)
 from .ffn import FeedForward
 from .linear_state import GatedDeltaNet, Mamba
 from .mla import LatentAttention
@@ -22,8 +32,11 @@ __all__ = [
     "MixtureOfExperts",
     "MultiTaskExperts",
     "PatchEmbedding",
+    "Routed",
+    "RoutedKind",
     "Run",
     "State",
     "Weights",
+    "is_routed",
     "layer_kind",
 ]

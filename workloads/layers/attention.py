@@ -31,6 +31,7 @@ class Attention:
     """
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     heads: int
     kv_heads: int

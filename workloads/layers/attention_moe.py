@@ -13,7 +13,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention, attention_core
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("attention_moe")
@@ -28,6 +28,10 @@ class ExpertAttention:
     experts: int
     top_k: int
     experts_held: int = 0
+
+    @property
+    def routed(self) -> Routed:
+        return Routed(self.experts, self.top_k, spreads=False)
 
     @property
     def held(self) -> int:

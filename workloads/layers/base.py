@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 
 from ..batch import Moments
+from ..errors import InputError
 from ..numerics import Numerics
 from ..ops import Loads, Op
 from ..registry import Registry
@@ -58,14 +59,38 @@ class Run:
     attention: str = "flash"
 
 
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """That a layer part sends each token to some of its experts.
+
+    Attributes
+    ----------
+    experts : int
+        Experts of the whole layer, on however many devices.
+    top_k : int
+        Experts of a token.
+    spreads : bool
+        Whether experts may be dealt to groups of devices, which then exchange tokens (expert
+        parallel). If not, every rank runs all of them, split as `shard` says.
+    """
+
+    experts: int
+    top_k: int
+    spreads: bool = True
+
+
 class LayerKind(Protocol):
     """A frozen description of one layer part that can count itself.
 
-    A new kind is one module in this folder: a frozen, slotted dataclass of integers with the
-    members below, decorated with :func:`layer_kind`.
+    A kind is a frozen, slotted dataclass of integers with the members below, decorated with
+    :func:`layer_kind`, anywhere. One with experts has the members of `RoutedKind` too.
     """
 
     kind: ClassVar[str]
+
+    @property
+    def routed(self) -> Routed | None:
+        """Its experts; None (what `layer_kind` sets where a class says nothing) without any."""
 
     @property
     def hidden(self) -> int: ...
@@ -89,14 +114,65 @@ class LayerKind(Protocol):
         """Ops of one step; each FLOP and byte count affine in the moments."""
 
 
+class RoutedKind(LayerKind, Protocol):
+    """A layer part with experts."""
+
+    @property
+    def routed(self) -> Routed: ...
+
+    def shard_experts(self, ep: int, tp: int) -> RoutedKind:
+        """What one device holds when experts go to `ep` groups of `tp` devices each.
+
+        Not asked of experts that do not spread.
+
+        Raises
+        ------
+        InputError
+            When the experts cannot be dealt or split that way.
+        """
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """The experts of one device at given loads, one op of kind "experts".
+
+        `Loads.routed` and `Loads.active` give its FLOPs and bytes; its shape has "hidden", "inter",
+        "matrices", "experts" and "top_k".
+        """
+
+
+def is_routed(part: LayerKind | None) -> TypeGuard[RoutedKind]:
+    """Whether a layer part has experts."""
+    return part is not None and part.routed is not None
+
+
+def _complete(kind: type[LayerKind]) -> None:
+    """Refuse a class that cannot be a layer part."""
+    if not getattr(getattr(kind, "__dataclass_params__", None), "frozen", False):
+        raise InputError("it", "must be a frozen dataclass: @dataclass(frozen=True, slots=True)")
+    members = {*getattr(kind, "__dataclass_fields__", ()), *dir(kind)}
+    routed: object = getattr(kind, "routed", None)
+    wanted = ["hidden", "weights", "state", "shard", "ops"]
+    wanted += ["shard_experts", "expert_op"] if routed is not None else []
+    lacking = [name for name in wanted if name not in members]
+    if lacking:
+        raise InputError("it", f"lacks {', '.join(lacking)}")
+
+
 K = TypeVar("K", bound=type[Any])
-LAYER_KINDS: Registry[type[LayerKind]] = Registry("layer kind")
+LAYER_KINDS: Registry[type[LayerKind]] = Registry("layer kind", described=True, check=_complete)
 
 
 def layer_kind(name: str) -> Callable[[K], K]:
-    """Register a layer kind under its name."""
+    """Register a layer kind under its name.
+
+    Raises
+    ------
+    InputError
+        The class is no frozen dataclass, lacks a docstring or a member of `LayerKind`.
+    """
 
     def add(cls: K) -> K:
+        if not hasattr(cls, "routed"):
+            cls.routed = None
         LAYER_KINDS.register(name)(cls)
         cls.kind = name
         return cls
@@ -106,8 +182,6 @@ def layer_kind(name: str) -> Callable[[K], K]:
 
 def split(count: int, tp: int, what: str) -> int:
     """Divide `count` heads or columns over `tp` devices, or say why not."""
-    from ..errors import InputError
-
     if count % tp:
         raise InputError(f"tp={tp}", f"does not divide the {count} {what}")
     return count // tp

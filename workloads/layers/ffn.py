@@ -16,6 +16,7 @@ class FeedForward:
     """``down(act(gate x) * up x)`` with three matrices, ``down(act(up x))`` with two."""
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     width: int
     matrices: int = 3

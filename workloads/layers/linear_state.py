@@ -40,6 +40,7 @@ class Mamba:
     """Selective state-space layer (Mamba-1 as in Jamba; arXiv 2312.00752, section 3)."""
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     inner: int
     d_state: int
@@ -85,6 +86,7 @@ class GatedDeltaNet:
     """Gated DeltaNet (Qwen3-Next; arXiv 2412.06464): a matrix state per value head."""
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     key_heads: int
     value_heads: int

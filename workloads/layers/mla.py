@@ -20,6 +20,7 @@ class LatentAttention:
     """Latent attention; `q_rank` 0 means queries are projected directly."""
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     heads: int
     q_rank: int

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .ffn import feed_forward
 
 
@@ -43,6 +43,10 @@ class MixtureOfExperts:
     expert_bias: bool = False
     residual_width: int = 0
     experts_held: int = 0
+
+    @property
+    def routed(self) -> Routed:
+        return Routed(self.experts, self.top_k)
 
     @property
     def held(self) -> int:

@@ -25,6 +25,7 @@ class PatchEmbedding:
     """
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     height: int
     width: int
@@ -71,6 +72,7 @@ class BidirectionalAttention:
     """Attention of an encoder: every token sees every token of its image, nothing is cached."""
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     hidden: int
     heads: int
     head_dim: int

@@ -2,9 +2,10 @@
 
 from .arrivals import ARRIVALS
 from .block import MAX_BLOCK, PREFIX_BLOCK_TOKENS, HashIds, RequestBlock, RequestStream, Turns
-from .formats import FORMATS
+from .formats import FORMATS, request_format
 from .front import open_requests
 from .lengths import LENGTHS
+from .rows import Rows
 
 __all__ = [
     "ARRIVALS",
@@ -15,6 +16,8 @@ __all__ = [
     "HashIds",
     "RequestBlock",
     "RequestStream",
+    "Rows",
     "Turns",
     "open_requests",
+    "request_format",
 ]

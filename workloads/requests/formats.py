@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, nearest
-from ..registry import Registry
+from ..registry import Registry, first_line
 from .csvtable import check_header, header_cells, split_line
 from .rows import Rows
 from .textfile import at_line, read_lines, readable
@@ -37,24 +38,49 @@ class RequestFormat:
     json_lines: bool = False
 
 
-FORMATS: Registry[RequestFormat] = Registry("request format")
+def _own_columns(form: RequestFormat) -> None:
+    """Refuse a format that a file could not be told by."""
+    if not form.columns or not all(form.columns):
+        raise InputError("its columns", "must be the names that tell a file of this format")
+    for name in FORMATS.names():
+        other = FORMATS[name]
+        if (set(other.columns), other.json_lines) == (set(form.columns), form.json_lines):
+            raise InputError("its columns", f"are those of format {name!r}")
+
+
+FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns)
+
+
+def request_format(
+    name: str, columns: Sequence[str], *, has_arrivals: bool = True, json_lines: bool = False
+) -> Callable[[Reader], Reader]:
+    """Register a function as the reader of a format; see `RequestFormat`."""
+
+    def add(read: Reader) -> Reader:
+        form = RequestFormat(tuple(columns), has_arrivals, read, json_lines)
+        FORMATS.register(name, first_line(read))(form)
+        return read
+
+    return add
 
 
 def detect(path: Path) -> RequestFormat:
     """Tell the format of `path` from its first line that is not blank.
 
-    A line that starts like JSON is JSON lines; otherwise the CSV format whose columns are all
-    in the header. If none is, the error names what the closest format misses.
+    A line that starts like JSON is JSON lines, any other a CSV header. The format is the one whose
+    columns are all there, of several the one with most. If none is, the error names what the
+    closest CSV format misses; JSON lines go to the first format of them, which says what it misses.
     """
     number, line = _first_line(path)
     known = [FORMATS[name] for name in FORMATS]
     if line.lstrip()[0] in "{[":
-        return next(form for form in known if form.json_lines)
+        objects = [form for form in known if form.json_lines]
+        return _fullest(objects, _keys(line)) or objects[0]
     tables = [form for form in known if not form.json_lines]
     header = header_cells(split_line(path, number, line))
-    for form in tables:
-        if set(form.columns) <= set(header):
-            return form
+    found = _fullest(tables, header)
+    if found is not None:
+        return found
     best = max(tables, key=lambda form: _likeness(form, header))
     formats = "known formats: " + "; ".join(_describe(name) for name in FORMATS)
     if not _likeness(best, header):
@@ -64,6 +90,21 @@ def detect(path: Path) -> RequestFormat:
     except InputError as error:
         raise InputError(error.subject, f"{error.reason}; {formats}") from None
     return best
+
+
+def _fullest(forms: Sequence[RequestFormat], names: Collection[str]) -> RequestFormat | None:
+    """The format with most columns of those whose columns are all among the names."""
+    fitting = [form for form in forms if set(form.columns) <= set(names)]
+    return max(fitting, key=lambda form: len(form.columns), default=None)
+
+
+def _keys(line: str) -> Collection[str]:
+    """Keys of a JSON object; nothing where the line is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return ()
+    return found if isinstance(found, dict) else ()
 
 
 def _likeness(form: RequestFormat, header: list[str]) -> float:

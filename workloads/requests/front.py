@@ -15,13 +15,16 @@ from .lengths import LENGTHS, Draw
 from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
 from .randomness import THINKING, TURNS, generator
-from .rows import Rows, at_zero, first, numbered, spread_stamps, until
+from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
 from .sample import GAP_CV, RATE_PER_S, sample_lengths
 from .sessions import with_turns
 from .sources import Source, generated, trace
 
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
+
+MAX_REQUESTS = 20_000_000
+"""Requests take about 0.47 GB a million, so these are what a large machine can hold."""
 
 MIN_TIME_S, MAX_TIME_S = 1e-9, 1e12
 MAX_TURNS = 1e6
@@ -135,6 +138,7 @@ def open_requests(
     steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
     if limit is not None:
         steps.append(partial(first, limit=limit))
+    steps.append(partial(bounded, most=MAX_REQUESTS))
 
     def blocks() -> Iterator[RequestBlock]:
         rows: Iterator[Rows] = origin.rows()
@@ -171,6 +175,8 @@ def _check_numbers(
     for option, size in (("--closed-loop", closed_loop), ("--requests", limit)):
         if size is not None:
             check_size(size, option)
+    if limit is not None and limit > MAX_REQUESTS:
+        raise InputError("--requests", f"must be at most {MAX_REQUESTS:,}, not {limit:,}")
     for option, span in (("--duration", duration), ("--spread", spread)):
         if span is not None:
             check_real(span, option, MIN_TIME_S, MAX_TIME_S)

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InputError, nearest
 from .block import PREFIX_BLOCK_TOKENS
 from .cells import Column, check_order, times, tokens
-from .formats import FORMATS, RequestFormat
+from .formats import request_format
 from .rows import Rows
 from .sessions import SessionReader, session_columns
 from .textfile import Lines, at_line, read_lines, readable, shown
@@ -21,6 +21,7 @@ from .textfile import Lines, at_line, read_lines, readable, shown
 KEYS = ("timestamp", "input_length", "output_length")
 
 
+@request_format("mooncake", KEYS, json_lines=True)
 def read_mooncake(path: Path) -> Iterator[Rows]:
     """Read a Mooncake trace: stamp [ms], prompt and output tokens, optional `hash_ids`.
 
@@ -114,6 +115,3 @@ def _hash_ids(path: Path, line: int, item: dict[str, Any], most: int) -> tuple[i
         reason = f"{len(ids)} hash_ids for a prompt of {most} blocks of {PREFIX_BLOCK_TOKENS}"
         raise InputError(at_line(path, line), reason)
     return tuple(ids)
-
-
-FORMATS.register("mooncake")(RequestFormat(KEYS, True, read_mooncake, json_lines=True))

@@ -38,6 +38,29 @@ class Rows:
         )
 
 
+def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
+    """Refuse rows that no engine could serve: a format's reader may be from outside.
+
+    Raises
+    ------
+    InputError
+        Columns of unequal length, arrivals out of order, or lengths below one token.
+    """
+    last = -np.inf
+    for rows in batches:
+        arrival, lengths = rows.arrival_s, (rows.input_tokens, rows.output_tokens)
+        if any(len(column) != len(arrival) for column in lengths):
+            raise InputError(subject, "its reader gave columns of unequal length")
+        if not len(arrival):
+            continue
+        if not (np.isfinite(arrival).all() and (np.diff(arrival, prepend=last) >= 0).all()):
+            raise InputError(subject, "its reader gave arrivals that are not in order of time")
+        if min(int(column.min()) for column in lengths) < 1:
+            raise InputError(subject, "its reader gave requests of less than one token")
+        last = float(arrival[-1])
+        yield rows
+
+
 def from_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
     """Shift arrivals so that the first request arrives at 0."""
     first: float | None = None
@@ -76,6 +99,17 @@ def first(batches: Iterable[Rows], limit: int) -> Iterator[Rows]:
         limit -= len(rows)
         if limit <= 0:
             return
+
+
+def bounded(batches: Iterable[Rows], most: int) -> Iterator[Rows]:
+    """Refuse a workload of more than `most` requests, when it comes so far."""
+    count = 0
+    for rows in batches:
+        count += len(rows)
+        if count > most:
+            reason = f"is needed: the workload has more than {most:,} requests"
+            raise InputError("--requests", reason)
+        yield rows
 
 
 def spread_stamps(batches: Iterable[Rows], bin_s: float, subject: str) -> Iterator[Rows]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, visible
 from . import mooncake, tables  # noqa: F401  (they register their formats)
 from .block import MAX_BLOCK
 from .formats import detect
 from .lengths import Draw
 from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
-from .rows import Rows, compressed, from_zero
+from .rows import Rows, checked, compressed, from_zero
 from .servegen import find_clients, read_servegen
 from .servegen_client import DATASET, TRACE
 
@@ -48,16 +48,27 @@ def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:
         is_file, is_folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):
         is_file = is_folder = False
+    name = visible(path.name)
     clients = find_clients(path) if not is_file or _has_dataset(path) else []
     if clients:
-        return Source(path.name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
+        return Source(name, True, lambda: from_zero(read_servegen(clients, seed, rate_scale)))
     if is_folder:
         reason = "is a folder without ServeGen clients (*-trace.csv with *-dataset.json)"
         raise InputError(path, reason)
     found = detect(path)
     if not found.has_arrivals:
-        return Source(path.name, False, lambda: found.read(path))
-    return Source(path.name, True, lambda: compressed(from_zero(found.read(path)), rate_scale))
+        return Source(name, False, lambda: checked(found.read(path), path))
+
+    def rows() -> Iterator[Rows]:
+        return compressed(from_zero(checked(found.read(path), path)), rate_scale)
+
+    return Source(name, True, rows)
+
+
+def trace_files(path: Path) -> list[Path]:
+    """Every file that `trace` would read for a path: the file, or those of ServeGen clients."""
+    clients = find_clients(path) if not path.is_file() or _has_dataset(path) else []
+    return [file for c in clients for file in (c.trace, c.dataset)] or [path]
 
 
 def _has_dataset(path: Path) -> bool:

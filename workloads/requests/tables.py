@@ -10,7 +10,7 @@ import numpy as np
 from . import stamps
 from .cells import check_order, times, tokens
 from .csvtable import header_of, read_columns
-from .formats import FORMATS, RequestFormat
+from .formats import request_format
 from .rows import Rows
 from .sessions import SessionReader, session_columns
 
@@ -19,6 +19,7 @@ OWN = ("arrival_s", "input_tokens", "output_tokens")
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
+@request_format("azure", AZURE)
 def read_azure(path: Path) -> Iterator[Rows]:
     """Read an Azure LLM inference trace: UTC stamp, tokens in, tokens out.
 
@@ -35,6 +36,7 @@ def read_azure(path: Path) -> Iterator[Rows]:
         yield Rows(arrival_s, tokens(context), tokens(generated))
 
 
+@request_format("requests", OWN)
 def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
@@ -50,13 +52,9 @@ def read_own(path: Path) -> Iterator[Rows]:
         yield sessions.read(found.__getitem__, rows)
 
 
+@request_format("lengths", LENGTHS, has_arrivals=False)
 def read_lengths(path: Path) -> Iterator[Rows]:
     """Read prompt and output lengths without arrivals (Vidur's processed traces)."""
     for prefill, decode in read_columns(path, LENGTHS):
         inputs = tokens(prefill)
         yield Rows(np.zeros(len(inputs)), inputs, tokens(decode))
-
-
-FORMATS.register("azure")(RequestFormat(AZURE, True, read_azure))
-FORMATS.register("requests")(RequestFormat(OWN, True, read_own))
-FORMATS.register("lengths")(RequestFormat(LENGTHS, False, read_lengths))

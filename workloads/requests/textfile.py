@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from ..errors import InputError
+from ..regular import open_regular
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at a time, and the longest line accepted by default."""
@@ -64,18 +65,12 @@ def read_lines(path: Path, line_bytes: int = CHUNK_BYTES) -> Iterator[Lines]:
 
 
 def _read_bytes(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
+    with open_regular(path) as file:
+        try:
             while data := file.read(CHUNK_BYTES):
                 yield data
-    except FileNotFoundError:
-        raise InputError(path, "no such file") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a folder, not a file") from None
-    except OSError as error:
-        raise InputError(path, f"cannot be read: {error.strerror}") from None
-    except ValueError:  # a path that no file can have
-        raise InputError(shown(str(path)), "is not a file name") from None
+        except OSError as error:
+            raise InputError(path, f"cannot be read: {error.strerror}") from None
 
 
 def _decode(path: Path, number: int, data: bytes) -> str:

@@ -20,8 +20,10 @@ def check(device: str) -> None:
     InputError
         No such device, or one without a processor near memory.
     """
-    spec = near_processor(device)[0]
-    if spec.group > 1 or spec.prefill_share is not None:
+    from ....devices.catalog import of_device
+
+    spec, (system, _) = near_processor(device)[0], of_device(device)
+    if system.group > 1 or system.mapping.prefill_share is not None:
         raise InputError("--device", f"{spec.name} must work as one device, not as several")
 
 

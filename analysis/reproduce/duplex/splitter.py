@@ -20,7 +20,7 @@ def gaps() -> Table:
         for batch in BATCHES
         for prompt in (0, PROMPT)
     ]
-    note = f"{DRAWS} draws of one device's experts each; 'splitter: optimal' in a device's file"
+    note = f"{DRAWS} draws of one device's experts each; 'splitter: optimal' in a system's mapping"
     return Table("splitter", "The paper's splitter against every subset of spaces", rows, note)
 
 
@@ -40,10 +40,11 @@ def _gap(model: str, device: str, batch: int, prompt: int) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     found = []
     for _ in range(DRAWS):
-        scores = rng.random((batch + prompt, part.spec.experts))
-        picks = np.argpartition(scores, part.spec.top_k, axis=1)[:, : part.spec.top_k]
-        tokens = np.bincount(picks.ravel(), minlength=part.spec.experts)
-        op = part.spec.expert_op(Loads.drawn(tokens[: part.spec.experts // part.ep]), d.run)
+        routed = part.spec.routed
+        scores = rng.random((batch + prompt, routed.experts))
+        picks = np.argpartition(scores, routed.top_k, axis=1)[:, : routed.top_k]
+        tokens = np.bincount(picks.ravel(), minlength=routed.experts)
+        op = part.spec.expert_op(Loads.drawn(tokens[: routed.experts // part.ep]), d.run)
         paper, best = (
             max(
                 named[name].model.cost(ops[0]).seconds

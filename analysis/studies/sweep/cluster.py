@@ -31,7 +31,7 @@ def run_cluster(
     try:
         distributed: Any = import_module("distributed")  # its types are partial
     except ImportError:
-        raise InputError("--dask", "needs Dask: pip install 'opbyte[cluster]'") from None
+        raise InputError("--dask", "needs Dask: pip install '.[cluster]' in a checkout") from None
     try:
         client = distributed.Client(address, timeout=timeout_s, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

@@ -59,6 +59,8 @@ class Dataset:
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
         os.fsync(self._file)
+        if os.fstat(self._file).st_size == 0:  # nothing came: leave no trace
+            self.path.unlink(missing_ok=True)
         os.close(self._file)
 
     def append(self, key: str, point: Mapping[str, Any], version: str, outcome: Outcome) -> None:

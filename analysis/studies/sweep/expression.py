@@ -17,7 +17,7 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
     ast.Eq: operator.eq, ast.NotEq: operator.ne,
 }  # fmt: skip
-"""Powers are left out: a short one can take all memory."""
+"""Powers are left out: a short one can take all memory. So can text times a number, see `_sum`."""
 MAX_LENGTH = 500
 
 
@@ -95,11 +95,20 @@ def _names(node: ast.expr) -> list[str]:
         parts = [node.left, *node.comparators]
     elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
         parts = [node.left, node.right]
+        if any(isinstance(p, ast.Constant) and isinstance(p.value, str) for p in parts):
+            raise ValueError("arithmetic on text")
     elif isinstance(node, ast.UnaryOp) and type(node.op) in OPERATORS:
         parts = [node.operand]
     else:
         raise ValueError(type(node).__name__)
     return [name for part in parts for name in _names(part)]
+
+
+def _sum(node: ast.BinOp, left: Any, right: Any) -> Any:
+    """Arithmetic on numbers; on text, which Python repeats and formats, a TypeError."""
+    if isinstance(left, str) or isinstance(right, str):
+        raise TypeError("arithmetic on text")
+    return OPERATORS[type(node.op)](left, right)
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
@@ -112,7 +121,7 @@ def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
         parts = (bool(_value(v, values)) for v in node.values)
         return all(parts) if every else any(parts)
     if isinstance(node, ast.BinOp):
-        return OPERATORS[type(node.op)](_value(node.left, values), _value(node.right, values))
+        return _sum(node, _value(node.left, values), _value(node.right, values))
     if isinstance(node, ast.UnaryOp):
         return OPERATORS[type(node.op)](_value(node.operand, values))
     assert isinstance(node, ast.Compare)

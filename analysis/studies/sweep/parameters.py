@@ -1,40 +1,36 @@
-"""What a sweep can set: arguments of `simulate`, and paths into the model's and system's specs."""
+"""What a sweep can set: options of a scenario, and paths into the model's and system's specs."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import describe_system
+from ....devices.catalog import describe_system, is_path
 from ....devices.spec import SystemSpec
-from ....simulator.serving.fleet import parse_fleet
-from ....workloads.catalog import catalog_entry, load_model
+from ....simulator.scenario.scenario import Scenario, placed
+from ....workloads.catalog import catalog_entry, is_model_path, load_model
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf import model_from_keys
 from ....workloads.hf.json_file import config_file, read_json_object
+from ....workloads.kernel_tables import table_files
 from ....workloads.model import ModelSpec
+from ....workloads.requests.sources import trace_files
 from ....workloads.specfile import Description, Quantity, build, merge, to_si
-from ...answers.simulate import simulate
-from ...show.provenance import digest_of, digest_of_path
+from ...show.provenance import digest_of, digest_of_files
 
-NOT_SWEPT = ("keep_stages", "progress", "fleet")
-FLEET = ("router", "replicas", "mtbf", "repair")
-"""Parameters that make up a fleet; see `simulator.serving.fleet`."""
-FILES = ("trace", "engine", "kernels")
-"""Arguments that name files; their content is part of a point's identity."""
+SEEDS = "seeds"
+"""A parameter beside the scenario's options: the mean over so many seeds."""
+UNREADABLE = "unreadable"
 SOURCE = "assumed: set by the sweep"
 
 Overrides = tuple[tuple[str, Any], ...]
 
 
-@lru_cache(maxsize=1)
-def arguments() -> tuple[str, ...]:
-    """Arguments of `simulate` that a sweep may set."""
-    names = [name for name in inspect.signature(simulate).parameters if name not in NOT_SWEPT]
-    return (*names, *FLEET)
+def parameters() -> tuple[str, ...]:
+    """Options of a scenario that a sweep may set: those of one value."""
+    known = placed(Scenario).items()
+    return (*(name for name, p in known if p.option.kind is not tuple), SEEDS)
 
 
 def check_parameter(name: str, where: str) -> None:
@@ -43,31 +39,29 @@ def check_parameter(name: str, where: str) -> None:
     Raises
     ------
     InputError
-        Neither an argument of `simulate` nor a path that starts with ``model.`` or ``system.``.
+        Neither an option of a scenario nor a path that starts with ``model.`` or ``system.``.
     """
     head, _, path = name.partition(".")
     if head in ("model", "system") and path:
         return
-    if name not in arguments():
+    if name not in parameters():
         raise InputError(
             where,
-            f"unknown parameter {name!r}{nearest(name, arguments())}; model.KEY and system.PATH "
+            f"unknown parameter {name!r}{nearest(name, parameters())}; model.KEY and system.PATH "
             "reach into the specs",
         )
 
 
-def settings(point: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `simulate` for a point, specs with their changes applied.
+def scenario_of(point: Mapping[str, Any]) -> Scenario:
+    """The scenario of a point, specs with their changes applied.
 
     Raises
     ------
     InputError
         A spec that cannot be read or does not allow the change.
     """
-    given = {name: value for name, value in point.items() if name in arguments()}
-    fleet = parse_fleet(**{name: given.pop(name) for name in FLEET if name in given})
-    if fleet is not None:
-        given["fleet"] = fleet
+    known = placed(Scenario)
+    given = {name: value for name, value in point.items() if name in known and value is not None}
     for head, change in (("model", changed_model), ("system", changed_system)):
         inside = tuple(
             (name.partition(".")[2], value)
@@ -78,7 +72,7 @@ def settings(point: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(head, "is needed: give it in base or as an axis")
         if inside:
             given[head] = change(str(given[head]), inside)
-    return given
+    return Scenario.of(**given)
 
 
 def changed_model(name: str, changes: Overrides) -> ModelSpec:
@@ -145,41 +139,80 @@ def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
 def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
     """The change as a tree of its own; every key but the last must exist."""
     head, *rest = path
-    field = to_si(head)[0]
     if not isinstance(tree, Mapping):
         raise SpecError(where, f"nothing lies below it: {head!r}")
     if rest:
-        if not isinstance(tree.get(field), Mapping):
-            known = [key for key, below in tree.items() if isinstance(below, Mapping)]
+        fields = {to_si(key)[0]: below for key, below in tree.items()}  # an earlier change's unit
+        below = fields.get(to_si(head)[0])
+        if not isinstance(below, Mapping):
+            known = [key for key, inner in tree.items() if isinstance(inner, Mapping)]
             raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
-        return {head: _nested(rest, value, tree[field], where)}
+        return {head: _nested(rest, value, below, where)}
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {head: Quantity(value, SOURCE) if number else value}
 
 
-def identity(point: Mapping[str, Any]) -> dict[str, str]:
+def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A point's settings, relative paths in them taken from `folder`, the sweep file's."""
+    out = dict(point)
+    for name, value in point.items():
+        head, text = _path_in(name, value)
+        if text:
+            out[name] = f"{head}{folder / text}"
+    return out
+
+
+def _path_in(name: str, value: object) -> tuple[str, str]:
+    """The path that a parameter's value names, and what stands before it; empty if none."""
+    if not isinstance(value, str):
+        return "", ""
+    if name == "routing":
+        kind, colon, path = value.partition(":")
+        return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
+    takes_path = {"system": is_path, "model": is_model_path}.get(name)
+    found = _names_file(name) if takes_path is None else takes_path(value)
+    return "", value if found else ""
+
+
+def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
     """Digests of the files a point names, so that an edited file is another point.
 
-    A file that cannot be read has the digest "unreadable"; its points fail with the reason.
+    A file that cannot be read has a digest that starts with `UNREADABLE`; such points are never
+    taken from stored results, and fail with the reason.
+
+    Parameters
+    ----------
+    known : dict, optional
+        Digests found before, by what was read; added to, so that points that share a file read
+        it once.
     """
+    known = {} if known is None else known
     found = {}
     for name, value in point.items():
-        if not isinstance(value, str):
-            continue
-        if name == "routing":
-            value = value.partition("trace:")[2]
-        if value and name in (*FILES, "model", "system", "routing"):
-            found[name] = _file_digest(name, value)
-    return {name: digest for name, digest in found.items() if digest}
+        text = _path_in(name, value)[1]
+        if text:
+            what = f"{name}:{text}"
+            if what not in known:
+                known[what] = _file_digest(name, text)
+            found[name] = known[what]
+    return found
+
+
+def _names_file(name: str) -> bool:
+    known = placed(Scenario).get(name)
+    return known is not None and known.option.file
 
 
 def _file_digest(name: str, value: str) -> str:
+    """Digest of all that is read for a path, and nothing else that lies beside it."""
+    path = Path(value)
     try:
         if name == "system":
-            named = Path(value).suffix in (".yaml", ".yml")
-            return digest_of(describe_system(value)[0].model_dump()) if named else ""
-        if name == "model" and catalog_entry(value) is not None:
-            return ""
-        return digest_of_path(Path(value))
-    except InputError:
-        return "unreadable"
+            return digest_of(describe_system(value)[0].model_dump())
+        if name == "model":
+            return digest_of_files([config_file(path)])
+        if name == "kernels":
+            return digest_of_files(table_files([path]))
+        return digest_of_files(trace_files(path) if name == "trace" else [path])
+    except (InputError, OSError) as error:
+        return f"{UNREADABLE} {value}: {error}"

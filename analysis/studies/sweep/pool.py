@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from ....workloads.errors import InputError
+from ...show.workers import as_worker
 from .point import Outcome, evaluate
 
 Task = tuple[str, dict[str, Any]]
@@ -110,7 +111,7 @@ def _lost(
 
 def _work(pipe: Connection) -> None:
     """Body of a worker: points in, outcomes out, until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the parent, which tells us
+    as_worker()
     with contextlib.suppress(EOFError, OSError):
         pipe.send("ready")
         while True:

@@ -14,14 +14,13 @@ import numpy as np
 
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
-from ...report import Section, report
 from ...show.output import OutputFolder
 from ...show.provenance import code_version, digest_of
 from ...show.result import Result
-from ..pareto import front
+from ..front import front
 from .cluster import run_cluster
 from .dataset import Dataset
-from .parameters import identity
+from .parameters import UNREADABLE, identity
 from .point import METRICS, Outcome
 from .pool import MAX_WORKERS, Task, run_local
 from .study import Point, Study, read_study
@@ -82,7 +81,6 @@ class Sweep(Result):
             "failed": self.failed,
             "feasible": sum(row["feasible"] for row in self.table),
             "excluded": self.study.size - len(self.table),
-            "ran": self.ran,
             "folder": str(self.folder),
             "code": self.code,
             "columns": list(self.study.columns),
@@ -90,6 +88,9 @@ class Sweep(Result):
             "pareto": self.best,
             "errors": self.errors,
         }
+
+    def timing(self) -> dict[str, Any]:
+        return {"ran": self.ran, "stored": len(self.table) - self.ran}
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return self.table
@@ -118,11 +119,6 @@ class Sweep(Result):
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
 
-    def sections(self) -> Sequence[Section]:
-        from ...report.studies import sweep_sections
-
-        return sweep_sections(self)
-
 
 def sweep(
     study: str | Path,
@@ -131,6 +127,7 @@ def sweep(
     workers: int | None = None,
     dask: str | None = None,
     told: Told | None = None,
+    also: Callable[[Sweep, OutputFolder], object] | None = None,
 ) -> Sweep:
     """Simulate every point of a study that its folder does not hold yet.
 
@@ -147,6 +144,9 @@ def sweep(
         Address of a Dask scheduler, instead of processes.
     told : callable, optional
         Told (points done, points in all) as they finish.
+    also : callable, optional
+        Given the result and the folder before it is closed, to write more into it: the command
+        line's report.
 
     Returns
     -------
@@ -165,12 +165,15 @@ def sweep(
     plan = read_study(path)
     folder = Path(out) if out is not None else Path(path.stem)
     version = code_version()
-    points = {_key(point, version): point for point in plan.points()}
+    known: dict[str, str] = {}
+    points = {_key(point, version, known): point for point in plan.points()}
     if not points:
         raise InputError(f"{path}: constraints", "leave no point")
     with OutputFolder(folder) as files:
         with Dataset(folder) as data:
-            missing = [(key, p.settings) for key, p in points.items() if key not in data.stored]
+            missing = [
+                (k, p.settings) for k, p in points.items() if not _is_stored(k, p, data, known)
+            ]
             stored = len(points) - len(missing)
             if told is not None:
                 told(stored, len(points))
@@ -183,8 +186,9 @@ def sweep(
         result = Sweep(plan, rows, points, version, len(missing), folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
-        files.text("report.html", report(result))
-        files.json(SUMMARY, result.to_dict())
+        if also is not None:
+            also(result, files)
+        files.answer(SUMMARY, result)
     return result
 
 
@@ -200,9 +204,16 @@ def _source(
         yield from run_local(tasks, version, workers or os.cpu_count() or 1)
 
 
-def _key(point: Point, version: str) -> str:
-    """Digest of everything a point's outcome depends on."""
-    return digest_of({"point": point.settings, "files": identity(point.settings), "code": version})
+def _key(point: Point, version: str, known: dict[str, str]) -> str:
+    """Digest of everything a point's outcome depends on; of files, what they hold."""
+    files = identity(point.settings, known)
+    return digest_of({"point": {**point.settings, **files}, "code": version})
+
+
+def _is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> bool:
+    """Whether a point's result is there, and stands for what the files hold now."""
+    digests = identity(point.settings, known).values()
+    return key in data.stored and not any(d.startswith(UNREADABLE) for d in digests)
 
 
 def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ....workloads.errors import InputError, nearest
+from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.options import check_count
 from ....workloads.specfile import read_yaml
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
-from .parameters import check_parameter
+from .parameters import check_parameter, located
 from .point import METRICS
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
@@ -56,6 +56,8 @@ class Study:
         On columns, parameters and metrics. Those without a metric leave points out beforehand.
     objectives : dict of str to str
         Metric or column -> "max" or "min".
+    folder : Path
+        Where relative paths of the parameters start: the sweep file's folder.
     """
 
     title: str
@@ -65,6 +67,7 @@ class Study:
     seed: int
     constraints: tuple[Expression, ...]
     objectives: dict[str, str]
+    folder: Path = Path()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ class Study:
             row = next(sample if axis.random else grid)
             columns |= dict(zip(axis.columns, row, strict=True))
             chosen |= dict(zip(axis.parameters, row, strict=True))
-        return Point(columns, {**self.base, **chosen})
+        return Point(columns, located({**self.base, **chosen}, self.folder))
 
     @property
     def size(self) -> int:
@@ -129,6 +132,10 @@ def read_study(path: str | Path) -> Study:
     if not axes:
         raise InputError(f"{path}: axes", "needs at least one axis, for example rate: [1, 2, 4]")
     _check_names(base, axes, path)
+    given_names = {*base, *(name for axis in axes for name in axis.parameters)}
+    for name in ("model", "system"):
+        if name not in given_names:
+            raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
     samples, seed = _randomness(raw, axes, path)
     known = {*base, *(c for axis in axes for c in (*axis.columns, *axis.parameters))}
     names = {name for name in known if name.isidentifier()} | set(METRICS)
@@ -142,10 +149,11 @@ def read_study(path: str | Path) -> Study:
     objectives = read_objectives(
         _mapping(raw, "objectives", path), f"{path}: objectives", {*METRICS, *columns}
     )
-    title = raw.get("title", path.stem)
+    title = raw.get("title", visible(path.stem))
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
-    study = Study(title, base, axes, samples, seed, constraints, objectives)
+    folder = path.absolute().parent  # a resumed sweep may be started elsewhere
+    study = Study(title, base, axes, samples, seed, constraints, objectives, folder)
     if study.size > MAX_POINTS:
         raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
     return study

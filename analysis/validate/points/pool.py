@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from ....workloads.errors import InputError
+from ...show.workers import worker_pool
 from .predict import Prediction, predict
 from .table import Point
 
@@ -45,7 +45,7 @@ def predict_all(
                 if progress:
                     progress(done, len(points))
         return out
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         waiting = {
             pool.submit(_several, [points[i] for i in rows], folder, seed): rows for rows in jobs
         }

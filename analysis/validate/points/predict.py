@@ -12,16 +12,17 @@ import numpy as np
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
-from ....simulator.serving.cluster import Pools, serve_cluster
+from ....simulator.frameworks.engines import exchange_of
+from ....simulator.scenario.parts import Workload
+from ....simulator.serving.driver import Pools, serve
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
 from ....workloads.layers import LatentAttention
 from ....workloads.model import ModelSpec
 from ....workloads.numerics import BITS, Numerics
-from ....workloads.requests import RequestStream, open_requests
-from .engines import OTHER_S, REQUEST_S, settings
-from .kernels import with_experts
+from ....workloads.requests import RequestStream
+from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -29,10 +30,6 @@ REQUESTS = 10
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
-
-HGX = 8
-"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
-many experts as there are groups of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,19 +76,14 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     own = settings(point, serving)
     if point.prefill is None:
         result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
-        first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
-        tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     else:
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
                       serving.system.device.node_link)  # fmt: skip
-        jobs = serve_cluster(pools, own.policy, stream, cache=own.cache, seed=seed).jobs
-        first, last, arrival = (
-            np.array([getattr(j, name) for j in jobs])
-            for name in ("first_s", "last_s", "arrival_s")
-        )
-        tokens = np.array([j.output_tokens for j in jobs])
-        preempted = sum(j.preemptions for j in jobs)
+        served = serve(pools, own.policy, stream, cache=own.cache, seed=seed)
+        result = served.table.finished(several=True)
+    first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s
+    tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     several = tokens > 1
     tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
     outside = REQUEST_S.get(point.framework, OTHER_S)
@@ -110,31 +102,24 @@ def requests(point: Point, seed: int) -> RequestStream:
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
-    return open_requests(
-        closed_loop=point.clients, limit=limit, input_len=point.isl, output_len=point.osl,
-        lengths="uniform", seed=seed,
+    work = Workload(
+        closed_loop=point.clients, requests=limit, input_len=point.isl, output_len=point.osl,
+        lengths="uniform",
     )  # fmt: skip
+    return work.open(seed)
 
 
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:
     side = deployed(
         folder, point.device, point.model, point.weight_dtype, point.kv_dtype, workers.tp,
-        workers.dp, workers.ep, workers.pp, exchange_of(point, workers),
+        workers.dp, workers.ep, workers.pp, _exchange(point, workers),
     )  # fmt: skip
     return with_experts(point, side)
 
 
-def exchange_of(point: Point, workers: Workers) -> str:
-    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
-
-    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
-    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
-    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
-    fused_moe), or, with DeepEP, for no more groups than experts of a token.
-    """
-    if point.framework == "TensorRT-LLM" and load_device(point.device)[0].node_size > HGX:
-        return "all_to_all"
-    return "gather" if workers.dp > 1 and workers.ep <= HGX else "all_to_all"
+def _exchange(point: Point, workers: Workers) -> str:
+    device = load_device(point.device)[0]
+    return exchange_of(NAMES.get(point.framework, ""), device, workers.dp, workers.ep)
 
 
 @lru_cache(maxsize=64)

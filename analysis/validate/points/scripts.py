@@ -10,50 +10,25 @@ without a script of its own is given the rules of its kind, dense or mixture of 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.frameworks.engines import Launch
 from ....workloads.registry import Registry
 from .table import Point
 
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """Settings that differ from the engine's defaults; None or the neutral value where none does.
-
-    Attributes
-    ----------
-    tokens, sequences : int or None
-        Of a step; running at once.
-    memory : float or None
-        Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the
-        cache (TensorRT-LLM).
-    poll_steps, gather_steps, gather_tokens, even_steps : int
-        See `Policy`.
-    """
-
-    tokens: int | None = None
-    sequences: int | None = None
-    memory: float | None = None
-    poll_steps: int = 1
-    gather_steps: int = 0
-    gather_tokens: int = 0
-    even_steps: int = 0
-
-
-Rule = Callable[[Point, Deployment], Script]
+Rule = Callable[[Point, Deployment], Launch]
 SCRIPTS: Registry[Rule] = Registry("serving framework")
 
 
 @SCRIPTS.register("vLLM")
-def vllm(point: Point, deployment: Deployment) -> Script:
+def vllm(point: Point, deployment: Deployment) -> Launch:
     """512 sequences; the rest are the engine's defaults."""
-    return Script(sequences=512)
+    return Launch(sequences=512)
 
 
 @SCRIPTS.register("TensorRT-LLM")
-def tensorrt_llm(point: Point, deployment: Deployment) -> Script:
+def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
     """Dense models gather prompts at 1024/1024 on less than 8 devices, others balance ranks.
 
     Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
@@ -63,26 +38,26 @@ def tensorrt_llm(point: Point, deployment: Deployment) -> Script:
     """
     short = point.isl == point.osl == 1024
     if point.model.startswith("gpt-oss"):
-        return Script(20_000, memory=0.85, even_steps=50 if point.workers.dp > 1 else 0)
+        return Launch(20_000, memory=0.85, even_steps=50 if point.workers.dp > 1 else 0)
     if not deployment.experts:
         tokens = 16_384
         if short and point.workers.tp < 8:
-            return Script(tokens, gather_steps=20, gather_tokens=int(0.9 * tokens))
-        return Script(tokens)
+            return Launch(tokens, gather_steps=20, gather_tokens=int(0.9 * tokens))
+        return Launch(tokens)
     tokens = -(-(point.clients + point.isl + 64) // 64) * 64
     early = () < point.version < (1, 2)
     if not early:
         tokens = max(8192, tokens)
     if point.workers.dp > 1:
-        return Script(tokens, memory=0.8, even_steps=60)
+        return Launch(tokens, memory=0.8, even_steps=60)
     gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
     if short and gathers and point.clients >= 64:
-        return Script(tokens, memory=0.8, gather_steps=40, gather_tokens=int(0.8 * tokens))
-    return Script(tokens, memory=0.8)
+        return Launch(tokens, memory=0.8, gather_steps=40, gather_tokens=int(0.8 * tokens))
+    return Launch(tokens, memory=0.8)
 
 
 @SCRIPTS.register("SGLang")
-def sglang(point: Point, deployment: Deployment) -> Script:
+def sglang(point: Point, deployment: Deployment) -> Launch:
     """On Blackwell arrivals are received every 10 steps, every 30 from 16 clients on.
 
     Chunks, running requests and share of memory by device and number format; on Hopper the
@@ -90,15 +65,15 @@ def sglang(point: Point, deployment: Deployment) -> Script:
     """
     if not blackwell(deployment):
         running = 512 if point.isl == point.osl == 1024 else 256
-        return Script(32_768, running, 0.82)
+        return Launch(32_768, running, 0.82)
     many = 30 if point.clients >= 16 else 10
     if point.workers.dp > 1:  # refused by the engine with data-parallel attention
         many = 1
     if point.weight_dtype != "fp8":
-        return Script(16_384, 256, 0.85, poll_steps=many)
+        return Launch(16_384, 256, 0.85, poll_steps=many)
     if deployment.layout.devices == 4:
-        return Script(8192, 32, 0.95, poll_steps=min(many, 10))
-    return Script(32_768, 128, 0.82, poll_steps=many)
+        return Launch(8192, 32, 0.95, poll_steps=min(many, 10))
+    return Launch(32_768, 128, 0.82, poll_steps=many)
 
 
 def blackwell(deployment: Deployment) -> bool:

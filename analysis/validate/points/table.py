@@ -12,6 +12,7 @@ import numpy as np
 
 from ....devices.catalog import list_devices, load_device
 from ....workloads.errors import InputError
+from ....workloads.regular import open_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,12 +144,9 @@ def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
 def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    if path.is_dir():
-        raise InputError(path, "is a folder; give a table of points (CSV)")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(path, "does not exist") from None
+        with open_regular(path) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
     lacking = [c for c in (*TEXTS, *COUNTS, *TIMES) if c not in table]

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...devices.catalog import device_aliases, list_devices, load_system
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import DeviceSpec, SystemSpec
@@ -21,7 +23,9 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ..show.result import Result, seconds, show
+from ..show.result import Result
+from ..show.text import seconds, show
+from .front import unbeaten
 from .search_space import TILE_KIB, Design, DesignSpace
 
 Told = Callable[[int, int], None]
@@ -195,8 +199,6 @@ def pareto(designs: Iterable[Design]) -> tuple[Design, ...]:
 
     Of designs equal in all three the first is kept.
     """
-    kept: list[Design] = []
-    for design in sorted(designs, key=lambda d: d.key):
-        if not any(all(a <= b for a, b in zip(k.key, design.key, strict=True)) for k in kept):
-            kept.append(design)
-    return tuple(kept)
+    found = list(designs)
+    costs = np.array([design.key for design in found]).reshape(-1, 3)
+    return tuple(found[i] for i in unbeaten(costs, once=True))

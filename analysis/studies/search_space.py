@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from ...workloads.batch import Batch
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
+from .front import unbeaten
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 FEATURES = (8, 16, 32, 64)
@@ -135,15 +135,9 @@ class DesignSpace:
         found = [
             (self._estimate(e), e) for array in self._arrays() for e in self._attentions(array)
         ]
-        front: list[tuple[float, EngineSpec]] = []
-        least = math.inf
-        for cycles, engine in sorted(found, key=lambda x: (x[1].dsp, x[0])):
-            if cycles < least:
-                front.append((cycles, engine))
-                least = cycles
-        front.sort(key=lambda x: x[0])
-        for _, engine in front[:MOST_RUNS]:
-            for buffers in self._buffers(engine):
+        costs = np.array([(cycles, engine.dsp) for cycles, engine in found]).reshape(-1, 2)
+        for i in unbeaten(costs, once=True)[:MOST_RUNS]:
+            for buffers in self._buffers(found[i][1]):
                 if not self.excess(buffers):
                     yield buffers
 
@@ -158,11 +152,11 @@ class DesignSpace:
                 if i * o >= LEAST_SHARE * most:
                     cycles = float((rows * passes_k * -(-ns // o)).sum())
                     points.append((i * o, cycles, i, o))
-        front, least = [], math.inf
-        for _, cycles, i, o in sorted(points):
-            if cycles < least:
-                front.append((i, o))
-                least = cycles
+        points.sort()
+        costs = np.array([point[:2] for point in points], dtype=float).reshape(-1, 2)
+        front = [points[i][2:] for i in unbeaten(costs, once=True)]
+        if not front:
+            return []  # not one multiplier
         picked = np.unique(np.linspace(0, len(front) - 1, MOST_SHAPES).round().astype(int))
         # The largest arrays differ most in what they leave for attention: all of the last few.
         picked = np.unique([*picked, *range(max(0, len(front) - 6), len(front))])

@@ -1,0 +1,143 @@
+"""The run without arguments: one model on Duplex and on GPUs, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...simulator.scenario import Scenario
+from ...simulator.serving.progress import Progress
+from ...simulator.serving.record import Run
+from ..show.result import Result
+from .simulate import Simulation, layer_totals, simulate
+from .summary import comparison_rows, flat, heading, ratio, took, where_rows
+
+DEMO_MODEL = "mixtral-8x7b"
+DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
+DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
+"""The run without arguments: 64 requests in flight, as in the middle of the Duplex paper's
+batches (32, 64, 128); two batches of completions are left out as warm-up, as there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(Result):
+    """The same requests on several systems, and what follows from it."""
+
+    runs: tuple[Simulation, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all runs, each once."""
+        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return comparison_rows([r.run for r in self.runs])
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [{"system": r.run.deployment.system.name, **flat(r.run)} for r in self.runs]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = []
+        for each in self.runs:
+            out += [heading(each.run), where_rows(each.run)]
+        rests = [r.rests_on() for r in self.runs]
+        return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
+
+    def report_title(self) -> str:
+        systems = " and ".join(r.run.deployment.system.name for r in self.runs)
+        return f"{self.runs[0].run.deployment.model.name} on {systems}"
+
+    def verdict(self) -> str:
+        """Say which is better by how much, and which layers moved and why."""
+        best, base = self.runs[0].run, self.runs[-1].run
+        ratios = {
+            "the output tokens per second": ratio(
+                best.output_tokens_per_s, base.output_tokens_per_s
+            ),
+            "the median time between tokens": ratio(best.tbt_s.p50, base.tbt_s.p50),
+            "the energy per token": ratio(best.joules_per_token, base.joules_per_token),
+        }
+        known = ", ".join(f"{x:.2f}x {what}" for what, x in ratios.items() if x is not None)
+        text = (
+            f"{best.deployment.system.name} against {base.deployment.system.name} on "
+            f"{best.deployment.model.name}: {known}."
+        )
+        moved = [
+            f"{m['name']} ({m['op_per_byte']:.1f} Op/B, {m['share']:.0%} of its memory traffic)"
+            for m in moved_layers(best, base)
+        ]
+        if moved:
+            text += f" Memory-bound on the xPU and moved to {self._near()}: {', '.join(moved)}."
+        return text
+
+    def _near(self) -> str:
+        processors = self.runs[0].run.deployment.device.processors.values()
+        return ", ".join(p.name for p in processors if p.kind != "xpu") or "no processor"
+
+
+def moved_layers(best: Run, base: Run) -> list[dict[str, Any]]:
+    """Ops that are memory-bound on `base` and ran beside the main processor in `best`.
+
+    Returns
+    -------
+    list of dict
+        ``name``, ``op_per_byte`` of what moved, ``share`` of its memory traffic that moved.
+    """
+    main = {p.name: p for p in base.deployment.device.processors.values() if p.kind == "xpu"}
+    dtype = base.deployment.model.numerics.default
+    bound = {
+        op.name
+        for op in base.ops
+        if op.processor in main
+        and op.op_per_byte is not None
+        and op.op_per_byte < main[op.processor].ridge(dtype)
+    }
+    out = []
+    near = [p.name for p in best.deployment.device.processors.values() if p.kind != "xpu"]
+    for op in layer_totals(best):
+        if op.processor in near and op.name in bound:
+            traffic = sum(o.bytes for o in best.ops if o.name == op.name)
+            share = op.bytes / traffic if traffic else 0.0
+            out.append({"name": op.name, "op_per_byte": op.op_per_byte, "share": share})
+    return out
+
+
+def compare_demo(
+    scenario: Scenario | None = None,
+    *,
+    keep_stages: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Comparison:
+    """Mixtral-8x7B on four Duplex devices against four GPUs, over the embedded sample.
+
+    Parameters
+    ----------
+    scenario : Scenario, optional
+        Without model and system; its other options apply to both runs.
+    keep_stages, progress, **options
+        See `simulate`.
+
+    Raises
+    ------
+    InputError
+        Anything that cannot be used; the message says what would be right.
+    """
+    base = Scenario.of(scenario, **options)
+    if not base.workload.given:
+        warmup = DEMO_WARMUP if base.warmup is None else base.warmup
+        base = base.changed(closed_loop=DEMO_CLIENTS, requests=DEMO_REQUESTS, warmup=warmup)
+    return Comparison(
+        tuple(
+            simulate(base.changed(model=DEMO_MODEL, system=system), keep_stages=keep_stages,
+                     progress=progress)
+            for system in DEMO_SYSTEMS
+        )
+    )  # fmt: skip

@@ -1,0 +1,24 @@
+"""What a simulated system costs, and so its tokens."""
+
+from __future__ import annotations
+
+from .simulate import Simulation
+
+
+def costs(result: Simulation, tokens_per_s: float | None) -> dict[str, float | int | None]:
+    """Devices, their price and what tokens cost; None where the device has no price.
+
+    ``processor_area_mm2`` is what processors near memory add to all stacks of one device.
+    """
+    system = result.run.deployment.system
+    copies = result.scenario.fleet.replicas or 1
+    devices = system.nodes * system.devices_per_node * copies
+    price = system.device.price_USD_per_hour
+    area = [sum(p.area_mm2.values()) for p in system.device.processors.values() if p.area_mm2]
+    per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
+    return {
+        "devices": devices,
+        "device_usd_per_hour": price,
+        "usd_per_million_tokens": None if per_token is None else 1e6 * per_token,
+        "processor_area_mm2": sum(area) * system.device.memory.stacks if area else None,
+    }

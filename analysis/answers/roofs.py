@@ -1,0 +1,77 @@
+"""Roofs of processors: one for each format that the ops compute in, nominal and attainable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...devices.device import Processor
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.step.explicit import explicit_stage
+from ...workloads.batch import Batch
+from ...workloads.numerics import BITS
+from .summary import roof_of
+
+
+def formats(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Processor -> the formats its ops compute in, the fastest last.
+
+    Examples
+    --------
+    >>> formats([("xpu", "fp8"), ("xpu", "bf16"), ("pim", "bf16"), ("xpu", "fp8")])
+    {'xpu': ['bf16', 'fp8'], 'pim': ['bf16']}
+    """
+    found: dict[str, set[str]] = {}
+    for processor, dtype in pairs:
+        found.setdefault(processor, set()).add(dtype)
+    return {name: sorted(own, key=lambda d: (-BITS.get(d, 4.0), d)) for name, own in found.items()}
+
+
+def formats_of_ops(deployment: Deployment) -> dict[tuple[str, str], str]:
+    """Format that each op of a step computes in, by its layer and name."""
+    batch = Batch.of([100], [(100, 0)])
+    stage = explicit_stage(deployment, [batch] * deployment.ranks, expected=True)
+    return {(p.op.layer, p.op.name): p.op.dtype for p in stage.ops}
+
+
+def roof_name(processor: str, dtype: str, used: Mapping[str, Sequence[str]]) -> str:
+    """What a roof is called: the processor, and the format where there are several."""
+    return processor if len(used.get(processor, ())) < 2 else f"{processor}, {dtype}"
+
+
+def roofs(
+    processors: Sequence[Processor], used: Mapping[str, Sequence[str]], default: str
+) -> list[dict[str, Any]]:
+    """Roofs of every processor in the formats used on it, as `plots.roofline` takes them.
+
+    Parameters
+    ----------
+    used : mapping of str to sequence of str
+        See `formats`; a processor that runs nothing has the roof of `default`.
+    """
+    rows = []
+    for p in processors:
+        names = list(used.get(p.name, ())) or [default]
+        own = [roof_of(p, name) for name in names]
+        memory = max(roof["memory_efficiency"] for roof in own)  # one memory, whatever the format
+        rows += [
+            roof | {"name": roof_name(p.name, n, used), "dtype": n, "memory_efficiency": memory}
+            for n, roof in zip(names, own, strict=True)
+        ]
+    return rows
+
+
+def roof_rows(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Roofs for people: nominal peak and bandwidth, what is attained, and where they meet."""
+    return [
+        {
+            "processor": roof["name"].partition(",")[0],
+            "format": roof["dtype"],
+            "TFLOP/s": roof["peak_flops"] / 1e12,
+            "attainable": f"{roof['compute_efficiency']:.0%}",
+            "GB/s": roof["bandwidth"] / 1e9,
+            "attainable ": f"{roof['memory_efficiency']:.0%}",
+            "ridge Op/B": roof["ridge_op_per_byte"],
+        }
+        for roof in table
+    ]

@@ -1,0 +1,26 @@
+"""Sections of checks against measurements and papers."""
+
+from __future__ import annotations
+
+from ..reproduce.base import Reproduction
+from ..reproduce.write import figures_of
+from ..show.result import Drawing, Section
+from ..validate.kernels import KernelValidation
+from .sections import sections
+
+
+@sections.register
+def kernel_sections(result: KernelValidation) -> list[Section]:
+    """Errors, a figure for each family, and what was left out."""
+    out = [Section("Result", result.blocks()), Section("By family", result.drawings())]
+    if result.skipped:
+        out.append(Section("Rows and files left out", [result.to_dict()["skipped"]]))
+    return out
+
+
+@sections.register
+def reproduction_sections(result: Reproduction) -> list[Section]:
+    """Every row with its verdict, and the figures where they were asked for."""
+    titles = {table.name: table.title for table in result.figures}
+    drawn = [Drawing(f, titles.get(name, name)) for name, f in figures_of(result).items()]
+    return [Section("Result", [*result.blocks(), *drawn])]

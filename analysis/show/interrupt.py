@@ -1,0 +1,144 @@
+"""Interrupts: what a command does when it is told to end, and what must not be cut in two.
+
+A signal reaches Python only between two of its instructions, so a long call of compiled code
+would hold it up. Compiled code therefore runs without the interpreter's lock, and a thread waits
+beside it: where the main thread has not ended by itself within `GRACE_S` of a signal, the thread
+ends the process and what it started. Either way unfinished files are removed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+GRACE_S = 1.2
+"""Time for an orderly end; with the start of the thread it stays below two seconds."""
+SIGNALS = tuple(
+    number for name in ("SIGINT", "SIGTERM", "SIGHUP")
+    if (number := getattr(signal, name, None)) is not None
+)  # fmt: skip
+
+_unfinished: set[Callable[[], None]] = set()
+
+
+class Ended(BaseException):
+    """A signal asked the process to end; `code` is its exit status, as shells count it.
+
+    No `KeyboardInterrupt`: the option parser ends the process on one without a word.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)  # SimPy builds an exception anew from its class and arguments
+        self.code = 128 + number
+
+    def __str__(self) -> str:
+        return f"interrupted by {signal.Signals(self.code - 128).name}"
+
+
+@contextmanager
+def endable() -> Iterator[None]:
+    """Let signals end what runs inside, soon and without leftovers.
+
+    Raises
+    ------
+    Ended
+        In place of `KeyboardInterrupt`, for any of `SIGNALS`, once.
+    """
+    taken = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]  # as under nohup
+    if threading.current_thread() is not threading.main_thread() or not taken:
+        yield
+        return
+    told: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if len(told) == 1:  # a second one must not cut the first one's cleaning short
+            end_children()
+            raise Ended(number)
+
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, end) for number in taken}
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(reader, taken), daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writer)  # the thread reads the end of the pipe, and ends
+
+
+def _watch(reader: int, taken: list[int]) -> None:
+    """Wait for a signal's number, then for the end of the main thread's work, but not long."""
+    deadline: float | None = None
+    number = 0
+    while True:
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        if not select.select([reader], [], [], left)[0]:
+            _end_now(number)
+        data = os.read(reader, 1)
+        if not data:
+            os.close(reader)
+            return
+        if deadline is None and data[0] in taken:
+            number, deadline = data[0], time.monotonic() + GRACE_S
+
+
+def _end_now(number: int) -> None:
+    for remove in list(_unfinished):
+        with suppress(Exception):
+            remove()
+    with suppress(Exception):
+        end_children()
+    with suppress(OSError):
+        os.write(2, f"opbyte: error: {Ended(number)}\n".encode())
+    os._exit(128 + number)
+
+
+def end_children() -> None:
+    """Kill the worker processes of this one: they hold nothing that needs an orderly end."""
+    if "multiprocessing" in sys.modules:
+        from multiprocessing import active_children
+
+        for child in active_children():
+            child.kill()
+
+
+@contextmanager
+def whole(remove: Callable[[], None]) -> Iterator[None]:
+    """Have `remove` called where the process must end at once while this block runs."""
+    _unfinished.add(remove)
+    try:
+        yield
+    finally:
+        _unfinished.discard(remove)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put signals off until the end of a short block that must not be left half done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    before: dict[int, Any] = {}
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            before[number] = signal.signal(number, lambda n, frame: held.append((n, frame)))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number, frame in held[:1]:
+        before[number](number, frame)

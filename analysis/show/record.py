@@ -1,0 +1,138 @@
+"""What made an answer: the command, its options, the files it read, and the versions.
+
+The command line notes it here before a command runs; answers of the library have the versions
+alone. Where results go and how many processes compute them is left out, since it changes no
+result: equal commands write equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+ELSEWHERE = ("--out", "--workers", "--dask")
+"""Options with a value that say where or how, not what."""
+READ = ("*.json", "*.csv", "*.yaml")
+"""Files of a named folder that commands read."""
+PACKAGES = ("numpy", "numba", "scipy", "pandas")
+
+_typed: ContextVar[tuple[str, ...] | None] = ContextVar("_typed", default=None)
+_options: ContextVar[Mapping[str, Any] | None] = ContextVar("_options", default=None)
+
+
+@contextmanager
+def typed(arguments: Sequence[str]) -> Iterator[None]:
+    """Note the command line as it was typed."""
+    token = _typed.set(tuple(arguments))
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+@contextmanager
+def parsed(options: Mapping[str, Any]) -> Iterator[None]:
+    """Note the values of a command's arguments and options, defaults among them."""
+    token = _options.set(dict(options))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def made_by() -> dict[str, Any]:
+    """The record of the command that runs, as plain data.
+
+    Returns
+    -------
+    dict
+        ``command`` (None from the library), ``options`` (name -> value, those given and those
+        with a default), ``files`` (path as given -> digest of what is read there), ``versions``.
+    """
+    arguments, options = _typed.get(), _options.get()
+    left = {k: v for k, v in (options or {}).items() if f"--{k}" not in ELSEWHERE}
+    return {
+        "command": None if arguments is None else command_of(arguments),
+        "options": {
+            name: value for name, value in left.items()
+            if value not in (None, (), []) and name != "as_json"
+        },
+        "files": _files(left),
+        "versions": versions(),
+    }  # fmt: skip
+
+
+def command_of(arguments: Sequence[str]) -> str:
+    """A command line as a shell takes it, without `ELSEWHERE` and ``--json``.
+
+    Examples
+    --------
+    >>> command_of(["roofline", "a model", "--out", "x", "--json", "--tp=2"])
+    "opbyte roofline 'a model' --tp=2"
+    """
+    import shlex
+
+    kept: list[str] = []
+    skip = False
+    for text in arguments:
+        if skip:
+            skip = False
+        elif text in ELSEWHERE:
+            skip = True
+        elif text != "--json" and not text.startswith(tuple(f"{name}=" for name in ELSEWHERE)):
+            kept.append(text)
+    return shlex.join(["opbyte", *kept])
+
+
+def versions() -> dict[str, str]:
+    """Version of the code, of Python and of the packages that compute."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .provenance import code_version
+
+    found = {"opbyte": code_version(), "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _files(options: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files that options name; catalog names are no files."""
+    found: dict[str, str] = {}
+    for value in options.values():
+        for text in value if isinstance(value, (list, tuple)) else [value]:
+            for name in str(text).removeprefix("trace:").split(",") if text else []:
+                digest = _digest(name.strip())
+                if digest:
+                    found[name.strip()] = digest
+    return found
+
+
+def _digest(name: str) -> str:
+    from ...workloads.errors import InputError
+    from .provenance import digest_of_files
+
+    path = Path(name)
+    try:
+        if path.is_dir():
+            inside = sorted(file for pattern in READ for file in path.glob(pattern))
+            return digest_of_files([file for file in inside if file.is_file()]) if inside else ""
+        if path.is_file():
+            return digest_of_files([path])
+        if path.parent.is_dir() and path.name:  # what the names of ServeGen's clients start with
+            clients = sorted(path.parent.glob(f"{_escaped(path.name)}*-trace.csv"))
+            return digest_of_files(clients) if clients and path.parent.name else ""
+    except (InputError, OSError, ValueError):
+        return ""
+    return ""
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

@@ -1,0 +1,181 @@
+"""The capacities of systems, with every load that was tried; see `capacity`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...devices.spec import SystemSpec
+from ..answers.evidence import basis_in, not_like_for_like
+from ..answers.limits import Limit
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show
+from .service_level import MEASURES_OF
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One simulated load.
+
+    Attributes
+    ----------
+    load_per_s : float
+        Requests per second.
+    output_tokens_per_s : float or None
+    figures : dict of str to float
+        The latencies of the service level, by name [s].
+    missed : tuple of str
+        Names whose limit is exceeded; "load" where requests come faster than they are served.
+    """
+
+    load_per_s: float
+    output_tokens_per_s: float | None
+    figures: dict[str, float | None]
+    missed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The capacity of one system.
+
+    Attributes
+    ----------
+    load_per_s : float or None
+        Highest load within the level; None if even the lightest misses it.
+    next_load_per_s : float or None
+        Lowest load tried that misses it.
+    joules_per_token, usd_per_million_tokens : float or None
+        At that load; None without a price or a load.
+    limit : Limit or None
+        Why the next load fails.
+    reason : str
+        The same in a sentence.
+    tried : tuple of Tried
+        Every load, in order.
+    spec, sources, evidence
+        What the figures rest on; see `Simulation`.
+    """
+
+    system: str
+    devices: int
+    load_per_s: float | None
+    next_load_per_s: float | None
+    output_tokens_per_s: float | None
+    joules_per_token: float | None
+    usd_per_million_tokens: float | None
+    limit: Limit | None
+    reason: str
+    tried: tuple[Tried, ...]
+    spec: SystemSpec
+    sources: Mapping[str, str]
+    evidence: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity(Result):
+    """Highest loads within a service level; see `capacity`."""
+
+    model: str
+    workload: str
+    level: dict[str, float]
+    found: tuple[Found, ...]
+    tolerance: float
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
+                 "joules_per_token", "usd_per_million_tokens", "reason")  # fmt: skip
+        return {
+            "model": self.model,
+            "workload": self.workload,
+            "slo": self.level,
+            "tolerance": self.tolerance,
+            "rows": [
+                {name: getattr(f, name) for name in names}
+                | {"limit": f.limit.to_dict() if f.limit else None}
+                | {"at_load": best.figures if best else None}
+                for f in self.found
+                for best in [_best(f)]
+            ],
+            "tried": self.curve(),
+        }
+
+    def curve(self) -> list[dict[str, Any]]:
+        """One row per simulated load: run, load, throughput, latencies, whether it holds."""
+        return [
+            {
+                "run": f.system,
+                "load_per_s": t.load_per_s,
+                "output_tokens_per_s": t.output_tokens_per_s,
+                **{MEASURES_OF[name]: t.figures[name] for name in self.level},
+                "within": not t.missed,
+            }
+            for f in self.found
+            for t in f.tried
+        ]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        rows: list[dict[str, Any]] = self.to_dict()["rows"]
+        return [
+            {k: v for k, v in row.items() if k not in ("limit", "at_load")}
+            | (row["at_load"] or dict.fromkeys(self.level))
+            for row in rows
+        ]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        out = []
+        for f in self.found:
+            best = _best(f)
+            out.append(
+                {
+                    "system": f.system,
+                    "requests/s": "none" if f.load_per_s is None else show(f.load_per_s),
+                    "output tokens/s": f.output_tokens_per_s,
+                    **{
+                        name.replace("_", " "): seconds(best.figures[name]) if best else None
+                        for name in self.level
+                    },
+                    "J/token": f.joules_per_token,
+                    "USD/M tokens": f.usd_per_million_tokens,
+                    "limited by": f.limit.resource if f.limit else "-",
+                }
+            )
+        return out
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in self.level.items())
+        return [
+            f"{self.model}, {self.workload}: highest load with {level}",
+            self.rows(),
+            *(f"{f.system}: {f.reason}" for f in self.found),
+            *self._mixed(),
+        ]
+
+    def _mixed(self) -> list[str]:
+        """A sentence where the systems rest on different kinds of model."""
+        bases = {f.system: basis_in(f.evidence) for f in self.found if f.evidence}
+        return [text] if (text := not_like_for_like(bases)) else []
+
+    def drawings(self) -> Sequence[Drawing]:
+        caption = "Latencies of the service level against load; dashed: the most allowed."
+        return [Drawing(self.figure(), caption)]
+
+    def figure(self) -> Figure:
+        """Draw the latencies of the level against load."""
+        import pandas as pd
+
+        from ..plots import throughput_latency
+
+        names = tuple(MEASURES_OF[name] for name in self.level)[:3]
+        limits = {MEASURES_OF[name]: most for name, most in self.level.items()}
+        title = f"{self.model}, {self.workload}"
+        return throughput_latency(
+            pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
+        )
+
+
+def _best(found: Found) -> Tried | None:
+    return next((t for t in found.tried if t.load_per_s == found.load_per_s), None)

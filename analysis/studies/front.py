@@ -1,0 +1,57 @@
+"""The Pareto front: what no other choice beats in every objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SIGN = {"max": -1.0, "min": 1.0}
+
+
+def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows that no other row beats: at least as good in all objectives and better in one.
+
+    Rows with an undefined objective are left out; of equal rows all stay. In order of the first
+    objective, the best first.
+
+    Examples
+    --------
+    >>> rows = [{"t": 1, "e": 1}, {"t": 2, "e": 2}, {"t": 2, "e": 3}]
+    >>> [tuple(row.values()) for row in front(rows, {"t": "max", "e": "min"})]
+    [(2, 2), (1, 1)]
+    """
+    known = [row for row in rows if all(_number(row[name]) for name in objectives)]
+    if not known or not objectives:
+        return []
+    signs = np.array([SIGN[goal] for goal in objectives.values()])
+    costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
+    return [dict(known[i]) for i in unbeaten(costs)]
+
+
+def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
+    """Rows of costs, shape (n, objectives), that no other row beats; the cheapest first.
+
+    Of equal rows all stay, or only the first with `once`.
+
+    Examples
+    --------
+    >>> unbeaten(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0]]))
+    [1, 0]
+    """
+    kept: list[int] = []
+    best = np.empty((0, costs.shape[1]))
+    for i in np.lexsort(costs.T[::-1]):  # whatever beats a row comes before it in this order
+        beaten = np.all(best <= costs[i], axis=1)
+        if not once:
+            beaten &= np.any(best < costs[i], axis=1)
+        if not beaten.any():
+            kept.append(int(i))
+            best = np.concatenate([best, costs[i : i + 1]])
+    return kept
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and bool(np.isfinite(value))

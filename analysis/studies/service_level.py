@@ -1,0 +1,51 @@
+"""A service level: which latencies may be how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.requests.options import check_real
+from ..answers.summary import LATENCIES, QUANTILES
+
+MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
+"""Names in a service level -> names in results."""
+MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q in QUANTILES}
+"""``ttft_p99`` -> ``ttft_s_p99``."""
+
+
+def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
+    """Read a service level: latency and quantile -> most seconds.
+
+    Raises
+    ------
+    InputError
+        Not of the form, an unknown name, or no positive number.
+
+    Examples
+    --------
+    >>> read_level("ttft_p99=1, tbt_p99=0.05")
+    {'ttft_p99': 1.0, 'tbt_p99': 0.05}
+    """
+    pairs: dict[str, Any] = {}
+    if isinstance(given, str):
+        for entry in given.split(","):
+            name, equals, text = (part.strip() for part in entry.partition("="))
+            if not equals or name in pairs:
+                raise InputError("--slo", f"must be NAME=SECONDS, each once, not {entry!r}")
+            try:
+                if "_" in text:  # Python reads 1_0 as 10; no other option does
+                    raise ValueError
+                pairs[name] = float(text)
+            except ValueError:
+                raise InputError(f"--slo {name}", f"must be seconds, not {text!r}") from None
+    else:
+        pairs = dict(given)
+    for name, value in pairs.items():
+        if name not in MEASURES_OF:
+            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, MEASURES_OF)}")
+        check_real(value, f"--slo {name}", 1e-9, 1e9)
+    if not pairs:
+        raise InputError("--slo", "needs at least one limit, for example ttft_p99=1")
+    return {name: float(value) for name, value in pairs.items()}

@@ -1,0 +1,245 @@
+"""Is a device with higher peaks ever slower? Steps of the catalog's models on all of its devices.
+
+A step's ops depend on the model and its layout and not on the device, so they are built once and
+costed on every device. `violations` compares all pairs of devices whose peaks are ordered; the same
+steps are what the shared kernel parameters are fitted under (`kernel_sets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.bounded import Probes
+from ...devices.calibrated.family import F8, Family, families
+from ...devices.calibrated.hardware import H_BANDWIDTH, hardware
+from ...devices.calibrated.kernel_sets import TYPICAL, shared_parameters
+from ...devices.calibrated.model import INCLUDED
+from ...devices.calibrated.order import at_least_as_good, has_unit
+from ...devices.catalog import list_devices, load_device
+from ...devices.spec import DeviceSpec
+from ...simulator.deploy.deployment import deploy
+from ...simulator.scenario.load import load
+from ...simulator.step.explicit import explicit_stage
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ...workloads.ops import Op
+
+MODELS = (
+    "llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b", "qwen2.5-7b",
+    "qwen2.5-32b", "qwen3-32b", "gemma-2-27b", "gemma-3-27b", "mixtral-8x7b", "qwen3-30b-a3b",
+    "qwen3-235b-a22b", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-20b", "gpt-oss-120b", "glm-4.5",
+    "olmoe-1b-7b", "phi-3.5-moe", "llama-4-scout", "llama-4-maverick", "dbrx", "minimax-m2",
+    "jamba-mini", "qwen3-next-80b-a3b", "opt-66b", "falcon-180b", "kimi-k2", "grok-1",
+)  # fmt: skip
+DTYPES = (None, "bf16", "fp8", "fp8_block", "nvfp4", "int8")
+"""Formats of the weights; None: as published."""
+DEGREES = (1, 8)
+"""Devices of one node that split every layer."""
+BATCHES = ((1, 512, 0), (1, 4096, 0), (1, 32768, 0), (8, 4096, 0), (16, 32768, 0), (64, 512, 0),
+           (64, 4096, 0), (512, 512, 0), (1024, 4096, 0), (0, 0, 16), (0, 0, 128), (0, 0, 1024),
+           (0, 0, 4096), (0, 0, 16384))  # fmt: skip
+"""Decodes, their context, and tokens of one prompt."""
+OTHER = "other"
+"""Ops without a kernel model: the bare time of their traffic."""
+HOST = "b200"
+"""Device whose systems lay the models out; it computes in every format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step is of."""
+
+    model: str
+    dtype: str | None
+    degree: int
+    decodes: int
+    context: int
+    prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Steps, and by family the distinct calls they make.
+
+    Attributes
+    ----------
+    steps : tuple of Step
+    probes : mapping of str to Probes
+        Family -> calls; `OTHER` -> bytes moved.
+    """
+
+    steps: tuple[Step, ...]
+    probes: Mapping[str, Probes]
+
+    @property
+    def linked(self) -> npt.NDArray[np.bool_]:
+        return np.array([step.degree > 1 for step in self.steps])
+
+    def where(self, dtype: str) -> npt.NDArray[np.bool_]:
+        return np.array([step.dtype == dtype for step in self.steps])
+
+    def narrowed(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Steps in fp8, and the same ones in bf16."""
+        at = {step: i for i, step in enumerate(self.steps)}
+        pairs = [
+            (i, at[wide])
+            for step, i in at.items()
+            if step.dtype == "fp8" and (wide := _wide(step)) in at
+        ]
+        both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+    def seconds(self, spec: DeviceSpec, values: Mapping[str, F8]) -> F8:
+        """Seconds of every step on one device, with parameters by family."""
+        h, total = hardware(spec), np.zeros(len(self.steps))
+        for name, probes in self.probes.items():
+            if name == OTHER:
+                total += np.asarray(probes.calls @ (probes.x[:, 0] / h[H_BANDWIDTH]))
+            else:
+                total += probes.times(families()[name], values[name], h)
+        return total
+
+
+def _wide(step: Step) -> Step:
+    return Step(step.model, "bf16", step.degree, step.decodes, step.context, step.prompt)
+
+
+def sweep(
+    models: Sequence[str] = MODELS,
+    dtypes: Sequence[str | None] = DTYPES,
+    degrees: Sequence[int] = DEGREES,
+    batches: Sequence[tuple[int, int, int]] = BATCHES,
+) -> Sweep:
+    """Build the steps; combinations that a model refuses are left out."""
+    from scipy.sparse import csr_matrix
+
+    steps: list[Step] = []
+    calls: dict[str, dict[tuple[float, ...], int]] = {}
+    entries: dict[str, list[tuple[int, int, int]]] = {}
+    for step, ops in _programs(models, dtypes, degrees, batches):
+        for op, count in ops:
+            name, x = _quantities(op)
+            known = calls.setdefault(name, {})
+            at = known.setdefault(x, len(known))
+            entries.setdefault(name, []).append((len(steps), at, count))
+        steps.append(step)
+    probes = {}
+    for name, known in calls.items():
+        row, column, count = np.array(entries[name]).T
+        matrix = csr_matrix((count.astype(float), (row, column)), shape=(len(steps), len(known)))
+        probes[name] = Probes(np.array(list(known), dtype=float), matrix)
+    return Sweep(tuple(steps), probes)
+
+
+def _programs(
+    models: Sequence[str], dtypes: Sequence[str | None], degrees: Sequence[int],
+    batches: Sequence[tuple[int, int, int]],
+) -> Iterable[tuple[Step, list[tuple[Op, int]]]]:  # fmt: skip
+    for model in models:
+        for dtype in dtypes:
+            for degree in degrees:
+                try:
+                    spec, where = load(model, f"{HOST}-x{degree}", dtype, None)
+                    side = deploy(spec, where, tp=degree, costs="roofline")
+                except InputError:
+                    continue
+                for decodes, context, prompt in batches:
+                    batch = Batch.of([context] * decodes, [(prompt, 0)] if prompt else [])
+                    stage = explicit_stage(side, [batch], expected=True)
+                    ops = [(p.op, p.count) for p in stage.ops if p.critical]
+                    yield Step(model, dtype, degree, decodes, context, prompt), ops
+
+
+def _quantities(op: Op) -> tuple[str, tuple[float, ...]]:
+    family = next((f for f in families().values() if op.kind in f.kinds), None)
+    x = None if family is None or op.name in INCLUDED else family.from_op(op)
+    if family is None or x is None:
+        return OTHER, (op.bytes,)
+    return family.name, tuple(float(value) for value in x)
+
+
+@cache
+def products() -> dict[str, DeviceSpec]:
+    """Devices of the catalog that are one processor and name their kernels."""
+    found = {name: load_device(name)[0] for name in list_devices()}
+    alone = {name: spec for name, spec in found.items() if len(spec.processors) == 1}
+    return {name: spec for name, spec in alone.items() if spec.kernels is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A step that takes longer where it may not.
+
+    Attributes
+    ----------
+    device, than : str
+        The better device and the other; the same where fp8 is compared with bf16.
+    ratio : float
+        Seconds over those of the other.
+    """
+
+    device: str
+    than: str
+    step: Step
+    ratio: float
+
+
+def violations(
+    over: Sweep, framework: str = TYPICAL, tolerance: float = 0.03,
+    devices: Mapping[str, DeviceSpec] | None = None,
+) -> tuple[int, list[Violation]]:  # fmt: skip
+    """Compare all ordered pairs of devices, and fp8 with bf16 on devices with the unit.
+
+    Peaks are those of 16, 8 and 4 bits and of memory; that of 8-bit integers where a step computes
+    in them, and the link where it uses several devices.
+
+    Returns
+    -------
+    int
+        Comparisons made.
+    list of Violation
+        Those past the tolerance, worst first.
+    """
+    specs = products() if devices is None else devices
+    times = {
+        name: over.seconds(spec, _values(spec, over, framework)) for name, spec in specs.items()
+    }
+    count, out = 0, []
+    for one, spec in specs.items():
+        for other, than in specs.items():
+            if one == other or not at_least_as_good(spec, than):
+                continue
+            asked = np.ones(len(over.steps), dtype=bool)
+            if not at_least_as_good(spec, than, whole_numbers=True):
+                asked &= ~over.where("int8")
+            if not at_least_as_good(spec, than, linked=True):
+                asked &= ~over.linked
+            at = np.flatnonzero(asked)
+            count += len(at)
+            out += _over(one, other, over, at, times[one][at] / times[other][at], tolerance)
+        if has_unit(spec, "fp8"):
+            narrow, wide = over.narrowed()
+            count += len(narrow)
+            out += _over(one, one, over, narrow, times[one][narrow] / times[one][wide], tolerance)
+    return count, sorted(out, key=lambda v: -v.ratio)
+
+
+def _over(
+    one: str, other: str, over: Sweep, at: npt.NDArray[np.int64], ratio: F8, tolerance: float
+) -> list[Violation]:
+    return [
+        Violation(one, other, over.steps[at[i]], float(ratio[i]))
+        for i in np.flatnonzero(ratio > 1.0 + tolerance)
+    ]
+
+
+def _values(spec: DeviceSpec, over: Sweep, framework: str) -> dict[str, F8]:
+    def known(family: Family) -> F8:
+        return shared_parameters(spec, family, framework).fit.values
+
+    return {name: known(families()[name]) for name in over.probes if name != OTHER}

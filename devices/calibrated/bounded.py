@@ -1,0 +1,277 @@
+"""One set of parameters for each silicon, fitted so that the better device is never slower.
+
+Unknown are the parameters of every set together. Each set is drawn to its own measured rows, as
+`fit` draws them, and to a centre. Beside the rows stand inequalities: where every peak of a device
+is at least another's, its time for a family's part of a step may not be above the other's. Each
+excess, as a share of the other device's whole step, is a residual of its own, so that a
+microsecond more counts in a short step and not in a long one. The weight of the inequalities
+rises until the largest excess is small; a set moves the less, the more rows speak for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .family import F8, Family
+from .fit import LOSS_SCALE, PRIOR
+from .terms import O_SECONDS
+
+SLACK = 0.005
+"""Excess, as a share of a step, that costs nothing."""
+WEIGHTS = (0.0, 1.0, 3.0, 10.0)
+"""Weights of the inequalities, one after another; an excess of 0.01 then counts as a row's error."""
+STEPS = 25
+"""Most steps at each weight."""
+DIFFERENCE = 1e-4
+"""Step of the logarithm for derivatives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Measured rows of one device: constants, quantities, log seconds, and a weight of each row."""
+
+    h: F8
+    x: F8
+    log: F8
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSet:
+    """Parameters that devices share.
+
+    Attributes
+    ----------
+    center : float64 array
+        Logarithms that the parameters are drawn to where no row speaks.
+    pull : float
+        Weight of that, in units of `fit.PRIOR`.
+    samples : sequence of Sample
+    start : float64 array, optional
+        Logarithms to start from; the centre without it.
+    """
+
+    center: F8
+    pull: float
+    samples: Sequence[Sample] = ()
+    start: F8 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """What a family does in steps of many models.
+
+    Attributes
+    ----------
+    x : float64 array
+        Quantities of distinct calls.
+    calls : sparse matrix
+        How often each step makes each call, shape (steps, len(x)).
+    """
+
+    x: F8
+    calls: Any
+
+    def times(self, family: Family, values: F8, h: F8) -> F8:
+        """Seconds of the family in every step, never below the roofline."""
+        return np.asarray(self.calls @ family.prices(values, h, self.x)[:, O_SECONDS])
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One inequality a step: seconds of (`device`, `steps`) at most those of (`than`, `others`).
+
+    Attributes
+    ----------
+    whole : float64 array
+        Seconds of the whole step on the device `than`.
+    """
+
+    device: str
+    steps: npt.NDArray[np.int64]
+    than: str
+    others: npt.NDArray[np.int64]
+    whole: F8
+
+
+class _Problem:
+    """Residuals and their normal equations at given parameters."""
+
+    def __init__(
+        self, family: Family, devices: Mapping[str, tuple[F8, str]],
+        sets: Mapping[str, ParameterSet], probes: Probes, orders: Sequence[Order],
+        fixed: Mapping[str, F8],
+    ) -> None:  # fmt: skip
+        self.family, self.probes, self.orders = family, probes, orders
+        self.devices, self.sets = devices, sets
+        self.size = len(family.parameters)
+        self.at = {name: slice(i * self.size, (i + 1) * self.size) for i, name in enumerate(sets)}
+        self.spread = np.array([p.spread for p in family.parameters])
+        self.low = np.tile(np.log([p.low for p in family.parameters]), len(sets))
+        self.high = np.tile(np.log([p.high for p in family.parameters]), len(sets))
+        self.moves = np.concatenate([np.full(self.size, name not in fixed) for name in sets])
+        asked = {o.device for o in orders} | {o.than for o in orders}
+        self.asked = [d for d in devices if d in asked]
+        self.fixed = fixed
+        self.still = {
+            device: probes.times(family, fixed[devices[device][1]], devices[device][0])
+            for device in self.asked
+            if devices[device][1] in fixed
+        }
+
+    def start(self) -> F8:
+        """Fixed parameters as they are, the others where their sets start."""
+        first = [
+            np.log(self.fixed[name]) if name in self.fixed
+            else held.center if held.start is None else held.start
+            for name, held in self.sets.items()
+        ]  # fmt: skip
+        out: F8 = np.clip(np.concatenate(first), self.low, self.high)
+        return out
+
+    def times(self, theta: F8) -> dict[str, F8]:
+        out = {}
+        for device in self.asked:
+            if device in self.still:
+                out[device] = self.still[device]
+                continue
+            h, name = self.devices[device]
+            out[device] = self.probes.times(self.family, np.exp(theta[self.at[name]]), h)
+        return out
+
+    def excess(self, order: Order, times: Mapping[str, F8]) -> F8:
+        more = times[order.device][order.steps] - times[order.than][order.others]
+        over: F8 = np.maximum(more / order.whole - SLACK, 0.0)
+        return over
+
+    def cost(self, theta: F8, weight: float, times: Mapping[str, F8] | None = None) -> float:
+        times = self.times(theta) if times is None else times
+        total = sum(float((self.excess(o, times) ** 2).sum()) for o in self.orders) * weight**2
+        for name, held in self.sets.items():
+            if name in self.fixed:
+                continue
+            own = theta[self.at[name]]
+            total += held.pull * float((PRIOR**2 * ((own - held.center) / self.spread) ** 2).sum())
+            for sample in held.samples:
+                r = np.log(self.family.seconds(np.exp(own), sample.h, sample.x)) - sample.log
+                rho = 2.0 * LOSS_SCALE**2 * (np.sqrt(1.0 + (r / LOSS_SCALE) ** 2) - 1.0)
+                total += sample.weight * float(rho.sum())
+        return total
+
+    def normal(self, theta: F8, weight: float) -> tuple[F8, F8]:
+        """Approximate Hessian and gradient of half of the cost."""
+        hessian, gradient = np.zeros((theta.size, theta.size)), np.zeros(theta.size)
+        for name, held in self.sets.items():
+            if name not in self.fixed:
+                self._own(theta, name, held, hessian, gradient)
+        times, slopes = self.times(theta), {}
+        for device in self.asked:
+            h, name = self.devices[device]
+            if name in self.fixed:
+                slopes[device] = np.zeros((len(times[device]), self.size))
+                continue
+            own = theta[self.at[name]]
+            slope = np.empty((len(times[device]), self.size))
+            for j in range(self.size):
+                moved = own.copy()
+                moved[j] += DIFFERENCE
+                changed = self.probes.times(self.family, np.exp(moved), h)
+                slope[:, j] = (changed - times[device]) / DIFFERENCE
+            slopes[device] = slope
+        for order in self.orders:
+            excess = self.excess(order, times)
+            on = np.flatnonzero(excess > 0.0)
+            if not len(on):
+                continue
+            scale = weight / order.whole[on, None]
+            one = slopes[order.device][order.steps[on]] * scale
+            two = slopes[order.than][order.others[on]] * scale
+            r = weight * excess[on]
+            a = self.at[self.devices[order.device][1]]
+            b = self.at[self.devices[order.than][1]]
+            hessian[a, a] += one.T @ one
+            hessian[b, b] += two.T @ two
+            hessian[a, b] -= one.T @ two
+            hessian[b, a] -= two.T @ one
+            gradient[a] += one.T @ r
+            gradient[b] -= two.T @ r
+        return hessian, gradient
+
+    def _own(self, theta: F8, name: str, held: ParameterSet, hessian: F8, gradient: F8) -> None:
+        at = self.at[name]
+        own = theta[at]
+        prior = held.pull * (PRIOR / self.spread) ** 2
+        hessian[at, at] += np.diag(prior)
+        gradient[at] += prior * (own - held.center)
+        for sample in held.samples:
+            base = np.log(self.family.seconds(np.exp(own), sample.h, sample.x))
+            r = base - sample.log
+            w = sample.weight / np.sqrt(1.0 + (r / LOSS_SCALE) ** 2)
+            slope = np.empty((len(r), self.size))
+            for j in range(self.size):
+                moved = own.copy()
+                moved[j] += DIFFERENCE
+                changed = np.log(self.family.seconds(np.exp(moved), sample.h, sample.x))
+                slope[:, j] = (changed - base) / DIFFERENCE
+            hessian[at, at] += (slope * w[:, None]).T @ slope
+            gradient[at] += slope.T @ (w * r)
+
+
+def solve(
+    family: Family,
+    devices: Mapping[str, tuple[F8, str]],
+    sets: Mapping[str, ParameterSet],
+    probes: Probes,
+    orders: Sequence[Order],
+    fixed: Mapping[str, F8],
+) -> dict[str, F8]:
+    """Parameters of every set.
+
+    Parameters
+    ----------
+    family : Family
+    devices : mapping of str to (float64 array, str)
+        Device -> its constants and the set it uses.
+    sets : mapping of str to ParameterSet
+    probes : Probes
+    orders : sequence of Order
+    fixed : mapping of str to float64 array
+        Parameters of sets that are not to move.
+    """
+    problem = _Problem(family, devices, sets, probes, orders, fixed)
+    theta = problem.start()
+    for weight in WEIGHTS:
+        theta = _descend(problem, theta, weight)
+    return {name: np.exp(theta[at]) for name, at in problem.at.items()}
+
+
+def _descend(problem: _Problem, theta: F8, weight: float) -> F8:
+    """Damped Gauss-Newton steps within the bounds."""
+    cost, damping = problem.cost(theta, weight), 1e-3
+    for _ in range(STEPS):
+        hessian, gradient = problem.normal(theta, weight)
+        stuck = ((theta <= problem.low + 1e-9) & (gradient > 0)) | (
+            (theta >= problem.high - 1e-9) & (gradient < 0)
+        )
+        free = np.flatnonzero(~stuck & problem.moves)
+        inner = hessian[np.ix_(free, free)]
+        scale = np.diag(np.maximum(np.diag(inner), 1e-8))
+        before = cost
+        for _ in range(6):
+            step = np.zeros_like(theta)
+            step[free] = -np.linalg.solve(inner + damping * scale, gradient[free])
+            step = np.clip(step, -0.5, 0.5)
+            moved = np.clip(theta + step, problem.low, problem.high)
+            new = problem.cost(moved, weight)
+            if new < cost:
+                theta, cost, damping = moved, new, max(damping / 5.0, 1e-7)
+                break
+            damping *= 6.0
+        if before - cost <= 1e-4 * before:
+            break
+    return theta

@@ -1,0 +1,27 @@
+"""One serving framework's kernels for every kind of op."""
+
+from __future__ import annotations
+
+from ...workloads.errors import InputError, nearest
+from .family import families
+from .kernel_sets import FRAMEWORKS
+
+
+def everywhere(framework: str) -> dict[str, str]:
+    """Kinds of ops -> the framework, as `device.build_device` and `deploy` take them.
+
+    Parameters
+    ----------
+    framework : str
+        Of `kernel_sets.FRAMEWORKS`. Where a framework has no rows on a device it has those of
+        devices of the same silicon, of others that call the same kernel library, of the device's
+        other kernels, or another silicon's parameters, in this order (`set_fit`).
+
+    Raises
+    ------
+    InputError
+        No such framework.
+    """
+    if framework not in FRAMEWORKS:
+        raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
+    return {kind: framework for family in families().values() for kind in family.kinds}

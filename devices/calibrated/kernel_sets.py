@@ -1,0 +1,206 @@
+"""Kernel parameters that devices of one silicon share, for each serving framework.
+
+A device of the catalog names its set (``kernels:`` in its description), and one that ``extends`` it
+keeps that: what is asked of other clocks, caches and bandwidths is asked of the same kernels. H100,
+H200 and H800 are one set, as are the variants of A100, of B200 and of MI300X. A set with a parent
+holds only families that its own devices were timed in; the rest is the parent's.
+
+Every set has parameters for each of `FRAMEWORKS`, fitted together with all other sets so that no
+device is slower than one with lower peaks (`bounded`). They are what answers use. The fits of each
+device alone (`rules`) follow its rows wherever these lead; they are what ``measured-blend`` uses, and
+what ``opbyte validate kernels`` compares with rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.specfile import Spec, read_yaml
+from ..catalog import load_device
+from ..spec import DeviceSpec
+from .errors import Errors
+from .family import Family
+from .fit import Fit
+from .hardware import hardware
+from .order import at_least_as_good, peaks
+from .rules import Parameters, distance, parameters
+
+TYPICAL, BEST, MEASURED = "typical", "best", "measured-blend"
+LABELS: Mapping[str, str] = {
+    "vllm": "aiconfigurator/vllm",
+    "sglang": "aiconfigurator/sglang",
+    "trtllm": "aiconfigurator/trtllm",
+}
+"""Serving frameworks -> their label in the kernel tables."""
+FRAMEWORKS = (TYPICAL, *LABELS, BEST, MEASURED)
+"""Whose kernels: the geometric mean of the three frameworks by their rows, one of them, the fastest of the three
+at each shape, or the mean of whatever was measured on that very device."""
+PARENTS: Mapping[str, str] = {
+    "a100-pcie": "a100-80gb", "gb200": "b200", "h20": "h100", "mi308x": "mi300x",
+    "rtx-4090": "l40s",
+}  # fmt: skip
+"""Sets of parts of a chip, or of another clock or package -> the set of the whole."""
+LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"}
+"""The same for collectives, where cards without a switch are alike."""
+LINKS = ("allreduce", "collectives")
+"""Families whose time is of the links between devices."""
+DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
+"""Device that stands for a set of another name."""
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Entry(Spec):
+    """Parameters of one family with one framework's kernels.
+
+    Attributes
+    ----------
+    basis : str
+        "own": rows of that framework on devices of the set; "library": rows of the kernel library
+        that the framework calls; "silicon": rows of other kernels on devices of the set;
+        "transferred": another set's parameters, moved as far as physics demands.
+    rows : int
+        Measured rows behind it.
+    errors : tuple of float, optional
+        Median and 90th percentile of |predicted / measured - 1|, median of the bias.
+    parameters : mapping of str to float
+        By name, in SI units.
+    """
+
+    basis: str
+    rows: Annotated[int, Field(ge=0)]
+    errors: tuple[float, float, float] | None = None
+    parameters: dict[str, Positive]
+
+
+class _File(Spec):
+    name: str
+    date: str
+    families: dict[str, dict[str, Entry]]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSet:
+    """All entries of one set: family -> framework -> entry."""
+
+    name: str
+    families: Mapping[str, Mapping[str, Entry]]
+
+    def find(self, family: str, framework: str) -> Entry | None:
+        """The entry of a framework; of the typical one where the family knows no others."""
+        held = self.families.get(family)
+        if held is None:
+            parent = (LINK_PARENTS if family in LINKS else PARENTS).get(self.name)
+            return None if parent is None else load_set(parent).find(family, framework)
+        return held.get(framework) or held.get(TYPICAL)
+
+
+def _folder() -> Path:
+    return Path(str(files("opbyte.devices") / "specs" / "kernels"))
+
+
+@cache
+def list_sets() -> tuple[str, ...]:
+    """Names of the catalog's sets."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.yaml")))
+
+
+@cache
+def load_set(name: str) -> KernelSet:
+    """One set of the catalog.
+
+    Raises
+    ------
+    SpecError
+        A file that is no set.
+    InputError
+        No such set.
+    """
+    if name not in list_sets():
+        raise InputError(f"kernels: {name}", f"is no known set{nearest(name, list_sets())}")
+    read = _File.model_validate(read_yaml(_folder() / f"{name}.yaml"), strict=False)
+    return KernelSet(name, read.families)
+
+
+def representative(name: str) -> DeviceSpec:
+    """The device of the catalog that a set is named after."""
+    return load_device(DEVICES.get(name, name))[0]
+
+
+def set_of(spec: DeviceSpec) -> str | None:
+    """The set a device names, else the one whose device is most like it.
+
+    Among the sets whose device has no higher peak it is the strongest, so that the device is not
+    slower than that one; among the others the weakest. None without any set.
+    """
+    if spec.kernels is not None:
+        return spec.kernels
+    known = {name: representative(name) for name in list_sets()}
+    if not known:
+        return None
+    return stand_in(spec, known)
+
+
+def stand_in(spec: DeviceSpec, known: Mapping[str, DeviceSpec]) -> str:
+    """Whose kernels a device without any is given; see `set_of`."""
+    below = [n for n, other in known.items() if at_least_as_good(spec, other)]
+    if below:
+        return max(below, key=lambda n: peaks(known[n], "bf16"))
+    above = [n for n, other in known.items() if at_least_as_good(other, spec)]
+    if above:
+        return min(above, key=lambda n: peaks(known[n], "bf16"))
+    h = hardware(spec)
+    return min(known, key=lambda n: distance(h, hardware(known[n])))
+
+
+def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
+    """Parameters of a family on a device under a framework; others by their name and label.
+
+    A family that no set knows, and a device whose own fit is not the catalog's (a user's tables),
+    have that fit.
+    """
+    if framework not in FRAMEWORKS:
+        raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
+    measured = parameters(spec, family)
+    name = set_of(spec)
+    if name is None or _own_tables(spec, family.name, name):
+        return measured
+    held, under = load_set(name), {MEASURED: measured}
+    for key in (TYPICAL, *LABELS, BEST):
+        entry = held.find(family.name, key)
+        if entry is not None:
+            under[key] = _known(spec, family, entry, name)
+    under |= {label: under[key] for key, label in LABELS.items() if key in under}
+    return replace(under.get(framework, measured), under=under)
+
+
+def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str) -> Parameters:
+    seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
+    fitted = entry.basis != "transferred" and family.name in spec.calibration
+    basis = "fitted" if fitted else "transferred"
+    return Parameters(
+        Fit(family.vector(entry.parameters), {}), basis, entry.rows, seen, ((name, 1.0),)
+    )
+
+
+def _own_tables(spec: DeviceSpec, family: str, name: str) -> bool:
+    """Whether a device's fit of a family is not of the catalog's tables."""
+    own = spec.calibration.get(family)
+    return own is not None and all(
+        other.calibration.get(family) != own for other in _devices_of(name)
+    )
+
+
+@cache
+def _devices_of(name: str) -> tuple[DeviceSpec, ...]:
+    from ..catalog import list_devices
+
+    found = (load_device(device)[0] for device in list_devices())
+    return tuple(spec for spec in found if spec.kernels == name)

@@ -1,0 +1,57 @@
+"""When is one device at least as good as another? By the peaks of their data sheets."""
+
+from __future__ import annotations
+
+from ..peaks import peaks_of
+from ..spec import DeviceSpec, ProcessorSpec
+
+FORMATS = ("bf16", "fp8", "fp4")
+"""Formats whose peaks are always compared; a device without a unit has the next wider format's."""
+WHOLE_NUMBERS = "int8"
+"""Compared only for steps in that format: the newest products give it up."""
+
+
+def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
+    """FLOP/s of the xPU by format, and memory bytes/s."""
+    processor = _main(spec)
+    bandwidth = spec.memory.bandwidth_bytes_per_s
+    rate = peaks_of(processor, spec, bandwidth * processor.bandwidth_multiple)
+    return (*(rate[name] for name in formats), bandwidth)
+
+
+def at_least_as_good(
+    one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool = False, linked: bool = False
+) -> bool:
+    """Whether every peak of `one` is at least that of `other`.
+
+    Parameters
+    ----------
+    whole_numbers : bool
+        Compare the rate of 8-bit integers too.
+    linked : bool
+        Compare the link inside a node too.
+
+    Examples
+    --------
+    >>> from opbyte.devices.catalog import load_device
+    >>> h100, h200 = (load_device(name)[0] for name in ("h100", "h200"))
+    >>> at_least_as_good(h200, h100), at_least_as_good(h100, h200)
+    (True, False)
+    """
+    formats = (*FORMATS, WHOLE_NUMBERS) if whole_numbers else FORMATS
+    pairs = zip(peaks(one, *formats), peaks(other, *formats), strict=True)
+    if not all(a >= b for a, b in pairs):
+        return False
+    return not linked or one.link.bandwidth_bytes_per_s >= other.link.bandwidth_bytes_per_s
+
+
+def has_unit(spec: DeviceSpec, format_: str) -> bool:
+    """Whether the data sheet gives a peak of that format itself."""
+    given = _main(spec).peak_flops_per_s
+    return given is not None and format_ in given
+
+
+def _main(spec: DeviceSpec) -> ProcessorSpec:
+    """The GPU-class processor, else the first."""
+    every = list(spec.processors.values())
+    return next((p for p in every if p.kind == "xpu"), every[0])

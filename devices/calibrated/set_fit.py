@@ -1,0 +1,335 @@
+"""Fit the parameters that devices of one silicon share, framework by framework.
+
+For each family and framework every set of `kernel_sets` is told by the best rows there are:
+
+1. rows of that framework on the set's devices ("own");
+2. rows there of other frameworks that call the same kernel library ("library");
+3. rows there of any kernels ("silicon"), for a tenth of their weight, unless another silicon has
+   rows of the named library that the framework calls;
+4. none ("transferred"): the parameters of the set that `kernel_sets.stand_in` names.
+
+Sets of the first two kinds are fitted together under the inequalities of `bounded`; then the others
+under the inequalities among all, with the first held still, so that no row of a framework gives way
+to a guess. Rows in 8 bits whose kernels take longer than those in 16 bits, weights half as long,
+are left out: kernels that nobody has tuned, which no inequality could meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..spec import DeviceSpec
+from .bounded import Order, ParameterSet, Probes, Sample, solve
+from .calibrate import Rows
+from .errors import errors
+from .family import F8, Family
+from .fit import fit
+from .hardware import C_FP8, H_CAPABILITY, hardware
+from .kernel_sets import (
+    BEST,
+    LABELS,
+    LINK_PARENTS,
+    LINKS,
+    PARENTS,
+    TYPICAL,
+    Entry,
+    representative,
+    stand_in,
+)
+from .libraries import LIBRARIES, library
+from .order import at_least_as_good, has_unit
+
+ENOUGH = 50
+"""Rows that tell a set's parameters; with fewer they are drawn to another set's."""
+SOME = 20
+"""Rows of a framework that go before those of others."""
+FEWEST = 5
+WEIGHT = {"own": 1.0, "library": 0.5, "silicon": 0.1, "transferred": 0.0}
+"""Weight of a row by what it tells."""
+PULL = {True: 1.0, False: 4.0}
+"""Weight of the centre for sets with `ENOUGH` rows, and for others with some."""
+STILL = 30.0
+"""The same without any row."""
+POINTS = 1500
+"""Calls at which a mean of frameworks is fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Steps of models that the inequalities are asked of.
+
+    Attributes
+    ----------
+    whole_numbers, linked : bool arrays
+        Steps in 8-bit integers, and those of several devices.
+    narrow, wide : integer arrays
+        Steps in fp8 and the same ones in bf16.
+    """
+
+    whole_numbers: npt.NDArray[np.bool_]
+    linked: npt.NDArray[np.bool_]
+    narrow: npt.NDArray[np.int64]
+    wide: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What speaks for one set under one framework."""
+
+    basis: str
+    samples: Sequence[Sample]
+
+    @property
+    def rows(self) -> int:
+        return sum(len(sample.log) for sample in self.samples)
+
+
+class SetFit:
+    """All sets of one family.
+
+    Parameters
+    ----------
+    family : Family
+    specs : mapping of str to DeviceSpec
+        Devices that the inequalities are asked of.
+    measured : mapping of str to Rows
+        Rows of the family, by device.
+    probes : Probes
+    steps : Steps
+    whole : mapping of str to float64 array
+        Device -> seconds of each whole step, which an excess is a share of.
+    """
+
+    def __init__(
+        self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows],
+        probes: Probes, steps: Steps, whole: Mapping[str, F8],
+    ) -> None:  # fmt: skip
+        self.family, self.specs, self.measured, self.probes = family, specs, measured, probes
+        self.parents = LINK_PARENTS if family.name in LINKS else PARENTS
+        self.h = {name: hardware(spec) for name, spec in specs.items()}
+        self.set = {name: self._owner(str(spec.kernels)) for name, spec in specs.items()}
+        self.sets = tuple(dict.fromkeys(self.set.values()))
+        self.lead = {name: representative(name) for name in self.sets}
+        self.orders = _orders(family, specs, steps, whole)
+
+    def _owner(self, name: str) -> str:
+        """The set itself where its devices have rows of the family, else its parent."""
+        timed = any(
+            len(self.measured[d].measured) >= FEWEST
+            for d, spec in self.specs.items()
+            if spec.kernels == name and d in self.measured
+        )
+        parent = self.parents.get(name)
+        return name if timed or parent is None else self._owner(parent)
+
+    def run(self) -> dict[str, dict[str, Entry]]:
+        """Entries of every set and framework."""
+        out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
+        if not self.family.framework_time or self.family.name == "norm":
+            self._enter(out, TYPICAL, *self._framework(None))
+            return out
+        found = {}
+        for name, label in LABELS.items():
+            found[name], told = self._framework(label)
+            self._enter(out, name, found[name], told)
+        rows = {s: self._all(s) for s in self.sets}
+        share = self._shares(found)
+        for name, mean in ((TYPICAL, lambda logs: share @ logs), (BEST, _fastest)):
+            self._enter(out, name, self._combined(found, mean), rows)
+        return out
+
+    def _shares(self, frameworks: Iterable[str]) -> F8:
+        """Shares of the frameworks in the typical one: of the family's rows, on any device."""
+        labels = np.concatenate([rows.labels for rows in self.measured.values()])
+        count = np.array([np.count_nonzero(labels == LABELS[name]) for name in frameworks])
+        if not count.any():
+            return np.full(len(count), 1.0 / len(count))
+        share: F8 = count / count.sum()
+        return share
+
+    def _enter(
+        self, out: dict[str, dict[str, Entry]], framework: str, values: Mapping[str, F8],
+        told: Mapping[str, Told],
+    ) -> None:  # fmt: skip
+        names = [p.name for p in self.family.parameters]
+        for key in self.sets:
+            parameters = dict(zip(names, values[key].tolist(), strict=True))
+            seen = self._errors(values[key], told[key].samples)
+            out[key][framework] = Entry(
+                basis=told[key].basis, rows=told[key].rows, errors=seen, parameters=parameters
+            )
+
+    def _errors(self, values: F8, samples: Sequence[Sample]) -> tuple[float, float, float] | None:
+        if not samples:
+            return None
+        predicted = [self.family.seconds(values, s.h, s.x) for s in samples]
+        e = errors(np.concatenate(predicted), np.exp(np.concatenate([s.log for s in samples])))
+        return e.median_ape, e.p90_ape, e.median_bias
+
+    def _framework(self, label: str | None) -> tuple[dict[str, F8], dict[str, Told]]:
+        """Parameters of every set with one framework's kernels; of all kernels without a label."""
+        told = {name: self._told(name, label) for name in self.sets}
+        firm = [n for n in self.sets if told[n].rows >= ENOUGH
+                and (label is None or told[n].basis in ("own", "library"))]  # fmt: skip
+        default = np.log(self.family.defaults)
+        alone = {name: self._alone(told[name], default) for name in firm}
+        for name in firm:
+            if not self._plausible(name, alone[name]):
+                told[name] = self._told(name, label, without=C_FP8)
+                alone[name] = self._alone(told[name], default)
+        sets = {
+            name: ParameterSet(default, PULL[True], told[name].samples, alone[name])
+            for name in firm
+        }
+        values = self._solve(sets, {})
+        for name in self.sets:
+            if name in firm:
+                continue
+            source = self._source(name, firm, label)
+            if told[name].basis == "silicon" and self._kin(name, source, label):
+                told[name] = Told("transferred", ())
+            if told[name].samples and not self._plausible(name, np.log(values[source])):
+                told[name] = self._told(name, label, without=C_FP8)
+            pull = PULL[False] if told[name].samples else STILL
+            sets[name] = ParameterSet(np.log(values[source]), pull, told[name].samples)
+        return self._solve(sets, values), told
+
+    def _solve(self, sets: Mapping[str, ParameterSet], fixed: Mapping[str, F8]) -> dict[str, F8]:
+        devices = {d: (self.h[d], s) for d, s in self.set.items() if s in sets}
+        orders = [o for o in self.orders if o.device in devices and o.than in devices]
+        return solve(self.family, devices, sets, self.probes, orders, fixed)
+
+    def _told(self, name: str, label: str | None, without: int | None = None) -> Told:
+        own: list[Sample] = []
+        kin: list[Sample] = []
+        others: list[Sample] = []
+        for device, used in self.set.items():
+            if used != name or device not in self.measured:
+                continue
+            rows = self.measured[device]
+            for other in sorted(set(rows.labels.tolist())):
+                kept = rows.labels == other
+                if without is not None:
+                    kept &= self._formats(rows.x) != without
+                if not kept.any():
+                    continue
+                x, log = np.ascontiguousarray(rows.x[kept]), np.log(rows.measured[kept])
+                basis = self._basis(other, label, rows.h[H_CAPABILITY])
+                to = {"own": own, "library": kin, "silicon": others}[basis]
+                to.append(Sample(rows.h, x, log, WEIGHT[basis] if label else 1.0))
+        for basis, samples, least in (
+            ("own", own, SOME), ("library", own + kin, SOME), ("silicon", own + kin + others, FEWEST)
+        ):  # fmt: skip
+            told = Told(basis, samples)
+            if told.rows >= least:
+                return told
+        return Told("transferred", ())
+
+    def _formats(self, x: F8) -> F8:
+        """Format code of each row; -1 where the family has no formats."""
+        names = self.family.quantities
+        return x[:, names.index("format")] if "format" in names else np.full(len(x), -1.0)
+
+    def _basis(self, other: str, label: str | None, capability: float) -> str:
+        if label is None or other == label:
+            return "own" if label else "silicon"
+        same = library(self.family.name, other, capability) == library(
+            self.family.name, label, capability
+        )
+        return "library" if same else "silicon"
+
+    def _all(self, name: str) -> Told:
+        """Rows of the three frameworks on a set's devices, else any."""
+        own = [s for label in LABELS.values() if (t := self._told(name, label)).basis == "own"
+               for s in t.samples]  # fmt: skip
+        return Told("own", own) if own else self._told(name, None)
+
+    def _alone(self, told: Told, center: F8) -> F8:
+        """Logarithms of a fit to the largest sample alone: where the solution starts."""
+        most = max(told.samples, key=lambda sample: len(sample.log))
+        labels = np.full(len(most.log), "all", dtype=object)
+        found = fit(self.family, most.h, most.x, np.exp(most.log), labels, prior=np.exp(center))
+        return np.log(found.values)
+
+    def _plausible(self, name: str, logs: F8) -> bool:
+        """Whether steps in fp8 are not slower than those in bf16, nine of ten of them."""
+        for device, used in self.set.items():
+            if used != name or not has_unit(self.specs[device], "fp8"):
+                continue
+            (order,) = (o for o in self.orders if o.device == o.than == device)
+            times = self.probes.times(self.family, np.exp(logs), self.h[device])
+            wide = times[order.others]
+            some = wide > 0.0
+            more = times[order.steps][some] / wide[some]
+            return not some.any() or float(np.quantile(more, 0.9)) <= 1.0
+        return True
+
+    def _source(self, name: str, firm: Sequence[str], label: str | None) -> str:
+        """The set whose parameters another one is drawn to."""
+        parent = self.parents.get(name)
+        if parent is not None:
+            return parent if parent in firm else self._source(parent, firm, label)
+        alike = [other for other in firm if self._kin(name, other, label)] or firm
+        lead = self.lead.get(name) or representative(name)
+        return stand_in(lead, {other: self.lead[other] for other in alike})
+
+    def _kin(self, name: str, other: str, label: str | None) -> bool:
+        """Whether a framework calls the same named library on the devices of two sets."""
+        if label is None or label not in LIBRARIES.get(self.family.name, {}):
+            return False
+        one, two = (hardware(representative(n))[H_CAPABILITY] for n in (name, other))
+        if not one or not two:
+            return False
+        here = library(self.family.name, label, one)
+        return here == library(self.family.name, label, two)
+
+    def _combined(
+        self, found: Mapping[str, Mapping[str, F8]], mean: Callable[[F8], F8]
+    ) -> dict[str, F8]:
+        """Parameters that stand for several frameworks, fitted to their predictions."""
+        rng = np.random.default_rng(0)
+        x = self.probes.x
+        if len(x) > POINTS:
+            x = np.ascontiguousarray(x[np.sort(rng.choice(len(x), POINTS, replace=False))])
+        sets = {}
+        for name in self.sets:
+            center = np.mean([np.log(values[name]) for values in found.values()], axis=0)
+            samples = []
+            for h in self._extremes(name):
+                logs = [np.log(self.family.seconds(found[f][name], h, x)) for f in found]
+                samples.append(Sample(h, x, mean(np.array(logs)), 1.0))
+            sets[name] = ParameterSet(center, PULL[True], samples)
+        return self._solve(sets, {})
+
+    def _extremes(self, name: str) -> list[F8]:
+        """Constants of the devices of a set with the least and the most bandwidth."""
+        held = sorted((self.h[d] for d, s in self.set.items() if s == name), key=lambda h: h[0])
+        return held[:1] if held[0][0] == held[-1][0] else [held[0], held[-1]]
+
+
+def _fastest(logs: F8) -> F8:
+    out: F8 = logs.min(axis=0)
+    return out
+
+
+def _orders(
+    family: Family, specs: Mapping[str, DeviceSpec], steps: Steps, whole: Mapping[str, F8]
+) -> list[Order]:
+    links = family.name in LINKS
+    every = np.flatnonzero(steps.linked) if links else np.arange(len(steps.linked))
+    fewer = np.flatnonzero(steps.linked if links else ~steps.whole_numbers)
+    out = []
+    for one, spec in specs.items():
+        for other, than in specs.items():
+            if one == other or not at_least_as_good(spec, than, linked=links):
+                continue
+            whole_numbers = at_least_as_good(spec, than, whole_numbers=True)
+            asked = every if whole_numbers else fewer
+            out.append(Order(one, asked, other, asked, whole[other][asked]))
+        if has_unit(spec, "fp8"):
+            out.append(Order(one, steps.narrow, one, steps.wide, whole[one][steps.wide]))
+    return out

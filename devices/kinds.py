@@ -1,0 +1,121 @@
+"""Kinds of processors by name, and what prices the ops of each.
+
+The kinds of the library are priced by their description, a roofline; GPU-class ones ("xpu") by fitted
+kernel models where there are some (`devices.device`). Another kind brings a cost model of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..workloads.errors import InputError, reason_of
+from ..workloads.registry import Registry, first_line
+from .cost import CostModel, Roofline
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A processor as its description has it, for the cost model of its kind.
+
+    Attributes
+    ----------
+    name, device : str
+        Key of the processor in its device's description, and the device's name.
+    base : Roofline
+        Peaks, bandwidth, efficiencies and energies of the description.
+    parameters : mapping of str to float
+        What the kind needs besides (`Kind.parameters`), in SI units.
+    stacks : int
+        Memory stacks of the device.
+    cores : int, optional
+    clock_Hz : float, optional
+    """
+
+    name: str
+    device: str
+    base: Roofline
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    stacks: int = 1
+    cores: int | None = None
+    clock_Hz: float | None = None
+
+
+ModelOf = Callable[[Described], CostModel]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of processor.
+
+    Attributes
+    ----------
+    model_of : callable
+        ``model_of(described)``: what prices its ops.
+    parameters : tuple of str
+        Numbers that ``parameters`` of its description must give, each with a source; names in SI
+        units (``overhead_us`` in a file is ``overhead_s`` here).
+    """
+
+    model_of: ModelOf
+    parameters: tuple[str, ...] = ()
+
+
+SAMPLE = Roofline(
+    peak={"bf16": 1e14, "fp16": 1e14}, bandwidth=1e12, compute_efficiency=0.8,
+    memory_efficiency=0.9, fixed_s=1e-6, stream_J_per_byte=3e-11, act_J_per_byte=2e-11,
+    J_per_flop={"bf16": 2e-13, "fp16": 2e-13},
+)  # fmt: skip
+"""A processor of no product, for which the cost model of a new kind is tried."""
+
+
+def _try(kind: Kind) -> None:
+    """Refuse a kind whose cost model lacks a method, or says two prices of one op."""
+    from .agreement import check_rows  # needs layers of models; the library's kinds do not
+
+    given = dict.fromkeys(kind.parameters, 1.0)
+    model = kind.model_of(Described("sample", "sample", SAMPLE, given, 1, 100, 1e9))
+    lacking = [name for name in ("cost", "row", "evidence", "roof") if not hasattr(model, name)]
+    if lacking:
+        raise TypeError(f"its cost model lacks {', '.join(lacking)}")
+    check_rows(model)
+
+
+PROCESSOR_KINDS: Registry[Kind] = Registry("processor kind", described=True)
+
+
+def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[ModelOf], ModelOf]:
+    """Register a function as what makes the cost model of a kind of processor; see `Kind`.
+
+    Raises
+    ------
+    InputError
+        The function has no docstring, or its model's `cost` and `row` differ.
+    """
+
+    def add(model_of: ModelOf) -> ModelOf:
+        kind = Kind(model_of, tuple(parameters))
+        try:
+            _try(kind)
+        except Exception as error:
+            reason = f"cannot be registered: {reason_of(error)}"
+            raise InputError(f"processor kind {name!r}", reason) from error
+        PROCESSOR_KINDS.register(name, first_line(model_of))(kind)
+        return model_of
+
+    return add
+
+
+def as_described(described: Described) -> CostModel:
+    """The roofline of the description, which is how the library prices its own kinds."""
+    return described.base
+
+
+for _name, _title in (
+    ("xpu", "main processor (GPU, TPU, CPU), by fitted kernel models where there are some"),
+    ("logic-pim", "processor on the logic dies of the memory stacks (Duplex)"),
+    ("bank-pim", "units beside every DRAM bank"),
+    ("bank-group-pim", "units beside every group of DRAM banks"),
+    ("fpga", "FPGA design, whose engine is simulated by compare and frames"),
+):
+    PROCESSOR_KINDS.register(_name, _title)(Kind(as_described))

@@ -1,0 +1,66 @@
+"""How models are mapped on the devices of named systems: ``specs/systems/*.yaml``.
+
+A system's name before its size (``duplex-pe`` of ``duplex-pe-x4``) may stand for a device and a
+mapping. All other names are devices, mapped by the defaults of `MappingSpec`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..workloads.specfile import Spec, build, load_description, read_yaml
+from .spec import MappingSpec, Name
+
+Sources = dict[str, str]
+
+
+class FamilySpec(Spec):
+    """Systems of one device and one mapping: ``NAME-x4`` and so on; `sizes` are those listed."""
+
+    name: Name
+    title: str
+    aliases: tuple[str, ...] = ()
+    device: Name
+    sizes: tuple[Annotated[str, Field(pattern=r"^([0-9]+)?x[0-9]+$")], ...] = ()
+    mapping: MappingSpec
+
+
+def family(name: str) -> tuple[FamilySpec, Sources] | None:
+    """The family of a name or alias, whatever its case, with its numbers' sources; None: no such."""
+    key = name.lower()
+    return next(
+        (f for f in families().values() if key in (f[0].name, *f[0].aliases)), None
+    )  # fmt: skip
+
+
+@cache
+def families() -> dict[str, tuple[FamilySpec, Sources]]:
+    """All families by name."""
+    folder = Path(str(files("opbyte.devices") / "specs" / "systems"))
+    found = [build(FamilySpec, load_description(path)) for path in sorted(folder.glob("*.yaml"))]
+    return {spec.name: (spec, sources) for spec, sources in found}
+
+
+def inherited(device: Any, path: Path) -> tuple[MappingSpec, Sources]:
+    """The mapping that a user's device brings: that of the catalog name which it is or extends.
+
+    Parameters
+    ----------
+    device : str or dict
+        A name or a path, or a description that may have ``extends``.
+    path : Path
+        The file it stands in.
+    """
+    text = device.get("extends") if isinstance(device, dict) else device
+    if not isinstance(text, str):
+        return MappingSpec(), {}
+    known = family(text)
+    if known is not None:
+        return known[0].mapping, known[1]
+    below = path.parent / text
+    return inherited(read_yaml(below), below) if below.is_file() else (MappingSpec(), {})

@@ -1,0 +1,93 @@
+"""In which order waiting requests are admitted: rules that give each request a key, by name.
+
+A key is worked out once, when a request reaches an engine. The queue is sorted by it, the smallest
+first, equal keys by arrival: a policy without an order is first come, first served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError, reason_of
+from ...workloads.registry import Registry
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+class Waiting(NamedTuple):
+    """Requests that reach an engine, as columns.
+
+    Attributes
+    ----------
+    request_id : int64 array
+        Number in the workload.
+    arrival_s : float64 array
+        When they come [s]; 0 in a closed loop, whose clients ask when they are answered.
+    input_tokens, output_tokens : int64 array
+        Of prompt and answer. A real engine does not know the second.
+    """
+
+    request_id: I8
+    arrival_s: F8
+    input_tokens: I8
+    output_tokens: I8
+
+
+Order = Callable[[Waiting], npt.NDArray[np.float64 | np.int64]]
+"""Requests -> a key for each; the smallest goes first."""
+
+
+def keys_of(order: Order, requests: Waiting) -> F8:
+    """Keys of requests, checked.
+
+    Raises
+    ------
+    InputError
+        Not one finite number a request.
+    """
+    keys = np.asarray(order(requests), dtype=np.float64)
+    if keys.shape != requests.arrival_s.shape or not np.isfinite(keys).all():
+        raise InputError("its keys", "must be one finite number for each request")
+    return keys
+
+
+def _sorts(order: Order) -> None:
+    """Refuse a rule that gives no keys."""
+    lengths = np.array([7, 1, 300])
+    keys_of(order, Waiting(np.arange(3), np.array([0.0, 0.5, 0.5]), lengths, lengths[::-1].copy()))
+
+
+ORDERS: Registry[Order] = Registry("order", described=True, check=_sorts)
+
+
+@ORDERS.register("shortest-prompt")
+def shortest_prompt(requests: Waiting) -> I8:
+    """Shortest prompt first."""
+    return requests.input_tokens
+
+
+@ORDERS.register("shortest-answer")
+def shortest_answer(requests: Waiting) -> I8:
+    """Shortest answer first, as if its length were known: a bound for predictors of it."""
+    return requests.output_tokens
+
+
+def queue_keys(name: str, requests: Waiting) -> F8:
+    """Keys under a policy's order; equal ones without an order.
+
+    Raises
+    ------
+    InputError
+        An order that fails on these requests.
+    """
+    if not name:
+        return np.zeros(len(requests.arrival_s))
+    try:
+        return keys_of(ORDERS[name], requests)
+    except Exception as error:
+        raise InputError(f"order {name!r}", f"cannot be used: {reason_of(error)}") from error

@@ -1,0 +1,123 @@
+"""How the serving engines schedule and what they may use, by framework: their own defaults.
+
+Every rule is a named setting of the engine, its value the engine's default (source files named
+below, versions as in the runs); a launch changes some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...devices.spec import DeviceSpec
+from ...workloads.registry import Registry
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy, make_policy
+from ..deploy.deployment import Deployment
+from .settings import EngineSettings
+
+MIB = 2.0**20
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What an engine is started with beside its defaults; None or the neutral value where nothing.
+
+    Attributes
+    ----------
+    tokens, sequences : int or None
+        Of a step; running at once.
+    memory : float or None
+        Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the
+        cache (TensorRT-LLM).
+    poll_steps, gather_steps, gather_tokens, even_steps : int
+        See `Policy`.
+    """
+
+    tokens: int | None = None
+    sequences: int | None = None
+    memory: float | None = None
+    poll_steps: int = 1
+    gather_steps: int = 0
+    gather_tokens: int = 0
+    even_steps: int = 0
+
+
+Limits = Callable[[Deployment, Launch], EngineSettings]
+ENGINES: Registry[Limits] = Registry("serving framework")
+
+
+@ENGINES.register("vllm")
+def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
+    """Chunked prefill beside decodes, asynchronous scheduling (V1 engine).
+
+    Defaults on GPUs of 70 GiB and more (vllm/engine/arg_utils.py): 8,192 tokens a step, 1,024
+    sequences, 0.9 of memory.
+    """
+    policy = make_policy("vllm", launch.tokens, launch.sequences)
+    total = deployment.system.device.memory.capacity_bytes
+    return EngineSettings(policy, CacheSettings(memory_bytes=(launch.memory or 0.9) * total))
+
+
+@ENGINES.register("trtllm")
+def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
+    """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
+
+    Defaults (tensorrt_llm/llmapi/llm_args.py): 8,192 tokens (max_num_tokens), 2,048 sequences
+    (max_batch_size), chunked prefill off, capacity policy GUARANTEED_NO_EVICT, KV 0.9 of the
+    memory that weights leave, no waiting to batch prompts. What a step may let wait
+    (PyExecutor._waiting_requests and _balance_adp_requests): prompts until there are
+    batch_wait_max_tokens_ratio x max_num_tokens tokens or batch_wait_timeout_iters steps have
+    passed; with attention_dp_config.enable_balance until every rank has one or timeout_iters
+    steps have passed.
+    """
+    policy = Policy(
+        "tensorrt-llm", launch.tokens or 8192, launch.sequences or 2048, chunked=False,
+        reserve=True, ahead=True, gather_steps=launch.gather_steps,
+        gather_tokens=launch.gather_tokens, even_steps=launch.even_steps,
+    )  # fmt: skip
+    total = deployment.system.device.memory.capacity_bytes
+    weights = deployment.memory(total).weights
+    share = launch.memory or 0.9
+    return EngineSettings(policy, CacheSettings(memory_bytes=weights + share * (total - weights)))
+
+
+@ENGINES.register("sglang")
+def sglang(deployment: Deployment, launch: Launch) -> EngineSettings:
+    """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
+
+    Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and
+    more; arrivals are received at every step (scheduler_recv_interval 1); of memory, all but 0.5
+    GiB, 1.5 MiB for each token of a chunk, 2 MiB for each sequence of the largest CUDA graph
+    (256, from four devices on 512) and 1 GiB for each eight devices.
+    """
+    total = deployment.system.device.memory.capacity_bytes
+    devices = deployment.layout.devices
+    tokens = launch.tokens or (16_384 if total >= 160 * 1024 * MIB else 8192)
+    policy = Policy(
+        "sglang", tokens, launch.sequences or 2048, chunked=True, reserve=False, ahead=True,
+        prompts_alone=True, poll_steps=launch.poll_steps,
+    )  # fmt: skip
+    if launch.memory:
+        return EngineSettings(policy, CacheSettings(memory_bytes=launch.memory * total))
+    graphs = 512 if devices >= 4 else 256
+    left = total - MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
+    return EngineSettings(policy, CacheSettings(memory_bytes=left))
+
+
+HGX = 8
+"""Devices of a node whose NVLink ends there. Ranks gather within one: there each token has about as
+many experts as there are groups of them."""
+
+
+def exchange_of(framework: str, device: DeviceSpec, dp: int, ep: int) -> str:
+    """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
+
+    vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
+    for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
+    NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
+    fused_moe), or, with DeepEP, for no more groups than experts of a token.
+    """
+    if framework == "trtllm" and device.node_size > HGX:
+        return "all_to_all"
+    return "gather" if dp > 1 and ep <= HGX else "all_to_all"

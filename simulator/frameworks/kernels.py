@@ -1,0 +1,56 @@
+"""Whose kernels a serving framework calls.
+
+Experts are where the frameworks' kernels differ most, and a framework may have several sets of
+them. The measured tables name the framework that was timed; which of them a run calls:
+
+- by default its own framework's;
+- on data-centre Blackwell TensorRT-LLM's generated kernels, which are vLLM's rows in the tables
+  (`devices.calibrated.libraries`): vLLM prefers them (vllm/model_executor/layers/fused_moe/oracle),
+  and the launch scripts of the public benchmark (SemiAnalysisAI/InferenceX, benchmarks, dsr1_fp4_b200,
+  dsr1_fp8_b200, gptoss_fp4_b200 and their _trt twins) and the recipes of its split deployments
+  (NVIDIA/srt-slurm, recipes/b200-fp4/1k1k.yaml, recipes/trtllm/kimi-k25-nvfp4/b200-fp4) ask SGLang
+  and TensorRT-LLM for them; the latter calls CUTLASS or DeepGEMM, its own rows, where ranks attend
+  apart;
+- for MXFP4 elsewhere OpenAI's Triton kernels, which are vLLM's rows too: TensorRT-LLM's scripts
+  (gptoss_fp4_h200_trt.sh) ask for them, and SGLang prefers them (moe_runner_backend in
+  python/sglang/srt/server_args.py).
+"""
+
+from __future__ import annotations
+
+from ...devices.calibrated.choose import everywhere
+from ...devices.calibrated.kernel_sets import LABELS
+from ...devices.calibrated.libraries import BLACKWELL, generation
+from ...devices.spec import DeviceSpec
+
+
+def kernels_of(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) -> dict[str, str]:
+    """Kinds of ops -> whose kernels run them, as `devices.device.build_device` takes them.
+
+    Parameters
+    ----------
+    framework : str
+        Of `devices.calibrated.kernel_sets.FRAMEWORKS`.
+    device : DeviceSpec
+    apart : bool
+        Whether data-parallel ranks attend apart.
+    mxfp4 : bool
+        Whether experts are stored in MXFP4.
+
+    Raises
+    ------
+    InputError
+        No such framework.
+    """
+    found = everywhere(framework)
+    if framework in LABELS and generation(device):
+        found["experts"] = expert_kernels(framework, device, apart=apart, mxfp4=mxfp4)
+    return found
+
+
+def expert_kernels(framework: str, device: DeviceSpec, *, apart: bool, mxfp4: bool) -> str:
+    """Whose expert kernels one of the three frameworks calls on a device of NVIDIA's."""
+    own = framework == "trtllm" and apart
+    if (generation(device) == BLACKWELL and not own) or mxfp4:
+        return "vllm"
+    return framework

@@ -1,0 +1,63 @@
+"""What a serving engine runs with, whoever says so: options, an engine's file, a framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ...devices.spec import DeviceSpec
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine batches, what memory it uses, and how the model lies on its devices.
+
+    Attributes
+    ----------
+    policy : Policy
+    cache : CacheSettings
+    tp, dp, pp : int or None
+        Tensor- and data-parallel degrees and pipeline stages; None = the system's default.
+    ep : int or None
+        Groups the experts are dealt to.
+    max_model_len : int or None
+        Longest prompt plus output [tokens].
+    dtype, kv_dtype : str or None
+        Formats of linear weights and of the KV cache; None = the model's own.
+    exchange : str
+        How data-parallel ranks share experts; see `deployment.deploy`.
+    memory_share : float or None
+        Fraction of a device's memory for weights and cache, where `cache` does not say how much.
+    memory_bytes : float or None
+        Memory of one device as the engine saw it [B].
+    device_name : str
+        GPU as its driver names it; empty if nobody says.
+    given : bool
+        Whether an engine's file says all this.
+    doubts : tuple of str
+        Keys that were not read and are almost spelt like one that would be.
+    """
+
+    policy: Policy
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    tp: int | None = None
+    dp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+    max_model_len: int | None = None
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    exchange: str = "all_to_all"
+    memory_share: float | None = None
+    memory_bytes: float | None = None
+    device_name: str = ""
+    given: bool = False
+    doubts: tuple[str, ...] = ()
+
+    def cache_on(self, device: DeviceSpec) -> CacheSettings:
+        """Cache settings on a device: without a number of blocks, what the memory holds."""
+        if self.cache.blocks is not None or self.memory_share is None:
+            return self.cache
+        total = self.memory_bytes or device.memory.capacity_bytes
+        return replace(self.cache, memory_bytes=total * self.memory_share)

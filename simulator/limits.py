@@ -1,0 +1,8 @@
+"""Bounds of a simulation, in a module that imports nothing: options state them too."""
+
+MAX_SEQUENCES = 65_536
+"""Most sequences of one rank; each has a slot in every step."""
+MAX_REPLICAS = 4096
+"""Most copies of a system behind one router."""
+MIN_MTBF_S = 1e-3
+"""Failures closer than this have no meaning: a step of an engine takes about as long."""

@@ -1,0 +1,5 @@
+"""What is simulated, as one object: every option with its unit, range and help."""
+
+from .scenario import Scenario
+
+__all__ = ["Scenario"]

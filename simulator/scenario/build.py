@@ -1,0 +1,137 @@
+"""A scenario made ready and run: files read, the model deployed, the requests served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ...devices.spec import SystemSpec
+from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests import RequestBlock, RequestStream
+from ..batching.policies import Policy, limited, make_policy
+from ..deploy.deployment import Deployment
+from ..frameworks.engines import ENGINES, Launch
+from ..frameworks.settings import EngineSettings
+from ..frameworks.vllm_file import read_engine
+from ..limits import MAX_SEQUENCES
+from ..serving.fleet import Fleet, parse_fleet
+from ..serving.run import run
+from .load import load
+from .place import deployed
+from .scenario import Scenario
+
+if TYPE_CHECKING:
+    from ..serving.progress import Progress
+    from ..serving.record import Run
+
+
+def run_scenario(
+    scenario: Scenario, *, keep_stages: bool = False, progress: Progress | None = None
+) -> Run:
+    """Serve a scenario's requests.
+
+    Raises
+    ------
+    InputError
+        Anything that cannot be used; the message says what would be right.
+    """
+    settings = engine_settings(scenario)
+    model, system = _loaded(scenario, settings)
+    stream = scenario.workload.open(scenario.seed)
+    if settings.max_model_len is not None:
+        stream = _within(stream, settings.max_model_len)
+    deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    settings = framed(scenario, settings, deployment)
+    return run(
+        deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
+        keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
+        cache=settings.cache_on(system.device), stop=scenario.stop,
+    )  # fmt: skip
+
+
+def engine_settings(scenario: Scenario) -> EngineSettings:
+    """The engine's settings: options first, then what its file says, then defaults."""
+    own, where = scenario.serving, scenario.deployment
+    base = _base(scenario)
+    return replace(
+        base,
+        policy=_policy(scenario, base.policy),
+        max_model_len=_first(own.max_model_len, base.max_model_len),
+        **{name: _first(getattr(where, name), getattr(base, name)) for name in SHARED},
+    )
+
+
+def _base(scenario: Scenario) -> EngineSettings:
+    """What the engine is without options: as its file says, or OpByte's own."""
+    if scenario.serving.engine is not None:
+        return read_engine(scenario.serving.engine)
+    return EngineSettings(make_policy("chunked"))
+
+
+SHARED = ("dtype", "kv_dtype", "tp", "dp", "pp", "ep")
+"""What options of the deployment and an engine's settings both say."""
+
+
+def _first(*values: Any) -> Any:
+    """The first value that is given."""
+    return next((value for value in values if value is not None), None)
+
+
+def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, SystemSpec]:
+    """The model, in the formats it runs in, and the system."""
+    model, system = scenario.model, scenario.system
+    if model is None:
+        raise InputError("MODEL", "is needed too, for example mixtral-8x7b")
+    if system is None:
+        raise InputError("--system", "is needed too, for example h100-x4")
+    return load(model, system, settings.dtype, settings.kv_dtype)
+
+
+def _policy(scenario: Scenario, base: Policy) -> Policy:
+    """The policy with its limits; in a closed loop with room for all clients unless limited."""
+    own, clients = scenario.serving, scenario.workload.closed_loop
+    if own.engine is not None and own.policy is None:
+        return limited(base, own.token_budget, own.max_seqs)
+    sequences = own.max_seqs
+    if clients is not None and sequences is None:
+        sequences = min(max(256, clients), MAX_SEQUENCES)
+    name = base.name if own.policy is None else own.policy
+    return make_policy(name, own.token_budget, sequences)
+
+
+def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment) -> EngineSettings:
+    """Engine settings with the batching and memory of the framework that is asked for.
+
+    An engine's file, or a policy of its own, comes first.
+    """
+    name, own = scenario.deployment.framework, scenario.serving
+    if name is None or name not in ENGINES or own.engine is not None or own.policy is not None:
+        return settings
+    engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
+    return replace(settings, policy=engine.policy, cache=engine.cache)
+
+
+def fleet_of(scenario: Scenario) -> Fleet | None:
+    """The replicas and their failures; None for one system on its own."""
+    options = scenario.fleet
+    return parse_fleet(**{own.name: getattr(options, own.name) for own in fields(options)})
+
+
+def _within(stream: RequestStream, longest: int) -> RequestStream:
+    """The same stream, refusing a request longer than the engine accepts."""
+
+    def blocks() -> Iterator[RequestBlock]:
+        for block in stream:
+            length = block.input_tokens + block.output_tokens
+            if (length > longest).any():
+                i = int((length > longest).argmax())
+                raise InputError(
+                    "--max-model-len",
+                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, "
+                    f"more than {longest}",
+                )
+            yield block
+
+    return RequestStream(stream.name, stream.has_arrivals, stream.closed_loop, blocks)

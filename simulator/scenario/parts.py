@@ -1,0 +1,100 @@
+"""Parts of a scenario: the requests, the engine, the deployment and the fleet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...workloads.requests import RequestStream, open_requests
+from ...workloads.requests.arrivals import MAX_CV, MIN_CV
+from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
+from ...workloads.requests.options import MAX_RATE, MIN_RATE
+from ..limits import MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
+from .option import Checked, described, real, text, texts, whole
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class Workload(Checked):
+    """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
+
+    trace: str | None = text("Request trace, file or folder.", "PATH", file=True)
+    rate: float | None = real("Requests per second.", MIN_RATE, MAX_RATE)
+    closed_loop: int | None = whole("Requests kept in flight.", 1)
+    requests: int | None = whole("Most requests.", 1)
+    input_len: int | None = whole("Mean prompt tokens.", 1)
+    output_len: int | None = whole("Mean output tokens.", 1)
+    lengths: str | None = text("fixed, lognormal, gaussian or uniform.", "NAME")
+    turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
+    think: float | None = real(
+        "Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s"
+    )
+    cv: float | None = real("Variation of arrival gaps (gamma).", MIN_CV, MAX_CV)
+    rate_scale: float | None = real("Play a trace this much faster.", MIN_RATE, MAX_RATE)
+    spread: float | None = real(
+        "Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s"
+    )
+    duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
+
+    @property
+    def given(self) -> bool:
+        """Whether anything says how many requests there are or when they come."""
+        own = (self.trace, self.rate, self.closed_loop, self.requests, self.duration)
+        return any(value is not None for value in own)
+
+    def open(self, seed: int) -> RequestStream:
+        """The requests themselves; see `workloads.requests.open_requests`."""
+        return open_requests(
+            self.trace, rate=self.rate, closed_loop=self.closed_loop, limit=self.requests,
+            duration=self.duration, seed=seed, input_len=self.input_len,
+            output_len=self.output_len, lengths=self.lengths, turns=self.turns, think=self.think,
+            cv=self.cv, rate_scale=self.rate_scale, spread=self.spread,
+        )  # fmt: skip
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class EngineOptions(Checked):
+    """How the serving engine batches; what is given comes before what `engine` says."""
+
+    policy: str | None = text("A name of `opbyte list policies`; chunked without it.", "NAME")
+    engine: str | None = text("Settings of a real engine (engine.json).", "FILE", file=True)
+    token_budget: int | None = whole("Tokens of one step.", 1)
+    max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
+    max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class DeployOptions(Checked):
+    """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
+
+    kernels: str | None = text("Measured kernel tables of the device.", "PATH", file=True)
+    framework: str | None = text(
+        "Serving framework: vllm, sglang or trtllm (engine and kernels), or whose kernels alone: "
+        "typical, best, measured-blend.",
+        "NAME",
+    )
+    costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto")
+    routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
+    dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
+    kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
+    tp: int | None = whole("Tensor-parallel devices per rank.")
+    dp: int | None = whole("Data-parallel ranks.")
+    ep: int | None = whole("Groups that experts are dealt to.")
+    pp: int | None = whole("Pipeline stages of the layers.")
+    placement: str | None = text("A name of `opbyte list placements`.", "RULE")
+    attention: str | None = text("flash or unfused.", "ALGORITHM")
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class FleetOptions(Checked):
+    """Replicas of the system behind a router, and their failures; see `serving.fleet`."""
+
+    router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
+    replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
+    fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
+    mtbf: float | None = real(
+        "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
+    )
+    repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")

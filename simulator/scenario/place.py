@@ -1,0 +1,47 @@
+"""A model put on a system as options say; apart, so that one step needs nothing that is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ...devices.spec import SystemSpec
+from ...workloads.model import ModelSpec
+from ..deploy.deployment import Deployment, deploy
+from ..deploy.layout import make_layout
+from .parts import DeployOptions
+
+if TYPE_CHECKING:
+    from ..frameworks.settings import EngineSettings
+
+
+def deployed(
+    model: ModelSpec,
+    system: SystemSpec,
+    options: DeployOptions,
+    settings: EngineSettings | None = None,
+    seed: int = 0,
+) -> Deployment:
+    """Put a model on a system as options say, and an engine's settings where they do not."""
+    degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
+    if settings is not None and options.ep is None and not model.moe_layers:
+        degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
+    exchange = "all_to_all" if settings is None else settings.exchange
+    frameworks: Mapping[str, str] = {}
+    if options.framework is not None:  # compiled code, which other deployments start without
+        from ..frameworks.engines import ENGINES, exchange_of
+        from ..frameworks.kernels import kernels_of
+
+        layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
+        frameworks = kernels_of(
+            options.framework, system.device, apart=layout.dp > 1,
+            mxfp4=model.numerics.weight_format("experts") == "mxfp4",
+        )  # fmt: skip
+        if options.framework in ENGINES and (settings is None or not settings.given):
+            exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
+    return deploy(
+        model, system, **degrees, placement=options.placement, attention=options.attention,
+        routing=options.routing, seed=seed, costs=options.costs,
+        kernels=() if options.kernels is None else (str(options.kernels),),
+        frameworks=frameworks, exchange=exchange,
+    )  # fmt: skip

@@ -1,0 +1,105 @@
+"""One simulation before it runs: everything that its result depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self
+
+from .option import Checked, Placed, described, options_of, thing, unknown, whole
+from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...devices.spec import SystemSpec
+    from ...workloads.model import ModelSpec
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class Scenario(Checked):
+    """A model, a system, the requests and how they are served.
+
+    Options have one name everywhere: as a keyword of `simulate` and `capacity`, as an option of
+    their commands, as a parameter of a sweep. `of` and `changed` take them by that name, whatever
+    part holds them; a whole part can be given too, by its field's name.
+
+    Examples
+    --------
+    >>> scenario = Scenario.of("llama-3-8b", "h100-x1", rate=4.0, replicas=2)
+    >>> scenario.workload.rate, scenario.changed(rate=8.0).workload.rate
+    (4.0, 8.0)
+    """
+
+    model: str | Path | ModelSpec | None = field(
+        default=None,
+        metadata=thing("Catalog name, config.json or its folder.", "MODEL", argument=True),
+    )
+    system: str | Path | SystemSpec | None = field(
+        default=None, metadata=thing("Catalog name, YAML or DEVICE-xN.", "SYSTEM")
+    )
+    workload: Workload = field(default_factory=Workload)
+    serving: EngineOptions = field(default_factory=EngineOptions)
+    deployment: DeployOptions = field(default_factory=DeployOptions)
+    warmup: int | None = whole("Completions left out of the metrics.", 0)
+    stop: int | None = whole("End after this many completions, the system still full.", 1)
+    seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)
+    fleet: FleetOptions = field(default_factory=FleetOptions)
+
+    @classmethod
+    def of(
+        cls,
+        model: Scenario | str | Path | ModelSpec | None = None,
+        system: str | Path | SystemSpec | None = None,
+        **options: Any,
+    ) -> Self:
+        """A scenario from names and options, or another one with changes.
+
+        Raises
+        ------
+        InputError
+            An unknown option, or a value of the wrong type or out of range.
+        """
+        start = model if isinstance(model, cls) else cls(model)  # type: ignore[arg-type]
+        return start.changed(**options, **({} if system is None else {"system": system}))
+
+    def changed(self, **options: Any) -> Self:
+        """The same with options replaced.
+
+        Raises
+        ------
+        InputError
+            An unknown option, or a value of the wrong type or out of range.
+        """
+        known = placed(type(self))
+        groups = {p.group for p in known.values()} - {""}
+        top: dict[str, Any] = {name: x for name, x in options.items() if name in groups}
+        for name, value in options.items():
+            if name in groups:
+                continue
+            if name not in known:
+                raise unknown(name, known)
+            where = known[name].group
+            if where:
+                top[where] = replace(top.get(where, getattr(self, where)), **{name: value})
+            else:
+                top[name] = value
+        return replace(self, **top)
+
+    def option(self, name: str) -> Any:
+        """Value of an option, whatever part holds it."""
+        where = placed(type(self))[name].group
+        return getattr(getattr(self, where) if where else self, name)
+
+    def given(self) -> Iterator[tuple[Placed, Any]]:
+        """Options that differ from their defaults, with their values."""
+        for name, known in placed(type(self)).items():
+            value = self.option(name)
+            if value != known.default:
+                yield known, value
+
+
+def placed(cls: type) -> dict[str, Placed]:
+    """Options of a dataclass by name."""
+    return {p.name: p for p in options_of(cls)}

@@ -1,0 +1,131 @@
+"""Where requests come from: in time, or from the clients of a closed loop."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import simpy
+
+from ...workloads.requests import RequestBlock
+from .dealing import Dealer
+from .sessions import Sessions
+from .table import Table
+
+Process = Generator[simpy.Event, Any, None]
+
+
+@dataclass(slots=True)
+class Arrivals:
+    """Reads a stream and lets its requests arrive.
+
+    Attributes
+    ----------
+    table : Table
+    dealer : Dealer
+    sessions : Sessions
+        Lets requests come after others.
+    blocks : iterator of RequestBlock
+        The stream.
+    clients : int or None
+        Those of a closed loop.
+    whole : bool
+        Deal blocks before their requests arrive: nobody has to look at the nodes then, and the
+        engines release them in time. A closed loop is dealt so to a single engine, which plays
+        the clients itself.
+    exhausted : bool
+        Whether all requests have been read.
+    """
+
+    table: Table
+    dealer: Dealer
+    sessions: Sessions
+    blocks: Iterator[RequestBlock]
+    clients: int | None
+    whole: bool
+    exhausted: bool = False
+    _in_flight: int = 0  # of a closed loop, thinking ones too
+    _backlog: Iterator[int] = field(default_factory=lambda: iter(()))
+
+    def start(self, env: simpy.Environment) -> None:
+        """Begin at time 0."""
+        closed = self.clients is not None
+        if closed and self.whole:
+            for block in self.blocks:
+                self.dealer.deal_block(block, self._read(block))
+            self.exhausted = True
+        elif closed:
+            self._backlog = (row for block in self.blocks for row in self._read(block))
+            self._next_clients(env.now)
+        elif self.whole:
+            env.process(self._in_blocks(env))
+        else:
+            env.process(self._one_by_one(env))
+
+    def completed(self, followed: bool, now: float) -> None:
+        """A request has completed, and its client goes on with another of its session or not."""
+        if self.clients is not None:
+            self._in_flight -= not followed
+            self._next_clients(now)
+
+    def _read(self, block: RequestBlock) -> range:
+        """Take in a block; refuses requests that a node could never hold."""
+        nodes = self.dealer.nodes
+        for node in (nodes.entry[0], *nodes.decode[:1]):
+            node.engine.check(block)
+        longest = int((block.input_tokens + block.output_tokens).max(initial=0))
+        for node in nodes.all:
+            node.engine.widen(longest)
+        return self.table.append(block)
+
+    def _in_blocks(self, env: simpy.Environment) -> Process:
+        """Deal blocks, each before its first request arrives."""
+        for block, horizon in _with_horizon(self.blocks):
+            self.dealer.deal_block(block, self._read(block))
+            if np.isfinite(horizon):
+                yield env.timeout(max(horizon - env.now, 0.0))
+        self.exhausted = True
+
+    def _one_by_one(self, env: simpy.Environment) -> Process:
+        """Deal requests when they arrive."""
+        for block in self.blocks:
+            rows = self._read(block)
+            follows = [-1] * len(block) if block.turns is None else block.turns.follows.tolist()
+            for row, at, before in zip(rows, block.arrival_s.tolist(), follows, strict=True):
+                if at > env.now:
+                    yield env.timeout(at - env.now)
+                if before < 0:
+                    self.dealer.arrive(row, at)
+                else:
+                    self.sessions.follow(row, before)
+        self.exhausted = True
+
+    def _next_clients(self, now: float) -> None:
+        """Clients of a closed loop that have nothing to do send their next requests.
+
+        A client stays with its session: what follows a request that is not done waits for that.
+        """
+        clients, table = self.clients or 0, self.table
+        while self._in_flight < clients and not self.exhausted:
+            row = next(self._backlog, None)
+            if row is None:
+                self.exhausted = True
+            elif not len(table.follows) or table.follows[row] < 0:
+                self._in_flight += 1
+                table.arrival_s[row] = now
+                self.dealer.arrive(row, now)
+            else:
+                self._in_flight += self.sessions.follow(row, int(table.follows[row]))
+
+
+def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:
+    """Each block with the time up to which all arrivals are then known (infinity at the end)."""
+    held: RequestBlock | None = None
+    for block in blocks:
+        if held is not None:
+            yield held, float(block.arrival_s[0])
+        held = block
+    if held is not None:
+        yield held, np.inf

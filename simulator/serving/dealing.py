@@ -1,0 +1,146 @@
+"""Dealing requests to nodes: in order of arrival, to the node that the router chooses."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...workloads.requests import RequestBlock
+from .faults import check_restarts
+from .nodes import Node, Nodes
+from .routers import Load, Route, round_robin
+from .table import Table
+
+UNSEEN = Load(0, 0)
+
+
+@dataclass(slots=True)
+class Dealer:
+    """Puts requests on nodes.
+
+    Attributes
+    ----------
+    table : Table
+    nodes : Nodes
+    route : Route
+        Chooses a node.
+    gate : deque of int
+        Requests that wait because no entry node is up, or has room.
+    dealt : int
+        Requests dealt so far.
+    restarts : Counter
+        How often each request has been put back because of a failure.
+    kept : dict of int to float
+        Of two pools: KV bytes of one device that its present node keeps for a request.
+    """
+
+    table: Table
+    nodes: Nodes
+    route: Route
+    gate: deque[int] = field(default_factory=deque)
+    dealt: int = 0
+    restarts: Counter[int] = field(default_factory=Counter)
+    kept: dict[int, float] = field(default_factory=dict)
+    _homes: dict[int, Node] = field(default_factory=dict)  # where a session's last request ran
+
+    @property
+    def looks(self) -> bool:
+        """Whether the choice depends on the nodes' loads."""
+        return self.route is not round_robin and len(self.nodes.all) > 1
+
+    def arrive(self, row: int, now: float) -> None:
+        """Deal a request that arrives now, behind those that wait."""
+        self.gate.append(row)
+        self.deal(now)
+
+    def put_back(self, rows: Sequence[int], now: float) -> None:
+        """Put requests that a failure met at the front of the gate, in order of arrival.
+
+        Raises
+        ------
+        InputError
+            A request that has met too many.
+        """
+        arrival, ids = self.table.arrival_s, self.table.id
+        for row in rows:
+            self.restarts[row] += 1
+            check_restarts(int(ids[row]), self.restarts[row])
+        self.gate.extendleft(sorted(rows, key=lambda i: (arrival[i], i), reverse=True))
+        self.deal(now)
+
+    def deal(self, now: float) -> None:
+        """Give waiting requests to entry nodes, in order, while one is up and has room.
+
+        Only prompts whose caches must wait here for the decode pool need room kept: other
+        queues are the engine's own.
+        """
+        table, pooled = self.table, bool(self.nodes.decode)
+        while self.gate:
+            up = [node for node in self.nodes.entry if node.up]
+            if not up:
+                return
+            row = self.gate[0]
+            node = self.choose(up, self.dealt, now, self._home(row, up))
+            if pooled:
+                size = node.need(int(table.input_tokens[row] + table.generated[row]))
+                if not node.fits(size):
+                    return
+                self.keep(node, row, size)
+            self.gate.popleft()
+            self.dealt += 1
+            if len(table.session):
+                self._homes[int(table.session[row])] = node
+            self.submit(node, row, now, cached=0)
+
+    def choose(self, nodes: list[Node], count: int, now: float, home: int | None) -> Node:
+        """Return the node that the router takes after `count` others."""
+        loads = [node.load(now) for node in nodes] if self.looks else [UNSEEN] * len(nodes)
+        return nodes[self.route(count, loads, home)]
+
+    def _home(self, row: int, up: list[Node]) -> int | None:
+        """Which of some nodes the session of a request ran on last."""
+        if not self._homes:
+            return None
+        node = self._homes.get(int(self.table.session[row]))
+        return next((i for i, n in enumerate(up) if n is node), None)
+
+    def submit(self, node: Node, row: int, now: float, cached: int) -> None:
+        """Queue a request on a node; of two pools the first brings forth the next token only."""
+        table = self.table
+        generated = int(table.generated[row])
+        last = generated + 1
+        if not self.nodes.decode or cached:
+            last = int(table.output_tokens[row])
+        stamps = float(table.first_s[row]), float(table.last_s[row])
+        node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
+        node.rows.append(row)
+        self.nodes.wake(node)
+
+    def deal_block(self, block: RequestBlock, rows: range) -> None:
+        """Deal requests that have yet to arrive, in turn to all entry nodes."""
+        entry = self.nodes.entry
+        number = np.arange(rows.start, rows.stop)
+        for i, node in enumerate(entry):
+            mine = slice((i - self.dealt) % len(entry), None, len(entry))
+            node.engine.add(_part(block, mine) if len(entry) > 1 else block)
+            node.rows.frombytes(np.ascontiguousarray(number[mine]).tobytes())
+            if not node.engine.done:
+                self.nodes.wake(node)
+        self.dealt += len(rows)
+
+    def keep(self, node: Node, row: int, size: float) -> None:
+        """Keep bytes of a node for a request."""
+        self.kept[row] = size
+        node.promised += size
+
+
+def _part(block: RequestBlock, which: slice) -> RequestBlock:
+    """Return some of the requests of a block."""
+    return RequestBlock(
+        block.request_id[which], block.arrival_s[which], block.input_tokens[which],
+        block.output_tokens[which], None if block.hash_ids is None else block.hash_ids[which],
+        None if block.turns is None else block.turns.take(which),
+    )  # fmt: skip

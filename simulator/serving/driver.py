@@ -1,0 +1,258 @@
+"""The driver of engines: one replica or a fleet of them, on the clock of SimPy.
+
+Everything that engines share is an event on that clock: arrivals (`arrivals`, `sessions`), the
+router's choice (`dealing`), transfers between two pools (`transfers`), failures (`failures`). Before
+each event the engines are brought up to it (`nodes`), compiled. They stop at completions only where
+those have effects outside of their engine. A single engine plays the clients of a closed loop and
+the turns of sessions itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import simpy
+
+from ...devices.spec import LinkSpec
+from ...workloads.errors import InputError, nearest
+from ...workloads.requests import RequestStream
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
+from .arrivals import Arrivals
+from .dealing import Dealer
+from .engine import Engine
+from .failures import Failures
+from .faults import Faults
+from .nodes import Node, Nodes
+from .progress import Progress, now_and_then
+from .routers import ROUTERS
+from .sessions import Sessions
+from .table import Table
+from .transfers import Transfers
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """A cluster's nodes.
+
+    Attributes
+    ----------
+    entry : tuple of Deployment
+        Nodes that requests arrive at; they do everything unless there are `decode` nodes.
+    decode : tuple of Deployment
+        Nodes that go on after the first token.
+    link : LinkSpec or None
+        What KV caches cross from one to the other, device by device.
+    """
+
+    entry: tuple[Deployment, ...]
+    decode: tuple[Deployment, ...] = ()
+    link: LinkSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What a run leaves behind.
+
+    Attributes
+    ----------
+    engines : list of Engine
+        Those of all nodes.
+    table : Table
+        Every request that was read, and what has come of it.
+    completed : int
+        Requests that have.
+    warm_s : float
+        End of the warm-up [s].
+    failures, restarts : int
+        Nodes that failed, and requests that were put back because of it.
+    moved_bytes : float
+        KV caches that crossed the link.
+    """
+
+    engines: list[Engine]
+    table: Table
+    completed: int
+    warm_s: float
+    failures: int
+    restarts: int
+    moved_bytes: float
+
+
+def serve(
+    pools: Pools,
+    policy: Policy,
+    stream: RequestStream,
+    *,
+    router: str = "round-robin",
+    faults: Faults | None = None,
+    seed: int = 0,
+    warmup: int = 0,
+    keep_log: bool = False,
+    progress: Progress | None = None,
+    cache: CacheSettings | None = None,
+    stop: int | None = None,
+) -> Served:
+    """Run a stream of requests through one engine or several.
+
+    Parameters
+    ----------
+    router : str
+        A name in `ROUTERS`; deals arrivals to the entry nodes and caches to the decode nodes.
+    faults : Faults, optional
+        Nodes are numbered entry nodes first.
+    seed : int
+        Of random failures.
+    warmup : int
+        Completions, on all engines together, after which rates and gap statistics start.
+    keep_log : bool
+        Keep the log of stretches.
+    progress : callable, optional
+        See `progress.Progress`.
+    cache : CacheSettings, optional
+        How engines set up their KV caches.
+    stop : int, optional
+        Completions after which the run ends, whatever is still under way.
+
+    Raises
+    ------
+    InputError
+        Unknown router, a failure of a node that there is none of, or so many failures that the
+        run would hardly end.
+    CapacityError
+        A request that could never fit.
+    """
+    if router not in ROUTERS:
+        raise InputError(f"--router {router!r}", f"unknown router{nearest(router, ROUTERS)}")
+    count = len(pools.entry) + len(pools.decode)
+    for node, _ in faults.at if faults else ():
+        if node >= count:
+            raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
+    driver = Driver(pools, policy, stream, router, faults, warmup, stop, keep_log, cache)
+    return driver.run(seed, progress)
+
+
+class Driver:
+    """One run: puts its parts together and steps through the events.
+
+    Parameters
+    ----------
+    pools, policy, stream, router, faults, warmup, stop, keep_log, cache
+        See `serve`.
+    """
+
+    def __init__(
+        self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
+        faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
+        cache: CacheSettings | None,
+    ) -> None:  # fmt: skip
+        self.env = env = simpy.Environment()
+        self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
+        self.delivered = 0  # completions that have had their effects
+        blocks = iter(stream)
+        first = next(blocks, None)
+        blocks = chain(() if first is None else (first,), blocks)  # drawn once
+        chained = first is not None and first.turns is not None
+        # A key of the policy's order may need the arrival, which turns get when they are played.
+        played = not (chained and policy.order)
+        self.alone = len(pools.entry) == 1 and not pools.decode and faults is None and played
+        shared = not self.alone and (chained or stream.closed_loop is not None)
+        self.always = bool(pools.decode) or shared
+        self.table = table = Table()
+
+        def made(deployment: Deployment, index: int, policy: Policy) -> Node:
+            clients = stream.closed_loop if self.alone else None
+            engine = Engine(
+                deployment, policy, index, clients, chained and self.alone, keep_log,
+                cache or CacheSettings(),
+            )  # fmt: skip
+            return Node(index, engine, simpy.Resource(env))
+
+        entry = [made(d, i, policy) for i, d in enumerate(pools.entry)]
+        # Where caches come in whole from elsewhere, there are no prompts to find in one.
+        decoding = replace(policy, caching=False)
+        decode = [made(d, i, decoding) for i, d in enumerate(pools.decode, len(entry))]
+        self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
+        self.dealer = Dealer(table, self.nodes, ROUTERS[router])
+        self.sessions = Sessions(env, table, self.dealer)
+        whole = self.alone or not (self.always or faults or self.dealer.looks)
+        self.arrivals = Arrivals(
+            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole
+        )  # fmt: skip
+        self.transfers = Transfers(self.nodes, table, self.dealer, policy, pools.link)
+        self.failures = Failures(
+            self.nodes, table, self.dealer, self.transfers, faults or Faults()
+        )  # fmt: skip
+
+    def run(self, seed: int, progress: Progress | None) -> Served:
+        """Run everything until the last completion."""
+        env, nodes = self.env, self.nodes
+        if progress is not None:
+            tell = progress
+            nodes.report = now_and_then(
+                lambda: tell(
+                    self._completed(), self.table.count, max(node.engine.now for node in nodes.all)
+                )
+            )
+        self._aim()
+        self.failures.start(env, seed)
+        self.arrivals.start(env)
+        while True:
+            nodes.bring(env.peek())
+            if nodes.ended or self._all_done():
+                break
+            env.step()
+        for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
+            places, rows = node.untaken()
+            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
+        return Served(
+            [node.engine for node in nodes.all], self.table, self._completed(), self.warm_s, self.failures.failures,
+            self.dealer.restarts.total(), self.transfers.moved_bytes,
+        )  # fmt: skip
+
+    def _completed(self) -> int:
+        """Requests that have completed, on all engines together."""
+        return self.delivered if self.nodes.stops else self.nodes.completed
+
+    def _all_done(self) -> bool:
+        arrived = self.arrivals.exhausted and not self.sessions.to_come
+        return arrived and self._completed() == self.table.count
+
+    def _deliver(self, node: Node) -> None:
+        """Let completions on a node have their effects, at the time of its clock."""
+        table = self.table
+        for place in node.newly_done():
+            row = node.rows[place]
+            node.rows[place] = -1
+            table.take_over(node.engine, place, row)
+            if table.generated[row] < table.output_tokens[row]:
+                self.transfers.ready.append((row, node, node.life))
+            else:
+                node.forget(self.dealer.kept.get(row, 0.0))
+                self.delivered += 1
+                followed = self.sessions.completed(row)
+                self.arrivals.completed(followed, node.clock)
+        self._note(node.clock)
+        self.transfers.send()
+        self.dealer.deal(node.clock)
+
+    def _note(self, now: float) -> None:
+        """See whether the warm-up or the run ends with the completions so far."""
+        completed = self._completed()
+        if 0 < self.warmup <= completed:
+            self.warmup, self.warm_s = 0, now
+            for node in self.nodes.all:
+                node.engine.end_warmup()
+        if 0 < self.stop <= completed:
+            self.nodes.ended = True
+        self._aim()
+
+    def _aim(self) -> None:
+        """Let engines stop where completions are counted or have effects."""
+        ahead = min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+        if self.alone:
+            self.nodes.goal = ahead
+        else:
+            self.nodes.stops = self.always or ahead > 0

@@ -1,0 +1,159 @@
+"""One table of the requests of a run: what is asked, and what has come of it so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.requests import RequestBlock, Turns
+from ..batching.state import (
+    F8,
+    F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    F_SCHEDULED,
+    I8,
+    I_GENERATED,
+    I_ORDER,
+    I_PREEMPTED,
+)
+from .engine import Engine
+from .record import Requests
+
+WHOLE = ("id", "input_tokens", "output_tokens", "generated", "preemptions", "order")
+REAL = ("arrival_s", "scheduled_s", "first_s", "last_s")
+CHAIN = ("follows", "session")
+
+
+def _none() -> I8:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class Table:
+    """Requests in the order of their stream, a row each; columns have spare rows behind `count`.
+
+    Attributes
+    ----------
+    count : int
+        Requests read from the stream.
+    id, input_tokens, output_tokens : int64 array
+    generated, preemptions : int64 array
+        Tokens that have come, on all engines together, and times it was preempted.
+    order : int64 array
+        Place among the completions of the engine that it ended on; -1 before.
+    arrival_s, scheduled_s, first_s, last_s : float64 array
+        Times [s], NaN until they happen; of a closed loop or session, the arrival when it is known.
+    follows, session, think_s : array
+        See `Turns`; empty without sessions.
+    hash_ids : list
+        Content of prompts' blocks; empty where none is told.
+    """
+
+    count: int = 0
+    id: I8 = field(default_factory=_none)
+    input_tokens: I8 = field(default_factory=_none)
+    output_tokens: I8 = field(default_factory=_none)
+    generated: I8 = field(default_factory=_none)
+    preemptions: I8 = field(default_factory=_none)
+    order: I8 = field(default_factory=_none)
+    arrival_s: F8 = field(default_factory=lambda: np.zeros(0))
+    scheduled_s: F8 = field(default_factory=lambda: np.zeros(0))
+    first_s: F8 = field(default_factory=lambda: np.zeros(0))
+    last_s: F8 = field(default_factory=lambda: np.zeros(0))
+    follows: I8 = field(default_factory=_none)
+    session: I8 = field(default_factory=_none)
+    think_s: F8 = field(default_factory=lambda: np.zeros(0))
+    hash_ids: list[tuple[int, ...]] = field(default_factory=list)
+
+    def append(self, block: RequestBlock) -> range:
+        """Take in requests; returns their rows."""
+        first, last = self.count, self.count + len(block)
+        turns, new = block.turns, slice(first, last)
+        names = [*WHOLE, *REAL, *((*CHAIN, "think_s") if turns is not None else ())]
+        for name in names:
+            column = getattr(self, name)
+            if last > len(column):  # doubled: appending is linear, and spare rows are not written
+                grown = np.empty(max(last, 2 * len(column), 1024), column.dtype)
+                grown[:first] = column[:first]
+                setattr(self, name, grown)
+        self.id[new], self.arrival_s[new] = block.request_id, block.arrival_s
+        self.input_tokens[new], self.output_tokens[new] = block.input_tokens, block.output_tokens
+        self.generated[new] = self.preemptions[new] = 0
+        self.order[new] = -1
+        self.scheduled_s[new] = self.first_s[new] = self.last_s[new] = np.nan
+        if turns is not None:
+            self.follows[new], self.session[new] = turns.follows, turns.session
+            self.think_s[new] = turns.think_s
+        if block.hash_ids is not None:
+            self.hash_ids.extend(block.hash_ids)
+        self.count = last
+        return range(first, last)
+
+    def single(self, row: int, arrival_s: float, output_tokens: int) -> RequestBlock:
+        """One request as a block for an engine, with an arrival and a length of its own there."""
+        one = slice(row, row + 1)
+        turns = None
+        if len(self.follows):
+            turns = Turns(self.follows[one], self.session[one], self.think_s[one])
+        return RequestBlock(
+            self.id[one], np.array([arrival_s]), self.input_tokens[one], np.array([output_tokens]),
+            (self.hash_ids[row],) if self.hash_ids else None, turns,
+        )  # fmt: skip
+
+    def cached(self, row: int) -> int:
+        """Tokens in a request's KV cache once its latest token has come."""
+        return int(self.input_tokens[row] + self.generated[row] - 1)
+
+    def take_over(self, engine: Engine, place: int, row: int) -> None:
+        """Copy the progress and stamps of a request from the engine that ran it, at `place`."""
+        request, stamps = engine.state.ints[place], engine.state.floats[place]
+        self.generated[row], self.order[row] = request[I_GENERATED], request[I_ORDER]
+        self.preemptions[row] += request[I_PREEMPTED]
+        if np.isnan(self.scheduled_s[row]):
+            self.scheduled_s[row] = stamps[F_SCHEDULED]
+        if request[I_GENERATED]:
+            self.first_s[row], self.last_s[row] = stamps[F_FIRST], stamps[F_LAST]
+
+    def take_over_all(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
+        """`take_over` for many requests, and their arrivals where the engine decided them."""
+        ints, floats = engine.state.ints, engine.state.floats
+        self.generated[rows] = ints[places, I_GENERATED]
+        self.order[rows] = ints[places, I_ORDER]
+        self.preemptions[rows] += ints[places, I_PREEMPTED]
+        scheduled = self.scheduled_s[rows]
+        self.scheduled_s[rows] = np.where(
+            np.isnan(scheduled), floats[places, F_SCHEDULED], scheduled
+        )
+        begun = self.generated[rows] > 0
+        rows, places = rows[begun], places[begun]
+        self.first_s[rows], self.last_s[rows] = floats[places, F_FIRST], floats[places, F_LAST]
+        if arrivals:
+            self.arrival_s[rows] = floats[places, F_ARRIVAL]
+
+    def finished(self, several: bool) -> Requests:
+        """Return completed requests by id, with their places among all completions.
+
+        Parameters
+        ----------
+        several : bool
+            Whether they ended on several engines, or in several lives of one; else the engine has
+            told their places.
+        """
+        rows = slice(0, self.count)
+        done: slice | npt.NDArray[np.int64] = rows
+        complete = self.generated[rows] == self.output_tokens[rows]
+        if not complete.all():
+            done = np.flatnonzero(complete)
+        order = self.order[done]
+        if several:
+            by_time = np.lexsort((order, self.last_s[done]))
+            order = np.empty(len(by_time), dtype=np.int64)
+            order[by_time] = np.arange(len(by_time))
+        return Requests(
+            self.id[done], self.arrival_s[done], self.input_tokens[done],
+            self.output_tokens[done], self.scheduled_s[done], self.first_s[done],
+            self.last_s[done], self.preemptions[done], order,
+        )  # fmt: skip

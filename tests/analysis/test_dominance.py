@@ -1,0 +1,93 @@
+"""Is a device with higher peaks ever slower, or fp8 slower than bf16, with the same kernels?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.analysis.validate.dominance import (
+    BATCHES,
+    DTYPES,
+    MODELS,
+    OTHER,
+    Sweep,
+    products,
+    sweep,
+    violations,
+)
+from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS, MEASURED, TYPICAL, shared_parameters
+from opbyte.devices.catalog import load_device
+
+BOUNDED = tuple(name for name in FRAMEWORKS if name != MEASURED)
+TOLERANCE = 0.03
+
+
+@pytest.fixture(scope="module")
+def some() -> Sweep:
+    """A sample of the whole sweep, the same in every run; `sweep()` is all of it."""
+    rng = np.random.default_rng(15)
+    models = ["mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", *rng.choice(MODELS, 4)]
+    batches = [(1, 512, 0), (0, 0, 16384), *(BATCHES[i] for i in rng.choice(len(BATCHES), 4))]
+    return sweep(list(dict.fromkeys(models)), [None, "bf16", "fp8", "nvfp4"], (1, 8), batches)
+
+
+@pytest.mark.parametrize("framework", BOUNDED)
+def test_a_device_with_higher_peaks_is_never_slower(some: Sweep, framework: str) -> None:
+    count, found = violations(some, framework, TOLERANCE)
+    assert count > 10_000
+    assert found == []
+
+
+def test_the_rows_alone_would_break_that(some: Sweep) -> None:
+    # So the test can fail: fits of each device alone follow its rows, whichever these are.
+    _, found = violations(some, MEASURED, TOLERANCE)
+    assert len(found) > 1000
+
+
+@settings(max_examples=12)
+@given(
+    model=st.sampled_from(["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v2-lite"]),
+    dtype=st.sampled_from(DTYPES),
+    decodes=st.integers(1, 1024),
+    context=st.integers(1, 32768),
+    prompt=st.sampled_from([0, 1, 100, 3000]),
+)
+def test_at_any_batch(
+    model: str, dtype: str | None, decodes: int, context: int, prompt: int
+) -> None:
+    one = sweep([model], [dtype], (1,), [(decodes, context, prompt)])
+    assert violations(one, TYPICAL, TOLERANCE)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "unit"),
+    [("memory", "bandwidth_GBps", 1e9), ("memory", "cache_MiB", 2**20), ("xpu", "clock_MHz", 1e6)],
+)
+def test_more_of_a_device_never_hurts(
+    some: Sweep, tmp_path: Path, part: str, key: str, unit: float
+) -> None:
+    """What is changed under `extends` keeps the kernels of the device it was."""
+    for name, spec in products().items():
+        given_value = {
+            "bandwidth_GBps": spec.memory.bandwidth_bytes_per_s,
+            "cache_MiB": spec.memory.cache_bytes,
+            "clock_MHz": spec.processors["xpu"].clock_Hz or 0.0,
+        }[key]
+        line = f'{key}: {{value: {2.0 * given_value / unit:.9g}, source: "assumed: twice"}}'
+        block = f"memory:\n  {line}" if part == "memory" else f"processors:\n  xpu:\n    {line}"
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"extends: {name}\nname: {name}-more\n{block}\n", encoding="utf-8")
+        more, _ = load_device(path)
+        assert more.kernels == spec.kernels
+        values = {}
+        for family in (f for f in some.probes if f != OTHER):
+            one, two = (shared_parameters(s, families()[family]).fit.values for s in (spec, more))
+            assert one.tolist() == two.tolist()
+            values[family] = one
+        before, after = some.seconds(spec, values), some.seconds(more, values)
+        assert (after <= before * (1.0 + 1e-9)).all(), name

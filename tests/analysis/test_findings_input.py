@@ -1,0 +1,194 @@
+"""Is input that made earlier versions hang, crash or answer wrongly refused in one line?
+
+Each case is one that an attack on the command line found; the bound or the reason is the library's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from opbyte.devices.calibrated.store import _quoted
+from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.workloads.errors import visible
+from opbyte.workloads.regular import open_regular, read_regular
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+S = "simulate llama-3-8b --system h100-x1"
+SMALL = f"{S} --rate 20 --requests 20 --input-len 64 --output-len 8"
+Write = Callable[[str, "str | bytes"], Path]
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    {
+        f"{SMALL} --attention unfused": ("--attention", "--costs roofline"),
+        "roofline llama-3-8b --system h100-x1 --attention unfused": ("--attention", "measured fused"),
+        f"{SMALL} --replicas 2 --mtbf 1e-308": ("--mtbf", "from 0.001"),
+        f"{SMALL} --mtbf 0.002 --output-len 400 --requests 4": ("--mtbf", "faster than they serve"),
+        f"{S} --rate 8 --requests 2147483647 --input-len 64 --output-len 8":
+            ("--requests", "at most 20,000,000"),
+        "frames edge-moe-cityscapes --system zcu102-x1 --seed -1": ("--seed", "from 0"),
+        "compare edge-moe-cityscapes --systems zcu102-x1 --seed -1": ("--seed", "from 0"),
+        "frames edge-moe-cityscapes --system zcu102-x1 --rate 1e-308": ("--rate", "1e-09"),
+        "measure --quick --seed -1": ("--seed", "from 0"),
+        "search edge-moe-cityscapes --board zcu102 --fill 1e-9": ("zcu102", "no design fits"),
+        f"{SMALL} --policy ": ("--policy ''", "unknown policy"),
+        f"{SMALL} --router ": ("--router ''", "unknown router"),
+        f"{SMALL} --fail 1_0@3": ("--fail", "REPLICA@SECONDS"),
+        "roofline mixtral-8x7b --system h100-x4 --routing power_law:1_0": ("power_law", "exponent"),
+        "capacity llama-3-8b --systems h100-x1 --slo ttft_p99=1_0": ("--slo", "1_0"),
+        "roofline llama-3-8b --system mine.yaml-x4": ("mine.yaml-x4", "write a system file"),
+        f"inspect {'x' * 5000}": ("xxx", "opbyte list models"),
+    }.items(),
+)  # fmt: skip
+def test_bad_options(ask: Ask, line: str, parts: tuple[str, str]) -> None:
+    words = line.split(" ")
+    refused = ask(*words).refused()
+    assert all(part in refused for part in parts), refused
+    assert len(refused) < 400
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize(
+    "line",
+    ["simulate llama-3-8b --system h100-x1 --trace {}", "sweep {}",
+     "roofline mixtral-8x7b --system duplex-x4 --routing trace:{}",
+     "roofline llama-3-8b --system {}", "roofline {} --system h100-x1", "validate points {}"],
+)  # fmt: skip
+def test_pipes_and_devices_are_no_files(ask: Ask, tmp_path: Path, line: str) -> None:
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    for name in (pipe, "/dev/zero"):
+        assert str(name) in ask(*line.format(name).split()).refused()
+
+
+def test_files_are_read_up_to_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"12345")
+    assert read_regular(path, 5, "x") == b"12345"
+    with pytest.raises(Exception, match="larger than 0 MiB; not a description"):
+        read_regular(path, 4, "a description")
+    with pytest.raises(Exception, match="is a folder"):
+        open_regular(tmp_path)
+
+
+def test_too_many_experts(ask: Ask, write: Write) -> None:
+    """640 GiB of probabilities, once; published models have up to 512."""
+    text = (
+        '{"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 64, '
+        '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
+        '"intermediate_size": 64, "vocab_size": 64, "num_local_experts": 100000000, '
+        '"num_experts_per_tok": 2}'
+    )
+    refused = ask("roofline", write("config.json", text), "--system", "duplex-x4").refused()
+    assert "num_local_experts: must be at most 16384" in refused
+
+
+def test_counts_whose_sum_overflows(ask: Ask, write: Write) -> None:
+    path = write("c.csv", "layer," + ",".join(f"e{i}" for i in range(8)) + "\n0" + ",1e308" * 8)
+    line = ("roofline", "mixtral-8x7b", "--system", "duplex-x4", "--routing", f"trace:{path}")
+    assert f"{path}:2: counts must be at most 1e+18" in ask(*line).refused()
+
+
+HEADER = "source,device,kernel,dtype,m,n,k,timing,measured_s\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ("a/b-1,rtx-4090,gemm,bf16,64,4096,4096,event,1e-15", "beats the device's roofline"),
+        ("a/b-1,rtx-4090,gemm,bf16,64,4096,4096,event,1e6", "far above"),
+        ("a/b-1,rtx-409,gemm,bf16,64,4096,4096,event,1e-4", "did you mean 'rtx-4090'"),
+    ],
+)
+def test_kernel_tables_of_times_that_cannot_be(
+    ask: Ask, write: Write, row: str, wrong: str
+) -> None:
+    write("gemm.csv", HEADER + row + "\n")
+    norm = "source,device,kernel,dtype,rows,cols,timing,measured_s\n"
+    folder = write(
+        "norm.csv", norm + "a/b-1,rtx-4090,fused_add_rmsnorm,bf16,64,4096,event,1e-5\n"
+    ).parent
+    line = "simulate llama-3-8b --system rtx-4090-x1 --rate 2 --requests 2 --kernels"
+    refused = ask(*line.split(), folder).refused()
+    assert "gemm.csv" in refused
+    assert wrong in refused
+
+
+def test_a_source_with_quotes_is_written_readably() -> None:
+    assert _quoted('fit (evil", date: \\x') == '"fit (evil, date: x"'
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"\x1b[31mred", "\u202eltr".encode()])
+def test_names_that_a_terminal_must_not_get(ask: Ask, tmp_path: Path, name: bytes) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
+        '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
+        '"intermediate_size": 64, "vocab_size": 64}'
+    )
+    done = ask("roofline", folder, "--system", "h100-x1", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    page = (tmp_path / "out" / "report.html").read_text()
+    for text in (done.out, page):
+        assert text == visible(text)
+
+
+def test_an_encoding_without_a_name_s_letters(tmp_path: Path) -> None:
+    folder = tmp_path / "Llamä"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, '
+        '"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, '
+        '"intermediate_size": 64, "vocab_size": 64}'
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+           "PYTHONIOENCODING": "ascii"}  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "opbyte", "inspect", folder], env=env,
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert "Llam\\xe4" in done.stdout
+
+
+def test_too_little_memory_is_one_line(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise MemoryError("Unable to allocate 640 GiB")
+
+    monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", refuse)
+    assert "too little memory (Unable to allocate 640 GiB)" in ask("inspect", "grok-1").refused()
+
+
+def test_a_full_disk_is_not_blamed_on_standard_output(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("opbyte.analysis.answers.inspect.inspect", full)
+    assert "cannot go on (No space left on device)" in ask("inspect", "grok-1").refused()
+
+
+def test_misspelt_settings_of_an_engine_are_named(write: Write) -> None:
+    text = '{"tensor_parallel_size": 1, "max_num_seq": 8, "vllm_version": "0.11", "x": 1}'
+    (doubt,) = read_engine(write("engine.json", text)).doubts
+    assert doubt.endswith("max_num_seq is not read; did you mean 'max_num_seqs'?")
+
+
+def test_stamps_out_of_order_are_refused(write: Write) -> None:
+    from opbyte.analysis.validate.serving import _requests
+    from opbyte.workloads.errors import InputError
+
+    head = "request_id,input_tokens,output_tokens,queued_s,first_token_s,last_token_s\n"
+    path = write("requests.csv", f"{head}0,8,2,0,1,2\n1,8,2,0,1e6,3\n")
+    with pytest.raises(InputError, match=r"requests.csv:3: first_token_s lies after last_token_s"):
+        _requests(path)

@@ -1,0 +1,92 @@
+"""Does `--framework` choose whose engine and kernels, alike in every command?
+
+Frameworks' kernels differ by more than many devices do (docs/frameworks.md), so two devices are
+compared under one. Rules of the engines: `simulator/frameworks/engines.py`, with their sources.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from opbyte.analysis.answers.roofline import roofline
+from opbyte.analysis.answers.simulate import simulate
+from opbyte.devices.calibrated.kernel_sets import FRAMEWORKS
+from opbyte.devices.catalog import load_device
+from opbyte.simulator.frameworks.engines import exchange_of
+from opbyte.simulator.frameworks.kernels import kernels_of
+from opbyte.workloads.errors import InputError
+
+WORK = {"closed_loop": 4, "requests": 8, "input_len": 200, "output_len": 8}
+COMPARABLE = [name for name in FRAMEWORKS if name != "measured-blend"]
+
+
+@pytest.mark.parametrize("framework", COMPARABLE)
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+def test_more_bandwidth_is_never_slower_under_one_framework(framework: str, dtype: str) -> None:
+    """Finding 1 of a trial: fp8 experts on an H200 took longer than on an H100."""
+    h100, h200 = (
+        roofline("qwen3-30b-a3b", system, batch=64, dtype=dtype, framework=framework).step_seconds
+        for system in ("h100-x1", "h200-x1")
+    )
+    assert h200 <= 1.03 * h100
+
+
+def test_a_name_alone_is_the_default() -> None:
+    named, default = (
+        roofline("llama-3-8b", "h100-x1", batch=8, framework=name).step_seconds
+        for name in ("typical", None)
+    )
+    assert named == default
+
+
+@pytest.mark.parametrize("framework", ["vllm", "sglang", "trtllm"])
+def test_an_engine_comes_with_its_policy(framework: str) -> None:
+    run = simulate("llama-3-8b", "h100-x1", framework=framework, **WORK).run
+    assert run.policy.name == framework.replace("trtllm", "tensorrt-llm")
+    assert run.policy.ahead  # all three schedule a step while the one before runs
+
+
+def test_kernels_alone_leave_the_policy() -> None:
+    assert simulate("llama-3-8b", "h100-x1", framework="best", **WORK).run.policy.name == "chunked"
+
+
+def test_what_is_given_comes_first(tmp_path: Path) -> None:
+    work = {**WORK, "framework": "sglang"}
+    assert simulate("llama-3-8b", "h100-x1", policy="mixed", **work).run.policy.name == "mixed"
+    engine = tmp_path / "engine.json"
+    engine.write_text('{"max_num_seqs": 3}')
+    run = simulate("llama-3-8b", "h100-x1", engine=engine, **work).run
+    assert (run.policy.name, run.policy.max_sequences) == ("vllm", 3)
+    limited = simulate("llama-3-8b", "h100-x1", max_seqs=2, token_budget=512, **work).run.policy
+    assert (limited.max_sequences, limited.token_budget) == (2, 512)
+
+
+def test_whose_experts_a_framework_calls() -> None:
+    """On data-centre Blackwell TensorRT-LLM's generated kernels, vLLM's rows, but for ranks apart."""
+    hopper, blackwell = (load_device(name)[0] for name in ("h100", "b200"))
+
+    def experts(framework: str, device: object, **how: bool) -> str:
+        rules = {"apart": False, "mxfp4": False, **how}
+        return kernels_of(framework, device, **rules)["experts"]  # type: ignore[arg-type]
+
+    assert experts("sglang", hopper) == "sglang"
+    assert experts("sglang", hopper, mxfp4=True) == "vllm"
+    assert experts("sglang", blackwell) == experts("trtllm", blackwell) == "vllm"
+    assert experts("trtllm", blackwell, apart=True) == "trtllm"
+    assert experts("best", blackwell) == "best"
+
+
+def test_how_ranks_exchange_tokens() -> None:
+    h200, gb200 = (load_device(name)[0] for name in ("h200", "gb200"))
+    assert exchange_of("vllm", h200, dp=8, ep=8) == "gather"
+    assert exchange_of("vllm", h200, dp=1, ep=8) == "all_to_all"
+    assert exchange_of("sglang", h200, dp=16, ep=16) == "all_to_all"
+    if gb200.node_size > 8:
+        assert exchange_of("trtllm", gb200, dp=4, ep=4) == "all_to_all"
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(InputError, match="--framework vlm: is not one; did you mean 'vllm'"):
+        roofline("llama-3-8b", "h100-x1", framework="vlm")

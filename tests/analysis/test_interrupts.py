@@ -1,0 +1,186 @@
+"""Does a command end when it is told to, without a terminal, and leave nothing half written?
+
+The long run takes minutes by itself, so a process that ends within `PATIENCE_S` ended for the
+signal. What is promised is two seconds; a loaded machine gets more here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from opbyte.analysis.show import interrupt
+from opbyte.analysis.show.interrupt import Ended, endable, uninterrupted
+from opbyte.analysis.show.output import OutputFolder
+
+COMMAND = [sys.executable, "-m", "opbyte"]
+LONG = ["simulate", "deepseek-v3", "--system", "h200-x8", "--closed-loop", "512", "--requests",
+        "60000", "--input-len", "1000", "--output-len", "1000"]  # fmt: skip
+PATIENCE_S = 20.0
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([*COMMAND, *arguments], cwd=folder, env=ENV, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile the loop first, so that signals meet a running simulation."""
+    short = [*LONG[:4], "--closed-loop", "2", "--requests", "4", "--input-len", "8",
+             "--output-len", "2"]  # fmt: skip
+    subprocess.run([*COMMAND, *short], cwd=tmp_path_factory.mktemp("short"), env=ENV, check=True,
+                   capture_output=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_long_run_in_a_pipe(tmp_path: Path, name: str, code: int) -> None:
+    process = start([*LONG, "--out", "run"], tmp_path)
+    time.sleep(5.0)
+    assert process.poll() is None
+    process.send_signal(signal.Signals[name])
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == code, err
+    assert (out, err) == ("", f"opbyte: error: interrupted by {name}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_ends_workers_too(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(
+        "base: {model: deepseek-v3, system: h200-x8, closed_loop: 512, requests: 60000, "
+        "input_len: 1000, output_len: 1000}\naxes: {seed: [1, 2]}\n"
+    )
+    process = start(["sweep", "s.yaml", "--workers", "2"], tmp_path)
+    time.sleep(8.0)
+    workers = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert err == "opbyte: error: interrupted by SIGINT\n"
+    assert all(ends(worker) for worker in workers)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+
+
+def children(process: int) -> list[int]:
+    """Processes started by another, by Linux' own list."""
+    listed = Path(f"/proc/{process}/task/{process}/children")
+    return [int(text) for text in listed.read_text().split()] if listed.exists() else []
+
+
+def runs(process: int) -> bool:
+    state = Path(f"/proc/{process}/stat")
+    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends in time."""
+    until = time.monotonic() + PATIENCE_S
+    while runs(process) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not runs(process)
+
+
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, time\n"
+        "from opbyte.analysis.show.workers import new_pool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = new_pool(1)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script], env=ENV, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    assert runs(worker)
+    parent.kill()
+    parent.communicate()
+    assert ends(worker)
+
+
+def test_what_compiled_code_holds_up_is_ended_from_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A main thread that never comes back to Python: its files go, its exit code stays."""
+    ended: list[int] = []
+    left = threading.Event()
+    folder = OutputFolder(tmp_path / "out")
+
+    def leave(code: int) -> None:
+        ended.append(code)
+        left.set()
+        raise SystemExit  # of the watching thread alone
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(interrupt, "GRACE_S", 0.05)
+    reader, writer = os.pipe()
+
+    def watch() -> None:
+        with suppress(SystemExit):
+            interrupt._watch(reader, [signal.SIGTERM])
+
+    with folder as files:
+        files.text("a.txt", "half")
+        assert any((tmp_path / "out").iterdir())
+        os.write(writer, bytes([signal.SIGTERM]))
+        threading.Thread(target=watch).start()
+        assert left.wait(PATIENCE_S)
+        assert not (tmp_path / "out").exists()
+    os.close(writer)
+    assert ended == [143]
+
+
+def test_files_are_published_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+        replace(source, target)
+
+    def write() -> None:
+        with OutputFolder(tmp_path) as files:
+            files.text("a.txt", "a")
+            files.text("b.txt", "b")
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_handlers_are_as_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in interrupt.SIGNALS]
+    with pytest.raises(Ended) as caught, endable():
+        signal.raise_signal(signal.SIGTERM)
+    assert caught.value.code == 143
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in interrupt.SIGNALS] == before
+
+
+def test_leftovers_of_killed_runs_go_with_the_next(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    with OutputFolder(tmp_path) as files:
+        files.text("a.txt", "a")
+        (own,) = tmp_path.iterdir()
+        stale = own.with_name(own.name.replace(f".{os.getpid()}-", f".{gone.pid}-"))
+        foreign = own.with_name(f".a.txt.{gone.pid}-another.part")
+        for path in (stale, foreign, tmp_path / ".hidden"):
+            path.write_text("")
+        files.text("b.txt", "b")
+        assert own.exists()
+        assert not stale.exists()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [foreign.name, ".hidden", "a.txt", "b.txt"]

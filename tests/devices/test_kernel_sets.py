@@ -1,0 +1,115 @@
+"""Do devices of one silicon share their kernels, and does every framework have some?"""
+
+from __future__ import annotations
+
+import pytest
+
+from opbyte.devices.calibrated.choose import everywhere
+from opbyte.devices.calibrated.family import families
+from opbyte.devices.calibrated.kernel_sets import (
+    FRAMEWORKS,
+    LABELS,
+    MEASURED,
+    TYPICAL,
+    list_sets,
+    load_set,
+    set_of,
+    shared_parameters,
+    stand_in,
+)
+from opbyte.devices.calibrated.model import CalibratedModel
+from opbyte.devices.calibrated.order import at_least_as_good
+from opbyte.devices.calibrated.rules import parameters
+from opbyte.devices.catalog import list_devices, load_device
+from opbyte.devices.device import build_device, can_calibrate
+from opbyte.workloads.errors import InputError
+
+PRODUCTS = [
+    name
+    for name in list_devices()
+    if any(can_calibrate(p) for p in load_device(name)[0].processors.values())
+]
+FAMILIES = [f for f in families().values() if f.kinds]
+
+
+@pytest.mark.parametrize("device", PRODUCTS)
+def test_every_product_has_kernels_of_every_framework(device: str) -> None:
+    spec, _ = load_device(device)
+    assert spec.kernels in list_sets()
+    held = load_set(str(spec.kernels))
+    for family in FAMILIES:
+        for framework in FRAMEWORKS:
+            if framework == MEASURED:
+                continue
+            entry = held.find(family.name, framework)
+            assert entry is not None
+            assert set(entry.parameters) == {p.name for p in family.parameters}
+            for p in family.parameters:
+                assert p.low * 0.999 <= entry.parameters[p.name] <= p.high * 1.001
+            assert (entry.errors is None) == (entry.rows == 0)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_devices_of_one_silicon_share_parameters(framework: str) -> None:
+    for family in FAMILIES:
+        one, *others = (
+            shared_parameters(load_device(n)[0], family, framework).fit.values
+            for n in ("h100", "h200", "h800")
+        )
+        same = all(other.tolist() == one.tolist() for other in others)
+        assert same == (framework != MEASURED)
+
+
+def test_what_was_measured_on_a_device_alone_can_be_asked_for() -> None:
+    spec, _ = load_device("h200")
+    for family in FAMILIES:
+        alone = parameters(spec, family)
+        found = shared_parameters(spec, family, MEASURED)
+        assert found.fit.values.tolist() == alone.fit.values.tolist()
+        assert found.errors == alone.errors
+
+
+def test_one_framework_for_all_kinds_of_ops() -> None:
+    spec, _ = load_device("h100")
+    for framework in FRAMEWORKS:
+        device = build_device(spec, calibrated=True, frameworks=everywhere(framework))
+        model = device.processors["xpu"].model
+        assert isinstance(model, CalibratedModel)
+        for used in model.models.values():
+            expected = shared_parameters(spec, used.family, framework)
+            assert used.known.fit.values.tolist() == expected.fit.values.tolist()
+            assert (used.known.rows, used.known.errors) == (expected.rows, expected.errors)
+
+
+def test_a_table_s_label_means_the_framework() -> None:
+    spec, _ = load_device("h100")
+    for framework, label in LABELS.items():
+        for family in FAMILIES:
+            under = shared_parameters(spec, family).under
+            assert under[label] is under[framework]
+
+
+def test_an_unknown_framework_is_refused() -> None:
+    spec, _ = load_device("h100")
+    with pytest.raises(InputError, match=r"vlm.*did you mean 'vllm'"):
+        shared_parameters(spec, families()["gemm"], "vlm")
+    with pytest.raises(InputError, match=r"vlm.*did you mean 'vllm'"):
+        everywhere("vlm")
+
+
+def test_a_device_of_a_users_own_takes_kernels_of_one_it_beats() -> None:
+    known = {name: load_device(name)[0] for name in ("a100-80gb", "h100", "b200")}
+    h200 = load_device("h200")[0].model_copy(update={"kernels": None})
+    assert stand_in(h200, known) == "h100"
+    assert set_of(h200) is not None
+    assert at_least_as_good(h200, load_device(str(set_of(h200)))[0])
+
+
+def test_a_users_own_tables_come_first() -> None:
+    spec, _ = load_device("h100")
+    family = families()["gemm"]
+    fit = spec.calibration["gemm"]
+    other = fit.model_copy(update={"rows": fit.rows + 1})
+    own = spec.model_copy(update={"calibration": {**spec.calibration, "gemm": other}})
+    found = shared_parameters(own, family, TYPICAL)
+    assert found.fit.values.tolist() == parameters(own, family).fit.values.tolist()
