@@ -5,21 +5,27 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .kv import KvRules
+from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
     C_HITS,
+    C_STRETCH,
     F_HELD,
     F_KEY,
+    F_LAST,
+    I8,
     I_BLOCKS,
     I_CACHED,
+    I_FLIGHT,
     I_GENERATED,
     I_HASHED,
     I_HASHES,
     I_INPUT,
     I_KEYED,
     I_NEXT,
+    I_NOTED,
     I_PREEMPTED,
     I_ROOM,
     I_SLOT,
@@ -31,6 +37,8 @@ from .state import (
     R_SLOTS,
     R_TAIL,
     R_WAITING,
+    T_KNOWN,
+    T_NOW,
     State,
 )
 
@@ -70,20 +78,28 @@ def count_blocks(st: State, kv: KvRules, r: int, i: int) -> None:
 
 
 @compiled_part
-def drop(st: State, kv: KvRules, r: int, i: int) -> None:
-    """Give back all that a sequence holds."""
+def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """Give back all that a sequence holds; the content of its first `noted` tokens is known.
+
+    The last block is handed out first of them all. Where the rules say so (`kv.bare_first`), what
+    has no content to be found goes before everything else that is free.
+    """
     request = st.ints[i]
     request[I_ROOM] = 0
     if not kv.cached:
         st.free[r] += st.floats[i, F_HELD]
         st.floats[i, F_HELD] = 0.0
         return
-    note_content(st, kv, r, i, min(request[I_CACHED], request[I_HASHED]))  # outputs of sessions
+    note_content(st, kv, r, i, min(noted, request[I_HASHED]))  # outputs of sessions
     pool, rank = st.pool, st.ranks[r]
     row = pool.held[r, request[I_SLOT]]
+    if kv.bare_first:
+        for j in range(min(noted // kv.block, request[I_BLOCKS]), request[I_BLOCKS]):
+            rank[R_BLOCKS] += give_back(pool, r, row[j], True)
+        request[I_BLOCKS] = min(noted // kv.block, request[I_BLOCKS])
     while request[I_BLOCKS] > 0:
         request[I_BLOCKS] -= 1
-        rank[R_BLOCKS] += give_back(pool, r, row[request[I_BLOCKS]])
+        rank[R_BLOCKS] += give_back(pool, r, row[request[I_BLOCKS]], False)
     pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1] = request[I_SLOT]
     rank[R_SLOTS] += 1
     request[I_SLOT], request[I_KEYED] = -1, 0
@@ -93,44 +109,69 @@ def drop(st: State, kv: KvRules, r: int, i: int) -> None:
 @compiled_part
 def drop_late(st: State, kv: KvRules, r: int) -> None:
     """Give back what sequences held that had finished unknown to the plan just made."""
-    rank, first = st.ranks[r], st.running.shape[1] // 2
+    rank, first = st.ranks[r], st.running.shape[1] // 3
     for j in range(rank[R_LATE]):
-        drop(st, kv, r, st.running[r, first + j])
+        i = st.running[r, first + j]
+        drop(st, kv, r, i, st.ints[i, I_CACHED])
     rank[R_LATE] = 0
 
 
+@compiled_inside
+def coming(st: State, i: int) -> bool:
+    """Whether the latest token stamped is still being computed while the next step is planned."""
+    known = st.clocks[T_KNOWN]
+    return bool(known < st.clocks[T_NOW] and st.floats[i, F_LAST] == st.clocks[T_NOW])
+
+
 @compiled_part
-def find_prefix(st: State, kv: KvRules, r: int, i: int) -> int:
-    """Leading blocks of a waiting request whose content is still there, all but the last token."""
+def found_again(st: State, i: int) -> int:
+    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
+
+    Those in the cache; with asynchronous scheduling not the token in flight, if it was unknown
+    when its step was planned.
+    """
+    request = st.ints[i]
+    if request[I_FLIGHT] > 0:  # of several batches in flight
+        return int(request[I_NOTED])
+    if coming(st, i) and request[I_CACHED] > request[I_TARGET]:
+        if st.counters[C_STRETCH] > 1:
+            return int(request[I_CACHED] - 1)
+        return int(request[I_NOTED])
+    return int(request[I_CACHED])
+
+
+@compiled_part
+def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
+    """Put the leading blocks of a waiting request that are still there into `row`; how many.
+
+    Its last token is never taken from the cache: its result is needed.
+    """
     pool, request = st.pool, st.ints[i]
     most = (request[I_TARGET] - 1) // kv.block
     if request[I_PREEMPTED] == 0:  # nothing of its own yet
         most = min(most, request[I_HASHED] // kv.block)
-    j = 0
-    while j < most:
+    for j in range(most):
         key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        if find(pool.table[r], key) < 0:
-            break
-        j += 1
-    return j
+        row[j] = find(pool.table[r], key)
+        if row[j] < 0:
+            return int(j)
+    return int(most)
 
 
 @compiled_part
 def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
-    hits, taken = find_prefix(st, kv, r, i), 0
+    slot = pool.held[r, rank[R_SLOTS] - 1, pool.held.shape[2] - 1]
+    row = pool.held[r, slot]
+    hits, taken = find_prefix(st, kv, r, i, row), 0
     for j in range(hits):
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        taken += pool.blocks[r, find(pool.table[r], key), USERS] == 0
+        taken += pool.blocks[r, row[j], USERS] == 0
     if (whole + kv.block - 1) // kv.block - hits + taken > rank[R_BLOCKS]:
         return False
     rank[R_SLOTS] -= 1
-    request[I_SLOT] = pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1]
-    row = pool.held[r, request[I_SLOT]]
+    request[I_SLOT] = slot
     for j in range(hits):
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        row[j] = find(pool.table[r], key)
         rank[R_BLOCKS] -= share(pool, r, row[j])
     request[I_BLOCKS] = request[I_KEYED] = hits
     request[I_CACHED] = hits * kv.block
@@ -196,14 +237,38 @@ def preempt_last(st: State, kv: KvRules, r: int) -> None:
     rank[R_RUNNING] -= 1
     i = st.running[r, rank[R_RUNNING]]
     request = st.ints[i]
-    if kv.cached:
-        note_content(st, kv, r, i, request[I_CACHED])  # to find its own again
-    drop(st, kv, r, i)
-    request[I_CACHED] = 0
+    give_up(st, kv, r, i)
+    request[I_CACHED] = request[I_NOTED] = 0
     request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
-    request[I_PREEMPTED] += 1
     request[I_NEXT] = rank[R_HEAD]
     rank[R_HEAD] = i
     if rank[R_TAIL] < 0:
         rank[R_TAIL] = i
     rank[R_WAITING] += 1
+
+
+@compiled_part
+def preempt_late(st: State, kv: KvRules, r: int) -> bool:
+    """Preempt the last sequence of a rank if it is one that the step in flight finishes.
+
+    As it ends all the same, it only gives its memory and its place back early.
+    """
+    rank, size = st.ranks[r], st.running.shape[1] // 3
+    last = rank[R_LATE] - 1
+    if last < 0 or st.running[r, 2 * size + last] < rank[R_RUNNING]:
+        return False
+    rank[R_LATE] = last
+    give_up(st, kv, r, st.running[r, size + last])
+    return True
+
+
+@compiled_part
+def give_up(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Take a sequence's memory; its own blocks stay findable for it."""
+    request, noted = st.ints[i], st.ints[i, I_CACHED]
+    if kv.cached:
+        noted = found_again(st, i)
+        note_content(st, kv, r, i, noted)
+    drop(st, kv, r, i, noted)
+    request[I_PREEMPTED] += 1
+    record_preempted(st, i)

@@ -48,6 +48,7 @@ class KvRules(NamedTuple):
     block: int  # tokens of one block
     capacity: float  # bytes for KV and state on one device
     cached: bool = False  # whether blocks are shared and found again by their content
+    bare_first: bool = False  # whether freed blocks without such content are handed out next
 
     @property
     def blocks(self) -> int:

@@ -30,6 +30,7 @@ from .holding import drop_late, hold, kv_bytes
 from .host import paced
 from .kv import KvRules
 from .planning import hold_back, plan_rank
+from .plans import record_plan, records
 from .policies import Limits
 from .state import (
     C_CHUNKS,
@@ -41,6 +42,7 @@ from .state import (
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
+    C_STRETCH,
     C_WAITED,
     F8,
     F_FIRST,
@@ -206,7 +208,7 @@ def finish(
     """
     rank, counters = st.ranks[r], st.counters
     kept, gap, gaps = 0, 0.0, int64(0)
-    first_late = st.running.shape[1] // 2
+    first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
     for j in range(rank[R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
@@ -236,6 +238,7 @@ def finish(
             continue
         kept -= 1
         st.running[r, first_late + rank[R_LATE]] = i
+        st.running[r, places + rank[R_LATE]] = kept
         rank[R_LATE] += 1
         complete(st, i, now, closed_loop)
     if gaps > 0:
@@ -335,6 +338,7 @@ def advance(
         closed = hold_back(st, limits, kv)
         for r in range(ranks.shape[0]):
             preemptions += plan_rank(st, limits, kv, plan.windows, r, clocks[T_KNOWN], closed)
+            record_plan(st, r, clocks[T_KNOWN])
             late += ranks[r, R_LATE]
             tokens += moments[r, TOKENS]
             decodes += moments[r, DECODES]
@@ -344,13 +348,13 @@ def advance(
         for r in range(ranks.shape[0]):
             drop_late(st, kv, r)
         if tokens == 0.0:
-            if late == 0 and clocks[T_KNOWN] >= start:
+            if late == 0 and preemptions == 0 and clocks[T_KNOWN] >= start:
                 return STUCK
             clocks[T_KNOWN] = start  # the step in flight is over: plan again with what is free now
             continue
         chunks = counters[C_CHUNKS]
         k = int64(1)
-        if chunks == 0 and preemptions == 0 and late == 0:
+        if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
         # A queue whose head cannot be admitted stays blocked while the batch lasts, so an
         # arrival behind it changes nothing; ranks choose among themselves by load, and an order
@@ -378,6 +382,7 @@ def advance(
             done += 1
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
+        counters[C_STRETCH] = done
         write_log(st, books.busy, start, now, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
         count_steps(st, limits, done, chunks)

@@ -1,12 +1,14 @@
 """The inner loop with pipeline parallel: several batches in flight, one behind the other.
 
 As in vLLM (``EngineCore.step_with_batch_queue`` in vllm/v1/engine/core.py), the scheduler plans a
-new batch as long as fewer than `pp` are in flight and there is something to plan, else it waits
-for the oldest one. A decode is in one batch at a time, because its next input is the token that
-comes of it; the next chunk of a prompt may follow the one before it. Asynchronous scheduling adds
-nothing: there are no more than `pp` batches (``max_concurrent_batches`` in vllm/config/vllm.py,
-of its V1 model runner). Each stage runs one batch at a time, in order, and sends its activations
-before it takes the next.
+new batch as long as fewer than `pp` are in flight, else it waits for the oldest one. A plan of
+nothing takes a place among them, and the oldest is waited for at once. Without asynchronous
+scheduling a decode is in one batch at a time, because its next input is the token that comes of it;
+the next chunk of a prompt may follow the one before it. With it a decode is in every batch, but the
+first stage waits for the last one's tokens before its next batch (``sample_tokens`` in
+vllm/v1/worker/gpu_model_runner.py), so that batches do not overlap. There are no more than `pp`
+batches either way (``max_concurrent_batches`` in vllm/v1/executor/multiproc_executor.py). Each stage
+runs one batch at a time, in order, and sends its activations before it takes the next.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ...workloads.jit import compiled, compiled_part, int64
 from ..step.compiled import Books, step_seconds
 from ..step.lowering import Plan
 from .clients import complete, release
-from .holding import drop
+from .holding import drop, found_again
 from .host import paced
 from .kv import KvRules
 from .loop import (
@@ -33,6 +35,7 @@ from .loop import (
     write_log,
 )
 from .planning import plan_rank
+from .plans import record_plan
 from .policies import Limits
 from .state import (
     C_CHUNKS,
@@ -50,9 +53,15 @@ from .state import (
     I_CACHED,
     I_FLIGHT,
     I_GENERATED,
+    I_INPUT,
+    I_NEXT,
+    I_NOTED,
     I_OUTPUT,
     I_TARGET,
+    R_HEAD,
     R_RUNNING,
+    R_TAIL,
+    R_WAITING,
     T_BUSY,
     T_KNOWN,
     T_KV_PEAK,
@@ -89,9 +98,12 @@ def new_pipe(stages: int, ranks: int, sequences: int) -> Pipe:
 
 
 @compiled_part
-def send_through(pipe: Pipe, seconds: F8, now: float) -> float:
-    """Let a batch planned now run through the stages; when it starts, its end goes to the ring."""
-    start = max(now, pipe.free[0])
+def send_through(pipe: Pipe, seconds: F8, now: float, waits: bool) -> float:
+    """Let a batch planned now run through the stages; when it starts, its end goes to the ring.
+
+    It `waits` where the first stage needs the tokens that the last one has yet to bring.
+    """
+    start = max(now, pipe.free[pipe.free.size - 1 if waits else 0])
     end = start
     for s in range(seconds.size):
         end = max(end, pipe.free[s]) + seconds[s]
@@ -103,7 +115,7 @@ def send_through(pipe: Pipe, seconds: F8, now: float) -> float:
 
 
 @compiled_part
-def note_work(st: State, pipe: Pipe, place: int, r: int) -> None:
+def note_work(st: State, pipe: Pipe, place: int, r: int, ahead: bool) -> None:
     """Keep what a rank's planned batch holds; its tokens count as cached from here on."""
     size = int64(0)
     for j in range(st.ranks[r, R_RUNNING]):
@@ -112,18 +124,29 @@ def note_work(st: State, pipe: Pipe, place: int, r: int) -> None:
             continue
         request = st.ints[i]
         request[I_CACHED] += q
-        request[I_FLIGHT] += 1
+        whole = request[I_INPUT] + request[I_GENERATED] + request[I_FLIGHT]
         entry = pipe.work[place, r, size]
-        entry[W_REQUEST], entry[W_TOKENS] = i, request[I_CACHED] >= request[I_TARGET]
+        entry[W_REQUEST], entry[W_TOKENS] = i, request[I_CACHED] >= whole
+        if ahead:
+            request[I_FLIGHT] += entry[W_TOKENS]
         size += 1
     pipe.sizes[place, r] = size
+
+
+@compiled_part
+def send_nothing(pipe: Pipe, now: float) -> None:
+    """Let an empty batch take a place among those in flight."""
+    place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
+    pipe.sizes[place] = 0
+    pipe.ends[place] = now
+    pipe.ring[P_COUNT] += 1
 
 
 @compiled_part
 def launch(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe
 ) -> bool:  # fmt: skip
-    """Plan one more batch and send it off; False where there is nothing to plan."""
+    """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks, moments = st.counters, st.clocks, st.moments
     tokens, decodes, used = 0.0, 0.0, 0.0
     counters[C_CHUNKS] = 0
@@ -131,16 +154,18 @@ def launch(
         counters[C_PREEMPTIONS] += plan_rank(
             st, limits, kv, plan.windows, r, clocks[T_NOW], False
         )  # fmt: skip
+        record_plan(st, r, clocks[T_NOW])
         tokens += moments[r, TOKENS]
         decodes += moments[r, DECODES]
         used += kv.capacity - st.free[r]
         clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
     if tokens == 0.0:
+        send_nothing(pipe, clocks[T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
     for r in range(st.ranks.shape[0]):
         set_uneven(plan, limits, st, books, r, int64(0))
-        note_work(st, pipe, place, r)
+        note_work(st, pipe, place, r, limits.ahead)
     step_seconds(
         plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True, books
     )
@@ -148,7 +173,7 @@ def launch(
     books.stages[0] = paced(limits.pace, books.stages[0], sequences)
     for s in range(1, books.stages.size):  # the batch is planned once
         books.stages[s] = max(books.stages[s], limits.pace.launching_s)
-    start = send_through(pipe, books.stages, clocks[T_NOW])
+    start = send_through(pipe, books.stages, clocks[T_NOW], limits.ahead)
     counters[C_STEPS] += 1
     counters[C_PROMPT] += int(tokens - decodes)
     end = pipe.ends[place]
@@ -157,16 +182,53 @@ def launch(
 
 
 @compiled_part
-def stamp(st: State, work: I8, size: int, now: float, closed_loop: bool) -> None:
+def unqueue(st: State, r: int, i: int) -> None:
+    """Take a request out of a rank's queue."""
+    rank, before, at = st.ranks[r], int64(-1), st.ranks[r, R_HEAD]
+    while at != i:
+        before, at = at, st.ints[at, I_NEXT]
+    if before < 0:
+        rank[R_HEAD] = st.ints[i, I_NEXT]
+    else:
+        st.ints[before, I_NEXT] = st.ints[i, I_NEXT]
+    if rank[R_TAIL] == i:
+        rank[R_TAIL] = before
+    rank[R_WAITING] -= 1
+
+
+@compiled_part
+def token_came(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
+    """Count a token of a request; if it is the last one, free what it holds or its place."""
+    request = st.ints[i]
+    waits = request[I_CACHED] == 0  # preempted while its token was in flight
+    if request[I_CACHED] < request[I_TARGET]:
+        request[I_TARGET] += 1  # computed again with the others
+    request[I_GENERATED] += 1
+    if request[I_FLIGHT] > 0:
+        request[I_FLIGHT] -= 1
+        if not waits:
+            request[I_NOTED] = max(request[I_NOTED], request[I_CACHED] - request[I_FLIGHT])
+    if request[I_GENERATED] < request[I_OUTPUT]:
+        return
+    if waits:
+        unqueue(st, r, i)
+    else:
+        drop(st, kv, r, i, found_again(st, i))
+    complete(st, i, now, closed_loop)
+
+
+@compiled_part
+def stamp(
+    st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool
+) -> None:
     """Stamp the tokens of one rank's part of a batch that ended at `now`."""
     counters = st.counters
     gap, gaps = 0.0, int64(0)
     for j in range(size):
         i = work[j, W_REQUEST]
         request, stamps = st.ints[i], st.floats[i]
-        request[I_FLIGHT] -= 1
-        if work[j, W_TOKENS] == 0:
-            continue  # a prompt that goes on
+        if work[j, W_TOKENS] == 0 or request[I_GENERATED] == request[I_OUTPUT]:
+            continue  # a prompt that goes on, or beyond the end
         counters[C_EMITTED] += 1
         if request[I_GENERATED] == 0:
             stamps[F_FIRST] = now
@@ -178,9 +240,7 @@ def stamp(st: State, work: I8, size: int, now: float, closed_loop: bool) -> None
             gap = own
             gaps += 1
         stamps[F_LAST] = now
-        request[I_GENERATED] += 1
-        if request[I_GENERATED] == request[I_OUTPUT]:
-            complete(st, i, now, closed_loop)
+        token_came(st, kv, r, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
 
@@ -189,10 +249,10 @@ def stamp(st: State, work: I8, size: int, now: float, closed_loop: bool) -> None
 def land(st: State, kv: KvRules, pipe: Pipe, closed_loop: bool) -> float:
     """Wait for the oldest batch: stamp its tokens, retire what is done; when it ended."""
     place = pipe.ring[P_FIRST]
-    now = pipe.ends[place]
+    now = max(pipe.ends[place], st.clocks[T_NOW])
     completed = st.counters[C_COMPLETED]
     for r in range(st.ranks.shape[0]):
-        stamp(st, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
+        stamp(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
     if st.counters[C_COMPLETED] == completed:
@@ -204,10 +264,19 @@ def land(st: State, kv: KvRules, pipe: Pipe, closed_loop: bool) -> float:
             if st.ints[i, I_GENERATED] < st.ints[i, I_OUTPUT]:
                 st.running[r, kept] = i
                 kept += 1
-            else:
-                drop(st, kv, r, i)
         st.ranks[r, R_RUNNING] = kept
     return float(now)
+
+
+@compiled_part
+def any_in_flight(pipe: Pipe) -> bool:
+    """Whether any batch in flight holds something."""
+    for k in range(pipe.ring[P_COUNT]):
+        place = (pipe.ring[P_FIRST] + k) % pipe.ends.size
+        for r in range(pipe.sizes.shape[1]):
+            if pipe.sizes[place, r] > 0:
+                return True
+    return False
 
 
 @compiled
@@ -221,7 +290,10 @@ def advance_pipeline(
         now = clocks[T_NOW]
         clocks[T_KNOWN] = now
         arrival = release(st, closed_loop, now, limits.waiting_load)
-        if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
+        if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: only what is beyond an end
+            if pipe.ring[P_COUNT] > 0:
+                clocks[T_NOW] = land(st, kv, pipe, closed_loop)
+                continue
             if not arrival < until:
                 return REACHED
             clocks[T_NOW] = max(arrival, now)
@@ -230,10 +302,11 @@ def advance_pipeline(
             return REACHED
         if counters[C_LOG] + plan.stages > st.log.shape[0]:
             return LOG_FULL
-        more = True
+        more, preempted = True, counters[C_PREEMPTIONS]
         while more and pipe.ring[P_COUNT] < plan.stages:
             more = launch(plan, limits, kv, st, books, pipe)
-        if pipe.ring[P_COUNT] == 0:
+            more = more and pipe.ends[pipe.ring[P_FIRST]] > now
+        if counters[C_PREEMPTIONS] == preempted and not any_in_flight(pipe):
             return STUCK
         completed = counters[C_COMPLETED]
         clocks[T_NOW] = land(st, kv, pipe, closed_loop)

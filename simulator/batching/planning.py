@@ -23,13 +23,16 @@ from ...workloads.batch import (
 )
 from ...workloads.jit import compiled_inline, compiled_part, int64
 from .holding import (
+    coming,
     hold,
     kv_bytes,
     note_content,
     preempt_last,
+    preempt_late,
     use_prefix,
 )
 from .kv import KvRules
+from .plans import record_tokens
 from .policies import Limits
 from .state import (
     C_CHUNKS,
@@ -42,7 +45,9 @@ from .state import (
     I_GENERATED,
     I_HASHED,
     I_INPUT,
+    I_KEYED,
     I_NEXT,
+    I_NOTED,
     I_OUTPUT,
     I_ROOM,
     I_TARGET,
@@ -109,7 +114,7 @@ def admit(
     if i < 0:
         return 0
     request = st.ints[i]
-    want = request[I_TARGET]
+    want, most = request[I_TARGET], limits.threshold
     if brings_cache(st, i):
         want = int64(1)
     if want > budget and limits.chunked:
@@ -124,6 +129,8 @@ def admit(
         if not use_prefix(st, kv, r, i, whole):
             return 0
         want = min(request[I_TARGET] - request[I_CACHED], want)
+    if 0 < most < want:
+        want = most
     if limits.lazy:
         if not kv.cached and kv_bytes(kv, whole) > st.free[r]:
             return 0
@@ -147,10 +154,15 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
     i = st.running[r, j]
     request, m = st.ints[i], st.moments[r]
     if kv.cached and want > 0:  # those to come can share what this step computes
-        note_content(st, kv, r, i, min(request[I_CACHED] + want, request[I_HASHED]))
+        known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
+        request[I_NOTED] = min(request[I_CACHED] + want, known)
+        found = min(request[I_NOTED], request[I_HASHED])
+        if found >= (request[I_KEYED] + 1) * kv.block:
+            note_content(st, kv, r, i, found)
+    record_tokens(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
-    if want > 0 and request[I_CACHED] < request[I_TARGET]:
+    if want > 1 or (want > 0 and request[I_CACHED] < request[I_TARGET]):
         count_chunk(m, windows, request[I_CACHED], want)
         c = st.counters[C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = want, i
@@ -218,6 +230,8 @@ def plan_prompts(
     for j in range(rank[R_RUNNING]):
         request = st.ints[st.running[r, j]]
         want = min(max(request[I_TARGET] - request[I_CACHED], 0), budget)
+        if 0 < limits.threshold < want:
+            want = limits.threshold
         set_tokens(st, kv, windows, r, j, want)
         budget -= want
         prompts += want > 0
@@ -234,15 +248,29 @@ def plan_prompts(
 
 
 @compiled_part
+def next_tokens(request: I8) -> int:
+    """Tokens of a running sequence that are there, or in flight, and in no step yet.
+
+    None while its next input is in flight and is waited for (`I_FLIGHT` 0), nor when those in
+    flight are sure to be its last: the scheduler goes by the tokens it has.
+    """
+    flight = request[I_FLIGHT]
+    if flight > 0:
+        over = request[I_CACHED] + 2 - flight >= request[I_INPUT] + request[I_OUTPUT]
+        if over:
+            return 0
+    return int(request[I_INPUT] + request[I_GENERATED] + flight - request[I_CACHED])
+
+
+@compiled_part
 def plan_rank(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
 ) -> int:  # fmt: skip
     """Plan one rank's step; returns how many sequences it preempted.
 
     Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. With pipeline
-    parallel a sequence whose step is in flight is never preempted: who needs its memory waits
-    until it can be. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The latest
+    admitted is preempted, whatever of it is in flight. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
     moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
     """
     rank, m = st.ranks[r], st.moments[r]
@@ -252,10 +280,10 @@ def plan_rank(
     if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
         return 0
     budget = limits.token_budget
-    preemptions, prompts, j, short = int64(0), 0, 0, False
+    preemptions, prompts, j = int64(0), 0, 0
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
-            if preemptions > 0 or short or j + rank[R_LATE] >= limits.max_sequences:
+            if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
             head = rank[R_HEAD]
             if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
@@ -267,20 +295,18 @@ def plan_rank(
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            left = request[I_TARGET] - request[I_CACHED]
-            want = min(left if left > 0 else 1, budget)
-            if left <= 0 and request[I_FLIGHT] > 0:
-                want = int64(0)  # the token that goes in next has yet to come
+            want = next_tokens(request)
+            if 0 < limits.threshold < want:
+                want = limits.threshold
+            want = min(want, budget)
             fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
                 if fits:
                     break
-                if st.ints[st.running[r, rank[R_RUNNING] - 1], I_FLIGHT] > 0:
-                    want, fits, short = int64(0), True, True
-                else:
+                if not preempt_late(st, kv, r):
                     preempt_last(st, kv, r)
-                    preemptions += 1
+                preemptions += 1
             if not fits:
                 break
         set_tokens(st, kv, windows, r, j, want)

@@ -28,6 +28,7 @@ class Limits(NamedTuple):
     reserve: bool
     lazy: bool
     ahead: bool
+    threshold: int
     waiting_load: int
     prompts_alone: bool
     poll_steps: int
@@ -63,10 +64,17 @@ class Policy:
     ahead : bool
         Asynchronous scheduling: a step is planned when the one before it starts, so that an
         arrival, or the memory and place of a finished sequence, counts from the step after the
-        next one on. With pipeline parallel it changes nothing, see `pipeline`.
+        next one on.
     caching : bool
         Prefix caching: freed blocks keep their content until they are handed out again, see
         `prefix`. Only models whose layers all cache every token can use it.
+    bare_first : bool
+        Freed blocks without content that can be found are handed out next, not last.
+    serial_stages : bool
+        What `ahead` means with pipeline parallel. If so, a decode is in every batch in flight, and
+        the first stage waits for the last one's tokens; if not, nothing. See `pipeline`.
+    threshold : int
+        Most tokens of one sequence in a step; 0: as many as the budget has. Needs `chunked`.
     graphs : bool
         Steps that only decode run as captured graphs, at the next larger batch captured.
     waiting_load : int
@@ -100,6 +108,9 @@ class Policy:
     lazy: bool = False
     ahead: bool = False
     caching: bool = False
+    bare_first: bool = False
+    serial_stages: bool = False
+    threshold: int = 0
     waiting_load: int = 1
     prompts_alone: bool = False
     poll_steps: int = 1
@@ -113,6 +124,8 @@ class Policy:
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
             raise ValueError("prompts_alone needs whole prompts held at admission: not lazy")
+        if self.threshold and not self.chunked:
+            raise ValueError("a threshold cuts prompts: it needs chunked")
 
     @property
     def holds_back(self) -> bool:
@@ -133,7 +146,7 @@ class Policy:
         """The same for the compiled path and a deployment of so many ops and stages."""
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
-            self.ahead, self.waiting_load, self.prompts_alone, self.poll_steps,
+            self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.waiting_load, self.prompts_alone, self.poll_steps,
             self.gather_steps, self.gather_tokens, self.even_steps, self.captured,
             self.pace(ops, stages), bool(self.order),
         )  # fmt: skip
@@ -169,6 +182,7 @@ POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronou
         lazy=True,
         ahead=True,
         caching=True,
+        serial_stages=True,
         waiting_load=4,
         graphs=True,
         host=Host(launch_s=LAUNCH_S),

@@ -4,7 +4,8 @@ As in vLLM, a freed block keeps its content until it is handed out again: the fr
 queue, least recently freed first, and a sequence frees its last block first, so that the start of
 a prompt stays longest. A prompt whose leading blocks are still there, in use or free, does not
 compute them again. Content is told by keys: of a trace's prefix hashes, shared by all requests with
-the same hash, and of a preempted request's own blocks.
+the same hash, and of a preempted request's own blocks. Every block of a content can be found, the one
+that got it first before the others (vLLM's BlockHashToBlockMap).
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ MOST_PIECES = 1 << 22
 """Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
 
 NEXT, PREVIOUS = 0, 1
-USERS, KEY = 0, 1
-"""Columns of `Pool.blocks`: sequences that hold the block, and the key of its content (0: none)."""
+USERS, KEY, AFTER, BEFORE = range(4)
+"""Columns of `Pool.blocks`: sequences that hold the block; the key of its content (0: none); the next
+and the previous block of the same content, in a ring in the order in which they got it."""
 
 
 class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries."""
 
     links: I8  # [R, N+1, 2] free list; the last row is its head and tail
-    blocks: I8  # [R, N, 2]
-    table: I8  # [R, T, 2] key (0: empty) and block; open addressing, T a power of 2
+    blocks: I8  # [R, N, 4]
+    table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
     held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
 
@@ -47,7 +49,7 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
     size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
     return Pool(
         links,
-        np.zeros((ranks, blocks, 2), dtype=np.int64),
+        np.zeros((ranks, blocks, 4), dtype=np.int64),
         np.zeros((ranks, size, 2), dtype=np.int64),
         held,
         np.zeros(0, dtype=np.int64),
@@ -92,7 +94,7 @@ def place(key: int, mask: int) -> int:
 
 @compiled_part
 def find(table: I8, key: int) -> int:
-    """Block that holds a content, or -1."""
+    """First of the blocks that hold a content, or -1."""
     mask = table.shape[0] - 1
     at = place(key, mask)
     while table[at, 0] != 0:
@@ -104,26 +106,38 @@ def find(table: I8, key: int) -> int:
 
 @compiled_part
 def remember(pool: Pool, r: int, b: int, key: int) -> None:
-    """Note the content of a block, unless another block holds it already."""
-    table = pool.table[r]
+    """Note the content of a block, behind the others that hold it already."""
+    table, blocks = pool.table[r], pool.blocks[r]
     mask = table.shape[0] - 1
     at = place(key, mask)
+    blocks[b, KEY] = key
     while table[at, 0] != 0:
         if table[at, 0] == key:
+            first = table[at, 1]
+            last = blocks[first, BEFORE]
+            blocks[last, AFTER], blocks[b, BEFORE] = b, last
+            blocks[b, AFTER], blocks[first, BEFORE] = first, b
             return
         at = (at + 1) & mask
     table[at, 0], table[at, 1] = key, b
-    pool.blocks[r, b, KEY] = key
+    blocks[b, AFTER] = blocks[b, BEFORE] = b
 
 
 @compiled_part
 def forget(pool: Pool, r: int, b: int) -> None:
-    """Drop the content of a block from the table (backward-shift deletion)."""
-    table = pool.table[r]
+    """Drop the content of a block; of the last one, from the table (backward-shift deletion)."""
+    table, blocks = pool.table[r], pool.blocks[r]
+    key, after, before = blocks[b, KEY], blocks[b, AFTER], blocks[b, BEFORE]
     mask = table.shape[0] - 1
-    hole = place(pool.blocks[r, b, KEY], mask)
-    while table[hole, 0] != pool.blocks[r, b, KEY]:
+    hole = place(key, mask)
+    while table[hole, 0] != key:
         hole = (hole + 1) & mask
+    blocks[b, KEY] = 0
+    if after != b:  # others hold it too
+        blocks[before, AFTER], blocks[after, BEFORE] = after, before
+        if table[hole, 1] == b:
+            table[hole, 1] = after
+        return
     at = (hole + 1) & mask
     while table[at, 0] != 0:
         home = place(table[at, 0], mask)
@@ -132,7 +146,6 @@ def forget(pool: Pool, r: int, b: int) -> None:
             hole = at
         at = (at + 1) & mask
     table[hole, 0] = 0
-    pool.blocks[r, b, KEY] = 0
 
 
 @compiled_part
@@ -174,10 +187,22 @@ def share(pool: Pool, r: int, b: int) -> bool:
 
 
 @compiled_part
-def give_back(pool: Pool, r: int, b: int) -> bool:
-    """Stop using a block; whether it became free."""
+def prepend(links: I8, b: int) -> None:
+    """Put a block at the start of the free list: it is handed out next."""
+    end = links.shape[0] - 1
+    first = links[end, NEXT]
+    links[first, PREVIOUS], links[b, NEXT] = b, first
+    links[b, PREVIOUS], links[end, NEXT] = end, b
+
+
+@compiled_part
+def give_back(pool: Pool, r: int, b: int, next_out: bool) -> bool:
+    """Stop using a block, which is handed out next or last; whether it became free."""
     pool.blocks[r, b, USERS] -= 1
     if pool.blocks[r, b, USERS] > 0:
         return False
-    append(pool.links[r], b)
+    if next_out:
+        prepend(pool.links[r], b)
+    else:
+        append(pool.links[r], b)
     return True

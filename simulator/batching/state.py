@@ -12,21 +12,23 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .plan_log import Plans
 from .prefix import Pool, new_pool
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
 (I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
- I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_DONE) = range(16)  # fmt: skip
-NUM_INTS = 16
+ I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_NOTED, I_DONE) = range(17)  # fmt: skip
+NUM_INTS = 17
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
 completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
 ones whose content is noted; start in `Pool.hashes` or the session (`prefix.named`), and tokens that
-hashes cover. With pipeline parallel: batches in flight that it is part of. Last, not of the row's own
-request: in row k, the k-th request to complete."""
+hashes cover. With asynchronous scheduling: tokens that its batches in flight on several stages will
+bring; tokens of it whose content was known at its latest plan. Last, not of the row's own request: in
+row k, the k-th request to complete."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
 NUM_FLOATS = 6
@@ -40,13 +42,13 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING) = range(15)  # fmt: skip
-NUM_COUNTERS = 15
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING, C_STRETCH) = range(16)  # fmt: skip
+NUM_COUNTERS = 16
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
 waiting prompts wait; row up to which those that arrive by themselves have arrived; entries of
-`Chain.coming`."""
+`Chain.coming`; steps of the latest stretch."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -96,7 +98,8 @@ class State(NamedTuple):
 
     ints: I8  # [N, NUM_INTS]
     floats: F8  # [N, NUM_FLOATS]
-    running: I8  # [R, 2B] requests in order of admission; from B on, finished ones (`R_LATE`)
+    running: I8  # [R, 3B] requests in order of admission; from B on, finished ones (`R_LATE`), and
+    # from 2B on how many of the running ones were admitted before each of those
     fresh: I8  # [R, B] new tokens of each in the planned step
     ranks: I8  # [R, NUM_RANK]
     free: F8  # [R] KV bytes of one device
@@ -108,6 +111,7 @@ class State(NamedTuple):
     log: F8  # [LOG_ROWS, columns]
     pool: Pool
     chain: Chain | None  # None where requests follow no others here
+    plans: Plans | None = None  # None where plans are not recorded
 
 
 def new_state(
@@ -126,7 +130,7 @@ def new_state(
     return State(
         ints=np.zeros((0, NUM_INTS), dtype=np.int64),
         floats=np.zeros((0, NUM_FLOATS)),
-        running=np.zeros((ranks, 2 * sequences), dtype=np.int64),
+        running=np.zeros((ranks, 3 * sequences), dtype=np.int64),
         fresh=np.zeros((ranks, sequences), dtype=np.int64),
         ranks=rank_rows,
         free=np.full(ranks, kv_capacity),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,9 +12,10 @@ from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
 from ..batching.host import Host
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
-from ..batching.policies import POLICIES
+from ..batching.policies import POLICIES, Policy
 from ..limits import MAX_SEQUENCES
 from .settings import EngineSettings
+from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
 
 DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
           "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
@@ -26,7 +28,9 @@ KEYS = (
     "pipeline_parallel_size", "enable_expert_parallel", "max_num_batched_tokens", "max_num_seqs",
     "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
     "kv_cache_dtype", "all2all_backend", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
-    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us",
+    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "version",
+    "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
+    "long_prefill_token_threshold", "scheduling_policy", *ONLY,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 D = TypeVar("D", int, None)
@@ -37,8 +41,8 @@ NULL_BLOCKS = 1
 def read_engine(path: str | Path) -> EngineSettings:
     """Read an ``engine.json`` (the form of LLMServingSim's validation runs).
 
-    Keys that do not bear on time (versions) are ignored; `EngineSettings.doubts` names those that look
-    misspelt.
+    Keys that do not bear on time are ignored; those that do and are not simulated are refused.
+    `EngineSettings.doubts` names those that look misspelt.
 
     Raises
     ------
@@ -48,30 +52,24 @@ def read_engine(path: str | Path) -> EngineSettings:
     path = Path(path)
     if path.is_dir():
         path = path / "engine.json"
-    keys = _Keys(path, read_json_object(path))
+    return engine_of(path, read_json_object(path))
+
+
+def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
+    """The same from the object that the file holds."""
+    keys = _Keys(path, values)
     engine = keys.text("engine", "vllm")
     if engine not in ENGINES:
         raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")
+    rules = _rules(keys)
+    keys.refuse_unsimulated()
     cache, hardware, host = map(keys.part, ("kv_cache", "hardware", "host"))
     tp = keys.count("tensor_parallel_size", 1)
     dp = keys.count("data_parallel_size", 1)
-    base = POLICIES["vllm"]
     blocks = cache.count("num_gpu_blocks", None)
-    policy = replace(
-        base,
-        token_budget=keys.count("max_num_batched_tokens", base.token_budget),
-        max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
-        ahead=keys.flag("async_scheduling", base.ahead),
-        graphs=not keys.flag("enforce_eager", not base.graphs),
-        host=Host(
-            host.seconds("step_ms", base.host.step_s, 1e-3),
-            host.seconds("sequence_us", base.host.sequence_s, 1e-6),
-            host.seconds("launch_us", base.host.launch_s, 1e-6),
-        ),
-        caching=cache.flag("enable_prefix_caching", base.caching),
-    )
+    max_model_len = keys.count("max_model_len", None)
     return EngineSettings(
-        policy=policy,
+        policy=_policy(keys, cache, host, rules, max_model_len),
         cache=CacheSettings(
             cache.count("block_size", BLOCK_TOKENS),
             None if blocks is None else max(blocks - NULL_BLOCKS, 1),
@@ -80,10 +78,10 @@ def read_engine(path: str | Path) -> EngineSettings:
         dp=dp,
         pp=keys.count("pipeline_parallel_size", 1),
         ep=tp * dp if keys.flag("enable_expert_parallel", False) else 1,
-        max_model_len=keys.count("max_model_len", None),
+        max_model_len=max_model_len,
         dtype=keys.format("dtype"),
         kv_dtype=keys.format("kv_cache_dtype"),
-        memory_share=cache.share("gpu_memory_utilization", 0.9),
+        memory_share=cache.share("gpu_memory_utilization", rules.memory_share),
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
         given=True,
@@ -91,6 +89,57 @@ def read_engine(path: str | Path) -> EngineSettings:
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),
         doubts=tuple(d for part in (keys, cache, hardware, host) for d in part.doubts()),
+    )
+
+
+def _rules(keys: _Keys) -> Rules:
+    """What the version that the file names does."""
+    key = "version" if "version" in keys.values else "engine_version"
+    version = keys.text(key, DEFAULT_VERSION)
+    rules = rules_of(version)
+    if rules is None:
+        newest = ".".join(map(str, RULES[-1].since))
+        raise SpecError(
+            keys.path, f"{key}: no version: {version!r}; needs one such as '0.19' or '{newest}'"
+        )
+    return rules
+
+
+def _policy(
+    keys: _Keys, cache: _Keys, host: _Keys, rules: Rules, max_model_len: int | None
+) -> Policy:
+    """The batching that the file asks for."""
+    base = POLICIES["vllm"]
+    order = keys.text("scheduling_policy", "fcfs")
+    if order not in ("fcfs", "priority"):  # alike, as no request has a priority here
+        known = nearest(order, ("fcfs", "priority"))
+        raise SpecError(keys.path, f"scheduling_policy: unknown policy {order!r}{known}")
+    tokens = keys.count("max_num_batched_tokens", base.token_budget)
+    chunked = keys.flag("enable_chunked_prefill", base.chunked)
+    if not chunked and max_model_len is not None and max_model_len > tokens:
+        raise SpecError(
+            keys.path, f"max_num_batched_tokens: must be at least max_model_len ({max_model_len}) "
+            f"without enable_chunked_prefill, not {tokens}",
+        )  # fmt: skip
+    threshold = keys.count("long_prefill_token_threshold", 0, least=0)
+    if threshold and not chunked:
+        raise SpecError(keys.path, "long_prefill_token_threshold: needs enable_chunked_prefill")
+    return replace(
+        base,
+        token_budget=keys.count("max_num_scheduled_tokens", tokens),
+        max_sequences=keys.count("max_num_seqs", base.max_sequences, MAX_SEQUENCES),
+        chunked=chunked,
+        threshold=threshold,
+        ahead=keys.flag("async_scheduling", base.ahead),
+        graphs=not keys.flag("enforce_eager", not base.graphs),
+        host=Host(
+            host.seconds("step_ms", base.host.step_s, 1e-3),
+            host.seconds("sequence_us", base.host.sequence_s, 1e-6),
+            host.seconds("launch_us", base.host.launch_s, 1e-6),
+        ),
+        caching=cache.flag("enable_prefix_caching", base.caching),
+        bare_first=rules.bare_first,
+        serial_stages=rules.serial_stages,
     )
 
 
@@ -107,7 +156,7 @@ class _Keys:
         found = []
         for key in self.values:
             close = get_close_matches(key, KEYS, n=1, cutoff=0.85)
-            if key not in KEYS and close:
+            if key not in KEYS and key not in HARMLESS and close:
                 found.append(
                     f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?"
                 )
@@ -126,12 +175,20 @@ class _Keys:
             raise self._wrong(key, "an object")
         return _Keys(self.path, found, f"{key}.")
 
-    def count(self, key: str, default: D, most: int = 2**31 - 1) -> int | D:
+    def refuse_unsimulated(self) -> None:
+        """Refuse settings that bear on time and have a value that is not simulated."""
+        for key, (only, why) in ONLY.items():
+            found = self.values.get(key)
+            if found is not None and found != only:
+                said = "left out" if only is None else json.dumps(only)
+                raise SpecError(self.path, f"{self.prefix}{key}: must be {said}: {why}")
+
+    def count(self, key: str, default: D, most: int = 2**31 - 1, least: int = 1) -> int | D:
         found = self.values.get(key)
         if found is None:
             return default
-        if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= most:
-            raise self._wrong(key, f"a whole number in [1, {most}]")
+        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+            raise self._wrong(key, f"a whole number in [{least}, {most}]")
         return found
 
     def flag(self, key: str, default: bool) -> bool:

@@ -20,6 +20,7 @@ from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
+from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import named, widened
 from ..batching.state import (
@@ -43,6 +44,7 @@ from ..batching.state import (
     I_HASHES,
     I_INPUT,
     I_TARGET,
+    LOG_ROWS,
     T_KNOWN,
     T_NOW,
     T_TBT_COUNT,
@@ -103,6 +105,8 @@ class Engine:
         Keep the log of stretches (stages.csv).
     cache : CacheSettings
         How the KV cache is set up.
+    keep_plans : bool
+        Keep every plan (`plans`); steps then run one by one. Of one rank.
     """
 
     deployment: Deployment
@@ -112,6 +116,7 @@ class Engine:
     chained: bool = False
     keep_log: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
+    keep_plans: bool = False
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -121,6 +126,7 @@ class Engine:
     pipe: Pipe | None = field(init=False)
     warm: Mark = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
+    plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: dict[Hashable, int] = field(init=False, default_factory=dict)
     hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
 
@@ -128,6 +134,7 @@ class Engine:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
+        self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         if self.plan.stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
             raise InputError(
@@ -146,6 +153,9 @@ class Engine:
             ranks, most, moments, self.kv.capacity, self.kv.blocks if self.kv.cached else 0,
             len(self.slots.processors), self.chained,
         )  # fmt: skip
+        if self.keep_plans:
+            plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
+            self.state = self.state._replace(plans=plans)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
         self.contents, self.hashes = {}, 0
 
@@ -335,9 +345,17 @@ class Engine:
         if self.keep_log and rows:
             self.logs.append(self.state.log[:rows].copy())
         self.state.counters[C_LOG] = 0
+        if self.state.plans is not None:
+            self._take_plans(self.state.plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)
+
+    def _take_plans(self, plans: Plans) -> None:
+        """Move the recorded plans out of the state."""
+        made, entries = int(plans.counts[N_PLANS]), int(plans.counts[N_ENTRIES])
+        self.plans.append((plans.plans[:made].copy(), plans.entries[:entries].copy()))
+        plans.counts[:] = 0
 
     def end_warmup(self) -> None:
         """Rates and gap statistics start here."""

@@ -39,7 +39,8 @@ class Request:
     first: float = math.nan
     last: float = math.nan
     preemptions: int = 0
-    flight: int = 0  # batches under way that hold it
+    flight: int = 0  # tokens that batches under way will bring, with asynchronous pipelines
+    known: int = 0  # tokens in the cache whose content the scheduler knows
     gaps: list[float] = field(default_factory=list)
 
     @property
@@ -101,8 +102,9 @@ class Blocks:
 
     block: int
     free: list[int]  # the block that was freed longest ago first
+    bare_first: bool = False  # freed blocks without content to be found go before all others
     users: dict[int, int] = field(default_factory=dict)
-    content: dict[tuple[object, ...], int] = field(default_factory=dict)
+    content: dict[tuple[object, ...], list[int]] = field(default_factory=dict)
     hits: int = 0
 
     def blocks_of(self, tokens: int) -> int:
@@ -132,10 +134,10 @@ class Blocks:
         """
         out = []
         for j in range((request.target - 1) // self.block):
-            b = self.content.get(self.name(request, j))
-            if b is None:
+            same = self.content.get(self.name(request, j))
+            if not same:
                 break
-            out.append(b)
+            out.append(same[0])
         return out
 
     def admit(self, request: Request, whole: int) -> bool:
@@ -161,30 +163,36 @@ class Blocks:
             return False
         for _ in range(more):
             b = self.free.pop(0)
-            self.content = {name: at for name, at in self.content.items() if at != b}
+            for same in self.content.values():
+                if b in same:
+                    same.remove(b)
             self.users[b] = 1
             request.blocks.append(b)
         return True
 
     def note(self, request: Request, tokens: int) -> None:
-        """Make the hashed blocks that `tokens` tokens fill findable, each once."""
+        """Make the hashed blocks that `tokens` tokens fill findable, behind their likes."""
         self._note_until(request, min(tokens, request.hashed) // self.block)
 
     def _note_until(self, request: Request, full: int) -> None:
         for j in range(request.noted, full):
-            self.content.setdefault(self.name(request, j), request.blocks[j])
+            self.content.setdefault(self.name(request, j), []).append(request.blocks[j])
         request.noted = max(request.noted, full)
 
     def drop(self, request: Request) -> None:
         """Free a sequence's blocks, its last one first; a preempted one can find them again."""
         done = request.generated == request.output
-        known = min(request.cached, request.hashed) if done else request.cached
+        known = min(request.known, request.hashed) if done else request.known
         self._note_until(request, known // self.block)
-        for b in reversed(request.blocks):
+        bare: list[int] = []
+        for j in reversed(range(len(request.blocks))):
+            b = request.blocks[j]
             self.users[b] -= 1
             if self.users[b] == 0:
-                self.free.append(b)
-        request.blocks, request.noted = [], 0
+                found = j < request.known // self.block or not self.bare_first
+                (self.free if found else bare).append(b)
+        self.free[:0] = bare
+        request.blocks, request.noted, request.known = [], 0, 0
 
 
 @dataclass
@@ -193,6 +201,7 @@ class Rank:
     waiting: list[Request] = field(default_factory=list)
     running: list[Request] = field(default_factory=list)
     late: list[Request] = field(default_factory=list)  # finished, which the next plan ignores
+    admitted: list[Request] = field(default_factory=list)  # both, in order
 
 
 @dataclass
@@ -215,6 +224,7 @@ class Reference:
     unpolled: int = 0  # decoding-only steps since arrivals were looked at
     waited: int = 0  # plans that let prompts wait
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
+    coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
@@ -261,7 +271,9 @@ class Reference:
             if not any(plans):
                 assert unfree or self.known < self.now, "no sequence can make progress"
                 self.known = self.now  # the step in flight has ended: look again
+                self.landed([])
                 continue
+            self.landed(plans)
             self.known = self.now
             self.now += self.seconds(plans)[0]
             prompts = any(request.in_prefill for plan in plans for request, _ in plan)
@@ -269,11 +281,22 @@ class Reference:
             for rank, plan in zip(ranks, plans, strict=True):
                 for request, tokens in plan:
                     self.stamp(request, tokens)
+                rank.admitted = list(rank.running)
                 rank.late = [r for r in rank.running if r.generated == r.output]
                 rank.running = [r for r in rank.running if r.generated < r.output]
                 self.open(to_come, rank.late)
             if not self.policy.ahead:
+                self.landed([])
                 self.forget_late(ranks)
+
+    def landed(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> None:
+        """The step in flight has ended; `plans` come next. What was computed is known."""
+        new = {id(request): tokens for plan in plans for request, tokens in plan}
+        for request in self.coming:
+            tokens = new.get(id(request), 0)
+            if request.cached:  # not preempted
+                request.known = max(request.known, request.cached + tokens - (tokens > 0))
+        self.coming = []
 
     def open(self, to_come: list[Request], done: Sequence[Request]) -> None:
         """What comes after requests that are done: a client's next, or a session's."""
@@ -304,9 +327,11 @@ class Reference:
         any_late = False
         for rank in ranks:
             for request in rank.late:
+                request.known = request.cached
                 rank.kv.drop(request)
                 any_late = True
             rank.late = []
+            rank.admitted = list(rank.running)
         return any_late
 
     def able(self, rank: Rank) -> int:
@@ -365,28 +390,32 @@ class Reference:
         self, rank: Rank, requests: Sequence[Request]
     ) -> tuple[list[tuple[Request, int]], int, bool]:
         """Tokens of running sequences, what is left of the budget, whether memory was short."""
-        budget, plan, preempted, short = self.policy.token_budget, [], False, False
+        budget, plan, preempted = self.policy.token_budget, [], False
         for request in requests:
             if request not in rank.running:  # preempted for one before it
                 continue
-            left = request.target - request.cached
-            tokens = min(left if left > 0 else 1, budget)
-            if left <= 0 and request.flight:  # its next token has yet to come
+            tokens = request.input + request.generated + request.flight - request.cached
+            tokens = min(tokens, budget, self.policy.threshold or tokens)
+            enough = request.cached + 2 - request.flight >= request.input + request.output
+            if request.flight and enough:
                 tokens = 0
             while tokens and not rank.kv.hold(request, request.cached + tokens):
-                if rank.running[-1].flight:  # wait until it is back
-                    tokens, short = 0, True
-                    continue
                 preempted = True
-                victim = rank.running.pop()
+                victim = rank.admitted.pop()
                 self.preempt(rank, victim)
                 if victim is request:
                     tokens = 0
             budget -= tokens
             if tokens:
-                rank.kv.note(request, request.cached + tokens)
+                self.note(rank, request, tokens)
                 plan.append((request, tokens))
-        return plan, budget, preempted or short
+        return plan, budget, preempted
+
+    def note(self, rank: Rank, request: Request, tokens: int) -> None:
+        """What a planned step computes can be found, but for tokens that are still unknown."""
+        there = request.input + request.generated - (request in self.coming)
+        request.known = min(request.cached + tokens, there)
+        rank.kv.note(request, request.known)
 
     def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
         """Start waiting requests with what is left of the budget."""
@@ -404,11 +433,13 @@ class Reference:
             if not rank.kv.admit(request, whole):
                 break
             tokens = min(request.target - request.cached, room)
+            tokens = min(tokens, self.policy.threshold or tokens)
             held = rank.kv.hold(request, request.cached + tokens if self.policy.lazy else whole)
             assert held, "admitted without room"
-            rank.kv.note(request, request.cached + tokens)
+            self.note(rank, request, tokens)
             rank.waiting.pop(0)
             rank.running.append(request)
+            rank.admitted.append(request)
             if math.isnan(request.scheduled):
                 request.scheduled = self.known
             plan.append((request, tokens))
@@ -417,17 +448,23 @@ class Reference:
         return plan
 
     def preempt(self, rank: Rank, victim: Request) -> None:
-        """Back to the front of the queue, to be computed again."""
+        """Back to the front of the queue, to be computed again; one that is done just frees."""
         rank.kv.drop(victim)
+        victim.preemptions += 1
+        if victim in rank.late:
+            rank.late.remove(victim)
+            return
+        rank.running.remove(victim)
         victim.cached = 0
         victim.target = victim.input + victim.generated
-        victim.preemptions += 1
         rank.waiting.insert(0, victim)
 
     def stamp(self, request: Request, tokens: int) -> None:
         request.cached += tokens
         if not request.in_prefill:
             self.token(request)
+            if self.policy.ahead:
+                self.coming.append(request)
 
     def token(self, request: Request) -> None:
         request.generated += 1
@@ -443,51 +480,77 @@ class Pipeline(Reference):
     """The same over pipeline stages: `cost` gives the seconds of each.
 
     As many batches as there are stages may be under way. A new one is planned as long as there
-    is a place and something to plan; else the oldest is waited for. What a batch holds counts as
-    cached from when it is sent.
+    is a place; a plan of nothing takes a place too, and then, or without a place, the oldest is
+    waited for. What a batch holds counts as cached from when it is sent. With asynchronous
+    scheduling a decode is in every batch, and the first stage waits for the last one's tokens.
     """
 
     stages: int = 1
 
+    @property
+    def ahead(self) -> bool:
+        return self.policy.ahead and self.policy.serial_stages
+
     def serve(self, requests: list[Request]) -> None:
         to_come, ranks = self.begin(requests)
-        sent: list[tuple[float, list[tuple[Request, bool]]]] = []
+        sent: list[tuple[float, list[tuple[Rank, Request, bool]]]] = []
         free = [0.0] * self.stages
         while True:
             self.known = self.now
             while to_come and to_come[0].arrival <= self.now:
                 self.queue(self.least_loaded(ranks), to_come.pop(0))
-            if not any(r.running or r.waiting for r in ranks):
+            if any(r.running or r.waiting for r in ranks):
+                plans = [self.plan(rank, False) for rank in ranks]
+                sent.append(self.send(ranks, plans, free))
+                if any(plans) and len(sent) < self.stages and sent[0][0] > self.now:
+                    continue
+            elif not sent:
                 if not to_come:
                     return
                 self.now = max(self.now, to_come[0].arrival)
                 continue
-            while len(sent) < self.stages:
-                plans = [self.plan(rank, False) for rank in ranks]
-                if not any(plans):
-                    break
-                seconds = self.seconds(plans)
-                at = self.now
-                for s in range(self.stages):  # a stage takes a batch when it has it and is free
-                    at = free[s] = max(at, free[s]) + seconds[s]
-                held = []
-                for plan in plans:
-                    for request, tokens in plan:
-                        request.cached += tokens
-                        request.flight += 1
-                        held.append((request, not request.in_prefill))
-                sent.append((at, held))
-            self.now, held = sent.pop(0)
-            for request, brings_a_token in held:
-                request.flight -= 1
-                if brings_a_token:
-                    self.token(request)
-            for rank in ranks:
-                done = [r for r in rank.running if r.generated == r.output]
-                rank.running = [r for r in rank.running if r.generated < r.output]
-                for request in done:
-                    rank.kv.drop(request)
-                self.open(to_come, done)
+            end, held = sent.pop(0)
+            self.now = max(self.now, end)
+            for rank, request, brings_a_token in held:
+                if brings_a_token and request.generated < request.output:
+                    self.arrived(to_come, rank, request)
+
+    def send(
+        self, ranks: Sequence[Rank], plans: Sequence[list[tuple[Request, int]]], free: list[float]
+    ) -> tuple[float, list[tuple[Rank, Request, bool]]]:
+        """Send a batch through the stages: when it ends, and whose token it brings."""
+        held: list[tuple[Rank, Request, bool]] = []
+        if not any(plans):
+            return self.now, held
+        at = max(self.now, free[-1]) if self.ahead else self.now
+        for s, seconds in enumerate(self.seconds(plans)):
+            at = free[s] = max(at, free[s]) + seconds  # a stage takes a batch when it is free
+        for rank, plan in zip(ranks, plans, strict=True):
+            for request, tokens in plan:
+                request.cached += tokens
+                whole = request.cached == request.input + request.generated + request.flight
+                request.flight += whole and self.ahead
+                held.append((rank, request, whole))
+        return at, held
+
+    def arrived(self, to_come: list[Request], rank: Rank, request: Request) -> None:
+        """A token has come; its request may have been preempted meanwhile."""
+        if request.in_prefill:
+            request.target += 1
+        self.token(request)
+        if request.flight:
+            request.flight -= 1
+            if request in rank.running:
+                request.known = max(request.known, request.cached - request.flight)
+        if request.generated < request.output:
+            return
+        if request in rank.waiting:
+            rank.waiting.remove(request)
+        else:
+            rank.running.remove(request)
+            rank.admitted.remove(request)
+            rank.kv.drop(request)
+        self.open(to_come, [request])
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

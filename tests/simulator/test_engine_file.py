@@ -112,3 +112,70 @@ def test_bad_settings_are_refused(
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothere\.json.*does not exist"):
         read_engine(tmp_path / "nothere.json")
+
+
+@pytest.mark.parametrize(
+    ("said", "bare_first", "share"),
+    [
+        ({}, False, 0.9),
+        ({"engine_version": "0.19.1"}, False, 0.9),
+        ({"version": "0.21.0"}, False, 0.9),
+        ({"version": "v0.25.1rc2"}, True, 0.92),
+        ({"version": "0.33.0", "engine_version": "0.19.0"}, True, 0.92),
+        ({"version": "1.0"}, True, 0.92),
+    ],
+)
+def test_versions_are_rule_sets(
+    engine_json: Callable[[object], Path], said: dict[str, str], bare_first: bool, share: float
+) -> None:
+    """Block order and memory share of the wheels 0.19.0 and 0.25.0."""
+    found = read_engine(engine_json(said))
+    assert (found.policy.bare_first, found.memory_share) == (bare_first, share)
+    assert found.policy.serial_stages is not bare_first
+    fixed = read_engine(engine_json(said | {"kv_cache": {"gpu_memory_utilization": 0.5}}))
+    assert fixed.memory_share == 0.5
+
+
+def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> None:
+    path = engine_json({
+        "long_prefill_token_threshold": 300, "max_num_scheduled_tokens": 700,
+        "max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": True,
+        "scheduling_policy": "priority", "max_num_partial_prefills": 1, "watermark": 0.0,
+    })  # fmt: skip
+    policy = read_engine(path).policy
+    assert (policy.threshold, policy.token_budget, policy.chunked) == (300, 700, True)
+    whole = {"max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": False}
+    assert not read_engine(engine_json(whole)).policy.chunked
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ({"version": "new"}, "version: no version"),
+        ({"max_num_partial_prefills": 2}, "max_num_partial_prefills: must be 1"),
+        ({"scheduler_reserve_full_isl": False}, "scheduler_reserve_full_isl: must be true"),
+        ({"speculative_config": {"method": "eagle"}}, "speculative_config: must be left out"),
+        ({"scheduling_policy": "fcsf"}, "did you mean 'fcfs'"),
+        ({"enable_chunked_prefill": False, "max_model_len": 9000}, "max_num_batched_tokens"),
+        ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold"),
+        (
+            {"long_prefill_token_threshold": 9, "enable_chunked_prefill": False},
+            "long_prefill_token_threshold: needs enable_chunked_prefill",
+        ),
+    ],
+)
+def test_what_is_not_simulated_is_refused(
+    engine_json: Callable[[object], Path], content: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(InputError, match=part):
+        read_engine(engine_json(content))
+
+
+def test_misspelt_keys_get_a_warning(engine_json: Callable[[object], Path]) -> None:
+    found = read_engine(engine_json({
+        "max_num_seq": 5, "model": "m", "kv_cache": {"blok_size": 8, "num_cpu_blocks": 1},
+        "enable_expert_paralel": True, "something_else": 1,
+    }))  # fmt: skip
+    named = [warning.split(": ", 1)[1].split(" ")[0] for warning in found.doubts]
+    assert named == ["max_num_seq", "enable_expert_paralel", "kv_cache.blok_size"]
+    assert "did you mean 'max_num_seqs'?" in found.doubts[0]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_one_request_takes_the_sum_of_its_stages() -> None:
 def test_chunks_of_a_prompt_follow_each_other() -> None:
     """A prompt of k chunks ends after its first on all stages and the others on the slowest."""
     d = made("llama-3-8b", "h100-x4", {"pp": 4})
-    engine = Engine(d, make_policy("vllm", token_budget=256))
+    engine = Engine(d, replace(make_policy("vllm", token_budget=256), ahead=False))
     engine.submit(alone([1024], [1]))
     engine.advance(math.inf)
     stages = [explicit_stage(d, [Batch.of([], [(256, 256 * k)])]).stages for k in range(4)]

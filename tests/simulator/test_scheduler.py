@@ -23,7 +23,7 @@ from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.loop import REACHED
 from opbyte.simulator.batching.policies import Policy
-from opbyte.simulator.batching.prefix import KEY, NEXT, USERS
+from opbyte.simulator.batching.prefix import AFTER, KEY, NEXT, USERS
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -84,7 +84,7 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
     prompts = sizes if scale == 1 else st.one_of(sizes, st.integers(1, 1700), multiples)
     inputs = draw(st.lists(prompts, min_size=n, max_size=n))
     alone, wait = draw(st.booleans()), draw(st.sampled_from(["", "gather", "even"]))
-    steps = draw(st.integers(1, 9))
+    steps, chunked = draw(st.integers(1, 9)), draw(st.booleans())
     return {
         "inputs": inputs,
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
@@ -97,11 +97,14 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
             token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200)) if scale == 1
                               else st.integers(90, 2500)),
             max_sequences=draw(st.integers(1, 6)),
-            chunked=draw(st.booleans()),
+            chunked=chunked,
             reserve=draw(st.booleans()),
             lazy=draw(st.booleans()) and not alone,
             ahead=draw(st.booleans()),
             caching=draw(st.booleans()) and caching,
+            bare_first=draw(st.booleans()),
+            serial_stages=draw(st.booleans()),
+            threshold=draw(st.sampled_from([0, 0, 1, 5, 60])) if chunked else 0,
             waiting_load=draw(st.sampled_from([1, 4])),
             prompts_alone=alone,
             poll_steps=draw(st.sampled_from([1, 1, 2, 7])),
@@ -174,7 +177,7 @@ def memory_of(engine: Engine, reference: ModuleType) -> Any:
     """The reference's memory of one rank of an engine."""
     kv = engine.kv
     if kv.cached:
-        return reference.Blocks(kv.block, list(range(kv.blocks)))
+        return reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
     return reference.Bytes(
         kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
     )
@@ -248,9 +251,14 @@ def check_pool(engine: Engine, count: int) -> None:
         assert sorted(free) == np.flatnonzero(users == 0).tolist()
         assert state.ranks[r, R_BLOCKS] == len(free)
         assert state.free[r] == len(free) * engine.kv.block_bytes[0]
-        found = {int(key): int(b) for key, b in pool.table[r] if key}
-        assert found == {int(key): b for b, key in enumerate(keys) if key}
-        assert len(found) == np.count_nonzero(keys)
+        found: list[int] = []
+        for key, first in pool.table[r]:
+            same = [int(first)] if key else []
+            while same and pool.blocks[r, same[-1], AFTER] != first:
+                same.append(int(pool.blocks[r, same[-1], AFTER]))
+            assert all(keys[b] == key for b in same)
+            found += same
+        assert sorted(found) == np.flatnonzero(keys).tolist()
     assert (pool.blocks[:, :, USERS] >= 0).all()
     assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
 

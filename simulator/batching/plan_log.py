@@ -1,0 +1,38 @@
+"""Every plan of an engine, where that is asked for: arrays that compiled code writes to."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+(E_REQUEST, E_TOKENS, E_CACHED) = range(3)
+"""Columns of `Plans.entries`: a request, its tokens in the step (`PREEMPTED` if it was preempted),
+and how many of its tokens were in the cache before."""
+
+PREEMPTED = -1
+
+(N_PLANS, N_ENTRIES) = range(2)
+"""Entries of `Plans.counts`."""
+
+(P_TIME, P_FREE, P_END) = range(3)
+"""Columns of `Plans.plans`: when it was made [s], free KV bytes of one device after it, and where its
+entries end."""
+
+
+class Plans(NamedTuple):
+    """Plans of one rank in order, each behind its entries."""
+
+    plans: npt.NDArray[np.float64]  # [P, 3]
+    entries: npt.NDArray[np.int64]  # [E, 3]
+    counts: npt.NDArray[np.int64]  # [2]
+
+
+def new_plans(plans: int, entries: int) -> Plans:
+    """Room for so many plans and entries."""
+    return Plans(
+        np.zeros((plans, 3)),
+        np.zeros((entries, 3), dtype=np.int64),
+        np.zeros(2, dtype=np.int64),
+    )
