@@ -107,9 +107,9 @@ def with_dram(
     channels = memory.organisation.channels * device.spec.memory.stacks
     processors = {}
     for name, processor in device.processors.items():
-        if isinstance(processor.model, Roofline) and processor.kind in ("xpu", "logic-pim"):
+        if processor.model is processor.base and processor.kind in ("xpu", "logic-pim"):
             near = processor.kind == "logic-pim"
-            model = DerivedRoofline(processor.model, memory, page_bytes, channels, near)
+            model = DerivedRoofline(processor.base, memory, page_bytes, channels, near)
             processor = replace(processor, model=model)
         processors[name] = processor
     return replace(device, processors=processors)

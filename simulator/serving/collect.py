@@ -46,8 +46,6 @@ def collect(
 
     Parameters
     ----------
-    workload : str
-        Name of the request stream.
     warmup : int
         Completions left out of latencies; rates begin with the last of them.
     copies : int
