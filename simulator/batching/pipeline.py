@@ -214,6 +214,7 @@ def token_came(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: 
         unqueue(st, r, i)
     else:
         drop(st, kv, r, i, found_again(st, i))
+    request[I_FLIGHT] = 0  # what was planned beyond its end brings nothing
     complete(st, i, now, closed_loop)
 
 
