@@ -27,6 +27,7 @@ from opbyte.simulator.batching.state import (
     C_SUBMITTED,
     R_RUNNING,
     R_WAITING,
+    State,
     grown,
     new_state,
 )
@@ -34,7 +35,14 @@ from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
+from opbyte.workloads.jit import compiled
 from opbyte.workloads.ops import Op
+
+
+@compiled
+def one_release(state: State, closed: bool, now: float, weight: int) -> None:
+    """`release` for a caller outside compiled code."""
+    release(state, closed, now, weight)
 
 
 def test_embedding_and_head_are_split_by_vocabulary() -> None:
@@ -60,10 +68,10 @@ def test_a_waiting_request_counts_four_times_for_vllm() -> None:
     assert weight == 4
     for running, chosen in ((3, 0), (5, 1)):
         state = new_state(2, 8, 4, 1e9, 0, 1)
-        state = grown(state, np.zeros(1), np.array([4]), np.array([2]))
+        state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))
         assert state.counters[C_SUBMITTED] == 1
         state.ranks[0, R_RUNNING], state.ranks[1, R_WAITING] = running, 1
-        release.py_func(state, False, 0.0, weight)  # type: ignore[attr-defined]  # of Numba
+        one_release(state, False, 0.0, weight)
         assert state.ranks[:, R_WAITING].tolist() == [chosen == 0, 1 + (chosen == 1)]
 
 
