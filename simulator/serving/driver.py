@@ -186,16 +186,16 @@ class Driver:
             self.nodes, table, self.dealer, self.transfers, faults or Faults()
         )  # fmt: skip
 
+    def _tell(self, progress: Progress) -> None:
+        """Say how far the simulation is."""
+        now = max(node.engine.now for node in self.nodes.all)
+        progress(self._completed(), self.table.count, now)
+
     def run(self, seed: int, progress: Progress | None) -> Served:
         """Run everything until the last completion."""
         env, nodes = self.env, self.nodes
         if progress is not None:
-            tell = progress
-            nodes.report = now_and_then(
-                lambda: tell(
-                    self._completed(), self.table.count, max(node.engine.now for node in nodes.all)
-                )
-            )
+            nodes.report = now_and_then(lambda: self._tell(progress))
         self._aim()
         self.failures.start(env, seed)
         self.arrivals.start(env)
@@ -204,6 +204,8 @@ class Driver:
             if nodes.ended or self._all_done():
                 break
             env.step()
+        if progress is not None:  # the last report may have been left out as too soon
+            self._tell(progress)
         for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
             places, rows = node.untaken()
             self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
