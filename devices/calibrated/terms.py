@@ -48,14 +48,19 @@ bound = compiled_part(bound_code)
 
 
 @compiled_part
+def floors(work: Work, h: F8) -> tuple[float, float, float]:
+    """Seconds of arithmetic, main memory and link alone, at the device's nominal rates."""
+    flops, moved, sent, code = work
+    return flops / h[H_PEAK + code], moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH]
+
+
+@compiled_part
 def floored(parts: Parts, work: Work, h: F8) -> Parts:
     """Parts of a call that takes no less than its work at the device's nominal rates."""
     total, compute, memory, fixed = parts
-    flops, moved, sent, code = work
-    compute = max(compute, flops / h[H_PEAK + code])
-    memory = max(memory, moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH])
-    least = max(flops / h[H_PEAK + code], moved / h[H_BANDWIDTH], sent / h[H_LINK_BANDWIDTH])
-    return max(total, least), compute, memory, fixed
+    math_s, memory_s, link_s = floors(work, h)
+    compute, memory = max(compute, math_s), max(memory, memory_s, link_s)
+    return max(total, math_s, memory_s, link_s), compute, memory, fixed
 
 
 @compiled_part
@@ -68,14 +73,11 @@ def price(parts: Parts, work: Work, h: F8) -> tuple[float, int]:
 @compiled_part
 def put_price(out: F8, parts: Parts, work: Work, h: F8) -> None:
     """Write one row of `Family.rows`."""
-    flops, moved, sent, code = work
     total, compute, memory, fixed = floored(parts, work, h)
     out[O_FORMULA], out[O_SECONDS], out[O_COMPUTE] = parts[0], total, compute
     out[O_MEMORY], out[O_FIXED] = memory, fixed
     out[O_BOUND] = bound(total, compute, memory, fixed)
-    out[O_FLOOR_COMPUTE] = flops / h[H_PEAK + code]
-    out[O_FLOOR_MEMORY] = moved / h[H_BANDWIDTH]
-    out[O_FLOOR_LINK] = sent / h[H_LINK_BANDWIDTH]
+    out[O_FLOOR_COMPUTE], out[O_FLOOR_MEMORY], out[O_FLOOR_LINK] = floors(work, h)
 
 
 @compiled_part

@@ -22,7 +22,8 @@ from ...workloads.batch import (
     WINDOW_MOMENTS,
 )
 from ...workloads.jit import OPTIONS, compiled, compiled_inline, compiled_part, int64, lacks
-from ..step.compiled import B_DECODES, B_SECONDS, B_STEP, Books, step_seconds
+from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
+from ..step.compiled import step_seconds
 from ..step.lowering import Plan
 from ..step.unequal import Uneven, uneven_seconds
 from .clients import complete, release

@@ -19,7 +19,8 @@ import numpy as np
 
 from ...workloads.batch import DECODES, TOKENS
 from ...workloads.jit import compiled, compiled_part, int64
-from ..step.compiled import Books, step_seconds
+from ..step.books import Books
+from ..step.compiled import step_seconds
 from ..step.lowering import Plan
 from .clients import complete, release
 from .holding import drop, found_again

@@ -127,7 +127,7 @@ def paper(o: Option) -> float:
 @placement("co-process", shares=True)
 def co_process(o: Option) -> float:
     """As paper; prefill beside decode attention, experts shared (Duplex, section V-B)."""
-    return 0.0 if o.near and o.place > 0 else 1.0 + o.place
+    return paper(o)
 
 
 BUILT_IN = PLACEMENTS.names()

@@ -20,7 +20,7 @@ from ..batching.state import (
     T_TBT_SUM,
 )
 from ..deploy.deployment import Deployment
-from ..step.compiled import (
+from ..step.books import (
     T_ACT,
     T_BUSY,
     T_FLOPS,

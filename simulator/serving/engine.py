@@ -54,7 +54,7 @@ from ..batching.state import (
     new_state,
 )
 from ..deploy.deployment import Deployment
-from ..step.compiled import Books, new_books, totals
+from ..step.books import Books, new_books, totals
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 
 F8 = npt.NDArray[np.float64]

@@ -38,7 +38,7 @@ from ...devices.calibrated.formulas import (
     prefill_price,
 )
 from ...devices.calibrated.hardware import NUM_HARDWARE
-from ...devices.cost import bound_code
+from ...devices.calibrated.terms import bound
 from ...devices.prices import (
     EMPTY,
     IN_GRID,
@@ -70,8 +70,6 @@ holds, and the moment that it counts; `PriceRow.most`; and which grid it reads."
 
 Price = tuple[float, int]
 """Seconds, and the code of what bounds them."""
-
-bound = compiled_part(bound_code)
 
 
 class Kernels(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
+from ...devices.prices import F8, P_BANDWIDTH, P_J_ACT, P_J_FLOP, P_J_STREAM, P_PEAK
 from ...workloads.errors import InputError
 from ...workloads.jit import OPTIONS, compiled_part, lacks
 from ..deploy import placement
@@ -90,3 +91,17 @@ def _typed_score(custom: Any, rule: Any, o: Any) -> Callable[..., float]:
         return custom(o)
 
     return built_in if lacks(custom) else outside
+
+
+@compiled_part
+def attained(params: F8, flops: float, size: float) -> float:
+    """FLOP/s under the nominal roofs of a processor; 0 where nothing moves."""
+    return float(min(params[P_PEAK], flops / size * params[P_BANDWIDTH])) if size else 0.0
+
+
+@compiled_part
+def energy(params: F8, flops: float, stream: float, act: float) -> float:
+    """Dynamic joules of an op that is no collective."""
+    return float(
+        stream * params[P_J_STREAM] + act * params[P_J_ACT] + flops * params[P_J_FLOP]
+    )  # fmt: skip

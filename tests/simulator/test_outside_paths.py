@@ -21,7 +21,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.devices.kinds import PROCESSOR_KINDS
 from opbyte.simulator.deploy.deployment import deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS
-from opbyte.simulator.step.compiled import new_books
+from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch

@@ -24,7 +24,7 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.layout import stage_models
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.compiled import T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.books import T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch

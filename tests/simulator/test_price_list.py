@@ -22,7 +22,7 @@ from opbyte.analysis.answers.evidence import evidence
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, Option, placement
-from opbyte.simulator.step.compiled import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
+from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch

@@ -26,7 +26,7 @@ from opbyte.simulator.deploy.placement import (
     split_experts,
     sum_bytes,
 )
-from opbyte.simulator.step.compiled import T_ACT, new_books, totals
+from opbyte.simulator.step.books import T_ACT, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch

@@ -18,7 +18,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.run import run
-from opbyte.simulator.step.compiled import T_OUTSIDE, T_RUNS, new_books
+from opbyte.simulator.step.books import T_OUTSIDE, T_RUNS, new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.workloads.batch import Batch

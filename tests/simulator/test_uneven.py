@@ -14,7 +14,7 @@ from opbyte.simulator.batching.policies import POLICIES, make_policy
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.serving.engine import Engine
-from opbyte.simulator.step.compiled import new_books
+from opbyte.simulator.step.books import new_books
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
 from opbyte.simulator.step.unequal import graph_batch, unequal_seconds

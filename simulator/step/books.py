@@ -1,0 +1,96 @@
+"""Running totals of one engine, as the compiled path keeps them; energy follows from them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ...devices.cost import BOUNDS
+from ...devices.prices import P_J_ACT, P_J_FLOP, P_J_STREAM
+from ...devices.tables.blocks import P_PLACES
+from ...workloads.draws import Scratch, new_scratch
+from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
+
+T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
+NUM_TALLIES = len(BOUNDS) + 5
+T_BUSY, T_J_DRAM, T_J_COMPUTE, T_J_LINK = range(NUM_TALLIES, NUM_TALLIES + 4)
+NUM_TOTALS = NUM_TALLIES + 4
+"""Columns of `Books.tally` and of `totals`: per op and processor, summed over devices: busy seconds
+by what bounds them (in order of `BOUNDS`), FLOPs, streamed and activation bytes, how many times it ran
+there, how many of them outside the kernel tables in use; of totals also all busy seconds, and joules
+by path."""
+
+(K_WALL, K_PROCESSOR, K_BUSY, K_FLOPS, K_STREAM, K_ACT, K_OUTSIDE, K_BOUND) = range(8)
+NUM_CELL = 8
+"""Columns of `Books.cells`: what one op of one rank costs now. Wall seconds leave out what runs
+beside another op; the processor is -1 where the op has nothing to do; 1 outside the kernel tables;
+code of the bound."""
+
+A_TOKENS, A_ACTIVE, A_RUNS, A_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 4)
+NUM_SHARE = len(BOUNDS) + 4
+"""Columns of `Books.share`: one step's experts of one part on one processor, all groups; first
+busy seconds by bound."""
+
+(Q_TOKENS, Q_ACTIVE, Q_MAIN, Q_NEAR) = range(4)
+NUM_QUEUE = 4
+"""Columns of `Books.queue`: tokens and active experts of one memory space, and their seconds
+on the main and on the near processor by rooflines, without fixed costs."""
+
+
+(B_DECODES, B_STEP, B_SECONDS) = range(3)
+NUM_SPREAD = 3
+"""Columns of `Books.spread`: decodes and step for which the seconds of unequal contexts are."""
+
+
+class Books(NamedTuple):
+    """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
+
+    tally: F8  # [S+X, P, NUM_TALLIES]
+    wall: F8  # [S+X] seconds each op contributed to the clock
+    cells: F8  # [R, S, NUM_CELL]
+    share: F8  # [P, NUM_SHARE]
+    queue: F8  # [E, NUM_QUEUE]
+    scratch: Scratch  # of the draws
+    loads: I8  # [E]
+    contexts: F8  # [B] keys of a rank's decodes
+    places: F8  # [blocks that run at once] see `unequal`
+    spread: F8  # [R, 3] see `batching.loop.renew_uneven`
+    busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
+    stages: F8  # [pp] seconds of the latest step on each pipeline stage
+
+
+def new_books(plan: Plan, sequences: int = 1) -> Books:
+    """Return empty running totals for one engine of so many sequences a rank at most."""
+    rows, processors = plan.can.shape
+    experts = plan.router.shape[2]
+    return Books(
+        tally=np.zeros((rows, processors, NUM_TALLIES)),
+        wall=np.zeros(rows),
+        cells=np.zeros((plan.ranks, len(plan.slots), NUM_CELL)),
+        share=np.zeros((processors, NUM_SHARE)),
+        queue=np.zeros((experts, NUM_QUEUE)),
+        scratch=new_scratch(experts),
+        loads=np.zeros(experts, dtype=np.int64),
+        contexts=np.zeros(sequences),
+        places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
+        spread=np.zeros((plan.ranks, NUM_SPREAD)),
+        busy=np.zeros((2, processors + 1)),
+        stages=np.zeros(plan.stages),
+    )
+
+
+def totals(plan: Plan, tally: F8) -> F8:
+    """Running totals with energy, which is linear in them, shape (S+X, P, NUM_TOTALS)."""
+    link = np.zeros(len(tally), dtype=np.bool_)
+    link[: len(plan.slots)] = plan.slots[:, S_ROLE] == ROLE_LINK
+    out = np.zeros((*tally.shape[:2], NUM_TOTALS))
+    out[:, :, :NUM_TALLIES] = tally
+    out[:, :, T_BUSY] = tally[:, :, : len(BOUNDS)].sum(axis=2)
+    act, params = tally[:, :, T_ACT] * plan.params[:, :, P_J_ACT], plan.params
+    out[:, :, T_J_DRAM] = tally[:, :, T_STREAM] * params[:, :, P_J_STREAM] + act
+    out[:, :, T_J_COMPUTE] = tally[:, :, T_FLOPS] * params[:, :, P_J_FLOP]
+    # A collective moves its bytes over a link, not through memory.
+    out[link, :, T_J_LINK] = act[link]
+    out[link, :, T_J_DRAM] = out[link, :, T_STREAM] = out[link, :, T_ACT] = 0.0
+    return out

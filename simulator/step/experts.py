@@ -1,0 +1,301 @@
+"""The compiled path of experts: loads drawn, placed or split over processors, priced and booked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from ...devices.calibrated.terms import bound
+from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
+from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
+from ...workloads.jit import OPTIONS, compiled_inline, compiled_part, int64, lacks
+from ..deploy.placement import CLEARLY, Option
+from .books import (
+    A_ACTIVE,
+    A_OUTSIDE,
+    A_RUNS,
+    A_TOKENS,
+    NUM_QUEUE,
+    NUM_SHARE,
+    Q_ACTIVE,
+    Q_MAIN,
+    Q_NEAR,
+    Q_TOKENS,
+    T_ACT,
+    T_FLOPS,
+    T_OUTSIDE,
+    T_RUNS,
+    T_STREAM,
+    Books,
+)
+from .lowering import (
+    E_CLASS,
+    E_COUNT,
+    E_GROUPS,
+    E_LAYERS,
+    E_NEAR,
+    E_STAGE,
+    E_TOP_K,
+    E_UNIFORM,
+    F8,
+    I8,
+    TABLE_SIZE,
+    V_ACT,
+    V_FLOPS,
+    V_PERSIST,
+    V_TILT,
+    V_WEIGHTS,
+    Plan,
+)
+from .prices import Price, experts_price, part_outside
+from .rules import attained, energy, score
+
+
+@compiled_part
+def expert_seconds(table: F8, tokens: int) -> float:
+    """Busy seconds of one expert: a row of ``Plan.expert_table`` for few tokens, else its terms.
+
+    The last three entries are seconds per token of arithmetic, of the weights, and per token of
+    traffic.
+    """
+    if tokens < TABLE_SIZE:
+        return float(table[tokens])
+    weights, traffic = table[TABLE_SIZE + 1], table[TABLE_SIZE + 2]
+    return float(max(tokens * table[TABLE_SIZE], weights + tokens * traffic))
+
+
+@compiled_part
+def roofline_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+    """Price of experts that take `busy` seconds one after another, launch left out."""
+    params, work = plan.params[plan.slots.shape[0] + x, p], plan.expert_work[x]
+    seconds = busy + params[P_FIXED]
+    compute = tokens * work[V_FLOPS] / params[P_FLOPS]
+    memory = (active * work[V_WEIGHTS] + tokens * work[V_ACT]) / params[P_BYTES]
+    return seconds, bound(seconds, compute, memory, params[P_FIXED])
+
+
+@compiled_part
+def share_price(plan: Plan, x: int, p: int, tokens: float, active: float, busy: float) -> Price:
+    """Price of a share of one device's experts, which take `busy` seconds on a roofline."""
+    price = experts_price(plan.kernels, plan.slots.shape[0] + x, p, tokens, active)
+    if price[0] < 0.0:
+        price = roofline_price(plan, x, p, tokens, active, busy)
+    return price
+
+
+@compiled_part
+def book_share(
+    plan: Plan, x: int, p: int, tokens: float, active: float, price: Price, share: F8
+) -> None:
+    """Add a share of one device's experts to the totals of its processor."""
+    share[p, price[1]] += price[0]
+    share[p, A_TOKENS] += tokens
+    share[p, A_ACTIVE] += active
+    share[p, A_RUNS] += 1.0
+    row = plan.slots.shape[0] + x
+    share[p, A_OUTSIDE] += part_outside(plan.kernels, row, p, tokens, active)
+
+
+@compiled_inline
+def experts_whole(
+    plan: Plan, x: int, loads: I8, first: int, held: int, mixed: bool, share: F8
+) -> float:
+    """Seconds of one device's experts on the one processor that the rule chooses."""
+    routed, active = 0.0, 0.0
+    for e in range(first, first + held):
+        routed += loads[e]
+        active += loads[e] > 0
+    if routed == 0.0:
+        return 0.0
+    row, work = plan.slots.shape[0] + x, plan.expert_work[x]
+    can, several = plan.can[row], plan.can[row].sum() > 1
+    flops, stream, act = routed * work[V_FLOPS], active * work[V_WEIGHTS], routed * work[V_ACT]
+    best, least, chosen = int64(0), np.inf, (0.0, int64(0))
+    for p in range(can.size):
+        if not can[p]:
+            continue
+        params, value = plan.params[row, p], -1.0
+        price = experts_price(plan.kernels, row, p, routed, active)
+        if price[0] < 0.0:
+            table, busy = plan.expert_table[plan.experts[x, E_CLASS], p], 0.0
+            for e in range(first, first + held):
+                busy += expert_seconds(table, loads[e])
+            price = roofline_price(plan, x, p, routed, active, busy)
+        if several:
+            joules = energy(params, flops, stream, act)
+            rate = attained(params, flops, stream + act)
+            value = score(plan.custom, plan.rule, Option(p, not mixed, price[0], joules, rate))
+        if value < least:
+            best, least, chosen = p, value, price
+    book_share(plan, x, best, routed, active, chosen, share)
+    return chosen[0]
+
+
+@compiled_part
+def queue_spaces(
+    loads: I8, first: int, held: int, spaces: int, on_main: F8, on_near: F8, queue: F8
+) -> int:
+    """Sum one device's loads by memory space into `queue`, in increasing load; spaces in use."""
+    used = 0
+    for space in range(min(held, spaces)):
+        tokens, active, main, near = 0, 0, 0.0, 0.0
+        for e in range(first + space, first + held, spaces):
+            n = loads[e]
+            if n > 0:
+                tokens += n
+                active += 1
+                main += expert_seconds(on_main, n)
+                near += expert_seconds(on_near, n)
+        if tokens == 0:
+            continue
+        at = used
+        while at > 0 and queue[at - 1, Q_TOKENS] > tokens:  # insertion sort: spaces are few
+            for q in range(NUM_QUEUE):
+                queue[at, q] = queue[at - 1, q]
+            at -= 1
+        queue[at, Q_TOKENS], queue[at, Q_ACTIVE] = tokens, active
+        queue[at, Q_MAIN], queue[at, Q_NEAR] = main, near
+        used += 1
+    return used
+
+
+@compiled_part
+def side_loads(queue: F8, used: int, mask: int, side: int) -> tuple[float, float, float]:
+    """Tokens, active experts and roofline seconds of the spaces on a side of a split; 1 is the near one."""
+    tokens, active, busy = 0.0, 0.0, 0.0
+    for j in range(used):
+        if mask >> j & 1 == side:
+            tokens += queue[j, Q_TOKENS]
+            active += queue[j, Q_ACTIVE]
+            busy += queue[j, Q_MAIN + side]
+    return tokens, active, busy
+
+
+@compiled_part
+def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) -> float:
+    """Co-process one device's experts, `placement.split_experts` over arrays; seconds.
+
+    A choice is a mask of the spaces that move: every mask, or those of the order's prefixes.
+    """
+    whole = (1 << used) - 1
+    best, best_seconds, mask = int64(0), np.inf, int64(0)
+    while mask <= whole:
+        seconds, side_s = 0.0, 0.0
+        for side in range(2):
+            tokens, active, busy = side_loads(queue, used, mask, side)
+            side_s = 0.0
+            if tokens > 0.0:
+                side_s, _ = share_price(plan, x, near * side, tokens, active, busy)
+            seconds = max(seconds, side_s)
+        if seconds < best_seconds * CLEARLY:
+            best, best_seconds = mask, seconds
+        if not plan.optimal and side_s > best_seconds:
+            break  # the near side only grows from here
+        mask += 1 if plan.optimal else mask + 1
+    for side in range(2):
+        tokens, active, busy = side_loads(queue, used, best, side)
+        if tokens > 0.0:
+            price = share_price(plan, x, near * side, tokens, active, busy)
+            book_share(plan, x, near * side, tokens, active, price, share)
+    return best_seconds
+
+
+@compiled_part
+def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
+    """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
+    loads, share, queue = books.loads, books.share, books.queue
+    experts, work = plan.experts[x], plan.expert_work[x]
+    row = plan.slots.shape[0] + x
+    params = plan.params[row]
+    for p in range(share.shape[0]):
+        for a in range(NUM_SHARE):
+            share[p, a] = 0.0
+    groups, near = experts[E_GROUPS], experts[E_NEAR]
+    held = experts[E_COUNT] // groups
+    slowest, sums = 0.0, 0.0
+    tables = plan.expert_table[experts[E_CLASS]]
+    for g in range(groups):
+        if near > 0:
+            used = queue_spaces(loads, g * held, held, plan.spaces, tables[0], tables[near], queue)
+            seconds = 0.0
+            if used > 0:
+                seconds = split_queue(plan, x, queue, used, near, share)
+        else:
+            seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
+        left = -sums  # bytes of partial sums that this group's stacks leave
+        for p in range(share.shape[0]):
+            left += share[p, A_TOKENS] * params[p, P_SUM]
+        if left > 0.0:
+            sums += left
+            moving, fixed = left / params[0, P_BYTES], params[0, P_FIXED]
+            add = moving + fixed
+            seconds += add
+            share[0, int(bound(add, 0.0, moving, fixed))] += add
+            share[0, A_RUNS] += 1.0
+        slowest = max(slowest, seconds)
+    layers = experts[E_LAYERS]
+    times = float(plan.expert_devices // groups * layers)
+    for p in range(share.shape[0]):
+        if share[p, A_RUNS] > 0.0:
+            total = books.tally[row, p]
+            for b in range(A_TOKENS):
+                total[b] += share[p, b] * times
+                books.busy[0, p] += share[p, b] * times
+            total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
+            total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
+            total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
+            total[T_RUNS] += share[p, A_RUNS] * times
+            total[T_OUTSIDE] += share[p, A_OUTSIDE] * times
+    books.tally[row, 0, T_ACT] += sums * times
+    books.wall[row] += slowest * layers
+    return float(slowest * layers)
+
+
+def experts_step(
+    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
+) -> float:
+    """Seconds of all expert parts of a step; none for a model without experts."""
+    if plan.moe is None:
+        return 0.0
+    return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
+
+
+@compiled_inline
+def routed_step(
+    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
+) -> float:
+    """Draw the loads of every expert part and add up what the parts take."""
+    total, stages = 0.0, books.stages
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        experts, work = plan.experts[x], plan.expert_work[x]
+        draw_loads(
+            key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+            experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
+            books.scratch, books.loads,
+        )  # fmt: skip
+        seconds = part_seconds(plan, x, mixed, books)
+        total += seconds
+        stages[experts[E_STAGE]] += seconds
+    return total
+
+
+@overload(experts_step, jit_options=OPTIONS, inline="always")
+def _typed_experts(
+    plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+) -> Callable[..., float]:
+    def absent(
+        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+    ) -> Any:
+        return 0.0
+
+    def present(
+        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
+    ) -> Any:
+        return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
+
+    return absent if lacks(plan, "moe") else present
