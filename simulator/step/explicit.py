@@ -13,11 +13,10 @@ import numpy as np
 
 from ...devices.cost import Cost
 from ...workloads.batch import PREFILL, Batch
-from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import regions
-from ..deploy.programs import head_program, layer_program, stage_send
+from .sections import sections_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,34 +122,25 @@ class _Stage:
               for f in ("q_len", "context", "phase", "seq_id"))
         )  # fmt: skip
         self.placed: list[PlacedOp] = []
-        self.seconds = [0.0]  # of each pipeline stage so far
+        self.seconds = [0.0] * len(deployment.stages)  # of each pipeline stage so far
 
     def total(self) -> StageCost:
-        d, dummy = self.d, Loads(np.zeros(1), np.zeros(1))
-        self._ranks([embedding_ops(d.shard, m, d.run) for m in self.moments], 1)
-        for s, held in enumerate(d.stages):
-            if s > 0:
-                send = [stage_send(m.tokens, d.shard.hidden, s - 1, d.run) for m in self.moments]
-                self._ranks([[op] for op in send], 1)
-                self.seconds.append(0.0)
-            for layer, count in held.groups:
-                self._ranks([self._dense_ops(layer, r, dummy) for r in range(d.ranks)], count)
-            for part in d.experts:
-                if part.stage == s:
-                    self._experts(part)
-        self._ranks([head_program(d.shard, m, d.layout, d.run) for m in self.moments], 1)
+        d = self.d
+        for section in sections_of(d):
+            if section.closing:
+                for part in d.experts:
+                    if part.stage == section.stage:
+                        self._experts(part)
+            programs = [
+                [_lengthened(op, added) for op in section.build(m)]
+                for m, added in zip(self.moments, self.unequal, strict=True)
+            ]
+            self._ranks(programs, section.layers, section.stage)
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
         stages = tuple(self.seconds)
         return StageCost(sum(stages), joules, tuple(self.placed), stages)
 
-    def _dense_ops(self, layer: Layer, rank: int, dummy: Loads) -> list[Op]:
-        """Ops of one layer that do not depend on the expert draw, collectives included."""
-        m = self.moments[rank]
-        parts = layer_ops(layer, m, self.d.run, dummy)
-        program = layer_program(layer, parts, self.d.layout, self.d.run, m.tokens)
-        return [_lengthened(op, self.unequal[rank]) for op in program if op.kind != "experts"]
-
-    def _ranks(self, programs: Sequence[Sequence[Op]], count: int) -> None:
+    def _ranks(self, programs: Sequence[Sequence[Op]], count: int, stage: int) -> None:
         """Run one program per rank; the section lasts as long as the slowest rank."""
         per_rank: list[tuple[float, list[PlacedOp]]] = []
         for program in programs:
@@ -160,7 +150,7 @@ class _Stage:
             own, ops = self._place(compute, count, self.d.layout.tp)
             per_rank.append((seconds + own, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
-        self.seconds[-1] += count * per_rank[slowest][0]
+        self.seconds[stage] += count * per_rank[slowest][0]
         for r, (_, placed) in enumerate(per_rank):
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
@@ -201,7 +191,7 @@ class _Stage:
             if op.flops > 0:
                 groups.append(self._place([op], part.layers, devices // part.ep))
         slowest = max(range(len(groups)), key=lambda g: groups[g][0])
-        self.seconds[-1] += groups[slowest][0] * part.layers
+        self.seconds[part.stage] += groups[slowest][0] * part.layers
         for g, (_, placed) in enumerate(groups):
             self.placed += [replace(p, critical=g == slowest) for p in placed]
 

@@ -127,7 +127,7 @@ def lower(
     d = deployment
     processors = processors_of(d.device)
     sections = sections_of(d)
-    probed = [_probe(d, build, counts) for build, _, _ in sections]
+    probed = [_probe(d, section.build, counts) for section in sections]
     ends = np.cumsum([len(ops) for ops, _, _ in probed])
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
     ops = [op for found, _, _ in probed for op in found]
@@ -146,7 +146,7 @@ def lower(
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
-            [[0, *ends[:-1]], ends, [(count, stage) for _, count, stage in sections]]
+            [[0, *ends[:-1]], ends, [(section.layers, section.stage) for section in sections]]
         ).astype(np.int64),
         slots=np.column_stack([roles, _varies(form, d.shard.windows), can[: len(form)].sum(1) > 1])
         .astype(np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,11 +17,29 @@ from ..deploy.programs import head_program, layer_program, stage_send
 Build = Callable[[Moments], list[Op]]
 
 
-def sections_of(d: Deployment) -> list[tuple[Build, int, int]]:
-    """Embedding, each distinct layer of every stage without its experts, what is sent on, head.
+class Section(NamedTuple):
+    """Ops that every rank runs, for each of some layers, before any goes on.
 
-    Returns builders, layer counts and pipeline stages.
+    Attributes
+    ----------
+    build : callable
+        Its ops at the moments of a rank's batch, in order, collectives among them, experts not.
+    layers : int
+        How many run the same ops.
+    stage : int
+        Pipeline stage that holds them.
+    closing : bool
+        Whether it ends its stage, after the stage's experts: what is sent on, or the head.
     """
+
+    build: Build
+    layers: int
+    stage: int
+    closing: bool = False
+
+
+def sections_of(d: Deployment) -> list[Section]:
+    """Embedding, each distinct layer of every stage without its experts, what is sent on, head."""
 
     def layer(spec: Layer) -> Build:
         dummy = Loads(np.zeros(1), np.zeros(1))
@@ -35,13 +54,14 @@ def sections_of(d: Deployment) -> list[tuple[Build, int, int]]:
     def send(stage: int) -> Build:
         return lambda m: [stage_send(m.tokens, d.shard.hidden, stage, d.run)]
 
+    def head(m: Moments) -> list[Op]:
+        return head_program(d.shard, m, d.layout, d.run)
+
     last = len(d.stages) - 1
-    out: list[tuple[Build, int, int]] = [(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
+    out = [Section(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
     for s, stage in enumerate(d.stages):
-        out += [(layer(spec), count, s) for spec, count in stage.groups]
-        if s < last:
-            out.append((send(s), 1, s))
-    out.append((lambda m: head_program(d.shard, m, d.layout, d.run), 1, last))
+        out += [Section(layer(spec), count, s) for spec, count in stage.groups]
+        out.append(Section(send(s) if s < last else head, 1, s, closing=True))
     return out
 
 
@@ -56,7 +76,7 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
         Of each rank.
     """
     m = batch.moments(d.shard.windows)
-    ops = [op for build, _, _ in sections_of(d) for op in build(m)]
+    ops = [op for section in sections_of(d) for op in section.build(m)]
     for part in d.experts:
         loads = part.router.expected(part.row, float(batch.tokens))
         held = slice(0, max(len(loads.tokens) // part.ep, 1))
