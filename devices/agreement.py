@@ -11,7 +11,7 @@ from ..workloads.errors import InputError
 from ..workloads.layers import Attention, FeedForward, MixtureOfExperts, Run
 from ..workloads.numerics import Numerics
 from ..workloads.ops import Loads, Op
-from .cost import CostModel
+from .cost import CostModel, roofline_seconds
 from .prices import (
     P_BYTES,
     P_FIXED,
@@ -77,7 +77,10 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
         return
     cost, p = model.cost(op), row.params
     curve = row.curve
-    seconds = _roofline(op, row) if curve is None else float(curve.seconds[int(count)])
+    if curve is None:
+        seconds = roofline_seconds(op, p[P_FLOPS], p[P_BYTES]) + p[P_FIXED]
+    else:
+        seconds = float(curve.seconds[int(count)])
     joules = op.stream_bytes * p[P_J_STREAM] + op.act_bytes * p[P_J_ACT] + op.flops * p[P_J_FLOP]
     for what, mine, other in (
         ("s", cost.seconds, seconds), ("J", cost.total_joules, float(joules)),
@@ -87,14 +90,3 @@ def _compare(model: CostModel, op: Op, row: PriceRow, count: float) -> None:
                 "its cost model",
                 f"prices {op.name} at {mine:.6g} {what} by cost and {other:.6g} {what} by row",
             )
-
-
-def _roofline(op: Op, row: PriceRow) -> float:
-    """Seconds by the terms of a row, experts one after another."""
-    p = row.params
-    if op.loads is None:
-        return float(max(op.flops / p[P_FLOPS], op.bytes / p[P_BYTES]) + p[P_FIXED])
-    tokens, experts = op.loads.tokens, op.loads.experts
-    compute = tokens * op.flops / op.loads.routed / p[P_FLOPS]
-    moved = op.weight_bytes / op.loads.active + tokens * op.act_bytes / op.loads.routed
-    return float((np.maximum(compute, moved / p[P_BYTES]) * experts).sum() + p[P_FIXED])

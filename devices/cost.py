@@ -143,6 +143,23 @@ class KernelModel(CostModel, Protocol):
         """Whether measurements say the op's seconds."""
 
 
+def roofline_seconds(op: Op, peak: float, bandwidth: float) -> float:
+    """The slower of an op's arithmetic and traffic, summed expert by expert where it has loads [s].
+
+    Parameters
+    ----------
+    peak, bandwidth : float
+        FLOP/s and bytes/s that are attained.
+    """
+    loads = op.loads
+    if loads is None or loads.routed <= 0:
+        return max(op.flops / peak, op.bytes / bandwidth)
+    flop, act = op.flops / loads.routed, op.act_bytes / loads.routed
+    weights = op.weight_bytes / loads.active
+    per_expert = np.maximum(loads.tokens * flop / peak, (weights + loads.tokens * act) / bandwidth)
+    return float((per_expert * loads.experts * (loads.tokens > 0)).sum())
+
+
 @dataclass(frozen=True, slots=True)
 class Roofline:
     """``fixed + max(FLOP / peak, bytes / bandwidth)``, experts one after another.
@@ -180,9 +197,7 @@ class Roofline:
         peak = self.peak[op.dtype] * self.compute_efficiency
         bandwidth = self.bandwidth * self.memory_efficiency
         compute_s, memory_s = op.flops / peak, op.bytes / bandwidth
-        busy = max(compute_s, memory_s)
-        if op.loads is not None and op.loads.routed > 0:
-            busy = self._experts(op, peak, bandwidth)
+        busy = roofline_seconds(op, peak, bandwidth)
         return Cost.of(busy + self.fixed_s, compute_s, memory_s, self.fixed_s, self.joules(op))
 
     def joules(self, op: Op) -> Mapping[str, float]:
@@ -191,18 +206,6 @@ class Roofline:
             "dram": op.stream_bytes * self.stream_J_per_byte + op.act_bytes * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],
         }
-
-    @staticmethod
-    def _experts(op: Op, peak: float, bandwidth: float) -> float:
-        """Sum over experts of the slower of arithmetic and traffic [s]."""
-        loads = op.loads
-        assert loads is not None
-        flop, act = op.flops / loads.routed, op.act_bytes / loads.routed
-        weights = op.weight_bytes / loads.active
-        per_expert = np.maximum(
-            loads.tokens * flop / peak, (weights + loads.tokens * act) / bandwidth
-        )
-        return float((per_expert * loads.experts * (loads.tokens > 0)).sum())
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
         return PriceRow(

@@ -131,6 +131,11 @@ class SharedMemoryDevice:
     collectives: KernelModel | None = None
     board: Board = NO_BOARD
 
+    @property
+    def measured(self) -> bool:
+        """Whether times of its main processor rest on measured kernels, fitted or tabulated."""
+        return self.collectives is not None
+
     def run(self, regions: Sequence[Region]) -> list[RegionCost]:
         return [self._run_one(region) for region in regions]
 
@@ -173,25 +178,21 @@ def build_device(
         Tables without a row of this device, or a device without a processor that they could be of.
     """
     processors = {name: _processor(name, p, spec) for name, p in spec.processors.items()}
-    if not calibrated:
-        _refuse_tables(spec, kernels)
-        return SharedMemoryDevice(spec, processors, board=Board(spec.static_W, None))
-    fitted = [name for name, p in spec.processors.items() if can_calibrate(p)]
-    if not fitted:
-        _refuse_tables(spec, kernels)
+    fitted = calibrated and any(map(can_calibrate, spec.processors.values()))
+    if kernels and not fitted:
+        raise InputError("--kernels", f"needs a calibrated device, not {spec.name}")
     own = board(spec) if fitted else Board(spec.static_W, None)
-    for name in fitted:
-        processors[name] = replace(processors[name], base=_powered(processors[name].base, own))
-    models = {
-        name: _fitted(processors[name].base, spec, spec.processors[name], kernels, frameworks)
-        for name in fitted
-    }
-    models_of_kinds = {
-        name: _of_kind(processors[name].base, name, spec) for name in set(processors) - set(fitted)
-    }
-    for name, model in (models_of_kinds | models).items():
-        processors[name] = replace(processors[name], model=model)
-    return SharedMemoryDevice(spec, processors, models[fitted[0]] if fitted else None, own)
+    collectives: KernelModel | None = None
+    for name, described in spec.processors.items() if calibrated else ():
+        plain = processors[name]
+        if not can_calibrate(described):
+            processors[name] = replace(plain, model=_of_kind(plain.base, name, spec))
+            continue
+        base = _powered(plain.base, own)
+        model = _fitted(base, spec, described, kernels, frameworks)
+        processors[name] = replace(plain, base=base, model=model)
+        collectives = collectives or model
+    return SharedMemoryDevice(spec, processors, collectives, own)
 
 
 def _powered(model: Roofline, own: Board) -> Roofline:
@@ -243,11 +244,6 @@ def _fitted(
     from .tables.model import table_model
 
     return table_model(spec, kernels, model)
-
-
-def _refuse_tables(spec: DeviceSpec, kernels: Sequence[str]) -> None:
-    if kernels:
-        raise InputError("--kernels", f"needs a calibrated device, not {spec.name}")
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:

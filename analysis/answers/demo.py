@@ -9,8 +9,8 @@ from typing import Any
 from ...simulator.scenario import Scenario
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
-from ..show.result import Result
-from .simulate import Simulation, layer_totals, simulate
+from .several import Several
+from .simulate import layer_totals, simulate
 from .summary import comparison_rows, flat, heading, ratio, took, where_rows
 
 DEMO_MODEL = "mixtral-8x7b"
@@ -21,18 +21,8 @@ batches (32, 64, 128); two batches of completions are left out as warm-up, as th
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison(Result):
+class Comparison(Several):
     """The same requests on several systems, and what follows from it."""
-
-    runs: tuple[Simulation, ...]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings of all runs, each once."""
-        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
-
-    def timing(self) -> dict[str, Any]:
-        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
 
     def to_dict(self) -> dict[str, Any]:
         return {"runs": [r.to_dict() for r in self.runs], "verdict": self.verdict()}

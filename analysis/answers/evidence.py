@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -68,13 +68,7 @@ ENGINE_BASIS = "an engine simulated event by event"
 
 def basis_of(deployment: Deployment) -> str:
     """What the times of a deployment's main processor rest on, in words."""
-    return ROOFLINE_BASIS if deployment.device.collectives is None else FITTED_BASIS
-
-
-def basis_in(evidence: Sequence[Mapping[str, Any]]) -> str:
-    """The same of a run, from its evidence."""
-    measured = any(e["cost_model"] in ("fitted kernel model", "kernel tables") for e in evidence)
-    return FITTED_BASIS if measured else ROOFLINE_BASIS
+    return FITTED_BASIS if deployment.device.measured else ROOFLINE_BASIS
 
 
 def not_like_for_like(bases: Mapping[str, str]) -> str:

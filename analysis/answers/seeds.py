@@ -13,27 +13,17 @@ from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ..show.result import Result
 from ..show.text import seconds, show
-from .simulate import Simulation, simulate
+from .several import Several
+from .simulate import simulate
 from .summary import LATENCIES, flat, heading
 
 MAX_SEEDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Seeds(Result):
+class Seeds(Several):
     """The same simulation over several seeds: means and 95 % confidence intervals."""
-
-    runs: tuple[Simulation, ...]
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings of all runs, each once."""
-        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
-
-    def timing(self) -> dict[str, Any]:
-        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
 
     def to_dict(self) -> dict[str, Any]:
         first = self.runs[0].to_dict()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
-from ..answers.evidence import basis_in, not_like_for_like
+from ..answers.evidence import not_like_for_like
 from ..answers.limits import Limit
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -58,6 +58,8 @@ class Found:
         Every load, in order.
     spec, sources, evidence
         What the figures rest on; see `Simulation`.
+    basis : str
+        The same in words, see `evidence.basis_of`; empty where nothing ran.
     """
 
     system: str
@@ -73,6 +75,7 @@ class Found:
     spec: SystemSpec
     sources: Mapping[str, str]
     evidence: Sequence[Mapping[str, Any]]
+    basis: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +159,8 @@ class Capacity(Result):
 
     def _mixed(self) -> list[str]:
         """A sentence where the systems rest on different kinds of model."""
-        bases = {f.system: basis_in(f.evidence) for f in self.found if f.evidence}
-        return [text] if (text := not_like_for_like(bases)) else []
+        text = not_like_for_like({f.system: f.basis for f in self.found})
+        return [text] if text else []
 
     def drawings(self) -> Sequence[Drawing]:
         caption = "Latencies of the service level against load; dashed: the most allowed."

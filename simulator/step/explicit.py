@@ -203,7 +203,7 @@ class _Stage:
 
 def _unequal(d: Deployment, batch: Batch, captured: int) -> float:
     """Seconds that unequal contexts of the decodes add to the attention of one layer."""
-    if d.device.collectives is None:  # rooflines know nothing of it
+    if not d.device.measured:  # rooflines know nothing of it
         return 0.0
     from .unequal import unequal_seconds  # compiled code, which a step on rooflines does without
 

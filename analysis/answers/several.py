@@ -1,0 +1,24 @@
+"""What answers of several simulations have in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..show.result import Result
+from .simulate import Simulation
+
+
+@dataclass(frozen=True, slots=True)
+class Several(Result):
+    """Simulations that make one answer."""
+
+    runs: tuple[Simulation, ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all runs, each once."""
+        return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def timing(self) -> dict[str, Any]:
+        return {"wall_s": sum(r.run.wall_s for r in self.runs)}
