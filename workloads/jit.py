@@ -108,6 +108,9 @@ def lacks(type_: Any, *path: str) -> bool:
 def _njit(function: F, **options: bool | str) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.
+    config: Any = numba.config  # its stubs lack the setting
+    if config.DISABLE_JIT:  # plain Python, for a debugger
+        return function
     jit: Callable[..., Callable[[F], F]] = numba.njit  # its stubs lack some options
     return forgiving(jit(error_model="numpy", _nrt=False, **options)(function))
 

@@ -241,8 +241,12 @@ class Engine:
         self.add(block)
 
     def widen(self, tokens: int) -> None:
-        """Make room for the blocks of requests of so many tokens, prompt and output."""
+        """Make room for the blocks of requests of so many tokens, prompt and output.
+
+        With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
+        """
         if self.kv.cached:
+            tokens += self.plan.stages - 1
             pool = widened(self.state.pool, -(-tokens // self.kv.block))
             self.state = self.state._replace(pool=pool)
 

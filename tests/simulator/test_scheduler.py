@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.loop import REACHED
-from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.batching.policies import POLICIES, Policy
 from opbyte.simulator.batching.prefix import AFTER, KEY, NEXT, USERS
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
@@ -43,6 +43,7 @@ from opbyte.simulator.batching.state import (
     I_PREEMPTED,
     L_KV,
     R_BLOCKS,
+    R_SLOTS,
     T_BUSY,
     T_KV_PEAK,
     T_TBT_COUNT,
@@ -242,6 +243,9 @@ def check_pool(engine: Engine, count: int) -> None:
     """Every block is used or free, the free list holds the free ones, contents are told apart."""
     state, pool = engine.state, engine.state.pool
     for r in range(len(state.ranks)):
+        slots = pool.held[r, : state.ranks[r, R_SLOTS], -1].tolist()
+        assert len(set(slots)) == len(slots) <= len(pool.held[r])
+        assert set(slots) <= set(range(len(pool.held[r])))
         users, keys = pool.blocks[r, :, USERS], pool.blocks[r, :, KEY]
         end, free = len(users), []
         b = int(pool.links[r, end, NEXT])
@@ -261,6 +265,19 @@ def check_pool(engine: Engine, count: int) -> None:
         assert sorted(found) == np.flatnonzero(keys).tolist()
     assert (pool.blocks[:, :, USERS] >= 0).all()
     assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
+
+
+def test_blocks_planned_beyond_an_end_have_room(small: Callable[..., Deployment]) -> None:
+    """With asynchronous scheduling on four stages a request is planned for a token more than it will
+    ever have (`next_tokens`); here its 69th takes a block beyond the 17 of its 66 + 2 tokens."""
+    deployment = small("llama-3-8b", "h100-x4", "uniform", pp=4)
+    cache = CacheSettings(4, 60)
+    policy = replace(POLICIES["vllm"], max_sequences=2, caching=True)
+    engine = Engine(deployment, policy, keep_log=True, cache=cache)
+    engine.submit(RequestBlock(np.arange(1), np.zeros(1), np.array([66]), np.array([2])))
+    engine.advance(math.inf)
+    check_pool(engine, 1)
+    assert sorted(engine.state.pool.held[0, :, -1].tolist()) == [0, 1]
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
