@@ -19,6 +19,8 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
+from .jit_parts import PartCompiler
+
 F = TypeVar("F", bound=Callable[..., object])
 
 int64: Callable[[int], int] = cast(Any, np.int64)
@@ -67,9 +69,9 @@ def compiled_part(function: F) -> F:
     """Compile a function that only compiled functions call.
 
     Without wrappers for Python callers and without a cache entry of its own (it is stored in
-    its caller's), which halves the time of a cold start.
+    its caller's), which halves the time of a cold start. Python must not call it.
     """
-    return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _njit(function, **PART)
 
 
 def compiled_inline(function: F) -> F:
@@ -77,7 +79,7 @@ def compiled_inline(function: F) -> F:
 
     Every level of compiled calls is optimised again within its caller; this saves a level.
     """
-    return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always")
+    return _njit(function, **PART, inline="always")
 
 
 def compiled_inside(function: F) -> F:
@@ -86,10 +88,14 @@ def compiled_inside(function: F) -> F:
     A call hands every array of a state over one by one; where that costs more than the work does,
     the code is better repeated.
     """
-    return _njit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+    return _njit(function, **PART, forceinline=True)
 
 
-OPTIONS: Any = {"error_model": "numpy", "_nrt": False}
+PART: Any = {
+    "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler,
+}  # fmt: skip
+
+OPTIONS: Any = {"error_model": "numpy", "_nrt": False, **PART}
 """Options of functions that `numba.extending.overload` makes, as those of the decorators here."""
 
 
@@ -105,7 +111,7 @@ def lacks(type_: Any, *path: str) -> bool:
     return isinstance(type_, numba.types.NoneType)
 
 
-def _njit(function: F, **options: bool | str) -> F:
+def _njit(function: F, **options: Any) -> F:
     # Without reference counts (`_nrt`): compiled code allocates nothing, and counting the
     # references of every array view took half of its time. An allocation fails to compile.
     config: Any = numba.config  # its stubs lack the setting

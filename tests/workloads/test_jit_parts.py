@@ -1,0 +1,78 @@
+"""Is compiled code right, and small, where one function is linked into another?"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from opbyte.workloads.jit import compiled, compiled_part
+from opbyte.workloads.jit_parts import _Part
+
+MODULE = """
+from opbyte.workloads.jit import compiled, compiled_part
+
+@compiled_part
+def third(x):
+    return x / 3.0
+
+@compiled_part
+def sum_of_thirds(n):
+    total = 0.0
+    for i in range(n):
+        total += third(i)
+    return total
+
+@compiled
+def outer(n):
+    return sum_of_thirds(n) + third(1)
+"""
+RUN = "import nested; print(nested.outer(7), len(nested.outer.stats.cache_hits))"
+
+
+@compiled_part
+def doubled(x: float) -> float:
+    """Twice x."""
+    return 2.0 * x
+
+
+@compiled
+def quadrupled(x: float) -> float:
+    """Four times x."""
+    return doubled(doubled(x))
+
+
+def test_only_the_caller_is_made_executable() -> None:
+    assert quadrupled(1.5) == 6.0
+    part, whole = (
+        next(iter(function.overloads.values())).library  # type: ignore[attr-defined]
+        for function in (doubled, quadrupled)
+    )
+    assert isinstance(part, _Part)
+    assert not isinstance(whole, _Part)
+
+
+def test_collections_are_as_before() -> None:
+    before = gc.get_threshold()
+    quadrupled(3)  # compiled anew, for integers
+    assert gc.get_threshold() == before
+
+
+def test_linked_code_is_found_again(tmp_path: Path) -> None:
+    """(0 + ... + 6) / 3 + 1/3 = 22/3; a second process loads it."""
+    (tmp_path / "nested.py").write_text(MODULE)
+    env = {**os.environ, "OPBYTE_CACHE": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), env.get("PYTHONPATH", "")])
+
+    def run() -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN], env=env, check=True, capture_output=True, text=True
+        )
+        return done.stdout.split()
+
+    first, again = run(), run()
+    assert abs(float(first[0]) - 22 / 3) < 1e-15
+    assert first == [again[0], "0"]
+    assert again[1] == "1"

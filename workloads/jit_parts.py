@@ -1,0 +1,92 @@
+"""How functions are compiled that only compiled functions call: as code to be linked, not to be run.
+
+Numba makes machine code of every function by itself, of all that it calls too, and optimises each
+level of calls again within the one above. Of functions without callers in Python none of that is
+ever run: it took a third of a cold start. Here they stay as they were lowered, and are optimised
+once, within the function that Python calls.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+from numba import _dynfunc  # type: ignore[attr-defined]
+from numba.core import event
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _Part(JITCodeLibrary):
+    """Code of one function and of all that it calls, for other code to link."""
+
+    def finalize(self) -> None:
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _PartLowering(NativeLowering):
+    """Numba's lowering pass, but for its end: nothing is made executable."""
+
+    _name = "opbyte_part_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        library = _Part(state.targetctx.codegen(), state.func_id.func_qualname)
+        library.enable_object_caching()
+        state.library = library
+        state.flags.no_compile = True
+        super().run_pass(state)
+        library.finalize()
+        lowered, name = state.cr, state.func_id.func_name
+        # What callers know the function by; Python finds no entry in it.
+        handle = _dynfunc.make_function(state.func_id.func, name, "", 0, lowered.env, (library,))
+        state.targetctx.insert_user_function(handle, lowered.fndesc, [library])
+        state.reload_init.extend(library._reload_init)
+        state.cr = lowered._replace(cfunc=handle)
+        return True
+
+
+class PartCompiler(CompilerBase):
+    """Pipeline of functions that only compiled functions call."""
+
+    def define_pipelines(self) -> list[Any]:
+        passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        passes.passes = [
+            (_PartLowering if kind is NativeLowering else kind, about)
+            for kind, about in passes.passes
+        ]
+        passes.finalize()
+        return [passes]
+
+
+FEWER_COLLECTIONS = 50_000
+"""New objects until Python looks for garbage while compiling: Numba makes millions that live on."""
+
+
+class _Sparing(event.Listener):
+    """Collect garbage seldom while anything is being compiled; a tenth of a cold start."""
+
+    def __init__(self) -> None:
+        self.depth, self.before = 0, gc.get_threshold()
+
+    def on_start(self, event: Any) -> None:
+        if self.depth == 0:
+            self.before = gc.get_threshold()
+            gc.set_threshold(max(FEWER_COLLECTIONS, self.before[0]), *self.before[1:])
+        self.depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            gc.set_threshold(*self.before)
+
+
+event.register("numba:compile", _Sparing())
