@@ -197,7 +197,8 @@ class MappingSpec(Spec):
 
     With `separate` every processor is a device of its own, with a memory of the device's size and a
     place on the link: what the first one `excludes` runs on another, where the weights of experts
-    and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
+    and the KV cache then lie. With `pipeline` layers are dealt over the devices, as many stages as
+    divide them and the model has layers for. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
     """
 
@@ -206,6 +207,7 @@ class MappingSpec(Spec):
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
     separate: bool = False
+    pipeline: bool = False
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def group(self, device: DeviceSpec) -> int:

@@ -154,10 +154,12 @@ class _Step:
         """GPUs and processing in memory: every op of the step."""
         d = deploy(self.model, system, routing=self.routing)
         _check_cache(self, d)
-        stage = explicit_stage(d, self._batches(d.replicas, d.ranks), expected=True)
-        board, busy_s = d.device.board, stage.busy_s * d.replicas
+        # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
+        waves = min(d.layout.pp, self.images or self.batch)
+        stage = explicit_stage(d, self._batches(d.replicas, d.ranks, waves), expected=True)
+        board, busy_s = d.device.board, stage.busy_s * d.replicas * waves
         static = board.idle_joules(stage.seconds * row.devices)
-        joules = board.work_joules(stage.joules * d.replicas, busy_s)
+        joules = board.work_joules(stage.joules * d.replicas * waves, busy_s)
         joules += static + board.busy_joules(busy_s)
         parts: dict[str, dict[str, float]] = {}
         for op in stage.ops:
@@ -172,10 +174,10 @@ class _Step:
                        joules=joules, static_joules=static, layers=times,
                        basis=basis_of(d))  # fmt: skip
 
-    def _batches(self, replicas: int, ranks: int) -> list[Batch]:
-        """The step dealt to the ranks of one engine."""
+    def _batches(self, replicas: int, ranks: int, waves: int) -> list[Batch]:
+        """The step dealt to the ranks of one engine, one of `waves` shares of it."""
         items = self.images or self.batch
-        engine = -(-items // replicas)
+        engine = -(-items // (replicas * waves))
         shares = [engine // ranks + (r < engine % ranks) for r in range(ranks)]
         if self.model.front is None:
             return [Batch.of([self.context] * n) for n in shares]

@@ -29,7 +29,7 @@ class Row:
     simulated : float or None
     tolerance : str
         How far apart they may be: "5 %" (of the published value), "0.04" (absolute),
-        "below" or "holds" (a statement that must be true).
+        "below" or "holds" (a statement that must be true); empty where nothing is judged.
     status : str
         "pass", "fail" or "prediction".
     note : str
@@ -65,7 +65,7 @@ def judged(
     'fail'
     """
     row = Row(id, quantity, unit, published, simulated, tolerance, PREDICTION, note)
-    if published is None:
+    if published is None or not tolerance:
         return row
     if simulated is None:
         return replace(row, status=FAIL)

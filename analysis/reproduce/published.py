@@ -1,0 +1,52 @@
+"""Published values of the systems that are predicted, and rows that set them beside simulated ones.
+
+Values stand in ``values/NAME.yaml``, apart from all code that simulates: experiments work their
+predictions out first, and only `rows_of` reads the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...workloads.specfile import read_yaml
+from .base import Row, judged
+
+VALUES = Path(__file__).parent / "values"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A simulated value before anything published is looked at.
+
+    Attributes
+    ----------
+    id, quantity, unit : str
+    value : float
+    tolerance : str
+        As in `Row`; empty where the value is only reported.
+    note : str
+    """
+
+    id: str
+    quantity: str
+    unit: str
+    value: float
+    tolerance: str = ""
+    note: str = ""
+
+
+def published(experiment: str) -> Mapping[str, Any]:
+    """What is published of an experiment's system: ``rows`` by id, and ``parts`` for its tables."""
+    return read_yaml(VALUES / f"{experiment}.yaml")
+
+
+def rows_of(experiment: str, predictions: Sequence[Prediction]) -> tuple[Row, ...]:
+    """Predictions beside what is published of them."""
+    given: Mapping[str, float] = published(experiment)["rows"]
+    return tuple(
+        judged(p.id, p.quantity, p.unit, given.get(p.id), p.value, p.tolerance, p.note)
+        for p in predictions
+    )
