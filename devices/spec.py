@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -273,12 +274,32 @@ class DeviceSpec(Spec):
 
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:
-        engines = [p for p in self.processors.values() if p.engine is not None]
-        if bool(engines) != (self.fabric is not None):
+        if self.on_engine and self.fabric is None:
             raise ValueError("an engine needs the board's `fabric`, and the other way round")
-        if len(engines) > 1 or (engines and len(self.processors) > 1):
+        designs = [p for p in self.processors.values() if p.kind.startswith("fpga")]
+        if self.fabric is not None and not designs:
+            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+        if designs and len(self.processors) > 1:
             raise ValueError("an FPGA has one processor, its engine")
+        if self.fabric is not None:
+            self._fits(designs, self.fabric)
         return self
+
+    @staticmethod
+    def _fits(designs: Sequence[ProcessorSpec], fabric: FabricSpec) -> None:
+        """Refuse a design with more multipliers than the board has; engines are checked elsewhere."""
+        for design in designs:
+            takes = design.parameters
+            needed = takes.get("macs", 0.0) * takes.get("dsp_per_mac", 0.0)
+            if needed > fabric.dsp:
+                raise ValueError(
+                    f"the design needs {needed:,.0f} DSP slices, {fabric.dsp:,} available"
+                )
+
+    @property
+    def on_engine(self) -> bool:
+        """Whether its time comes from an event engine (`simulator.fpga`), not from ops one by one."""
+        return any(p.engine is not None for p in self.processors.values())
 
 
 class SystemSpec(Spec):

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from ...devices.device import Processor, build_device
+from ...devices.published.pipeline import PIPELINE, stream_s
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
-from ...simulator.deploy.deployment import deploy
+from ...simulator.deploy.deployment import Deployment, deploy
 from ...simulator.deploy.placement import able, processors_of
 from ...simulator.fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ...simulator.fpga.engine import Share, run_frame
@@ -118,7 +119,7 @@ class _Step:
         return tokens * self.moe.routed.top_k / self.moe.routed.experts
 
     def row(self, system: SystemSpec) -> SystemRow:
-        fpga = system.device.fabric is not None
+        fpga = system.device.on_engine
         kinds = tuple(p.kind for p in system.device.processors.values())
         devices = system.devices_per_node * system.nodes
         memory = system.device.memory
@@ -154,6 +155,8 @@ class _Step:
         """GPUs and processing in memory: every op of the step."""
         d = deploy(self.model, system, routing=self.routing)
         _check_cache(self, d)
+        if PIPELINE in row.kinds:
+            return self._pipelined(row, d)
         # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
         waves = min(d.layout.pp, self.images or self.batch)
         stage = explicit_stage(d, self._batches(d.replicas, d.ranks, waves), expected=True)
@@ -173,6 +176,21 @@ class _Step:
         return replace(row, latency_s=stage.seconds, items_per_s=items / stage.seconds,
                        joules=joules, static_joules=static, layers=times,
                        basis=basis_of(d))  # fmt: skip
+
+    def _pipelined(self, row: SystemRow, d: Deployment) -> SystemRow:
+        """A pipeline of operators, images dealt over devices: the slowest operator sets the pace."""
+        if not self.images:
+            raise CapacityError(row.system, "is a pipeline for images: it has no KV cache")
+        one = explicit_stage(d, replace(self, images=1)._batches(1, 1, 1), expected=True)
+        interval = max(op.cost.seconds for op in one.ops)
+        took = stream_s(interval, len(self.model.layers), -(-self.images // row.devices))
+        joules = d.device.board.idle_joules(took * row.devices)
+        busy: dict[str, float] = {}
+        for op in one.ops:
+            busy[op.op.layer] = busy.get(op.op.layer, 0.0) + op.cost.seconds * op.count
+        parts = tuple(LayerTime(name, s, "compute") for name, s in busy.items())
+        return replace(row, latency_s=took, items_per_s=self.images / took, joules=joules,
+                       static_joules=joules, layers=parts, basis=basis_of(d))  # fmt: skip
 
     def _batches(self, replicas: int, ranks: int, waves: int) -> list[Batch]:
         """The step dealt to the ranks of one engine, one of `waves` shares of it."""

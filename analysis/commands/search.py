@@ -8,7 +8,7 @@ import typer
 
 from .app import app
 from .io import counting, folder, show
-from .options import Json, Model, Out, count, real
+from .options import Dtype, Json, KvDtype, Model, Out, count, real
 
 
 @app.command("search")
@@ -19,16 +19,18 @@ def search_command(
     fill: Annotated[float, real("Share of DSPs and on-chip memory to use.")] = 1.0,
     batch: Annotated[int, count("Decoding sequences of a language model.")] = 1,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
+    dtype: Dtype = None,
+    kv_dtype: KvDtype = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Find array sizes, parallel queries and buffers of an FPGA for a model."""
+    """Find arrays and buffers of an FPGA for an encoder, a streaming engine for a language model."""
     from ..studies.search import search
 
     with folder(out) as files:
         with counting("designs") as told:
             result = search(model, board, objective=objective, fill=fill, batch=batch,
-                            context=context, told=told)  # fmt: skip
+                            context=context, dtype=dtype, kv_dtype=kv_dtype, told=told)  # fmt: skip
         if files:
             from ..plots import save
             from ..plots.designs import pareto_front

@@ -208,7 +208,7 @@ def deploy(
     InputError
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
-    if system.device.fabric is not None:  # its time comes from its engine, not from ops one by one
+    if system.device.on_engine:  # its time comes from its engine, not from ops one by one
         raise InputError(
             system.name,
             "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "

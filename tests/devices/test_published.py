@@ -19,8 +19,14 @@ from opbyte.devices.device import build_device
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.published.gemv import BankGemv, GemvModel
 from opbyte.devices.published.heads import LEVELS, HeadAttention
+from opbyte.devices.published.pipeline import PipelineEngine, stream_s
+from opbyte.devices.published.streams import StreamEngine
+from opbyte.devices.published.tiers import Tiers, tiers_of
 from opbyte.devices.published.tiled import TiledGpu, matmul_occupancy, occupancy
+from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError, SpecError
+from opbyte.workloads.layers import FeedForward, Run
+from opbyte.workloads.numerics import Numerics
 
 LIMITED, FREE = load_memory("hbm3pim-5.2gbps"), load_memory("hbm3pim-5.2gbps_npc")
 
@@ -153,7 +159,7 @@ def test_rounding_up_never_helps_and_channels_never_hurt(tokens: int, channels: 
 
 
 def test_prices_of_rows_and_of_ops_agree() -> None:
-    for name in ("cent", "attacc", "attacc-gpu"):
+    for name in ("cent", "attacc", "attacc-gpu", "stratum", "flightllm", "hg-pipe"):
         for processor in build_device(load_device(name)[0], calibrated=True).processors.values():
             if processor.runs is None:
                 check_rows(processor.model)
@@ -169,12 +175,86 @@ def test_more_bandwidth_never_hurts_a_tiled_gpu() -> None:
         )
 
 
+def tiers() -> Tiers:
+    return tiers_of(load_device("stratum")[0].processors["stratum"].parameters)
+
+
+def test_tiers_by_hand() -> None:
+    """Half of the memory, read alike: the mean of the first four tiers."""
+    t = tiers()
+    took = np.array(t.rcd_s) + t.common_s
+    assert t.common_s == pytest.approx(23.24e-9, rel=1e-3)
+    assert t.placed([0.5], [1.0]) == pytest.approx(took[:4].mean() / took[0])
+    assert t.placed([0.25, 0.25], [1.0, 0.0]) == pytest.approx(took[:2].mean() / took[0])
+    assert t.gain([0.125], [3.0]) == pytest.approx(took[-1] / took[0])
+    with pytest.raises(ValueError, match="data must fit the memory"):
+        t.placed([0.9, 0.2], [1.0, 1.0])
+
+
+@given(
+    shares=st.lists(st.integers(1, 100), min_size=1, max_size=12),
+    heats=st.lists(st.floats(0.01, 10), min_size=12, max_size=12),
+    seed=st.integers(0, 99),
+)
+def test_no_order_beats_the_one_by_heat(shares: list[int], heats: list[float], seed: int) -> None:
+    t, heat = tiers(), np.array(heats[: len(shares)])
+    size = np.array(shares) / max(sum(shares), 120)
+    best = t.placed(size, heat)
+    order = np.random.default_rng(seed).permutation(len(size))
+    # The same data in any other order: heats that fall along it place it so.
+    ranks = np.empty(len(size))
+    ranks[order] = np.arange(len(size), 0, -1.0)
+    starts = np.array([size[ranks > ranks[i]].sum() for i in range(len(size))])
+    edges = np.arange(9) / 8
+    inside = np.minimum((starts + size)[:, None], edges[1:]) - np.maximum(
+        starts[:, None], edges[:-1]
+    )
+    took = np.maximum(inside, 0) @ t.slowness
+    assert best <= (took * heat).sum() / (size * heat).sum() * (1 + 1e-9)
+    assert 1 - 1e-9 <= best <= t.slowness[-1] + 1e-9
+
+
+def test_a_stream_engine_by_hand() -> None:
+    """An op waits for its first tile, then takes the longer of streams and products."""
+    model = build_device(load_device("flightllm")[0], calibrated=True).processors["fabric"].model
+    assert isinstance(model, StreamEngine)
+    op = FeedForward(4096, 11008).ops(Batch.of([5]).moments((0,)), Run(Numerics("fp16")), None)[-1]
+    fixed = model.op_cycles / 3 / 225e6 + 196608 / (0.659 * 460e9)
+    assert model.cost(op).seconds == pytest.approx(op.bytes / (0.659 * 460e9) + fixed)
+    narrow = replace(model, macs=64.0)
+    assert narrow.cost(op).seconds == pytest.approx(op.flops / (2 * 64 * 225e6) + fixed)
+    assert replace(model, slices=6.0).cost(op).seconds < model.cost(op).seconds
+
+
+def test_a_pipeline_by_hand() -> None:
+    """The slowest operator sets the pace; an attention block holds an image up by one interval."""
+    model = build_device(load_device("hg-pipe")[0], calibrated=True).processors["pipeline"].model
+    assert isinstance(model, PipelineEngine)
+    assert model.product_cycles(196, 768, 192) == 98 * 512 == model.product_cycles(196, 192, 768)
+    assert model.softmax_cycles(196, 196) == 57_624
+    assert stream_s(2.0, 12, 1) == 26
+    assert stream_s(2.0, 12, 5) - stream_s(2.0, 12, 4) == 2
+
+
 @pytest.mark.parametrize(("base", "text", "says"), [
     ("cent", "processors: {banks: {parameters: {row_cycle_ns: null}}}",
      "parameters of kind gddr6-pim are"),
     ("cent", "processors: {banks: {parameters: {banks: {value: 0, source: here}}}}",
      "banks must be positive"),
     ("attacc-gpu", "processors: {xpu: {cores: null}}", "needs cores"),
+    ("stratum", "processors: {stratum: {parameters: {used: {value: 1.5, source: here}}}}",
+     "used must be above 0 and at most 1"),
+    ("stratum", "processors: {stratum: {parameters: {rcd_2_ns: {value: 1, source: here}}}}",
+     "row activations of tiers must be positive and grow"),
+    ("stratum", "processors: {stratum: {parameters: {slowest_share: {value: 0.05, source: here}}}}",
+     "slowest_share must lie between"),
+    ("flightllm", "processors: {fabric: {parameters: {slices: {value: 0, source: here}}}}",
+     "slices must be positive"),
+    ("flightllm", "processors: {fabric: {parameters: {macs: {value: 50000, source: here}}}}",
+     "the design needs 25,000 DSP slices, 9,024 available"),
+    ("flightllm", "processors: {fabric: {clock_MHz: null}}", "needs clock_MHz"),
+    ("hg-pipe", "processors: {pipeline: {parameters: {softmax_rows: {value: 0, source: here}}}}",
+     "softmax_rows must be positive"),
 ])  # fmt: skip
 def test_bad_descriptions_are_one_line(tmp_path: Path, base: str, text: str, says: str) -> None:
     with pytest.raises((SpecError, InputError)) as error:
