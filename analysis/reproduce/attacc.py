@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped
 from .base import EXPERIMENTS, Reproduction, Table
 from .points import Told
-from .published import Prediction, published, rows_of
+from .published import Prediction, published, rows_of, with_figures
 
 ALL = tuple(SYSTEMS)
 ENDS = ("gpu", "bank")
@@ -57,14 +57,17 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("attacc")
-def attacc(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def attacc(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
     """Predict AttAcc: attention in HBM stacks beside 8 GPUs, per bank, bank group or buffer die."""
     began = time.perf_counter()
     found = list(predictions())
-    return Reproduction(
+    result = Reproduction(
         "attacc", rows_of("attacc", found), len(CASES), time.perf_counter() - began,
         tables=(parts(),), assumptions=ASSUMPTIONS,
     )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions() -> Iterator[Prediction]:
@@ -105,3 +108,18 @@ def parts() -> Table:
                 "softmax_ms": step.softmax * 1e3,
             })  # fmt: skip
     return Table("parts", "Parts of a step, ours and the authors'", rows)
+
+
+def _drawn() -> Table:
+    """Parts of the first case's steps, as the figure takes them."""
+    case, given = next(iter(CASES)), published("attacc")["rows"]
+    rows = []
+    for system in CASES[case]:
+        step = decode_step(case, system)
+        rows.append({
+            "case": system, "attention": step.attention * 1e3, "products": step.fc * 1e3,
+            "all-reduce": step.all_reduce * 1e3, "vector operations": step.vector * 1e3,
+            "softmax on the GPU": step.softmax * 1e3,
+            "published": given.get(f"{case.id}.{system}.step_ms", float("nan")),
+        })  # fmt: skip
+    return Table("steps", "Decode step of GPT-175B, 54 requests of 2,048 + 2,048 tokens (ms)", rows)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from .base import EXPERIMENTS, Reproduction, Table
 from .cent_step import Mapping, decode_joules, decode_tokens_s, token
 from .points import Told
-from .published import Prediction, published, rows_of
+from .published import Prediction, published, rows_of, with_figures
 
 MODELS = {"llama2-7b": ("llama-2-7b", 8), "llama2-13b": ("llama-2-13b", 20),
           "llama2-70b": ("llama-2-70b", 32)}  # fmt: skip
@@ -37,14 +37,17 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("cent")
-def cent(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def cent(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
     """Predict CENT: Llama-2 as a pipeline of blocks on GDDR6-PIM devices behind CXL."""
     began = time.perf_counter()
     found = list(predictions())
-    return Reproduction(
+    result = Reproduction(
         "cent", rows_of("cent", found), len(found), time.perf_counter() - began,
         tables=(parts(),), assumptions=ASSUMPTIONS,
     )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions() -> Iterator[Prediction]:
@@ -84,3 +87,18 @@ def parts() -> Table:
                 "mJ": ours.joules * 1e3, "given_mJ": theirs["mJ_per_token"],
             })  # fmt: skip
     return Table("parts", "A block of Llama-2-7B by stages x devices a block and context", rows)
+
+
+def _drawn() -> Table:
+    """Parts of a block of Llama-2-7B at context 4,096, as the figure takes them."""
+    given, rows = published("cent")["parts"], []
+    for stages, devices in GIVEN:
+        ours = token(Mapping("llama-2-7b", 8, stages), 4096)
+        rows.append({
+            "case": f"{stages} x {devices}", "banks": ours.pim * 1e6,
+            "CXL": ours.cxl * 1e6, "controllers": ours.accelerators * 1e6,
+            "published": given[f"{stages}x{devices}.l4096"]["block_us"],
+        })  # fmt: skip
+    return Table(
+        "steps", "A block of Llama-2-7B at context 4,096 by stages x devices a block (us)", rows
+    )

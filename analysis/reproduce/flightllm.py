@@ -19,7 +19,7 @@ from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from .base import EXPERIMENTS, Reproduction, Table
 from .points import Told
-from .published import Prediction, rows_of
+from .published import Prediction, rows_of, with_figures
 
 MODEL = "llama-2-7b"
 WEIGHTS, CACHE = "int4", "int8"
@@ -37,14 +37,17 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("flightllm")
-def flightllm(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def flightllm(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
     """Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158."""
     began = time.perf_counter()
     found = list(predictions())
-    return Reproduction(
+    result = Reproduction(
         "flightllm", rows_of("flightllm", found), len(found), time.perf_counter() - began,
         tables=(parts(),), assumptions=ASSUMPTIONS,
     )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions() -> Iterator[Prediction]:
@@ -93,3 +96,14 @@ def parts() -> Table:
                          "streams_ms": streams * 1e3, "instructions_ms": fixed * 1e3,
                          "tokens/s": 1 / took})  # fmt: skip
     return Table("parts", "A decode step by board and context", rows)
+
+
+def _drawn() -> Table:
+    """Streams and instructions of steps, as the figure takes them."""
+    rows = []
+    for name, system in BOARDS.items():
+        for context in (128, 512, 2048):
+            took, streams, _ = step(system, context)
+            rows.append({"case": f"{name}, context {context:,}", "streams": streams * 1e3,
+                         "instructions and the rest": (took - streams) * 1e3})  # fmt: skip
+    return Table("steps", "A decode step of Llama-2-7B on FlightLLM (ms)", rows)

@@ -15,7 +15,7 @@ from ...workloads.catalog import load_model
 from ...workloads.layers.ffn import FeedForward
 from .base import EXPERIMENTS, Reproduction, Table
 from .points import Told
-from .published import Prediction, rows_of
+from .published import Prediction, rows_of, with_figures
 
 DEVICE, MODEL = "hg-pipe", "deit-tiny"
 OPERATIONS = 2.5e9
@@ -34,14 +34,17 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("hg-pipe")
-def hg_pipe(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def hg_pipe(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
     """Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190."""
     began = time.perf_counter()
     found = list(predictions())
-    return Reproduction(
+    result = Reproduction(
         "hg-pipe", rows_of("hg-pipe", found), 1, time.perf_counter() - began,
         tables=(_operators(), _besides()), assumptions=ASSUMPTIONS,
     )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
 
 
 def engine() -> PipelineEngine:
@@ -101,3 +104,9 @@ def _besides() -> Table:
         {"latency_ms": 1e3 * stream_s(interval, layers, 1), "mJ_per_image": 1e3 * interval * watts}
     ]
     return Table("besides", "One image alone, and energy of one of many", rows)
+
+
+def _drawn() -> Table:
+    """Cycles of the operators, as the figure takes them."""
+    rows = [{"case": name, "cycles": cycles} for name, cycles in operators().items()]
+    return Table("steps", "Cycles of an image in each operator of HG-PIPE", rows)

@@ -21,7 +21,7 @@ from ...workloads.routing import make_router
 from ..answers.compare import compare
 from .base import EXPERIMENTS, Reproduction, Table
 from .points import Told
-from .published import Prediction, rows_of
+from .published import Prediction, rows_of, with_figures
 
 DEVICE = "stratum"
 MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b",
@@ -54,14 +54,17 @@ ASSUMPTIONS = (
 
 
 @EXPERIMENTS.register("stratum")
-def stratum(seeds: Sequence[int], routing: str, told: Told | None) -> Reproduction:
+def stratum(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
     """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
     began = time.perf_counter()
     found = list(predictions(seeds, routing))
-    return Reproduction(
+    result = Reproduction(
         "stratum", rows_of("stratum", found), len(found), time.perf_counter() - began,
         tables=(by_tier(tiers()),), assumptions=ASSUMPTIONS,
     )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
 
 
 def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
@@ -115,7 +118,17 @@ def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.
 
 def by_tier(of: Tiers) -> Table:
     """Each tier's row time and bandwidth."""
-    fastest = 34.34
-    rows = [{"tier": i + 1, "tRCD_ns": rcd * 1e9, "TB/s": fastest / slow}
+    device = load_device(DEVICE)[0]
+    pins = device.memory.bandwidth_bytes_per_s / device.memory.stacks
+    fastest = pins * device.processors["stratum"].bandwidth_multiple
+    rows = [{"tier": i + 1, "tRCD_ns": rcd * 1e9, "TB/s": fastest / slow / 1e12}
             for i, (rcd, slow) in enumerate(zip(of.rcd_s, of.slowness, strict=True))]  # fmt: skip
     return Table("tiers", "Tiers of a chip", rows)
+
+
+def _drawn() -> Table:
+    """Row activation and the rest of an access, as the figure takes them."""
+    of = tiers()
+    rows = [{"case": f"tier {i + 1}", "row activation": rcd * 1e9, "rest": of.common_s * 1e9}
+            for i, rcd in enumerate(of.rcd_s)]  # fmt: skip
+    return Table("steps", "An access in each tier of a Stratum chip (ns)", rows)

@@ -13,10 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.reproduce import attacc, cent, flightllm, hg_pipe, published, stratum
+from opbyte.analysis.reproduce import (
+    attacc,
+    cent,
+    flightllm,
+    hg_pipe,
+    published,
+    reproduce,
+    stratum,
+)
 from opbyte.analysis.reproduce.base import Row
 from opbyte.analysis.reproduce.cent_step import Mapping as Blocks
 from opbyte.analysis.reproduce.cent_step import decode_tokens_s, exchanges, token, vector
+from opbyte.analysis.reproduce.write import figures_of
 from opbyte.devices.catalog import load_device
 from opbyte.devices.published.gemv import BankGemv
 from opbyte.workloads.catalog import load_model
@@ -63,6 +72,20 @@ def test_what_is_simulated_does_not_depend_on_what_is_published(
     monkeypatch.setattr(published, "published", missing)
     monkeypatch.setattr(EXPERIMENTS[name], "published", missing, raising=False)
     assert len(list(EXPERIMENTS[name].predictions())) > 2
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_figures_show_judged_rows_and_parts_of_a_step(name: str) -> None:
+    result = reproduce(name, seeds=(0,), figures=True)
+    drawn = figures_of(result)
+    judged = any(row.published and row.tolerance for row in result.table)
+    assert set(drawn) == ({"given", "steps"} if judged else {"steps"})
+    for figure in drawn.values():
+        (axes,) = figure.axes
+        assert axes.get_yticklabels()
+    told = result.to_dict()
+    assert told["rows"] == reproduce(name, seeds=(0,)).to_dict()["rows"]
+    assert told["assumptions"]
 
 
 def test_only_the_table_of_rows_knows_the_published_values() -> None:

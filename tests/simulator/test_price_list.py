@@ -250,7 +250,14 @@ def test_roofline_and_simulation_name_the_same_bounds(
 
 @pytest.mark.parametrize(
     "name",
-    ["attacc-x8", "attacc-bg-x8", "attacc-buffer-x8", "cent-x8", "stratum-x2", "flightllm-vhk158-x1"],
+    [
+        "attacc-x8",
+        "attacc-bg-x8",
+        "attacc-buffer-x8",
+        "cent-x8",
+        "stratum-x2",
+        "flightllm-vhk158-x1",
+    ],
 )
 @given(data=st.data())
 @settings(max_examples=6)
