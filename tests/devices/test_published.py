@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from opbyte.devices.agreement import check_rows
 from opbyte.devices.catalog import load_device
 from opbyte.devices.device import build_device
+from opbyte.devices.doubts import doubts
 from opbyte.devices.dram.catalog import load_memory
 from opbyte.devices.published.gemv import BankGemv, GemvModel
 from opbyte.devices.published.heads import LEVELS, HeadAttention
@@ -25,9 +26,11 @@ from opbyte.devices.published.tiers import Tiers, tiers_of
 from opbyte.devices.published.tiled import TiledGpu, matmul_occupancy, occupancy
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError, SpecError
-from opbyte.workloads.layers import FeedForward, Run
+from opbyte.workloads.layers import Attention, FeedForward, Run
 from opbyte.workloads.numerics import Numerics
 
+ONE, RUN = Batch.of([1024]).moments((0,)), Run(Numerics("fp16"))
+"""One decode that reads 1,025 tokens, its own among them."""
 LIMITED, FREE = load_memory("hbm3pim-5.2gbps"), load_memory("hbm3pim-5.2gbps_npc")
 
 
@@ -261,3 +264,30 @@ def test_bad_descriptions_are_one_line(tmp_path: Path, base: str, text: str, say
         build_device(load_device(changed(tmp_path, base, text))[0], calibrated=True)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_catalogs_published_systems_raise_no_doubts() -> None:
+    for name in ("attacc", "attacc-bg", "attacc-buffer", "attacc-gpu", "cent", "stratum", "hg-pipe",
+                 "flightllm", "flightllm-vhk158", "v80", "vhk158"):  # fmt: skip
+        assert doubts(load_device(name)[0]) == ()
+
+
+def test_a_stream_engine_against_closed_forms_of_others() -> None:
+    """EdgeLLM's 4096 x 4096 in 29.25 us at its HBM's peak; decode of the spatial framework.
+
+    32 ports of 256 bits at 280 MHz carry 4-bit weights. Where multipliers decide, a step takes its
+    multiply-accumulates over those of a cycle (arXiv 2312.15159: N / C (l d^2 / M + ...), C = 1).
+    """
+    model = build_device(load_device("flightllm")[0], calibrated=True).processors["fabric"].model
+    assert isinstance(model, StreamEngine)
+    base = replace(model.base, bandwidth=32 * 32 * 280e6, memory_efficiency=1.0)
+    peak = replace(model, base=base, op_cycles=0.0, tile_bytes=0.0)
+    (op,) = (o for o in Attention(4096, 32, 32, 128).ops(ONE, RUN, None) if o.name == "out")
+    half = replace(op, weight_bytes=4096 * 4096 / 2, act_bytes=0.0)
+    assert peak.cost(half).seconds == pytest.approx(29.25e-6, rel=1e-3)
+    narrow = replace(peak, macs=64.0)
+    layer = [*Attention(4096, 32, 32, 128).ops(ONE, RUN, None), *FeedForward(4096, 11008).ops(
+        ONE, RUN, None)]  # fmt: skip
+    macs = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 1025 * 4096
+    busy = sum(narrow.cost(o).compute_s for o in layer if o.kind != "elementwise")
+    assert busy == pytest.approx(macs / 64 / 225e6)
