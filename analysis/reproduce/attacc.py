@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped
+from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped, step_joules
 from .base import EXPERIMENTS, Reproduction, Table
 from .points import Told
 from .published import Prediction, published, rows_of, with_figures
@@ -106,6 +106,8 @@ def parts() -> Table:
                 "given_all_reduce_ms": theirs.get("all_reduce_ms"),
                 "vector_ms": step.vector * 1e3, "given_vector_ms": theirs.get("vector_ms"),
                 "softmax_ms": step.softmax * 1e3,
+                "energy_J": step_joules(case, system),
+                "given_energy_J": theirs["energy_mJ"] / 1e3 if theirs else None,
             })  # fmt: skip
     return Table("parts", "Parts of a step, ours and the authors'", rows)
 

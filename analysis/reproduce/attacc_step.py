@@ -16,7 +16,7 @@ from ...devices.catalog import load_device
 from ...devices.device import build_device
 from ...devices.dram.catalog import load_memory
 from ...devices.published.heads import HeadAttention
-from ...devices.published.tiled import TiledGpu, occupancy
+from ...devices.published.tiled import TiledGpu, best_tile, occupancy
 
 DEVICES = 8
 GPU = "attacc-gpu"
@@ -179,3 +179,37 @@ def overlapped(case: Case, system: str) -> float:
     heads = model.heads // DEVICES
     hidden = min(step.attention, step.qkv_proj) * (1 - 1 / heads)
     return step.seconds - step.ffn + ffn - hidden
+
+
+L2_J_PER_BYTE, L1_J_PER_BYTE, REGISTER_J_PER_BYTE = 2.4e-12, 1.28e-12, 6.75e-14
+NEAR_J_PER_BYTE = {"bank": 4.4e-12, "bank-group": 1.248e-11, "buffer": 2.632e-11}
+"""Energies of AttAcc's simulator: caches 0.3 and 0.16 pJ a bit, registers; from the cells, activation
+included, to units at the banks 0.55 pJ a bit, bank groups 1.56, and on the buffer die 3.29."""
+OPERANDS = 3
+"""Register accesses of a multiply-accumulate: two factors and a sum (an assumption)."""
+
+
+def step_joules(case: Case, system: str) -> float:
+    """Dynamic energy of that step over all devices [J].
+
+    Memory, caches, registers and multiply-accumulates; what crosses NVLink is left out.
+    """
+    model, w, b, near = MODELS[case.model], case.value_bytes, case.batch, units(system)
+    base, d, inner = gpu().base, model.hidden, model.inner // DEVICES
+    shapes = [(3 * d // DEVICES, d), (d, d // DEVICES), (d, inner)]
+    shapes += [(inner, d)] * (2 if model.gated else 1)
+    macs = float(sum(b * n * k for n, k in shapes))
+    moved = float(sum((b * k + k * n + b * n) * w for n, k in shapes))
+    cached = sum(float(best_tile(b, n, gpu().cores)[1]) * k * w for n, k in shapes)
+    scores = model.heads // DEVICES * b * case.context
+    kv, attention = 2 * scores * model.head_dim * w, 2 * scores * model.head_dim
+    path = base.stream_J_per_byte
+    if near is None:
+        moved, cached, near_J = moved + kv + 4 * scores * w, cached + kv + 4 * scores * w, 0.0
+    else:
+        near_J = kv * NEAR_J_PER_BYTE[near.level]
+    mac_J = 2 * base.J_per_flop[DTYPES[w]]
+    registers = OPERANDS * w * REGISTER_J_PER_BYTE
+    layer = moved * path + cached * (L2_J_PER_BYTE + L1_J_PER_BYTE) + near_J
+    layer += macs * (mac_J + registers) + attention * mac_J
+    return DEVICES * model.layers * layer

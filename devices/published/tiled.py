@@ -34,19 +34,30 @@ def occupancy(blocks: F8 | float, cores: int) -> F8:
     return np.asarray(count / (np.ceil(count / cores) * cores))
 
 
-def matmul_occupancy(m: F8 | float, n: float, cores: int) -> F8:
-    """Occupancy of products of `m` rows and `n` columns under their best tile, shape of `m`.
+def best_tile(m: F8 | float, n: float, cores: int) -> tuple[F8, F8]:
+    """Occupancy and L2 traffic of products of `m` rows and `n` columns under their best tile.
 
-    The traffic of a tile is (rows + columns) x depth, so the depth does not matter.
+    Returns
+    -------
+    share : float64 array, shape of `m`
+    traffic : float64 array, shape of `m`
+        Values read from the L2 cache for each step along the depth: (rows + columns) of every tile.
     """
     rows = np.asarray(m, dtype=np.float64)[..., None, None]
     tall, wide = TILES[:, None], TILES[None, :]
     blocks = np.ceil(rows / tall) * np.ceil(n / wide)
     share = occupancy(blocks, cores)
-    traffic = blocks * (np.minimum(tall, rows) + np.minimum(wide, n)) / share**2
-    flat = traffic.reshape(*traffic.shape[:-2], -1)
-    best = flat.argmin(axis=-1)[..., None]
-    return np.take_along_axis(share.reshape(flat.shape), best, axis=-1)[..., 0]
+    traffic = blocks * (np.minimum(tall, rows) + np.minimum(wide, n))
+    shape = (*traffic.shape[:-2], -1)
+    best = (traffic / share**2).reshape(shape).argmin(axis=-1)[..., None]
+    found = (np.take_along_axis(x.reshape(shape), best, axis=-1)[..., 0] for x in (share, traffic))
+    chosen, moved = found
+    return chosen, moved
+
+
+def matmul_occupancy(m: F8 | float, n: float, cores: int) -> F8:
+    """Occupancy of such products, shape of `m`."""
+    return best_tile(m, n, cores)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,9 @@ def test_attaccs_parts_that_have_closed_forms() -> None:
         assert step.all_reduce * 1e3 == pytest.approx(theirs["all_reduce_ms"], rel=1e-3)
         assert step.vector * 1e3 == pytest.approx(theirs["vector_ms"], rel=1e-3)
         assert step.fc * 1e3 == pytest.approx(theirs["fc_ms"], rel=1e-3)
+        joules, told = attacc.step_joules(case, "gpu"), theirs["energy_mJ"] / 1e3
+        assert joules == pytest.approx(told, rel=0.03)
+        assert attacc.step_joules(case, "bank") < joules
         near = attacc.decode_step(case, "bank")
         assert (near.fc, near.vector) == (step.fc, step.vector)
         assert attacc.overlapped(case, "bank") <= near.seconds
