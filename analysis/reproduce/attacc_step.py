@@ -201,13 +201,16 @@ def step_joules(case: Case, system: str) -> float:
     macs = float(sum(b * n * k for n, k in shapes))
     moved = float(sum((b * k + k * n + b * n) * w for n, k in shapes))
     cached = sum(float(best_tile(b, n, gpu().cores)[1]) * k * w for n, k in shapes)
+    vectors = 2 * 3 * b * d * w + (3 if model.gated else 2) * b * inner * w
+    moved, cached = moved + vectors, cached + vectors
     scores = model.heads // DEVICES * b * case.context
     kv, attention = 2 * scores * model.head_dim * w, 2 * scores * model.head_dim
     path = base.stream_J_per_byte
     if near is None:
         moved, cached, near_J = moved + kv + 4 * scores * w, cached + kv + 4 * scores * w, 0.0
     else:
-        near_J = kv * NEAR_J_PER_BYTE[near.level]
+        columns = near.row_columns(model.head_dim, w) * near.memory.organisation.atom_bytes
+        near_J = 2 * scores * columns * NEAR_J_PER_BYTE[near.level]
     mac_J = 2 * base.J_per_flop[DTYPES[w]]
     registers = OPERANDS * w * REGISTER_J_PER_BYTE
     layer = moved * path + cached * (L2_J_PER_BYTE + L1_J_PER_BYTE) + near_J
