@@ -16,7 +16,8 @@ from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import parameters
 from ...devices.spec import BoundsSpec, DeviceSpec
-from ...workloads.kernel_tables import SCHEMAS, Skipped, read_tables
+from ...workloads.kernel_schemas import SCHEMAS
+from ...workloads.kernel_tables import Skipped, read_tables
 from ..show.result import Drawing, Result
 
 CAPTION = (

@@ -23,7 +23,8 @@ from ...devices.power.transfer import can_model, power_model
 from ...devices.power.work import FROM_TABLE
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Form, Skipped, Table, read_tables
+from ...workloads.kernel_schemas import Form
+from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..show.result import Result
 
 F8 = npt.NDArray[np.float64]
