@@ -9,9 +9,9 @@ from typing import Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import show
-from .points import Told
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 

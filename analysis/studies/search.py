@@ -8,7 +8,7 @@ useful cycles stay those of the board's own design.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
 from .front import unbeaten
 from .search_space import TILE_KIB, Design, DesignSpace
 
-Told = Callable[[int, int], None]
 OBJECTIVES = ("latency", "energy")
 
 

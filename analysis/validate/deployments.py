@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...workloads.errors import InputError
+from ..parallel import Told
 from ..show.result import Result
 from .points.pool import predict_all
 from .points.predict import Prediction
@@ -174,7 +175,7 @@ def validate_points(
     path: str | Path,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Told | None = None,
 ) -> PointsValidation:
     """Simulate every row of a table of serving points and compare TTFT and TPOT.
 

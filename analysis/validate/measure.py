@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ...kernels.measure import Measurement, Row, measure
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_seed
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, si
 
@@ -131,7 +132,7 @@ def _shape(row: Row) -> str:
 def measure_machine(
     *, backend: str = "numba", quick: bool = False, threads: int | None = None,
     only: Sequence[str] = (), lenient: bool = False, compare: bool = False, seed: int = 0,
-    loop: bool = False, progress: Callable[[int, int], None] | None = None,
+    loop: bool = False, progress: Told | None = None,
 ) -> Measured:  # fmt: skip
     """Measure the kernels of a backend here, and close the loop over them if asked.
 

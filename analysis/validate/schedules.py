@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from ...simulator.serving.engine import Engine
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.requests.block import RequestBlock, Turns
+from ..parallel import Told
 from ..show.result import Result
 
 MODEL, DEVICE = "llama-3-8b", "h100"
@@ -136,9 +137,7 @@ def _short(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def validate_schedules(
-    path: str | Path, *, progress: Callable[[int, int], None] | None = None
-) -> SchedulesValidation:
+def validate_schedules(path: str | Path, *, progress: Told | None = None) -> SchedulesValidation:
     """Plan the cases of a file and compare every plan.
 
     Parameters
