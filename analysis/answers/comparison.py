@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...simulator.deploy.break_even import BreakEven
+from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -13,36 +15,6 @@ from .evidence import not_like_for_like
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTime:
-    """Time of one part of the model on the critical path, and what bounds most of it."""
-
-    layer: str
-    seconds: float
-    bound: str
-
-
-@dataclass(frozen=True, slots=True)
-class BreakEven:
-    """Tokens from which on one expert's weights load in the shadow of its arithmetic.
-
-    Attributes
-    ----------
-    ridge_op_per_byte : float
-        Of the nominal roofs [FLOP/B].
-    tokens : float or None
-        With the activations that share the weights' path; None where their traffic alone keeps
-        the processor memory-bound.
-    weights_only_tokens : float
-        Without them.
-    """
-
-    processor: str
-    ridge_op_per_byte: float
-    tokens: float | None
-    weights_only_tokens: float
 
 
 @dataclass(frozen=True, slots=True)

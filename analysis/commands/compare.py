@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from ...simulator.scenario.option import options_of
+from ...simulator.scenario.parts import DeployOptions
 from .app import app
 from .io import folder, show, warn
-from .options import Dtype, Json, KvDtype, Model, Out, Routing, count
+from .options import Json, Model, Out, count, takes
 
 
 @app.command("compare")
+@takes([*options_of(DeployOptions)], without=("kernels",))
 def compare_command(
     model: Model,
+    options: dict[str, Any],
     systems: Annotated[
         str, typer.Option(help="Systems of any kind, commas between.", metavar="A,B,C")
     ],
@@ -21,12 +25,9 @@ def compare_command(
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
     images: Annotated[int, count("Images of an encoder.")] = 1,
     layers: Annotated[int | None, count("Only this many layers, without the head.")] = None,
-    routing: Routing = "uniform",
     schedule: Annotated[
         str, typer.Option(help="FPGA: reordered, cache or on-chip.", metavar="NAME")
     ] = "reordered",
-    dtype: Dtype = None,
-    kv_dtype: KvDtype = None,
     seed: Annotated[int, count("Seed of an FPGA's expert draws.")] = 0,
     as_json: Json = False,
     out: Out = None,
@@ -38,7 +39,7 @@ def compare_command(
     with folder(out) as files:
         result = compare(
             model, names, batch=batch, context=context, images=images, layers=layers,
-            routing=routing, schedule=schedule, dtype=dtype, kv_dtype=kv_dtype, seed=seed,
+            schedule=schedule, seed=seed, **options,
         )  # fmt: skip
         if files:
             from ..plots import save
