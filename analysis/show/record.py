@@ -116,8 +116,8 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _digest(name: str) -> str:
+    from ...workloads.digest import digest_of_files
     from ...workloads.errors import InputError
-    from .provenance import digest_of_files
 
     path = Path(name)
     try:

@@ -18,16 +18,16 @@ import numpy as np
 from ...devices.catalog import device_aliases, list_devices, load_system
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import DeviceSpec, SystemSpec
+from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
 from ...workloads.batch import Batch
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
+from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
 from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
-from .front import unbeaten
-from .search_space import TILE_KIB, Design, DesignSpace
 
 OBJECTIVES = ("latency", "energy")
 

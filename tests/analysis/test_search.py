@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte.analysis.studies.search import DesignSearch, pareto, search
-from opbyte.analysis.studies.search_space import Design
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
+from opbyte.simulator.fpga.designs import Design
 
 if TYPE_CHECKING:
     from conftest import Ask

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...parallel import Told
 from ...parallel.cluster import run_cluster
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ...show.output import OutputFolder
-from ...show.provenance import code_version, digest_of
+from ...show.provenance import code_version
 from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
