@@ -117,6 +117,9 @@ class SystemComparison(Result):
             return f"{self.images:,} image{'s' * (self.images > 1)}"
         return f"{self.batch:,} decodes at context {self.context:,}"
 
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "model": self.model.name,

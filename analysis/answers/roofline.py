@@ -89,6 +89,9 @@ class Roofline(Result):
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
 
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
+
     def to_dict(self) -> dict[str, Any]:
         layout = self.deployment.layout
         return {

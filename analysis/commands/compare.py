@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from ...simulator.scenario.option import options_of
 from ...simulator.scenario.parts import DeployOptions
 from .app import app
-from .io import folder, show, warn
+from .io import answer
 from .options import Json, Model, Out, count, takes
 
 
@@ -36,18 +37,8 @@ def compare_command(
     from ..answers.compare import compare
 
     names = [name.strip() for name in systems.split(",") if name.strip()]
-    with folder(out) as files:
-        result = compare(
-            model, names, batch=batch, context=context, images=images, layers=layers,
-            schedule=schedule, seed=seed, **options,
-        )  # fmt: skip
-        if files:
-            from ..plots import save
-            from ..report import report
-
-            figure = result.drawings()[0].figure
-            files.write("compare.png", lambda path: save(figure, path))
-            files.text("report.html", report(result))
-            files.answer("compare.json", result)
-    warn(result.warnings)
-    show(result, as_json)
+    make = partial(
+        compare, model, names, batch=batch, context=context, images=images, layers=layers,
+        schedule=schedule, seed=seed, **options,
+    )  # fmt: skip
+    answer(make, out, as_json)

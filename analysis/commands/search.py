@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .app import app
-from .io import counting, folder, show
+from .io import answer
 from .options import Json, Model, Out, count, real
 
 
@@ -25,17 +26,7 @@ def search_command(
     """Find array sizes, parallel queries and buffers of an FPGA for a model."""
     from ..studies.search import search
 
-    with folder(out) as files:
-        with counting("designs") as told:
-            result = search(model, board, objective=objective, fill=fill, batch=batch,
-                            context=context, told=told)  # fmt: skip
-        if files:
-            from ..plots import save
-            from ..plots.designs import pareto_front
-
-            title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
-            figure = pareto_front(result.frame(), result.published.to_dict(),
-                                  result.best.to_dict(), title)  # fmt: skip
-            files.write("front.png", lambda path: save(figure, path))
-            files.answer("search.json", result)
-    show(result, as_json)
+    make = partial(
+        search, model, board, objective=objective, fill=fill, batch=batch, context=context
+    )
+    answer(make, out, as_json, counted="designs")

@@ -1,26 +1,35 @@
-"""Result folders: which files a command writes."""
+"""Result folders: which files an answer has, chosen by its type."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, singledispatch
 
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
+from ..answers.dram import DramAnswer, PimAnswer
+from ..answers.frames import FrameRun
+from ..answers.inspect import Inspection
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..reproduce.base import Reproduction
+from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.timeline import write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
+from ..studies.search import DesignSearch
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
+from ..validate.schedules import SchedulesValidation
 from ..validate.serving import ServingValidation
 from . import report
+from .memory import write_dram
 
 
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
@@ -28,12 +37,70 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
     return (result,) if isinstance(result, Simulation) else result.runs
 
 
+@singledispatch
+def write(result: Result, folder: OutputFolder) -> None:
+    """Write an answer's files: its summary under its name, unless registered otherwise."""
+    folder.answer(f"{type(result).__name__.lower()}.json", result)
+
+
+@write.register
+def _inspection(result: Inspection, folder: OutputFolder) -> None:
+    folder.answer("inspect.json", result)
+
+
+@write.register
+def _frames(result: FrameRun, folder: OutputFolder) -> None:
+    """Write a row an image, and summary.json."""
+    folder.csv("frames.csv", result.columns())
+    folder.answer("summary.json", result)
+
+
+@write.register
+def _comparison(result: SystemComparison, folder: OutputFolder) -> None:
+    """Write the figure, the report and compare.json."""
+    from ..plots import save
+
+    folder.write("compare.png", partial(save, result.drawings()[0].figure))
+    write_report(result, folder)
+    folder.answer("compare.json", result)
+
+
+@write.register
+def _search(result: DesignSearch, folder: OutputFolder) -> None:
+    """Write the figure of the front and search.json."""
+    from ..plots import save
+    from ..plots.designs import pareto_front
+
+    title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
+    figure = pareto_front(result.frame(), result.published.to_dict(), result.best.to_dict(), title)
+    folder.write("front.png", partial(save, figure))
+    folder.answer("search.json", result)
+
+
+@write.register
+def _reproduction(result: Reproduction, folder: OutputFolder) -> None:
+    """Write the report, and what `reproduce.write` does."""
+    write_report(result, folder)
+    write_reproduction(result, folder)
+
+
+@write.register
+def _dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
+    write_dram(result, folder)
+
+
+@write.register
+def _schedules(result: SchedulesValidation, folder: OutputFolder) -> None:
+    folder.json("schedules.json", result.to_dict())
+
+
 def write_report(result: Result, folder: OutputFolder) -> None:
     """Write report.html."""
     folder.text("report.html", report(result))
 
 
-def write_roofline(result: Roofline, folder: OutputFolder) -> None:
+@write.register
+def _roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
     from ..plots import roofline as draw
     from ..plots import save
@@ -48,7 +115,8 @@ def write_roofline(result: Roofline, folder: OutputFolder) -> None:
     folder.answer("roofline.json", result)
 
 
-def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
+@write.register
+def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
     """Write each run's tables and figures; several runs go to folders of their own."""
     runs = simulations_of(result)
     for each in runs:
@@ -63,7 +131,8 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
         folder.answer("summary.json", result)
 
 
-def write_pareto(result: Pareto, folder: OutputFolder) -> None:
+@write.register
+def _pareto(result: Pareto, folder: OutputFolder) -> None:
     """Write the best rows, their figure where there are two objectives, and pareto.json."""
     import pandas as pd
 
@@ -79,7 +148,8 @@ def write_pareto(result: Pareto, folder: OutputFolder) -> None:
     folder.answer("pareto.json", result)
 
 
-def write_capacity(result: Capacity, folder: OutputFolder) -> None:
+@write.register
+def _capacity(result: Capacity, folder: OutputFolder) -> None:
     """Write every simulated load, the figure of latency against load, and capacity.json."""
     import pandas as pd
 
@@ -123,7 +193,8 @@ def _stage_columns(
     }
 
 
-def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
+@write.register
+def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, every row's prediction, a figure a family and the report."""
     from ..plots import save
 
@@ -134,7 +205,8 @@ def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
         folder.write(f"{name}.png", partial(save, drawing.figure))
 
 
-def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
+@write.register
+def _serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its figure."""
     from ..plots import save
 
@@ -147,7 +219,8 @@ def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
     folder.answer("serving.json", result)
 
 
-def write_points(result: PointsValidation, folder: OutputFolder) -> None:
+@write.register
+def _points(result: PointsValidation, folder: OutputFolder) -> None:
     """Write every point's prediction, the figure and points.json."""
     from ..plots import points, save
 
@@ -158,7 +231,8 @@ def write_points(result: PointsValidation, folder: OutputFolder) -> None:
     folder.answer("points.json", result)
 
 
-def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
+@write.register
+def _dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     """Write every row's numbers and dram.json."""
     table = result.frame()
     folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)

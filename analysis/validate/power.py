@@ -25,7 +25,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import Form
 from ...workloads.kernel_tables import Skipped, Table, read_tables
-from ..show.result import Result
+from ..show.result import Result, skipped_remarks
 
 F8 = npt.NDArray[np.float64]
 FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
@@ -150,6 +150,9 @@ class PowerValidation(Result):
                 }
             )
         return out
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         skipped = [

@@ -87,14 +87,14 @@ def _short(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def validate_schedules(path: str | Path, *, progress: Told | None = None) -> SchedulesValidation:
+def validate_schedules(path: str | Path, *, told: Told | None = None) -> SchedulesValidation:
     """Plan the cases of a file and compare every plan.
 
     Parameters
     ----------
     path : path-like
         One case a line, in the form of ``../shared/vllm_schedules/schedules.jsonl``.
-    progress : callable, optional
+    told : callable, optional
         Told (cases done, cases).
 
     Raises
@@ -108,8 +108,8 @@ def validate_schedules(path: str | Path, *, progress: Told | None = None) -> Sch
         difference = compare(case)
         if difference is not None:
             found.append(difference)
-        if progress:
-            progress(k + 1, len(cases))
+        if told:
+            told(k + 1, len(cases))
     return SchedulesValidation(tuple(case.name for case in cases), tuple(found))
 
 
