@@ -123,14 +123,14 @@ def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
     u, start = cursor[0], cursor[1]
     if u >= end:
         return
-    stop = units[u, 5]
+    stop = units[u, U_STOP]
     count = min(len(rows), stop - start)
-    place_rows(rows, table, heads, page, row_bytes, units[u, 0], units[u, 1], start, count)
+    place_rows(rows, table, heads, page, row_bytes, units[u, U_SEQ], units[u, U_HEAD], start, count)
     cursor[1] = start + count
     if cursor[1] == stop:
         cursor[0] = u + 1
         if u + 1 < end:
-            cursor[1] = units[u + 1, 4]
+            cursor[1] = units[u + 1, U_START]
 
 
 @inner
@@ -139,7 +139,8 @@ def merge(g, units, groups, group_size, top, total, parts, out):
     lo, hi = groups[g], groups[g + 1]
     if hi == lo:
         return
-    seq, head, first, count = units[lo, 0], units[lo, 1], units[lo, 2], units[lo, 3]
+    seq, head = units[lo, U_SEQ], units[lo, U_HEAD]
+    first, count = units[lo, U_QUERY], units[lo, U_QUERIES]
     dim = out.shape[3]
     for n in range(count * group_size):
         best = top[lo, n]
@@ -164,7 +165,7 @@ def load_queries(unit, group_size, q, vectors, states, out):
 
     Returns the number of vectors, and that of groups of `GROUP`, the last one filled up with zeros.
     """
-    seq, head, first, count = unit[0], unit[1], unit[2], unit[3]
+    seq, head, first, count = unit[U_SEQ], unit[U_HEAD], unit[U_QUERY], unit[U_QUERIES]
     used = count * group_size
     packed = (used + GROUP - 1) // GROUP
     for n in range(packed * GROUP):
@@ -212,7 +213,7 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
             if shares[thread] == end:
                 continue
             rows = np.zeros((3, tile), np.int64)
-            cursor = np.array([shares[thread], units[shares[thread], 4]])
+            cursor = np.array([shares[thread], units[shares[thread], U_START]])
             scores = np.empty((group, tile), np.float32)
             bounds = np.empty((2, group), np.int32)
             most = top.shape[1]
@@ -223,9 +224,9 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
             here = 0
             for u in range(shares[thread], end):
                 used, packed = load_queries(units[u], group_size, q, vectors, states, parts[u])
-                position = offset[units[u, 0]] + units[u, 2]
-                for t0 in range(units[u, 4], units[u, 5], tile):
-                    n_keys = min(tile, units[u, 5] - t0)
+                position = offset[units[u, U_SEQ]] + units[u, U_QUERY]
+                for t0 in range(units[u, U_START], units[u, U_STOP], tile):
+                    n_keys = min(tile, units[u, U_STOP] - t0)
                     second, third = (here + 1) % 3, (here + 2) % 3
                     next_tile(cursor, end, rows[third], table, heads, page, dim * 4, units)
                     for g in range(packed):

@@ -83,7 +83,6 @@ class Measured:
     tbt_p99: float
     t2ft_p50: float
     e2e_p50: float
-    e2e_mean: float
     completion_rate: float
     t2ft_growth: float
     mixed_share: float
@@ -152,7 +151,6 @@ def _measured(run: Run, warmup: int) -> Measured:
         tbt_p99=run.tbt_s.p99 or 0.0,
         t2ft_p50=run.ttft_s.p50 or 0.0,
         e2e_p50=run.e2e_s.p50 or 0.0,
-        e2e_mean=run.e2e_s.mean or 0.0,
         completion_rate=(len(ends) - 1) / span if span > 0 else 0.0,
         t2ft_growth=float(growth),
         mixed_share=float(steps[mixed].sum() / steps.sum()),
