@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.break_even import BreakEven
@@ -74,15 +74,9 @@ class SystemRow:
             "joules_per_item": joules,
             "memory_bytes": self.memory_bytes,
             "memory_available_bytes": self.memory_available_bytes,
-            "layers": [
-                {"layer": x.layer, "seconds": x.seconds, "bound": x.bound} for x in self.layers
-            ],
-            "break_even": [
-                {"processor": x.processor, "ridge_op_per_byte": x.ridge_op_per_byte,
-                 "tokens": x.tokens, "weights_only_tokens": x.weights_only_tokens}
-                for x in self.break_even
-            ],
-        }  # fmt: skip
+            "layers": [asdict(part) for part in self.layers],
+            "break_even": [asdict(queue) for queue in self.break_even],
+        }
 
 
 @dataclass(frozen=True, slots=True)
