@@ -68,6 +68,9 @@ class Simulation(Result):
     sources: Mapping[str, str]
     scenario: Scenario
 
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
+
     def to_dict(self) -> dict[str, Any]:
         r = self.run
         return {

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from ..parallel import Told
 from .attacc_step import SYSTEMS, Case, Step, decode_step, overlapped, step_joules
 from .base import EXPERIMENTS, Reproduction, Table
-from .points import Told
 from .published import Prediction, published, rows_of, with_figures
 
 ALL = tuple(SYSTEMS)

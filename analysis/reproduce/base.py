@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import show
-from .points import Told
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -134,10 +134,9 @@ class Reproduction(Result):
         return sum(row.status == FAIL for row in self.table)
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("id", "quantity", "unit", "published", "simulated", "tolerance", "status", "note")
         return {
             "experiment": self.experiment,
-            "rows": [{name: getattr(row, name) for name in names} for row in self.table],
+            "rows": [asdict(row) for row in self.table],
             "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
             "assumptions": list(self.assumptions),
             "runs": self.runs,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Table
 from .cent_step import Mapping, decode_joules, decode_tokens_s, token
-from .points import Told
 from .published import Prediction, published, rows_of, with_figures
 
 MODELS = {"llama2-7b": ("llama-2-7b", 8), "llama2-13b": ("llama-2-13b", 20),

@@ -17,8 +17,8 @@ from ...simulator.deploy.deployment import deploy
 from ...simulator.scenario.load import load
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Table
-from .points import Told
 from .published import Prediction, rows_of, with_figures
 
 MODEL = "llama-2-7b"

@@ -13,8 +13,8 @@ from ...devices.device import build_device
 from ...devices.published.pipeline import PipelineEngine, stream_s
 from ...workloads.catalog import load_model
 from ...workloads.layers.ffn import FeedForward
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Table
-from .points import Told
 from .published import Prediction, rows_of, with_figures
 
 DEVICE, MODEL = "hg-pipe", "deit-tiny"

@@ -19,8 +19,8 @@ from ...workloads.layers import is_routed
 from ...workloads.model import ModelSpec
 from ...workloads.routing import make_router
 from ..answers.compare import compare
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Table
-from .points import Told
 from .published import Prediction, rows_of, with_figures
 
 DEVICE = "stratum"

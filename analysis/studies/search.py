@@ -10,7 +10,7 @@ useful cycles stay those of the board's own design.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,17 @@ import numpy as np
 from ...devices.catalog import device_aliases, list_devices, load_system
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import DeviceSpec, SystemSpec
+from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
+from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
-from .front import unbeaten
-from .search_space import TILE_KIB, Design, DesignSpace
 from .stream_search import StreamSearch, search_streams
 
-Told = Callable[[int, int], None]
 OBJECTIVES = ("latency", "energy")
 
 

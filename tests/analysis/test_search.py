@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.studies.search import DesignSearch, pareto, search
-from opbyte.analysis.studies.search_space import Design
-from opbyte.analysis.studies.stream_search import StreamSearch, tile_share
+from opbyte.analysis.studies.stream_search import StreamSearch
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
+from opbyte.simulator.fpga.designs import Design
+from opbyte.simulator.fpga.streams import tile_share
 
 if TYPE_CHECKING:
     from conftest import Ask

@@ -12,19 +12,19 @@ import numpy.typing as npt
 from ...devices.fpga.resources import engine_of, resource_use
 from ...devices.fpga.spec import ArraySpec, AttentionSpec, EngineSpec
 from ...devices.spec import DeviceSpec
-from ...simulator.fpga.deploy import (
+from ...workloads.batch import Batch
+from ...workloads.layers import Run
+from ...workloads.model import ModelSpec, embedding_ops, layer_ops
+from ...workloads.ops import Loads, Op
+from ...workloads.pareto import unbeaten
+from .deploy import (
     FpgaDeployment,
     deploy_fpga,
     image_program,
     stored_bytes,
 )
-from ...simulator.fpga.frames import run_image
-from ...simulator.fpga.program import ExpertBlock, Program, Tile
-from ...workloads.batch import Batch
-from ...workloads.layers import Run
-from ...workloads.model import ModelSpec, embedding_ops, layer_ops
-from ...workloads.ops import Loads, Op
-from .front import unbeaten
+from .frames import run_image
+from .program import ExpertBlock, Program, Tile
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 FEATURES = (8, 16, 32, 64)
