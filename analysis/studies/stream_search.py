@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...devices.spec import DeviceSpec
-from ...simulator.fpga.streams import (
+from ...simulator.scenario.stream_designs import (
     STEP_MACS,
     TILE_KIB,
     StreamDesign,

@@ -15,7 +15,7 @@ from opbyte.analysis.studies.stream_search import StreamSearch
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
 from opbyte.simulator.fpga.designs import Design
-from opbyte.simulator.fpga.streams import tile_share
+from opbyte.simulator.scenario.stream_designs import tile_share
 
 if TYPE_CHECKING:
     from conftest import Ask
