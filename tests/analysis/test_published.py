@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.reproduce import (
     attacc,
     cent,
@@ -26,8 +27,9 @@ from opbyte.analysis.reproduce.base import Row
 from opbyte.analysis.reproduce.cent_step import Mapping as Blocks
 from opbyte.analysis.reproduce.cent_step import decode_tokens_s, exchanges, token, vector
 from opbyte.analysis.reproduce.write import figures_of
-from opbyte.devices.catalog import load_device
+from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.published.gemv import BankGemv
+from opbyte.simulator.deploy.layout import make_layout
 from opbyte.workloads.catalog import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,3 +205,37 @@ def test_flightllms_steps_are_streams_and_instructions() -> None:
     assert (
         0.7 * short[2] < other[2] < 0.75 * short[2]
     )  # three quarters, and a tile at twice the rate
+
+
+def test_a_pipeline_of_devices_holds_a_share_of_the_batch_in_each_stage() -> None:
+    """Eight devices, four layers each: eight tokens take as long as one, and joules add up."""
+    one, many = (compare("llama-2-7b", ["cent-x8"], batch=n, context=512).table[0] for n in (1, 8))
+    assert one.latency_s == pytest.approx(many.latency_s)
+    assert many.items_per_s == pytest.approx(8 * (one.items_per_s or 0))
+    assert many.joules == pytest.approx(8 * (one.joules or 0))
+    whole = make_layout(load_model("llama-2-7b"), load_system("cent-x8"))
+    assert (whole.pp, whole.tp) == (8, 1)
+    assert make_layout(load_model("llama-2-13b"), load_system("cent-x20")).pp == 20
+    assert make_layout(load_model("llama-2-7b"), load_system("cent-x8"), pp=2).pp == 2
+
+
+def test_compared_products_and_attention_are_those_of_the_prediction() -> None:
+    """CENT at context 512: fused products load a vector's chunks once, authors' once a matrix.
+
+    12 of 35 loads of 276 ns and half a chunk of scores: 4 us of a block's 65.
+    """
+    (row,) = compare("llama-2-7b", ["cent-x8"], context=511).table
+    ours = token(Blocks("llama-2-7b", 8, 8), 512)
+    busy = {part.layer: part.seconds for part in row.layers}
+    both = busy["attention"] + busy["ffn"] + busy["norm"]
+    assert both == pytest.approx(32 * (ours.pim + ours.accelerators - 4e-6), rel=0.01)
+
+
+def test_images_follow_each_other_through_a_pipeline() -> None:
+    """Twelve attention blocks hold the first image up; each further one takes one interval."""
+    times = [compare("deit-tiny", ["hg-pipe-x1"], images=n).table[0].latency_s for n in (1, 2, 64)]
+    first, second, last = (t or 0.0 for t in times)
+    interval = second - first
+    assert first == pytest.approx(13 * interval)
+    assert last == pytest.approx(76 * interval)
+    assert interval == pytest.approx(197 * 197 * 3 / 2 / 425e6)  # the class token counts here
