@@ -1,6 +1,7 @@
 """AttAcc (ASPLOS 2024, doi 10.1145/3620665.3640422): attention in HBM beside eight GPUs.
 
-The authors' simulator stands behind the given values; nothing of ours is fitted to them. Times of
+The authors' simulator stands behind the given values; no number of ours is fitted to them, though
+where a head lies was settled with them in view (see `ASSUMPTIONS`). Times of
 the units are those of the DRAM command model, times of the GPUs those of `TiledGpu`.
 """
 

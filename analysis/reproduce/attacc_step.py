@@ -22,7 +22,7 @@ DEVICES = 8
 GPU = "attacc-gpu"
 REDUCE_S_PER_BYTE = 9e-12
 """What a byte adds to the fixed part of an all-reduce step at NVLink's 600 GB/s (AttAcc's
-simulator; the facts print it as femtoseconds, a thousand times too little for its results)."""
+simulator)."""
 DTYPES = {1: "int8", 2: "fp16"}
 
 

@@ -1,6 +1,6 @@
 """Do predictions of published systems hold where results are given, and do they use none of them?
 
-Ids, tolerances and given values: ../shared/facts/devices_more.md, sections 2 to 7.
+Given values stand in analysis/reproduce/values/, each file with its source.
 """
 
 from __future__ import annotations

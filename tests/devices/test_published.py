@@ -1,6 +1,6 @@
 """Do the mechanisms of published systems give what their closed forms say, and are bad ones refused?
 
-Expected values are closed forms of ../shared/facts/devices_more.md and dram_pim.md, worked out here.
+Expected values are closed forms, worked out here from the constants that the device files quote.
 """
 
 from __future__ import annotations
