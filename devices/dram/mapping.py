@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,13 +75,18 @@ def read_mapping(text: str, memory: DramSpec) -> Mapping:
     InputError
         An unknown name or field, a bit named twice or left out, with the bit.
     """
+    return _read(text, memory.organisation)
+
+
+@lru_cache(maxsize=256)
+def _read(text: str, organisation: Organisation) -> Mapping:
     base, plus, folding = text.partition("+")
     if plus and folding != "xor":
         raise InputError(f"mapping {text!r}", f"+{folding} is unknown; known: +xor")
     order = NAMED.get(base, base)
     if "," not in order:
         raise InputError(f"mapping {text!r}", f"unknown name{nearest(base, NAMED)}")
-    width = widths(memory.organisation)
+    width = widths(organisation)
     segments, used, at = [], dict.fromkeys(FIELDS, 0), 0
     for part in order.split(","):
         field, low, high = _part(part, text, width)
@@ -141,3 +148,23 @@ def _tables(
             if value >> bit & 1:
                 out[:, value] ^= flips[bit::8]
     return out
+
+
+def candidate_mappings(memory: DramSpec) -> list[str]:
+    """The named mappings, and those that put more columns of a row below the bank bits.
+
+    Pseudo channel and bank group come first or behind some column bits; bank and stack id in
+    either order; all with and without folded row bits.
+    """
+    columns = widths(memory.organisation)["co"]
+    out = list(NAMED)
+    for low, upper in product(range(columns + 1), ("ba,sid", "sid,ba")):
+        below = [_columns(0, low)] if low else []
+        above = [_columns(low, columns)] if low < columns else []
+        out.append(",".join([*below, "pc", "bg", *above, upper, "ro"]))
+    return [text + fold for text in out for fold in ("", "+xor")]
+
+
+def _columns(first: int, end: int) -> str:
+    """Column bits from `first` on, up to `end`, as a mapping writes them."""
+    return f"co{first}" if end == first + 1 else f"co{end - 1}..{first}"

@@ -31,6 +31,8 @@ class Pattern:
         With ``rw``: a period is `reads` blocks of `X` bytes read, then `writes` written.
     a, b : int
         Blocks of the two streams of ``mix``.
+    in_place : bool
+        Whether writes go to what was read just before, not half a channel away.
     S, X, K, G : int
         Bytes and streams, as above.
     """
@@ -44,6 +46,7 @@ class Pattern:
     writes: int = 0
     a: int = 1
     b: int = 0
+    in_place: bool = False
 
     @property
     def name(self) -> str:
@@ -126,8 +129,8 @@ def read_pattern(text: str) -> Run:
     return run_of(name, params, f"pattern {text!r}")
 
 
-KEYS = ("nch", "map", "S", "X", "K", "G", "rw", "ab", "rate", "window", "rdq", "wrq", "refresh",
-        "sched", "page", "transq", "bankq", "requests")  # fmt: skip
+KEYS = ("nch", "map", "S", "X", "K", "G", "rw", "inplace", "ab", "rate", "window", "rdq", "wrq",
+        "refresh", "sched", "page", "transq", "bankq", "requests")  # fmt: skip
 
 
 def run_of(name: str, params: dict[str, str], where: str) -> Run:
@@ -155,6 +158,7 @@ def run_of(name: str, params: dict[str, str], where: str) -> Run:
         K=number.whole("K", 1, required=kind == "multistream"),
         G=number.whole("G", 64),
         reads=read, writes=write, a=a, b=b,
+        in_place=_one_of(params.get("inplace", "no"), ("yes", "no"), "inplace", where) == "yes",
     )  # fmt: skip
     queue = number.whole("transq", 32)
     return Run(
@@ -240,7 +244,8 @@ def describe(run: Run) -> dict[str, Any]:
     return {
         "pattern": p.name, "map": run.mapping, "channels": run.channels,
         "S": p.S or None, "X": p.X or None, "K": p.K, "G": p.G or None,
-        "reads": p.reads, "writes": p.writes, "rate": None if run.rate is None else float(run.rate),
+        "reads": p.reads, "writes": p.writes, "in_place": p.in_place,
+        "rate": None if run.rate is None else float(run.rate),
         "window": run.window, "read_queue": run.read_queue, "write_queue": run.write_queue,
         "refresh": run.refresh,
     }  # fmt: skip

@@ -91,9 +91,9 @@ def new_streams(memory: DramSpec, run: Run, channel: int) -> NDArray[Any]:
     out["other_writes"] = p.kind != "mix"
     # The other half of a random stream has random numbers of its own instead of an offset.
     apart = out["other_kind"][0] == RAND
-    out["other_offset"] = 0 if apart else blocks // 2
+    out["other_offset"] = 0 if apart or p.in_place else blocks // 2
     out["key"] = _key(0, channel)
-    out["other_key"] = _key(1 if p.kind == "rand" else 0, channel)
+    out["other_key"] = _key(1 if p.kind == "rand" and not p.in_place else 0, channel)
     return out
 
 

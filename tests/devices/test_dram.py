@@ -186,6 +186,7 @@ def runs(draw: st.DrawFn) -> Run:
     pattern = Pattern(
         kind=kind, S=size, X=64, K=draw(st.integers(1, 9)), G=64 * draw(st.integers(1, 20)),
         reads=pair[0], writes=pair[1], a=draw(st.integers(1, 3)), b=draw(st.integers(0, 2)),
+        in_place=draw(st.booleans()),
     )  # fmt: skip
     return Run(
         pattern=pattern,
@@ -233,12 +234,16 @@ def test_skipping_ticks_changes_nothing(run: Run, name: str) -> None:
     size=st.sampled_from([512, 2048, 8192, 65536, 8256]),
     mapping=st.sampled_from(["col64", "rowlin", "banklin", "col64+xor"]),
     name=st.sampled_from(NAMES),
-    writes=st.booleans(),
+    pair=st.sampled_from([(1, 0), (0, 1), (1, 1)]),
+    in_place=st.booleans(),
 )
 @settings(max_examples=25)
-def test_repetition_is_exact(kind: str, size: int, mapping: str, name: str, writes: bool) -> None:
-    pair = (0, 1) if writes else (1, 0)
-    pattern = Pattern(kind=kind, S=size, X=64, K=3, G=1024, reads=pair[0], writes=pair[1])
+def test_repetition_is_exact(
+    kind: str, size: int, mapping: str, name: str, pair: tuple[int, int], in_place: bool
+) -> None:
+    pattern = Pattern(
+        kind=kind, S=size, X=64, K=3, G=1024, reads=pair[0], writes=pair[1], in_place=in_place
+    )
     memory = load_memory(name)
     run = Run(pattern=pattern, mapping=mapping, requests=300_000)
     found = simulate(memory, run)
