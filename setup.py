@@ -20,7 +20,7 @@ setup(
             "specs/systems/*.yaml",
         ],
         "opbyte.devices.power": ["*.yaml"],
-        "opbyte.devices.dram": ["specs/*.yaml"],
+        "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },

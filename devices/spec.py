@@ -11,6 +11,7 @@ from ..workloads.errors import nearest
 from ..workloads.ops import OP_KINDS
 from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
+from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
 from .kinds import PROCESSOR_KINDS
@@ -127,7 +128,8 @@ class MemorySpec(Spec):
 
     Of `spaces` memory spaces, two processors can read two different ones at full rate each;
     reads of one space wait for each other. Kernels can have `data_fraction` of the bandwidth, which
-    ECC within the chips or a lower clock than that of the product's name leaves.
+    ECC within the chips or a lower clock than that of the product's name leaves. `dram` says what
+    it is made of, where that is known.
     """
 
     stacks: Count = 1
@@ -138,6 +140,7 @@ class MemorySpec(Spec):
     spaces: Count = 1
     cache_bytes: NonNegative = 0.0
     logic_die_mm2: Positive | None = None
+    dram: DataLayout | None = None
 
 
 class LinkSpec(Spec):

@@ -184,7 +184,7 @@ def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
         return spec.front.ops(m, run, None)
     if not spec.vocab:
         return []
-    return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run)]
+    return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run, access="gather")]
 
 
 def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:

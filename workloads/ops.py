@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .access import IN_SEQUENCE, Access
+
 OP_KINDS = (
     "gemm", "elementwise", "attention_prefill", "attention_decode", "attention_image",
     "mla_prefill", "mla_decode", "linear_state", "experts",
@@ -85,6 +87,8 @@ class Op:
         Main-memory traffic by kind [B].
     loads : Loads or None
         Tokens per expert for "experts" ops.
+    access : Access
+        How most of its bytes lie in main memory.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Op:
     kv_write_bytes: float = 0.0
     count: int = 1
     loads: Loads | None = None
+    access: Access = IN_SEQUENCE
 
     @property
     def stream_bytes(self) -> float:

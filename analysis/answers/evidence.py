@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ...devices.cost import DESCRIPTION, Evidence
+from ...devices.dram.model import DERIVED, derives
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
@@ -14,10 +15,8 @@ from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
-from ...simulator.step.sections import placed_ops
-from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
-from ...workloads.ops import Op
+from .memory_rows import by_place
 
 
 def evidence(
@@ -37,21 +36,24 @@ def evidence(
     list of dict
         ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
         the efficiencies of the description; "assumed" where a number of it is an assumption;
-        "fitted" on measurements of the device, "transferred" from other devices' fits, or
+        "derived" by the command model of its DRAM; "fitted" on measurements of the device, "transferred" from other devices' fits, or
         "measured"), ``error`` (median, cross-validated over unseen shapes) and ``rows`` of the
         measurements behind it (None and 0 where there are none), and ``assumptions``: key path
         -> why.
     """
     out = []
     sources = used_sources(sources, deployment.model.numerics)
-    placed = _placed(deployment)
+    placed = by_place(deployment)
     for processor in processors_of(deployment.device):
         own = list(placed.get(processor.name, {}).values())
         prefixes = (f"processors.{processor.name}.", "memory.")
         many = len(deployment.device.processors) > 1
-        out += [
-            _told(e, processor.name, sources, prefixes, many) for e in processor.model.evidence(own)
-        ]
+        found = processor.model.evidence(own)
+        # A derived efficiency replaces the flat one; without it the data's layout plays no part.
+        derived = any(e.basis == DERIVED for e in found)
+        unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
+        known = {key: source for key, source in sources.items() if unused not in key}
+        out += [_told(e, processor.name, known, prefixes, many) for e in found]
     for key, name in (("link", "links within a node"), ("node_link", "links between nodes")):
         spec = getattr(deployment.system.device, key)
         ops = list(placed.get(spec.name, {}).values())
@@ -61,14 +63,21 @@ def evidence(
     return out if policy is None else out + _host(policy)
 
 
+FLAT = "memory_efficiency"
+"""Number of a description that a derived efficiency replaces."""
+
+
 FITTED_BASIS = "kernel models fitted to measurements"
 ROOFLINE_BASIS = "rooflines with assumed efficiencies"
+DERIVED_BASIS = "rooflines on a simulated DRAM"
 ENGINE_BASIS = "an engine simulated event by event"
 
 
 def basis_of(deployment: Deployment) -> str:
     """What the times of a deployment's main processor rest on, in words."""
-    return FITTED_BASIS if deployment.device.measured else ROOFLINE_BASIS
+    if deployment.device.measured:
+        return FITTED_BASIS
+    return DERIVED_BASIS if derives(deployment.device) else ROOFLINE_BASIS
 
 
 def not_like_for_like(bases: Mapping[str, str]) -> str:
@@ -90,15 +99,6 @@ def not_like_for_like(bases: Mapping[str, str]) -> str:
         f"NOT LIKE FOR LIKE: times rest for {told}. A part of the differences is one of models, not "
         "of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
     )
-
-
-def _placed(deployment: Deployment) -> dict[str, dict[str, Op]]:
-    """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
-    out: dict[str, dict[str, Op]] = {}
-    for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
-        for op, where in placed_ops(deployment, batch):
-            out.setdefault(where, {}).setdefault(op.name, op)
-    return out
 
 
 def _told(

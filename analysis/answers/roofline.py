@@ -22,6 +22,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
+from .memory_rows import dram_blocks, dram_rows
 from .roofs import formats, roof_name, roof_rows, roofs
 from .summary import roof_of
 
@@ -114,6 +115,7 @@ class Roofline(Result):
                 roof_of(p, self._default) for p in processors_of(self.deployment.device)
             ],
             "roofs": self._roofs(),
+            **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             "warnings": list(self.warnings),
         }
 
@@ -152,6 +154,7 @@ class Roofline(Result):
             f"{d.model.name} on {d.system.name}: {stage}; {layout}",
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             roof_rows(self._roofs()),
+            *dram_blocks(dram_rows(d)),
             self.rows(),
             FOOTNOTE,
         ]
@@ -182,6 +185,15 @@ class Roofline(Result):
     def _roofs(self) -> list[dict[str, Any]]:
         d = self.deployment
         return roofs(processors_of(d.device), self._formats(), self._default)
+
+    def memory(self) -> pd.DataFrame:
+        """What each processor's ops get of the DRAM; empty unless it was derived."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            dram_rows(self.deployment),
+            columns=["processor", "memory", "pattern", "efficiency", "ops"],
+        )
 
     def processors(self) -> pd.DataFrame:
         """Roofs of every processor, one for each arithmetic format of the ops it runs."""

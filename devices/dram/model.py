@@ -1,21 +1,25 @@
-"""A cost model whose bandwidth the DRAM model derives, pattern by pattern."""
+"""A cost model whose bandwidth the DRAM model derives, access pattern by access pattern."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 
+from ...workloads.access import IN_SEQUENCE, Access
+from ...workloads.errors import InputError
 from ...workloads.ops import Op
 from ..cost import Cost, Evidence, Roof, Roofline
-from ..device import SharedMemoryDevice
+from ..device import Processor, SharedMemoryDevice
 from ..prices import PriceRow, Probe
-from .efficiency import efficiency, in_words, pages, weights
-from .pim import bundle_stream, measure
+from .access import NEAR, Share, best_multiple, share_near, share_of_pins
+from .catalog import load_memory
+from .layout import DataLayout
+from .mapping import read_mapping
+from .masters import bundles_of
 from .spec import DramSpec
 
-BUNDLE_COMMANDS = 32_768
-"""Commands that the efficiency of bank bundles rests on."""
+APART = 0.05
+"""How far the pins of the standard may be from the device's bandwidth, as a fraction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,69 +32,85 @@ class DerivedRoofline:
         The processor's rates, with the flat efficiency that is replaced.
     memory : DramSpec
         DRAM behind the processor.
-    page_bytes : float
-        One page of the KV cache on one device [B].
+    layout : DataLayout
+        Where data lie in it.
     channels : int
-        Channels that a page is spread over.
-    near : bool
-        Whether the processor reads bank bundles from inside the stack, rows of bundles in turn.
+        Channels of all stacks.
+    near : str
+        Kind of a processor near memory; empty for one at the pins.
+    multiple : float
+        Its bandwidth over that of the pins.
+    spaces : int
+        Memory spaces of the device.
     """
 
     base: Roofline
     memory: DramSpec
-    page_bytes: float
+    layout: DataLayout
     channels: int
-    near: bool = False
+    near: str = ""
+    multiple: float = 1.0
+    spaces: int = 1
+    _known: dict[Access, tuple[Share, Roofline]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
-    def pattern(self, op: Op) -> tuple[str, float]:
-        """What an op reads, in words, and the share of the bandwidth that it gets."""
+    def _of(self, access: Access) -> tuple[Share, Roofline]:
+        if access not in self._known:
+            share = self._derive(access)
+            self._known[access] = share, replace(self.base, memory_efficiency=share.fraction)
+        return self._known[access]
+
+    def _derive(self, access: Access) -> Share:
+        where = self.memory, self.layout, access, self.channels
         if self.near:
-            return "rows of bank bundles in turn", _bundles(self.memory)
-        run = weights()
-        if op.kind == "attention_decode":
-            run = pages(self.memory, self.page_bytes, self.channels)
-        return in_words(run), efficiency(self.memory, run).fraction
+            return share_near(
+                *where, kind=self.near, multiple=self.multiple, spaces=self.spaces
+            )  # fmt: skip
+        return share_of_pins(*where)
 
-    def _roofline(self, op: Op) -> Roofline:
-        return replace(self.base, memory_efficiency=self.pattern(op)[1])
+    def share_of(self, access: Access) -> Share:
+        """What an access pattern reads, in words, and the share of the bandwidth that it gets."""
+        return self._of(access)[0]
 
     def cost(self, op: Op) -> Cost:
         """Seconds, joules and bound of one op."""
-        return self._roofline(op).cost(op)
+        return self._of(op.access)[1].cost(op)
 
     def row(self, op: Op, probe: Probe) -> PriceRow:
         """The same price for every batch: a pattern does not depend on the batch."""
-        return self._roofline(op).row(op, probe)
+        return self._of(op.access)[1].row(op, probe)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        """One line a pattern, with its efficiency and the basis ``derived``."""
-        kinds: dict[tuple[str, float], list[str]] = {}
-        for op in ops:
-            names = kinds.setdefault(self.pattern(op), [])
-            if op.kind not in names:
-                names.append(op.kind)
+        """One line a pattern, with its efficiency and the basis ``derived``; then the description."""
         return [
             Evidence(
-                f"roofline, {self.memory.name}: {words}, {fraction:.1%} of the bandwidth",
-                ", ".join(names), "derived",
+                f"{self.memory.name}, {share.words}, {share.fraction:.1%} of the bandwidth",
+                ", ".join(kinds), DERIVED,
             )
-            for (words, fraction), names in kinds.items()
-        ]  # fmt: skip
+            for share, kinds in self.shares(ops).items()
+        ] + self.base.evidence(ops)  # fmt: skip
+
+    def shares(self, ops: Sequence[Op]) -> dict[Share, list[str]]:
+        """What ops read and get, with the kinds of op that do."""
+        out: dict[Share, list[str]] = {}
+        for op in ops:
+            kinds = out.setdefault(self.share_of(op.access), [])
+            if op.kind not in kinds:
+                kinds.append(op.kind)
+        return out
 
     def roof(self, dtype: str) -> Roof:
         """Nominal and attainable rates; the bandwidth is that of weights in sequence."""
-        share = efficiency(self.memory, weights()).fraction
-        return replace(self.base, memory_efficiency=share).roof(dtype)
+        return self._of(IN_SEQUENCE)[1].roof(dtype)
 
 
-@lru_cache(maxsize=64)
-def _bundles(memory: DramSpec) -> float:
-    """Share of its commands' rate that a stream over bundles in turn gets."""
-    return measure(memory, bundle_stream(memory, BUNDLE_COMMANDS, overlap=True)).fraction
+DERIVED = "derived"
+"""Basis of a price whose bandwidth the DRAM model derives."""
 
 
 def with_dram(
-    device: SharedMemoryDevice, memory: DramSpec, page_bytes: float = 16 * 4096
+    device: SharedMemoryDevice, memory: DramSpec | None = None, layout: DataLayout | None = None
 ) -> SharedMemoryDevice:
     """Let a described DRAM say what every roofline processor of a device gets of its bandwidth.
 
@@ -99,17 +119,81 @@ def with_dram(
     Parameters
     ----------
     device : SharedMemoryDevice
-    memory : DramSpec
-        The DRAM of its stacks.
-    page_bytes : float
-        A page of the KV cache on one device [B]; 16 tokens of 4 KB by default.
+    memory : DramSpec, optional
+        The DRAM of its stacks; that of its description if not given.
+    layout : DataLayout, optional
+        Where data lie in it; as its description says if not given.
+
+    Raises
+    ------
+    InputError
+        The description names no DRAM, or one that does not carry its bandwidth, lacks the commands
+        of its units or has fewer bank bundles than the device has memory spaces.
     """
-    channels = memory.organisation.channels * device.spec.memory.stacks
-    processors = {}
-    for name, processor in device.processors.items():
-        if processor.model is processor.base and processor.kind in ("xpu", "logic-pim"):
-            near = processor.kind == "logic-pim"
-            model = DerivedRoofline(processor.base, memory, page_bytes, channels, near)
-            processor = replace(processor, model=model)
-        processors[name] = processor
+    spec = device.spec
+    layout = layout or spec.memory.dram
+    if layout is None and memory is not None:
+        layout = DataLayout(standard=memory.name)
+    if layout is None:
+        raise InputError(
+            spec.name, "names no DRAM, so nothing can be derived: give memory.dram in its file, such "
+            "as {standard: hbm3-5200-8hi}, or --memory flat",
+        )  # fmt: skip
+    memory = memory or load_memory(layout.standard)
+    _check(device, memory, layout)
+    channels = memory.organisation.channels * spec.memory.stacks
+    processors = {
+        name: replace(
+            p, model=DerivedRoofline(
+                p.base, memory, layout, channels, p.kind if p.kind in NEAR else "",
+                p.bandwidth / spec.memory.bandwidth_bytes_per_s, spec.memory.spaces,
+            ),
+        ) if derivable(p) else p
+        for name, p in device.processors.items()
+    }  # fmt: skip
     return replace(device, processors=processors)
+
+
+def derivable(processor: Processor) -> bool:
+    """Whether a processor's prices rest on a flat efficiency that its DRAM can replace."""
+    return processor.model is processor.base and processor.kind in ("xpu", *NEAR)
+
+
+def derives(device: SharedMemoryDevice) -> bool:
+    """Whether any price of a device rests on its DRAM."""
+    return any(isinstance(p.model, DerivedRoofline) for p in device.processors.values())
+
+
+def _check(device: SharedMemoryDevice, memory: DramSpec, layout: DataLayout) -> None:
+    """Refuse a DRAM that is not this device's."""
+    spec = device.spec
+    where = f"{spec.name}: memory"
+    pins = memory.stack_bytes_per_s * spec.memory.stacks
+    given = spec.memory.bandwidth_bytes_per_s
+    if abs(pins / given - 1.0) > APART:
+        raise InputError(
+            f"{where}.dram", f"{spec.memory.stacks} stacks of {memory.name} carry {pins / 1e9:,.0f} "
+            f"GB/s, the description says {given / 1e9:,.0f}; correct the standard, stacks or "
+            "bandwidth_GBps",
+        )  # fmt: skip
+    read_mapping(layout.mapping, memory)
+    atom = memory.organisation.atom_bytes
+    if layout.interleave_bytes % atom:
+        raise InputError(
+            f"{where}.dram.interleave_bytes", f"{layout.interleave_bytes} is no multiple of the "
+            f"{atom} B that one column command of {memory.name} moves",
+        )  # fmt: skip
+    for name, p in device.processors.items():
+        multiple = p.bandwidth / given
+        if p.kind in NEAR and multiple > best_multiple(memory, p.kind) * (1.0 + APART):
+            raise InputError(
+                f"{spec.name}: {name}.bandwidth_multiple", f"{multiple:g} is more than the "
+                f"{best_multiple(memory, p.kind):g} times the pins' rate that its commands to "
+                f"{memory.name} read",
+            )  # fmt: skip
+    kinds = {p.kind for p in device.processors.values()}
+    if "logic-pim" in kinds and spec.memory.spaces > bundles_of(memory):
+        raise InputError(
+            f"{where}.spaces", f"{spec.memory.spaces} are more than the {bundles_of(memory)} bank "
+            f"bundles of a pseudo channel of {memory.name}",
+        )  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ...devices.device import SharedMemoryDevice, build_device
+from ...devices.dram.model import derivable, with_dram
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
@@ -40,6 +41,9 @@ EXCHANGES = ("all_to_all", "gather")
 
 COSTS = ("auto", "roofline")
 """Where an op's seconds come from; see `deploy`."""
+
+MEMORIES = ("flat", "derived")
+"""Where a memory's efficiency comes from; see `deploy`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,7 @@ def deploy(
     seed: int = 0,
     draws: str = "layer",
     costs: str = "auto",
+    memory: str = "flat",
     kernels: Sequence[str] = (),
     frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
@@ -195,6 +200,10 @@ def deploy(
     costs : str
         "auto": fitted kernel models on devices that have them or can take them over from similar
         ones; "roofline": peaks, bandwidth and efficiencies of the description.
+    memory : str
+        "flat": what a roofline gets of the memory's bandwidth is the description's one number;
+        "derived": what the command model of its DRAM gives for each op's access pattern. Fitted
+        kernel models, whose efficiency was measured, are left as they are.
     kernels : sequence of str
         Measured kernel tables of the device, which come before any model.
     frameworks : mapping of str to str
@@ -209,7 +218,7 @@ def deploy(
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
     _check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
-                            "draws": draws, "exchange": exchange})  # fmt: skip
+                            "--memory": memory, "draws": draws, "exchange": exchange})  # fmt: skip
     check_routing(routing)
     if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
@@ -217,7 +226,7 @@ def deploy(
         sides = tuple(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
-                routing=routing, seed=seed, draws=draws, costs=costs, kernels=kernels,
+                routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange,
             )
             for side in system.pools()
@@ -229,6 +238,8 @@ def deploy(
     device = build_device(
         system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
     )
+    if memory == "derived" and any(map(derivable, device.processors.values())):
+        device = with_dram(device)
     _check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
     _check_attention(chosen, device)
@@ -257,7 +268,7 @@ def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
     own = f"mapping.placement of {system.name}"
     known: dict[str, Iterable[str]] = {
         "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
-        "draws": DRAWS, "exchange": EXCHANGES,
+        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES,
     }  # fmt: skip
     for where, name in {**given, own: system.mapping.placement}.items():
         if name is not None and name not in known[where]:

@@ -247,10 +247,13 @@ def added_sums(region: Region, processors: Sequence[Processor]) -> list[Region]:
     for name, (op,) in region.tracks.items():
         assert op.loads is not None
         total += sum_bytes(op, named[name]) * op.loads.routed
-    if not total:
-        return []
-    add = Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=total)
-    return [Region({processors[0].name: [add]})]
+    return [Region({processors[0].name: [sums_op(op, total)]})] if total else []
+
+
+def sums_op(op: Op, size: float) -> Op:
+    """Partial sums of experts that the main processor reads; they lie as the experts do."""
+    return Op("partial_sums", op.layer, "partial_sums", "both", {}, op.dtype, 0.0, act_bytes=size,
+              access=op.access)  # fmt: skip
 
 
 def _is_pair(tracks: object, op: Op) -> bool:

@@ -75,6 +75,11 @@ class DeployOptions(Checked):
         "NAME",
     )
     costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto")
+    memory: str = text(
+        "flat (one efficiency) or derived (that of each access pattern on the DRAM).",
+        "MODEL",
+        "flat",
+    )
     routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
     kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")

@@ -41,7 +41,7 @@ def deployed(
             exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
     return deploy(
         model, system, **degrees, placement=options.placement, attention=options.attention,
-        routing=options.routing, seed=seed, costs=options.costs,
+        routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange,
     )  # fmt: skip

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from ...devices.device import Processor
 from ...devices.link import LinkModel
-from ...devices.prices import NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
+from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.errors import InputError
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
-from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes
+from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
@@ -236,7 +236,7 @@ def _params(
         params[i, p], can[i, p] = row.params, True
     for i, op in enumerate(experts, shape[0] - len(experts)):
         if not can[i, 0]:  # the main processor adds partial sums even where it runs no experts
-            params[i, 0] = processors[0].base.row(op, Probe((), 1)).params
+            params[i, 0] = processors[0].model.row(sums_op(op, 1.0), ALONE).params
         params[i, :, P_SUM] = [sum_bytes(op, p) for p in processors]
     return params, can
 
@@ -250,7 +250,8 @@ def _unit_moments(windows: tuple[int, ...], raised: int | None) -> Moments:
 
 def _affine(build: Build, windows: tuple[int, ...], count: int) -> F8:
     """Coefficients of every op's three forms, shape (ops, 3, moments + 1)."""
-    base = _forms(build(_unit_moments(windows, None)))
+    ops = build(_unit_moments(windows, None))
+    base = _forms(ops)
     moments = BASE_MOMENTS + WINDOW_MOMENTS * len(windows)
     out = np.empty((count, 3, moments + 1))
     for j in range(moments):
@@ -258,18 +259,21 @@ def _affine(build: Build, windows: tuple[int, ...], count: int) -> F8:
     out[:, :, -1] = base - out[:, :, :-1].sum(axis=2)
     scale = np.abs(base)
     out[:, :, -1][np.abs(out[:, :, -1]) < 1e-9 * scale] = 0.0  # rounding of the subtraction
-    _check_affine(build, windows, out)
+    _check_affine(build, windows, out, ops)
     return out
 
 
-def _check_affine(build: Build, windows: tuple[int, ...], forms: F8) -> None:
+def _check_affine(build: Build, windows: tuple[int, ...], forms: F8, ops: Sequence[Op]) -> None:
     """Refuse a layer kind whose ops are not affine in the moments (a bug in that kind)."""
     values = np.random.default_rng(1).integers(2, 999, forms.shape[2] - 1).astype(np.float64)
-    direct = _forms(build(Moments(windows, values)))
-    if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], direct, rtol=1e-9):
+    found = build(Moments(windows, values))
+    if not np.allclose(forms[:, :, :-1] @ values + forms[:, :, -1], _forms(found), rtol=1e-9):
         raise InputError(
             "a layer kind", "has FLOPs or bytes that are not affine in a batch's moments"
         )
+    for op, other in zip(ops, found, strict=True):
+        if op.access != other.access:
+            raise InputError(f"op {op.name!r}", "has an access pattern that changes with the batch")
 
 
 def _forms(ops: list[Op]) -> F8:

@@ -88,6 +88,19 @@ def _small_file(tmp_path: Path) -> Path:
     return file
 
 
+def test_an_edited_dram_is_another_point(tmp_path: Path) -> None:
+    device, dram = tmp_path / "own.yaml", tmp_path / "slow.yaml"
+    device.write_text("extends: duplex-gpu\nname: own\nmemory: {dram: {standard: ./slow.yaml}}\n")
+    found = set()
+    for clocks in (900, 901):
+        dram.write_text(
+            "extends: hbm3-5200-8hi\nname: slow\ntitle: slow\n"
+            f'timings: {{RFC: {{value: {clocks}, source: "assumed: a test"}}}}\n'
+        )
+        found.add(identity({"system": str(device)})["system"])
+    assert len(found) == 2
+
+
 def test_paths_start_at_the_sweep_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     below = tmp_path / "studies"
     below.mkdir()

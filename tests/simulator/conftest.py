@@ -34,11 +34,12 @@ def _deployed(
     attention: str | None,
     routing: str,
     seed: int,
+    memory: str,
 ) -> Deployment | None:
     try:
         found = deploy(
             load_model(model), load_system(system), placement=placement, attention=attention,
-            routing=routing, seed=seed,
+            routing=routing, seed=seed, memory=memory,
         )  # fmt: skip
         found.memory()
     except (InputError, CapacityError):
@@ -57,6 +58,7 @@ def deployed() -> Callable[..., Deployment | None]:
         attention: str | None = None,
         routing: str = "uniform",
         seed: int = 0,
+        memory: str = "flat",
     ) -> Deployment | None:
         if model.startswith("data/"):
             folder = os.environ.get("OPBYTE_DATA", "")
@@ -64,7 +66,7 @@ def deployed() -> Callable[..., Deployment | None]:
             if not folder or not path.exists():
                 pytest.skip(f"OPBYTE_DATA has no {model}")
             model = str(path)
-        return _deployed(model, system, placement, attention, routing, seed)
+        return _deployed(model, system, placement, attention, routing, seed, memory)
 
     return find
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.deployment import MEMORIES, Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
@@ -29,7 +29,7 @@ MODELS = (
 SYSTEMS = (
     "h100-x1", "h100-x4", "h100-x8", "h100-2x8", "duplex-x4", "duplex-plain-x4", "duplex-pe-2x8",
     "duplex-bankpim-x4", "duplex-bankgroup-x4", "duplex-gpu-x4", "duplex-2x8", "duplex-x8",
-    "duplex-hetero-x4", "duplex-hetero-2x8",
+    "duplex-hetero-x4", "duplex-hetero-2x8", "logic-pim-4x8", "h100-logic-pim-x4",
 )  # fmt: skip
 ROUTINGS = ("uniform", "measured", "power_law:1.0")
 
@@ -80,6 +80,7 @@ def test_any_batch(
     deployment = deployed(
         model, system, data.draw(st.sampled_from(sorted(PLACEMENTS))),
         data.draw(st.sampled_from(("flash", "unfused"))), data.draw(st.sampled_from(ROUTINGS)),
+        memory=data.draw(st.sampled_from(MEMORIES)),
     )  # fmt: skip
     if deployment is None:  # the weights need more devices
         return

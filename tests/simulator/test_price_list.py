@@ -24,10 +24,12 @@ from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS, Option, placement
 from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
-from opbyte.simulator.step.lowering import lower
-from opbyte.workloads.batch import Batch
+from opbyte.simulator.step.lowering import _affine, lower
+from opbyte.workloads.access import Access
+from opbyte.workloads.batch import Batch, Moments
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.ops import Op
 
 TWO_GPUS = """
 device:
@@ -324,3 +326,18 @@ def test_cells_hold_a_bound(compiled_step: Callable[..., float]) -> None:
     ran = books.cells[0, :, K_PROCESSOR] >= 0
     assert ran.any()
     assert np.isin(books.cells[0, ran, K_BOUND], (0.0, 1.0, 2.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("op", "says"),
+    [
+        (lambda m: {"flops": m.tokens**2}, "not affine"),
+        (lambda m: {"flops": 1.0, "access": Access("gather", m.tokens)}, "changes with the batch"),
+    ],
+)
+def test_ops_that_no_row_can_price_are_refused(op: Any, says: str) -> None:
+    def build(m: Moments) -> list[Op]:
+        return [Op("own", "ffn", "elementwise", "both", {}, "bf16", act_bytes=m.tokens, **op(m))]
+
+    with pytest.raises(InputError, match=says):
+        _affine(build, (0,), 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
@@ -118,6 +119,7 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
             * (2.0 * width * tokens + (4.0 * spec.heads * scores if unfused else 0.0)),
             kv_read_bytes=kv_row * kv,
             kv_write_bytes=kv_row * tokens,
+            access=Access("pages", kv_row, 2),
         )  # fmt: skip
 
     return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
@@ -94,4 +95,5 @@ class ExpertAttention:
             weight_bytes=num.weight_bytes("experts") * one * loads.active,
             act_bytes=num.act_bytes * routed * 2.0 * (self.hidden + self._width),
             loads=loads,
+            access=Access("slices", num.weight_bytes("experts") * one, self.held),
         )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 
+from ..access import IN_SEQUENCE, Access
 from ..batch import Moments
 from ..errors import InputError
 from ..numerics import Numerics
@@ -209,9 +210,20 @@ def gemm(
 
 
 def elementwise(
-    name: str, layer: str, rows: float, cols: int, tensors: float, run: Run, phase: str = "both"
+    name: str,
+    layer: str,
+    rows: float,
+    cols: int,
+    tensors: float,
+    run: Run,
+    phase: str = "both",
+    access: str = "sequence",
 ) -> Op:
-    """A memory-bound vector op that moves `tensors` values per element, one FLOP each."""
+    """A memory-bound vector op that moves `tensors` values per element, one FLOP each.
+
+    `access` says whether its rows lie in sequence or are gathered (`workloads.access`).
+    """
+    row = run.numerics.act_bytes * cols
     return Op(
         name=name,
         layer=layer,
@@ -221,4 +233,5 @@ def elementwise(
         dtype=run.numerics.default,
         flops=tensors * rows * cols,
         act_bytes=run.numerics.act_bytes * tensors * rows * cols,
+        access=IN_SEQUENCE if access == "sequence" else Access(access, row),
     )

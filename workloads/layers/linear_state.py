@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
@@ -26,6 +27,7 @@ def _scan(
             act_bytes=num.act_bytes * 2.0 * width * tokens,
             kv_read_bytes=moved,
             kv_write_bytes=moved,
+            access=Access("update", num.act_bytes * state_values),
         )  # fmt: skip
 
     return [

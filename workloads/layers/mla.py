@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
@@ -101,6 +102,7 @@ class LatentAttention:
             act_bytes=row * (m.prefill_tokens + m.prefill_kv(0)) + scores,
             kv_read_bytes=self._latent * num.kv_bytes * m.prefill_kv(0),
             kv_write_bytes=self._latent * num.kv_bytes * m.prefill_tokens,
+            access=Access("pages", self._latent * num.kv_bytes),
         )  # fmt: skip
 
     def _decode(self, m: Moments, run: Run) -> Op:
@@ -113,4 +115,5 @@ class LatentAttention:
             act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * m.decodes,
             kv_read_bytes=self._latent * num.kv_bytes * kv,
             kv_write_bytes=self._latent * num.kv_bytes * m.decodes,
+            access=Access("pages", self._latent * num.kv_bytes),
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
@@ -92,7 +93,9 @@ class MixtureOfExperts:
         ops = [
             gemm("router", "moe", "other", m.tokens, self.experts, self.hidden, run),
             self.expert_op(loads, run),
-            elementwise("combine", "moe", m.tokens, self.hidden, 1.0 + self.top_k, run),
+            elementwise(
+                "combine", "moe", m.tokens, self.hidden, 1.0 + self.top_k, run, access="gather"
+            ),
         ]
         for name, width, matrices in (
             ("shared_", self.shared_width, 3), ("residual_", self.residual_width, self.matrices),
@@ -120,4 +123,5 @@ class MixtureOfExperts:
             weight_bytes=num.weight_bytes("experts") * one * loads.active,
             act_bytes=num.act_bytes * routed * (2.0 * self.hidden + self.matrices * self.width),
             loads=loads,
+            access=Access("slices", num.weight_bytes("experts") * one, self.held),
         )  # fmt: skip

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system, is_path
+from ....devices.dram.catalog import load_memory
+from ....devices.spec import SystemSpec
 from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario, placed
 from ....workloads.catalog import is_model_path
@@ -127,12 +129,21 @@ def _names_file(name: str) -> bool:
     return known is not None and known.option.file
 
 
+def _whole(system: SystemSpec) -> dict[str, Any]:
+    """A system as data, with the DRAM standard that it names."""
+    tree = system.model_dump()
+    dram = tree["device"]["memory"]["dram"]
+    if dram is not None:
+        dram["standard"] = load_memory(dram["standard"]).model_dump()
+    return tree
+
+
 def _file_digest(name: str, value: str) -> str:
     """Digest of all that is read for a path, and nothing else that lies beside it."""
     path = Path(value)
     try:
         if name == "system":
-            return digest_of(describe_system(value)[0].model_dump())
+            return digest_of(_whole(describe_system(value)[0]))
         if name == "model":
             return digest_of_files([config_file(path)])
         if name == "kernels":

@@ -1,0 +1,55 @@
+"""What each processor's ops get of a simulated DRAM, as rows; apart, so that it needs nothing compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...devices.dram.model import DerivedRoofline, derives
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.deploy.placement import processors_of
+from ...simulator.step.sections import placed_ops
+from ...workloads.batch import Batch
+from ...workloads.ops import Op
+
+
+def by_place(deployment: Deployment) -> dict[str, dict[str, Op]]:
+    """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
+    out: dict[str, dict[str, Op]] = {}
+    for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
+        for op, where in placed_ops(deployment, batch):
+            out.setdefault(where, {}).setdefault(op.name, op)
+    return out
+
+
+def dram_rows(deployment: Deployment) -> list[dict[str, Any]]:
+    """What each processor's ops get of a simulated DRAM; nothing where none is.
+
+    Returns
+    -------
+    list of dict
+        ``processor``, ``memory``, ``pattern``, ``efficiency`` (of the processor's bandwidth) and
+        ``ops`` (kinds that read so).
+    """
+    if not derives(deployment.device):
+        return []
+    placed = by_place(deployment)
+    return [
+        {"processor": p.name, "memory": p.model.memory.name, "pattern": share.words,
+         "efficiency": share.fraction, "ops": kinds}
+        for p in processors_of(deployment.device)
+        if isinstance(p.model, DerivedRoofline)
+        for share, kinds in p.model.shares(list(placed.get(p.name, {}).values())).items()
+    ]  # fmt: skip
+
+
+def dram_blocks(rows: Sequence[Mapping[str, Any]]) -> list[str | Sequence[Mapping[str, Any]]]:
+    """The same for people: a sentence and a table, or nothing."""
+    if not rows:
+        return []
+    shown = [
+        {"on": row["processor"], "reads": row["pattern"], "gets": f"{row['efficiency']:.1%}",
+         "ops": ", ".join(row["ops"])}
+        for row in rows
+    ]  # fmt: skip
+    return [f"Of the bandwidth, derived from {rows[0]['memory']} command by command:", shown]

@@ -1,0 +1,136 @@
+"""From an op's access pattern to what the command model runs, and the share of the rate it gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ...workloads.access import Access
+from .efficiency import efficiency, in_words
+from .layout import DataLayout
+from .pattern import Pattern, Run
+from .pim import PimStream, measure, stream_of
+from .spec import DramSpec
+
+NEAR = {
+    "logic-pim": "pim_mac_bundle_rot",
+    "bank-group-pim": "pim_mac_sb_rot",
+    "bank-pim": "pim_mac_ab",
+}
+"""Commands of processors near memory, by kind: to a bundle, to a bank of every group, to all banks."""
+
+COMMANDS = 32_768
+"""Commands that the efficiency of a processor near memory rests on."""
+
+LONG = 4096
+"""Pieces beyond this are cut down to a power of two, so that few patterns have to be run [B]."""
+LONGEST = 1 << 17
+"""Pieces beyond this are as good as a sequence [B]."""
+STREAMS = 8
+"""Slices that are taken in turn at most; more change nothing where slices are long."""
+UPDATED = 1024
+"""A state is read and written back so many bytes of a channel at a time: a row [B]."""
+
+
+def usual(memory: DramSpec, size_bytes: float) -> int:
+    """A piece as the command model takes it: whole atoms, and one of few sizes where it is long."""
+    atom = memory.organisation.atom_bytes
+    size = max(1, round(size_bytes / atom)) * atom
+    if size > LONG:
+        size = 1 << (size.bit_length() - 1)
+    return min(size, LONGEST, memory.organisation.channel_bytes)
+
+
+def run_of(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> Run:
+    """What one channel is asked for while an op with this access pattern runs.
+
+    Parameters
+    ----------
+    channels : int
+        Of the whole device.
+    """
+    size = access.item_bytes
+    if access.kind == "pages":
+        size = layout.page_bytes(size, access.items)
+    piece = usual(memory, layout.on_channel(size, channels)) if size else 0
+    pattern = Pattern()
+    if access.kind in ("pages", "gather"):
+        pattern = Pattern("rand", S=piece)
+    elif access.kind == "scatter":
+        pattern = Pattern("rand", S=piece, X=piece, reads=0, writes=1)
+    elif access.kind == "update":
+        pattern = Pattern("seq", X=min(piece, UPDATED), reads=1, writes=1, in_place=True)
+    elif access.kind == "slices" and access.items > 1:
+        many = 1 << (min(access.items, STREAMS).bit_length() - 1)
+        pattern = Pattern("multistream", K=many, G=piece)
+    return Run(pattern=pattern, mapping=layout.mapping)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a pattern gets: in words, and of the rate of the processor's path to memory."""
+
+    words: str
+    fraction: float
+
+
+def share_of_pins(memory: DramSpec, layout: DataLayout, access: Access, channels: int) -> Share:
+    """What a processor gets of the pins' rate."""
+    run = run_of(memory, layout, access, channels)
+    return Share(in_words(run), efficiency(memory, run).fraction)
+
+
+def share_near(
+    memory: DramSpec,
+    layout: DataLayout,
+    access: Access,
+    channels: int,
+    *,
+    kind: str,
+    multiple: float,
+    spaces: int,
+) -> Share:
+    """What a processor near memory gets of `multiple` times the pins' rate.
+
+    Its commands read an atom in every bank of a set. Sets are read in turn, the next one opened
+    meanwhile, where the data lie in several: weights in all; of a device with several memory
+    spaces an expert in one, and the KV cache in all but one (Duplex, section V-C). A piece that
+    ends within a row leaves the rest of it unread.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `NEAR`.
+    spaces : int
+        Memory spaces of the device.
+    """
+    stream = stream_of(memory, NEAR[kind], COMMANDS, True)
+    held = sets_of(stream, access, spaces)
+    size = access.item_bytes
+    if access.kind == "pages":
+        size = layout.page_bytes(size, access.items)
+    columns, used = stream.columns, 1.0
+    if access.kind not in ("sequence", "slices"):
+        commands = layout.on_channel(size, channels) / (
+            stream.banks * memory.organisation.atom_bytes
+        )
+        columns = min(columns, max(1, -int(-commands // 1)))
+        used = min(1.0, commands / columns)
+    found = measure(memory, replace(stream, sets=held, columns=columns))
+    words = f"rows of {stream.banks} banks, {held} sets in turn" if held > 1 else (
+        f"rows of {stream.banks} banks, one after another"
+    )  # fmt: skip
+    if columns < stream.columns:
+        words += f", {columns} of {stream.columns} columns"
+    return Share(words, min(1.0, used * found.over_pins / multiple))
+
+
+def best_multiple(memory: DramSpec, kind: str) -> float:
+    """What commands of a kind of processor read at best, in multiples of the pins' rate."""
+    stream = stream_of(memory, NEAR[kind], COMMANDS, False)
+    return stream.banks * memory.timings.BL / (stream.interval * stream.pseudo_channels)
+
+
+def sets_of(stream: PimStream, access: Access, spaces: int) -> int:
+    """Sets of banks that hold what an op reads."""
+    each = {"slices": 1, "pages": max(spaces - 1, 1), "update": max(spaces - 1, 1)}
+    return max(1, stream.sets * each.get(access.kind, spaces) // spaces)

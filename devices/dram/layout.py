@@ -1,0 +1,46 @@
+"""How data lie in a device's DRAM: its standard, address mapping, and blocks of the KV cache."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ...workloads.specfile import Spec
+from ..fields import Count
+
+
+class DataLayout(Spec):
+    """What a device's memory is made of, and where its bytes lie.
+
+    Attributes
+    ----------
+    standard : str
+        Name of a DRAM standard, or its YAML file (relative to the file that names it).
+    mapping : str
+        Address bits of a channel; see :mod:`.mapping`.
+    interleave_bytes : int
+        Bytes in sequence on one channel before the next one follows. 256 is the width of a
+        partition of NVIDIA's GPUs ("Optimizing Matrix Transpose in CUDA", 2009, section on partition
+        camping).
+    kv_block_tokens : int
+        Tokens of a KV block; 16 is vLLM's default.
+    kv_pieces : int
+        Pieces of a block that lie apart: keys and values (2, as in vLLM), or all in one (1, as a
+        cache of latents always).
+    """
+
+    standard: str
+    mapping: str = "col64"
+    interleave_bytes: Count = 256
+    kv_block_tokens: Count = 16
+    kv_pieces: Literal[1, 2] = 2
+
+    def page_bytes(self, token_bytes: float, tensors: int) -> float:
+        """One piece of a KV block [B], of a cache with so many bytes a token in so many tensors."""
+        return token_bytes * self.kv_block_tokens / min(self.kv_pieces, tensors)
+
+    def on_channel(self, size_bytes: float, channels: int) -> float:
+        """Bytes of a piece of `size_bytes` that one channel holds, of those that hold any [B]."""
+        turns = size_bytes // self.interleave_bytes
+        if turns < 1:
+            return size_bytes
+        return max(1.0, round(turns / channels)) * self.interleave_bytes
