@@ -39,6 +39,10 @@ class Point:
         Completions left out, and after which the run ends with the system still full.
     latency_s, efficiency : float or None
         Other link latency [s], and other DRAM efficiency of all processors, than the device's.
+    memory : str
+        "flat" or "derived"; see `deploy`.
+    layout_of : str or None
+        Device whose data layout this one has, instead of its own.
     """
 
     model: str
@@ -55,6 +59,8 @@ class Point:
     stop: int = 0
     latency_s: float | None = None
     efficiency: float | None = None
+    memory: str = "flat"
+    layout_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class Measured:
 
 def system_of(point: Point) -> SystemSpec:
     """The point's devices on their links, with what it changes about them."""
-    from ...devices.catalog import of_device
+    from ...devices.catalog import load_device, of_device
 
     nodes, _, each = point.size.rpartition("x")
     system, _ = of_device(point.device, int(each), int(nodes or 1), counted=bool(nodes))
@@ -104,6 +110,10 @@ def system_of(point: Point) -> SystemSpec:
         update = {"memory_efficiency": point.efficiency}
         processors = {n: p.model_copy(update=update) for n, p in device.processors.items()}
         device = device.model_copy(update={"processors": processors})
+    if point.layout_of is not None:
+        layout = load_device(point.layout_of)[0].memory.dram
+        memory = device.memory.model_copy(update={"dram": layout})
+        device = device.model_copy(update={"memory": memory})
     return system.model_copy(update={"device": device})
 
 
@@ -125,6 +135,7 @@ def run_point(point: Point) -> Measured:
         max_seqs=point.batch,
         routing=point.routing,
         warmup=point.warmup,
+        memory=point.memory,
         seed=point.seed,
         keep_stages=True,
     )

@@ -18,7 +18,7 @@ import pytest
 from opbyte.analysis.plots.duplex import DRAWN, GROUPS, OPS, draw
 from opbyte.analysis.reproduce import base
 from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
-from opbyte.analysis.reproduce.duplex import figures, own, queries, variants
+from opbyte.analysis.reproduce.duplex import figures, memory, own, queries, variants
 from opbyte.analysis.reproduce.duplex import rows as duplex_rows
 from opbyte.analysis.reproduce.duplex.cases import ET as FINAL
 from opbyte.analysis.reproduce.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
@@ -259,6 +259,44 @@ def test_every_figure_draws() -> None:
     for name, figure in drawn.items():
         assert figure.axes, name
         assert figure.axes[-1].get_xlabel() or name in ("fig12_latency", "fig16_split"), name
+
+
+def test_a_points_memory_reaches_its_run() -> None:
+    """The GPU's KV pages lie in pieces of 256 B, or as Duplex lays them out."""
+    points = {
+        case: next(p for p in memory.varied(case, 0, "uniform") if p.batch == 32)
+        for case in memory.CASES
+    }
+    assert {p.device for p in points.values()} == {GPU}
+    layouts = [system_of(p).device.memory.dram for p in points.values()]
+    assert [layout.interleave_bytes for layout in layouts if layout] == [256, 256, 32_768]
+    speeds = [run_point(p).output_tokens_per_s for p in points.values()]
+    assert len(set(speeds)) == 3
+    assert speeds[1] < speeds[2]
+
+
+def test_the_headline_on_own_dram_reads_pairs_in_order() -> None:
+    """Duplex twice as fast at three quarters of the energy, on every pair."""
+    case = memory.OWN
+    results = {
+        p: SimpleNamespace(
+            output_tokens_per_s=1.0 + (p.device == FINAL),
+            joules_per_token=1.0 - 0.25 * (p.device == FINAL),
+        )
+        for case in memory.CASES for p in memory.varied(case, 0, "uniform")
+    }  # fmt: skip
+    found = memory.headline(results, case, 0, "uniform")  # type: ignore[arg-type]
+    assert found["T3"] == found["T4"] == 2.0
+    assert {name: value for name, value in found.items() if "T19" in name} == {
+        "T19.mixtral": 0.25, "T19.glam": 0.25, "T19.grok": 0.25,
+    }  # fmt: skip
+    rows = memory.rows(results, 0, "uniform")  # type: ignore[arg-type]
+    assert {row.status for row in rows} == {PREDICTION}
+    moved, patterns = memory.tables(results, 0, "uniform")  # type: ignore[arg-type]
+    assert [row["memory"] for row in moved.rows] == list(memory.CASES)
+    gets = {(row["device"], row["on"], row["ops"]): row["gets"] for row in patterns.rows}
+    assert gets["Duplex+PE+ET", "logic-pim", "experts"] < 0.85
+    assert gets["Duplex+PE+ET", "logic-pim", "attention_decode"] > 0.85
 
 
 def test_headline_of_variants_reads_pairs_in_order() -> None:

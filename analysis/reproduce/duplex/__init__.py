@@ -14,7 +14,7 @@ from ...parallel.local import Crew, cores
 from ..base import EXPERIMENTS, Reproduction
 from ..points import Point, Runner
 from . import figures as drawn
-from . import own, queries, rows, static, variants
+from . import memory, own, queries, rows, static, variants
 from .cases import (
     BANK,
     ET,
@@ -71,6 +71,7 @@ def duplex(
     with Crew(cores()) as crew:
         runner = Runner(crew, told)
         wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
+        wanted += memory.points(seeds[0], routing)
         if device is not None:
             wanted += own.points(device, seeds, routing)
         if figures:
@@ -89,11 +90,15 @@ def duplex(
         *rows.bank_pim(get),
         *rows.split(get, runner),
         *static.edap_rows(),
+        *memory.rows(runner, seeds[0], routing),
         *(own.rows(device, get) if device is not None else ()),
     ]
     return Reproduction(
         "duplex", tuple(table), len(runner.results), time.perf_counter() - began,
-        tables=(*variants.tables(runner, seeds[0], routing), gaps()),
+        tables=(
+            *variants.tables(runner, seeds[0], routing), gaps(),
+            *memory.tables(runner, seeds[0], routing),
+        ),
         assumptions=ASSUMPTIONS,
         figures=drawn.tables(get) if figures else (),
         plots="duplex",
