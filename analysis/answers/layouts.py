@@ -1,43 +1,76 @@
 """What a data layout is worth to a model: address mapping and KV blocks, in tokens a second.
 
-A decode step of memory-bound ops lasts as long as its bytes do: weights in sequence and pages of
-the KV cache at random, each at the efficiency that the DRAM model derives for it.
+Every layout is ranked by the time that memory takes for a step's bytes, each op at what its access
+pattern gets of the DRAM; the best ones are then costed as whole steps, on rooflines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+from ...devices.catalog import list_devices
 from ...devices.dram.catalog import load_memory
-from ...devices.dram.efficiency import efficiency, pages, weights
+from ...devices.dram.layout import DataLayout
 from ...devices.dram.mapping import NAMED
-from ...devices.dram.spec import DramSpec
+from ...devices.dram.model import DerivedRoofline, with_dram
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment, deploy
+from ...simulator.scenario.load import load
+from ...simulator.step.explicit import PlacedOp, dealt, explicit_stage
+from ...workloads.access import Access
 from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count
 from ..show.result import Result
-from ..show.text import si
-from .roofline import roofline
-
-USUAL_MAPPING, USUAL_TOKENS = "col64", 16
-"""What others are compared with: whole blocks of vLLM's size."""
+from ..show.text import seconds
+from .roofline import MAX_BATCH
 
 MAPPINGS = tuple(name + fold for name in NAMED for fold in ("", "+xor"))
-BLOCKS = (8, 16, 32, 64, 128)
-PIECES = {"whole": 1, "keys and values apart": 2}
+INTERLEAVES = (256, 1024, 4096, 16_384, 65_536)
+BLOCKS = (8, 16, 32, 64, 128, 256)
+PIECES = (1, 2)
+"""What is tried."""
+
+EVEN = 8
+"""Pieces of KV blocks on a channel at least: dealt out one after another, they then leave no channel
+with an eighth more than the mean."""
+
+FINALISTS = 8
+"""Layouts that are costed as whole steps, beside the device's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """One layout; `tokens_per_s` is what memory alone allows, of the whole system."""
+class RankedLayout:
+    """One layout and what it gives.
 
-    mapping: str
-    block_tokens: int
-    pieces: str
-    weights_fraction: float
-    kv_fraction: float
+    Attributes
+    ----------
+    layout : DataLayout
+    step_s : float
+        A step [s].
+    tokens_per_s : float
+        Of the whole system.
+    gets : mapping of str to float
+        Share of its processor's bandwidth by kind of op, of those that weigh most.
+    """
+
+    layout: DataLayout
+    step_s: float
     tokens_per_s: float
+    gets: Mapping[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data."""
+        own = self.layout
+        return {
+            "mapping": own.mapping, "interleave_bytes": own.interleave_bytes,
+            "kv_block_tokens": own.kv_block_tokens, "kv_pieces": own.kv_pieces,
+            "step_s": self.step_s, "tokens_per_s": self.tokens_per_s, "gets": dict(self.gets),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,100 +79,214 @@ class Layouts(Result):
 
     Attributes
     ----------
-    title : str
-    weights_bytes, kv_bytes : float
-        Read by one device in one step [B].
-    usual : Layout
-        ``col64`` with whole blocks of 16 tokens.
-    ranked : tuple of Layout
+    model : str
+    system : SystemSpec
+    batch, context : int
+    tried : int
+        Layouts that were ranked.
+    usual : RankedLayout
+        The device's own.
+    ranked : tuple of RankedLayout
+        Those costed as whole steps.
     """
 
-    title: str
-    weights_bytes: float
-    kv_bytes: float
-    usual: Layout
-    ranked: tuple[Layout, ...]
+    model: str
+    system: SystemSpec
+    batch: int
+    context: int
+    tried: int
+    usual: RankedLayout
+    ranked: tuple[RankedLayout, ...]
 
     @property
     def gain(self) -> float:
-        """What the best layout brings over the usual one."""
+        """What the best layout brings over the device's own; 0 where that is as good."""
         return self.ranked[0].tokens_per_s / self.usual.tokens_per_s - 1.0
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "title": self.title, "weights_bytes": self.weights_bytes, "kv_bytes": self.kv_bytes,
-            "gain": self.gain, "usual": asdict(self.usual),
-            "layouts": [asdict(layout) for layout in self.ranked],
+            "model": self.model, "system": self.system.name, "batch": self.batch,
+            "context": self.context, "memory": self.usual.layout.standard, "tried": self.tried,
+            "gain": self.gain, "usual": self.usual.plain(), "layouts": self.records(),
         }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [asdict(layout) for layout in self.ranked]
+        return [each.plain() for each in self.ranked]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
             {
-                "mapping": each.mapping, "block": each.block_tokens, "pieces": each.pieces,
-                "weights": f"{each.weights_fraction:.1%}", "KV pages": f"{each.kv_fraction:.1%}",
+                "mapping": each.layout.mapping,
+                "interleaved": f"{each.layout.interleave_bytes:,} B",
+                "block": each.layout.kv_block_tokens,
+                "pieces": each.layout.kv_pieces,
+                **{kind: f"{share:.1%}" for kind, share in each.gets.items()},
+                "step": seconds(each.step_s),
                 "tokens/s": f"{each.tokens_per_s:,.0f}",
                 "gain": f"{each.tokens_per_s / self.usual.tokens_per_s - 1.0:+.1%}",
             }
-            for each in self.ranked[:8]
-        ]  # fmt: skip
+            for each in (*self.ranked, self.usual)
+        ]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        read = f"{si(self.weights_bytes, 'B')} of weights, {si(self.kv_bytes, 'B')} of KV cache"
-        return [f"{self.title}: a device reads {read} a step", self.rows()]
+        what = f"{self.model} on {self.system.name}, {self.usual.layout.standard}"
+        worth = (
+            f"{self.batch:,} decodes at context {self.context:,}; the best of {self.tried} layouts is "
+            f"worth {self.gain:+.1%} over the device's own (last line)"
+        )
+        return [f"{what}: {worth}", self.rows()]
+
+    def device_file(self) -> str | None:
+        """A device with the best layout, as YAML; None where it extends none of the catalog."""
+        if self.system.device.name not in list_devices():
+            return None
+        best, name = self.ranked[0].layout, self.system.device.name
+        source = (
+            f"opbyte layout {self.model} --system {self.system.name} --batch {self.batch} "
+            f"--context {self.context}: the best of {self.tried}"
+        )
+        return "\n".join(
+            [
+                f"extends: {name}", f"name: {name}-laid-out", f"title: {name}, laid out for {self.model}",
+                "memory:", "  dram:", f"    source: {source!r}", f"    standard: {best.standard}",
+                f"    mapping: {best.mapping!r}", f"    interleave_bytes: {best.interleave_bytes}",
+                f"    kv_block_tokens: {best.kv_block_tokens}", f"    kv_pieces: {best.kv_pieces}", "",
+            ]
+        )  # fmt: skip
 
 
 def layouts(
-    model: str,
-    system: str,
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
     *,
-    memory: str | DramSpec = "hbm3-5200-8hi",
+    standard: str | None = None,
     batch: int = 64,
     context: int = 2048,
     mappings: Sequence[str] = MAPPINGS,
+    interleaves: Sequence[int] = INTERLEAVES,
     block_tokens: Sequence[int] = BLOCKS,
 ) -> Layouts:
-    """Rank address mappings and KV blocks by the decode throughput that memory allows.
+    """Search address mapping, interleaving and KV blocks for the shortest decode step.
+
+    A step is costed on rooflines: fitted kernels were measured on the layout that they had. Blocks
+    are read whole, so that half of a sequence's last one is read for nothing.
 
     Parameters
     ----------
-    model, system : str
-        As for :func:`~opbyte.analysis.answers.roofline.roofline`, which counts the bytes.
-    memory : str or DramSpec
-        The devices' DRAM; a block is spread over the channels of all their stacks.
+    standard : str, optional
+        The devices' DRAM (name or file); that of their description if not given.
     batch, context : int
         Decoding sequences of the system, and tokens in the cache of each.
-    mappings, block_tokens : sequence
-        What to try.
+    mappings, interleaves, block_tokens : sequence
+        What to try; blocks whole and with keys and values apart.
+
+    Raises
+    ------
+    InputError
+        Unknown names, an empty list, a model that reads no KV cache or a device without DRAM.
     """
-    if not mappings or not block_tokens:
-        raise InputError("mappings, block_tokens", "need one entry at least")
-    spec = load_memory(memory) if isinstance(memory, str) else memory
-    counted = roofline(model, system, batch=batch, context=context, costs="roofline")
-    device = counted.deployment.system.device
-    kv = [op for op in counted.ops if op.kind == "attention_decode"]
-    if not kv or context < 1:
-        raise InputError(f"model {model!r}", "reads no KV cache at this context")
-    kv_bytes = sum(op.count * op.bytes for op in kv)
-    rest = sum(op.count * op.bytes for op in counted.ops) - kv_bytes
-    ranks = counted.deployment.layout.dp
-    token_bytes = kv[0].bytes / (batch / ranks * context)
-    rate = device.memory.bandwidth_bytes_per_s
-    channels = spec.organisation.channels * device.memory.stacks
+    check_count(batch, "--batch", 1, MAX_BATCH)
+    check_count(context, "--context", 1)
+    if not mappings or not interleaves or not block_tokens:
+        raise InputError("mappings, interleaves, block_tokens", "need one entry each at least")
+    spec, where = load(model, system)
+    search = _Search(spec, where, _own(where, standard), batch, context)
+    grid = product(mappings, interleaves, block_tokens, PIECES)
+    tried = [
+        search.usual.model_copy(
+            update={"mapping": m, "interleave_bytes": i, "kv_block_tokens": b, "kv_pieces": p}
+        )
+        for m, i, b, p in grid
+    ]
+    tried = [layout for layout in tried if search.spreads(layout)]
+    if not tried:
+        raise InputError(
+            "--batch, --context", "are too small for a layout to matter: some of the channels would "
+            "hold no part of the KV cache",
+        )  # fmt: skip
+    best = sorted(tried, key=search.memory_s)[:FINALISTS]
+    ranked = sorted(map(search.whole, best), key=lambda each: each.step_s)
+    usual = search.whole(search.usual)
+    return Layouts(spec.name, where, batch, context, len(tried), usual, tuple(ranked))
 
-    def layout(mapping: str, tokens: int, pieces: str) -> Layout:
-        streams = efficiency(spec, replace(weights(), mapping=mapping)).fraction
-        page = tokens * token_bytes / PIECES[pieces]
-        gathers = efficiency(spec, replace(pages(spec, page, channels), mapping=mapping)).fraction
-        # On average half of a sequence's last block is read for nothing.
-        read = kv_bytes * (1.0 + tokens / 2 / context)
-        seconds = rest / (rate * streams) + read / (rate * gathers)
-        return Layout(mapping, tokens, pieces, streams, gathers, batch / seconds)
 
-    tried = [layout(*one) for one in product(mappings, block_tokens, PIECES)]
-    usual = layout(USUAL_MAPPING, USUAL_TOKENS, next(iter(PIECES)))
-    title = f"{counted.deployment.model.name} on {counted.deployment.system.name}, {spec.name}"
-    best = tuple(sorted(tried, key=lambda each: -each.tokens_per_s))
-    return Layouts(title, rest, kv_bytes, usual, best)
+def _own(system: SystemSpec, standard: str | None) -> DataLayout:
+    """The layout of a system's devices, of another standard if one is given."""
+    own = system.device.memory.dram
+    if own is not None:
+        return own if standard is None else own.model_copy(update={"standard": standard})
+    if standard is None:
+        raise InputError(
+            system.name, "names no DRAM: give memory.dram in its file, or --memory with one of "
+            "`opbyte list memories`",
+        )  # fmt: skip
+    return DataLayout(standard=standard)
+
+
+class _Search:
+    """One decode step under many layouts."""
+
+    def __init__(
+        self, model: ModelSpec, system: SystemSpec, usual: DataLayout, batch: int, context: int
+    ) -> None:
+        self.model, self.usual, self.batch, self.context = model, usual, batch, context
+        self.memory = load_memory(usual.standard)
+        self.flat = deploy(model, system, costs="roofline")
+        self.ops = [p for p in self._placed(self.flat, context) if p.op.layer != "communication"]
+        if not any(p.op.access.kind == "pages" for p in self.ops):
+            raise InputError(f"model {model.name!r}", "reads no KV cache")
+        self.works = self._works()
+
+    def _placed(self, deployment: Deployment, context: int) -> Iterator[PlacedOp]:
+        batches = dealt(deployment, -(-self.batch // deployment.replicas), context)
+        return (p for p in explicit_stage(deployment, batches, expected=True).ops if p.critical)
+
+    def _works(self) -> dict[tuple[str, str, Access], float]:
+        """Bytes by processor, kind of op and access pattern."""
+        out: dict[tuple[str, str, Access], float] = {}
+        for p in self.ops:
+            key = p.processor, p.op.kind, p.op.access
+            out[key] = out.get(key, 0.0) + p.op.bytes * p.count
+        return out
+
+    def spreads(self, layout: DataLayout) -> bool:
+        """Whether the cache has pieces enough to busy every channel alike."""
+        sequences = self.batch / self.flat.layout.dp
+        blocks = -(-self.context // layout.kv_block_tokens)
+        channels = self.memory.organisation.channels * self.flat.system.device.memory.stacks
+        found = [a for _, _, a in self.works if a.kind == "pages"]
+        pages = min(
+            min(layout.kv_pieces, a.items)
+            * max(1.0, layout.page_bytes(a.item_bytes, a.items) / layout.interleave_bytes)
+            for a in found
+        )
+        return sequences * blocks * pages >= EVEN * channels
+
+    def _laid(self, layout: DataLayout) -> Deployment:
+        return replace(self.flat, device=with_dram(self.flat.device, self.memory, layout))
+
+    def _shares(self, layout: DataLayout) -> Iterator[tuple[str, float, float]]:
+        """Kind of op, bytes over nominal bandwidth [s], and share that the op gets of it."""
+        processors = self._laid(layout).device.processors
+        for (name, kind, access), size in self.works.items():
+            processor = processors[name]
+            assert isinstance(processor.model, DerivedRoofline)
+            share = processor.model.share_of(access).fraction
+            # On average half of a sequence's last block is read for nothing.
+            more = layout.kv_block_tokens / 2 / self.context if access.kind == "pages" else 0.0
+            yield kind, size * (1.0 + more) / processor.bandwidth, share
+
+    def memory_s(self, layout: DataLayout) -> float:
+        """Seconds that a step's bytes take, one op after another."""
+        return sum(least / share for _, least, share in self._shares(layout))
+
+    def whole(self, layout: DataLayout) -> RankedLayout:
+        """A step under a layout, arithmetic, links and co-processing included."""
+        deployment = self._laid(layout)
+        context = self.context + layout.kv_block_tokens // 2
+        stage = explicit_stage(deployment, dealt(deployment, -(-self.batch // deployment.replicas), context), expected=True)
+        found = sorted(self._shares(layout), key=lambda each: -each[1])
+        gets: dict[str, float] = {}
+        for kind, _, share in found[:4]:
+            gets.setdefault(kind, share)
+        return RankedLayout(layout, stage.seconds, self.batch / stage.seconds, gets)

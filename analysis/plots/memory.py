@@ -1,4 +1,4 @@
-"""A memory's bandwidth against the stride and against the size of random blocks."""
+"""What a memory gives: against stride and block size, by pattern, and to two masters at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .style import BLUE, GREY, LIGHT, VERMILLION, finish, house_style, new_figure, require
+from .style import (
+    BLUE,
+    GREY,
+    LIGHT,
+    VERMILLION,
+    finish,
+    house_style,
+    new_figure,
+    require,
+    say_empty,
+)
 
 KINDS = {"stride": ("Stride of accesses", BLUE, "o"), "rand": ("Block at random", VERMILLION, "s")}
 
@@ -49,3 +59,68 @@ def bandwidth(table: pd.DataFrame, title: str, note: str = "") -> Figure:
 def _bytes(value: float) -> str:
     """A size as an axis names it."""
     return f"{value:.0f}" if value < 1024 else f"{value / 1024:.0f} K"
+
+
+def shares(table: pd.DataFrame, title: str, flat: float | None = None, note: str = "") -> Figure:
+    """Draw a bar for each share of a bandwidth, in order.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns label and fraction.
+    title, note : str
+    flat : float, optional
+        An assumed share, drawn as a line.
+    """
+    require(table, ("label", "fraction"), "table")
+    with house_style():
+        figure = new_figure(title, height=max(1.8, 0.9 + 0.28 * len(table)))
+        axes = figure.subplots()
+        values = 100 * table["fraction"].to_numpy(dtype=np.float64)
+        at = np.arange(len(table))[::-1]
+        axes.barh(at, values, height=0.62, color=BLUE, gid="shares")
+        for y, value in zip(at, values, strict=True):
+            axes.text(value + 1, y, f"{value:.1f}", va="center")
+        axes.set_yticks(at, [str(label) for label in table["label"]])
+        axes.set_xlim(0, 106)
+        axes.set_xlabel("Share of the bandwidth (%)")
+        if flat is not None:
+            axes.axvline(100 * flat, color=VERMILLION, linewidth=1.2, linestyle="--", gid="flat")
+            top = len(table) - 0.45
+            axes.text(100 * flat - 1, top, f"assumed: {flat:g}", color=VERMILLION, ha="right")
+            axes.set_ylim(-0.6, len(table))
+        if not len(table):
+            say_empty(axes, "no patterns")
+        finish(figure, note)
+    return figure
+
+
+def two_masters(table: pd.DataFrame, title: str, note: str = "") -> Figure:
+    """Draw the time of two masters on one stack by how often they meet on a bundle.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns share, longer_s, sum_s, together_s, as `answers.two_masters` gives them.
+    title, note : str
+    """
+    require(table, ("share", "longer_s", "sum_s", "together_s"), "table")
+    with house_style():
+        figure = new_figure(title, height=3.2)
+        axes = figure.subplots()
+        at = 100 * table["share"]
+        for column, label, style, color in (
+            ("together_s", "together", "-o", BLUE),
+            ("sum_s", "one after the other", "--", VERMILLION),
+            ("longer_s", "the longer alone", ":", GREY),
+        ):
+            axes.plot(
+                at, 1e6 * table[column], style, color=color, markersize=4, label=label, gid=column
+            )
+        axes.set_xlabel("Visits of the xPU to the bundle that the Logic-PIM reads (%)")
+        axes.set_ylabel("Time (µs)")
+        axes.set_ylim(0, None)
+        axes.grid(True, color=LIGHT, linewidth=0.5)
+        axes.legend(loc="lower right")
+        finish(figure, note)
+    return figure

@@ -12,6 +12,7 @@ from ..answers.demo import Comparison
 from ..answers.dram import DramAnswer, PimAnswer
 from ..answers.frames import FrameRun
 from ..answers.inspect import Inspection
+from ..answers.layouts import Layouts
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
@@ -62,6 +63,15 @@ def _comparison(result: SystemComparison, folder: OutputFolder) -> None:
     folder.figure("compare.png", result.drawings()[0].figure)
     write_report(result, folder)
     folder.answer("compare.json", result)
+
+
+@write.register
+def _layouts(result: Layouts, folder: OutputFolder) -> None:
+    """Write layout.json and, of a catalog device, one with the best layout."""
+    folder.answer("layout.json", result)
+    device = result.device_file()
+    if device is not None:
+        folder.text("device.yaml", device)
 
 
 @write.register

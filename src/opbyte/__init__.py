@@ -21,6 +21,7 @@ _HOMES = {
     "dram": "analysis.answers.dram",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
+    "layouts": "analysis.answers.layouts",
     "list_devices": "devices.catalog",
     "list_memories": "devices.dram.catalog",
     "list_models": "workloads.catalog",
@@ -36,6 +37,7 @@ _HOMES = {
     "simulate": "analysis.answers.simulate",
     "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
+    "two_masters": "analysis.answers.two_masters",
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "dram",
     "frames",
     "inspect",
+    "layouts",
     "list_devices",
     "list_memories",
     "list_models",
@@ -63,6 +66,7 @@ __all__ = [
     "simulate",
     "simulate_seeds",
     "sweep",
+    "two_masters",
 ]
 
 if TYPE_CHECKING:
@@ -71,9 +75,11 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.dram import dram
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
+    from opbyte.analysis.answers.layouts import layouts
     from opbyte.analysis.answers.roofline import roofline
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
+    from opbyte.analysis.answers.two_masters import two_masters
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
     from opbyte.analysis.studies.search import search

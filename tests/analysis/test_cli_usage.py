@@ -17,7 +17,7 @@ BAD = {
     # command line: parts of the message
     "": ("needs a command", "simulate"),
     "simulat": ("'simulat'", "did you mean 'simulate'?"),
-    "frobnicate": ("'frobnicate'", "inspect, list", "validate kernels"),
+    "frobnicate": ("'frobnicate'", "inspect, layout, list", "validate kernels"),
     "validate": ("opbyte validate", "validate kernels TABLES"),
     "validate kernel x": ("'kernel'", "validate kernels"),
     "validate kernels": ("TABLES",),

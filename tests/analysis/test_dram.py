@@ -10,12 +10,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from opbyte.analysis.answers.dram import DramAnswer, dram
 from opbyte.analysis.answers.layouts import layouts
+from opbyte.analysis.answers.roofline import roofline
+from opbyte.analysis.answers.two_masters import two_masters
+from opbyte.analysis.plots import memory as figures
 from opbyte.analysis.validate.dram import RAMULATOR, validate_dram
-from opbyte.devices.catalog import load_system
+from opbyte.devices.catalog import load_device, load_system
+from opbyte.workloads.errors import InputError
 
 from .conftest import Ask
 
@@ -131,7 +136,7 @@ def test_dram_reads_many_banks(ask: Ask) -> None:
         (["seq_reed"], "did you mean 'seq_read'"),
         (["pim_mac_all"], "is none of pim_mac_ab"),
         (["pim_mac_ab:depth=3"], "give commands=N"),
-        (["pim_mac_ab"], "no such commands"),
+        (["pim_mac_ab", "--memory", "hbm2-2000"], "no such commands"),
         (["seq_read:map=co,pc,bg,ba,sid,xy"], "unknown field 'xy'"),
     ],
 )
@@ -148,21 +153,106 @@ def test_what_limits_a_pattern() -> None:
         assert answer.limited_by == limit
 
 
-def test_a_layout_is_worth_what_its_bytes_take() -> None:
-    found = layouts(
-        "llama-3-8b", "h100-x1", batch=32, context=4096, mappings=("col64", "banklin"),
-        block_tokens=(16, 64),
-    )  # fmt: skip
+def test_a_layout_is_worth_what_a_step_of_it_takes() -> None:
+    few = {"mappings": ("col64", "banklin"), "interleaves": (256, 16_384), "block_tokens": (16, 64)}
+    found = layouts("llama-3-8b", "h100-x1", batch=32, context=4096, **few)  # type: ignore[arg-type]
     rates = [each.tokens_per_s for each in found.ranked]
     assert rates == sorted(rates, reverse=True)
-    assert len(rates) == 2 * 2 * 2
-    assert found.gain >= 0
-    best = found.ranked[0]
-    assert best.mapping == "col64"
-    rate = load_system("h100-x1").device.memory.bandwidth_bytes_per_s
-    read = found.kv_bytes * (1 + best.block_tokens / 2 / 4096)
-    seconds = found.weights_bytes / best.weights_fraction + read / best.kv_fraction
-    assert best.tokens_per_s == pytest.approx(32 * rate / seconds)
-    # 32 sequences of 4,096 tokens, 131,072 B each (8 KV heads of 128 in 32 layers, 16 bit).
-    assert found.kv_bytes == pytest.approx(32 * 4096 * 131_072, rel=0.01)
+    assert found.tried == 2 * 2 * 2 * 2
+    assert found.ranked[0].layout.mapping == "col64"
+    assert found.ranked[0].layout.interleave_bytes == 16_384
+    # What it says of a layout is what a roofline of a device so laid out says.
+    for each in (found.ranked[0], found.usual):
+        system = load_system("h100-x1")
+        memory = system.device.memory.model_copy(update={"dram": each.layout})
+        device = system.device.model_copy(update={"memory": memory})
+        step = roofline(
+            "llama-3-8b", system.model_copy(update={"device": device}), batch=32,
+            context=4096 + each.layout.kv_block_tokens // 2, memory="derived", costs="roofline",
+        )  # fmt: skip
+        assert each.tokens_per_s == pytest.approx(32 / step.step_seconds)
+    assert found.gain == pytest.approx(rates[0] / found.usual.tokens_per_s - 1)
     assert "tokens/s" in found.rows()[0]
+
+
+def test_a_layout_of_few_pieces_leaves_channels_idle() -> None:
+    # A block of 64 KB on one channel: 2,048 tokens of one sequence are pieces for a few channels.
+    with pytest.raises(InputError, match="too small for a layout"):
+        layouts("llama-3-8b", "h100-x1", batch=1, context=64, interleaves=(65_536,))
+
+
+def test_the_best_layout_is_a_device(ask: Ask, tmp_path: Path) -> None:
+    told = ask(
+        "layout", "mixtral-8x7b", "--system", "duplex-gpu-x4", "--out", tmp_path, "--json"
+    ).json()
+    assert told["gain"] > 0.0
+    assert told["layouts"][0]["tokens_per_s"] > told["usual"]["tokens_per_s"]
+    device, _ = load_device(tmp_path / "device.yaml")
+    assert device.memory.dram is not None
+    assert device.memory.dram.interleave_bytes == told["layouts"][0]["interleave_bytes"]
+    refused = ask("layout", "mixtral-8x7b", "--system", "b200-x1").refused()
+    assert "names no DRAM" in refused
+
+
+@pytest.mark.parametrize("command", ["roofline", "simulate"])
+def test_an_answer_names_what_its_dram_gives(ask: Ask, command: str) -> None:
+    few = ["--requests", "20"] if command == "simulate" else []
+    arguments = [command, "mixtral-8x7b", "--system", "duplex-x4", *few, "--json"]
+    told = ask(*arguments, "--memory", "derived").json()
+    flat = ask(*arguments).json()
+    if command == "roofline":
+        gets = {row["pattern"]: row["efficiency"] for row in told["memory"]}
+        assert gets["in sequence"] == pytest.approx(0.87533, abs=1e-5)
+        assert "memory" not in flat
+        assert told["step_seconds"] != flat["step_seconds"]
+        return
+    models = [e["cost_model"] for e in told["evidence"] if e["basis"] == "derived"]
+    assert any("in sequence, 87.5% of the bandwidth" in model for model in models)
+    assumed = [key for e in told["evidence"] for key in e["assumptions"]]
+    assert not any(key.endswith("memory_efficiency") for key in assumed)
+    assert any("memory.dram.interleave_bytes" in key for key in assumed)
+    assert all(e["basis"] != "derived" for e in flat["evidence"])
+    assert not any("dram" in key for e in flat["evidence"] for key in e["assumptions"])
+
+
+def test_compare_takes_the_dram_of_each(ask: Ask) -> None:
+    arguments = ["compare", "llama-3-8b", "--systems", "h100-x1,duplex-x1,duplex-gpu-x1"]
+    told, flat = (
+        ask(*arguments, "--memory", kind, "--json").json() for kind in ("derived", "flat")
+    )
+    rows = {row["system"]: row for row in told["rows"]}
+    before = {row["system"]: row for row in flat["rows"]}
+    assert rows["h100-x1"] == before["h100-x1"]  # fitted: its efficiency was measured
+    assert rows["duplex-x1"]["latency_s"] != before["duplex-x1"]["latency_s"]
+    assert "simulated DRAM" in rows["duplex-x1"]["basis"]
+
+
+def test_two_masters_share_a_stack() -> None:
+    table = two_masters("hbm3-5200-8hi")
+    alone, whole = table.iloc[0], table.iloc[-1]
+    # On bundles of their own both take what the longer takes; else at most the sum and a row opened
+    # anew for each change of side (tRTP + tRP + tRCD of 0.769 ns clocks).
+    assert alone["together_s"] == alone["longer_s"]
+    assert alone["switches"] == 0
+    switch = (8 + 19 + 19) * 0.769e-9
+    assert (table["together_s"] >= table["longer_s"]).all()
+    assert (table["together_s"] <= table["sum_s"] + table["switches"] * switch + 1e-15).all()
+    assert whole["together_s"] == pytest.approx(whole["sum_s"] + whole["switches"] * switch)
+    assert table["together_s"].is_monotonic_increasing
+    with pytest.raises(InputError, match="from 0 to 1"):
+        two_masters(shares=(1.5,))
+
+
+def test_figures_of_memory_hold_what_they_are_given() -> None:
+    table = two_masters("hbm3-5200-8hi", shares=(0.0, 1.0))
+    (axes,) = figures.two_masters(table, "Two masters").axes
+    lines = {line.get_gid(): line.get_ydata() for line in axes.get_lines()}
+    assert lines["together_s"] == pytest.approx(1e6 * table["together_s"])
+    bars = pd.DataFrame({"label": ["a", "b"], "fraction": [0.5, 0.9]})
+    (axes,) = figures.shares(bars, "Shares", flat=0.85).axes
+    assert [patch.get_width() for patch in axes.patches] == [50.0, 90.0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    (axes,) = figures.shares(bars.head(0), "None").axes
+    assert "no patterns" in [text.get_text() for text in axes.texts]
+    with pytest.raises(ValueError, match="fraction"):
+        figures.shares(table, "Shares")
