@@ -96,6 +96,16 @@ def test_row_bus_bounds_hbm2() -> None:
     assert fraction("hbm2-2000", "rand_read:S=32,rdq=128,wrq=128") == pytest.approx(bound, rel=0.02)
 
 
+@pytest.mark.parametrize("size", [64, 1024])
+def test_a_state_in_place_opens_each_row_once(size: int) -> None:
+    pattern = f"seq_rw:rw=1:1,X={size},refresh=none"
+    # A row of 32 atoms, each read and written: an ACT for 64 requests. Half a channel apart the two
+    # streams open each other's rows.
+    found = simulate(HBM3, read_pattern(f"{pattern},inplace=yes"))
+    assert found.acts_per_request == pytest.approx(1 / 64, rel=0.02)
+    assert found.fraction > 1.4 * simulate(HBM3, read_pattern(pattern)).fraction
+
+
 def test_in_bank_rows_take_turns_or_overlap() -> None:
     # 31 intervals, then tRTP + tRP + tRCD to the next row of the same banks; else the interval.
     spec = load_memory("hbm3pim-5.2gbps")
