@@ -1,7 +1,8 @@
 """Duplex (MICRO 2024, arXiv 2409.01141): its tables out of the serving engine.
 
 See `cases` for the definitions. Two assumptions stand in the device files and hold for all rows
-alike: 3.0 us links and 0.85 DRAM efficiency; `variants` shows what they decide.
+alike but `dram.*`: 3.0 us links and 0.85 DRAM efficiency; `variants` shows what they decide, `memory`
+what the designs' own DRAM gives instead.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ ASSUMPTIONS = (
     (
         "3.0 us per hop of the device link (an assumption: the default of the authors' simulator; its "
         "H100 preset says 0.8 us) and 0.85 of the DRAM bandwidth on every path (an assumption: "
-        "AttAcc's cap), both chosen with the paper's Mixtral numbers in view, the same for all rows"
+        "AttAcc's cap), both chosen with the paper's Mixtral numbers in view, the same for all rows but "
+        "`dram.*`, which take the efficiency of each access from a command model of HBM3 at 5.2 Gb/s"
     ),
     "a Bank-PIM, BankGroup-PIM and 2xGPU as the device files say, each number with its source",
     (
