@@ -284,7 +284,11 @@ class _Search:
         """A step under a layout, arithmetic, links and co-processing included."""
         deployment = self._laid(layout)
         context = self.context + layout.kv_block_tokens // 2
-        stage = explicit_stage(deployment, dealt(deployment, -(-self.batch // deployment.replicas), context), expected=True)
+        stage = explicit_stage(
+            deployment,
+            dealt(deployment, -(-self.batch // deployment.replicas), context),
+            expected=True,
+        )
         found = sorted(self._shares(layout), key=lambda each: -each[1])
         gets: dict[str, float] = {}
         for kind, _, share in found[:4]:
