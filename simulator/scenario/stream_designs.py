@@ -15,10 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 from ...devices.catalog import load_device
+from ...devices.dram.access import share_of_pins
 from ...devices.dram.catalog import load_memory
-from ...devices.dram.efficiency import efficiency, pages, weights
+from ...devices.dram.layout import DataLayout
 from ...devices.published.streams import StreamEngine
 from ...devices.spec import DeviceSpec, SystemSpec
+from ...workloads.access import IN_SEQUENCE, Access
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError, SpecError
 from ...workloads.model import ModelSpec
@@ -107,8 +109,10 @@ def tile_share(tile_bytes: float, stacks: int) -> float:
     """What tiles that lie anywhere read, over one long stream, by the DRAM command model."""
     memory = load_memory(MEMORY)
     channels = stacks * memory.organisation.channels
-    whole = efficiency(memory, weights()).fraction
-    return min(1.0, efficiency(memory, pages(memory, tile_bytes, channels)).fraction / whole)
+    spread = DataLayout(standard=MEMORY, interleave_bytes=memory.organisation.atom_bytes)
+    whole = share_of_pins(memory, spread, IN_SEQUENCE, channels).fraction
+    tiles = share_of_pins(memory, spread, Access("gather", tile_bytes), channels).fraction
+    return min(1.0, tiles / whole)
 
 
 class StreamSpace:
