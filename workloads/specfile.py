@@ -54,10 +54,6 @@ UNITS: dict[str, tuple[str, float]] = {
 """Unit suffix of a YAML key -> (suffix of the field, factor to SI). 1 MAC = 2 FLOP."""
 
 
-FILES = ("standard",)
-"""Keys whose text may be a file, relative to the one that names it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Quantity:
     """One number of a description with where it comes from."""
@@ -244,8 +240,8 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
         }
     if isinstance(node, list):
         return [_attach(v, f"{key}[{i}]", source, table, path) for i, v in enumerate(node)]
-    if key.rpartition(".")[2] in FILES and isinstance(node, str) and node.endswith(".yaml"):
-        return str(path.parent / node)
+    if key.endswith("dram.standard") and isinstance(node, str) and node.endswith(".yaml"):
+        return str(path.parent / node)  # a file lies relative to the one that names it
     if isinstance(node, bool) or node is None or isinstance(node, str):
         return node
     if not isinstance(node, (int, float)):
