@@ -20,7 +20,6 @@ from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .summary import (
     LATENCIES,
-    MOST_WAITING,
     QUANTILES,
     evidence_text,
     figure_rows,
@@ -32,16 +31,13 @@ from .summary import (
     ratio,
     text_of,
     took,
-    waiting_at_end,
     where_rows,
+    window_dict,
+    window_text,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-FEWEST_WAITING = 10
-"""Fewer than these that wait at the end of a run say nothing about its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +84,7 @@ class Simulation(Result):
             **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
+            "window": window_dict(r.window),
             "interval_output_tokens": r.interval_output_tokens,
             "output_tokens_per_s": r.output_tokens_per_s,
             "total_tokens_per_s": r.total_tokens_per_s,
@@ -124,8 +121,8 @@ class Simulation(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
-            heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            heading(self.run), figure_rows(self.run), window_text(self.run.window),
+            latency_rows(self.run), where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -226,9 +223,7 @@ def simulate(
 def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
     out = [*engine_settings(scenario).doubts, *_too_long(r), *doubts(r.deployment.system.device)]
-    waiting = waiting_at_end(r)
-    many = waiting * len(r.requests.request_id) >= FEWEST_WAITING
-    if scenario.workload.closed_loop is None and waiting > MOST_WAITING and many:
+    if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
     named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None

@@ -24,6 +24,7 @@ from ..answers.summary import (
     heading,
     latency_rows,
     where_rows,
+    window_text,
 )
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.provenance import digest_of
@@ -43,7 +44,16 @@ def run_sections(result: Simulation) -> list[Section]:
     run = result.run
     name = f"{run.deployment.model.name} on {run.deployment.system.name}"
     return [
-        Section("Result", [heading(run), *result.warnings, figure_rows(run), latency_rows(run)]),
+        Section(
+            "Result",
+            [
+                heading(run),
+                *result.warnings,
+                figure_rows(run),
+                window_text(run.window),
+                latency_rows(run),
+            ],
+        ),
         Section(
             "Where time and energy go",
             [

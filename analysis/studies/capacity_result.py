@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
+from ...simulator.serving.steady import Window
 from ..answers.evidence import not_like_for_like
 from ..answers.limits import Limit
+from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .service_level import MEASURES_OF
@@ -60,6 +62,8 @@ class Found:
         What the figures rest on; see `Simulation`.
     basis : str
         The same in words, see `evidence.basis_of`; empty where nothing ran.
+    window : Window or None
+        What the rates at that load are of, see `serving.steady`.
     """
 
     system: str
@@ -76,6 +80,7 @@ class Found:
     sources: Mapping[str, str]
     evidence: Sequence[Mapping[str, Any]]
     basis: str = ""
+    window: Window | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Capacity(Result):
             "rows": [
                 {name: getattr(f, name) for name in names}
                 | {"limit": f.limit.to_dict() if f.limit else None}
+                | {"window": window_dict(f.window) if f.window else None}
                 | {"at_load": best.figures if best else None}
                 for f in self.found
                 for best in [_best(f)]
@@ -123,7 +129,7 @@ class Capacity(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
         return [
-            {k: v for k, v in row.items() if k not in ("limit", "at_load")}
+            {k: v for k, v in row.items() if k not in ("limit", "window", "at_load")}
             | (row["at_load"] or dict.fromkeys(self.level))
             for row in rows
         ]
@@ -154,8 +160,13 @@ class Capacity(Result):
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
+            *self._windows(),
             *self._mixed(),
         ]
+
+    def _windows(self) -> list[str]:
+        """What the rates of each system are of."""
+        return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def _mixed(self) -> list[str]:
         """A sentence where the systems rest on different kinds of model."""
