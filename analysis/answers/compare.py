@@ -32,6 +32,7 @@ from ...workloads.ops import Loads
 from ...workloads.requests.options import check_count, check_seed
 from .comparison import BreakEven, LayerTime, SystemComparison, SystemRow
 from .evidence import ENGINE_BASIS, basis_of
+from .interval import step_interval
 from .roofline import MAX_BATCH
 
 MAX_IMAGES = 10_000
@@ -170,7 +171,7 @@ class _Step:
         items = self.images or self.batch
         return replace(row, latency_s=stage.seconds, items_per_s=items / stage.seconds,
                        joules=joules, static_joules=static, layers=times,
-                       basis=basis_of(d))  # fmt: skip
+                       basis=basis_of(d), interval=step_interval(d, stage))  # fmt: skip
 
     def _batches(self, replicas: int, ranks: int) -> list[Batch]:
         """The step dealt to the ranks of one engine."""

@@ -18,6 +18,8 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
+from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
+from .price import costs_of
 from .summary import (
     LATENCIES,
     QUANTILES,
@@ -56,6 +58,8 @@ class Simulation(Result):
         Key path of the system's description -> source of that number.
     scenario : Scenario
         What was asked for.
+    intervals : RunIntervals or None
+        Factors on its figures, see `interval`; None where too little of it rests on measurements.
     """
 
     run: Run
@@ -63,6 +67,7 @@ class Simulation(Result):
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
     scenario: Scenario
+    intervals: RunIntervals | None = None
 
     def to_dict(self) -> dict[str, Any]:
         r = self.run
@@ -99,6 +104,7 @@ class Simulation(Result):
             "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
+            "intervals": self._interval_dict(),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
@@ -122,8 +128,34 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
-            latency_rows(self.run), where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            self.sure(), latency_rows(self.run), where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
+
+    def sure(self) -> str:
+        """How sure the figures are, in a sentence."""
+        found = self.intervals
+        if found is None:
+            return "No interval: too little of this rests on measurements."
+        parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft,
+                 "cost of a token": found.cost}  # fmt: skip
+        told = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
+        return (
+            f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {told}."
+        )
+
+    def _interval_dict(self) -> dict[str, Any] | None:
+        """Intervals of the figures."""
+        r, found = self.run, self.intervals
+        if found is None:
+            return None
+        price = costs_of(r, self.scenario, r.output_tokens_per_s)["usd_per_million_tokens"]
+        return {
+            "step_factor": interval_dict(1.0, found.step),
+            "output_tokens_per_s": interval_dict(r.output_tokens_per_s, found.throughput),
+            "usd_per_million_tokens": interval_dict(price, found.cost),
+            "tpot_s_mean": interval_dict(r.tpot_s.mean, found.tpot),
+            "ttft_s_mean": interval_dict(r.ttft_s.mean, found.ttft),
+        }
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
         """How often ops lay outside the kernel tables; nothing where none are in use."""
@@ -216,8 +248,9 @@ def simulate(
     made = run_scenario(scenario, keep_stages=keep_stages, progress=progress)
     where = scenario.system
     sources = {} if where is None or isinstance(where, SystemSpec) else describe_system(where)[1]
-    found = evidence(made.deployment, sources, made.policy)
-    return Simulation(made, found, _warnings(scenario, made), sources, scenario)
+    found = evidence(made.deployment, sources, made.policy, typical(made))
+    sure = run_intervals(made, scenario.workload.closed_loop is None)
+    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure)
 
 
 def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:

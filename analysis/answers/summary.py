@@ -246,15 +246,30 @@ def evidence_text(evidence: Sequence[Mapping[str, Any]], system: str) -> str:
     """What the figures rest on, in a sentence: each cost model with the constants it assumes."""
     parts = []
     for entry in evidence:
-        text = f"{entry['cost_model']} for {entry['applies_to']} ({entry['basis']}"
+        format_ = entry.get("format")
+        text = f"{entry['cost_model']} for {entry['applies_to']}"
+        text += f" in {format_}" if format_ else ""
+        text += f" ({entry['basis']}"
         names = list(dict.fromkeys(_short(key) for key in entry["assumptions"]))
         text += f" {', '.join(names)}" if names else ""
-        if entry["error"] is not None:
-            text += f", error {entry['error']:.1%} on {entry['rows']:,} rows"
-        parts.append(text + ")")
+        parts.append(text + _measured_text(entry) + ")")
     if all(entry["error"] is None for entry in evidence):
         parts.append("none of it compared with measurements")
     return f"{system} rests on: {'; '.join(parts)}."
+
+
+def _measured_text(entry: Mapping[str, Any]) -> str:
+    """What measured rows say of a cost model, and what they do not."""
+    rows, others, nearest = entry["rows"], entry.get("other_rows") or {}, entry.get("nearest")
+    text = f", error {entry['error']:.1%}" if entry["error"] is not None else ""
+    if entry["error"] is not None and rows:
+        text += f" on {rows:,} rows"
+    if entry.get("near_rows") == 0 and rows:
+        text += f", the nearest a factor of {nearest:.0f} away" if nearest else ""
+    if not rows and others:
+        told = ", ".join(f"{count:,} in {name}" for name, count in others.items())
+        text += f", NO ROW in {entry['format']}: {told}"
+    return text + (f", {entry['why']}" if entry.get("why") else "")
 
 
 def _short(key: str) -> str:

@@ -124,14 +124,18 @@ def _stage_columns(
 
 
 def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
-    """Write kernels.json, every row's prediction, a figure a family and the report."""
+    """Write kernels.json, every row's prediction, a figure a family, the report, and the evidence
+    that answers quote of these rows (`devices/specs/evidence`)."""
     from ..plots import save
+    from ..validate.behind import evidence_files
 
     write_report(result, folder)
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
         folder.write(f"{name}.png", partial(save, drawing.figure))
+    for name, text in evidence_files(result.found()).items():
+        folder.text(f"evidence-{name}.csv", text)
 
 
 def write_serving(result: ServingValidation, folder: OutputFolder) -> None:

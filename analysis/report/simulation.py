@@ -51,6 +51,7 @@ def run_sections(result: Simulation) -> list[Section]:
                 *result.warnings,
                 figure_rows(run),
                 window_text(run.window),
+                result.sure(),
                 latency_rows(run),
             ],
         ),

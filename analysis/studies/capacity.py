@@ -22,7 +22,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
 from ..answers.evidence import basis_of
 from ..answers.limits import Limit, limit_of
-from ..answers.price import costs
+from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
 from ..show.text import seconds, show
 from ..show.workers import worker_pool
@@ -240,7 +240,7 @@ def _answer(
     shown = best or probe
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
-    price = costs(shown, rate)
+    price = costs_of(shown.run, shown.scenario, rate)
     found = Found(
         system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
         next_load_per_s=high, output_tokens_per_s=rate,
@@ -249,6 +249,7 @@ def _answer(
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
         basis=basis_of(shown.run.deployment), window=best.run.window if best else None,
+        step=best.intervals.step if best and best.intervals else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....workloads.errors import InputError
-from ...answers.price import costs
+from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
@@ -76,6 +76,6 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, float | int | None]:
         row |= {f"{name}_{q}": data[name][q] for q in QUANTILES}
     runs = (result,) if isinstance(result, Simulation) else result.runs
     first = runs[0]
-    row |= costs(first, row["output_tokens_per_s"])
+    row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     return {name: plain(row[name]) for name in METRICS}
