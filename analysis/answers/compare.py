@@ -16,12 +16,14 @@ import numpy as np
 from ...devices.device import Processor, build_device
 from ...devices.spec import SystemSpec
 from ...simulator.batching.kv import kv_rules, sequence_bytes
-from ...simulator.deploy.deployment import deploy
 from ...simulator.deploy.placement import able, processors_of
 from ...simulator.fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ...simulator.fpga.engine import Share, run_frame
 from ...simulator.fpga.frames import serve_images
 from ...simulator.scenario.load import load
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.place import deployed
 from ...simulator.step.explicit import explicit_stage
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
@@ -50,6 +52,8 @@ def compare(
     schedule: str = "reordered",
     dtype: str | None = None,
     kv_dtype: str | None = None,
+    costs: str = "auto",
+    framework: str | None = None,
     seed: int = 0,
 ) -> SystemComparison:
     """Cost one step of a model on several systems.
@@ -66,6 +70,10 @@ def compare(
         Only the first so many layers, without embedding and head.
     schedule : str
         Of experts on an FPGA.
+    costs : str
+        auto (fitted kernel models) or roofline.
+    framework : str, optional
+        Whose kernels GPUs run, as `simulate` takes it; typical without it.
     seed : int
         Of an FPGA's expert draws; other devices take expected loads.
 
@@ -85,7 +93,8 @@ def compare(
     if layers is not None:
         check_count(layers, "--layers", 1, len(spec.layers))
         spec = replace(spec, layers=spec.layers[:layers], vocab=0, tied=True, extra_weights=0)
-    step = _Step(spec, batch, context, images if spec.front else 0, routing, schedule, seed)
+    how = chosen(DeployOptions, {"routing": routing, "costs": costs, "framework": framework})
+    step = _Step(spec, batch, context, images if spec.front else 0, how, schedule, seed)
     rows = tuple(step.row(system) for _, system in loaded)
     return SystemComparison(
         spec, 0 if step.images else batch, 0 if step.images else context, step.images,
@@ -101,7 +110,7 @@ class _Step:
     batch: int
     context: int
     images: int
-    routing: str
+    how: DeployOptions
     schedule: str
     seed: int
 
@@ -153,7 +162,7 @@ class _Step:
 
     def _shared(self, row: SystemRow, system: SystemSpec) -> SystemRow:
         """GPUs and processing in memory: every op of the step."""
-        d = deploy(self.model, system, routing=self.routing)
+        d = deployed(self.model, system, self.how)
         _check_cache(self, d)
         stage = explicit_stage(d, self._batches(d.replicas, d.ranks), expected=True)
         board, busy_s = d.device.board, stage.busy_s * d.replicas
@@ -192,11 +201,11 @@ class _Step:
             raise _too_large(system.name, self.model, row.memory_bytes, row.memory_available_bytes)
         if self.images:
             tasks = np.zeros(-(-self.images // row.devices), dtype=np.int64)
-            frames = serve_images(d, tasks, schedule=self.schedule, routing=self.routing,
+            frames = serve_images(d, tasks, schedule=self.schedule, routing=self.how.routing,
                                   seed=self.seed)  # fmt: skip
             runs, took = frames.runs, frames.makespan_s
         else:
-            program = step_program(d, Batch.of([self.context] * self.batch), self.routing,
+            program = step_program(d, Batch.of([self.context] * self.batch), self.how.routing,
                                    self.seed)  # fmt: skip
             runs = (run_frame(program, d.engine, d.memory_bytes_per_s, schedule=self.schedule),)
             took = runs[0].cycles / d.engine.clock_Hz

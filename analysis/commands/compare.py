@@ -27,6 +27,12 @@ def compare_command(
     ] = "reordered",
     dtype: Dtype = None,
     kv_dtype: KvDtype = None,
+    costs: Annotated[
+        str, typer.Option(help="auto (fitted kernel models) or roofline.", metavar="MODEL")
+    ] = "auto",
+    framework: Annotated[
+        str | None, typer.Option(help="Whose kernels GPUs run.", metavar="NAME")
+    ] = None,
     seed: Annotated[int, count("Seed of an FPGA's expert draws.")] = 0,
     as_json: Json = False,
     out: Out = None,
@@ -38,7 +44,8 @@ def compare_command(
     with folder(out) as files:
         result = compare(
             model, names, batch=batch, context=context, images=images, layers=layers,
-            routing=routing, schedule=schedule, dtype=dtype, kv_dtype=kv_dtype, seed=seed,
+            routing=routing, schedule=schedule, dtype=dtype, kv_dtype=kv_dtype, costs=costs,
+            framework=framework, seed=seed,
         )  # fmt: skip
         if files:
             from ..plots import save

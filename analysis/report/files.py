@@ -124,8 +124,7 @@ def _stage_columns(
 
 
 def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
-    """Write kernels.json, every row's prediction, a figure a family, the report, and the evidence
-    that answers quote of these rows (`devices/specs/evidence`)."""
+    """Write kernels.json, predictions, figures, the report, and `devices/specs/evidence` anew."""
     from ..plots import save
     from ..validate.behind import evidence_files
 

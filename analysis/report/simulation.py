@@ -204,11 +204,23 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
     if len(run.stages):
         out.append(
             Drawing(
-                timeline(result.stages(), run.kv_capacity, name),
-                "Running and waiting sequences, tokens of steps and the KV cache over time.",
+                timeline(
+                    result.stages(),
+                    run.kv_capacity,
+                    name,
+                    run.deployment.device.board.idle_W,
+                    _engines(run),
+                ),
+                "Running and waiting sequences, tokens of steps, KV cache and power over time.",
             )
         )
     return out
+
+
+def _engines(run: Run) -> int:
+    """Engines whose devices make up the system, all replicas counted."""
+    d = run.deployment
+    return max(round(run.devices * d.replicas / d.layout.all_devices), 1)
 
 
 def evidence_sections(result: Simulation, before: str = "") -> list[Section]:

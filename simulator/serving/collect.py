@@ -16,7 +16,11 @@ from ..batching.state import (
     C_STEPS,
     F8,
     L_EMITTED,
+    L_END,
+    L_JOULES,
+    L_START,
     LOG_COLUMNS,
+    NUM_LOG,
     T_KV_PEAK,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -159,13 +163,24 @@ def _gaps(engines: list[Engine]) -> Quantiles:
 
 
 def _stages(engines: list[Engine]) -> dict[str, F8]:
-    rows = [_by_stretch(np.concatenate(e.logs)) for e in engines if e.logs]
+    rows = [(_by_stretch(np.concatenate(e.logs)), e) for e in engines if e.logs]
     if not rows:
         return {}
-    table = np.concatenate(rows)
+    table = np.concatenate([np.column_stack([log, _watts(log, e)]) for log, e in rows])
     table = table[np.argsort(table[:, 0], kind="stable")]
     tracks = [f"busy_{name}_s" for name in (*engines[0].slots.processors, "links")]
-    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
+    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks, "watts"])}
+
+
+def _watts(log: F8, engine: Engine) -> F8:
+    """Mean power of a device of an engine in each stretch [W]."""
+    d = engine.deployment
+    board, devices = d.device.board, d.layout.all_devices / d.replicas
+    length = np.maximum(log[:, L_END] - log[:, L_START], 1e-12)
+    busy_s = np.minimum(log[:, NUM_LOG:].sum(axis=1), devices * length)
+    drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
+    out: F8 = board.idle_W + drawn / (length * devices)
+    return out
 
 
 def _by_stretch(log: F8) -> F8:

@@ -34,6 +34,8 @@ LEVEL = 0.975
 DRIFTS, SURE = 0.1, 0.9995
 """A rate that changes by more than this over the window is not steady, where 99.9 % of the trends that
 chance makes are smaller."""
+WIDE = 0.25
+"""A rate whose interval is wider than this is not known: the run is too short."""
 GROWS, FEWEST_WAITING = 0.05, 10
 """A queue that grows by more than this share of the arrivals, and by so many requests, is one of a
 system that is overloaded."""
@@ -138,9 +140,12 @@ def find_window(
     if isinstance(found, str):
         return _queue(replace(whole, why=found), stamps, drain, open_loop)
     window = _measured(Window(float(found[0]), float(found[-1]), "steady"), tokens, found)
-    if _surely_drifts(tokens, found, window):
+    if window.half_width is not None and window.half_width > WIDE:
+        text = f"its steadiest part knows the rate to +- {window.half_width:.0%} only"
+        window = replace(whole, why=text)
+    elif _surely_drifts(tokens, found, window):
         text = f"the output rate changes by {window.drift:+.0%} over its steadiest part"
-        window = replace(window, start_s=begin, end_s=end, kind="whole", why=text)
+        window = replace(whole, why=text)
     return _queue(window, stamps, drain, open_loop)
 
 

@@ -63,7 +63,9 @@ def test_nothing_is_said_where_little_is_known() -> None:
     low=st.floats(-1.0, 0.0), high=st.floats(0.0, 1.0),
 )  # fmt: skip
 def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -> None:
-    parts = [Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)]
+    parts = [
+        Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)
+    ]
     drawn = slowdowns(parts)
     assert drawn is not None
     found = interval_of(drawn)
@@ -133,7 +135,9 @@ def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) 
 
     lines = (data / "serving_points/points.csv").read_text().splitlines()
     rng = np.random.default_rng(seed)
-    agg = [i for i in range(1, len(lines)) if ",disagg," not in lines[i] and ",1,512," not in lines[i]]
+    agg = [
+        i for i in range(1, len(lines)) if ",disagg," not in lines[i] and ",1,512," not in lines[i]
+    ]
     chosen = sorted(rng.choice(agg, 60, replace=False).tolist())
     table = tmp_path / "points.csv"
     table.write_text("\n".join([lines[0], *(lines[i] for i in chosen)]) + "\n")

@@ -58,7 +58,8 @@ def test_rows_are_counted_by_format() -> None:
 
 def test_amd_s_bf16_rests_on_next_to_nothing() -> None:
     found = gemm("mi300x", "bf16")
-    assert found.rows < 10 < 1000 < found.others["fp8_block"]
+    assert found.rows < 10
+    assert found.others["fp8_block"] > 1000
     assert found.near == 0
     assert found.ratios.median_error > 0.3
 

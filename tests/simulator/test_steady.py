@@ -96,6 +96,7 @@ def test_short_and_drifting_runs_say_so() -> None:
         begin=0.0, end=101.0, clients=None, asked=False,
     )  # fmt: skip
     assert rising.kind == "whole"
+    assert rising.batches == 0  # an interval of what is not steady says nothing
     assert "changes by +" in rising.why
     assert not rising.overloaded
 
@@ -189,6 +190,11 @@ def test_stretches_carry_all_tokens_and_energy(served: Any) -> None:
     board = found.deployment.device.board
     power = (stages["joules"] + board.busy_joules(1.0) * busy) / length + board.idle_W
     assert power.max() <= device.limit_W
+    np.testing.assert_allclose(stages["watts"], power, rtol=1e-9)
+    mean = (stages["watts"] * length).sum() + board.idle_W * (found.makespan_s - length.sum())
+    assert found.window.kind == "steady" or mean / found.makespan_s == pytest.approx(
+        found.watts_per_device, rel=1e-6
+    )
     assert (stages["output_tokens"] >= stages["decodes"] * stages["steps"]).all()
 
 
