@@ -12,6 +12,7 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.analysis.report": ["templates/*.j2"],
+        "opbyte.analysis.reproduce": ["values/*.yaml"],
         "opbyte.devices": [
             "specs/*.yaml",
             "specs/calibrated/*.yaml",

@@ -6,6 +6,8 @@ from .spec import DeviceSpec
 
 INSIDE_TBPS = 60.0
 """Bandwidth inside the memory stacks beyond that of the Duplex paper's bank PIM (16 x 3.35 TB/s)."""
+TIERED_TBPS = 40.0
+"""The same of one chip of tiered 3D DRAM, beyond Stratum's 34.34 TB/s."""
 
 
 def doubts(spec: DeviceSpec) -> tuple[str, ...]:
@@ -21,9 +23,10 @@ def doubts(spec: DeviceSpec) -> tuple[str, ...]:
     ()
     """
     memory, processors = spec.memory, spec.processors
+    on_chip = any(p.kind == "fpga-pipeline" for p in processors.values())  # all of its memory
     checks = [
         ("memory.bandwidth_GBps", memory.bandwidth_bytes_per_s / 1e9, 1.0, 80_000.0),
-        ("memory.capacity_GiB", memory.capacity_bytes / 2**30, 0.1, 4_096.0),
+        ("memory.capacity_GiB", memory.capacity_bytes / 2**30, 0.0 if on_chip else 0.1, 4_096.0),
         ("link.bandwidth_GBps", spec.link.bandwidth_bytes_per_s / 1e9, 0.05, 20_000.0),
         ("static_W", spec.static_W, 0.0, 2_000.0),
     ]
@@ -37,7 +40,8 @@ def doubts(spec: DeviceSpec) -> tuple[str, ...]:
             (f"{name}.compute_pJ_per_FLOP", max(p.compute_J_per_flop.values()) * 1e12, 0.0, 50.0),
         ]
         inside = memory.bandwidth_bytes_per_s * p.bandwidth_multiple / 1e12
-        if p.bandwidth_multiple > 1.0 and inside > INSIDE_TBPS:
+        limit = TIERED_TBPS * memory.stacks if p.kind == "tiered-pim" else INSIDE_TBPS
+        if p.bandwidth_multiple > 1.0 and inside > limit:
             out.append(
                 f"{spec.name}: {name} reads {inside:,.0f} TB/s inside the memory, "
                 f"bandwidth_multiple {p.bandwidth_multiple:g} of the external bandwidth; if only "

@@ -1,7 +1,8 @@
 """Kinds of processors by name, and what prices the ops of each.
 
-The kinds of the library are priced by their description, a roofline; GPU-class ones ("xpu") by fitted
-kernel models where there are some (`devices.device`). Another kind brings a cost model of its own.
+The plain kinds of the library are priced by their description, a roofline; GPU-class ones ("xpu") by fitted
+kernel models where there are some (`devices.device`). Those of published systems
+(`devices.published`) and kinds from outside bring cost models of their own.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ def _try(kind: Kind) -> None:
     check_rows(model)
 
 
-PROCESSOR_KINDS: Registry[Kind] = Registry("processor kind", described=True)
+PROCESSOR_KINDS: Registry[Kind] = Registry(
+    "processor kind", described=True, home=f"{__package__}.published"
+)
 
 
 def processor_kind(name: str, *, parameters: Sequence[str] = ()) -> Callable[[ModelOf], ModelOf]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -197,7 +198,8 @@ class MappingSpec(Spec):
 
     With `separate` every processor is a device of its own, with a memory of the device's size and a
     place on the link: what the first one `excludes` runs on another, where the weights of experts
-    and the KV cache then lie. Of a system's devices, `prefill_share` only prefill and the others
+    and the KV cache then lie. With `pipeline` layers are dealt over the devices, as many stages as
+    divide them and the model has layers for. Of a system's devices, `prefill_share` only prefill and the others
     only decode; without it every device does both.
     """
 
@@ -206,6 +208,7 @@ class MappingSpec(Spec):
     experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
     attention: Literal["flash", "unfused"] = "flash"
     separate: bool = False
+    pipeline: bool = False
     prefill_share: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     def group(self, device: DeviceSpec) -> int:
@@ -271,12 +274,32 @@ class DeviceSpec(Spec):
 
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:
-        engines = [p for p in self.processors.values() if p.engine is not None]
-        if bool(engines) != (self.fabric is not None):
+        if self.on_engine and self.fabric is None:
             raise ValueError("an engine needs the board's `fabric`, and the other way round")
-        if len(engines) > 1 or (engines and len(self.processors) > 1):
+        designs = [p for p in self.processors.values() if p.kind.startswith("fpga")]
+        if self.fabric is not None and not designs:
+            raise ValueError("an engine needs the board's `fabric`, and the other way round")
+        if designs and len(self.processors) > 1:
             raise ValueError("an FPGA has one processor, its engine")
+        if self.fabric is not None:
+            self._fits(designs, self.fabric)
         return self
+
+    @staticmethod
+    def _fits(designs: Sequence[ProcessorSpec], fabric: FabricSpec) -> None:
+        """Refuse a design with more multipliers than the board has; engines are checked elsewhere."""
+        for design in designs:
+            takes = design.parameters
+            needed = takes.get("macs", 0.0) * takes.get("dsp_per_mac", 0.0)
+            if needed > fabric.dsp:
+                raise ValueError(
+                    f"the design needs {needed:,.0f} DSP slices, {fabric.dsp:,} available"
+                )
+
+    @property
+    def on_engine(self) -> bool:
+        """Whether its time comes from an event engine (`simulator.fpga`), not from ops one by one."""
+        return any(p.engine is not None for p in self.processors.values())
 
 
 class SystemSpec(Spec):

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from .flash import I8, Units, attention, cut
 from .jit import threads_for
-from .vector import GROUP, LANES
+from .tiles import GROUP
+from .vector import LANES
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]

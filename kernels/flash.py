@@ -3,7 +3,7 @@
 The work is cut into *units*: some query positions of one sequence, all query heads of one
 key/value head, and a range of keys. A unit walks its keys in tiles of `TILE`; four query vectors at
 a time take scores, a step of the online softmax and the weighted sum of values, all in
-registers (`vector`). While scores are taken the next tile's values are fetched, while values are
+registers (`tiles`). While scores are taken the next tile's values are fetched, while values are
 added the keys after next: attention in a decode step is bound by memory, and its rows are
 too short for the hardware to run ahead. Units of the same queries are merged at the end, in
 a fixed order, so that equal inputs give equal bits on any number of threads.
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import inner, parallel
-from .vector import GROUP, add_values, score_tile, softmax_tile
+from .tiles import GROUP, add_values, score_tile, softmax_tile
 
 F4 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int64]
@@ -123,14 +123,14 @@ def next_tile(cursor, end, rows, table, heads, page, row_bytes, units):
     u, start = cursor[0], cursor[1]
     if u >= end:
         return
-    stop = units[u, 5]
+    stop = units[u, U_STOP]
     count = min(len(rows), stop - start)
-    place_rows(rows, table, heads, page, row_bytes, units[u, 0], units[u, 1], start, count)
+    place_rows(rows, table, heads, page, row_bytes, units[u, U_SEQ], units[u, U_HEAD], start, count)
     cursor[1] = start + count
     if cursor[1] == stop:
         cursor[0] = u + 1
         if u + 1 < end:
-            cursor[1] = units[u + 1, 4]
+            cursor[1] = units[u + 1, U_START]
 
 
 @inner
@@ -139,7 +139,8 @@ def merge(g, units, groups, group_size, top, total, parts, out):
     lo, hi = groups[g], groups[g + 1]
     if hi == lo:
         return
-    seq, head, first, count = units[lo, 0], units[lo, 1], units[lo, 2], units[lo, 3]
+    seq, head = units[lo, U_SEQ], units[lo, U_HEAD]
+    first, count = units[lo, U_QUERY], units[lo, U_QUERIES]
     dim = out.shape[3]
     for n in range(count * group_size):
         best = top[lo, n]
@@ -158,6 +159,47 @@ def merge(g, units, groups, group_size, top, total, parts, out):
             out[seq, at, which, d] /= weight_sum
 
 
+@inner
+def load_queries(unit, group_size, q, vectors, states, out):
+    """Copy a unit's query vectors side by side and start their softmax; its sums become 0.
+
+    Returns the number of vectors, and that of groups of `GROUP`, the last one filled up with zeros.
+    """
+    seq, head, first, count = unit[U_SEQ], unit[U_HEAD], unit[U_QUERY], unit[U_QUERIES]
+    used = count * group_size
+    packed = (used + GROUP - 1) // GROUP
+    for n in range(packed * GROUP):
+        for d in range(vectors.shape[1]):
+            vectors[n, d] = 0.0
+        if n < used:
+            at, which = first + n // group_size, head * group_size + n % group_size
+            for d in range(vectors.shape[1]):
+                vectors[n, d] = q[seq, at, which, d]
+        states[n // GROUP, 0, n % GROUP] = LOW
+        states[n // GROUP, 1, n % GROUP] = 0.0
+        for d in range(out.shape[1]):
+            out[n, d] = 0.0
+    return used, packed
+
+
+@inner
+def visible(bounds, group, used, group_size, position, window, start, count):
+    """Which of `count` keys from `start` on each vector of a group sees, into `bounds`.
+
+    `position` is the place of the unit's first query. Returns whether any sees one, and the end of
+    the keys that one sees.
+    """
+    seen, skip = 0, TILE
+    for i in range(GROUP):
+        at = position + min(group * GROUP + i, used - 1) // group_size
+        high = min(max(at + 1 - start, 0), count)
+        low = min(max(at + 1 - window - start, 0), count) if window > 0 else 0
+        bounds[0, i] = low
+        bounds[1, i] = high
+        seen, skip = max(seen, high), min(skip, low)
+    return seen > skip, seen
+
+
 @cache
 def attention(dim: int, dim_v: int) -> Callable[..., None]:
     """The compiled kernel for keys of `dim` and values of `dim_v` numbers."""
@@ -166,57 +208,31 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
     @parallel
     def run(q, k_at, v_at, table, heads, page, units, groups, shares, group_size, scale, offset,
             window, top, total, parts, out, threads):  # fmt: skip
-        row_bytes = dim * 4
         for thread in numba.prange(threads):
             end = shares[thread + 1]
             if shares[thread] == end:
                 continue
             rows = np.zeros((3, tile), np.int64)
-            cursor = np.array([shares[thread], units[shares[thread], 4]])
+            cursor = np.array([shares[thread], units[shares[thread], U_START]])
             scores = np.empty((group, tile), np.float32)
             bounds = np.empty((2, group), np.int32)
             most = top.shape[1]
             vectors = np.zeros((most, dim), np.float32)
             states = np.empty((most // group, 3, group), np.float32)
             for n in range(2):
-                next_tile(cursor, end, rows[n], table, heads, page, row_bytes, units)
+                next_tile(cursor, end, rows[n], table, heads, page, dim * 4, units)
             here = 0
             for u in range(shares[thread], end):
-                seq, head, first, count = units[u, 0], units[u, 1], units[u, 2], units[u, 3]
-                begin, stop = units[u, 4], units[u, 5]
-                used = count * group_size
-                packed = (used + group - 1) // group
-                for n in range(packed * group):
-                    for d in range(dim):
-                        vectors[n, d] = 0.0
-                    if n < used:
-                        at = first + n // group_size
-                        which = head * group_size + n % group_size
-                        for d in range(dim):
-                            vectors[n, d] = q[seq, at, which, d]
-                    states[n // group, 0, n % group] = LOW
-                    states[n // group, 1, n % group] = 0.0
-                    for d in range(dim_v):
-                        parts[u, n, d] = 0.0
-                for t0 in range(begin, stop, tile):
-                    n_keys = min(tile, stop - t0)
+                used, packed = load_queries(units[u], group_size, q, vectors, states, parts[u])
+                position = offset[units[u, U_SEQ]] + units[u, U_QUERY]
+                for t0 in range(units[u, U_START], units[u, U_STOP], tile):
+                    n_keys = min(tile, units[u, U_STOP] - t0)
                     second, third = (here + 1) % 3, (here + 2) % 3
-                    next_tile(cursor, end, rows[third], table, heads, page, row_bytes, units)
+                    next_tile(cursor, end, rows[third], table, heads, page, dim * 4, units)
                     for g in range(packed):
-                        seen = 0
-                        skip = tile
-                        for i in range(group):
-                            n = g * group + i
-                            position = offset[seq] + first + min(n, used - 1) // group_size
-                            high = min(max(position + 1 - t0, 0), n_keys)
-                            low = 0
-                            if window > 0:
-                                low = min(max(position + 1 - window - t0, 0), n_keys)
-                            bounds[0, i] = low
-                            bounds[1, i] = high
-                            seen = max(seen, high)
-                            skip = min(skip, low)
-                        if seen <= skip:
+                        any_seen, seen = visible(bounds, g, used, group_size, position, window,
+                                                 t0, n_keys)  # fmt: skip
+                        if not any_seen:
                             continue
                         s_at = scores.ctypes.data
                         state_at = states[g].ctypes.data

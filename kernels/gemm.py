@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .check import require
+from .dots import dots
 from .jit import inner, parallel, threads_for
 from .lab import Bench, Case, Kernel, Shape, add
-from .vector import LANES, dots
+from .vector import LANES
 
 F4 = npt.NDArray[np.float32]
 BLAS_ROWS = 17

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ..workloads.yaml_text import quoted, scalar
 from .ceilings import Ceilings
 from .vector import LANES
 
@@ -136,8 +137,8 @@ def device_yaml(host: Host, ceilings: Ceilings, memory_share: float, launch_s: f
     lonely = "assumed: a single host; tensor parallelism over it means nothing"
     return f"""\
 # Written by `opbyte measure`: this host as a device.
-name: {host.device}
-title: "{host.cpu.replace('"', "")}, {host.threads} threads"
+name: {scalar(host.device)}
+title: {quoted(f"{host.cpu}, {host.threads} threads")}
 processors:
   cpu:
     kind: xpu

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..workloads.errors import InputError, nearest
-from ..workloads.kernel_tables import SCHEMAS
+from ..workloads.kernel_schemas import SCHEMAS
 from ..workloads.registry import Registry
 from .check import to_bf16
 from .memory import LINE, aligned

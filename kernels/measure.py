@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..workloads.kernel_tables import SCHEMAS
+from ..workloads.kernel_schemas import SCHEMAS
 from .ceilings import Ceilings, Rates, measure_ceilings
 from .cores import pinned
 from .host import Host, this_host

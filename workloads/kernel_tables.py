@@ -1,24 +1,11 @@
-"""Reader of measured kernel tables, the one place that knows their columns.
+"""Reader of measured kernel tables, the one place that knows their columns (`kernel_schemas`).
 
-A table is a CSV file whose stem names the kernel family. Two forms are read:
-
-- one row a call, ``source, device, kernel, dtype, <shape>, timing, measured_s``
-  (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm, allreduce,
-  collectives);
-- the layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing``
-  (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
-  read as ``timing = kernel``.
-
-Lines at the head of a file that begin with ``#`` say where its rows come from and are left out.
-Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one
-call. A row that cannot be used, or that repeats another to the last digit, is named with its file
-and line and left out of the rows.
+A row that cannot be used, or that repeats another to the last digit, is named with its file and
+line and left out of the rows.
 """
 
 from __future__ import annotations
 
-import csv
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,112 +14,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .csvfile import read_usable
 from .errors import InputError, nearest
+from .kernel_schemas import (
+    DTYPES,
+    OWN_NAME,
+    PROFILE_OPS,
+    SCHEMAS,
+    TEXT,
+    TIMINGS,
+    USUAL,
+    Form,
+    Schema,
+    fill,
+)
 
 F8 = npt.NDArray[np.float64]
-MAX_FILE_BYTES = 1 << 30
-
-TEXT = ("source", "device", "kernel", "dtype", "kv_dtype", "timing", "layout", "distribution")
-"""Columns that hold names; all others hold numbers."""
-
-DTYPES = ("fp32", "fp16", "bf16", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
-TIMINGS = ("graph", "kernel", "event", "nccl-tests", "wall")
-
-
-@dataclass(frozen=True, slots=True)
-class Schema:
-    """Columns of one family.
-
-    Attributes
-    ----------
-    shape : tuple of str
-        Shape columns; they tell rows of different shapes apart.
-    kernels : tuple of str
-        Kernel names this family knows; empty = any.
-    may_be_zero : tuple of str
-        Numbers that may be 0 (no window, no prefix); all others are positive.
-    means : tuple of str
-        Shape columns that are means, so that they need not be whole numbers.
-    """
-
-    shape: tuple[str, ...]
-    kernels: tuple[str, ...] = ()
-    may_be_zero: tuple[str, ...] = ()
-    means: tuple[str, ...] = ()
-
-
-VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
-          "add", "mul", "div", "fused_add_rmsnorm")  # fmt: skip
-COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
-LIBRARIES = ("nccl", "rccl", "custom")
-
-SCHEMAS: dict[str, Schema] = {
-    "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant")),
-    "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
-    "attention_prefill": Schema(
-        ("kv_dtype", "batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window",
-         "causal"),
-        (), ("kv_prefix", "window", "causal"),
-    ),
-    "attention_decode": Schema(
-        ("kv_dtype", "batch", "kv_len", "heads_q", "heads_kv", "head_dim", "window"),
-        (), ("window",),
-    ),
-    "mla": Schema(("kv_dtype", "batch", "q_len", "kv_len", "heads"), ("mla_decode", "mla_prefill")),
-    "moe": Schema(
-        ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
-         "active_experts"),
-        ("fused_moe", "moe_experts"), ("gated", "active_experts"), ("active_experts",),
-    ),
-    "norm": Schema(("rows", "cols"), VECTOR),
-    "allreduce": Schema(
-        ("bytes", "ranks"), tuple(f"{lib}:all_reduce" for lib in LIBRARIES)
-    ),
-    "collectives": Schema(
-        ("bytes", "ranks"), tuple(f"{lib}:{op}" for lib in LIBRARIES for op in COLLECTIVE)
-    ),
-    "attention_mixed": Schema(
-        ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
-         "decode_context"),
-        (), ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
-        ("prefill_context", "decode_context"),
-    ),
-}  # fmt: skip
-
-# Ops of the layer profiles, and the kernel each is; those with None have no kernel model.
-PROFILE_OPS: dict[str, str | None] = {
-    "qkv_proj": "gemm", "o_proj": "gemm", "gate_up_proj": "gemm", "down_proj": "gemm",
-    "lm_head": "gemm", "act_fn": "silu_mul", "layernorm": "fused_add_rmsnorm",
-    "final_layernorm": "fused_add_rmsnorm", "qk_norm": "rmsnorm", "rotary_emb": "rope",
-    "embedding": None, "sampler": None,
-}  # fmt: skip
-OWN_NAME = ("qk_norm",)
-"""Ops that keep their names where every op is kept: models count them with another op."""
-PROFILE_COLUMNS = {"op": "kernel", "q_heads": "heads_q", "kv_heads": "heads_kv", "tokens": "rows",
-                   "width": "cols"}  # fmt: skip
-PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk"}
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How tables differ from those of kernel times.
-
-    Attributes
-    ----------
-    more : tuple of str
-        Further columns of positive numbers.
-    optional : tuple of str
-        Columns that may be absent; the table is then without them.
-    known_kernels : bool
-        Whether `Schema.kernels` holds; tables of power name kernels by their framework.
-    """
-
-    more: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    known_kernels: bool = True
-
-
-USUAL = Form()
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +164,16 @@ def read_table(
     family = _family(path)
     if family is None:
         raise InputError(path, "is not named as a kernel family")
-    text = _read_csv(path)
-    raw, line, bad = text.columns, text.line, text.bad
+    cells, unread = read_usable(path)
+    raw = {name: np.array(column.cells, dtype=object) for name, column in cells.items()}
+    line = np.array(next(iter(cells.values())).lines if cells else [], dtype=np.int64)
+    bad = np.full(len(line), "", dtype=object)
     schema = SCHEMAS[family]
     if raw:
-        _fill(raw, family)
+        fill(raw, family)
     names = ["source", "device", "kernel", "dtype", *schema.shape, "timing", "measured_s"]
     names = [name for name in [*names, *form.more] if name in raw or name not in form.optional]
-    wrong = _whole_file(raw, names) if raw else "is empty"
+    wrong = _whole_file(raw, names, len(line) + len(unread)) if raw else "is empty"
     if wrong:
         skipped.append(Skipped(str(path), 0, wrong))
         return None
@@ -293,22 +192,20 @@ def read_table(
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""
-    skipped += [
-        Skipped(str(path), int(n), reason)
-        for n, reason in zip(line[~good], bad[~good], strict=True)
-    ]
+    wrong_rows = [*zip(line[~good].tolist(), bad[~good].tolist(), strict=True), *unread]
+    skipped += [Skipped(str(path), number, reason) for number, reason in sorted(wrong_rows)]
     file = np.full(len(line), str(path), dtype=object)
     return Table(family, columns, file, line).take(good)
 
 
-def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str]) -> str:
+def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows: int) -> str:
     """Why a file has no usable table, or ""."""
     lacking = [name for name in names if name not in raw]
     if lacking:
         found = next((mark for mark in (";", "\t", "|") if any(mark in name for name in raw)), "")
         told = f"; fields are parted by {found!r}, not by a comma" if found else ""
         return f"lacks the columns {', '.join(lacking)}{told}"
-    return "" if len(raw["measured_s"]) else "has no rows"
+    return "" if rows else "has no rows"
 
 
 def _check_repeats(
@@ -325,73 +222,6 @@ def _check_repeats(
 def _family(path: Path) -> str | None:
     stem = "norm" if path.stem == "elementwise" else path.stem
     return stem if stem in SCHEMAS else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Text:
-    """A file's columns as text, the line each row ends on, and what is wrong with its form."""
-
-    columns: dict[str, npt.NDArray[Any]]
-    line: npt.NDArray[np.int64]
-    bad: npt.NDArray[Any]
-
-
-def _read_csv(path: Path) -> _Text:
-    """All columns as text; blank lines are left out."""
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(path, "larger than 1 GiB; not a kernel table")
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            before = comment_lines(path)
-            reader = csv.reader(itertools.islice(lines, before, None))
-            names = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num + before, row) for row in reader if row]
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise InputError(path, "is not UTF-8 text") from None
-    except csv.Error as error:
-        raise InputError(path, f"is not a CSV table ({error})") from None
-    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
-    if twice is not None:
-        raise InputError(path, f"has the column {twice!r} twice")
-    width, empty = len(names), [""] * len(names)
-    bad = [f"has {len(r)} fields, not {width}" if len(r) != width else "" for _, r in rows]
-    cells = np.array([r if len(r) == width else empty for _, r in rows], dtype=object)
-    cells = cells.reshape(len(rows), width)
-    columns = {name: cells[:, i] for i, name in enumerate(names)}
-    line = np.array([n for n, _ in rows], dtype=np.int64)
-    return _Text(columns, line, np.array(bad, dtype=object))
-
-
-def comment_lines(path: Path) -> int:
-    """Lines at the head of a table that begin with ``#``: where its rows come from."""
-    count = 0
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith("#"):
-                break
-            count += 1
-    return count
-
-
-def _fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
-    """Bring a layer profile of a serving run to the common columns."""
-    count = len(next(iter(raw.values()), ()))
-    if family in ("norm", "attention_mixed", "gemm"):
-        for old, new in PROFILE_COLUMNS.items():
-            if old in raw and new not in raw:
-                raw[new] = raw.pop(old)
-    if family == "gemm" and "batch" not in raw:
-        raw["batch"] = np.full(count, "1", dtype=object)
-    if family == "moe" and "intermediate" in raw:
-        raw.update({new: raw.pop(old) for old, new in PROFILE_MOE.items() if old in raw})
-        for name, value in (("tp", "1"), ("ep", "1"), ("gated", "1"), ("distribution", "balanced")):
-            raw.setdefault(name, np.full(count, value, dtype=object))
-        raw.setdefault("kernel", np.full(count, "fused_moe", dtype=object))
-    if family == "attention_mixed":
-        raw.setdefault("kernel", np.full(count, "mixed_attention", dtype=object))
-    raw.setdefault("timing", np.full(count, "kernel", dtype=object))
 
 
 def _numbers(text: npt.NDArray[Any], name: str, zero: bool, bad: npt.NDArray[Any]) -> F8:

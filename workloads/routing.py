@@ -7,8 +7,6 @@ DeepSeek-V2-Lite); ``power_law:S`` (the r-th most popular expert has probability
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .batch import DECODE, Batch
+from .csvfile import numbers, read_whole
 from .errors import InputError, nearest
 from .ops import Loads
 from .registry import Registry
-from .regular import read_regular
+from .textfile import at_line
 
 POPULARITY_CV = 0.21
 """Spread of expert popularity within a layer: standard deviation over mean of the activation
@@ -102,7 +101,6 @@ class Router:
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
 ROUTINGS: Registry[Build] = Registry("routing", described=True)
-MAX_TRACE_BYTES = 256 << 20
 MAX_COUNT = 1e18
 """Far above any count of tokens, and small enough for sums over experts to stay finite."""
 ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE"}
@@ -146,30 +144,15 @@ def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[n
 
 def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
     """Rows of activation counts, one a layer; reused in turn if the model has more layers."""
-    try:
-        text = read_regular(path, MAX_TRACE_BYTES, "a table of activation counts").decode("utf-8")
-        table = list(csv.reader(io.StringIO(text, newline="")))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(path, f"cannot be read as CSV ({error})") from None
-    wanted = ["layer", *(f"e{i}" for i in range(experts))]
-    if not table or table[0] != wanted:
+    columns = read_whole(path, ("layer", "e0"))
+    wanted = [f"e{i}" for i in range(experts)]
+    if list(columns) != ["layer", *wanted]:
         raise InputError(path, f"columns must be layer, e0 ... e{experts - 1} ({experts} experts)")
-    rows = []
-    for line, cells in enumerate(table[1:], start=2):
-        try:
-            counts = np.array([float(c) for c in cells[1:]])
-        except ValueError:
-            raise InputError(f"{path}:{line}", "counts must be numbers") from None
-        if len(counts) != experts or not np.all(np.isfinite(counts)) or counts.min() < 0:
-            raise InputError(f"{path}:{line}", f"needs {experts} counts of 0 or more")
-        if counts.max(initial=0.0) > MAX_COUNT:
-            raise InputError(f"{path}:{line}", f"counts must be at most {MAX_COUNT:g}")
-        if np.count_nonzero(counts) == 0:
-            raise InputError(f"{path}:{line}", "needs at least one count above 0")
-        rows.append(np.maximum(counts, counts.sum() * 1e-9))  # unseen is rare, not impossible
-    if not rows:
-        raise InputError(path, "has no rows")
-    return rows
+    counts = np.column_stack([numbers(columns[name], 0.0, MAX_COUNT) for name in wanted])
+    for line, row in zip(columns["e0"].lines, counts, strict=True):
+        if not row.any():
+            raise InputError(at_line(path, line), "needs at least one count above 0")
+    return [np.maximum(row, row.sum() * 1e-9) for row in counts]  # unseen is rare, not impossible
 
 
 def _inclusion(prob: npt.NDArray[np.float64], top_k: int, kind: str) -> npt.NDArray[np.float64]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...simulator.deploy.break_even import BreakEven
+from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -14,36 +16,6 @@ from .interval import LEVEL, Interval, interval_dict, spoken
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class LayerTime:
-    """Time of one part of the model on the critical path, and what bounds most of it."""
-
-    layer: str
-    seconds: float
-    bound: str
-
-
-@dataclass(frozen=True, slots=True)
-class BreakEven:
-    """Tokens from which on one expert's weights load in the shadow of its arithmetic.
-
-    Attributes
-    ----------
-    ridge_op_per_byte : float
-        Of the nominal roofs [FLOP/B].
-    tokens : float or None
-        With the activations that share the weights' path; None where their traffic alone keeps
-        the processor memory-bound.
-    weights_only_tokens : float
-        Without them.
-    """
-
-    processor: str
-    ridge_op_per_byte: float
-    tokens: float | None
-    weights_only_tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +79,9 @@ class SystemRow:
             "joules_per_item": joules,
             "memory_bytes": self.memory_bytes,
             "memory_available_bytes": self.memory_available_bytes,
-            "layers": [
-                {"layer": x.layer, "seconds": x.seconds, "bound": x.bound} for x in self.layers
-            ],
-            "break_even": [
-                {"processor": x.processor, "ridge_op_per_byte": x.ridge_op_per_byte,
-                 "tokens": x.tokens, "weights_only_tokens": x.weights_only_tokens}
-                for x in self.break_even
-            ],
-        }  # fmt: skip
+            "layers": [asdict(part) for part in self.layers],
+            "break_even": [asdict(queue) for queue in self.break_even],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +115,9 @@ class SystemComparison(Result):
         if self.images:
             return f"{self.images:,} image{'s' * (self.images > 1)}"
         return f"{self.batch:,} decodes at context {self.context:,}"
+
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -34,6 +34,9 @@ class FrameRun(Result):
     workload: str
     served: Frames
 
+    def remarks(self) -> Sequence[str]:
+        return self.deployment.warnings
+
     def to_dict(self) -> dict[str, Any]:
         f, n = self.served, len(self.served.task)
         hits, misses = (sum(getattr(run, x) for run in f.runs) for x in ("hits", "misses"))

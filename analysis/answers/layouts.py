@@ -7,7 +7,7 @@ the KV cache at random, each at the efficiency that the DRAM model derives for i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -68,12 +68,12 @@ class Layouts(Result):
     def to_dict(self) -> dict[str, Any]:
         return {
             "title": self.title, "weights_bytes": self.weights_bytes, "kv_bytes": self.kv_bytes,
-            "gain": self.gain, "usual": _plain(self.usual),
-            "layouts": [_plain(layout) for layout in self.ranked],
+            "gain": self.gain, "usual": asdict(self.usual),
+            "layouts": [asdict(layout) for layout in self.ranked],
         }  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [_plain(layout) for layout in self.ranked]
+        return [asdict(layout) for layout in self.ranked]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
@@ -143,7 +143,3 @@ def layouts(
     title = f"{counted.deployment.model.name} on {counted.deployment.system.name}, {spec.name}"
     best = tuple(sorted(tried, key=lambda each: -each.tokens_per_s))
     return Layouts(title, rest, kv_bytes, usual, best)
-
-
-def _plain(layout: Layout) -> dict[str, Any]:
-    return {name: getattr(layout, name) for name in layout.__slots__}

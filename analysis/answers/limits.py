@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.serving.record import Run
-from ...simulator.step.explicit import explicit_stage
-from ...workloads.batch import Batch
+from ...simulator.step.explicit import dealt, explicit_stage
 from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]
@@ -145,17 +144,9 @@ def _parts(run: Run, decodes: int, prompt: int, prompts: int) -> dict[tuple[str,
     """Share of a step's time by processor and bound; ops side by side count in full."""
     deployment, table = run.deployment, run.requests
     context = round(float((table.input_tokens + table.output_tokens / 2).mean()))
-    ranks = deployment.ranks
-    batches = []
-    for r in range(ranks):
-        mine = range(r, prompts, ranks)
-        chunks = [(max(prompt // prompts, 1), 0) for _ in mine]
-        batches.append(Batch.of([context] * len(range(r, decodes, ranks)), chunks))
+    chunks = [(max(prompt // max(prompts, 1), 1), 0)] * prompts
+    batches = dealt(deployment, decodes, context, chunks)
     stage = explicit_stage(deployment, batches, expected=True)
-    parts: dict[tuple[str, str], float] = {}
-    for placed in stage.ops:
-        if placed.critical:
-            key = (placed.processor, placed.cost.bound)
-            parts[key] = parts.get(key, 0.0) + placed.cost.seconds * placed.count
+    parts = stage.times(lambda p: (p.processor, p.cost.bound))
     total = max(stage.seconds, 1e-12)
     return {key: min(part / total, 1.0) for key, part in parts.items()}

@@ -16,8 +16,7 @@ from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.scenario.place import deployed
-from ...simulator.step.explicit import PlacedOp, StageCost, explicit_stage
-from ...workloads.batch import Batch
+from ...simulator.step.explicit import PlacedOp, StageCost, dealt, explicit_stage
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
@@ -89,6 +88,9 @@ class Roofline(Result):
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
+
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
 
     def to_dict(self) -> dict[str, Any]:
         layout = self.deployment.layout
@@ -257,7 +259,9 @@ def roofline(
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, how.dtype, how.kv_dtype)
     deployment = deployed(spec, where, how)
-    stage = explicit_stage(deployment, _batches(deployment, batch, context, prefill), expected=True)
+    chunks = [(prefill, 0)] if prefill else []
+    batches = dealt(deployment, -(-batch // deployment.replicas), context, chunks)
+    stage = explicit_stage(deployment, batches, expected=True)
     work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
@@ -273,14 +277,6 @@ def _watts(d: Deployment, stage: StageCost) -> float:
     work = board.work_joules(stage.joules, stage.busy_s)
     busy = board.busy_joules(stage.busy_s)
     return board.idle_W + (work + busy) / (stage.seconds * devices)
-
-
-def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
-    """Deal the batch to the ranks of one engine; the first gets what is left over."""
-    engine = -(-batch // d.replicas)
-    shares = [engine // d.ranks + (r < engine % d.ranks) for r in range(d.ranks)]
-    chunks = [[(prefill, 0)] if prefill and r == 0 else [] for r in range(d.ranks)]
-    return [Batch.of([context] * n, c) for n, c in zip(shares, chunks, strict=True)]
 
 
 def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:

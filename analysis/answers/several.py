@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,9 @@ class Several(Result):
     def warnings(self) -> tuple[str, ...]:
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
 
     def timing(self) -> dict[str, Any]:
         return {"wall_s": sum(r.run.wall_s for r in self.runs)}

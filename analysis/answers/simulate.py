@@ -69,6 +69,9 @@ class Simulation(Result):
     scenario: Scenario
     intervals: RunIntervals | None = None
 
+    def remarks(self) -> Sequence[str]:
+        return self.warnings
+
     def to_dict(self) -> dict[str, Any]:
         r = self.run
         return {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...workloads.errors import InputError
 from .app import app
-from .io import folder, show, warn_skipped
+from .io import answer
 from .options import Json, Out
 
 if TYPE_CHECKING:
+    from ..show.output import OutputFolder
     from ..validate.calibrate import Calibration
 
 
@@ -35,29 +38,28 @@ def calibrate_command(
             "--shared", "needs --device all, as the sets are fitted together, and --out"
         )
     watched = sys.stderr.isatty()
-    with folder(out) as files:
-        result = calibrate(
-            tables, device, date=date,
-            progress=(lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None,
-        )  # fmt: skip
-        if files:
-            for name in result.fits:
-                files.text(f"{name}.yaml", result.yaml(name))
-            files.text("calibration.md", result.report())
-        if files and shared:
-            for name, text in _shared(result, date, watched).items():
+    told = (lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None
+
+    def write(result: Calibration, files: OutputFolder) -> None:
+        for name in result.fits:
+            files.text(f"{name}.yaml", result.yaml(name))
+        files.text("calibration.md", result.report())
+        if shared:
+            for name, text in _shared(result, date, told).items():
                 files.text(name, text)
-    warn_skipped(result.skipped)
-    show(result, as_json)
+
+    make = partial(calibrate, tables, device, date=date, progress=told)
+    answer(make, out, as_json, write=write)
 
 
-def _shared(result: Calibration, date: str | None, watched: bool) -> dict[str, str]:
+def _shared(
+    result: Calibration, date: str | None, told: Callable[[str], None] | None
+) -> dict[str, str]:
     """Files of the sets that devices share, and their page."""
     from ..validate.calibrate import stamp
     from ..validate.kernel_sets import fit_sets
     from ..validate.set_report import set_report
 
-    told = (lambda text: print(f"fitting {text}", file=sys.stderr)) if watched else None
     fitted = fit_sets(result.measured, stamp(date), told)
     files = {f"kernels-{name}.yaml": text for name, text in fitted.files().items()}
     return {**files, "frameworks.md": set_report(fitted.sets)}

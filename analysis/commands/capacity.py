@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
 from .app import app
-from .io import counting, folder, show
+from .io import answer
 from .options import Json, Model, Out, count, real, takes
 
 OWN = ("model", "system", "rate", "rate_scale", "closed_loop")
@@ -33,13 +34,7 @@ def capacity_command(
     """Highest load within a service level, its energy and cost, and what limits it."""
     from ..studies.capacity import capacity
 
-    with folder(out) as files:
-        with counting("systems") as told:
-            result = capacity(
-                model, systems, slo, tolerance=tolerance, workers=workers, told=told, **options
-            )  # fmt: skip
-        if files:
-            from ..report.files import write_capacity
-
-            write_capacity(result, files)
-    show(result, as_json)
+    make = partial(
+        capacity, model, systems, slo, tolerance=tolerance, workers=workers, **options
+    )  # fmt: skip
+    answer(make, out, as_json, counted="systems")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..answers.names import LISTS, catalog
+from ..names import LISTS, catalog
 from .app import app
 from .io import folder, print_json
 from .options import Json, Out

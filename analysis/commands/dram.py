@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .app import app
-from .io import folder, show
+from .io import answer
 from .options import Json, Out
 
 
@@ -28,10 +29,4 @@ def dram_command(
     """Bandwidth, latency and row hits of an access pattern, and what limits it."""
     from ..answers.dram import dram
 
-    with folder(out) as files:
-        result = dram(pattern, memory)
-        if files:
-            from ..report.memory import write_dram
-
-            write_dram(result, files)
-    show(result, as_json)
+    answer(partial(dram, pattern, memory), out, as_json)

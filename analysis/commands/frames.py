@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .app import app
-from .io import counting, folder, show, warn
+from .io import answer
 from .options import Json, Out, Routing, count, real
 
 
@@ -34,13 +35,8 @@ def frames_command(
     """Serve images on an FPGA: latency, energy, memory, expert cache, task switches."""
     from ..answers.frames import frames
 
-    with folder(out) as files:
-        with counting("images") as told:
-            result = frames(model, system, images=images, rate=rate, in_flight=in_flight,
-                            tasks=tasks, schedule=schedule, routing=routing, seed=seed,
-                            told=told)  # fmt: skip
-        if files:
-            files.csv("frames.csv", result.columns())
-            files.answer("summary.json", result)
-    warn(result.deployment.warnings)
-    show(result, as_json)
+    make = partial(
+        frames, model, system, images=images, rate=rate, in_flight=in_flight, tasks=tasks,
+        schedule=schedule, routing=routing, seed=seed,
+    )  # fmt: skip
+    answer(make, out, as_json, counted="images")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from .app import app
-from .io import folder, show
+from .io import answer
 from .options import Json, Model, Out
 
 
@@ -16,8 +18,4 @@ def inspect_command(
     """Count a model's parameters, KV cache and state."""
     from ..answers.inspect import inspect
 
-    with folder(out) as files:
-        result = inspect(model)
-        if files:
-            files.answer("inspect.json", result)
-    show(result, as_json)
+    answer(partial(inspect, model), out, as_json)

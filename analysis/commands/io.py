@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...workloads.errors import visible
+from ...workloads.errors import InputError, visible
 
 if TYPE_CHECKING:
     from ...simulator.serving.progress import Progress
     from ..show.output import OutputFolder
     from ..show.result import Result
 
+R = TypeVar("R", bound="Result")
 
-def warn_skipped(skipped: Sequence[object], most: int = 20) -> None:
-    """Say what of the input was left out."""
-    warn([f"skipped {row}" for row in skipped[:most]])
-    if len(skipped) > most:
-        warn([f"skipped {len(skipped) - most} more rows or files (all with --json)"])
+
+def answer(
+    make: Callable[..., R],
+    out: str | None,
+    as_json: bool,
+    *,
+    counted: str = "",
+    write: Callable[[R, OutputFolder], object] | None = None,
+) -> R:
+    """Work out an answer, write its files, and print it: what a command does.
+
+    The folder is opened before the work, and gets all files or none.
+
+    Parameters
+    ----------
+    counted : str
+        What the work counts; `make` is then told of it by its keyword ``told``.
+    write : callable, optional
+        Instead of `report.files.write`.
+    """
+    with folder(out) as files:
+        if counted:
+            with counting(counted) as told:
+                result = make(told=told)
+        else:
+            result = make()
+        if files and write is not None:
+            write(result, files)
+        elif files:
+            from ..report.files import write as write_by_type
+
+            write_by_type(result, files)
+    for text in result.remarks():
+        print(f"opbyte: warning: {visible(text)}", file=sys.stderr)
+    show(result, as_json)
+    return result
+
+
+def parent_of(path: str | None, option: str) -> str | None:
+    """Folder of a result file that an option names."""
+    if path is None:
+        return None
+    if os.path.isdir(path) or not os.path.basename(path):
+        raise InputError(f"{option} {path!r}", "is a folder; name a file in it")
+    return os.path.dirname(path) or "."
 
 
 def folder(out: str | None, option: str = "--out") -> AbstractContextManager[OutputFolder | None]:
@@ -53,12 +95,6 @@ def print_json(data: Mapping[str, Any]) -> None:
     from ..show.output import to_json
 
     print(to_json(data))
-
-
-def warn(warnings: Sequence[str]) -> None:
-    """Print warnings on stderr, a line each."""
-    for text in warnings:
-        print(f"opbyte: warning: {visible(text)}", file=sys.stderr)
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .app import app
-from .io import counting, folder, show
+from .io import answer
 from .options import Json, Out
 from .usage import whole
 
@@ -46,14 +47,11 @@ def measure_command(
     out: Out = None,
 ) -> None:
     """Measure real kernels here; --out writes their tables and this machine as a device."""
-    from ..validate.measure import measure_machine
+    from ..validate.measure import Measured, measure_machine
 
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    with folder(out) as files, counting("shapes") as progress:
-        result = measure_machine(
-            backend=backend, quick=quick, threads=threads, only=names, lenient=lenient,
-            compare=compare, seed=seed, loop=loop, progress=progress,
-        )  # fmt: skip
-        if files:
-            result.write(files)
-    show(result, as_json)
+    make = partial(
+        measure_machine, backend=backend, quick=quick, threads=threads, only=names, lenient=lenient,
+        compare=compare, seed=seed, loop=loop,
+    )  # fmt: skip
+    answer(make, out, as_json, counted="shapes", write=Measured.write)

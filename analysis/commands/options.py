@@ -46,8 +46,6 @@ def info(name: str) -> Any:
 Model = Annotated[str, info("model")]
 System = Annotated[str, info("system")]
 Routing = Annotated[str, info("routing")]
-Dtype = Annotated[str | None, info("dtype")]
-KvDtype = Annotated[str | None, info("kv_dtype")]
 
 
 def takes(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from ...workloads.errors import InputError
 from .app import app
-from .io import folder as open_folder
-from .io import show
+from .io import answer
 from .options import Json, Out
 
 
@@ -27,13 +27,7 @@ def pareto_command(
     from ..studies.pareto import pareto
 
     wanted = None if objectives is None else _pairs(objectives)
-    with open_folder(out) as files:
-        result = pareto(folder, wanted)
-        if files:
-            from ..report.files import write_pareto
-
-            write_pareto(result, files)
-    show(result, as_json)
+    answer(partial(pareto, folder, wanted), out, as_json)
 
 
 def _pairs(text: str) -> dict[str, str]:

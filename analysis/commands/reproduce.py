@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from ...workloads.errors import InputError
 from .app import app
-from .io import counting, folder, show
+from .io import answer
 from .options import Json, Out, Routing, count
 
 
@@ -25,21 +26,13 @@ def reproduce_command(
     out: Out = None,
 ) -> None:
     """Compare a paper's printed numbers with simulated ones."""
-    from ..report import report
     from ..reproduce import reproduce
-    from ..reproduce.write import write_reproduction
 
     if not 1 <= seeds <= 1000:
         raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
-    with folder(out) as files:
-        with counting("points") as told:
-            result = reproduce(
-                experiment, seeds=range(seeds), routing=routing, told=told, device=device,
-                figures=files is not None,
-            )  # fmt: skip
-        if files:
-            files.text("report.html", report(result))
-            write_reproduction(result, files)
-    show(result, as_json)
-    if result.failed:
+    make = partial(
+        reproduce, experiment, seeds=range(seeds), routing=routing, device=device,
+        figures=out is not None,
+    )  # fmt: skip
+    if answer(make, out, as_json, counted="points").failed:
         raise typer.Exit(1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from ...simulator.scenario.option import options_of
 from ...simulator.scenario.parts import DeployOptions
 from .app import app
-from .io import folder, show, warn
+from .io import answer
 from .options import Json, Model, Out, System, count, takes
 
 
@@ -26,11 +27,7 @@ def roofline_command(
     """Cost every op of one step: Op/B, processor, time and what bounds it."""
     from ..answers.roofline import roofline
 
-    with folder(out) as files:
-        result = roofline(model, system, batch=batch, context=context, prefill=prefill, **options)
-        if files:
-            from ..report.files import write_roofline
-
-            write_roofline(result, files)
-    warn(result.warnings)
-    show(result, as_json)
+    make = partial(
+        roofline, model, system, batch=batch, context=context, prefill=prefill, **options
+    )
+    answer(make, out, as_json)

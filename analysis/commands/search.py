@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from .app import app
-from .io import counting, folder, show
-from .options import Json, Model, Out, count, real
+from .io import answer
+from .options import Json, Model, Out, count, info, real
 
 
 @app.command("search")
@@ -19,23 +20,16 @@ def search_command(
     fill: Annotated[float, real("Share of DSPs and on-chip memory to use.")] = 1.0,
     batch: Annotated[int, count("Decoding sequences of a language model.")] = 1,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
+    dtype: Annotated[str | None, info("dtype")] = None,
+    kv_dtype: Annotated[str | None, info("kv_dtype")] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Find array sizes, parallel queries and buffers of an FPGA for a model."""
+    """Find arrays and buffers of an FPGA for an encoder, a streaming engine for a language model."""
     from ..studies.search import search
 
-    with folder(out) as files:
-        with counting("designs") as told:
-            result = search(model, board, objective=objective, fill=fill, batch=batch,
-                            context=context, told=told)  # fmt: skip
-        if files:
-            from ..plots import save
-            from ..plots.designs import pareto_front
-
-            title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
-            figure = pareto_front(result.frame(), result.published.to_dict(),
-                                  result.best.to_dict(), title)  # fmt: skip
-            files.write("front.png", lambda path: save(figure, path))
-            files.answer("search.json", result)
-    show(result, as_json)
+    make = partial(
+        search, model, board, objective=objective, fill=fill, batch=batch, context=context,
+        dtype=dtype, kv_dtype=kv_dtype,
+    )  # fmt: skip
+    answer(make, out, as_json, counted="designs")

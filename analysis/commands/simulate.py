@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
 from .app import app
-from .io import folder, progress, show, warn
+from .io import answer, progress
 from .options import Json, Out, count, takes
 
 
@@ -24,20 +24,14 @@ def simulate_command(
     from ..answers.seeds import Seeds, simulate_seeds
     from ..answers.simulate import Simulation, simulate
 
-    scenario = Scenario.of(**options)
-    result: Simulation | Seeds | Comparison
-    with folder(out) as files:
-        keep = files is not None
+    scenario, keep = Scenario.of(**options), out is not None
+
+    def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:
             if seeds is not None:
-                result = simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
-            elif scenario.model is None and scenario.system is None:
-                result = compare_demo(scenario, keep_stages=keep, progress=watch)
-            else:
-                result = simulate(scenario, keep_stages=keep, progress=watch)
-        if files:
-            from ..report.files import write_simulation
+                return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
+            if scenario.model is None and scenario.system is None:
+                return compare_demo(scenario, keep_stages=keep, progress=watch)
+            return simulate(scenario, keep_stages=keep, progress=watch)
 
-            write_simulation(result, files)
-    warn(result.warnings)
-    show(result, as_json)
+    answer(make, out, as_json)

@@ -9,7 +9,7 @@ import typer
 
 from ...workloads.errors import InputError
 from .app import App, app
-from .io import folder, show, warn_skipped
+from .io import answer, folder, parent_of
 from .options import Json, Out
 
 validate_app = App(help="Compare predictions with measurements.", rich_markup_mode=None)
@@ -38,19 +38,17 @@ def validate_kernels_command(
     out: Out = None,
 ) -> None:
     """Kernel models against measured tables; exits 1 past the bounds in a device's YAML."""
-    from ..report.files import write_kernels
     from ..show.output import SIGNIFICANT
-    from ..validate.kernels import validate_kernels
+    from ..validate.kernels import KernelValidation, validate_kernels
 
-    with folder(out) as files, folder(_parent(predictions), "--predictions") as beside:
-        result = validate_kernels([_sample() if path == SAMPLE else path for path in tables])
-        if beside and predictions:
-            beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
-        if files:
-            write_kernels(result, files)
-    warn_skipped(result.skipped)
-    show(result, as_json)
-    if not result.passed:
+    def make() -> KernelValidation:
+        with folder(parent_of(predictions, "--predictions"), "--predictions") as beside:
+            result = validate_kernels([_sample() if path == SAMPLE else path for path in tables])
+            if beside and predictions:
+                beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
+        return result
+
+    if not answer(make, out, as_json).passed:
         raise typer.Exit(1)
 
 
@@ -62,12 +60,3 @@ def _sample() -> str:
     from importlib.resources import files
 
     return str(files("opbyte.kernels") / "measured")
-
-
-def _parent(path: str | None) -> str | None:
-    """The folder of a result file."""
-    if path is None:
-        return None
-    if os.path.isdir(path) or not os.path.basename(path):
-        raise InputError(f"--predictions {path!r}", "is a folder; name a file in it")
-    return os.path.dirname(path) or "."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from .io import folder, show
+from .io import answer
 from .options import Json, Out
 from .validate import validate_app
 
@@ -20,12 +21,5 @@ def validate_dram_command(
     """The DRAM model against runs of other simulators; exits 1 past its tolerances."""
     from ..validate.dram import validate_dram
 
-    with folder(out) as files:
-        result = validate_dram(file)
-        if files:
-            from ..report.files import write_dram_validation
-
-            write_dram_validation(result, files)
-    show(result, as_json)
-    if not result.passed:
+    if not answer(partial(validate_dram, file), out, as_json).passed:
         raise typer.Exit(1)

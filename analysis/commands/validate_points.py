@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from .io import counting, folder, show, warn_skipped
+from .io import answer
 from .options import Json, Out
 from .validate import validate_app
 
@@ -20,12 +21,4 @@ def validate_points_command(
     """Simulate deployments whose TTFT and TPOT were measured, one a row."""
     from ..validate.deployments import validate_points
 
-    with folder(out) as files:
-        with counting("points") as progress:
-            result = validate_points(points, progress=progress)
-        if files:
-            from ..report.files import write_points
-
-            write_points(result, files)
-    warn_skipped(result.skipped)
-    show(result, as_json)
+    answer(partial(validate_points, points), out, as_json, counted="points")

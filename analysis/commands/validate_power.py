@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from ...workloads.errors import InputError
-from .io import folder, show, warn_skipped
+from .io import answer, folder, parent_of
 from .options import Json
 from .validate import validate_app
 
@@ -27,26 +27,15 @@ def validate_power_command(
     as_json: Json = False,
 ) -> None:
     """Power model against measured power of kernels; exits 1 past the bounds of the committed fit."""
-    from ..validate.power import validate_power
+    from ..validate.power import PowerValidation, validate_power
 
-    with folder(_beside(fit), "--fit") as files:
-        date = None
-        if fit is not None:
-            from datetime import UTC, datetime
+    def make() -> PowerValidation:
+        with folder(parent_of(fit, "--fit"), "--fit") as files:
+            date = None if fit is None else datetime.now(UTC).date().isoformat()
+            result = validate_power(tables, cross_validate, date)
+            if files and fit and result.fitted:
+                files.text(os.path.basename(fit), result.fitted)
+        return result
 
-            date = datetime.now(UTC).date().isoformat()
-        result = validate_power(tables, cross_validate, date)
-        if files and fit and result.fitted:
-            files.text(os.path.basename(fit), result.fitted)
-    warn_skipped(result.skipped)
-    show(result, as_json)
-    if not result.passed:
+    if not answer(make, None, as_json).passed:
         raise typer.Exit(1)
-
-
-def _beside(path: str | None) -> str | None:
-    if path is None:
-        return None
-    if os.path.isdir(path) or not os.path.basename(path):
-        raise InputError(f"--fit {path!r}", "is a folder; name a file in it")
-    return os.path.dirname(path) or "."

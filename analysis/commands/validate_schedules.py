@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from .io import counting, folder, show
+from .io import answer
 from .options import Json, Out
 from .validate import validate_app
 
@@ -22,11 +23,6 @@ def validate_schedules_command(
     """Plans of policy vllm against those of vLLM's own scheduler; exits 1 if any differs."""
     from ..validate.schedules import validate_schedules
 
-    with folder(out) as files:
-        with counting("schedules") as progress:
-            result = validate_schedules(schedules, progress=progress)
-        if files:
-            files.json("schedules.json", result.to_dict())
-    show(result, as_json)
-    if result.differences:
+    make = partial(validate_schedules, schedules)
+    if answer(make, out, as_json, counted="schedules").differences:
         raise typer.Exit(1)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from .io import folder, show
+from .io import answer
 from .options import Json, Out
 from .validate import validate_app
 
@@ -23,10 +24,4 @@ def validate_serving_command(
     """Replay measured serving runs, request by request."""
     from ..validate.serving import validate_serving
 
-    with folder(out) as files:
-        result = validate_serving(folders, kernels=not no_kernels)
-        if files:
-            from ..report.files import write_serving
-
-            write_serving(result, files)
-    show(result, as_json)
+    answer(partial(validate_serving, folders, kernels=not no_kernels), out, as_json)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from .bars import bars
 from .style import (
     BLACK,
     BLUE,
@@ -78,48 +79,6 @@ def draw(tables: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
     """
     with house_style():
         return {name: DRAWN[name](title, frame) for name, (title, frame) in tables.items()}
-
-
-def bars(
-    axes: Axes,
-    frame: pd.DataFrame,
-    groups: Sequence[str],
-    by: str,
-    value: str,
-    styles: Mapping[str, Style],
-) -> list[str]:
-    """Bars side by side within groups; returns the series drawn, in order of their styles.
-
-    Parameters
-    ----------
-    groups : sequence of str
-        Columns whose combinations are the groups, in order of appearance.
-    by : str
-        Column of the series within a group.
-    value : str
-        Column of the heights.
-    """
-    keys = list(dict.fromkeys(map(tuple, frame[list(groups)].to_numpy().tolist())))
-    series = [name for name in styles if name in set(frame[by])]
-    wide = 0.8 / len(series)
-    table = {(*k, s): v for *k, s, v in frame[[*groups, by, value]].to_numpy().tolist()}
-    for i, name in enumerate(series):
-        style = styles[name]
-        at = np.arange(len(keys)) + (i - (len(series) - 1) / 2) * wide
-        axes.bar(
-            at, [table[(*k, name)] for k in keys], wide, color=style.color, edgecolor=BLACK,
-            linewidth=0.4, hatch=style.hatch,
-        )  # fmt: skip
-    axes.set_xticks(range(len(keys)), ["\n".join(_tick(x) for x in key) for key in keys])
-    axes.tick_params(axis="x", length=0)
-    axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)
-    return series
-
-
-def _tick(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _legend(

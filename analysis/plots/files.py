@@ -33,9 +33,6 @@ class Picture:
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure as PNG of 200 dots per inch; the same figure gives the same bytes.
 
-    The file appears whole or not at all: it is written under a temporary name beside `path`
-    and then renamed.
-
     Parameters
     ----------
     figure : Figure
@@ -49,13 +46,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            _write(figure, file)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with target.open("wb") as file:
+        _write(figure, file)
     return target
 
 

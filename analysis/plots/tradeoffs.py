@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ...workloads.pareto import unbeaten
 from .labels import Point, place
 from .style import (
     BLUE,
@@ -88,7 +89,8 @@ def trade_off(
     first, second = list(objectives)[:2]
     rows = table[np.isfinite(table[[first, second]].astype(float)).all(axis=1)]
     at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
-    best = _best(at, [objectives[first], objectives[second]])
+    sign = np.array([-1.0 if objectives[name] == "max" else 1.0 for name in (first, second)])
+    best = sorted(unbeaten(at * sign, once=True), key=lambda i: at[i, 0])
     varying = _telling(pd.DataFrame(rows), columns)
     with house_style():
         figure = new_figure(title)
@@ -127,19 +129,6 @@ def trade_off(
 
 def _better(goal: str) -> str:
     return "more is better" if goal == "max" else "less is better"
-
-
-def _best(at: Array, goals: Sequence[str]) -> list[int]:
-    """Rows that no other beats in both, along x."""
-    sign = np.array([-1.0 if goal == "max" else 1.0 for goal in goals])
-    costs = at * sign
-    order = np.lexsort((costs[:, 1], costs[:, 0])) if len(at) else np.array([], dtype=int)
-    kept, lowest = [], np.inf
-    for i in order:
-        if costs[i, 1] < lowest:
-            kept.append(int(i))
-            lowest = costs[i, 1]
-    return sorted(kept, key=lambda i: at[i, 0])
 
 
 def _limits(axes: Axes, at: Array) -> None:

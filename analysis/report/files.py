@@ -1,26 +1,36 @@
-"""Result folders: which files a command writes."""
+"""Result folders: which files an answer has, chosen by its type."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import singledispatch
 
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
+from ..answers.dram import DramAnswer, PimAnswer
+from ..answers.frames import FrameRun
+from ..answers.inspect import Inspection
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..reproduce.base import Reproduction
+from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.timeline import write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
+from ..studies.search import DesignSearch
+from ..studies.stream_search import StreamSearch
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
+from ..validate.schedules import SchedulesValidation
 from ..validate.serving import ServingValidation
 from . import report
+from .memory import write_dram
 
 
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
@@ -28,27 +38,82 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
     return (result,) if isinstance(result, Simulation) else result.runs
 
 
+@singledispatch
+def write(result: Result, folder: OutputFolder) -> None:
+    """Write an answer's files: its summary under its name, unless registered otherwise."""
+    folder.answer(f"{type(result).__name__.lower()}.json", result)
+
+
+@write.register
+def _inspection(result: Inspection, folder: OutputFolder) -> None:
+    folder.answer("inspect.json", result)
+
+
+@write.register
+def _frames(result: FrameRun, folder: OutputFolder) -> None:
+    """Write a row an image, and summary.json."""
+    folder.csv("frames.csv", result.columns())
+    folder.answer("summary.json", result)
+
+
+@write.register
+def _comparison(result: SystemComparison, folder: OutputFolder) -> None:
+    """Write the figure, the report and compare.json."""
+    folder.figure("compare.png", result.drawings()[0].figure)
+    write_report(result, folder)
+    folder.answer("compare.json", result)
+
+
+@write.register
+def _search(result: DesignSearch | StreamSearch, folder: OutputFolder) -> None:
+    """Write the figure of the front and search.json."""
+    from ..plots.designs import pareto_front
+
+    title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
+    figure = pareto_front(result.frame(), result.published.to_dict(), result.best.to_dict(), title)
+    folder.figure("front.png", figure)
+    folder.answer("search.json", result)
+
+
+@write.register
+def _reproduction(result: Reproduction, folder: OutputFolder) -> None:
+    """Write the report, and what `reproduce.write` does."""
+    write_report(result, folder)
+    write_reproduction(result, folder)
+
+
+@write.register
+def _dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
+    write_dram(result, folder)
+
+
+@write.register
+def _schedules(result: SchedulesValidation, folder: OutputFolder) -> None:
+    folder.json("schedules.json", result.to_dict())
+
+
 def write_report(result: Result, folder: OutputFolder) -> None:
     """Write report.html."""
     folder.text("report.html", report(result))
 
 
-def write_roofline(result: Roofline, folder: OutputFolder) -> None:
+@write.register
+def _roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
     from ..plots import roofline as draw
-    from ..plots import save
 
     rows = [op.to_dict() for op in result.ops]
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
     folder.csv("ops.csv", columns, floats="%.9g")
     figure = draw(result.processors(), result.figure_ops(), result.title())
-    folder.write("roofline.png", lambda path: save(figure, path))
+    folder.figure("roofline.png", figure)
     write_report(result, folder)
     folder.answer("roofline.json", result)
 
 
-def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
+@write.register
+def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
     """Write each run's tables and figures; several runs go to folders of their own."""
     runs = simulations_of(result)
     for each in runs:
@@ -63,38 +128,38 @@ def write_simulation(result: Simulation | Seeds | Comparison, folder: OutputFold
         folder.answer("summary.json", result)
 
 
-def write_pareto(result: Pareto, folder: OutputFolder) -> None:
+@write.register
+def _pareto(result: Pareto, folder: OutputFolder) -> None:
     """Write the best rows, their figure where there are two objectives, and pareto.json."""
     import pandas as pd
 
-    from ..plots import save, trade_off
+    from ..plots import trade_off
 
     columns = {name: np.array([row[name] for row in result.best]) for name in result.best[0]}
     folder.csv("pareto.csv", columns, floats="%.17g")
     if len(result.objectives) > 1:
         table = pd.DataFrame(result.table)
         figure = trade_off(table, result.objectives, result.columns, result.title)
-        folder.write("pareto.png", lambda path: save(figure, path))
+        folder.figure("pareto.png", figure)
     write_report(result, folder)
     folder.answer("pareto.json", result)
 
 
-def write_capacity(result: Capacity, folder: OutputFolder) -> None:
+@write.register
+def _capacity(result: Capacity, folder: OutputFolder) -> None:
     """Write every simulated load, the figure of latency against load, and capacity.json."""
     import pandas as pd
 
-    from ..plots import save
-
     table = pd.DataFrame(result.curve())
-    folder.csv("loads.csv", {str(name): table[name].to_numpy() for name in table}, floats="%.17g")
+    folder.frame("loads.csv", table, "%.17g")
     figure = result.figure()
-    folder.write("capacity.png", lambda path: save(figure, path))
+    folder.figure("capacity.png", figure)
     write_report(result, folder)
     folder.answer("capacity.json", result)
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
-    from ..plots import latency, save
+    from ..plots import latency
 
     run = each.run
     folder.csv(f"{below}requests.csv", run.requests.columns())
@@ -107,7 +172,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     )
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
-    folder.write(f"{below}latency.png", lambda path: save(figure, path))
+    folder.figure(f"{below}latency.png", figure)
     folder.text(f"{below}report.html", report(each))
     folder.answer(f"{below}summary.json", each)
 
@@ -123,46 +188,46 @@ def _stage_columns(
     }
 
 
-def write_kernels(result: KernelValidation, folder: OutputFolder) -> None:
+@write.register
+def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, predictions, figures, the report, and `devices/specs/evidence` anew."""
-    from ..plots import save
     from ..validate.behind import evidence_files
 
     write_report(result, folder)
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
-        folder.write(f"{name}.png", partial(save, drawing.figure))
+        folder.figure(f"{name}.png", drawing.figure)
     for name, text in evidence_files(result.found()).items():
         folder.text(f"evidence-{name}.csv", text)
 
 
-def write_serving(result: ServingValidation, folder: OutputFolder) -> None:
+@write.register
+def _serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its figure."""
-    from ..plots import save
-
     for each, drawing in zip(result.runs, result.drawings(), strict=True):
         table = each.requests()
-        columns = {str(name): table[name].to_numpy() for name in table}
-        folder.csv(f"{each.name}/requests.csv", columns)
-        folder.write(f"{each.name}/latencies.png", partial(save, drawing.figure))
+        folder.frame(f"{each.name}/requests.csv", table)
+        folder.figure(f"{each.name}/latencies.png", drawing.figure)
     write_report(result, folder)
     folder.answer("serving.json", result)
 
 
-def write_points(result: PointsValidation, folder: OutputFolder) -> None:
+@write.register
+def _points(result: PointsValidation, folder: OutputFolder) -> None:
     """Write every point's prediction, the figure and points.json."""
-    from ..plots import points, save
+    from ..plots import points
 
     table = result.predictions()
-    folder.csv("predictions.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+    folder.frame("predictions.csv", table, SIGNIFICANT)
     figure = points(table, f"{len(table)} measured deployments")
-    folder.write("points.png", partial(save, figure))
+    folder.figure("points.png", figure)
     folder.answer("points.json", result)
 
 
-def write_dram_validation(result: DramValidation, folder: OutputFolder) -> None:
+@write.register
+def _dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     """Write every row's numbers and dram.json."""
     table = result.frame()
-    folder.csv("rows.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+    folder.frame("rows.csv", table, SIGNIFICANT)
     folder.answer("dram.json", result)

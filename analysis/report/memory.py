@@ -15,14 +15,13 @@ from ..show.output import SIGNIFICANT, OutputFolder
 def write_dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
     """Write dram.json, and for streams of requests the sweep, its figure and the timeline."""
     if isinstance(result, DramAnswer):
-        from ..plots import save
         from ..plots.memory import bandwidth
 
         table = result.sweep()
-        folder.csv("sweep.csv", {str(c): table[c].to_numpy() for c in table}, SIGNIFICANT)
+        folder.frame("sweep.csv", table, SIGNIFICANT)
         note = f"Mapping {result.run.mapping}, {result.run.read_queue} entries; strides touch 64 B."
         figure = bandwidth(table, f"{result.memory.title}: bandwidth by access", note)
-        folder.write("bandwidth.png", partial(save, figure))
+        folder.figure("bandwidth.png", figure)
         folder.write("timeline.json", partial(write_commands, result.commands()))
     folder.answer("dram.json", result)
 

@@ -12,6 +12,7 @@ from ...devices.device import Processor
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
+from ...workloads.digest import digest_of
 from ...workloads.specfile import to_si
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
@@ -27,7 +28,6 @@ from ..answers.summary import (
     window_text,
 )
 from ..plots import breakdown, latency, roofline, timeline
-from ..show.provenance import digest_of
 from ..show.result import Drawing, Section
 from ..show.text import show
 from .sections import sections

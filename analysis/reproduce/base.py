@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from inspect import signature
 from typing import Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import show
-from .points import Told
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -29,7 +29,7 @@ class Row:
     simulated : float or None
     tolerance : str
         How far apart they may be: "5 %" (of the published value), "0.04" (absolute),
-        "below" or "holds" (a statement that must be true).
+        "below" or "holds" (a statement that must be true); empty where nothing is judged.
     status : str
         "pass", "fail" or "prediction".
     note : str
@@ -65,7 +65,7 @@ def judged(
     'fail'
     """
     row = Row(id, quantity, unit, published, simulated, tolerance, PREDICTION, note)
-    if published is None:
+    if published is None or not tolerance:
         return row
     if simulated is None:
         return replace(row, status=FAIL)
@@ -134,10 +134,9 @@ class Reproduction(Result):
         return sum(row.status == FAIL for row in self.table)
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("id", "quantity", "unit", "published", "simulated", "tolerance", "status", "note")
         return {
             "experiment": self.experiment,
-            "rows": [{name: getattr(row, name) for name in names} for row in self.table],
+            "rows": [asdict(row) for row in self.table],
             "tables": {table.name: [dict(row) for row in table.rows] for table in self.tables},
             "assumptions": list(self.assumptions),
             "runs": self.runs,

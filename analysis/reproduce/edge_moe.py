@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 
 from ...devices.catalog import load_device
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Row, judged
 from .fpga import assumptions, run_images
-from .points import Told
 
 MODEL, DEVICE = "edge-moe-cityscapes", "zcu102"
 LINEAR = ("linear",)

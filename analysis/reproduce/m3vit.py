@@ -26,9 +26,9 @@ from ...simulator.fpga.frames import num_tasks, run_image, serve_images
 from ...workloads.catalog import load_model
 from ...workloads.vit import encoder_macs, upsampling_decoder_macs, with_experts
 from ...workloads.vit_requests import task_sequence
+from ..parallel import Told
 from .base import EXPERIMENTS, Reproduction, Row, judged
 from .fpga import Runs, assumptions, fit_utilisation, run_images, with_utilisation
-from .points import Told
 
 DEVICE = "zcu104"
 CLASSES = {"pascal": 21, "nyud": 40}

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from ..show.interrupt import end_children
-from ..show.workers import new_pool
+from ..parallel import Told
+from ..parallel.local import Crew
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
     from ...simulator.serving.record import Run
-
-Told = Callable[[int, int], None]
 
 MARGIN = 8
 """Requests there are for each that completes, so that the load never ends before the run."""
@@ -88,7 +83,6 @@ class Measured:
     tbt_p99: float
     t2ft_p50: float
     e2e_p50: float
-    e2e_mean: float
     completion_rate: float
     t2ft_growth: float
     mixed_share: float
@@ -157,7 +151,6 @@ def _measured(run: Run, warmup: int) -> Measured:
         tbt_p99=run.tbt_s.p99 or 0.0,
         t2ft_p50=run.ttft_s.p50 or 0.0,
         e2e_p50=run.e2e_s.p50 or 0.0,
-        e2e_mean=run.e2e_s.mean or 0.0,
         completion_rate=(len(ends) - 1) / span if span > 0 else 0.0,
         t2ft_growth=float(growth),
         mixed_share=float(steps[mixed].sum() / steps.sum()),
@@ -185,7 +178,7 @@ def _joules(run: Run) -> dict[tuple[str, str], float]:
 
 
 class Runner:
-    """Simulates points on all cores; a point asked for twice runs once.
+    """Simulates points on a crew; a point asked for twice runs once.
 
     Attributes
     ----------
@@ -193,21 +186,9 @@ class Runner:
         All points run so far.
     """
 
-    def __init__(self, told: Told | None = None, workers: int | None = None) -> None:
+    def __init__(self, crew: Crew, told: Told | None = None) -> None:
         self.results: dict[Point, Measured] = {}
-        self._told, self._workers = told, workers or os.cpu_count() or 1
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            if kind is not None:
-                end_children()
-            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        self._crew, self._told = crew, told
 
     def __getitem__(self, point: Point) -> Measured:
         return self.results[point]
@@ -216,15 +197,11 @@ class Runner:
         """Simulate what has not been; the longest first, so that none is left at the end."""
         new = [p for p in dict.fromkeys(points) if p not in self.results]
         new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
-        if not new:
-            return
-        if self._pool is None:
+        if new and not self.results:
             last = new.pop()
             self.results[last] = run_point(last)  # compile once, before each worker would
-            self._pool = new_pool(self._workers)
         total = len(self.results) + len(new)
-        futures = {self._pool.submit(run_point, point): point for point in new}
-        for future in as_completed(futures):
-            self.results[futures[future]] = future.result()
+        for i, measured in self._crew.run(run_point, new):
+            self.results[new[i]] = measured
             if self._told is not None:
                 self._told(len(self.results), total)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,7 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
         files.csv(f"{table.name}.csv", columns, floats=NUMBERS)
     files.text("table.md", markdown(result))
     for name, figure in figures_of(result).items():
-        from ..plots import save
-
-        files.write(f"{name}.png", partial(save, figure))
+        files.figure(f"{name}.png", figure)
     files.answer("rows.json", result)
 
 

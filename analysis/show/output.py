@@ -10,9 +10,10 @@ import re
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ from .interrupt import uninterrupted, whole
 from .record import made_by
 from .result import Result
 from .text import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 STAMPS = "%.9f"
 """Format of simulated times: nanoseconds, so that equal runs are equal bytes."""
@@ -126,6 +131,16 @@ class OutputFolder:
 
         frame = pd.DataFrame(dict(columns))
         self.write(name, lambda path: frame.to_csv(path, index=False, float_format=floats))
+
+    def frame(self, name: str, table: pd.DataFrame, floats: str = STAMPS) -> None:
+        """Write a pandas frame; `floats` is the format of its real numbers."""
+        self.csv(name, {str(column): table[column].to_numpy() for column in table}, floats)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Write a figure as PNG."""
+        from ..plots import save
+
+        self.write(name, partial(save, figure))
 
     def _make(self, folder: Path) -> None:
         """Make a folder and those above it, remembering which are new."""

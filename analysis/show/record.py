@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-ELSEWHERE = ("--out", "--workers", "--dask")
+ELSEWHERE = ("--out", "--predictions", "--fit", "--workers", "--dask")
 """Options with a value that say where or how, not what."""
 READ = ("*.json", "*.csv", "*.yaml")
 """Files of a named folder that commands read."""
@@ -116,8 +116,8 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _digest(name: str) -> str:
+    from ...workloads.digest import digest_of_files
     from ...workloads.errors import InputError
-    from .provenance import digest_of_files
 
     path = Path(name)
     try:

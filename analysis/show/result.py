@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from ..plots.files import Picture
 
 
+MOST_SKIPPED = 20
+"""Rows and files left out that a command names."""
+
+
+def skipped_remarks(skipped: Sequence[object]) -> list[str]:
+    """What of the input was left out."""
+    told = [f"skipped {row}" for row in skipped[:MOST_SKIPPED]]
+    if len(skipped) > MOST_SKIPPED:
+        told.append(f"skipped {len(skipped) - MOST_SKIPPED} more rows or files (all with --json)")
+    return told
+
+
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """A figure with a sentence that says what to see in it."""
@@ -65,6 +77,10 @@ class Result:
     def timing(self) -> dict[str, Any]:
         """What differs between equal calls, such as real time [s]; never part of `to_dict`."""
         return {}
+
+    def remarks(self) -> Sequence[str]:
+        """What a reader should know before trusting it; the command says it on stderr."""
+        return ()
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         """Rows of the table shown to people."""

@@ -7,10 +7,9 @@ until the level is missed, then bisects on the logarithm down to the tolerance.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,12 @@ from ..answers.evidence import basis_of
 from ..answers.limits import Limit, limit_of
 from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
+from ..parallel import Told
+from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.text import seconds, show
-from ..show.workers import worker_pool
 from .capacity_result import Capacity, Found, Tried
 from .service_level import MEASURES, read_level
 
-Told = Callable[[int, int], None]
 DEFAULT_REQUESTS, MOST_REQUESTS = 1000, 16_000
 """Of every simulation; of the one whose rates are told, where rates do not settle before."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
@@ -98,12 +97,16 @@ def capacity(
     check_count(requests, "--requests", 2)
     task = _Task(scenario.changed(requests=requests), level, tolerance, asked)
     if workers is None:
-        workers = min(os.cpu_count() or 1, len(names))
-    check_count(workers, "--workers", 1, 1024)
-    ordered = _search_all(task, names, workers, told)
-    return Capacity(
-        ordered[0][1], ordered[0][2], level, tuple(f for f, _, _ in ordered), tolerance
-    )  # fmt: skip
+        workers = min(cores(), len(names))
+    check_count(workers, "--workers", 1, MAX_WORKERS)
+    found: dict[int, Answer] = {}
+    with Crew(min(workers, len(names))) as crew:
+        for i, answer in crew.run(partial(_search, task), names):
+            found[i] = answer
+            if told is not None:
+                told(len(found), len(names))
+    ordered = tuple(found[i][0] for i in range(len(names)))
+    return Capacity(found[0][1], found[0][2], level, ordered, tolerance)
 
 
 def _names(systems: Sequence[str | Path] | str) -> list[str | Path]:
@@ -139,26 +142,6 @@ class _Task:
 
 Answer = tuple[Found, str, str]
 """A system's capacity, with the names of model and workload."""
-
-
-def _search_all(
-    task: _Task, names: Sequence[str | Path], workers: int, told: Told | None
-) -> list[Answer]:
-    """Search each system, on several processes where there are several systems."""
-    found: dict[str | Path, Answer] = {}
-    if workers == 1 or len(names) == 1:
-        for i, system in enumerate(names):
-            found[system] = _search(task, system)
-            if told is not None:
-                told(i + 1, len(names))
-    else:
-        with worker_pool(workers) as pool:
-            futures = {pool.submit(_search, task, system): system for system in names}
-            for future in as_completed(futures):
-                found[futures[future]] = future.result()
-                if told is not None:
-                    told(len(found), len(names))
-    return [found[system] for system in names]
 
 
 def _search(task: _Task, system: str | Path) -> Answer:

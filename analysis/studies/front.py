@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from ...workloads.pareto import unbeaten
 
 SIGN = {"max": -1.0, "min": 1.0}
 
@@ -29,28 +30,6 @@ def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> l
     signs = np.array([SIGN[goal] for goal in objectives.values()])
     costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
     return [dict(known[i]) for i in unbeaten(costs)]
-
-
-def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
-    """Rows of costs, shape (n, objectives), that no other row beats; the cheapest first.
-
-    Of equal rows all stay, or only the first with `once`.
-
-    Examples
-    --------
-    >>> unbeaten(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0]]))
-    [1, 0]
-    """
-    kept: list[int] = []
-    best = np.empty((0, costs.shape[1]))
-    for i in np.lexsort(costs.T[::-1]):  # whatever beats a row comes before it in this order
-        beaten = np.all(best <= costs[i], axis=1)
-        if not once:
-            beaten &= np.any(best < costs[i], axis=1)
-        if not beaten.any():
-            kept.append(int(i))
-            best = np.concatenate([best, costs[i : i + 1]])
-    return kept
 
 
 def _number(value: Any) -> bool:

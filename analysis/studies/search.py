@@ -1,4 +1,6 @@
-"""Design search: array sizes, parallel queries and buffers of an FPGA board for one model.
+"""Design search: array sizes, parallel queries and buffers of an FPGA board for one encoder.
+
+For language models see `stream_search`.
 
 Array shapes are enumerated where a size more saves a pass over some matrix (all others waste
 multipliers), thinned to the Pareto front of multipliers and cycles, combined with attention units
@@ -8,8 +10,8 @@ useful cycles stay those of the board's own design.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,17 @@ import numpy as np
 from ...devices.catalog import device_aliases, list_devices, load_system
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import DeviceSpec, SystemSpec
-from ...workloads.batch import Batch
+from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
 from ...workloads.catalog import load_model
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
+from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
-from .front import unbeaten
-from .search_space import TILE_KIB, Design, DesignSpace
+from .stream_search import StreamSearch, search_streams
 
-Told = Callable[[int, int], None]
 OBJECTIVES = ("latency", "energy")
 
 
@@ -119,8 +121,10 @@ def search(
     fill: float = 1.0,
     batch: int = 1,
     context: int = 2048,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
     told: Told | None = None,
-) -> DesignSearch:
+) -> DesignSearch | StreamSearch:
     """Find designs for a model within a board's resources.
 
     Parameters
@@ -132,13 +136,16 @@ def search(
     fill : float
         Share of DSPs and on-chip bytes that a design may take (0.8 closes timing easily).
     batch, context : int
-        Of the decoding step of a language model; one layer of each kind stands for all.
+        Of the decoding step of a language model.
+    dtype, kv_dtype : str, optional
+        Its number formats; see `search_streams`.
     told : callable, optional
         Told (designs run, designs in all).
 
     Returns
     -------
-    DesignSearch
+    DesignSearch or StreamSearch
+        Of an image encoder, arrays and buffers; of a language model, a streaming engine.
 
     Raises
     ------
@@ -154,11 +161,16 @@ def search(
     check_count(batch, "--batch", 1)
     check_count(context, "--context", 0)
     spec = model if isinstance(model, ModelSpec) else load_model(model)
-    if spec.front is None:
-        layers = tuple(layer for layer, _ in spec.groups)
-        spec = replace(spec, layers=layers, vocab=0, tied=True, extra_weights=0)
     device = _device(board)
-    space = DesignSpace(spec, device, fill, Batch.of([context] * batch))
+    if spec.front is None:
+        return search_streams(
+            spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype,
+            told=told,
+        )  # fmt: skip
+    if (dtype, kv_dtype) != (None, None):
+        raise InputError("--dtype", "is for language models; arrays have their own formats")
+    engine_of(device)
+    space = DesignSpace(spec, device, fill)
     published = space.run(space.base)
     designs, plans = [], list(space.designs())
     for i, engine in enumerate(plans):
@@ -190,7 +202,6 @@ def _device(board: str | Path | SystemSpec) -> DeviceSpec:
         system = load_system(f"{board}-x1" if known else board)
     if system.devices_per_node * system.nodes > 1:
         raise InputError("--board", f"{system.name} is several devices; name one")
-    engine_of(system.device)
     return system.device
 
 

@@ -21,7 +21,7 @@ from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, read_tables
-from ..show.result import Result
+from ..show.result import Result, skipped_remarks
 from .calibration_report import report
 
 ALL = "all"
@@ -47,6 +47,9 @@ class Calibration(Result):
     measured: Mapping[str, Mapping[str, Rows]]
     skipped: Sequence[Skipped]
     own: Path | None = None
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ import numpy as np
 from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
-from ..show.result import Result
+from ..parallel import Told
+from ..show.result import Result, skipped_remarks
 from .points.pool import predict_all
 from .points.predict import Prediction
 from .points.table import Point, Skipped, read_points
@@ -99,6 +100,9 @@ class PointsValidation(Result):
             key = tuple(str(getattr(s.point, names.get(k, k))) for k in keys)
             out.setdefault(key, []).append(s)
         return dict(sorted(out.items()))
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -227,7 +231,7 @@ def validate_points(
     path: str | Path,
     *,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    told: Told | None = None,
 ) -> PointsValidation:
     """Simulate every row of a table of serving points and compare TTFT and TPOT.
 
@@ -238,7 +242,7 @@ def validate_points(
         ``model_configs`` beside it or one folder above.
     seed : int
         Of the drawn lengths.
-    progress : callable, optional
+    told : callable, optional
         Told (points done, points).
 
     Raises
@@ -248,7 +252,7 @@ def validate_points(
     """
     path = Path(path)
     points, skipped = read_points(path)
-    outcomes = predict_all(points, path.parent, seed, progress)
+    outcomes = predict_all(points, path.parent, seed, told)
     scored = []
     for point, outcome in zip(points, outcomes, strict=True):
         if isinstance(outcome, Prediction):

@@ -16,9 +16,9 @@ from ...devices.dram.pattern import Run, run_of
 from ...devices.dram.pim import measure, stream_of
 from ...devices.dram.run import drain_fraction, simulate
 from ...devices.dram.spec import DramSpec
+from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
-from ...workloads.requests.csvtable import check_header, header_cells, split_line
-from ...workloads.requests.textfile import at_line, read_lines
+from ...workloads.textfile import at_line
 from ..show.result import Result
 
 COLUMNS = ("simulator", "config", "pattern", "params")
@@ -197,24 +197,12 @@ def validate_dram(path: str | Path) -> DramValidation:
 
 def read_references(path: Path) -> list[Reference]:
     """The rows of a file, without simulating them."""
-    header: list[str] | None = None
-    out: list[Reference] = []
-    for chunk in read_lines(path):
-        for number, line in enumerate(chunk.text, chunk.first):
-            if not line:
-                continue
-            cells = [cell.strip() for cell in split_line(path, number, line)]
-            if header is None:
-                header = header_cells(cells)
-                check_header(path, number, header, COLUMNS)
-                continue
-            if len(cells) != len(header):
-                reason = f"has {len(cells)} cells, the header {len(header)}"
-                raise InputError(at_line(path, number), reason)
-            out.append(_reference(dict(zip(header, cells, strict=True)), at_line(path, number)))
-    if not out:
-        raise InputError(path, "is empty" if header is None else "has a header but no rows")
-    return out
+    columns = read_whole(path, COLUMNS)
+    lines = columns[COLUMNS[0]].lines
+    return [
+        _reference({name: str(c.cells[i]).strip() for name, c in columns.items()}, at_line(path, n))
+        for i, n in enumerate(lines)
+    ]
 
 
 def _reference(cells: Mapping[str, str], where: str) -> Reference:

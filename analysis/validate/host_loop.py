@@ -6,7 +6,7 @@ import datetime
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +135,7 @@ class Loop(Result):
                 for u in self.unseen
             ],
             "unseen_median_ape": self.median_ape,
-            "steps": [{**_fields(step), "error": step.error} for step in self.steps],
+            "steps": [{**asdict(step), "error": step.error} for step in self.steps],
             "step_median_ape": self.step_ape,
             "serving": self.serving.to_dict(),
             "skipped": [str(row) for row in self.skipped],
@@ -178,18 +178,10 @@ class Loop(Result):
         files.text(f"{self.name}-calibrated.yaml", self.device)
         files.json("toy/config.json", self.config)
         columns = {
-            name: np.array([getattr(s, name) for s in self.steps])
-            for name in Step.__dataclass_fields__
+            own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)
         }
         files.csv("steps.csv", columns)
-        from ..plots.files import save
-
-        figure = step_times(self.steps, self.name)
-        files.write("steps.png", lambda path: save(figure, path))
-
-
-def _fields(step: Step) -> dict[str, Any]:
-    return {name: getattr(step, name) for name in Step.__dataclass_fields__}
+        files.figure("steps.png", step_times(self.steps, self.name))
 
 
 def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:

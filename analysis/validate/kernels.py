@@ -17,8 +17,9 @@ from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
 from ...devices.spec import BoundsSpec, DeviceSpec
-from ...workloads.kernel_tables import SCHEMAS, Skipped, read_tables
-from ..show.result import Drawing, Result
+from ...workloads.kernel_schemas import SCHEMAS
+from ...workloads.kernel_tables import Skipped, read_tables
+from ..show.result import Drawing, Result, skipped_remarks
 
 CAPTION = (
     "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
@@ -89,6 +90,9 @@ class KernelValidation(Result):
             }
             for c in self.checks
         ]
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         skipped = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from ...kernels.measure import Measurement, Row, measure
 from ...kernels.tables import table_text
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_seed
+from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, si
 
@@ -131,7 +132,7 @@ def _shape(row: Row) -> str:
 def measure_machine(
     *, backend: str = "numba", quick: bool = False, threads: int | None = None,
     only: Sequence[str] = (), lenient: bool = False, compare: bool = False, seed: int = 0,
-    loop: bool = False, progress: Callable[[int, int], None] | None = None,
+    loop: bool = False, told: Told | None = None,
 ) -> Measured:  # fmt: skip
     """Measure the kernels of a backend here, and close the loop over them if asked.
 
@@ -144,7 +145,7 @@ def measure_machine(
     loop : bool
         Calibrate on half of the shapes, validate on the others, and simulate a small model on
         this machine beside the same model run for real (`analysis.validate.host_loop`).
-    progress : callable, optional
+    told : callable, optional
         Told how many visits are done, of how many.
 
     Raises
@@ -168,7 +169,7 @@ def measure_machine(
             raise InputError("--loop", "closes the loop on the processor: use --backend numba")
         from ...kernels.gpu_measure import measure_gpu
 
-        return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=progress))
+        return Measured(measure_gpu(quick=quick, only=only, lenient=lenient, progress=told))
     small = None
     if loop:
         from .host_loop import close_loop, small_model
@@ -176,7 +177,7 @@ def measure_machine(
         small = small_model(quick, threads or max_threads(), seed)
     run = measure(
         quick=quick, threads=threads, only=only, lenient=lenient, compare=compare, seed=seed,
-        progress=progress, besides=() if small is None else small.work,
+        progress=told, besides=() if small is None else small.work,
     )  # fmt: skip
     if small is None:
         return Measured(run)

@@ -23,8 +23,9 @@ from ...devices.power.transfer import can_model, power_model
 from ...devices.power.work import FROM_TABLE
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
-from ...workloads.kernel_tables import Form, Skipped, Table, read_tables
-from ..show.result import Result
+from ...workloads.kernel_schemas import Form
+from ...workloads.kernel_tables import Skipped, Table, read_tables
+from ..show.result import Result, skipped_remarks
 
 F8 = npt.NDArray[np.float64]
 FORM = Form(more=("power_W", "power_limit_W"), optional=("active_experts",), known_kernels=False)
@@ -149,6 +150,9 @@ class PowerValidation(Result):
                 }
             )
         return out
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
 
     def to_dict(self) -> dict[str, Any]:
         skipped = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +18,12 @@ from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.load import load
 from ...simulator.scenario.place import deployed
 from ...simulator.serving.run import run
+from ...workloads.csvfile import numbers, read_whole
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
-from ...workloads.regular import open_regular
 from ...workloads.requests import RequestBlock, RequestStream
+from ...workloads.requests.cells import MAX_TIME
+from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import LEVEL, RunIntervals, run_intervals
 from ..show.result import Drawing, Result
@@ -31,11 +32,11 @@ from ..show.text import seconds
 if TYPE_CHECKING:
     import pandas as pd
 
-
 F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
 
 STAMPS = ("queued_s", "first_token_s", "last_token_s")
-COLUMNS = ("input_tokens", "output_tokens", *STAMPS)
+LENGTHS = ("input_tokens", "output_tokens")
 STATISTICS = ("mean", "p50", "p90", "p99")
 QUANTITIES = ("ttft", "tpot", "latency")
 
@@ -67,6 +68,21 @@ class Latencies:
 
 
 @dataclass(frozen=True, slots=True)
+class Requests:
+    """Measured requests in order of queueing, shape (n,) each; lengths in tokens, stamps in s."""
+
+    request_id: npt.NDArray[np.object_]
+    input_tokens: I8
+    output_tokens: I8
+    queued_s: F8
+    first_token_s: F8
+    last_token_s: F8
+
+    def __len__(self) -> int:
+        return len(self.request_id)
+
+
+@dataclass(frozen=True, slots=True)
 class ServingRun:
     """One run: what was measured, and what the simulator says of the same requests.
 
@@ -74,8 +90,7 @@ class ServingRun:
     ----------
     name : str
         Folder of the run.
-    table : pandas.DataFrame
-        The measured requests in order of queueing.
+    table : Requests
     simulated_first_s, simulated_last_s : float64 array, shape (n,)
     preemptions : int
         In the simulation.
@@ -88,7 +103,7 @@ class ServingRun:
     """
 
     name: str
-    table: pd.DataFrame
+    table: Requests
     simulated_first_s: F8
     simulated_last_s: F8
     preemptions: int
@@ -99,15 +114,12 @@ class ServingRun:
     @property
     def measured(self) -> Latencies:
         t = self.table
-        queued, first, last = (t[c].to_numpy(np.float64) for c in STAMPS)
-        return Latencies.of(queued, first, last, t.output_tokens.to_numpy(np.int64))
+        return Latencies.of(t.queued_s, t.first_token_s, t.last_token_s, t.output_tokens)
 
     @property
     def simulated(self) -> Latencies:
-        return Latencies.of(
-            self.table.queued_s.to_numpy(np.float64), self.simulated_first_s,
-            self.simulated_last_s, self.table.output_tokens.to_numpy(np.int64),
-        )  # fmt: skip
+        first, last = self.simulated_first_s, self.simulated_last_s
+        return Latencies.of(self.table.queued_s, first, last, self.table.output_tokens)
 
     def metrics(self) -> dict[str, dict[str, float]]:
         """Measured, simulated and relative error of every figure."""
@@ -267,12 +279,11 @@ def _replay(folder: Path, kernels: bool) -> ServingRun:
     )  # fmt: skip
 
 
-def _stream(name: str, table: pd.DataFrame) -> RequestStream:
+def _stream(name: str, table: Requests) -> RequestStream:
     """Requests arrive when the engine queued them, between two of its steps."""
     block = RequestBlock(
-        np.arange(len(table)), table.queued_s.to_numpy(np.float64),
-        table.input_tokens.to_numpy(np.int64), table.output_tokens.to_numpy(np.int64),
-    )  # fmt: skip
+        np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens
+    )
     return RequestStream(name, True, None, lambda: iter([block]))
 
 
@@ -299,30 +310,14 @@ def _device(folder: Path) -> str:
     return known.pop()
 
 
-def _requests(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        with open_regular(path) as file:
-            table = pd.read_csv(file)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
-    lacking = [c for c in ("request_id", *COLUMNS) if c not in table]
-    if lacking:
-        raise InputError(path, f"lacks the columns {', '.join(lacking)}")
-    for name in COLUMNS:
-        values = pd.to_numeric(table[name], errors="coerce")
-        low = 1.0 if name.endswith("tokens") else 0.0
-        bad = np.flatnonzero(~(np.isfinite(values) & (values >= low)))
-        if len(bad):
-            raise InputError(
-                f"{path}:{bad[0] + 2}", f"{name} is {table[name].iloc[bad[0]]!r}, not a number of "
-                f"at least {low:g}",
-            )  # fmt: skip
-    for before, after in pairwise(STAMPS):
-        bad = np.flatnonzero(table[before].to_numpy() > table[after].to_numpy())
-        if len(bad):
-            raise InputError(f"{path}:{bad[0] + 2}", f"{before} lies after {after}")
-    if table.empty:
-        raise InputError(path, "has no requests")
-    return table.sort_values(["queued_s", "request_id"], kind="stable").reset_index(drop=True)
+def _requests(path: Path) -> Requests:
+    """The requests of a run, in order of queueing."""
+    columns = read_whole(path, ("request_id", *LENGTHS, *STAMPS))
+    lengths = [numbers(columns[n], 1, MAX_SIZE, whole=True).astype(np.int64) for n in LENGTHS]
+    stamps = [numbers(columns[name], 0, MAX_TIME) for name in STAMPS]
+    for name, before, after in zip(STAMPS, stamps, stamps[1:], strict=False):
+        if (before > after).any():
+            raise columns[name].error(int(np.argmax(before > after)), "lies after the next stamp")
+    ids = np.array(columns["request_id"].cells, dtype=object)
+    order = np.lexsort((ids.astype(str), stamps[0]))
+    return Requests(*(column[order] for column in (ids, *lengths, *stamps)))

@@ -11,7 +11,8 @@ import math
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part
-from ...workloads.kernel_tables import COLLECTIVE, Table
+from ...workloads.kernel_schemas import COLLECTIVE
+from ...workloads.kernel_tables import Table
 from ...workloads.ops import Op
 from .family import F8, Family, Parameter, register
 from .hardware import C_16, H_LINK_BANDWIDTH

@@ -9,9 +9,9 @@ from ...workloads.errors import SpecError
 from ..peaks import peaks_of
 from ..spec import DeviceSpec, ProcessorSpec
 
-(H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_LINK_LATENCY, H_PEAK) = range(7)
-"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s and
-seconds of the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
+(H_BANDWIDTH, H_CACHE, H_CORES, H_CLOCK, H_LINK_BANDWIDTH, H_PEAK) = range(6)
+"""Main-memory bytes/s that data can have, last-level cache bytes, cores (SMs, CUs), hertz, bytes/s of
+the link inside a node, and from `H_PEAK` on FLOP/s by format code."""
 
 FORMATS = ("bf16", "fp32", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
 """Format of each code. fp16 is bf16: the two run at the same rate on every device here."""
@@ -63,7 +63,6 @@ def hardware(spec: DeviceSpec, processor: ProcessorSpec | None = None) -> npt.ND
             float(xpu.cores),
             xpu.clock_Hz,
             spec.link.bandwidth_bytes_per_s,
-            spec.link.latency_s,
             # A format without a rate is refused where a model needs it.
             *(peak.get(name, peak["bf16"]) for name in ARITHMETIC),
             float(xpu.matrix_rows),

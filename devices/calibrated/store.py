@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...workloads.yaml_text import quoted, scalar
 from .calibrate import FamilyFit
 from .errors import Errors
 from .family import Parameter
@@ -16,14 +17,15 @@ HEAD = """\
 # Written by `opbyte calibrate`: fitted parameters of kernel models, see docs/calibration.md.
 # Seconds stand in microseconds; all else are fractions and multiples.
 extends: {base}
-name: {device}-calibrated
+name: {name}
 calibration:
 """
 
 
 def device_yaml(device: str, fits: Mapping[str, FamilyFit], base: str) -> str:
     """YAML of a device that extends `base`, the device's name or file, by its fits."""
-    return HEAD.format(device=device, base=base) + "".join(_family(f) for f in fits.values())
+    head = HEAD.format(name=scalar(f"{device}-calibrated"), base=scalar(base))
+    return head + "".join(_family(f) for f in fits.values())
 
 
 SET_HEAD = """\
@@ -60,11 +62,11 @@ def _family(done: FamilyFit) -> str:
     source = f"fit on {done.rows} rows of the measured tables ({', '.join(names)}), {done.date}"
     lines = [
         f"  {done.family.name}:",
-        f"    source: {_quoted(source)}",
+        f"    source: {quoted(source)}",
         f"    rows: {done.rows}",
         *(["    form: simple"] if done.simple else []),
         f'    date: "{done.date}"',
-        f"    tables: [{', '.join(_quoted(t) for t in done.tables)}]",
+        f"    tables: [{', '.join(quoted(t) for t in done.tables)}]",
         "    parameters:",
     ]
     for parameter, value in zip(done.family.parameters, done.fit.values, strict=True):
@@ -76,7 +78,7 @@ def _family(done: FamilyFit) -> str:
         for name, values in scales.items():
             # The scales are of fields, which have their seconds without a prefix.
             inner = ", ".join(f"{k}: {_number(v)}" for k, v in values.items())
-            lines.append(f"      {_quoted(name)}: {{{inner}}}")
+            lines.append(f"      {quoted(name)}: {{{inner}}}")
     lines.append("    errors:")
     lines += [f"      {name}: {_errors(e)}" for name, e in done.errors.items()]
     bounds = ", ".join(f"{k}: {_number(v, 3)}" for k, v in done.bounds().items())
@@ -102,7 +104,3 @@ def _number(value: float, digits: int = DIGITS) -> str:
         float(f"{value:.{digits}g}"), unique=True, fractional=False, trim="0"
     )
     return text if abs(value) >= 1e-12 else "0.0"
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "").replace('"', "") + '"'

@@ -92,11 +92,6 @@ class PortsSpec(Spec):
     data: Count = 1
     latency_cycles: NonNegative = 0.0
 
-    @property
-    def stretch(self) -> float:
-        """Cycles per word of the kernel."""
-        return max(1.0, self.kernel_bits / self.port_bits)
-
 
 class CacheSpec(Spec):
     """The expert cache of the ``cache`` schedule: `experts` entries under a policy."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ...workloads.specfile import Spec, build, load_description
+from ...workloads.yaml_text import quoted, scalar
 from ..calibrated.errors import Errors
 from ..catalog import load_device
 from ..fields import Count, NonNegative, Positive
@@ -91,6 +92,7 @@ def power_yaml(
     """YAML of a fit."""
     families = [r.table.family for r in rows]
     sources = sorted({s for r in rows for s in r.table["source"].tolist()})
+    named_sources = ", ".join(sources)
     count = sum(len(r.measured) for r in rows)
     named = list(zip(parameters(families), values, strict=True))
     lines = [
@@ -99,13 +101,13 @@ def power_yaml(
             "# errors: by_shape are of rows whose model's shape was held out of the fit "
             f"({FOLDS} folds)."
         ),
-        f"device: {device}",
+        f"device: {scalar(device)}",
         f'date: "{date}"',
-        f"tables: [{', '.join(sources)}]",
+        f"tables: [{', '.join(map(scalar, sources))}]",
         f'limit_W: {{value: {limit_W:g}, source: "power_limit_W of the measured tables"}}',
         f'rows: {{value: {count}, source: "rows of the measured tables"}}',
         "parameters:",
-        f'  source: "fit on {count} rows of measured power ({", ".join(sources)}), {date}"',
+        f"  source: {quoted(f'fit on {count} rows of measured power ({named_sources}), {date}')}",
     ]
     device_part, rest = named[: len(DEVICE) + 1], named[len(DEVICE) + 1 :]
     lines += [f"  {p.name}: {_number(v)}  # {p.meaning}" for p, v in device_part]

@@ -29,7 +29,6 @@ from ..spec import DeviceSpec
 F8 = npt.NDArray[np.float64]
 
 (P_CORES, P_PLACES, P_HEADS, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK) = range(9)
-NUM_BLOCKS = 9
 """Parameters of the kernel on one device: cores; blocks that run at once; KV heads; keys of a tile;
 whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
 together, when the memory is the limit; seconds of a call; and what a block takes beside its keys, in

@@ -27,8 +27,8 @@ from ..calibrated.terms import O_BOUND, O_SECONDS
 from ..catalog import load_device
 from ..cost import BOUNDS, Cost, Evidence, Roof
 from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
-from ..ratios import Ratios
 from ..spec import DeviceSpec
+from .between import between_rows
 from .blocks import ABSENT, BlockFit, fit_blocks
 from .edge import beyond_rows
 from .grid import filled_grid, grid_rows
@@ -61,14 +61,6 @@ class Curve:
     def at(self, rows: F8) -> F8:
         """Linear between measured rows, constant outside."""
         return np.interp(rows, self.rows, self.seconds)
-
-
-def _from_neighbours(curve: Curve) -> F8:
-    """Seconds of every inner row by the line between the rows beside it."""
-    rows, took = curve.rows, curve.seconds
-    share = (rows[1:-1] - rows[:-2]) / (rows[2:] - rows[:-2])
-    out: F8 = took[:-2] + share * (took[2:] - took[:-2])
-    return out
 
 
 def whole_tiles(rows: F8, most: float) -> F8:
@@ -206,7 +198,7 @@ class TableModel:
         names = ", ".join(sorted({op.name for op in covered}))
         out = []
         if covered:
-            ratios = self._between_rows()
+            ratios = between_rows([(c.rows, c.seconds) for c in self.curves.values()])
             error = None if ratios is None else ratios.median_error
             out = [Evidence("kernel tables", names, "measured", error, self.count, ratios=ratios)]
         out += [
@@ -216,22 +208,6 @@ class TableModel:
             if any(fit.parameters is self.blocks_of(op) for op in covered)
         ]  # fmt: skip
         return out + self.base.evidence([op for op in ops if not self.covers(op)])
-
-    def _between_rows(self) -> Ratios | None:
-        """How far off a row of a curve is from the line between its neighbours, over all curves.
-
-        Neighbours of neighbours are further apart than those that an answer lies between: the error
-        is rather too large. None without a curve of three rows.
-        """
-        errors = [
-            np.log(c.seconds[1:-1] / _from_neighbours(c))
-            for c in self.curves.values()
-            if len(c.rows) > 2
-        ]
-        if not errors:
-            return None
-        low, middle, high = np.quantile(np.concatenate(errors), [0.1, 0.5, 0.9])
-        return Ratios(float(low), float(middle), float(high))
 
     def roof(self, dtype: str) -> Roof:
         return self.base.roof(dtype)

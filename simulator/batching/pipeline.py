@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...workloads.batch import DECODES, TOKENS
 from ...workloads.jit import compiled, compiled_part, int64
 from ..step.books import Books
 from ..step.compiled import step_seconds
@@ -26,17 +25,7 @@ from .clients import complete, release
 from .holding import drop, found_again
 from .host import paced
 from .kv import KvRules
-from .loop import (
-    GOAL,
-    LOG_FULL,
-    REACHED,
-    STUCK,
-    record_gap,
-    set_uneven,
-    write_log,
-)
-from .planning import plan_rank
-from .plans import record_plan
+from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, write_log
 from .policies import Limits
 from .state import (
     C_CHUNKS,
@@ -65,10 +54,10 @@ from .state import (
     R_WAITING,
     T_BUSY,
     T_KNOWN,
-    T_KV_PEAK,
     T_NOW,
     State,
 )
+from .stretch import record_gap, set_uneven
 
 (W_REQUEST, W_TOKENS) = range(2)
 """Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1)."""
@@ -149,17 +138,7 @@ def launch(
 ) -> bool:  # fmt: skip
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks, moments = st.counters, st.clocks, st.moments
-    tokens, decodes, used = 0.0, 0.0, 0.0
-    counters[C_CHUNKS] = 0
-    for r in range(st.ranks.shape[0]):
-        counters[C_PREEMPTIONS] += plan_rank(
-            st, limits, kv, plan.windows, r, clocks[T_NOW], False
-        )  # fmt: skip
-        record_plan(st, r, clocks[T_NOW])
-        tokens += moments[r, TOKENS]
-        decodes += moments[r, DECODES]
-        used += kv.capacity - st.free[r]
-        clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
+    tokens, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[T_NOW], False)
     if tokens == 0.0:
         send_nothing(pipe, clocks[T_NOW])
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -208,21 +208,9 @@ def deploy(
     InputError
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
-    if system.device.fabric is not None:  # its time comes from its engine, not from ops one by one
-        raise InputError(
-            system.name,
-            "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "
-            "`opbyte frames` (a stream of images)",
-        )
+    _check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
+                            "draws": draws, "exchange": exchange})  # fmt: skip
     check_routing(routing)
-    for where, name, known in (
-        ("--placement", placement, PLACEMENTS), ("--attention", attention, ATTENTION),
-        ("--costs", costs, COSTS), ("draws", draws, DRAWS),
-        ("exchange", exchange, EXCHANGES),
-        (f"mapping.placement of {system.name}", system.mapping.placement, PLACEMENTS),
-    ):  # fmt: skip
-        if name is not None and name not in known:
-            raise InputError(where, f"must be a known name, not {name!r}{nearest(name, known)}")
     if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
@@ -256,6 +244,25 @@ def deploy(
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
+
+
+def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
+    """Refuse a system without ops, and names that are not known."""
+    if system.device.on_engine:  # its time comes from its engine, not from ops one by one
+        raise InputError(
+            system.name,
+            "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "
+            "`opbyte frames` (a stream of images)",
+        )
+    own = f"mapping.placement of {system.name}"
+    known: dict[str, Iterable[str]] = {
+        "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
+        "draws": DRAWS, "exchange": EXCHANGES,
+    }  # fmt: skip
+    for where, name in {**given, own: system.mapping.placement}.items():
+        if name is not None and name not in known[where]:
+            reason = f"must be a known name, not {name!r}{nearest(name, known[where])}"
+            raise InputError(where, reason)
 
 
 def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:

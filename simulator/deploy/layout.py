@@ -87,7 +87,7 @@ def make_layout(
     Tensor parallel within a node and data parallel across nodes; experts by the system's rule:
     ``expert-parallel`` spreads whole experts over as many devices as divide them,
     ``tensor-parallel`` splits every expert within a node and deals experts to nodes. There is one
-    pipeline stage unless more are asked for.
+    pipeline stage unless more are asked for, or the system's mapping is a pipeline.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def make_layout(
     for name, value in (("--tp", tp), ("--dp", dp), ("--ep", ep), ("--pp", pp)):
         if value is not None and not 1 <= value <= devices:
             raise InputError(name, f"must be in [1, {devices}] on {system.name}, not {value}")
-    pp = _stages(model, system, pp or 1)
+    pp = _stages(model, system, pp or _default_pp(model, system))
     devices //= pp
     of = f"the {devices} devices of {system.name}" if pp == 1 else f"the {devices} of each stage"
     if tp is None:
@@ -118,6 +118,14 @@ def make_layout(
     if devices % ep:
         raise InputError("--ep", f"{ep} must divide {of}")
     return Layout(tp, dp, ep, devices // ep, away=away, pp=pp)
+
+
+def _default_pp(model: ModelSpec, system: SystemSpec) -> int:
+    """One stage; on a pipeline, the most that divide the devices and have a layer each."""
+    if not system.mapping.pipeline:
+        return 1
+    most = min(system.groups, len(model.layers), MOST_STAGES)
+    return max(n for n in range(1, most + 1) if system.groups % n == 0)
 
 
 def _stages(model: ModelSpec, system: SystemSpec, pp: int) -> int:

@@ -142,7 +142,7 @@ def processors_of(device: SharedMemoryDevice) -> list[Processor]:
     SpecError
         No processor of the device runs every op kind.
     """
-    ranked = sorted(device.processors.values(), key=lambda p: (p.kind != "xpu", p.name))
+    ranked = sorted(device.processors.values(), key=lambda p: (not p.kind.endswith("xpu"), p.name))
     full = [p for p in ranked if p.runs is None]
     if not full:
         raise SpecError(device.spec.name, "needs a processor without `runs`, for all other ops")

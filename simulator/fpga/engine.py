@@ -184,7 +184,6 @@ class Frame:
         per_cycle = engine.port_bytes_per_s(1) / engine.clock_Hz
         self._weight_rate, self._data_rate = per_cycle * engine.ports.weights, per_cycle
         self._word = engine.ports.kernel_bits / 8 * engine.ports.weights
-        self._counted = (0, 0)
         self._queue_range = (math.inf, 0.0)
 
     def run(self, program: Program) -> FrameResult:

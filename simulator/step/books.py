@@ -56,7 +56,7 @@ class Books(NamedTuple):
     loads: I8  # [E]
     contexts: F8  # [B] keys of a rank's decodes
     places: F8  # [blocks that run at once] see `unequal`
-    spread: F8  # [R, 3] see `batching.loop.renew_uneven`
+    spread: F8  # [R, 3] see `batching.stretch.renew_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
 

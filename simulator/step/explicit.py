@@ -6,8 +6,9 @@ This is the readable definition of a step's time and energy. The compiled path
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import regions
 from .sections import sections_of
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,34 @@ class StageCost:
     def busy_s(self) -> float:
         """Seconds that devices run ops, summed over devices."""
         return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
+
+    def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:
+        """Seconds of the critical path by a property of its ops; those side by side count in full."""
+        out: dict[K, float] = {}
+        for placed in self.ops:
+            if placed.critical:
+                name = key(placed)
+                out[name] = out.get(name, 0.0) + placed.cost.seconds * placed.count
+        return out
+
+
+def dealt(
+    deployment: Deployment, decodes: int, context: int, chunks: Sequence[tuple[int, int]] = ()
+) -> list[Batch]:
+    """Deal a step's work to the ranks of one engine, a batch each; the first get what is left over.
+
+    Parameters
+    ----------
+    decodes, context : int
+        Decoding sequences, and the cached tokens of each.
+    chunks : sequence of (int, int)
+        New and earlier tokens of each prompt.
+    """
+    ranks = deployment.ranks
+    return [
+        Batch.of([context] * len(range(rank, decodes, ranks)), chunks[rank::ranks])
+        for rank in range(ranks)
+    ]
 
 
 def explicit_stage(

@@ -154,14 +154,7 @@ def lower(
         params=params,
         can=can,
         moe=len(d.experts) or None,
-        experts=np.array(
-            [
-                (*_expert_counts(part), _near(rule.shares, can[len(form) + x]), classes[x],
-                 part.layers, part.stage)
-                for x, part in enumerate(d.experts)
-            ],
-            dtype=np.int64,
-        ).reshape(-1, 8),
+        experts=_experts(d, rule.shares, can[len(form) :], classes),
         expert_work=work,
         expert_table=tables,
         router=_padded([p.router.table(p.row) for p in d.experts]),
@@ -180,14 +173,13 @@ def lower(
         kernels=gather(rows, shape, form.shape[2] - 1),
         uneven=uneven_of(d),
     )  # fmt: skip
-    slots = Slots(
+    return plan, Slots(
         name=tuple(op.name for op in ops),
         layer=tuple(op.layer for op in ops),
         kind=tuple(op.kind for op in ops),
         processors=tuple(p.name for p in processors),
         link=tuple(link.spec.name if link else None for link in links),
     )
-    return plan, slots
 
 
 def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
@@ -303,10 +295,14 @@ def _expert_work(part: ExpertPart, d: Deployment) -> tuple[float, ...]:
     return op.flops, op.weight_bytes, op.act_bytes, part.router.tilt, part.router.persist
 
 
-def _expert_counts(part: ExpertPart) -> tuple[int, int, int, int]:
-    """First columns of one row of `Plan.experts`."""
-    router = part.router
-    return router.prob.shape[1], part.ep, router.top_k, int(router.uniform)
+def _experts(d: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8:
+    """`Plan.experts`: what is counted of each part, and where its experts may run."""
+    rows = [
+        (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
+         _near(shares, can[x]), classes[x], part.layers, part.stage)
+        for x, part in enumerate(d.experts)
+    ]  # fmt: skip
+    return np.array(rows, dtype=np.int64).reshape(-1, 8)
 
 
 def _near(shares: bool, can: B1) -> int:

@@ -93,12 +93,14 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import os, time\n"
-        "from opbyte.analysis.show.workers import new_pool\n"
+        "from opbyte.analysis.parallel.local import Crew\n"
+        "def task(seconds):\n"
+        "    time.sleep(seconds)\n"
+        "    return os.getpid()\n"
         "if __name__ == '__main__':\n"
-        "    pool = new_pool(1)\n"
-        "    print(pool.submit(os.getpid).result(), flush=True)\n"
-        "    pool.submit(time.sleep, 600)\n"
-        "    time.sleep(600)\n"
+        "    with Crew(1, apart=True) as crew:\n"
+        "        for _, pid in crew.run(task, [0, 600]):\n"
+        "            print(pid, flush=True)\n"
     )
     parent = subprocess.Popen([sys.executable, script], env=ENV, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opbyte.analysis.show.provenance import digest_of_files
 from opbyte.analysis.show.record import command_of, made_by
+from opbyte.workloads.digest import digest_of_files
 
 if TYPE_CHECKING:
     from conftest import Ask

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.studies.search import DesignSearch, pareto, search
-from opbyte.analysis.studies.search_space import Design
+from opbyte.analysis.studies.stream_search import StreamSearch
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.resources import engine_of
+from opbyte.simulator.fpga.designs import Design
+from opbyte.simulator.scenario.stream_designs import tile_share
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -86,3 +89,49 @@ def test_fill_energy_and_files(ask: Ask, tmp_path: Path) -> None:
 )
 def test_bad_searches(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
     assert message in ask("search", "m3vit-pascal", *arguments).refused()
+
+
+@pytest.fixture(scope="module")
+def decoding() -> StreamSearch:
+    result = search("llama-2-7b", "u280", dtype="int4", context=512)
+    assert isinstance(result, StreamSearch)
+    return result
+
+
+def test_a_streaming_engine_is_found_within_the_board(decoding: StreamSearch) -> None:
+    """No design decodes faster than its streams; the board's own is FlightLLM's, as compared."""
+    fabric = engine_of(load_device("u280")[0])[2]
+    floor = (decoding.model.weight_bytes - 2 * 32000 * 4096) / 460e9  # without the input embedding
+    for design in (decoding.best, *decoding.front):
+        assert design.dsp <= fabric.dsp
+        assert design.on_chip_bytes <= fabric.on_chip_bytes
+        assert design.latency_s > floor
+        assert design.tokens_per_s == pytest.approx(1 / design.latency_s)
+        assert design.joules_per_token == pytest.approx(45 * design.latency_s)
+    assert decoding.best.latency_s <= decoding.published.latency_s
+    step = compare("llama-2-7b", ["flightllm-x1"], dtype="int4", kv_dtype="int8", context=512)
+    assert decoding.published.latency_s == pytest.approx(step.table[0].latency_s)
+
+
+def test_fewer_multipliers_never_help_and_batches_share_weights(decoding: StreamSearch) -> None:
+    by_size = sorted(decoding.front, key=lambda d: d.dsp)
+    assert by_size[0].latency_s >= by_size[-1].latency_s
+    many = search("llama-2-7b", "u280", dtype="int4", context=512, batch=4)
+    assert isinstance(many, StreamSearch)
+    assert many.best.tokens_per_s > decoding.best.tokens_per_s
+    assert many.best.macs >= decoding.best.macs
+
+
+def test_small_tiles_read_less_of_the_bandwidth() -> None:
+    shares = [tile_share(kib * 1024, 2) for kib in (4, 64, 1024)]
+    assert 0 < shares[0] < shares[1] <= shares[2] <= 1
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("--board", "u280", "--dtype", "bf16"), "--dtype: must have 8 bits at most"),
+    (("--board", "zcu104"), "zcu104: llama-2-7b does not fit: needs"),
+    (("--board", "u280", "--fill", 0.01), "u280: no design fits: needs at least 192 DSP slices"),
+    (("--board", "h100"), "h100: is no FPGA"),
+])  # fmt: skip
+def test_bad_searches_for_decoding(ask: Ask, arguments: tuple[object, ...], message: str) -> None:
+    assert message in ask("search", "llama-2-7b", *arguments).refused()

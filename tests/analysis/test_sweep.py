@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from opbyte.analysis.parallel.local import Crew
 from opbyte.analysis.show.provenance import code_version
 from opbyte.analysis.studies.front import front
 from opbyte.analysis.studies.pareto import pareto
@@ -29,7 +31,6 @@ from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.analysis.studies.sweep.point import METRICS, Outcome, evaluate
-from opbyte.analysis.studies.sweep.pool import run_local
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.analysis.studies.sweep.study import Study, read_study
 from opbyte.devices.spec import SystemSpec
@@ -320,13 +321,14 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     """A point is tried again on another worker; the others never notice."""
 
     point = {"model": "llama-3-8b", "system": "h100-x1", "requests": 2, "rate": 1}
-    tasks = [(str(i), {**point, "seed": i}) for i in range(6)]
-    finished = run_local(tasks, code_version(), 2)
-    done = {task[0]: outcome for task, outcome in [next(finished)]}
-    killed = children(os.getpid())
-    os.kill(killed[-1], signal.SIGKILL)
-    done |= {task[0]: outcome for task, outcome in finished}
-    assert sorted(done) == [str(i) for i in range(6)]
+    with Crew(2, apart=True) as crew:
+        tasks = [{**point, "seed": i} for i in range(6)]
+        finished = crew.run(partial(evaluate, version=code_version()), tasks)
+        done = dict([next(finished)])
+        killed = children(os.getpid())
+        os.kill(killed[-1], signal.SIGKILL)
+        done |= dict(finished)
+    assert sorted(done) == list(range(6))
     assert all(outcome.error is None for outcome in done.values())
 
 

@@ -15,13 +15,13 @@ from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.parameters import (
     UNREADABLE,
-    changed_system,
     identity,
     scenario_of,
 )
 from opbyte.analysis.studies.sweep.run import TABLE, _key
 from opbyte.analysis.studies.sweep.study import read_study
 from opbyte.devices.catalog import load_system
+from opbyte.simulator.scenario.changes import changed_system
 from opbyte.workloads.errors import InputError
 
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"

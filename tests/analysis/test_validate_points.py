@@ -18,7 +18,6 @@ from opbyte.analysis.validate.points.predict import (
     REQUESTS,
     _exchange,
     deployed,
-    formats,
     predict,
     requests,
 )
@@ -26,6 +25,7 @@ from opbyte.analysis.validate.points.table import Workers, read_points
 from opbyte.devices.calibrated.family import families
 from opbyte.devices.calibrated.kernel_sets import shared_parameters
 from opbyte.devices.calibrated.model import CalibratedModel
+from opbyte.simulator.frameworks.checkpoints import formats
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 

@@ -137,10 +137,10 @@ def test_bad_runs_are_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere.*is no folder"):
         validate_serving([tmp_path / "nowhere"])
     requests.write_text("\n".join([head.replace("queued_s", "queue_s"), *rows]))
-    with pytest.raises(InputError, match=r"requests\.csv.*lacks the columns queued_s"):
+    with pytest.raises(InputError, match=r"requests\.csv.*missing column 'queued_s'"):
         validate_serving([copy])
     requests.write_text(head + "\n")
-    with pytest.raises(InputError, match=r"requests\.csv.*has no requests"):
+    with pytest.raises(InputError, match=r"requests\.csv.*has a header but no rows"):
         validate_serving([copy])
     requests.unlink()
     with pytest.raises(InputError, match=r"requests\.csv.*no such file"):

@@ -58,7 +58,7 @@ def test_rates_by_hand() -> None:
     assert processor.peak["fp16"] == 153.6e9
     assert processor.bandwidth == pytest.approx(4.8e9)
     _, engine, _ = engine_of(spec)
-    assert (engine.ports.stretch, engine.dsp) == (2, 512 + 2 * 32 * 4)
+    assert (engine.ports.kernel_bits / engine.ports.port_bits, engine.dsp) == (2, 512 + 2 * 32 * 4)
 
 
 @pytest.mark.parametrize(("device", "tokens"), [("zcu104", 48), ("zcu102", 32)])

@@ -248,6 +248,27 @@ def test_roofline_and_simulation_name_the_same_bounds(
     agree(d, data.draw(batches), compiled_step)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "attacc-x8",
+        "attacc-bg-x8",
+        "attacc-buffer-x8",
+        "cent-x8",
+        "stratum-x2",
+        "flightllm-vhk158-x1",
+    ],
+)
+@given(data=st.data())
+@settings(max_examples=6)
+def test_published_systems_cost_the_same_in_both_paths(
+    name: str, data: st.DataObject, compiled_step: Callable[..., float]
+) -> None:
+    """Their own kinds of processor (`devices.published`) say each price twice."""
+    d = deployed(name, data.draw(st.sampled_from(["llama-2-7b", "mixtral-8x7b"])))
+    agree(d, data.draw(batches), compiled_step)
+
+
 def test_a_rule_from_outside_runs_in_both_paths(compiled_step: Callable[..., float]) -> None:
     name = "least-energy-for-a-test"
     if name not in PLACEMENTS:

@@ -51,15 +51,15 @@ def test_lines_are_counted_over_comments_blank_lines_and_a_byte_order_mark(tmp_p
         (GOOD.replace("1e-5", "inf"), "measured_s is 'inf', not a positive number"),
         (GOOD.replace(",64,", ",64.5,"), "m is '64.5', not a whole number"),
         (GOOD, "repeats line 2"),
-        (GOOD + ",7", "has 11 fields, not 10"),
-        ("lab,h100", "has 2 fields, not 10"),
-        ('"lab', "has 1 fields, not 10"),
+        (GOOD + ",7", "row has 11 cells where the header has 10"),
+        ("lab,h100", "row has 2 cells"),
+        ('"lab', "is not a CSV row"),
     ],
 )
 def test_a_bad_row_is_named_and_left_out(tmp_path: Path, bad: str, says: str) -> None:
-    path = write(tmp_path / "gemm.csv", HEAD, GOOD, bad, *([] if '"' in bad else [MORE]))
+    path = write(tmp_path / "gemm.csv", HEAD, GOOD, bad, MORE)
     tables, skipped = read_tables([path])
-    assert tables["gemm"].line.tolist() == ([2] if '"' in bad else [2, 4])
+    assert tables["gemm"].line.tolist() == [2, 4]
     assert len(skipped) == 1
     assert str(skipped[0]).startswith(f"{path}:3: ")
     assert says in skipped[0].reason
@@ -94,7 +94,7 @@ def test_a_file_without_a_table_is_skipped_by_name(tmp_path: Path, text: str, sa
     ("data", "says"),
     [
         ((HEAD + "\n" + GOOD).encode("utf-16"), "is not UTF-8 text"),
-        (HEAD.replace("batch", "m").encode(), "has the column 'm' twice"),
+        (HEAD.replace("batch", "m").encode(), "column 'm' appears twice"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path, data: bytes, says: str) -> None:

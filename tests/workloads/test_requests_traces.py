@@ -113,7 +113,7 @@ def test_spread_does_not_depend_on_chunks(
     rows = "".join(f"{i},{i // 7},5,5\n" for i in range(500))
     path = write("request_id,arrival_s,input_tokens,output_tokens\n" + rows)
     whole = open_requests(path, spread=1.0).read()
-    monkeypatch.setattr("opbyte.workloads.requests.textfile.CHUNK_BYTES", 64)
+    monkeypatch.setattr("opbyte.workloads.textfile.CHUNK_BYTES", 64)
     assert np.array_equal(open_requests(path, spread=1.0).read().arrival_s, whole.arrival_s)
 
 

@@ -158,7 +158,9 @@ def _complete(kind: type[LayerKind]) -> None:
 
 
 K = TypeVar("K", bound=type[Any])
-LAYER_KINDS: Registry[type[LayerKind]] = Registry("layer kind", described=True, check=_complete)
+LAYER_KINDS: Registry[type[LayerKind]] = Registry(
+    "layer kind", described=True, check=_complete, home=__package__
+)
 
 
 def layer_kind(name: str) -> Callable[[K], K]:

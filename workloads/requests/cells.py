@@ -1,58 +1,15 @@
-"""Columns of cells to numpy arrays: a fast path, and the exact line of the first bad cell."""
+"""Columns of requests: lengths and times, with the exact line of the first bad cell."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import InputError
+from ..csvfile import Column, numbers
 from .options import MAX_SIZE
-from .textfile import at_line, shown
 
 MAX_TIME = 2.0**53
 """Largest time stamp accepted, in the file's unit: float64 is exact for whole ones up to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column of a chunk of rows and where it stands: path, line of each cell, name."""
-
-    path: Path
-    lines: Sequence[int]
-    name: str
-    cells: Sequence[object]
-
-    def error(self, index: int, reason: str) -> InputError:
-        """Point at cell `index`."""
-        where = at_line(self.path, self.lines[index])
-        return InputError(where, f"{self.name} {shown(self.cells[index])} {reason}")
-
-
-def numbers(column: Column) -> npt.NDArray[np.float64]:
-    """Parse text or numbers to floats; NaN and infinities are left to the range checks."""
-    try:
-        parsed = map(float, column.cells)  # type: ignore[arg-type]
-        values = np.fromiter(parsed, np.float64, len(column.cells))
-    except (TypeError, ValueError, OverflowError):
-        bad = next(i for i, cell in enumerate(column.cells) if not _is_number(cell))
-        raise column.error(bad, "is not a number") from None
-    if isinstance(column.cells[0], str) and "_" in "".join(map(str, column.cells)):
-        # Python reads 1_000 as a number; no trace format means it.
-        bad = next(i for i, cell in enumerate(column.cells) if "_" in str(cell))
-        raise column.error(bad, "is not a number")
-    return values
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(cell)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True
 
 
 def tokens(column: Column) -> npt.NDArray[np.int64]:

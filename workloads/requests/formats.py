@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..csvfile import check_header, split_header
 from ..errors import InputError, nearest
 from ..registry import Registry, first_line
-from .csvtable import check_header, header_cells, split_line
+from ..textfile import at_line, read_lines, readable
 from .rows import Rows
-from .textfile import at_line, read_lines, readable
 
 Reader = Callable[[Path], Iterator[Rows]]
 
@@ -48,7 +48,9 @@ def _own_columns(form: RequestFormat) -> None:
             raise InputError("its columns", f"are those of format {name!r}")
 
 
-FORMATS: Registry[RequestFormat] = Registry("request format", described=True, check=_own_columns)
+FORMATS: Registry[RequestFormat] = Registry(
+    "request format", described=True, check=_own_columns, home=__package__
+)
 
 
 def request_format(
@@ -77,7 +79,7 @@ def detect(path: Path) -> RequestFormat:
         objects = [form for form in known if form.json_lines]
         return _fullest(objects, _keys(line)) or objects[0]
     tables = [form for form in known if not form.json_lines]
-    header = header_cells(split_line(path, number, line))
+    header = split_header(path, number, line)
     found = _fullest(tables, header)
     if found is not None:
         return found

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from ..csvfile import Column
 from ..errors import InputError, nearest
+from ..textfile import Lines, at_line, read_lines, readable, shown
 from .block import PREFIX_BLOCK_TOKENS
-from .cells import Column, check_order, times, tokens
+from .cells import check_order, times, tokens
 from .formats import request_format
 from .rows import Rows
 from .sessions import SessionReader, session_columns
-from .textfile import Lines, at_line, read_lines, readable, shown
 
 KEYS = ("timestamp", "input_length", "output_length")
 

@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..csvfile import Column, numbers, split_line
 from ..errors import InputError
-from .cells import MAX_TIME, Column, numbers
-from .csvtable import split_line
+from ..textfile import at_line, read_lines, shown
+from .cells import MAX_TIME
 from .lengths import Draw, from_table
 from .options import MAX_SIZE
 from .randomness import CLIENT, generator
 from .rows import Rows
-from .textfile import at_line, read_lines, shown
 
 TRACE, DATASET = "-trace.csv", "-dataset.json"
 WINDOW_S = 600.0
@@ -129,11 +129,7 @@ def _window(path: Path, line: int, row: list[str]) -> Window:
 
 
 def _number(path: Path, line: int, name: str, cell: str, low: float, high: float) -> float:
-    column = Column(path, [line], name, [cell])
-    value = float(numbers(column)[0])
-    if not low <= value <= high:
-        raise column.error(0, f"must be from {low:g} to {high:g}")
-    return value
+    return float(numbers(Column(path, [line], name, [cell]), low, high)[0])
 
 
 class _Periods:
@@ -177,12 +173,8 @@ class _Periods:
 
 def _load_json(path: Path) -> dict[str, Any]:
     lines: list[str] = []
-    size = 0
-    for chunk in read_lines(path, line_bytes=MAX_DATASET_BYTES):
+    for chunk in read_lines(path, line_bytes=MAX_DATASET_BYTES, most=MAX_DATASET_BYTES):
         lines += chunk.text
-        size += sum(map(len, chunk.text))
-        if size > MAX_DATASET_BYTES:
-            raise InputError(path, f"larger than {MAX_DATASET_BYTES} bytes")
     try:
         data = json.loads("\n".join(lines))
     except json.JSONDecodeError as error:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..csvfile import Column, numbers
 from ..errors import InputError
 from .block import Turns
-from .cells import Column, numbers
 from .options import MAX_SIZE
 from .rows import Rows
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError, visible
-from . import mooncake, tables  # noqa: F401  (they register their formats)
 from .block import MAX_BLOCK
 from .formats import detect
 from .lengths import Draw

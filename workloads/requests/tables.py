@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..csvfile import header_of, read_columns
 from . import stamps
 from .cells import check_order, times, tokens
-from .csvtable import header_of, read_columns
 from .formats import request_format
 from .rows import Rows
 from .sessions import SessionReader, session_columns

@@ -9,8 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from ...parallel import Told
+from ...parallel.local import Crew, cores
 from ..base import EXPERIMENTS, Reproduction
-from ..points import Point, Runner, Told
+from ..points import Point, Runner
 from . import figures as drawn
 from . import own, queries, rows, static, variants
 from .cases import (
@@ -66,7 +68,8 @@ def duplex(
     began = time.perf_counter()
     if device is not None:
         own.check(device)
-    with Runner(told) as runner:
+    with Crew(cores()) as crew:
+        runner = Runner(crew, told)
         wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
         if device is not None:
             wanted += own.points(device, seeds, routing)

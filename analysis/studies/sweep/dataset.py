@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,14 +15,6 @@ from ...show.output import to_json
 from .point import Outcome
 
 FILE = "points.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """One line of the file."""
-
-    key: str
-    outcome: Outcome
 
 
 class Dataset:

@@ -7,24 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system, is_path
-from ....devices.spec import SystemSpec
+from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario, placed
-from ....workloads.catalog import catalog_entry, is_model_path, load_model
-from ....workloads.errors import InputError, SpecError, nearest
-from ....workloads.hf import model_from_keys
-from ....workloads.hf.json_file import config_file, read_json_object
+from ....workloads.catalog import is_model_path
+from ....workloads.digest import digest_of, digest_of_files
+from ....workloads.errors import InputError, nearest
+from ....workloads.hf.json_file import config_file
 from ....workloads.kernel_tables import table_files
-from ....workloads.model import ModelSpec
 from ....workloads.requests.sources import trace_files
-from ....workloads.specfile import Description, Quantity, build, merge, to_si
-from ...show.provenance import digest_of, digest_of_files
 
 SEEDS = "seeds"
 """A parameter beside the scenario's options: the mean over so many seeds."""
 UNREADABLE = "unreadable"
-SOURCE = "assumed: set by the sweep"
-
-Overrides = tuple[tuple[str, Any], ...]
 
 
 def parameters() -> tuple[str, ...]:
@@ -75,81 +69,11 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
     return Scenario.of(**given)
 
 
-def changed_model(name: str, changes: Overrides) -> ModelSpec:
-    """A model with keys of its ``config.json`` replaced.
-
-    Raises
-    ------
-    InputError
-        A key that the configuration does not have: it would be ignored.
-    """
-    entry = catalog_entry(name)
-    if entry is not None:
-        keys, source, label = dict(entry.config), entry.source, entry.name
-    else:
-        path = config_file(Path(name))
-        keys, source, label = read_json_object(path), str(path), load_model(name).name
-    for path_text, value in changes:
-        keys = _replaced(keys, path_text.split("."), value, f"model.{path_text}")
-    text = ", ".join(f"{key} {value}" for key, value in changes)
-    return model_from_keys(
-        keys, name=f"{label} ({text})", where=f"model {label}", source=f"{source}; {SOURCE}"
-    )
-
-
-def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) -> dict[str, Any]:
-    head, *rest = path
-    if head not in keys:
-        known = [key for key, old in keys.items() if isinstance(old, (int, float, str, dict))]
-        raise InputError(where, f"{head!r} is no key of the configuration{nearest(head, known)}")
-    if not rest:
-        return {**keys, head: value}
-    if not isinstance(keys[head], Mapping):
-        raise InputError(where, f"{head!r} has no keys below it")
-    return {**keys, head: _replaced(keys[head], rest, value, where)}
-
-
-def changed_system(name: str, changes: Overrides) -> SystemSpec:
-    """A system with values of its description replaced, units in the keys as in YAML.
-
-    Raises
-    ------
-    SpecError
-        An unknown key or a value that the schema does not allow.
-    """
-    spec = describe_system(name)[0]
-    tree = spec.model_dump()
-    for path_text, value in changes:
-        over = _nested(path_text.split("."), value, tree, f"system.{path_text}")
-        tree = merge(tree, over)
-    tree["name"] = f"{spec.name}-{digest_of(changes)[:6]}"
-    try:
-        return build(SystemSpec, Description(tree, Path(f"system {spec.name}")))[0]
-    except SpecError as error:
-        raise SpecError(str(error.subject), error.reason) from None
-
-
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     """Key path -> source of every constant of a point's system, those set by the sweep too."""
     found = describe_system(str(point["system"]))[1]
     changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
-    return {**found, **dict.fromkeys(changed, SOURCE)}
-
-
-def _nested(path: list[str], value: Any, tree: Any, where: str) -> dict[str, Any]:
-    """The change as a tree of its own; every key but the last must exist."""
-    head, *rest = path
-    if not isinstance(tree, Mapping):
-        raise SpecError(where, f"nothing lies below it: {head!r}")
-    if rest:
-        fields = {to_si(key)[0]: below for key, below in tree.items()}  # an earlier change's unit
-        below = fields.get(to_si(head)[0])
-        if not isinstance(below, Mapping):
-            known = [key for key, inner in tree.items() if isinstance(inner, Mapping)]
-            raise SpecError(where, f"{head!r} is no block of the description{nearest(head, known)}")
-        return {head: _nested(rest, value, below, where)}
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {head: Quantity(value, SOURCE) if number else value}
+    return {**found, **dict.fromkeys(changed, CHANGED)}
 
 
 def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:

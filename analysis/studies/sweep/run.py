@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
+from ...parallel import Told
+from ...parallel.cluster import run_cluster
+from ...parallel.local import MAX_WORKERS, Crew, cores
 from ...show.output import OutputFolder
-from ...show.provenance import code_version, digest_of
+from ...show.provenance import code_version
 from ...show.result import Result
 from ..front import front
-from .cluster import run_cluster
 from .dataset import Dataset
 from .parameters import UNREADABLE, identity
-from .point import METRICS, Outcome
-from .pool import MAX_WORKERS, Task, run_local
+from .point import METRICS, Outcome, evaluate
 from .study import Point, Study, read_study
 
-Told = Callable[[int, int], None]
 MOST_ERRORS = 10
 MOST_BEST = 20
 TABLE, SUMMARY = "points.csv", "sweep.json"
@@ -177,9 +178,11 @@ def sweep(
             stored = len(points) - len(missing)
             if told is not None:
                 told(stored, len(points))
-            with closing(_source(missing, version, workers, dask)) as finished:
-                for i, (task, outcome) in enumerate(finished, 1):
-                    data.append(task[0], task[1], version, outcome)
+            with closing(
+                _source([point for _, point in missing], version, workers, dask)
+            ) as finished:
+                for i, (number, outcome) in enumerate(finished, 1):
+                    data.append(*missing[number], version, outcome)
                     if told is not None:
                         told(stored + i, len(points))
             rows = [_row(plan, key, p, data.stored[key]) for key, p in points.items()]
@@ -193,15 +196,15 @@ def sweep(
 
 
 def _source(
-    tasks: Sequence[Task], version: str, workers: int | None, dask: str | None
-) -> Generator[tuple[Task, Outcome], None, None]:
+    points: Sequence[Mapping[str, Any]], version: str, workers: int | None, dask: str | None
+) -> Generator[tuple[int, Outcome], None, None]:
     """Where outcomes come from; closing it ends the workers."""
-    if not tasks:
-        return
-    if dask is not None:
-        yield from run_cluster(tasks, version, dask)
-    else:
-        yield from run_local(tasks, version, workers or os.cpu_count() or 1)
+    call, lost = partial(evaluate, version=version), partial(Outcome, None)
+    if points and dask is not None:
+        yield from run_cluster(call, points, lost, dask)
+    elif points:
+        with Crew(workers or cores(), apart=True) as crew:
+            yield from crew.run(call, points, lost)
 
 
 def _key(point: Point, version: str, known: dict[str, str]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ....workloads.errors import InputError
-from ...show.workers import worker_pool
+from ...parallel import Told
+from ...parallel.local import Crew, cores
 from .predict import Prediction, predict
 from .table import Point
 
@@ -21,7 +21,7 @@ def predict_all(
     points: Sequence[Point],
     folder: Path,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Told | None = None,
 ) -> list[Outcome]:
     """Simulate points; those of one deployment run one after another in one process.
 
@@ -34,28 +34,19 @@ def predict_all(
     for i, p in enumerate(points):
         groups.setdefault((p.device, p.model, p.weight_dtype, p.workers, p.prefill), []).append(i)
     jobs = sorted(groups.values(), key=lambda rows: -sum(_work(points[i]) for i in rows))
-    workers = min(os.cpu_count() or 1, MOST_WORKERS, len(jobs))
-    out: list[Outcome] = [""] * len(points)
-    done = 0
-    if workers <= 1:
-        for rows in jobs:
-            for i in rows:
-                out[i] = _one(points[i], folder, seed)
-                done += 1
-                if progress:
-                    progress(done, len(points))
-        return out
-    with worker_pool(workers) as pool:
-        waiting = {
-            pool.submit(_several, [points[i] for i in rows], folder, seed): rows for rows in jobs
-        }
-        for future in as_completed(waiting):
-            for i, outcome in zip(waiting[future], future.result(), strict=True):
-                out[i] = outcome
-            done += len(waiting[future])
+    out: dict[int, Outcome] = {}
+
+    def lost(line: str) -> list[Outcome]:
+        return [line] * len(points)
+
+    with Crew(min(cores(), MOST_WORKERS, len(jobs))) as crew:
+        tasks = [[points[i] for i in rows] for rows in jobs]
+        call = partial(_several, folder=folder, seed=seed)
+        for job, outcomes in crew.run(call, tasks, lost):
+            out |= dict(zip(jobs[job], outcomes, strict=False))
             if progress:
-                progress(done, len(points))
-    return out
+                progress(len(out), len(points))
+    return [out[i] for i in range(len(points))]
 
 
 def _work(point: Point) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,15 +11,13 @@ import numpy as np
 from ....devices.calibrated.libraries import BLACKWELL, generation
 from ....devices.catalog import load_device, load_system
 from ....simulator.deploy.deployment import Deployment, deploy
+from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.scenario.parts import Workload
 from ....simulator.serving.driver import Pools, serve
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
-from ....workloads.errors import InputError
-from ....workloads.layers import LatentAttention
 from ....workloads.model import ModelSpec
-from ....workloads.numerics import BITS, Numerics
 from ....workloads.requests import RequestStream
 from ...answers.interval import Interval, step_intervals
 from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
@@ -167,39 +164,3 @@ def _model(folder: Path, name: str) -> ModelSpec:
         if path.is_dir():
             return load_model(path)
     return load_model(name)
-
-
-ALIASES: Mapping[str, str] = {"bfloat16": "bf16", "float16": "fp16"}
-ONE_SCALE = ("LlamaForCausalLM",)
-"""Architectures whose usual fp8 checkpoints have one scale a matrix (NVIDIA's, Meta's); those of
-DeepSeek, Qwen, MiniMax and Kimi have one for each block of 128 x 128."""
-
-
-def formats(model: ModelSpec, weights: str, kv: str, mixed: bool = False) -> Numerics:
-    """Number formats of a checkpoint.
-
-    ``nvfp4`` checkpoints of models with latent attention keep attention in 16 bit; ``mxfp4`` ones
-    convert experts only, whose inputs are 8 bits where the matrix unit multiplies the two as they
-    are (`mixed`: data-centre Blackwell; gptoss_fp4_b200.sh of the public benchmark, and
-    TensorRT-LLM's deployment guide for gpt-oss). A KV format that was not recorded is fp8 with
-    ``nvfp4`` weights, whose checkpoints ask for it, else the model's own.
-    """
-    name = ALIASES.get(weights, weights)
-    if name == "fp8" and model.architecture not in ONE_SCALE:
-        name = "fp8_block"
-    if name not in BITS:
-        raise InputError("weight_dtype", f"{weights!r} is not known; known: {', '.join(BITS)}")
-    out = model.numerics
-    if kv == "unknown":
-        out = replace(out, kv="fp8" if name == "nvfp4" else out.default)
-    else:
-        out = out.with_formats(None, ALIASES.get(kv, kv))
-    latent = any(isinstance(layer.mixer, LatentAttention) for layer in model.layers)
-    groups: tuple[str, ...] = ("attention", "ffn", "experts")
-    if name == "mxfp4":
-        groups, name = groups[2:], "mxfp4_mxfp8" if mixed else name
-    elif name == "nvfp4" and latent:
-        groups = groups[1:]
-    if BITS[name] >= 16:
-        return out.with_formats(name, None)
-    return replace(out, weights=tuple((group, name) for group in groups))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from ....devices.catalog import list_devices, load_device
-from ....workloads.errors import InputError
-from ....workloads.regular import open_regular
-
-if TYPE_CHECKING:
-    import pandas as pd
+from ....workloads.csvfile import numbers, read_whole
+from ....workloads.requests.options import MAX_SIZE
 
 COUNTS = ("gpus", "tp", "pp", "ep", "attention_dp", "isl", "osl", "batch_or_concurrency")
 TIMES = ("ttft_s", "tpot_s")
+SHORTEST_S = 1e-12
+"""A measured time is none below it."""
 TEXTS = ("source", "device", "framework", "framework_version", "model", "weight_dtype",
          "kv_dtype", "mode", "notes")  # fmt: skip
 MODES = ("agg", "disagg")
@@ -128,49 +125,21 @@ def read_points(path: Path) -> tuple[list[Point], list[Skipped]]:
     InputError
         No such file, no table, a missing column, or a cell that is no number.
     """
-    table = _read(path)
+    columns = read_whole(path, (*TEXTS, *COUNTS, *TIMES))
+    cells: dict[str, Sequence[object]] = {name: columns[name].cells for name in TEXTS}
+    cells |= {n: numbers(columns[n], 1, MAX_SIZE, whole=True).astype(int).tolist() for n in COUNTS}
+    cells |= {n: numbers(columns[n], SHORTEST_S, MAX_SIZE).tolist() for n in TIMES}
     names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
     points: list[Point] = []
     skipped: list[Skipped] = []
-    for line, row in _rows(table):
-        reason = _unusable(row, names)
+    for line, *row in zip(columns["gpus"].lines, *cells.values(), strict=True):
+        named = dict(zip(cells, row, strict=True))
+        reason = _unusable(named, names)
         if reason:
             skipped.append(Skipped(line, reason))
         else:
-            points.append(_point(line, row, names))
+            points.append(_point(line, named, names))
     return points, skipped
-
-
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    try:
-        with open_regular(path) as file:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
-        raise InputError(path, f"is not a CSV table ({str(error).strip()})") from None
-    lacking = [c for c in (*TEXTS, *COUNTS, *TIMES) if c not in table]
-    if lacking:
-        raise InputError(path, f"lacks the columns {', '.join(lacking)}")
-    if table.empty:
-        raise InputError(path, "has no rows")
-    for name in (*COUNTS, *TIMES):
-        values = pd.to_numeric(table[name], errors="coerce")
-        whole = name in COUNTS
-        good = np.isfinite(values) & (values > 0) & (values < 2**31)
-        good &= (values % 1 == 0) if whole else True
-        bad = np.flatnonzero(~good)
-        if len(bad):
-            wanted = "a whole number of at least 1" if whole else "a number above 0"
-            cell = str(table[name].iloc[bad[0]])
-            raise InputError(f"{path}:{bad[0] + 2}", f"{name} is {cell!r}, not {wanted}")
-        table[name] = values.astype(np.int64 if whole else np.float64)
-    return table
-
-
-def _rows(table: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any]]]:
-    for i, row in enumerate(table.to_dict("records")):
-        yield i + 2, {str(key): value for key, value in row.items()}
 
 
 def _unusable(row: dict[str, Any], names: dict[str, str]) -> str | None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...workloads.errors import InputError, nearest
-from ...workloads.registry import Registry
+from ..workloads.errors import InputError, nearest
+from ..workloads.registry import Registry
 
 
 def _models() -> list[dict[str, Any]]:
-    from ...workloads.catalog import catalog_entry, list_models
+    from ..workloads.catalog import catalog_entry, list_models
 
     entries = [e for name in list_models() if (e := catalog_entry(name)) is not None]
     return [{"name": e.name, "title": e.title, "aliases": ", ".join(e.aliases)} for e in entries]
 
 
 def _devices() -> list[dict[str, Any]]:
-    from ...devices.catalog import list_devices, load_device
+    from ..devices.catalog import list_devices, load_device
 
     rows = []
     for name in list_devices():
@@ -35,7 +35,7 @@ def _devices() -> list[dict[str, Any]]:
 
 
 def _systems() -> list[dict[str, Any]]:
-    from ...devices.catalog import list_systems, load_system
+    from ..devices.catalog import list_systems, load_system
 
     rows = []
     for name in list_systems():
@@ -54,7 +54,7 @@ def _systems() -> list[dict[str, Any]]:
 
 
 def _policies() -> list[dict[str, Any]]:
-    from ...simulator.batching.policies import POLICIES
+    from ..simulator.batching.policies import POLICIES
 
     rows = []
     for name in POLICIES:
@@ -71,43 +71,43 @@ def _titles(registry: Registry[Any]) -> list[dict[str, Any]]:
 
 
 def _placements() -> list[dict[str, Any]]:
-    from ...simulator.deploy.placement import PLACEMENTS
+    from ..simulator.deploy.placement import PLACEMENTS
 
     return _titles(PLACEMENTS)
 
 
 def _orders() -> list[dict[str, Any]]:
-    from ...simulator.batching.orders import ORDERS
+    from ..simulator.batching.orders import ORDERS
 
     return _titles(ORDERS)
 
 
 def _routers() -> list[dict[str, Any]]:
-    from ...simulator.serving.routers import ROUTERS
+    from ..simulator.serving.routers import ROUTERS
 
     return _titles(ROUTERS)
 
 
 def _routings() -> list[dict[str, Any]]:
-    from ...workloads.routing import ROUTINGS
+    from ..workloads.routing import ROUTINGS
 
     return _titles(ROUTINGS)
 
 
 def _layers() -> list[dict[str, Any]]:
-    from ...workloads.layers import LAYER_KINDS
+    from ..workloads.layers import LAYER_KINDS
 
     return _titles(LAYER_KINDS)
 
 
 def _processors() -> list[dict[str, Any]]:
-    from ...devices.kinds import PROCESSOR_KINDS
+    from ..devices.kinds import PROCESSOR_KINDS
 
     return _titles(PROCESSOR_KINDS)
 
 
 def _traces() -> list[dict[str, Any]]:
-    from ...workloads.requests import FORMATS
+    from ..workloads.requests import FORMATS
 
     return [
         {"name": name, "columns": ", ".join(FORMATS[name].columns), "title": FORMATS.title(name)}
@@ -116,14 +116,14 @@ def _traces() -> list[dict[str, Any]]:
 
 
 def _experiments() -> list[dict[str, Any]]:
-    from ..reproduce import list_experiments
+    from .reproduce import list_experiments
 
     return list_experiments()
 
 
 def _kernels() -> list[dict[str, Any]]:
-    from ...kernels.gpu_cases import CASES
-    from ...kernels.lab import KERNELS, kernels
+    from ..kernels.gpu_cases import CASES
+    from ..kernels.lab import KERNELS, kernels
 
     measured = {case.name for case in CASES}
     return [
@@ -135,7 +135,7 @@ def _kernels() -> list[dict[str, Any]]:
 
 
 def _memories() -> list[dict[str, Any]]:
-    from ...devices.dram.catalog import list_memories, load_memory
+    from ..devices.dram.catalog import list_memories, load_memory
 
     rows = []
     for name in list_memories():

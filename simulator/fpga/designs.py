@@ -12,21 +12,19 @@ import numpy.typing as npt
 from ...devices.fpga.resources import engine_of, resource_use
 from ...devices.fpga.spec import ArraySpec, AttentionSpec, EngineSpec
 from ...devices.spec import DeviceSpec
-from ...simulator.fpga.deploy import (
-    FpgaDeployment,
-    deploy_fpga,
-    image_program,
-    step_program,
-    stored_bytes,
-)
-from ...simulator.fpga.engine import run_frame
-from ...simulator.fpga.frames import run_image
-from ...simulator.fpga.program import ExpertBlock, Program, Tile
 from ...workloads.batch import Batch
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
-from .front import unbeaten
+from ...workloads.pareto import unbeaten
+from .deploy import (
+    FpgaDeployment,
+    deploy_fpga,
+    image_program,
+    stored_bytes,
+)
+from .frames import run_image
+from .program import ExpertBlock, Program, Tile
 
 QUERIES = (1, 2, 4, 8, 16, 32, 64)
 FEATURES = (8, 16, 32, 64)
@@ -91,7 +89,6 @@ class DesignSpace:
     model: ModelSpec
     device: DeviceSpec
     fill: float
-    batch: Batch
 
     @property
     def base(self) -> EngineSpec:
@@ -117,15 +114,11 @@ class DesignSpace:
         return deploy_fpga(self.model, device, check=False)
 
     def program(self, d: FpgaDeployment) -> Program:
-        return image_program(d) if self.model.front else step_program(d, self.batch)
+        return image_program(d)
 
     def run(self, engine: EngineSpec) -> Design:
         """Cost of a design, by the event engine."""
-        d = self.deploy(engine)
-        if self.model.front:
-            cycles = run_image(d).cycles
-        else:
-            cycles = run_frame(self.program(d), engine, d.memory_bytes_per_s).cycles
+        cycles = run_image(self.deploy(engine)).cycles
         took = cycles / engine.clock_Hz
         return Design(engine, cycles, took, took * self.device.static_W, engine.dsp,
                       engine.buffer_bytes)  # fmt: skip
@@ -165,9 +158,8 @@ class DesignSpace:
 
     def _matrices(self) -> list[tuple[float, int, int]]:
         """Rows, outputs and inputs of every matrix of the model."""
-        batch = self.batch
-        if self.model.front is not None:
-            batch = Batch.of(chunks=[(self.model.front.tokens, 0)])
+        assert self.model.front is not None
+        batch = Batch.of(chunks=[(self.model.front.tokens, 0)])
         m, run = batch.moments(self.model.windows), Run(self.model.numerics)
         ops: list[Op] = list(embedding_ops(self.model, m, run))
         for layer in self.model.layers:

@@ -1,27 +1,31 @@
-"""Workers of a Dask cluster, for sweeps that outgrow a machine (extra ``[cluster]``)."""
+"""Workers of a Dask cluster, for what outgrows a machine (extra ``[cluster]``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from ....workloads.errors import InputError
-from .point import Outcome, evaluate
-from .pool import Task
+from ...workloads.errors import InputError
 
+T = TypeVar("T")
+R = TypeVar("R")
 PER_THREAD = 4
-"""Points that wait at the scheduler for each thread of a worker."""
+"""Tasks that wait at the scheduler for each thread of a worker."""
 
 
 def run_cluster(
-    tasks: Sequence[Task], version: str, address: str, timeout_s: float = 30.0
-) -> Iterator[tuple[Task, Outcome]]:
-    """Evaluate tasks on a cluster, in the order they finish.
+    call: Callable[[T], R],
+    tasks: Sequence[T],
+    lost: Callable[[str], R],
+    address: str,
+    timeout_s: float = 30.0,
+) -> Iterator[tuple[int, R]]:
+    """As `local.Crew.run`, on the cluster whose scheduler has that address.
 
-    Files that points name must lie at the same path on every worker. A worker that dies is the
-    scheduler's matter: it tries a point elsewhere, and gives up after a few.
+    Files that tasks name must lie at the same path on every worker. A worker that dies is the
+    scheduler's matter: it tries a task elsewhere, and gives up after a few.
 
     Raises
     ------
@@ -37,27 +41,27 @@ def run_cluster(
     except (OSError, ValueError, TypeError) as error:
         reason = f"no scheduler answers there ({str(error) or type(error).__name__})"
         raise InputError(f"--dask {address!r}", reason) from None
-    left = iter(tasks)
-    running: dict[str, Task] = {}
+    left = iter(enumerate(tasks))
+    running: dict[str, int] = {}
 
-    def submit(task: Task) -> Any:
-        future = client.submit(evaluate, task[1], version, key=f"opbyte-{task[0]}", pure=False)
-        running[future.key] = task
+    def submit(number: int, task: T) -> Any:
+        future = client.submit(call, task, pure=False)
+        running[future.key] = number
         return future
 
     try:
         threads = max(sum(client.nthreads().values()), 1)
-        first = [submit(task) for task in islice(left, PER_THREAD * threads)]
+        first = [submit(*task) for task in islice(left, PER_THREAD * threads)]
         with client.as_current():
             finished = distributed.as_completed(first)
         for future in finished:
-            task = running.pop(future.key)
+            number = running.pop(future.key)
             failure = future.exception()
-            outcome = future.result() if failure is None else Outcome(None, _line(failure))
+            outcome = future.result() if failure is None else lost(_line(failure))
             following = next(left, None)
             if following is not None:
-                finished.add(submit(following))
-            yield task, outcome
+                finished.add(submit(*following))
+            yield number, outcome
     finally:
         client.close()
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from ..errors import InputError
-from ..regular import open_regular
+from .errors import InputError
+from .regular import open_regular
 
 CHUNK_BYTES = 1 << 20
 """Bytes read at a time, and the longest line accepted by default."""
@@ -38,14 +38,19 @@ def readable(names: Iterable[str]) -> list[str]:
     return [name for name in islice(names, 40) if name.isprintable() and len(name) <= 40]
 
 
-def read_lines(path: Path, line_bytes: int = CHUNK_BYTES) -> Iterator[Lines]:
+def read_lines(
+    path: Path, line_bytes: int = CHUNK_BYTES, most: int | None = None
+) -> Iterator[Lines]:
     """Yield the lines of a UTF-8 file in chunks of about `CHUNK_BYTES`.
 
     Lines end with a line feed, or a carriage return and one; both are kept off. Whatever goes
-    wrong (no file, a folder, other bytes than UTF-8) is an `InputError`.
+    wrong (no file, a folder, other bytes than UTF-8, more than `most` of them) is an `InputError`.
     """
-    number, rest = 1, b""
+    number, rest, size = 1, b"", 0
     for data in _read_bytes(path):
+        size += len(data)
+        if most is not None and size > most:
+            raise InputError(path, f"is larger than {most >> 20} MiB")
         head, found, tail = data.rpartition(b"\n")
         if found:
             text = _decode(path, number, rest + head)

@@ -1,0 +1,196 @@
+"""Worker processes of this machine: one task each at a time, replaced when they die.
+
+A process that runs out of memory is killed without a word. It then costs its own task alone, which
+another worker tries once more. Workers leave signals to their parent and never outlive it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from ...workloads.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+TRIES = 2
+"""Workers that may die over one task before it counts as lost."""
+MAX_WORKERS = 1024
+
+
+def cores() -> int:
+    """Workers unless somebody says otherwise."""
+    return os.cpu_count() or 1
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: int | None = None
+    ready: bool = False
+
+
+class Crew:
+    """Workers that stay until the block is left, so that many calls start them once.
+
+    They are spawned with the first task: nothing is shared with them but what a task holds, so
+    that calls and tasks must be picklable.
+
+    Parameters
+    ----------
+    workers : int
+        Processes at most.
+    apart : bool
+        Whether one worker is a process too, so that what kills it leaves this one alone;
+        otherwise a single one works here.
+    """
+
+    def __init__(self, workers: int, apart: bool = False) -> None:
+        self._most, self._apart = workers, apart
+        self._crew: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        self._end(self._crew)
+
+    def _end(self, crew: Sequence[_Worker]) -> None:
+        """Kill workers: they hold nothing that needs an orderly end."""
+        for worker in crew:
+            worker.process.kill()
+            worker.process.join()
+            worker.pipe.close()
+        self._crew = [worker for worker in self._crew if worker not in crew]
+
+    def run(
+        self,
+        call: Callable[[T], R],
+        tasks: Sequence[T],
+        lost: Callable[[str], R] | None = None,
+    ) -> Iterator[tuple[int, R]]:
+        """Call with every task; yields each task's number and result in the order they finish.
+
+        Parameters
+        ----------
+        lost : callable, optional
+            Makes the result of a task whose workers died, from a line that says so; without it
+            that is an error.
+
+        Raises
+        ------
+        InputError
+            A task was lost; or a worker ended before it was ready, when no task can run.
+        Exception
+            What a call raised.
+        """
+        if self._most == 1 and not self._apart:
+            yield from ((i, call(task)) for i, task in enumerate(tasks))
+            return
+        waiting, tries = deque(range(len(tasks))), [0] * len(tasks)
+        while len(self._crew) < min(self._most, len(tasks)):
+            self._crew.append(_start())
+        try:
+            while waiting or any(w.task is not None for w in self._crew):
+                for worker in self._crew:
+                    if worker.ready and worker.task is None and waiting:
+                        worker.task = waiting.popleft()
+                        with suppress(OSError):  # it died: its pipe tells
+                            worker.pipe.send((call, tasks[worker.task]))
+                heard = wait([w.pipe for w in self._crew])
+                for worker in [w for w in self._crew if w.pipe in heard]:
+                    task, answer = worker.task, self._received(worker)
+                    if task is None:
+                        continue
+                    if not isinstance(answer, str):
+                        yield task, answer[0]
+                        continue
+                    tries[task] += 1
+                    if tries[task] < TRIES:
+                        waiting.append(task)
+                    else:
+                        yield task, _given_up(answer, lost)
+        finally:
+            self._end([w for w in self._crew if w.task is not None])
+
+    def _received(self, worker: _Worker) -> tuple[Any] | str:
+        """What a worker sent, or how it died; another one has then taken its place."""
+        try:
+            fine, result = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._replace(worker)
+        worker.ready, worker.task = True, None
+        if not fine:
+            raise result
+        return (result,)
+
+    def _replace(self, worker: _Worker) -> str:
+        """Start another worker for one that died; says how it did."""
+        worker.pipe.close()
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        if not worker.ready:
+            raise InputError(
+                "workers",
+                f"one ended with exit code {code} before it could start; a script must call this "
+                "under: if __name__ == '__main__':",
+            )
+        self._crew[self._crew.index(worker)] = _start()
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _given_up(how: str, lost: Callable[[str], R] | None) -> R:
+    """The result of a task that `TRIES` workers died over."""
+    line = f"its worker died {TRIES} times ({how}); too little memory?"
+    if lost is None:
+        raise InputError("a simulation", line)
+    return lost(line)
+
+
+def _start() -> _Worker:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()  # so that the pipe ends with the worker
+    return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """Body of a worker: tasks in, results out, until the pipe closes."""
+    # A terminal sends an interrupt to every process; the parent acts on it for all.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, OSError):
+        pipe.send((True, None))  # ready
+        while True:
+            call, task = pipe.recv()
+            try:
+                answer = pickle.dumps((True, call(task)))
+            except Exception as error:  # noqa: BLE001  # the parent's matter
+                error.add_note(f"in a worker:\n{traceback.format_exc()}")
+                answer = pickle.dumps((False, error))
+            pipe.send_bytes(answer)
+
+
+def _end_with_parent() -> None:
+    """End this process with its parent, in the middle of a task too."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

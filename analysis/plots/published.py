@@ -1,0 +1,120 @@
+"""Predictions of published systems: each over what is published, and where a step's time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILLION,
+    finish,
+    house_style,
+    new_figure,
+    require,
+)
+
+COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
+HATCHES = ("", "///", "...", "\\\\\\", "xxx")
+ROW_INCHES, LEAST_INCHES = 0.17, 1.6
+
+
+def draw(frames: Mapping[str, tuple[str, pd.DataFrame]]) -> dict[str, Figure]:
+    """Figures by table: ``given`` as ratios, all others as stacked bars."""
+    return {
+        name: ratios(table, title) if name == "given" else stacked(table, title)
+        for name, (title, table) in frames.items()
+    }
+
+
+def ratios(table: pd.DataFrame, title: str) -> Figure:
+    """Draw simulated over published values, with what is allowed.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns id, ratio, and tolerance (a fraction; NaN where nothing is judged).
+    title : str
+    """
+    require(table, ("id", "ratio", "tolerance"), "given")
+    places = np.arange(len(table))[::-1]
+    off = table["ratio"].to_numpy(dtype=np.float64) - 1
+    allowed = table["tolerance"].to_numpy(dtype=np.float64)
+    with house_style():
+        figure = new_figure(title, height=_height(len(table)))
+        axes = figure.add_subplot()
+        axes.barh(places, 200 * np.nan_to_num(allowed), left=-100 * np.nan_to_num(allowed),
+                  height=0.7, color=LIGHT, label="allowed")  # fmt: skip
+        missed = np.abs(off) > np.where(np.isnan(allowed), np.inf, allowed)
+        for which, color, marker, label in (
+            (~missed & ~np.isnan(allowed), BLUE, "o", "judged"),
+            (np.isnan(allowed), GREY, "D", "reported"), (missed, VERMILLION, "X", "missed"),
+        ):  # fmt: skip
+            if which.any():
+                axes.plot(100 * off[which], places[which], marker, color=color, markersize=4,
+                          linestyle="none", label=label)  # fmt: skip
+        axes.axvline(0, color=BLACK, linewidth=0.7)
+        axes.set_yticks(places, list(table["id"]))
+        axes.set_ylim(-0.8, len(table) - 0.2)
+        axes.set_xlabel("Simulated against published (%)")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        finish(figure)
+    return figure
+
+
+def stacked(table: pd.DataFrame, title: str) -> Figure:
+    """Draw parts as stacked bars, and the published whole as a line where it is given.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Column ``case``, one column a part, and optionally ``published``.
+    title : str
+        Says the unit.
+    """
+    require(table, ("case",), "parts")
+    parts = [name for name in table.columns if name not in ("case", "published")]
+    places = np.arange(len(table))[::-1]
+    with house_style():
+        figure = new_figure(title, height=_height(len(table)))
+        axes = figure.add_subplot()
+        left = np.zeros(len(table))
+        handles: list[Artist] = []
+        for i, part in enumerate(parts):
+            width = table[part].to_numpy(dtype=np.float64)
+            color, hatch = COLORS[i % 5], HATCHES[i % 5]
+            axes.barh(places, width, left=left, height=0.7, linewidth=0, color=color, hatch=hatch,
+                      edgecolor="white")  # fmt: skip
+            handles.append(Patch(label=part, facecolor=color, hatch=hatch, edgecolor="white"))
+            left += width
+        if "published" in table:
+            told = table["published"].to_numpy(dtype=np.float64)
+            there = ~np.isnan(told)
+            marks = axes.plot(told[there], places[there], "|", color=BLACK, markersize=9,
+                              markeredgewidth=1.8, label="published")  # fmt: skip
+            handles += marks if there.any() else []
+        axes.set_yticks(places, list(table["case"]))
+        axes.set_ylim(-0.8, len(table) - 0.2)
+        axes.set_xlim(left=0)
+        if len(handles) > 1:
+            axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+        finish(figure)
+    return figure
+
+
+def _height(rows: int) -> float:
+    """Inches of a figure with so many bars."""
+    return max(LEAST_INCHES, 1.0 + ROW_INCHES * rows)

@@ -1,0 +1,155 @@
+"""Design search for decoding: multipliers and tiles of a streaming engine on an FPGA with HBM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...devices.spec import DeviceSpec
+from ...simulator.scenario.stream_designs import (
+    STEP_MACS,
+    TILE_KIB,
+    StreamDesign,
+    StreamSpace,
+    fitting,
+    stream_board,
+)
+from ...workloads.errors import CapacityError
+from ...workloads.model import ModelSpec
+from ...workloads.pareto import unbeaten
+from ..parallel import Told
+from ..show.result import Result
+from ..show.text import seconds, show
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSearch(Result):
+    """What a search found; see `search_streams`.
+
+    Attributes
+    ----------
+    published : StreamDesign
+        The design that the board's description has, or FlightLLM's.
+    front : tuple of StreamDesign
+        Not worse than another in latency, DSPs and on-chip bytes at once; fastest first.
+    """
+
+    model: ModelSpec
+    device: DeviceSpec
+    batch: int
+    context: int
+    limits: Mapping[str, float]
+    tried: int
+    published: StreamDesign
+    best: StreamDesign
+    front: tuple[StreamDesign, ...]
+
+    @property
+    def formats(self) -> str:
+        """Number formats of weights and KV cache."""
+        numerics = self.model.numerics
+        return f"{numerics.weight_format('ffn')} weights, {numerics.kv} KV cache"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.name, "board": self.device.name, "batch": self.batch,
+            "context": self.context, "weights": self.model.numerics.weight_format("ffn"),
+            "kv": self.model.numerics.kv, "limits": dict(self.limits), "tried": self.tried,
+            "published": self.published.to_dict(), "best": self.best.to_dict(),
+            "tokens_per_s": self.best.tokens_per_s,
+            "joules_per_token": self.best.joules_per_token,
+            "front": [design.to_dict() for design in self.front],
+        }  # fmt: skip
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [design.to_dict() for design in self.front]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        named = [("board's own", self.published), ("best", self.best)]
+        step = max(1, len(self.front) // 8)
+        named += [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
+        return [_row(name, design) for name, design in named]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
+        best = self.best
+        return [
+            (
+                f"{self.model.name} on {self.device.name}: {self.batch:,} decodes at context "
+                f"{self.context:,}, {self.formats}; {self.tried:,} designs within {limits}"
+            ),
+            self.rows(),
+            (
+                f"The best design decodes {show(best.tokens_per_s)} tokens/s at "
+                f"{show(best.joules_per_token)} J a token."
+            ),
+            f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
+            "Energy is the board's power times latency, so both objectives have one order.",
+        ]
+
+
+def _row(name: str, design: StreamDesign) -> dict[str, Any]:
+    return {
+        "design": name,
+        "MACs": f"{design.slices} x {design.macs // design.slices:,}",
+        "tile": f"{design.slices} x {design.tile_bytes // design.slices // 1024:,} KiB",
+        "time": seconds(design.latency_s),
+        "tokens/s": show(design.tokens_per_s),
+        "J/token": show(design.joules_per_token),
+        "DSP": show(int(design.dsp)),
+        "on chip": f"{design.on_chip_bytes / 2**20:.2f} MiB",
+    }
+
+
+def search_streams(
+    model: ModelSpec,
+    device: DeviceSpec,
+    *,
+    fill: float = 1.0,
+    batch: int = 1,
+    context: int = 2048,
+    dtype: str | None = None,
+    kv_dtype: str | None = None,
+    told: Told | None = None,
+) -> StreamSearch:
+    """Find streaming engines for the decode step of a language model.
+
+    Parameters
+    ----------
+    dtype, kv_dtype : str, optional
+        Formats; without `dtype` the first of int8 and int4 that fits the memory, and int8 caches.
+
+    Raises
+    ------
+    InputError
+        A format that the engine's multipliers do not take.
+    SpecError
+        The device is no FPGA.
+    CapacityError
+        The model does not fit the board's memory, or no design its fabric.
+    """
+    board = stream_board(device)
+    space = StreamSpace(
+        fitting(model, board, batch, context, dtype, kv_dtype), board, batch, context
+    )
+    limits = space.limits(fill)
+    plans = space.plans(limits)
+    designs = []
+    for i, (macs, tile) in enumerate(plans):
+        designs.append(space.run(macs, tile))
+        if told is not None:
+            told(i + 1, len(plans))
+    if not designs:
+        least = space.dsp(STEP_MACS * space.slices)
+        raise CapacityError(
+            board.name, f"no design fits: needs at least {least:,.0f} DSP slices and "
+            f"{space.on_chip(TILE_KIB[0] * 1024 * space.slices):,.0f} on-chip bytes, "
+            f"{limits['DSP slices']:,.0f} and {limits['on-chip bytes']:,.0f} available")  # fmt: skip
+    costs = np.array([design.key for design in designs])
+    front = tuple(designs[i] for i in unbeaten(costs, once=True))
+    own = space.run(int(space.parameters["macs"]), int(space.parameters["tile_bytes"]))
+    best = min(designs, key=lambda d: d.key)
+    return StreamSearch(space.model, board, batch, context, limits, len(designs), own, best, front)

@@ -1,0 +1,238 @@
+"""One tile of keys and values in registers: scores, a step of the online softmax, weighted values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from .vector import (
+    F32,
+    I32,
+    I64,
+    LANES,
+    VEC,
+    Emitter,
+    Value,
+    literals,
+    micro_kernel,
+    store_sums,
+)
+
+GROUP = 4
+"""Rows of the left operand that a dot tile takes at once: four query heads, four tokens."""
+
+SOON = 8
+"""Keys ahead of its place that `score_tile` fetches for the last time."""
+
+STRIP = 16
+"""Rows of values that the passes of `add_values` take in turn: all but the first find them in L1."""
+
+
+@micro_kernel
+def score_tile(typingctx, q, k, rows, count, ahead, next_rows, later_rows, out, dim, tile):
+    """Scores of `GROUP` query vectors with the keys of a tile, four keys at a time.
+
+    ``out[i, t] = sum_d q[i, d] * k[row t, d]``, rows of `out` `tile` floats apart. `rows` is the
+    address of int64 byte offsets of the tile's rows from `k` (`tile` of them, the last one
+    repeated). The rows at `next_rows` and `later_rows` from `ahead` are fetched meanwhile, and those
+    `SOON` rows on: each row three times in its turn, as a core drops fetches when its miss
+    registers are full (decode attention at 0.70 of the read rate with two, 0.79 with three).
+    `dim` and `tile` are literal; `count` is the number of rows.
+    """
+    sizes = literals(dim, tile)
+    if sizes is None:
+        return None
+    size, width = sizes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        q_at, k_at, rows_at, count_, ahead_at, next_at, later_at, out_at = args[:8]
+
+        def four(t: Value) -> None:
+            def four_rows(base: Value, offsets: Value) -> list[Value]:
+                first = builder.add(offsets, builder.mul(t, I64(8)))
+                places = [e.scalar(e.offset(first, 8 * j), I64) for j in range(4)]
+                return [builder.add(base, place) for place in places]
+
+            keys = four_rows(k_at, rows_at)
+            ahead = [four_rows(ahead_at, at) for at in (later_at, next_at)]
+            soon = builder.add(t, I64(SOON))
+            last = I64(width - 4)
+            soon = builder.select(builder.icmp_signed("<", soon, last), soon, last)
+            ahead.append(
+                four_rows(k_at, builder.add(rows_at, builder.mul(builder.sub(soon, t), I64(8))))
+            )
+            acc: list[Value] = [e.constant(0.0)] * 16
+            # Row after row, each from end to end, though every row loads the queries again: four
+            # rows side by side break the streams that the hardware fetches on its own (8.7 GB/s,
+            # 16 in this order, where reading alone had 28).
+            for j, (key, *following) in enumerate(zip(keys, *ahead, strict=True)):
+                for d in range(size // LANES):
+                    if 4 * LANES * d % 64 == 0:
+                        for fetched in following:
+                            e.prefetch(e.offset(fetched, 4 * LANES * d))
+                    value = e.load(e.offset(key, 4 * LANES * d))
+                    for i in range(GROUP):
+                        left = e.load(e.offset(q_at, 4 * (i * size + LANES * d)))
+                        acc[4 * i + j] = e.fma(left, value, acc[4 * i + j])
+            to = e.offset(out_at, builder.mul(t, I64(4)))
+            store_sums(e, acc, to, I64(4 * width), GROUP, 4)
+
+        e.loop(I64(0), count_, 4, four)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 8, dim, tile), codegen
+
+
+@micro_kernel
+def softmax_tile(typingctx, s, low, high, scale, state, tile):
+    """One step of the online softmax for `GROUP` rows of scores, in place.
+
+    Scores outside ``[low[i], high[i])`` count as minus infinity. `state` holds, for each row,
+    the running maximum, the running sum and the factor that earlier outputs shrink by (written
+    here): 3 x `GROUP` floats. `s` then holds the weights ``exp(scale * s - maximum)``.
+    `low` and `high` are addresses of int32.
+    """
+    sizes = literals(tile)
+    if sizes is None:
+        return None
+    (width,) = sizes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        s_at, low_at, high_at, scale_, state_at = args[:5]
+        words = ir.VectorType(I32, LANES)
+        factor = e.splat(scale_)
+        minus = e.constant(-3.0e38)
+        for i in range(GROUP):
+            bounds = []
+            for at in (low_at, high_at):
+                one = e.scalar(e.offset(at, 4 * i), I32)
+                first = builder.insert_element(ir.Constant(words, ir.Undefined), one, I32(0))
+                bounds.append(e.shuffle(first, first, [0] * LANES))
+            row, seen = [], []
+            for c in range(width // LANES):
+                index = ir.Constant(words, [c * LANES + n for n in range(LANES)])
+                inside = builder.and_(builder.icmp_signed(">=", index, bounds[0]),
+                                      builder.icmp_signed("<", index, bounds[1]))  # fmt: skip
+                score = e.load(e.offset(s_at, 4 * (i * width + c * LANES)))
+                row.append(builder.select(inside, e.fmul(score, factor), minus))
+                seen.append(inside)
+            best = row[0]
+            for part in row[1:]:
+                best = builder.select(builder.fcmp_ordered(">", part, best), part, best)
+            highest = e.maximum(best)
+            at = [e.offset(state_at, 4 * (n * GROUP + i)) for n in range(3)]
+            before = e.scalar(at[0])
+            now = builder.select(builder.fcmp_ordered(">", highest, before), highest, before)
+            total = e.constant(0.0)
+            top = e.splat(now)
+            for c, part in enumerate(row):
+                weight = e.exp(builder.fsub(part, top))
+                weight = builder.select(seen[c], weight, e.constant(0.0))
+                total = e.fadd(total, weight)
+                e.store(weight, e.offset(s_at, 4 * (i * width + c * LANES)))
+            shrink = builder.extract_element(e.exp(e.splat(builder.fsub(before, now))), I32(0))
+            old = e.scalar(at[1])
+            e.store(e.fadd(e.fmul(old, shrink), e.sums([total])[0]), at[1])
+            e.store(now, at[0])
+            e.store(shrink, at[2])
+        return context.get_dummy_value()
+
+    given = (types.int64, types.int64, types.int64, types.float32, types.int64, tile)
+    return types.void(*given), codegen
+
+
+@micro_kernel
+def add_values(typingctx, p, v, rows, count, ahead, next_rows, later_rows, state, out, dim, tile):
+    """``out[i, d] = out[i, d] * shrink[i] + sum_t p[i, t] * v[row t, d]``.
+
+    Taken in passes whose sums fit in the registers. The rows at `next_rows` and `later_rows` from
+    `ahead` are fetched meanwhile.
+    """
+    sizes = literals(dim, tile)
+    if sizes is None:
+        return None
+    size, width = sizes
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Value:
+        e = Emitter(builder)
+        passes = _passes(size)
+
+        def strip(first: Value) -> None:
+            for number, (queries, columns) in enumerate(passes):
+                _add_pass(e, args[:9], first, size, width, queries, columns, number, len(passes))
+
+        e.loop(I64(0), args[3], STRIP, strip)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 9, dim, tile), codegen
+
+
+def _passes(size: int) -> list[tuple[range, range]]:
+    """Query vectors and vector registers of a value row that each pass takes: 16 sums at most.
+
+    Whole rows where they are short, so that a pass reads them from end to end; else four registers
+    for all queries, which loads each value once.
+    """
+    registers = size // LANES
+    if registers <= 8:
+        rows = min(GROUP, 16 // registers)
+        return [(range(i, i + rows), range(registers)) for i in range(0, GROUP, rows)]
+    return [
+        (range(GROUP), range(first, min(first + 4, registers))) for first in range(0, registers, 4)
+    ]
+
+
+def _add_pass(
+    e: Emitter, args: Sequence[Value], first: Value, size: int, width: int, queries: range,
+    columns: range, number: int, passes: int,
+) -> None:  # fmt: skip
+    """`add_values` for some queries and columns of a strip of rows from `first` on.
+
+    It fetches its share of the rows ahead.
+    """
+    b = e.b
+    p_at, v_at, rows_at, count, ahead_at, next_at, later_at, state_at, out_at = args
+    places = [4 * LANES * c for c in columns]
+    slots = [(i, place, e.alloca(VEC)) for i in queries for place in places]
+    fresh = b.icmp_signed("==", first, I64(0))
+    for i, place, slot in slots:
+        shrink = b.select(fresh, e.scalar(e.offset(state_at, 4 * (2 * GROUP + i))), F32(1.0))
+        shrink = e.splat(shrink)
+        before = e.load(e.offset(out_at, 4 * i * size + place))
+        b.store(e.fmul(before, shrink), slot)
+
+    share = 4 * size // passes
+
+    def one(t: Value) -> None:
+        row = b.add(v_at, e.scalar(b.add(rows_at, b.mul(t, I64(8))), I64))
+        # Rows are fetched one after another, each from end to end: a stream for the hardware too.
+        turn = b.add(b.add(t, I64(number * STRIP)), b.mul(first, I64(passes - 1)))
+        which = b.udiv(turn, I64(passes))
+        part = b.add(ahead_at, b.mul(b.urem(turn, I64(passes)), I64(share)))
+        following = [b.add(part, e.scalar(b.add(at, b.mul(which, I64(8))), I64))
+                     for at in (later_at, next_at)]  # fmt: skip
+        if number == 0:  # the next strip once more: its first pass is the one that waits for memory
+            soon = b.add(t, I64(STRIP))
+            soon = b.select(b.icmp_signed("<", soon, count), soon, t)
+            row_ahead = b.add(v_at, e.scalar(b.add(rows_at, b.mul(soon, I64(8))), I64))
+            for line in range(0, 4 * size, 64):
+                e.prefetch(e.offset(row_ahead, line))
+        for line in range(0, share, 64):
+            for fetched in following:
+                e.prefetch(e.offset(fetched, line))
+        values = {place: e.load(e.offset(row, place)) for place in places}
+        weights = {i: e.splat(e.scalar(e.offset(b.add(p_at, b.mul(t, I64(4))), 4 * i * width)))
+                   for i in queries}  # fmt: skip
+        for i, place, slot in slots:
+            b.store(e.fma(weights[i], values[place], b.load(slot)), slot)
+
+    stop = b.add(first, I64(STRIP))
+    stop = b.select(b.icmp_signed("<", stop, count), stop, count)
+    e.loop(first, stop, 1, one)
+    for i, place, slot in slots:
+        e.store(b.load(slot), e.offset(out_at, 4 * i * size + place))

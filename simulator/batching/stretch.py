@@ -1,0 +1,227 @@
+"""A stretch: steps of one plan, as many as run before the plan would be another.
+
+Between two changes of the batch (arrival, admission, completion, a block that might not be there)
+decode steps differ only in context: they are costed one by one and stamped at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba.extending import overload
+
+from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, PREFILLS, WINDOW_MOMENTS
+from ...workloads.jit import OPTIONS, compiled_inline, compiled_part, int64, lacks
+from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
+from ..step.compiled import step_seconds
+from ..step.lowering import Plan
+from ..step.unequal import Uneven, uneven_seconds
+from .holding import kv_bytes
+from .host import paced
+from .kv import KvRules
+from .policies import Limits
+from .state import (
+    C_POLL,
+    C_STEPS,
+    C_WAITED,
+    F8,
+    F_HELD,
+    HIST_BINS,
+    HIST_MIN_S,
+    HIST_RATIO,
+    I8,
+    I_CACHED,
+    I_ROOM,
+    R_LEFT,
+    R_RUNNING,
+    R_WAITING,
+    T_KNOWN,
+    T_NOW,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+    State,
+)
+
+LOG_RATIO = np.log(HIST_RATIO)
+
+RENEWED, FEWER = 64, 8
+"""See `set_uneven`."""
+
+
+@compiled_part
+def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
+    """Count `times` token gaps of `gap` seconds."""
+    bin_ = int(np.log(max(gap, HIST_MIN_S) / HIST_MIN_S) / LOG_RATIO)
+    hist[min(bin_, HIST_BINS - 1)] += times
+    clocks[T_TBT_SUM] += gap * times
+    clocks[T_TBT_COUNT] += times
+
+
+@compiled_part
+def lengthen(st: State, windows: I8, r: int, done: int) -> None:
+    """Moments of the next decode step of a stretch, `done` steps into it."""
+    for w in range(windows.size):
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
+        if windows[w] == 0:
+            st.moments[r, at] += st.moments[r, DECODES]
+            continue
+        kv = 0
+        for j in range(st.ranks[r, R_RUNNING]):
+            kv += min(st.ints[st.running[r, j], I_CACHED] + done + 1, windows[w])
+        st.moments[r, at] = kv
+
+
+def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+    """`renew_uneven`, where the kernel of the decodes tells what unequal contexts add."""
+    if plan.uneven is not None:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+
+@compiled_part
+def renew_uneven(
+    uneven: Uneven, limits: Limits, st: State, books: Books, r: int, done: int
+) -> None:
+    """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
+
+    It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
+    come or gone.
+    """
+    m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
+    at = m.size - 1  # behind the sums of the batch
+    m[at] = 0.0
+    if m[PREFILLS] > 0.0 or m[DECODES] < 2.0:
+        return
+    changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
+    if changed or step - last[B_STEP] >= RENEWED:
+        count = 0
+        for j in range(st.ranks[r, R_RUNNING]):
+            if st.fresh[r, j] > 0:
+                books.contexts[count] = st.ints[st.running[r, j], I_CACHED] + done + 1
+                count += 1
+        last[B_DECODES], last[B_STEP] = m[DECODES], step
+        last[B_SECONDS] = uneven_seconds(
+            uneven, books.contexts, count, limits.captured, books.places
+        )
+    m[at] = last[B_SECONDS]
+
+
+@overload(set_uneven, jit_options=OPTIONS, inline="always")
+def _typed_uneven(
+    plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any
+) -> Callable[..., None]:
+    def absent(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        return None
+
+    def present(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
+        renew_uneven(plan.uneven, limits, st, books, r, done)
+
+    return absent if lacks(plan, "uneven") else present
+
+
+@compiled_part
+def growth(st: State, kv: KvRules, r: int, steps: int) -> float:
+    """KV bytes that a rank's sequences must add to what they hold for `steps` decode steps."""
+    out = 0.0
+    for j in range(st.ranks[r, R_RUNNING]):
+        i = st.running[r, j]
+        tokens = st.ints[i, I_CACHED] + steps
+        if tokens > st.ints[i, I_ROOM]:
+            out += kv_bytes(kv, tokens) - st.floats[i, F_HELD]
+    return out
+
+
+@compiled_part
+def stretch_limit(st: State, kv: KvRules, token_budget: int) -> int:
+    """Decode steps until the first completion or until blocks might run out (at least 1)."""
+    k = int64(1 << 40)
+    for r in range(st.ranks.shape[0]):
+        k = min(k, st.ranks[r, R_LEFT])
+        if st.ranks[r, R_RUNNING] > token_budget:
+            return 1
+    block = 0.0
+    for c in range(kv.window.size):
+        block += kv.block_bytes[c]
+    for r in range(st.ranks.shape[0]):
+        # The plan holds the blocks of one step; mostly there is room for all blocks to come.
+        if st.ranks[r, R_RUNNING] * block * (k // kv.block + 1) <= st.free[r]:
+            continue
+        low, high, middle = int64(1), k, k
+        while low < high:
+            if growth(st, kv, r, middle) <= st.free[r]:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        k = low
+    return k
+
+
+@compiled_part
+def same_plan(st: State, limits: Limits, closed: bool) -> int:
+    """Decode steps until the rules for waiting prompts and for arrivals must be asked again."""
+    k = int64(1 << 40)
+    if limits.poll_steps > 1:
+        k = limits.poll_steps - st.counters[C_POLL]
+    if limits.even_steps > 0:
+        k = min(k, limits.even_steps - st.counters[C_WAITED])
+    elif closed:
+        k = 1
+    return k
+
+
+@compiled_part
+def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
+    """When a stretch's last step must have started: before what may change the batch.
+
+    A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
+    changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
+    """
+    by_load = st.ranks.shape[0] > 1
+    if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, R_WAITING] == 0):
+        return min(arrival, until)
+    return until
+
+
+@compiled_part
+def count_steps(st: State, limits: Limits, steps: int, chunks: int) -> None:
+    """Count a stretch's steps for the rules that ask how many there were."""
+    counters, ranks = st.counters, st.ranks
+    counters[C_POLL] += limits.poll_steps if chunks > 0 else steps
+    if limits.even_steps > 0:  # the first step's plan has counted itself
+        decoding = True
+        for r in range(ranks.shape[0]):
+            decoding = decoding and ranks[r, R_RUNNING] > 0
+        if decoding:
+            counters[C_WAITED] += steps - 1
+
+
+@compiled_inline
+def run_stretch(
+    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float,
+    chunks: int,
+) -> tuple[float, float, int]:  # fmt: skip
+    """Run up to `most` steps of one plan: the first, and those that start before `cut`.
+
+    Returns when the first and the last of them ended, and how many there were.
+    """
+    counters, clocks = st.counters, st.clocks
+    now, first_end, done = clocks[T_NOW], clocks[T_NOW], int64(0)
+    while done < most and (done == 0 or (clocks[T_KNOWN] if limits.ahead else now) < cut):
+        for r in range(st.ranks.shape[0]):
+            if done > 0:
+                lengthen(st, plan.windows, r, done)
+            set_uneven(plan, limits, st, books, r, done)
+        before = clocks[T_KNOWN] = now
+        seconds = step_seconds(
+            plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0, books
+        )
+        now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0])
+        counters[C_STEPS] += 1
+        if done == 0:
+            first_end = now
+        else:
+            record_gap(st.hist, clocks, now - before, int(decodes))
+        done += 1
+    return first_end, now, done

@@ -1,0 +1,192 @@
+"""Workloads with the plans that vLLM's own scheduler made, and the same requests in an engine here.
+
+The plans were made by vLLM's code while only the workers were stood for; here every batch takes one
+unit of time on every stage.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...devices.catalog import load_system
+from ...workloads.catalog import load_model
+from ...workloads.errors import InputError
+from ...workloads.requests.block import RequestBlock, Turns
+from ..batching.host import Pace
+from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
+from ..batching.state import F_FIRST, F_LAST, I_ORDER
+from ..deploy.deployment import Deployment, deploy
+from ..serving.engine import Engine
+from .settings import EngineSettings
+from .vllm_file import engine_of
+
+MODEL, DEVICE = "llama-3-8b", "h100"
+"""What the batches run on. Any would do whose batches take less than the unit of time: a plan depends
+on no other property of it."""
+
+UNIT_S = 1.0
+"""Time of a batch on a stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request of a case; `follows` is another's position, -1 for none."""
+
+    arrival: float
+    input: int
+    output: int
+    hashes: tuple[int, ...] = ()
+    follows: int = -1
+    think: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A workload and what vLLM planned for it, in the form of the file."""
+
+    name: str
+    engine: EngineSettings
+    requests: tuple[Asked, ...]
+    plans: list[Any]
+    done: list[Any]
+
+
+def replay(case: Case, record: bool) -> tuple[list[Any], list[Any]]:
+    """Run a case: its plans, if they are to be recorded, and requests in order of completion."""
+    engine, order = _engine(case, record), list[int]()
+    known = [(r.arrival, k) for k, r in enumerate(case.requests) if r.follows < 0]
+    heapq.heapify(known)
+    after: dict[int, list[int]] = {}
+    for k, request in enumerate(case.requests):
+        after.setdefault(request.follows, []).append(k)
+    ended = 0
+    while known or not engine.done:
+        until = known[0][0] if known else math.inf
+        engine.advance(until, engine.completed + 1)
+        state = engine.state
+        orders = state.ints[: len(order), I_ORDER]
+        for row in np.flatnonzero(orders >= ended).tolist():
+            for k in after.get(order[row], ()):
+                asked, end = case.requests[k], float(state.floats[row, F_LAST])
+                heapq.heappush(known, (max(asked.arrival, end + asked.think), k))
+        before, ended = ended, int((orders >= 0).sum())
+        while ended == before and known and known[0][0] <= until:  # that time is reached
+            arrival, k = heapq.heappop(known)
+            order.append(k)
+            engine.submit(_block(case, k, arrival))
+    return list(_plans(engine, order)), _done(engine, order)
+
+
+def _engine(case: Case, record: bool) -> Engine:
+    """An engine with the case's settings whose batches take one unit of time a stage."""
+    settings = case.engine
+    engine = Engine(
+        _deployment(settings.pp or 1), settings.policy, cache=settings.cache, keep_plans=record
+    )
+    hidden = settings.policy.ahead or settings.pp != 1
+    engine.limits = engine.limits._replace(pace=Pace(0.0, 0.0, UNIT_S, hidden))
+    return engine
+
+
+@cache
+def _deployment(stages: int) -> Deployment:
+    """A model of as many layers as there are stages, two at least."""
+    model = load_model(MODEL)
+    model = replace(model, layers=model.layers[: max(2, stages)])
+    return deploy(model, load_system(f"{DEVICE}-x{stages}"), pp=stages)
+
+
+def _block(case: Case, k: int, arrival: float) -> RequestBlock:
+    """One request of a case for the engine."""
+    asked, first = case.requests[k], k
+    while case.requests[first].follows >= 0:
+        first = case.requests[first].follows
+    turns = None
+    if any(r.follows >= 0 for r in case.requests):
+        turns = Turns(np.array([asked.follows]), np.array([first]), np.array([asked.think]))
+    return RequestBlock(
+        np.array([k]), np.array([arrival]), np.array([asked.input]), np.array([asked.output]),
+        None if turns is not None else (asked.hashes,), turns,
+    )  # fmt: skip
+
+
+def _plans(engine: Engine, order: Sequence[int]) -> Iterator[Any]:
+    """Recorded plans in the form of the file; those that neither run nor preempt are left out."""
+    block_bytes = float(engine.kv.block_bytes.sum())
+    for plans, entries in engine.plans:
+        start = 0
+        for plan in plans:
+            rows = entries[start : int(plan[P_END])]
+            start = int(plan[P_END])
+            if len(rows):
+                ran = rows[:, E_TOKENS] > 0
+                work = [[order[i], q, cached] for i, q, cached in rows[ran].tolist()]
+                preempted = [order[i] for i, _, _ in rows[~ran].tolist()]
+                free = round(float(plan[P_FREE]) / block_bytes)
+                yield [float(plan[P_TIME]), work, preempted, free]
+
+
+def _done(engine: Engine, order: Sequence[int]) -> list[Any]:
+    """Requests in order of completion, with the times of their first and last tokens."""
+    state, count = engine.state, len(order)
+    rows = np.argsort(state.ints[:count, I_ORDER])
+    return [[order[r], *state.floats[r, [F_FIRST, F_LAST]].tolist()] for r in rows.tolist()]
+
+
+def read_cases(path: Path) -> list[Case]:
+    """All cases of a file.
+
+    Raises
+    ------
+    InputError
+        A line that is not a case, or no line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(path, f"cannot be read: {error}") from None
+    cases = [_case(path, n, line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not cases:
+        raise InputError(path, "has no cases")
+    return cases
+
+
+def _case(path: Path, number: int, line: str) -> Case:
+    """One line of a file of cases."""
+    where = f"{path}, line {number}"
+    try:
+        values = json.loads(line)
+        requests = tuple(_asked(request) for request in values["requests"])
+        name, plans, done = str(values["name"]), list(values["plans"]), list(values["done"])
+        settings = dict(values["engine"])
+        settings.setdefault("version", str(values.get("vllm", "0.19.0")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(where, f"is not a schedule: {error!r}") from None
+    for k, asked in enumerate(requests):
+        if not (asked.follows < k and asked.input >= 1 and asked.output >= 1):
+            raise InputError(
+                where, f"request {k} needs tokens, and to follow an earlier one if any"
+            )
+    if len(done) != len(requests):
+        raise InputError(where, f"has {len(requests)} requests, but {len(done)} that are done")
+    return Case(name, engine_of(Path(where), settings), requests, plans, done)
+
+
+def _asked(values: Mapping[str, Any]) -> Asked:
+    return Asked(
+        float(values["arrival"]),
+        int(values["input"]),
+        int(values["output"]),
+        tuple(int(h) for h in values.get("hash_ids", ())),
+        int(values.get("follows", -1)),
+        float(values.get("think", 0.0)),
+    )

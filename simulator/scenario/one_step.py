@@ -1,0 +1,220 @@
+"""One step of a model by itself on a system of any kind: time, energy, memory, what bounds its parts.
+
+GPUs and processing in memory are costed op by op, with expected expert loads (`step.explicit`), FPGAs
+by their event engine (`simulator.fpga`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...devices.published.pipeline import PIPELINE, stream_s
+from ...devices.spec import SystemSpec
+from ...workloads.batch import Batch
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
+from ..batching.kv import kv_rules, sequence_bytes
+from ..deploy.deployment import Deployment
+from ..fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
+from ..fpga.engine import FrameResult, Share, run_frame
+from ..fpga.frames import serve_images
+from ..step.explicit import StageCost, dealt, explicit_stage
+from .parts import DeployOptions
+from .place import deployed
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a step is of: images of an encoder, or decodes of a language model.
+
+    Attributes
+    ----------
+    decodes, context : int
+        Sequences, and the cached tokens of each.
+    images : int
+        At once on GPUs, one after another on an FPGA; 0 for a language model.
+    schedule, seed : str, int
+        Of experts on an FPGA, and of its draws.
+    """
+
+    decodes: int
+    context: int
+    images: int
+    schedule: str
+    seed: int
+
+    @property
+    def items(self) -> int:
+        """Images or tokens of the step."""
+        return self.images or self.decodes
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTime:
+    """Time of one part of the model on the critical path, and what bounds most of it."""
+
+    layer: str
+    seconds: float
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """A step on one system.
+
+    Attributes
+    ----------
+    seconds : float
+        Of the step, or of all images.
+    joules, static_joules : float
+        Of all devices; the part that is static or board power.
+    layers : tuple of LayerTime
+    deployment : Deployment or None
+        None on an FPGA.
+    stage : StageCost or None
+        Op by op, where the step's time is the sum of its ops.
+    """
+
+    seconds: float
+    joules: float
+    static_joules: float
+    layers: tuple[LayerTime, ...]
+    deployment: Deployment | None = None
+    stage: StageCost | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployOptions) -> StepCost:
+    """Cost a step on a system.
+
+    Raises
+    ------
+    InputError
+        Names or degrees that do not fit the model or system.
+    CapacityError
+        Weights and KV cache that its memory does not hold.
+    """
+    if system.device.on_engine:
+        return _on_board(model, system, load, options.routing)
+    return _op_by_op(deployed(model, system, options), system, load)
+
+
+def needed_bytes(model: ModelSpec, system: SystemSpec, load: Load) -> float:
+    """Weights and KV cache of a step, kept once [B]."""
+    engines = [p.engine for p in system.device.processors.values() if p.engine is not None]
+    weights = stored_bytes(model, engines[0]) if engines else model.weight_bytes
+    cache = model.kv_bytes_per_token * (load.context + 1) + model.state_bytes_per_sequence
+    return weights + (0.0 if load.images else load.decodes * cache)
+
+
+def available_bytes(system: SystemSpec) -> float:
+    """What the memories of all devices hold [B]."""
+    memory = system.device.memory
+    return num_devices(system) * memory.capacity_bytes * memory.usable_fraction
+
+
+def num_devices(system: SystemSpec) -> int:
+    """Devices of all nodes."""
+    return system.devices_per_node * system.nodes
+
+
+def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
+    """GPUs and processing in memory: every op of the step."""
+    if not load.images:
+        _check_cache(d, load)
+    if any(p.kind == PIPELINE for p in system.device.processors.values()):
+        return _pipelined(d, system, load)
+    # Every stage of a pipeline has a share of the batch; all of them are on their way at once.
+    waves = min(d.layout.pp, load.items)
+    each, front = -(-load.items // (d.replicas * waves)), d.model.front
+    if front is None:
+        batches = dealt(d, each, load.context)
+    else:
+        batches = dealt(d, 0, 0, [(front.tokens, 0)] * each)
+    stage = explicit_stage(d, batches, expected=True)
+    board, busy_s = d.device.board, stage.busy_s * d.replicas * waves
+    static = board.idle_joules(stage.seconds * num_devices(system))
+    work = board.work_joules(stage.joules * d.replicas * waves, busy_s)
+    parts: dict[str, dict[str, float]] = {}
+    for (layer, bound), took in stage.times(lambda p: (p.op.layer, p.cost.bound)).items():
+        parts.setdefault(layer, {})[bound] = took
+    times = tuple(
+        LayerTime(layer, sum(bounds.values()), max(bounds, key=lambda k: bounds[k]))
+        for layer, bounds in parts.items()
+    )
+    joules = work + (static + board.busy_joules(busy_s))
+    return StepCost(stage.seconds, joules, static, times, d, stage)
+
+
+def _pipelined(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
+    """A pipeline of operators, images dealt over devices: the slowest operator sets the pace."""
+    front = d.model.front
+    if front is None:
+        raise CapacityError(system.name, "is a pipeline for images: it has no KV cache")
+    devices = num_devices(system)
+    one = explicit_stage(d, dealt(d, 0, 0, [(front.tokens, 0)]), expected=True)
+    interval = max(placed.cost.seconds for placed in one.ops)
+    took = stream_s(interval, len(d.model.layers), -(-load.images // devices))
+    joules = d.device.board.idle_joules(took * devices)
+    busy = one.times(lambda p: p.op.layer)
+    parts = tuple(LayerTime(layer, seconds, "compute") for layer, seconds in busy.items())
+    return StepCost(took, joules, joules, parts, d)
+
+
+def _on_board(model: ModelSpec, system: SystemSpec, load: Load, routing: str) -> StepCost:
+    """One board, its engine's events; several boards share images, not language models."""
+    devices = num_devices(system)
+    if devices > 1 and not load.images:
+        raise InputError(system.name, "a language model runs on one FPGA here; use x1")
+    d = deploy_fpga(model, system.device)
+    check_schedule(d, load.schedule)
+    needed, available = needed_bytes(model, system, load), available_bytes(system)
+    if needed > available:
+        raise CapacityError(
+            system.name,
+            f"{model.name} does not fit: needs {needed / 2**30:.2f} GiB of weights and KV cache, "
+            f"{available / 2**30:.2f} GiB available",
+        )
+    runs: tuple[FrameResult, ...]
+    if load.images:
+        tasks = np.zeros(-(-load.images // devices), dtype=np.int64)
+        frames = serve_images(d, tasks, schedule=load.schedule, routing=routing, seed=load.seed)
+        runs, took = frames.runs, frames.makespan_s
+    else:
+        batch = Batch.of([load.context] * load.decodes)
+        program = step_program(d, batch, routing, load.seed)
+        runs = (run_frame(program, d.engine, d.memory_bytes_per_s, schedule=load.schedule),)
+        took = runs[0].cycles / d.engine.clock_Hz
+    joules = system.device.static_W * took * devices
+    return StepCost(took, joules, joules, _parts(runs, d.engine.clock_Hz), warnings=d.warnings)
+
+
+def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, ...]:
+    """Time of every part over all runs of a board's engine."""
+    times: dict[str, Share] = {}
+    for run in runs:
+        for (layer, _), share in run.parts.items():
+            total = times.setdefault(layer, Share())
+            total.busy += share.busy
+            total.stalled += share.stalled
+            total.memory_bound += share.memory_bound
+    return tuple(
+        LayerTime(name, s.cycles / clock_Hz,
+                  "memory" if 2 * (s.memory_bound + s.stalled) > s.cycles else "compute")
+        for name, s in times.items() if s.cycles
+    )  # fmt: skip
+
+
+def _check_cache(d: Deployment, load: Load) -> None:
+    """Refuse a batch whose KV cache does not fit beside the weights, device by device."""
+    rules = kv_rules(d)
+    own = -(-load.decodes // d.layout.dp)
+    need = own * float(sequence_bytes(rules, np.array([load.context + 1]))[0])
+    if need > rules.capacity:
+        raise CapacityError(
+            d.system.name,
+            f"the KV cache of {own:,} sequences does not fit: needs {need / 2**30:.2f} GiB per "
+            f"device, {rules.capacity / 2**30:.2f} GiB available",
+        )

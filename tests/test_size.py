@@ -1,0 +1,60 @@
+"""Is every module of one concept short, and does every function fit a screen? Rule 6 of the style.
+
+A docstring does not count as lines of its function: it is there for `help()`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis")
+MODULES = sorted(p.relative_to(ROOT) for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
+
+MODULE_LINES, FUNCTION_LINES = 400, 60
+"""A module and a function stay below."""
+
+LONG: dict[str, str] = {}
+"""``path:function`` -> why it is longer: only what would run slower in parts, with the ratio."""
+
+
+def functions(text: str) -> Iterator[tuple[str, int]]:
+    """Name of every function, and its lines without those of its docstring."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                first = node.body[0]
+                assert first.end_lineno is not None
+                lines -= first.end_lineno - first.lineno + 1
+            yield node.name, lines
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_modules_and_functions_are_short(module: Path) -> None:
+    text = (ROOT / module).read_text(encoding="utf-8")
+    assert len(text.splitlines()) < MODULE_LINES
+    found = {f"{module.as_posix()}:{name}": lines for name, lines in functions(text)}
+    assert not {n: k for n, k in found.items() if k >= FUNCTION_LINES and n not in LONG}
+
+
+def test_what_may_be_longer_is() -> None:
+    """An exception that nothing needs any more goes."""
+    found = {
+        f"{m.as_posix()}:{name}": lines
+        for m in MODULES
+        for name, lines in functions((ROOT / m).read_text(encoding="utf-8"))
+    }
+    assert not [name for name in LONG if found.get(name, 0) < FUNCTION_LINES]
+
+
+def test_the_counter_itself() -> None:
+    text = (
+        'def f():\n    """One.\n\n    Two.\n    """\n    def g():\n        return 1\n    return g\n'
+    )
+    assert dict(functions(text)) == {"f": 4, "g": 2}

@@ -1,0 +1,229 @@
+"""CSV files with a header, by columns: what is wrong is told with its file, line and column.
+
+Blank lines are left out, and so are lines at the head of a file that begin with ``#``, which say
+where its rows come from. A cell is text until somebody asks for numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InputError, nearest
+from .textfile import at_line, read_lines, readable, shown
+
+MAX_BYTES = 1 << 30
+"""Size of a file that is read as a whole."""
+
+Bad = list[tuple[int, str]]
+"""Lines of rows that cannot be used, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Cells of one column and where they stand: path, line of each cell, name."""
+
+    path: Path
+    lines: Sequence[int]
+    name: str
+    cells: Sequence[object]
+
+    def error(self, index: int, reason: str) -> InputError:
+        """Point at cell `index`."""
+        where = at_line(self.path, self.lines[index])
+        return InputError(where, f"{self.name} {shown(self.cells[index])} {reason}")
+
+
+def numbers(
+    column: Column, least: float = -np.inf, most: float = np.inf, whole: bool = False
+) -> npt.NDArray[np.float64]:
+    """Parse text or numbers to floats, and refuse what lies outside ``[least, most]``.
+
+    Without bounds, NaN and infinities are left to the caller's own checks.
+
+    Raises
+    ------
+    InputError
+        The first cell that is no number, not a whole one where `whole`, or out of range.
+    """
+    try:
+        parsed = map(float, column.cells)  # type: ignore[arg-type]
+        values = np.fromiter(parsed, np.float64, len(column.cells))
+    except (TypeError, ValueError, OverflowError):
+        bad = next(i for i, cell in enumerate(column.cells) if not _is_number(cell))
+        raise column.error(bad, "is not a number") from None
+    if len(values) and isinstance(column.cells[0], str) and "_" in "".join(map(str, column.cells)):
+        # Python reads 1_000 as a number; no file means it.
+        bad = next(i for i, cell in enumerate(column.cells) if "_" in str(cell))
+        raise column.error(bad, "is not a number")
+    if least > -np.inf or most < np.inf:
+        good = (values >= least) & (values <= most) & (not whole or values == np.floor(values))
+        if not good.all():
+            kind = "a whole number" if whole else "a number"
+            upto = (
+                f"from {least:.12g} to {most:.12g}" if most < np.inf else f"of at least {least:g}"
+            )
+            raise column.error(int(np.argmin(good)), f"must be {kind} {upto}")
+    return values
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(cell)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[list[Column]]:
+    """Yield the columns `names`, in that order, chunk by chunk; other columns are ignored.
+
+    A row with more or fewer cells than the header, a missing column and a file without rows are
+    errors.
+    """
+    empty = True
+    for lines, columns in _chunks(path, names):
+        empty = False
+        yield [Column(path, lines, name, columns[name]) for name in names]
+    if empty:
+        raise InputError(path, "has a header but no rows")
+
+
+def read_whole(path: Path, names: Sequence[str]) -> dict[str, Column]:
+    """All columns of a file of at most `MAX_BYTES` that has the columns `names`, by name.
+
+    Raises
+    ------
+    InputError
+        As `read_columns`, and a column that stands there twice.
+    """
+    columns, _ = _joined(path, names, None)
+    if not next(iter(columns.values())).lines:
+        raise InputError(path, "has a header but no rows")
+    return columns
+
+
+def read_usable(path: Path) -> tuple[dict[str, Column], Bad]:
+    """All columns of a file, of the rows that are as wide as its header; and the other rows.
+
+    A file without a line has no columns; one with a header alone has empty ones.
+    """
+    bad: Bad = []
+    try:
+        return _joined(path, (), bad)
+    except EmptyFileError:
+        return {}, bad
+
+
+class EmptyFileError(InputError):
+    """A file without a header."""
+
+
+def header_of(path: Path) -> list[str]:
+    """Column names of a CSV file; none where it is empty."""
+    for chunk in read_lines(path):
+        for number, line in enumerate(chunk.text, chunk.first):
+            if line and not line.startswith("#"):
+                return split_header(path, number, line)
+    return []
+
+
+def split_header(path: Path, number: int, line: str) -> list[str]:
+    """Return column names without the blanks around them."""
+    return [cell.strip() for cell in split_line(path, number, line)]
+
+
+def check_header(path: Path, line: int, header: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse a header that lacks one of `names` or has it twice."""
+    for name in names:
+        if name not in header:
+            hint = nearest(name, readable(header))
+            raise InputError(at_line(path, line), f"missing column {name!r}{hint}")
+        if header.count(name) > 1:
+            raise InputError(at_line(path, line), f"column {name!r} appears twice")
+
+
+def split_line(path: Path, number: int, line: str) -> list[str]:
+    """Split one line; a quote left open or a stray carriage return is an error."""
+    try:
+        return next(csv.reader([line], strict=True), [])
+    except csv.Error as error:
+        raise InputError(at_line(path, number), f"is not a CSV row ({error})") from None
+
+
+def _joined(
+    path: Path, names: Sequence[str], bad: Bad | None
+) -> tuple[dict[str, Column], Bad]:  # fmt: skip
+    """A whole file as one column a name."""
+    lines: list[int] = []
+    cells: dict[str, list[str]] = {}
+    for some, columns in _chunks(path, names, bad, whole=True):
+        lines += some
+        for name, column in columns.items():
+            cells.setdefault(name, []).extend(column)
+    return {name: Column(path, lines, name, column) for name, column in cells.items()}, bad or []
+
+
+def _chunks(
+    path: Path, names: Sequence[str], bad: Bad | None = None, whole: bool = False
+) -> Iterator[tuple[Sequence[int], dict[str, Sequence[str]]]]:
+    """Lines and columns of the rows of every chunk that has any; of a `whole` file of all chunks.
+
+    Rows of another width go into `bad`, or are errors without it.
+    """
+    header: list[str] | None = None
+    for chunk in read_lines(path, most=MAX_BYTES if whole else None):
+        lines: Sequence[int] = range(chunk.first, chunk.first + len(chunk.text))
+        text = chunk.text
+        if header is None:
+            first = next((i for i, line in enumerate(text) if line and line[0] != "#"), len(text))
+            lines, text = lines[first:], text[first:]
+            if not text:
+                continue
+            header = split_header(path, lines[0], text[0])
+            check_header(path, lines[0], header, header if whole else names)
+            check_header(path, lines[0], header, names)
+            lines, text = lines[1:], text[1:]
+        if "" in text:
+            lines = [n for n, line in zip(lines, text, strict=True) if line]
+            text = [line for line in text if line]
+        if text or whole:
+            lines, columns = _columns(path, lines, text, len(header), bad)
+            yield lines, dict(zip(header, columns, strict=True))
+    if header is None:
+        raise EmptyFileError(path, "is empty")
+
+
+def _columns(
+    path: Path, lines: Sequence[int], text: list[str], width: int, bad: Bad | None
+) -> tuple[Sequence[int], Sequence[Sequence[str]]]:
+    """Split rows into columns: at once if no cell is quoted, else row by row."""
+    together = ",".join(text)
+    commas = {line.count(",") for line in text}
+    if commas == {width - 1} and '"' not in together and "\r" not in together:
+        cells = together.split(",")
+        return lines, [cells[k::width] for k in range(width)]
+    good, rows = [], []
+    for number, line in zip(lines, text, strict=True):
+        try:
+            rows.append(_row(path, number, line, width))
+            good.append(number)
+        except InputError as error:
+            if bad is None:
+                raise
+            bad.append((number, error.reason))
+    return good, list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _row(path: Path, number: int, line: str, width: int) -> list[str]:
+    """Cells of one row that is as wide as the header."""
+    row = split_line(path, number, line)
+    if len(row) != width:
+        reason = f"row has {len(row)} cells where the header has {width}"
+        raise InputError(at_line(path, number), reason)
+    return row

@@ -1,0 +1,143 @@
+"""What kernel tables hold: the columns of every family, and the names that may stand in them.
+
+A table is a CSV file whose stem names the kernel family. Two forms are read:
+
+- one row a call, ``source, device, kernel, dtype, <shape>, timing, measured_s``
+  (gemm, grouped_gemm, attention_prefill, attention_decode, mla, moe, norm, allreduce,
+  collectives);
+- the layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing``
+  (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
+  read as ``timing = kernel``.
+
+Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one
+call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+TEXT = ("source", "device", "kernel", "dtype", "kv_dtype", "timing", "layout", "distribution")
+"""Columns that hold names; all others hold numbers."""
+
+DTYPES = ("fp32", "fp16", "bf16", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
+TIMINGS = ("graph", "kernel", "event", "nccl-tests", "wall")
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """Columns of one family.
+
+    Attributes
+    ----------
+    shape : tuple of str
+        Shape columns; they tell rows of different shapes apart.
+    kernels : tuple of str
+        Kernel names this family knows; empty = any.
+    may_be_zero : tuple of str
+        Numbers that may be 0 (no window, no prefix); all others are positive.
+    means : tuple of str
+        Shape columns that are means, so that they need not be whole numbers.
+    """
+
+    shape: tuple[str, ...]
+    kernels: tuple[str, ...] = ()
+    may_be_zero: tuple[str, ...] = ()
+    means: tuple[str, ...] = ()
+
+
+VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
+          "add", "mul", "div", "fused_add_rmsnorm")  # fmt: skip
+COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
+LIBRARIES = ("nccl", "rccl", "custom")
+
+SCHEMAS: dict[str, Schema] = {
+    "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant")),
+    "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
+    "attention_prefill": Schema(
+        ("kv_dtype", "batch", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim", "window",
+         "causal"),
+        (), ("kv_prefix", "window", "causal"),
+    ),
+    "attention_decode": Schema(
+        ("kv_dtype", "batch", "kv_len", "heads_q", "heads_kv", "head_dim", "window"),
+        (), ("window",),
+    ),
+    "mla": Schema(("kv_dtype", "batch", "q_len", "kv_len", "heads"), ("mla_decode", "mla_prefill")),
+    "moe": Schema(
+        ("tokens", "hidden", "inter", "experts", "topk", "tp", "ep", "gated", "distribution",
+         "active_experts"),
+        ("fused_moe", "moe_experts"), ("gated", "active_experts"), ("active_experts",),
+    ),
+    "norm": Schema(("rows", "cols"), VECTOR),
+    "allreduce": Schema(
+        ("bytes", "ranks"), tuple(f"{lib}:all_reduce" for lib in LIBRARIES)
+    ),
+    "collectives": Schema(
+        ("bytes", "ranks"), tuple(f"{lib}:{op}" for lib in LIBRARIES for op in COLLECTIVE)
+    ),
+    "attention_mixed": Schema(
+        ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
+         "decode_context"),
+        (), ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
+        ("prefill_context", "decode_context"),
+    ),
+}  # fmt: skip
+
+# Ops of the layer profiles, and the kernel each is; those with None have no kernel model.
+PROFILE_OPS: dict[str, str | None] = {
+    "qkv_proj": "gemm", "o_proj": "gemm", "gate_up_proj": "gemm", "down_proj": "gemm",
+    "lm_head": "gemm", "act_fn": "silu_mul", "layernorm": "fused_add_rmsnorm",
+    "final_layernorm": "fused_add_rmsnorm", "qk_norm": "rmsnorm", "rotary_emb": "rope",
+    "embedding": None, "sampler": None,
+}  # fmt: skip
+OWN_NAME = ("qk_norm",)
+"""Ops that keep their names where every op is kept: models count them with another op."""
+PROFILE_COLUMNS = {"op": "kernel", "q_heads": "heads_q", "kv_heads": "heads_kv", "tokens": "rows",
+                   "width": "cols"}  # fmt: skip
+PROFILE_MOE = {"intermediate": "inter", "num_experts": "experts", "top_k": "topk"}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How tables differ from those of kernel times.
+
+    Attributes
+    ----------
+    more : tuple of str
+        Further columns of positive numbers.
+    optional : tuple of str
+        Columns that may be absent; the table is then without them.
+    known_kernels : bool
+        Whether `Schema.kernels` holds; tables of power name kernels by their framework.
+    """
+
+    more: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    known_kernels: bool = True
+
+
+USUAL = Form()
+
+
+def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
+    """Bring a layer profile of a serving run to the common columns."""
+    count = len(next(iter(raw.values()), ()))
+    if family in ("norm", "attention_mixed", "gemm"):
+        for old, new in PROFILE_COLUMNS.items():
+            if old in raw and new not in raw:
+                raw[new] = raw.pop(old)
+    if family == "gemm" and "batch" not in raw:
+        raw["batch"] = np.full(count, "1", dtype=object)
+    if family == "moe" and "intermediate" in raw:
+        raw.update({new: raw.pop(old) for old, new in PROFILE_MOE.items() if old in raw})
+        for name, value in (("tp", "1"), ("ep", "1"), ("gated", "1"), ("distribution", "balanced")):
+            raw.setdefault(name, np.full(count, value, dtype=object))
+        raw.setdefault("kernel", np.full(count, "fused_moe", dtype=object))
+    if family == "attention_mixed":
+        raw.setdefault("kernel", np.full(count, "mixed_attention", dtype=object))
+    raw.setdefault("timing", np.full(count, "kernel", dtype=object))

@@ -1,0 +1,28 @@
+"""What no other choice beats in every cost at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def unbeaten(costs: npt.NDArray[np.float64], once: bool = False) -> list[int]:
+    """Rows of costs, shape (n, objectives), that no other row beats; the cheapest first.
+
+    Of equal rows all stay, or only the first with `once`.
+
+    Examples
+    --------
+    >>> unbeaten(np.array([[2.0, 1.0], [1.0, 2.0], [2.0, 2.0]]))
+    [1, 0]
+    """
+    kept: list[int] = []
+    best = np.empty((0, costs.shape[1]))
+    for i in np.lexsort(costs.T[::-1]):  # whatever beats a row comes before it in this order
+        beaten = np.all(best <= costs[i], axis=1)
+        if not once:
+            beaten &= np.any(best < costs[i], axis=1)
+        if not beaten.any():
+            kept.append(int(i))
+            best = np.concatenate([best, costs[i : i + 1]])
+    return kept
