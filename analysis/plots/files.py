@@ -46,8 +46,9 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.open("wb") as file:
-        _write(figure, file)
+    buffer = io.BytesIO()
+    _write(figure, buffer)  # first, so that a figure that cannot be drawn leaves the old file
+    target.write_bytes(buffer.getvalue())
     return target
 
 

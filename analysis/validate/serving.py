@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -315,9 +316,9 @@ def _requests(path: Path) -> Requests:
     columns = read_whole(path, ("request_id", *LENGTHS, *STAMPS))
     lengths = [numbers(columns[n], 1, MAX_SIZE, whole=True).astype(np.int64) for n in LENGTHS]
     stamps = [numbers(columns[name], 0, MAX_TIME) for name in STAMPS]
-    for name, before, after in zip(STAMPS, stamps, stamps[1:], strict=False):
+    for (name, before), (later, after) in pairwise(zip(STAMPS, stamps, strict=True)):
         if (before > after).any():
-            raise columns[name].error(int(np.argmax(before > after)), "lies after the next stamp")
+            raise columns[name].error(int(np.argmax(before > after)), f"lies after {later}")
     ids = np.array(columns["request_id"].cells, dtype=object)
     order = np.lexsort((ids.astype(str), stamps[0]))
     return Requests(*(column[order] for column in (ids, *lengths, *stamps)))

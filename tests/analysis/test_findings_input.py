@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opbyte.devices.calibrated.store import _quoted
 from opbyte.simulator.frameworks.vllm_file import read_engine
 from opbyte.workloads.errors import visible
 from opbyte.workloads.regular import open_regular, read_regular
@@ -97,7 +96,7 @@ def test_too_many_experts(ask: Ask, write: Write) -> None:
 def test_counts_whose_sum_overflows(ask: Ask, write: Write) -> None:
     path = write("c.csv", "layer," + ",".join(f"e{i}" for i in range(8)) + "\n0" + ",1e308" * 8)
     line = ("roofline", "mixtral-8x7b", "--system", "duplex-x4", "--routing", f"trace:{path}")
-    assert f"{path}:2: counts must be at most 1e+18" in ask(*line).refused()
+    assert f"{path}:2: e0 '1e308' must be a number from 0 to 1e+18" in ask(*line).refused()
 
 
 HEADER = "source,device,kernel,dtype,m,n,k,timing,measured_s\n"
@@ -123,10 +122,6 @@ def test_kernel_tables_of_times_that_cannot_be(
     refused = ask(*line.split(), folder).refused()
     assert "gemm.csv" in refused
     assert wrong in refused
-
-
-def test_a_source_with_quotes_is_written_readably() -> None:
-    assert _quoted('fit (evil", date: \\x') == '"fit (evil, date: x"'
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"\x1b[31mred", "\u202eltr".encode()])
@@ -190,5 +185,7 @@ def test_stamps_out_of_order_are_refused(write: Write) -> None:
 
     head = "request_id,input_tokens,output_tokens,queued_s,first_token_s,last_token_s\n"
     path = write("requests.csv", f"{head}0,8,2,0,1,2\n1,8,2,0,1e6,3\n")
-    with pytest.raises(InputError, match=r"requests.csv:3: first_token_s lies after last_token_s"):
+    with pytest.raises(
+        InputError, match=r"requests.csv:3: first_token_s '1e6' lies after last_token_s"
+    ):
         _requests(path)

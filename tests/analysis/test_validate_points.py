@@ -245,7 +245,7 @@ def test_other_bad_files(ask: Callable[..., Any], tmp_path: Path) -> None:
     assert "no such file" in ask("validate", "points", tmp_path / "none.csv").refused()
     assert "folder" in ask("validate", "points", tmp_path).refused()
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
-    assert "lacks the columns" in ask("validate", "points", tmp_path / "x.csv").refused()
+    assert "missing column 'source'" in ask("validate", "points", tmp_path / "x.csv").refused()
 
 
 def test_errors_on_a_sample_of_the_measured_points(data_set: Callable[[str], Path]) -> None:
