@@ -16,6 +16,7 @@ setup(
         "opbyte.devices": [
             "specs/*.yaml",
             "specs/calibrated/*.yaml",
+            "specs/evidence/*.csv",
             "specs/kernels/*.yaml",
             "specs/systems/*.yaml",
         ],

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..workloads.ops import Op
 from .prices import PriceRow, Probe
+from .ratios import Ratios
 
 BOUNDS = ("compute", "memory", "latency")
 """What can limit an op, by code. Of an op on a link, "memory" is the link's bandwidth."""
@@ -108,9 +109,21 @@ class Evidence:
         "fitted" on measurements of the device, "transferred" from other devices' fits, "measured",
         or `DESCRIPTION`, whose sources say whether it is assumed.
     error : float, optional
-        Median error, cross-validated over unseen shapes.
+        Median error on calls like these, cross-validated over unseen shapes.
     rows : int
-        Measurements behind it.
+        Measurements behind it, in the number format of these ops.
+    format : str
+        Number format that the rows are counted in; empty where formats are not told apart.
+    others : tuple of (str, int)
+        Other formats and the rows in them.
+    near : int, optional
+        Those of `rows` whose sizes are all within about a factor of 8; of the op with fewest.
+    apart : float, optional
+        Factor between an op and the nearest row, of the op that is furthest; infinite without one.
+    why : str
+        Why a basis is "transferred".
+    ratios : Ratios, optional
+        How far off such prices were.
     """
 
     cost_model: str
@@ -118,6 +131,12 @@ class Evidence:
     basis: str
     error: float | None = None
     rows: int = 0
+    format: str = ""
+    others: tuple[tuple[str, int], ...] = ()
+    near: int | None = None
+    apart: float | None = None
+    why: str = ""
+    ratios: Ratios | None = None
 
 
 class CostModel(Protocol):

@@ -12,6 +12,7 @@ from ...simulator.deploy.break_even import break_evens, routed_part
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import (
     Load,
+    StepCost,
     available_bytes,
     needed_bytes,
     num_devices,
@@ -24,6 +25,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
 from .comparison import SystemComparison, SystemRow
 from .evidence import ENGINE_BASIS, basis_of
+from .interval import Interval, step_interval
 from .roofline import MAX_BATCH
 
 MAX_IMAGES = 10_000
@@ -106,4 +108,12 @@ def _row(model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions) -
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings, basis=basis,
+        interval=_interval(step),
     )  # fmt: skip
+
+
+def _interval(step: StepCost) -> Interval | None:
+    """Factors on a step's time, where it is made of ops."""
+    if step.deployment is None or step.stage is None:
+        return None
+    return step_interval(step.deployment, step.stage)

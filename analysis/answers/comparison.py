@@ -12,6 +12,7 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import not_like_for_like
+from .interval import LEVEL, Interval, interval_dict, spoken
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,8 @@ class SystemRow:
     break_even : tuple of BreakEven
     basis : str
         What its times rest on: see `evidence.basis_of`; empty where it has none.
+    interval : Interval or None
+        Factors on its time, see `interval`; None where too little of it rests on measurements.
     """
 
     system: str
@@ -57,6 +60,7 @@ class SystemRow:
     break_even: tuple[BreakEven, ...]
     warnings: tuple[str, ...] = ()
     basis: str = ""
+    interval: Interval | None = None
 
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
@@ -68,6 +72,7 @@ class SystemRow:
             "fits": not self.reason,
             "reason": self.reason,
             "latency_s": self.latency_s,
+            "latency_interval": interval_dict(self.latency_s, self.interval),
             "items_per_s": self.items_per_s,
             "joules": self.joules,
             "static_joules": self.static_joules,
@@ -129,7 +134,11 @@ class SystemComparison(Result):
 
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {k: v for k, v in row.to_dict(self.items).items() if k not in ("layers", "break_even")}
+            {
+                k: v
+                for k, v in row.to_dict(self.items).items()
+                if k not in ("layers", "break_even", "latency_interval")
+            }
             | {"kinds": "+".join(row.kinds)}
             for row in self.table
         ]
@@ -143,6 +152,7 @@ class SystemComparison(Result):
                 {
                     "system": row.system,
                     "time": seconds(row.latency_s),
+                    f"{LEVEL:.0%}": spoken(row.interval) if row.interval else None,
                     f"{self.item}s/s": show(row.items_per_s),
                     f"J/{self.item}": show(joules),
                     "memory GiB": f"{row.memory_bytes / 2**30:,.2f} of "

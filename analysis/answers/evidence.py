@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
+
+import numpy as np
 
 from ...devices.cost import DESCRIPTION, Evidence
 from ...devices.dram.model import DERIVED, derives
@@ -15,13 +17,15 @@ from ...simulator.batching.host import LAUNCH_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import by_place
 
 
 def evidence(
-    deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None
-) -> list[dict[str, Any]]:
+    deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None,
+    batches: Sequence[Batch] = (),
+) -> list[dict[str, Any]]:  # fmt: skip
     """One entry per cost model that a run used.
 
     Parameters
@@ -30,20 +34,24 @@ def evidence(
         Key path of the system's description -> source of that number.
     policy : Policy, optional
         Of the run, for the times of its host.
+    batches : sequence of Batch
+        Typical steps of a rank, whose ops are looked for among measured rows.
 
     Returns
     -------
     list of dict
         ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
         the efficiencies of the description; "assumed" where a number of it is an assumption;
-        "derived" by the command model of its DRAM; "fitted" on measurements of the device, "transferred" from other devices' fits, or
-        "measured"), ``error`` (median, cross-validated over unseen shapes) and ``rows`` of the
-        measurements behind it (None and 0 where there are none), and ``assumptions``: key path
-        -> why.
+        "derived" by the command model of its DRAM; "fitted" on measurements of the device,
+        "transferred" from other devices' fits, or "measured"), ``error`` (median, cross-validated over unseen shapes) and ``rows`` of the
+        measurements behind it (None and 0 where there are none), of number format ``format``;
+        ``other_rows`` in other formats; of ``rows``, ``near_rows`` within about a factor of 8 in
+        every size; ``nearest``, the factor to the nearest (None without one); ``why`` it is
+        transferred; and ``assumptions``: key path -> why.
     """
     out = []
     sources = used_sources(sources, deployment.model.numerics)
-    placed = by_place(deployment)
+    placed = by_place(deployment, batches)
     for processor in processors_of(deployment.device):
         own = list(placed.get(processor.name, {}).values())
         prefixes = (f"processors.{processor.name}.", "memory.")
@@ -57,8 +65,12 @@ def evidence(
     for key, name in (("link", "links within a node"), ("node_link", "links between nodes")):
         spec = getattr(deployment.system.device, key)
         ops = list(placed.get(spec.name, {}).values())
-        found = [e for op in ops for e in deployment.link(op).evidence([op])]
-        out += [_told(e, name, sources, (f"{key}.",), False) for e in dict.fromkeys(found)]
+        told = {
+            (e.cost_model, e.applies_to, e.format): e
+            for op in ops
+            for e in deployment.link(op).evidence([op])
+        }
+        out += [_told(e, name, sources, (f"{key}.",), False) for e in told.values()]
     out += [_static(deployment, sources), *_power(deployment)]
     return out if policy is None else out + _host(policy)
 
@@ -113,7 +125,10 @@ def _told(
     applies_to = f"{found.applies_to} on {where}" if many else found.applies_to
     return {
         "cost_model": found.cost_model, "applies_to": applies_to, "basis": found.basis,
-        "error": found.error, "rows": found.rows, "assumptions": {},
+        "error": found.error, "rows": found.rows, "assumptions": {}, "format": found.format or None,
+        "other_rows": dict(found.others), "near_rows": found.near,
+        "nearest": found.apart if found.apart and np.isfinite(found.apart) else None,
+        "why": found.why or None,
     }  # fmt: skip
 
 

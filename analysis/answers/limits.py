@@ -14,6 +14,7 @@ from ...simulator.step.explicit import dealt, explicit_stage
 from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]
+Stages = Mapping[str, F8]
 FULL = 0.9
 """KV cache or token budget in use from which it is what requests wait for."""
 RESOURCES = {
@@ -63,17 +64,26 @@ def limit_of(run: Run, missed: Mapping[str, float]) -> Limit:
         Where first tokens come late because requests wait, what they wait for; else what bounds
         the steps that are too long.
     """
-    stages = run.stages
+    stages = steady_stages(run)
     late = [name for name in missed if name.startswith(("tbt", "tpot"))]
     if late and not any(name.startswith("ttft") for name in missed):
-        return _long_steps(run, min(missed[name] for name in late))
+        return _long_steps(run, stages, min(missed[name] for name in late))
     if _waiting_share(run, missed) >= 0.5 or not missed:
-        found = _queue(run)
+        found = _queue(run, stages)
         if found is not None:
             return found
         busy = stages["waiting"] > 0
-        return _bound(run, busy if busy.any() else np.ones_like(busy), "requests wait for steps")
-    return _bound(run, stages["prefill_tokens"] > 0, "prompts take long")
+        chosen = busy if busy.any() else np.ones_like(busy)
+        return _bound(run, stages, chosen, "requests wait for steps")
+    prompts = stages["prefill_tokens"] > 0
+    return _bound(run, stages, prompts if prompts.any() else ~prompts, "prompts take long")
+
+
+def steady_stages(run: Run) -> Stages:
+    """The stretches of the window that a run's rates are of."""
+    stages, window = run.stages, run.window
+    within = (stages["end_s"] > window.start_s) & (stages["start_s"] < window.end_s)
+    return {name: column[within] for name, column in stages.items()}
 
 
 def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
@@ -87,9 +97,8 @@ def _waiting_share(run: Run, missed: Mapping[str, float]) -> float:
     return float((table.scheduled_s - table.arrival_s)[slow].sum() / ttft[slow].sum())
 
 
-def _queue(run: Run) -> Limit | None:
+def _queue(run: Run, stages: Stages) -> Limit | None:
     """KV cache or sequence limit, where that is full for most of the time that anybody waits."""
-    stages = run.stages
     length = (stages["end_s"] - stages["start_s"]) * (stages["waiting"] > 0)
     total = float(length.sum())
     if total <= 0:
@@ -106,17 +115,16 @@ def _queue(run: Run) -> Limit | None:
     return Limit("sequence limit", sequences, text)
 
 
-def _long_steps(run: Run, most_s: float) -> Limit:
+def _long_steps(run: Run, stages: Stages, most_s: float) -> Limit:
     """What bounds the steps that are longer than allowed."""
-    stages = run.stages
     each = (stages["end_s"] - stages["start_s"]) / np.maximum(stages["steps"], 1)
     long = (each > most_s) & (stages["decodes"] > 0)
-    return _bound(run, long if long.any() else each >= each.max(), "steps are too long")
+    return _bound(run, stages, long if long.any() else each >= each.max(), "steps are too long")
 
 
-def _bound(run: Run, chosen: npt.NDArray[np.bool_], why: str) -> Limit:
+def _bound(run: Run, stages: Stages, chosen: npt.NDArray[np.bool_], why: str) -> Limit:
     """What the time of the chosen stages goes to, from the ops of their typical step."""
-    stages = {name: column[chosen] for name, column in run.stages.items()}
+    stages = {name: column[chosen] for name, column in stages.items()}
     length = stages["end_s"] - stages["start_s"]
     steps = np.maximum(stages["steps"], 1)
     middle = int(np.argsort(length / steps, kind="stable")[len(length) // 2])

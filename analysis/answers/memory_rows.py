@@ -12,11 +12,14 @@ from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch
 from ...workloads.ops import Op
 
+USUAL = (Batch.of([100] * 64), Batch.of([100], [(100, 0)]))
+"""Decodes alone, and a prompt beside one."""
 
-def by_place(deployment: Deployment) -> dict[str, dict[str, Op]]:
-    """One of each op by the processor or link that runs it: prompts and decodes, and decodes alone."""
+
+def by_place(deployment: Deployment, batches: Sequence[Batch] = ()) -> dict[str, dict[str, Op]]:
+    """One of each op by the processor or link that runs it, in the first batch that has it."""
     out: dict[str, dict[str, Op]] = {}
-    for batch in (Batch.of([100], [(100, 0)]), Batch.of([100] * 64)):
+    for batch in (*batches, *USUAL):
         for op, where in placed_ops(deployment, batch):
             out.setdefault(where, {}).setdefault(op.name, op)
     return out

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from .simulate import Simulation
+from ...simulator.scenario import Scenario
+from ...simulator.serving.record import Run
 
 
-def costs(result: Simulation, tokens_per_s: float | None) -> dict[str, float | int | None]:
+def costs_of(
+    run: Run, scenario: Scenario, tokens_per_s: float | None
+) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
     ``processor_area_mm2`` is what processors near memory add to all stacks of one device.
     """
-    system = result.run.deployment.system
-    copies = result.scenario.fleet.replicas or 1
+    system = run.deployment.system
+    copies = scenario.fleet.replicas or 1
     devices = system.nodes * system.devices_per_node * copies
     price = system.device.price_USD_per_hour
     area = [sum(p.area_mm2.values()) for p in system.device.processors.values() if p.area_mm2]

@@ -18,9 +18,10 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
+from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
+from .price import costs_of
 from .summary import (
     LATENCIES,
-    MOST_WAITING,
     QUANTILES,
     evidence_text,
     figure_rows,
@@ -32,16 +33,13 @@ from .summary import (
     ratio,
     text_of,
     took,
-    waiting_at_end,
     where_rows,
+    window_dict,
+    window_text,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-FEWEST_WAITING = 10
-"""Fewer than these that wait at the end of a run say nothing about its load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,8 @@ class Simulation(Result):
         Key path of the system's description -> source of that number.
     scenario : Scenario
         What was asked for.
+    intervals : RunIntervals or None
+        Factors on its figures, see `interval`; None where too little of it rests on measurements.
     """
 
     run: Run
@@ -67,6 +67,7 @@ class Simulation(Result):
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
     scenario: Scenario
+    intervals: RunIntervals | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -91,6 +92,7 @@ class Simulation(Result):
             **{name: getattr(r.deployment.layout, name) for name in ("tp", "dp", "ep", "pp")},
             "makespan_s": r.makespan_s,
             "interval_s": r.interval_s,
+            "window": window_dict(r.window),
             "interval_output_tokens": r.interval_output_tokens,
             "output_tokens_per_s": r.output_tokens_per_s,
             "total_tokens_per_s": r.total_tokens_per_s,
@@ -105,6 +107,7 @@ class Simulation(Result):
             "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
+            "intervals": self._interval_dict(),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
@@ -127,9 +130,35 @@ class Simulation(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
-            heading(self.run), figure_rows(self.run), latency_rows(self.run),
-            where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            heading(self.run), figure_rows(self.run), window_text(self.run.window),
+            self.sure(), latency_rows(self.run), where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
+
+    def sure(self) -> str:
+        """How sure the figures are, in a sentence."""
+        found = self.intervals
+        if found is None:
+            return "No interval: too little of this rests on measurements."
+        parts = {"throughput": found.throughput, "TPOT": found.tpot, "TTFT": found.ttft,
+                 "cost of a token": found.cost}  # fmt: skip
+        told = ", ".join(f"{name} {spoken(each)}" for name, each in parts.items())
+        return (
+            f"{found.step.level:.0%} intervals from the errors of the kernels and the host: {told}."
+        )
+
+    def _interval_dict(self) -> dict[str, Any] | None:
+        """Intervals of the figures."""
+        r, found = self.run, self.intervals
+        if found is None:
+            return None
+        price = costs_of(r, self.scenario, r.output_tokens_per_s)["usd_per_million_tokens"]
+        return {
+            "step_factor": interval_dict(1.0, found.step),
+            "output_tokens_per_s": interval_dict(r.output_tokens_per_s, found.throughput),
+            "usd_per_million_tokens": interval_dict(price, found.cost),
+            "tpot_s_mean": interval_dict(r.tpot_s.mean, found.tpot),
+            "ttft_s_mean": interval_dict(r.ttft_s.mean, found.ttft),
+        }
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:
         """How often ops lay outside the kernel tables; nothing where none are in use."""
@@ -222,16 +251,15 @@ def simulate(
     made = run_scenario(scenario, keep_stages=keep_stages, progress=progress)
     where = scenario.system
     sources = {} if where is None or isinstance(where, SystemSpec) else describe_system(where)[1]
-    found = evidence(made.deployment, sources, made.policy)
-    return Simulation(made, found, _warnings(scenario, made), sources, scenario)
+    found = evidence(made.deployment, sources, made.policy, typical(made))
+    sure = run_intervals(made, scenario.workload.closed_loop is None)
+    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure)
 
 
 def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
     out = [*engine_settings(scenario).doubts, *_too_long(r), *doubts(r.deployment.system.device)]
-    waiting = waiting_at_end(r)
-    many = waiting * len(r.requests.request_id) >= FEWEST_WAITING
-    if scenario.workload.closed_loop is None and waiting > MOST_WAITING and many:
+    if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
     named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None

@@ -11,6 +11,7 @@ from ..show.text import seconds, show
 if TYPE_CHECKING:
     from ...simulator.serving.metrics import Quantiles
     from ...simulator.serving.record import OpTotal, Run
+    from ...simulator.serving.steady import Window
 
 LATENCIES = {
     "ttft_s": "time to first token",
@@ -91,23 +92,40 @@ def text_of(value: float | None, unit: str) -> str:
     return f"{number} {unit}".strip() if unit == "J" else number
 
 
-MOST_WAITING = 0.05
-"""Share of requests that may still wait unscheduled when the last one arrives; more means that
-they come faster than they are served."""
-
-
-def waiting_at_end(run: Run) -> float:
-    """Share of all requests that still wait to be scheduled when the last one arrives."""
-    table = run.requests
-    return float((table.scheduled_s > table.arrival_s.max()).mean())
-
-
 def overload(run: Run) -> str:
     """Say that a run's latencies measure its length."""
     return (
-        f"requests come faster than they are served: {waiting_at_end(run):.0%} of them still waited "
-        "when the last one came, so latencies grow with the number of requests"
+        "requests come faster than they are served: the queue grows by "
+        f"{show(run.window.queue_growth_per_s)} requests a second, so latencies grow with the "
+        "number of requests; rates are those of the full system"
     )
+
+
+def window_text(w: Window) -> str:
+    """What part of a run its rates are of, and what chance does to them; see `serving.steady`."""
+    part = f"{seconds(w.start_s)} to {seconds(w.end_s)}"
+    if w.kind == "steady":
+        text = f"Rates, energy and power are those of the steady part, {part}"
+    elif w.kind == "asked":
+        text = f"Rates, energy and power are those between warm-up and stop, {part}"
+    else:
+        text = (
+            f"NOT STEADY: rates, energy and power are those of {part}, filling and draining "
+            f"included, and change with --requests ({w.why})"
+        )
+    if w.half_width is None or w.drift is None:
+        return text + "."
+    chance = f"+- {w.half_width:.1%} by chance (95 %, {w.batches} batches)"
+    return f"{text}: {chance}, drift {w.drift:+.1%}."
+
+
+def window_dict(w: Window) -> dict[str, Any]:
+    """The same for JSON."""
+    return {
+        "kind": w.kind, "why": w.why or None, "start_s": w.start_s, "end_s": w.end_s,
+        "length_s": w.length_s, "batches": w.batches, "half_width_95": w.half_width,
+        "drift": w.drift, "queue_growth_per_s": w.queue_growth_per_s, "overloaded": w.overloaded,
+    }  # fmt: skip
 
 
 def took(wall_s: float) -> str:
@@ -228,15 +246,30 @@ def evidence_text(evidence: Sequence[Mapping[str, Any]], system: str) -> str:
     """What the figures rest on, in a sentence: each cost model with the constants it assumes."""
     parts = []
     for entry in evidence:
-        text = f"{entry['cost_model']} for {entry['applies_to']} ({entry['basis']}"
+        format_ = entry.get("format")
+        text = f"{entry['cost_model']} for {entry['applies_to']}"
+        text += f" in {format_}" if format_ else ""
+        text += f" ({entry['basis']}"
         names = list(dict.fromkeys(_short(key) for key in entry["assumptions"]))
         text += f" {', '.join(names)}" if names else ""
-        if entry["error"] is not None:
-            text += f", error {entry['error']:.1%} on {entry['rows']:,} rows"
-        parts.append(text + ")")
+        parts.append(text + _measured_text(entry) + ")")
     if all(entry["error"] is None for entry in evidence):
         parts.append("none of it compared with measurements")
     return f"{system} rests on: {'; '.join(parts)}."
+
+
+def _measured_text(entry: Mapping[str, Any]) -> str:
+    """What measured rows say of a cost model, and what they do not."""
+    rows, others, nearest = entry["rows"], entry.get("other_rows") or {}, entry.get("nearest")
+    text = f", error {entry['error']:.1%}" if entry["error"] is not None else ""
+    if entry["error"] is not None and rows:
+        text += f" on {rows:,} rows"
+    if entry.get("near_rows") == 0 and rows:
+        text += f", the nearest a factor of {nearest:.0f} away" if nearest else ""
+    if not rows and others:
+        told = ", ".join(f"{count:,} in {name}" for name, count in others.items())
+        text += f", NO ROW in {entry['format']}: {told}"
+    return text + (f", {entry['why']}" if entry.get("why") else "")
 
 
 def _short(key: str) -> str:

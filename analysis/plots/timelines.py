@@ -1,4 +1,4 @@
-"""What an engine did over time: sequences, tokens of its steps, KV cache."""
+"""What an engine did over time: sequences, tokens of its steps, KV cache, power."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from .style import (
 
 COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "running", "waiting", "kv_bytes",
+    "watts",
 )  # fmt: skip
 BINS = 240
 """Bins over time; a run of any length is as large a figure."""
@@ -32,11 +33,14 @@ BINS = 240
 Array = npt.NDArray[np.float64]
 
 
-def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) -> Figure:
-    """Draw running and waiting sequences, tokens per step and the KV cache over time.
+def timeline(
+    stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str, idle_W: float = 0.0,
+    engines: int = 1,
+) -> Figure:  # fmt: skip
+    """Draw running and waiting sequences, tokens per step, the KV cache and power over time.
 
-    Values are means over bins of equal time, weighted by duration; idle time counts as zero. The
-    thin line of the KV cache is the most in each bin.
+    Values are means over bins of equal time, weighted by duration; idle time counts as zero, and as
+    idle power. The thin lines of the KV cache and of power are the most in each bin.
 
     Parameters
     ----------
@@ -46,6 +50,10 @@ def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) 
     kv_capacity_bytes : float or None
         Most a device can hold [B]; None leaves the axis in bytes.
     title : str
+    idle_W : float
+        What a device draws where no stretch is.
+    engines : int
+        Over whose devices power is averaged.
 
     Returns
     -------
@@ -54,19 +62,20 @@ def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) 
     require(stages, COLUMNS, "stages")
     table = {name: stages[name].to_numpy(dtype=float) for name in COLUMNS}
     with house_style():
-        figure = new_figure(title, height=4.6)
-        counts, tokens, kv = figure.subplots(3, 1, sharex=True)
+        figure = new_figure(title, height=5.8)
+        counts, tokens, kv, power = figure.subplots(4, 1, sharex=True)
         counts.set_ylabel("Sequences")
         tokens.set_yscale("symlog", linthresh=1.0)  # prompts outnumber decodes by far
         tokens.set_ylabel("Tokens per step")
         kv.set_ylabel("KV cache (%)" if kv_capacity_bytes else "KV cache (bytes)")
-        kv.set_xlabel("Time since first arrival (s)")
-        for axes in (counts, tokens, kv):
+        power.set_ylabel("Power (W a device)")
+        power.set_xlabel("Time since first arrival (s)")
+        for axes in (counts, tokens, kv, power):
             axes.grid(True, color=LIGHT, linewidth=0.5)
             axes.xaxis.set_major_formatter(lambda value, _: number(value))
             axes.yaxis.set_major_formatter(lambda value, _: number(value))
         if not len(stages):
-            for axes in (counts, tokens, kv):
+            for axes in (counts, tokens, kv, power):
                 axes.set_yticks([])
                 say_empty(axes, "No stages were kept")
             finish(figure)
@@ -83,7 +92,9 @@ def timeline(stages: pd.DataFrame, kv_capacity_bytes: float | None, title: str) 
         ])  # fmt: skip
         held = table["kv_bytes"] * (100.0 / kv_capacity_bytes if kv_capacity_bytes else 1.0)
         _stairs(kv, table, edges, [("mean", held, BLUE, "-")], peak=held)
-        kv.set_xlim(0.0, edges[-1])
+        above = (table["watts"] - idle_W) / engines
+        _stairs(power, table, edges, [("mean", above, ORANGE, "-")], peak=above, base=idle_W)
+        power.set_xlim(0.0, edges[-1])
         width = quantity(edges[1] - edges[0], "s", 1.0)
         finish(figure, f"{len(stages):,} stretches of equal batches, drawn in bins of {width}.")
     return figure
@@ -95,15 +106,16 @@ def _stairs(
     edges: Array,
     curves: list[tuple[str, Array, str, str]],
     peak: Array | None = None,
+    base: float = 0.0,
 ) -> None:
     for label, values, color, dashes in curves:
-        mean = binned_mean(table["start_s"], table["end_s"], values, edges)
+        mean = base + binned_mean(table["start_s"], table["end_s"], values, edges)
         axes.stairs(
             mean, edges, color=color, linestyle=dashes, linewidth=1.2, label=label, gid="bins",
             baseline=None,
         )  # fmt: skip
     if peak is not None:
-        most = binned_max(table["start_s"], table["end_s"], peak, edges)
+        most = base + binned_max(table["start_s"], table["end_s"], peak, edges)
         axes.stairs(most, edges, color=BLUE, linewidth=0.5, label="most", baseline=None, gid="peak")
     axes.set_ylim(bottom=0.0)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=2.0)

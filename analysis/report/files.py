@@ -200,12 +200,16 @@ def _stage_columns(
 
 @write.register
 def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
-    """Write kernels.json, every row's prediction, a figure a family and the report."""
+    """Write kernels.json, predictions, figures, the report, and `devices/specs/evidence` anew."""
+    from ..validate.behind import evidence_files
+
     write_report(result, folder)
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
         folder.figure(f"{name}.png", drawing.figure)
+    for name, text in evidence_files(result.found()).items():
+        folder.text(f"evidence-{name}.csv", text)
 
 
 @write.register

@@ -25,6 +25,7 @@ from ..answers.summary import (
     heading,
     latency_rows,
     where_rows,
+    window_text,
 )
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, Section
@@ -43,7 +44,17 @@ def run_sections(result: Simulation) -> list[Section]:
     run = result.run
     name = f"{run.deployment.model.name} on {run.deployment.system.name}"
     return [
-        Section("Result", [heading(run), *result.warnings, figure_rows(run), latency_rows(run)]),
+        Section(
+            "Result",
+            [
+                heading(run),
+                *result.warnings,
+                figure_rows(run),
+                window_text(run.window),
+                result.sure(),
+                latency_rows(run),
+            ],
+        ),
         Section(
             "Where time and energy go",
             [
@@ -193,11 +204,23 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
     if len(run.stages):
         out.append(
             Drawing(
-                timeline(result.stages(), run.kv_capacity, name),
-                "Running and waiting sequences, tokens of steps and the KV cache over time.",
+                timeline(
+                    result.stages(),
+                    run.kv_capacity,
+                    name,
+                    run.deployment.device.board.idle_W,
+                    _engines(run),
+                ),
+                "Running and waiting sequences, tokens of steps, KV cache and power over time.",
             )
         )
     return out
+
+
+def _engines(run: Run) -> int:
+    """Engines whose devices make up the system, all replicas counted."""
+    d = run.deployment
+    return max(round(run.devices * d.replicas / d.layout.all_devices), 1)
 
 
 def evidence_sections(result: Simulation, before: str = "") -> list[Section]:

@@ -20,7 +20,7 @@ Event = dict[str, object]
 def write_timeline(
     stages: dict[str, npt.NDArray[np.float64]], devices: int, path: Path, lanes: int = 1
 ) -> None:
-    """Stream stages, processors and links as events; queue, sequences and KV bytes as counters.
+    """Stream stages, processors and links as events; queue, sequences, KV bytes and power as counters.
 
     A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
     is as long as it was busy, averaged over the devices; when in the stage is not kept.
@@ -76,7 +76,9 @@ def _events(row: dict[str, float], lane: int) -> list[Event]:
     }  # fmt: skip
     kv: Event = {"name": "KV cache [bytes per device]", "ph": "C", "pid": 1, "ts": start,
           "args": {"held": int(row["kv_bytes"])}}  # fmt: skip
-    return [stage, counts, kv]
+    power: Event = {"name": "power of a device [W]", "ph": "C", "pid": 1, "ts": start,
+          "args": {"mean": round(row["watts"], 1)}}  # fmt: skip
+    return [stage, counts, kv, power]
 
 
 def _busy(row: dict[str, float], tracks: list[str], devices: int) -> list[Event]:

@@ -21,16 +21,16 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
 from ..answers.evidence import basis_of
 from ..answers.limits import Limit, limit_of
-from ..answers.price import costs
+from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
-from ..answers.summary import MOST_WAITING, waiting_at_end
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.text import seconds, show
 from .capacity_result import Capacity, Found, Tried
 from .service_level import MEASURES, read_level
 
-DEFAULT_REQUESTS = 1000
+DEFAULT_REQUESTS, MOST_REQUESTS = 1000, 16_000
+"""Of every simulation; of the one whose rates are told, where rates do not settle before."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
@@ -62,7 +62,8 @@ def capacity(
         For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or
         p99, and the most seconds allowed.
     requests : int, optional
-        Requests of every simulation (of a trace, the first ones); 1,000 by default.
+        Requests of every simulation (of a trace, the first ones); 1,000 by default, and as many more
+        at the load that is found as its rates need to settle.
     tolerance : float
         Load is found to this fraction.
     workers : int, optional
@@ -90,10 +91,11 @@ def capacity(
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
+    asked = requests is not None or scenario.workload.requests is not None
     if requests is None:
         requests = scenario.workload.requests or DEFAULT_REQUESTS
     check_count(requests, "--requests", 2)
-    task = _Task(scenario.changed(requests=requests), level, tolerance)
+    task = _Task(scenario.changed(requests=requests), level, tolerance, asked)
     if workers is None:
         workers = min(cores(), len(names))
     check_count(workers, "--workers", 1, MAX_WORKERS)
@@ -123,6 +125,7 @@ class _Task:
     scenario: Scenario
     level: dict[str, float]
     tolerance: float
+    asked: bool  # whether the number of requests was asked for
 
     def run(
         self, system: str | Path, *, keep_stages: bool = False, **changes: Any
@@ -181,7 +184,7 @@ def _searched(task: _Task, system: str | Path) -> Answer:
         if middle in (low, high):
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
-    best = None if low is None else within[low]
+    best = None if low is None else _settled(task, system, within[low], at(low))
     limit = None
     if high is None:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
@@ -192,6 +195,19 @@ def _searched(task: _Task, system: str | Path) -> Answer:
         reason = _reason(tried[high], task.level, limit, low is None)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
     return _answer(probe, best, low, high, limit, reason, ordered)
+
+
+def _settled(
+    task: _Task, system: str | Path, found: Simulation, load: Mapping[str, Any]
+) -> Simulation:
+    """The same load over more requests, where so few as were taken by default never settle."""
+    requests = task.scenario.workload.requests or DEFAULT_REQUESTS
+    if task.asked or task.scenario.workload.trace is not None:
+        return found
+    while found.run.window.kind == "whole" and requests < MOST_REQUESTS:
+        requests *= 2
+        found = task.run(system, requests=requests, **load)
+    return found
 
 
 def _answer(
@@ -207,7 +223,7 @@ def _answer(
     shown = best or probe
     where = shown.run.deployment.system
     rate = best.run.output_tokens_per_s if best else None
-    price = costs(shown, rate)
+    price = costs_of(shown.run, shown.scenario, rate)
     found = Found(
         system=where.name, devices=int(price["devices"] or 0), load_per_s=low,
         next_load_per_s=high, output_tokens_per_s=rate,
@@ -215,7 +231,8 @@ def _answer(
         usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
-        basis=basis_of(shown.run.deployment),
+        basis=basis_of(shown.run.deployment), window=best.run.window if best else None,
+        step=best.intervals.step if best and best.intervals else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 
@@ -259,7 +276,7 @@ def _judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
         for name in level
     }
     missed = [name for name, most in level.items() if (figures[name] or 0.0) > most]
-    if waiting_at_end(run) > MOST_WAITING:
+    if run.window.overloaded:
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
+from ...simulator.serving.steady import Window
 from ..answers.evidence import not_like_for_like
+from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
+from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .service_level import MEASURES_OF
@@ -60,6 +63,11 @@ class Found:
         What the figures rest on; see `Simulation`.
     basis : str
         The same in words, see `evidence.basis_of`; empty where nothing ran.
+    window : Window or None
+        What the rates at that load are of, see `serving.steady`.
+    step : Interval or None
+        Factors on the seconds of a step, see `answers.interval`: the load that a system serves and
+        its rate go with the inverse, its cost with the factor itself.
     """
 
     system: str
@@ -76,6 +84,8 @@ class Found:
     sources: Mapping[str, str]
     evidence: Sequence[Mapping[str, Any]]
     basis: str = ""
+    window: Window | None = None
+    step: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,8 @@ class Capacity(Result):
             "rows": [
                 {name: getattr(f, name) for name in names}
                 | {"limit": f.limit.to_dict() if f.limit else None}
+                | {"window": window_dict(f.window) if f.window else None}
+                | {"intervals": _intervals(f)}
                 | {"at_load": best.figures if best else None}
                 for f in self.found
                 for best in [_best(f)]
@@ -123,7 +135,7 @@ class Capacity(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
         return [
-            {k: v for k, v in row.items() if k not in ("limit", "at_load")}
+            {k: v for k, v in row.items() if k not in ("limit", "window", "intervals", "at_load")}
             | (row["at_load"] or dict.fromkeys(self.level))
             for row in rows
         ]
@@ -136,6 +148,7 @@ class Capacity(Result):
                 {
                     "system": f.system,
                     "requests/s": "none" if f.load_per_s is None else show(f.load_per_s),
+                    f"{LEVEL:.0%}": spoken(f.step.inverse) if f.step else None,
                     "output tokens/s": f.output_tokens_per_s,
                     **{
                         name.replace("_", " "): seconds(best.figures[name]) if best else None
@@ -154,8 +167,13 @@ class Capacity(Result):
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
+            *self._windows(),
             *self._mixed(),
         ]
+
+    def _windows(self) -> list[str]:
+        """What the rates of each system are of."""
+        return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def _mixed(self) -> list[str]:
         """A sentence where the systems rest on different kinds of model."""
@@ -178,6 +196,17 @@ class Capacity(Result):
         return throughput_latency(
             pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
         )
+
+
+def _intervals(f: Found) -> dict[str, Any] | None:
+    """Intervals of a system's figures at its load."""
+    if f.step is None:
+        return None
+    return {
+        "load_per_s": interval_dict(f.load_per_s, f.step.inverse),
+        "output_tokens_per_s": interval_dict(f.output_tokens_per_s, f.step.inverse),
+        "usd_per_million_tokens": interval_dict(f.usd_per_million_tokens, f.step),
+    }
 
 
 def _best(found: Found) -> Tried | None:

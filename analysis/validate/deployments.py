@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
+from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import Told
 from ..show.result import Result, skipped_remarks
 from .points.pool import predict_all
@@ -24,10 +26,29 @@ KEYS = ("device", "model", "mode")
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A point with its prediction; errors are relative."""
+    """A point with its prediction; errors are relative.
+
+    Attributes
+    ----------
+    ttft : Interval or None
+        Factors on the simulated TTFT: those of its steps, and how far off TTFT is of other models.
+    """
 
     point: Point
     predicted: Prediction
+    ttft: Interval | None = None
+
+    @property
+    def tpot(self) -> Interval | None:
+        """Factors on the simulated TPOT."""
+        return self.predicted.steps and self.predicted.steps[0]
+
+    def within(self, name: str) -> bool | None:
+        """Whether the measured TPOT or TTFT lies inside its interval."""
+        interval, error = getattr(self, name), getattr(self, f"{name}_error")
+        if interval is None or error is None:
+            return None
+        return bool(interval.low <= 1.0 / (1.0 + error) <= interval.high)
 
     @property
     def tpot_error(self) -> float:
@@ -50,6 +71,9 @@ class Scored:
             "concurrency": p.clients, "ttft_measured_s": p.ttft_s, "ttft_simulated_s": own.ttft_s,
             "ttft_error": self.ttft_error, "tpot_measured_s": p.tpot_s,
             "tpot_simulated_s": own.tpot_s, "tpot_error": self.tpot_error,
+            **{f"{name}_{end}_s": each and getattr(each, end) * getattr(own, f"{name}_s")
+               for name, each in (("tpot", self.tpot), ("ttft", self.ttft))
+               for end in ("low", "high")},
             "requests": own.requests, "preemptions": own.preemptions,
         }  # fmt: skip
 
@@ -118,7 +142,32 @@ class PointsValidation(Result):
         whole = errors(self.scored)
         tpot, ttft = (_percent(whole[f"{name}_median_ape"]) for name in ("tpot", "ttft"))
         summary = f"all {whole['n']} points: median error of TPOT {tpot}, of TTFT {ttft}"
-        return [self.rows(), frameworks, summary]
+        inside = [_percent(whole[f"{name}_within"]) for name in ("tpot", "ttft")]
+        told = (
+            f"inside: measured values within their {LEVEL:.0%} intervals, of TPOT {inside[0]}, of "
+            f"TTFT {inside[1]}; how long first tokens wait is taken from the other models' points"
+        )
+        return [self.rows(), frameworks, summary, told]
+
+
+FEWEST = 10
+"""Points of other models that tell how long first tokens wait; with fewer `interval.WAITING` does."""
+
+
+def _with_waiting(scored: Sequence[Scored]) -> list[Scored]:
+    """Intervals of TTFT, the part beyond the steps from the points of other models."""
+    out = []
+    held: dict[str, Ratios] = {}
+    for s in scored:
+        model, steps = s.point.model, s.predicted.steps
+        if model not in held:
+            logs = [-np.log1p(o.ttft_error) for o in scored
+                    if o.point.model != model and o.ttft_error is not None]  # fmt: skip
+            held[model] = WAITING
+            if len(logs) >= FEWEST:
+                held[model] = Ratios(*map(float, np.quantile(logs, [0.1, 0.5, 0.9])))
+        out.append(replace(s, ttft=steps and first_token(steps[1], held[model])))
+    return out
 
 
 def errors(scored: Sequence[Scored]) -> dict[str, Any]:
@@ -132,6 +181,9 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
         out[f"{name}_p90_ape"] = float(np.quantile(np.abs(values), 0.9)) if known else None
         out[f"{name}_median_bias"] = float(np.median(values)) if known else None
     out["ttft_n"] = len(ttft)
+    for name in ("tpot", "ttft"):
+        inside = [found for s in scored if (found := s.within(name)) is not None]
+        out[f"{name}_within"] = sum(inside) / len(inside) if inside else None
     return out
 
 
@@ -167,6 +219,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
         out[f"{name.upper()} median / p90"] = " / ".join(map(_percent, pair))
         bias = row[f"{name}_median_bias"]
         out[f"{name.upper()} bias"] = "-" if bias is None else f"{bias:+.1%}"
+        out[f"{name.upper()} inside"] = _percent(row[f"{name}_within"])
     return out
 
 
@@ -208,5 +261,6 @@ def validate_points(
             skipped.append(Skipped(point.line, outcome))
     if not scored:
         raise InputError(path, f"has no row that can be simulated; {skipped[0]}")
+    scored = _with_waiting(scored)
     skipped.sort(key=lambda s: s.line)
     return PointsValidation(tuple(scored), tuple(skipped))

@@ -15,6 +15,7 @@ from ...devices.calibrated.errors import Errors, errors
 from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.rules import parameters
+from ...devices.catalog import load_device
 from ...devices.spec import BoundsSpec, DeviceSpec
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
@@ -134,6 +135,14 @@ class KernelValidation(Result):
         for name in self.families():
             title = f"Predicted and measured time: {families()[name].title}"
             out.append(Drawing(kernel_errors(rows[rows["family"] == name], title), CAPTION))
+        return out
+
+    def found(self) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
+        """The rows by device and family, as `calibrate.by_device` gives them."""
+        out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
+        for check in self.checks:
+            held = out.setdefault(check.device, (load_device(check.device)[0], {}))
+            held[1][check.rows.family.name] = check.rows
         return out
 
     def families(self) -> list[str]:

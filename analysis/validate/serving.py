@@ -26,6 +26,7 @@ from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.cells import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
 from ..answers.coverage import coverage, coverage_blocks
+from ..answers.interval import LEVEL, RunIntervals, run_intervals
 from ..show.result import Drawing, Result
 from ..show.text import seconds
 
@@ -98,6 +99,8 @@ class ServingRun:
         What the ops' times came from.
     coverage : list of dict
         How often they lay outside the kernel tables; see `coverage.coverage`.
+    intervals : RunIntervals or None
+        Factors on the simulated figures; those of a whole request are those of its tokens.
     """
 
     name: str
@@ -107,6 +110,7 @@ class ServingRun:
     preemptions: int
     costs: str
     coverage: list[dict[str, Any]]
+    intervals: RunIntervals | None = None
 
     @property
     def measured(self) -> Latencies:
@@ -124,10 +128,24 @@ class ServingRun:
         return {
             name: {
                 "measured": value, "simulated": simulated[name],
-                "error": simulated[name] / value - 1.0,
+                "error": simulated[name] / value - 1.0, **self._sure(name, simulated[name]),
             }
             for name, value in self.measured.statistics().items()
         }  # fmt: skip
+
+    def _sure(self, name: str, simulated: float) -> dict[str, float]:
+        """Ends of a figure's interval; nothing where there is none."""
+        if self.intervals is None:
+            return {}
+        interval = self.intervals.ttft if name.startswith("ttft") else self.intervals.tpot
+        return {"low": interval.low * simulated, "high": interval.high * simulated}
+
+    def within(self) -> float | None:
+        """Share of the measured figures that lie inside their intervals."""
+        inside = [
+            m["low"] <= m["measured"] <= m["high"] for m in self.metrics().values() if "low" in m
+        ]
+        return sum(inside) / len(inside) if inside else None
 
     def requests(self) -> pd.DataFrame:
         """One row a request: measured and simulated latencies [s]."""
@@ -152,7 +170,8 @@ class ServingValidation(Result):
             "runs": [
                 {
                     "run": r.name, "requests": len(r.table), "costs": r.costs,
-                    "preemptions": r.preemptions, "metrics": r.metrics(),
+                    "preemptions": r.preemptions, "metrics": _finite(r.metrics()),
+                    "within": r.within(),
                     "kernel_tables": r.coverage,
                 }
                 for r in self.runs
@@ -185,6 +204,9 @@ class ServingValidation(Result):
         for r in self.runs:
             out += [f"{r.name}: {len(r.table)} requests, {r.costs}", self._table(r)]
             out += coverage_blocks(r.coverage)
+            share = r.within()
+            if share is not None:
+                out.append(f"{r.name}: {share:.0%} of the figures lie inside their intervals")
         return out
 
     @staticmethod
@@ -193,9 +215,26 @@ class ServingValidation(Result):
             {
                 "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
                 "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
+                f"{LEVEL:.0%}": _ends(v),
             }
             for name, v in r.metrics().items()
         ]  # fmt: skip
+
+
+def _ends(figure: Mapping[str, float]) -> str | None:
+    """The interval of a figure for people."""
+    if "low" not in figure:
+        return None
+    high = seconds(figure["high"]) if np.isfinite(figure["high"]) else "overload"
+    return f"{seconds(figure['low'])} to {high}"
+
+
+def _finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Figures for JSON, which has no infinity."""
+    return {
+        name: {k: v if np.isfinite(v) else None for k, v in figure.items()}
+        for name, figure in metrics.items()
+    }
 
 
 def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> ServingValidation:
@@ -237,6 +276,7 @@ def _replay(folder: Path, kernels: bool) -> ServingRun:
     return ServingRun(
         folder.name, table, result.first_token_s, result.last_token_s,
         int(result.preemptions.sum()), f"{deployment.system.name}, {costs}", coverage(served),
+        run_intervals(served, open_loop=True),
     )  # fmt: skip
 
 

@@ -172,21 +172,26 @@ def shared_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL
     name = set_of(spec)
     if name is None or _own_tables(spec, family.name, name):
         return measured
-    held, under = load_set(name), {MEASURED: measured}
+    held, under = load_set(name), {MEASURED: replace(measured, framework=MEASURED)}
     for key in (TYPICAL, *LABELS, BEST):
         entry = held.find(family.name, key)
         if entry is not None:
-            under[key] = _known(spec, family, entry, name)
+            under[key] = _known(spec, family, entry, name, key)
     under |= {label: under[key] for key, label in LABELS.items() if key in under}
     return replace(under.get(framework, measured), under=under)
 
 
-def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str) -> Parameters:
+def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) -> Parameters:
     seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
     fitted = entry.basis != "transferred" and family.name in spec.calibration
     basis = "fitted" if fitted else "transferred"
     return Parameters(
-        Fit(family.vector(entry.parameters), {}), basis, entry.rows, seen, ((name, 1.0),)
+        Fit(family.vector(entry.parameters), {}),
+        basis,
+        entry.rows,
+        seen,
+        ((name, 1.0),),
+        framework=key,
     )
 
 

@@ -10,7 +10,9 @@ import numpy as np
 from ...workloads.ops import Op
 from ..cost import BOUNDS, Cost, Evidence, Roof, Roofline
 from ..prices import P_BYTES, P_FIXED, P_FLOPS, Formula, PriceRow, Probe, affine_sums, by_count
+from ..ratios import Ratios
 from ..spec import DeviceSpec, ProcessorSpec
+from .behind import ANY, behind, formats_of
 from .family import F8, Family, families
 from .fit import Fit
 from .hardware import hardware
@@ -73,11 +75,14 @@ class CalibratedModel:
         By kind of op.
     h : float64 array
         Constants of the device.
+    spec : DeviceSpec
+        The device itself, for what its parameters rest on.
     """
 
     base: Roofline
     models: Mapping[str, Model]
     h: F8
+    spec: DeviceSpec
 
     def with_framework(self, kind: str, label: str) -> CalibratedModel:
         """Cost one kind of op by one framework's kernels; see `kernel_tables.framework`."""
@@ -147,20 +152,36 @@ class CalibratedModel:
         )  # fmt: skip
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        out: dict[str, Evidence] = {}
+        found: dict[tuple[str, str], list[Evidence]] = {}
         rest = []
         for op in ops:
-            if self.quantities(op) is None:
+            x = self.quantities(op)
+            if x is None:
                 rest.append(op)
                 continue
-            model = self.models[op.kind]
-            known = model.known
+            told = self._told(self.models[op.kind], x)
+            found.setdefault((told.applies_to, told.format), []).append(told)
+        out = [_together(told) for told in found.values()]
+        return [*out, *self.base.evidence([op for op in rest if not self.included(op)])]
+
+    def _told(self, model: Model, x: F8) -> Evidence:
+        """What the price of one call rests on: rows of its format and size where the set is known."""
+        known, family = model.known, model.family
+        own = known.framework and behind(self.spec, family, known.framework, x)
+        if not own:
             seen = known.errors.get("by_shape") or known.errors.get("fit")
-            out[model.family.name] = Evidence(
-                "fitted kernel model", model.family.title, known.basis,
-                seen.median_ape if seen else None, known.rows,
-            )  # fmt: skip
-        return [*out.values(), *self.base.evidence([op for op in rest if not self.included(op)])]
+            ratios = None if seen is None else Ratios.of_errors(seen.median_ape, seen.p90_ape)
+            error = seen.median_ape if seen else None
+            return Evidence(
+                "fitted kernel model", family.title, known.basis, error, known.rows, ratios=ratios
+            )
+        format_ = formats_of(family, x[None])[0]
+        return Evidence(
+            "fitted kernel model", family.title, "transferred" if own.why else "fitted",
+            own.ratios.median_error, own.rows, "" if format_ == ANY else format_,
+            tuple(own.others.items()),
+            own.near, own.apart, own.why, own.ratios,
+        )  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:
         known = self.base.roof(dtype)
@@ -188,6 +209,13 @@ class CalibratedModel:
         return cost.seconds, weights, cost.fixed_s
 
 
+def _together(told: Sequence[Evidence]) -> Evidence:
+    """One entry for several ops of a family and format: the one that rows say least of."""
+    error = float(np.median([e.error for e in told if e.error is not None] or [np.nan]))
+    least = min(told, key=lambda e: (e.near or 0, -(e.apart or 0.0)))
+    return replace(least, error=None if np.isnan(error) else error)
+
+
 def calibrated_model(
     spec: DeviceSpec, processor: ProcessorSpec, base: Roofline, framework: str = TYPICAL
 ) -> CalibratedModel:
@@ -207,4 +235,4 @@ def calibrated_model(
         if family.kinds:
             model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
-    return CalibratedModel(base, found, h)
+    return CalibratedModel(base, found, h, spec)

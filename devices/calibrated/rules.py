@@ -50,6 +50,8 @@ class Parameters:
         Devices the parameters came from with their share, largest first.
     under : mapping of str to Parameters
         The same under other frameworks, by name and label.
+    framework : str
+        Whose kernels, of `kernel_sets.FRAMEWORKS`; empty where they are of no kernel set.
     """
 
     fit: Fit
@@ -58,6 +60,7 @@ class Parameters:
     errors: dict[str, Errors]
     near: tuple[tuple[str, float], ...] = ()
     under: Mapping[str, Parameters] = field(default_factory=dict)
+    framework: str = ""
 
 
 def parameters(spec: DeviceSpec, family: Family, without: Collection[str] = ()) -> Parameters:

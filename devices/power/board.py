@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from .model import PowerModel
 
 if TYPE_CHECKING:
     from ..spec import DeviceSpec
 
+F8 = npt.NDArray[np.float64]
 BITS = {"fp32": 32.0, "fp16": 16.0, "bf16": 16.0, "fp8": 8.0, "fp8_block": 8.0, "int8": 8.0,
         "fp4": 4.0}  # fmt: skip
 
@@ -50,12 +52,17 @@ class Board:
 
     def work_joules(self, joules: float, busy_s: float) -> float:
         """Energy of work of `joules` at the nominal clock, done in `busy_s` under the limit."""
+        return float(self.held_joules(np.array([joules]), np.array([busy_s]))[0])
+
+    def held_joules(self, joules: F8, busy_s: F8) -> F8:
+        """`work_joules` of several pieces of work, each on its own under the limit."""
         m = self.model
-        if m is None or busy_s <= 0.0:
+        if m is None:
             return joules
         beside = m.idle_W + m.busy_W
-        drawn = float(m.limited_W(np.array([beside + joules / busy_s]))[0])
-        return min(joules, max(drawn - beside, 0.0) * busy_s)
+        drawn = m.limited_W(beside + joules / np.where(busy_s > 0.0, busy_s, 1.0))
+        held = np.minimum(joules, np.maximum(drawn - beside, 0.0) * busy_s)
+        return np.where(busy_s > 0.0, held, joules)
 
 
 NO_BOARD = Board(0.0, None)

@@ -28,6 +28,7 @@ from ..catalog import load_device
 from ..cost import BOUNDS, Cost, Evidence, Roof
 from ..prices import ALONE, IN_GRID, NO_LIMIT, NOT_THERE, ByCount, Grid, PriceRow, Probe, by_count
 from ..spec import DeviceSpec
+from .between import between_rows
 from .blocks import ABSENT, BlockFit, fit_blocks
 from .edge import beyond_rows
 from .grid import filled_grid, grid_rows
@@ -195,7 +196,11 @@ class TableModel:
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
         covered = [op for op in ops if self.covers(op)]
         names = ", ".join(sorted({op.name for op in covered}))
-        out = [Evidence("kernel tables", names, "measured", None, self.count)] if covered else []
+        out = []
+        if covered:
+            ratios = between_rows([(c.rows, c.seconds) for c in self.curves.values()])
+            error = None if ratios is None else ratios.median_error
+            out = [Evidence("kernel tables", names, "measured", error, self.count, ratios=ratios)]
         out += [
             Evidence("thread blocks of a kernel", "decodes of unequal contexts", "fitted",
                      fit.error, fit.rows)

@@ -14,7 +14,7 @@ from ...workloads.batch import (
     TOKENS,
 )
 from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
-from ..step.books import Books
+from ..step.books import Books, spent
 from ..step.lowering import Plan
 from .clients import complete, release
 from .holding import drop_late, hold
@@ -32,7 +32,6 @@ from .state import (
     C_PROMPT,
     C_RELEASED,
     C_STRETCH,
-    F8,
     F_FIRST,
     F_LAST,
     I_CACHED,
@@ -41,7 +40,9 @@ from .state import (
     I_ROOM,
     I_TARGET,
     L_DECODES,
+    L_EMITTED,
     L_END,
+    L_JOULES,
     L_KV,
     L_PREFILL,
     L_PROMPTS,
@@ -49,6 +50,7 @@ from .state import (
     L_START,
     L_STEPS,
     L_WAITING,
+    NUM_LOG,
     R_LATE,
     R_RUNNING,
     R_WAITING,
@@ -126,19 +128,21 @@ def finish(
 
 @compiled_inline
 def write_log(
-    st: State, busy: F8, start: float, end: float, steps: int, decodes: float, prefill: float,
-    used: float,
+    plan: Plan, st: State, books: Books, start: float, end: float, steps: int, decodes: float,
+    prefill: float, used: float,
 ) -> None:  # fmt: skip
     """Append a stretch to the log."""
+    busy = books.busy
     row = st.log[st.counters[C_LOG]]
     row[L_START], row[L_END], row[L_STEPS] = start, end, steps
     row[L_DECODES], row[L_PREFILL], row[L_PROMPTS] = decodes, prefill, st.counters[C_CHUNKS]
     row[L_RUNNING], row[L_WAITING], row[L_KV] = 0.0, 0.0, used
+    row[L_EMITTED], row[L_JOULES] = st.counters[C_EMITTED], spent(plan, books.tally)
     for r in range(st.ranks.shape[0]):
         row[L_RUNNING] += st.ranks[r, R_RUNNING]
         row[L_WAITING] += st.ranks[r, R_WAITING]
     for p in range(busy.shape[1]):
-        row[L_KV + 1 + p] = busy[0, p] - busy[1, p]
+        row[NUM_LOG + p] = busy[0, p] - busy[1, p]
         busy[1, p] = busy[0, p]
     st.counters[C_LOG] += 1
 
@@ -224,11 +228,12 @@ def advance(
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
         counters[C_STRETCH] = done
-        write_log(st, books.busy, start, now, done, decodes, tokens - decodes, used)
+        write_log(plan, st, books, start, now, done, decodes, tokens - decodes, used)
         counters[C_PROMPT] += int(tokens - decodes)
         count_steps(st, limits, done, chunks)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):
             finish(st, kv, r, done, first_end, now, closed_loop, limits.ahead)
+        st.log[counters[C_LOG] - 1, L_EMITTED] = counters[C_EMITTED]
         if completed < goal and counters[C_COMPLETED] >= goal:
             return GOAL

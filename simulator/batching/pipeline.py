@@ -157,7 +157,7 @@ def launch(
     counters[C_STEPS] += 1
     counters[C_PROMPT] += int(tokens - decodes)
     end = pipe.ends[place]
-    write_log(st, books.busy, start, end, int64(1), decodes, tokens - decodes, used)
+    write_log(plan, st, books, start, end, int64(1), decodes, tokens - decodes, used)
     return True
 
 

@@ -55,12 +55,16 @@ NUM_CLOCKS = 6
 """Now; sum and count of token gaps; peak KV bytes held by one rank; seconds spent in steps; up to when
 arrivals are known to the next plan."""
 
-(L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV) = range(9)
+(L_START, L_END, L_STEPS, L_DECODES, L_PREFILL, L_PROMPTS, L_RUNNING, L_WAITING, L_KV, L_EMITTED,
+ L_JOULES) = range(11)  # fmt: skip
+NUM_LOG = 11
 LOG_COLUMNS = (
     "start_s", "end_s", "steps", "decodes", "prefill_tokens", "prompts", "running", "waiting",
-    "kv_bytes",
+    "kv_bytes", "output_tokens", "joules",
 )  # fmt: skip
-"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links."""
+"""Columns of `State.log`, followed by the busy device-seconds of each processor and of links. Tokens
+emitted and joules are running totals of the engine by the end of the stretch, the joules those of the
+work at the nominal clock; of a pipeline's stretch, the tokens by its start."""
 
 LOG_ROWS = 128
 """Stretches between two returns to Python, where signals are looked at and progress is told: few
@@ -139,7 +143,7 @@ def new_state(
         counters=np.zeros(NUM_COUNTERS, dtype=np.int64),
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
-        log=np.zeros((LOG_ROWS, len(LOG_COLUMNS) + processors + 1)),
+        log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
         pool=new_pool(ranks, blocks, sequences if blocks else 1),
         chain=new_chain() if chained else None,
     )

@@ -20,7 +20,7 @@ from ..deploy.deployment import Deployment
 from ..fpga.deploy import check_schedule, deploy_fpga, step_program, stored_bytes
 from ..fpga.engine import FrameResult, Share, run_frame
 from ..fpga.frames import serve_images
-from ..step.explicit import dealt, explicit_stage
+from ..step.explicit import StageCost, dealt, explicit_stage
 from .parts import DeployOptions
 from .place import deployed
 
@@ -73,6 +73,8 @@ class StepCost:
     layers : tuple of LayerTime
     deployment : Deployment or None
         None on an FPGA.
+    stage : StageCost or None
+        Op by op, where the step's time is the sum of its ops.
     """
 
     seconds: float
@@ -80,6 +82,7 @@ class StepCost:
     static_joules: float
     layers: tuple[LayerTime, ...]
     deployment: Deployment | None = None
+    stage: StageCost | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -142,7 +145,7 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
         for layer, bounds in parts.items()
     )
     joules = work + (static + board.busy_joules(busy_s))
-    return StepCost(stage.seconds, joules, static, times, d)
+    return StepCost(stage.seconds, joules, static, times, d, stage)
 
 
 def _pipelined(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
@@ -185,7 +188,7 @@ def _on_board(model: ModelSpec, system: SystemSpec, load: Load, routing: str) ->
         runs = (run_frame(program, d.engine, d.memory_bytes_per_s, schedule=load.schedule),)
         took = runs[0].cycles / d.engine.clock_Hz
     joules = system.device.static_W * took * devices
-    return StepCost(took, joules, joules, _parts(runs, d.engine.clock_Hz), None, d.warnings)
+    return StepCost(took, joules, joules, _parts(runs, d.engine.clock_Hz), warnings=d.warnings)
 
 
 def _parts(runs: tuple[FrameResult, ...], clock_Hz: float) -> tuple[LayerTime, ...]:

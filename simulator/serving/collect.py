@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
+from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import (
     C_EMITTED,
@@ -14,7 +15,12 @@ from ..batching.state import (
     C_PROMPT,
     C_STEPS,
     F8,
+    L_EMITTED,
+    L_END,
+    L_JOULES,
+    L_START,
     LOG_COLUMNS,
+    NUM_LOG,
     T_KV_PEAK,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -32,38 +38,49 @@ from ..step.books import (
     T_STREAM,
     totals,
 )
+from .course import X_BUSY, X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Requests, Run
+from .steady import Window, find_window, half_width
 
 
 def collect(
     served: Served, deployment: Deployment, policy: Policy, workload: str, *,
-    seed: int, warmup: int, copies: int, wall_s: float,
+    seed: int, warmup: int, copies: int, clients: int | None, stop: bool, wall_s: float,
 ) -> Run:  # fmt: skip
     """Measure a run.
 
     Parameters
     ----------
     warmup : int
-        Completions left out of latencies; rates begin with the last of them.
+        Completions left out of latencies; rates begin with the last of them at the earliest.
     copies : int
         Copies of the whole system, whose devices all draw their static power.
+    clients : int or None
+        Of a closed loop.
+    stop : bool
+        Whether the run was cut off by a number of completions.
     wall_s : float
         Seconds of real time that it took.
     """
     engines = served.engines
     requests = served.table.finished(len(engines) > 1 or served.failures > 0)
     end = float(requests.last_token_s.max())
-    interval = end - served.warm_s
-    emitted, prompt = _count(engines, C_EMITTED), _count(engines, C_PROMPT)
-    joules, busy_s = _work([totals(e.plan, e.books.tally) for e in engines])
-    before, idled_s = _work([e.warm.totals for e in engines])
+    curves = [engine.curve() for engine in engines]
+    window = find_window(
+        lambda times: totals_at(curves, times)[:, X_EMITTED], served.table.stamps(),
+        begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
+    )  # fmt: skip
+    # What ends with the run counts in full, though steps of other engines may go on.
+    ends = (window.start_s, window.end_s if window.end_s < end else np.inf)
+    within = np.diff(totals_at(curves, ends), axis=0)[0]
     system, board = deployment.system, deployment.device.board
     devices = system.devices_per_node * system.nodes * copies
-    spent = board.work_joules(joules, busy_s)
-    busy_late_s = min(busy_s - idled_s, devices * interval)
+    spent = sum(engine.course.joules for engine in engines)
+    joules = sum(_work(totals(e.plan, e.books.tally)) for e in engines)
+    busy_s = min(float(within[X_BUSY]), devices * window.length_s)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
     return Run(
         deployment=deployment,
@@ -75,17 +92,18 @@ def collect(
         ops=_op_totals(engines, spent / joules if spent else 1.0),
         iterations=_count(engines, C_STEPS),
         preemptions=_count(engines, C_PREEMPTIONS),
-        output_tokens=emitted,
-        prompt_tokens=prompt,
+        output_tokens=_count(engines, C_EMITTED),
+        prompt_tokens=_count(engines, C_PROMPT),
         cached_tokens=_count(engines, C_HITS),
         makespan_s=end,
-        interval_s=interval,
-        interval_output_tokens=emitted - sum(e.warm.emitted for e in engines),
-        interval_prompt_tokens=prompt - sum(e.warm.prompt for e in engines),
+        window=window,
+        interval_output_tokens=float(within[X_EMITTED]),
+        interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
-        interval_joules=board.work_joules(joules - before, busy_late_s),
-        interval_static_joules=board.idle_joules(devices * interval),
-        interval_busy_joules=board.busy_joules(busy_late_s),
+        interval_joules=float(within[X_JOULES]),
+        interval_static_joules=board.idle_joules(devices * window.length_s),
+        interval_busy_joules=board.busy_joules(busy_s),
+        joules_half_width=_joules_half_width(curves, window, board, devices),
         devices=devices,
         ttft_s=ttft,
         tbt_s=_gaps(engines),
@@ -100,15 +118,26 @@ def collect(
     )
 
 
+def _joules_half_width(
+    curves: list[tuple[F8, F8]], window: Window, board: Board, devices: int
+) -> float | None:
+    """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
+    if not window.batches:
+        return None
+    made = np.diff(totals_at(curves, window.edges), axis=0)
+    drawn = board.idle_joules(1.0) * devices * np.diff(window.edges)
+    joules = made[:, X_JOULES] + board.busy_joules(1.0) * made[:, X_BUSY] + drawn
+    return half_width(joules, made[:, X_EMITTED]) if joules.sum() > 0 else None
+
+
 def _count(engines: list[Engine], counter: int) -> int:
     """Sum of a counter over engines."""
     return sum(int(engine.state.counters[counter]) for engine in engines)
 
 
-def _work(sums: list[F8]) -> tuple[float, float]:
-    """Energy of the work and busy seconds of devices, of all ops: `compiled.totals` of engines."""
-    joules = sum(float(t[:, :, T_J_DRAM : T_J_LINK + 1].sum()) for t in sums)
-    return joules, sum(float(t[:, :, T_BUSY].sum()) for t in sums)
+def _work(sums: F8) -> float:
+    """Energy of the work of all ops at the nominal clock, from `books.totals`."""
+    return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
 
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_]) -> tuple[Quantiles, ...]:
@@ -134,13 +163,30 @@ def _gaps(engines: list[Engine]) -> Quantiles:
 
 
 def _stages(engines: list[Engine]) -> dict[str, F8]:
-    rows = [log for e in engines for log in e.logs]
+    rows = [(_by_stretch(np.concatenate(e.logs)), e) for e in engines if e.logs]
     if not rows:
         return {}
-    table = np.concatenate(rows)
+    table = np.concatenate([np.column_stack([log, _watts(log, e)]) for log, e in rows])
     table = table[np.argsort(table[:, 0], kind="stable")]
     tracks = [f"busy_{name}_s" for name in (*engines[0].slots.processors, "links")]
-    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks])}
+    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks, "watts"])}
+
+
+def _watts(log: F8, engine: Engine) -> F8:
+    """Mean power of a device of an engine in each stretch [W]."""
+    d = engine.deployment
+    board, devices = d.device.board, d.layout.all_devices / d.replicas
+    length = np.maximum(log[:, L_END] - log[:, L_START], 1e-12)
+    busy_s = np.minimum(log[:, NUM_LOG:].sum(axis=1), devices * length)
+    drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
+    out: F8 = board.idle_W + drawn / (length * devices)
+    return out
+
+
+def _by_stretch(log: F8) -> F8:
+    """An engine's log with the tokens of each stretch in place of the running total."""
+    log[:, L_EMITTED] = np.diff(log[:, L_EMITTED], prepend=0.0)
+    return log
 
 
 def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:

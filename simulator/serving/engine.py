@@ -44,6 +44,7 @@ from ..batching.state import (
     I_HASHES,
     I_INPUT,
     I_TARGET,
+    L_JOULES,
     LOG_ROWS,
     T_KNOWN,
     T_NOW,
@@ -54,8 +55,9 @@ from ..batching.state import (
     new_state,
 )
 from ..deploy.deployment import Deployment
-from ..step.books import Books, new_books, totals
+from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
+from .course import Course
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -63,29 +65,6 @@ I8 = npt.NDArray[np.int64]
 
 LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
 """Counters of what an engine has done, which outlast its failures."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """An engine's running totals at one moment: here, the end of its warm-up.
-
-    Attributes
-    ----------
-    time_s : float
-    emitted, prompt, steps, preemptions : int
-        Tokens emitted, prompt tokens processed, steps run, sequences preempted.
-    totals : float64 array, shape (ops, processors, 9)
-        See `compiled.totals`.
-    wall : float64 array, shape (ops,)
-    """
-
-    time_s: float
-    emitted: int
-    prompt: int
-    steps: int
-    preemptions: int
-    totals: F8
-    wall: F8
 
 
 @dataclass(slots=True)
@@ -124,7 +103,7 @@ class Engine:
     books: Books = field(init=False)
     state: State = field(init=False)
     pipe: Pipe | None = field(init=False)
-    warm: Mark = field(init=False)
+    course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: dict[Hashable, int] = field(init=False, default_factory=dict)
@@ -142,8 +121,8 @@ class Engine:
                 f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
             )
         self.books = new_books(self.plan, self.policy.max_sequences)
+        self.course = Course(self.deployment.device.board)
         self._empty()
-        self.warm = self.mark()
 
     def _empty(self) -> None:
         """Begin without requests, at time 0."""
@@ -188,14 +167,9 @@ class Engine:
         counters = self.state.counters
         return bool(counters[C_COMPLETED] == counters[C_SUBMITTED])
 
-    def mark(self) -> Mark:
-        """Running totals as they stand."""
-        counters = self.state.counters
-        return Mark(
-            self.now, int(counters[C_EMITTED]), int(counters[C_PROMPT]), int(counters[C_STEPS]),
-            int(counters[C_PREEMPTIONS]), totals(self.plan, self.books.tally),
-            self.books.wall.copy(),
-        )  # fmt: skip
+    def curve(self) -> tuple[F8, F8]:
+        """Running totals over time, see `Course.curve`."""
+        return self.course.curve(self.now, int(self.state.counters[C_EMITTED]))
 
     @property
     def submitted(self) -> int:
@@ -346,8 +320,11 @@ class Engine:
         else:
             status = advance_pipeline(*what, self.pipe, *how)
         rows = int(self.state.counters[C_LOG])
-        if self.keep_log and rows:
-            self.logs.append(self.state.log[:rows].copy())
+        if rows:
+            joules = self.course.add(self.state.log[:rows])
+            if self.keep_log:
+                self.logs.append(self.state.log[:rows].copy())
+                self.logs[-1][:, L_JOULES] = joules
         self.state.counters[C_LOG] = 0
         if self.state.plans is not None:
             self._take_plans(self.state.plans)
@@ -362,7 +339,6 @@ class Engine:
         plans.counts[:] = 0
 
     def end_warmup(self) -> None:
-        """Rates and gap statistics start here."""
-        self.warm = self.mark()
+        """Gap statistics start here."""
         self.state.hist[:] = 0
         self.state.clocks[[T_TBT_SUM, T_TBT_COUNT]] = 0.0

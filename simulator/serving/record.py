@@ -12,6 +12,7 @@ from ..batching.policies import Policy
 from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
 from .metrics import Quantiles
+from .steady import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +114,18 @@ class Run:
         Prompt tokens found in the prefix cache instead.
     makespan_s : float
         Last completion, from the first arrival.
-    interval_s : float
-        [end of warm-up, last completion], what rates and energy per token refer to.
-    interval_output_tokens, interval_prompt_tokens : int
-        Tokens in it.
+    window : Window
+        What rates and energy per token are of: the steady part of the run, where it has one.
+    interval_output_tokens, interval_prompt_tokens : float
+        Tokens in it; those of a stretch that it cuts are counted in proportion.
     joules, interval_joules : float
-        Dynamic energy of the whole run and of the interval.
+        Dynamic energy of the whole run and of the window.
     interval_static_joules : float
-        Static power of all devices over the interval.
+        Static power of all devices over the window.
     interval_busy_joules : float
         What devices draw on top while they run kernels, beside the energy of the work.
+    joules_half_width : float or None
+        Half of the 95 % interval of energy per token, as a fraction of it; see `Window.half_width`.
     devices : int
         Devices of all replicas.
     ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
@@ -153,13 +156,14 @@ class Run:
     prompt_tokens: int
     cached_tokens: int
     makespan_s: float
-    interval_s: float
-    interval_output_tokens: int
-    interval_prompt_tokens: int
+    window: Window
+    interval_output_tokens: float
+    interval_prompt_tokens: float
     joules: float
     interval_joules: float
     interval_static_joules: float
     interval_busy_joules: float
+    joules_half_width: float | None
     devices: int
     ttft_s: Quantiles
     tbt_s: Quantiles
@@ -177,6 +181,11 @@ class Run:
             f"<Run: {self.deployment.model.name} on {self.deployment.system.name}, "
             f"{len(self.requests.request_id):,} requests from {self.workload}>"
         )
+
+    @property
+    def interval_s(self) -> float:
+        """Length of the window [s]."""
+        return self.window.length_s
 
     @property
     def output_tokens_per_s(self) -> float | None:
@@ -197,11 +206,11 @@ class Run:
 
     @property
     def board_joules(self) -> float:
-        """All energy of the devices over the interval [J]."""
+        """All energy of the devices over the window [J]."""
         return self.interval_joules + self.interval_static_joules + self.interval_busy_joules
 
     @property
     def watts_per_device(self) -> float | None:
-        """Mean power of a device over the interval [W]."""
+        """Mean power of a device over the window [W]."""
         device_s = self.interval_s * self.devices
         return self.board_joules / device_s if device_s > 0 else None

@@ -74,5 +74,6 @@ def run(
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
     return collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
-        copies=fleet.replicas, wall_s=time.perf_counter() - began,
+        copies=fleet.replicas, clients=clients, stop=bool(stop),
+        wall_s=time.perf_counter() - began,
     )  # fmt: skip

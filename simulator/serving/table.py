@@ -21,6 +21,7 @@ from ..batching.state import (
 )
 from .engine import Engine
 from .record import Requests
+from .steady import Stamps
 
 WHOLE = ("id", "input_tokens", "output_tokens", "generated", "preemptions", "order")
 REAL = ("arrival_s", "scheduled_s", "first_s", "last_s")
@@ -132,6 +133,14 @@ class Table:
         self.first_s[rows], self.last_s[rows] = floats[places, F_FIRST], floats[places, F_LAST]
         if arrivals:
             self.arrival_s[rows] = floats[places, F_ARRIVAL]
+
+    def stamps(self) -> Stamps:
+        """Times of all requests that were read."""
+        rows = slice(0, self.count)
+        return Stamps(
+            self.arrival_s[rows], self.scheduled_s[rows], self.last_s[rows],
+            self.generated[rows] == self.output_tokens[rows],
+        )  # fmt: skip
 
     def finished(self, several: bool) -> Requests:
         """Return completed requests by id, with their places among all completions.

@@ -10,6 +10,7 @@ from ...devices.cost import BOUNDS
 from ...devices.prices import P_J_ACT, P_J_FLOP, P_J_STREAM
 from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
+from ...workloads.jit import compiled_part
 from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
@@ -78,6 +79,20 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         busy=np.zeros((2, processors + 1)),
         stages=np.zeros(plan.stages),
     )
+
+
+@compiled_part
+def spent(plan: Plan, tally: F8) -> float:
+    """Energy of all work so far at the nominal clock [J]; as `totals` has it by op and path."""
+    joules, slots, params = 0.0, plan.slots, plan.params
+    for s in range(tally.shape[0]):
+        link = s < slots.shape[0] and slots[s, S_ROLE] == ROLE_LINK
+        for p in range(tally.shape[1]):
+            row = tally[s, p]
+            joules += row[T_ACT] * params[s, p, P_J_ACT] + row[T_FLOPS] * params[s, p, P_J_FLOP]
+            if not link:
+                joules += row[T_STREAM] * params[s, p, P_J_STREAM]
+    return float(joules)
 
 
 def totals(plan: Plan, tally: F8) -> F8:

@@ -239,7 +239,7 @@ def test_people_see_where_time_went(ask: Ask) -> None:
         "llama-3-8b on h100-x1: policy chunked", "output tokens per second",
         "energy per output token", "mean", "p99", "time to first token", "clock", "busy", "Op/B",
         "attention_decode", "memory", "rests on: fitted kernel model for",
-        "GEMM (fitted, error",
+        "GEMM in bf16 (fitted, error",
     ):  # fmt: skip
         assert text in shown
     assert all(line == line.rstrip() for line in shown.splitlines())

@@ -43,6 +43,21 @@ def test_a_device_with_higher_peaks_is_never_slower(some: Sweep, framework: str)
     assert found == []
 
 
+MANY = ("llama-3.1-8b", "llama-3-70b", "llama-2-7b", "llama-2-13b", "mistral-7b", "qwen2.5-7b",
+        "qwen2.5-32b", "qwen3-32b", "gemma-2-27b", "mixtral-8x7b", "qwen3-30b-a3b",
+        "qwen3-235b-a22b", "deepseek-v2-lite", "deepseek-v3", "gpt-oss-20b", "gpt-oss-120b",
+        "glm-4.5", "phi-3.5-moe", "llama-4-scout", "minimax-m2")  # fmt: skip
+
+
+def test_on_twenty_models_three_formats_and_any_batch() -> None:
+    """Every pair of devices with comparable peaks; decodes of 1 to 1,024, prompts of 16 to 8,192."""
+    batches = [(b, 4096, 0) for b in (1, 16, 256, 1024)] + [(0, 0, 16), (0, 0, 8192)]
+    whole = sweep(MANY, (None, "bf16", "fp8"), (1,), batches)
+    count, found = violations(whole, TYPICAL, TOLERANCE)
+    assert count > 50_000
+    assert found == []
+
+
 def test_the_rows_alone_would_break_that(some: Sweep) -> None:
     # So the test can fail: fits of each device alone follow its rows, whichever these are.
     _, found = violations(some, MEASURED, TOLERANCE)

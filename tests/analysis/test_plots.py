@@ -636,7 +636,8 @@ def stages(n: int, seed: int = 0) -> pd.DataFrame:
     whole = {name: draw.integers(0, 300, n).astype(float)
              for name in ("decodes", "prefill_tokens", "running", "waiting")}  # fmt: skip
     return pd.DataFrame({"start_s": start, "end_s": start + length, "steps": 1.0, **whole,
-                         "kv_bytes": draw.uniform(0, 5e10, n)})  # fmt: skip
+                         "kv_bytes": draw.uniform(0, 5e10, n),
+                         "watts": draw.uniform(70, 690, n)})  # fmt: skip
 
 
 @pytest.mark.parametrize("n", [0, 1, 5000])
@@ -645,8 +646,10 @@ def test_timelines_are_legible(n: int) -> None:
     assert_legible(figure)
     if n:
         found = drawn(figure, "bins")
-        assert len(found) == 5
+        assert len(found) == 6
         assert all(len(each.get_data().values) == BINS for each in found)
+        watts = found[-1].get_data().values
+        assert 0 <= watts.min() <= watts.max() <= 690
 
 
 def test_bins_keep_areas_and_maxima() -> None:

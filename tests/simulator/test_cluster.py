@@ -63,11 +63,16 @@ def test_one_node_is_the_plain_engine(small: Small, policy: str, clients: int | 
     assert node.tbt_s == plain.tbt_s
 
 
+INTERPOLATED = 1e-6
+"""A window may cut a stretch, whose tokens are taken as even; drivers cut stretches differently."""
 METRICS = (
     "iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "interval_s",
     "interval_output_tokens", "interval_prompt_tokens", "joules", "interval_joules",
     "interval_static_joules", "interval_busy_joules", "output_tokens_per_s", "joules_per_token", "kv_peak",
 )  # fmt: skip
+
+WHOLE_RUN = ("iterations", "preemptions", "output_tokens", "prompt_tokens", "makespan_s", "joules",
+             "kv_peak")  # fmt: skip
 
 
 def assert_equal_runs(one: Run, other: Run) -> None:
@@ -76,7 +81,8 @@ def assert_equal_runs(one: Run, other: Run) -> None:
         np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, err_msg=name)
     np.testing.assert_array_equal(other.requests.order, one.requests.order)
     for name in METRICS:
-        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-9), name
+        exact = 1e-9 if name in WHOLE_RUN else INTERPOLATED
+        assert getattr(other, name) == pytest.approx(getattr(one, name), rel=exact), name
     for name in ("ttft_s", "tbt_s", "tpot_s", "e2e_s"):
         ours, theirs = getattr(one, name).as_dict(), getattr(other, name).as_dict()
         assert theirs == pytest.approx(ours, rel=1e-9), name
@@ -111,7 +117,9 @@ def test_metrics_do_not_depend_on_how_replicas_are_driven(
         assert_equal_runs(plain, served(d, load, fleet, policy, warmup))
     if d.replicas == 2:
         ended = np.sort(plain.requests.last_token_s)[warmup - 1] if warmup else 0.0
-        assert plain.interval_s == pytest.approx(plain.makespan_s - ended, rel=1e-12)
+        assert plain.window.start_s >= ended
+        if plain.window.kind == "whole":
+            assert plain.interval_s == pytest.approx(plain.makespan_s - ended, rel=1e-12)
 
 
 def test_clients_of_replicas_go_through_the_router(small: Small) -> None:

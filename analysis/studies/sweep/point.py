@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....workloads.errors import InputError
-from ...answers.price import costs
+from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
@@ -22,7 +22,13 @@ SCALARS = (
 )  # fmt: skip
 """Figures of `simulate` that a row holds as they are. Real time is left out: rows of equal
 points are equal bytes."""
-DERIVED = ("devices", "device_usd_per_hour", "usd_per_million_tokens", "processor_area_mm2")
+DERIVED = (
+    "steady",
+    "devices",
+    "device_usd_per_hour",
+    "usd_per_million_tokens",
+    "processor_area_mm2",
+)
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
 )  # fmt: skip
@@ -68,6 +74,8 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, float | int | None]:
     row: dict[str, Any] = {name: data[name] for name in SCALARS}
     for name in LATENCIES:
         row |= {f"{name}_{q}": data[name][q] for q in QUANTILES}
-    first = result if isinstance(result, Simulation) else result.runs[0]
-    row |= costs(first, row["output_tokens_per_s"])
+    runs = (result,) if isinstance(result, Simulation) else result.runs
+    first = runs[0]
+    row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
+    row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     return {name: plain(row[name]) for name in METRICS}

@@ -19,11 +19,14 @@ from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestStream
+from ...answers.interval import Interval, step_intervals
 from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
 """Requests for each client (README of ../shared/serving_points)."""
+MEAN = 0.9
+"""Mean length over the nominal one."""
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
@@ -41,6 +44,8 @@ class Prediction:
         What it spends outside [s].
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
+    steps : tuple of Interval, optional
+        Factors on steps of decodes, and on those with a prompt; see `answers.interval`.
     """
 
     engine_ttft_s: float
@@ -48,6 +53,7 @@ class Prediction:
     tpot_s: float
     requests: int
     preemptions: int
+    steps: tuple[Interval, Interval] | None = None
 
     @property
     def ttft_s(self) -> float:
@@ -69,7 +75,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
         A framework or number format that is not known; a layout that does not fit.
     """
     stream = requests(point, seed)
-    serving = _deployment(point, point.workers, folder)
+    serving = side = _deployment(point, point.workers, folder)
     own = settings(point, serving)
     if point.prefill is None:
         result = run(serving, own.policy, stream, cache=own.cache, seed=seed).requests
@@ -85,8 +91,22 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
     outside = REQUEST_S.get(point.framework, OTHER_S)
     return Prediction(
-        float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted
-    )
+        float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted,
+        _intervals(point, serving, side),
+    )  # fmt: skip
+
+
+def _intervals(
+    point: Point, serving: Deployment, side: Deployment
+) -> tuple[Interval, Interval] | None:
+    """How sure the usual steps are: of the devices that decode, and of those that take prompts."""
+    decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
+    prompt, context = (max(round(MEAN * n), 1) for n in (point.isl, point.isl + point.osl / 2))
+    decoding = step_intervals(serving, decodes, context, prompt)
+    if side is serving or decoding is None:
+        return decoding
+    prompts = step_intervals(side, 1, context, prompt)
+    return None if prompts is None else (decoding[0], prompts[1])
 
 
 def requests(point: Point, seed: int) -> RequestStream:

@@ -1,0 +1,134 @@
+"""A device or system as a file that describes the same one (``opbyte show``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...devices.catalog import describe_system, list_devices, load_device
+from ...devices.spec import DeviceSpec, SystemSpec
+from ...workloads.errors import InputError, SpecError
+from ...workloads.specfile import to_si
+from ..show.result import Result
+
+HEADING = (
+    "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
+)
+LEFT_OUT = ("calibration", "aliases")
+"""What only the catalog's own has: fits of its own rows (`kernels` names those it shares), aliases."""
+PREFIX = "my-"
+COUNTS = ("devices_per_node", "nodes")
+"""What a name such as ``h100-2x8`` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Result):
+    """A description with the source of every number; see `describe`."""
+
+    spec: DeviceSpec | SystemSpec
+    sources: Mapping[str, str]
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """The description as a file holds it: keys with units, numbers with their sources."""
+        return _written(self.spec, self.sources)
+
+    def text(self) -> str:
+        """The file."""
+        body = yaml.safe_dump(self.tree, sort_keys=False, width=100, allow_unicode=True)
+        return f"# {HEADING}\n{body}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.spec.name, "description": self.tree}
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [{"key": key, "source": source} for key, source in self.sources.items()]
+
+    def blocks(self) -> list[str | list[Mapping[str, Any]]]:  # type: ignore[override]
+        return [self.text()]
+
+
+def describe(name: str | Path) -> Shown:
+    """Look up a device or system by name or file.
+
+    Raises
+    ------
+    InputError
+        Neither.
+    """
+    if isinstance(name, str) and name in list_devices():
+        return Shown(*load_device(name))
+    try:
+        return Shown(*load_device(name))
+    except SpecError:
+        try:
+            return Shown(*describe_system(name))
+        except InputError as error:
+            raise InputError(
+                repr(str(name)), "is neither a device nor a system; see opbyte list devices"
+            ) from error
+
+
+def _written(spec: DeviceSpec | SystemSpec, sources: Mapping[str, str]) -> dict[str, Any]:
+    """Keys as written in files, with units; numbers of the schema's defaults are left out."""
+    values = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    _drop(values)
+    out: dict[str, Any] = _plain(values)
+    for named in (out, out.get("device", {})):
+        if "name" in named:
+            named["name"] = PREFIX + named["name"]
+    for key, source in sources.items():
+        _put(out, values, key, source)
+    for key in COUNTS:
+        if key in values:
+            out.setdefault(key, {"value": values[key], "source": "the system's name"})
+    return out
+
+
+def _drop(values: dict[str, Any]) -> None:
+    for name in LEFT_OUT:
+        values.pop(name, None)
+    if isinstance(values.get("device"), dict):
+        _drop(values["device"])
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names, words and switches: all that is no number."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            inner = _plain(value)
+            if inner:
+                out[key] = inner
+        elif isinstance(value, (str, bool, list)):
+            out[key] = value
+    return out
+
+
+def _put(out: dict[str, Any], values: Mapping[str, Any], key: str, source: str) -> None:
+    """Write one number under the key that its source is kept by."""
+    node: Any = values
+    parts, rest, factor = [], key.split("."), 1.0
+    if "calibration" in rest:
+        return
+    while rest and isinstance(node, dict):
+        for end in range(len(rest), 0, -1):  # a name may hold a dot
+            field, own = to_si(".".join(rest[:end]))
+            if field in node:
+                parts.append(".".join(rest[:end]))
+                node, rest = node[field], rest[end:]
+                factor = own if own != 1.0 else factor
+                break
+        else:
+            return  # a default, or a number that another file replaces
+    if isinstance(node, bool) or not isinstance(node, (int, float)):
+        return
+    place = out
+    for part in parts[:-1]:
+        place = place.setdefault(part, {})
+    value = node if factor == 1.0 else float(f"{node / factor:.12g}")
+    place[parts[-1]] = {"value": value, "source": source}

@@ -1,0 +1,254 @@
+"""How sure a simulated time is: an interval from the errors of its parts.
+
+Every op's price has a distribution of measured over predicted seconds, that of the rows around it
+(`devices.calibrated.behind`). The errors of one family's ops rise and fall together, as if all were
+one kernel's; those of different families do not know of each other. A step's time is the sum of its
+parts, so its distribution is that of the sum of drawn ones. Beside them stands what is in no kernel
+table, the host and the framework between the kernels (`BETWEEN`).
+
+Where all times are `r` times as long, a closed loop serves `1 / r` as much and every latency is `r`
+times as long: nothing else in it has a time of its own. Where requests arrive on their own, slower
+steps hold more requests, which makes them slower still. With a step of `a + b n` seconds for `n`
+requests and as many as Little's law says, a latency is `r (1 - e) / (1 - r e)` times as long, `e`
+being the share of the step that grows with its requests; throughput stays until `r e` is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.cost import Evidence
+from ...devices.ratios import Ratios
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.serving.record import Run
+from ...simulator.step.explicit import StageCost, explicit_stage
+from ...workloads.batch import Batch
+
+F8 = npt.NDArray[np.float64]
+LEVEL = 0.8
+DRAWS = 2000
+WAITING = Ratios(-0.36, 0.08, 0.78)
+"""How far off the time to a first token is beyond the steps it takes: what lets prompts wait, network,
+tokenisation. From the 917 measured TTFTs of serving_points, simulated with one constant a framework;
+`validate points` takes it from the other models' points when it judges a model's."""
+BETWEEN = 0.03 / 0.6745
+"""Standard deviation of the host and framework's share: modelled steps are within 3 % (median) of a
+vLLM server's at equal batch, on eleven runs on H100s (serving_h100 of the data folder), none of them
+among those that `validate points` and `validate serving` judge intervals by."""
+KNOWN = 0.5
+"""Share of the time that must rest on measurements; with less there is no interval."""
+LONGEST = 10.0
+"""Factor at which a latency counts as unbounded."""
+DELTA = 0.25
+"""Share of requests added to see how a step grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Seconds of a step, or a share of it, whose errors go together under one name."""
+
+    seconds: float
+    family: str
+    ratios: Ratios | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Factors on a simulated figure: at `level`, the true one lies between.
+
+    Attributes
+    ----------
+    low, high : float
+        The simulated figure lies between, whatever its parts' bias is. High is infinite where the
+        system would be overloaded.
+    """
+
+    low: float
+    high: float
+    level: float = LEVEL
+
+    def of(self, value: float) -> tuple[float, float | None]:
+        """The interval of a figure; None for no upper end."""
+        return self.low * value, self.high * value if np.isfinite(self.high) else None
+
+    @property
+    def inverse(self) -> Interval:
+        """Factors on a rate whose time these are of."""
+        return Interval(1.0 / self.high, 1.0 / self.low, self.level)
+
+
+def parts_of(d: Deployment, stage: StageCost) -> list[Part]:
+    """What a step's time consists of, with what is known of each part's error."""
+    seen: dict[tuple[str, str, str], tuple[str, Ratios | None]] = {}
+    out = []
+    for placed in stage.ops:
+        if not placed.critical or placed.cost.seconds <= 0.0:
+            continue
+        op = placed.op
+        key = (op.layer, op.name, placed.processor)
+        if key not in seen:
+            inside = d.device.processors.get(placed.processor)
+            model = inside.model if inside is not None else d.link(op)
+            found = model.evidence([op])
+            seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
+        out.append(Part(placed.cost.seconds * placed.count, *seen[key]))
+    return out
+
+
+def _kin(found: Evidence) -> str:
+    """Whose errors go together: one family's, or those of all measured tables."""
+    return found.cost_model if found.basis == "measured" else found.applies_to
+
+
+def slowdowns(parts: Sequence[Part]) -> F8 | None:
+    """Draws of how many times as long a step takes as it is said to; None where little is known."""
+    from scipy.special import ndtri
+
+    total = sum(part.seconds for part in parts)
+    known = sum(part.seconds for part in parts if part.ratios is not None)
+    if total <= 0.0 or known < KNOWN * total:
+        return None
+    rng = np.random.default_rng(0)
+    scores = ndtri((np.arange(DRAWS) + 0.5) / DRAWS)
+    of = {name: rng.permutation(scores) for name in sorted({part.family for part in parts})}
+    drawn = np.zeros(DRAWS)
+    for part in parts:
+        ratio = 1.0 if part.ratios is None else np.exp(part.ratios.at(of[part.family]))
+        drawn += part.seconds / total * ratio
+    drawn *= np.exp(BETWEEN * rng.permutation(scores))
+    return drawn
+
+
+def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
+    """The middle share of draws, widened to hold what is answered."""
+    low, high = np.quantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2])
+    return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
+
+
+def step_interval(d: Deployment, stage: StageCost) -> Interval | None:
+    """Factors on the seconds of one step."""
+    drawn = slowdowns(parts_of(d, stage))
+    return None if drawn is None else interval_of(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class RunIntervals:
+    """Factors on a run's figures.
+
+    Attributes
+    ----------
+    step : Interval
+        On the seconds of a step, and so on what the system could serve at most, inverted.
+    throughput, tpot, ttft : Interval
+    """
+
+    step: Interval
+    throughput: Interval
+    tpot: Interval
+    ttft: Interval
+
+    @property
+    def cost(self) -> Interval:
+        return self.throughput.inverse
+
+
+def step_intervals(
+    d: Deployment, decodes: int, context: int, prompt: int
+) -> tuple[Interval, Interval] | None:
+    """Factors on a rank's step of decodes, and on one with a prompt beside them."""
+    batches = Batch.of([context] * decodes), Batch.of([context] * decodes, [(prompt, 0)])
+    stages = (explicit_stage(d, [b] * d.ranks, expected=True) for b in batches)
+    decode, mixed = (slowdowns(parts_of(d, stage)) for stage in stages)
+    return None if decode is None or mixed is None else (interval_of(decode), interval_of(mixed))
+
+
+def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
+    """Factors on the figures of a run; None where too little of it rests on measurements."""
+    d = run.deployment
+    batches = typical(run)
+    decoding, mixed = (explicit_stage(d, [b] * d.ranks, expected=True) for b in batches)
+    decode, prompt = (slowdowns(parts_of(d, stage)) for stage in (decoding, mixed))
+    if decode is None or prompt is None:
+        return None
+    share = _mixed_share(run, decoding.seconds, mixed.seconds)
+    drawn = (1.0 - share) * decode + share * prompt
+    step = interval_of(drawn)
+    if not open_loop or run.window.overloaded:
+        return RunIntervals(step, step.inverse, step, first_token(interval_of(prompt)))
+    e = _growth(d, batches[0], decoding.seconds)
+    served = 1.0 / np.maximum(drawn * e, 1.0)
+    return RunIntervals(
+        step, interval_of(served), interval_of(_held(drawn, e)),
+        first_token(interval_of(_held(prompt, e))),
+    )  # fmt: skip
+
+
+def first_token(steps: Interval, waiting: Ratios = WAITING) -> Interval:
+    """Factors on the time to a first token: those of its steps, and of what else lets it wait."""
+    w = waiting
+    below = np.hypot(np.log(steps.low), w.middle - w.low)
+    above = np.hypot(np.log(steps.high), w.high - w.middle)
+    low, high = float(np.exp(w.middle - below)), float(np.exp(w.middle + above))
+    return Interval(min(low, 1.0), max(high, 1.0), steps.level)
+
+
+def _held(drawn: F8, e: float) -> F8:
+    """Factors on a latency where slower steps hold more requests."""
+    room = 1.0 - drawn * e
+    longer = drawn * (1.0 - e) / np.where(room > 0.0, room, 1.0)
+    return np.where((room > 0.0) & (longer < LONGEST), longer, np.inf)
+
+
+def typical(run: Run) -> tuple[Batch, Batch]:
+    """A rank's usual step of decodes, and one with a prompt beside them."""
+    rows, d = run.requests, run.deployment
+    context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
+    held = float((rows.last_token_s - rows.first_token_s).sum())
+    span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
+    decodes = round(held / span / (d.ranks * d.replicas))
+    decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
+    prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
+    return Batch.of([context] * decodes), Batch.of([context] * decodes, [(prompt, 0)])
+
+
+def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
+    """Part of the time that steps with a prompt take."""
+    prompts = run.prompt_tokens / max(float(run.requests.input_tokens.mean()), 1.0)
+    count = min(prompts / max(run.iterations, 1), 1.0)
+    return count * mixed_s / max(count * mixed_s + (1.0 - count) * decoding_s, 1e-300)
+
+
+def _growth(d: Deployment, batch: Batch, seconds: float) -> float:
+    """Share of a step that grows with the requests in it."""
+    count, context = len(batch.context), int(batch.context[0])
+    more = max(round(count * DELTA), 1)
+    wider = Batch.of([context] * (count + more))
+    grown = explicit_stage(d, [wider] * d.ranks, expected=True).seconds
+    return float(np.clip((grown / seconds - 1.0) * count / more, 0.0, 0.99))
+
+
+def interval_dict(value: float | None, interval: Interval | None) -> dict[str, Any] | None:
+    """An interval of a figure for JSON."""
+    if value is None or interval is None:
+        return None
+    low, high = interval.of(value)
+    return {"level": interval.level, "low": low, "high": high}
+
+
+def spoken(interval: Interval) -> str:
+    """An interval as a fraction below and above.
+
+    Examples
+    --------
+    >>> spoken(Interval(0.9, 1.25)), spoken(Interval(0.9, np.inf)), spoken(Interval(1.0, 1.0))
+    ('-10% to +25%', '-10% to overload', 'as it is')
+    """
+    if interval.low == interval.high == 1.0:
+        return "as it is"
+    high = f"+{interval.high - 1:.0%}" if np.isfinite(interval.high) else "overload"
+    return f"{interval.low - 1:.0%} to {high}"

@@ -1,0 +1,30 @@
+"""``opbyte show``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .app import app
+from .io import folder, print_json
+from .options import Json, Out
+
+
+@app.command("show")
+def show_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Device or system, or its file.")],
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Print a device or system as a file to copy: every number with its unit and source."""
+    from ..answers.description import describe
+
+    with folder(out) as files:
+        found = describe(name)
+        if files:
+            files.text(f"{found.tree['name']}.yaml", found.text())
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found.text(), end="")

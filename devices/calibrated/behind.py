@@ -1,0 +1,225 @@
+"""What measured rows stand behind a price: how many, of which format, how near, and how far off.
+
+`devices/specs/evidence/SET.csv` holds the errors of a set's parameters on its rows, cell by cell: a
+cell is a family, a framework, a number format, and the sizes of a call to the nearest power of
+`BASE`. An answer quotes the cells around what it asks, not a family's whole table. `opbyte validate
+kernels --out` writes the files anew from the rows (`analysis.validate.behind`).
+
+Where a price rests on something else than rows of its own format and size, its error is that of
+asking another device's parameters, which `TRANSFER` holds for each family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..ratios import Ratios, Z
+from ..spec import DeviceSpec
+from .family import F8, Family
+from .hardware import FORMATS, hardware
+from .kernel_sets import LINK_PARENTS, LINKS, PARENTS, load_set, set_of
+
+I8 = npt.NDArray[np.int64]
+BASE = 8.0
+SPANS: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("m", "n", "k"), "norm": ("rows", "cols"), "allreduce": ("bytes", "ranks"),
+    "collectives": ("bytes", "ranks"), "attention_prefill": ("batch", "q", "kv", "heads_q"),
+    "attention_decode": ("batch", "keys", "heads_q", "heads_kv"),
+    "mla": ("batch", "q", "kv", "heads"), "moe": ("slots", "hidden", "inter", "active_experts"),
+}  # fmt: skip
+"""Quantities of a family that tell how near a call is to a measured one; of others, none does."""
+ANY = "any"
+"""Format of families that have none."""
+NEAR = 1.0
+"""Cells that count as near: about a factor of 8 in every size."""
+ENOUGH = 20
+"""Rows that an error is quoted from at least, where there are so many."""
+TRANSFER = "transfer"
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What stands behind the price of a call.
+
+    Attributes
+    ----------
+    rows : int
+        Measured rows of the family and framework, of the silicon, in the format asked for.
+    others : mapping of str to int
+        Rows in other formats.
+    near : int
+        Those of `rows` within about a factor of 8 in every size.
+    apart : float
+        Factor between the call and the nearest row of its format in the size that is furthest; 1
+        inside of the rows, infinite without a row.
+    ratios : Ratios
+        How far off prices like this one were.
+    why : str
+        Why parameters are transferred, else empty.
+    """
+
+    rows: int
+    others: Mapping[str, int]
+    near: int
+    apart: float
+    ratios: Ratios
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Cells of one family, framework and format: places (n, sizes), rows (n,), ratios (n, 3)."""
+
+    at: I8
+    rows: I8
+    ratios: F8
+
+    def pooled(self, chosen: npt.NDArray[np.bool_]) -> Ratios:
+        """Quantiles of all rows of some cells, each taken as its own quantiles say."""
+        z = np.array([-2.0, -Z, -0.84, -0.52, -0.25, 0.0, 0.25, 0.52, 0.84, Z, 2.0])
+        q, rows = self.ratios[chosen], self.rows[chosen]
+        side = np.where(z < 0, q[:, 1:2] - q[:, 0:1], q[:, 2:3] - q[:, 1:2])
+        values = (q[:, 1:2] + side * z / Z).ravel()
+        weight = np.repeat(rows, len(z)).astype(float)
+        order = np.argsort(values, kind="stable")
+        below = np.cumsum(weight[order]) - weight[order] / 2
+        low, middle, high = np.interp([0.1, 0.5, 0.9], below / weight.sum(), values[order])
+        return Ratios(float(low), float(middle), float(high))
+
+
+def folder() -> Path:
+    """Where the catalog's files lie."""
+    return Path(str(files("opbyte.devices") / "specs" / "evidence"))
+
+
+@cache
+def _read(name: str) -> dict[tuple[str, str], dict[str, _Cells]]:
+    """A set's cells: family and framework -> format -> cells."""
+    path = folder() / f"{name}.csv"
+    if not path.exists():
+        return {}
+    held: dict[tuple[str, str, str], list[list[int]]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        family, framework, format_, place, *numbers = line.split(",")
+        row = [*map(int, place.split("/")), *map(int, numbers)]
+        held.setdefault((family, framework, format_), []).append(row)
+    out: dict[tuple[str, str], dict[str, _Cells]] = {}
+    for (family, framework, format_), rows in held.items():
+        table = np.array(rows, dtype=np.int64)
+        cells = _Cells(table[:, :-4], table[:, -4], table[:, -3:] / 100.0)
+        out.setdefault((family, framework), {})[format_] = cells
+    return out
+
+
+@cache
+def transferred(family: str) -> Ratios:
+    """How far off another device's parameters are."""
+    found = _read(TRANSFER).get((family, "typical"), {})
+    if ANY not in found:
+        return Ratios(-0.5, 0.0, 0.5)
+    low, middle, high = found[ANY].ratios[0]
+    return Ratios(low - middle, 0.0, high - middle)
+
+
+def places(family: Family, x: F8) -> F8:
+    """Where calls lie among the cells, shape (n, sizes), not rounded."""
+    columns = [family.quantities.index(name) for name in SPANS.get(family.name, ())]
+    out: F8 = np.log(np.maximum(x[:, columns], 1.0)) / np.log(BASE)
+    return out
+
+
+def formats_of(family: Family, x: F8) -> list[str]:
+    """Number format of each call."""
+    if "format" not in family.quantities:
+        return [ANY] * len(x)
+    return [FORMATS[int(code)] for code in x[:, family.quantities.index("format")]]
+
+
+def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | None:
+    """What stands behind the price of one call on a device under a framework.
+
+    Parameters
+    ----------
+    x : float64 array, shape (quantities,)
+
+    Returns
+    -------
+    Behind or None
+        None where the device's parameters are of no set.
+    """
+    name = set_of(spec)
+    if name is None:
+        return None
+    held, owner = _of(name, family.name, framework)
+    moved = _moved(spec, family.name, framework, owner)
+    format_, at = formats_of(family, x[None])[0], places(family, x[None])[0]
+    others = {f: int(c.rows.sum()) for f, c in held.items() if f != format_}
+    cells = held.get(format_)
+    if cells is None:  # another format's rows say how the kernels run, not how these do
+        kin = held.get(max(others, key=lambda f: others[f])) if others else None
+        whole = None if kin is None else kin.pooled(np.ones(len(kin.rows), dtype=bool))
+        far = transferred(family.name)
+        return Behind(0, others, 0, np.inf, far if whole is None else whole.wider(far),
+                      moved or ("" if others else "no measured rows"))  # fmt: skip
+    distance = np.abs(cells.at - at).max(axis=1, initial=0.0)
+    near = distance <= NEAR
+    reach = max(NEAR, float(_reach(distance, cells.rows)))
+    ratios = cells.pooled(distance <= reach)
+    apart = float(BASE ** max(distance.min() - 0.5, 0.0))
+    if moved or not near.any():
+        ratios = ratios.wider(transferred(family.name))
+    return Behind(
+        int(cells.rows.sum()), others, int(cells.rows[near].sum()), apart, ratios, moved
+    )  # fmt: skip
+
+
+def _reach(distance: F8, rows: I8) -> float:
+    """Distance within which there are `ENOUGH` rows, or all."""
+    order = np.argsort(distance, kind="stable")
+    last = int(np.searchsorted(np.cumsum(rows[order]), ENOUGH))
+    return float(distance[order][min(last, len(order) - 1)])
+
+
+def _of(name: str, family: str, framework: str) -> tuple[dict[str, _Cells], str]:
+    """Cells of a set or of its nearest parent that has the family, and whose they are."""
+    parents = LINK_PARENTS if family in LINKS else PARENTS
+    while family not in load_set(name).families and name in parents:
+        name = parents[name]
+    read = _read(name)
+    return read.get((family, framework), read.get((family, "typical"), {})), name
+
+
+def _moved(spec: DeviceSpec, family: str, framework: str, owner: str) -> str:
+    """Why a device's parameters are not those of rows timed on it or its silicon."""
+    entry = load_set(owner).find(family, framework)
+    if entry is None or entry.basis == "transferred":
+        return "no rows of these kernels on its silicon"
+    timed = _timed(owner, family)
+    if not timed:
+        return "no measured rows"
+    own = hardware(spec)
+    if any(np.allclose(own, h, rtol=0.01) for h in timed.values()):
+        return ""
+    return f"timed on {', '.join(timed)}, not on this device"
+
+
+@cache
+def _timed(owner: str, family: str) -> dict[str, F8]:
+    """Devices of the catalog with rows of a family that stand behind a set, and their constants."""
+    from ..catalog import fitted_devices, load_device
+
+    found = (load_device(device)[0] for device in fitted_devices())
+    parents = LINK_PARENTS if family in LINKS else PARENTS
+    return {
+        spec.name: hardware(spec)
+        for spec in found
+        if family in spec.calibration
+        and (spec.kernels == owner or parents.get(str(spec.kernels)) == owner)
+    }

@@ -1,0 +1,54 @@
+"""How far off prices were: the distribution of measured over predicted seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F8 = npt.NDArray[np.float64]
+Z = 1.2816
+"""The 90th percentile of a normal distribution, in standard deviations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratios:
+    """Logarithms of measured over predicted seconds: 10th, 50th and 90th percentile.
+
+    Between and beyond them a normal distribution on each side of the median is meant.
+    """
+
+    low: float
+    middle: float
+    high: float
+
+    def at(self, z: F8) -> F8:
+        """The logarithm at standard normal scores."""
+        side = np.where(z < 0, self.middle - self.low, self.high - self.middle)
+        return self.middle + side * z / Z
+
+    def wider(self, other: Ratios) -> Ratios:
+        """Both errors, independent of each other."""
+        middle = self.middle + other.middle
+        below = np.hypot(self.middle - self.low, other.middle - other.low)
+        above = np.hypot(self.high - self.middle, other.high - other.middle)
+        return Ratios(middle - float(below), middle, middle + float(above))
+
+    @classmethod
+    def of_errors(cls, median: float, tail: float) -> Ratios:
+        """From the median and 90th percentile of the absolute error, without a bias.
+
+        The wider of the two normal distributions that they are of: half of all errors lie within
+        0.6745 standard deviations, nine of ten within 1.645.
+        """
+        spread = float(np.log1p(max(median / 0.6745, tail / 1.645)))
+        return cls(-Z * spread, 0.0, Z * spread)
+
+    @property
+    def median_error(self) -> float:
+        """Median of |predicted / measured - 1|."""
+        from scipy.special import ndtri
+
+        z = ndtri((np.arange(200) + 0.5) / 200)
+        return float(np.median(np.abs(np.exp(-self.at(z)) - 1.0)))

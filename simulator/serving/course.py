@@ -1,0 +1,103 @@
+"""What an engine had done by any moment of a run: tokens, work and energy as running totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.power.board import Board
+from ..batching.state import F8, L_EMITTED, L_END, L_JOULES, L_PREFILL, L_START, NUM_LOG
+
+(X_EMITTED, X_PROMPT, X_JOULES, X_BUSY) = range(4)
+NUM_TOTALS = 4
+"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J] and busy
+device-seconds."""
+
+MOST_ROWS = 1 << 15
+"""Stretches kept; beyond, neighbours are joined, so that a run of any length takes as little room.
+Totals stay exact at the ends of what is kept."""
+
+
+@dataclass(slots=True)
+class Course:
+    """Running totals of one engine, at the ends of its stretches.
+
+    Attributes
+    ----------
+    board : Board
+        Of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
+        long as a board's controller averages over; see `devices.power.board`).
+    """
+
+    board: Board
+    _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
+    _kept: int = 0
+    _nominal: float = 0.0
+    _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
+
+    def add(self, log: F8) -> F8:
+        """Take in the stretches of `State.log`; returns the energy of each one's work [J]."""
+        busy_s = log[:, NUM_LOG:].sum(axis=1)
+        spent = np.diff(log[:, L_JOULES], prepend=self._nominal)
+        self._nominal = float(log[-1, L_JOULES])
+        joules = self.board.held_joules(np.maximum(spent, 0.0), busy_s)
+        rows = np.empty((len(log), 2 + NUM_TOTALS))
+        rows[:, 0], rows[:, 1] = log[:, L_START], log[:, L_END]
+        rows[:, 2 + X_EMITTED] = log[:, L_EMITTED]
+        for at, each in ((X_PROMPT, log[:, L_PREFILL]), (X_JOULES, joules), (X_BUSY, busy_s)):
+            rows[:, 2 + at] = self._totals[at] + np.cumsum(each)
+        self._totals = rows[-1, 2:]
+        self._rows.append(rows)
+        self._kept += len(rows)
+        if self._kept > MOST_ROWS:
+            self._join()
+        return joules
+
+    def _join(self) -> None:
+        """Join each stretch with the next one."""
+        rows = np.concatenate(self._rows)
+        pairs = len(rows) // 2
+        joined = rows[1 : 2 * pairs : 2].copy()
+        joined[:, 0] = rows[0 : 2 * pairs : 2, 0]
+        self._rows, self._kept = [joined, rows[2 * pairs :]], len(rows) - pairs
+
+    @property
+    def joules(self) -> float:
+        """Energy of all work so far [J]."""
+        return float(self._totals[X_JOULES])
+
+    def curve(self, now: float, emitted: int) -> tuple[F8, F8]:
+        """Times [s] and the totals at them, both rising; `emitted` tokens have come by `now`."""
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 2 + NUM_TOTALS))
+        # Batches of a pipeline overlap: what is done by a time is the most that any row says.
+        before = np.concatenate([np.zeros((1, NUM_TOTALS)), rows[:-1, 2:]])[: len(rows)]
+        times = np.stack([rows[:, 0], rows[:, 1]], axis=1).ravel()
+        totals = np.stack([before, rows[:, 2:]], axis=1).reshape(-1, NUM_TOTALS)
+        last = self._totals.copy()
+        last[X_EMITTED] = emitted
+        times, totals = np.append(times, max(now, 0.0)), np.vstack([totals, last])
+        order = np.argsort(times, kind="stable")
+        return times[order], np.maximum.accumulate(totals[order], axis=0)
+
+
+def totals_at(curves: list[tuple[F8, F8]], times: npt.ArrayLike) -> F8:
+    """Totals of all engines at some moments, evenly spread over each stretch.
+
+    Parameters
+    ----------
+    curves : list of (float64 array, float64 array)
+        See `Course.curve`.
+    times : array_like, shape (n,)
+
+    Returns
+    -------
+    float64 array, shape (n, NUM_TOTALS)
+    """
+    at = np.asarray(times, dtype=np.float64)
+    out = np.zeros((len(at), NUM_TOTALS))
+    for knots, totals in curves:
+        for k in range(NUM_TOTALS):
+            out[:, k] += np.interp(at, knots, totals[:, k], left=0.0)
+    return out

@@ -1,0 +1,287 @@
+"""The steady window of a run: where rates are those of a system that neither fills nor drains.
+
+A run begins with an empty system and ends with one that only drains; what both take away from its
+rates depends on how long it is. So rates are those of a window in between:
+
+- It ends with the last arrival, after which the system drains.
+- It begins where the mean of what follows is best known: MSER (White 1997) over the output rate of
+  bins, and never before a generation of requests has come and gone, nor before the warm-up.
+- It is at least `FEWEST` generations long, the time that a request is in service: rates further
+  apart than that hardly depend on each other. Means of batches of a generation or more, with what
+  still binds neighbours, give the interval (batch means; Law, Simulation Modeling and Analysis,
+  section 9.5).
+
+A closed loop comes in rounds of as many completions as there are clients, which begin with their
+prompts; the window is made of whole rounds. A run without such a window is measured whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from ..batching.state import F8
+
+FEWEST, MOST = 4, 30
+"""Batches of a window; more do not make the interval better."""
+BINS_OF_GENERATION, MOST_BINS = 4, 400
+"""Bins that the beginning is looked for in."""
+LEVEL = 0.975
+"""Quantile of Student's t: intervals are of 95 %."""
+DRIFTS, SURE = 0.1, 0.9995
+"""A rate that changes by more than this over the window is not steady, where 99.9 % of the trends that
+chance makes are smaller."""
+WIDE = 0.25
+"""A rate whose interval is wider than this is not known: the run is too short."""
+GROWS, FEWEST_WAITING = 0.05, 10
+"""A queue that grows by more than this share of the arrivals, and by so many requests, is one of a
+system that is overloaded."""
+
+Rate = Callable[[F8], F8]
+Kind = Literal["steady", "asked", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a run that its rates are of.
+
+    Attributes
+    ----------
+    start_s, end_s : float
+        From the first arrival.
+    kind : str
+        "steady"; "asked", between a warm-up and a stop that were asked for; "whole", everything
+        after the warm-up.
+    why : str
+        Why there is no steady window, else empty.
+    edges : tuple of float
+        Ends of the batches that intervals come from; empty without them.
+    half_width : float or None
+        Half of the 95 % interval of the output rate, as a fraction of it; what chance does to a run of
+        this length, not how well the models fit.
+    drift : float or None
+        Change of the output rate over the window, as a fraction of it.
+    queue_growth_per_s : float
+        Requests by which the queue grows each second.
+    overloaded : bool
+        Whether requests come faster than they are served.
+    """
+
+    start_s: float
+    end_s: float
+    kind: Kind
+    why: str = ""
+    edges: tuple[float, ...] = ()
+    half_width: float | None = None
+    drift: float | None = None
+    queue_growth_per_s: float = 0.0
+    overloaded: bool = False
+
+    @property
+    def length_s(self) -> float:
+        return self.end_s - self.start_s
+
+    @property
+    def batches(self) -> int:
+        return max(len(self.edges) - 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamps:
+    """Requests' times [s], those of requests that have not ended included; NaN until they happen.
+
+    Attributes
+    ----------
+    arrival, scheduled, last : float64 array
+        ``last`` is the latest token's.
+    done : bool array
+    """
+
+    arrival: F8
+    scheduled: F8
+    last: F8
+    done: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+
+
+def find_window(
+    tokens: Rate, stamps: Stamps, *, begin: float, end: float, clients: int | None, asked: bool
+) -> Window:
+    """Find the steady window of a run.
+
+    Parameters
+    ----------
+    tokens : callable
+        Output tokens that had come by each of some times.
+    stamps : Stamps
+    begin, end : float
+        End of the warm-up, 0 without one; end of the run [s].
+    clients : int or None
+        Of a closed loop.
+    asked : bool
+        Whether the user has set both ends: the window is then theirs.
+    """
+    came = stamps.arrival[np.isfinite(stamps.arrival)]
+    drain = min(float(came.max(initial=0.0)), end)
+    whole = Window(begin, end, "asked" if asked else "whole")
+    in_service = (stamps.last - stamps.scheduled)[stamps.done]
+    if end <= begin or not len(in_service):
+        return replace(whole, why="" if asked else "nothing happens after the warm-up")
+    open_loop = clients is None
+    if asked:
+        edges = np.linspace(begin, end, MOST + 1)
+        return _queue(_measured(whole, tokens, edges), stamps, min(drain, end), open_loop)
+    if clients is None:
+        found = _of_arrivals(tokens, in_service, begin, drain, len(came))
+    else:
+        found = _of_rounds(tokens, np.sort(stamps.last[stamps.done]), begin, drain, clients)
+    if isinstance(found, str):
+        return _queue(replace(whole, why=found), stamps, drain, open_loop)
+    window = _measured(Window(float(found[0]), float(found[-1]), "steady"), tokens, found)
+    if window.half_width is not None and window.half_width > WIDE:
+        text = f"its steadiest part knows the rate to +- {window.half_width:.0%} only"
+        window = replace(whole, why=text)
+    elif _surely_drifts(tokens, found, window):
+        text = f"the output rate changes by {window.drift:+.0%} over its steadiest part"
+        window = replace(whole, why=text)
+    return _queue(window, stamps, drain, open_loop)
+
+
+def _of_arrivals(tokens: Rate, in_service: F8, begin: float, drain: float, count: int) -> F8 | str:
+    """Edges of the batches between filling and draining; in words, why there are none."""
+    generation = max(float(in_service.mean()), 1e-9)
+    gone = float(np.quantile(in_service, 0.9))
+    span = drain - begin
+    first = max(begin, gone)
+    need = gone + FEWEST * generation
+    if drain - first < FEWEST * generation:
+        if span <= generation:
+            return "all requests come within the time that one is in service"
+        more = _round_up(count * need / max(drain, 1e-9))
+        return f"it has {count:,} requests, and some {more:,} would be needed"
+    bins = int(np.clip(BINS_OF_GENERATION * span / generation, FEWEST, MOST_BINS))
+    edges = np.linspace(begin, drain, bins + 1)
+    start = max(float(edges[mser(np.diff(tokens(edges)))]), first)
+    batches = min(int((drain - start) / generation), MOST)
+    if batches < FEWEST:
+        return "its output rate settles too late"
+    return np.linspace(start, drain, batches + 1)
+
+
+def _of_rounds(tokens: Rate, ends: F8, begin: float, drain: float, clients: int) -> F8 | str:
+    """The same of a closed loop, `ends` being its completions in order: edges of whole rounds."""
+    edges = ends[clients - 1 :: clients]
+    edges = edges[(edges >= begin) & (edges <= drain)]
+    rounds = len(edges) - 1
+    if rounds >= FEWEST:
+        edges = edges[mser(np.diff(tokens(edges)) / np.maximum(np.diff(edges), 1e-12)) :]
+        rounds = len(edges) - 1
+    if rounds < FEWEST:
+        more = len(ends) + (FEWEST - max(rounds, 0) + 1) * clients
+        return f"{clients:,} clients need some {_round_up(more):,} requests"
+    each = -(-rounds // MOST)
+    kept: F8 = edges[::-1][::each][::-1]
+    return kept
+
+
+def _round_up(count: float) -> int:
+    """Two leading digits, rounded up."""
+    unit = 10 ** max(len(str(int(count))) - 2, 0)
+    return int(-(-count // unit) * unit)
+
+
+def mser(values: F8) -> int:
+    """Values at the beginning to leave out: the rest then has the least variance of its mean.
+
+    At most half are left out, as a minimum further on is one of few values.
+
+    Examples
+    --------
+    >>> mser(np.array([0.0, 2.0, 5.0, 5.1, 4.9, 5.0, 5.1, 4.9, 5.0]))
+    2
+    """
+    n = len(values)
+    left = n - np.arange(n // 2 + 1)
+    tails = np.cumsum(values[::-1])[::-1][: n // 2 + 1]
+    squares = np.cumsum(values[::-1] ** 2)[::-1][: n // 2 + 1]
+    spread = np.maximum(squares - tails**2 / left, 0.0)
+    return int(np.argmin(spread / left**2))
+
+
+def _measured(window: Window, tokens: Rate, edges: F8) -> Window:
+    """Interval and drift of the output rate, from the batches between `edges`."""
+    made, length = np.diff(tokens(edges)), np.diff(edges)
+    total = float(made.sum())
+    if total <= 0.0 or not (length > 0).all():
+        return window
+    mean = total / float(length.sum())
+    slope, _ = _trend(edges, made / length)
+    drift = slope * window.length_s / mean
+    return replace(
+        window, edges=tuple(edges.tolist()), half_width=half_width(made, length), drift=drift
+    )  # fmt: skip
+
+
+def half_width(made: F8, of: F8) -> float:
+    """Half of the 95 % interval of a quotient of sums over batches, as a fraction of it.
+
+    Parameters
+    ----------
+    made, of : float64 array, shape (batches,)
+        Such as tokens and seconds, or joules and tokens, of batches of about equal size.
+    """
+    from scipy.special import stdtrit
+
+    n, mean = len(made), made.sum() / of.sum()
+    apart = (made - mean * of) / of.mean()
+    square = float((apart**2).sum())
+    error = (square / (n - 1) * _bound(apart) / n) ** 0.5
+    return float(stdtrit(n - 1, LEVEL) * error / mean)
+
+
+def _bound(apart: F8) -> float:
+    """How many times the variance of a mean is that of independent values."""
+    neighbours = float((apart[1:] * apart[:-1]).sum())
+    return 1.0 + 2.0 * max(neighbours / max(float((apart**2).sum()), 1e-300), 0.0)
+
+
+def _trend(edges: F8, values: F8) -> tuple[float, float]:
+    """Least-squares slope of values between edges, per second, and its standard error.
+
+    Values that depend on their neighbours count for less.
+    """
+    middle = (edges[1:] + edges[:-1]) / 2
+    x, y = middle - middle.mean(), values - values.mean()
+    square = float((x**2).sum())
+    slope = float((x * y).sum()) / square
+    left = y - slope * x
+    variance = float((left**2).sum()) * _bound(left) / max(len(y) - 2, 1)
+    return slope, (variance / square) ** 0.5
+
+
+def _surely_drifts(tokens: Rate, edges: F8, window: Window) -> bool:
+    """Whether the rate changes by more than `DRIFTS`, and by more than chance does."""
+    from scipy.special import stdtrit
+
+    if window.drift is None or abs(window.drift) <= DRIFTS:
+        return False
+    slope, error = _trend(edges, np.diff(tokens(edges)) / np.diff(edges))
+    return abs(slope) > float(stdtrit(len(edges) - 3, SURE)) * error
+
+
+def _queue(window: Window, stamps: Stamps, drain: float, open_loop: bool) -> Window:
+    """How the queue grows while requests come: within the window, or up to the last arrival."""
+    start, end = window.start_s, min(window.end_s, drain)
+    if not open_loop or end <= start:
+        return window
+    edges = np.linspace(start, end, MOST + 1)
+    arrival = np.sort(stamps.arrival[np.isfinite(stamps.arrival)])
+    scheduled = np.sort(stamps.scheduled[np.isfinite(stamps.scheduled)])
+    came = np.searchsorted(arrival, edges, side="right")
+    waiting = came - np.searchsorted(scheduled, edges, side="right")
+    slope, _ = _trend(np.append(edges, 2 * edges[-1] - edges[-2]), waiting.astype(float))
+    growth = slope * (end - start)
+    many = growth >= max(GROWS * float(came[-1] - came[0]), FEWEST_WAITING)
+    return replace(window, queue_growth_per_s=slope, overloaded=bool(many))

@@ -1,0 +1,151 @@
+"""Do intervals follow from the errors of the parts, and behave?
+
+Expected values: normal sums in closed form, time dilation of a closed loop, Little's law for an open
+one, and the bars on measured deployments (measured values inside 80 % intervals in 70 to 90 %).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte import capacity, compare, simulate
+from opbyte.analysis.answers.interval import (
+    BETWEEN,
+    Interval,
+    Part,
+    _held,
+    first_token,
+    interval_of,
+    slowdowns,
+    spoken,
+)
+from opbyte.devices.ratios import Ratios
+
+SPREAD = Ratios(-0.2, 0.0, 0.2)
+WORK: dict[str, Any] = {"input_len": 256, "output_len": 64, "lengths": "lognormal"}
+
+
+def width(parts: list[Part]) -> float:
+    drawn = slowdowns(parts)
+    assert drawn is not None
+    found = interval_of(drawn)
+    return found.high - found.low
+
+
+def test_one_family_s_errors_add_up_and_two_families_do_not() -> None:
+    """Halves of one family err together; of two, by 1 / sqrt(2) of that, and the host's beside."""
+    together = width([Part(1.0, "a", SPREAD), Part(1.0, "a", SPREAD)])
+    alone = width([Part(2.0, "a", SPREAD)])
+    apart = width([Part(1.0, "a", SPREAD), Part(1.0, "b", SPREAD)])
+    assert together == pytest.approx(alone)
+    sigma, host = 0.2 / 1.2816, BETWEEN
+    expected = np.hypot(sigma / np.sqrt(2), host) / np.hypot(sigma, host)
+    assert apart / alone == pytest.approx(expected, rel=0.05)
+
+
+def test_nothing_is_said_where_little_is_known() -> None:
+    assert slowdowns([Part(1.0, "", None), Part(0.9, "a", SPREAD)]) is None
+    assert slowdowns([Part(0.9, "", None), Part(1.0, "a", SPREAD)]) is not None
+    assert slowdowns([]) is None
+    found = simulate("mixtral-8x7b", "duplex-x4", rate=5.0, requests=20, **WORK)
+    assert found.intervals is None
+    assert "No interval" in found.sure()
+
+
+@given(
+    seconds=st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=6),
+    low=st.floats(-1.0, 0.0), high=st.floats(0.0, 1.0),
+)  # fmt: skip
+def test_the_answer_lies_inside(seconds: list[float], low: float, high: float) -> None:
+    parts = [
+        Part(s, str(i % 3), Ratios(low, (low + high) / 2, high)) for i, s in enumerate(seconds)
+    ]
+    drawn = slowdowns(parts)
+    assert drawn is not None
+    found = interval_of(drawn)
+    assert 0 < found.low <= 1.0 <= found.high
+    inverse = found.inverse
+    assert inverse.low <= 1.0 <= inverse.high
+    assert inverse.low == pytest.approx(1 / found.high)
+    later = first_token(found)
+    assert later.low <= found.low + 1e-9
+    assert later.high >= found.high - 1e-9
+
+
+def test_open_loops_hold_more_when_slower() -> None:
+    """A step of a + b n with n = rate x step: twice the time needs a / (1 - 2 b rate) more."""
+    fixed, each, rate = 0.5, 0.02, 20.0
+    step = fixed / (1 - each * rate)
+    e = each * rate
+    twice = 2 * fixed / (1 - 2 * each * rate)
+    assert _held(np.array([2.0]), e)[0] == pytest.approx(twice / step)
+    assert np.isinf(_held(np.array([3.0]), e)[0])
+    assert spoken(Interval(0.9, np.inf)).endswith("overload")
+
+
+def test_a_closed_loop_s_throughput_is_the_inverse_of_its_steps() -> None:
+    found = simulate("llama-3-8b", "h100-x1", closed_loop=16, requests=32, **WORK).intervals
+    assert found is not None
+    assert found.throughput == found.step.inverse
+    assert found.tpot == found.step
+    assert found.cost.low == pytest.approx(found.step.low)
+
+
+def test_light_loads_are_served_whatever_the_errors() -> None:
+    """Finding: throughput below saturation is what comes; latencies are less sure than steps."""
+    light = simulate("llama-3-8b", "h100-x1", rate=1.0, requests=40, **WORK)
+    assert light.intervals is not None
+    assert light.intervals.throughput == Interval(1.0, 1.0)
+    assert light.intervals.tpot.high >= light.intervals.step.high - 1e-9
+    told = light.to_dict()["intervals"]
+    assert told["tpot_s_mean"]["low"] < light.run.tpot_s.mean < told["tpot_s_mean"]["high"]  # type: ignore[operator]
+    assert told["usd_per_million_tokens"]["low"] is not None
+
+
+def test_tables_show_intervals() -> None:
+    row = compare("llama-3-8b", ["h100-x1", "duplex-x4"], batch=8).rows()
+    assert "% to +" in row[0]["80%"]
+    assert row[1]["80%"] is None
+    found = capacity("llama-3-8b", "h100-x1", "ttft_p99=0.3", requests=60, **WORK)
+    assert "% to +" in found.rows()[0]["80%"]
+    (told,) = (r["intervals"] for r in found.to_dict()["rows"])
+    assert told["load_per_s"]["low"] < found.found[0].load_per_s < told["load_per_s"]["high"]
+
+
+def test_another_format_is_less_sure() -> None:
+    """A GPU without fp8 rows: the interval of fp8 is wider than that of bf16."""
+    widths = []
+    for dtype in ("bf16", "fp8"):
+        (row,) = compare("llama-3-8b", ["a100-80gb-x1"], batch=64, dtype=dtype).table
+        assert row.interval is not None
+        widths.append(row.interval.high - row.interval.low)
+    assert widths[1] > 1.2 * widths[0]
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_measured_deployments_lie_inside(data: Path, seed: int, tmp_path: Path) -> None:
+    """60 of the 935 points; all of them: `opbyte validate points`."""
+    from opbyte.analysis.validate.deployments import errors, validate_points
+
+    lines = (data / "serving_points/points.csv").read_text().splitlines()
+    rng = np.random.default_rng(seed)
+    agg = [
+        i for i in range(1, len(lines)) if ",disagg," not in lines[i] and ",1,512," not in lines[i]
+    ]
+    chosen = sorted(rng.choice(agg, 60, replace=False).tolist())
+    table = tmp_path / "points.csv"
+    table.write_text("\n".join([lines[0], *(lines[i] for i in chosen)]) + "\n")
+    for name in ("model_configs",):
+        (tmp_path / name).symlink_to(data / "serving_points" / name)
+    (tmp_path.parent / "model_configs").symlink_to(data / "model_configs")
+    found = validate_points(table)
+    whole = errors(found.scored)
+    assert whole["n"] == 60
+    assert 0.7 <= whole["tpot_within"] <= 0.92
+    assert 0.6 <= whole["ttft_within"] <= 0.95

@@ -1,0 +1,63 @@
+"""Does ``opbyte show`` print a file that describes the very same device or system?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opbyte import roofline
+from opbyte.analysis.answers.description import describe
+from opbyte.devices.catalog import describe_system, list_devices, load_device
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+
+@pytest.mark.parametrize("name", list_devices())
+def test_what_is_shown_describes_the_same_device(name: str, tmp_path: Path) -> None:
+    """Read back: every field and every source is equal."""
+    path = tmp_path / "own.yaml"
+    path.write_text(describe(name).text(), encoding="utf-8")
+    spec, sources = load_device(path)
+    own, known = load_device(name)
+    assert spec.name == f"my-{name}"
+    one, other = (s.model_dump(exclude={"calibration", "aliases", "name"}) for s in (spec, own))
+    assert approx(one) == approx(other)
+    assert set(sources.values()) <= set(known.values())
+
+
+def test_a_copy_costs_what_the_original_does(tmp_path: Path) -> None:
+    """The kernels of its silicon come along, by name."""
+    path = tmp_path / "own.yaml"
+    path.write_text(describe("h100").text(), encoding="utf-8")
+    one, two = (roofline("mixtral-8x7b", s, batch=16).step_seconds for s in ("h100-x1", path))
+    assert one == pytest.approx(two, rel=1e-9)
+
+
+def approx(tree: object) -> object:
+    """Numbers to twelve digits: units turn them about."""
+    if isinstance(tree, dict):
+        return {k: approx(v) for k, v in tree.items()}
+    return float(f"{tree:.9g}") if isinstance(tree, float) else tree
+
+
+def test_systems_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(describe("duplex-split-x4").text(), encoding="utf-8")
+    spec, _ = describe_system(path)
+    known, _ = describe_system("duplex-split-x4")
+    assert spec.mapping == known.mapping
+    assert (spec.nodes, spec.devices_per_node) == (known.nodes, known.devices_per_node)
+    left_out = {"calibration", "aliases", "name"}
+    one, other = (s.device.model_dump(exclude=left_out) for s in (spec, known))
+    assert approx(one) == approx(other)
+
+
+def test_the_command(ask: Ask, tmp_path: Path) -> None:
+    found = ask("show", "h100", "--out", tmp_path / "o")
+    assert "bandwidth_GBps:\n    value: 3352" in found.out
+    assert (tmp_path / "o/my-h100.yaml").read_text() == found.out
+    assert ask("show", "h100", "--json").json()["description"]["limit_W"]["value"] == 700
+    assert "neither a device nor a system" in ask("show", "nothing").refused()
