@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .batch import Moments
 from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from .layers.base import elementwise, gemm, split
 from .numerics import Numerics
 from .ops import Loads, Op
+from .sampling import SAMPLE_BYTES, SORT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,17 @@ class ModelSpec:
             counts[layer] = counts.get(layer, 0) + 1
         return tuple(counts.items())
 
+    def within(self, longest: int) -> ModelSpec:
+        """The same model for sequences of at most `longest` tokens: windows that never bind are none."""
+
+        def change(layer: Layer) -> Layer:
+            if 0 < longest <= layer.mixer.state().window:
+                mixer: Any = layer.mixer  # a dataclass with a window of its own
+                return replace(layer, mixer=replace(mixer, window=0))
+            return layer
+
+        return self.map_layers(change)
+
     def map_layers(self, change: Callable[[Layer], Layer]) -> ModelSpec:
         """Replace every distinct layer once (sharding)."""
         changed = {layer: change(layer) for layer, _ in self.groups}
@@ -185,6 +198,20 @@ def embedding_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
     if not spec.vocab:
         return []
     return [elementwise("embedding", "embedding", m.tokens, spec.hidden, 2, run, access="gather")]
+
+
+def sampling_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
+    """What turns logits into tokens; every device that has the whole rows does all of it."""
+    if not spec.vocab:
+        return []
+    parts = (("sampling", SAMPLE_BYTES), ("sampling_sort", SORT_BYTES))
+    return [
+        elementwise(
+            name, "head", m.sequences, spec.vocab, moved[run.sampling] / run.numerics.act_bytes, run
+        )
+        for name, moved in parts
+        if moved[run.sampling]
+    ]
 
 
 def head_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:

@@ -13,7 +13,7 @@ from ...devices.dram.model import DERIVED, derives
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
-from ...simulator.batching.host import LAUNCH_S
+from ...simulator.batching.host import LAUNCH_S, REQUEST_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
@@ -140,7 +140,12 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
         sources["host.launch_s"] = (
             f"assumed: {LAUNCH_S * 1e6:.0f} us an op, from one published pair"
         )
-    return [_entry("host", "every step", sources, ("host.",))] if sources else []
+    if host.request_s in REQUEST_S.values():
+        sources["host.request_s"] = (
+            f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured "
+            "runs of the framework"
+        )
+    return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
 
 
 def _power(deployment: Deployment) -> list[dict[str, Any]]:

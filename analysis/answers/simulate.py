@@ -179,7 +179,7 @@ class Simulation(Result):
         """One row per finished request: lengths and stamps [s]."""
         import pandas as pd
 
-        return pd.DataFrame(self.run.requests.columns())
+        return pd.DataFrame(self.run.request_columns())
 
     def stages(self) -> pd.DataFrame:
         """Stretches of equal batches, in order (empty unless they were kept)."""

@@ -18,7 +18,10 @@ LATENCIES = {
     "tbt_s": "time between tokens",
     "tpot_s": "time per output token",
     "e2e_s": "end to end",
+    "client_ttft_s": "time to first token, seen by the client",
+    "client_e2e_s": "end to end, seen by the client",
 }
+"""The engine's latencies, and what clients see of them."""
 QUANTILES = ("mean", "p50", "p90", "p99")
 SMALL = 0.01
 """Ops below this share of both time and energy are shown as one."""
@@ -138,10 +141,17 @@ def figure_rows(r: Run) -> list[dict[str, Any]]:
     return [{"": label, " ": text_of(value, unit)} for label, value, unit in figures(r)]
 
 
+def told_latencies(r: Run) -> list[tuple[str, str]]:
+    """Latencies with their labels; those of clients only where they differ from the engine's."""
+    return [
+        (n, label) for n, label in LATENCIES.items() if r.outside_s or not n.startswith("client")
+    ]
+
+
 def latency_rows(r: Run) -> list[dict[str, Any]]:
     """One row per latency, one column per quantile."""
     rows = []
-    for name, label in LATENCIES.items():
+    for name, label in told_latencies(r):
         q: Quantiles = getattr(r, name)
         rows.append({"latency": label, **{k: seconds(getattr(q, k)) for k in QUANTILES}})
     return rows
@@ -167,7 +177,7 @@ def comparison_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
         first, rest = figures(r)[:3], figures(r)[3:]
         latencies = [
             (f"{label}, {word}", getattr(getattr(r, name), k), "s")
-            for name, label in LATENCIES.items()
+            for name, label in told_latencies(r)
             for k, word in shown
         ]
         tables.append({label: (x, unit) for label, x, unit in [*first, *latencies, *rest]})

@@ -6,6 +6,7 @@ from .files import Picture, save
 from .latencies import latency
 from .loads import throughput_latency
 from .points import points
+from .replays import replays
 from .rooflines import roofline
 from .serving import serving
 from .timelines import timeline
@@ -19,6 +20,7 @@ __all__ = [
     "latency",
     "op_per_byte_vs_batch",
     "points",
+    "replays",
     "roofline",
     "save",
     "serving",

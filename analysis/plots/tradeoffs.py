@@ -44,6 +44,8 @@ LATENCIES = {
     "tbt_s": "Time between tokens",
     "tpot_s": "Time per output token",
     "e2e_s": "End-to-end latency",
+    "client_ttft_s": "Time to first token at the client",
+    "client_e2e_s": "End-to-end latency at the client",
 }
 
 

@@ -28,6 +28,7 @@ from ..studies.stream_search import StreamSearch
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
+from ..validate.runs import RunsValidation
 from ..validate.schedules import SchedulesValidation
 from ..validate.serving import ServingValidation
 from . import report
@@ -172,7 +173,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     from ..plots import latency
 
     run = each.run
-    folder.csv(f"{below}requests.csv", run.requests.columns())
+    folder.csv(f"{below}requests.csv", run.request_columns())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
     system = run.deployment.system
     devices = system.devices_per_node * system.nodes // run.deployment.replicas
@@ -233,6 +234,17 @@ def _points(result: PointsValidation, folder: OutputFolder) -> None:
     figure = points(table, f"{len(table)} measured deployments")
     folder.figure("points.png", figure)
     folder.answer("points.json", result)
+
+
+@write.register
+def _runs(result: RunsValidation, folder: OutputFolder) -> None:
+    """Write every metric of every stage and batch, the figure, the report and runs.json."""
+    table = result.frame()
+    table["stage"] = ["" if row["stage"] is None else str(row["stage"]) for row in result.records()]
+    folder.frame("runs.csv", table, SIGNIFICANT)
+    folder.figure("runs.png", result.drawings()[0].figure)
+    write_report(result, folder)
+    folder.answer("runs.json", result)
 
 
 @write.register

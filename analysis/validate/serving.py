@@ -254,13 +254,14 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
         No folder, a missing file or column, or a device that is not in the catalog.
     """
     paths = [path for path in map(Path, folders) if not path.is_file()]
-    runs = tuple(_replay(path, kernels) for path in paths)
+    runs = tuple(replay_requests(path, kernels) for path in paths)
     if not runs:
         raise InputError("opbyte validate serving", "needs at least one folder of a run")
     return ServingValidation(runs)
 
 
-def _replay(folder: Path, kernels: bool) -> ServingRun:
+def replay_requests(folder: Path, kernels: bool) -> ServingRun:
+    """Replay one run request by request; see `validate_serving`."""
     if not folder.is_dir():
         raise InputError(folder, "is no folder; it should hold a serving run")
     tables = folder / "kernels" if kernels else None
@@ -291,7 +292,9 @@ def _stream(name: str, table: Requests) -> RequestStream:
 def _deployment(folder: Path, engine: EngineSettings, scenario: Scenario) -> Deployment:
     devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
     name = f"{_device(folder)}-x{devices}"
-    model, system = load(folder / "config.json", name, engine.dtype, engine.kv_dtype)
+    model, system = load(
+        folder / "config.json", name, engine.dtype, engine.kv_dtype, engine.max_model_len
+    )
     return deployed(model, system, scenario.deployment, engine)
 
 

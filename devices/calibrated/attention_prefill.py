@@ -15,6 +15,10 @@ A sliding window saves no time in FlashInfer's kernel for Ampere, Ada and workst
 loop runs over all keys up to the diagonal and the window is a mask (``num_iterations`` and
 ``window_iteration`` in flashinfer-ai/flashinfer, ``include/flashinfer/attention/prefill.cuh``).
 SGLang runs that kernel there (`libraries`).
+
+vLLM's FlashAttention serves the prompts and decodes of a step in one call (``FlashAttentionImpl.forward``
+in vllm/v1/attention/backends/flash_attn.py): beside decodes, whose op has the fixed part and whose blocks
+run at the same time, prompts add their work alone.
 """
 
 from __future__ import annotations
@@ -40,12 +44,13 @@ from .libraries import BLACKWELL, HOPPER
 from .terms import Parts, Work, put_price, resident, soft_max, value_bytes
 
 (X_BATCH, X_Q, X_KEYS, X_KV, X_HEADS, X_KV_HEADS, X_DIM, X_WINDOWED, X_PREFIXED, X_FP8, X_KV_BYTES,
- X_GAP, X_ROTATES, X_HIDDEN) = range(14)  # fmt: skip
+ X_GAP, X_ROTATES, X_HIDDEN, X_BESIDE) = range(15)  # fmt: skip
 QUANTITIES = ("batch", "q", "keys", "kv", "heads_q", "heads_kv", "head_dim", "windowed",
-              "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden")  # fmt: skip
+              "prefixed", "fp8", "kv_bytes", "gap", "rotates", "hidden", "beside")  # fmt: skip
 """`q`, `kv`: new tokens and keys read of one sequence; `keys`: mean keys that a query sees;
 `rotates`: 1 where the call turns the queries by their positions first; `hidden`: keys of a sequence
-with those that a window hides, where FlashInfer may have served the call, else 0."""
+with those that a window hides, where FlashInfer may have served the call, else 0; `beside`: decodes
+that the same call serves, -1 where they have one of their own."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -109,13 +114,14 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     held = 2.0 ** np.ceil(np.log2(dim))
     width = 128.0 * (dim + soft + p[P_WIDE] * max(held - 128.0, 0.0)) / (128.0 + soft)
     tile_s = p[P_TILE] + 4.0 * TILE * visited * width / rate
-    compute_s = tile_s * np.sqrt(waves**2 + p[P_WAVES] ** 2)
+    filled = 0.0 if x[X_BESIDE] > 0.0 else p[P_WAVES]  # the decodes' blocks fill the cores
+    compute_s = tile_s * np.sqrt(waves**2 + filled**2)
     fresh = x[X_BATCH] * dim * (4.0 * heads * q + 2.0 * kv_heads * min(q, kv) * x[X_KV_BYTES])
     older = x[X_BATCH] * dim * 2.0 * kv_heads * max(kv - q, 0.0) * x[X_KV_BYTES]
     kept = resident(fresh, CACHE_SHARE * h[H_CACHE])
     moved = older + fresh * (1.0 - kept + kept / p[P_CACHE_RATE])
     memory_s = moved / (p[P_MEMORY] * h[H_BANDWIDTH])
-    fixed = p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
+    fixed = 0.0 if x[X_BESIDE] > 0.0 else p[P_LAUNCH] + x[X_GAP] * p[P_GAP]
     total = fixed + soft_max(compute_s, memory_s, OVERLAP)
     if x[X_ROTATES] > 0.0:
         # The write adds traffic; the attention then reads from the cache what was just written.
@@ -147,7 +153,7 @@ def from_table(table: Table) -> F8:
             table["batch"], q, keys, kv, table["heads_q"], table["heads_kv"], table["head_dim"],
             windowed, prefix > 0, table["dtype"] == "fp8",
             value_bytes(table["kv_dtype"]), table["timing"] == "graph", engine == "trtllm",
-            np.where(windowed & (engine == "sglang"), length, 0.0),
+            np.where(windowed & (engine == "sglang"), length, 0.0), np.full(len(q), -1.0),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -175,6 +181,7 @@ def from_op(op: Op) -> F8 | None:
         [
             batch, q, keys, kv, s["heads_q"], s["heads_kv"], s["head_dim"], windowed, prefixed,
             CODES[op.dtype] == C_FP8, op.kv_write_bytes / (values * tokens), 1.0, 0.0, 0.0,
+            s["decodes"] if s["joint"] else -1.0,
         ]
     )  # fmt: skip
 
@@ -189,7 +196,9 @@ def work(x: F8) -> Work:
 
 
 @compiled_part
-def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+def at_sums(
+    x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float, decodes: float
+) -> bool:
     """Set the quantities of `batch` equal chunks with these sums; False where nothing is computed."""
     if batch <= 0.0 or tokens <= 0.0:
         return False
@@ -199,6 +208,8 @@ def at_sums(x: F8, window: float, batch: float, tokens: float, pairs: float, kv:
     x[X_WINDOWED] = 1.0 if windowed else 0.0
     # After a prefix the keys exceed the new tokens, except for the q - 1 keys around a window.
     x[X_PREFIXED] = 1.0 if not windowed and own > q else 0.0
+    if x[X_BESIDE] >= 0.0:
+        x[X_BESIDE] = decodes
     return True
 
 

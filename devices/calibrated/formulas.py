@@ -24,7 +24,7 @@ SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven")
 """Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
 contexts of its decodes add (see the simulator's `step.unequal`)."""
 (U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN) = range(7)
-WIDTH = 14
+WIDTH = 15
 """Most parameters, and most quantities, of a formula."""
 
 Price = tuple[float, int]
@@ -41,10 +41,11 @@ def decode_price(p: F8, h: F8, x: F8, batch: float, kv: float) -> Price:
 
 @compiled_part
 def prefill_price(
-    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float
-) -> Price:
+    p: F8, h: F8, x: F8, window: float, batch: float, tokens: float, pairs: float, kv: float,
+    decodes: float,
+) -> Price:  # fmt: skip
     """Prefill attention of `batch` chunks with `tokens` new tokens and `kv` keys together."""
-    if not attention_prefill.at_sums(x, window, batch, tokens, pairs, kv):
+    if not attention_prefill.at_sums(x, window, batch, tokens, pairs, kv, decodes):
         return 0.0, MEMORY
     return price(attention_prefill.parts(p, h, x), attention_prefill.work(x), h)
 

@@ -101,6 +101,9 @@ MAX_SPLITS = 16.0
 """Most parts that k is split into."""
 CACHE_SHARE = 0.5
 """Part of the last-level cache that keeps operands until they are read again."""
+RAMP_S = 1.3e-6
+"""Seconds until main memory delivers at its rate: what products of few rows on H100 and H200 say, whose
+rate rises with the bytes (4 MB of them cost as much again)."""
 TILES_M = (16.0, 32.0, 64.0, 64.0, 128.0, 128.0)
 TILES_N = (64.0, 64.0, 64.0, 128.0, 64.0, 128.0)
 
@@ -204,6 +207,8 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     else:
         cold += streams
     memory_s = cold / (p[P_MEMORY] * h[H_BANDWIDTH])
+    if memory_s > 0.0:  # little traffic ends before many requests are in flight
+        memory_s *= 1.0 + RAMP_S / (memory_s + RAMP_S)
     fixed = x[X_HOST] + p[P_LAUNCH]
     total = fixed + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:

@@ -69,6 +69,12 @@ def generation(spec: DeviceSpec) -> int:
     return max(int(p.compute_capability or 0) for p in spec.processors.values())
 
 
+def joint_attention(spec: DeviceSpec) -> bool:
+    """Whether vLLM's attention on a device is one call for prompts and decodes: FlashAttention."""
+    called = library("attention_prefill", "aiconfigurator/vllm", float(generation(spec)))
+    return called.startswith("FlashAttention")
+
+
 def library(family: str, label: str, capability: float) -> str:
     """Library that a framework calls, or the framework where it has none in common with others.
 

@@ -73,7 +73,7 @@ def equal_chunks(p: F8, h: F8, x: F8, batch: float, chunk: float, context: float
     """Seconds of chunks that are all alike."""
     pairs = chunk * (context + 0.5 * (chunk + 1.0))
     keys = batch * (context + chunk)
-    seconds, _ = prefill_price(p, h, x, 0.0, batch, batch * chunk, batch * pairs, keys)
+    seconds, _ = prefill_price(p, h, x, 0.0, batch, batch * chunk, batch * pairs, keys, 0.0)
     return seconds
 
 

@@ -36,10 +36,10 @@ from .grid import filled_grid, grid_rows
 F8 = npt.NDArray[np.float64]
 
 VECTOR_KERNELS = {"norm": "fused_add_rmsnorm", "rope": "rope", "activation": "silu_mul",
-                  "embedding": "embedding"}  # fmt: skip
+                  "embedding": "embedding", "sampling": "sampler"}  # fmt: skip
 """Kernel that each vector op of a model is, by the end of the op's name."""
 
-ADDED = {"logits": "sampler", "rope": "qk_norm"}
+ADDED = {"rope": "qk_norm"}
 """Kernels that the tables of an engine hold and models count with another op."""
 
 ROUTED = ("router", "combine")

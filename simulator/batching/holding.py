@@ -151,7 +151,7 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
     if request[I_PREEMPTED] == 0:  # nothing of its own yet
         most = min(most, request[I_HASHED] // kv.block)
     for j in range(most):
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
         row[j] = find(pool.table[r], key)
         if row[j] < 0:
             return int(j)
@@ -187,7 +187,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     row, full = pool.held[r, request[I_SLOT]], tokens // kv.block
     while request[I_KEYED] < full:
         j = request[I_KEYED]
-        key = content_key(pool.hashes, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
         remember(pool, r, row[j], key)
         request[I_KEYED] += 1
 

@@ -4,10 +4,15 @@ While the devices compute a step, a serving engine's processes schedule the next
 inputs, and hand out tokens. With asynchronous scheduling only what takes longer than the devices is
 seen; otherwise the devices wait for all of it. Without captured graphs kernels are started one by
 one, and a step takes at least as long as that.
+
+A request also spends time outside all steps: connection and HTTP, tokens of its prompt, the queues
+between processes, text of its tokens, and the way of each chunk back. It delays what the client sees,
+not the engine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +22,14 @@ LAUNCH_S = 26e-6
 """Seconds to start one op without a captured graph. Assumed to be everywhere what one published
 pair says: a decode step of Llama-3.1-8B on an H100 of 8.4 ms started op by op, which is that of its
 323 ops, and 5.1 ms as a graph (cloudai.pt, "CUDA Graphs + torch.compile", 2026)."""
+
+
+REQUEST_S: Mapping[str, float] = {"vllm": 7.4e-3, "sglang": 0.135, "trtllm": 0.115}
+"""Seconds that a request spends outside the steps, by framework: the one fitted constant of each.
+vLLM: the median of what the mean TTFT of dense models lacks in ../shared/serving_h100 (0.15.1, Poisson
+arrivals). SGLang and TensorRT-LLM: the value with the least median error of TTFT in
+../shared/serving_points (closed loops of a public benchmark), deployments that are not split; `opbyte
+validate points` prints it anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +45,14 @@ class Host:
         For every step, and for every sequence in it.
     launch_s : float
         To start one op of a step that is no captured graph.
+    request_s : float
+        What a request spends outside all steps, until its first token is seen and until its last.
     """
 
     step_s: float = 0.0
     sequence_s: float = 0.0
     launch_s: float = 0.0
+    request_s: float = 0.0
 
 
 NO_HOST = Host()

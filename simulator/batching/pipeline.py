@@ -147,8 +147,9 @@ def launch(
         set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, pipe, place, r, limits.ahead)
     step_seconds(
-        plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True, books
-    )
+        plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True,
+        limits.captured, books,
+    )  # fmt: skip
     sequences = (decodes + counters[C_CHUNKS]) / st.ranks.shape[0]
     books.stages[0] = paced(limits.pace, books.stages[0], sequences)
     for s in range(1, books.stages.size):  # the batch is planned once

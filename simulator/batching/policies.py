@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
-from .host import LAUNCH_S, NO_HOST, Host, Pace
+from .host import LAUNCH_S, NO_HOST, REQUEST_S, Host, Pace
 from .orders import ORDERS
 
 MOST_CAPTURED = 512
@@ -96,7 +96,7 @@ class Policy:
         A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
         that came first. A preempted request goes before all others.
     host : Host
-        What the host's work takes. Behind the devices' with `ahead`, or with several batches in
+        What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
         flight; kernels are started one by one without `graphs`.
     """
 
@@ -185,7 +185,7 @@ POLICIES.register("vllm", "vLLM's V1 engine: chunks, prefix caching, asynchronou
         serial_stages=True,
         waiting_load=4,
         graphs=True,
-        host=Host(launch_s=LAUNCH_S),
+        host=Host(launch_s=LAUNCH_S, request_s=REQUEST_S["vllm"]),
     )
 )
 """vLLM's scheduler (V1 engine, 0.19): chunked prefill, running before waiting, prefix caching and

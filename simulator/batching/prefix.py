@@ -37,6 +37,7 @@ class Pool(NamedTuple):
     table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
     held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
+    piece: int  # tokens behind each of them
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
@@ -53,6 +54,7 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
         np.zeros((ranks, size, 2), dtype=np.int64),
         held,
         np.zeros(0, dtype=np.int64),
+        PREFIX_BLOCK_TOKENS,
     )
 
 
@@ -76,12 +78,12 @@ def named(session: I8) -> I8:
 
 
 @compiled_part
-def content_key(hashes: I8, first: int, hashed: int, request: int, j: int, block: int) -> int:
+def content_key(pool: Pool, first: int, hashed: int, request: int, j: int, block: int) -> int:
     """Key of block `j` of a request: odd where `hashed` tokens cover it, else its own."""
     if (j + 1) * block <= hashed:
-        parts = PREFIX_BLOCK_TOKENS // block
+        parts = pool.piece // block
         piece = j // parts
-        content = hashes[first + piece] if first >= 0 else piece - 1 - first
+        content = pool.hashes[first + piece] if first >= 0 else piece - 1 - first
         return int((content * parts + j % parts) * 2 + 1)
     return ((request << 24) + j) * 2 + 2
 

@@ -215,8 +215,9 @@ def run_stretch(
             set_uneven(plan, limits, st, books, r, done)
         before = clocks[T_KNOWN] = now
         seconds = step_seconds(
-            plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0, books
-        )
+            plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
+            limits.captured, books,
+        )  # fmt: skip
         now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0])
         counters[C_STEPS] += 1
         if done == 0:

@@ -16,6 +16,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import Router, check_routing, make_router
+from ...workloads.sampling import NONE, SAMPLING
 from .layout import (
     Layout,
     Memory,
@@ -180,6 +181,8 @@ def deploy(
     kernels: Sequence[str] = (),
     frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
+    sampling: str = NONE,
+    joint: bool = False,
 ) -> Deployment:
     """Put a model on a system.
 
@@ -211,6 +214,10 @@ def deploy(
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
+    sampling : str
+        How logits become tokens, one of `workloads.sampling.SAMPLING`.
+    joint : bool
+        Whether one kernel serves the attention of a step's prompts and decodes.
 
     Raises
     ------
@@ -218,7 +225,8 @@ def deploy(
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
     _check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
-                            "--memory": memory, "draws": draws, "exchange": exchange})  # fmt: skip
+                            "--memory": memory, "draws": draws, "exchange": exchange,
+                            "sampling": sampling})  # fmt: skip
     check_routing(routing)
     if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
@@ -227,7 +235,7 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
-                frameworks=frameworks, exchange=exchange,
+                frameworks=frameworks, exchange=exchange, sampling=sampling, joint=joint,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -235,11 +243,7 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = build_device(
-        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
-    )
-    if memory == "derived" and any(map(derivable, device.processors.values())):
-        device = with_dram(device)
+    device = _priced(system, costs, memory, kernels, frameworks)
     _check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
     _check_attention(chosen, device)
@@ -251,10 +255,23 @@ def deploy(
         device=device,
         layout=layout,
         placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, chosen),
+        run=Run(model.numerics, chosen, sampling, joint),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
+
+
+def _priced(
+    system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
+    frameworks: Mapping[str, str],
+) -> SharedMemoryDevice:  # fmt: skip
+    """A system's device with the cost models that are asked for."""
+    device = build_device(
+        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
+    )
+    if memory == "derived" and any(map(derivable, device.processors.values())):
+        return with_dram(device)
+    return device
 
 
 def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
@@ -268,7 +285,7 @@ def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
     own = f"mapping.placement of {system.name}"
     known: dict[str, Iterable[str]] = {
         "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
-        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES,
+        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES, "sampling": SAMPLING,
     }  # fmt: skip
     for where, name in {**given, own: system.mapping.placement}.items():
         if name is not None and name not in known[where]:

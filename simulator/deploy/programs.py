@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...workloads.batch import Moments
 from ...workloads.layers import RoutedKind, Run, is_routed
-from ...workloads.model import Layer, ModelSpec, head_ops
+from ...workloads.model import Layer, ModelSpec, head_ops, sampling_ops
 from ...workloads.ops import Op
 from .layout import Layout
 
@@ -99,12 +99,12 @@ def _with_transfers(
 
 
 def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[Op]:
-    """Final norm and logits, and what brings the logits together."""
+    """Final norm, logits, what brings them together and what samples from them."""
     ops = head_ops(spec, m, run, layout.tp)
     if layout.gather and layout.tp > 1 and spec.vocab:
         values = m.sequences * ops[-1].shape["n"] * layout.tp
         ops.append(_collective("all_gather", LOGITS, values, layout.tp, run))
-    return ops
+    return ops + sampling_ops(spec, m, run)
 
 
 def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:

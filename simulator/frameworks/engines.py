@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
+from ..batching.host import REQUEST_S, Host
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy, make_policy
 from ..deploy.deployment import Deployment
@@ -75,6 +76,7 @@ def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
         "tensorrt-llm", launch.tokens or 8192, launch.sequences or 2048, chunked=False,
         reserve=True, ahead=True, gather_steps=launch.gather_steps,
         gather_tokens=launch.gather_tokens, even_steps=launch.even_steps,
+        host=Host(request_s=REQUEST_S["trtllm"]),
     )  # fmt: skip
     total = deployment.system.device.memory.capacity_bytes
     weights = deployment.memory(total).weights
@@ -97,6 +99,7 @@ def sglang(deployment: Deployment, launch: Launch) -> EngineSettings:
     policy = Policy(
         "sglang", tokens, launch.sequences or 2048, chunked=True, reserve=False, ahead=True,
         prompts_alone=True, poll_steps=launch.poll_steps,
+        host=Host(request_s=REQUEST_S["sglang"]),
     )  # fmt: skip
     if launch.memory:
         return EngineSettings(policy, CacheSettings(memory_bytes=launch.memory * total))
@@ -113,6 +116,7 @@ many experts as there are groups of them."""
 def exchange_of(framework: str, device: DeviceSpec, dp: int, ep: int) -> str:
     """How data-parallel ranks share experts, see `deploy`: the frameworks' defaults.
 
+    Devices of one rank gather their logits under all three.
     vLLM gathers (all2all_backend allgather_reducescatter), SGLang too (moe_a2a_backend none; recipes
     for more than a node set deepep). TensorRT-LLM gathers unless devices of all nodes share one
     NVLink (MnnvlMemory.supports_mnnvl in select_alltoall_method_type, tensorrt_llm/_torch/modules/
@@ -120,4 +124,4 @@ def exchange_of(framework: str, device: DeviceSpec, dp: int, ep: int) -> str:
     """
     if framework == "trtllm" and device.node_size > HGX:
         return "all_to_all"
-    return "gather" if dp > 1 and ep <= HGX else "all_to_all"
+    return "gather" if dp == 1 or ep <= HGX else "all_to_all"

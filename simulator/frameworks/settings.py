@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ...devices.spec import DeviceSpec
+from ...workloads.sampling import NONE
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 
@@ -27,6 +28,8 @@ class EngineSettings:
         Formats of linear weights and of the KV cache; None = the model's own.
     exchange : str
         How data-parallel ranks share experts; see `deployment.deploy`.
+    sampling : str
+        How logits become tokens; see `workloads.sampling`.
     memory_share : float or None
         Fraction of a device's memory for weights and cache, where `cache` does not say how much.
     memory_bytes : float or None
@@ -49,6 +52,7 @@ class EngineSettings:
     dtype: str | None = None
     kv_dtype: str | None = None
     exchange: str = "all_to_all"
+    sampling: str = NONE
     memory_share: float | None = None
     memory_bytes: float | None = None
     device_name: str = ""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
+from ...workloads.sampling import GREEDY, asked_sampling
 from ..batching.host import Host
 from ..batching.kv import BLOCK_TOKENS, CacheSettings
 from ..batching.policies import POLICIES, Policy
@@ -28,9 +29,10 @@ KEYS = (
     "pipeline_parallel_size", "enable_expert_parallel", "max_num_batched_tokens", "max_num_seqs",
     "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
     "kv_cache_dtype", "all2all_backend", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
-    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "version",
+    "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
     "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
-    "long_prefill_token_threshold", "scheduling_policy", *ONLY,
+    "long_prefill_token_threshold", "scheduling_policy", "override_generation_config",
+    "temperature", "top_p", "top_k", *ONLY,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 D = TypeVar("D", int, None)
@@ -88,8 +90,19 @@ def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
         exchange=EXCHANGES.get(
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),
+        sampling=_sampling(keys),
         doubts=tuple(d for part in (keys, cache, hardware, host) for d in part.doubts()),
     )
+
+
+def _sampling(keys: _Keys) -> str:
+    """How requests are sampled: greedily unless the file says what its model's defaults become."""
+    asked = keys.part("override_generation_config")
+    if not asked.values:
+        return GREEDY
+    for key, low, high in (("temperature", 0.0, 1e3), ("top_p", 0.0, 1.0), ("top_k", -1.0, 1e9)):
+        asked.number(key, low, high)
+    return asked_sampling(asked.values)
 
 
 def _rules(keys: _Keys) -> Rules:
@@ -136,6 +149,7 @@ def _policy(
             host.seconds("step_ms", base.host.step_s, 1e-3),
             host.seconds("sequence_us", base.host.sequence_s, 1e-6),
             host.seconds("launch_us", base.host.launch_s, 1e-6),
+            host.seconds("request_ms", base.host.request_s, 1e-3),
         ),
         caching=cache.flag("enable_prefix_caching", base.caching),
         bare_first=rules.bare_first,
@@ -214,6 +228,13 @@ class _Keys:
         if not number or not 0 <= found <= 1e9:
             raise self._wrong(key, "a number in [0, 1e9]")
         return float(found) * unit
+
+    def number(self, key: str, least: float, most: float) -> None:
+        """Refuse a value, where there is one, that is no number in a range."""
+        found = self.values.get(key)
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if found is not None and not (number and least <= found <= most):
+            raise self._wrong(key, f"a number in [{least:g}, {most:g}]")
 
     def text(self, key: str, default: str) -> str:
         found = self.values.get(key, default)

@@ -86,7 +86,7 @@ def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, Sy
         raise InputError("MODEL", "is needed too, for example mixtral-8x7b")
     if system is None:
         raise InputError("--system", "is needed too, for example h100-x4")
-    return load(model, system, settings.dtype, settings.kv_dtype)
+    return load(model, system, settings.dtype, settings.kv_dtype, settings.max_model_len)
 
 
 def _policy(scenario: Scenario, base: Policy) -> Policy:

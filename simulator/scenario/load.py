@@ -16,8 +16,14 @@ def load(
     system: str | Path | SystemSpec,
     dtype: str | None = None,
     kv_dtype: str | None = None,
+    longest: int | None = None,
 ) -> tuple[ModelSpec, SystemSpec]:
     """Load a model and a system and apply ``--dtype`` and ``--kv-dtype``.
+
+    Parameters
+    ----------
+    longest : int, optional
+        Tokens of the longest sequence that is accepted: windows that never bind are none.
 
     Raises
     ------
@@ -26,4 +32,6 @@ def load(
     """
     spec = model if isinstance(model, ModelSpec) else load_model(model)
     spec = replace(spec, numerics=spec.numerics.with_formats(dtype, kv_dtype))
+    if longest is not None:
+        spec = spec.within(longest)
     return spec, system if isinstance(system, SystemSpec) else load_system(system)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ...devices.calibrated.libraries import joint_attention
 from ...devices.spec import SystemSpec
 from ...workloads.model import ModelSpec
+from ...workloads.sampling import GREEDY, NONE
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
 from .parts import DeployOptions
@@ -27,6 +29,8 @@ def deployed(
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
     exchange = "all_to_all" if settings is None else settings.exchange
+    sampling = NONE if settings is None else settings.sampling
+    vllm = options.framework == "vllm" or (settings is not None and settings.given)
     frameworks: Mapping[str, str] = {}
     if options.framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
@@ -39,9 +43,11 @@ def deployed(
         )  # fmt: skip
         if options.framework in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
+            sampling = GREEDY
     return deploy(
         model, system, **degrees, placement=options.placement, attention=options.attention,
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
-        frameworks=frameworks, exchange=exchange,
+        frameworks=frameworks, exchange=exchange, sampling=sampling,
+        joint=vllm and joint_attention(system.device),
     )  # fmt: skip

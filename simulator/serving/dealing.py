@@ -142,5 +142,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
     return RequestBlock(
         block.request_id[which], block.arrival_s[which], block.input_tokens[which],
         block.output_tokens[which], None if block.hash_ids is None else block.hash_ids[which],
-        None if block.turns is None else block.turns.take(which),
+        None if block.turns is None else block.turns.take(which), block.hash_tokens,
     )  # fmt: skip

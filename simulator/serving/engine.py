@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import InputError
-from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
+from ...workloads.requests import RequestBlock
 from ..batching.chains import linked, open_clients
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
@@ -196,9 +196,9 @@ class Engine:
             self.deployment.system.name,
         )  # fmt: skip
         told = block.hash_ids is not None or block.turns is not None
-        if self.kv.cached and told and PREFIX_BLOCK_TOKENS % self.kv.block:
+        if self.kv.cached and told and block.hash_tokens % self.kv.block:
             raise InputError(
-                "block_size", f"must divide the {PREFIX_BLOCK_TOKENS} tokens of a prefix hash, "
+                "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, "
                 f"not be {self.kv.block}",
             )  # fmt: skip
 
@@ -252,11 +252,11 @@ class Engine:
         numbers = [self.contents.setdefault(h, len(self.contents)) for own in ids for h in own]
         counts = np.array([len(own) for own in ids], dtype=np.int64)
         rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
-        rows[:, I_HASHED] = np.minimum(counts * PREFIX_BLOCK_TOKENS, block.input_tokens)
-        pool = self.state.pool
+        rows[:, I_HASHED] = np.minimum(counts * block.hash_tokens, block.input_tokens)
+        pool = self.state.pool._replace(piece=block.hash_tokens)
         if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
             pool = pool._replace(hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers))))
-            self.state = self.state._replace(pool=pool)
+        self.state = self.state._replace(pool=pool)
         pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
         self.hashes += len(numbers)
 

@@ -26,6 +26,11 @@ class Quantiles:
     p90: float | None
     p99: float | None
 
+    def later(self, seconds: float) -> Quantiles:
+        """The same of values that are all so much longer."""
+        figures = (self.mean, self.p50, self.p90, self.p99)
+        return Quantiles(*(None if x is None else x + seconds for x in figures))
+
     def as_dict(self) -> dict[str, float | None]:
         return asdict(self)
 

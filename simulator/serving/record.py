@@ -129,7 +129,8 @@ class Run:
     devices : int
         Devices of all replicas.
     ttft_s, tbt_s, tpot_s, e2e_s : Quantiles
-        Of requests completed after the warm-up.
+        Of requests completed after the warm-up, as the engine sees them; `client_ttft_s` and
+        `client_e2e_s` are what clients see.
     kv_peak : float
         Most of the KV capacity in use on any device, as a fraction.
     kv_capacity : float
@@ -186,6 +187,31 @@ class Run:
     def interval_s(self) -> float:
         """Length of the window [s]."""
         return self.window.length_s
+
+    @property
+    def outside_s(self) -> float:
+        """What a request spends outside all steps; see `Host.request_s` [s]."""
+        return self.policy.host.request_s
+
+    @property
+    def client_ttft_s(self) -> Quantiles:
+        """From sending a request until its client sees its first token."""
+        return self.ttft_s.later(self.outside_s)
+
+    @property
+    def client_e2e_s(self) -> Quantiles:
+        """From sending a request until its client sees its last token."""
+        return self.e2e_s.later(self.outside_s)
+
+    def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns of requests.csv; with what clients see where that is known to differ."""
+        table = self.requests
+        columns = table.columns()
+        if self.outside_s:
+            sent = table.arrival_s - self.outside_s
+            columns["client_ttft_s"] = table.first_token_s - sent
+            columns["client_e2e_s"] = table.last_token_s - sent
+        return columns
 
     @property
     def output_tokens_per_s(self) -> float | None:

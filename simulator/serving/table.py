@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.requests import RequestBlock, Turns
+from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ..batching.state import (
     F8,
     F_ARRIVAL,
@@ -49,6 +49,8 @@ class Table:
         Times [s], NaN until they happen; of a closed loop or session, the arrival when it is known.
     follows, session, think_s : array
         See `Turns`; empty without sessions.
+    hash_tokens : int
+        Tokens behind each of them.
     hash_ids : list
         Content of prompts' blocks; empty where none is told.
     """
@@ -68,6 +70,7 @@ class Table:
     session: I8 = field(default_factory=_none)
     think_s: F8 = field(default_factory=lambda: np.zeros(0))
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
+    hash_tokens: int = PREFIX_BLOCK_TOKENS
 
     def append(self, block: RequestBlock) -> range:
         """Take in requests; returns their rows."""
@@ -90,6 +93,7 @@ class Table:
             self.think_s[new] = turns.think_s
         if block.hash_ids is not None:
             self.hash_ids.extend(block.hash_ids)
+            self.hash_tokens = block.hash_tokens
         self.count = last
         return range(first, last)
 
@@ -101,7 +105,7 @@ class Table:
             turns = Turns(self.follows[one], self.session[one], self.think_s[one])
         return RequestBlock(
             self.id[one], np.array([arrival_s]), self.input_tokens[one], np.array([output_tokens]),
-            (self.hash_ids[row],) if self.hash_ids else None, turns,
+            (self.hash_ids[row],) if self.hash_ids else None, turns, self.hash_tokens,
         )  # fmt: skip
 
     def cached(self, row: int) -> int:

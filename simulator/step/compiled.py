@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.jit import compiled_inline, compiled_part, int64
 from ..deploy.placement import Option
 from .books import (
@@ -47,6 +48,7 @@ from .lowering import (
 )
 from .prices import op_outside, op_price
 from .rules import attained, energy, score
+from .unequal import graph_batch
 
 
 @compiled_part
@@ -138,7 +140,7 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
 @compiled_inline
 def step_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
-    books: Books,
+    captured: int, books: Books,
 ) -> float:  # fmt: skip
     """Seconds of one step, on all pipeline stages together; each one's part is in `books.stages`.
 
@@ -151,6 +153,8 @@ def step_seconds(
         All ranks' decodes and prompt chunks, for the draws.
     fresh : bool
         Whether the batch differs from the last call's in more than the decodes' contexts.
+    captured : int
+        Largest batch with a captured graph: smaller ones run padded to the next that has one.
     books : Books
         Running totals, added to.
     """
@@ -159,6 +163,8 @@ def step_seconds(
     cells, wall, stages = books.cells, books.wall, books.stages
     for s in range(stages.size):
         stages[s] = 0.0
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
         slowest, longest = 0, -1.0
         for r in range(moments.shape[0]):
@@ -170,4 +176,6 @@ def step_seconds(
         stages[plan.sections[g, G_STAGE]] += longest * layers
         for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
             wall[s] += cells[slowest, s, K_WALL] * layers
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
     return total + experts_step(plan, step, decodes, chunks, num_chunks, mixed, books)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...devices.cost import Cost
-from ...workloads.batch import PREFILL, Batch
+from ...workloads.batch import PREFILL, TOKENS, Batch, Moments
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import regions
@@ -116,7 +116,8 @@ def explicit_stage(
     expected : bool
         Use the router's expected loads instead of a draw (analysis without noise).
     captured : int
-        Largest batch with a captured graph (`Policy.captured`).
+        Largest batch with a captured graph (`Policy.captured`): smaller ones run padded to the
+        next that has one. Attention, experts and the head know the padding and leave it out.
 
     Returns
     -------
@@ -145,7 +146,7 @@ class _Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        self.moments = [b.moments(deployment.shard.windows) for b in batches]
+        self.moments = [_padded(b.moments(deployment.shard.windows), captured) for b in batches]
         self.unequal = [_unequal(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
@@ -230,6 +231,15 @@ class _Stage:
         if self.expected:
             return part.router.expected(part.row, float(self.union.tokens))
         return part.router.loads(self.step, part.row, self.union, self.replica)
+
+
+def _padded(m: Moments, captured: int) -> Moments:
+    """Moments of a batch that runs as a captured graph, if there is one."""
+    if captured:
+        from .unequal import padded_batch  # compiled code, which a step without graphs does without
+
+        m.values[TOKENS] = padded_batch(int(m.values[TOKENS]), captured)
+    return m
 
 
 def _unequal(d: Deployment, batch: Batch, captured: int) -> float:

@@ -221,7 +221,8 @@ def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: in
         if code == MLA:
             return mla_price(parameters, h, x, batch, tokens, pairs, kv)
         window = parameters[WIDTH]
-        seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv)
+        decodes = _form(forms[U_DECODES], m)
+        seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
     return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
 
 

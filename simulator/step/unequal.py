@@ -81,9 +81,9 @@ def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
 
 @compiled_part
 def graph_batch(decodes: int, captured: int) -> int:
-    """Sequences that a step of `decodes` runs with: the next size for which a graph was captured.
+    """Tokens that a step of `decodes` runs with: the next size for which a graph was captured.
 
-    vLLM captures 1, 2, 4, every 8th up to 256 and every 16th up to the largest
+    So does a step of so many tokens with prompts, whose graph has pieces between attention. vLLM captures 1, 2, 4, every 8th up to 256 and every 16th up to the largest
     (vllm/config/vllm.py, `_set_cudagraph_sizes`); larger batches run as they are.
     """
     if decodes <= 2:
@@ -91,6 +91,12 @@ def graph_batch(decodes: int, captured: int) -> int:
     step = 4 if decodes <= 4 else 8 if decodes <= 256 else 16
     size = (decodes + step - 1) // step * step
     return size if size <= captured else decodes
+
+
+@compiled
+def padded_batch(tokens: int, captured: int) -> int:
+    """`graph_batch` for callers outside compiled code."""
+    return graph_batch(tokens, captured)
 
 
 @compiled_part

@@ -73,10 +73,13 @@ def deployed() -> Callable[..., Deployment | None]:
 
 @compiled
 def one_step(
-    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, books: Books
-) -> float:
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, fresh: bool, captured: int,
+    books: Books,
+) -> float:  # fmt: skip
     """`step_seconds` for a caller outside compiled code."""
-    return step_seconds(plan, moments, step, decodes, chunks, chunks.shape[1], fresh, books)
+    return step_seconds(
+        plan, moments, step, decodes, chunks, chunks.shape[1], fresh, captured, books
+    )
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +101,8 @@ def compiled_step() -> Callable[..., float]:
                 for m, b in zip(moments, batches, strict=True)
             ]
         )
-        return one_step(plan, values, step, int((~prefill).sum()), chunks, fresh, books)
+        decodes = int((~prefill).sum())
+        return one_step(plan, values, step, decodes, chunks, fresh, captured, books)
 
     return seconds
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, Host
+from opbyte.simulator.batching.host import LAUNCH_S, REQUEST_S, Host
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
@@ -59,14 +59,30 @@ def test_kernels_are_started_one_by_one_without_graphs(deployment: Deployment) -
     assert step_seconds(deployment, host=host, graphs=False) == pytest.approx(2 * alone, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("asked", "sampling"),
+    [({}, "greedy"), ({"temperature": 0}, "greedy"), ({"temperature": 0.6}, "random"),
+     ({"temperature": 0.6, "top_p": 0.9}, "nucleus"), ({"top_k": 20}, "nucleus"),
+     ({"top_k": -1, "top_p": 1.0}, "random")],
+)  # fmt: skip
+def test_sampling_as_the_file_asks(asked: dict[str, float], sampling: str, tmp_path: Path) -> None:
+    file = tmp_path / "engine.json"
+    file.write_text(json.dumps({"override_generation_config": asked}))
+    assert read_engine(file).sampling == sampling
+    file.write_text(json.dumps({"override_generation_config": {"top_p": 2}}))
+    with pytest.raises(SpecError, match=r"override_generation_config\.top_p: must be a number in"):
+        read_engine(file)
+
+
 def test_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "engine.json"
     file.write_text(json.dumps({"enforce_eager": True}))
-    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S)
-    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7}
+    assert read_engine(file).policy.host == Host(launch_s=LAUNCH_S, request_s=REQUEST_S["vllm"])
+    host = {"step_ms": 2, "sequence_us": 15.5, "launch_us": 7, "request_ms": 3}
     file.write_text(json.dumps({"host": host}))
     found = read_engine(file).policy.host
     assert (found.step_s, found.sequence_s, found.launch_s) == pytest.approx((2e-3, 15.5e-6, 7e-6))
+    assert found.request_s == pytest.approx(3e-3)
     for wrong in (-1, "5", True, None, math.nan):
         file.write_text(json.dumps({"host": {"step_ms": wrong}}))
         if wrong is None:

@@ -8,6 +8,7 @@ model, system, placement, routing and batch must give equal seconds, joules and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
+from opbyte.workloads.sampling import SAMPLING
 
 MODELS = (
     "llama-3-8b", "mixtral-8x7b", "glam-143b", "deepseek-v3", "gemma-2-27b", "jamba-mini",
@@ -49,6 +51,7 @@ def check(
     steps: list[list[Batch]],
     step: int,
     replica: int,
+    captured: int = 0,
 ) -> None:
     """Compare steps of one stretch: the first fresh, the others costed in part."""
     books = new_books(plan)
@@ -56,8 +59,10 @@ def check(
     wall = 0.0
     for i, batches in enumerate(steps):
         moments = [b.moments(deployment.shard.windows) for b in batches]
-        seconds = compiled_step(plan, books, batches, moments, step + i, i == 0)
-        stage = explicit_stage(deployment, batches, step=step + i, replica=replica)
+        seconds = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
+        stage = explicit_stage(
+            deployment, batches, step=step + i, replica=replica, captured=captured
+        )
         assert seconds == pytest.approx(stage.seconds, rel=1e-9)
         joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
         assert joules - before == pytest.approx(stage.joules, rel=1e-8)
@@ -84,12 +89,16 @@ def test_any_batch(
     )  # fmt: skip
     if deployment is None:  # the weights need more devices
         return
+    run = replace(deployment.run, sampling=data.draw(st.sampled_from(SAMPLING)),
+                  joint=data.draw(st.booleans()))  # fmt: skip
+    deployment = replace(deployment, run=run)
     step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
     plan, _ = lower(deployment, replica)
     batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
     if not any(len(b.q_len) for b in batches):
         batches[0] = Batch.of([7])
-    check(compiled_step, deployment, plan, [batches], step, replica)
+    captured = data.draw(st.sampled_from((0, 16, 512)))
+    check(compiled_step, deployment, plan, [batches], step, replica, captured)
 
 
 @pytest.mark.parametrize("model", ["llama-3-8b", "gemma-2-27b", "mixtral-8x7b", "gpt-oss-20b"])

@@ -216,13 +216,17 @@ def test_same_schedule_as_the_reference(
     if pp == 1:
         slow = reference.Reference(
             load["policy"], memories,
-            lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+            lambda batches, step: explicit_stage(
+                deployment, batches, step=step, captured=load["policy"].captured
+            ).seconds,
             load["clients"], ops_of(engine.plan),
         )  # fmt: skip
     else:
         slow = reference.Pipeline(
             load["policy"], memories,
-            lambda batches, step: explicit_stage(deployment, batches, step=step).stages,
+            lambda batches, step: explicit_stage(
+                deployment, batches, step=step, captured=load["policy"].captured
+            ).stages,
             load["clients"], ops_of(engine.plan), stages=pp,
         )  # fmt: skip
     slow.serve(requests)

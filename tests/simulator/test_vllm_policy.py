@@ -171,8 +171,9 @@ def at_rate(small: Callable[..., Deployment]) -> Callable[[float, int], Run]:
         stream = open_requests(rate=load * most, limit=requests, **LENGTHS)
         found = run(deployment, policy, stream, warmup=requests // 10)
         assert found.output_tokens_per_s is not None
-        # Equal requests that start together end together, which costs the full run some places.
-        assert found.output_tokens_per_s <= 1.05 * most * LENGTHS["output_len"]
+        # Equal requests that start together end together, which costs the full run some places, and
+        # their prompts run in steps padded to captured graphs.
+        assert found.output_tokens_per_s <= 1.08 * most * LENGTHS["output_len"]
         return found
 
     return serve

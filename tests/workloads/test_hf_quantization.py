@@ -47,6 +47,10 @@ def test_methods(quantization, expected):
     assert formats(quantization) == ({} if expected is None else dict.fromkeys(ALL, expected))
 
 
+PROJECTIONS = [f"model.layers.{n}.self_attn.{p}_proj" for n in range(2) for p in "qkvo"]
+"""Attention of both layers, named one by one."""
+
+
 @pytest.mark.parametrize(
     ("key", "names", "kept"),
     [
@@ -58,6 +62,9 @@ def test_methods(quantization, expected):
         ("ignore", ["re:.*self_attn.*", "re:.*shared_experts.*"], ("attention", "ffn")),
         ("ignore", ["re:.*mlp\\.(gate|up|gate_up|down)_proj.*"], ("ffn",)),
         ("ignored_layers", ["model.layers.7.self_attn"], ()),
+        ("ignore", PROJECTIONS, ("attention",)),
+        ("ignore", PROJECTIONS[1:], ()),
+        ("ignore", [f"vision_{name}" for name in PROJECTIONS], ()),
         ("exclude_modules", ["*.mlp.experts"], ("experts",)),
     ],
 )

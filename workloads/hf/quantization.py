@@ -115,6 +115,7 @@ def _converted(q: Config, layers: int) -> tuple[str, ...]:
     the checkpoints met exempt a block everywhere or in a layer or two.
     """
     kept: dict[str, set[int]] = {group: set() for group in LINEAR}
+    projections: dict[int, set[str]] = {}
     for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules"):
         for name in q.items(key) or ():
             if not isinstance(name, str):
@@ -123,6 +124,13 @@ def _converted(q: Config, layers: int) -> tuple[str, ...]:
             numbers: Iterable[int] = (int(at[1]),) if at else range(layers)
             for group in _groups_of(name):
                 kept[group].update(n for n in numbers if n < layers)
+            part = None if "vision" in name else re.search(r"attn\.([qkvo]_proj)$", name)
+            if part:  # named one by one
+                for n in numbers:
+                    projections.setdefault(n, set()).add(part[1])
+    kept["attention"].update(
+        n for n, names in projections.items() if n < layers and len(names) == 4
+    )
     return tuple(group for group in LINEAR if len(kept[group]) < layers)
 
 

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..numerics import Numerics
 from ..ops import Loads, Op
 from ..registry import Registry
+from ..sampling import NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,23 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How the ops are run: number formats and the attention algorithm."""
+    """How the ops are run.
+
+    Attributes
+    ----------
+    numerics : Numerics
+    attention : str
+        Algorithm.
+    sampling : str
+        How logits become tokens, see `sampling`.
+    joint : bool
+        Whether one call serves the attention of prompts and decodes of a step.
+    """
 
     numerics: Numerics
     attention: str = "flash"
+    sampling: str = NONE
+    joint: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ MAX_BLOCK = 65_536
 """Most requests in one block."""
 
 PREFIX_BLOCK_TOKENS = 512
-"""Prompt tokens behind one hash id (Mooncake's block size)."""
+"""Prompt tokens behind one hash id unless a block says otherwise (Mooncake's block size)."""
 
 HashIds = tuple[tuple[int, ...], ...]
 
@@ -64,10 +64,12 @@ class RequestBlock:
     input_tokens, output_tokens : int64 array, shape (n,)
         Prompt and output length [tokens], 1 to 2**31 - 1.
     hash_ids : tuple of tuple of int, or None
-        Per request, one id per `PREFIX_BLOCK_TOKENS` prompt tokens; equal ids mean the same
-        prefix block. Never more ids than ``ceil(input_tokens / PREFIX_BLOCK_TOKENS)``.
+        Per request, one id per `hash_tokens` prompt tokens; equal ids mean the same
+        prefix block. Never more ids than ``ceil(input_tokens / hash_tokens)``.
     turns : Turns or None
         Where requests follow each other.
+    hash_tokens : int
+        Prompt tokens behind one hash id.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -76,6 +78,7 @@ class RequestBlock:
     output_tokens: npt.NDArray[np.int64]
     hash_ids: HashIds | None = None
     turns: Turns | None = None
+    hash_tokens: int = PREFIX_BLOCK_TOKENS
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -123,4 +126,5 @@ class RequestStream:
             np.concatenate([b.output_tokens for b in blocks]),
             tuple(ids for block in hashed for ids in block) if hashed else None,
             Turns.joined([b.turns for b in blocks]),
+            blocks[0].hash_tokens,
         )

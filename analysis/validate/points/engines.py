@@ -18,15 +18,6 @@ from .table import Point
 NAMES = {"vLLM": "vllm", "SGLang": "sglang", "TensorRT-LLM": "trtllm"}
 """Frameworks as tables of points name them."""
 
-REQUEST_S = {"SGLang": 0.135, "TensorRT-LLM": 0.115, "vLLM": 0.065}
-"""The one fitted constant of a framework [s]: what a request spends outside the engine's steps
-until its first token is seen (network, tokenisation, queues between processes, detokenisation,
-streaming), added to TTFT. Fitted to the rows of ../shared/serving_points with the framework in
-deployments that are not split: the value with the least median error of TTFT, which `opbyte
-validate points` prints anew."""
-OTHER_S = 0.115
-"""The same of any other framework: the median of the three."""
-
 
 def settings(point: Point, deployment: Deployment) -> EngineSettings:
     """Engine settings of a run.

@@ -19,8 +19,9 @@ from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestStream
+from ....workloads.sampling import GREEDY
 from ...answers.interval import Interval, step_intervals
-from .engines import NAMES, OTHER_S, REQUEST_S, settings, with_experts
+from .engines import NAMES, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
@@ -41,7 +42,7 @@ class Prediction:
     engine_ttft_s : float
         From a request's arrival at the engine to its first token [s].
     request_s : float
-        What it spends outside [s].
+        What it spends outside, see `Host.request_s` [s].
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
     steps : tuple of Interval, optional
@@ -89,7 +90,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     tokens, preempted = result.output_tokens, int(result.preemptions.sum())
     several = tokens > 1
     tpot = ((last - first) / np.maximum(tokens - 1, 1))[several]
-    outside = REQUEST_S.get(point.framework, OTHER_S)
+    outside = own.policy.host.request_s
     return Prediction(
         float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted,
         _intervals(point, serving, side),
@@ -154,7 +155,7 @@ def deployed(
     has_experts = spec.moe_layers > 0
     return deploy(
         spec, load_system(name), tp=tp, dp=dp, ep=ep if has_experts else None, pp=pp,
-        draws="step", exchange=exchange,
+        draws="step", exchange=exchange, sampling=GREEDY,
     )  # fmt: skip
 
 

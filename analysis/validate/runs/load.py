@@ -1,0 +1,82 @@
+"""The requests of a run, drawn as its client sent them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.requests import RequestBlock, RequestStream
+from .spec import MeasuredRun, Prompts
+
+I8 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Requests of a whole run.
+
+    Attributes
+    ----------
+    stream : RequestStream
+    stage : int64 array, shape (n,)
+        In which each was sent.
+    """
+
+    stream: RequestStream
+    stage: I8
+
+
+def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
+    """Arrivals of all stages, and prompts with the content of their blocks; same seed, same bytes.
+
+    Parameters
+    ----------
+    block_tokens : int
+        Tokens of a block of the engine's KV cache: what two prompts share is found by whole ones.
+    """
+    rng = np.random.default_rng([seed, len(run.stages)])
+    arrivals, stage, start = [], [], 0.0
+    for s, own in enumerate(run.stages):
+        gaps = rng.exponential(size=own.requests)
+        times = start + np.cumsum(gaps) * (own.duration_s / gaps.sum())
+        arrivals.append(times)
+        stage.append(np.full(own.requests, s))
+        start = float(times[-1]) + run.pause_s
+    arrival = np.concatenate(arrivals)
+    lengths = prompt_lengths(run.prompts, rng)
+    contents = _contents(run.prompts, lengths, block_tokens)
+    prompt = np.arange(len(arrival)) % run.prompts.distinct
+    block = RequestBlock(
+        np.arange(len(arrival)), arrival, lengths[prompt],
+        np.full(len(arrival), run.output_tokens), tuple(contents[p] for p in prompt),
+        hash_tokens=block_tokens,
+    )  # fmt: skip
+    stream = RequestStream(run.name, True, None, lambda: iter([block]))
+    return Load(stream, np.concatenate(stage))
+
+
+def prompt_lengths(prompts: Prompts, rng: np.random.Generator) -> I8:
+    """Tokens of every distinct prompt: uniform in the range, then brought to the mean."""
+    lengths = rng.integers(prompts.least, prompts.most, prompts.distinct, endpoint=True)
+    left = round(prompts.mean * prompts.distinct) - int(lengths.sum())
+    while left:
+        step = 1 if left > 0 else -1
+        room = lengths < prompts.most if left > 0 else lengths > prompts.least
+        able = rng.permutation(np.flatnonzero(room))[: abs(left)]
+        lengths[able] += step
+        left -= step * len(able)
+    return lengths
+
+
+def _contents(prompts: Prompts, lengths: I8, block: int) -> list[tuple[int, ...]]:
+    """Names of the content of each prompt's whole blocks; what is shared comes first."""
+    shared, size = prompts.shared_tokens // block, prompts.distinct // prompts.groups
+    names = [(p // size) * shared for p in range(prompts.distinct)]
+    out, new = [], prompts.groups * shared
+    for first, length in zip(names, lengths.tolist(), strict=True):
+        own = max(length // block - shared, 0)
+        out.append((*range(first, first + shared), *range(new, new + own)))
+        new += own
+    return out

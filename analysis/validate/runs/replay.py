@@ -1,0 +1,145 @@
+"""Serve a run's requests in the simulator and measure them stage by stage, as the client did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ....simulator.deploy.deployment import Deployment
+from ....simulator.frameworks.settings import EngineSettings
+from ....simulator.frameworks.vllm_file import engine_of
+from ....simulator.scenario.load import load
+from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.place import deployed
+from ....simulator.serving.record import Run
+from ....simulator.serving.run import run as serve
+from ....workloads.sampling import checkpoint_sampling
+from .load import draw
+from .spec import RUN, STATISTICS, MeasuredRun
+
+F8 = npt.NDArray[np.float64]
+QUANTILES = (0.5, 0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What was measured and simulated of a stage of a run, or of a static batch.
+
+    Attributes
+    ----------
+    run : str
+    stage : int or None
+        None for a static batch.
+    measured, simulated : dict of str to float
+        By metric [s]; the same metrics in both.
+    costs : str
+        System, and what the ops' times came from.
+    """
+
+    run: str
+    stage: int | None
+    measured: dict[str, float]
+    simulated: dict[str, float]
+    costs: str
+
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Measured, simulated and relative error of every metric."""
+        return {
+            name: {
+                "measured": value, "simulated": self.simulated[name],
+                "error": self.simulated[name] / value - 1.0,
+            }
+            for name, value in self.measured.items()
+        }  # fmt: skip
+
+
+def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
+    """Serve a run with several draws of its requests; one entry a stage.
+
+    Parameters
+    ----------
+    seeds : int
+        How many draws; every figure is the mean of theirs.
+    kernels : str
+        Whose kernels cost the ops, see `DeployOptions.framework`.
+
+    Raises
+    ------
+    InputError, CapacityError
+        Settings that are not simulated, or a model that does not fit.
+    """
+    deployment, settings = deployment_of(run, kernels)
+    cache = settings.cache_on(deployment.system.device)
+    found: list[list[dict[str, float]]] = []
+    for seed in range(seeds):
+        drawn = draw(run, seed, cache.block_tokens)
+        result = serve(
+            deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True
+        )
+        found.append(stage_metrics(result, drawn.stage))
+    costs = f"{deployment.system.name}, {kernels} kernels"
+    return [
+        Entry(
+            run.name, s, dict(measured),
+            {name: float(np.mean([one[s][name] for one in found])) for name in measured}, costs,
+        )
+        for s, measured in enumerate(run.measured)
+    ]  # fmt: skip
+
+
+def deployment_of(run: MeasuredRun, kernels: str) -> tuple[Deployment, EngineSettings]:
+    """The deployment of a run, and its engine's settings."""
+    settings = engine_of(run.folder / RUN, dict(run.engine))
+    if "override_generation_config" not in run.engine:  # its client sends no sampling parameters
+        settings = replace(settings, sampling=checkpoint_sampling(run.checkpoint))
+    model, system = load(
+        run.model, run.system, settings.dtype, settings.kv_dtype, settings.max_model_len
+    )
+    options = replace(DeployOptions(), framework=kernels)
+    return deployed(model, system, options, settings), settings
+
+
+def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, float]]:
+    """Every metric of each stage of one simulated run [s].
+
+    Parameters
+    ----------
+    stage : int64 array, shape (n,)
+        In which each request was sent, by request id.
+    """
+    table, outside = result.requests, result.policy.host.request_s
+    first, last = table.first_token_s, table.last_token_s
+    ttft, e2e = first - table.arrival_s + outside, last - table.arrival_s + outside
+    tpot = (last - first) / np.maximum(table.output_tokens - 1, 1)
+    own = stage[table.request_id]
+    starts = [float(table.arrival_s[own == s].min()) for s in range(int(own.max()) + 1)]
+    out = []
+    for s, start in enumerate(starts):
+        end = starts[s + 1] if s + 1 < len(starts) else np.inf
+        here = own == s
+        values: dict[str, float] = {}
+        for name, times in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
+            figures = [times[here].mean(), *np.quantile(times[here], QUANTILES)]
+            values |= {f"{name}_{k}": float(x) for k, x in zip(STATISTICS, figures, strict=True)}
+        out.append(values | _gaps(result.stages, start, end))
+    return out
+
+
+def _gaps(log: dict[str, F8], start: float, end: float) -> dict[str, float]:
+    """Mean and quantiles of the gaps between tokens, from the stretches that began in a time span.
+
+    Every decode of a step gets a token at its end, after the step's time; steps of a stretch are alike.
+    """
+    here = (log["start_s"] >= start) & (log["start_s"] < end) & (log["decodes"] > 0)
+    count = (log["decodes"] * log["steps"])[here]
+    gap = ((log["end_s"] - log["start_s"]) / log["steps"])[here]
+    order = np.argsort(gap, kind="stable")
+    gap, running = gap[order], np.cumsum(count[order])
+    if not len(gap):
+        return {}
+    mean = float((gap * count[order]).sum() / running[-1])
+    at = np.searchsorted(running, np.array(QUANTILES) * running[-1])
+    figures = [mean, *gap[np.minimum(at, len(gap) - 1)]]
+    return {f"itl_{k}": float(x) for k, x in zip(STATISTICS, figures, strict=True)}

@@ -1,0 +1,160 @@
+"""All runs and static batches of a call, against what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....workloads.errors import InputError
+from ...parallel import Told
+from ...show.result import Drawing, Result, skipped_remarks
+from ...show.text import seconds
+from ..serving import replay_requests
+from .replay import Entry, replay
+from .spec import find_runs, read_run
+from .static import read_static, replay_static
+
+MOST_SEEDS = 100
+KERNELS, STATIC_KERNELS = "vllm", "sglang"
+"""Whose kernels cost runs and static batches: those of the engines that served them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunsValidation(Result):
+    """Every stage and static batch with its metrics.
+
+    Attributes
+    ----------
+    seeds : int
+        Draws of each run's requests.
+    entries : tuple of Entry
+        In the order of the paths, stages in order.
+    skipped : tuple of str
+        Lines of tables that were left out, and why.
+    """
+
+    seeds: int
+    entries: tuple[Entry, ...]
+    skipped: tuple[str, ...]
+
+    def remarks(self) -> Sequence[str]:
+        return skipped_remarks(self.skipped)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "seeds": self.seeds,
+            "runs": [
+                {"run": e.run, "stage": e.stage, "costs": e.costs, "metrics": e.metrics()}
+                for e in self.entries
+            ],
+            "medians": self.medians(),
+            "skipped": list(self.skipped),
+        }
+
+    def medians(self) -> dict[str, float]:
+        """Median of abs(error) over the entries that have a metric, by metric."""
+        found: dict[str, list[float]] = {}
+        for e in self.entries:
+            for name, values in e.metrics().items():
+                found.setdefault(name, []).append(abs(values["error"]))
+        return {name: float(np.median(values)) for name, values in found.items()}
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"run": e.run, "stage": e.stage, "metric": name, **values}
+            for e in self.entries
+            for name, values in e.metrics().items()
+        ]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [row for e in self.entries for row in _table(e)]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = []
+        for e in self.entries:
+            stage = "static batch" if e.stage is None else f"stage {e.stage}"
+            out += [f"{e.run}: {stage}, {e.costs}", _table(e)]
+        count = len(self.entries)
+        out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
+        out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"}
+                    for n, v in self.medians().items()])  # fmt: skip
+        return out
+
+    def report_title(self) -> str:
+        return f"{len(self.entries)} measured stages and static batches replayed"
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ...plots import replays
+
+        caption = "Simulated against measured, a panel a metric, a point a stage or static batch."
+        return [Drawing(replays(self.frame(), self.report_title()), caption)]
+
+
+def _table(e: Entry) -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
+            "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
+        }
+        for name, v in e.metrics().items()
+    ]  # fmt: skip
+
+
+def _every_request(folder: Path) -> Entry:
+    """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
+    run = replay_requests(folder, (folder / "kernels").is_dir())
+    measured, simulated = (
+        {name.replace("latency", "e2e"): x for name, x in one.statistics().items()}
+        for one in (run.measured, run.simulated)
+    )
+    return Entry(run.name, 0, measured, simulated, run.costs)
+
+
+def validate_runs(
+    paths: Iterable[str | Path],
+    *,
+    seeds: int = 3,
+    told: Told | None = None,
+) -> RunsValidation:
+    """Replay measured runs and static batches.
+
+    Parameters
+    ----------
+    paths : iterable of path-like
+        A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a
+        table of static batches, or a folder that holds such at any depth; see `spec.find_runs`.
+    seeds : int
+        Draws of each run's requests; every figure is the mean of theirs.
+    told : callable, optional
+        Told (runs and tables done, all of them).
+
+    Raises
+    ------
+    InputError
+        A path, key or cell that cannot be used, or nothing that can be replayed.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise InputError("--seeds", f"must be in [1, {MOST_SEEDS}], not {seeds}")
+    found = [find_runs(Path(path)) for path in paths]
+    runs = [read_run(folder) for each in found for folder in each.runs]
+    tables = {path: read_static(path) for each in found for path in each.tables}
+    entries: list[Entry] = []
+    skipped = [text for _, left in tables.values() for text in left]
+    work: list[Callable[[], list[Entry]]] = [
+        *(lambda run=run: replay(run, seeds, KERNELS) for run in runs),
+        *(lambda folder=folder: [_every_request(folder)]
+          for each in found for folder in each.requests),
+        *(lambda path=path, own=own: replay_static(path, own, STATIC_KERNELS)
+          for path, (own, _) in tables.items()),
+    ]  # fmt: skip
+    for done, job in enumerate(work, 1):
+        entries += job()
+        if told:
+            told(done, len(work))
+    if not entries:
+        raise InputError("opbyte validate runs", "found nothing to replay")
+    return RunsValidation(seeds, tuple(entries), tuple(skipped))

@@ -1,0 +1,275 @@
+"""A measured run as its ``run.json`` tells it: what ran, the load, and what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....devices.catalog import list_devices, load_device
+from ....workloads.errors import InputError, SpecError, nearest
+from ....workloads.hf.json_file import read_json_object
+
+RUN = "run.json"
+ARRIVALS = "poisson, count fixed"
+STATISTICS = ("mean", "p50", "p90", "p99")
+TIMES = ("ttft", "tpot", "e2e", "itl")
+"""Quantities of a stage; each may have any of `STATISTICS`."""
+MOST_REQUESTS = 2_000_000
+MOST_TOKENS = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of constant mean rate: `rate` [1/s] for `duration_s` [s]."""
+
+    rate: float
+    duration_s: float
+
+    @property
+    def requests(self) -> int:
+        return round(self.rate * self.duration_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Distinct prompts that are sent round robin.
+
+    Attributes
+    ----------
+    distinct, groups : int
+        Prompts in all; groups of equally many that begin alike.
+    shared_tokens : int
+        Tokens that the prompts of a group share.
+    least, most : int
+        Tokens of the shortest and the longest.
+    mean : float
+        Tokens of the mean one.
+    """
+
+    distinct: int
+    groups: int
+    shared_tokens: int
+    least: int
+    most: int
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRun:
+    """One run.
+
+    Attributes
+    ----------
+    folder : Path
+    name, checkpoint : str
+    device : str
+        Name in the catalog.
+    devices : int
+    model : Path
+        Its ``config.json``.
+    engine : mapping
+        Keys of an ``engine.json``.
+    stages : tuple of Stage
+    pause_s : float
+        From the last arrival of a stage to the start of the next [s].
+    prompts : Prompts
+    output_tokens : int
+        Of every request.
+    measured : tuple of mapping
+        A stage each: metric -> seconds, such as ``ttft_p90``.
+    """
+
+    folder: Path
+    name: str
+    checkpoint: str
+    device: str
+    devices: int
+    model: Path
+    engine: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    pause_s: float
+    prompts: Prompts
+    output_tokens: int
+    measured: tuple[Mapping[str, float], ...]
+
+    @property
+    def system(self) -> str:
+        """Name of the system it ran on."""
+        return f"{self.device}-x{self.devices}"
+
+
+def read_run(folder: Path) -> MeasuredRun:
+    """Read ``run.json`` of a folder.
+
+    Raises
+    ------
+    SpecError
+        Names the file and the key that cannot be used, and what would be right.
+    """
+    path = folder / RUN
+    top = _Node(path, "", read_json_object(path))
+    load, prompts = top.part("workload"), top.part("workload").part("prompts")
+    arrivals = load.text("arrivals", ARRIVALS)
+    if arrivals != ARRIVALS:
+        raise load.wrong("arrivals", repr(ARRIVALS))
+    stages = tuple(
+        Stage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9))
+        for s in load.list("stages")
+    )
+    if sum(s.requests for s in stages) > MOST_REQUESTS or any(s.requests < 1 for s in stages):
+        raise load.wrong("stages", f"1 request a stage to {MOST_REQUESTS:,} requests in all")
+    return MeasuredRun(
+        folder=folder,
+        name=top.text("run", folder.name),
+        checkpoint=top.text("checkpoint", ""),
+        device=_device(top),
+        devices=top.count("devices", 1, 4096),
+        model=_beside(top, "model", "config.json"),
+        engine=top.part("engine").values,
+        stages=stages,
+        pause_s=load.number("pause_s", 0.0, 1e9, 0.0),
+        prompts=_prompts(prompts),
+        output_tokens=load.count("output_tokens", 1, MOST_TOKENS),
+        measured=_measured(top, len(stages)),
+    )
+
+
+def _device(top: _Node) -> str:
+    name = top.text("device")
+    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    if name not in names:
+        raise top.wrong("device", f"a device of the catalog{nearest(name, names)}")
+    return names[name]
+
+
+def _beside(top: _Node, key: str, default: str) -> Path:
+    path = top.path.parent / top.text(key, default)
+    if not path.exists():
+        raise top.wrong(key, f"a file beside it; {path} is missing")
+    return path
+
+
+def _prompts(node: _Node) -> Prompts:
+    least, most = node.count("tokens_min", 1, MOST_TOKENS), node.count("tokens_max", 1, MOST_TOKENS)
+    mean = node.number("tokens_mean", 1.0, float(MOST_TOKENS))
+    distinct = node.count("distinct", 1, MOST_REQUESTS)
+    groups = node.count("groups", 1, distinct, 1)
+    if not least <= mean <= most:
+        raise node.wrong("tokens_mean", f"within tokens_min and tokens_max, {least} to {most}")
+    if distinct % groups:
+        raise node.wrong("groups", f"a divisor of the {distinct} distinct prompts")
+    shared = node.count("shared_tokens", 0, least, 0)
+    return Prompts(distinct, groups, shared, least, most, mean)
+
+
+def _measured(top: _Node, stages: int) -> tuple[Mapping[str, float], ...]:
+    found: list[Mapping[str, float]] = [{} for _ in range(stages)]
+    for entry in top.list("measured"):
+        stage = entry.count("stage", 0, stages - 1)
+        own = {}
+        for name in TIMES:
+            part = entry.part(f"{name}_s")
+            for statistic in STATISTICS:
+                if part.values.get(statistic) is not None:
+                    own[f"{name}_{statistic}"] = part.number(statistic, 1e-9, 1e9)
+        found[stage] = own
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """An object of the file, whose values are checked as they are read."""
+
+    path: Path
+    prefix: str
+    values: Mapping[str, Any]
+
+    def wrong(self, key: str, wanted: str) -> SpecError:
+        """What to raise: a key whose value is not what it must be."""
+        have = self.values.get(key)
+        found = "missing" if have is None else f"not {json.dumps(have)[:80]}"
+        return SpecError(self.path, f"{self.prefix}{key}: must be {wanted}; it is {found}")
+
+    def part(self, key: str) -> _Node:
+        found = self.values.get(key) or {}
+        if not isinstance(found, dict):
+            raise self.wrong(key, "an object")
+        return _Node(self.path, f"{self.prefix}{key}.", found)
+
+    def list(self, key: str) -> Sequence[_Node]:
+        found = self.values.get(key)
+        if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
+            raise self.wrong(key, "a list of objects")
+        return [_Node(self.path, f"{self.prefix}{key}[{i}].", x) for i, x in enumerate(found)]
+
+    def text(self, key: str, default: str | None = None) -> str:
+        found = self.values.get(key, default)
+        if not isinstance(found, str):
+            raise self.wrong(key, "a text")
+        return found
+
+    def number(self, key: str, least: float, most: float, default: float | None = None) -> float:
+        found = self.values.get(key, default)
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise self.wrong(key, "a number")
+        if not least <= found <= most:
+            raise self.wrong(key, f"in [{least:g}, {most:g}]")
+        return float(found)
+
+    def count(self, key: str, least: int, most: int, default: int | None = None) -> int:
+        found = self.values.get(key, default)
+        if isinstance(found, bool) or not isinstance(found, int) or not least <= found <= most:
+            raise self.wrong(key, f"a whole number in [{least}, {most}]")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a path holds, in order of names.
+
+    Attributes
+    ----------
+    runs : list of Path
+        Folders with ``run.json``.
+    requests : list of Path
+        Folders with ``requests.csv`` and ``engine.json``: runs whose every request is known.
+    tables : list of Path
+        Static batches.
+    """
+
+    runs: list[Path]
+    requests: list[Path]
+    tables: list[Path]
+
+
+def _every_request(folder: Path) -> bool:
+    """Whether a folder holds a run in the form of ``opbyte validate serving``."""
+    needed = (folder / "requests.csv", folder / "engine.json")
+    return not (folder / RUN).exists() and all(path.is_file() for path in needed)
+
+
+def find_runs(path: Path) -> Found:
+    """Folders of runs and tables of static batches at or below a path.
+
+    Raises
+    ------
+    InputError
+        The path does not exist, or there is none of either.
+    """
+    if path.is_file():
+        return Found([path.parent], [], []) if path.name == RUN else Found([], [], [path])
+    if not path.is_dir():
+        raise InputError(path, "is neither a run's folder nor a table of static batches")
+    if (path / RUN).is_file():
+        return Found([path], [], [])
+    found = Found(
+        sorted(p.parent for p in path.rglob(RUN) if p.is_file()),
+        sorted(p.parent for p in path.rglob("requests.csv") if _every_request(p.parent)),
+        sorted(p for p in path.rglob("static.csv") if p.is_file()),
+    )
+    if not (found.runs or found.requests or found.tables):
+        raise InputError(path, f"holds neither {RUN} of a run nor static.csv, at any depth")
+    return found

@@ -1,0 +1,125 @@
+"""Static batches: all prompts in one pass, then decode steps of the whole batch; no queue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ....devices.catalog import list_devices, load_device, load_system
+from ....simulator.deploy.deployment import Deployment
+from ....simulator.scenario.load import load
+from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.place import deployed
+from ....simulator.step.explicit import explicit_stage
+from ....workloads.batch import Batch
+from ....workloads.csvfile import numbers, read_whole
+from ....workloads.errors import InputError
+from .replay import Entry
+
+TEXTS = ("run", "device", "model", "dtype", "lengths")
+COUNTS = ("tp", "output_tokens")
+METRICS = ("prefill", "decode", "total")
+COLUMNS = (*TEXTS, *COUNTS, *(f"{name}_s" for name in METRICS))
+MOST, SHORTEST_S = 2**31 - 1, 1e-9
+MOST_SEQUENCES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class StaticBatch:
+    """One line of a table.
+
+    Attributes
+    ----------
+    name, model, dtype : str
+    device : str
+        Name in the catalog.
+    tp, output_tokens : int
+    lengths : tuple of int
+        Tokens of each prompt.
+    measured : dict of str to float
+        By metric [s].
+    """
+
+    name: str
+    device: str
+    tp: int
+    model: str
+    dtype: str
+    output_tokens: int
+    lengths: tuple[int, ...]
+    measured: dict[str, float]
+
+
+def read_static(path: Path) -> tuple[list[StaticBatch], list[str]]:
+    """Batches of a table, and what was left out: those on devices that the catalog lacks.
+
+    Raises
+    ------
+    InputError
+        No table, a missing column, or a cell that cannot be used.
+    """
+    columns = read_whole(path, COLUMNS)
+    cells: dict[str, Sequence[Any]] = {name: columns[name].cells for name in TEXTS}
+    cells |= {n: numbers(columns[n], 1, MOST, whole=True).astype(int).tolist() for n in COUNTS}
+    cells |= {n: numbers(columns[f"{n}_s"], SHORTEST_S, MOST).tolist() for n in METRICS}
+    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    batches, left = [], []
+    for line, *row in zip(columns["run"].lines, *cells.values(), strict=True):
+        named, where = dict(zip(cells, row, strict=True)), f"{path}:{line}"
+        if named["device"] not in names:
+            left.append(f"{where}: device {named['device']!r} is not in the catalog")
+        else:
+            batches.append(_batch(where, named, names[named["device"]]))
+    return batches, left
+
+
+def _batch(where: str, row: Mapping[str, Any], device: str) -> StaticBatch:
+    found = re.fullmatch(r"\d{1,9}( \d{1,9})*", row["lengths"].strip())
+    lengths = tuple(int(text) for text in found[0].split()) if found else ()
+    if not 1 <= len(lengths) <= MOST_SEQUENCES or min(lengths) < 1:
+        raise InputError(where, "lengths: must be whole numbers of at least 1 between spaces")
+    return StaticBatch(
+        row["run"], device, row["tp"], row["model"], row["dtype"], row["output_tokens"], lengths,
+        {name: row[name] for name in METRICS},
+    )  # fmt: skip
+
+
+def replay_static(path: Path, batches: Sequence[StaticBatch], kernels: str) -> list[Entry]:
+    """Cost the batches of a table; one entry a batch."""
+    return [_entry(path.parent, b, kernels) for b in batches]
+
+
+def _entry(folder: Path, batch: StaticBatch, kernels: str) -> Entry:
+    d = _deployment(folder, batch, kernels)
+    simulated = static_times(d, batch.lengths, batch.output_tokens)
+    costs = f"{d.system.name}, {kernels} kernels"
+    own = {name: simulated[name] for name in batch.measured}
+    return Entry(batch.name, None, batch.measured, own, costs)
+
+
+def _deployment(folder: Path, batch: StaticBatch, kernels: str) -> Deployment:
+    beside = folder / "models" / batch.model
+    model, system = load(
+        beside if beside.is_dir() else batch.model, load_system(f"{batch.device}-x{batch.tp}"),
+        batch.dtype,
+    )  # fmt: skip
+    return deployed(model, system, replace(DeployOptions(), framework=kernels, tp=batch.tp))
+
+
+def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int) -> dict[str, float]:
+    """Seconds of the pass over all prompts, of the median decode step, and of everything.
+
+    The pass yields every sequence's first token, `output_tokens` - 1 steps the others.
+    """
+    prefill = explicit_stage(d, [Batch.of(chunks=[(n, 0) for n in lengths])], expected=True).seconds
+    steps = [
+        explicit_stage(d, [Batch.of([n + i for n in lengths])], expected=True).seconds
+        for i in range(output_tokens - 1)
+    ]
+    median = float(np.median(steps)) if steps else 0.0
+    return {"prefill": prefill, "decode": median, "total": prefill + sum(steps)}
