@@ -26,9 +26,9 @@ from ..workloads.specfile import (
     describe,
     load_description,
     merge,
-    read_yaml,
     source_table,
 )
+from ..workloads.yamlfile import read_yaml
 from .mapping import families, family, inherited
 from .spec import MAX_DEVICES, DeviceSpec, MappingSpec, SystemSpec
 

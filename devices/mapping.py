@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..workloads.specfile import Spec, build, load_description, read_yaml
+from ..workloads.specfile import Spec, build, load_description
+from ..workloads.yamlfile import read_yaml
 from .spec import MappingSpec, Name
 
 Sources = dict[str, str]

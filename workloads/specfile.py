@@ -10,21 +10,18 @@ to ``null`` drops the inherited one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import InputError, SpecError, nearest
-from .regular import read_regular
+from .errors import SpecError, nearest
 from .shown import Sources
+from .yamlfile import read_yaml
 
-MAX_SPEC_BYTES = 4 << 20
 MAX_NUMBER = 1e100  # far above any quantity; in SI units it still is a finite float
 
 UNITS: dict[str, tuple[str, float]] = {
@@ -74,80 +71,6 @@ class Spec(BaseModel):
     """Base of every description's schema: frozen, no unknown keys, no silent casts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe loader that refuses duplicate keys, tags, and references to other nodes.
-
-    Tags ask for conversions that fail in their own ways, and references make a small file
-    unfold without bound; a description needs neither.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]  # untyped in the stubs
-        where = f"{self.name}:{event.start_mark.line + 1}"
-        if isinstance(event, yaml.AliasEvent):
-            raise SpecError(where, f"reference *{event.anchor}; write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise SpecError(where, f"tag {event.tag!r}; write a plain number or text")
-        return super().compose_node(parent, index)
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value:
-        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-        line = key_node.start_mark.line + 1
-        merges = key_node.tag == "tag:yaml.org,2002:merge"
-        if key is None or merges or not key.isprintable():
-            raise SpecError(f"{loader.name}:{line}", "keys must be plain words")
-        if key in seen:
-            raise SpecError(f"{loader.name}:{line}", f"duplicate key {key!r}; keep one")
-        seen.add(key)
-    out = loader.construct_mapping(node, deep=True)
-    if len({str(key) for key in out}) < len(node.value):  # 10 and 0xA: one number, two spellings
-        raise SpecError(f"{loader.name}:{node.start_mark.line + 1}", "duplicate key; keep one")
-    return out
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; duplicate keys, tags, references and non-mappings are refused.
-
-    The mappings and lists inside are shared between calls: treat them as read-only.
-    """
-    try:
-        text = read_regular(path, MAX_SPEC_BYTES, "a description").decode("utf-8")
-    except InputError as error:
-        raise SpecError(error.subject, error.reason) from None
-    except UnicodeDecodeError:
-        raise SpecError(path, "is not UTF-8 text") from None
-    return dict(_parse(str(path), text))
-
-
-@lru_cache(maxsize=128)
-def _parse(name: str, text: str) -> dict[str, Any]:
-    """Parse YAML text; keyed by content, so an edited file is read afresh."""
-    try:
-        loader = _StrictLoader(text)
-        loader.name = name
-        tree = loader.get_single_data()
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{name}:{mark.line + 1}" if mark else name
-        reason = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
-        raise SpecError(where, f"not valid YAML: {reason}") from None
-    except RecursionError:
-        raise SpecError(name, "nested too deeply") from None
-    except SpecError:
-        raise
-    except ValueError as error:  # a date of month 13, an integer of 5000 digits
-        raise SpecError(name, f"not valid YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise SpecError(name, "must be a mapping of keys to values")
-    return tree
 
 
 Find = Callable[[str, Path], Path]

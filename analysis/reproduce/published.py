@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...workloads.specfile import read_yaml
+from ...workloads.yamlfile import read_yaml
 from .base import Reproduction, Row, Table, judged
 
 VALUES = Path(__file__).parent / "values"

@@ -23,7 +23,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ...workloads.errors import InputError, nearest
-from ...workloads.specfile import Spec, read_yaml
+from ...workloads.specfile import Spec
+from ...workloads.yamlfile import read_yaml
 from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors

@@ -13,7 +13,7 @@ import numpy as np
 
 from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.options import check_count
-from ....workloads.specfile import read_yaml
+from ....workloads.yamlfile import read_yaml
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
 from .parameters import check_parameter, located

@@ -1,0 +1,122 @@
+"""Strict YAML: one mapping a file, without duplicate keys, tags or references."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import Composer
+
+from .errors import InputError, SpecError
+from .regular import read_regular
+
+MAX_SPEC_BYTES = 4 << 20
+
+
+class _Strict(Composer):
+    """Refuses duplicate keys, tags, and references to other nodes.
+
+    Tags ask for conversions that fail in their own ways, and references make a small file
+    unfold without bound; a description needs neither.
+    """
+
+    name: str
+    peek_event: Any  # of the parser that it is put before
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        where = f"{self.name}:{event.start_mark.line + 1}"
+        if isinstance(event, yaml.AliasEvent):
+            raise SpecError(where, f"reference *{event.anchor}; write the value out")
+        if getattr(event, "tag", None) is not None:
+            raise SpecError(where, f"tag {event.tag!r}; write a plain number or text")
+        return super().compose_node(parent, index)
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Hashable, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+        line = key_node.start_mark.line + 1
+        merges = key_node.tag == "tag:yaml.org,2002:merge"
+        if key is None or merges or not key.isprintable():
+            raise SpecError(f"{loader.name}:{line}", "keys must be plain words")
+        if key in seen:
+            raise SpecError(f"{loader.name}:{line}", f"duplicate key {key!r}; keep one")
+        seen.add(key)
+    out: dict[Hashable, Any] = loader.construct_mapping(node, deep=True)
+    if len({str(key) for key in out}) < len(node.value):  # 10 and 0xA: one number, two spellings
+        raise SpecError(f"{loader.name}:{node.start_mark.line + 1}", "duplicate key; keep one")
+    return out
+
+
+class _SlowLoader(_Strict, yaml.SafeLoader):
+    """Safe loader in Python, with the better messages."""
+
+
+LOADERS: list[Any] = [_SlowLoader]
+"""In the order in which they are tried; what the last one says of a fault is told."""
+
+if yaml.__with_libyaml__:
+
+    class _QuickLoader(_Strict, yaml.CSafeLoader):
+        """Safe loader on libyaml, which reads a catalog three times as fast."""
+
+        def __init__(self, text: str) -> None:
+            yaml.CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+    LOADERS.insert(0, _QuickLoader)
+
+for _loader in LOADERS:
+    _loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; duplicate keys, tags, references and non-mappings are refused.
+
+    The mappings and lists inside are shared between calls: treat them as read-only.
+    """
+    try:
+        text = read_regular(path, MAX_SPEC_BYTES, "a description").decode("utf-8")
+    except InputError as error:
+        raise SpecError(error.subject, error.reason) from None
+    except UnicodeDecodeError:
+        raise SpecError(path, "is not UTF-8 text") from None
+    return dict(_parse(str(path), text))
+
+
+@lru_cache(maxsize=128)
+def _parse(name: str, text: str) -> dict[str, Any]:
+    """Parse YAML text; keyed by content, so an edited file is read afresh."""
+    try:
+        tree = _tree(name, text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        reason = getattr(error, "problem", None) or getattr(error, "reason", "unreadable")
+        raise SpecError(where, f"not valid YAML: {reason}") from None
+    except RecursionError:
+        raise SpecError(name, "nested too deeply") from None
+    except SpecError:
+        raise
+    except ValueError as error:  # a date of month 13, an integer of 5000 digits
+        raise SpecError(name, f"not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise SpecError(name, "must be a mapping of keys to values")
+    return tree
+
+
+def _tree(name: str, text: str) -> Any:
+    for kind in LOADERS:
+        loader = kind(text)
+        loader.name = name
+        try:
+            return loader.get_single_data()
+        except yaml.YAMLError:
+            if kind is LOADERS[-1]:
+                raise
+    return None
