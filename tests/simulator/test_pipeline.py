@@ -143,11 +143,12 @@ def test_stages_add_up_to_the_whole_model() -> None:
 
 def test_one_request_takes_the_sum_of_its_stages() -> None:
     d = made("llama-3-8b", "h100-x4", {"pp": 4})
-    engine = Engine(d, make_policy("vllm"))
+    policy = make_policy("vllm")
+    engine = Engine(d, policy)
     engine.submit(alone([300], [4]))
     engine.advance(math.inf)
     steps = [Batch.of([], [(300, 0)]), *(Batch.of([300 + k]) for k in range(3))]
-    ends = np.cumsum([explicit_stage(d, [step]).seconds for step in steps])
+    ends = np.cumsum([explicit_stage(d, [x], captured=policy.captured).seconds for x in steps])
     assert engine.state.floats[0, [F_FIRST, F_LAST]] == pytest.approx(ends[[0, -1]], rel=1e-9)
 
 

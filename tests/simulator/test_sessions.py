@@ -91,12 +91,16 @@ def test_same_schedule_as_the_reference(
     if degrees:
         slow = reference.Pipeline(
             rules, [memory],
-            lambda batches, step: explicit_stage(deployment, batches, step=step).stages, stages=2,
+            lambda batches, step: explicit_stage(
+                deployment, batches, step=step, captured=rules.captured
+            ).stages, stages=2,
         )  # fmt: skip
     else:
         slow = reference.Reference(
             rules, [memory],
-            lambda batches, step: explicit_stage(deployment, batches, step=step).seconds,
+            lambda batches, step: explicit_stage(
+                deployment, batches, step=step, captured=rules.captured
+            ).seconds,
         )  # fmt: skip
     slow.serve(requests)
     assert found.iterations == slow.steps
