@@ -16,6 +16,8 @@ from ..answers.layouts import Layouts
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..live.recording import Recording
+from ..live.run_folder import write_recording
 from ..reproduce.base import Reproduction
 from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
@@ -253,3 +255,9 @@ def _dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     table = result.frame()
     folder.frame("rows.csv", table, SIGNIFICANT)
     folder.answer("dram.json", result)
+
+
+@write.register
+def _recorded(result: Recording, folder: OutputFolder) -> None:
+    """Write the folder of a run."""
+    write_recording(result, folder)

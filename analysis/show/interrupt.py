@@ -125,6 +125,33 @@ def whole(remove: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
+def heard(tell: Callable[[int], object]) -> Iterator[None]:
+    """Let the first signal call `tell` with its number: what runs inside ends by itself, in order.
+
+    A second one ends it as any other work.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: h for n in SIGNALS if callable(h := signal.getsignal(n))}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for n, handler in before.items():
+            signal.signal(n, handler)
+        tell(number)
+
+    for number in before:
+        signal.signal(number, end)
+    wakeup = signal.set_wakeup_fd(-1)  # whose reader would end the process after a moment
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Put signals off until the end of a short block that must not be left half done."""
     if threading.current_thread() is not threading.main_thread():

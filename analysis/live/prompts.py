@@ -1,0 +1,121 @@
+"""Prompts of asked lengths: token ids where a server takes them, else words."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
+
+LOWEST_ID, HIGHEST_ID = 1_000, 30_000
+"""Token ids that are drawn: ordinary tokens of any vocabulary of 30,000 and more (assumed: special
+ones stand at the ends, beyond the 32,000 of Llama-2 or below these)."""
+
+WORDS = [
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "number",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+    "month",
+    "lot",
+    "right",
+    "study",
+    "book",
+    "eye",
+    "job",
+    "word",
+    "business",
+    "issue",
+    "side",
+    "kind",
+    "head",
+    "house",
+    "service",
+    "friend",
+    "father",
+    "power",
+    "hour",
+    "game",
+    "line",
+    "end",
+    "member",
+    "law",
+    "car",
+    "city",
+    "community",
+    "name",
+]
+"""Common words, one token each in the usual vocabularies (assumed; a server's own count comes first)."""
+
+
+class Prompts:
+    """Prompts of a trace; same seed, same prompts, in any order of asking.
+
+    Parameters
+    ----------
+    trace : RequestBlock
+        Lengths, and where it says so which blocks of prompts are equal; all else is different.
+    seed : int
+    """
+
+    def __init__(self, trace: RequestBlock, seed: int) -> None:
+        self.trace, self.seed = trace, seed
+
+    def ids(self, row: int) -> list[int]:
+        """Token ids of a prompt."""
+        return [int(n) for n in LOWEST_ID + self._draws(row) % (HIGHEST_ID - LOWEST_ID)]
+
+    def words(self, row: int) -> str:
+        """As many words as tokens are asked for."""
+        return " ".join(WORDS[n] for n in self._draws(row) % len(WORDS))
+
+    def _draws(self, row: int) -> npt.NDArray[np.int64]:
+        """A number for each token."""
+        length = int(self.trace.input_tokens[row])
+        hashes = () if self.trace.hash_ids is None else self.trace.hash_ids[row]
+        parts = [_drawn((self.seed, 0, h), PREFIX_BLOCK_TOKENS) for h in hashes]
+        known = len(parts) * PREFIX_BLOCK_TOKENS
+        if known < length:
+            parts.append(_drawn((self.seed, 1, row), length - known))
+        return np.concatenate(parts)[:length]
+
+
+def _drawn(key: tuple[int, ...], count: int) -> npt.NDArray[np.int64]:
+    """Numbers by a key, each word of which may be any whole number."""
+    words = [n & (2**64 - 1) for n in key]
+    return np.random.default_rng(words).integers(0, 2**31, count)

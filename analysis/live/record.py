@@ -1,0 +1,143 @@
+"""Play a trace against a server and record it (``opbyte record``)."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ...simulator.scenario.parts import Workload
+from ...workloads.errors import InputError, nearest
+from ...workloads.requests import RequestBlock
+from ..show.interrupt import heard
+from .deployed_as import DeployedAs, deployed_as
+from .extra import needs
+from .play import Player
+from .prompts import Prompts
+from .recording import Recording
+from .target import PROMPTS, Target, address, find_out, open_client
+
+MOST_IN_FLIGHT = 1024
+LIMIT_S = 600.0
+
+
+def record(
+    url: str,
+    *,
+    served_model_name: str = "",
+    chat: bool = False,
+    prompts: str = "auto",
+    in_flight: int = MOST_IN_FLIGHT,
+    timeout: float = LIMIT_S,
+    model: str | None = None,
+    system: str | None = None,
+    engine: str | None = None,
+    seed: int = 0,
+    told: Callable[[int, int], None] | None = None,
+    **workload: Any,
+) -> Recording:
+    """Play requests against an OpenAI-compatible server and stamp every chunk.
+
+    A signal ends it; what has been recorded is returned, with the signal in `cut`.
+
+    Parameters
+    ----------
+    url : str
+        The server's address, with or without ``/v1``.
+    served_model_name : str
+        Name of the model there; by default the first that the server lists.
+    chat : bool
+        Chat completions instead of completions.
+    prompts : str
+        "ids", "words", or "auto": token ids where the server takes them.
+    in_flight : int
+        Most requests in flight of an open loop; a closed loop has its own number.
+    timeout : float
+        Longest that one request may take [s].
+    model, system, engine : str, optional
+        What the server is, for its folder.
+    seed : int
+        Of what is drawn: the content of prompts, and requests without a trace.
+    told : callable, optional
+        Told (requests ended, requests in all).
+    **workload
+        Options of `Workload`: ``trace``, ``rate``, ``closed_loop``, ``requests`` and others.
+
+    Raises
+    ------
+    InputError
+        Options or a trace that cannot be used, or no server at the address.
+    """
+    needs("httpx", "record")
+    if prompts not in PROMPTS:
+        raise InputError(
+            f"--prompts {prompts!r}", f"is no form of prompt{nearest(prompts, PROMPTS)}"
+        )
+    if chat and prompts == "ids":
+        raise InputError("--prompts ids", "cannot go with --chat, whose prompts are text")
+    if in_flight < 1 or not timeout > 0:
+        raise InputError("--in-flight and --timeout", "must be above 0")
+    target, server = (
+        Target(address(url), served_model_name, chat),
+        deployed_as(model, system, engine),
+    )
+    load = Workload(**workload)
+    stream = load.open(seed)
+    trace = stream.read()
+    if not len(trace):
+        raise InputError(stream.name, "has no requests")
+    if trace.turns is not None:
+        raise InputError(stream.name, "has requests that follow others; record plays single ones")
+    play = _Play(target, server, trace, Prompts(trace, seed), timeout, told)
+    open_loop = stream.closed_loop is None and stream.has_arrivals
+    due = trace.arrival_s if open_loop else None
+    if due is None and stream.closed_loop is None:
+        raise InputError(stream.name, "has no arrivals; give --rate or --closed-loop")
+    return play.run(stream.name, due, stream.closed_loop or in_flight, prompts)
+
+
+class _Play:
+    """One run with its event loop."""
+
+    def __init__(
+        self, target: Target, server: DeployedAs, trace: RequestBlock, prompts: Prompts,
+        limit_s: float, told: Callable[[int, int], None] | None,
+    ) -> None:  # fmt: skip
+        self.target, self.server, self.trace, self.prompts = target, server, trace, prompts
+        self.limit_s, self.told = limit_s, told
+        self.cut = ""
+
+    def run(
+        self, workload: str, due: np.ndarray[Any, np.dtype[np.float64]] | None, places: int,
+        form: str,
+    ) -> Recording:  # fmt: skip
+        import pandas as pd  # noqa: F401  # writing needs it: not to be loaded after a signal
+
+        target, outcomes = asyncio.run(self._play(due, places, form))
+        host = target.base.partition("//")[2].partition("/")[0]
+        return Recording(
+            f"{target.model.rpartition('/')[2]}-{host}".replace(":", "-"), workload, target,
+            self.server, self.trace, outcomes, due, places, self.cut,
+        )  # fmt: skip
+
+    async def _play(self, due: Any, places: int, form: str) -> Any:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end(number: int) -> None:
+            self.cut = signal.Signals(number).name
+            loop.call_soon_threadsafe(stop.set)
+
+        async with open_client(self.target.base) as client:
+            target = await find_out(client, self.target, form, self.prompts)
+            player = Player(
+                client, target, self.prompts, self.trace.output_tokens, due, places,
+                self.limit_s, self.told,
+            )  # fmt: skip
+            with heard(end):
+                if not await player.play(stop):
+                    self.cut = ""
+            return target, player.outcomes

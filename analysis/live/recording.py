@@ -1,0 +1,165 @@
+"""A recorded run as an answer: what was sent, what came of it, and its latencies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.requests import RequestBlock
+from ..show.result import Result
+from ..show.text import seconds
+from .client import NOT_SENT, OK, Outcome
+from .deployed_as import DeployedAs
+from .target import Target
+
+F8 = npt.NDArray[np.float64]
+STATISTICS = ("mean", "p50", "p90", "p99")
+TIMES = ("ttft", "tpot", "e2e", "itl")
+LATE_S = 0.05
+"""Requests that are sent later than this after their time are told of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording(Result):
+    """One run of a trace against a server.
+
+    Attributes
+    ----------
+    name, workload : str
+        Of the run and of its trace.
+    target : Target
+        What was asked, and how.
+    server : DeployedAs
+        What is known of it.
+    trace : RequestBlock
+        Every request that was to be sent.
+    outcomes : sequence of Outcome
+        What has come of each, in the same order.
+    due_s : float64 array, shape (n,), or None
+        When each was due [s]; None in a closed loop.
+    places : int
+        Most requests in flight: the clients of a closed loop, or a bound.
+    cut : str
+        Signal that ended it before its end; empty without one.
+    """
+
+    name: str
+    workload: str
+    target: Target
+    server: DeployedAs
+    trace: RequestBlock
+    outcomes: Sequence[Outcome]
+    due_s: F8 | None
+    places: int
+    cut: str = ""
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """Requests that were sent and not answered whole, by reason."""
+        return dict(Counter(o.status for o in self.outcomes if o.status not in (OK, NOT_SENT)))
+
+    @property
+    def sent(self) -> list[int]:
+        """Rows of the requests that were sent, in the order of sending."""
+        rows = [i for i, o in enumerate(self.outcomes) if o.status != NOT_SENT]
+        return sorted(rows, key=lambda i: (self.outcomes[i].sent_s, i))
+
+    @property
+    def answered(self) -> list[int]:
+        """Rows of those that were answered whole."""
+        return [i for i in self.sent if self.outcomes[i].status == OK]
+
+    def output_tokens(self, row: int) -> int:
+        """Tokens of an answer: as the server counted them, else its chunks; asked ones if it failed."""
+        outcome = self.outcomes[row]
+        if outcome.status != OK:
+            return int(self.trace.output_tokens[row])
+        return outcome.output_tokens or len(outcome.chunks)
+
+    def input_tokens(self, row: int) -> int:
+        """Tokens of a prompt: as the server counted them, else those asked for."""
+        return self.outcomes[row].prompt_tokens or int(self.trace.input_tokens[row])
+
+    def latencies(self) -> dict[str, F8]:
+        """Times of the answered requests as a client sees them [s], by metric.
+
+        ``ttft`` ends at the first chunk, ``e2e`` with the stream; ``tpot`` is what lies between, a
+        token; ``itl`` are all gaps between chunks.
+        """
+        found = [self.outcomes[i] for i in self.answered if self.outcomes[i].chunks]
+        tokens = np.array([self.output_tokens(i) for i in self.answered if self.outcomes[i].chunks])
+        sent = np.array([o.sent_s for o in found])
+        ttft = np.array([o.chunks[0] for o in found]) - sent
+        e2e = np.array([o.ended_s for o in found]) - sent
+        several = tokens > 1
+        gaps = [np.diff(np.frombuffer(o.chunks)) for o in found if len(o.chunks) > 1]
+        return {
+            "ttft": ttft, "tpot": (e2e - ttft)[several] / (tokens[several] - 1), "e2e": e2e,
+            "itl": np.concatenate(gaps) if gaps else np.zeros(0),
+        }  # fmt: skip
+
+    def measured(self) -> dict[str, dict[str, float]]:
+        """Statistics of `latencies`, by metric; those of which there is none are left out."""
+        return {
+            f"{name}_s": dict(zip(STATISTICS, _statistics(values), strict=True))
+            for name, values in self.latencies().items()
+            if len(values)
+        }
+
+    def lateness(self) -> float | None:
+        """How late requests were sent, 99 of 100 of them at most [s]; None without times."""
+        if self.due_s is None or not self.sent:
+            return None
+        late = [self.outcomes[i].sent_s - float(self.due_s[i]) for i in self.sent]
+        return float(np.quantile(late, 0.99))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": self.name, "url": self.target.base, "checkpoint": self.target.model,
+            "workload": self.workload, "requests": len(self.outcomes), "sent": len(self.sent),
+            "answered": len(self.answered), "failed": self.failed, "cut": self.cut or None,
+            "prompts": "ids" if self.target.ids else "words", "places": self.places,
+            "late_p99_s": self.lateness(), **{n: self.measured().get(f"{n}_s") for n in TIMES},
+        }  # fmt: skip
+
+    def remarks(self) -> Sequence[str]:
+        out = []
+        if self.cut:
+            left = len(self.outcomes) - len(self.sent)
+            out.append(f"cut by {self.cut}: {left:,} of {len(self.outcomes):,} were not sent")
+        for reason, count in self.failed.items():
+            out.append(f"{count:,} of {len(self.sent):,} requests failed: {reason}")
+        late = self.lateness()
+        if late is not None and late > LATE_S:
+            out.append(
+                f"1 of 100 requests was sent {seconds(late)} late or more: this machine is too slow "
+                f"for the trace, or its {self.places:,} places in flight are too few"
+            )
+        if self.server.missing:
+            out.append(f"the folder cannot be replayed without {' and '.join(self.server.missing)}")
+        return out
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [{"metric": n, **figures} for n, figures in self.measured().items()]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"latency": name.removesuffix("_s").upper()} | {k: seconds(v) for k, v in own.items()}
+            for name, own in self.measured().items()
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        text = (
+            f"{self.target.model} at {self.target.base}: {len(self.answered):,} of "
+            f"{len(self.outcomes):,} requests of {self.workload} answered; {self.target.says()}"
+        )
+        return [text, *([self.rows()] if self.measured() else [])]
+
+
+def _statistics(values: F8) -> list[float]:
+    return [float(values.mean()), *(float(x) for x in np.quantile(values, [0.5, 0.9, 0.99]))]

@@ -1,0 +1,206 @@
+"""The server that is asked: its address, the model it serves, and what it takes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ...workloads.errors import InputError
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .prompts import Prompts
+
+KEY = "OPENAI_API_KEY"
+"""Environment variable of the key; it is given in no other way and written nowhere."""
+PROBE_S = 60.0
+"""Longest wait for an answer to a question before the run."""
+PROMPTS = ("auto", "ids", "words")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked, and how.
+
+    Attributes
+    ----------
+    base : str
+        Address up to ``/v1``.
+    model : str
+        Name that the server gives its model.
+    chat : bool
+        Chat completions instead of completions.
+    ids : bool
+        Prompts are token ids, not words.
+    extras : bool
+        ``ignore_eos`` and ``min_tokens`` are sent, so that outputs have the asked length.
+    usage : bool
+        The server is asked how many tokens it counted.
+    version : str or None
+        Of the server, where it says so.
+    """
+
+    base: str
+    model: str = ""
+    chat: bool = False
+    ids: bool = False
+    extras: bool = True
+    usage: bool = True
+    version: str | None = None
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/{'chat/completions' if self.chat else 'completions'}"
+
+    def body(self, prompts: Prompts, row: int, output_tokens: int) -> bytes:
+        """A request as it is sent."""
+        asked: dict[str, Any] = {
+            "model": self.model, "stream": True, "max_tokens": output_tokens, "temperature": 0.0,
+        }  # fmt: skip
+        prompt = prompts.ids(row) if self.ids else prompts.words(row)
+        if self.chat:
+            asked["messages"] = [{"role": "user", "content": prompt}]
+        else:
+            asked["prompt"] = prompt
+        if self.extras:
+            asked |= {"ignore_eos": True, "min_tokens": output_tokens}
+        if self.usage:
+            asked["stream_options"] = {"include_usage": True}
+        return json.dumps(asked).encode()
+
+    def says(self) -> str:
+        """How prompts are made and outputs kept to their length."""
+        made = "token ids" if self.ids else "words, one a token"
+        kept = "" if self.extras else "; ignore_eos is not taken, so outputs may end early"
+        return f"prompts of {made}{kept}"
+
+
+def address(url: str) -> str:
+    """A server's address up to ``/v1``.
+
+    Raises
+    ------
+    InputError
+        No address of a server.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(f"URL {url!r}", "must be a server's address: http://127.0.0.1:8000")
+    if parts.username or parts.password:
+        raise InputError("URL", f"must hold no credentials; the key is read from {KEY}")
+    path = parts.path.rstrip("/")
+    for end in ("/chat/completions", "/completions"):
+        path = path.removesuffix(end)
+    return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
+
+
+def open_client(base: str) -> httpx.AsyncClient:
+    """A client with the key, if there is one; no proxy between a machine and itself."""
+    import httpx
+
+    headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+    if key := os.environ.get(KEY):
+        headers["Authorization"] = f"Bearer {key}"
+    try:
+        return httpx.AsyncClient(
+            headers=headers, timeout=None, trust_env=urlsplit(base).hostname not in LOOPBACK,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )  # fmt: skip
+    except (UnicodeError, ValueError):
+        raise InputError(KEY, "holds characters that no header may") from None
+
+
+async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts) -> Target:
+    """Complete what is known of a server by asking it: its model, and what requests may hold.
+
+    One short request is sent for each form of prompt until one is taken.
+
+    Raises
+    ------
+    InputError
+        Nobody answers there, it lists no model, or it takes no form of request.
+    """
+    target = wanted
+    if not target.model:
+        target = replace(target, model=await _listed(client, target.base))
+    target = replace(target, version=await _version(client, target.base))
+    refused = ""
+    for ids, extras, usage in _forms(prompts, target.chat):
+        form = replace(target, ids=ids, extras=extras, usage=usage)
+        status, refused = await _try(client, form, own)
+        if status not in (400, 404, 422):
+            return form  # a server that fails is recorded as such
+        if status == 404:
+            break
+    raise InputError(wanted.base, f"takes no such request: {refused}")
+
+
+def _forms(prompts: str, chat: bool) -> list[tuple[bool, bool, bool]]:
+    """Forms of requests to try, the fullest first."""
+    kinds = {"auto": (True, False), "ids": (True,), "words": (False,)}[prompts]
+    return [
+        (ids, extras, usage)
+        for ids in ((False,) if chat else kinds)
+        for extras, usage in ((True, True), (False, True), (False, False))
+    ]
+
+
+async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, Any]]:
+    """Status and JSON object of a page."""
+    import httpx
+
+    try:
+        answer = await client.get(url, timeout=PROBE_S)
+        found = answer.json() if answer.status_code == 200 else {}
+    except httpx.HTTPError as error:
+        raise InputError(url, f"cannot be reached ({_why(error)}); is a server there?") from None
+    except ValueError:
+        found = {}
+    return answer.status_code, found if isinstance(found, dict) else {}
+
+
+async def _listed(client: httpx.AsyncClient, base: str) -> str:
+    """The first model that a server lists."""
+    status, found = await _ask(client, f"{base}/models")
+    listed = found.get("data")
+    if isinstance(listed, list) and listed and isinstance(listed[0], dict) and "id" in listed[0]:
+        return str(listed[0]["id"])
+    raise InputError(
+        f"{base}/models", f"lists no model (HTTP {status}); name one with --served-model-name"
+    )
+
+
+async def _version(client: httpx.AsyncClient, base: str) -> str | None:
+    """Version of a server that tells it as vLLM does."""
+    status, found = await _ask(client, f"{base.removesuffix('/v1')}/version")
+    version = found.get("version")
+    return version if status == 200 and isinstance(version, str) else None
+
+
+async def _try(client: httpx.AsyncClient, form: Target, own: Prompts) -> tuple[int, str]:
+    """Status of a request for one token, and what was said of it."""
+    import httpx
+
+    try:
+        answer = await client.post(form.url, content=form.body(own, 0, 1), timeout=PROBE_S)
+    except httpx.ConnectError as error:
+        raise InputError(
+            form.url, f"cannot be reached ({_why(error)}); is a server there?"
+        ) from None
+    except httpx.HTTPError as error:
+        return 500, _why(error)
+    return answer.status_code, f"HTTP {answer.status_code} {answer.text[:200]}"
+
+
+def _why(error: Exception) -> str:
+    return str(error) or type(error).__name__
