@@ -82,6 +82,9 @@ WORDS = [
 ]
 """Common words, one token each in the usual vocabularies (assumed; a server's own count comes first)."""
 
+PROBE, PROBE_TOKENS = -1, 8
+"""Row of the prompt that is sent before the run: its blocks must not be in a prefix cache afterwards."""
+
 
 class Prompts:
     """Prompts of a trace; same seed, same prompts, in any order of asking.
@@ -97,7 +100,7 @@ class Prompts:
         self.trace, self.seed = trace, seed
 
     def ids(self, row: int) -> list[int]:
-        """Token ids of a prompt."""
+        """Token ids of a prompt; row `PROBE` is a short one that no request has."""
         return [int(n) for n in LOWEST_ID + self._draws(row) % (HIGHEST_ID - LOWEST_ID)]
 
     def words(self, row: int) -> str:
@@ -106,6 +109,8 @@ class Prompts:
 
     def _draws(self, row: int) -> npt.NDArray[np.int64]:
         """A number for each token."""
+        if row == PROBE:
+            return _drawn((self.seed, 2), PROBE_TOKENS)
         length = int(self.trace.input_tokens[row])
         hashes = () if self.trace.hash_ids is None else self.trace.hash_ids[row]
         parts = [_drawn((self.seed, 0, h), PREFIX_BLOCK_TOKENS) for h in hashes]

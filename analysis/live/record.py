@@ -14,7 +14,7 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock
 from ..show.interrupt import heard
 from .deployed_as import DeployedAs, deployed_as
-from .extra import needs
+from .extra import more_files, needs
 from .play import Player
 from .prompts import Prompts
 from .recording import Recording
@@ -72,6 +72,7 @@ def record(
         Options or a trace that cannot be used, or no server at the address.
     """
     needs("httpx", "record")
+    more_files()
     if prompts not in PROMPTS:
         raise InputError(
             f"--prompts {prompts!r}", f"is no form of prompt{nearest(prompts, PROMPTS)}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...workloads.errors import InputError
+from .prompts import PROBE
 
 if TYPE_CHECKING:
     import httpx
@@ -192,7 +193,7 @@ async def _try(client: httpx.AsyncClient, form: Target, own: Prompts) -> tuple[i
     import httpx
 
     try:
-        answer = await client.post(form.url, content=form.body(own, 0, 1), timeout=PROBE_S)
+        answer = await client.post(form.url, content=form.body(own, PROBE, 1), timeout=PROBE_S)
     except httpx.ConnectError as error:
         raise InputError(
             form.url, f"cannot be reached ({_why(error)}); is a server there?"

@@ -37,18 +37,29 @@ def run_scenario(
     InputError
         Anything that cannot be used; the message says what would be right.
     """
-    settings = engine_settings(scenario)
-    model, system = _loaded(scenario, settings)
     stream = scenario.workload.open(scenario.seed)
+    deployment, settings = deployment_of(scenario)
     if settings.max_model_len is not None:
         stream = _within(stream, settings.max_model_len)
-    deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
-    settings = framed(scenario, settings, deployment)
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
         keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
-        cache=settings.cache_on(system.device), stop=scenario.stop,
+        cache=settings.cache_on(deployment.system.device), stop=scenario.stop,
     )  # fmt: skip
+
+
+def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
+    """The model on the system, and what its engine runs with; the requests are not looked at.
+
+    Raises
+    ------
+    InputError
+        Anything that cannot be used.
+    """
+    settings = engine_settings(scenario)
+    model, system = _loaded(scenario, settings)
+    deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    return deployment, framed(scenario, settings, deployment)
 
 
 def engine_settings(scenario: Scenario) -> EngineSettings:

@@ -1,0 +1,43 @@
+"""``opbyte serve``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.option import options_of
+from .app import app
+from .io import answer
+from .options import Json, Model, Out, System, count, real, takes
+
+OWN = ("model", "system", "warmup", "stop", "fail", "mtbf", "repair")
+"""Options of a scenario that this command takes otherwise, or that mean nothing here."""
+DEPLOYED = [p for p in options_of(Scenario) if p.group != "workload"]
+
+
+@app.command("serve")
+@takes(DEPLOYED, without=OWN)
+def serve_command(
+    model: Model,
+    system: System,
+    options: dict[str, Any],
+    time_scale: Annotated[float, real("Simulated seconds a second of the clock.")] = 1.0,
+    host: Annotated[str, typer.Option(metavar="NAME", help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, count("Port; 0 takes a free one.")] = 8000,
+    served_model_name: Annotated[
+        str, typer.Option(metavar="NAME", help="The model's name for clients.")
+    ] = "",
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Serve a simulated deployment as an OpenAI-compatible server, until Ctrl-C."""
+    from ..live.serve import serve
+
+    make = partial(
+        serve, Scenario.of(model, system, **options), host=host, port=port, time_scale=time_scale,
+        served_model_name=served_model_name,
+    )  # fmt: skip
+    answer(make, out, as_json)

@@ -1,0 +1,176 @@
+"""The simulated deployment as an application: OpenAI's pages, vLLM's metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..._version import __version__
+from ...workloads.errors import InputError
+from .asked import Asked, Refused, read_asked
+from .events import Events
+from .meters import PAGE, page
+from .pacer import Answer, Pacer
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+MOST_BODY = 64 << 20
+"""Bytes of the largest request."""
+ENDING = "the server ends"
+
+
+class Streamed(Response):
+    """An answer whose tokens are sent as they come.
+
+    Parameters
+    ----------
+    answer : Answer
+    events : Events
+    pacer : Pacer
+        Told if the client leaves.
+    """
+
+    def __init__(self, answer: Answer, events: Events, pacer: Pacer) -> None:
+        super().__init__(
+            media_type="text/event-stream", headers={"cache-control": "no-cache"}
+        )  # fmt: skip
+        del self.headers["content-length"]
+        self.answer, self.events, self.pacer = answer, events, pacer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream; the client may leave at any time."""
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        watch = asyncio.create_task(self._gone(receive))
+        try:
+            await send(start)
+            while self.answer.left and (came := await self.answer.more()):
+                await send(_part(self.events.tokens(came), more=True))
+            if self.answer.left and self.pacer.closed:
+                await send(_part(self.events.failure(ENDING), more=True))
+            await send(_part(b"", more=False))
+        finally:
+            watch.cancel()
+            if self.answer.left:
+                self.pacer.abandon(self.answer)
+
+    async def _gone(self, receive: Receive) -> None:
+        """Wait until the client leaves."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.answer.end()
+
+
+def _part(body: bytes, more: bool) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": body, "more_body": more}
+
+
+class Pages:
+    """What each page answers.
+
+    Parameters
+    ----------
+    pacer : Pacer
+    model : str
+        Name of the model.
+    longest : int or None
+        Most tokens of a request.
+    """
+
+    def __init__(self, pacer: Pacer, model: str, longest: int | None) -> None:
+        self.pacer, self.model, self.longest = pacer, model, longest
+
+    async def completions(self, request: Request) -> Response:
+        return await self._answer(request, chat=False)
+
+    async def chat(self, request: Request) -> Response:
+        return await self._answer(request, chat=True)
+
+    async def _answer(self, request: Request, chat: bool) -> Response:
+        """Answer a request, or say why not."""
+        try:
+            asked = read_asked(await _body(request), chat, self.model, self.longest)
+            answer = self._submit(asked)
+        except Refused as refusal:
+            self.pacer.meters.refused += 1
+            return JSONResponse(refusal.body(), refusal.status)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        events = Events(answer.number, asked, self.model)
+        if asked.stream:
+            return Streamed(answer, events, self.pacer)
+        while answer.left and await answer.more():
+            if await request.is_disconnected():
+                break
+        if answer.left:
+            self.pacer.abandon(answer)
+            return JSONResponse(Refused(ENDING, status=503).body(), 503)
+        return JSONResponse(events.whole())
+
+    def _submit(self, asked: Asked) -> Answer:
+        if self.pacer.closed:
+            raise Refused(ENDING, status=503)
+        try:
+            answer = self.pacer.submit(asked.input_tokens, asked.output_tokens, asked.content)
+        except InputError as error:  # too long for the cache, even alone
+            raise Refused(str(error)) from None
+        self.pacer.meters.asked += 1
+        return answer
+
+    async def models(self, request: Request) -> Response:
+        model = {
+            "id": self.model, "object": "model", "created": 0, "owned_by": "opbyte",
+            "root": self.model, "parent": None, "max_model_len": self.longest, "permission": [],
+        }  # fmt: skip
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def metrics(self, request: Request) -> Response:
+        gauges = self.pacer.live.gauges()
+        return Response(page(self.pacer.meters, gauges, self.model), media_type=PAGE)
+
+    async def health(self, request: Request) -> Response:
+        return Response(status_code=503 if self.pacer.closed else 200)
+
+    async def version(self, request: Request) -> Response:
+        return JSONResponse({"version": f"opbyte-{__version__}"})
+
+
+async def _body(request: Request) -> bytes:
+    """The body of a request, if it is not too long."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > MOST_BODY:
+            raise Refused(f"the body is longer than {MOST_BODY >> 20} MiB", status=413)
+    return b"".join(parts)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """A page that there is not, in OpenAI's form."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = error.detail if isinstance(error, HTTPException) else "an error"
+    return JSONResponse(Refused(detail, status=status).body(), status)
+
+
+def make_app(pacer: Pacer, model: str, longest: int | None) -> Starlette:
+    """The application of a running simulation."""
+    pages = Pages(pacer, model, longest)
+    return Starlette(
+        routes=[
+            Route("/v1/completions", pages.completions, methods=["POST"]),
+            Route("/v1/chat/completions", pages.chat, methods=["POST"]),
+            Route("/v1/models", pages.models),
+            Route("/metrics", pages.metrics),
+            Route("/health", pages.health),
+            Route("/version", pages.version),
+        ],
+        exception_handlers={HTTPException: _failed},
+    )

@@ -1,0 +1,152 @@
+"""What a client asks of a simulated server: read from its JSON, or refused as vLLM would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...workloads.requests import PREFIX_BLOCK_TOKENS
+
+DEFAULT_TOKENS = 16
+"""Output tokens of a completion that says nothing of them, as OpenAI's and vLLM's servers."""
+MOST_TOKENS = 2**31 - 1
+
+
+class Refused(Exception):
+    """A request that is not served.
+
+    Parameters
+    ----------
+    reason : str
+        What would be right.
+    key : str or None
+        Of the request.
+    status : int
+        Of HTTP.
+    """
+
+    def __init__(self, reason: str, key: str | None = None, status: int = 400) -> None:
+        super().__init__(reason)
+        self.key, self.status = key, status
+
+    def body(self) -> dict[str, Any]:
+        """The answer, in OpenAI's form."""
+        kind = "NotFoundError" if self.status == 404 else "BadRequestError"
+        return {
+            "error": {"message": str(self), "type": kind, "param": self.key, "code": self.status}
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request.
+
+    Attributes
+    ----------
+    chat, stream, usage : bool
+        Chat completion or completion; whether chunks are wanted, and the usage after them.
+    input_tokens, output_tokens : int
+    content : tuple
+        Names of the prompt's leading whole blocks of `PREFIX_BLOCK_TOKENS`, each of which stands
+        for all up to its end.
+    """
+
+    chat: bool
+    stream: bool
+    usage: bool
+    input_tokens: int
+    output_tokens: int
+    content: tuple[Hashable, ...]
+
+
+def read_asked(raw: bytes, chat: bool, model: str, longest: int | None) -> Asked:
+    """Read a request.
+
+    Parameters
+    ----------
+    model : str
+        Name of the one that is served.
+    longest : int or None
+        Most tokens of prompt and output.
+
+    Raises
+    ------
+    Refused
+        Anything that is not served, and what would be right.
+    """
+    body = _object(raw)
+    if body.get("model", model) != model:
+        raise Refused(f"The model {body['model']!r} does not exist; it is {model!r}", "model", 404)
+    if body.get("n", 1) not in (1, None) or body.get("best_of", 1) not in (1, None):
+        raise Refused("n: one answer a request is simulated", "n")
+    tokens = _tokens(_text(body["messages"]) if chat and "messages" in body else body.get("prompt"))
+    if not tokens:
+        key = "messages" if chat else "prompt"
+        raise Refused(f"{key}: must be {'messages' if chat else 'a text or token ids'}", key)
+    room = (MOST_TOKENS if longest is None else longest) - len(tokens)
+    asked = _count(body, "max_completion_tokens") or _count(body, "max_tokens")
+    output = asked or min(DEFAULT_TOKENS, max(room, 1))
+    if output > room:
+        raise Refused(
+            f"This model's maximum context length is {longest} tokens; {len(tokens)} of the prompt "
+            f"and {output} of the completion are more", "max_tokens",
+        )  # fmt: skip
+    options = body.get("stream_options") or {}
+    usage = isinstance(options, dict) and bool(options.get("include_usage"))
+    return Asked(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens))
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise Refused("The body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Refused("The body must be a JSON object")
+    return body
+
+
+def _count(body: Mapping[str, Any], key: str) -> int | None:
+    """A number of tokens, where one is given."""
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
+        raise Refused(f"{key}: must be a whole number from 1, not {value!r:.40}", key)
+    return value
+
+
+def _text(messages: object) -> str:
+    """All text of a chat's messages."""
+    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
+        raise Refused("messages: must be a list of objects", "messages")
+    parts: list[str] = []
+    for content in (message.get("content") for message in messages):
+        pieces = content if isinstance(content, list) else [{"text": content}]
+        parts += [str(p["text"]) for p in pieces if isinstance(p, dict) and p.get("text")]
+    return " ".join(parts)
+
+
+def _tokens(prompt: object) -> list[Hashable]:
+    """Tokens of a prompt: its ids, or the words of a text, each counted as one."""
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        prompt = prompt[0]
+    if isinstance(prompt, str):
+        return list(prompt.split())
+    if isinstance(prompt, list):
+        if all(isinstance(n, int) and not isinstance(n, bool) for n in prompt):
+            return list(prompt)
+        raise Refused("prompt: must be one text, or the token ids of one", "prompt")
+    return []
+
+
+def _blocks(tokens: list[Hashable]) -> tuple[Hashable, ...]:
+    """Names of the whole blocks; equal ones begin prompts that are equal up to their end."""
+    names: list[Hashable] = []
+    before: Hashable = None
+    for start in range(0, len(tokens) - PREFIX_BLOCK_TOKENS + 1, PREFIX_BLOCK_TOKENS):
+        before = hash((before, *tokens[start : start + PREFIX_BLOCK_TOKENS]))
+        names.append(before)
+    return tuple(names)

@@ -1,0 +1,176 @@
+"""A simulated deployment as an OpenAI-compatible server (``opbyte serve``)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import deployment_of, fleet_of
+from ...simulator.serving.fleet import Fleet, pools_of
+from ...simulator.serving.live import Live
+from ...workloads.errors import InputError
+from ..show.interrupt import heard
+from ..show.result import Result
+from ..show.text import seconds
+from .extra import more_files, needs
+from .meters import Meters
+from .pacer import Pacer
+
+MIN_SCALE, MAX_SCALE = 1e-3, 1e3
+"""Slower, a token takes minutes; faster, the simulation itself does not keep up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service(Result):
+    """What a server has done until it ended.
+
+    Attributes
+    ----------
+    model, system : str
+    meters : Meters
+    lasted_s : float
+        Seconds of the clock.
+    """
+
+    model: str
+    system: str
+    meters: Meters
+    lasted_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        m = self.meters
+        return {
+            "model": self.model, "system": self.system, "requests": m.asked,
+            "finished": m.finished, "abandoned": m.abandoned, "refused": m.refused,
+            "lasted_s": self.lasted_s,
+            "late_mean_s": m.late.total / m.late.count if m.late.count else None,
+            "late_most_s": m.late.most if m.late.count else None,
+        }  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [{"what": key, "value": value} for key, value in self.to_dict().items()]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        m, late = self.meters, ""
+        if m.late.count:
+            late = f"; tokens were {seconds(m.late.total / m.late.count)} late on average"
+        text = (
+            f"{self.model} on {self.system}: {m.asked:,} requests in {seconds(self.lasted_s)}, "
+            f"{m.finished:,} answered whole, {m.abandoned:,} left, {m.refused:,} refused{late}"
+        )
+        return [text]
+
+
+def serve(
+    scenario: Scenario,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    time_scale: float = 1.0,
+    served_model_name: str = "",
+    ready: Callable[[str], object] | None = None,
+) -> Service:
+    """Serve a simulated deployment until a signal ends it.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        Model, system, engine and deployment; its requests are those of the clients.
+    host : str
+        Address to listen at; loopback by default.
+    port : int
+        0 takes any that is free.
+    time_scale : float
+        Simulated seconds a second of the clock.
+    served_model_name : str
+        Name of the model for clients; its own by default.
+    ready : callable, optional
+        Told the server's address once it listens; by default a line on stderr says it.
+
+    Raises
+    ------
+    InputError
+        A scenario that cannot be simulated, or an address that cannot be listened at.
+    """
+    for package in ("starlette", "uvicorn"):
+        needs(package, "serve")
+    if not MIN_SCALE <= time_scale <= MAX_SCALE:
+        raise InputError(
+            "--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}"
+        )
+    deployment, settings = deployment_of(scenario)
+    if deployment.model.front is not None:
+        raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
+    fleet = fleet_of(scenario) or Fleet()
+    cache = settings.cache_on(deployment.system.device)
+    listening = _listen(host, port)
+    with listening:
+        live = Live(pools_of(deployment, fleet), settings.policy, cache, fleet.router)
+        longest = settings.max_model_len or deployment.model.max_position
+        name = served_model_name or deployment.model.name
+        more_files()
+        meters, began = Meters(), time.perf_counter()
+        asyncio.run(_serve(live, time_scale, meters, name, longest, listening, ready))
+    return Service(name, deployment.system.name, meters, time.perf_counter() - began)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before the work."""
+    if not 0 <= port <= 65535:
+        raise InputError("--port", f"must be in [0, 65535], not {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        made = socket.socket(family)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"--host {host} --port {port}", f"cannot be listened at ({reason}); 0 takes a free port"
+        ) from None
+    return made
+
+
+async def _serve(
+    live: Live, scale: float, meters: Meters, name: str, longest: int | None,
+    listening: socket.socket, ready: Callable[[str], object] | None,
+) -> None:  # fmt: skip
+    import uvicorn
+
+    from .app import make_app
+
+    class Server(uvicorn.Server):
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield  # `heard` has them
+
+    pacer = Pacer(live, scale, meters)
+    config = uvicorn.Config(
+        make_app(pacer, name, longest), log_config=None, access_log=False, lifespan="off",
+        timeout_graceful_shutdown=1, backlog=4096, loop="asyncio", ws="none",
+    )  # fmt: skip
+    server, loop = Server(config), asyncio.get_running_loop()
+
+    def end() -> None:
+        server.should_exit = True
+        pacer.close()
+
+    simulation = asyncio.create_task(pacer.run())
+    simulation.add_done_callback(lambda _: end())
+    with heard(lambda number: loop.call_soon_threadsafe(end)):
+        listening.listen(4096)
+        host, port = listening.getsockname()[:2]
+        (ready or _say)(f"http://{f'[{host}]' if ':' in host else host}:{port}/v1")
+        await server.serve(sockets=[listening])
+    await simulation
+
+
+def _say(address: str) -> None:
+    print(f"opbyte: serving at {address}; Ctrl-C ends it", file=sys.stderr, flush=True)

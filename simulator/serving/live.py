@@ -1,0 +1,251 @@
+"""Engines that are given requests while they run: for clients who live outside the simulation.
+
+Time is the caller's. Requests come at the present, engines run the steps that have begun by then, and
+a step's tokens are known, with their time, when it begins. Stamps are those of `driver.serve` with
+the same arrivals.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import simpy
+
+from ...workloads.errors import InputError
+from ...workloads.requests import RequestBlock
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy
+from ..batching.state import (
+    C_EMITTED,
+    C_HITS,
+    C_PREEMPTIONS,
+    C_PROMPT,
+    C_RELEASED,
+    C_SUBMITTED,
+    F_LAST,
+    I_GENERATED,
+    I_OUTPUT,
+    R_RUNNING,
+    R_WAITING,
+)
+from ..deploy.deployment import Deployment
+from .driver import Pools
+from .engine import Engine
+from .nodes import Node
+from .routers import ROUTERS, Load
+
+I8 = npt.NDArray[np.int64]
+
+
+class Tokens(NamedTuple):
+    """Tokens that come at one time.
+
+    Attributes
+    ----------
+    due_s : float
+        When [s].
+    requests : list of int
+        Whose, by the numbers that `Live.submit` gave.
+    counts : list of int
+        How many of each.
+    """
+
+    due_s: float
+    requests: list[int]
+    counts: list[int]
+
+
+class Gauges(NamedTuple):
+    """What an engine shows of itself: counts so far, requests now, and the KV cache's used share."""
+
+    running: int
+    waiting: int
+    kv_used: float
+    preemptions: int
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+
+
+@dataclass(slots=True)
+class _Live:
+    """A node with its requests under way: rows of the engine's state, their numbers, tokens seen."""
+
+    node: Node
+    rows: list[int] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    seen: I8 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def step(self, until: float) -> None:
+        """Run the next step, which begins before `until`."""
+        engine = self.node.engine
+        engine.advance(min(until, float(np.nextafter(engine.ready, np.inf))))
+
+    def new(self) -> list[tuple[float, int, int]]:
+        """Time, number and count of the tokens since the last call; what has ended is let go."""
+        state = self.node.engine.state
+        rows = np.array(self.rows, dtype=np.int64)
+        have = state.ints[rows, I_GENERATED]
+        came = np.flatnonzero(have > self.seen)
+        found = list(
+            zip(
+                state.floats[rows[came], F_LAST].tolist(),
+                [self.numbers[k] for k in came.tolist()],
+                (have - self.seen)[came].tolist(),
+                strict=True,
+            )
+        )
+        self.seen = have
+        going = have < state.ints[rows, I_OUTPUT]
+        if not going.all():
+            left = np.flatnonzero(going).tolist()
+            self.rows = [self.rows[k] for k in left]
+            self.numbers = [self.numbers[k] for k in left]
+            self.seen = have[going]
+        return found
+
+
+class Live:
+    """Replicas behind a router.
+
+    Parameters
+    ----------
+    pools : Pools
+        Nodes that do everything; two pools are not played.
+    policy, cache
+        See `driver.serve`.
+    router : str
+        A name in `ROUTERS`.
+
+    Raises
+    ------
+    InputError
+        Two pools.
+    """
+
+    def __init__(
+        self, pools: Pools, policy: Policy, cache: CacheSettings, router: str = "round-robin"
+    ) -> None:
+        if pools.decode:
+            raise InputError(
+                pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one"
+            )
+        self.route, self.dealt = ROUTERS[router], 0
+        env = simpy.Environment()
+        made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
+        self.nodes = [_Live(Node(i, engine, simpy.Resource(env))) for i, engine in enumerate(made)]
+        self._where: dict[int, tuple[_Live, int]] = {}
+        self._due: list[tuple[float, int, Tokens]] = []
+        self._order = count()
+
+    @property
+    def next_s(self) -> float:
+        """When the next step begins or the next token comes [s]; infinity if nothing is under way."""
+        times = [n.node.engine.ready for n in self.nodes if not n.node.engine.done]
+        return min([*times, *(entry[0] for entry in self._due[:1])], default=np.inf)
+
+    def submit(
+        self, now: float, input_tokens: int, output_tokens: int, content: tuple[Hashable, ...] = ()
+    ) -> int:
+        """Give a request to the engine that the router chooses; its number.
+
+        Parameters
+        ----------
+        now : float
+            The present [s]; never before that of an earlier call.
+        content : tuple
+            Names of the prompt's leading blocks, equal where it begins like another one.
+
+        Raises
+        ------
+        CapacityError
+            A request that could never fit.
+        """
+        self.advance(now)
+        loads = [self._load(n, now) for n in self.nodes]
+        live = self.nodes[self.route(self.dealt, loads, None)]
+        number, engine = self.dealt, live.node.engine
+        one = np.ones(1, dtype=np.int64)
+        block = RequestBlock(
+            number * one, np.array([now]), input_tokens * one, output_tokens * one,
+            (content,) if content else None,  # type: ignore[arg-type]  # an engine only compares them
+        )  # fmt: skip
+        engine.submit(block)
+        self.dealt += 1
+        row = engine.submitted - 1
+        live.rows.append(row)
+        live.numbers.append(number)
+        live.seen = np.append(live.seen, 0)
+        self._where[number] = live, row
+        return number
+
+    def _load(self, live: _Live, now: float) -> Load:
+        return live.node.load(now) if len(self.nodes) > 1 else Load(0, 0)
+
+    def cut(self, number: int) -> None:
+        """Let a request end with its next token, whoever asked for it having left."""
+        found = self._where.get(number)
+        if found is None:
+            return
+        live, row = found
+        request = live.node.engine.state.ints[row]
+        request[I_OUTPUT] = min(request[I_OUTPUT], request[I_GENERATED] + 1)
+
+    def advance(self, until: float) -> None:
+        """Run every step that begins before `until`."""
+        for live in self.nodes:
+            engine = live.node.engine
+            while not engine.done and engine.ready < until:
+                live.step(until)
+                self._note(live.new())
+
+    def _note(self, found: list[tuple[float, int, int]]) -> None:
+        """Keep tokens until they are due; those of one time together."""
+        by_time: dict[float, Tokens] = {}
+        for due, number, tokens in found:
+            own = by_time.setdefault(due, Tokens(due, [], []))
+            own.requests.append(number)
+            own.counts.append(tokens)
+        for own in by_time.values():
+            heapq.heappush(self._due, (own.due_s, next(self._order), own))
+
+    def due(self, now: float) -> list[Tokens]:
+        """Tokens that have come by now, in order; each is given once."""
+        out = []
+        while self._due and self._due[0][0] <= now:
+            out.append(heapq.heappop(self._due)[2])
+        return out
+
+    def forget(self, number: int) -> None:
+        """Nothing more will be asked of a request."""
+        self._where.pop(number, None)
+
+    def gauges(self) -> list[Gauges]:
+        """What every engine shows of itself."""
+        return [_gauges(live.node.engine) for live in self.nodes]
+
+
+def _engine(deployment: Deployment, index: int, policy: Policy, cache: CacheSettings) -> Engine:
+    """An engine whose code is compiled: the present does not wait for that."""
+    one = np.ones(1, dtype=np.int64)
+    first = Engine(deployment, policy, index, cache=cache)
+    first.submit(RequestBlock(0 * one, np.zeros(1), one, 2 * one))
+    first.advance(np.inf)
+    return Engine(deployment, policy, index, cache=cache)
+
+
+def _gauges(engine: Engine) -> Gauges:
+    state, counters = engine.state, engine.state.counters
+    running = int(state.ranks[:, R_RUNNING].sum())
+    queued = int(counters[C_SUBMITTED] - counters[C_RELEASED])
+    return Gauges(
+        running, queued + int(state.ranks[:, R_WAITING].sum()),
+        float(1.0 - state.free.min() / engine.kv.capacity), int(counters[C_PREEMPTIONS]),
+        int(counters[C_PROMPT]), int(counters[C_HITS]), int(counters[C_EMITTED]),
+    )  # fmt: skip
