@@ -93,7 +93,7 @@ def test_version_is_stated_once() -> None:
 def test_imports_are_declared() -> None:
     """A plain install brings every package that a module imports; extras bring the others."""
     requirements = [*PROJECT["dependencies"]]
-    for extra in ("gpu", "cluster"):
+    for extra in ("gpu", "cluster", "serve"):
         requirements += PROJECT["optional-dependencies"][extra]
     names = [re.split(r"[\[<>=!~; ]", text.lower())[0] for text in requirements]
     declared = {IMPORT_NAMES.get(name, name) for name in names} | {"cupyx", "distributed"}

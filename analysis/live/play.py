@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,19 @@ if TYPE_CHECKING:
     from .prompts import Prompts
     from .target import Target
 
+NAP_S = 0.02
+"""How often the player looks how late it is itself [s]."""
+
 
 class Player:
     """Plays a trace; `outcomes` holds what has come of it at any moment, a row a request.
 
+    `stalls` has samples of how late the player itself was [s]: what a stamp may be late.
+
     Parameters
     ----------
-    client, target, prompts
-        Whom to ask, how, and with what.
+    clients, target, prompts
+        Whom to ask, in turn, how, and with what.
     outputs : int64 array, shape (n,)
         Tokens asked for.
     due_s : float64 array, shape (n,), or None
@@ -40,15 +46,16 @@ class Player:
     """
 
     def __init__(
-        self, client: httpx.AsyncClient, target: Target, prompts: Prompts,
+        self, clients: Sequence[httpx.AsyncClient], target: Target, prompts: Prompts,
         outputs: npt.NDArray[np.int64], due_s: npt.NDArray[np.float64] | None, places: int,
         limit_s: float, told: Callable[[int, int], None] | None = None,
     ) -> None:  # fmt: skip
-        self.client, self.target, self.prompts = client, target, prompts
+        self.clients, self.target, self.prompts = clients, target, prompts
         self.outputs, self.due_s, self.limit_s, self.told = outputs, due_s, limit_s, told
         self.outcomes = [Outcome() for _ in outputs]
         self.places = asyncio.Semaphore(places)
         self.ended = 0
+        self.stalls = array("d")
         self.clock: Clock = time.perf_counter
 
     async def play(self, stop: asyncio.Event) -> bool:
@@ -56,11 +63,12 @@ class Player:
         began = time.perf_counter()
         self.clock = lambda: time.perf_counter() - began
         playing, stopped = asyncio.create_task(self._all()), asyncio.create_task(stop.wait())
+        watching = asyncio.create_task(self._watch())
         await asyncio.wait({playing, stopped}, return_when=asyncio.FIRST_COMPLETED)
         cut = not playing.done()
-        for task in (playing, stopped):
+        for task in (playing, stopped, watching):
             task.cancel()
-        await asyncio.gather(stopped, return_exceptions=True)
+        await asyncio.gather(stopped, watching, return_exceptions=True)
         with suppress(asyncio.CancelledError):
             await playing
         return cut
@@ -72,11 +80,19 @@ class Player:
                 if self.due_s is not None:
                     await asyncio.sleep(max(float(self.due_s[row]) - self.clock(), 0.0))
                 await self.places.acquire()
-                group.create_task(self._one(outcome, body))
+                client = self.clients[row % len(self.clients)]
+                group.create_task(self._one(client, outcome, body))
 
-    async def _one(self, outcome: Outcome, body: bytes) -> None:
+    async def _watch(self) -> None:
+        """Note how late this process is, by naps that are all of one length."""
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(NAP_S)
+            self.stalls.append(max(time.perf_counter() - began - NAP_S, 0.0))
+
+    async def _one(self, client: httpx.AsyncClient, outcome: Outcome, body: bytes) -> None:
         try:
-            await ask(self.client, self.target.url, body, outcome, self.clock, self.limit_s)
+            await ask(client, self.target.url, body, outcome, self.clock, self.limit_s)
         finally:
             self.places.release()
             self.ended += 1

@@ -18,7 +18,7 @@ from .extra import more_files, needs
 from .play import Player
 from .prompts import Prompts
 from .recording import Recording
-from .target import PROMPTS, Target, address, find_out, open_client
+from .target import PROMPTS, Target, address, find_out, open_clients
 
 MOST_IN_FLIGHT = 1024
 LIMIT_S = 600.0
@@ -117,14 +117,14 @@ class _Play:
     ) -> Recording:  # fmt: skip
         import pandas as pd  # noqa: F401  # writing needs it: not to be loaded after a signal
 
-        target, outcomes = asyncio.run(self._play(due, places, form))
+        target, player = asyncio.run(self._play(due, places, form))
         host = target.base.partition("//")[2].partition("/")[0]
         return Recording(
             f"{target.model.rpartition('/')[2]}-{host}".replace(":", "-"), workload, target,
-            self.server, self.trace, outcomes, due, places, self.cut,
+            self.server, self.trace, player.outcomes, due, places, self.cut, np.array(player.stalls),
         )  # fmt: skip
 
-    async def _play(self, due: Any, places: int, form: str) -> Any:
+    async def _play(self, due: Any, places: int, form: str) -> tuple[Target, Player]:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -132,13 +132,13 @@ class _Play:
             self.cut = signal.Signals(number).name
             loop.call_soon_threadsafe(stop.set)
 
-        async with open_client(self.target.base) as client:
-            target = await find_out(client, self.target, form, self.prompts)
+        async with open_clients(self.target.base, places) as clients:
+            target = await find_out(clients[0], self.target, form, self.prompts)
             player = Player(
-                client, target, self.prompts, self.trace.output_tokens, due, places,
+                clients, target, self.prompts, self.trace.output_tokens, due, places,
                 self.limit_s, self.told,
             )  # fmt: skip
             with heard(end):
                 if not await player.play(stop):
                     self.cut = ""
-            return target, player.outcomes
+            return target, player

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,8 @@ class Recording(Result):
         Most requests in flight: the clients of a closed loop, or a bound.
     cut : str
         Signal that ended it before its end; empty without one.
+    stalls_s : float64 array
+        Samples of how late the client itself was [s].
     """
 
     name: str
@@ -57,6 +59,7 @@ class Recording(Result):
     due_s: F8 | None
     places: int
     cut: str = ""
+    stalls_s: F8 = field(default_factory=lambda: np.zeros(0))
 
     @property
     def failed(self) -> dict[str, int]:
@@ -118,13 +121,18 @@ class Recording(Result):
         late = [self.outcomes[i].sent_s - float(self.due_s[i]) for i in self.sent]
         return float(np.quantile(late, 0.99))
 
+    def stall(self) -> float | None:
+        """How late stamps may be for the client's own sake, 99 of 100 at most [s]."""
+        return float(np.quantile(self.stalls_s, 0.99)) if len(self.stalls_s) else None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "run": self.name, "url": self.target.base, "checkpoint": self.target.model,
             "workload": self.workload, "requests": len(self.outcomes), "sent": len(self.sent),
             "answered": len(self.answered), "failed": self.failed, "cut": self.cut or None,
             "prompts": "ids" if self.target.ids else "words", "places": self.places,
-            "late_p99_s": self.lateness(), **{n: self.measured().get(f"{n}_s") for n in TIMES},
+            "late_p99_s": self.lateness(), "stall_p99_s": self.stall(),
+            **{n: self.measured().get(f"{n}_s") for n in TIMES},
         }  # fmt: skip
 
     def remarks(self) -> Sequence[str]:
@@ -139,6 +147,12 @@ class Recording(Result):
             out.append(
                 f"1 of 100 requests was sent {seconds(late)} late or more: this machine is too slow "
                 f"for the trace, or its {self.places:,} places in flight are too few"
+            )
+        stall = self.stall()
+        if stall is not None and stall > LATE_S:
+            out.append(
+                f"this client was busy: 1 of 100 stamps may be {seconds(stall)} late or more; record "
+                "fewer streams at a time, or on another machine"
             )
         if self.server.missing:
             out.append(f"the folder cannot be replayed without {' and '.join(self.server.missing)}")

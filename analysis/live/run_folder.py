@@ -46,6 +46,7 @@ def run_json(result: Recording) -> dict[str, Any]:
             "cut": result.cut or None, "requests": len(result.outcomes), "sent": len(result.sent),
             "not_sent": sum(o.status == NOT_SENT for o in result.outcomes),
             "failed": result.failed, "late_p99_s": result.lateness(),
+            "stall_p99_s": result.stall(),
         },
         "assumed": _assumed(result),
     }  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ KEY = "OPENAI_API_KEY"
 PROBE_S = 60.0
 """Longest wait for an answer to a question before the run."""
 PROMPTS = ("auto", "ids", "words")
+POOL, MOST_CLIENTS = 16, 64
+"""Requests in flight of one client; clients at most."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -105,20 +108,32 @@ def address(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{path if path.endswith('/v1') else path + '/v1'}"
 
 
-def open_client(base: str) -> httpx.AsyncClient:
-    """A client with the key, if there is one; no proxy between a machine and itself."""
+@asynccontextmanager
+async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.AsyncClient]]:
+    """Clients with the key, if there is one, for so many requests in flight.
+
+    A client's pool looks at all of its connections for every request, so many requests need several.
+    There is no proxy between a machine and itself.
+    """
     import httpx
 
     headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
-    try:
-        return httpx.AsyncClient(
-            headers=headers, timeout=None, trust_env=urlsplit(base).hostname not in LOOPBACK,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-        )  # fmt: skip
-    except (UnicodeError, ValueError):
-        raise InputError(KEY, "holds characters that no header may") from None
+    verify = httpx.create_ssl_context()
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with AsyncExitStack() as stack:
+        try:
+            clients = [
+                httpx.AsyncClient(
+                    headers=headers, timeout=None, limits=limits, verify=verify,
+                    trust_env=urlsplit(base).hostname not in LOOPBACK,
+                )
+                for _ in range(-(-min(places, MOST_CLIENTS * POOL) // POOL))
+            ]  # fmt: skip
+        except (UnicodeError, ValueError):
+            raise InputError(KEY, "holds characters that no header may") from None
+        yield [await stack.enter_async_context(client) for client in clients]
 
 
 async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts) -> Target:

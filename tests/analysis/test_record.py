@@ -114,9 +114,9 @@ def test_a_cut_run_is_whole(trace: Path, tmp_path: Path, name: str, code: int) -
     assert process.returncode == code, err
     assert f"cut by {name}: 1 of 9 were not sent" in err
     run = json.loads((tmp_path / "run/run.json").read_text())
-    assert run["recorded"] | {"late_p99_s": None} == {
+    assert run["recorded"] | {"late_p99_s": None, "stall_p99_s": None} == {
         "cut": name, "requests": 9, "sent": 8, "not_sent": 1, "failed": {"cut": 1},
-        "late_p99_s": None,
+        "late_p99_s": None, "stall_p99_s": None,
     }  # fmt: skip
     check_stamps(tmp_path / "run")
     assert not list((tmp_path / "run").glob(".*"))
