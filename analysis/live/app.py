@@ -95,7 +95,8 @@ class Pages:
     async def _answer(self, request: Request, chat: bool) -> Response:
         """Answer a request, or say why not."""
         try:
-            asked = read_asked(await _body(request), chat, self.model, self.longest)
+            block = self.pacer.live.block_tokens
+            asked = read_asked(await _body(request), chat, self.model, self.longest, block)
             answer = self._submit(asked)
         except Refused as refusal:
             self.pacer.meters.refused += 1

@@ -7,8 +7,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...workloads.requests import PREFIX_BLOCK_TOKENS
-
 DEFAULT_TOKENS = 16
 """Output tokens of a completion that says nothing of them, as OpenAI's and vLLM's servers."""
 MOST_TOKENS = 2**31 - 1
@@ -49,8 +47,7 @@ class Asked:
         Chat completion or completion; whether chunks are wanted, and the usage after them.
     input_tokens, output_tokens : int
     content : tuple
-        Names of the prompt's leading whole blocks of `PREFIX_BLOCK_TOKENS`, each of which stands
-        for all up to its end.
+        Names of the prompt's leading whole blocks, each of which stands for all up to its end.
     """
 
     chat: bool
@@ -61,7 +58,7 @@ class Asked:
     content: tuple[Hashable, ...]
 
 
-def read_asked(raw: bytes, chat: bool, model: str, longest: int | None) -> Asked:
+def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: int) -> Asked:
     """Read a request.
 
     Parameters
@@ -70,6 +67,8 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None) -> Asked
         Name of the one that is served.
     longest : int or None
         Most tokens of prompt and output.
+    block : int
+        Tokens of a block of the KV cache.
 
     Raises
     ------
@@ -95,7 +94,7 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None) -> Asked
         )  # fmt: skip
     options = body.get("stream_options") or {}
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
-    return Asked(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens))
+    return Asked(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens, block))
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:
@@ -142,11 +141,11 @@ def _tokens(prompt: object) -> list[Hashable]:
     return []
 
 
-def _blocks(tokens: list[Hashable]) -> tuple[Hashable, ...]:
+def _blocks(tokens: list[Hashable], size: int) -> tuple[Hashable, ...]:
     """Names of the whole blocks; equal ones begin prompts that are equal up to their end."""
     names: list[Hashable] = []
     before: Hashable = None
-    for start in range(0, len(tokens) - PREFIX_BLOCK_TOKENS + 1, PREFIX_BLOCK_TOKENS):
-        before = hash((before, *tokens[start : start + PREFIX_BLOCK_TOKENS]))
+    for start in range(0, len(tokens) - size + 1, size):
+        before = hash((before, *tokens[start : start + size]))
         names.append(before)
     return tuple(names)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import list_devices, load_system
+from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.frameworks.vllm_file import read_engine
 from ...workloads.catalog import catalog_entry, load_model
 from ...workloads.errors import InputError, nearest
@@ -26,7 +27,7 @@ class DeployedAs:
         Name in the catalog.
     devices : int or None
     engine : mapping
-        Keys of an ``engine.json``.
+        Keys of an ``engine.json``; without one, all devices are one tensor-parallel group.
     """
 
     config: Mapping[str, Any] | None = None
@@ -66,9 +67,21 @@ def deployed_as(model: str | None, system: str | None, engine: str | None) -> De
                 f"--system {system!r}",
                 f"must be of a device of the catalog{nearest(device, list_devices())}",
             )
-    settings: dict[str, Any] = {"engine": "vllm"}
+    settings: dict[str, Any] = {"engine": "vllm", "tensor_parallel_size": devices or 1}
     if engine is not None:
-        read_engine(engine)
+        _check_degrees(engine, read_engine(engine), system, devices)
         path = Path(engine)
         settings = read_json_object(path / "engine.json" if path.is_dir() else path)
     return DeployedAs(config, device, devices, settings)
+
+
+def _check_degrees(
+    engine: str, settings: EngineSettings, system: str | None, devices: int | None
+) -> None:
+    """Refuse an engine that is spread over other devices than the system has."""
+    spread = (settings.tp or 1) * (settings.dp or 1) * (settings.pp or 1)
+    if devices is not None and spread != devices:
+        raise InputError(
+            engine, f"tensor_parallel_size, data_parallel_size and pipeline_parallel_size make "
+            f"{spread}, not the {devices} devices of --system {system}",
+        )  # fmt: skip

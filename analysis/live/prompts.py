@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock
+from ...workloads.requests import RequestBlock
 
 LOWEST_ID, HIGHEST_ID = 1_000, 30_000
 """Token ids that are drawn: ordinary tokens of any vocabulary of 30,000 and more (assumed: special
@@ -113,8 +113,9 @@ class Prompts:
             return _drawn((self.seed, 2), PROBE_TOKENS)
         length = int(self.trace.input_tokens[row])
         hashes = () if self.trace.hash_ids is None else self.trace.hash_ids[row]
-        parts = [_drawn((self.seed, 0, h), PREFIX_BLOCK_TOKENS) for h in hashes]
-        known = len(parts) * PREFIX_BLOCK_TOKENS
+        size = self.trace.hash_tokens
+        parts = [_drawn((self.seed, 0, h), size) for h in hashes]
+        known = len(parts) * size
         if known < length:
             parts.append(_drawn((self.seed, 1, row), length - known))
         return np.concatenate(parts)[:length]

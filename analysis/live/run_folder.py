@@ -6,16 +6,15 @@ the time of sending, and is a trace; ``chunks.csv`` has the stamp of every chunk
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 
 from ..show.output import OutputFolder
+from ..validate.runs.spec import RECORDED
 from .client import NOT_SENT
 from .recording import Recording
-
-RECORDED = "as recorded"
-"""What `run.json` says of arrivals that stand in ``requests.csv``."""
 
 
 def write_recording(result: Recording, folder: OutputFolder) -> None:
@@ -31,7 +30,10 @@ def run_json(result: Recording) -> dict[str, Any]:
     """The object of ``run.json``."""
     server, target = result.server, result.target
     engine = dict(server.engine)
-    if target.version and "version" not in engine and "engine_version" not in engine:
+    told = target.version and re.match(
+        r"\d+\.\d+", target.version
+    )  # as vLLM's versions are written
+    if told and "version" not in engine and "engine_version" not in engine:
         engine["version"] = target.version
     return {
         "run": result.name,
@@ -69,7 +71,7 @@ def _workload(result: Recording) -> dict[str, Any]:
             "tokens_min": min(inputs), "tokens_max": max(inputs),
             "kind": "ids" if result.target.ids else "words",
         } if inputs else {},
-        "output_tokens": outputs[0] if len(set(outputs)) == 1 else None,
+        **({"output_tokens": outputs[0]} if len(set(outputs)) == 1 else {}),
     }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ class Target:
     def body(self, prompts: Prompts, row: int, output_tokens: int) -> bytes:
         """A request as it is sent."""
         asked: dict[str, Any] = {
-            "model": self.model, "stream": True, "max_tokens": output_tokens, "temperature": 0.0,
+            "model": self.model, "stream": True, "max_tokens": output_tokens,
         }  # fmt: skip
         prompt = prompts.ids(row) if self.ids else prompts.words(row)
         if self.chat:

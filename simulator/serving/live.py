@@ -1,8 +1,9 @@
 """Engines that are given requests while they run: for clients who live outside the simulation.
 
 Time is the caller's. Requests come at the present, engines run the steps that have begun by then, and
-a step's tokens are known, with their time, when it begins. Stamps are those of `driver.serve` with
-the same arrivals.
+a step's tokens are known, with their time, when it begins. Times are those of `driver.serve` with
+the same arrivals, and what a request spends outside all steps (`Host.request_s`) on top: those that
+clients see.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Tokens(NamedTuple):
     Attributes
     ----------
     due_s : float
-        When [s].
+        When their clients see them [s].
     requests : list of int
         Whose, by the numbers that `Live.submit` gave.
     counts : list of int
@@ -137,6 +138,7 @@ class Live:
                 pools.entry[0].system.name, "prefills and decodes in two pools; serve plays one"
             )
         self.route, self.dealt = ROUTERS[router], 0
+        self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
         env = simpy.Environment()
         made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
         self.nodes = [_Live(Node(i, engine, simpy.Resource(env))) for i, engine in enumerate(made)]
@@ -160,7 +162,8 @@ class Live:
         now : float
             The present [s]; never before that of an earlier call.
         content : tuple
-            Names of the prompt's leading blocks, equal where it begins like another one.
+            Names of the prompt's leading blocks of `block_tokens`, equal where it begins like
+            another one.
 
         Raises
         ------
@@ -175,6 +178,7 @@ class Live:
         block = RequestBlock(
             number * one, np.array([now]), input_tokens * one, output_tokens * one,
             (content,) if content else None,  # type: ignore[arg-type]  # an engine only compares them
+            hash_tokens=self.block_tokens,
         )  # fmt: skip
         engine.submit(block)
         self.dealt += 1
@@ -209,7 +213,7 @@ class Live:
         """Keep tokens until they are due; those of one time together."""
         by_time: dict[float, Tokens] = {}
         for due, number, tokens in found:
-            own = by_time.setdefault(due, Tokens(due, [], []))
+            own = by_time.setdefault(due, Tokens(due + self.outside_s, [], []))
             own.requests.append(number)
             own.counts.append(tokens)
         for own in by_time.values():

@@ -84,7 +84,9 @@ def test_every_way_to_fail_is_counted(ask: Ask, trace: Path, tmp_path: Path) -> 
 
 
 def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: Path) -> None:
-    (tmp_path / "engine.json").write_text('{"engine": "vllm", "max_num_seqs": 8}')
+    (tmp_path / "engine.json").write_text(
+        '{"engine": "vllm", "max_num_seqs": 8, "tensor_parallel_size": 2}'
+    )
     with served(Fake()) as fake:
         ask("record", fake.url, "--trace", trace, "--model", "llama-3-8b", "--system", "h100-x2",
             "--engine", tmp_path / "engine.json", "--json", "--out", tmp_path / "run").json()  # fmt: skip
@@ -92,6 +94,9 @@ def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: 
     assert (run["device"], run["devices"], run["model"]) == ("h100", 2, "config.json")
     assert run["engine"]["max_num_seqs"] == 8
     assert json.loads((tmp_path / "run/config.json").read_text())["hidden_size"] == 4096
+    replayed = ask("validate", "runs", tmp_path / "run", "--json").json()["runs"]
+    assert [entry["stage"] for entry in replayed] == [0]
+    assert {"ttft_mean", "tpot_p99", "e2e_p90", "itl_p50"} <= set(replayed[0]["metrics"])
     block = open_requests(tmp_path / "run/requests.csv").read()
     assert block.output_tokens.tolist() == [5 + i for i in range(8)]
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
@@ -180,9 +185,17 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
         (["http://127.0.0.1:9", "--prompts", "ids", "--chat"], "cannot go with --chat"),
         (["http://127.0.0.1:9", "--in-flight", "0"], "must be above 0"),
         (["http://127.0.0.1:9", "--system", "h100x"], "h100x"),
+        (
+            ["http://127.0.0.1:9", "--system", "h100-x2", "--engine", "engine.json"],
+            "make 1, not the 2 devices of --system h100-x2",
+        ),
     ],
 )
-def test_bad_input_is_one_line(ask: Ask, trace: Path, arguments: list[str], said: str) -> None:
+def test_bad_input_is_one_line(
+    ask: Ask, trace: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trace.parent)
+    Path("engine.json").write_text('{"engine": "vllm"}')
     assert said in ask("record", *arguments, "--trace", trace).refused()
 
 

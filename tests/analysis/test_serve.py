@@ -223,8 +223,8 @@ def test_a_recorded_run_is_the_simulated_one(tmp_path: Path) -> None:
         found = record(own.url, trace=str(trace), rate_scale=SCALE)
     measured = found.measured()
     assert len(found.answered) == len(LOAD)
-    for name in ("ttft", "tpot", "e2e"):
-        simulated = getattr(expected, f"{name}_s").mean / SCALE
+    for name, theirs in (("ttft", "client_ttft"), ("tpot", "tpot"), ("e2e", "client_e2e")):
+        simulated = getattr(expected, f"{theirs}_s").mean / SCALE
         assert measured[f"{name}_s"]["mean"] == pytest.approx(simulated, rel=0.03), name
 
 

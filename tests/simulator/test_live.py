@@ -67,8 +67,9 @@ def test_stamps_are_those_of_a_run(
     assert [len(own) for own in times] == outputs.tolist()
     assert all(own == sorted(own) for own in times)
     n = len(rows)
-    np.testing.assert_allclose([own[0] for own in times], table.first_s[:n], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose([own[-1] for own in times], table.last_s[:n], rtol=1e-9, atol=1e-12)
+    seen = table.first_s[:n] + rules.host.request_s, table.last_s[:n] + rules.host.request_s
+    np.testing.assert_allclose([own[0] for own in times], seen[0], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose([own[-1] for own in times], seen[1], rtol=1e-9, atol=1e-12)
 
 
 def test_what_is_cut_ends_with_its_next_token_and_frees_its_place() -> None:
@@ -100,6 +101,6 @@ def test_one_that_could_never_fit_is_refused_and_leaves_no_trace() -> None:
 def test_equal_beginnings_are_found_in_the_cache() -> None:
     live = Live(Pools((DEPLOYMENT,)), make_policy("vllm", 2048, 8), CacheSettings(16, 400))
     for now in (0.0, 10.0):
-        live.submit(now, 600, 2, ("a",))
+        live.submit(now, 600, 2, tuple(range(37)))
         live.advance(now + 9.0)
-    assert live.gauges()[0].cached_tokens == 512
+    assert live.gauges()[0].cached_tokens == 37 * 16

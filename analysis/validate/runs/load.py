@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ....workloads.requests import RequestBlock, RequestStream
+from ....workloads.requests import RequestBlock, RequestStream, open_requests
 from .spec import MeasuredRun, Prompts
 
 I8 = npt.NDArray[np.int64]
@@ -29,13 +29,19 @@ class Load:
 
 
 def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
-    """Arrivals of all stages, and prompts with the content of their blocks; same seed, same bytes.
+    """Requests of a run: those recorded, else drawn; same seed, same bytes.
+
+    Drawn are the arrivals of all stages, and prompts with the content of their blocks.
 
     Parameters
     ----------
     block_tokens : int
         Tokens of a block of the engine's KV cache: what two prompts share is found by whole ones.
     """
+    if run.requests is not None:
+        block = open_requests(run.requests).read()
+        stream = RequestStream(run.name, True, None, lambda: iter([block]))
+        return Load(stream, np.zeros(len(block), dtype=np.int64))
     rng = np.random.default_rng([seed, len(run.stages)])
     arrivals, stage, start = [], [], 0.0
     for s, own in enumerate(run.stages):
@@ -50,7 +56,7 @@ def draw(run: MeasuredRun, seed: int, block_tokens: int) -> Load:
     prompt = np.arange(len(arrival)) % run.prompts.distinct
     block = RequestBlock(
         np.arange(len(arrival)), arrival, lengths[prompt],
-        np.full(len(arrival), run.output_tokens), tuple(contents[p] for p in prompt),
+        np.full(len(arrival), run.output_tokens or 1), tuple(contents[p] for p in prompt),
         hash_tokens=block_tokens,
     )  # fmt: skip
     stream = RequestStream(run.name, True, None, lambda: iter([block]))

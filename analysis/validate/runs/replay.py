@@ -61,7 +61,7 @@ def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
     Parameters
     ----------
     seeds : int
-        How many draws; every figure is the mean of theirs.
+        How many draws; every figure is the mean of theirs. Recorded requests are not drawn.
     kernels : str
         Whose kernels cost the ops, see `DeployOptions.framework`.
 
@@ -73,7 +73,7 @@ def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
     deployment, settings = deployment_of(run, kernels)
     cache = settings.cache_on(deployment.system.device)
     found: list[list[dict[str, float]]] = []
-    for seed in range(seeds):
+    for seed in range(seeds if run.requests is None else 1):
         drawn = draw(run, seed, cache.block_tokens)
         result = serve(
             deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True

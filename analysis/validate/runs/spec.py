@@ -14,6 +14,8 @@ from ....workloads.hf.json_file import read_json_object
 
 RUN = "run.json"
 ARRIVALS = "poisson, count fixed"
+RECORDED = "as recorded"
+"""Requests stand in a table, as `opbyte record` writes it."""
 STATISTICS = ("mean", "p50", "p90", "p99")
 TIMES = ("ttft", "tpot", "e2e", "itl")
 """Quantities of a stage; each may have any of `STATISTICS`."""
@@ -76,8 +78,10 @@ class MeasuredRun:
     pause_s : float
         From the last arrival of a stage to the start of the next [s].
     prompts : Prompts
-    output_tokens : int
-        Of every request.
+    output_tokens : int or None
+        Of every request, where they are drawn.
+    requests : Path or None
+        Table of the requests as they were sent; None where they are drawn.
     measured : tuple of mapping
         A stage each: metric -> seconds, such as ``ttft_p90``.
     """
@@ -92,7 +96,8 @@ class MeasuredRun:
     stages: tuple[Stage, ...]
     pause_s: float
     prompts: Prompts
-    output_tokens: int
+    output_tokens: int | None
+    requests: Path | None
     measured: tuple[Mapping[str, float], ...]
 
     @property
@@ -113,8 +118,9 @@ def read_run(folder: Path) -> MeasuredRun:
     top = _Node(path, "", read_json_object(path))
     load, prompts = top.part("workload"), top.part("workload").part("prompts")
     arrivals = load.text("arrivals", ARRIVALS)
-    if arrivals != ARRIVALS:
-        raise load.wrong("arrivals", repr(ARRIVALS))
+    if arrivals not in (ARRIVALS, RECORDED):
+        raise load.wrong("arrivals", f"{ARRIVALS!r} or {RECORDED!r}")
+    recorded = arrivals == RECORDED
     stages = tuple(
         Stage(s.number("rate", 1e-6, 1e6), s.number("duration_s", 1e-3, 1e9))
         for s in load.list("stages")
@@ -132,7 +138,8 @@ def read_run(folder: Path) -> MeasuredRun:
         stages=stages,
         pause_s=load.number("pause_s", 0.0, 1e9, 0.0),
         prompts=_prompts(prompts),
-        output_tokens=load.count("output_tokens", 1, MOST_TOKENS),
+        output_tokens=None if recorded else load.count("output_tokens", 1, MOST_TOKENS),
+        requests=_beside(load, "requests", "requests.csv") if recorded else None,
         measured=_measured(top, len(stages)),
     )
 
