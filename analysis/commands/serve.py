@@ -37,7 +37,7 @@ def serve_command(
     from ..live.serve import serve
 
     make = partial(
-        serve, Scenario.of(model, system, **options), host=host, port=port, time_scale=time_scale,
-        served_model_name=served_model_name,
+        serve, model, system, host=host, port=port, time_scale=time_scale,
+        served_model_name=served_model_name, **options,
     )  # fmt: skip
     answer(make, out, as_json)

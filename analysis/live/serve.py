@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
 from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
 from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
 from ..show.interrupt import heard
 from ..show.result import Result
 from ..show.text import seconds
@@ -69,20 +72,22 @@ class Service(Result):
 
 
 def serve(
-    scenario: Scenario,
+    model: Scenario | str | Path | ModelSpec,
+    system: str | Path | SystemSpec | None = None,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     time_scale: float = 1.0,
     served_model_name: str = "",
     ready: Callable[[str], object] | None = None,
+    **options: Any,
 ) -> Service:
     """Serve a simulated deployment until a signal ends it.
 
     Parameters
     ----------
-    scenario : Scenario
-        Model, system, engine and deployment; its requests are those of the clients.
+    model, system
+        See `simulate`; the requests are those of clients.
     host : str
         Address to listen at; loopback by default.
     port : int
@@ -93,6 +98,8 @@ def serve(
         Name of the model for clients; its own by default.
     ready : callable, optional
         Told the server's address once it listens; by default a line on stderr says it.
+    **options
+        Options of `Scenario` by their names, such as ``engine``, ``tp`` or ``replicas``.
 
     Raises
     ------
@@ -105,6 +112,7 @@ def serve(
         raise InputError(
             "--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}"
         )
+    scenario = Scenario.of(model, system, **options)
     deployment, settings = deployment_of(scenario)
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")

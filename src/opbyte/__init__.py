@@ -32,8 +32,10 @@ _HOMES = {
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
     "pareto": "analysis.studies.pareto",
+    "record": "analysis.live.record",
     "roofline": "analysis.answers.roofline",
     "search": "analysis.studies.search",
+    "serve": "analysis.live.serve",
     "simulate": "analysis.answers.simulate",
     "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
@@ -61,8 +63,10 @@ __all__ = [
     "load_system",
     "open_requests",
     "pareto",
+    "record",
     "roofline",
     "search",
+    "serve",
     "simulate",
     "simulate_seeds",
     "sweep",
@@ -80,6 +84,8 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
     from opbyte.analysis.answers.two_masters import two_masters
+    from opbyte.analysis.live.record import record
+    from opbyte.analysis.live.serve import serve
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
     from opbyte.analysis.studies.search import search
