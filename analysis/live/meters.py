@@ -74,7 +74,8 @@ GAUGES = (
     ("num_requests_waiting", "gauge", "Requests that wait.", "waiting"),
     ("kv_cache_usage_perc", "gauge", "Used share of the KV cache; 1 is all of it.", "kv_used"),
     ("num_preemptions", "counter", "Preempted requests.", "preemptions"),
-    ("prompt_tokens", "counter", "Prompt tokens computed.", "prompt_tokens"),
+    ("prompt_tokens", "counter", "Prompt tokens, computed or found.", "prompt_tokens"),
+    ("prefix_cache_queries", "counter", "Prompt tokens looked for in the cache.", "prompt_tokens"),
     ("prefix_cache_hits", "counter", "Prompt tokens found in the prefix cache.", "cached_tokens"),
     ("generation_tokens", "counter", "Tokens generated.", "output_tokens"),
 )

@@ -100,7 +100,7 @@ def address(url: str) -> str:
         usable = False
     if not usable:
         raise InputError(f"URL {url!r}", "must be a server's address: http://127.0.0.1:8000")
-    if parts.username or parts.password:
+    if parts.username or parts.password or parts.query:
         raise InputError("URL", f"must hold no credentials; the key is read from {KEY}")
     path = parts.path.rstrip("/")
     for end in ("/chat/completions", "/completions"):

@@ -63,7 +63,10 @@ class Tokens(NamedTuple):
 
 
 class Gauges(NamedTuple):
-    """What an engine shows of itself: counts so far, requests now, and the KV cache's used share."""
+    """What an engine shows of itself: requests now, the KV cache's used share, and counts so far.
+
+    Prompt tokens are those computed, again after a preemption too, and those found in the cache.
+    """
 
     running: int
     waiting: int
@@ -251,5 +254,5 @@ def _gauges(engine: Engine) -> Gauges:
     return Gauges(
         running, queued + int(state.ranks[:, R_WAITING].sum()),
         float(1.0 - state.free.min() / engine.kv.capacity), int(counters[C_PREEMPTIONS]),
-        int(counters[C_PROMPT]), int(counters[C_HITS]), int(counters[C_EMITTED]),
+        int(counters[C_PROMPT] + counters[C_HITS]), int(counters[C_HITS]), int(counters[C_EMITTED]),
     )  # fmt: skip

@@ -180,6 +180,7 @@ def test_the_key_comes_from_the_environment_and_goes_nowhere_else(
     [
         (["ftp://host"], "URL 'ftp://host': must be a server's address: http://127.0.0.1:8000"),
         (["http://u:p@host"], "URL: must hold no credentials; the key is read from OPENAI_API_KEY"),
+        (["http://host/v1?key=x"], "URL: must hold no credentials"),
         (["http://127.0.0.1:9"], "cannot be reached"),
         (["http://127.0.0.1:9", "--prompts", "idss"], "is no form of prompt; did you mean 'ids'?"),
         (["http://127.0.0.1:9", "--prompts", "ids", "--chat"], "cannot go with --chat"),
