@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -47,14 +49,23 @@ def record_command(
 ) -> None:
     """Play a trace against a server, stamp every chunk, write a run's folder."""
     from ..live.record import record
-    from ..show.interrupt import Ended
+    from ..live.recording import Recording
+    from ..show.interrupt import Ended, heard
 
-    make = partial(
+    play = partial(
         record, url, served_model_name=served_model_name, chat=chat, prompts=prompts,
         in_flight=in_flight, timeout=timeout, model=model, system=system, engine=engine, **options,
     )  # fmt: skip
-    result = answer(make, out, as_json, counted="requests")
-    if result.cut:
-        raise Ended(signal.Signals[result.cut])
+    told_late: list[int] = []
+    with ExitStack() as kept:
+
+        def make(told: Callable[[int, int], None] | None) -> Recording:
+            result = play(told=told)
+            kept.enter_context(heard(told_late.append))  # it is written, whatever comes now
+            return result
+
+        result = answer(make, out, as_json, counted="requests")
+    if result.cut or told_late:
+        raise Ended(signal.Signals[result.cut] if result.cut else told_late[0])
     if not result.answered:
         raise typer.Exit(1)
