@@ -126,7 +126,8 @@ def slowdowns(parts: Sequence[Part]) -> F8 | None:
 
 def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
     """The middle share of draws, widened to hold what is answered."""
-    low, high = np.quantile(drawn, [(1.0 - level) / 2, (1.0 + level) / 2])
+    ends = [(1.0 - level) / 2, (1.0 + level) / 2]
+    low, high = np.quantile(drawn, ends, method="nearest")  # between two infinities lies no number
     return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
 
 

@@ -118,6 +118,13 @@ def test_tables_show_intervals() -> None:
     assert told["load_per_s"]["low"] < found.found[0].load_per_s < told["load_per_s"]["high"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_latencies_without_bound() -> None:
+    """Of ten draws seven are overload: the upper end has no bound, and no warning is raised."""
+    found = interval_of(np.array([0.8, 0.9, 1.1] + [np.inf] * 7))
+    assert (found.low, found.high) == (0.9, np.inf)
+
+
 def test_another_format_is_less_sure() -> None:
     """A GPU without fp8 rows: the interval of fp8 is wider than that of bf16."""
     widths = []
