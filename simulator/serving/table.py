@@ -32,6 +32,10 @@ def _none() -> I8:
     return np.zeros(0, dtype=np.int64)
 
 
+AT_ONCE = 1 << 16
+"""Requests whose columns are copied at once."""
+
+
 @dataclass(slots=True)
 class Table:
     """Requests in the order of their stream, a row each; columns have spare rows behind `count`.
@@ -77,10 +81,12 @@ class Table:
         first, last = self.count, self.count + len(block)
         turns, new = block.turns, slice(first, last)
         names = [*WHOLE, *REAL, *((*CHAIN, "think_s") if turns is not None else ())]
-        for name in names:
-            column = getattr(self, name)
-            if last > len(column):  # doubled: appending is linear, and spare rows are not written
-                grown = np.empty(max(last, 2 * len(column), 1024), column.dtype)
+        if last > len(self.id):  # doubled: appending is linear, and spare rows are not written
+            # Of one piece: many small ones, let go, leave holes that nothing fills.
+            room = np.empty((len(names), max(last, 2 * len(self.id), 1024)), np.int64)
+            for name, row in zip(names, room, strict=True):
+                column = getattr(self, name)
+                grown = row.view(column.dtype)
                 grown[:first] = column[:first]
                 setattr(self, name, grown)
         self.id[new], self.arrival_s[new] = block.request_id, block.arrival_s
@@ -124,6 +130,11 @@ class Table:
 
     def take_over_all(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
         """`take_over` for many requests, and their arrivals where the engine decided them."""
+        for first in range(0, len(rows), AT_ONCE):  # so that copies of columns take little room
+            part = slice(first, first + AT_ONCE)
+            self._take_over(engine, places[part], rows[part], arrivals)
+
+    def _take_over(self, engine: Engine, places: I8, rows: I8, arrivals: bool) -> None:
         ints, floats = engine.state.ints, engine.state.floats
         self.generated[rows] = ints[places, I_GENERATED]
         self.order[rows] = ints[places, I_ORDER]
