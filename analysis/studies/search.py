@@ -29,7 +29,7 @@ from ...workloads.requests.options import check_count
 from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
-from .stream_search import StreamSearch, search_streams
+from .stream_search import StreamSearch, search_streams, shown_designs
 
 OBJECTIVES = ("latency", "energy")
 
@@ -75,9 +75,7 @@ class DesignSearch(Result):
         return [design.to_dict() for design in self.front]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        named = [("board's own", self.published), ("best", self.best)]
-        step = max(1, len(self.front) // 10)
-        named += [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
+        named = shown_designs(self.published, self.best, self.front, 10)
         return [_row(name, design) for name, design in named]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -68,9 +68,7 @@ class StreamSearch(Result):
         return [design.to_dict() for design in self.front]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        named = [("board's own", self.published), ("best", self.best)]
-        step = max(1, len(self.front) // 8)
-        named += [(f"front {i + 1}", self.front[i]) for i in range(step, len(self.front), step)]
+        named = shown_designs(self.published, self.best, self.front, 8)
         return [_row(name, design) for name, design in named]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -89,6 +87,16 @@ class StreamSearch(Result):
             f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
             "Energy is the board's power times latency, so both objectives have one order.",
         ]
+
+
+D = TypeVar("D")
+
+
+def shown_designs(published: D, best: D, front: Sequence[D], most: int) -> list[tuple[str, D]]:
+    """Designs that a table shows, by name: of a long front about `most`, evenly spread."""
+    step = max(1, len(front) // most)
+    chosen = [(f"front {i + 1}", front[i]) for i in range(step, len(front), step)]
+    return [("board's own", published), ("best", best), *chosen]
 
 
 def _row(name: str, design: StreamDesign) -> dict[str, Any]:
