@@ -11,11 +11,11 @@ from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from .several import Several
 from .simulate import layer_totals, simulate
-from .summary import comparison_rows, flat, heading, ratio, took, where_rows
+from .summary import comparison_rows, flat, heading, ratio, took, where_rows, window_text
 
 DEMO_MODEL = "mixtral-8x7b"
 DEMO_SYSTEMS = ("duplex-x4", "duplex-gpu-x4")
-DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 512, 128
+DEMO_CLIENTS, DEMO_REQUESTS, DEMO_WARMUP = 64, 2048, 128
 """The run without arguments: 64 requests in flight, as in the middle of the Duplex paper's
 batches (32, 64, 128); two batches of completions are left out as warm-up, as there."""
 
@@ -36,7 +36,8 @@ class Comparison(Several):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for each in self.runs:
-            out += [heading(each.run), where_rows(each.run)]
+            told = f"{heading(each.run)}. {window_text(each.run.window)}"
+            out += [told, where_rows(each.run)]
         rests = [r.rests_on() for r in self.runs]
         return [*out, self.rows(), self.verdict(), *rests, took(self.timing()["wall_s"])]
 
