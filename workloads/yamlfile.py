@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,13 @@ def _parse(name: str, text: str) -> dict[str, Any]:
 
 
 def _tree(name: str, text: str) -> Any:
-    for kind in LOADERS:
-        loader = kind(text)
-        loader.name = name
-        try:
-            return loader.get_single_data()
-        except yaml.YAMLError:
-            if kind is LOADERS[-1]:
-                raise
-    return None
+    for kind in LOADERS[:-1]:
+        with suppress(yaml.YAMLError):
+            return _read_as(kind, name, text)
+    return _read_as(LOADERS[-1], name, text)
+
+
+def _read_as(kind: Any, name: str, text: str) -> Any:
+    loader = kind(text)
+    loader.name = name
+    return loader.get_single_data()

@@ -43,8 +43,8 @@ def evidence(
         ``cost_model``, ``applies_to``, ``basis`` ("spec": published peaks and bandwidths with
         the efficiencies of the description; "assumed" where a number of it is an assumption;
         "derived" by the command model of its DRAM; "fitted" on measurements of the device,
-        "transferred" from other devices' fits, or "measured"), ``error`` (median, cross-validated over unseen shapes) and ``rows`` of the
-        measurements behind it (None and 0 where there are none), of number format ``format``;
+        "transferred" from other devices' fits, or "measured"), ``error`` (median, cross-validated
+        over unseen shapes) and ``rows`` of the measurements behind it (None and 0 where there are none), of number format ``format``;
         ``other_rows`` in other formats; of ``rows``, ``near_rows`` within about a factor of 8 in
         every size; ``nearest``, the factor to the nearest (None without one); ``why`` it is
         transferred; and ``assumptions``: key path -> why.

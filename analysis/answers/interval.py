@@ -162,17 +162,16 @@ def step_intervals(
     d: Deployment, decodes: int, context: int, prompt: int
 ) -> tuple[Interval, Interval] | None:
     """Factors on a rank's step of decodes, and on one with a prompt beside them."""
-    batches = Batch.of([context] * decodes), Batch.of([context] * decodes, [(prompt, 0)])
-    stages = (explicit_stage(d, [b] * d.ranks, expected=True) for b in batches)
-    decode, mixed = (slowdowns(parts_of(d, stage)) for stage in stages)
-    return None if decode is None or mixed is None else (interval_of(decode), interval_of(mixed))
+    drawn = [slowdowns(parts_of(d, _stage(d, b))) for b in _usual(decodes, context, prompt)]
+    decode, mixed = (None if one is None else interval_of(one) for one in drawn)
+    return None if decode is None or mixed is None else (decode, mixed)
 
 
 def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     """Factors on the figures of a run; None where too little of it rests on measurements."""
     d = run.deployment
     batches = typical(run)
-    decoding, mixed = (explicit_stage(d, [b] * d.ranks, expected=True) for b in batches)
+    decoding, mixed = (_stage(d, b) for b in batches)
     decode, prompt = (slowdowns(parts_of(d, stage)) for stage in (decoding, mixed))
     if decode is None or prompt is None:
         return None
@@ -214,7 +213,17 @@ def typical(run: Run) -> tuple[Batch, Batch]:
     decodes = round(held / span / (d.ranks * d.replicas))
     decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
     prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
+    return _usual(decodes, context, prompt)
+
+
+def _usual(decodes: int, context: int, prompt: int) -> tuple[Batch, Batch]:
+    """Decodes alone, and with a prompt beside them."""
     return Batch.of([context] * decodes), Batch.of([context] * decodes, [(prompt, 0)])
+
+
+def _stage(d: Deployment, batch: Batch) -> StageCost:
+    """A step in which every rank has the same batch."""
+    return explicit_stage(d, [batch] * d.ranks, expected=True)
 
 
 def _mixed_share(run: Run, decoding_s: float, mixed_s: float) -> float:
@@ -229,7 +238,7 @@ def _growth(d: Deployment, batch: Batch, seconds: float) -> float:
     count, context = len(batch.context), int(batch.context[0])
     more = max(round(count * DELTA), 1)
     wider = Batch.of([context] * (count + more))
-    grown = explicit_stage(d, [wider] * d.ranks, expected=True).seconds
+    grown = _stage(d, wider).seconds
     return float(np.clip((grown / seconds - 1.0) * count / more, 0.0, 0.99))
 
 

@@ -13,13 +13,12 @@ import numpy.typing as npt
 from ...workloads.requests import RequestBlock
 from ..show.result import Result
 from ..show.text import seconds
+from ..validate.statistics import TIMES, statistics
 from .client import NOT_SENT, OK, Outcome
 from .deployed_as import DeployedAs
 from .target import Target
 
 F8 = npt.NDArray[np.float64]
-STATISTICS = ("mean", "p50", "p90", "p99")
-TIMES = ("ttft", "tpot", "e2e", "itl")
 LATE_S = 0.05
 """Requests that are sent later than this after their time are told of."""
 
@@ -109,7 +108,7 @@ class Recording(Result):
     def measured(self) -> dict[str, dict[str, float]]:
         """Statistics of `latencies`, by metric; those of which there is none are left out."""
         return {
-            f"{name}_s": dict(zip(STATISTICS, _statistics(values), strict=True))
+            f"{name}_s": statistics(values)
             for name, values in self.latencies().items()
             if len(values)
         }
@@ -173,7 +172,3 @@ class Recording(Result):
             f"{len(self.outcomes):,} requests of {self.workload} answered; {self.target.says()}"
         )
         return [text, *([self.rows()] if self.measured() else [])]
-
-
-def _statistics(values: F8) -> list[float]:
-    return [float(values.mean()), *(float(x) for x in np.quantile(values, [0.5, 0.9, 0.99]))]

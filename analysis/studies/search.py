@@ -29,7 +29,7 @@ from ...workloads.requests.options import check_count
 from ..parallel import Told
 from ..show.result import Result
 from ..show.text import seconds, show
-from .stream_search import StreamSearch, search_streams, shown_designs
+from .stream_search import StreamSearch, front_remarks, search_streams, shown_designs
 
 OBJECTIVES = ("latency", "energy")
 
@@ -91,8 +91,7 @@ class DesignSearch(Result):
             f"{self.model.name} on {self.device.name}: {self.tried:,} designs within {limits}",
             self.rows(),
             verdict + (excess if self.published_excess else "") + ".",
-            f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
-            "Energy is the board's power times latency, so both objectives have one order.",
+            *front_remarks(self.front),
         ]
 
 

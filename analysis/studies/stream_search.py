@@ -84,12 +84,19 @@ class StreamSearch(Result):
                 f"The best design decodes {show(best.tokens_per_s)} tokens/s at "
                 f"{show(best.joules_per_token)} J a token."
             ),
-            f"Pareto front of latency, DSPs and on-chip bytes: {len(self.front)} designs.",
-            "Energy is the board's power times latency, so both objectives have one order.",
+            *front_remarks(self.front),
         ]
 
 
 D = TypeVar("D")
+
+
+def front_remarks(front: Sequence[object]) -> tuple[str, str]:
+    """What is said of the designs that none beats."""
+    return (
+        f"Pareto front of latency, DSPs and on-chip bytes: {len(front)} designs.",
+        "Energy is the board's power times latency, so both objectives have one order.",
+    )
 
 
 def shown_designs(published: D, best: D, front: Sequence[D], most: int) -> list[tuple[str, D]]:

@@ -29,6 +29,7 @@ from ..answers.coverage import coverage, coverage_blocks
 from ..answers.interval import LEVEL, RunIntervals, run_intervals
 from ..show.result import Drawing, Result
 from ..show.text import seconds
+from .statistics import statistics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,6 @@ I8 = npt.NDArray[np.int64]
 
 STAMPS = ("queued_s", "first_token_s", "last_token_s")
 LENGTHS = ("input_tokens", "output_tokens")
-STATISTICS = ("mean", "p50", "p90", "p99")
 QUANTITIES = ("ttft", "tpot", "latency")
 
 
@@ -62,9 +62,8 @@ class Latencies:
         out: dict[str, float] = {}
         for name in QUANTITIES:
             values = getattr(self, name)
-            values = values[~np.isnan(values)]
-            figures = [values.mean(), *np.quantile(values, [0.5, 0.9, 0.99])]
-            out |= {f"{name}_{s}": float(v) for s, v in zip(STATISTICS, figures, strict=True)}
+            found = statistics(values[~np.isnan(values)])
+            out |= {f"{name}_{s}": x for s, x in found.items()}
         return out
 
 

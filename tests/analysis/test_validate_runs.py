@@ -6,12 +6,10 @@ is reached; docs/accuracy.md has the figures and says which bars of the contract
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,19 +29,7 @@ from opbyte.simulator.serving.run import run as serve
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 
-
-def _made_up() -> ModuleType:
-    """`serving_folder.py` beside this file."""
-    path = Path(__file__).parent / "serving_folder.py"
-    spec = importlib.util.spec_from_file_location("serving_folder", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-made_up = _made_up()
+from . import serving_folder as made_up
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 1024, "intermediate_size": 2816,

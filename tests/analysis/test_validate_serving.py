@@ -6,11 +6,9 @@ says what is missing. The issue's bars (TTFT 5 %, TPOT 2 %, latency 3 %) are not
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,19 +25,7 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError
 
-
-def _made_up() -> ModuleType:
-    """`serving_folder.py` beside this file."""
-    path = Path(__file__).parent / "serving_folder.py"
-    spec = importlib.util.spec_from_file_location("serving_folder", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-made_up = _made_up()
+from . import serving_folder as made_up
 
 BOUNDS = {
     # Its steps that only decode are faster than the tables' matrix products.

@@ -16,11 +16,11 @@ from ....simulator.scenario.place import deployed
 from ....simulator.serving.record import Run
 from ....simulator.serving.run import run as serve
 from ....workloads.sampling import checkpoint_sampling
+from ..statistics import QUANTILES, STATISTICS, statistics
 from .load import draw
-from .spec import RUN, STATISTICS, MeasuredRun
+from .spec import RUN, MeasuredRun
 
 F8 = npt.NDArray[np.float64]
-QUANTILES = (0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,7 @@ def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, f
         here = own == s
         values: dict[str, float] = {}
         for name, times in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
-            figures = [times[here].mean(), *np.quantile(times[here], QUANTILES)]
-            values |= {f"{name}_{k}": float(x) for k, x in zip(STATISTICS, figures, strict=True)}
+            values |= {f"{name}_{k}": x for k, x in statistics(times[here]).items()}
         out.append(values | _gaps(result.stages, start, end))
     return out
 

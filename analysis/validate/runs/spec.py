@@ -11,14 +11,12 @@ from typing import Any
 from ....devices.catalog import list_devices, load_device
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf.json_file import read_json_object
+from ..statistics import STATISTICS, TIMES
 
 RUN = "run.json"
 ARRIVALS = "poisson, count fixed"
 RECORDED = "as recorded"
 """Requests stand in a table, as `opbyte record` writes it."""
-STATISTICS = ("mean", "p50", "p90", "p99")
-TIMES = ("ttft", "tpot", "e2e", "itl")
-"""Quantities of a stage; each may have any of `STATISTICS`."""
 MOST_REQUESTS = 2_000_000
 MOST_TOKENS = 2**31 - 1
 
