@@ -23,8 +23,8 @@ from ...simulator.scenario.parts import DeployOptions
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_seed
+from .bases import bases_of
 from .comparison import SystemComparison, SystemRow
-from .evidence import ENGINE_BASIS, basis_of
 from .interval import Interval, step_interval
 from .roofline import MAX_BATCH
 
@@ -104,11 +104,10 @@ def _row(model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions) -
         step = step_cost(model, system, what, how)
     except CapacityError as error:
         return replace(row, reason=str(error))
-    basis = ENGINE_BASIS if step.deployment is None else basis_of(step.deployment)
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
-        static_joules=step.static_joules, layers=step.layers, warnings=step.warnings, basis=basis,
-        interval=_interval(step),
+        static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
+        bases=bases_of(step.deployment), interval=_interval(step),
     )  # fmt: skip
 
 

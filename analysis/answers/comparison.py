@@ -11,7 +11,7 @@ from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
-from .evidence import not_like_for_like
+from .bases import NONE, Bases, not_like_for_like
 from .interval import LEVEL, Interval, interval_dict, spoken
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class SystemRow:
         Weights and KV cache of all devices, and their usable memory [B].
     layers : tuple of LayerTime
     break_even : tuple of BreakEven
-    basis : str
-        What its times rest on: see `evidence.basis_of`; empty where it has none.
+    bases : Bases
+        What its times and its energy rest on.
     interval : Interval or None
         Factors on its time, see `interval`; None where too little of it rests on measurements.
     """
@@ -59,14 +59,15 @@ class SystemRow:
     layers: tuple[LayerTime, ...]
     break_even: tuple[BreakEven, ...]
     warnings: tuple[str, ...] = ()
-    basis: str = ""
+    bases: Bases = NONE
     interval: Interval | None = None
 
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
         return {
             "system": self.system,
-            "basis": self.basis,
+            "basis": self.bases.times,
+            "energy_basis": self.bases.energy,
             "kinds": list(self.kinds),
             "devices": self.devices,
             "fits": not self.reason,
@@ -202,9 +203,7 @@ class SystemComparison(Result):
         timed = [row for row in self.table if row.latency_s is not None and not row.reason]
         if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
             out.append("Parts side by side count in full: they may add up to more than the step.")
-        mixed = not_like_for_like({r.system: r.basis for r in timed})
-        if mixed:
-            out.append(mixed)
+        out += not_like_for_like((r.system, r.bases) for r in timed)
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...devices.cost import DESCRIPTION, Evidence
-from ...devices.dram.model import DERIVED, derives
+from ...devices.dram.model import DERIVED
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
@@ -77,40 +77,6 @@ def evidence(
 
 FLAT = "memory_efficiency"
 """Number of a description that a derived efficiency replaces."""
-
-
-FITTED_BASIS = "kernel models fitted to measurements"
-ROOFLINE_BASIS = "rooflines with assumed efficiencies"
-DERIVED_BASIS = "rooflines on a simulated DRAM"
-ENGINE_BASIS = "an engine simulated event by event"
-
-
-def basis_of(deployment: Deployment) -> str:
-    """What the times of a deployment's main processor rest on, in words."""
-    if deployment.device.measured:
-        return FITTED_BASIS
-    return DERIVED_BASIS if derives(deployment.device) else ROOFLINE_BASIS
-
-
-def not_like_for_like(bases: Mapping[str, str]) -> str:
-    """A sentence where systems of one table rest on different kinds of model; else nothing.
-
-    Parameters
-    ----------
-    bases : mapping of str to str
-        System -> its basis; empty ones are left out.
-    """
-    groups: dict[str, list[str]] = {}
-    for system, basis in bases.items():
-        if basis:
-            groups.setdefault(basis, []).append(system)
-    if len(groups) < 2:
-        return ""
-    told = "; ".join(f"{', '.join(names)} on {basis}" for basis, names in groups.items())
-    return (
-        f"NOT LIKE FOR LIKE: times rest for {told}. A part of the differences is one of models, not "
-        "of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
-    )
 
 
 def _told(

@@ -19,7 +19,7 @@ from ...simulator.serving.record import Run
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
-from ..answers.evidence import basis_of
+from ..answers.bases import bases_of
 from ..answers.limits import Limit, limit_of
 from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
@@ -231,7 +231,7 @@ def _answer(
         usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
-        basis=basis_of(shown.run.deployment), window=best.run.window if best else None,
+        bases=bases_of(shown.run.deployment), window=best.run.window if best else None,
         step=best.intervals.step if best and best.intervals else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
-from ..answers.evidence import not_like_for_like
+from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.summary import window_dict, window_text
@@ -61,8 +61,8 @@ class Found:
         Every load, in order.
     spec, sources, evidence
         What the figures rest on; see `Simulation`.
-    basis : str
-        The same in words, see `evidence.basis_of`; empty where nothing ran.
+    bases : Bases
+        The same in words.
     window : Window or None
         What the rates at that load are of, see `serving.steady`.
     step : Interval or None
@@ -83,7 +83,7 @@ class Found:
     spec: SystemSpec
     sources: Mapping[str, str]
     evidence: Sequence[Mapping[str, Any]]
-    basis: str = ""
+    bases: Bases = NONE
     window: Window | None = None
     step: Interval | None = None
 
@@ -108,6 +108,7 @@ class Capacity(Result):
             "tolerance": self.tolerance,
             "rows": [
                 {name: getattr(f, name) for name in names}
+                | {"basis": f.bases.times, "energy_basis": f.bases.energy}
                 | {"limit": f.limit.to_dict() if f.limit else None}
                 | {"window": window_dict(f.window) if f.window else None}
                 | {"intervals": _intervals(f)}
@@ -168,17 +169,12 @@ class Capacity(Result):
             self.rows(),
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
-            *self._mixed(),
+            *not_like_for_like((f.system, f.bases) for f in self.found),
         ]
 
     def _windows(self) -> list[str]:
         """What the rates of each system are of."""
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
-
-    def _mixed(self) -> list[str]:
-        """A sentence where the systems rest on different kinds of model."""
-        text = not_like_for_like({f.system: f.basis for f in self.found})
-        return [text] if text else []
 
     def drawings(self) -> Sequence[Drawing]:
         caption = "Latencies of the service level against load; dashed: the most allowed."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError, nearest
+from ..answers.bases import Bases, not_like_for_like
 from ..show.result import Result
 from .front import front
 
@@ -56,7 +57,11 @@ class Pareto(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         goals = ", ".join(f"{goal} {name}" for name, goal in self.objectives.items())
         count = f"{len(self.best):,} of {len(self.table):,} feasible points"
-        return [f"{self.title}: {count} are beaten by none ({goals})", self.rows()]
+        mixed = not_like_for_like(
+            (str(row.get("system", "points")), Bases(row["basis"] or "", row["energy_basis"] or ""))
+            for row in self.table
+        )
+        return [f"{self.title}: {count} are beaten by none ({goals})", self.rows(), *mixed]
 
 
 def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> Pareto:

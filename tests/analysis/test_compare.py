@@ -57,11 +57,23 @@ def test_rows_agree_with_what_they_are_made_of() -> None:
 def test_mixed_bases_are_said_aloud(ask: Ask) -> None:
     """Finding 4 of a trial: a speed-up that is a change of cost model must not look like a device's."""
     mixed = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4,duplex-x4").out
-    assert "NOT LIKE FOR LIKE" in mixed
-    assert "h100-x4, h100-logic-pim-x4 on kernel models fitted to measurements" in mixed
-    assert "duplex-x4 on rooflines with assumed efficiencies" in mixed
-    alike = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h100-logic-pim-x4")
+    times, energy = (line for line in mixed.splitlines() if line.startswith("NOT LIKE FOR LIKE"))
+    assert "h100-x4 on kernel models fitted to measurements; h100-logic-pim-x4 on" in times
+    assert "fitted to measurements, logic-pim on rooflines with assumed efficiencies" in times
+    assert "duplex-x4 on rooflines with assumed efficiencies" in times
+    assert "h100-x4, h100-logic-pim-x4 on the power model of a whole board; duplex-x4 on" in energy
+    alike = ask("compare", "mixtral-8x7b", "--systems", "h100-x4,h200-x4")
     assert "NOT LIKE FOR LIKE" not in alike.out
+
+
+def test_mixed_bases_are_said_of_a_sweep_and_its_front(ask: Ask, tmp_path: Path) -> None:
+    study = tmp_path / "mixed.yaml"
+    study.write_text(
+        "base: {model: llama-3-8b, requests: 8, input_len: 32, output_len: 8, rate: 4}\n"
+        "axes: {system: [h100-x1, duplex-x1]}\nobjectives: {output_tokens_per_s: max}\n"
+    )
+    for told in (ask("sweep", study, "--out", tmp_path / "out"), ask("pareto", tmp_path / "out")):
+        assert told.out.count("NOT LIKE FOR LIKE") == 2
 
 
 def test_a_decode_layer_on_hbm_boards(ask: Ask) -> None:

@@ -30,7 +30,7 @@ from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.dataset import FILE, Dataset
 from opbyte.analysis.studies.sweep.expression import parse
 from opbyte.analysis.studies.sweep.parameters import scenario_of
-from opbyte.analysis.studies.sweep.point import METRICS, Outcome, evaluate
+from opbyte.analysis.studies.sweep.point import BASES, METRICS, Outcome, evaluate
 from opbyte.analysis.studies.sweep.run import TABLE
 from opbyte.analysis.studies.sweep.study import Study, read_study
 from opbyte.devices.spec import SystemSpec
@@ -225,7 +225,16 @@ def test_rows_are_those_of_simulate(small: tuple[Path, Path]) -> None:
     from opbyte.analysis.answers.simulate import simulate
 
     table = pd.read_csv(small[1] / TABLE)
-    assert list(table.columns) == ["point", "rate", "tp", "seed", *METRICS, "feasible", "error"]
+    assert list(table.columns) == [
+        "point",
+        "rate",
+        "tp",
+        "seed",
+        *METRICS,
+        *BASES,
+        "feasible",
+        "error",
+    ]
     row = table[(table.rate == 2) & (table.tp == 1) & (table.seed == 1)].iloc[0]
     alone = simulate("llama-3-8b", "h100-x1", rate=2, requests=20, input_len=64, output_len=8,
                      tp=1, seed=1)  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....workloads.errors import InputError
+from ...answers.bases import bases_of
 from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
@@ -33,13 +34,16 @@ METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
 )  # fmt: skip
 """Every figure of a row, in the order of the table."""
+BASES = ("basis", "energy_basis")
+"""What a row's times and its energy rest on, in words: columns after the figures."""
+Figure = float | int | str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a point: its figures, or one line that says why there are none."""
 
-    metrics: dict[str, float | int | None] | None
+    metrics: dict[str, Figure] | None
     error: str | None
 
 
@@ -68,8 +72,8 @@ def evaluate(point: Mapping[str, Any], version: str) -> Outcome:
         return Outcome(None, f"internal error, please report: {text}")
 
 
-def metrics_of(result: Simulation | Seeds) -> dict[str, float | int | None]:
-    """The row of a result: `METRICS`; means over the seeds where several ran."""
+def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
+    """The row of a result: `METRICS` and `BASES`; means over the seeds where several ran."""
     data = result.to_dict()
     row: dict[str, Any] = {name: data[name] for name in SCALARS}
     for name in LATENCIES:
@@ -78,4 +82,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, float | int | None]:
     first = runs[0]
     row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
-    return {name: plain(row[name]) for name in METRICS}
+    bases = bases_of(first.run.deployment)
+    return {name: plain(row[name]) for name in METRICS} | {
+        "basis": bases.times, "energy_basis": bases.energy,
+    }  # fmt: skip

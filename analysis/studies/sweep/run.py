@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,7 @@ import numpy as np
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
+from ...answers.bases import Bases, not_like_for_like
 from ...parallel import Told
 from ...parallel.cluster import run_cluster
 from ...parallel.local import MAX_WORKERS, Crew, cores
@@ -24,7 +25,7 @@ from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
 from .parameters import UNREADABLE, identity
-from .point import METRICS, Outcome, evaluate
+from .point import BASES, METRICS, Outcome, evaluate
 from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
@@ -116,9 +117,16 @@ class Sweep(Result):
                     f"best for {goals}: {len(self.best):,} points that no other beats in all"
                 )
             out.append(self.rows())
+            out += not_like_for_like(self._bases())
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
+
+    def _bases(self) -> Iterator[tuple[str, Bases]]:
+        """What each row rests on, by its system."""
+        for row in self.table:
+            system = str(self.points[row["point"]].settings["system"])
+            yield system, Bases(row["basis"] or "", row["energy_basis"] or "")
 
 
 def sweep(
@@ -220,8 +228,8 @@ def _is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> 
 
 
 def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
-    metrics = outcome.metrics or dict.fromkeys(METRICS)
+    metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
-    row |= {name: metrics.get(name) for name in METRICS}
+    row |= {name: metrics.get(name) for name in (*METRICS, *BASES)}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}
