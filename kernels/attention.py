@@ -12,18 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .flash import I8, Units, attention, cut
+from .flash import I8, AttentionConfig, Units, attention, cut
 from .jit import threads_for
 from .tiles import GROUP
 from .vector import LANES
 
 F4 = npt.NDArray[np.float32]
 I4 = npt.NDArray[np.int32]
-CHUNK = 1024
-"""Keys of one unit of a decode: short enough to share a long sequence, long enough (1 MB of fp32
-keys and values at head_dim 128) that merging the parts costs under half a percent."""
-BLOCK = 16
-"""Query positions of one unit of a prefill: each tile of keys serves this many times the group."""
+DEFAULT = AttentionConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +72,7 @@ class Plan:
     offset: I8
     window: int
     group: int
+    tile: int
     top: F4
     total: F4
     parts: F4
@@ -83,7 +80,7 @@ class Plan:
 
 def plan(
     queries: I8, lengths: I8, heads_q: int, heads_kv: int, dim_v: int, window: int, threads: int,
-    chunk: int = CHUNK,
+    config: AttentionConfig = DEFAULT,
 ) -> Plan:  # fmt: skip
     """Cut a batch and make room.
 
@@ -93,7 +90,15 @@ def plan(
         New positions at the end of each sequence, and its keys.
     window : int
         Keys a query sees at most, itself included; 0 = all.
+
+    Raises
+    ------
+    ValueError
+        Heads or lengths that do not fit, or a configuration that cannot run.
     """
+    reason = config.invalid()
+    if reason:
+        raise ValueError(f"{config}: {reason}")
     if heads_q % heads_kv:
         raise ValueError(f"{heads_q} query heads are no multiple of {heads_kv} key/value heads")
     live = lengths > 0
@@ -102,14 +107,14 @@ def plan(
     group = heads_q // heads_kv
     traffic = 8.0 * dim_v * heads_kv * float(lengths.sum()) * max(1.0, float(queries.mean()) / 8)
     threads = threads_for(traffic, threads)
-    block = BLOCK if (queries > 1).any() else 1
+    block = config.block if (queries > 1).any() else 1
     # Prompts have units enough without cutting their keys.
-    keys = chunk if block == 1 else int(max(lengths.max(initial=1), 1))
-    units = cut(queries, lengths, heads_kv, window, block, keys, group)
+    keys = config.chunk if block == 1 else int(max(lengths.max(initial=1), 1))
+    units = cut(queries, lengths, heads_kv, window, block, keys, group, config.tile)
     most = -(-block * group // GROUP) * GROUP
     count = len(units.rows)
     return Plan(
-        units, units.shares(threads), lengths - queries, window, group,
+        units, units.shares(threads), lengths - queries, window, group, config.tile,
         np.empty((count, most), np.float32), np.empty((count, most), np.float32),
         np.empty((count, most, dim_v), np.float32),
     )  # fmt: skip
@@ -127,7 +132,7 @@ def attend(p: Plan, q: F4, cache: Cache, scale: float, out: F4) -> None:
         raise ValueError("queries and output must be contiguous float32")
     heads, page = cache.keys.shape[1], cache.keys.shape[2]
     out[:] = 0.0
-    attention(dim, dim_v)(
+    attention(dim, dim_v, p.tile)(
         q, cache.keys.ctypes.data, cache.values.ctypes.data, cache.table, heads, page,
         p.units.rows, p.units.groups, p.shares, p.group, np.float32(scale), p.offset, p.window,
         p.top, p.total, p.parts, out, len(p.shares) - 1,

@@ -2,8 +2,8 @@
 
 Kernel and NumPy's way take turns, round by round, on cold buffers, each between two readings of
 the read rate. A round counts if our kernel's turn was left alone and its two rates agree
-within 5 %; the figure is the median over the rounds that count, or over all where
-none does.
+within 5 %, and for a ratio of times the other's turn likewise; the figure is the median over the
+rounds that count, or over all where none does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import attention_decode, experts, rmsnorm
+from . import attention_decode, blocked, experts, gemm, rmsnorm
 from .ceilings import read_rate
 from .cores import Waits
 from .jit import blas_threads, max_threads, use_threads
@@ -25,6 +25,8 @@ from .timing import Watch, settle
 DENSE: Shape = {"batch": 1, "kv_len": 4096, "heads_q": 32, "heads_kv": 8, "head_dim": 128,
                 "window": 0}  # fmt: skip
 GEMV: Shape = {"dtype": "fp32", "tokens": 1, "hidden": 2048, "inter": 768, "experts": 24, "topk": 8}
+ROWS = (32, 64, 128, 256)
+"""Rows of the products that are compared with BLAS."""
 NORM: Shape = {"kernel": "rmsnorm", "rows": 8192, "cols": 4096}
 WINDOW, START_S = 512, 20e-6
 WAKING = 8
@@ -56,33 +58,34 @@ class Figure:
     def __str__(self) -> str:
         sign = ">=" if self.at_least else "<="
         return (
-            f"{self.what:58} {self.value:6.3f} {sign} {self.bar:<6g}"
+            f"{self.what:76} {self.value:6.3f} {sign} {self.bar:<6g}"
             f"{'kept' if self.kept else 'MISSED':7} {self.counted} of {self.rounds} rounds counted"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """Seconds of several ways to do a thing, round by round, and which rounds count.
+    """Seconds of several ways to do a thing, round by round, and which turns count.
 
     Attributes
     ----------
     seconds : float64 array, shape (rounds, ways)
     read_Bps : float64 array, shape (rounds,)
         Mean of the read rates before and after the first way.
-    counts : bool array, shape (rounds,)
+    counts : bool array, shape (rounds, ways)
     """
 
     seconds: np.ndarray
     read_Bps: np.ndarray
     counts: np.ndarray
 
-    def median(self, values: np.ndarray) -> float:
-        """Median of a value of each round over those that count."""
-        return float(np.median(values[self.counts] if self.counts.any() else values))
-
-    def figure(self, what: str, values: np.ndarray, bar: float, at_least: bool = True) -> Figure:
-        return Figure(what, self.median(values), bar, at_least, int(self.counts.sum()), len(values))
+    def figure(
+        self, what: str, values: np.ndarray, bar: float, at_least: bool = True, ways: int = 1
+    ) -> Figure:
+        """Median of a value of each round, over those whose first `ways` turns count."""
+        counts = self.counts[:, :ways].all(1)
+        median = float(np.median(values[counts] if counts.any() else values))
+        return Figure(what, median, bar, at_least, int(counts.sum()), len(values))
 
 
 def take_turns(
@@ -98,7 +101,7 @@ def take_turns(
         if time.perf_counter() - began > budget_s:
             break
     seconds, rates, counts = (np.array([[turn[n] for turn in t] for t in taken]) for n in range(3))
-    return Rounds(seconds, rates[:, 0], counts[:, 0])
+    return Rounds(seconds, rates[:, 0], counts)
 
 
 def _one_turn(bench: Bench, way: Callable[[int], object], i: int) -> tuple[float, float, bool]:
@@ -137,20 +140,24 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
     r = take_turns(bench, [decode.run, _other(decode)], rounds, budget_s)
     out = [
         r.figure(f"GQA decode, {n}: share of the read rate", _share(r, decode), 0.72),
-        r.figure(f"GQA decode, {n}: NumPy's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 4),
+        r.figure(
+            f"GQA decode, {n}: NumPy's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 4, ways=2
+        ),
     ]
     gemv = experts.case(GEMV, bench)
     half = experts.case({**GEMV, "dtype": "bf16"}, bench)
     gemv.check()
     half.check()
     r = take_turns(bench, [gemv.run, _other(gemv), half.run], rounds, budget_s)
-    # One thread alone cannot draw the read rate in this kernel: the issue's bar is on two.
+    # One thread alone cannot draw the read rate in this kernel: its bar is on two.
     out += [
         r.figure(f"expert GEMV, {n}: share of the read rate", _share(r, gemv), 0.88 if every else 0.8),
-        r.figure(f"expert GEMV, {n}: OpenBLAS's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 1.2),
+        r.figure(f"expert GEMV, {n}: OpenBLAS's time over ours", r.seconds[:, 1] / r.seconds[:, 0], 1.2,
+                 ways=2),
         r.figure(f"expert GEMV in bf16, {n}: time over fp32's", r.seconds[:, 2] / r.seconds[:, 0], 0.6,
                  False),
     ]  # fmt: skip
+    out += _products(bench, rounds, budget_s)
     if not every:
         return out
     norm = rmsnorm.case(NORM, bench)
@@ -164,6 +171,20 @@ def _of_threads(bench: Bench, rounds: int, budget_s: float, every: bool) -> list
     ratio = (r.seconds[:, 1] - START_S) / allowed
     out.append(r.figure(f"window {WINDOW} of 4096, {n}: (time - 20 us) over its share", ratio, 1.15,
                         False))  # fmt: skip
+    return out
+
+
+def _products(bench: Bench, rounds: int, budget_s: float) -> list[Figure]:
+    """Blocked products of many rows beside BLAS."""
+    n, c, out = f"{bench.threads} thread{'s' if bench.threads > 1 else ''}", blocked.DEFAULT, []
+    how = f"{c.register_m}x{c.register_n} tile, {c.block_n} rows of weights"
+    for rows in ROWS:
+        case = gemm.case({"m": rows, "n": 1024, "k": 1024, "batch": 1}, bench)
+        case.check()
+        r = take_turns(bench, [case.run, _other(case)], rounds, budget_s / len(ROWS))
+        ratio = r.seconds[:, 1] / r.seconds[:, 0]
+        what = f"GEMM of {rows} rows, {n} ({how}): BLAS's time over ours"
+        out.append(r.figure(what, ratio, 0.85, ways=2))
     return out
 
 

@@ -8,16 +8,18 @@ list that the threads share by cost, so that one expert with all tokens uses eve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from .blocked import COLUMNS, DEFAULT, GemmConfig, tiles_of
 from .check import from_bf16, require
-from .gemm import BLAS_ROWS, check_weights, tile_rows
+from .gemm import check_weights
 from .jit import inner, parallel
 from .lab import Bench, Case, Kernel, Shape, add
 from .permute import Order, combine, gather, sort_slots
@@ -86,56 +88,73 @@ def share(offsets, blocks, cost, thread, threads):
     return first
 
 
-@parallel
-def _first(x_at, offsets, gate_at, up_at, inter, hidden, wide, cost, h, threads):
-    """Gate and up products and SwiGLU, four columns of `h` at a time."""
-    blocks = inter // 4
-    width = 4 if wide else 2
-    most = 0
-    for e in range(len(offsets) - 1):
-        most = max(most, offsets[e + 1] - offsets[e])
-    for thread in numba.prange(threads):
-        left = np.empty((most, 4), np.float32)
-        right = np.empty((most, 4), np.float32)
-        low = share(offsets, blocks, cost, thread, threads)
-        high = share(offsets, blocks, cost, thread + 1, threads)
-        first = 0
+@cache
+def first_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
+    """Gate and up products and SwiGLU, `step` columns of `h` at a time, for one register tile."""
+    tiles, width = tiles_of(rows, columns, wide), 4 if wide else 2
+
+    @parallel
+    def first(x_at, offsets, gate_at, up_at, inter, hidden, step, cost, h, threads):
+        blocks = inter // step
+        most = 0
         for e in range(len(offsets) - 1):
-            start, m = offsets[e], offsets[e + 1] - offsets[e]
-            if m == 0:
-                continue
-            for b in range(max(low - first, 0), min(high - first, blocks)):
-                at = (e * inter + 4 * b) * hidden * width
-                rows = x_at + 4 * start * hidden
-                tile_rows(rows, m, gate_at + at, hidden, wide, left.ctypes.data, 16)
-                tile_rows(rows, m, up_at + at, hidden, wide, right.ctypes.data, 16)
-                for t in range(m):
-                    for j in range(4):
-                        g = left[t, j]
-                        h[start + t, 4 * b + j] = g / (np.float32(1.0) + np.exp(-g)) * right[t, j]
-            first += blocks
+            most = max(most, offsets[e + 1] - offsets[e])
+        for thread in numba.prange(threads):
+            left = np.empty((most, step), np.float32)
+            right = np.empty((most, step), np.float32)
+            low = share(offsets, blocks, cost, thread, threads)
+            high = share(offsets, blocks, cost, thread + 1, threads)
+            done = 0
+            for e in range(len(offsets) - 1):
+                start, m = offsets[e], offsets[e + 1] - offsets[e]
+                if m == 0:
+                    continue
+                for b in range(max(low - done, 0), min(high - done, blocks)):
+                    at = (e * inter + step * b) * hidden * width
+                    x_rows = x_at + 4 * start * hidden
+                    tiles(x_rows, m, gate_at + at, step, hidden, left.ctypes.data, 4 * step)
+                    tiles(x_rows, m, up_at + at, step, hidden, right.ctypes.data, 4 * step)
+                    for t in range(m):
+                        for j in range(step):
+                            g = left[t, j]
+                            u = right[t, j]
+                            h[start + t, step * b + j] = g / (np.float32(1.0) + np.exp(-g)) * u
+                done += blocks
+
+    made: Callable[..., Any] = first
+    return made
 
 
-@parallel
-def _second(h_at, offsets, down_at, inter, hidden, wide, cost, y_at, threads):
-    blocks = hidden // 4
-    width = 4 if wide else 2
-    for thread in numba.prange(threads):
-        low = share(offsets, blocks, cost, thread, threads)
-        high = share(offsets, blocks, cost, thread + 1, threads)
-        first = 0
-        for e in range(len(offsets) - 1):
-            start, m = offsets[e], offsets[e + 1] - offsets[e]
-            if m == 0:
-                continue
-            for b in range(max(low - first, 0), min(high - first, blocks)):
-                at = (e * hidden + 4 * b) * inter * width
-                tile_rows(h_at + 4 * start * inter, m, down_at + at, inter, wide,
-                          y_at + 4 * start * hidden + 16 * b, 4 * hidden)  # fmt: skip
-            first += blocks
+@cache
+def second_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
+    """Down products, `step` columns of `y` at a time, for one register tile."""
+    tiles, width = tiles_of(rows, columns, wide), 4 if wide else 2
+
+    @parallel
+    def second(h_at, offsets, down_at, inter, hidden, step, cost, y_at, threads):
+        blocks = hidden // step
+        for thread in numba.prange(threads):
+            low = share(offsets, blocks, cost, thread, threads)
+            high = share(offsets, blocks, cost, thread + 1, threads)
+            done = 0
+            for e in range(len(offsets) - 1):
+                start, m = offsets[e], offsets[e + 1] - offsets[e]
+                if m == 0:
+                    continue
+                for b in range(max(low - done, 0), min(high - done, blocks)):
+                    at = (e * hidden + step * b) * inter * width
+                    tiles(h_at + 4 * start * inter, m, down_at + at, step, inter,
+                          y_at + 4 * (start * hidden + step * b), 4 * hidden)  # fmt: skip
+                done += blocks
+
+    made: Callable[..., Any] = second
+    return made
 
 
-def grouped_swiglu(x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1) -> None:
+def grouped_swiglu(
+    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1,
+    config: GemmConfig = DEFAULT,
+) -> None:  # fmt: skip
     """Apply each expert to its rows of `x`.
 
     Parameters
@@ -146,6 +165,13 @@ def grouped_swiglu(x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: 
         Where each expert's rows begin.
     h, y : float32 array, shapes (slots, inter), (slots, hidden)
         Room for the inner values, and the output.
+    config : GemmConfig
+        `block_m` has no part in it: the rows of an expert pass each block of weights whole.
+
+    Raises
+    ------
+    ValueError
+        Shapes or types that do not fit, or a configuration that cannot run.
     """
     experts, inter, hidden = w.gate.shape
     slots = len(x)
@@ -155,54 +181,20 @@ def grouped_swiglu(x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: 
         raise ValueError(f"shapes {x.shape}, {h.shape} and {y.shape} do not match the weights")
     if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (x, h, y)):
         raise ValueError("x, h and y must be contiguous float32")
-    few, many = offsets, []
-    if w.wide:
-        counts = np.diff(offsets)
-        many = np.flatnonzero(counts >= BLAS_ROWS).tolist()
-    if many:
-        _with_blas(x, offsets, w, h, y, many)
-        if len(many) == np.count_nonzero(np.diff(offsets)):
-            return
-        _rest(x, offsets, w, h, y, set(many), threads)
-        return
-    _first(x.ctypes.data, few, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden, w.wide,
-           ROW_COST, h, threads)  # fmt: skip
-    _second(h.ctypes.data, few, w.down.ctypes.data, inter, hidden, w.wide, ROW_COST,
-            y.ctypes.data, threads)  # fmt: skip
+    reason = config.invalid()
+    if reason:
+        raise ValueError(f"{config}: {reason}")
+    tile = (config.register_m, config.register_n, w.wide)
+    first_of(*tile)(x.ctypes.data, offsets, w.gate.ctypes.data, w.up.ctypes.data, inter, hidden,
+                    _step(inter, config), ROW_COST, h, threads)  # fmt: skip
+    second_of(*tile)(h.ctypes.data, offsets, w.down.ctypes.data, inter, hidden,
+                     _step(hidden, config), ROW_COST, y.ctypes.data, threads)  # fmt: skip
 
 
-def _with_blas(
-    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, experts: list[int]
-) -> None:  # fmt: skip
-    """Experts with many rows: three products of NumPy's BLAS each."""
-    for e in experts:
-        rows = slice(int(offsets[e]), int(offsets[e + 1]))
-        gate, up = x[rows] @ w.gate[e].T, x[rows] @ w.up[e].T
-        # exp overflows to infinity for gates below -88: the quotient is then the right limit, 0
-        with np.errstate(over="ignore"):
-            np.multiply(gate / (1.0 + np.exp(-gate)), up, out=h[rows])
-        np.matmul(h[rows], w.down[e].T, out=y[rows])
-
-
-def _rest(
-    x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, done: set[int], threads: int
-) -> None:  # fmt: skip
-    """Experts between those that BLAS took: runs of neighbours, each run in one call."""
-    experts, inter, hidden = w.gate.shape
-    first = 0
-    while first < experts:
-        last = first
-        while last < experts and last not in done:
-            last += 1
-        if last > first and offsets[last] > offsets[first]:
-            part = np.ascontiguousarray(offsets[first : last + 1] - offsets[first])
-            rows = slice(int(offsets[first]), int(offsets[last]))
-            _first(x[rows].ctypes.data, part, w.gate[first:].ctypes.data,
-                   w.up[first:].ctypes.data, inter, hidden, w.wide, ROW_COST, h[rows],
-                   threads)  # fmt: skip
-            _second(h[rows].ctypes.data, part, w.down[first:].ctypes.data, inter, hidden, w.wide,
-                    ROW_COST, y[rows].ctypes.data, threads)  # fmt: skip
-        first = last + 1
+def _step(size: int, config: GemmConfig) -> int:
+    """Rows of weights of a block: those of the configuration where they divide the size."""
+    step = config.block_n or size
+    return step if size % step == 0 else COLUMNS
 
 
 @dataclass(slots=True)
@@ -324,7 +316,7 @@ def case(shape: Shape, bench: Bench) -> Case:
     }  # fmt: skip
     moved = (2.0 if bf16 else 4.0) * active * one + 8.0 * tokens * hidden
     return Case(columns, 2.0 * tokens * k * one, moved, copies, run, check,
-                None if bf16 else other, not bf16 and -(-tokens * k // active) >= BLAS_ROWS)  # fmt: skip
+                None if bf16 else other)  # fmt: skip
 
 
 CPU = add(Kernel("experts", "numba", "moe", shapes, case))

@@ -1,7 +1,7 @@
 """Attention on the CPU, one pass over keys and values: decode, prefill and MLA share it.
 
 The work is cut into *units*: some query positions of one sequence, all query heads of one
-key/value head, and a range of keys. A unit walks its keys in tiles of `TILE`; four query vectors at
+key/value head, and a range of keys. A unit walks its keys tile by tile; four query vectors at
 a time take scores, a step of the online softmax and the weighted sum of values, all in
 registers (`tiles`). While scores are taken the next tile's values are fetched, while values are
 added the keys after next: attention in a decode step is bound by memory, and its rows are
@@ -25,8 +25,8 @@ from .tiles import GROUP, add_values, score_tile, softmax_tile
 F4 = npt.NDArray[np.float32]
 I8 = npt.NDArray[np.int64]
 
-TILE = 64
-"""Keys of a tile: its scores fill two vector registers a row, its keys and values half an L1."""
+TILES = (32, 64, 128, 256)
+"""Keys of a tile: whole vector registers of scores, whole strips of values."""
 LOW = -3.0e38
 """Running maximum of a row that has seen no key."""
 (U_SEQ, U_HEAD, U_QUERY, U_QUERIES, U_START, U_STOP) = range(6)
@@ -64,9 +64,39 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """How attention is cut.
+
+    Attributes
+    ----------
+    tile : int
+        Keys of a tile. With 64 its scores fill four vector registers a row of AVX-512, and keys and
+        values of 64 numbers half an L1.
+    chunk : int
+        Keys of one unit of a decode: short enough to share a long sequence, long enough (1 MB of
+        fp32 keys and values at head_dim 128) that merging the parts costs under half a percent.
+    block : int
+        Query positions of one unit of a prefill: each tile of keys serves this many times the group.
+    """
+
+    tile: int = 64
+    chunk: int = 1024
+    block: int = 16
+
+    def invalid(self) -> str:
+        """Why it cannot run; empty where it can."""
+        if self.tile not in TILES:
+            return f"tile must be one of {', '.join(map(str, TILES))}, not {self.tile}"
+        if self.chunk < 1 or self.block < 1:
+            return "chunk and block must be 1 at least"
+        return ""
+
+
 def cut(
-    queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int
-) -> Units:
+    queries: I8, lengths: I8, heads_kv: int, window: int, block: int, chunk: int, group: int,
+    tile: int,
+) -> Units:  # fmt: skip
     """Cut a batch into units.
 
     Parameters
@@ -79,6 +109,8 @@ def cut(
         Query positions and keys of one unit at most.
     group : int
         Query heads of a key/value head.
+    tile : int
+        Keys of a tile; units are whole tiles but for the last.
     """
     rows, groups, cost = [], [0], []
     for b, (new, length) in enumerate(zip(queries.tolist(), lengths.tolist(), strict=True)):
@@ -88,7 +120,7 @@ def cut(
             low = max(0, position + 1 - window) if window else 0
             high = position + count
             parts = ceil_div(high - low, chunk)
-            step = ceil_div(ceil_div(high - low, parts), TILE) * TILE
+            step = ceil_div(ceil_div(high - low, parts), tile) * tile
             starts = range(low, high, step)
             for head in range(heads_kv):
                 for start in starts:
@@ -183,13 +215,13 @@ def load_queries(unit, group_size, q, vectors, states, out):
 
 
 @inner
-def visible(bounds, group, used, group_size, position, window, start, count):
+def visible(bounds, group, used, group_size, position, window, start, count, tile):
     """Which of `count` keys from `start` on each vector of a group sees, into `bounds`.
 
     `position` is the place of the unit's first query. Returns whether any sees one, and the end of
     the keys that one sees.
     """
-    seen, skip = 0, TILE
+    seen, skip = 0, tile
     for i in range(GROUP):
         at = position + min(group * GROUP + i, used - 1) // group_size
         high = min(max(at + 1 - start, 0), count)
@@ -201,9 +233,9 @@ def visible(bounds, group, used, group_size, position, window, start, count):
 
 
 @cache
-def attention(dim: int, dim_v: int) -> Callable[..., None]:
-    """The compiled kernel for keys of `dim` and values of `dim_v` numbers."""
-    tile, group = TILE, GROUP  # literals: a closure over integers can be cached on disk
+def attention(dim: int, dim_v: int, tile: int) -> Callable[..., None]:
+    """The compiled kernel for keys of `dim` and values of `dim_v` numbers, `tile` keys at a time."""
+    group = GROUP  # a literal: a closure over integers can be cached on disk
 
     @parallel
     def run(q, k_at, v_at, table, heads, page, units, groups, shares, group_size, scale, offset,
@@ -231,7 +263,7 @@ def attention(dim: int, dim_v: int) -> Callable[..., None]:
                     next_tile(cursor, end, rows[third], table, heads, page, dim * 4, units)
                     for g in range(packed):
                         any_seen, seen = visible(bounds, g, used, group_size, position, window,
-                                                 t0, n_keys)  # fmt: skip
+                                                 t0, n_keys, tile)  # fmt: skip
                         if not any_seen:
                             continue
                         s_at = scores.ctypes.data

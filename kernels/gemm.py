@@ -1,69 +1,23 @@
 """Matrix product ``y = x w^T`` with weights in rows of the output, shape (n, k).
 
-Few rows of `x` (a decode step) stream the weights once, four rows of them at a time against four
-rows of `x`, in vector registers; from `BLAS_ROWS` rows on NumPy's BLAS is faster and is called.
+Few rows of `x` (a decode step) stream the weights once; many pass blocks of them that stay in the
+second cache: see `blocked`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from .blocked import COLUMNS, DEFAULT, GemmConfig, product_of
 from .check import require
-from .dots import dots
-from .jit import inner, parallel, threads_for
+from .jit import threads_for
 from .lab import Bench, Case, Kernel, Shape, add
 from .vector import LANES
 
 F4 = npt.NDArray[np.float32]
-BLAS_ROWS = 17
-"""Rows from which BLAS takes over: at 16 the two were equal on a Zen 4 core, at 64 it led by 20 %
-(kernels.md of the research notes, section 7)."""
-COLUMNS = 4
-"""Rows of weights taken at once."""
-
-
-@inner
-def tile_rows(x_at, m, w_at, k, wide, out_at, out_step):
-    """`m` rows of `x` against `COLUMNS` rows of weights, fp32 (`wide`) or bf16."""
-    x_step = 4 * k
-    done = 0
-    if wide:
-        while m - done >= 4:
-            dots(x_at + done * x_step, x_step, w_at, 4 * k, k, out_at + done * out_step, out_step,
-                 4, 4, 1)  # fmt: skip
-            done += 4
-        if m - done >= 2:
-            dots(x_at + done * x_step, x_step, w_at, 4 * k, k, out_at + done * out_step, out_step,
-                 2, 4, 1)  # fmt: skip
-            done += 2
-        if m > done:
-            dots(x_at + done * x_step, x_step, w_at, 4 * k, k, out_at + done * out_step, out_step,
-                 1, 4, 1)  # fmt: skip
-    else:
-        while m - done >= 4:
-            dots(x_at + done * x_step, x_step, w_at, 2 * k, k, out_at + done * out_step, out_step,
-                 4, 4, 0)  # fmt: skip
-            done += 4
-        if m - done >= 2:
-            dots(x_at + done * x_step, x_step, w_at, 2 * k, k, out_at + done * out_step, out_step,
-                 2, 4, 0)  # fmt: skip
-            done += 2
-        if m > done:
-            dots(x_at + done * x_step, x_step, w_at, 2 * k, k, out_at + done * out_step, out_step,
-                 1, 4, 0)  # fmt: skip
-
-
-@parallel
-def _product(x_at, m, w_at, n, k, wide, out_at, threads):
-    blocks = n // 4
-    width = 4 if wide else 2
-    for thread in numba.prange(threads):
-        for b in range(blocks * thread // threads, blocks * (thread + 1) // threads):
-            tile_rows(x_at, m, w_at + 4 * b * k * width, k, wide, out_at + 16 * b, 4 * n)
 
 
 def check_weights(w: npt.NDArray[np.generic], what: str) -> None:
@@ -75,13 +29,15 @@ def check_weights(w: npt.NDArray[np.generic], what: str) -> None:
         raise ValueError(f"{what} are {n} x {k}: need multiples of {COLUMNS} and {LANES}")
 
 
-def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1) -> None:
+def gemm(
+    x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1, config: GemmConfig = DEFAULT
+) -> None:
     """``out = x w^T``: `x` (m, k) float32, `w` (n, k) float32 or bf16 as uint16, `out` (m, n).
 
     Raises
     ------
     ValueError
-        Shapes or types that do not fit; see `check_weights`.
+        Shapes or types that do not fit; see `check_weights`. A configuration that cannot run.
     """
     check_weights(w, "weights")
     (m, k), (n, depth) = x.shape, w.shape
@@ -89,12 +45,14 @@ def gemm(x: F4, w: npt.NDArray[np.generic], out: F4, threads: int = 1) -> None:
         raise ValueError(f"shapes {x.shape}, {w.shape} and {out.shape} do not match")
     if any(a.dtype != np.float32 or not a.flags.c_contiguous for a in (x, out)):
         raise ValueError("x and out must be contiguous float32")
-    wide = w.dtype == np.float32
-    if wide and m >= BLAS_ROWS:
-        np.matmul(x, w.T, out=out)
-    else:
-        threads = threads_for(w.nbytes, threads)
-        _product(x.ctypes.data, m, w.ctypes.data, n, k, wide, out.ctypes.data, threads)
+    reason = config.invalid()
+    if reason:
+        raise ValueError(f"{config}: {reason}")
+    threads = threads_for(w.nbytes, threads)
+    product_of(config.register_m, config.register_n, w.dtype == np.float32)(
+        x.ctypes.data, m, w.ctypes.data, n, k, out.ctypes.data, config.block_m or max(m, 1),
+        config.block_n or n, threads,
+    )  # fmt: skip
 
 
 def shapes(quick: bool) -> Sequence[Shape]:
@@ -123,7 +81,7 @@ def case(shape: Shape, bench: Bench) -> Case:
     return Case(
         {"kernel": "gemm", "dtype": "fp32", **shape}, 2.0 * m * n * k, moved, copies,
         lambda i: gemm(x, weights[i % copies], out, bench.threads), check,
-        lambda i: np.matmul(x, weights[i % copies].T, out=out), m >= BLAS_ROWS,
+        lambda i: np.matmul(x, weights[i % copies].T, out=out),
     )  # fmt: skip
 
 

@@ -48,8 +48,6 @@ class Case:
         Runs once, compares with the reference, and raises `check.WrongResult`.
     other : callable or None
         ``other(i)``: the same by NumPy (or torch), for the ratio.
-    blas : bool
-        Whether `run` calls BLAS.
     """
 
     columns: Mapping[str, Any]
@@ -59,7 +57,6 @@ class Case:
     run: Callable[[int], object]
     check: Callable[[], None]
     other: Callable[[int], object] | None = None
-    blas: bool = False
 
 
 @dataclass(frozen=True, slots=True)

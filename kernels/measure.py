@@ -204,7 +204,7 @@ def _work(case: Case) -> Work:
     def floor(rates: Rates) -> float:
         return max(case.bytes / rates.read_Bps, case.flops / rates.fma_flops_per_s)
 
-    return Work(case.run, floor, case.blas)
+    return Work(case.run, floor)
 
 
 def _row(

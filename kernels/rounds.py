@@ -17,7 +17,7 @@ import numpy as np
 
 from .ceilings import Rates, rates
 from .lab import Bench
-from .timing import Sample, Times, repeat, settle
+from .timing import Sample, Times, repeat
 
 CLOSE = 0.12
 """How far the rates of one state lie from their median."""
@@ -56,13 +56,10 @@ class Work:
         ``run(i)`` computes with the i-th set of inputs.
     floor : callable
         Least seconds of a call at some rates of the machine.
-    blas : bool
-        Whether it calls BLAS, whose threads look for work on the cores for 100 ms after.
     """
 
     run: Callable[[int], object]
     floor: Callable[[Rates], float]
-    blas: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +115,6 @@ def visit_all(
                 budget_s=plan.visit_s, warm_up_s=WARM_UP_S, first=calls[i],
             )  # fmt: skip
             calls[i] += len(times.seconds) + 1
-            if work[i].blas:
-                settle()
             now = rates(bench)
             readings.append(now)
             visits[i].append(Visit(times, before, now))

@@ -216,12 +216,27 @@ def store_sums(
     e: Emitter, values: Sequence[Value], out: Value, step: Value, rows: int, cols: int
 ) -> None:
     """Reduce ``values[i * cols + j]`` and store them as rows of `out`."""
-    if LANES == 16 and (rows, cols) == (4, 4):
-        total = transpose_sum(e, [values[4 * j + i] for i in range(4) for j in range(4)])
-        for i in range(rows):
-            part = e.shuffle(total, total, [4 * i + j for j in range(4)])
-            e.store(part, e.b.add(out, e.b.mul(step, I64(i))))
+    if LANES == 16 and rows > 2 and cols % 4 == 0:
+        for i0 in range(0, rows, 4):
+            for j0 in range(0, cols, 4):
+                _store_four(e, values, out, step, (i0, j0), (rows, cols))
         return
     for i in range(rows):
         for j, one in enumerate(e.sums(values[i * cols : (i + 1) * cols])):
             e.store(one, e.offset(e.b.add(out, e.b.mul(step, I64(i))), 4 * j))
+
+
+def _store_four(
+    e: Emitter, values: Sequence[Value], out: Value, step: Value, first: tuple[int, int],
+    size: tuple[int, int],
+) -> None:  # fmt: skip
+    """Reduce four by four of the values from `first` on, all at once; rows beyond the last are none."""
+    (i0, j0), (rows, cols) = first, size
+    there = min(4, rows - i0)
+    zero = e.constant(0.0)
+    block = [values[(i0 + i) * cols + j0 + j] if i < there else zero
+             for j in range(4) for i in range(4)]  # fmt: skip
+    total = transpose_sum(e, block)
+    for i in range(there):
+        part = e.shuffle(total, total, [4 * i + j for j in range(4)])
+        e.store(part, e.offset(e.b.add(out, e.b.mul(step, I64(i0 + i))), 4 * j0))

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from opbyte.kernels import attention, experts, gemm, permute, rmsnorm, router
+from opbyte.kernels.blocked import GemmConfig
 from opbyte.kernels.check import TOLERANCES, agreement, from_bf16, require, to_bf16
+from opbyte.kernels.flash import TILES as KEY_TILES
+from opbyte.kernels.flash import AttentionConfig
 from opbyte.kernels.jit import max_threads, use_threads
 from opbyte.kernels.memory import aligned
 
@@ -47,11 +50,11 @@ def paged(
 
 def run_attention(
     cache: attention.Cache, q: np.ndarray, queries: np.ndarray, heads: int, window: int,
-    threads: int, chunk: int = attention.CHUNK,
+    threads: int, config: AttentionConfig = attention.DEFAULT,
 ) -> np.ndarray:  # fmt: skip
     dim = q.shape[3]
     plan = attention.plan(
-        queries, cache.lengths, heads, cache.keys.shape[1], dim, window, threads, chunk
+        queries, cache.lengths, heads, cache.keys.shape[1], dim, window, threads, config
     )
     out = np.full(q.shape, np.nan, np.float32)
     attention.attend(plan, q, cache, dim**-0.5, out)
@@ -78,10 +81,23 @@ def test_decode(
     cache = paged(rng, lengths, heads_kv, dim, page)
     q = random(rng, len(lengths), 1, heads, dim)
     queries = np.ones(len(lengths), np.int64)
-    got = run_attention(cache, q, queries, heads, window, threads, chunk)
+    got = run_attention(cache, q, queries, heads, window, threads, AttentionConfig(64, chunk))
     want = attention.reference(q, cache, queries, window, dim**-0.5, dim)
     require(got, want, "fp32", f"decode {lengths}")
     assert not got[cache.lengths == 0].any()
+
+
+@pytest.mark.parametrize("tile", KEY_TILES)
+@pytest.mark.parametrize("block", [1, 5, 16])
+def test_every_tile_and_block_gives_the_attention(tile: int, block: int) -> None:
+    rng = np.random.default_rng(2)
+    queries = np.array([70, 1, 33], dtype=np.int64)
+    cache = paged(rng, [70, 90, 300], 2, 64, 16)
+    q = random(rng, 3, 70, 4, 64)
+    for window in (0, 40):
+        got = run_attention(cache, q, queries, 4, window, 1, AttentionConfig(tile, 64, block))
+        want = attention.reference(q, cache, queries, window, 64**-0.5, 64)
+        require(got, want, "fp32", f"tiles of {tile}, blocks of {block}")
 
 
 @pytest.mark.parametrize("window", [0, 40])
@@ -103,7 +119,9 @@ def test_mla_decode() -> None:
     shared = attention.Cache(cache.keys, cache.keys, cache.table, cache.lengths)
     q = random(rng, 3, 1, 10, 64)
     queries = np.ones(3, np.int64)
-    plan = attention.plan(queries, shared.lengths, 10, 1, 48, 0, THREADS[-1], 32)
+    plan = attention.plan(
+        queries, shared.lengths, 10, 1, 48, 0, THREADS[-1], AttentionConfig(64, 32)
+    )
     out = np.full((3, 1, 10, 48), np.nan, np.float32)
     attention.attend(plan, q, shared, 0.1, out)
     want = attention.reference(q, shared, queries, 0, 0.1, 48)
@@ -125,7 +143,9 @@ def test_equal_inputs_give_equal_bits() -> None:
     cache = paged(rng, [700, 90], 2, 64, 16)
     q = random(rng, 2, 1, 8, 64)
     runs = [
-        run_attention(cache, q, np.ones(2, np.int64), 8, 0, threads, 64).tobytes()
+        run_attention(
+            cache, q, np.ones(2, np.int64), 8, 0, threads, AttentionConfig(64, 64)
+        ).tobytes()
         for threads in (THREADS * 10)[:20]
     ]
     assert len(set(runs)) == 1  # on any number of threads
@@ -246,6 +266,38 @@ def test_gemm(m: int, bf16: bool) -> None:
     require(out, x.astype(np.float64) @ exact.T, "fp32", f"gemm {m}")
 
 
+TILES = [t for t in ((1, 4), (2, 4), (5, 4), (7, 4), (3, 8)) if not GemmConfig(*t, 0, 0).invalid()]
+
+
+@pytest.mark.parametrize(("rows", "columns"), TILES)
+def test_every_register_tile_and_block_gives_the_product(rows: int, columns: int) -> None:
+    """At rows and columns that neither the tile nor the blocks divide."""
+    rng = np.random.default_rng(rows)
+    x, w = random(rng, 29, 48), random(rng, 52, 48)
+    want = x.astype(np.float64) @ w.T.astype(np.float64)
+    for block_m, block_n in ((0, 0), (rows, columns), (2 * rows, 3 * columns)):
+        out = np.full((29, 52), np.nan, np.float32)
+        config = GemmConfig(rows, columns, block_m, block_n)
+        gemm.gemm(x, w, out, 1, config)
+        require(out, want, "fp32", str(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (GemmConfig(9, 4), "register_m must be 1 to 8"),
+        (GemmConfig(4, 3), "register_n must be 4 or 8"),
+        (GemmConfig(8, 8), "it spills"),
+        (GemmConfig(2, 4, -2), "negative"),
+        (GemmConfig(2, 4, 3), "multiples of the register tile"),
+    ],
+)
+def test_a_configuration_that_cannot_run_says_why(config: GemmConfig, says: str) -> None:
+    x, w, out = (np.zeros(shape, np.float32) for shape in ((4, 32), (8, 32), (4, 8)))
+    with pytest.raises(ValueError, match=says):
+        gemm.gemm(x, w, out, config=config)
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -255,6 +307,8 @@ def test_gemm(m: int, bf16: bool) -> None:
         (lambda: router.route(np.zeros((1, 4), np.float32), 1, "tanh"), "must be one of"),
         (lambda: attention.plan(np.ones(1, np.int64), np.ones(1, np.int64), 3, 2, 64, 0, 1),
          "no multiple of 2"),
+        (lambda: attention.plan(np.ones(1, np.int64), np.ones(1, np.int64), 2, 2, 64, 0, 1,
+                                AttentionConfig(tile=48)), "tile must be one of 32, 64, 128, 256"),
     ],
 )  # fmt: skip
 def test_bad_arguments_say_what_would_be_right(call: Callable[[], object], says: str) -> None:

@@ -1,0 +1,95 @@
+"""What the times and the energies of a deployment rest on, in words, and a warning where systems differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ...devices.device import SharedMemoryDevice, can_calibrate
+from ...devices.dram.model import derives
+from ...simulator.deploy.deployment import Deployment
+
+FITTED = "kernel models fitted to measurements"
+ROOFLINE = "rooflines with assumed efficiencies"
+SIMULATED = "rooflines on a simulated DRAM"
+ENGINE = "an engine simulated event by event"
+
+BOARD = "the power model of a whole board"
+WORK = "energies of operations and bytes alone"
+STATIC = "energies of operations and bytes, and a constant power"
+
+
+class Bases(NamedTuple):
+    """What the figures of one system rest on; empty where it has none.
+
+    Attributes
+    ----------
+    times, energy : str
+    """
+
+    times: str = ""
+    energy: str = ""
+
+
+NONE = Bases()
+
+
+def bases_of(deployment: Deployment | None) -> Bases:
+    """Name the models behind a deployment's times and energies; None is an engine on a board."""
+    if deployment is None:
+        return Bases(ENGINE, STATIC)
+    device = deployment.device
+    if deployment.system.device.on_engine:
+        return Bases(ENGINE, STATIC)
+    return Bases(_times(device), _energy(device))
+
+
+def _times(device: SharedMemoryDevice) -> str:
+    """What the processors rest on: the fitted, then by name those that are not."""
+    described = SIMULATED if derives(device) else ROOFLINE
+    if not device.measured:
+        return described
+    others = [name for name, p in device.spec.processors.items() if not can_calibrate(p)]
+    return f"{FITTED}, {', '.join(others)} on {described}" if others else FITTED
+
+
+def _energy(device: SharedMemoryDevice) -> str:
+    if device.board.model is not None:
+        return BOARD
+    return STATIC if device.board.idle_W > 0.0 else WORK
+
+
+def not_like_for_like(bases: Iterable[tuple[str, Bases]]) -> list[str]:
+    """A sentence each where times, or energies, of one table's rows rest on different models.
+
+    Parameters
+    ----------
+    bases : iterable of (str, Bases)
+        A row's system, and what its figures rest on; empty ones are left out.
+    """
+    rows = list(bases)
+    times = _differing((system, b.times) for system, b in rows)
+    energy = _differing((system, b.energy) for system, b in rows)
+    told = []
+    if times:
+        told.append(
+            f"NOT LIKE FOR LIKE: times rest for {times}. A part of the differences is one of models, "
+            "not of devices; `--costs roofline` puts GPUs on rooflines too, where a command takes it."
+        )
+    if energy:
+        told.append(
+            f"NOT LIKE FOR LIKE: energy rests for {energy}. A board's power holds idle cores, clocks, "
+            "regulators and leakage, which energies of operations and bytes leave out."
+        )
+    return told
+
+
+def _differing(bases: Iterable[tuple[str, str]]) -> str:
+    """Systems by basis, in words; nothing where there is but one."""
+    groups: dict[str, dict[str, None]] = {}
+    for system, basis in bases:
+        if basis:
+            groups.setdefault(basis, {})[system] = None
+    if len(groups) < 2:
+        return ""
+    return "; ".join(f"{', '.join(names)} on {basis}" for basis, names in groups.items())

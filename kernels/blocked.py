@@ -1,0 +1,143 @@
+"""Blocked matrix products: a tile of sums in registers, rows of `x` in L1, rows of weights in L2.
+
+``y = x w^T`` walks `block_n` rows of weights at a time, which stay in the second cache while `block_m`
+rows of `x` pass them; within, a tile of `register_m` x `register_n` sums stays in vector registers over
+the whole depth. What a tile leaves over, rows of `x` fewer than it has or rows of weights, is taken
+by smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numba
+
+from .dots import dots
+from .jit import inner, parallel
+from .vector import LANES
+
+COLUMNS = 4
+"""Rows of weights that the remainders take at once; `n` is a multiple of it."""
+REGISTERS = 32 if LANES == 16 else 16
+"""Vector registers of this machine: AVX-512 and NEON have 32 (NEON's lanes are 4), AVX2 has 16."""
+MOST_ROWS = 8
+"""Rows of a register tile at most: more are never better, as weights are then read too often."""
+
+
+@dataclass(frozen=True, slots=True)
+class GemmConfig:
+    """How a product is cut.
+
+    Attributes
+    ----------
+    register_m, register_n : int
+        Rows of `x` and of weights whose sums stay in registers together.
+    block_m, block_n : int
+        Rows of `x` that pass the weights in L2, and rows of weights kept there; 0 = all.
+    """
+
+    register_m: int = 4
+    register_n: int = 4
+    block_m: int = 0
+    block_n: int = 16
+
+    def invalid(self) -> str:
+        """Why it cannot run here; empty where it can."""
+        if not 1 <= self.register_m <= MOST_ROWS:
+            return f"register_m must be 1 to {MOST_ROWS}, not {self.register_m}"
+        if self.register_n not in (4, 8):
+            return f"register_n must be 4 or 8, not {self.register_n}"
+        if self.registers > REGISTERS:
+            return f"needs {self.registers} vector registers of {REGISTERS}: it spills"
+        if self.block_m < 0 or self.block_n < 0:
+            return "a block of negative rows"
+        if self.block_n % self.register_n or self.block_m % self.register_m:
+            return "blocks must be multiples of the register tile"
+        return ""
+
+    @property
+    def registers(self) -> int:
+        """Vector registers: the sums, a vector of each row of weights, and one of `x`."""
+        return self.register_m * self.register_n + self.register_n + 1
+
+
+DEFAULT = GemmConfig(6, 4, 0, 16) if REGISTERS == 32 else GemmConfig(2, 4, 0, 16)
+"""The largest register tile of four rows of weights that does not spill, and a narrow block, which
+fits any second cache."""
+
+
+@cache
+def tiles_of(rows: int, columns: int, wide: bool) -> Callable[..., None]:
+    """`m` rows of `x` against `n` rows of weights (a multiple of `COLUMNS`), by register tiles.
+
+    Compiled for a tile of `rows` x `columns`; fp32 (`wide`) or bf16 weights.
+    """
+    bytes_, four = 4 if wide else 2, COLUMNS
+    fp32 = 1 if wide else 0
+    rest = _rest_of(fp32)
+
+    @inner
+    def run(x_at, m, w_at, n, k, out_at, out_step):
+        x_step, w_step = 4 * k, bytes_ * k
+        whole, even = m // rows * rows, n // columns * columns
+        for i in range(0, whole, rows):
+            for j in range(0, even, columns):
+                dots(x_at + i * x_step, x_step, w_at + j * w_step, w_step, k,
+                     out_at + i * out_step + 4 * j, out_step, rows, columns, fp32)  # fmt: skip
+        for j in range(even, n, four):
+            rest(x_at, whole, w_at + j * w_step, k, out_at + 4 * j, out_step)
+        for j in range(0, n if m > whole else 0, four):
+            rest(x_at + whole * x_step, m - whole, w_at + j * w_step, k,
+                 out_at + whole * out_step + 4 * j, out_step)  # fmt: skip
+
+    made: Callable[..., None] = run
+    return made
+
+
+@cache
+def _rest_of(fp32: int) -> Callable[..., None]:
+    """Any number of rows of `x` against `COLUMNS` rows of weights: tiles of four, two and one row."""
+    width = 4 if fp32 else 2
+
+    @inner
+    def run(x_at, m, w_at, k, out_at, out_step):
+        x_step, w_step = 4 * k, width * k
+        done = 0
+        while m - done >= 4:
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
+                 4, 4, fp32)  # fmt: skip
+            done += 4
+        if m - done >= 2:
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
+                 2, 4, fp32)  # fmt: skip
+            done += 2
+        if m > done:
+            dots(x_at + done * x_step, x_step, w_at, w_step, k, out_at + done * out_step, out_step,
+                 1, 4, fp32)  # fmt: skip
+
+    made: Callable[..., None] = run
+    return made
+
+
+@cache
+def product_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
+    """The whole product for one register tile; blocks and threads are arguments."""
+    tiles, width, step = tiles_of(rows, columns, wide), 4 if wide else 2, max(columns, COLUMNS)
+
+    @parallel
+    def product(x_at, m, w_at, n, k, out_at, block_m, block_n, threads):
+        units = (n + step - 1) // step
+        for thread in numba.prange(threads):
+            low = units * thread // threads * step
+            high = min(n, units * (thread + 1) // threads * step)
+            for first in range(low, high, block_n):
+                count = min(block_n, high - first)
+                for top in range(0, m, block_m):
+                    tiles(x_at + 4 * top * k, min(block_m, m - top), w_at + width * first * k,
+                          count, k, out_at + 4 * (top * n + first), 4 * n)  # fmt: skip
+
+    made: Callable[..., Any] = product
+    return made
