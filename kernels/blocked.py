@@ -42,7 +42,7 @@ class GemmConfig:
     register_m: int = 4
     register_n: int = 4
     block_m: int = 0
-    block_n: int = 16
+    block_n: int = 64
 
     def invalid(self) -> str:
         """Why it cannot run here; empty where it can."""
@@ -60,13 +60,13 @@ class GemmConfig:
 
     @property
     def registers(self) -> int:
-        """Vector registers: the sums, a vector of each row of weights, and one of `x`."""
-        return self.register_m * self.register_n + self.register_n + 1
+        """Vector registers: the sums and a vector of each row of weights; `x` can come from L1."""
+        return self.register_m * self.register_n + self.register_n
 
 
-DEFAULT = GemmConfig(6, 4, 0, 16) if REGISTERS == 32 else GemmConfig(2, 4, 0, 16)
-"""The largest register tile of four rows of weights that does not spill, and a narrow block, which
-fits any second cache."""
+DEFAULT = GemmConfig(6, 4, 0, 64) if REGISTERS == 32 else GemmConfig(3, 4, 0, 64)
+"""A register tile that leaves a register or two, and a block that fits a second cache of 512 KiB up to
+2,048 numbers a row."""
 
 
 @cache

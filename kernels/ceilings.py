@@ -7,6 +7,7 @@ before and after each kernel.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ import numba
 import numpy as np
 from numba import types
 
-from .jit import parallel
+from .jit import parallel, serial
 from .lab import Bench
 from .timing import Sample, sample, settle
 from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
@@ -23,6 +24,8 @@ from .vector import I32, I64, LANES, VEC, Emitter, Value, micro_kernel
 READ_BYTES = 48 << 20
 """Read at once: more than the last-level cache keeps of a block that is gone through in turn."""
 FMA_STEPS = 1 << 17
+CACHE_READ = 32 << 20
+"""Bytes read from a cache in one go [B]: about 0.2 ms."""
 BLAS_SIZE = 1024
 
 
@@ -109,6 +112,14 @@ def _read(x_at, count, step, out, threads):
         out[thread] = read_sum(x_at + 4 * low, high - low)
 
 
+@serial
+def _read_again(x_at, count, times):
+    total = np.float32(0.0)
+    for _ in range(times):
+        total += read_sum(x_at, count)
+    return total
+
+
 @parallel
 def _fma(steps, out, threads):
     for thread in numba.prange(threads):
@@ -152,6 +163,21 @@ def read_rate(bench: Bench, *, least: int = 3, budget_s: float = 0.03) -> float:
         _read(x.ctypes.data, count, 8 * LANES, out, bench.threads)
 
     return 4 * count / _time(run, bench.threads, least, budget_s).median_s
+
+
+def cache_rate(bench: Bench, held: float) -> float:
+    """Bytes per second of one thread that reads so many bytes again and again, by its time on a core."""
+    step = 8 * LANES
+    count = max(step, int(held) // 4 // step * step)
+    x = bench.take((count,))
+    times = max(2, int(CACHE_READ // (4 * count)))
+    _read_again(x.ctypes.data, count, 2)
+    taken = []
+    for _ in range(9):
+        began = time.thread_time()
+        _read_again(x.ctypes.data, count, times)
+        taken.append(time.thread_time() - began)
+    return float(4.0 * count * times / np.quantile(taken, 0.25))
 
 
 @dataclass(frozen=True, slots=True)

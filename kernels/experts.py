@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from .blocked import COLUMNS, DEFAULT, GemmConfig, tiles_of
+from .blocked import DEFAULT, GemmConfig, tiles_of
 from .check import from_bf16, require
 from .gemm import check_weights
 from .jit import inner, parallel
@@ -32,6 +32,8 @@ ROW_COST = 0.12
 4 x 4 bytes, at the ridge of about 4 FLOP/byte of a core with AVX-512."""
 
 
+CONFIG = replace(DEFAULT, block_n=16)
+"""Blocks of gate and up weights pass in turn: narrower than those of one product alone."""
 CHOICES = 61
 """Different choices of experts that a case takes in turn; prime, to meet all copies of weights."""
 
@@ -153,7 +155,7 @@ def second_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
 
 def grouped_swiglu(
     x: F4, offsets: I4, w: ExpertWeights, h: F4, y: F4, threads: int = 1,
-    config: GemmConfig = DEFAULT,
+    config: GemmConfig = CONFIG,
 ) -> None:  # fmt: skip
     """Apply each expert to its rows of `x`.
 
@@ -192,9 +194,8 @@ def grouped_swiglu(
 
 
 def _step(size: int, config: GemmConfig) -> int:
-    """Rows of weights of a block: those of the configuration where they divide the size."""
-    step = config.block_n or size
-    return step if size % step == 0 else COLUMNS
+    """Rows of weights of a block: of the configuration's as many as divide the size."""
+    return math.gcd(size, config.block_n or size)
 
 
 @dataclass(slots=True)

@@ -86,7 +86,7 @@ def this_host(threads: int) -> Host:
         os.cpu_count() or 1,
         threads,
         float(clock[1]) * 1e6 if clock else None,
-        _cache_bytes(),
+        max(cache_bytes().values(), default=0.0),
         _memory_bytes(),
         found,
     )
@@ -99,14 +99,16 @@ def _text(path: str) -> str:
         return ""
 
 
-def _cache_bytes() -> float:
-    """Largest cache that the system lists for the first core."""
-    sizes = [0.0]
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        match = re.fullmatch(r"(\d+)([KM]?)", _text(str(path)).strip())
-        if match:
-            sizes.append(float(match[1]) * {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]])
-    return max(sizes)
+def cache_bytes() -> dict[int, float]:
+    """Caches for data that the system lists for the first core: level -> bytes; none where unknown."""
+    sizes: dict[int, float] = {}
+    for folder in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        match = re.fullmatch(r"(\d+)([KM]?)", _text(str(folder / "size")).strip())
+        level = _text(str(folder / "level")).strip()
+        if match and level.isdigit() and _text(str(folder / "type")).strip() != "Instruction":
+            unit = {"": 1, "K": 1 << 10, "M": 1 << 20}[match[2]]
+            sizes[int(level)] = float(match[1]) * unit
+    return sizes
 
 
 def _memory_bytes() -> float:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...workloads.errors import InputError
 from .app import app
 from .io import answer
 from .options import Json, Out
@@ -15,6 +16,13 @@ from .usage import whole
 
 @app.command("measure")
 def measure_command(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[configs]",
+            help="kernels: their times; configs: every configuration of those that have some.",
+        ),
+    ] = "kernels",
     backend: Annotated[
         str, typer.Option(help="numba: this machine's processor; cupy: its GPU.")
     ] = "numba",
@@ -50,8 +58,30 @@ def measure_command(
     from ..validate.measure import Measured, measure_machine
 
     names = tuple(name.strip() for name in only.split(",") if name.strip())
+    if what == "configs":
+        _refuse_for_configs(backend, loop, threads, compare, lenient)
+        from ..validate.measure_configs import ConfigsMeasured, measure_configs
+
+        search = partial(measure_configs, quick=quick, only=names, seed=seed)
+        answer(search, out, as_json, counted="shapes", write=ConfigsMeasured.write)
+        return
+    if what != "kernels":
+        raise InputError(repr(what), "is nothing to measure; give configs, or nothing for kernels")
     make = partial(
         measure_machine, backend=backend, quick=quick, threads=threads, only=names, lenient=lenient,
         compare=compare, seed=seed, loop=loop,
     )  # fmt: skip
     answer(make, out, as_json, counted="shapes", write=Measured.write)
+
+
+def _refuse_for_configs(
+    backend: str, loop: bool, threads: int | None, compare: bool, lenient: bool
+) -> None:
+    """Refuse what `measure configs` has no use for."""
+    given = {
+        "--backend": backend != "numba", "--loop": loop, "--threads": threads not in (None, 1),
+        "--compare": compare, "--lenient": lenient,
+    }  # fmt: skip
+    for option, is_given in given.items():
+        if is_given:
+            raise InputError(option, "has no part in measure configs, which searches on one thread")

@@ -1,0 +1,129 @@
+"""Time every configuration of the CPU kernels here, and judge the model that chooses among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...kernels.configs import SPACES
+from ...kernels.search import Search, search
+from ...kernels.tables import table_text
+from ...workloads.errors import InputError, nearest
+from ...workloads.requests.options import check_seed
+from ..parallel import Told
+from ..show.result import Result
+from .cpu_configs import FEWEST, Choice, Regret, choice
+
+if TYPE_CHECKING:
+    from ..show.output import OutputFolder
+
+TABLE = "tables/configs_{}.csv"
+HEAD = (
+    "{}, one thread: time of a choice over the best configuration's, geometric mean (90th percentile) "
+    "over shapes; constants fitted on half of them choose on the other half"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigsMeasured(Result):
+    """Every configuration's time on this machine, and what the model would have chosen.
+
+    Attributes
+    ----------
+    run : Search
+    choices : tuple of Choice
+        By kernel; those of which too few shapes count are left out.
+    """
+
+    run: Search
+    choices: tuple[Choice, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "device": self.run.host.device, "core": dict(self.run.core),
+            "rows": [asdict(c) for c in self.choices], "undecided": list(self._undecided()),
+        }  # fmt: skip
+
+    def _undecided(self) -> Sequence[str]:
+        judged = {c.kernel for c in self.choices}
+        return [
+            name for name in dict.fromkeys(f.kernel for f in self.run.found) if name not in judged
+        ]
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [row for one in self.run.found for row in one.rows()]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "kernel": c.kernel, "shapes": c.shapes, "left out": c.left_out,
+                "configurations": c.configs, "model": _text(c.fitted),
+                "unfitted": _text(c.unfitted), "default": _text(c.default),
+                "random": _text(c.random), "error": f"{c.median_ape:.1%}",
+            }
+            for c in self.choices
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            HEAD.format(self.run.host.cpu),
+            self.rows(),
+        ]
+        out += [
+            f"{name}: fewer than {FEWEST} shapes count, the machine did not hold still; run again "
+            "when it is quiet"
+            for name in self._undecided()
+        ]
+        return out
+
+    def write(self, files: OutputFolder) -> None:
+        """Write every configuration's time by kernel, and the answer."""
+        head = [f"host: {self.run.host.cpu}, one thread", "seconds: lower quartile over rounds"]
+        for kernel, columns in self.run.tables().items():
+            files.text(TABLE.format(kernel), table_text(columns, head))
+        files.answer("configs.json", self)
+
+
+def _text(r: Regret) -> str:
+    return f"{r.geomean:.3f} ({r.p90:.2f})"
+
+
+def measure_configs(
+    *, quick: bool = False, only: Sequence[str] = (), seed: int = 0, told: Told | None = None
+) -> ConfigsMeasured:
+    """Search all configurations of the CPU kernels exhaustively on one thread.
+
+    Parameters
+    ----------
+    quick : bool
+        Fewer shapes and rounds.
+    only : sequence of str
+        Kernels by name; all without it.
+    seed : int
+        Of inputs and of the order of turns.
+    told : callable, optional
+        Told how many shapes are done, of how many.
+
+    Raises
+    ------
+    InputError
+        An unknown kernel.
+    """
+    check_seed(seed)
+    known = [space.name for space in SPACES]
+    for name in only:
+        if name not in known:
+            raise InputError("--only", f"unknown kernel {name!r}{nearest(name, known)}")
+    run = search(quick=quick, only=only, seed=seed, told=told)
+    found = []
+    for space in SPACES:
+        rows = [
+            {**row, **run.core}
+            for one in run.found
+            if one.kernel == space.name
+            for row in one.rows()
+        ]
+        judged = choice(space.name, rows, asdict(space.default)) if rows else None
+        found += [] if judged is None else [judged]
+    return ConfigsMeasured(run, tuple(found))

@@ -1,0 +1,45 @@
+"""One core of a CPU as its kernels see it: vector registers, caches, and what it reaches of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """Numbers of one core.
+
+    Attributes
+    ----------
+    lanes, registers : int
+        fp32 values of a vector register, and vector registers.
+    l1_bytes, l2_bytes, l3_bytes : float
+        Caches: two of its own and the one it shares.
+    fma_flops_per_s : float
+        fp32, on registers.
+    read_Bps, l2_Bps, l3_Bps : float
+        Read from main memory and from the caches [B/s].
+    """
+
+    lanes: int
+    registers: int
+    l1_bytes: float
+    l2_bytes: float
+    l3_bytes: float
+    fma_flops_per_s: float
+    read_Bps: float
+    l2_Bps: float
+    l3_Bps: float
+
+    @property
+    def slot_s(self) -> float:
+        """Seconds of one vector FMA at full rate: also those of a vector load."""
+        return 2.0 * self.lanes / self.fma_flops_per_s
+
+    def rate(self, held: float) -> float:
+        """Bytes per second of what a working set of so many bytes is read again at."""
+        if held <= self.l1_bytes:
+            return 4.0 * self.lanes / self.slot_s
+        if held <= self.l2_bytes:
+            return self.l2_Bps
+        return self.l3_Bps if held <= self.l3_bytes else self.read_Bps

@@ -1,0 +1,204 @@
+"""How long the CPU kernels take with a configuration, from the core's numbers: no run needed.
+
+The same reasoning as for a GPU's tiles with other names: sums live in vector registers, operands in
+L1, what passes them repeatedly in L2 or L3, and each part of a kernel takes a smooth maximum of its
+arithmetic and of its traffic. Times are in *slots*, those of one vector FMA at full rate; a core loads
+as many vectors a cycle as it multiplies. The loops are those of `kernels/blocked.py`, `kernels/dots.py`,
+`kernels/flash.py` and `kernels/tiles.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from .core import Core
+
+Shape = Mapping[str, int]
+Config = Mapping[str, int]
+Parameters = Mapping[str, float]
+FLOAT = 4
+GROUP = 4
+"""Query vectors that a dot tile of attention takes at once."""
+STRIP = 16
+"""Keys after which attention writes its sums back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A constant of a form: its value from the code and the data sheet, and how sure that is.
+
+    Attributes
+    ----------
+    start : float
+    factor : float
+        A fit pays for going away from `start` by this factor as much as for an error of `NOISE`.
+    what : str
+    """
+
+    start: float
+    factor: float
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class CpuForm:
+    """A kernel whose configurations can be ranked.
+
+    Attributes
+    ----------
+    name : str
+    parameters : dict of str to Parameter
+    terms : callable
+        ``terms(parameters, core, shape, config)``: seconds by what they are spent on.
+    """
+
+    name: str
+    parameters: dict[str, Parameter]
+    terms: Callable[[Parameters, Core, Shape, Config], dict[str, float]]
+
+    @property
+    def start(self) -> dict[str, float]:
+        """Every parameter as it stands without a fit."""
+        return {name: p.start for name, p in self.parameters.items()}
+
+    def seconds(self, p: Parameters, core: Core, shape: Shape, config: Config) -> float:
+        return sum(self.terms(p, core, shape, config).values())
+
+
+CALL = Parameter(2e-6, 1.5, "a call from Python [s]")
+SHARP = Parameter(3.0, 1.5, "exponent of the smooth maximum of arithmetic and traffic")
+DRAWN = Parameter(0.85, 1.2, "share of the read rate that a kernel draws")
+
+
+def _gemm(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
+    """A blocked product, see `kernels/blocked.py`: first over the weights from memory, then again."""
+    m, n, k = shape["m"], shape["n"], shape["k"]
+    rows, columns = config["register_m"], config["register_n"]
+    block_m, block_n = min(config["block_m"] or m, m), min(config["block_n"] or n, n)
+    slots, passes = 0.0, 0
+    for top in range(0, m, block_m):
+        for r, c, count in _row_tiles(min(block_m, m - top), rows, columns):
+            slots += count * math.ceil(n / c) * _tile_slots(p, core, r, c, k)
+            passes += count
+    arithmetic, weights = slots * core.slot_s, float(FLOAT * n * k)
+    again = (passes - 1) * weights / core.rate(FLOAT * k * (block_n + rows))
+    # Rows of x pass again for every block of weights.
+    blocks = math.ceil(n / block_n)
+    again += (blocks - 1) * FLOAT * m * k / core.rate(FLOAT * k * (block_m + columns))
+    first = arithmetic / max(passes, 1)
+    return _parts(p, core, first, weights, arithmetic - first, again) | {"call": p["call"]}
+
+
+def _row_tiles(m: int, rows: int, columns: int) -> Iterable[tuple[int, int, int]]:
+    """Register tiles that cover `m` rows: (rows, columns, how many one above another)."""
+    rest = m % rows
+    tiles = [(rows, columns, m // rows), (4, 4, rest // 4), (2, 4, rest % 4 // 2), (1, 4, rest % 2)]
+    return [tile for tile in tiles if tile[2]]
+
+
+def _tile_slots(p: Parameters, core: Core, rows: int, columns: int, k: int) -> float:
+    """Slots of a register tile over the whole depth: multiplies, loads, or waits for its sums."""
+    steps = k / core.lanes
+    if rows <= 2:  # column by column, eight sums in flight: x is loaded again for every column
+        return steps * columns * (rows + 1) + columns * p["tile"]
+    return steps * max(rows * columns, rows + columns, p["flight"]) + p["tile"]
+
+
+def _parts(
+    p: Parameters, core: Core, first: float, moved: float, rest: float, again: float
+) -> dict[str, float]:
+    """Arithmetic beside traffic from memory, then beside traffic from caches: smooth maxima [s].
+
+    What a maximum exceeds its arithmetic by is charged to the traffic.
+    """
+    memory = moved / (p["drawn"] * core.read_Bps)
+    cold, warm = _smooth(p["sharp"], first, memory), _smooth(p["sharp"], rest, again)
+    return {"arithmetic": first + rest, "memory": cold - first, "cache": warm - rest}
+
+
+def _smooth(sharp: float, a: float, b: float) -> float:
+    top = max(a, b)
+    if top <= 0.0:
+        return 0.0
+    return float(top * (1.0 + (min(a, b) / top) ** sharp) ** (1.0 / sharp))
+
+
+def _attention(p: Parameters, core: Core, shape: Shape, config: Config) -> dict[str, float]:
+    """Attention by units, see `kernels/flash.py`: a decode cuts keys, a prompt queries."""
+    dim, heads, group = shape["head_dim"], shape["heads_kv"], shape["heads_q"] // shape["heads_kv"]
+    new = shape.get("q_len", 1)
+    total = shape["kv_len"] if "kv_len" in shape else new + shape["kv_prefix"]
+    tile, block = config["tile"], config["block"] if new > 1 else 1
+    slots = units = merged = swept = 0.0
+    for first in range(0, new, block):
+        count = min(block, new - first)
+        end = total - new + first + count
+        keys = min(end, shape["window"] + count - 1) if shape["window"] else end
+        packed = math.ceil(count * group / GROUP)
+        parts = math.ceil(keys / config["chunk"]) if new == 1 else 1
+        step = math.ceil(math.ceil(keys / parts) / tile) * tile
+        for start in range(0, keys, step):
+            long = min(step, keys - start)
+            slots += packed * _walk_slots(p, core, long, tile, dim)
+            units += 1
+        merged += math.ceil(keys / step) * packed * GROUP * dim
+        swept += keys
+    once = heads * shape["batch"]
+    seen = min(total, shape["window"] + new - 1) if shape["window"] else total
+    moved = 2.0 * FLOAT * dim * seen
+    arithmetic = once * slots * core.slot_s
+    again = once * (swept - seen) * 2.0 * FLOAT * dim / core.rate(moved)
+    out = _parts(p, core, arithmetic, once * moved, 0.0, again)
+    cut = once * (units * p["unit"] + merged / core.lanes * p["merge"]) * core.slot_s
+    return out | {"units": cut, "call": p["call"]}
+
+
+def _walk_slots(p: Parameters, core: Core, keys: int, tile: int, dim: int) -> float:
+    """Slots of four query vectors over some keys."""
+    wide = dim / core.lanes
+    tiles = math.ceil(keys / tile)
+    fours = sum(math.ceil(min(tile, keys - t) / 4) for t in range(0, keys, tile))
+    strips = sum(math.ceil(min(tile, keys - t) / STRIP) for t in range(0, keys, tile))
+    # Of scores every multiply but each fifth load finds its operand in a register; the softmax runs
+    # over whole tiles; sums of values are loaded and stored once a strip.
+    scores = fours * (20.0 * wide + p["sums"])
+    softmax = tiles * GROUP * tile / core.lanes * p["exp"]
+    values = keys * (GROUP * wide + GROUP + 1) + strips * 2.0 * GROUP * wide
+    held = 2.0 * FLOAT * dim * tile / core.l1_bytes  # keys and values of a tile, over L1
+    values *= float(max(1.0, held) ** p["spill"])
+    return scores + softmax + values + tiles * p["tile"]
+
+
+FORMS = {
+    form.name: form
+    for form in (
+        CpuForm(
+            "gemm",
+            {
+                "flight": Parameter(8.0, 1.1, "FMA in flight: 4 cycles, two a cycle"),
+                "tile": Parameter(30.0, 1.5, "slots to begin a register tile and add up its sums"),
+                "drawn": DRAWN, "sharp": SHARP, "call": CALL,
+            },
+            _gemm,
+        ),
+        *(
+            CpuForm(
+                name,
+                {
+                    "sums": Parameter(45.0, 1.3, "slots to add up 16 vectors: 15 sums, 30 shuffles"),
+                    "exp": Parameter(20.0, 1.3, "slots a vector of scores: mask, maximum, exp, store"),
+                    "tile": Parameter(150.0, 1.5, "slots a tile: its rows placed, its bounds"),
+                    "unit": Parameter(1000.0, 1.5, "slots a unit: queries copied, states"),
+                    "merge": Parameter(6.0, 1.5, "slots a vector of partial output"),
+                    "spill": Parameter(0.1, 1.5, "exponent of a tile's size over L1"),
+                    "drawn": DRAWN, "sharp": SHARP, "call": CALL,
+                },
+                _attention,
+            )
+            for name in ("attention_decode", "attention_prefill")
+        ),
+    )
+}  # fmt: skip
+"""Forms by the kernel's name."""
