@@ -11,6 +11,7 @@ setup(
     package_dir={"opbyte": "src/opbyte", **{f"opbyte.{f}": f for f in FOLDERS}},
     package_data={
         "opbyte": ["py.typed"],
+        "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2"],
         "opbyte.analysis.reproduce": ["values/*.yaml"],
         "opbyte.devices": [

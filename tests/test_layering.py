@@ -145,9 +145,9 @@ def test_no_import_goes_in_a_circle() -> None:
 FLOORS = {
     "simulator": ("limits", "deploy fpga", "step", "batching", "serving", "frameworks", "scenario"),
     "analysis": (
-        "plots", "show parallel", "answers", "studies validate reproduce", "live",
+        "plots", "show parallel", "answers", "studies validate reproduce", "live reference",
         "report names",
-        "commands", "cli",
+        "commands", "cli", "manual",
     ),
 }  # fmt: skip
 """Rooms of a folder from the lowest floor up. A room may import those below it; the answer's figure

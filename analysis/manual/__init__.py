@@ -1,0 +1,1 @@
+"""The reference page, written from the code: ``python -m opbyte.analysis.manual``."""

@@ -1,0 +1,201 @@
+"""The reference: every command, option, key, column, metric and name, as one page in Markdown.
+
+``python -m opbyte.analysis.manual`` writes it to docs/reference.md; a test holds that page to this
+module. Everything stands where it is used, in options, specs and registries, and is only collected here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from ..reference.keys import Block, blocks
+
+HEAD = """\
+# Reference
+
+Every command, option, file key, column and name. Written by `python -m opbyte.analysis.manual` from the
+options, specs and registries themselves; see [guide.md](guide.md) for how they go together.
+`opbyte init KIND` prints a commented file to start from, `opbyte init KIND --schema` a JSON schema for
+editors, `opbyte list KIND` what registries hold here, plug-ins among them.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD, *_commands(), *_options(), *_files(), *_columns(), *_names(), *_glossary()]
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; bars in cells are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def _commands() -> Iterator[str]:
+    import typer
+
+    from ..cli import main  # noqa: F401  # its import adds every command
+    from ..commands.app import app
+
+    yield "## Commands\n"
+    top: Any = typer.main.get_command(app)
+    for name, command in sorted(_leaves(top)):
+        yield f"### opbyte {name}\n"
+        yield (command.help or "").strip() + "\n"
+        rows = [
+            (f"`{_written(one)}`", _default(one), getattr(one, "help", None) or "")
+            for one in command.params
+            if one.name != "help"
+        ]
+        if rows:
+            yield _table(("argument or option", "default", "what it is"), rows) + "\n"
+
+
+def _leaves(command: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    for name, inner in getattr(command, "commands", {}).items():
+        if hasattr(inner, "commands"):
+            yield from _leaves(inner, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", inner
+
+
+def _written(parameter: Any) -> str:
+    """How a parameter is typed."""
+    metavar = parameter.metavar or "TEXT"
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or (parameter.name or "").upper())
+    name = max(parameter.opts, key=len)
+    return name if parameter.is_flag else f"{name} {metavar or 'TEXT'}"
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "needed"
+    value = parameter.default
+    if (
+        value is None
+        or value is False
+        or value in ("", ())
+        or not isinstance(value, (str, int, float))
+    ):
+        return "-"
+    return str(value)
+
+
+def _options() -> Iterator[str]:
+    from ...simulator.scenario.scenario import Scenario, placed
+
+    yield "## Options of a scenario\n"
+    yield (
+        "The same in `opbyte.Scenario`, as parameters of a sweep, and on the command line with dashes for "
+        "underscores.\n"
+    )
+    kinds = {int: "whole number", float: "number", str: "text", tuple: "texts"}
+    yield _table(
+        ("option", "kind", "unit", "range", "default", "what it is"),
+        (
+            (f"`{name}`", kinds.get(p.option.kind, "name, file or description"), p.option.unit or "-",
+             _range(p.option.low, p.option.high), "-" if p.default in (None, ()) else str(p.default),
+             p.option.help)
+            for name, p in placed(Scenario).items()
+        ),
+    ) + "\n"  # fmt: skip
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return "-"
+    return f"{low:g} to {high:g}" if high is not None and high < 2**31 - 1 else f"{low:g} or more"
+
+
+def _files() -> Iterator[str]:
+    from ...devices.spec import SystemSpec
+
+    yield "## Keys of device and system files\n"
+    yield (
+        "Numbers carry their unit in the key (`bandwidth_GBps`) and a source: `{value: 80, source: ...}`, or that "
+        "of their block. `extends: NAME` starts from another description, `null` drops an inherited key.\n"
+    )
+    for block in blocks(SystemSpec):
+        yield from _block(block)
+
+
+def _block(block: Block) -> Iterator[str]:
+    yield f"### {block.name}\n"
+    yield block.text + "\n"
+    yield (
+        _table(
+            ("key", "units", "kind", "default", "what it is"),
+            (
+                (f"`{key.name}`", ", ".join(key.units) or "-", key.kind, key.default, key.text)
+                for key in block.keys
+            ),
+        )
+        + "\n"
+    )
+
+
+def _columns() -> Iterator[str]:
+    from ...simulator.frameworks.vllm_file import KEYS
+    from ...simulator.frameworks.vllm_rules import ONLY
+    from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
+    from ..studies.sweep.point import BASES, METRICS
+
+    yield "## Keys of an engine file\n"
+    yield ", ".join(f"`{key}`" for key in KEYS if key not in ONLY) + ".\n"
+    yield "Read, and refused with any other value:\n"
+    yield (
+        _table(
+            ("key", "only", "why"),
+            ((f"`{key}`", str(value), why) for key, (value, why) in ONLY.items()),
+        )
+        + "\n"
+    )
+    yield "## Columns of kernel tables\n"
+    yield (
+        "All have `source, device, kernel, dtype`, their shape, `timing` and `measured_s` [s]. Formats: "
+        f"{', '.join(DTYPES)}. Timings: {', '.join(TIMINGS)}.\n"
+    )
+    yield (
+        _table(
+            ("family", "shape", "kernels"),
+            (
+                (f"`{name}.csv`", ", ".join(s.shape), ", ".join(s.kernels) or "any")
+                for name, s in SCHEMAS.items()
+            ),
+        )
+        + "\n"
+    )
+    yield "## Metrics of a sweep\n"
+    yield (
+        "Columns of `points.csv`, for constraints and objectives; `_s` is seconds, `_mm2` square "
+        f"millimetres. Then {' and '.join(f'`{name}`' for name in BASES)}, in words.\n"
+    )
+    yield ", ".join(f"`{name}`" for name in METRICS) + ".\n"
+
+
+LISTED = ("policies", "orders", "placements", "routers", "routings", "layers", "processors",
+          "memories", "traces", "experiments")  # fmt: skip
+
+
+def _names() -> Iterator[str]:
+    from ...workloads.ops import OP_KINDS
+    from ..names import catalog
+
+    yield "## Names\n"
+    yield "Kinds of op, for `runs` and `excludes`: " + ", ".join(f"`{k}`" for k in OP_KINDS) + ".\n"
+    for kind in LISTED:
+        yield f"### {kind}\n"
+        rows = [(f"`{row['name']}`", str(row.get("title", ""))) for row in catalog(kind)]
+        yield _table(("name", "what it is"), rows) + "\n"
+
+
+def _glossary() -> Iterator[str]:
+    from .glossary import TERMS
+
+    yield "## Glossary\n"
+    yield _table(("term", "meaning"), sorted(TERMS.items(), key=lambda t: t[0].lower())) + "\n"

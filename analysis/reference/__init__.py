@@ -1,0 +1,1 @@
+"""What files take: their keys, JSON schemas for editors, and templates."""

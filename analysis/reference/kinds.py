@@ -1,0 +1,110 @@
+"""Kinds of files that OpByte reads: a template of each, and its schema for editors."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+from ...workloads.errors import InputError, nearest
+from .schema import DIALECT, json_schema
+
+TEMPLATES = {
+    "device": "device.yaml",
+    "system": "system.yaml",
+    "sweep": "sweep.yaml",
+    "engine": "engine.json",
+    "kernels": "kernels.csv",
+}
+"""Kind -> file in `templates`."""
+
+
+def template(kind: str) -> str:
+    """A commented file of a kind that works as it is.
+
+    Raises
+    ------
+    InputError
+        No such kind.
+    """
+    return (files(__package__) / "templates" / TEMPLATES[_known(kind)]).read_text(encoding="utf-8")
+
+
+def schema(kind: str) -> dict[str, Any]:
+    """JSON schema of the files of a kind.
+
+    Raises
+    ------
+    InputError
+        No such kind, or one that is no YAML or JSON.
+    """
+    made = {"device": _device, "system": _system, "sweep": _sweep, "engine": _engine}
+    if _known(kind) not in made:
+        raise InputError("--schema", f"{kind} files are tables; their columns: docs/reference.md")
+    return made[kind]()
+
+
+def _known(kind: str) -> str:
+    if kind not in TEMPLATES:
+        reason = f"is no kind of file{nearest(kind, TEMPLATES)}; known: {', '.join(TEMPLATES)}"
+        raise InputError(f"KIND {kind!r}", reason)
+    return kind
+
+
+def _device() -> dict[str, Any]:
+    from ...devices.spec import DeviceSpec
+
+    return json_schema(DeviceSpec, "A device")
+
+
+def _system() -> dict[str, Any]:
+    from ...devices.spec import SystemSpec
+
+    return json_schema(SystemSpec, "A system", {"device": "A catalog name, or a device's file."})
+
+
+def _sweep() -> dict[str, Any]:
+    from ...simulator.scenario.scenario import Scenario, placed
+    from ..studies.sweep.parameters import SEEDS, parameters
+
+    options = placed(Scenario)
+    kinds = {int: "integer", float: "number"}
+    base = {
+        name: {
+            "type": [kinds.get(options[name].option.kind, "string"), "null"],
+            "description": options[name].option.text,
+        }
+        for name in parameters()
+        if name != SEEDS
+    }
+    base[SEEDS] = {
+        "type": "integer",
+        "description": "Runs of different seeds, of which means are taken.",
+    }
+    inside = {r"^(system|model)\.": {"type": ["number", "string", "boolean", "null"]}}
+    listed: dict[str, Any] = {"type": ["array", "object"]}
+    return {
+        "$schema": DIALECT, "title": "A sweep", "type": "object",
+        "properties": {
+            "title": {"type": "string"},
+            "base": {"type": "object", "properties": base, "patternProperties": inside,
+                     "additionalProperties": False},
+            "axes": {"type": "object", "additionalProperties": listed},
+            "samples": {"type": "integer", "minimum": 1},
+            "seed": {"type": "integer", "minimum": 0},
+            "constraints": {"type": "array", "items": {"type": "string"}},
+            "objectives": {"type": "object", "additionalProperties": {"enum": ["max", "min"]}},
+        },
+        "required": ["axes"], "additionalProperties": False,
+    }  # fmt: skip
+
+
+def _engine() -> dict[str, Any]:
+    """Names of the keys that are read; others are left alone, as real engines have many more."""
+    from ...simulator.frameworks.vllm_file import KEYS
+    from ...simulator.frameworks.vllm_rules import ONLY
+
+    only = {key: {"description": f"Only {value!r}: {why}."} for key, (value, why) in ONLY.items()}
+    return {
+        "$schema": DIALECT, "title": "Settings of a serving engine", "type": "object",
+        "properties": {key: {} for key in KEYS} | only,
+    }  # fmt: skip
