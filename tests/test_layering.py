@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,16 @@ LAZY = {"numba", "pandas", "matplotlib", "simpy", "pydantic", "scipy", "cupy", "
 MODULES = sorted(p.relative_to(ROOT) for folder in BELOW for p in (ROOT / folder).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[tuple[int, str, bool]]:
+@cache
+def imports(path: Path) -> tuple[tuple[int, str, bool], ...]:
     """Line, target and whether it runs on import, of every import of a module.
 
     A target inside the package is written ``.folder...``; ``.`` is the package itself.
     """
+    return tuple(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str, bool]]:
     package = path.relative_to(ROOT).parent.parts
     tree = ast.parse(path.read_text(encoding="utf-8"))
     later = {
@@ -104,6 +110,7 @@ CIRCLES = ({"simulator.fpga.engine", "simulator.fpga.schedules"},)
 """Circles that stay: a type only."""
 
 
+@cache
 def graph() -> dict[str, set[str]]:
     """Module -> modules it imports, in functions and for types too."""
     files = {".".join(p.with_suffix("").parts).removesuffix(".__init__"): p for p in MODULES}
