@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .jit import compiled, compiled_part, int64
+from .jit_held import held
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -32,6 +33,7 @@ that it is among a token's distinct experts, running sum of the probabilities.""
 """Rows of `Scratch.ints` and `Scratch.floats`."""
 
 
+@held
 class Scratch(NamedTuple):
     """Arrays that draws work in: compiled code allocates nothing."""
 

@@ -19,9 +19,12 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
+from . import jit_typing
+from .jit_given import Either
 from .jit_parts import PartCompiler
 
 F = TypeVar("F", bound=Callable[..., object])
+R = TypeVar("R")
 
 int64: Callable[[int], int] = cast(Any, np.int64)
 """Starts a variable of compiled code: plain ``n = 0`` is at first the literal 0 to Numba, and
@@ -91,24 +94,35 @@ def compiled_inside(function: F) -> F:
     return _njit(function, **PART, forceinline=True)
 
 
+def compiled_given(
+    path: str, otherwise: Callable[..., object]
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Like `compiled_part`, for what a run has use for only where something is there.
+
+    Where it is None, `otherwise`, of the same arguments, takes its place, and it is never compiled.
+
+    Parameters
+    ----------
+    path : str
+        An argument, or a field of one: ``state.pool``.
+    otherwise : callable
+        Another part, or a plain function to be compiled as one.
+    """
+
+    def decorate(function: Callable[..., R]) -> Callable[..., R]:
+        absent = otherwise if hasattr(otherwise, "py_func") else compiled_part(otherwise)
+        either: Any = Either(compiled_part(function), absent, path)
+        return cast(Callable[..., R], either)
+
+    return decorate
+
+
 PART: Any = {
     "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": PartCompiler,
 }  # fmt: skip
 
-OPTIONS: Any = {"error_model": "numpy", "_nrt": False, **PART}
-"""Options of functions that `numba.extending.overload` makes, as those of the decorators here."""
 
-
-def lacks(type_: Any, *path: str) -> bool:
-    """Whether a compiled argument is None, or a field of it (a path of names) is.
-
-    An overload that asks this leaves out code that a run has no use for, so that it is never compiled.
-    """
-    for name in path:
-        if isinstance(type_, numba.types.NoneType):
-            return True
-        type_ = type_.types[type_.fields.index(name)]
-    return isinstance(type_, numba.types.NoneType)
+jit_typing.remember_types()
 
 
 def _njit(function: F, **options: Any) -> F:

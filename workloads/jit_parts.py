@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 from typing import Any
 
+import llvmlite.binding as llvm
 from numba import _dynfunc  # type: ignore[attr-defined]
 from numba.core import event
 from numba.core.codegen import JITCodeLibrary
@@ -21,6 +22,19 @@ from numba.core.typed_passes import NativeLowering
 
 class _Part(JITCodeLibrary):
     """Code of one function and of all that it calls, for other code to link."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """Only what makes the code small; all else is done again where it is linked."""
+        ll_module.data_layout = self._codegen._data_layout
+        builder = self._codegen._pass_builder()
+        for function in ll_module.functions:
+            if function.is_declaration:
+                continue
+            passes = llvm.create_new_function_pass_manager()
+            passes.add_sroa_pass()
+            passes.add_simplify_cfg_pass()
+            passes.add_instruction_combine_pass()
+            passes.run(function, builder)
 
     def finalize(self) -> None:
         self._raise_if_finalized()

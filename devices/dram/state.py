@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...workloads.jit_held import held
 from .mapping import Mapping, read_mapping
 from .pattern import Run
 from .spec import DramSpec
@@ -72,6 +73,7 @@ MAX_KEPT = 4096
 NEVER = 1 << 60
 
 
+@held
 class Channel(NamedTuple):
     """All of one channel: P pseudo channels, B banks, E places for requests."""
 

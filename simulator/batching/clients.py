@@ -6,13 +6,9 @@ in a session, after the one that they follow (`chains`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba.extending import overload
 
-from ...workloads.jit import OPTIONS, compiled_part, lacks
+from ...workloads.jit import compiled_given, compiled_part
 from .chains import arrived, go_on, soonest_of
 from .holding import enqueue
 from .state import (
@@ -39,7 +35,13 @@ def next_row(st: State, closed_loop: bool) -> int:
 
 
 @compiled_part
-def open_next(st: State, now: float, closed_loop: bool) -> None:
+def take_next(st: State, i: int) -> None:
+    """Count the next request in order of the rows as arrived."""
+    st.counters[C_WALK] += 1
+
+
+@compiled_part
+def open_next(st: State, i: int, now: float, closed_loop: bool) -> None:
     """Let the next request of a closed loop arrive."""
     counters = st.counters
     if closed_loop and counters[C_OPENED] < counters[C_SUBMITTED]:
@@ -47,60 +49,22 @@ def open_next(st: State, now: float, closed_loop: bool) -> None:
         counters[C_OPENED] += 1
 
 
+@compiled_given("st.chain", otherwise=next_row)
 def soonest(st: State, closed_loop: bool) -> int:
     """Return the request that arrives next; -1 where none is known to."""
-    if st.chain is None:
-        return next_row(st, closed_loop)
     return soonest_of(st, st.chain, closed_loop)
 
 
+@compiled_given("st.chain", otherwise=take_next)
 def take(st: State, i: int) -> None:
     """Count the request that `soonest` gave as arrived."""
-    if st.chain is None:
-        st.counters[C_WALK] += 1
-    else:
-        arrived(st, st.chain, i)
+    arrived(st, st.chain, i)
 
 
+@compiled_given("st.chain", otherwise=open_next)
 def follow(st: State, i: int, now: float, closed_loop: bool) -> None:
     """Open what comes after a completed request."""
-    if st.chain is None:
-        open_next(st, now, closed_loop)
-    else:
-        go_on(st, st.chain, i, now, closed_loop)
-
-
-@overload(soonest, jit_options=OPTIONS, inline="always")
-def _typed_soonest(st: Any, closed_loop: Any) -> Callable[..., int]:
-    def absent(st: Any, closed_loop: Any) -> Any:
-        return next_row(st, closed_loop)
-
-    def present(st: Any, closed_loop: Any) -> Any:
-        return soonest_of(st, st.chain, closed_loop)
-
-    return absent if lacks(st, "chain") else present
-
-
-@overload(take, jit_options=OPTIONS, inline="always")
-def _typed_take(st: Any, i: Any) -> Callable[..., None]:
-    def absent(st: Any, i: Any) -> Any:
-        st.counters[C_WALK] += 1
-
-    def present(st: Any, i: Any) -> Any:
-        arrived(st, st.chain, i)
-
-    return absent if lacks(st, "chain") else present
-
-
-@overload(follow, jit_options=OPTIONS, inline="always")
-def _typed_follow(st: Any, i: Any, now: Any, closed_loop: Any) -> Callable[..., None]:
-    def absent(st: Any, i: Any, now: Any, closed_loop: Any) -> Any:
-        open_next(st, now, closed_loop)
-
-    def present(st: Any, i: Any, now: Any, closed_loop: Any) -> Any:
-        go_on(st, st.chain, i, now, closed_loop)
-
-    return absent if lacks(st, "chain") else present
+    go_on(st, st.chain, i, now, closed_loop)
 
 
 @compiled_part

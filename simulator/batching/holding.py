@@ -5,7 +5,7 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, remember, share, take
@@ -53,7 +53,7 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
     return size
 
 
-@compiled_part
+@compiled_given("st.pool", otherwise=lambda st, kv, r, i, tokens: False)
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """`hold` with prefix caching: blocks of the pool."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
@@ -79,17 +79,23 @@ def count_blocks(st: State, kv: KvRules, r: int, i: int) -> None:
 
 @compiled_part
 def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
-    """Give back all that a sequence holds; the content of its first `noted` tokens is known.
+    """Give back all that a sequence holds; the content of its first `noted` tokens is known."""
+    st.ints[i, I_ROOM] = 0
+    if kv.cached:
+        drop_blocks(st, kv, r, i, noted)
+    else:
+        st.free[r] += st.floats[i, F_HELD]
+        st.floats[i, F_HELD] = 0.0
+
+
+@compiled_given("st.pool", otherwise=lambda st, kv, r, i, noted: None)
+def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """`drop` with prefix caching.
 
     The last block is handed out first of them all. Where the rules say so (`kv.bare_first`), what
     has no content to be found goes before everything else that is free.
     """
     request = st.ints[i]
-    request[I_ROOM] = 0
-    if not kv.cached:
-        st.free[r] += st.floats[i, F_HELD]
-        st.floats[i, F_HELD] = 0.0
-        return
     note_content(st, kv, r, i, min(noted, request[I_HASHED]))  # outputs of sessions
     pool, rank = st.pool, st.ranks[r]
     row = pool.held[r, request[I_SLOT]]
@@ -158,7 +164,7 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
     return int(most)
 
 
-@compiled_part
+@compiled_given("st.pool", otherwise=lambda st, kv, r, i, whole: False)
 def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
@@ -180,7 +186,7 @@ def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     return True
 
 
-@compiled_part
+@compiled_given("st.pool", otherwise=lambda st, kv, r, i, tokens: None)
 def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     """Note the content of the blocks that a sequence's first `tokens` tokens fill, each once."""
     pool, request = st.pool, st.ints[i]
@@ -190,6 +196,17 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
         key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
         remember(pool, r, row[j], key)
         request[I_KEYED] += 1
+
+
+@compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
+def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+    """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
+    request = st.ints[i]
+    known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
+    request[I_NOTED] = min(request[I_CACHED] + want, known)
+    found = min(request[I_NOTED], request[I_HASHED])
+    if found >= (request[I_KEYED] + 1) * kv.block:
+        note_content(st, kv, r, i, found)
 
 
 @compiled_part

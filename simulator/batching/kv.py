@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import CapacityError, InputError
+from ...workloads.jit_held import held
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
 
@@ -39,6 +40,7 @@ class CacheSettings:
     memory_bytes: float | None = None
 
 
+@held
 class KvRules(NamedTuple):
     """KV bytes of a sequence on one device: blocks in every window class, and constant state."""
 

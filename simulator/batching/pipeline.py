@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...workloads.jit import compiled, compiled_part, int64
+from ...workloads.jit_held import held
 from ..step.books import Books
 from ..step.compiled import step_seconds
 from ..step.lowering import Plan
@@ -66,6 +67,7 @@ from .stretch import record_gap, set_uneven
 """Entries of `Pipe.ring`: the oldest batch in flight, and how many there are."""
 
 
+@held
 class Pipe(NamedTuple):
     """Batches in flight on P stages, R ranks, of at most B sequences each; a ring of P places."""
 

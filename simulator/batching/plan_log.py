@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.jit_held import held
+
 (E_REQUEST, E_TOKENS, E_CACHED) = range(3)
 """Columns of `Plans.entries`: a request, its tokens in the step (`PREEMPTED` if it was preempted),
 and how many of its tokens were in the cache before."""
@@ -21,6 +23,7 @@ PREEMPTED = -1
 entries end."""
 
 
+@held
 class Plans(NamedTuple):
     """Plans of one rank in order, each behind its entries."""
 

@@ -23,10 +23,9 @@ from ...workloads.batch import (
 )
 from ...workloads.jit import compiled_inline, compiled_part, int64
 from .holding import (
-    coming,
     hold,
     kv_bytes,
-    note_content,
+    note_planned,
     preempt_last,
     preempt_late,
     use_prefix,
@@ -43,11 +42,8 @@ from .state import (
     I_CACHED,
     I_FLIGHT,
     I_GENERATED,
-    I_HASHED,
     I_INPUT,
-    I_KEYED,
     I_NEXT,
-    I_NOTED,
     I_OUTPUT,
     I_ROOM,
     I_TARGET,
@@ -153,12 +149,8 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
     """Plan `want` new tokens of a rank's running sequence `j`."""
     i = st.running[r, j]
     request, m = st.ints[i], st.moments[r]
-    if kv.cached and want > 0:  # those to come can share what this step computes
-        known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
-        request[I_NOTED] = min(request[I_CACHED] + want, known)
-        found = min(request[I_NOTED], request[I_HASHED])
-        if found >= (request[I_KEYED] + 1) * kv.block:
-            note_content(st, kv, r, i, found)
+    if kv.cached and want > 0:
+        note_planned(st, kv, r, i, want)
     record_tokens(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])

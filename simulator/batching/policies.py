@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ...workloads.errors import InputError
+from ...workloads.jit_held import held
 from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from .host import LAUNCH_S, NO_HOST, REQUEST_S, Host, Pace
@@ -19,6 +20,7 @@ MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
 
 
+@held
 class Limits(NamedTuple):
     """What a policy may do in one step, for the compiled path; see `Policy`."""
 

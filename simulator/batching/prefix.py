@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_part
+from ...workloads.jit_held import held
 from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 
 I8 = npt.NDArray[np.int64]
@@ -29,6 +30,7 @@ USERS, KEY, AFTER, BEFORE = range(4)
 and the previous block of the same content, in a ring in the order in which they got it."""
 
 
+@held
 class Pool(NamedTuple):
     """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries."""
 

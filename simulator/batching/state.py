@@ -7,11 +7,12 @@ time in every function that it passes through).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.jit_held import held
 from .plan_log import Plans
 from .prefix import Pool, new_pool
 
@@ -79,6 +80,7 @@ HIST_MIN_S, HIST_RATIO, HIST_BINS = 1e-9, 1.001, 36_864
 """Columns of `Chain.links`: rows that a request follows and that follows it; -1 for none."""
 
 
+@held
 class Chain(NamedTuple):
     """Requests that follow each other on one engine."""
 
@@ -93,6 +95,7 @@ def new_chain() -> Chain:
     return Chain(none.reshape(0, 2), np.zeros(0), none)
 
 
+@held
 class State(NamedTuple):
     """N requests in order of arrival, R ranks, B sequences a rank at most.
 
@@ -113,9 +116,9 @@ class State(NamedTuple):
     clocks: F8  # [NUM_CLOCKS]
     hist: I8  # [HIST_BINS]
     log: F8  # [LOG_ROWS, columns]
-    pool: Pool
-    chain: Chain | None  # None where requests follow no others here
-    plans: Plans | None = None  # None where plans are not recorded
+    pool: Pool | Any  # None without prefix caching
+    chain: Chain | Any  # None where requests follow no others here
+    plans: Plans | Any = None  # None where plans are not recorded
 
 
 def new_state(
@@ -144,7 +147,7 @@ def new_state(
         clocks=np.zeros(NUM_CLOCKS),
         hist=np.zeros(HIST_BINS, dtype=np.int64),
         log=np.zeros((LOG_ROWS, NUM_LOG + processors + 1)),
-        pool=new_pool(ranks, blocks, sequences if blocks else 1),
+        pool=new_pool(ranks, blocks, sequences) if blocks else None,
         chain=new_chain() if chained else None,
     )
 

@@ -6,18 +6,14 @@ decode steps differ only in context: they are costed one by one and stamped at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba.extending import overload
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, PREFILLS, WINDOW_MOMENTS
-from ...workloads.jit import OPTIONS, compiled_inline, compiled_part, int64, lacks
+from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
 from ..step.compiled import step_seconds
 from ..step.lowering import Plan
-from ..step.unequal import Uneven, uneven_seconds
+from ..step.unequal import uneven_seconds
 from .holding import kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -73,19 +69,11 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
         st.moments[r, at] = kv
 
 
+@compiled_given("plan.uneven", otherwise=lambda plan, limits, st, books, r, done: None)
 def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
-    """`renew_uneven`, where the kernel of the decodes tells what unequal contexts add."""
-    if plan.uneven is not None:
-        renew_uneven(plan.uneven, limits, st, books, r, done)
-
-
-@compiled_part
-def renew_uneven(
-    uneven: Uneven, limits: Limits, st: State, books: Books, r: int, done: int
-) -> None:
     """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
 
-    It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
+    Only where the kernel of the decodes tells. It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
     come or gone.
     """
     m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
@@ -102,22 +90,9 @@ def renew_uneven(
                 count += 1
         last[B_DECODES], last[B_STEP] = m[DECODES], step
         last[B_SECONDS] = uneven_seconds(
-            uneven, books.contexts, count, limits.captured, books.places
+            plan.uneven, books.contexts, count, limits.captured, books.places
         )
     m[at] = last[B_SECONDS]
-
-
-@overload(set_uneven, jit_options=OPTIONS, inline="always")
-def _typed_uneven(
-    plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any
-) -> Callable[..., None]:
-    def absent(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
-        return None
-
-    def present(plan: Any, limits: Any, st: Any, books: Any, r: Any, done: Any) -> Any:
-        renew_uneven(plan.uneven, limits, st, books, r, done)
-
-    return absent if lacks(plan, "uneven") else present
 
 
 @compiled_part

@@ -22,7 +22,7 @@ from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import named, widened
+from ..batching.prefix import Pool, named, widened
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -144,8 +144,10 @@ class Engine:
         self._empty()
         self.state.counters[LASTING] = old.counters[LASTING]
         old.clocks[[T_NOW, T_KNOWN]] = now
-        pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
-        self.state = self.state._replace(clocks=old.clocks, hist=old.hist, log=old.log, pool=pool)
+        self.state = self.state._replace(clocks=old.clocks, hist=old.hist, log=old.log)
+        if self.state.pool is not None and old.pool is not None:
+            pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
+            self.state = self.state._replace(pool=pool)
 
     @property
     def now(self) -> float:
@@ -219,7 +221,7 @@ class Engine:
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
-        if self.kv.cached:
+        if self.state.pool is not None:
             tokens += self.plan.stages - 1
             pool = widened(self.state.pool, -(-tokens // self.kv.block))
             self.state = self.state._replace(pool=pool)
@@ -233,14 +235,14 @@ class Engine:
         lengths = block.input_tokens, block.output_tokens
         keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
         self.state = grown(self.state, arrival, *lengths, keys)
-        if self.kv.cached:
-            self._note_content(block)
+        if self.state.pool is not None:
+            self._note_content(block, self.state.pool)
         if chained:
             self.state = linked(self.state, block)
         if self.clients is not None:
             self._open(self.clients, chained)
 
-    def _note_content(self, block: RequestBlock) -> None:
+    def _note_content(self, block: RequestBlock, pool: Pool) -> None:
         """Names of the content of new requests' blocks: a trace's hashes, or their session."""
         ids, counters = block.hash_ids, self.state.counters
         rows = self.state.ints[int(counters[C_SUBMITTED]) - len(block) : counters[C_SUBMITTED]]
@@ -253,7 +255,7 @@ class Engine:
         counts = np.array([len(own) for own in ids], dtype=np.int64)
         rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
         rows[:, I_HASHED] = np.minimum(counts * block.hash_tokens, block.input_tokens)
-        pool = self.state.pool._replace(piece=block.hash_tokens)
+        pool = pool._replace(piece=block.hash_tokens)
         if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
             pool = pool._replace(hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers))))
         self.state = self.state._replace(pool=pool)

@@ -11,6 +11,7 @@ from ...devices.prices import P_J_ACT, P_J_FLOP, P_J_STREAM
 from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
+from ...workloads.jit_held import held
 from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
@@ -44,6 +45,7 @@ NUM_SPREAD = 3
 """Columns of `Books.spread`: decodes and step for which the seconds of unequal contexts are."""
 
 
+@held
 class Books(NamedTuple):
     """Running totals of one engine; S ops outside the experts, X expert parts, P processors."""
 
@@ -56,7 +58,7 @@ class Books(NamedTuple):
     loads: I8  # [E]
     contexts: F8  # [B] keys of a rank's decodes
     places: F8  # [blocks that run at once] see `unequal`
-    spread: F8  # [R, 3] see `batching.stretch.renew_uneven`
+    spread: F8  # [R, 3] see `batching.stretch.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba.extending import overload
 
 from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
-from ...workloads.jit import OPTIONS, compiled_inline, compiled_part, int64, lacks
+from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from ..deploy.placement import CLEARLY, Option
 from .books import (
     A_ACTIVE,
@@ -254,20 +250,11 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
     return float(slowest * layers)
 
 
+@compiled_given("plan.moe", lambda plan, step, decodes, chunks, num_chunks, mixed, books: 0.0)
 def experts_step(
     plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
 ) -> float:
-    """Seconds of all expert parts of a step; none for a model without experts."""
-    if plan.moe is None:
-        return 0.0
-    return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
-
-
-@compiled_inline
-def routed_step(
-    plan: Plan, step: int, decodes: int, chunks: I8, num_chunks: int, mixed: bool, books: Books
-) -> float:
-    """Draw the loads of every expert part and add up what the parts take."""
+    """Seconds of all expert parts of a step, their loads drawn; none for a model without experts."""
     total, stages = 0.0, books.stages
     key = step_key(plan.seed, plan.replica, step)
     prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
@@ -282,20 +269,3 @@ def routed_step(
         total += seconds
         stages[experts[E_STAGE]] += seconds
     return total
-
-
-@overload(experts_step, jit_options=OPTIONS, inline="always")
-def _typed_experts(
-    plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
-) -> Callable[..., float]:
-    def absent(
-        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
-    ) -> Any:
-        return 0.0
-
-    def present(
-        plan: Any, step: Any, decodes: Any, chunks: Any, num_chunks: Any, mixed: Any, books: Any
-    ) -> Any:
-        return routed_step(plan, step, decodes, chunks, num_chunks, mixed, books)
-
-    return absent if lacks(plan, "moe") else present

@@ -8,7 +8,7 @@ ops are affine in each expert's tokens. Nothing is written twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from ...devices.link import LinkModel
 from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.errors import InputError
+from ...workloads.jit_held import held
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import Deployment, ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
@@ -60,6 +61,7 @@ I8 = npt.NDArray[np.int64]
 B1 = npt.NDArray[np.bool_]
 
 
+@held
 class Plan(NamedTuple):
     """A deployment as arrays. S slots (ops outside experts), X expert parts, P processors.
 
@@ -93,7 +95,9 @@ class Plan(NamedTuple):
     tp: int  # devices of a rank and stage
     expert_devices: int  # devices of all expert groups together
     kernels: Kernels | None  # prices of the rows that are no rooflines
-    uneven: Uneven | None  # decode attention of unequal contexts, where its kernel tells
+    uneven: (
+        Uneven | Any
+    )  # decode attention of unequal contexts; None where its kernel tells nothing
 
 
 def ops_of(plan: Plan) -> int:

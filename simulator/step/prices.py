@@ -8,12 +8,11 @@ attention and experts have formulas of the batch's sums, or measured grids that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba.extending import overload
 
 from ...devices.calibrated.formulas import (
     CURVE,
@@ -58,7 +57,8 @@ from ...devices.tables.edge import (
     prefill_beyond,
 )
 from ...devices.tables.grid import interpolate, mixed_decode, mixed_prefill
-from ...workloads.jit import OPTIONS, compiled_part, lacks
+from ...workloads.jit import compiled_given, compiled_part
+from ...workloads.jit_held import held
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -72,6 +72,7 @@ Price = tuple[float, int]
 """Seconds, and the code of what bounds them."""
 
 
+@held
 class Kernels(NamedTuple):
     """Rows that are no rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
 
@@ -147,63 +148,9 @@ def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
     )  # fmt: skip
 
 
-@compiled_part
-def op_price(
-    kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float
-) -> Price:
-    """Price of op `s` on processor `p` at the moments `m`, `size` bytes moved."""
-    compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
-    seconds = max(compute, memory) + fixed
-    return kernel_price(kernels, s, p, m, seconds, bound(seconds, compute, memory, fixed))
-
-
-def kernel_price(
-    kernels: Kernels | None, s: int, p: int, m: F8, seconds: float, limit: int
-) -> Price:
-    """Price of an op; the roofline's, given, where no kernel model covers it.
-
-    Without kernel models (None) compiled callers contain nothing of it.
-    """
-    return (seconds, limit) if kernels is None else _op_price(kernels, s, p, m, seconds, limit)
-
-
-def experts_price(kernels: Kernels | None, row: int, p: int, routed: float, active: float) -> Price:
-    """Price of one device's experts; negative where no kernel model covers them."""
-    return (-1.0, 0) if kernels is None else _experts_price(kernels, row, p, routed, active)
-
-
-def op_outside(kernels: Kernels | None, s: int, p: int, m: F8) -> bool:
-    """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
-    if kernels is None or kernels.tables is None:
-        return False
-    return bool(_op_outside(kernels, s, p, m))
-
-
-def part_outside(kernels: Kernels | None, row: int, p: int, routed: float, active: float) -> bool:
-    """Whether one device's experts lie outside the kernel tables, where some are in use."""
-    if kernels is None or kernels.tables is None:
-        return False
-    return bool(_part_outside(kernels, row, p, routed, active))
-
-
-def tabled_seconds(
-    kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]
-) -> float:
-    """Seconds of an attention op; those of its formula, given, where no grid was measured."""
-    return seconds if kernels.tables is None else _grid_seconds(kernels, s, p, m, seconds, u)
-
-
-def tabled_experts(
-    kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float
-) -> float:
-    """Seconds of experts; those of their formula, given, where no grid was measured."""
-    if kernels.tables is None:
-        return seconds
-    return _grid_experts(kernels, row, p, seconds, routed, active)
-
-
-@compiled_part
-def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: int) -> Price:
+@compiled_given("kernels", otherwise=lambda kernels, s, p, m, seconds, limit: (seconds, limit))
+def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: int) -> Price:
+    """Price of an op; the roofline's, given, where no kernel model covers it."""
     slot = kernels.slots[s, p]
     code = slot[K_CODE]
     if code == ROOFLINE:
@@ -226,11 +173,14 @@ def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: in
     return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
 
 
-@compiled_part
-def _grid_seconds(
+@compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)
+def tabled_seconds(
     kernels: Kernels, s: int, p: int, m: F8, seconds: float, u: tuple[float, ...]
 ) -> float:
-    """Seconds of an attention op that has a grid; `u` are its sequences, keys, tokens and pairs."""
+    """Seconds of an attention op; those of its formula, given, where no grid was measured.
+
+    `u` are its sequences, keys, tokens and pairs.
+    """
     slot, h, forms = kernels.slots[s, p], kernels.h[p], kernels.sums[s]
     code = slot[K_CODE]
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
@@ -272,7 +222,18 @@ def _on_curve(curves: F8, slot: I8, count: float) -> Price:
 
 
 @compiled_part
-def _experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
+def op_price(
+    kernels: Kernels | None, params: F8, s: int, p: int, m: F8, flops: float, size: float
+) -> Price:
+    """Price of op `s` on processor `p` at the moments `m`, `size` bytes moved."""
+    compute, memory, fixed = flops / params[P_FLOPS], size / params[P_BYTES], params[P_FIXED]
+    seconds = max(compute, memory) + fixed
+    return kernel_price(kernels, s, p, m, seconds, bound(seconds, compute, memory, fixed))
+
+
+@compiled_given("kernels", otherwise=lambda kernels, row, p, routed, active: (-1.0, 0))
+def experts_price(kernels: Kernels, row: int, p: int, routed: float, active: float) -> Price:
+    """Price of one device's experts; negative where no kernel model covers them."""
     code = kernels.slots[row, p, K_CODE]
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
     if code != MOE and code != MOE_GRID:
@@ -281,10 +242,13 @@ def _experts_price(kernels: Kernels, row: int, p: int, routed: float, active: fl
     return tabled_experts(kernels, row, p, seconds, routed, active), limit
 
 
-@compiled_part
-def _grid_experts(
+@compiled_given(
+    "kernels.tables", otherwise=lambda kernels, row, p, seconds, routed, active: seconds
+)
+def tabled_experts(
     kernels: Kernels, row: int, p: int, seconds: float, routed: float, active: float
 ) -> float:
+    """Seconds of experts; those of their formula, given, where no grid was measured."""
     if kernels.slots[row, p, K_CODE] != MOE_GRID:
         return seconds
     parameters, x, h = kernels.formulas[row, p, 0], kernels.formulas[row, p, 1], kernels.h[p]
@@ -295,8 +259,9 @@ def _grid_experts(
     return float(ratio * interpolate(axes, sizes, held, tokens, active, 0.0, 0.0))
 
 
-@compiled_part
-def _op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
+@compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m: False)
+def op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
+    """Whether op `s` at the moments `m` lies outside the kernel tables, where some are in use."""
     slot = kernels.slots[s, p]
     if slot[K_MOST] != IN_GRID:
         return bool(
@@ -315,83 +280,12 @@ def _op_outside(kernels: Kernels, s: int, p: int, m: F8) -> bool:
     )  # fmt: skip
 
 
-@compiled_part
-def _part_outside(kernels: Kernels, row: int, p: int, routed: float, active: float) -> bool:
+@compiled_given("kernels.tables", otherwise=lambda kernels, row, p, routed, active: False)
+def part_outside(kernels: Kernels, row: int, p: int, routed: float, active: float) -> bool:
+    """Whether one device's experts lie outside the kernel tables, where some are in use."""
     slot = kernels.slots[row, p]
     if slot[K_MOST] != IN_GRID:
         return bool(slot[K_MOST] == NOT_THERE)
     axes, sizes, _ = _grid(kernels, slot[K_GRID])
     tokens = routed / kernels.formulas[row, p, 1, WIDTH]
     return bool(experts_outside(axes, sizes, tokens, active))
-
-
-@overload(kernel_price, jit_options=OPTIONS, inline="always")
-def _typed_price(
-    kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any
-) -> Callable[..., Price]:
-    def absent(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any) -> Any:
-        return seconds, limit
-
-    def present(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, limit: Any) -> Any:
-        return _op_price(kernels, s, p, m, seconds, limit)
-
-    return absent if lacks(kernels) else present
-
-
-@overload(experts_price, jit_options=OPTIONS, inline="always")
-def _typed_experts(
-    kernels: Any, row: Any, p: Any, routed: Any, active: Any
-) -> Callable[..., Price]:
-    def absent(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
-        return -1.0, 0
-
-    def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
-        return _experts_price(kernels, row, p, routed, active)
-
-    return absent if lacks(kernels) else present
-
-
-@overload(op_outside, jit_options=OPTIONS, inline="always")
-def _typed_outside(kernels: Any, s: Any, p: Any, m: Any) -> Callable[..., bool]:
-    def absent(kernels: Any, s: Any, p: Any, m: Any) -> Any:
-        return False
-
-    def present(kernels: Any, s: Any, p: Any, m: Any) -> Any:
-        return _op_outside(kernels, s, p, m)
-
-    return absent if lacks(kernels, "tables") else present
-
-
-@overload(part_outside, jit_options=OPTIONS, inline="always")
-def _typed_part(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Callable[..., bool]:
-    def absent(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
-        return False
-
-    def present(kernels: Any, row: Any, p: Any, routed: Any, active: Any) -> Any:
-        return _part_outside(kernels, row, p, routed, active)
-
-    return absent if lacks(kernels, "tables") else present
-
-
-@overload(tabled_seconds, jit_options=OPTIONS, inline="always")
-def _typed_grid(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Callable[..., float]:
-    def absent(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Any:
-        return seconds
-
-    def present(kernels: Any, s: Any, p: Any, m: Any, seconds: Any, u: Any) -> Any:
-        return _grid_seconds(kernels, s, p, m, seconds, u)
-
-    return absent if lacks(kernels, "tables") else present
-
-
-@overload(tabled_experts, jit_options=OPTIONS, inline="always")
-def _typed_experts_grid(
-    kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any
-) -> Callable[..., float]:
-    def absent(kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any) -> Any:
-        return seconds
-
-    def present(kernels: Any, row: Any, p: Any, seconds: Any, routed: Any, active: Any) -> Any:
-        return _grid_experts(kernels, row, p, seconds, routed, active)
-
-    return absent if lacks(kernels, "tables") else present

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
-from numba.extending import overload
 
 from ...devices.prices import F8, P_BANDWIDTH, P_J_ACT, P_J_FLOP, P_J_STREAM, P_PEAK
 from ...workloads.errors import InputError
-from ...workloads.jit import OPTIONS, compiled_part, lacks
+from ...workloads.jit import compiled_given, compiled_part
 from ..deploy import placement
 from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
 
@@ -65,13 +64,8 @@ def _try(score: Callable[[Option], float]) -> None:
     compile_.compile((option,))
 
 
-def score(custom: Custom, rule: int, o: Option) -> float:
-    """Score of an option under a rule."""
-    return built_in_score(rule, o) if custom is None else custom(o)
-
-
 @compiled_part
-def built_in_score(rule: int, o: Option) -> float:
+def built_in_score(custom: None, rule: int, o: Option) -> float:
     """Score of an option under a rule of the library."""
     if rule == XPU_ONLY:
         return _xpu_only(o)
@@ -82,15 +76,10 @@ def built_in_score(rule: int, o: Option) -> float:
     return _paper(o)
 
 
-@overload(score, jit_options=OPTIONS, inline="always")
-def _typed_score(custom: Any, rule: Any, o: Any) -> Callable[..., float]:
-    def built_in(custom: Any, rule: Any, o: Any) -> Any:
-        return built_in_score(rule, o)
-
-    def outside(custom: Any, rule: Any, o: Any) -> Any:
-        return custom(o)
-
-    return built_in if lacks(custom) else outside
+@compiled_given("custom", otherwise=built_in_score)
+def score(custom: Callable[[Option], float], rule: int, o: Option) -> float:
+    """Score of an option under a rule, which is from outside where it is `custom`."""
+    return custom(o)
 
 
 @compiled_part

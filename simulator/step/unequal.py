@@ -21,6 +21,7 @@ from ...devices.tables.edge import attention_outside
 from ...devices.tables.grid import mixed_decode
 from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
+from ...workloads.jit_held import held
 from ...workloads.model import layer_ops
 from ...workloads.ops import Loads
 from ..deploy.deployment import Deployment
@@ -34,6 +35,7 @@ ANY_TILES = 1e9
 takes, which never limits the parts of a sequence."""
 
 
+@held
 class Uneven(NamedTuple):
     """Decode attention of one device."""
 

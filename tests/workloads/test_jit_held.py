@@ -1,0 +1,112 @@
+"""Do tuples handed on by address, and code left out by type, compute what plain Python does?"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import typeof
+
+from opbyte.workloads.jit import compiled, compiled_given, compiled_part, int64
+from opbyte.workloads.jit_held import Held, held
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+@held
+class Inner(NamedTuple):
+    """A field that is a tuple itself."""
+
+    weights: F8  # [N]
+    factor: float
+
+
+@held
+class Outer(NamedTuple):
+    """Arrays of one and two dimensions, numbers, a tuple, and one that may be missing."""
+
+    rows: I8  # [N, 2]
+    out: F8  # [N]
+    inner: Inner
+    on: bool
+    extra: Inner | Any
+
+
+@compiled_given("t.extra", otherwise=lambda t, i: 1.0)
+def extra(t: Outer, i: int) -> float:
+    """Weight of a row, where there is one."""
+    return float(t.extra.weights[i] * t.extra.factor)
+
+
+@compiled_part
+def add(t: Outer, i: int) -> None:
+    """Write into an array of the tuple between reads of its fields."""
+    for j in range(t.rows.shape[1]):
+        t.out[i] += t.rows[i, j] * t.inner.weights[i] * t.inner.factor
+        t.rows[i, j] += 1
+
+
+@compiled
+def total(t: Outer, times: int) -> float:
+    """Sum over all rows."""
+    found, count = 0.0, int64(0)
+    while t.on and count < times:
+        for i in range(t.rows.shape[0]):
+            add(t, i)
+            found += t.out[i] * extra(t, i)
+        count += 1
+    return found
+
+
+def by_hand(t: Outer, times: int) -> float:
+    rows, out, found = t.rows.copy(), t.out.copy(), 0.0
+    for _ in range(times if t.on else 0):
+        for i in range(len(rows)):
+            for j in range(2):
+                out[i] += rows[i, j] * t.inner.weights[i] * t.inner.factor
+                rows[i, j] += 1
+            found += out[i] * (1.0 if t.extra is None else t.extra.weights[i] * t.extra.factor)
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(0, 5), times=st.integers(0, 3), on=st.booleans(), has=st.booleans())
+def test_fields_are_read_as_they_are(n: int, times: int, on: bool, has: bool) -> None:
+    """Small whole numbers, so that sums are exact in any order."""
+    more = Inner(np.arange(n) * 3.0, 2.0) if has else None
+    t = Outer(np.arange(2 * n).reshape(n, 2), np.zeros(n), Inner(np.arange(n) + 1.0, 4.0), on, more)
+    expected = by_hand(t, times)
+    assert total(t, times) == expected
+    assert expected == 0.0 or t.out.any()
+
+
+def test_only_what_is_needed_is_compiled() -> None:
+    @compiled_given("x", otherwise=lambda x: 0.0)
+    def half(x: float) -> float:
+        return x / 2.0
+
+    @compiled
+    def entry(x: Any) -> float:
+        return half(x)
+
+    either: Any = half
+    assert entry(None) == 0.0
+    assert not either._present.overloads
+    assert entry(3.0) == 1.5
+    assert len(either._present.overloads) == 1
+
+
+def test_types_are_told_apart_by_their_symbols() -> None:
+    """Two variants of one part are linked into one program: their names must differ."""
+    names = set()
+    for more in (None, Inner(np.zeros(1), 1.0)):
+        type_: Any = typeof(
+            Outer(np.zeros((1, 2), dtype=int), np.zeros(1), Inner(np.zeros(1), 1.0), True, more)
+        )
+        assert isinstance(type_, Held)
+        names.add(type_.mangling_args)
+    assert len(names) == 2
