@@ -42,8 +42,8 @@ class KernelCheck:
     bounds : BoundsSpec or None
         Errors committed in the device's YAML; None where it has no fit.
     held : Errors or None
-        Of the rows whose sources the fit rests on, which the bounds are for; None without any: rows of
-        other machines test a fit, they do not break it.
+        Of the rows that the bounds are for; None without any. Collectives tell of the machine as much as
+        of the device: those of other sources than the fit's are compared, and break no bound.
     """
 
     rows: Rows
@@ -191,7 +191,9 @@ def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
     if own is None and spec.host is not None and rows.family.name in LINKS:
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
-    held = np.isin(rows.table["source"].astype(str), own.tables if own else ())
+    held = np.full(len(predicted), True)
+    if own is not None and rows.family.name in LINKS:
+        held = np.isin(rows.table["source"].astype(str), own.tables)
     return KernelCheck(
         rows, name, predicted, errors(predicted, rows.measured), basis,
         None if own is None else own.bounds,
