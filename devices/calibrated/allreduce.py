@@ -70,7 +70,8 @@ def own_seconds(p: F8, message: float, n: float, link: float) -> float:
     """A framework's own kernel: messages read whole, or in two steps; `link` bytes/s that it attains."""
     rate = link * p[P_OWN_LINK]
     shared = message * 2.0 * (n - 1.0) / n / rate + p[P_OWN_STAGE]
-    return p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(message * (n - 1.0) / rate, shared)
+    whole = message * (n - 1.0) / rate
+    return float(p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole, shared))
 
 
 @compiled_part
