@@ -18,6 +18,7 @@ setup(
             "specs/*.yaml",
             "specs/calibrated/*.yaml",
             "specs/evidence/*.csv",
+            "specs/hosts/*.yaml",
             "specs/kernels/*.yaml",
             "specs/systems/*.yaml",
         ],

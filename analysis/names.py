@@ -53,6 +53,29 @@ def _systems() -> list[dict[str, Any]]:
     return rows
 
 
+def _hosts() -> list[dict[str, Any]]:
+    from ..devices.hosts.catalog import list_hosts, load_host
+
+    rows = []
+    for name in list_hosts():
+        spec, _ = load_host(name)
+        own = spec.link
+        spread = (
+            None if own.spread is None else f"{own.spread.slow_rate:g} to {own.spread.fast_rate:g}"
+        )
+        rows.append(
+            {
+                "name": name,
+                "links": own.medium,
+                "peer_access": own.peer_access,
+                "rate": own.rate,
+                "spread": spread,
+                "title": spec.title,
+            }
+        )
+    return rows
+
+
 def _policies() -> list[dict[str, Any]]:
     from ..simulator.batching.policies import POLICIES
 
@@ -158,6 +181,7 @@ LISTS = {
     "models": _models,
     "devices": _devices,
     "systems": _systems,
+    "hosts": _hosts,
     "memories": _memories,
     "policies": _policies,
     "orders": _orders,

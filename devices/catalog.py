@@ -29,6 +29,7 @@ from ..workloads.specfile import (
     source_table,
 )
 from ..workloads.yamlfile import read_yaml
+from .hosts.catalog import host_in
 from .mapping import families, family, inherited
 from .spec import MAX_DEVICES, DeviceSpec, MappingSpec, SystemSpec
 
@@ -98,7 +99,7 @@ def load_system(name: str | Path) -> SystemSpec:
     """Load ``<device>-x<N>``, ``<device>-<nodes>x<N>``, a system file or a device file.
 
     A system file has ``name``, ``device`` (a name, a path, or a mapping that may ``extends``),
-    ``devices_per_node`` and ``nodes``. A device file stands for one device.
+    ``devices_per_node``, ``nodes`` and perhaps ``host``. A device file stands for one device.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def _suggest(name: str) -> str:
 
 
 def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str, str]]:
-    device = raw.pop("device")
+    device, host = raw.pop("device"), raw.pop("host", None)
     table = source_table(raw, path)
     tree = describe(raw, path).tree
     mapping, inner = inherited(device, path)
@@ -227,6 +228,9 @@ def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str,
         inner = inner | _of_device(own)
     else:
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
+    if host is not None:
+        tree["host"], own = host_in(host, path, table)
+        inner = inner | own
     if isinstance(tree.get("mapping", {}), dict):
         tree["mapping"] = merge(mapping.model_dump(), tree.get("mapping", {}))
     system, sources = build(SystemSpec, Description(tree, path))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from ..workloads.errors import InputError, reason_of
 from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
+from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS, Described
 from .peaks import all_formats, peaks_of
 from .power.board import NO_BOARD, Board, board, coefficients
@@ -156,6 +157,8 @@ def build_device(
     calibrated: bool = False,
     kernels: Sequence[str] = (),
     frameworks: Mapping[str, str] = MappingProxyType({}),
+    host: HostSpec | None = None,
+    assumed: bool = False,
 ) -> SharedMemoryDevice:
     """Turn a description into a device.
 
@@ -171,6 +174,10 @@ def build_device(
     frameworks : mapping of str to str
         Kind of op -> framework whose kernels run it, as `kernel_tables.framework` names it, instead
         of the base of all.
+    host : HostSpec, optional
+        What the links between devices make of collectives; as the device's rows say without one.
+    assumed : bool
+        Nobody named the host.
 
     Raises
     ------
@@ -191,7 +198,7 @@ def build_device(
         base = _powered(plain.base, own)
         model = _fitted(base, spec, described, kernels, frameworks)
         processors[name] = replace(plain, base=base, model=model)
-        collectives = collectives or model
+        collectives = collectives or _collectives(model, host, assumed)
     return SharedMemoryDevice(spec, processors, collectives, own)
 
 
@@ -244,6 +251,16 @@ def _fitted(
     from .tables.model import table_model
 
     return table_model(spec, kernels, model)
+
+
+def _collectives(model: KernelModel, host: HostSpec | None, assumed: bool) -> KernelModel:
+    """Kernel models of collectives, of which kernel tables of one device say nothing."""
+    from .calibrated.model import CalibratedModel
+    from .hosts.links import hosted
+
+    base = getattr(model, "base", model) if not isinstance(model, CalibratedModel) else model
+    assert isinstance(base, CalibratedModel)
+    return hosted(base, host, assumed)
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:

@@ -14,6 +14,7 @@ from ..workloads.specfile import Spec
 from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
+from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
 
 MAX_DEVICES = 4096
@@ -232,6 +233,9 @@ class DeviceSpec(Spec):
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+
+    `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
+    without it the link is what the description and the device's rows say.
     """
 
     name: Name
@@ -247,6 +251,7 @@ class DeviceSpec(Spec):
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
     kernels: Name | None = None
+    host: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
 
@@ -308,7 +313,7 @@ class DeviceSpec(Spec):
 class SystemSpec(Spec):
     """Devices on links, and how models are mapped on them.
 
-    `nodes` nodes of `devices_per_node` devices each.
+    `nodes` nodes of `devices_per_node` devices each, in a host that says how these are connected.
     """
 
     name: Annotated[str, Field(pattern=WORD, max_length=100)]  # a device's name and its counts
@@ -317,6 +322,7 @@ class SystemSpec(Spec):
     devices_per_node: Annotated[int, Field(ge=1, le=MAX_DEVICES)]
     nodes: Annotated[int, Field(ge=1, le=MAX_DEVICES)] = 1
     mapping: MappingSpec = Field(default_factory=MappingSpec)
+    host: HostSpec | None = None
 
     def __repr__(self) -> str:
         count = (
@@ -382,7 +388,8 @@ class SystemSpec(Spec):
             raise ValueError(f"prefill_share {share:g} does not divide the devices of {self.name}")
         first, second = (
             SystemSpec(name=f"{self.name}-{label}", title=self.title, device=self.device,
-                       devices_per_node=groups * self.group, nodes=count, mapping=mapping)
+                       devices_per_node=groups * self.group, nodes=count, mapping=mapping,
+                       host=self.host)
             for label, (groups, count) in zip(("prefill", "decode"), sizes, strict=True)
         )  # fmt: skip
         return first, second

@@ -1,4 +1,4 @@
-"""A device or system as a file that describes the same one (``opbyte show``)."""
+"""A device, system or host as a file that describes the same one (``opbyte show``)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 import yaml
 
 from ...devices.catalog import describe_system, list_devices, load_device
+from ...devices.hosts.catalog import list_hosts, load_host
+from ...devices.hosts.spec import HostSpec
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.errors import InputError, SpecError
 from ...workloads.specfile import to_si
+from ...workloads.yamlfile import read_yaml
 from ..show.result import Result
 
 HEADING = (
@@ -29,7 +32,7 @@ COUNTS = ("devices_per_node", "nodes")
 class Shown(Result):
     """A description with the source of every number; see `describe`."""
 
-    spec: DeviceSpec | SystemSpec
+    spec: DeviceSpec | SystemSpec | HostSpec
     sources: Mapping[str, str]
 
     @property
@@ -53,15 +56,17 @@ class Shown(Result):
 
 
 def describe(name: str | Path) -> Shown:
-    """Look up a device or system by name or file.
+    """Look up a device, system or host by name or file.
 
     Raises
     ------
     InputError
-        Neither.
+        None of them.
     """
     if isinstance(name, str) and name in list_devices():
         return Shown(*load_device(name))
+    if str(name).lower() in list_hosts() or _kind(name) == "host":
+        return Shown(*load_host(name))
     try:
         return Shown(*load_device(name))
     except SpecError:
@@ -69,11 +74,20 @@ def describe(name: str | Path) -> Shown:
             return Shown(*describe_system(name))
         except InputError as error:
             raise InputError(
-                repr(str(name)), "is neither a device nor a system; see opbyte list devices"
+                repr(str(name)),
+                "is no device, system or host; see opbyte list devices, or opbyte list hosts",
             ) from error
 
 
-def _written(spec: DeviceSpec | SystemSpec, sources: Mapping[str, str]) -> dict[str, Any]:
+def _kind(name: str | Path) -> object:
+    """What a file says that it is."""
+    path = Path(name)
+    return read_yaml(path).get("kind") if path.is_file() else None
+
+
+def _written(
+    spec: DeviceSpec | SystemSpec | HostSpec, sources: Mapping[str, str]
+) -> dict[str, Any]:
     """Keys as written in files, with units; numbers of the schema's defaults are left out."""
     values = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
     _drop(values)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...devices.cost import DESCRIPTION, Evidence
 from ...devices.dram.model import DERIVED
+from ...devices.hosts.catalog import host_of, link_of
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
@@ -62,16 +63,19 @@ def evidence(
         unused = f"{processor.name}.{FLAT}" if derived else "memory.dram."
         known = {key: source for key, source in sources.items() if unused not in key}
         out += [_told(e, processor.name, known, prefixes, many) for e in found]
-    for key, name in (("link", "links within a node"), ("node_link", "links between nodes")):
-        spec = getattr(deployment.system.device, key)
+    system = deployment.system
+    for spec, keys, name in (
+        (link_of(system), ("link.", "host."), "links within a node"),
+        (system.device.node_link, ("node_link.",), "links between nodes"),
+    ):
         ops = list(placed.get(spec.name, {}).values())
         told = {
             (e.cost_model, e.applies_to, e.format): e
             for op in ops
             for e in deployment.link(op).evidence([op])
         }
-        out += [_told(e, name, sources, (f"{key}.",), False) for e in told.values()]
-    out += [_static(deployment, sources), *_power(deployment)]
+        out += [_told(e, name, sources, keys, False) for e in told.values()]
+    out += [*_waits(deployment), _static(deployment, sources), *_power(deployment)]
     return out if policy is None else out + _host(policy)
 
 
@@ -112,6 +116,22 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
             "runs of the framework"
         )
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
+
+
+def _waits(deployment: Deployment) -> list[dict[str, Any]]:
+    """What a fitted host lets the devices wait between steps."""
+    host = host_of(deployment.system)
+    fit = None if host is None else host.fitted
+    if fit is None or fit.step_gap_s is None:
+        return []
+    gap = fit.step_gap_s
+    return [
+        {
+            "cost_model": "gap between steps", "applies_to": "steps", "basis": "fitted",
+            "error": None, "rows": 1, "assumptions": {},
+            "why": f"a run: {fit.run}; {gap.low * 1e6:.3g} to {gap.high * 1e6:.3g} us",
+        }
+    ]  # fmt: skip
 
 
 def _power(deployment: Deployment) -> list[dict[str, Any]]:

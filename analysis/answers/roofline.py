@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
+from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
@@ -279,7 +280,8 @@ def roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
-        {} if isinstance(system, SystemSpec) else describe_system(system)[1],
+        {} if isinstance(system, SystemSpec)
+        else describe_system(system)[1] | host_sources(where, how.host),
     )  # fmt: skip
 
 

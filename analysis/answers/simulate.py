@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
+from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings, run_scenario
@@ -250,7 +251,10 @@ def simulate(
     scenario = Scenario.of(model, system, **options)
     made = run_scenario(scenario, keep_stages=keep_stages, progress=progress)
     where = scenario.system
-    sources = {} if where is None or isinstance(where, SystemSpec) else describe_system(where)[1]
+    sources: dict[str, str] = {}
+    if where is not None and not isinstance(where, SystemSpec):
+        known, sources = describe_system(where)
+        sources = sources | host_sources(known, scenario.deployment.host)
     found = evidence(made.deployment, sources, made.policy, typical(made))
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure)

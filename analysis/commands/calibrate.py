@@ -1,16 +1,17 @@
-"""``opbyte calibrate``."""
+"""``opbyte calibrate``: kernel models to tables; other commands of its group fit other things."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from ...workloads.errors import InputError
-from .app import app
+from .app import App, app
 from .io import answer
 from .options import Json, Out
 
@@ -19,7 +20,34 @@ if TYPE_CHECKING:
     from ..validate.calibrate import Calibration
 
 
-@app.command("calibrate")
+TABLES = "tables"
+"""What is fitted where no command of the group is named."""
+
+
+class _Group(typer.core.TyperGroup):
+    """A group whose first command needs no name: ``opbyte calibrate TABLES --device D``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = [TABLES, *args]
+        return super().parse_args(ctx, args)
+
+
+calibrate_app = App(help="Fit models to measurements.", rich_markup_mode=None, cls=_Group)
+app.add_typer(calibrate_app, name="calibrate")
+
+
+@calibrate_app.callback(invoke_without_command=True)
+def calibrate_top(context: typer.Context) -> None:
+    """Fit models to measurements."""
+    if context.invoked_subcommand is None:
+        raise InputError(
+            "opbyte calibrate", "needs kernel tables and their device: opbyte calibrate TABLES "
+            "--device h100; or a run: opbyte calibrate run DIR --free link,host",
+        )  # fmt: skip
+
+
+@calibrate_app.command(TABLES)
 def calibrate_command(
     tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
     device: Annotated[str, typer.Option(help="Catalog device, a YAML file, or all of the tables.")],

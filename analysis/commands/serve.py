@@ -13,7 +13,7 @@ from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, real, takes
 
-OWN = ("model", "system", "warmup", "stop", "fail", "mtbf", "repair")
+OWN = ("model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair")
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
 DEPLOYED = [p for p in options_of(Scenario) if p.group != "workload"]
 
@@ -30,6 +30,10 @@ def serve_command(
     served_model_name: Annotated[
         str, typer.Option(metavar="NAME", help="The model's name for clients.")
     ] = "",
+    gpu_host: Annotated[
+        str | None,
+        typer.Option(metavar="HOST", help="As --host of other commands: the GPUs' links."),
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -38,6 +42,6 @@ def serve_command(
 
     make = partial(
         serve, model, system, host=host, port=port, time_scale=time_scale,
-        served_model_name=served_model_name, **options,
+        served_model_name=served_model_name, gpu_host=gpu_host, **options,
     )  # fmt: skip
     answer(make, out, as_json)

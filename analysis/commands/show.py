@@ -13,11 +13,13 @@ from .options import Json, Out
 
 @app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Device or system, or its file.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Device, system or host, or its file.")
+    ],
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Print a device or system as a file to copy: every number with its unit and source."""
+    """Print a device, system or host as a file to copy: every number with its unit and source."""
     from ..answers.description import describe
 
     with folder(out) as files:

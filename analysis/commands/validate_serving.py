@@ -18,10 +18,13 @@ def validate_serving_command(
     no_kernels: Annotated[
         bool, typer.Option("--no-kernels", help="Use the device's models alone.")
     ] = False,
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="How the GPUs were connected (list hosts).")
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Replay measured serving runs, request by request."""
     from ..validate.serving import validate_serving
 
-    answer(partial(validate_serving, folders, kernels=not no_kernels), out, as_json)
+    answer(partial(validate_serving, folders, kernels=not no_kernels, host=host), out, as_json)

@@ -79,6 +79,7 @@ def serve(
     port: int = 8000,
     time_scale: float = 1.0,
     served_model_name: str = "",
+    gpu_host: str | None = None,
     ready: Callable[[str], object] | None = None,
     **options: Any,
 ) -> Service:
@@ -96,6 +97,8 @@ def serve(
         Simulated seconds a second of the clock.
     served_model_name : str
         Name of the model for clients; its own by default.
+    gpu_host : str, optional
+        How the GPUs of a node are connected; `Scenario`'s ``host``, which here is the address.
     ready : callable, optional
         Told the server's address once it listens; by default a line on stderr says it.
     **options
@@ -112,7 +115,7 @@ def serve(
         raise InputError(
             "--time-scale", f"must be in [{MIN_SCALE:g}, {MAX_SCALE:g}], not {time_scale}"
         )
-    scenario = Scenario.of(model, system, **options)
+    scenario = Scenario.of(model, system, **options).changed(host=gpu_host)
     deployment, settings = deployment_of(scenario)
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")

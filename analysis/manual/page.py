@@ -178,7 +178,7 @@ def _columns() -> Iterator[str]:
     yield ", ".join(f"`{name}`" for name in METRICS) + ".\n"
 
 
-LISTED = ("policies", "orders", "placements", "routers", "routings", "layers", "processors",
+LISTED = ("hosts", "policies", "orders", "placements", "routers", "routings", "layers", "processors",
           "memories", "traces", "experiments")  # fmt: skip
 
 

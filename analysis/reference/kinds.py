@@ -11,6 +11,7 @@ from .schema import DIALECT, json_schema
 TEMPLATES = {
     "device": "device.yaml",
     "system": "system.yaml",
+    "host": "host.yaml",
     "sweep": "sweep.yaml",
     "engine": "engine.json",
     "kernels": "kernels.csv",
@@ -37,7 +38,9 @@ def schema(kind: str) -> dict[str, Any]:
     InputError
         No such kind, or one that is no YAML or JSON.
     """
-    made = {"device": _device, "system": _system, "sweep": _sweep, "engine": _engine}
+    made = {
+        "device": _device, "system": _system, "host": _host, "sweep": _sweep, "engine": _engine,
+    }  # fmt: skip
     if _known(kind) not in made:
         raise InputError("--schema", f"{kind} files are tables; their columns: docs/reference.md")
     return made[kind]()
@@ -59,7 +62,17 @@ def _device() -> dict[str, Any]:
 def _system() -> dict[str, Any]:
     from ...devices.spec import SystemSpec
 
-    return json_schema(SystemSpec, "A system", {"device": "A catalog name, or a device's file."})
+    named = {
+        "device": "A catalog name, or a device's file.",
+        "host": "A class of `opbyte list hosts`, or a host's file.",
+    }
+    return json_schema(SystemSpec, "A system", named)
+
+
+def _host() -> dict[str, Any]:
+    from ...devices.hosts.spec import HostSpec
+
+    return json_schema(HostSpec, "A host")
 
 
 def _sweep() -> dict[str, Any]:

@@ -21,7 +21,7 @@ TABLE = {
 }
 PARENT = {"type": "string", "description": "Name or file of the description this one starts from."}
 
-DESCRIBED = ("DeviceSpec",)
+DESCRIBED = ("DeviceSpec", "HostSpec")
 """Blocks that are descriptions of their own wherever they stand."""
 
 

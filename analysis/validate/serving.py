@@ -12,16 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.catalog import list_devices, load_device
-from ...simulator.deploy.deployment import Deployment
+from ...devices.hosts.catalog import placed_in
+from ...devices.hosts.spec import HostSpec
+from ...devices.spec import SystemSpec
 from ...simulator.frameworks.settings import EngineSettings
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.load import load
 from ...simulator.scenario.place import deployed
+from ...simulator.serving.record import Run
 from ...simulator.serving.run import run
 from ...workloads.csvfile import numbers, read_whole
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import read_tables
+from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.cells import MAX_TIME
 from ...workloads.requests.options import MAX_SIZE
@@ -236,7 +240,9 @@ def _finite(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, f
     }
 
 
-def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> ServingValidation:
+def validate_serving(
+    folders: Iterable[str | Path], *, kernels: bool = True, host: str | Path | None = None
+) -> ServingValidation:
     """Replay runs request by request and compare TTFT, TPOT and latency.
 
     Parameters
@@ -246,6 +252,8 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
         passed over: ``RUNS/*`` may name a README beside the folders.
     kernels : bool
         Cost ops by the run's own kernel tables; otherwise by the device's models alone.
+    host : str or Path, optional
+        How the GPUs were connected, see `devices.hosts`; the class of the device without it.
 
     Raises
     ------
@@ -253,29 +261,69 @@ def validate_serving(folders: Iterable[str | Path], *, kernels: bool = True) -> 
         No folder, a missing file or column, or a device that is not in the catalog.
     """
     paths = [path for path in map(Path, folders) if not path.is_file()]
-    runs = tuple(replay_requests(path, kernels) for path in paths)
+    runs = tuple(replay_requests(path, kernels, host) for path in paths)
     if not runs:
         raise InputError("opbyte validate serving", "needs at least one folder of a run")
     return ServingValidation(runs)
 
 
-def replay_requests(folder: Path, kernels: bool) -> ServingRun:
-    """Replay one run request by request; see `validate_serving`."""
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A run whose every request is known, ready to be served in any host.
+
+    Attributes
+    ----------
+    folder : Path
+    kernels : bool
+        By its own kernel tables.
+    scenario : Scenario
+    engine : EngineSettings
+    table : Requests
+    system : SystemSpec
+    model : ModelSpec
+    """
+
+    folder: Path
+    kernels: bool
+    scenario: Scenario
+    engine: EngineSettings
+    table: Requests
+    system: SystemSpec
+    model: ModelSpec
+
+    def served(self, host: str | Path | HostSpec | None) -> Run:
+        """The same requests in the simulator: they arrive when the engine queued them."""
+        system = placed_in(self.system, host)
+        d = deployed(self.model, system, self.scenario.deployment, self.engine)
+        policy, cache = self.engine.in_host(system).policy, self.engine.cache_on(system.device)
+        return run(d, policy, _stream(self.folder.name, self.table), cache=cache)
+
+
+def read_replayed(folder: Path, kernels: bool) -> Replayed:
+    """Read a run's folder; see `validate_serving`."""
     if not folder.is_dir():
         raise InputError(folder, "is no folder; it should hold a serving run")
     tables = folder / "kernels" if kernels else None
     scenario = Scenario.of(folder / "config.json", engine=folder, kernels=tables)
     engine = engine_settings(scenario)
+    devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
     table = _requests(folder / "requests.csv")
-    deployment = _deployment(folder, engine, scenario)
-    stream = _stream(folder.name, table)
-    cache = engine.cache_on(deployment.system.device)
-    served = run(deployment, engine.policy, stream, cache=cache)
+    model, system = load(
+        folder / "config.json", f"{_device(folder)}-x{devices}", engine.dtype, engine.kv_dtype,
+        engine.max_model_len,
+    )  # fmt: skip
+    return Replayed(folder, kernels, scenario, engine, table, system, model)
+
+
+def replay_requests(folder: Path, kernels: bool, host: str | Path | None = None) -> ServingRun:
+    """Replay one run request by request; see `validate_serving`."""
+    known = read_replayed(folder, kernels)
+    served = known.served(host)
     result = served.requests
     costs = "kernel tables of the run" if kernels else "the device's kernel models"
     return ServingRun(
-        folder.name, table, result.first_token_s, result.last_token_s,
-        int(result.preemptions.sum()), f"{deployment.system.name}, {costs}", coverage(served),
+        folder.name, known.table, result.first_token_s, result.last_token_s,
+        int(result.preemptions.sum()), f"{known.system.name}, {costs}", coverage(served),
         run_intervals(served, open_loop=True),
     )  # fmt: skip
 
@@ -286,15 +334,6 @@ def _stream(name: str, table: Requests) -> RequestStream:
         np.arange(len(table)), table.queued_s, table.input_tokens, table.output_tokens
     )
     return RequestStream(name, True, None, lambda: iter([block]))
-
-
-def _deployment(folder: Path, engine: EngineSettings, scenario: Scenario) -> Deployment:
-    devices = (engine.tp or 1) * (engine.dp or 1) * (engine.pp or 1)
-    name = f"{_device(folder)}-x{devices}"
-    model, system = load(
-        folder / "config.json", name, engine.dtype, engine.kv_dtype, engine.max_model_len
-    )
-    return deployed(model, system, scenario.deployment, engine)
 
 
 def _device(folder: Path) -> str:

@@ -11,7 +11,7 @@ reads all messages whole, or its part of them and then the sums of the others, a
 barrier. Frameworks take it for messages up to `OWN_BYTES`, and where peers have links of their own:
 over PCIe vLLM and SGLang only between two ranks (conditions of vLLM's `CustomAllreduce`, quoted in
 vllm-project/vllm#56128), TensorRT-LLM never (its times there are the library's). Otherwise they
-call the library.
+call the library. Beyond `OWN_BYTES` a message takes no less than the largest of the own kernel's.
 """
 
 from __future__ import annotations
@@ -59,10 +59,19 @@ PARAMETERS = (
 
 @compiled_part
 def own_kernel(x: F8, link: float) -> bool:
-    """Whether a framework with a kernel of its own takes it, `link` bytes/s between peers."""
-    if x[X_OWN] == LIBRARY or x[X_BYTES] > OWN_BYTES:
+    """Whether a framework has a kernel of its own for it, `link` bytes/s between peers."""
+    if x[X_OWN] == LIBRARY:
         return False
     return link > PCIE_BPS or (x[X_OWN] == OWN and x[X_RANKS] <= 2.0)
+
+
+@compiled_part
+def own_seconds(p: F8, message: float, n: float, link: float) -> float:
+    """A framework's own kernel: messages read whole, or in two steps; `link` bytes/s that it attains."""
+    rate = link * p[P_OWN_LINK]
+    shared = message * 2.0 * (n - 1.0) / n / rate + p[P_OWN_STAGE]
+    whole = message * (n - 1.0) / rate
+    return float(p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP] + min(whole, shared))
 
 
 @compiled_part
@@ -73,15 +82,13 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
         return 0.0, 0.0, 0.0, 0.0
     link = by_ranks(p[P_LINK_2], p[P_LINK_4], p[P_LINK_8], n) * h[H_LINK_BANDWIDTH]
     wire = x[X_BYTES] * 2.0 * (n - 1.0) / n / link
-    if own_kernel(x, h[H_LINK_BANDWIDTH]):
-        whole = x[X_BYTES] * (n - 1.0) / (link * p[P_OWN_LINK])
-        shared = wire / p[P_OWN_LINK] + p[P_OWN_STAGE]
-        fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
-        total = fixed + min(whole, shared)
-    else:
+    own = own_kernel(x, h[H_LINK_BANDWIDTH])
+    total = own_seconds(p, min(x[X_BYTES], OWN_BYTES), n, link) if own else 0.0
+    fixed = p[P_OWN_LAUNCH] + (n - 1.0) * p[P_OWN_HOP]
+    if not own or x[X_BYTES] > OWN_BYTES:
         hops = 2.0 * (n - 1.0) * p[P_HOP]
         fixed = p[P_LAUNCH] + hops
-        total = fixed + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire)
+        total = max(total, fixed + wire + 2.0 * p[P_CHUNKS] * math.sqrt(hops * wire))
     return max(total, x[X_BYTES] / h[H_LINK_BANDWIDTH]), 0.0, wire, fixed
 
 

@@ -47,12 +47,15 @@ class Host:
         To start one op of a step that is no captured graph.
     request_s : float
         What a request spends outside all steps, until its first token is seen and until its last.
+    gap_s : float
+        What the devices wait between two steps, whatever the scheduling hides.
     """
 
     step_s: float = 0.0
     sequence_s: float = 0.0
     launch_s: float = 0.0
     request_s: float = 0.0
+    gap_s: float = 0.0
 
 
 NO_HOST = Host()
@@ -65,6 +68,7 @@ class Pace(NamedTuple):
     sequence_s: float
     launching_s: float  # all ops of a step; 0 where it is a captured graph
     hidden: bool  # behind the devices' work
+    gap_s: float = 0.0
 
 
 @compiled_part
@@ -72,4 +76,4 @@ def paced(pace: Pace, seconds: float, sequences: float) -> float:
     """Seconds of a step that takes the devices `seconds`, with `sequences` a rank on average."""
     seconds = max(seconds, pace.launching_s)
     own = pace.step_s + pace.sequence_s * sequences
-    return max(seconds, own) if pace.hidden else seconds + own
+    return (max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s

@@ -142,7 +142,8 @@ class Policy:
     def pace(self, ops: int, stages: int) -> Pace:
         """What the host takes for the steps of a deployment of so many ops and stages."""
         starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
-        return Pace(self.host.step_s, self.host.sequence_s, starting, self.ahead or stages > 1)
+        hidden = self.ahead or stages > 1
+        return Pace(self.host.step_s, self.host.sequence_s, starting, hidden, self.host.gap_s)
 
     def limits(self, ops: int, stages: int) -> Limits:
         """The same for the compiled path and a deployment of so many ops and stages."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.dram.model import derivable, with_dram
+from ...devices.hosts.catalog import host_of, link_of
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
@@ -139,10 +140,10 @@ class Deployment:
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
             spec, ranks = rank_link(self.layout, self.system), self.layout.tp
         elif op.kind == "transfer":
-            spec, ranks = self.system.device.link, self.system.group
+            spec, ranks = link_of(self.system), self.system.group
         else:
             spec, ranks = exchange_link(self.layout, self.system), self.layout.dp
-        inside = spec is self.system.device.link
+        inside = spec is not self.system.device.node_link
         return LinkModel(spec, ranks, self.device.collectives if inside else None)
 
     def memory(self, usable_bytes: float | None = None) -> Memory:
@@ -267,8 +268,9 @@ def _priced(
 ) -> SharedMemoryDevice:  # fmt: skip
     """A system's device with the cost models that are asked for."""
     device = build_device(
-        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks
-    )
+        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,
+        host=host_of(system), assumed=system.host is None,
+    )  # fmt: skip
     if memory == "derived" and any(map(derivable, device.processors.values())):
         return with_dram(device)
     return device

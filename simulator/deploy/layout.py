@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import LayerKind, is_routed
@@ -321,13 +322,13 @@ def _check_weights(
 def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link a rank's all-reduce runs over."""
     within = layout.tp <= system.groups_per_node
-    return system.device.link if within else system.device.node_link
+    return link_of(system) if within else system.device.node_link
 
 
 def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link between ranks: the node link once ranks lie on different nodes."""
     within = layout.all_devices <= system.groups_per_node
-    return system.device.link if within else system.device.node_link
+    return link_of(system) if within else system.device.node_link
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:
@@ -341,4 +342,4 @@ def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:
         device // size == (device + layout.tp) // size
         for first in firsts for device in range(first, first + layout.tp)
     )  # fmt: skip
-    return system.device.link if within else system.device.node_link
+    return link_of(system) if within else system.device.node_link

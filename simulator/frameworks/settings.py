@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from ...devices.spec import DeviceSpec
+from ...devices.hosts.catalog import host_of
+from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.sampling import NONE
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
@@ -58,6 +59,14 @@ class EngineSettings:
     device_name: str = ""
     given: bool = False
     doubts: tuple[str, ...] = ()
+
+    def in_host(self, system: SystemSpec) -> EngineSettings:
+        """The same with what the host of a system lets its devices wait between steps."""
+        host = host_of(system)
+        if host is None or not host.gap_s:
+            return self
+        waits = replace(self.policy.host, gap_s=host.gap_s)
+        return replace(self, policy=replace(self.policy, host=waits))
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:
         """Cache settings on a device: without a number of blocks, what the memory holds."""

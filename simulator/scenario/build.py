@@ -59,7 +59,7 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
     deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
-    return deployment, framed(scenario, settings, deployment)
+    return deployment, framed(scenario, settings, deployment).in_host(deployment.system)
 
 
 def engine_settings(scenario: Scenario) -> EngineSettings:

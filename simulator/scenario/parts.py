@@ -80,6 +80,10 @@ class DeployOptions(Checked):
         "MODEL",
         "flat",
     )
+    host: str | None = text(
+        "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.",
+        "HOST", file=True,
+    )  # fmt: skip
     routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
     kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...devices.calibrated.libraries import joint_attention
+from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE
@@ -25,6 +26,7 @@ def deployed(
     seed: int = 0,
 ) -> Deployment:
     """Put a model on a system as options say, and an engine's settings where they do not."""
+    system = placed_in(system, options.host)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
@@ -38,8 +39,8 @@ def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
     """Nodes of a fleet: independent ranks of every copy, or the two pools of split systems."""
     if not deployment.pools:
         return Pools((deployment,) * (deployment.replicas * fleet.replicas))
-    device = deployment.system.device
-    link = device.link if deployment.system.nodes == 1 else device.node_link
+    system = deployment.system
+    link = link_of(system) if system.nodes == 1 else system.device.node_link
     entry, decode = ((side,) * (side.replicas * fleet.replicas) for side in deployment.pools)
     return Pools(entry, decode, link)
 

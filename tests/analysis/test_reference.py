@@ -15,6 +15,7 @@ from opbyte.analysis.reference.keys import blocks
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
 from opbyte.analysis.reference.meanings import MEANINGS
 from opbyte.devices.catalog import load_device, load_system
+from opbyte.devices.hosts.catalog import load_host
 from opbyte.devices.spec import SystemSpec
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def test_the_schema_knows_every_device_of_the_catalog(path: Path) -> None:
     assert errors("device", yaml.safe_load(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("kind", ["device", "system", "sweep", "engine"])
+@pytest.mark.parametrize("kind", ["device", "system", "host", "sweep", "engine"])
 def test_schemas_are_schemas_and_know_their_templates(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(kind))
     read = json.loads if kind == "engine" else yaml.safe_load
@@ -60,6 +61,7 @@ def test_schemas_are_schemas_and_know_their_templates(kind: str) -> None:
         ("device", {"memory": {"capacity_GiB": {"value": "eighty", "source": "a book"}}}),
         ("device", {"processors": {"xpu": {"peak_TFLOPS": {"fp16": "fast"}}}}),
         ("system", {"mapping": {"splitter": "best"}}),
+        ("host", {"link": {"peer_acess": True}}),
         ("sweep", {"axes": {}, "base": {"modle": "llama-3-8b"}}),
         ("sweep", {"axes": {}, "objectives": {"ttft_s_p99": "least"}}),
     ],
@@ -77,6 +79,14 @@ def test_a_device_and_a_system_to_start_from_work(ask: Ask, tmp_path: Path) -> N
     (tmp_path / "mine.yaml").write_text(named, encoding="utf-8")
     answer = ask("roofline", "mixtral-8x7b", "--system", tmp_path / "mine.yaml", "--json").json()
     assert answer["step_seconds"] > 0
+
+
+def test_a_host_to_start_from_works(tmp_path: Path) -> None:
+    path = tmp_path / "my-host.yaml"
+    path.write_text(template("host"), encoding="utf-8")
+    assert load_host(path)[0].link.bandwidth_bytes_per_s == 16e9
+    for known in sorted((ROOT / "devices" / "specs" / "hosts").glob("*.yaml")):
+        assert errors("host", yaml.safe_load(known.read_text(encoding="utf-8"))) == []
 
 
 def test_an_engine_a_study_and_a_table_to_start_from_work(ask: Ask, tmp_path: Path) -> None:

@@ -60,4 +60,4 @@ def test_the_command(ask: Ask, tmp_path: Path) -> None:
     assert "bandwidth_GBps:\n    value: 3352" in found.out
     assert (tmp_path / "o/my-h100.yaml").read_text() == found.out
     assert ask("show", "h100", "--json").json()["description"]["limit_W"]["value"] == 700
-    assert "neither a device nor a system" in ask("show", "nothing").refused()
+    assert "no device, system or host" in ask("show", "nothing").refused()

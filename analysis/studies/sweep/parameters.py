@@ -8,6 +8,7 @@ from typing import Any
 
 from ....devices.catalog import describe_system, is_path
 from ....devices.dram.catalog import load_memory
+from ....devices.hosts.catalog import host_sources, load_host
 from ....devices.spec import SystemSpec
 from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
 from ....simulator.scenario.scenario import Scenario, placed
@@ -73,7 +74,8 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
 
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     """Key path -> source of every constant of a point's system, those set by the sweep too."""
-    found = describe_system(str(point["system"]))[1]
+    system, found = describe_system(str(point["system"]))
+    found = found | host_sources(system, point.get("host"))
     changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
     return {**found, **dict.fromkeys(changed, CHANGED)}
 
@@ -95,7 +97,7 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
     if name == "routing":
         kind, colon, path = value.partition(":")
         return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
-    takes_path = {"system": is_path, "model": is_model_path}.get(name)
+    takes_path = {"system": is_path, "model": is_model_path, "host": is_path}.get(name)
     found = _names_file(name) if takes_path is None else takes_path(value)
     return "", value if found else ""
 
@@ -144,6 +146,10 @@ def _file_digest(name: str, value: str) -> str:
     try:
         if name == "system":
             return digest_of(_whole(describe_system(value)[0]))
+        if name == "host":
+            host = load_host(path)[0]
+            tables = digest_of_files(table_files(host.link.tables))
+            return digest_of([host.model_dump(), tables])
         if name == "model":
             return digest_of_files([config_file(path)])
         if name == "kernels":

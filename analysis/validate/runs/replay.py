@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from ....devices.hosts.catalog import placed_in
+from ....devices.hosts.spec import HostSpec
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.settings import EngineSettings
 from ....simulator.frameworks.vllm_file import engine_of
@@ -55,7 +59,9 @@ class Entry:
         }  # fmt: skip
 
 
-def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
+def replay(
+    run: MeasuredRun, seeds: int, kernels: str, host: str | Path | None = None
+) -> list[Entry]:
     """Serve a run with several draws of its requests; one entry a stage.
 
     Parameters
@@ -64,21 +70,16 @@ def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
         How many draws; every figure is the mean of theirs. Recorded requests are not drawn.
     kernels : str
         Whose kernels cost the ops, see `DeployOptions.framework`.
+    host : str or Path, optional
+        How the GPUs were connected, see `devices.hosts`.
 
     Raises
     ------
     InputError, CapacityError
         Settings that are not simulated, or a model that does not fit.
     """
-    deployment, settings = deployment_of(run, kernels)
-    cache = settings.cache_on(deployment.system.device)
-    found: list[list[dict[str, float]]] = []
-    for seed in range(seeds if run.requests is None else 1):
-        drawn = draw(run, seed, cache.block_tokens)
-        result = serve(
-            deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True
-        )
-        found.append(stage_metrics(result, drawn.stage))
+    deployment, settings = deployment_of(run, kernels, host)
+    found = [one for one, _ in served_draws(run, deployment, settings, seeds)]
     costs = f"{deployment.system.name}, {kernels} kernels"
     return [
         Entry(
@@ -89,7 +90,22 @@ def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
     ]  # fmt: skip
 
 
-def deployment_of(run: MeasuredRun, kernels: str) -> tuple[Deployment, EngineSettings]:
+def served_draws(
+    run: MeasuredRun, deployment: Deployment, settings: EngineSettings, seeds: int
+) -> Iterator[tuple[list[dict[str, float]], Run]]:
+    """Metrics of every stage, and the simulated run, for each draw of the requests."""
+    cache = settings.cache_on(deployment.system.device)
+    for seed in range(seeds if run.requests is None else 1):
+        drawn = draw(run, seed, cache.block_tokens)
+        result = serve(
+            deployment, settings.policy, drawn.stream, cache=cache, seed=seed, keep_stages=True
+        )
+        yield stage_metrics(result, drawn.stage), result
+
+
+def deployment_of(
+    run: MeasuredRun, kernels: str, host: str | Path | HostSpec | None = None
+) -> tuple[Deployment, EngineSettings]:
     """The deployment of a run, and its engine's settings."""
     settings = engine_of(run.folder / RUN, dict(run.engine))
     if "override_generation_config" not in run.engine:  # its client sends no sampling parameters
@@ -97,8 +113,8 @@ def deployment_of(run: MeasuredRun, kernels: str) -> tuple[Deployment, EngineSet
     model, system = load(
         run.model, run.system, settings.dtype, settings.kv_dtype, settings.max_model_len
     )
-    options = replace(DeployOptions(), framework=kernels)
-    return deployed(model, system, options, settings), settings
+    options, system = replace(DeployOptions(), framework=kernels), placed_in(system, host)
+    return deployed(model, system, options, settings), settings.in_host(system)
 
 
 def stage_metrics(result: Run, stage: npt.NDArray[np.int64]) -> list[dict[str, float]]:

@@ -104,9 +104,9 @@ def _table(e: Entry) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _every_request(folder: Path) -> Entry:
+def _every_request(folder: Path, host: str | Path | None) -> Entry:
     """A run whose every request is known, by the engine's clock; its kernel tables where it has some."""
-    run = replay_requests(folder, (folder / "kernels").is_dir())
+    run = replay_requests(folder, (folder / "kernels").is_dir(), host)
     measured, simulated = (
         {name.replace("latency", "e2e"): x for name, x in one.statistics().items()}
         for one in (run.measured, run.simulated)
@@ -118,6 +118,7 @@ def validate_runs(
     paths: Iterable[str | Path],
     *,
     seeds: int = 3,
+    host: str | Path | None = None,
     told: Told | None = None,
 ) -> RunsValidation:
     """Replay measured runs and static batches.
@@ -129,6 +130,9 @@ def validate_runs(
         table of static batches, or a folder that holds such at any depth; see `spec.find_runs`.
     seeds : int
         Draws of each run's requests; every figure is the mean of theirs.
+    host : str or Path, optional
+        How the GPUs of all of them were connected, see `devices.hosts`; without it in the class that each
+        device's description names.
     told : callable, optional
         Told (runs and tables done, all of them).
 
@@ -145,10 +149,10 @@ def validate_runs(
     entries: list[Entry] = []
     skipped = [text for _, left in tables.values() for text in left]
     work: list[Callable[[], list[Entry]]] = [
-        *(lambda run=run: replay(run, seeds, KERNELS) for run in runs),
-        *(lambda folder=folder: [_every_request(folder)]
+        *(lambda run=run: replay(run, seeds, KERNELS, host) for run in runs),
+        *(lambda folder=folder: [_every_request(folder, host)]
           for each in found for folder in each.requests),
-        *(lambda path=path, own=own: replay_static(path, own, STATIC_KERNELS)
+        *(lambda path=path, own=own: replay_static(path, own, STATIC_KERNELS, host)
           for path, (own, _) in tables.items()),
     ]  # fmt: skip
     for done, job in enumerate(work, 1):

@@ -89,26 +89,29 @@ def _batch(where: str, row: Mapping[str, Any], device: str) -> StaticBatch:
     )  # fmt: skip
 
 
-def replay_static(path: Path, batches: Sequence[StaticBatch], kernels: str) -> list[Entry]:
+def replay_static(
+    path: Path, batches: Sequence[StaticBatch], kernels: str, host: str | Path | None = None
+) -> list[Entry]:
     """Cost the batches of a table; one entry a batch."""
-    return [_entry(path.parent, b, kernels) for b in batches]
+    options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host))
+    return [_entry(path.parent, b, options) for b in batches]
 
 
-def _entry(folder: Path, batch: StaticBatch, kernels: str) -> Entry:
-    d = _deployment(folder, batch, kernels)
+def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> Entry:
+    d = _deployment(folder, batch, options)
     simulated = static_times(d, batch.lengths, batch.output_tokens)
-    costs = f"{d.system.name}, {kernels} kernels"
+    costs = f"{d.system.name}, {options.framework} kernels"
     own = {name: simulated[name] for name in batch.measured}
     return Entry(batch.name, None, batch.measured, own, costs)
 
 
-def _deployment(folder: Path, batch: StaticBatch, kernels: str) -> Deployment:
+def _deployment(folder: Path, batch: StaticBatch, options: DeployOptions) -> Deployment:
     beside = folder / "models" / batch.model
     model, system = load(
         beside if beside.is_dir() else batch.model, load_system(f"{batch.device}-x{batch.tp}"),
         batch.dtype,
     )  # fmt: skip
-    return deployed(model, system, replace(DeployOptions(), framework=kernels, tp=batch.tp))
+    return deployed(model, system, replace(options, tp=batch.tp))
 
 
 def static_times(d: Deployment, lengths: Sequence[int], output_tokens: int) -> dict[str, float]:

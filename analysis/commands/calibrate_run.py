@@ -1,0 +1,39 @@
+"""``opbyte calibrate run``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .calibrate import calibrate_app
+from .io import folder, parent_of, show
+from .options import Json, count, real
+
+
+@calibrate_app.command("run")
+def calibrate_run_command(
+    run: Annotated[str, typer.Argument(metavar="DIR", help="Folder of one measured run.")],
+    free: Annotated[
+        str, typer.Option(metavar="NAMES", help="Up to three of link, latency and host.")
+    ] = "link,host",
+    host: Annotated[
+        str | None, typer.Option(metavar="HOST", help="What to start from (list hosts), or a file.")
+    ] = None,
+    part: Annotated[float, real("Share of the run, by time, to fit; the rest is held out.")] = 1.0,
+    seed: Annotated[int, count("Seed of the draws that intervals come from.")] = 0,
+    as_json: Json = False,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The host's file (YAML) to write.")
+    ] = None,
+) -> None:
+    """Fit how a host connects its GPUs to one measured run; --out writes the host's file."""
+    from ..validate.hosts import calibrate_run
+
+    with folder(parent_of(out, "--out")) as files:
+        result = calibrate_run(run, free, host=host, part=part, seed=seed)
+        if files and out:
+            files.text(os.path.basename(out), result.yaml(Path(out)))
+    show(result, as_json)

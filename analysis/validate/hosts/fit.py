@@ -1,0 +1,235 @@
+"""A few numbers of a host from a run's residuals, each with an 80 % interval.
+
+A simulated run answers a small change of a number by much in single requests: one that is admitted a
+step later meets other company. So the run is simulated at several points around the present numbers,
+a line is laid through the residuals of every request, and the numbers are moved to where the lines are
+least off (weighted, residuals far from the others counting less, after Huber), until they stay.
+
+Intervals come from drawing the groups of residuals and the points anew, with replacement, and from
+what is wrong with all steps alike: the modelled kernels are a few percent off (`answers.interval.BETWEEN`), and a fit puts
+that on the host. A number that this leaves without meaning is not one that the run tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from ....workloads.errors import InputError
+from ...answers.interval import BETWEEN, LEVEL
+from .measured import Compared
+
+F8 = npt.NDArray[np.float64]
+ROUNDS = 5
+DRAWS = 1000
+HUBER = 1.345
+"""Standard deviations beyond which a residual counts less: 95 % as efficient as least squares."""
+POINTS = (10, 14, 18)
+"""Simulations of a round, with one, two and three numbers."""
+REACH = 0.08
+"""Change of a time per output token that the points of a round span on each side."""
+BLIND = 1e-6
+"""Change below which nothing depends on a number."""
+STILL = 0.3
+"""Move, in steps, at which the numbers stay."""
+ALIKE = 0.995
+"""Cosine of the changes that two numbers make, beyond which a run does not tell them apart."""
+WIDEST = 4.0
+"""Quotient of the ends of a positive number's interval beyond which the run does not tell it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """A number that can be fitted.
+
+    Attributes
+    ----------
+    name : str
+        As ``--free`` calls it.
+    field : str
+        Of `HostFitSpec`.
+    title, unit : str
+        For people.
+    start, step : float
+        Without a run, and what differences are taken over; [1] or [s].
+    low, high : float
+        Bounds.
+    """
+
+    name: str
+    field: str
+    title: str
+    unit: str
+    start: float
+    step: float
+    low: float
+    high: float
+
+
+FREE = (
+    Free("link", "link_multiple", "time of collectives over the class's", "", 1.0, 0.1, 0.05, 50.0),
+    Free("latency", "link_latency_s", "latency added to every hop", "us", 0.0, 2e-6, 0.0, 1e-3),
+    Free("host", "step_gap_s", "gap between two steps", "us", 0.0, 1e-4, 0.0, 0.1),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A fitted number and its interval, in SI units."""
+
+    free: Free
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """Numbers, and the run simulated with the starting and with the fitted ones."""
+
+    numbers: tuple[Number, ...]
+    before: Compared
+    after: Compared
+
+
+def fit_numbers(
+    simulate: Callable[[F8], Compared], frees: Sequence[Free], start: F8, seed: int
+) -> Fitted:
+    """Fit numbers to a run.
+
+    Parameters
+    ----------
+    simulate : callable
+        The run with given numbers, shape (k,).
+    frees : sequence of Free, k of them
+    start : float64 array, shape (k,)
+    seed : int
+        Of the points and draws.
+
+    Raises
+    ------
+    InputError
+        A number that the run does not tell.
+    """
+    low, high = (np.array([getattr(f, n) for f in frees]) for n in ("low", "high"))
+    rng = np.random.default_rng(seed)
+    before, at = simulate(start), start.copy()
+    step = _steps(simulate, before, frees, start)
+    for done in range(ROUNDS):
+        around = np.clip(at, low + step / 2, high)
+        points = _points(simulate, around, step, (low, high), rng)
+        off, slopes = _lines(points)
+        weights = _weights(off[before.fitted], off) * before.fitted
+        last, at = at, np.clip(around - step * _solved(off, slopes, weights), low, high)
+        if done and np.abs((at - last) / step).max() < STILL:
+            break
+    _refuse_alike(slopes, weights, frees)
+    draws = around - step * _drawn(before, points, weights, rng)
+    ends = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    numbers = tuple(
+        Number(f, float(x), float(min(a, x)), float(max(b, x)))
+        for f, x, a, b in zip(frees, at, *np.clip(ends, low, high), strict=True)
+    )
+    _refuse_vague(numbers)
+    return Fitted(numbers, before, simulate(at))
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """A run simulated around some numbers: where, in steps, shape (m, k); residuals, shape (m, n)."""
+
+    at: F8
+    residuals: F8
+
+
+def _steps(
+    simulate: Callable[[F8], Compared], before: Compared, frees: Sequence[Free], start: F8
+) -> F8:
+    """Changes of the numbers that make the steps longer by about `REACH`; refuses the idle ones."""
+    out = []
+    for i, free in enumerate(frees):
+        changed = start.copy()
+        changed[i] += free.step
+        found = simulate(changed).residuals - before.residuals
+        effect = abs(float(np.mean(found[before.fitted])))
+        if effect < BLIND:
+            raise InputError(
+                f"--free {free.name}", f"nothing in this run depends on it ({free.title})"
+            )
+        out.append(free.step * min(max(REACH / effect, 0.05), 100.0))
+    return np.array(out)
+
+
+def _points(
+    simulate: Callable[[F8], Compared], around: F8, step: F8, bounds: tuple[F8, F8],
+    rng: np.random.Generator,
+) -> _Points:  # fmt: skip
+    """Simulate at points around some numbers and at their mirror images."""
+    half = rng.uniform(-1.0, 1.0, (POINTS[len(around) - 1] // 2, len(around)))
+    at = np.clip(around + step * np.concatenate([half, -half]), *bounds)
+    return _Points((at - around) / step, np.array([simulate(one).residuals for one in at]))
+
+
+def _lines(points: _Points) -> tuple[F8, F8]:
+    """Residuals in the middle, shape (n,), and their slopes by steps, shape (n, k)."""
+    design = np.column_stack([np.ones(len(points.at)), points.at])
+    found: F8 = np.asarray(
+        np.linalg.lstsq(design, points.residuals, rcond=None)[0], dtype=np.float64
+    )
+    return found[0], found[1:].T
+
+
+def _weights(own: F8, every: F8) -> F8:
+    """What each residual counts, by those that a fit may use."""
+    middle = float(np.median(own))
+    spread = max(float(np.median(np.abs(own - middle))) / 0.6745, 1e-6)
+    out: F8 = 1.0 / np.maximum(np.abs(every - middle) / (HUBER * spread), 1.0)
+    return out
+
+
+def _solved(off: F8, slopes: F8, weights: F8) -> F8:
+    """The change, in steps, that takes residuals away."""
+    normal, right = slopes.T @ (weights[:, None] * slopes), slopes.T @ (weights * off)
+    out: F8 = np.asarray(np.linalg.lstsq(normal, right, rcond=1e-9)[0], dtype=np.float64)
+    return out
+
+
+def _drawn(one: Compared, points: _Points, weights: F8, rng: np.random.Generator) -> F8:
+    """Changes, in steps, with groups and points drawn anew and all steps off alike, (draws, k)."""
+    groups = np.unique(one.group[one.fitted])
+    counts = np.zeros(int(one.group.max()) + 1)
+    out = np.empty((DRAWS, points.at.shape[1]))
+    for i in range(DRAWS):
+        picked = rng.integers(0, len(points.at), len(points.at))
+        off, slopes = _lines(_Points(points.at[picked], points.residuals[picked]))
+        counts[:] = 0.0
+        np.add.at(counts, groups[rng.integers(0, len(groups), len(groups))], 1.0)
+        off = off + BETWEEN * rng.standard_normal()
+        out[i] = _solved(off, slopes, weights * counts[one.group])
+    return out
+
+
+def _refuse_alike(slopes: F8, weights: F8, frees: Sequence[Free]) -> None:
+    """Refuse two numbers of which one does to every request what the other does."""
+    cross = slopes.T @ (weights[:, None] * slopes)
+    size: F8 = np.sqrt(cross.diagonal())
+    for i, j in combinations(range(len(frees)), 2):
+        if cross[i, j] > ALIKE * size[i] * size[j]:
+            raise InputError(
+                f"--free {frees[i].name},{frees[j].name}", "do the same to this run: it cannot tell "
+                "them from each other; free one of them",
+            )  # fmt: skip
+
+
+def _refuse_vague(numbers: Sequence[Number]) -> None:
+    """Refuse a number whose interval says nothing."""
+    for n in numbers:
+        if n.free.low > 0.0 and n.high > WIDEST * n.low:
+            raise InputError(
+                f"--free {n.free.name}", f"this run does not tell it: anything from {n.low:.2g} to "
+                f"{n.high:.2g} would do; too little of its time is theirs",
+            )  # fmt: skip

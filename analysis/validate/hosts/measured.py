@@ -1,0 +1,224 @@
+"""What a measured run says of its host: how far simulated times are off, request by request.
+
+A run whose every request is known gives one residual a request, that of its time per output token;
+one that is known by its stages gives those of each stage's figures, for every draw of its requests.
+Times to a first token are left to the prediction: they are queues rather than steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ....devices.hosts.spec import HostSpec
+from ....devices.spec import SystemSpec
+from ....simulator.serving.record import Requests as Simulated
+from ....simulator.serving.record import Run
+from ....workloads.csvfile import read_whole
+from ....workloads.errors import InputError
+from ..runs.replay import deployment_of, served_draws
+from ..runs.result import KERNELS
+from ..runs.spec import MeasuredRun, find_runs, read_run
+from ..serving import Latencies, Replayed, read_replayed
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+STRETCHES = 16
+"""Stretches of time that a run's requests are resampled by: those of one ran beside each other."""
+STEPS = ("tpot", "itl")
+"""Figures of a stage that its steps decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A run simulated in one host.
+
+    Attributes
+    ----------
+    residuals : float64 array, shape (n,)
+        Logarithms of simulated over measured seconds.
+    group : int64 array, shape (n,)
+        Residuals of one group rise and fall together.
+    fitted : bool array, shape (n,)
+        Those that a fit may use; the others are held out.
+    figures : mapping of str to (float, float)
+        Measured and simulated seconds of each figure.
+    shares : mapping of str to float
+        Of the steps' time: "link", that of collectives.
+    """
+
+    residuals: F8
+    group: I8
+    fitted: npt.NDArray[np.bool_]
+    figures: Mapping[str, tuple[float, float]]
+    shares: Mapping[str, float]
+
+
+class Measured(Protocol):
+    """A measured run, ready to be simulated in any host."""
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+
+    @property
+    def system(self) -> SystemSpec:
+        """What it ran on."""
+
+    def compared(self, host: HostSpec) -> Compared:
+        """The run simulated in a host, against what was measured."""
+
+
+def read_measured(path: Path, part: float = 1.0) -> Measured:
+    """Read the run of a folder, in any of the forms that ``opbyte validate runs`` takes.
+
+    Parameters
+    ----------
+    part : float
+        Share of the run, by the time of sending, whose requests a fit may use.
+
+    Raises
+    ------
+    InputError
+        No run, several, or one that `part` cannot cut.
+    """
+    if not path.is_dir():
+        raise InputError(path, "is no folder of a run")
+    found = find_runs(path)
+    folders = [*found.runs, *found.requests]
+    if len(folders) != 1:
+        raise InputError(path, f"holds {len(folders)} runs; a host is fitted to one of them")
+    if found.requests:
+        folder = found.requests[0]
+        known = read_replayed(folder, (folder / "kernels").is_dir())
+        return ByRequest(folder.name, known.system, known, part)
+    run = read_run(found.runs[0])
+    system = deployment_of(run, KERNELS)[0].system
+    if run.requests is not None:
+        return Recorded(run.name, system, run, part)
+    if part < 1.0:
+        raise InputError("--part", f"needs recorded requests; {run.name} is known by its stages")
+    return ByStage(run.name, system, run)
+
+
+@dataclass(frozen=True, slots=True)
+class ByRequest:
+    """A run of which the engine's stamps of every request are known."""
+
+    name: str
+    system: SystemSpec
+    known: Replayed
+    part: float
+
+    def compared(self, host: HostSpec) -> Compared:
+        served, t = self.known.served(host), self.known.table
+        queued, tokens, out = t.queued_s, t.output_tokens, served.requests
+        measured = Latencies.of(queued, t.first_token_s, t.last_token_s, tokens)
+        simulated = Latencies.of(queued, out.first_token_s, out.last_token_s, tokens)
+        told = measured.statistics()
+        figures = {k: (told[k], x) for k, x in simulated.statistics().items()}
+        return _requests(queued, measured.tpot, simulated.tpot, self.part, figures, served)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A run that `opbyte record` wrote: a client's stamps of every request."""
+
+    name: str
+    system: SystemSpec
+    run: MeasuredRun
+    part: float
+
+    def compared(self, host: HostSpec) -> Compared:
+        d, settings = deployment_of(self.run, KERNELS, host)
+        ((metrics, served),) = served_draws(self.run, d, settings, 1)
+        out = served.requests
+        measured = self._tpot(out)
+        figures = {k: (x, metrics[0][k]) for k, x in self.run.measured[0].items()}
+        return _requests(out.arrival_s, measured, _tpot(out), self.part, figures, served)
+
+    def _tpot(self, out: Simulated) -> F8:
+        """Measured seconds per output token, in the order of the simulated requests; NaN without."""
+        assert self.run.requests is not None
+        names = ("request_id", "first_token_s", "last_token_s", "output_tokens")
+        columns = read_whole(self.run.requests, names)
+        ids, first, last, tokens = (np.array([_number(c) for c in columns[n].cells]) for n in names)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            tpot = np.where(tokens > 1, (last - first) / (tokens - 1), np.nan)
+        order = np.argsort(ids, kind="stable")
+        at = order[np.searchsorted(ids[order], out.request_id)]
+        return tpot[at]
+
+
+@dataclass(frozen=True, slots=True)
+class ByStage:
+    """A run that is known by its load and the figures of its stages."""
+
+    name: str
+    system: SystemSpec
+    run: MeasuredRun
+    draws: int = 3
+
+    def compared(self, host: HostSpec) -> Compared:
+        d, settings = deployment_of(self.run, KERNELS, host)
+        drawn = list(served_draws(self.run, d, settings, self.draws))
+        residuals, group = [], []
+        for i, (metrics, _) in enumerate(drawn):
+            for s, told in enumerate(self.run.measured):
+                for name, value in told.items():
+                    if name.startswith(STEPS):
+                        residuals.append(np.log(metrics[s][name] / value))
+                        group.append(i * len(self.run.measured) + s)
+        figures = {
+            f"{name} of stage {s}": (value, float(np.mean([m[s][name] for m, _ in drawn])))
+            for s, told in enumerate(self.run.measured)
+            for name, value in told.items()
+        }
+        return Compared(
+            np.array(residuals), np.array(group, dtype=np.int64),
+            np.ones(len(residuals), dtype=bool), figures, _shares(drawn[0][1]),
+        )  # fmt: skip
+
+
+def _requests(
+    sent: F8, measured: F8, simulated: F8, part: float, figures: Mapping[str, tuple[float, float]],
+    served: Run,
+) -> Compared:  # fmt: skip
+    """Residuals of requests with more than one token, in stretches of the time they were sent in."""
+    there = np.isfinite(measured) & (measured > 0.0) & (simulated > 0.0)
+    if not there.any():
+        raise InputError(served.workload, "has no request of more than one token")
+    order = np.argsort(sent[there], kind="stable")
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    span = float(np.ptp(sent[there])) or 1.0
+    used = sent[there] - sent[there].min() <= part * span
+    group = ranks * STRETCHES // len(ranks)
+    logs = np.log(simulated[there] / measured[there])
+    return Compared(logs, group, used, figures, _shares(served))
+
+
+def _tpot(out: Simulated) -> F8:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = (out.last_token_s - out.first_token_s) / (out.output_tokens - 1)
+        return np.where(out.output_tokens > 1, gap, np.nan)
+
+
+def _shares(served: Run) -> dict[str, float]:
+    """Share of the ops' time that collectives inside a node take."""
+    total = sum(op.wall_s for op in served.ops)
+    links = sum(op.wall_s for op in served.ops if op.layer == "communication")
+    return {"link": links / total if total else 0.0}
+
+
+def _number(cell: object) -> float:
+    """A cell of a request; what a request lacks, since it failed, is NaN."""
+    try:
+        return float(str(cell))
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,162 @@
+"""Hosts by name or file, and the one that a system stands in.
+
+A host's file has ``kind: host``, a ``name`` and a ``link:`` block (`spec.HostLinkSpec`), units in the
+keys and a source for every number as in a device's; ``extends: NAME`` starts from a class of the
+catalog. A device whose description names a class under ``host:`` is taken to stand in one where nobody
+says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ...workloads.errors import InputError, SpecError, nearest
+from ...workloads.shown import Sources
+from ...workloads.specfile import Description, build, describe, load_description
+from ..spec import LinkSpec, SystemSpec
+from .spec import HostSpec
+
+IDENTITY = ("name", "title")
+"""Keys that ``extends`` does not hand down."""
+PCIE = "pcie"
+"""What the names of links over PCIe begin with."""
+
+
+@cache
+def _files() -> dict[str, Path]:
+    folder = Path(str(files("opbyte.devices") / "specs" / "hosts"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def list_hosts() -> list[str]:
+    """Names of the catalog's classes, sorted."""
+    return list(_files())
+
+
+def load_host(name_or_path: str | Path) -> tuple[HostSpec, dict[str, str]]:
+    """A class of the catalog, by name, or a file, with the source of every number.
+
+    Raises
+    ------
+    SpecError
+        No such class or file, or a file that is no host's.
+
+    Examples
+    --------
+    >>> load_host("pcie-host")[0].link.peer_access
+    False
+    """
+    text = os.fspath(name_or_path)
+    if text.lower() in _files():
+        return _read(_files()[text.lower()])
+    if not (text.lower().endswith((".yaml", ".yml")) or os.sep in text or "/" in text):
+        raise SpecError(
+            repr(text), f"unknown host{nearest(text, list_hosts())}; a file's name ends in .yaml"
+        )
+    path = Path(text)
+    spec, sources = _read(path)
+    if spec.name in _files():
+        raise SpecError(f"{path}: name", f"{spec.name!r} is a class of the catalog; choose another")
+    return spec, sources
+
+
+def host_in(given: Any, path: Path, table: Mapping[str, str]) -> tuple[HostSpec, dict[str, str]]:
+    """The host under ``host:`` of a system's file `path`: a name, a path beside it, or a description."""
+    if isinstance(given, dict):
+        spec, sources = _built(describe(given, path, _find, IDENTITY, table))
+    elif isinstance(given, str):
+        spec, sources = load_host(given if given.lower() in _files() else path.parent / given)
+    else:
+        raise SpecError(f"{path}: host", "must be a name, a path or a host's description")
+    return spec, {f"host.{key}": source for key, source in sources.items()}
+
+
+def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemSpec:
+    """The system in a host; as it is without one.
+
+    Raises
+    ------
+    InputError
+        The host describes links of another kind than the device's.
+    """
+    if host is None:
+        return system
+    spec = host if isinstance(host, HostSpec) else load_host(host)[0]
+    own, link = spec.link, system.device.link
+    if own.bandwidth_bytes_per_s is None and (own.medium == PCIE) != link.name.startswith(PCIE):
+        raise InputError(
+            f"--host {spec.name}", f"describes links over {own.medium}, but that of "
+            f"{system.device.name} is {link.name}; a host's file with bandwidth_GBps fits any device",
+        )  # fmt: skip
+    return system.model_copy(update={"host": spec})
+
+
+def host_of(system: SystemSpec) -> HostSpec | None:
+    """The host that a system stands in: the one it names, else the class that its device names."""
+    if system.host is not None:
+        return system.host
+    return None if system.device.host is None else load_host(system.device.host)[0]
+
+
+def host_sources(system: SystemSpec, host: str | Path | None = None) -> dict[str, str]:
+    """Source of every number of the host, by its path below ``host``; without what the system's file says.
+
+    Parameters
+    ----------
+    host : str or Path, optional
+        What an option names instead of the system or its device.
+    """
+    named = system.device.host if host is None and system.host is None else host
+    return {} if named is None else {f"host.{k}": s for k, s in load_host(named)[1].items()}
+
+
+def link_of(system: SystemSpec) -> LinkSpec:
+    """The link inside a node, as the system's host has it; what collectives without rows cost."""
+    link, host = system.device.link, host_of(system)
+    if host is None or host.plain:
+        return link
+    own, nominal = host.link, host.link.bandwidth_bytes_per_s
+    rate = (nominal or link.bandwidth_bytes_per_s) * (own.rate or 1.0) / host.multiple
+    return link.model_copy(
+        update={
+            "name": link.name if nominal is None else host.name,
+            "bandwidth_bytes_per_s": rate,
+            "latency_s": link.latency_s * host.multiple + host.hop_s,
+        }
+    )
+
+
+@cache
+def _catalog(path: Path) -> tuple[HostSpec, dict[str, str]]:
+    return _built(load_description(path, _find, IDENTITY))
+
+
+def _read(path: Path) -> tuple[HostSpec, dict[str, str]]:
+    if path in _files().values():
+        spec, sources = _catalog(path)
+    else:
+        spec, sources = _built(load_description(path, _find, IDENTITY))
+    return spec, Sources(sources)
+
+
+def _built(description: Description) -> tuple[HostSpec, dict[str, str]]:
+    """A checked host; its tables lie relative to the file."""
+    spec, sources = build(HostSpec, description)
+    tables = tuple(str(description.path.parent / name) for name in spec.link.tables)
+    link = spec.link.model_copy(update={"tables": tables})
+    return spec.model_copy(update={"link": link}), sources
+
+
+def _find(text: str, path: Path) -> Path:
+    """Turn the text after ``extends:`` in the file `path` into a path."""
+    if text.lower() in _files():
+        return _files()[text.lower()]
+    beside = path.parent / text
+    if not beside.is_file():
+        raise SpecError(f"{path}: extends", f"unknown host {text!r}{nearest(text, list_hosts())}")
+    return beside

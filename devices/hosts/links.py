@@ -1,0 +1,273 @@
+"""Collectives of calibrated devices as a host's links carry them.
+
+The device's own rows were timed in some host; what another makes of the links comes on top. A time
+here is that of the device's formula with the host's rate and chunks, never below what the device's
+rows say where the host's link is no faster, so that no class beats the one above it: without peer
+access a collective takes as long as the library's ring *and* as long as the framework's own kernel
+would, whichever is more. Tables of the host itself come first; then the fitted numbers apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Table, read_tables
+from ...workloads.ops import Op
+from ..calibrated.allreduce import ALLREDUCE, LIBRARY, X_OWN
+from ..calibrated.collectives import KINDS
+from ..calibrated.family import Family
+from ..calibrated.hardware import H_LINK_BANDWIDTH
+from ..calibrated.kernel_sets import LINKS
+from ..calibrated.model import CalibratedModel, Model
+from ..calibrated.terms import O_BOUND, O_COMPUTE, O_FIXED, O_FLOOR_LINK, O_MEMORY, O_SECONDS
+from ..cost import BOUNDS, Cost, Evidence, Roof, bound_code
+from ..link import collective
+from ..prices import PriceRow, Probe, by_count
+from ..ratios import Ratios
+from .spec import HostSpec, SpreadSpec
+
+F8 = npt.NDArray[np.float64]
+WHERE = "links within a node"
+"""What errors of a host's links are of: they go together, whatever the collective."""
+TABLE_KINDS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "send_recv": "send_recv",
+               "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all"}  # fmt: skip
+"""Collective as tables name it -> kind of op."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Seconds of one collective among so many ranks by its bytes, both increasing, shape (n,)."""
+
+    moved: F8
+    seconds: F8
+
+    def at(self, moved: F8, model: F8, edges: F8) -> F8:
+        """Linear between measured sizes; outside, the model scaled to meet the nearest.
+
+        Parameters
+        ----------
+        model : float64 array, shape (m,)
+            The model's seconds at `moved`.
+        edges : float64 array, shape (2,)
+            The model's at the first and the last measured size.
+        """
+        inside = np.interp(moved, self.moved, self.seconds)
+        below = model * self.seconds[0] / edges[0]
+        above = model * self.seconds[-1] / edges[1]
+        out: F8 = np.where(
+            moved < self.moved[0], below, np.where(moved > self.moved[-1], above, inside)
+        )
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class HostedLinks:
+    """A `KernelModel` of the collectives inside one node of a host.
+
+    Attributes
+    ----------
+    base : CalibratedModel
+        The device's own model.
+    host : HostSpec
+    assumed : bool
+        Nobody named the host: it is the class that the device's description names.
+    timed : mapping of (str, int) to Timed
+        By kind of op and ranks.
+    rows : int
+        Rows of those tables.
+    """
+
+    base: CalibratedModel
+    host: HostSpec
+    assumed: bool
+    timed: Mapping[tuple[str, int], Timed]
+    rows: int = 0
+
+    def knows(self, op: Op) -> bool:
+        return op.kind in ("all_reduce", *KINDS) and self.base.knows(op)
+
+    def cost(self, op: Op) -> Cost:
+        known = self.base.cost(op)
+        x = self._quantities(op)
+        seconds, compute, memory, fixed, bound = self._priced(op, x[None])[:, 0]
+        return replace(
+            known, seconds=float(seconds), compute_s=float(compute), memory_s=float(memory),
+            fixed_s=float(fixed), bound=BOUNDS[int(bound)],
+        )  # fmt: skip
+
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        return replace(
+            self.base.row(op, probe), curve=by_count(op, probe, self._quantities, self._curve)
+        )
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        if not ops:
+            return []
+        own, fit = self.host.link, self.host.fitted
+        if self.host.link_fitted and fit is not None:
+            return [Evidence("host's links", WHERE, "fitted", None, own.rows, why=f"a run: {fit.run}",
+                             ratios=self._fit_ratios())]  # fmt: skip
+        if all(self._timed(op) is not None for op in ops):
+            return [Evidence("tables of the host", WHERE, "measured", None, self.rows)]
+        if own.spread is None:  # as the device's rows have it
+            return self.base.evidence(ops)
+        named = "assumed: no host is named, class" if self.assumed else "class"
+        ratios = self._spread(ops, own.spread)
+        return [
+            Evidence("host's links", WHERE, "transferred", ratios.median_error, own.rows,
+                     why=f"{named} {self.host.name}: {own.rests_on}", ratios=ratios)
+        ]  # fmt: skip
+
+    def roof(self, dtype: str) -> Roof:
+        return self.base.roof(dtype)
+
+    def of_family(self, family: Family, x: F8) -> F8:
+        """Seconds of rows of a family's quantities in the host's class, without what was fitted to it."""
+        return self._by_class(self.base.models[family.kinds[0]], x)[:, O_SECONDS]
+
+    def _quantities(self, op: Op) -> F8:
+        x = self.base.quantities(op)
+        assert x is not None
+        return x
+
+    def _curve(self, op: Op, x: F8) -> tuple[F8, F8]:
+        out = self._priced(op, x)
+        return out[0], out[4]
+
+    def _priced(self, op: Op, x: F8) -> F8:
+        """Seconds, arithmetic, wire, fixed costs and code of the bound; shape (5, n)."""
+        price = self._by_class(self.base.models[op.kind], x)
+        seconds, compute, memory, fixed = (
+            price[:, c] for c in (O_SECONDS, O_COMPUTE, O_MEMORY, O_FIXED)
+        )
+        timed = self._timed(op)
+        if timed is not None:
+            ends = np.repeat(x[:1], 2, axis=0)
+            ends[:, 0] = timed.moved[[0, -1]]
+            edges = self._by_class(self.base.models[op.kind], ends)[:, O_SECONDS]
+            told = timed.at(x[:, 0], seconds, edges)
+            memory = memory * told / np.maximum(seconds, 1e-300)
+            seconds = told
+        there = seconds > 0.0
+        added = np.where(there, self.host.hop_s * self._hops(op), 0.0)
+        floor, multiple = price[:, O_FLOOR_LINK], self.host.multiple
+        seconds = np.maximum(seconds * multiple, floor) + added
+        memory = np.maximum(memory * multiple, np.where(there, floor, 0.0))
+        fixed = fixed * multiple + added
+        if self.host.plain and timed is None:
+            return np.array([seconds, compute, memory, fixed, price[:, O_BOUND]])
+        bound = bound_code(seconds, compute, memory, fixed)
+        return np.array([seconds, compute, memory, fixed, bound])
+
+    @staticmethod
+    def _hops(op: Op) -> float:
+        return collective(op.kind, int(op.shape["ranks"])).hops
+
+    def _timed(self, op: Op) -> Timed | None:
+        return self.timed.get((op.kind, int(op.shape["ranks"])))
+
+    def _by_class(self, model: Model, x: F8) -> F8:
+        """Prices in the host's class; columns as in `calibrated.terms`."""
+        own, link = model.prices(x), self.host.link
+        nominal = link.bandwidth_bytes_per_s
+        if link.peer_access and not (link.rate or link.chunks or nominal):
+            return own
+        h = model.h.copy()
+        if nominal is not None:
+            h[H_LINK_BANDWIDTH] = nominal
+        values = self._parameters(model)
+        found = model.family.prices(values, h, x)
+        if model.family is ALLREDUCE and not link.peer_access:
+            library = x.copy()
+            library[:, X_OWN] = LIBRARY
+            found = _slower(found, model.family.prices(values, h, library))
+        # A link faster than the device's own, such as a bridge between two cards, may be quicker.
+        return found if h[H_LINK_BANDWIDTH] > model.h[H_LINK_BANDWIDTH] else _slower(found, own)
+
+    def _parameters(self, model: Model) -> F8:
+        """The device's parameters with the host's rate and chunks.
+
+        The rate is that of all-reduces; other collectives lose as much of theirs.
+        """
+        own, reduce = self.host.link, self.base.models["all_reduce"].known.fit.values
+        values = model.known.fit.values.copy()
+        for i, parameter in enumerate(model.family.parameters):
+            if parameter.name.startswith("link_") and own.rate is not None:
+                values[i] *= min(1.0, own.rate / reduce[ALLREDUCE.index(parameter.name)])
+            elif parameter.name in ("chunks", "exchange_chunks"):
+                values[i] = max(values[i], own.chunks)
+        return values
+
+    def _spread(self, ops: Sequence[Op], spread: SpreadSpec) -> Ratios:
+        """How far hosts of the class lie apart in these calls: more in large ones than in small."""
+
+        def logs(rate: float) -> F8:
+            link = self.host.link.model_copy(update={"rate": rate})
+            other = replace(self, host=self.host.model_copy(update={"link": link}))
+            return np.log([other.cost(op).seconds / self.cost(op).seconds for op in ops])
+
+        return Ratios(float(logs(spread.fast_rate).min()), 0.0, float(logs(spread.slow_rate).max()))
+
+    def _fit_ratios(self) -> Ratios | None:
+        """How far off fitted links are: the interval of the multiple, or of the latency if alone."""
+        fit = self.host.fitted
+        number = None if fit is None else fit.link_multiple
+        if number is None or number.low <= 0.0:
+            return None
+        low, high = np.log(number.low / number.value), np.log(number.high / number.value)
+        return Ratios(float(low), 0.0, float(high))
+
+
+def _slower(one: F8, other: F8) -> F8:
+    """Rows of prices, of each pair the one that takes longer."""
+    out: F8 = np.where((one[:, O_SECONDS] >= other[:, O_SECONDS])[:, None], one, other)
+    return out
+
+
+def hosted(
+    base: CalibratedModel, host: HostSpec | None, assumed: bool
+) -> CalibratedModel | HostedLinks:
+    """Collectives of a device in a host; the device's own without one.
+
+    Raises
+    ------
+    InputError
+        Tables of the host that cannot be read, or hold no collective.
+    """
+    if host is None:
+        return base
+    timed, rows = _tables(host)
+    return HostedLinks(base, host, assumed, timed, rows)
+
+
+def _tables(host: HostSpec) -> tuple[dict[tuple[str, int], Timed], int]:
+    """Measured collectives of the host itself, rows of one size by their median."""
+    if not host.link.tables:
+        return {}, 0
+    read, _ = read_tables(host.link.tables)
+    own = [table for name, table in read.items() if name in LINKS]
+    held: dict[tuple[str, int], dict[float, list[float]]] = {}
+    for table in own:
+        for kind, ranks, moved, seconds in _rows(table):
+            held.setdefault((kind, ranks), {}).setdefault(moved, []).append(seconds)
+    if not held:
+        raise InputError(f"tables of host {host.name}", "hold no rows of allreduce or collectives")
+    return {key: _curve(points) for key, points in held.items()}, sum(map(len, own))
+
+
+def _rows(table: Table) -> list[tuple[str, int, float, float]]:
+    kinds = [TABLE_KINDS[str(name).partition(":")[2]] for name in table["kernel"]]
+    columns = (table[c].tolist() for c in ("ranks", "bytes", "measured_s"))
+    return [(k, int(r), float(b), float(s)) for k, r, b, s in zip(kinds, *columns, strict=True)]
+
+
+def _curve(points: Mapping[float, list[float]]) -> Timed:
+    """A curve that never falls: more bytes take no less, whatever a late rank did to smaller ones."""
+    sizes = sorted(points)
+    medians = np.array([np.median(points[size]) for size in sizes])
+    return Timed(np.array(sizes), np.maximum.accumulate(medians))

@@ -1,0 +1,123 @@
+"""Schema of a host's file: what a machine makes of the links between its devices."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ...workloads.specfile import Spec
+from ..fields import Fraction, NonNegative, Positive
+
+WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
+
+
+class SpreadSpec(Spec):
+    """Rates between which 8 of 10 hosts of a class lie."""
+
+    slow_rate: Fraction
+    fast_rate: Fraction
+
+
+class FittedSpec(Spec):
+    """One number fitted to a measured run, and the ends of its 80 % interval."""
+
+    value: NonNegative
+    low: NonNegative
+    high: NonNegative
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FittedSpec:
+        if not self.low <= self.value <= self.high:
+            raise ValueError("must have low <= value <= high")
+        return self
+
+
+class HostLinkSpec(Spec):
+    """The links between the devices of a node.
+
+    `medium` says whose links it describes: those of devices on NVLink and its like, or on PCIe.
+    Where `bandwidth_bytes_per_s` is given, one way of one device, it replaces what the device's
+    description says, and the medium may be another.
+
+    Without `peer_access` devices do not read each other's memory: all goes through buffers of the
+    host, and frameworks' own kernels, which need it, give way to the library. A library's ring then
+    gets at most `rate` of the link, and pays at least `chunks` for pipelining through the buffers
+    (parameters ``link_2`` to ``link_8`` and ``chunks`` of `calibrated.allreduce`); a device whose own
+    rows are slower keeps those.
+
+    `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the
+    class lie apart. `tables` are kernel tables of collectives timed on this very host, relative to
+    the file; they come first.
+    """
+
+    medium: Literal["nvlink", "pcie"]
+    peer_access: bool
+    rests_on: str
+    rows: Annotated[int, Field(ge=0)] = 0
+    bandwidth_bytes_per_s: Positive | None = None
+    rate: Fraction | None = None
+    chunks: NonNegative = 0.0
+    spread: SpreadSpec | None = None
+    tables: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _within_spread(self) -> HostLinkSpec:
+        spread = self.spread
+        if spread is not None and not (spread.slow_rate <= (self.rate or 0.0) <= spread.fast_rate):
+            raise ValueError("spread needs a rate, with slow_rate <= rate <= fast_rate")
+        return self
+
+
+class HostFitSpec(Spec):
+    """What a measured run said of a host; see `analysis.validate.hosts`.
+
+    `link_multiple` scales the time of every collective, `link_latency_s` is added for each of its
+    hops, and `step_gap_s` is what devices wait between two steps, whatever scheduling hides.
+    """
+
+    run: str
+    link_multiple: FittedSpec | None = None
+    link_latency_s: FittedSpec | None = None
+    step_gap_s: FittedSpec | None = None
+
+
+class HostSpec(Spec):
+    """A machine around the devices of a node: a class of the catalog, or one host as it was measured."""
+
+    kind: Literal["host"]
+    name: Annotated[str, Field(pattern=WORD, max_length=80)]
+    title: str = ""
+    link: HostLinkSpec
+    fitted: HostFitSpec | None = None
+
+    @property
+    def multiple(self) -> float:
+        """Factor on the time of collectives."""
+        fit = self.fitted
+        return 1.0 if fit is None or fit.link_multiple is None else fit.link_multiple.value
+
+    @property
+    def hop_s(self) -> float:
+        """Additional latency of a hop [s]."""
+        fit = self.fitted
+        return 0.0 if fit is None or fit.link_latency_s is None else fit.link_latency_s.value
+
+    @property
+    def gap_s(self) -> float:
+        """What devices wait between two steps [s]."""
+        fit = self.fitted
+        return 0.0 if fit is None or fit.step_gap_s is None else fit.step_gap_s.value
+
+    @property
+    def link_fitted(self) -> bool:
+        """Whether a run said how fast its links are."""
+        fit = self.fitted
+        return fit is not None and (fit.link_multiple, fit.link_latency_s) != (None, None)
+
+    @property
+    def plain(self) -> bool:
+        """Whether collectives are just as the device's description and rows have them."""
+        own = self.link
+        as_described = own.peer_access and not (own.rate or own.chunks or own.tables)
+        return as_described and own.bandwidth_bytes_per_s is None and not self.link_fitted
