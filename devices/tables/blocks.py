@@ -11,7 +11,9 @@ module restates how the kernel deals its blocks and plays them through:
   head, sequence.
 - Running blocks share the memory evenly, but none is faster than a block alone.
 - A call that serves prompts beside decodes packs no heads: each query head of each sequence is a block
-  for every 64 new tokens, none is split, and the heads of a group read their keys from the memory once.
+  for every 64 new tokens, and none is split. Head after head starts, so the heads of a group find
+  their keys in the last-level cache if it holds those of one head of all sequences, else they read them
+  from the memory again.
 
 Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and
 `set_params_splitkv` (flash_api.cpp), `run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch`
@@ -26,16 +28,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
+from ..calibrated.terms import resident
 from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
 (P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START,
- P_BLOCK) = range(10)  # fmt: skip
+ P_BLOCK, P_CACHED) = range(11)  # fmt: skip
 """Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each;
 keys of a tile; whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
-together, when the memory is the limit; seconds of a call; and what a block takes beside its keys, in
-keys."""
+together, when the memory is the limit; seconds of a call; what a block takes beside its keys, in keys;
+and keys of a head that the last-level cache holds."""
 
 ABSENT = np.zeros(0)
 """Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
@@ -128,11 +131,12 @@ def fit_blocks(
             return None
     asked, times = np.ascontiguousarray(points[rows]), seconds[rows]
     group = heads / kv_heads
-    p = np.array([cores, places, kv_heads, group, tile_of(dim), group > 1, alone, 0, 0, 0.0])
+    cached = spec.memory.cache_bytes / (2 * dim * VALUE_BYTES)
+    p = np.array([cores, places, kv_heads, group, tile_of(dim), group > 1, alone, 0, 0, 0, cached])
     out, heap, prompt = np.empty(len(times)), np.empty(places), np.empty((2, 1))
 
     def error(x: F8) -> F8:
-        p[first:] = np.exp(x)
+        p[first:P_CACHED] = np.exp(x)
         _equal_rows(p, asked, out, heap, prompt)
         logarithm: F8 = np.log(out / times)
         return logarithm
@@ -284,8 +288,15 @@ def joint_seconds(
     places, heads, shared = int(p[P_PLACES]), int(p[P_HEADS]), p[P_SHARED]
     if p[P_GROUP] * heads * count > MANY * places:
         places = max(int(places / p[P_GROUP]), 1)
+        blocks, once = p[P_GROUP], 1.0
     else:
-        heads, shared = int(p[P_GROUP] * heads), shared / p[P_GROUP]
+        heads, blocks, once = int(p[P_GROUP] * heads), 1.0, 1.0 / p[P_GROUP]
+    total = mean * count
+    if mean <= 0.0:
+        for j in range(count):
+            total += contexts[j]
+    kept = resident(total, p[P_CACHED])
+    shared *= kept * once + (1.0 - kept) * blocks
     for i in range(places):
         heap[i] = 0.0
     for _ in range(heads):

@@ -30,6 +30,7 @@ from ...devices.calibrated.formulas import (
     U_DECODES,
     U_KV,
     U_PAIRS,
+    U_PROMPTS,
     U_TOKENS,
     WIDTH,
     decode_price,
@@ -215,7 +216,7 @@ def _op_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit: in
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
     tokens, pairs = 0.0, 0.0
     if code in (DECODE, MIXED_DECODE):
-        seconds, limit = decode_price(parameters, h, x, batch, kv)
+        seconds, limit = decode_price(parameters, h, x, batch, kv, _form(forms[U_PROMPTS], m))
     else:
         tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
         if code == MLA:

@@ -20,6 +20,7 @@ from opbyte.devices.catalog import load_device
 from opbyte.devices.tables.blocks import (
     P_ALONE,
     P_BLOCK,
+    P_CACHED,
     P_CORES,
     P_GROUP,
     P_HEADS,
@@ -57,7 +58,7 @@ def joint(p: F8, contexts: F8, mean: float, prompts: F8, heap: F8) -> float:
 
 
 def parameters(cores: int = 6, heads: int = 2, split: bool = True) -> F8:
-    return np.array([cores, cores, heads, 4, 128, split, 2e-8, 5e-9, 1e-5, 40.0])
+    return np.array([cores, cores, heads, 4, 128, split, 2e-8, 5e-9, 1e-5, 40.0, 9e3])
 
 
 def obvious_parts(p: F8, blocks: int, tiles: int) -> int:
@@ -123,11 +124,12 @@ def test_calls(contexts: list[int], padding: int, cores: int, heads: int) -> Non
 def obvious_joint(p: F8, contexts: list[float], prompts: list[tuple[int, int]]) -> float:
     """Query heads one by one; as groups, where there are many blocks."""
     heads, group, places = int(p[P_HEADS]), int(p[P_GROUP]), int(p[P_PLACES])
-    shared = float(p[P_SHARED])
+    kept = 1.0 / (1.0 + (sum(contexts) / p[P_CACHED]) ** 4)
+    reads = kept + (1.0 - kept) * group  # of the keys of a group
     if heads * group * len(contexts) > 8 * places:
-        places = max(places // group, 1)
+        places, shared = max(places // group, 1), float(p[P_SHARED]) * reads
     else:
-        heads, shared = heads * group, shared / group
+        heads, shared = heads * group, float(p[P_SHARED]) * reads / group
     tiles = [c + min(seen + 64, new) for new, c in prompts for seen in range(0, new, 64)]
     return float(p[P_START]) + played(p, [*contexts, *tiles] * heads, places, shared)
 
@@ -187,7 +189,7 @@ def table(p: F8) -> tuple[F8, F8]:
 
 
 def test_a_fit_gives_back_what_made_the_table() -> None:
-    p = np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0])
+    p = np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
     fit = fit_blocks(load_device("rtx-pro-6000")[0], SHAPE, *table(p))
     assert fit is not None
     assert fit.error < 1e-3
@@ -197,7 +199,9 @@ def test_a_fit_gives_back_what_made_the_table() -> None:
 
 def test_no_fit_without_its_rows() -> None:
     spec = load_device("rtx-pro-6000")[0]
-    points, seconds = table(np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0]))
+    points, seconds = table(
+        np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
+    )
     decodes = points[:, 0] == 0
     assert fit_blocks(spec, SHAPE, points[decodes], seconds[decodes]) is None
     assert fit_blocks(spec, SHAPE, points[~decodes], seconds[~decodes]) is None
