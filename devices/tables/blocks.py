@@ -115,40 +115,47 @@ def fit_blocks(
     BlockFit or None
         None where the device or its table does not do.
     """
-    from scipy.optimize import least_squares
-
     heads, kv_heads, dim = shape
     cores, places = places_of(spec, dim)
-    rows = (points[:, 0] == 0) & (points[:, 2] >= FEW)
-    decodes = int(rows.sum())
-    if not places or decodes < 8 or (seconds[rows] <= 0).any():
+    own = (points[:, 0] == 0) & (points[:, 2] >= FEW)
+    if not places or own.sum() < 8 or (seconds[own] <= 0).any():
         return None
-    alone, first = _alone(points, seconds, heads, places), P_SHARED
-    if not alone:
-        rows |= _beside(points)
-        first = P_ALONE
-        if rows.sum() == decodes:
+    group, cached = heads / kv_heads, spec.memory.cache_bytes / (2 * dim * VALUE_BYTES)
+    decodes, contexts, times = points[own, 2], points[own, 3], seconds[own]
+    largest = np.argmax(decodes * contexts)
+    shared = times[largest] / (decodes[largest] * kv_heads * contexts[largest])
+    p = np.array(
+        [cores, places, kv_heads, group, tile_of(dim), group > 1, 0.5 * places * shared, shared,
+         times.min(), 0.25 * tile_of(dim), cached]
+    )  # fmt: skip
+    alone = _alone(points, seconds, heads, places)
+    if alone:
+        p[P_ALONE] = alone
+    else:
+        beside = _beside(points)
+        if not beside.any():
             return None
-    asked, times = np.ascontiguousarray(points[rows]), seconds[rows]
-    group = heads / kv_heads
-    cached = spec.memory.cache_bytes / (2 * dim * VALUE_BYTES)
-    p = np.array([cores, places, kv_heads, group, tile_of(dim), group > 1, alone, 0, 0, 0, cached])
-    out, heap, prompt = np.empty(len(times)), np.empty(places), np.empty((2, 1))
+        _fitted(p, P_ALONE, points[own | beside], seconds[own | beside])
+    found = _fitted(p, P_SHARED, points[own], times)
+    return BlockFit(p, float(np.median(np.abs(np.expm1(found)))), len(times))
+
+
+def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
+    """Fit the parameters from `first` on, in place, to rows of equal decodes; logarithms of the errors."""
+    from scipy.optimize import least_squares
+
+    asked, out = np.ascontiguousarray(points), np.empty(len(points))
+    heap, prompt = np.empty(int(p[P_PLACES])), np.empty((2, 1))
 
     def error(x: F8) -> F8:
         p[first:P_CACHED] = np.exp(x)
         _equal_rows(p, asked, out, heap, prompt)
-        logarithm: F8 = np.log(out / times)
+        logarithm: F8 = np.log(out / seconds)
         return logarithm
 
-    own = np.flatnonzero(asked[:, 0] == 0)
-    largest = own[np.argmax(asked[own, 2] * asked[own, 3])]
-    shared = times[largest] / (asked[largest, 2] * kv_heads * asked[largest, 3])
-    start = [0.5 * places * shared, shared, times[own].min(), 0.25 * tile_of(dim)]
-    start = np.log(start[first - P_ALONE :])
+    start = np.log(p[first:P_CACHED])
     fit = least_squares(error, start, method="lm", diff_step=np.full(len(start), 1e-3))
-    seen = np.abs(np.expm1(error(fit.x)))[own]
-    return BlockFit(p, float(np.median(seen)), len(seen))
+    return error(fit.x)
 
 
 def _beside(points: F8) -> npt.NDArray[np.bool_]:
