@@ -63,9 +63,9 @@ PARAMETERS = (
 (P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART,
  P_GROUP, P_MERGE) = range(12)  # fmt: skip
 
-OVERLAP = 8.0
-"""Power of the soft maximum of block work and memory: blocks load their next keys while they compute. With
-3, long caches on H200 ask for all of the nominal bandwidth, with 8 for 0.93 of it, which a copy attains."""
+OVERLAP = 5.0
+"""Power of the soft maximum of block work and memory: blocks load their next keys while they compute, so
+that the two hardly add (with 3, long caches on H200 ask for all of the nominal bandwidth)."""
 XQA_HEADS = 32.0
 """Query heads of a group that TensorRT-LLM's XQA kernel packs at most."""
 NO_LIMIT = 1e9
