@@ -46,6 +46,7 @@ from .hardware import (
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
+from .libraries import HOPPER
 from .terms import (
     COLD,
     GRAPH_COPIES,
@@ -107,6 +108,9 @@ SHARED_WAVES = 0.5
 """How far several tiles on a core at once even out the last, partly filled wave."""
 STORED_BYTES = 4.0
 """Bytes of an accumulator that leaves its core: it is stored after the last step along k."""
+GROUP_ROWS = 64.0
+"""Rows of a tile of warpgroup instructions, which Hopper's products have (PTX ISA, ``wgmma``): few rows
+cost as many. On H20, whose cores are few for its memory, that is most of the time of a decode."""
 MAX_SPLITS = 16.0
 """Most parts that k is split into."""
 CACHE_SHARE = 0.5
@@ -137,7 +141,7 @@ def tiled(
 
     `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
     and operand bytes per second of one core; main memory is left out. A matrix unit computes whole
-    tiles, vector units (`least` 1) only the rows there are.
+    tiles, of `least` rows or more, vector units (`least` 1) only the rows there are.
     """
     best = np.inf
     for t in range(len(TILES_M)):
@@ -147,7 +151,7 @@ def tiled(
         splits = 1.0
         while splits <= MAX_SPLITS:
             depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
-            computed = tm if least > 1.0 else min(m, tm)
+            computed = max(tm, least) if least > 1.0 else min(m, tm)
             math_s = 2.0 * computed * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
             even = max(1.0, tiles * splits / cores)
@@ -194,6 +198,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
+    hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0
     if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
         best = block_tiled(
             m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE]
@@ -211,7 +216,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
             draw / cores,
             p[P_FILL],
             p[P_SPLIT],
-            h[H_ROWS],
+            max(h[H_ROWS], GROUP_ROWS) if hopper else h[H_ROWS],
         )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
