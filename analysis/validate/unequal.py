@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ BOUNDS = BoundsSpec(median_ape=0.04, p90_ape=0.15, median_bias=0.03)
 CALLS = {"llmservingsim": 3.0}
 """Calls whose sum a source's times are: that repository's tables of equal contexts, of the same GPU, hold a
 third of them (1,227 calls of RTX 4090, 3.03 +- 0.05; as many of RTX PRO 6000, 3.00 +- 0.02)."""
+Columns = dict[str, float | npt.NDArray[Any]]
 SHAPE = ("heads_q", "heads_kv", "head_dim")
 AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_context",
         "long_context")  # fmt: skip
@@ -172,8 +174,8 @@ def _added(p: F8, x: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
 
 def by_models(spec: DeviceSpec, table: Table) -> F8:
     """Seconds of each row by the fitted families with vLLM's kernels, at the mean context."""
-    heads = {name: table[name] for name in SHAPE}
-    common = {**heads, "kv_bytes": 2.0, "gap": 1.0}
+    common: Columns = {name: table[name] for name in SHAPE}
+    common |= {"kv_bytes": 2.0, "gap": 1.0}
     decodes, tokens, seen = (table[n] for n in ("decode_seqs", "prefill_tokens", "prefill_context"))
     total = _priced(spec, "attention_decode", len(table), {
         **common, "batch": decodes, "keys": table["mean_context"] + 1.0, "copies": COLD,
@@ -186,9 +188,7 @@ def by_models(spec: DeviceSpec, table: Table) -> F8:
     return total + prompts
 
 
-def _priced(
-    spec: DeviceSpec, name: str, count: int, columns: dict[str, float | npt.NDArray[np.generic]]
-) -> F8:
+def _priced(spec: DeviceSpec, name: str, count: int, columns: Columns) -> F8:
     """Seconds of calls of a family, whose other quantities are 0."""
     family = families()[name]
     x = np.zeros((count, len(family.quantities)))
