@@ -5,8 +5,8 @@ longest context. The last two are a table of equal contexts, as kernel tables ar
 models of unequal contexts must say from it. Nothing is fitted to that one. Three predictions are
 compared with it:
 
-- ``thread blocks``: the time of the mean context, and what the blocks of the kernel add
-  (`devices.tables.blocks`), as in steps of an engine with kernel tables;
+- ``thread blocks``: the blocks of the kernel (`devices.tables.blocks`), as in steps of an engine with
+  kernel tables: beside a prompt the time of the mean context and what unequal ones add;
 - ``mean context``: the time of the mean context alone;
 - ``kernel models``: the fitted families with vLLM's kernels, which know the mean alone, as in steps of
   an engine without tables.
@@ -135,7 +135,7 @@ def _parts(table: Table, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, T
 
 
 def added_seconds(spec: DeviceSpec, table: Table, mean_s: F8, most_s: F8) -> F8 | None:
-    """Seconds that the blocks of each row take beyond those of its mean context.
+    """Seconds of each row beyond the mean context's, by the thread blocks.
 
     The blocks are fitted to the calls of equal contexts. None where the device or they do not tell.
     """
@@ -150,12 +150,14 @@ def added_seconds(spec: DeviceSpec, table: Table, mean_s: F8, most_s: F8) -> F8 
         return None
     x = np.column_stack([table[n] for n in AXES]).astype(np.float64)
     out, heap = np.empty(len(x)), np.empty(int(fit.parameters[P_PLACES]))
-    _added(fit.parameters, x, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap)
+    _added(
+        fit.parameters, x, mean_s, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap
+    )
     return out
 
 
 @compiled
-def _added(p: F8, x: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
+def _added(p: F8, x: F8, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
     """As `simulator.step.unequal` has it, without captured graphs; long contexts come first."""
     for i in range(len(x)):
         count, long = int(x[i, A_DECODES]), int(x[i, A_LONG])
@@ -167,9 +169,8 @@ def _added(p: F8, x: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
             even = joint_seconds(p, keys, count, mean, prompt, 1, heap)
             out[i] = joint_seconds(p, keys, count, 0.0, prompt, 1, heap) - even
         else:
-            even = blocks_seconds(p, keys, count, mean, n, np.ceil(mean / p[P_TILE]), heap)
             tiles = np.ceil((x[i, A_LONG_KEYS] + 1.0) / p[P_TILE])
-            out[i] = blocks_seconds(p, keys, count, 0.0, n, tiles, heap) - even
+            out[i] = blocks_seconds(p, keys, count, 0.0, n, tiles, heap) - mean_s[i]
 
 
 def by_models(spec: DeviceSpec, table: Table) -> F8:

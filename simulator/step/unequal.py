@@ -18,6 +18,7 @@ from ...devices.calibrated.formulas import MIXED_DECODE
 from ...devices.prices import ALONE
 from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, joint_seconds
 from ...devices.tables.edge import attention_outside
+from ...devices.tables.grid import mixed_decode
 from ...workloads.batch import DECODE, Batch
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.model import layer_ops
@@ -39,6 +40,7 @@ class Uneven(NamedTuple):
     blocks: F8  # parameters of `devices.tables.blocks`
     axes: F8  # of the table of equal contexts
     sizes: I8
+    seconds: F8
 
 
 def uneven_of(d: Deployment) -> Uneven | None:
@@ -52,7 +54,7 @@ def uneven_of(d: Deployment) -> Uneven | None:
                 continue
             row = main.row(op, ALONE)
             if row.grid is not None and row.blocks is not None and len(row.blocks):
-                return Uneven(row.blocks, row.grid.axes, row.grid.sizes)
+                return Uneven(row.blocks, *row.grid)
     return None
 
 
@@ -102,7 +104,7 @@ def padded_batch(tokens: int, captured: int) -> int:
 def uneven_seconds(
     u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8
 ) -> float:
-    """Seconds that the blocks take beyond those of equal contexts, one layer.
+    """Seconds beyond those of equal contexts, one layer: the table's, of decodes alone.
 
     Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
     added.
@@ -130,9 +132,9 @@ def uneven_seconds(
     if chunks > 0:
         even = joint_seconds(p, keys, count, mean, prompts, chunks, heap)
         return joint_seconds(p, keys, count, 0.0, prompts, chunks, heap) - even
-    even = blocks_seconds(p, keys, count, mean, n, np.ceil(mean / p[P_TILE]), heap)
     tiles = np.ceil(high / p[P_TILE]) if count > captured else ANY_TILES
     batch = float(graph_batch(count, captured))
+    even = mixed_decode(u.axes, u.sizes, u.seconds, n, total, 0.0)
     return float(blocks_seconds(p, keys, count, 0.0, batch, tiles, heap) - even)
 
 
