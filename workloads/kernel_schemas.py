@@ -7,7 +7,8 @@ A table is a CSV file whose stem names the kernel family. Two forms are read:
   collectives);
 - the layer profiles of serving runs, with ``op`` instead of ``kernel`` and no ``timing``
   (gemm, elementwise, attention_mixed, moe); they come from a profiler of one layer and are
-  read as ``timing = kernel``.
+  read as ``timing = kernel``. Of the same profiler is attention_skew: decodes of two contexts, with the
+  times of the same batch at their mean and at the longer one.
 
 Sizes are whole numbers of elements unless the name says bytes; ``measured_s`` is seconds of one
 call.
@@ -42,12 +43,15 @@ class Schema:
         Numbers that may be 0 (no window, no prefix); all others are positive.
     means : tuple of str
         Shape columns that are means, so that they need not be whole numbers.
+    more : tuple of str
+        Further columns of positive numbers.
     """
 
     shape: tuple[str, ...]
     kernels: tuple[str, ...] = ()
     may_be_zero: tuple[str, ...] = ()
     means: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
 
 VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "silu_mul", "geglu",
@@ -85,6 +89,12 @@ SCHEMAS: dict[str, Schema] = {
          "decode_context"),
         (), ("prefill_tokens", "prefill_context", "decode_seqs", "decode_context"),
         ("prefill_context", "decode_context"),
+    ),
+    "attention_skew": Schema(
+        ("heads_q", "heads_kv", "head_dim", "prefill_tokens", "prefill_context", "decode_seqs",
+         "long_seqs", "short_context", "long_context"),
+        (), ("prefill_tokens", "prefill_context"),
+        more=("mean_context", "uniform_mean_s", "uniform_max_s"),
     ),
 }  # fmt: skip
 
@@ -138,6 +148,6 @@ def fill(raw: dict[str, npt.NDArray[Any]], family: str) -> None:
         for name, value in (("tp", "1"), ("ep", "1"), ("gated", "1"), ("distribution", "balanced")):
             raw.setdefault(name, np.full(count, value, dtype=object))
         raw.setdefault("kernel", np.full(count, "fused_moe", dtype=object))
-    if family == "attention_mixed":
+    if family in ("attention_mixed", "attention_skew"):
         raw.setdefault("kernel", np.full(count, "mixed_attention", dtype=object))
     raw.setdefault("timing", np.full(count, "kernel", dtype=object))

@@ -154,7 +154,7 @@ def read_tables(
         table = read_table(path, skipped, every_op, form)
         if table is not None:
             parts.setdefault(table.family, []).append(table)
-    return {family: _join(tables) for family, tables in parts.items()}, skipped
+    return {family: joined(tables) for family, tables in parts.items()}, skipped
 
 
 def read_table(
@@ -172,6 +172,7 @@ def read_table(
     if raw:
         fill(raw, family)
     names = ["source", "device", "kernel", "dtype", *schema.shape, "timing", "measured_s"]
+    names += schema.more
     names = [name for name in [*names, *form.more] if name in raw or name not in form.optional]
     wrong = _whole_file(raw, names, len(line) + len(unread)) if raw else "is empty"
     if wrong:
@@ -276,7 +277,8 @@ def _mark(bad: npt.NDArray[Any], row: int, reason: str) -> None:
         bad[row] = reason
 
 
-def _join(tables: Sequence[Table]) -> Table:
+def joined(tables: Sequence[Table]) -> Table:
+    """Rows of tables of one family as one table."""
     first = tables[0]
     columns = {
         name: np.concatenate([table.columns[name] for table in tables]) for name in first.columns

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from ...devices.calibrated.calibrate import Rows, by_device
 from ...devices.calibrated.errors import Errors, errors
-from ...devices.calibrated.family import families
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS
 from ...devices.calibrated.rules import parameters
@@ -22,8 +21,9 @@ from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
 from ...devices.spec import BoundsSpec, DeviceSpec
 from ...workloads.kernel_schemas import SCHEMAS
-from ...workloads.kernel_tables import Skipped, read_tables
+from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..show.result import Drawing, Result, skipped_remarks
+from .unequal import COMPARED, NAME, SkewCheck, skew_checks, within
 
 CAPTION = (
     "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
@@ -55,23 +55,33 @@ class KernelCheck:
     held: Errors | None
 
     @property
+    def family(self) -> str:
+        return self.rows.family.name
+
+    @property
+    def title(self) -> str:
+        return self.rows.family.title
+
+    @property
+    def table(self) -> Table:
+        return self.rows.table
+
+    @property
+    def measured(self) -> npt.NDArray[np.float64]:
+        """Seconds of each row."""
+        return self.rows.measured
+
+    @property
     def passed(self) -> bool | None:
         """Whether the errors are within the bounds; None without bounds."""
-        e, b = self.held, self.bounds
-        if e is None or b is None:
-            return None
-        return (
-            e.median_ape <= b.median_ape
-            and e.p90_ape <= b.p90_ape
-            and abs(e.median_bias) <= b.median_bias
-        )
+        return None if self.held is None else within(self.held, self.bounds)
 
 
 @dataclass(frozen=True, slots=True)
 class KernelValidation(Result):
     """Errors by family and device, and the rows that were not used."""
 
-    checks: Sequence[KernelCheck]
+    checks: Sequence[KernelCheck | SkewCheck]
     skipped: Sequence[Skipped]
 
     @property
@@ -85,7 +95,7 @@ class KernelValidation(Result):
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
-                "family": c.rows.family.name,
+                "family": c.family,
                 "device": c.device,
                 "n": c.errors.rows,
                 "median_ape": c.errors.median_ape,
@@ -112,7 +122,7 @@ class KernelValidation(Result):
         """Row by row: where it stands, its shape in words, measured and predicted seconds."""
         parts: dict[str, list[npt.NDArray[Any]]] = {}
         for check in self.checks:
-            table = check.rows.table
+            table = check.table
             names = SCHEMAS[table.family].shape
             shape = [
                 " ".join(f"{n}={_short(v)}" for n, v in zip(names, values, strict=True))
@@ -126,8 +136,9 @@ class KernelValidation(Result):
                 "device": np.full(count, check.device, dtype=object),
                 "kernel": table["kernel"], "dtype": table["dtype"], "timing": table["timing"],
                 "shape": np.array(shape, dtype=object),
-                "measured_s": check.rows.measured, "predicted_s": check.predicted,
-                "error": check.predicted / check.rows.measured - 1.0,
+                "basis": np.full(count, check.basis, dtype=object),
+                "measured_s": check.measured, "predicted_s": check.predicted,
+                "error": check.predicted / check.measured - 1.0,
             }  # fmt: skip
             for name, values in columns.items():
                 parts.setdefault(name, []).append(values)
@@ -140,8 +151,10 @@ class KernelValidation(Result):
         from ..plots import kernel_errors
 
         rows, out = pd.DataFrame(self.predictions()), []
+        rows = rows[~rows["basis"].isin(COMPARED)]
+        titles = {check.family: check.title for check in self.checks}
         for name in self.families():
-            title = f"Predicted and measured time: {families()[name].title}"
+            title = f"Predicted and measured time: {titles[name]}"
             out.append(Drawing(kernel_errors(rows[rows["family"] == name], title), CAPTION))
         return out
 
@@ -149,13 +162,15 @@ class KernelValidation(Result):
         """The rows by device and family, as `calibrate.by_device` gives them."""
         out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
         for check in self.checks:
+            if isinstance(check, SkewCheck):
+                continue
             held = out.setdefault(check.device, (load_device(check.device)[0], {}))
             held[1][check.rows.family.name] = check.rows
         return out
 
     def families(self) -> list[str]:
         """Names of the families checked, in the order of `checks`."""
-        return list(dict.fromkeys(c.rows.family.name for c in self.checks))
+        return list(dict.fromkeys(c.family for c in self.checks))
 
     def report_title(self) -> str:
         return "Kernel times, predicted and measured"
@@ -177,11 +192,14 @@ def validate_kernels(tables: Iterable[str | Path]) -> KernelValidation:
         A path that does not exist, or a file that is no kernel table.
     """
     read, skipped = read_tables(tables)
-    checks = []
+    skewed = read.pop(NAME, None)
+    checks: list[KernelCheck | SkewCheck] = []
     found = by_device(read, skipped)
     for name, (spec, measured) in sorted(found.items()):
         checks += [_check(name, spec, rows) for rows in measured.values()]
-    order = sorted(checks, key=lambda c: (c.rows.family.name, c.device))
+    if skewed is not None:
+        checks += skew_checks(skewed, skipped)
+    order = sorted(checks, key=lambda c: (c.family, c.device))
     return KernelValidation(order, skipped)
 
 

@@ -14,7 +14,8 @@ Two kernels are known to give every query head a block of its own, whatever `apa
   ``cpp/tensorrt_llm/kernels/decoderMaskedMultiheadAttention/decoderXQAImplJIT/kernelUtils.cpp``);
   wider ones fall to its masked multi-head kernel;
 - FlashAttention 2, which vLLM runs on 16-bit caches below Hopper, packs a group only without a
-  window (``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention,
+  window, and only where no sequence of the call has more than one new token: beside prompts, which
+  vLLM serves in the same call, it does not (``seqlenq_ngroups_swapped`` in Dao-AILab/flash-attention,
   ``csrc/flash_attn/flash_api.cpp``).
 """
 
@@ -30,12 +31,12 @@ from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEA
 from .terms import COLD, Parts, Work, put_price, resident, soft_max, value_bytes
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
- X_FA2) = range(10)  # fmt: skip
+ X_FA2, X_BESIDE) = range(11)  # fmt: skip
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
-              "packs", "fa2_window")  # fmt: skip
+              "packs", "fa2_window", "beside")  # fmt: skip
 """`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group
 that a tile holds at most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below
-Hopper."""
+Hopper; `beside`: prompts that the same call serves, -1 where they have one of their own."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -62,8 +63,9 @@ PARAMETERS = (
 (P_LAUNCH, P_GAP, P_MEMORY, P_CACHE, P_CACHE_RATE, P_HALF, P_BLOCK, P_KEY, P_FP8, P_APART,
  P_GROUP, P_MERGE) = range(12)  # fmt: skip
 
-OVERLAP = 3.0
-"""Power of the soft maximum of block work and memory."""
+OVERLAP = 5.0
+"""Power of the soft maximum of block work and memory: blocks load their next keys while they compute, so
+that the two hardly add (with 3, long caches on H200 ask for all of the nominal bandwidth)."""
 XQA_HEADS = 32.0
 """Query heads of a group that TensorRT-LLM's XQA kernel packs at most."""
 NO_LIMIT = 1e9
@@ -71,6 +73,10 @@ NO_LIMIT = 1e9
 HOPPER = 3000.0
 """16-bit FLOP of a core in a clock that tell Hopper (4096) and later from Ampere (2048) and Ada
 (1024)."""
+JOINT_ROWS, JOINT_SHARE = 64.0, 0.67
+"""Query rows of a block of FlashAttention 2 beside prompts, all computed for the one there is, and the
+share of the 16-bit peak at which: short prompts after long prefixes, a block a core, say 0.81 on RTX
+4090 and 0.55 on RTX PRO 6000."""
 SPLIT = 256.0
 """Keys of the smallest split."""
 
@@ -91,14 +97,21 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
     group, apart = heads / kv_heads, min(p[P_APART], 1.0)
     old = h[H_PEAK] < HOPPER * h[H_CORES] * h[H_CLOCK]
-    if group > x[X_PACKS] or (x[X_FA2] > 0.0 and old):
+    if group > x[X_PACKS] or (old and (x[X_FA2] > 0.0 or x[X_BESIDE] > 0.0)):
         apart = 1.0
+    joint = old and x[X_BESIDE] > 0.0
+    if joint:  # a head finds in the cache what another of its group has read, or reads it again
+        cached *= 1.0 + (group - 1.0) * (1.0 - resident(cached / kv_heads, h[H_CACHE]))
+        memory_s = (cached + others) / (p[P_MEMORY] * h[H_BANDWIDTH])
     blocks = batch * kv_heads * group**apart
     # Tiles are as wide as a power of two.
     held = 2.0 ** np.ceil(np.log2(dim))
     slow = p[P_FP8] if width < 2.0 else 1.0
     work_s = 4.0 * blocks * keys * held * slow / (p[P_KEY] * h[H_CORES] * h[H_CLOCK])
     work_s = alone * max(work_s, 4.0 * batch * heads * keys * dim / h[H_PEAK])
+    if joint:
+        block_s = 4.0 * JOINT_ROWS * keys * held * h[H_CORES] / (JOINT_SHARE * h[H_PEAK])
+        work_s = block_s * np.sqrt((batch * heads / h[H_CORES]) ** 2 + 1.0)
     start_s = p[P_BLOCK] + (p[P_GROUP] if group > 1.0 and apart < 1.0 else 0.0)
     work_s += blocks * start_s * slow * (0.5 + held / 256.0) / h[H_CORES]
     busy = soft_max(memory_s, work_s, OVERLAP)
@@ -125,7 +138,7 @@ def from_table(table: Table) -> F8:
             value_bytes(table["kv_dtype"]), table["timing"] == "graph",
             np.where(table["timing"] == "graph", 1.0, COLD),
             np.where(trtllm, XQA_HEADS, NO_LIMIT),
-            vllm & (window > 0) & (table["kv_dtype"] != "fp8"),
+            vllm & (window > 0) & (table["kv_dtype"] != "fp8"), np.full(len(keys), -1.0),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -143,6 +156,7 @@ def from_op(op: Op) -> F8 | None:
         [
             batch, kv / batch, s["heads_q"], s["heads_kv"], s["head_dim"],
             op.kv_read_bytes / values, 1.0, COLD, NO_LIMIT, 0.0,
+            s["prompts"] if s.get("joint") else -1.0,
         ]
     )  # fmt: skip
 
@@ -160,11 +174,13 @@ def work(x: F8) -> Work:
 
 
 @compiled_part
-def at_sums(x: F8, batch: float, kv: float) -> bool:
+def at_sums(x: F8, batch: float, kv: float, prompts: float) -> bool:
     """Set the quantities of `batch` equal sequences that read `kv` keys; False where there is nothing."""
     if batch <= 0.0 or kv <= 0.0:
         return False
     x[X_BATCH], x[X_KEYS] = batch, kv / batch
+    if x[X_BESIDE] >= 0.0:
+        x[X_BESIDE] = prompts
     return True
 
 

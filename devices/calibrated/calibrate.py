@@ -20,6 +20,8 @@ MIN_ROWS = 5
 """Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
 FEW = 50
 """With fewer rows a latency and one efficiency may predict unseen shapes better than the model."""
+UNFITTED = {"attention_skew": "is not fitted to: opbyte validate kernels compares it"}
+"""Tables that predictions are only compared with, and what is said of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,8 @@ def by_device(
         family = families().get(name)
         if family is None:
             for file in sorted(set(table.file.tolist())):
-                skipped.append(Skipped(file, 0, f"{name} has no kernel model yet"))
+                reason = UNFITTED.get(name, f"{name} has no kernel model yet")
+                skipped.append(Skipped(file, 0, reason))
             continue
         names = table["device"]
         specs: dict[str, DeviceSpec] = {}

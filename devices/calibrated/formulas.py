@@ -20,10 +20,10 @@ from .terms import price
 CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
          "mla_prefill": MLA, "experts": MOE}  # fmt: skip
 
-SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven")
+SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven", "prompts")
 """Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
 contexts of its decodes add (see the simulator's `step.unequal`)."""
-(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN) = range(7)
+(U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN, U_PROMPTS) = range(8)
 WIDTH = 15
 """Most parameters, and most quantities, of a formula."""
 
@@ -32,9 +32,9 @@ Price = tuple[float, int]
 
 
 @compiled_part
-def decode_price(p: F8, h: F8, x: F8, batch: float, kv: float) -> Price:
-    """Decode attention of `batch` sequences that read `kv` keys together."""
-    if not attention_decode.at_sums(x, batch, kv):
+def decode_price(p: F8, h: F8, x: F8, batch: float, kv: float, prompts: float) -> Price:
+    """Decode attention of `batch` sequences that read `kv` keys together, in a step of so many prompts."""
+    if not attention_decode.at_sums(x, batch, kv, prompts):
         return 0.0, MEMORY
     return price(attention_decode.parts(p, h, x), attention_decode.work(x), h)
 

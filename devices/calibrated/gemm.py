@@ -13,6 +13,8 @@ blocks, must be known before any value is written: TensorRT-LLM clears it, finds
 quantises, three nodes of a graph (``invokeComputeScalesAndQuantizeMatrix`` in NVIDIA/TensorRT-LLM,
 ``cpp/tensorrt_llm/common/cudaFp8Utils.cu``). vLLM and SGLang quantise fp8 by token, and NVFP4 with a
 tensor scale from the checkpoint.
+
+Inputs scaled by block have kernels of their own on Hopper and later (`block_scaled`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.kernel_tables import Table, framework
 from ...workloads.ops import Op
+from .block_scaled import GROUPED, WIDE, block_tiled, keeps_tiles
 from .family import F8, Family, Parameter, register
 from .hardware import (
     C_16,
@@ -34,6 +37,8 @@ from .hardware import (
     CODES,
     H_BANDWIDTH,
     H_CACHE,
+    H_CAPABILITY,
+    H_CLOCK,
     H_CORES,
     H_FULL,
     H_PEAK,
@@ -41,6 +46,7 @@ from .hardware import (
     INPUT_BYTES,
     WEIGHT_BYTES,
 )
+from .libraries import HOPPER
 from .terms import (
     COLD,
     GRAPH_COPIES,
@@ -53,10 +59,15 @@ from .terms import (
     soft_max,
 )
 
-(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST) = range(10)
+(X_M, X_N, X_K, X_BATCH, X_CODE, X_WEIGHT, X_INPUT, X_QUANT, X_COPIES, X_HOST,
+ X_TILE) = range(11)  # fmt: skip
 QUANTITIES = ("m", "n", "k", "batch", "format", "weight_bytes", "input_bytes", "quantised",
-              "copies", "host_s")  # fmt: skip
-"""`quantised`: kernels that quantise the activations before, 0 where they come so."""
+              "copies", "host_s", "tile")  # fmt: skip
+"""`quantised`: kernels that quantise the activations before, 0 where they come so; `tile`: side of the
+only tile of a block-scaled kernel, 0 where it has several."""
+
+ONE_TILE = ("pipeweave",)
+"""Sources that timed CUTLASS's block-scaled kernel (README of the tables: one tile whatever the shape)."""
 
 TENSOR_SCALE_KERNELS = 3.0
 """Kernels that quantise with one scale for a whole tensor."""
@@ -97,6 +108,9 @@ SHARED_WAVES = 0.5
 """How far several tiles on a core at once even out the last, partly filled wave."""
 STORED_BYTES = 4.0
 """Bytes of an accumulator that leaves its core: it is stored after the last step along k."""
+GROUP_ROWS = 64.0
+"""Rows of a tile of warpgroup instructions, which Hopper's products have (PTX ISA, ``wgmma``): few rows
+cost as many. On H20, whose cores are few for its memory, that is most of the time of a decode."""
 MAX_SPLITS = 16.0
 """Most parts that k is split into."""
 CACHE_SHARE = 0.5
@@ -127,7 +141,7 @@ def tiled(
 
     `weight` and `value` are bytes per weight and input value, `core_rate` and `core_draw` FLOP
     and operand bytes per second of one core; main memory is left out. A matrix unit computes whole
-    tiles, vector units (`least` 1) only the rows there are.
+    tiles, of `least` rows or more, vector units (`least` 1) only the rows there are.
     """
     best = np.inf
     for t in range(len(TILES_M)):
@@ -137,7 +151,7 @@ def tiled(
         splits = 1.0
         while splits <= MAX_SPLITS:
             depth = k / splits if splits == 1.0 else max(k / splits, 128.0)
-            computed = tm if least > 1.0 else min(m, tm)
+            computed = max(tm, least) if least > 1.0 else min(m, tm)
             math_s = 2.0 * computed * tn * depth / (core_rate * efficiency)
             load_s = (min(m, tm) * value + min(n, tn) * weight) * depth / core_draw
             even = max(1.0, tiles * splits / cores)
@@ -184,20 +198,26 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     rate *= h[H_PEAK + code]
     rate *= warm_rate(2.0 * batch * m * n * k / rate, cool(h, code, p[P_SUSTAINED]))
     cores, draw = h[H_CORES], p[P_DRAW] * h[H_FULL]
-    best = tiled(
-        m,
-        n,
-        k,
-        batch,
-        x[X_WEIGHT],
-        x[X_INPUT],
-        cores,
-        rate / cores,
-        draw / cores,
-        p[P_FILL],
-        p[P_SPLIT],
-        h[H_ROWS],
-    )
+    hopper = HOPPER <= h[H_CAPABILITY] < HOPPER + 1.0 and h[H_ROWS] > 1.0
+    if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
+        best = block_tiled(
+            m, n, k, batch, cores, rate / cores, draw / cores, h[H_CLOCK], p[P_FILL], OVERLAP, x[X_TILE]
+        )  # fmt: skip
+    else:
+        best = tiled(
+            m,
+            n,
+            k,
+            batch,
+            x[X_WEIGHT],
+            x[X_INPUT],
+            cores,
+            rate / cores,
+            draw / cores,
+            p[P_FILL],
+            p[P_SPLIT],
+            max(h[H_ROWS], GROUP_ROWS) if hopper else h[H_ROWS],
+        )
     weights = batch * n * k * x[X_WEIGHT]
     streams = batch * m * (k * x[X_INPUT] + n * 2.0)
     cache = CACHE_SHARE * h[H_CACHE]
@@ -213,8 +233,11 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     total = fixed + soft_max(best, memory_s, OVERLAP)
     if x[X_QUANT] > 0.0:
         moved = batch * m * k * (2.0 + x[X_INPUT])
-        fixed += x[X_QUANT] * p[P_QUANTISE]
-        total += x[X_QUANT] * p[P_QUANTISE] + batch * m * p[P_QUANTISE_ROW]
+        least_s = x[X_QUANT] * p[P_QUANTISE]
+        if code == C_FP8_BLOCK and keeps_tiles(h[H_CAPABILITY]):
+            least_s *= GROUPED
+        fixed += least_s
+        total += least_s + batch * m * p[P_QUANTISE_ROW]
         total += moved / (p[P_QUANTISE_MEMORY] * h[H_BANDWIDTH])
     return total, best, memory_s, fixed
 
@@ -231,7 +254,8 @@ def from_table(table: Table) -> F8:
     code = np.array([CODES[name] for name in table["dtype"]], dtype=np.int64)
     graph = table["timing"] == "graph"
     actquant = (table["kernel"] == "linear_actquant").astype(np.float64)
-    trtllm = np.array([framework(source).endswith("/trtllm") for source in table["source"]])
+    whose = [framework(source) for source in table["source"]]
+    trtllm = np.array([name.endswith("/trtllm") for name in whose])
     actquant[trtllm & np.isin(table["dtype"], TENSOR_SCALED)] *= TENSOR_SCALE_KERNELS
     return np.column_stack(
         [
@@ -239,6 +263,7 @@ def from_table(table: Table) -> F8:
             np.array(WEIGHT_BYTES)[code], np.array(INPUT_BYTES)[code],
             actquant, np.where(graph, GRAPH_COPIES, COLD),
             host_seconds(table["timing"]),
+            np.where(np.isin(whose, ONE_TILE) & (code == C_FP8_BLOCK), WIDE, 0.0),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -267,7 +292,9 @@ def from_op(op: Op) -> F8 | None:
     quantised = code in (C_FP8_BLOCK, C_INT8)
     if code in (C_NVFP4, C_MXFP4):
         quantised = not op.name.endswith("down")
-    return np.array([m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0])
+    return np.array(
+        [m, n, k, batch, code, stored, INPUT_BYTES[code], float(quantised), COLD, 0.0, 0.0]
+    )
 
 
 @compiled_part

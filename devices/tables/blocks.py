@@ -10,6 +10,10 @@ module restates how the kernel deals its blocks and plays them through:
 - With few blocks the kernel splits each sequence into parts, which start in the order part,
   head, sequence.
 - Running blocks share the memory evenly, but none is faster than a block alone.
+- A call that serves prompts beside decodes packs no heads: each query head of each sequence is a block
+  for every 64 new tokens, and none is split. Head after head starts, so the heads of a group find
+  their keys in the last-level cache if it holds those of one head of all sequences, else they read them
+  from the memory again.
 
 Sources: vllm-project/flash-attention, csrc/flash_attn: `num_splits_heuristic` and
 `set_params_splitkv` (flash_api.cpp), `run_flash_splitkv_fwd` and `run_mha_fwd_splitkv_dispatch`
@@ -24,15 +28,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_part
+from ..calibrated.terms import resident
 from ..spec import DeviceSpec
 
 F8 = npt.NDArray[np.float64]
 
-(P_CORES, P_PLACES, P_HEADS, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START, P_BLOCK) = range(9)
-"""Parameters of the kernel on one device: cores; blocks that run at once; KV heads; keys of a tile;
-whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
-together, when the memory is the limit; seconds of a call; and what a block takes beside its keys, in
-keys."""
+(P_CORES, P_PLACES, P_HEADS, P_GROUP, P_TILE, P_SPLITS, P_ALONE, P_SHARED, P_START,
+ P_BLOCK, P_CACHED) = range(11)  # fmt: skip
+"""Parameters of the kernel on one device: cores; blocks that run at once; KV heads; query heads of each;
+keys of a tile; whether sequences may be split; seconds a key of a block that runs alone; seconds a key of all blocks
+together, when the memory is the limit; seconds of a call; what a block takes beside its keys, in keys;
+and keys of a head that the last-level cache holds."""
 
 ABSENT = np.zeros(0)
 """Instead of parameters, where the kernel of a device is not this one or the tables do not tell."""
@@ -44,8 +50,14 @@ MOST_SPLITS, FULL, GOOD_ENOUGH = 128, 0.8, 0.85
 """Of `num_splits_heuristic`: most parts; share of the places from which nothing is split; and of the
 best occupancy, what the smallest accepted number of parts must reach."""
 
+MANY = 8.0
+"""Blocks of a call with prompts, over the places, from which the query heads of a group count as one
+block on as many places fewer: the tail, which a long context sets, is then short."""
+
 FEW = 4
 """Rows of fewer sequences are left out of the fit: their keys stay in the L2 cache."""
+MOST_BESIDE = 400
+"""Rows of decodes beside prompts that a fit looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +98,9 @@ def fit_blocks(
 ) -> BlockFit | None:
     """Fit the kernel to a table of equal decodes.
 
-    The time of a key alone is read off prompts of one tile of queries after long prefixes; the other
-    three parameters are fitted to the decodes, by the logarithm of the time.
+    The time of a key alone is read off prompts of one tile of queries after long prefixes, or else fitted
+    to decodes beside such prompts, of which each head is a block. The other three parameters are
+    fitted to the decodes, by the logarithm of the time.
 
     Parameters
     ----------
@@ -102,29 +115,57 @@ def fit_blocks(
     BlockFit or None
         None where the device or its table does not do.
     """
-    from scipy.optimize import least_squares
-
     heads, kv_heads, dim = shape
     cores, places = places_of(spec, dim)
-    alone = _alone(points, seconds, heads, places)
-    rows = (points[:, 0] == 0) & (points[:, 2] >= FEW)
-    decodes, contexts, times = points[rows, 2], points[rows, 3], seconds[rows]
-    if not places or not alone or len(times) < 8 or (times <= 0).any():
+    own = (points[:, 0] == 0) & (points[:, 2] >= FEW)
+    if not places or own.sum() < 8 or (seconds[own] <= 0).any():
         return None
-    p = np.array([cores, places, kv_heads, tile_of(dim), heads > kv_heads, alone, 0, 0, 0.0])
-    out, keys, heap = np.empty(len(times)), np.empty(int(decodes.max())), np.empty(places)
+    group, cached = heads / kv_heads, spec.memory.cache_bytes / (2 * dim * VALUE_BYTES)
+    decodes, contexts, times = points[own, 2], points[own, 3], seconds[own]
+    largest = np.argmax(decodes * contexts)
+    shared = times[largest] / (decodes[largest] * kv_heads * contexts[largest])
+    p = np.array(
+        [cores, places, kv_heads, group, tile_of(dim), group > 1, 0.5 * places * shared, shared,
+         times.min(), 0.25 * tile_of(dim), cached]
+    )  # fmt: skip
+    alone = _alone(points, seconds, heads, places)
+    if alone:
+        p[P_ALONE] = alone
+    else:
+        beside = _beside(points)
+        if not beside.any():
+            return None
+        _fitted(p, P_ALONE, points[own | beside], seconds[own | beside])
+    found = _fitted(p, P_SHARED, points[own], times)
+    return BlockFit(p, float(np.median(np.abs(np.expm1(found)))), len(times))
+
+
+def _fitted(p: F8, first: int, points: F8, seconds: F8) -> F8:
+    """Fit the parameters from `first` on, in place, to rows of equal decodes; logarithms of the errors."""
+    from scipy.optimize import least_squares
+
+    asked, out = np.ascontiguousarray(points), np.empty(len(points))
+    heap, prompt = np.empty(int(p[P_PLACES])), np.empty((2, 1))
 
     def error(x: F8) -> F8:
-        p[P_SHARED:] = np.exp(x)
-        _equal_rows(p, decodes, contexts, keys, heap, out)
-        logarithm: F8 = np.log(out / times)
+        p[first:P_CACHED] = np.exp(x)
+        _equal_rows(p, asked, out, heap, prompt)
+        logarithm: F8 = np.log(out / seconds)
         return logarithm
 
-    largest = np.argmax(decodes * contexts)
-    read = decodes[largest] * kv_heads * contexts[largest]
-    start = np.log([times[largest] / read, times.min(), 0.25 * tile_of(dim)])
-    fit = least_squares(error, start, method="lm", diff_step=np.full(3, 1e-3))
-    return BlockFit(p, float(np.median(np.abs(np.expm1(error(fit.x))))), len(times))
+    start = np.log(p[first:P_CACHED])
+    fit = least_squares(error, start, method="lm", diff_step=np.full(len(start), 1e-3))
+    return error(fit.x)
+
+
+def _beside(points: F8) -> npt.NDArray[np.bool_]:
+    """Rows of one short prompt beside decodes, evenly chosen among all of them."""
+    found = np.flatnonzero(
+        (points[:, 0] > 0) & (points[:, 0] <= QUERY_ROWS) & (points[:, 2] >= FEW)
+    )
+    rows = np.zeros(len(points), dtype=bool)
+    rows[found[:: max(len(found) // MOST_BESIDE, 1)]] = True
+    return rows
 
 
 def _alone(points: F8, seconds: F8, heads: int, places: int) -> float:
@@ -180,7 +221,9 @@ def _settle(heap: F8, size: int, value: float) -> None:
 
 
 @compiled_part
-def blocks_seconds(p: F8, contexts: F8, count: int, batch: float, tiles: float, heap: F8) -> float:
+def blocks_seconds(
+    p: F8, contexts: F8, count: int, mean: float, batch: float, tiles: float, heap: F8
+) -> float:
     """Seconds of one call.
 
     All running blocks are equally fast, so they end in the order of the keys left, and the time is
@@ -190,6 +233,8 @@ def blocks_seconds(p: F8, contexts: F8, count: int, batch: float, tiles: float, 
     ----------
     contexts : float64 array
         Keys of each sequence, of which the first `count` are used.
+    mean : float
+        Keys of every sequence instead, if positive.
     batch : float
         Sequences that the kernel was launched for, the padding of a captured graph included.
     tiles : float
@@ -204,30 +249,86 @@ def blocks_seconds(p: F8, contexts: F8, count: int, batch: float, tiles: float, 
     if parts == 1.0:
         for _ in range(heads):
             for j in range(count):
-                _settle(heap, places, heap[0] + contexts[j] + p[P_BLOCK])
+                keys = mean if mean > 0.0 else contexts[j]
+                _settle(heap, places, heap[0] + keys + p[P_BLOCK])
     else:
         for j in range(count):
-            each = np.ceil(np.ceil(contexts[j] / tile) / parts) * tile
+            keys = mean if mean > 0.0 else contexts[j]
+            each = np.ceil(np.ceil(keys / tile) / parts) * tile
             for _ in range(heads):
-                left = contexts[j]
+                left = keys
                 while left > 0.0:
                     _settle(heap, places, heap[0] + min(left, each) + p[P_BLOCK])
                     left -= each
-    seconds, at, running = p[P_START], 0.0, places
+    return float(p[P_START] + _played(heap, places, p[P_ALONE], p[P_SHARED]))
+
+
+@compiled_part
+def _played(heap: F8, places: int, alone: float, shared: float) -> float:
+    """Seconds until all blocks have ended whose keys up to each place's end are in `heap`."""
+    seconds, at, running = 0.0, 0.0, places
     while running > 0:
-        seconds += (heap[0] - at) * max(p[P_ALONE], running * p[P_SHARED])
+        seconds += (heap[0] - at) * max(alone, running * shared)
         at = heap[0]
         running -= 1
         _settle(heap, running, heap[running])
-    return float(seconds)
+    return seconds
+
+
+@compiled_part
+def joint_seconds(
+    p: F8, contexts: F8, count: int, mean: float, prompts: F8, chunks: int, heap: F8
+) -> float:
+    """Seconds of one call that serves prompts beside decodes.
+
+    Parameters
+    ----------
+    contexts : float64 array
+        Keys of each decode, of which the first `count` are used.
+    mean : float
+        Keys of every decode instead, if positive.
+    prompts : float64 array, shape (2, n)
+        New tokens, and those before them, of each prompt, of which the first `chunks` are used.
+    heap : float64 array, shape (places,)
+        To work in, as for `blocks_seconds`.
+    """
+    places, heads, shared = int(p[P_PLACES]), int(p[P_HEADS]), p[P_SHARED]
+    if p[P_GROUP] * heads * count > MANY * places:
+        places = max(int(places / p[P_GROUP]), 1)
+        blocks, once = p[P_GROUP], 1.0
+    else:
+        heads, blocks, once = int(p[P_GROUP] * heads), 1.0, 1.0 / p[P_GROUP]
+    total = mean * count
+    if mean <= 0.0:
+        for j in range(count):
+            total += contexts[j]
+    kept = resident(total, p[P_CACHED])
+    shared *= kept * once + (1.0 - kept) * blocks
+    for i in range(places):
+        heap[i] = 0.0
+    for _ in range(heads):
+        for j in range(count):
+            keys = mean if mean > 0.0 else contexts[j]
+            _settle(heap, places, heap[0] + keys + p[P_BLOCK])
+        for j in range(chunks):
+            new, seen = prompts[0, j], 0.0
+            while seen < new:
+                seen = min(seen + QUERY_ROWS, new)
+                _settle(heap, places, heap[0] + prompts[1, j] + seen + p[P_BLOCK])
+    return float(p[P_START] + _played(heap, places, p[P_ALONE], shared))
 
 
 @compiled
-def _equal_rows(p: F8, decodes: F8, contexts: F8, keys: F8, heap: F8, out: F8) -> None:
-    """Seconds of equal decodes, as tables hold them; the new token's key comes on top."""
+def _equal_rows(p: F8, points: F8, out: F8, heap: F8, prompt: F8) -> None:
+    """Seconds of equal decodes, alone or beside one prompt, as tables hold them.
+
+    The new token's key comes on top of a context. `heap` and `prompt`, shape (2, 1), are to work in.
+    """
     for i in range(out.size):
-        count = int(decodes[i])
-        for j in range(count):
-            keys[j] = contexts[i] + 1.0
-        tiles = np.ceil(keys[0] / p[P_TILE])
-        out[i] = blocks_seconds(p, keys, count, decodes[i], tiles, heap)
+        prompt[0, 0], prompt[1, 0], decodes, keys = points[i]
+        keys, count = keys + 1.0, int(decodes)
+        if prompt[0, 0] > 0.0:
+            out[i] = joint_seconds(p, heap, count, keys, prompt, 1, heap)
+        else:
+            tiles = np.ceil(keys / p[P_TILE])
+            out[i] = blocks_seconds(p, heap, count, keys, decodes, tiles, heap)

@@ -58,7 +58,8 @@ from .state import (
     T_NOW,
     State,
 )
-from .stretch import record_gap, set_uneven
+from .stretch import record_gap
+from .uneven import set_uneven
 
 (W_REQUEST, W_TOKENS) = range(2)
 """Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1)."""

@@ -144,6 +144,12 @@ def admit(
     return int(want)
 
 
+@compiled_part
+def is_chunk(request: I8, want: int) -> bool:
+    """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
+    return want > 1 or (want > 0 and request[I_CACHED] < request[I_TARGET])
+
+
 @compiled_inline
 def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
     """Plan `want` new tokens of a rank's running sequence `j`."""
@@ -154,7 +160,7 @@ def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -
     record_tokens(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
-    if want > 1 or (want > 0 and request[I_CACHED] < request[I_TARGET]):
+    if is_chunk(request, want):
         count_chunk(m, windows, request[I_CACHED], want)
         c = st.counters[C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = want, i

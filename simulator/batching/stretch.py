@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, PREFILLS, WINDOW_MOMENTS
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
-from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
+from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
+from ...workloads.jit import compiled_inline, compiled_part, int64
+from ..step.books import Books
 from ..step.compiled import step_seconds
 from ..step.lowering import Plan
-from ..step.unequal import uneven_seconds
 from .holding import kv_bytes
 from .host import paced
 from .kv import KvRules
@@ -39,11 +38,9 @@ from .state import (
     T_TBT_SUM,
     State,
 )
+from .uneven import set_uneven
 
 LOG_RATIO = np.log(HIST_RATIO)
-
-RENEWED, FEWER = 64, 8
-"""See `set_uneven`."""
 
 
 @compiled_part
@@ -67,32 +64,6 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
         for j in range(st.ranks[r, R_RUNNING]):
             kv += min(st.ints[st.running[r, j], I_CACHED] + done + 1, windows[w])
         st.moments[r, at] = kv
-
-
-@compiled_given("plan.uneven", otherwise=lambda plan, limits, st, books, r, done: None)
-def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
-    """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
-
-    Only where the kernel of the decodes tells. It changes slowly: one value serves `RENEWED` steps, or until a `FEWER`th of the decodes has
-    come or gone.
-    """
-    m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
-    at = m.size - 1  # behind the sums of the batch
-    m[at] = 0.0
-    if m[PREFILLS] > 0.0 or m[DECODES] < 2.0:
-        return
-    changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
-    if changed or step - last[B_STEP] >= RENEWED:
-        count = 0
-        for j in range(st.ranks[r, R_RUNNING]):
-            if st.fresh[r, j] > 0:
-                books.contexts[count] = st.ints[st.running[r, j], I_CACHED] + done + 1
-                count += 1
-        last[B_DECODES], last[B_STEP] = m[DECODES], step
-        last[B_SECONDS] = uneven_seconds(
-            plan.uneven, books.contexts, count, limits.captured, books.places
-        )
-    m[at] = last[B_SECONDS]
 
 
 @compiled_part

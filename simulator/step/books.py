@@ -57,6 +57,7 @@ class Books(NamedTuple):
     scratch: Scratch  # of the draws
     loads: I8  # [E]
     contexts: F8  # [B] keys of a rank's decodes
+    prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
     spread: F8  # [R, 3] see `batching.stretch.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
@@ -76,6 +77,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
         contexts=np.zeros(sequences),
+        prompts=np.zeros((2, sequences)),
         places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1)),

@@ -29,6 +29,7 @@ from ...devices.calibrated.formulas import (
     U_DECODES,
     U_KV,
     U_PAIRS,
+    U_PROMPTS,
     U_TOKENS,
     WIDTH,
     decode_price,
@@ -162,7 +163,7 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
     tokens, pairs = 0.0, 0.0
     if code in (DECODE, MIXED_DECODE):
-        seconds, limit = decode_price(parameters, h, x, batch, kv)
+        seconds, limit = decode_price(parameters, h, x, batch, kv, _form(forms[U_PROMPTS], m))
     else:
         tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
         if code == MLA:

@@ -2,8 +2,8 @@
 
 Costs are functions of sums over a batch; how its contexts differ is none. So where the tables of a
 device tell how the kernel's thread blocks run (`devices.tables.blocks`), the difference to equal
-contexts is one more number of a step that only decodes, behind the sums. A step with prompts runs
-another kernel, whose tables are read as they are.
+contexts is one more number of a step, behind the sums: with prompts beside the decodes, of the call that
+serves both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...devices.calibrated.formulas import MIXED_DECODE
 from ...devices.prices import ALONE
-from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds
+from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, joint_seconds
 from ...devices.tables.edge import attention_outside
 from ...devices.tables.grid import mixed_decode
 from ...workloads.batch import DECODE, Batch
@@ -73,12 +73,13 @@ def unequal_seconds(d: Deployment, batch: Batch, captured: int) -> float:
 
 def added_seconds(uneven: Uneven | None, batch: Batch, captured: int) -> float:
     """Seconds that a batch's unequal contexts add to the decode attention `uneven` of one layer."""
-    decodes = len(batch.phase) > 1 and not bool((batch.phase != DECODE).any())
-    if not decodes or uneven is None:
+    decoding = batch.phase == DECODE
+    if uneven is None or decoding.sum() < 2:
         return 0.0
-    keys = np.ascontiguousarray(batch.context + 1, dtype=np.float64)
+    keys = np.ascontiguousarray(batch.context[decoding] + 1, dtype=np.float64)
+    prompts = np.array([batch.q_len[~decoding], batch.context[~decoding]], dtype=np.float64)
     heap = np.empty(int(uneven.blocks[P_PLACES]))
-    return float(_call(uneven, keys, len(keys), captured, heap))
+    return float(_call(uneven, keys, len(keys), prompts, prompts.shape[1], captured, heap))
 
 
 @compiled_part
@@ -102,8 +103,10 @@ def padded_batch(tokens: int, captured: int) -> int:
 
 
 @compiled_part
-def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> float:
-    """Seconds beyond the table's of equal contexts, one layer.
+def uneven_seconds(
+    u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8
+) -> float:
+    """Seconds beyond those of equal contexts, one layer: the table's, of decodes alone.
 
     Contexts that differ by less than a tile of keys are equal ones; beyond the table nothing is
     added.
@@ -111,7 +114,9 @@ def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> 
     Parameters
     ----------
     keys : float64 array
-        Context of each sequence, the new token included, of which the first `count` are used.
+        Context of each decode, the new token included, of which the first `count` are used.
+    prompts : float64 array, shape (2, n)
+        New and earlier tokens of each prompt beside them, of which the first `chunks` are used.
     captured : int
         Largest batch with a captured graph; 0 = none.
     heap : float64 array
@@ -125,13 +130,19 @@ def uneven_seconds(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> 
     outside = attention_outside(u.axes, u.sizes, MIXED_DECODE, 0.0, 0.0, 0.0, n, total)
     if outside or high - low < u.blocks[P_TILE]:
         return 0.0
-    tiles = np.ceil(high / u.blocks[P_TILE]) if count > captured else ANY_TILES
+    p, mean = u.blocks, total / n
+    if chunks > 0:
+        even = joint_seconds(p, keys, count, mean, prompts, chunks, heap)
+        return joint_seconds(p, keys, count, 0.0, prompts, chunks, heap) - even
+    tiles = np.ceil(high / p[P_TILE]) if count > captured else ANY_TILES
     batch = float(graph_batch(count, captured))
     even = mixed_decode(u.axes, u.sizes, u.seconds, n, total, 0.0)
-    return float(blocks_seconds(u.blocks, keys, count, batch, tiles, heap) - even)
+    return float(blocks_seconds(p, keys, count, 0.0, batch, tiles, heap) - even)
 
 
 @compiled
-def _call(u: Uneven, keys: F8, count: int, captured: int, heap: F8) -> float:
+def _call(
+    u: Uneven, keys: F8, count: int, prompts: F8, chunks: int, captured: int, heap: F8
+) -> float:
     """`uneven_seconds` for callers outside compiled code."""
-    return float(uneven_seconds(u, keys, count, captured, heap))
+    return float(uneven_seconds(u, keys, count, prompts, chunks, captured, heap))

@@ -43,7 +43,7 @@ def fitted(device: str, family: str) -> tuple[Family, np.ndarray, np.ndarray]:
 
 def gemms(*shapes: tuple[float, float, float]) -> np.ndarray:
     """Rows of a cold bf16 GEMM."""
-    return np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0] for m, n, k in shapes], dtype=float)
+    return np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0, 0] for m, n, k in shapes], dtype=float)
 
 
 @pytest.mark.parametrize("family", families().values(), ids=lambda f: f.name)
@@ -286,9 +286,9 @@ def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
 
 def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> None:
     family = families()["attention_decode"]
-    rows = {"xqa": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.XQA_HEADS, 0],
-            "fa2": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 1],
-            "packed": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0]}  # fmt: skip
+    rows = {"xqa": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.XQA_HEADS, 0, -1],
+            "fa2": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 1, 0],
+            "packed": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0, 0]}  # fmt: skip
     x = np.array(list(rows.values()), dtype=float)
     old, new = (hardware(load_device(name)[0]) for name in ("a100-80gb", "h100"))
     xqa, fa2, packed = family.seconds(family.defaults, old, x)
@@ -298,11 +298,21 @@ def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> Non
     assert fa2 == packed  # Hopper runs FlashAttention 3
 
 
+def test_decodes_beside_prompts_read_their_keys_once_a_head() -> None:
+    """FlashAttention 2 packs no group then: 8 heads read what the cache does not keep 8 times."""
+    family = families()["attention_decode"]
+    row = [256, 8192, 64, 8, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0]
+    x = np.array([[*row, 3], [*row, 0]], dtype=float)
+    for device, least, most in (("rtx-pro-6000", 4.0, 9.0), ("h100", 1.0, 1.0)):
+        beside, alone = family.seconds(family.defaults, hardware(load_device(device)[0]), x)
+        assert least <= beside / alone <= most
+
+
 def test_a_window_saves_no_time_where_it_is_a_mask() -> None:
     family = families()["attention_prefill"]
-    full = [4, 8192, 4096.5, 8192, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0]
-    skips = [4, 8192, 128, 8192, 32, 8, 128, 1, 0, 0, 2, 1, 0, 0]
-    hidden = [*skips[:-1], 8192]
+    full = [4, 8192, 4096.5, 8192, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0, -1]
+    skips = [4, 8192, 128, 8192, 32, 8, 128, 1, 0, 0, 2, 1, 0, 0, -1]
+    hidden = [*skips[:-2], 8192, -1]
     x = np.array([full, skips, hidden], dtype=float)
     for device in ("l40s", "rtx-pro-6000", "h100", "mi300x"):
         every, skipped, masked = family.seconds(

@@ -50,7 +50,7 @@ def decode(rng: np.random.Generator, n: int) -> F8:
         [powers(rng, 0, 10, n), powers(rng, 0, 17, n), kv_heads * group, kv_heads, dim,
          rng.choice([1, 2], n), np.ones(n), rng.choice([1, COLD], n),
          rng.choice([attention_decode.XQA_HEADS, attention_decode.NO_LIMIT], n),
-         rng.choice([0, 1], n)]
+         rng.choice([0, 1], n), rng.choice([-1, 0, 3], n)]
     )  # fmt: skip
 
 
@@ -60,7 +60,8 @@ def prefill(rng: np.random.Generator, n: int) -> F8:
     return np.column_stack(
         [powers(rng, 0, 6, n), q, (q + 1) / 2, q, kv_heads * group, kv_heads,
          rng.choice([64, 128, 256], n), np.zeros(n), np.zeros(n), rng.choice([0, 1], n),
-         np.full(n, 2.0), np.ones(n), rng.choice([0, 1], n), q * rng.choice([0, 1], n)]
+         np.full(n, 2.0), np.ones(n), rng.choice([0, 1], n), q * rng.choice([0, 1], n),
+         rng.choice([-1, 0, 5], n)]
     )  # fmt: skip
 
 
@@ -148,9 +149,9 @@ def test_more_work_is_never_faster(
 
 # Ten times the largest batch, context, tokens or message of the tables, in the shape of a model.
 FAR = {
-    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0],
-                         [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0]],
-    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0]],
+    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0, -1],
+                         [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0, -1]],
+    "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0, -1]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
     "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD]],
     "norm": [[1310720, 8192, 2, 2, 2, 1, 0, 0], [65536, 81920, 3, 2, 1, 1, 0, 0]],
@@ -178,7 +179,10 @@ def test_vector_units_compute_only_the_rows_of_a_prompt_that_there_are() -> None
     """A matrix unit's tile of 128 rows costs the same for 16 queries as for 32."""
     h100 = model("h100", "attention_prefill")
     x = np.array(
-        [[1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0] for q in (16, 32)],
+        [
+            [1, q, 512 + 0.5 * (q + 1), 512 + q, 16, 16, 128, 0, 1, 0, 2, 0, 0, 0, -1]
+            for q in (16, 32)
+        ],
         dtype=np.float64,
     )
     values, vector = h100.known.fit.values.copy(), h100.h.copy()

@@ -20,7 +20,9 @@ from opbyte.devices.catalog import load_device
 from opbyte.devices.tables.blocks import (
     P_ALONE,
     P_BLOCK,
+    P_CACHED,
     P_CORES,
+    P_GROUP,
     P_HEADS,
     P_PLACES,
     P_SHARED,
@@ -29,6 +31,7 @@ from opbyte.devices.tables.blocks import (
     P_TILE,
     blocks_seconds,
     fit_blocks,
+    joint_seconds,
     parts_of,
     places_of,
 )
@@ -41,7 +44,7 @@ SHAPE = (32, 8, 128)
 
 @compiled
 def call(p: F8, contexts: F8, batch: float, tiles: float, heap: F8) -> float:
-    return blocks_seconds(p, contexts, contexts.size, batch, tiles, heap)
+    return blocks_seconds(p, contexts, contexts.size, 0.0, batch, tiles, heap)
 
 
 @compiled
@@ -49,8 +52,13 @@ def parts(p: F8, blocks: float, tiles: float) -> float:
     return parts_of(p, blocks, tiles)
 
 
+@compiled
+def joint(p: F8, contexts: F8, mean: float, prompts: F8, heap: F8) -> float:
+    return joint_seconds(p, contexts, contexts.size, mean, prompts, prompts.shape[1], heap)
+
+
 def parameters(cores: int = 6, heads: int = 2, split: bool = True) -> F8:
-    return np.array([cores, cores, heads, 128, split, 2e-8, 5e-9, 1e-5, 40.0])
+    return np.array([cores, cores, heads, 4, 128, split, 2e-8, 5e-9, 1e-5, 40.0, 9e3])
 
 
 def obvious_parts(p: F8, blocks: int, tiles: int) -> int:
@@ -76,13 +84,18 @@ def obvious_seconds(p: F8, contexts: list[float], batch: int, tiles: int) -> flo
             each = math.ceil(math.ceil(c / p[P_TILE]) / n) * p[P_TILE]
             queue += [min(each, c - at) for _ in range(int(p[P_HEADS]))
                       for at in np.arange(0.0, c, each)]  # fmt: skip
-    queue = [keys + p[P_BLOCK] for keys in queue]
+    return float(p[P_START]) + played(p, queue, int(p[P_PLACES]), float(p[P_SHARED]))
+
+
+def played(p: F8, keys: list[float], places: int, shared: float) -> float:
+    """Seconds of blocks of so many keys, each begun as soon as there is a place."""
+    queue = [k + p[P_BLOCK] for k in keys]
     running: list[float] = []
-    now = float(p[P_START])
+    now = 0.0
     while queue or running:
-        while queue and len(running) < p[P_PLACES]:
+        while queue and len(running) < places:
             running.append(queue.pop(0))
-        rate = 1.0 / max(p[P_ALONE], len(running) * p[P_SHARED])
+        rate = 1.0 / max(p[P_ALONE], len(running) * shared)
         step = min(running)
         now += step / rate
         running = [left - step for left in running if left - step > 1e-9]
@@ -106,6 +119,41 @@ def test_calls(contexts: list[int], padding: int, cores: int, heads: int) -> Non
     keys, batch, tiles = np.array(contexts, dtype=float), len(contexts) + padding, 1 << 20
     found = call(p, keys, float(batch), float(tiles), np.empty(cores))
     assert found == pytest.approx(obvious_seconds(p, keys.tolist(), batch, tiles), rel=1e-9)
+
+
+def obvious_joint(p: F8, contexts: list[float], prompts: list[tuple[int, int]]) -> float:
+    """Query heads one by one; as groups, where there are many blocks."""
+    heads, group, places = int(p[P_HEADS]), int(p[P_GROUP]), int(p[P_PLACES])
+    kept = 1.0 / (1.0 + (sum(contexts) / p[P_CACHED]) ** 4)
+    reads = kept + (1.0 - kept) * group  # of the keys of a group
+    if heads * group * len(contexts) > 8 * places:
+        places, shared = max(places // group, 1), float(p[P_SHARED]) * reads
+    else:
+        heads, shared = heads * group, float(p[P_SHARED]) * reads / group
+    tiles = [c + min(seen + 64, new) for new, c in prompts for seen in range(0, new, 64)]
+    return float(p[P_START]) + played(p, [*contexts, *tiles] * heads, places, shared)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    contexts=st.lists(st.integers(1, 3000), min_size=1, max_size=12),
+    prompts=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 2000)), min_size=1, max_size=3),
+    cores=st.integers(1, 40), heads=st.integers(1, 4),
+)  # fmt: skip
+def test_calls_with_prompts(
+    contexts: list[int], prompts: list[tuple[int, int]], cores: int, heads: int
+) -> None:
+    p = parameters(cores, heads)
+    keys, chunks, heap = (
+        np.array(contexts, float),
+        np.array(prompts, float).T.copy(),
+        np.empty(cores),
+    )
+    found = joint(p, keys, 0.0, chunks, heap)
+    assert found == pytest.approx(obvious_joint(p, keys.tolist(), prompts), rel=1e-9)
+    mean = float(keys.mean())
+    even = joint(p, keys, mean, chunks, heap)
+    assert even == pytest.approx(joint(p, np.full(len(keys), mean), 0.0, chunks, heap), rel=1e-9)
 
 
 def test_a_long_context_costs_its_tail() -> None:
@@ -141,7 +189,7 @@ def table(p: F8) -> tuple[F8, F8]:
 
 
 def test_a_fit_gives_back_what_made_the_table() -> None:
-    p = np.array([188, 188, 8, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0])
+    p = np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
     fit = fit_blocks(load_device("rtx-pro-6000")[0], SHAPE, *table(p))
     assert fit is not None
     assert fit.error < 1e-3
@@ -151,7 +199,9 @@ def test_a_fit_gives_back_what_made_the_table() -> None:
 
 def test_no_fit_without_its_rows() -> None:
     spec = load_device("rtx-pro-6000")[0]
-    points, seconds = table(np.array([188, 188, 8, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0]))
+    points, seconds = table(
+        np.array([188, 188, 8, 4, 128, 1, 2.2e-8, 3.4e-10, 1.1e-5, 41.0, 262144.0])
+    )
     decodes = points[:, 0] == 0
     assert fit_blocks(spec, SHAPE, points[decodes], seconds[decodes]) is None
     assert fit_blocks(spec, SHAPE, points[~decodes], seconds[~decodes]) is None

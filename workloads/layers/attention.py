@@ -112,7 +112,7 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
                 "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
                 "window": spec.window, "decodes": m.decodes, "decode_kv": decode_kv,
-                "joint": float(run.joint),
+                "joint": float(run.joint), "prompts": m.prefills,
             },
             dtype=num.default,
             flops=4.0 * width * (scores if unfused else pairs),

@@ -1,0 +1,199 @@
+"""Attention of unequal contexts against measured calls (``opbyte validate kernels``, attention_skew.csv).
+
+Each row has three times: of its batch, and of batches whose decodes are all at the mean and all at the
+longest context. The last two are a table of equal contexts, as kernel tables are; the first is what the
+models of unequal contexts must say from it. Nothing is fitted to that one. Three predictions are
+compared with it:
+
+- ``thread blocks``: the blocks of the kernel (`devices.tables.blocks`), as in steps of an engine with
+  kernel tables: beside a prompt the time of the mean context and what unequal ones add;
+- ``mean context``: the time of the mean context alone;
+- ``kernel models``: the fitted families with vLLM's kernels, which know the mean alone, as in steps of
+  an engine without tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.attention_decode import NO_LIMIT
+from ...devices.calibrated.calibrate import device_named
+from ...devices.calibrated.errors import Errors, errors
+from ...devices.calibrated.family import F8, families
+from ...devices.calibrated.hardware import hardware
+from ...devices.calibrated.kernel_sets import shared_parameters
+from ...devices.calibrated.terms import COLD, O_SECONDS
+from ...devices.spec import BoundsSpec, DeviceSpec
+from ...devices.tables.blocks import P_PLACES, P_TILE, blocks_seconds, fit_blocks, joint_seconds
+from ...workloads.jit import compiled
+from ...workloads.kernel_tables import Skipped, Table, framework, joined
+
+NAME, TITLE = "attention_skew", "attention of unequal contexts"
+BLOCKS, MEAN, MODELS = "thread blocks", "mean context", "kernel models"
+COMPARED = (MEAN, MODELS)
+"""Those that are told beside the models of unequal contexts, and not drawn."""
+BOUNDS = BoundsSpec(median_ape=0.04, p90_ape=0.15, median_bias=0.03)
+"""Of `BLOCKS`, for every device: what was reached on three GPUs, with a margin like that of the fits."""
+CALLS = {"llmservingsim": 3.0}
+"""Calls whose sum a source's times are: that repository's tables of equal contexts, of the same GPU, hold a
+third of them (1,227 calls of RTX 4090, 3.03 +- 0.05; as many of RTX PRO 6000, 3.00 +- 0.02)."""
+Columns = dict[str, float | npt.NDArray[Any]]
+SHAPE = ("heads_q", "heads_kv", "head_dim")
+AXES = ("prefill_tokens", "prefill_context", "decode_seqs", "long_seqs", "short_context",
+        "long_context")  # fmt: skip
+(A_TOKENS, A_SEEN, A_DECODES, A_LONG, A_SHORT_KEYS, A_LONG_KEYS) = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class SkewCheck:
+    """One prediction of a device's rows; the fields of a `KernelCheck` that both have."""
+
+    table: Table
+    measured: F8
+    device: str
+    predicted: F8
+    errors: Errors
+    basis: str
+    bounds: BoundsSpec | None
+
+    family = NAME
+    title = TITLE
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the errors are within the bounds; None without bounds."""
+        return within(self.errors, self.bounds)
+
+
+def within(found: Errors, bounds: BoundsSpec | None) -> bool | None:
+    """Whether errors are within bounds; None without bounds."""
+    if bounds is None:
+        return None
+    return (
+        found.median_ape <= bounds.median_ape
+        and found.p90_ape <= bounds.p90_ape
+        and abs(found.median_bias) <= bounds.median_bias
+    )
+
+
+def skew_checks(table: Table, skipped: list[Skipped]) -> list[SkewCheck]:
+    """Compare a table of unequal contexts; rows that cannot be used are appended to `skipped`."""
+    found: dict[str, list[tuple[Table, F8, dict[str, F8]]]] = {}
+    for spec, part in _parts(_consistent(table, skipped), skipped):
+        calls = np.array([CALLS.get(framework(source), 1.0) for source in part["source"]])
+        times = [part[name] / calls for name in ("measured_s", "uniform_mean_s", "uniform_max_s")]
+        added = added_seconds(spec, part, times[1], times[2])
+        if added is None:
+            _leave_out(part, skipped, f"{spec.name} has no model of this kernel's thread blocks")
+            continue
+        seconds = {BLOCKS: times[1] + added, MEAN: times[1], MODELS: by_models(spec, part)}
+        found.setdefault(spec.name, []).append((part, times[0], seconds))
+    out = []
+    for device, parts in found.items():
+        whole = joined([part for part, _, _ in parts])
+        measured = np.concatenate([times for _, times, _ in parts])
+        for basis in (BLOCKS, MEAN, MODELS):
+            predicted = np.concatenate([seconds[basis] for _, _, seconds in parts])
+            told = errors(predicted, measured)
+            bounds = BOUNDS if basis == BLOCKS else None
+            out.append(SkewCheck(whole, measured, device, predicted, told, basis, bounds))
+    return out
+
+
+def _consistent(table: Table, skipped: list[Skipped]) -> Table:
+    """Rows whose counts and contexts agree with their mean."""
+    decodes, long = table["decode_seqs"], table["long_seqs"]
+    keys = long * table["long_context"] + (decodes - long) * table["short_context"]
+    good = (long <= decodes) & (np.abs(keys / decodes - table["mean_context"]) <= 1.0)
+    _leave_out(table.take(~good), skipped, "long_seqs, contexts and mean_context do not agree")
+    return table.take(good)
+
+
+def _leave_out(table: Table, skipped: list[Skipped], reason: str) -> None:
+    rows = zip(table.file.tolist(), table.line.tolist(), strict=True)
+    skipped += [Skipped(file, line, reason) for file, line in rows]
+
+
+def _parts(table: Table, skipped: list[Skipped]) -> Iterator[tuple[DeviceSpec, Table]]:
+    """Rows of each device, and of each shape of heads on it."""
+    for name in dict.fromkeys(table["device"].tolist()):
+        own = table.take(table["device"] == name)
+        try:
+            spec = device_named(name, None)
+            hardware(spec)
+        except ValueError as error:
+            _leave_out(own, skipped, f"device: {error}")
+            continue
+        shapes = np.column_stack([own[n] for n in SHAPE])
+        for shape in np.unique(shapes, axis=0):
+            yield spec, own.take((shapes == shape).all(axis=1))
+
+
+def added_seconds(spec: DeviceSpec, table: Table, mean_s: F8, most_s: F8) -> F8 | None:
+    """Seconds of each row beyond the mean context's, by the thread blocks.
+
+    The blocks are fitted to the calls of equal contexts. None where the device or they do not tell.
+    """
+    shape = (int(table["heads_q"][0]), int(table["heads_kv"][0]), int(table["head_dim"][0]))
+    kept = [table[n] for n in ("prefill_tokens", "prefill_context", "decode_seqs")]
+    points = np.concatenate(
+        [np.column_stack([*kept, table[n]]) for n in ("mean_context", "long_context")]
+    ).astype(np.float64)
+    points, first = np.unique(points, axis=0, return_index=True)
+    fit = fit_blocks(spec, shape, points, np.concatenate([mean_s, most_s])[first])
+    if fit is None:
+        return None
+    x = np.column_stack([table[n] for n in AXES]).astype(np.float64)
+    out, heap = np.empty(len(x)), np.empty(int(fit.parameters[P_PLACES]))
+    _added(
+        fit.parameters, x, mean_s, out, np.empty(int(x[:, A_DECODES].max())), np.empty((2, 1)), heap
+    )
+    return out
+
+
+@compiled
+def _added(p: F8, x: F8, mean_s: F8, out: F8, keys: F8, prompt: F8, heap: F8) -> None:
+    """As `simulator.step.unequal` has it, without captured graphs; long contexts come first."""
+    for i in range(len(x)):
+        count, long = int(x[i, A_DECODES]), int(x[i, A_LONG])
+        for j in range(count):
+            keys[j] = (x[i, A_LONG_KEYS] if j < long else x[i, A_SHORT_KEYS]) + 1.0
+        mean, n = keys[:count].sum() / count, float(count)
+        if x[i, A_TOKENS] > 0.0:
+            prompt[0, 0], prompt[1, 0] = x[i, A_TOKENS], x[i, A_SEEN]
+            even = joint_seconds(p, keys, count, mean, prompt, 1, heap)
+            out[i] = joint_seconds(p, keys, count, 0.0, prompt, 1, heap) - even
+        else:
+            tiles = np.ceil((x[i, A_LONG_KEYS] + 1.0) / p[P_TILE])
+            out[i] = blocks_seconds(p, keys, count, 0.0, n, tiles, heap) - mean_s[i]
+
+
+def by_models(spec: DeviceSpec, table: Table) -> F8:
+    """Seconds of each row by the fitted families with vLLM's kernels, at the mean context."""
+    common: Columns = {name: table[name] for name in SHAPE}
+    common |= {"kv_bytes": 2.0, "gap": 1.0}
+    decodes, tokens, seen = (table[n] for n in ("decode_seqs", "prefill_tokens", "prefill_context"))
+    total = _priced(spec, "attention_decode", len(table), {
+        **common, "batch": decodes, "keys": table["mean_context"] + 1.0, "copies": COLD,
+        "packs": NO_LIMIT, "beside": tokens > 0,
+    })  # fmt: skip
+    prompts = _priced(spec, "attention_prefill", len(table), {
+        **common, "batch": tokens > 0, "q": tokens, "keys": seen + 0.5 * (tokens + 1.0),
+        "kv": seen + tokens, "prefixed": seen > 0, "beside": decodes,
+    })  # fmt: skip
+    return total + prompts
+
+
+def _priced(spec: DeviceSpec, name: str, count: int, columns: Columns) -> F8:
+    """Seconds of calls of a family, whose other quantities are 0."""
+    family = families()[name]
+    x = np.zeros((count, len(family.quantities)))
+    for quantity, values in columns.items():
+        x[:, family.quantities.index(quantity)] = values
+    values = shared_parameters(spec, family, "vllm").fit.values
+    return family.prices(values, hardware(spec), x)[:, O_SECONDS]

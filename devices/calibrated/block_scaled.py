@@ -1,0 +1,76 @@
+"""Products of 8-bit values with a scale for each block: tiles that are never split along k.
+
+A scale for every 128 values of an input and every 128 x 128 of the weights is applied between the
+steps along k, so a block of the kernel keeps its tile from the first step to the last. DeepGEMM (in
+TensorRT-LLM, SGLang and vLLM) takes 64 rows where there are no more, else 128, and the width that
+leaves the cores least idle (``get_best_configs`` in deepseek-ai/DeepGEMM, ``deep_gemm/jit_kernels/gemm.py``).
+CUTLASS's kernel for Hopper has one tile of 128 x 128 whatever the shape. One tile has a core at a
+time, so a wave takes as long as a tile: whole steps of 128 along k, then the tile is stored, with
+nothing to hide it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.jit import compiled_part
+from .terms import ceil_div, soft_max
+
+DEPTH = 128.0
+"""Values of one step along k: those of one scale."""
+WIDE, FLAT = 128.0, 64.0
+"""Rows of a tile, and of one for few rows."""
+WIDTHS = tuple(float(width) for width in range(16, 129, 8))
+"""Columns of a tile that DeepGEMM tries."""
+STEP_CLOCKS = 240.0
+"""Least clocks of a step, whatever the tile: products of few rows and 65,536 values along k on H100 and
+H200 take 0.14 us for each 128 of them, with TensorRT-LLM's and SGLang's kernels."""
+STORE_CLOCKS = 2300.0
+"""Clocks to store a tile of 128 x 128 with nothing beside it, from the products of one tile on H20
+(1.2 us; 10,459 rows)."""
+GROUPED = 0.55
+"""Shortest kernel that finds scales of 128 values, over one that finds those of a whole token: a warp
+does it alone. From short products on H100 and H200."""
+LEAST, BEYOND = 9.0, 12.0
+"""Compute capabilities whose kernels are these: Hopper and the data centres' Blackwell."""
+
+
+@compiled_part
+def keeps_tiles(capability: float) -> bool:
+    """Whether a device's block-scaled kernels are those of this module."""
+    return LEAST <= capability < BEYOND
+
+
+@compiled_part
+def block_tiled(
+    m: float, n: float, k: float, batch: float, cores: float, core_rate: float, core_draw: float,
+    clock: float, fill_s: float, overlap: float, tile: float,
+) -> float:  # fmt: skip
+    """Seconds of the best tile, main memory left out.
+
+    Parameters
+    ----------
+    core_rate, core_draw : float
+        FLOP and operand bytes per second of one core.
+    clock : float
+        Hertz.
+    fill_s : float
+        Pipeline fill of one wave.
+    overlap : float
+        Power of the soft maximum of arithmetic and operand loads.
+    tile : float
+        Side of the only tile that the kernel has; 0 where it chooses.
+    """
+    rows = tile if tile > 0.0 else FLAT if m <= FLAT else WIDE
+    steps, best = ceil_div(k, DEPTH), np.inf
+    for i in range(len(WIDTHS)):
+        columns = tile if tile > 0.0 else WIDTHS[i]
+        math_s = max(2.0 * rows * columns * DEPTH / core_rate, STEP_CLOCKS / clock)
+        load_s = (min(m, rows) + min(n, columns)) * DEPTH / core_draw
+        step_s = soft_max(math_s, load_s, overlap)
+        store_s = STORE_CLOCKS / clock * rows * columns / (WIDE * WIDE)
+        waves = ceil_div(batch * ceil_div(m, rows) * ceil_div(n, columns), cores)
+        best = min(best, waves * (steps * step_s + store_s + fill_s))
+        if tile > 0.0:
+            break
+    return float(best)

@@ -1,0 +1,56 @@
+"""What unequal contexts of a step's decodes add, kept among the moments of an engine's batch."""
+
+from __future__ import annotations
+
+from ...workloads.batch import DECODES, PREFILLS
+from ...workloads.jit import compiled_given, compiled_part, int64
+from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
+from ..step.lowering import Plan
+from ..step.unequal import uneven_seconds
+from .planning import is_chunk
+from .policies import Limits
+from .state import C_STEPS, I_CACHED, R_RUNNING, State
+
+RENEWED, FEWER = 64, 8
+"""See `set_uneven`."""
+
+
+@compiled_given("plan.uneven", otherwise=lambda plan, limits, st, books, r, done: None)
+def set_uneven(plan: Plan, limits: Limits, st: State, books: Books, r: int, done: int) -> None:
+    """Put what a rank's unequal contexts add into its moments, `done` steps into a stretch.
+
+    Only where the kernel of the decodes tells. It changes slowly while all decode: one value serves `RENEWED` steps, or until a `FEWER`th of the
+    decodes has come or gone.
+    """
+    m, last, step = st.moments[r], books.spread[r], st.counters[C_STEPS]
+    at = m.size - 1  # behind the sums of the batch
+    m[at] = 0.0
+    if m[DECODES] < 2.0:
+        return
+    mixed = m[PREFILLS] > 0.0
+    changed = abs(m[DECODES] - last[B_DECODES]) * FEWER >= m[DECODES]
+    if not (mixed or changed or step - last[B_STEP] >= RENEWED):
+        m[at] = last[B_SECONDS]
+        return
+    count, chunks = gather(st, books, r, done)
+    m[at] = uneven_seconds(
+        plan.uneven, books.contexts, count, books.prompts, chunks, limits.captured, books.places
+    )
+    if not mixed:
+        last[B_DECODES], last[B_STEP], last[B_SECONDS] = m[DECODES], step, m[at]
+
+
+@compiled_part
+def gather(st: State, books: Books, r: int, done: int) -> tuple[int, int]:
+    """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
+    count, chunks = int64(0), int64(0)
+    for j in range(st.ranks[r, R_RUNNING]):
+        request, new = st.ints[st.running[r, j]], st.fresh[r, j]
+        if is_chunk(request, new):
+            books.prompts[0, chunks], books.prompts[1, chunks] = new, request[I_CACHED]
+            chunks += 1
+        elif new > 0:
+            books.contexts[count] = request[I_CACHED] + done + 1
+            count += 1
+    return count, chunks
+
