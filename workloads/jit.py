@@ -148,8 +148,10 @@ class _Forgiving:
         return getattr(self._inner, name)
 
     def load_overload(self, *args: Any) -> Any:
+        # Past Numba's own method, which first loads all that a compile would need.
+        load = getattr(self._inner, "_load_overload", self._inner.load_overload)
         try:
-            return self._inner.load_overload(*args)
+            return load(*args)
         except Exception:  # noqa: BLE001  # whatever unpickling the bytes of a broken file raises
             with suppress(OSError):
                 self._inner.flush()
