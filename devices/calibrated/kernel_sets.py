@@ -13,7 +13,7 @@ what ``opbyte validate kernels`` compares with rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -199,14 +199,14 @@ def _known(spec: DeviceSpec, family: Family, entry: Entry, name: str, key: str) 
 def _own_tables(spec: DeviceSpec, family: str, name: str) -> bool:
     """Whether a device's fit of a family is not of the catalog's tables."""
     own = spec.calibration.get(family)
-    return own is not None and all(
-        other.calibration.get(family) != own for other in _devices_of(name)
+    return own is not None and not any(
+        other.kernels == name and other.calibration.get(family) == own for other in _from(spec.name)
     )
 
 
-@cache
-def _devices_of(name: str) -> tuple[DeviceSpec, ...]:
+def _from(name: str) -> Iterator[DeviceSpec]:
+    """Devices of the catalog, this one first: mostly no other need be read."""
     from ..catalog import list_devices
 
-    found = (load_device(device)[0] for device in list_devices())
-    return tuple(spec for spec in found if spec.kernels == name)
+    names = sorted(list_devices(), key=lambda other: other != name)
+    return (load_device(other)[0] for other in names)

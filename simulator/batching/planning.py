@@ -220,32 +220,6 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
 
 
 @compiled_part
-def plan_prompts(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
-) -> int:  # fmt: skip
-    """Plan a rank's step of prompts alone; how many run."""
-    rank, budget, prompts = st.ranks[r], limits.token_budget, int64(0)
-    for j in range(rank[R_RUNNING]):
-        request = st.ints[st.running[r, j]]
-        want = min(max(request[I_TARGET] - request[I_CACHED], 0), budget)
-        if 0 < limits.threshold < want:
-            want = limits.threshold
-        set_tokens(st, kv, windows, r, j, want)
-        budget -= want
-        prompts += want > 0
-    while not closed and budget > 0 and rank[R_RUNNING] + rank[R_LATE] < limits.max_sequences:
-        if rank[R_HEAD] < 0 or brings_cache(st, rank[R_HEAD]):
-            break
-        want = admit(st, limits, kv, r, budget, prompts, now)
-        if want == 0:
-            break
-        set_tokens(st, kv, windows, r, rank[R_RUNNING] - 1, want)
-        budget -= min(want, budget)
-        prompts += 1
-    return int(prompts)
-
-
-@compiled_part
 def next_tokens(request: I8) -> int:
     """Tokens of a running sequence that are there, or in flight, and in no step yet.
 
@@ -261,30 +235,20 @@ def next_tokens(request: I8) -> int:
 
 
 @compiled_part
-def plan_rank(
-    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+def plan_pass(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
+    alone: bool,
 ) -> int:  # fmt: skip
-    """Plan one rank's step; returns how many sequences it preempted.
-
-    Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The latest
-    admitted is preempted, whatever of it is in flight. The new tokens of each sequence are left in ``st.fresh[r]``, the batch's
-    moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
-    """
-    rank, m = st.ranks[r], st.moments[r]
-    for w in range(m.size):
-        m[w] = 0.0
-    rank[R_LEFT] = 1 << 40
-    if limits.prompts_alone and plan_prompts(st, limits, kv, windows, r, now, closed) > 0:
-        return 0
-    budget = limits.token_budget
-    preemptions, prompts, j = int64(0), 0, 0
+    """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
+    rank, budget = st.ranks[r], limits.token_budget
+    preemptions, prompts, j = int64(0), int64(0), int64(0)
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
-            head = rank[R_HEAD]
-            if (closed or limits.prompts_alone) and head >= 0 and not brings_cache(st, head):
+            decodes = rank[R_HEAD] >= 0 and brings_cache(st, rank[R_HEAD])
+            prompt_may = not closed and alone == limits.prompts_alone
+            if not (not alone if decodes else prompt_may):
                 break
             want = admit(st, limits, kv, r, budget, prompts, now)
             if want == 0:
@@ -293,10 +257,11 @@ def plan_rank(
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            want = next_tokens(request)
+            want = max(request[I_TARGET] - request[I_CACHED], 0) if alone else next_tokens(request)
             if 0 < limits.threshold < want:
                 want = limits.threshold
             want = min(want, budget)
+            prompts += alone and want > 0
             fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
             while not fits and j < rank[R_RUNNING]:
                 fits = hold(st, kv, r, i, request[I_CACHED] + want)
@@ -310,4 +275,26 @@ def plan_rank(
         set_tokens(st, kv, windows, r, j, want)
         budget -= min(want, budget)
         j += 1
+    return preemptions
+
+
+@compiled_part
+def plan_rank(
+    st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool
+) -> int:  # fmt: skip
+    """Plan one rank's step; returns how many sequences it preempted.
+
+    Running sequences come first, in order of admission; then, unless any was preempted or the
+    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The latest
+    admitted is preempted, whatever of it is in flight. Where prompts run alone, decodes run only in
+    steps that no prompt can run in. The new tokens of each sequence are left in ``st.fresh[r]``, the
+    batch's moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
+    """
+    m, alone = st.moments[r], limits.prompts_alone
+    for w in range(m.size):
+        m[w] = 0.0
+    st.ranks[r, R_LEFT] = 1 << 40
+    preemptions = plan_pass(st, limits, kv, windows, r, now, closed, alone)
+    if alone and m[TOKENS] == 0.0:
+        preemptions += plan_pass(st, limits, kv, windows, r, now, closed, not alone)
     return preemptions
