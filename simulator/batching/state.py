@@ -19,17 +19,17 @@ from .prefix import Pool, new_pool
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-(I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_SLOT,
- I_BLOCKS, I_KEYED, I_HASHES, I_HASHED, I_FLIGHT, I_NOTED, I_DONE) = range(17)  # fmt: skip
-NUM_INTS = 17
+(I_TARGET, I_CACHED, I_GENERATED, I_OUTPUT, I_ROOM, I_NEXT, I_INPUT, I_ORDER, I_PREEMPTED, I_FLIGHT,
+ I_NOTED, I_DONE, I_SLOT, I_BLOCKS, I_KEYED, I_HASHES, I_HASHED) = range(17)  # fmt: skip
+NUM_PLAIN, NUM_INTS = 12, 17
 """Columns of `State.ints`: prompt to process (the input, plus what had been generated when the
 request was preempted) and how many of its tokens are in the KV cache; tokens generated, and to
 generate; longest sequence that the held KV bytes cover; next in its queue; input; place among
-completions (-1 before); preemptions. With prefix caching: row of `Pool.held`, blocks in it, leading
-ones whose content is noted; start in `Pool.hashes` or the session (`prefix.named`), and tokens that
-hashes cover. With asynchronous scheduling: tokens that its batches in flight on several stages will
-bring; tokens of it whose content was known at its latest plan. Last, not of the row's own request: in
-row k, the k-th request to complete."""
+completions (-1 before); preemptions. With asynchronous scheduling: tokens that its batches in flight
+on several stages will bring; tokens of it whose content was known at its latest plan. Then, not of the
+row's own request: in row k, the k-th request to complete. Behind `NUM_PLAIN`, there with prefix caching
+only: row of `Pool.held`, blocks in it, leading ones whose content is noted; start in `Pool.hashes` or
+the session (`prefix.named`), and tokens that hashes cover."""
 
 (F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST, F_HELD, F_KEY) = range(6)
 NUM_FLOATS = 6
@@ -103,7 +103,7 @@ class State(NamedTuple):
     lists through `I_NEXT`.
     """
 
-    ints: I8  # [N, NUM_INTS]
+    ints: I8  # [N, NUM_INTS or NUM_PLAIN]
     floats: F8  # [N, NUM_FLOATS]
     running: I8  # [R, 3B] requests in order of admission; from B on, finished ones (`R_LATE`), and
     # from 2B on how many of the running ones were admitted before each of those
@@ -135,7 +135,7 @@ def new_state(
     rank_rows[:, [R_HEAD, R_TAIL]] = -1
     rank_rows[:, R_BLOCKS], rank_rows[:, R_SLOTS] = blocks, sequences
     return State(
-        ints=np.zeros((0, NUM_INTS), dtype=np.int64),
+        ints=np.zeros((0, NUM_INTS if blocks else NUM_PLAIN), dtype=np.int64),
         floats=np.zeros((0, NUM_FLOATS)),
         running=np.zeros((ranks, 3 * sequences), dtype=np.int64),
         fresh=np.zeros((ranks, sequences), dtype=np.int64),
@@ -160,12 +160,14 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     have, new = int(st.counters[C_SUBMITTED]), len(arrival)
     if have + new > len(st.ints):
         size = max(have + new, 2 * len(st.ints), 1024)
-        ints, floats = np.empty((size, NUM_INTS), dtype=np.int64), np.empty((size, NUM_FLOATS))
+        ints = np.empty((size, st.ints.shape[1]), dtype=np.int64)
+        floats = np.empty((size, NUM_FLOATS))
         ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
         st = st._replace(ints=ints, floats=floats)
     rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
     rows[:], stamps[:] = 0, np.nan
-    rows[:, [I_ORDER, I_NEXT, I_SLOT]] = -1
+    rows[:, [I_ORDER, I_NEXT]] = -1
+    rows[:, I_SLOT : I_SLOT + 1] = -1  # where there is one
     rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
     rows[:, I_OUTPUT] = outputs
     stamps[:, F_ARRIVAL], stamps[:, F_HELD], stamps[:, F_KEY] = arrival, 0.0, keys
