@@ -41,7 +41,7 @@ def test_near_best_configurations_are_found(
         assert row["searched"] == SEARCHED[device]
         assert row["default1"] == pytest.approx(DEFAULT_HITS[device], abs=0.006)
         assert row["random"]["5"] == pytest.approx(RANDOM_HITS[device], abs=0.006)
-        assert row["hit"]["5"] >= max(FLOOR[device][0], row["look_up"][5])
+        assert row["hit"]["5"] >= max(FLOOR[device][0], row["look_up"]["5"])
         assert row["hit"]["10"] >= FLOOR[device][1]
         assert row["tile1"] >= 0.5
         assert max(row["best_median_ape"], row["default_median_ape"]) <= 0.12
