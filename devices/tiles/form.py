@@ -17,7 +17,7 @@ from .product import NUM_PRICE
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
-Value = int | str
+Value = int | float | str
 Shape = Mapping[str, Value]
 """A shape's numbers, and its number format, by key."""
 

@@ -70,15 +70,15 @@ def thread_registers(
     if not groups:
         tall, wide = max(block_m / rows, ROWS), max(block_n / columns, COLUMNS)
         operands = 2.0 * (tall + wide) * DEEP_BYTES / (4.0 * h[M_LANES])
-    wanted = sums + operands + per_copy * copies + BASE_REGISTERS
+    wanted: float = sums + operands + per_copy * copies + BASE_REGISTERS
     return 8.0 * math.ceil(wanted / 8.0)
 
 
 @compiled_part
 def resident(h: F8, warps: float, registers: float, shared: float) -> float:
     """Blocks that one core holds at a time, at least one."""
-    by_registers = h[M_REGISTERS] // (h[M_LANES] * warps * registers)
-    by_shared = h[M_SHARED] // (shared + RESERVED)
+    by_registers: float = h[M_REGISTERS] // (h[M_LANES] * warps * registers)
+    by_shared: float = h[M_SHARED] // (shared + RESERVED)
     most: float = min(h[M_WARPS] // warps, h[M_BLOCKS])
     return max(1.0, min(by_registers, by_shared, most))
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError, SpecError, nearest
 from ..calibrated.hardware import ARITHMETIC, FORMATS
+from ..core_spec import CoreSpec
 from ..peaks import peaks_of
-from ..spec import CoreSpec, DeviceSpec, ProcessorSpec
+from ..spec import DeviceSpec, ProcessorSpec
 
 F8 = npt.NDArray[np.float64]
 

@@ -92,7 +92,8 @@ def join(a: float, b: float, exponent: float) -> float:
     low: float = min(a, b)
     if high <= 0.0:
         return 0.0
-    return high * (1.0 + (low / high) ** exponent) ** (1.0 / exponent)
+    above: float = (1.0 + (low / high) ** exponent) ** (1.0 / exponent)
+    return high * above
 
 
 @compiled_part

@@ -14,7 +14,7 @@ from ....workloads.jit import compiled
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import I8, KernelConfig
-from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
 from ..fused_moe_space import TILES
 from ..machine import M_RATE, M_SHARED, Machine
 from ..product import (
@@ -95,8 +95,31 @@ def default(machine: Machine, shape: Shape) -> KernelConfig:
     return KernelConfig(64, 64, 64, 16, 4, 3)
 
 
+def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
+    """The same products in the calibrated family of grouped ones, rows of experts one after another."""
+    routed = number(shape, "tokens") * number(shape, "topk")
+    active = min(number(shape, "experts"), routed)
+    return "grouped_gemm", {
+        "groups": active,
+        "m_per_group": routed / active,
+        "n": 2 * number(shape, "inter"),
+        "k": number(shape, "hidden"),
+        "dtype": shape["dtype"],
+        "layout": "contiguous",
+    }
+
+
 FUSED_MOE = kernel_form(
-    Form("fused_moe", "first grouped product of a gated MoE layer (Triton)", KEYS,
-         ("block_m", "block_n", "block_k", "group_m", "warps", "stages"), work, rows, space, default,
-         lambda machine, shape: "triton")
-)  # fmt: skip
+    Form(
+        "fused_moe",
+        "first grouped product of a gated MoE layer (Triton)",
+        KEYS,
+        ("block_m", "block_n", "block_k", "group_m", "warps", "stages"),
+        work,
+        rows,
+        space,
+        default,
+        lambda machine, shape: "triton",
+        calibrated,
+    )
+)

@@ -8,7 +8,7 @@ from ....workloads.jit import compiled
 from ...calibrated.family import F8
 from ...calibrated.hardware import C_16, C_FP8_BLOCK, CODES, INPUT_BYTES, WEIGHT_BYTES
 from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
-from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
 from ..machine import M_RATE, Machine
 from ..product import (
     NUM_WORK,
@@ -82,9 +82,23 @@ def constants(machine: Machine, shape: Shape) -> str:
     return "fp8_block" if CODES[str(shape["dtype"])] == C_FP8_BLOCK else "triton"
 
 
+def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
+    """The same product in the calibrated family, timed as kernels in graphs are."""
+    sizes: dict[str, Value] = {key: shape[key] for key in ("m", "n", "k", "dtype")}
+    return "gemm", {**sizes, "batch": 1, "timing": "kernel", "kernel": "gemm", "source": ""}
+
+
 GEMM = kernel_form(
-    Form("gemm", "dense matrix product", KEYS,
-         ("block_m", "block_n", "block_k", "group_m", "warps", "stages", "split"), work, rows, space,
-         default, constants,
-         lambda shape: ("gemm", {key: shape[key] for key in ("m", "n", "k", "dtype")}))
-)  # fmt: skip
+    Form(
+        "gemm",
+        "dense matrix product",
+        KEYS,
+        ("block_m", "block_n", "block_k", "group_m", "warps", "stages", "split"),
+        work,
+        rows,
+        space,
+        default,
+        constants,
+        calibrated,
+    )
+)
