@@ -9,11 +9,17 @@ from .fields import Count, Positive
 
 
 class MacArraySpec(Spec):
-    """Multiply-accumulate units of a processor near memory; peak = 2 x MACs x clock."""
+    """Multiply-accumulate units of a processor near memory; peak = 2 x MACs x clock.
+
+    `module_buffer_bytes` is the buffer of one module, `input_buffer_bytes` that of all inputs of a
+    stack; the tile model needs both.
+    """
 
     modules_per_stack: Count
     macs_per_module: Count
     clock_Hz: Positive
+    module_buffer_bytes: Positive | None = None
+    input_buffer_bytes: Positive | None = None
 
 
 class CoreSpec(Spec):

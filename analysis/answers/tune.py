@@ -11,7 +11,7 @@ from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
 from ...devices.tiles.config import I8, KernelConfig
 from ...devices.tiles.form import FORMS, Form, Shape
-from ...devices.tiles.machine import SETTINGS, Machine, machine_of
+from ...devices.tiles.machine import SETTINGS, Machine
 from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
 from ...devices.tiles.store import Constants, constants
 from ...devices.tiles.tables import read_grid
@@ -249,7 +249,7 @@ def tune(
     """
     form = form_of(kernel)
     spec = load_device(device)[0] if isinstance(device, str) else device
-    machine = machine_of(spec).changed(set_ or {})
+    machine = form.machine(spec).changed(set_ or {})
     checked = form.shape(shape)
     given = None if config is None else KernelConfig.of(config)
     configs = None if grid is None else searched(form, machine, Path(grid))
@@ -328,6 +328,8 @@ def _evidence(tuned: Tuned, changed: Mapping[str, float]) -> tuple[str, ...]:
     lines = [
         f"constants {known.name}: fitted to {known.rows:,} rows ({known.fitted_to}), {known.date}"
     ]
+    if not known.rows:
+        lines = ["no constants were fitted: what is assumed stands in the form"]
     if machine.derived:
         lines.append(
             f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}"

@@ -10,7 +10,7 @@ import numpy as np
 from ...devices.tiles.config import C_M, C_N, I8
 from ...devices.tiles.form import F8, Form, Shape
 from ...devices.tiles.machine import SETTINGS, Machine
-from ...devices.tiles.product import O_SECONDS
+from ...devices.tiles.price import O_SECONDS
 from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
 from ...workloads.errors import InputError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...devices.catalog import load_device
 from ...devices.tiles.config import I8, NAMES, KernelConfig
-from ...devices.tiles.machine import Machine, machine_of
+from ...devices.tiles.machine import Machine
 from ...workloads.csvfile import Column, numbers, read_whole
 from ...workloads.errors import InputError
 from ..show.result import Drawing, Result
@@ -112,7 +112,7 @@ def tune_rows(
         name = str(columns["device"].cells[i]).strip() if "device" in columns else str(device)
         if name not in machines:
             try:
-                machines[name] = machine_of(load_device(name)[0]).changed(set_ or {})
+                machines[name] = form.machine(load_device(name)[0]).changed(set_ or {})
             except InputError as error:
                 raise InputError(f"{path}:{_line(columns, i)}", f"device {error}") from None
             spaces[name] = None if grid is None else searched(form, machines[name], Path(grid))

@@ -56,6 +56,8 @@ MEANINGS = {
     "mac array.modules_per_stack": "GEMM modules of one stack.",
     "mac array.macs_per_module": "Multipliers of a module.",
     "mac array.clock": "Of the modules.",
+    "mac array.module_buffer": "Buffer of one module, for the tile model.",
+    "mac array.input_buffer": "Buffer of a stack's inputs, for the tile model.",
     "engine.clock": "Of the whole design.",
     "engine.linear": "The array of all matrix products.",
     "engine.buffers": "On-chip buffers.",

@@ -23,7 +23,7 @@ LARGEST = 0.5
 """Errors of the logarithm count up to this."""
 STRIDE = 6
 """Every sixth shape is fitted to."""
-ROUNDS, OFFSPRING = 90, 12
+ROUNDS, OFFSPRING = 50, 12
 FIXED_STRIDE, FIXED_PRIOR = 5, 0.0005
 
 _DEFAULTS = np.array([q.default for q in PARAMETERS])

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, nearest
 from ...workloads.registry import Registry
 from ..calibrated.hardware import CODES
+from ..spec import DeviceSpec
 from .config import KernelConfig
-from .machine import Machine
-from .product import NUM_PRICE
+from .machine import Machine, machine_of
+from .price import NUM_PRICE
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -70,6 +71,10 @@ class Form:
     calibrated : callable
         ``calibrated(shape)``: family and table columns of the same call in the calibrated families,
         or None.
+    machine : callable
+        ``machine(spec)``: the unit of a device that runs it; its xPU by default.
+    threads : bool
+        Whether blocks are warps of threads with registers and matrix instructions of 16 rows.
     """
 
     name: str
@@ -82,6 +87,8 @@ class Form:
     default: Callable[[Machine, Shape], KernelConfig]
     constants: Callable[[Machine, Shape], str]
     calibrated: Callable[[Shape], tuple[str, Mapping[str, Value]] | None] = lambda shape: None
+    machine: Callable[[DeviceSpec], Machine] = machine_of
+    threads: bool = True
 
     def shape(self, given: Mapping[str, object]) -> dict[str, Value]:
         """A shape with its defaults, checked.

@@ -100,11 +100,14 @@ class Machine:
         Values in the order of the ``M_`` constants.
     derived : tuple of str
         Settings that the description does not have and a rule gave.
+    row_efficiency : tuple of float
+        Of units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
     """
 
     name: str
     vector: tuple[float, ...]
     derived: tuple[str, ...] = ()
+    row_efficiency: tuple[float, ...] = ()
 
     @property
     def h(self) -> F8:

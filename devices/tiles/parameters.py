@@ -18,10 +18,10 @@ PARAMETERS = (
               15.0, 2.0, 60.0, 0.4),
     Parameter("overlap", "1", "exponent that joins waiting for loads with the time of their bytes",
               3.0, 1.5, 10.0, 0.3),
-    Parameter("copy_registers", "1", "registers of a thread for each of its copies", 2.6, 0.5, 4.0, 0.3),
+    Parameter("matrix", "1", "share of the matrix units' rate in long tiles", 0.95, 0.8, 1.0, 0.05),
     Parameter("matrix_latency", "clk", "clocks until a matrix instruction may use what the one before wrote",
               40.0, 10.0, 120.0, 0.4),
 )  # fmt: skip
 (P_LAUNCH, P_MEMORY, P_CACHE, P_SHARED, P_LATENCY, P_CACHE_LATENCY, P_STEP, P_START, P_ROW, P_OVERLAP,
- P_COPY_REGISTERS, P_MATRIX_LATENCY) = range(12)  # fmt: skip
+ P_MATRIX, P_MATRIX_LATENCY) = range(12)  # fmt: skip
 """Places in a vector of constants."""

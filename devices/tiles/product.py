@@ -24,37 +24,28 @@ from .layout import (
     warpgroup,
 )
 from .machine import (
-    M_BANDWIDTH,
     M_CACHE,
-    M_CACHE_BANDWIDTH,
-    M_CACHE_LATENCY,
     M_CAPABILITY,
-    M_CHANNEL,
-    M_CLOCK,
     M_CORES,
     M_LANES,
-    M_LATENCY,
 )
 from .parameters import (
-    P_CACHE,
-    P_CACHE_LATENCY,
-    P_COPY_REGISTERS,
-    P_LATENCY,
-    P_LAUNCH,
+    P_MATRIX,
     P_MATRIX_LATENCY,
-    P_MEMORY,
-    P_OVERLAP,
-    P_ROW,
     P_SHARED,
-    P_START,
     P_STEP,
 )
-
-(O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
- O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip
-"""Columns of a price: seconds, what each term would take alone [s], blocks of a core, waves, registers
-that a thread wants, shared bytes of a block, bytes on their way to a core, seconds that a step waits."""
-NUM_PRICE = O_WAIT + 1
+from .price import (
+    O_BLOCKS,
+    O_MATRIX,
+    O_REGISTERS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_STEP,
+    SHARP,
+    finish,
+    join,
+)
 
 (W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES,
  W_WARM) = range(12)  # fmt: skip
@@ -63,8 +54,6 @@ columns, k, distinct rows of the left side, FLOP per clock and core, bytes of va
 right side and result, and whether caches hold what they can from the call before."""
 NUM_WORK = W_WARM + 1
 
-SHARP = 6.0
-"""Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
 SYNCHRONOUS = 0.63 * 4096.0
 """Most FLOP per clock and core of `mma.sync` with 16-bit operands from capability 9.0 on: 0.63 of the
 H100's rate (arXiv 2402.13499)."""
@@ -74,26 +63,23 @@ of A100 and H100: 32 banks of 4 bytes; 64 bytes a clock and core)."""
 COPY_BYTES, COPY_CLOCKS, SCHEDULERS = 16.0, 0.5, 4.0
 """Bytes that a thread copies at once (`cp.async`), clocks that this takes one of a core's four
 schedulers: assumed."""
+COPY_REGISTERS = 2.6
+"""Registers of a thread for each of its copies: a 64-bit address and part of a mask; assumed, fits
+give 2.5 to 2.7."""
 BESIDE = 0.3
 """Share of a step's barrier and addresses that other blocks on the core cannot hide: assumed."""
 SPILL = 4.0
 """A block whose threads want 255 registers too many takes so many times longer: assumed."""
 KEEP = 0.8
 """Share of the last-level cache that holds what will be read again: assumed."""
-DEEPER, WIDER = 0.05, 0.05
-"""Exponents of how rows of two steps in flight, and of fewer columns, keep DRAM pages open: they order
-configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
 
 
 @compiled_part
-def join(a: float, b: float, exponent: float) -> float:
-    """p-norm of two terms."""
-    high: float = max(a, b)
-    low: float = min(a, b)
-    if high <= 0.0:
-        return 0.0
-    above: float = (1.0 + (low / high) ** exponent) ** (1.0 / exponent)
-    return high * above
+def synchronous_rate(h: F8, rate: float, value_bytes: float) -> float:
+    """FLOP per clock and core that `mma.sync` reaches."""
+    if 9.0 <= h[M_CAPABILITY] < 12.0:
+        return min(rate, SYNCHRONOUS * 2.0 / value_bytes)
+    return rate
 
 
 @compiled_part
@@ -130,26 +116,22 @@ def step(
     a, b = x[W_A_BYTES], x[W_B_BYTES]
     held = (bm * a + bn * b) * bk
     copies = held / (COPY_BYTES * lanes * warps)
-    registers = thread_registers(
-        h, bm, bn, copies, p[P_COPY_REGISTERS], warps, rows, columns, groups
-    )
+    registers = thread_registers(h, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
     limit = most_registers(h)
     spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
     shared_bytes = max(buffers * held, bm * bn * x[W_OUT_BYTES])
     load = (valid * a + bn * b) * bk
     flop = 2.0 * bm * bn * bk
     if groups:
-        matrix = flop / x[W_RATE]
+        matrix = flop / (p[P_MATRIX] * x[W_RATE])
         bubbles = matrix
         reads = bk * (bm * a * max(columns, bn / 256.0) + bn * b * bm / 64.0)
     else:
-        rate = x[W_RATE]
-        if h[M_CAPABILITY] >= 9.0 and h[M_CAPABILITY] < 12.0:
-            rate = min(rate, SYNCHRONOUS * 2.0 / max(a, b))
+        rate = synchronous_rate(h, x[W_RATE], max(a, b))
         twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(
             1.0, columns * COLUMNS / max(bn, COLUMNS)
         )
-        matrix = flop * twice / rate
+        matrix = flop * twice / (p[P_MATRIX] * rate)
         bubbles = max(matrix, bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
         reads = bk * (bm * a * columns + bn * b * rows)
     shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
@@ -160,8 +142,8 @@ def step(
 
 
 @compiled_part
-def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> tuple[float, float]:
-    """Bytes that come from memory, and the bytes of weights, inputs and results once.
+def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> float:
+    """Bytes that come from memory and go there.
 
     Blocks of a group of row tiles run together and sweep the columns. A group shares the right
     side; one that holds fewer row tiles than a part of the rows has reads it again. The left side
@@ -186,7 +168,8 @@ def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> tu
         kept = min(1.0, keep / least)
         read *= 1.0 - (kept if kept >= 1.0 else max(0.0, kept * (2.0 * kept - 1.0)))
         results *= 0.5  # half of the results stay in the cache that the next call overwrites
-    return read + results, least
+    everything: float = read + results
+    return everything
 
 
 @compiled_part
@@ -211,41 +194,15 @@ def price(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
     matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(
         p, h, x, c, valid
     )
-    cores, clock = h[M_CORES], h[M_CLOCK]
     blocks = resident(h, float(c[C_WARPS]), min(registers, most_registers(h)), shared_bytes)
     launched = tiles * math.ceil(x[W_N] / c[C_N]) * split
     steps = math.ceil(x[W_K] / (split * bk))
-    moved, _ = traffic(h, x, c, tiles, valid, cores * blocks)
-    through = launched * steps * load
-    row, lost = bk * min(x[W_A_BYTES], x[W_B_BYTES]), p[P_ROW]
-    lies = min(row, h[M_CHANNEL]) * min(buffers, 2.0) ** DEEPER
-    memory = moved / (p[P_MEMORY] * h[M_BANDWIDTH]) * (1.0 + lost * (c[C_N] / 64.0) ** WIDER / lies)
-    cache = through / (p[P_CACHE] * h[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
-    near, far = p[P_CACHE_LATENCY] * h[M_CACHE_LATENCY], p[P_LATENCY] * h[M_LATENCY]
-    wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
-    busiest = math.ceil(launched / cores)
-    waves = math.ceil(busiest / blocks)
-    one = max(alone, (wait + alone) / buffers)
-    start = waves * (p[P_START] + wait) / clock
-    waiting = waves * steps * one * spilled / clock + start
-    working = busiest * steps * work * spilled / clock
-    slow = join(waiting, memory, p[P_OVERLAP])
-    out[O_SECONDS] = join(join(slow, working, SHARP), cache, SHARP) + p[P_LAUNCH]
-    out[O_LAUNCH] = p[P_LAUNCH]
-    if split > 1.0:
-        merged = routed * x[W_N] * (4.0 * split + x[W_OUT_BYTES]) / (p[P_MEMORY] * h[M_BANDWIDTH])
-        out[O_SECONDS] += merged + p[P_LAUNCH]
-        out[O_LAUNCH] += p[P_LAUNCH]
-        memory += merged
-    scale = busiest * steps * spilled / clock
-    out[O_MATRIX], out[O_SHARED], out[O_STEP] = (
-        scale * matrix,
-        scale * shared,
-        scale * (work - join(matrix, shared, SHARP)),
-    )
-    out[O_LATENCY], out[O_CACHE], out[O_MEMORY] = waiting - start, cache, memory
-    out[O_START], out[O_PARTIAL] = start, working * (1.0 - launched / (busiest * cores))
-    out[O_BLOCKS], out[O_WAVES] = blocks, launched / (cores * blocks)
-    out[O_REGISTERS], out[O_SHARED_BYTES] = registers, shared_bytes
-    out[O_IN_FLIGHT] = min(blocks, busiest) * buffers * load
-    out[O_WAIT] = max(0.0, one - alone) / clock
+    moved = traffic(h, x, c, tiles, valid, h[M_CORES] * blocks)
+    row = bk * min(x[W_A_BYTES], x[W_B_BYTES])
+    merged = routed * x[W_N] * (4.0 * split + x[W_OUT_BYTES]) if split > 1.0 else 0.0
+    out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
+    out[O_BLOCKS], out[O_REGISTERS], out[O_SHARED_BYTES] = blocks, registers, shared_bytes
+    finish(
+        p, h, launched, steps, 0.0, work * spilled, alone, buffers, load, spilled, moved, row,
+        float(c[C_N]), merged, out,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from .config import C_GROUP, C_K, C_M, C_N, C_WARPS, I8, KernelConfig
 from .form import F8, Form, Shape
 from .layout import most_registers_of
 from .machine import M_LANES, M_SHARED_BLOCK, Machine
-from .product import (
+from .price import (
     O_BLOCKS,
     O_CACHE,
     O_IN_FLIGHT,
@@ -144,7 +144,7 @@ def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) ->
     )  # fmt: skip
 
 
-def reasons(machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
+def reasons(form: Form, machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
     """Why each configuration cannot run; empty where it can."""
     h = machine.vector
     sides = configs[:, [C_M, C_N, C_K]]
@@ -160,6 +160,8 @@ def reasons(machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_
     }
     out = np.full(len(configs), "", dtype=object)
     for reason, mask in wrong.items():
+        if not form.threads and reason in (SPILLS, TOO_MANY, TOO_THIN):
+            continue
         out[mask] = reason
     return out
 
@@ -178,7 +180,7 @@ def rank(form: Form, machine: Machine, shape: Shape, p: F8, configs: I8 | None =
     """
     every = form.space(machine, shape) if configs is None else configs
     prices = form.prices(p, machine, shape, every)
-    why = reasons(machine, every, prices)
+    why = reasons(form, machine, every, prices)
     can = why == ""
     invalid = {str(r): int((why == r).sum()) for r in dict.fromkeys(why[~can].tolist())}
     kept, costs = every[can], prices[can]
@@ -197,4 +199,4 @@ def reason_of(form: Form, machine: Machine, shape: Shape, config: KernelConfig) 
     from .store import UNFITTED
 
     row = config.row[None]
-    return str(reasons(machine, row, form.prices(UNFITTED.p, machine, shape, row))[0])
+    return str(reasons(form, machine, row, form.prices(UNFITTED.p, machine, shape, row))[0])

@@ -16,7 +16,7 @@ from ..catalog import load_device
 from .config import I8, NAMES
 from .form import F8, FORMS, Form, Shape
 from .machine import M_SHARED_BLOCK, Machine, machine_of
-from .product import O_SHARED_BYTES
+from .price import O_SHARED_BYTES
 from .store import UNFITTED
 
 GRID_COLUMNS = NAMES[:4]

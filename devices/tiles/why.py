@@ -42,6 +42,9 @@ def why(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str:
             f"bound by its last wave: {of.waves:.2f} waves leave cores idle for {_us(terms['partial_wave'])}"
         ),
     }[of.bound]()  # fmt: skip
+    if not form.threads:
+        held = of.shared_bytes / KIB
+        return f"{said}; a module's buffer holds {held:,.1f} KiB of inputs and sums"
     text = (
         f"{said}; {config.stages} stages keep {of.in_flight_bytes / KIB:,.0f} KiB on their way to a core"
         f"{_fewer(form, machine, shape, p, of)}"
@@ -68,4 +71,4 @@ def _fewer(form: Form, machine: Machine, shape: Shape, p: F8, of: Priced) -> str
 
 
 def _us(seconds: float) -> str:
-    return f"{seconds * US:,.3g} us"
+    return f"{float(f'{seconds * US:.3g}'):,g} us"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import list_devices, load_device
@@ -27,7 +27,7 @@ from opbyte.devices.tiles.machine import (
     Machine,
     machine_of,
 )
-from opbyte.devices.tiles.product import O_SECONDS
+from opbyte.devices.tiles.price import O_SECONDS
 from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
 from opbyte.devices.tiles.store import UNFITTED, constants
 from opbyte.workloads.errors import InputError, SpecError
@@ -35,22 +35,30 @@ from opbyte.workloads.errors import InputError, SpecError
 pytestmark = pytest.mark.filterwarnings("error")
 
 
-def machines() -> dict[str, Machine]:
-    """Every device of the catalog that has cores."""
+def machines(form: Form | None = None) -> dict[str, Machine]:
+    """Every device of the catalog that has cores, or the units that a form runs on."""
     out = {}
     for name in list_devices():
         try:
-            out[name] = machine_of(load_device(name)[0])
+            out[name] = (machine_of if form is None else form.machine)(load_device(name)[0])
         except SpecError:
             continue
     return out
 
 
 MACHINES = machines()
+RUN_ON = {name: machines(FORMS[name]) for name in FORMS}
+"""Machines of each form."""
 SHAPES: dict[str, dict[str, Any]] = {
     "fused_moe": {"tokens": (1, 4096), "experts": (1, 256), "topk": (1, 8), "hidden": (256, 8192),
                   "inter": (64, 4096)},
     "gemm": {"m": (1, 8192), "n": (64, 16384), "k": (64, 16384)},
+    "attention_decode": {"batch": (1, 512), "keys": (1, 65536), "heads_q": (1, 128),
+                         "heads_kv": (1, 128), "head_dim": (64, 256)},
+    "attention_prefill": {"batch": (1, 16), "tokens": (1, 16384), "context": (0, 16384),
+                          "heads_q": (1, 128), "heads_kv": (1, 128), "head_dim": (64, 256)},
+    "pim_gemm": {"m": (1, 1024), "n": (64, 16384), "k": (64, 16384), "groups": (1, 64)},
+    "mla_decode": {"batch": (1, 512), "keys": (1, 65536), "heads": (1, 128)},
 }  # fmt: skip
 """Ranges from which shapes of each form are drawn."""
 
@@ -60,9 +68,12 @@ def shape_of(form: Form, draw: Any) -> dict[str, Any]:
     out = {}
     for key, (low, high) in SHAPES[form.name].items():
         value = draw(st.integers(low, high))
-        out[key] = max(low, 2 ** int(np.log2(value))) if draw(st.booleans()) else value
+        round_ = max(low, 2 ** int(np.log2(max(value, 1))))
+        out[key] = round_ if draw(st.booleans()) else value
     if "topk" in out:
         out["topk"] = min(out["topk"], out["experts"])
+    if "heads_kv" in out:
+        out["heads_kv"] = min(out["heads_kv"], out["heads_q"])
     return form.shape(out)
 
 
@@ -124,7 +135,7 @@ def test_ranked_seconds_rise_and_equal_ones_keep_the_order_of_groups(
     kernel: str, data: st.DataObject
 ) -> None:
     form = FORMS[kernel]
-    machine = MACHINES[data.draw(st.sampled_from(sorted(MACHINES)))]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
     shape = shape_of(form, data.draw)
     ranking = rank(form, machine, shape, constants(form.constants(machine, shape)).p)
     seconds = ranking.prices[:, O_SECONDS]
@@ -145,11 +156,12 @@ def test_ranked_seconds_rise_and_equal_ones_keep_the_order_of_groups(
 @pytest.mark.parametrize("kernel", sorted(SHAPES))
 def test_more_of_anything_never_makes_the_best_slower(kernel: str, data: st.DataObject) -> None:
     form = FORMS[kernel]
-    machine = MACHINES[data.draw(st.sampled_from(sorted(MACHINES)))]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
     shape = shape_of(form, data.draw)
     p = constants(form.constants(machine, shape)).p
     setting = data.draw(st.sampled_from(sorted(SETTINGS)))
     factor = data.draw(st.sampled_from((1.01, 1.3, 2.0, 4.0)))
+    assume(machine.value(setting) > 0)
     more = machine.scaled(setting, 1 / factor if setting in BETTER_LESS else factor)
     before = rank(form, machine, shape, p).prices[0, O_SECONDS]
     after = rank(form, more, shape, p).prices[0, O_SECONDS]
@@ -161,7 +173,7 @@ def test_more_of_anything_never_makes_the_best_slower(kernel: str, data: st.Data
 def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataObject) -> None:
     """With cold caches: bytes once over the bandwidth, FLOP over the rate of all cores."""
     form = FORMS[kernel]
-    machine = MACHINES[data.draw(st.sampled_from(sorted(MACHINES)))]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
     drawn = shape_of(form, data.draw)
     shape = form.shape({**drawn, **({"cold": 1} if "cold" in drawn else {})})
     ranking = rank(form, machine, shape, constants(form.constants(machine, shape)).p)
@@ -171,6 +183,20 @@ def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataO
         h = machine.vector
         least = max(moved / h[0], flop / (h[M_RATE] * h[5] * h[6]))
         assert ranking.prices[0, O_SECONDS] >= least
+
+
+def test_units_in_the_memory_stream_weights_once_for_eight_rows() -> None:
+    """Duplex is balanced at 8 Op/B of its bandwidth: 8 rows of 16 bits cost what one costs."""
+    form = FORMS["pim_gemm"]
+    machine = RUN_ON["pim_gemm"]["duplex"]
+    seconds = [
+        rank(form, machine, form.shape({"m": m, "n": 14336, "k": 4096}), UNFITTED.p).prices[0, 0]
+        for m in (1, 8, 32)
+    ]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.2)
+    assert seconds[2] == pytest.approx(4 * seconds[1], rel=0.25)
+    least = 14336 * 4096 * 2 / machine.vector[0]
+    assert least < seconds[0] < 1.4 * least
 
 
 def test_what_cannot_run_says_why() -> None:

@@ -72,9 +72,18 @@ def space(machine: Machine, shape: Shape) -> I8:
 
 
 def default(machine: Machine, shape: Shape) -> KernelConfig:
-    """Tile of 128 x 128: k in steps of 128 bytes, eight warps, four stages, one pass over k."""
-    deep = int(128 / INPUT_BYTES[CODES[str(shape["dtype"])]])
-    return KernelConfig(128, 128, deep, 8, 8, 4)
+    """The tile of the library's kernel where it is known, else one that fits the rows.
+
+    With scales of 128 x 128: 128 x 128 x 128, eight warps, four stages. Else as few rows as hold `m`, up to
+    128, of 128 columns, k in steps of 128 bytes and one pass: assumed, what stands before any tuning.
+    """
+    code = CODES[str(shape["dtype"])]
+    if code == C_FP8_BLOCK:
+        return KernelConfig(128, 128, 128, 8, 8, 4)
+    rows_of_tile = min(128, max(16, 1 << (number(shape, "m") - 1).bit_length()))
+    deep = 1 << (int(128 / INPUT_BYTES[code]).bit_length() - 1)
+    warps = 8 if rows_of_tile == 128 else 4
+    return KernelConfig(rows_of_tile, 128, deep, 8, warps, 3)
 
 
 def constants(machine: Machine, shape: Shape) -> str:
