@@ -157,6 +157,16 @@ def _kernels() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _forms() -> list[dict[str, Any]]:
+    from ..devices.tiles.form import FORMS
+
+    return [
+        {"name": name, "shape": ", ".join(k.name for k in FORMS[name].keys),
+         "configuration": ", ".join(FORMS[name].used), "title": FORMS.title(name)}
+        for name in FORMS
+    ]  # fmt: skip
+
+
 def _memories() -> list[dict[str, Any]]:
     from ..devices.dram.catalog import list_memories, load_memory
 
@@ -192,6 +202,7 @@ LISTS = {
     "processors": _processors,
     "traces": _traces,
     "kernels": _kernels,
+    "forms": _forms,
     "experiments": _experiments,
 }
 

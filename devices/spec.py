@@ -11,6 +11,7 @@ from ..workloads.errors import nearest
 from ..workloads.ops import OP_KINDS
 from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
+from .core_spec import CoreSpec, MacArraySpec
 from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
@@ -52,14 +53,6 @@ WORD = r"^[A-Za-z0-9][A-Za-z0-9._+-]*$"
 Name = Annotated[str, Field(pattern=WORD, max_length=80)]
 
 
-class MacArraySpec(Spec):
-    """Multiply-accumulate units of a processor near memory; peak = 2 x MACs x clock."""
-
-    modules_per_stack: Count
-    macs_per_module: Count
-    clock_Hz: Positive
-
-
 class ProcessorSpec(Spec):
     """One compute-unit class of a device.
 
@@ -77,7 +70,7 @@ class ProcessorSpec(Spec):
     With `partial_sums` its units sit in the memory stacks and split every expert over them: each
     stack leaves a partial sum of an expert's output, which the main processor reads and adds.
     `shared_memory_bytes` is what a core's thread blocks share, given where serving engines run
-    FlashAttention-2 (`devices.tables.blocks`).
+    FlashAttention-2 (`devices.tables.blocks`); `core` is all that a core holds.
     `matrix_rows` are the rows that a matrix instruction computes at least: 16 on tensor cores, 1
     on vector units. `compute_capability` is that of NVIDIA's products: which kernels a framework
     calls depends on it. `area_mm2` is what its parts add to one memory stack [mm2]. `parameters`
@@ -101,6 +94,7 @@ class ProcessorSpec(Spec):
     partial_sums: bool = False
     cores: Count | None = None
     shared_memory_bytes: Positive | None = None
+    core: CoreSpec | None = None
     matrix_rows: Count = 16
     compute_capability: Positive | None = None
     clock_Hz: Positive | None = None
@@ -130,7 +124,8 @@ class MemorySpec(Spec):
     Of `spaces` memory spaces, two processors can read two different ones at full rate each;
     reads of one space wait for each other. Kernels can have `data_fraction` of the bandwidth, which
     ECC within the chips or a lower clock than that of the product's name leaves. `dram` says what
-    it is made of, where that is known.
+    it is made of, where that is known. The last-level cache's bandwidth, and the latencies of loads
+    from it and from memory on a busy device, are the tile model's (`devices.tiles`).
     """
 
     stacks: Count = 1
@@ -140,6 +135,9 @@ class MemorySpec(Spec):
     usable_fraction: Fraction
     spaces: Count = 1
     cache_bytes: NonNegative = 0.0
+    cache_bandwidth_bytes_per_s: Positive | None = None
+    cache_latency_s: Positive | None = None
+    latency_s: Positive | None = None
     logic_die_mm2: Positive | None = None
     dram: DataLayout | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...devices.spec import DeviceSpec
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 
@@ -11,17 +12,22 @@ def costs_of(
 ) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
-    ``processor_area_mm2`` is what processors near memory add to all stacks of one device.
+    ``processor_area_mm2`` is `added_area_mm2`.
     """
     system = run.deployment.system
     copies = scenario.fleet.replicas or 1
     devices = system.nodes * system.devices_per_node * copies
     price = system.device.price_USD_per_hour
-    area = [sum(p.area_mm2.values()) for p in system.device.processors.values() if p.area_mm2]
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
     return {
         "devices": devices,
         "device_usd_per_hour": price,
         "usd_per_million_tokens": None if per_token is None else 1e6 * per_token,
-        "processor_area_mm2": sum(area) * system.device.memory.stacks if area else None,
+        "processor_area_mm2": added_area_mm2(system.device),
     }
+
+
+def added_area_mm2(device: DeviceSpec) -> float | None:
+    """What processors near memory add to all stacks of one device [mm2]; None without any."""
+    area = [sum(p.area_mm2.values()) for p in device.processors.values() if p.area_mm2]
+    return sum(area) * device.memory.stacks if area else None

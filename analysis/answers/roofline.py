@@ -264,6 +264,33 @@ def roofline(
     A model larger than the system's memory is costed all the same (its Op/B is a property of
     the model); the result then carries a warning.
     """
+    deployment, stage = step_of(model, system, batch, context, prefill, options)
+    work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
+    where, host = deployment.system, chosen(DeployOptions, options).host
+    return Roofline(
+        deployment, batch, context, prefill, stage.seconds,
+        work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
+        (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
+        {} if isinstance(system, SystemSpec)
+        else describe_system(system)[1] | host_sources(where, host),
+    )  # fmt: skip
+
+
+def step_of(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    batch: int,
+    context: int,
+    prefill: int,
+    options: Mapping[str, Any],
+) -> tuple[Deployment, StageCost]:
+    """Cost one step with expected expert loads; see `roofline`.
+
+    Raises
+    ------
+    InputError
+        As `roofline`.
+    """
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
@@ -274,15 +301,7 @@ def roofline(
     deployment = deployed(spec, where, how)
     chunks = [(prefill, 0)] if prefill else []
     batches = dealt(deployment, -(-batch // deployment.replicas), context, chunks)
-    stage = explicit_stage(deployment, batches, expected=True)
-    work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
-    return Roofline(
-        deployment, batch, context, prefill, stage.seconds,
-        work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
-        (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
-        {} if isinstance(system, SystemSpec)
-        else describe_system(system)[1] | host_sources(where, how.host),
-    )  # fmt: skip
+    return deployment, explicit_stage(deployment, batches, expected=True)
 
 
 def _watts(d: Deployment, stage: StageCost) -> float:

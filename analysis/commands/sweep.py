@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ...workloads.errors import InputError
 from .app import app
-from .io import counting, show
+from .io import answer, counting, show
 from .options import Json, count
 
 
@@ -25,6 +28,11 @@ def sweep_command(
     ] = None,
 ) -> None:
     """Simulate every point of a study; a second call does only what is missing."""
+    from ..studies.kernel_file import chooses_kernels
+
+    if chooses_kernels(file):
+        _of_kernels(file, out, as_json, workers, dask)
+        return
     from ..report.files import write_report
     from ..studies.sweep import sweep
 
@@ -32,4 +40,19 @@ def sweep_command(
         result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_report)
     show(result, as_json)
     if result.failed == len(result.table):
+        raise typer.Exit(1)
+
+
+def _of_kernels(
+    file: str, out: str | None, as_json: bool, workers: int | None, dask: str | None
+) -> None:
+    """Sweep with the best kernels of every variant."""
+    from ..studies.kernel_sweep import KernelSweep, sweep_kernels
+
+    if workers is not None or dask is not None:
+        option = "--workers" if dask is None else "--dask"
+        raise InputError(option, "has no part in a sweep of kernels, which takes seconds")
+    folder = out or Path(file).stem
+    result = answer(partial(sweep_kernels, file), folder, as_json, write=KernelSweep.write)
+    if result.failed == len(result.points):
         raise typer.Exit(1)

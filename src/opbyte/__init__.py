@@ -39,6 +39,8 @@ _HOMES = {
     "simulate": "analysis.answers.simulate",
     "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
+    "tune": "analysis.answers.tune",
+    "tune_rows": "analysis.answers.tune_many",
     "two_masters": "analysis.answers.two_masters",
 }
 
@@ -70,6 +72,8 @@ __all__ = [
     "simulate",
     "simulate_seeds",
     "sweep",
+    "tune",
+    "tune_rows",
     "two_masters",
 ]
 
@@ -83,6 +87,8 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.roofline import roofline
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
+    from opbyte.analysis.answers.tune import tune
+    from opbyte.analysis.answers.tune_many import tune_rows
     from opbyte.analysis.answers.two_masters import two_masters
     from opbyte.analysis.live.record import record
     from opbyte.analysis.live.serve import serve

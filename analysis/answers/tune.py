@@ -1,0 +1,340 @@
+"""Kernel parameters chosen by the tile model: ranked configurations of a kernel, shape and device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.catalog import load_device
+from ...devices.spec import DeviceSpec
+from ...devices.tiles.config import I8, KernelConfig
+from ...devices.tiles.form import FORMS, Form, Shape
+from ...devices.tiles.machine import SETTINGS, Machine
+from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
+from ...devices.tiles.store import Constants, constants
+from ...devices.tiles.tables import read_grid
+from ...devices.tiles.why import why
+from ...workloads.errors import InputError, nearest
+from ..show.result import Drawing, Result
+from .calibrated_call import calibrated_seconds
+from .tune_frames import over_frame, terms_frame
+
+TOP = 10
+FACTORS = (0.5, 2.0)
+"""What every number of a device is multiplied with for its sensitivity."""
+OVER = "shared_memory_KiB"
+"""The number of the device that a figure of sensitivity goes over."""
+TERMS_CAPTION = (
+    "Grey: the predicted time; thin bars: what each term would take alone, which overlap. The last row "
+    "is what the framework launches untuned."
+)
+OVER_CAPTION = (
+    "The best time over the shared memory of a core; numbers mark where another configuration becomes "
+    "the best one. Where the lines part, the memory pays only with another kernel."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """Ranked configurations of one shape on one device.
+
+    Attributes
+    ----------
+    form : Form
+    machine : Machine
+    shape : dict
+    known : Constants
+    ranking : Ranking
+    ranked : list of Priced
+        The first ones, those that differ in an irrelevant group once.
+    default : Priced
+        What the framework launches untuned.
+    given : Priced or None
+        A configuration that was asked for.
+    """
+
+    form: Form
+    machine: Machine
+    shape: Shape
+    known: Constants
+    ranking: Ranking
+    ranked: list[Priced]
+    default: Priced
+    given: Priced | None = None
+
+    def config_dict(self, config: KernelConfig) -> dict[str, int]:
+        """The fields that the kernel looks at."""
+        return {name: value for name, value in config.to_dict().items() if name in self.form.used}
+
+    def priced_dict(self, of: Priced) -> dict[str, Any]:
+        """A configuration's seconds and bound, with why it cannot run, if so."""
+        reason = reason_of(self.form, self.machine, self.shape, of.config)
+        told = {"config": self.config_dict(of.config), "seconds": of.seconds, "bound": of.bound}
+        return told | ({"invalid": reason} if reason else {})
+
+    def ranked_dict(self, place: int, of: Priced) -> dict[str, Any]:
+        """A row of the ranking."""
+        return {
+            "rank": place,
+            "config": self.config_dict(of.config),
+            "seconds": of.seconds,
+            "bound": of.bound,
+            "terms": of.terms,
+            "blocks_per_core": int(of.blocks_per_core),
+            "waves": of.waves,
+            "registers": int(of.registers),
+            "shared_bytes": int(of.shared_bytes),
+            "also": list(of.also),
+            "why": why(self.form, self.machine, self.shape, self.known.p, of),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitive:
+    """The best configuration with one number of the device changed.
+
+    Attributes
+    ----------
+    parameter : str
+    factor : float
+    best : Priced
+    changed : bool
+        Whether another configuration is best than on the device as it is.
+    kept_s : float
+        Seconds of the device's own best configuration; infinite where it cannot run.
+    """
+
+    parameter: str
+    factor: float
+    best: Priced
+    changed: bool
+    kept_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tune(Result):
+    """See `tune`."""
+
+    tuned: Tuned
+    calibrated_s: float | None
+    evidence: tuple[str, ...]
+    sensitivity: tuple[Sensitive, ...] | None
+    configs: I8 | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        t = self.tuned
+        out: dict[str, Any] = {
+            "kernel": t.form.name,
+            "device": t.machine.name,
+            "shape": dict(t.shape),
+            "searched": t.ranking.searched,
+            "invalid": t.ranking.invalid,
+            "default": t.priced_dict(t.default),
+            "ranked": [t.ranked_dict(i, of) for i, of in enumerate(t.ranked, 1)],
+            "calibrated_seconds": self.calibrated_s,
+            "evidence": list(self.evidence),
+        }
+        if t.given is not None:
+            out["given"] = t.priced_dict(t.given)
+        if self.sensitivity is not None:
+            out["sensitivity"] = [self._sensitive_dict(s) for s in self.sensitivity]
+        return out
+
+    def _sensitive_dict(self, s: Sensitive) -> dict[str, Any]:
+        return {
+            "parameter": s.parameter,
+            "factor": s.factor,
+            "seconds": s.best.seconds,
+            "config": self.tuned.config_dict(s.best.config),
+            "changed": s.changed,
+            "kept_seconds": s.kept_s if s.kept_s < float("inf") else None,
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"rank": i, "config": str(of.config), "us": of.seconds * 1e6, "bound": of.bound,
+             "blocks": int(of.blocks_per_core), "waves": of.waves, "registers": int(of.registers),
+             "shared_KiB": of.shared_bytes / 1024, "also_group": ", ".join(map(str, of.also))}
+            for i, of in enumerate(self.tuned.ranked, 1)
+        ]  # fmt: skip
+
+    def records(self) -> list[dict[str, Any]]:
+        return [
+            {"rank": i, **self.tuned.config_dict(of.config), "seconds": of.seconds, "bound": of.bound,
+             **{f"{name}_s": value for name, value in of.terms.items()}}
+            for i, of in enumerate(self.tuned.ranked, 1)
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        t = self.tuned
+        best, first = t.ranked[0], t.default
+        shape = ", ".join(f"{k} {v}" for k, v in t.shape.items())
+        left = sum(t.ranking.invalid.values())
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            f"{t.form.name} on {t.machine.name}: {shape}",
+            (
+                f"{t.ranking.searched:,} configurations, {left:,} cannot run; the best takes "
+                f"{best.seconds * 1e6:,.4g} us, the default ({first.config}) {first.seconds * 1e6:,.4g} us, "
+                f"{first.seconds / best.seconds:.2f} times as long"
+            ),
+            self.rows(),
+            f"1: {why(t.form, t.machine, t.shape, t.known.p, best)}",
+        ]
+        if self.calibrated_s is not None:
+            told = f"calibrated family, which does not know the tile: {self.calibrated_s * 1e6:,.4g} us"
+            out.append(told)
+        out += list(self.evidence)
+        if self.sensitivity is not None:
+            out.append([
+                {"parameter": s.parameter, "times": s.factor, "best_us": s.best.seconds * 1e6,
+                 "kept_us": s.kept_s * 1e6, "config": str(s.best.config), "changed": s.changed}
+                for s in self.sensitivity
+            ])  # fmt: skip
+        return out
+
+    def drawings(self) -> list[Drawing]:
+        from ..plots.tiles import best_over, ranked_terms
+
+        t = self.tuned
+        name = f"{t.form.name} on {t.machine.name}"
+        figure = ranked_terms(terms_frame(t.ranked, t.default), f"{name}: the best configurations")
+        out = [Drawing(figure, TERMS_CAPTION)]
+        if self.sensitivity is not None:
+            frame = over_frame(t.form, t.machine, t.shape, t.known.p, OVER, self.configs)
+            here = t.machine.value(OVER)
+            title = f"{name}: what more or less shared memory does"
+            figure = best_over(frame, "Shared memory of a core (KiB)", here, title)
+            out.append(Drawing(figure, OVER_CAPTION))
+        return out
+
+
+def tune(
+    kernel: str,
+    shape: Mapping[str, object],
+    device: str | DeviceSpec,
+    *,
+    top: int = TOP,
+    grid: str | Path | None = None,
+    set_: Mapping[str, float] | None = None,
+    sensitivity: bool = False,
+    config: Mapping[str, int] | None = None,
+) -> Tune:
+    """Rank the configurations of a kernel for one shape on one device, by the tile model.
+
+    Parameters
+    ----------
+    kernel : str
+        A kernel form, as ``opbyte list forms`` names them.
+    shape : mapping
+        Its keys, such as tokens, experts, topk, hidden and inter of ``fused_moe``.
+    device : str or DeviceSpec
+        Catalog name, a YAML file or a device.
+    top : int
+        Configurations to show.
+    grid : path, optional
+        CSV of tiles and groups (block_m, block_n, block_k, group_m) to search instead.
+    set_ : mapping, optional
+        Numbers of the device to replace, such as ``shared_memory_KiB``.
+    sensitivity : bool
+        Also rank with every number of the device halved and doubled.
+    config : mapping, optional
+        A configuration to price beside.
+
+    Raises
+    ------
+    InputError
+        Something unknown or out of range, or a device without what the model needs.
+    """
+    form = form_of(kernel)
+    spec = load_device(device)[0] if isinstance(device, str) else device
+    machine = form.machine(spec).changed(set_ or {})
+    checked = form.shape(shape)
+    given = None if config is None else KernelConfig.of(config)
+    configs = None if grid is None else searched(form, machine, Path(grid))
+    tuned = tuned_of(form, machine, checked, top, configs, given)
+    swings = _sensitivity(tuned, configs) if sensitivity else None
+    changed = None if set_ else calibrated_seconds(spec, form, checked)
+    return Tune(tuned, changed, _evidence(tuned, set_ or {}), swings, configs)
+
+
+def form_of(kernel: str) -> Form:
+    """A kernel form by name.
+
+    Raises
+    ------
+    InputError
+        No such kernel.
+    """
+    if kernel not in FORMS:
+        raise InputError(f"KERNEL {kernel!r}", f"is none of {', '.join(sorted(FORMS))}"
+                         f"{nearest(kernel, list(FORMS))}")  # fmt: skip
+    return FORMS[kernel]
+
+
+def searched(form: Form, machine: Machine, grid: Path) -> I8:
+    """Configurations of a file of tiles and groups, with the warps and stages that a tuner tries."""
+    from ...devices.tiles.forms.fused_moe import expanded
+
+    return expanded(machine, read_grid(grid))
+
+
+def tuned_of(
+    form: Form, machine: Machine, shape: Shape, top: int, configs: I8 | None,
+    given: KernelConfig | None,
+) -> Tuned:  # fmt: skip
+    """Rank one shape on one machine.
+
+    Raises
+    ------
+    InputError
+        No configuration can run.
+    """
+    known = constants(form.constants(machine, shape))
+    ranking = rank(form, machine, shape, known.p, configs)
+    if not len(ranking):
+        told = "; ".join(f"{reason}: {n}" for reason, n in ranking.invalid.items())
+        raise InputError(form.name, f"no configuration can run on {machine.name} ({told})")
+    default = price_one(form, machine, shape, known.p, form.default(machine, shape))
+    own = None if given is None else price_one(form, machine, shape, known.p, given)
+    return Tuned(form, machine, shape, known, ranking, ranking.top(top), default, own)
+
+
+def _sensitivity(tuned: Tuned, configs: I8 | None) -> tuple[Sensitive, ...]:
+    """The best configuration with every number of the device halved and doubled."""
+    out = []
+    own = tuned.ranked[0].config
+    for parameter in SETTINGS:
+        for factor in FACTORS:
+            try:
+                machine = tuned.machine.scaled(parameter, factor)
+            except InputError:
+                continue  # half of one, or nothing at all
+            ranking = rank(tuned.form, machine, tuned.shape, tuned.known.p, configs)
+            if not len(ranking):
+                continue
+            best = ranking.top(1)[0]
+            runs = not reason_of(tuned.form, machine, tuned.shape, own)
+            kept = price_one(tuned.form, machine, tuned.shape, tuned.known.p, own).seconds
+            changed = best.config != own
+            out.append(Sensitive(parameter, factor, best, changed, kept if runs else float("inf")))
+    return tuple(out)
+
+
+def _evidence(tuned: Tuned, changed: Mapping[str, float]) -> tuple[str, ...]:
+    """What the answer rests on."""
+    known, machine = tuned.known, tuned.machine
+    lines = [
+        f"constants {known.name}: fitted to {known.rows:,} rows ({known.fitted_to}), {known.date}"
+    ]
+    if not known.rows:
+        lines = ["no constants were fitted: what is assumed stands in the form"]
+    if machine.derived:
+        lines.append(
+            f"not in the description of {machine.name}, by rule: {', '.join(machine.derived)}"
+        )
+    if changed:
+        lines.append("set: " + ", ".join(f"{k} {v:g}" for k, v in changed.items()))
+    lines += tuned.form.beyond(tuned.shape)
+    return tuple(lines)

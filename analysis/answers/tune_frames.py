@@ -1,0 +1,83 @@
+"""Tables behind the figures of `tune`: ranked terms, tiles against a shape's number, a device that changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...devices.tiles.config import C_M, C_N, I8
+from ...devices.tiles.form import F8, Form, Shape
+from ...devices.tiles.machine import SETTINGS, Machine
+from ...devices.tiles.price import O_SECONDS
+from ...devices.tiles.rank import Priced, Ranking, price_one, rank, reason_of
+from ...workloads.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SPAN, POINTS = 4.0, 33
+"""How far a number of the device is taken, times and over, and at how many places."""
+
+
+def terms_frame(ranked: Sequence[Priced], default: Priced) -> pd.DataFrame:
+    """Label, seconds and terms of ranked configurations and of the default."""
+    import pandas as pd
+
+    named = [*((str(of.config), of) for of in ranked), (f"default: {default.config}", default)]
+    return pd.DataFrame(
+        [
+            {"label": label, "seconds": of.seconds, **{f"{t}_s": v for t, v in of.terms.items()}}
+            for label, of in named
+        ]
+    )
+
+
+def tiles_frame(shapes: Sequence[Shape], rankings: Sequence[Ranking], along: str) -> pd.DataFrame:
+    """Time of the best configuration with each tile over the best of all, for every shape."""
+    import pandas as pd
+
+    rows = []
+    for shape, ranking in zip(shapes, rankings, strict=True):
+        tiles = ranking.configs[:, [C_M, C_N]]
+        seconds = ranking.prices[:, O_SECONDS]
+        for m, n in np.unique(tiles, axis=0).tolist():
+            least = seconds[(tiles == (m, n)).all(axis=1)].min()
+            rows.append({"m": m, "n": n, "tile": f"{m} x {n}", along: shape[along],
+                         "ratio": least / seconds[0]})  # fmt: skip
+    return pd.DataFrame(rows).sort_values(["m", "n", along], kind="stable")
+
+
+def over_frame(
+    form: Form, machine: Machine, shape: Shape, p: F8, parameter: str, configs: I8 | None = None
+) -> pd.DataFrame:
+    """Best time over one number of a device, with its own best configuration kept and re-chosen.
+
+    Returns
+    -------
+    DataFrame
+        Columns value (in the unit of the parameter's name), best_s, kept_s (NaN where the kept one
+        cannot run) and config.
+    """
+    import pandas as pd
+
+    own = rank(form, machine, shape, p, configs).top(1)[0].config
+    here, rows = machine.value(parameter), []
+    for factor in np.geomspace(1 / SPAN, SPAN, POINTS):
+        value = here * factor
+        if SETTINGS[parameter].whole:
+            value = float(round(value))
+        try:
+            other = machine.changed({parameter: value})
+        except InputError:
+            continue
+        ranking = rank(form, other, shape, p, configs)
+        if not len(ranking):
+            continue
+        best = ranking.top(1)[0]
+        kept = price_one(form, other, shape, p, own).seconds
+        runs = not reason_of(form, other, shape, own)
+        rows.append({"value": value, "best_s": best.seconds, "kept_s": kept if runs else np.nan,
+                     "config": str(best.config)})  # fmt: skip
+    return pd.DataFrame(rows).drop_duplicates("value")

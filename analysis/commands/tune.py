@@ -1,0 +1,72 @@
+"""``opbyte tune``."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from ...workloads.errors import InputError
+from .app import app
+from .io import answer
+from .options import Json, Out, count
+
+
+@app.command("tune")
+def tune_command(
+    kernel: Annotated[str, typer.Argument(help="fused_moe, gemm, ...; see opbyte list forms.")],
+    shape: Annotated[
+        str | None, typer.Option(help="Keys and values: tokens=64,experts=128,topk=8,...")
+    ] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="CSV: device, keys of the shape, maybe a configuration."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Catalog device or a YAML file.")] = None,
+    top: Annotated[
+        int | None, count("Configurations to show: 10, of each line of a file 20.")
+    ] = None,
+    grid: Annotated[
+        str | None, typer.Option(metavar="FILE", help="CSV of tiles and groups to search instead.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Replace a number of the device."),
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option(help="A configuration to price beside: block_m=64,block_n=128,...")
+    ] = None,
+    sensitivity: Annotated[
+        bool, typer.Option("--sensitivity", help="Halve and double every number of the device.")
+    ] = False,
+    as_json: Json = False,
+    out: Out = None,
+) -> None:
+    """Kernel parameters by the tile model: ranked configurations, and what bounds them."""
+    from ..answers.tune import TOP, tune
+    from ..answers.tune_many import TOP_OF_FILE, tune_rows
+    from ..report.tiles import write_tune
+    from ..show.pairs import pairs, real_numbers, whole_numbers
+
+    replaced = real_numbers(pairs(",".join(set_ or ()), "--set"), "--set")
+    if top is not None and not 1 <= top <= 100_000:
+        raise InputError("--top", f"must be from 1 to 100000, not {top}")
+    if (shape is None) == (shapes is None):
+        raise InputError("opbyte tune", "needs one of --shape and --shapes")
+    if shapes is not None:
+        if sensitivity or config:
+            option = "--sensitivity" if sensitivity else "--config"
+            raise InputError(option, "goes with --shape, not --shapes")
+        many = partial(tune_rows, kernel, shapes, device=device, top=top or TOP_OF_FILE, grid=grid,
+                       set_=replaced)  # fmt: skip
+        answer(many, out, as_json, write=write_tune)
+        return
+    if device is None:
+        raise InputError("--device", "is needed with --shape")
+    one = partial(
+        tune, kernel, pairs(shape or "", "--shape"), device, top=top or TOP, grid=grid, set_=replaced,
+        sensitivity=sensitivity,
+        config=None if config is None else whole_numbers(pairs(config, "--config"), "--config"),
+    )  # fmt: skip
+    answer(one, out, as_json, write=write_tune)

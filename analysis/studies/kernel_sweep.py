@@ -1,0 +1,321 @@
+"""Sweeps with ``kernel: best``: for every variant of a device the best kernels of a step, and its time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.catalog import load_system
+from ...devices.tiles.calls import Call, calls_of
+from ...devices.tiles.config import KernelConfig
+from ...devices.tiles.machine import SETTINGS, Machine, machine_of
+from ...devices.tiles.rank import Priced, price_one, rank, reason_of
+from ...devices.tiles.store import constants
+from ...devices.tiles.variant import changed_spec
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.step.explicit import StageCost
+from ...workloads.errors import InputError, nearest, visible
+from ...workloads.yamlfile import read_yaml
+from ..answers.price import added_area_mm2
+from ..answers.roofline import step_of
+from ..show.output import SIGNIFICANT, OutputFolder
+from ..show.result import Result
+from .front import front
+from .kernel_file import KERNEL
+from .sweep.axes import MAX_POINTS, Axis, read_axis
+from .sweep.expression import Expression, parse
+from .sweep.study import read_objectives
+
+KEYS = ("title", "base", "axes", "constraints", "objectives")
+BEST, DEVICE = "best", "device."
+STEP = {"batch": 64, "context": 2048, "prefill": 0}
+"""The step of a point, where nothing else is said."""
+METRICS = ("step_s", "kept_step_s", "default_step_s", "joules", "processor_area_mm2")
+"""Seconds of a step with every kernel re-chosen, with those of the device as it is, and with what
+frameworks launch untuned; dynamic joules; area that processors near memory add [mm2]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One kernel of a step on one variant of a device.
+
+    Attributes
+    ----------
+    op : str
+    kernel : str
+    shape : mapping
+    count : int
+        Launches in a step.
+    best, default : Priced
+    kept : Priced or None
+        The configuration that is best on the device as it is; None where it cannot run.
+    """
+
+    op: str
+    kernel: str
+    shape: Mapping[str, Any]
+    count: int
+    best: Priced
+    kept: Priced | None
+    default: Priced
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "op": self.op, "kernel": self.kernel, "shape": dict(self.shape), "count": self.count,
+            "config": self.best.config.to_dict(), "seconds": self.best.seconds,
+            "bound": self.best.bound, "kept_seconds": self.kept and self.kept.seconds,
+            "default_seconds": self.default.seconds,
+            "changed": self.kept is None or self.kept.config != self.best.config,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class KernelPoint:
+    """One variant: its columns, what it comes to, and its kernels; or why there is nothing."""
+
+    columns: Mapping[str, Any]
+    metrics: Mapping[str, float | None]
+    kernels: tuple[Chosen, ...]
+    feasible: bool
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Columns and metrics, for tables."""
+        return {**self.columns, **self.metrics, "feasible": self.feasible, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSweep(Result):
+    """See `sweep_kernels`."""
+
+    title: str
+    points: tuple[KernelPoint, ...]
+    objectives: Mapping[str, str]
+
+    @property
+    def failed(self) -> int:
+        return sum(p.error is not None for p in self.points)
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [p.row() for p in self.points]
+        good = [row for row in rows if row["feasible"]]
+        return {
+            "title": self.title, "points": len(rows), "failed": self.failed,
+            "objectives": dict(self.objectives),
+            "pareto": front(good, dict(self.objectives)) if self.objectives else [],
+            "rows": [
+                {**row, "kernels": [k.to_dict() for k in p.kernels]}
+                for row, p in zip(rows, self.points, strict=True)
+            ],
+        }  # fmt: skip
+
+    def records(self) -> list[dict[str, Any]]:
+        return [p.row() for p in self.points]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {**p.columns, **{k: v for k, v in p.metrics.items() if v is not None or p.error},
+             "kernels changed": sum(k.to_dict()["changed"] for k in p.kernels), "error": p.error}
+            for p in self.points
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        text = f"{self.title}: {len(self.points):,} variants, {self.failed:,} failed"
+        out: list[str | Sequence[Mapping[str, Any]]] = [text, self.rows()]
+        first = next((p for p in self.points if p.kernels), None)
+        if first is not None:
+            out.append([
+                {"op": k.op, "kernel": k.kernel, "x": k.count, "config": str(k.best.config),
+                 "us": k.best.seconds * 1e6, "bound": k.best.bound,
+                 "default_us": k.default.seconds * 1e6}
+                for k in first.kernels
+            ])  # fmt: skip
+            out.append("kernels: of the first variant")
+        return out
+
+    def write(self, files: OutputFolder) -> None:
+        """Write points.csv, kernels.csv and sweep.json."""
+        import pandas as pd
+
+        files.frame("points.csv", self.frame(), SIGNIFICANT)
+        kernels = [
+            {**p.columns, "op": k.op, "kernel": k.kernel, "count": k.count, **k.best.config.to_dict(),
+             "seconds": k.best.seconds, "kept_s": k.kept.seconds if k.kept else math.nan,
+             "default_s": k.default.seconds, "bound": k.best.bound}
+            for p in self.points for k in p.kernels
+        ]  # fmt: skip
+        if kernels:
+            files.frame("kernels.csv", pd.DataFrame(kernels), SIGNIFICANT)
+        files.answer("sweep.json", self)
+
+
+def sweep_kernels(path: str | Path) -> KernelSweep:
+    """Choose the kernels of a step anew for every variant of a device.
+
+    Parameters
+    ----------
+    path : path
+        YAML with `base` (``kernel: best``, model, system, and batch, context or prefill of the
+        step), `axes` (``device.KEY`` of `machine.SETTINGS`, or options of the step), and, as in
+        other sweeps, `constraints` and `objectives`.
+
+    Raises
+    ------
+    InputError
+        Whatever is wrong with the file; the message names the key. A variant that cannot be costed
+        does not raise: its row says why.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    for key in raw:
+        if key not in KEYS:
+            raise InputError(
+                f"{path}: {key}", f"is no key of sweeps of kernels{nearest(str(key), KEYS)}"
+            )
+    base = raw["base"]
+    if base[KERNEL] != BEST:
+        raise InputError(f"{path}: base.kernel", f"must be {BEST}, not {base[KERNEL]!r}")
+    given = raw.get("axes")
+    if not isinstance(given, dict) or not given:
+        raise InputError(
+            f"{path}: axes", "needs at least one axis, such as device.shared_memory_KiB"
+        )
+    axes = [read_axis(str(name), values, f"{path}: axes.{name}") for name, values in given.items()]
+    for name in [*base, *(p for axis in axes for p in axis.parameters)]:
+        _check(str(name), path)
+    shared = {str(k): v for k, v in base.items() if k != KERNEL}
+    names = {p for axis in axes for p in axis.parameters} | set(shared)
+    for name in ("model", "system"):
+        if name not in names:
+            raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
+    columns = {column for axis in axes for column in axis.columns}
+    known = {*METRICS, *(n for n in (*columns, *shared) if n.isidentifier())}
+    conditions = tuple(
+        parse(text, f"{path}: constraints[{i}]", known)
+        for i, text in enumerate(raw.get("constraints", []))
+    )
+    objectives = read_objectives(
+        raw.get("objectives", {}), f"{path}: objectives", {*METRICS, *columns}
+    )
+    title = str(raw.get("title", visible(path.stem)))
+    points = tuple(
+        _point(shown, {**shared, **values}, conditions) for shown, values in _spanned(axes, path)
+    )
+    return KernelSweep(title, points, objectives)
+
+
+def _check(name: str, path: Path) -> None:
+    """Refuse a `device.` key that is none."""
+    key = name.removeprefix(DEVICE)
+    if name.startswith(DEVICE) and key not in SETTINGS:
+        raise InputError(
+            f"{path}: {name}", f"is no number of a device that can be set{nearest(key, SETTINGS)}"
+        )
+    if name.startswith(("system.", "model.")):
+        raise InputError(
+            f"{path}: {name}", "has no part in sweeps of kernels; device.KEY changes the device"
+        )
+
+
+def _spanned(axes: Sequence[Axis], path: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Columns and parameters of every point."""
+    if any(axis.random is not None for axis in axes):
+        raise InputError(f"{path}: axes", "of sweeps of kernels list or space their values")
+    if math.prod(len(axis.values) for axis in axes) > MAX_POINTS:
+        raise InputError(f"{path}: axes", f"span more than {MAX_POINTS:,} points")
+    for rows in itertools.product(*(axis.values for axis in axes)):
+        shown: dict[str, Any] = {}
+        values: dict[str, Any] = {}
+        for axis, row in zip(axes, rows, strict=True):
+            shown |= dict(zip(axis.columns, row, strict=True))
+            values |= dict(zip(axis.parameters, row, strict=True))
+        yield shown, values
+
+
+def _point(
+    shown: Mapping[str, Any], values: Mapping[str, Any], conditions: Sequence[Expression]
+) -> KernelPoint:
+    try:
+        metrics, kernels = _evaluate(values)
+    except InputError as error:
+        return KernelPoint(shown, dict.fromkeys(METRICS), (), False, str(error))
+    held = {**values, **shown, **metrics}
+    return KernelPoint(shown, metrics, kernels, all(c.holds(held) for c in conditions))
+
+
+def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:
+    """Kernels of a step and what it comes to."""
+    changes = {k.removeprefix(DEVICE): float(v) for k, v in values.items() if k.startswith(DEVICE)}
+    options = {k: v for k, v in values.items() if not k.startswith(DEVICE)}
+    model, system = str(options.pop("model")), load_system(str(options.pop("system")))
+    size = {name: int(options.pop(name, usual)) for name, usual in STEP.items()}
+    device = changed_spec(system.device, changes)
+    deployment, stage = step_of(
+        model, system.model_copy(update={"device": device}), size["batch"], size["context"],
+        size["prefill"], options,
+    )  # fmt: skip
+    kernels, saved = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
+    own = deployment.device.board.work_joules(stage.joules, stage.busy_s)
+    step = stage.seconds - saved
+    kept = _sum(kernels, lambda k: k.kept and k.kept.seconds)
+    metrics = {
+        "step_s": step + (_sum(kernels, lambda k: k.best.seconds) or 0.0),
+        "kept_step_s": None if kept is None else step + kept,
+        "default_step_s": step + (_sum(kernels, lambda k: k.default.seconds) or 0.0),
+        "joules": own,
+        "processor_area_mm2": added_area_mm2(device),
+    }
+    return metrics, kernels
+
+
+def _sum(kernels: Sequence[Chosen], seconds: Any) -> float | None:
+    """Seconds of all launches; None where one cannot run."""
+    values = [seconds(k) for k in kernels]
+    if any(v is None for v in values):
+        return None
+    return float(sum(v * k.count for v, k in zip(values, kernels, strict=True)))
+
+
+def _kernels(
+    deployment: Deployment, stage: StageCost, machine: Machine, own: Machine
+) -> tuple[tuple[Chosen, ...], float]:
+    """Kernels on the device's xPU that forms cover, and seconds that they take without the tile model."""
+    found: dict[tuple[Any, ...], Chosen] = {}
+    replaced = 0.0
+    kinds = {name: p.kind for name, p in deployment.system.device.processors.items()}
+    seen: dict[tuple[Any, ...], tuple[Priced, Priced | None, Priced]] = {}
+    for placed in stage.ops:
+        calls = (
+            calls_of(placed.op) if placed.critical and kinds.get(placed.processor) == "xpu" else []
+        )
+        if not calls:
+            continue
+        replaced += placed.cost.seconds * placed.count
+        for form, shape in calls:
+            key = (form.name, *sorted(shape.items()))
+            if key not in seen:
+                seen[key] = _choose((form, shape), machine, own)
+            same = found.get((placed.op.name, *key))
+            count = placed.count + (same.count if same else 0)
+            found[(placed.op.name, *key)] = Chosen(
+                placed.op.name, form.name, shape, count, *seen[key]
+            )
+    return tuple(found.values()), replaced
+
+
+def _choose(call: Call, machine: Machine, own: Machine) -> tuple[Priced, Priced | None, Priced]:
+    """The best configuration, the one that is best on the device as it is, and the default."""
+    form, shape = call
+    p = constants(form.constants(machine, shape)).p
+
+    def price(config: KernelConfig) -> Priced:
+        return price_one(form, machine, shape, p, config)
+
+    best = rank(form, machine, shape, p).top(1)[0]
+    usual = best.config if machine == own else rank(form, own, shape, p).top(1)[0].config
+    kept = None if reason_of(form, machine, shape, usual) else price(usual)
+    return best, kept, price(form.default(machine, shape))

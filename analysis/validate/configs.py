@@ -1,0 +1,313 @@
+"""Rankings of kernel configurations against measured ones (``opbyte validate configs``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date as Date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.tiles import score
+from ...devices.tiles.config import NAMES
+from ...devices.tiles.fit import fit, fit_fixed
+from ...devices.tiles.store import Bounds, Constants, bounds, constants, constants_yaml
+from ...devices.tiles.tables import FixedTile, Measured, read_configs
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Skipped
+from ..show.result import Result, skipped_remarks
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+F8 = npt.NDArray[np.float64]
+DEEPEST = max(score.DEPTHS)
+OTHERS = "others"
+"""Constants that were fitted without the device they predict."""
+CHOICES = ("stored", "none", OTHERS)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigCheck:
+    """One kernel on one device whose near-best configurations are known.
+
+    Attributes
+    ----------
+    measured : Measured
+    seconds : float64 array, shape (shapes, configurations)
+    default_s : float64 array, shape (shapes,)
+        Predicted seconds of the defaults.
+    chosen : list of int arrays
+        First picks of each shape, configurations that differ in their group alone counted once.
+    look_ups : mapping of str to dict
+        Hits of other devices' lists at the same shapes.
+    bounds : Bounds or None
+        What the committed constants must reach; None with others, and on other devices.
+    """
+
+    measured: Measured
+    seconds: F8
+    default_s: F8
+    chosen: score.Picks
+    look_ups: Mapping[str, Mapping[int, float]]
+    bounds: Bounds | None
+
+    def row(self) -> dict[str, Any]:
+        """Figures of the check."""
+        m = self.measured
+        best = self.seconds[np.arange(len(m.shapes)), m.best]
+        errors = score.log_errors(best, m.best_s)
+        median = np.median(self.seconds, axis=1)
+        predicted, measured = self.default_s / best, m.default_s / m.best_s
+        look_up = max(self.look_ups.items(), key=lambda kv: kv[1][5], default=None)
+        return {
+            "device": m.device,
+            "kernel": m.form.name,
+            "n": len(m.shapes),
+            "searched": len(m.configs),
+            "hit": {k: score.hits(m, self.chosen, k) for k in score.DEPTHS},
+            "random": {k: score.random_hits(m, k) for k in score.DEPTHS},
+            "look_up": look_up and {"from": look_up[0], **look_up[1]},
+            "default1": score.default_hits(m),
+            "tile1": score.tile_hits(m, self.chosen),
+            "gain": {k: score.gain(m, self.chosen, k) for k in score.GAINS},
+            "best_median_ape": _middle(errors),
+            "best_p90_ape": float(np.quantile(np.abs(errors), 0.9)),
+            "best_bias": float(np.median(errors)),
+            "default_median_ape": _middle(score.log_errors(self.default_s, m.default_s)),
+            "grid_median_ape": _middle(score.log_errors(median, m.median_s)),
+            "speedup_median_ape": _middle(score.log_errors(predicted, measured)),
+            "passed": self.passed,
+        }
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether it reaches its bounds; None without any."""
+        if self.bounds is None:
+            return None
+        m, b = self.measured, self.bounds
+        best = self.seconds[np.arange(len(m.shapes)), m.best]
+        return bool(
+            score.hits(m, self.chosen, 5) >= b.hit_5
+            and score.hits(m, self.chosen, 10) >= b.hit_10
+            and score.tile_hits(m, self.chosen) >= b.tile_1
+            and _middle(score.log_errors(best, m.best_s)) <= b.median_ape
+            and _middle(score.log_errors(self.default_s, m.default_s)) <= b.median_ape
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FixedCheck:
+    """One kernel of a known tile: errors of the rows whose (n, k) no fit saw."""
+
+    fixed: FixedTile
+    predicted: F8
+    bounds: Bounds | None
+
+    def row(self) -> dict[str, Any]:
+        """Figures of the check."""
+        held = self.fixed.halves()[1]
+        errors = score.log_errors(self.predicted[held], self.fixed.measured_s[held])
+        unknown = dict.fromkeys(
+            ("hit", "random", "look_up", "default1", "tile1", "gain", "default_median_ape",
+             "grid_median_ape", "speedup_median_ape")
+        )  # fmt: skip
+        return {
+            "device": self.fixed.device,
+            "kernel": self.fixed.form.name,
+            "n": len(held),
+            "searched": 1,
+            **unknown,
+            "best_median_ape": _middle(errors),
+            "best_p90_ape": float(np.quantile(np.abs(errors), 0.9)),
+            "best_bias": float(np.median(errors)),
+            "passed": self.passed,
+        }
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether it reaches its bounds; None without any."""
+        if self.bounds is None:
+            return None
+        held = self.fixed.halves()[1]
+        errors = np.abs(score.log_errors(self.predicted[held], self.fixed.measured_s[held]))
+        within = np.median(errors) <= self.bounds.median_ape
+        return bool(within and np.quantile(errors, 0.9) <= self.bounds.p90_ape)
+
+
+def _middle(errors: F8) -> float:
+    return float(np.median(np.abs(errors)))
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigValidation(Result):
+    """How well configurations are ranked and timed, device by device.
+
+    Attributes
+    ----------
+    which : str
+        Constants used: "stored", "none", or "others", fitted without the device.
+    fitted : str or None
+        YAML of new constants, where a fit was made.
+    """
+
+    checks: Sequence[ConfigCheck | FixedCheck]
+    skipped: Sequence[Skipped]
+    which: str
+    fitted: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Every check reaches its bounds, and there was one."""
+        return bool(self.checks) and all(check.passed is not False for check in self.checks)
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        told = {
+            "stored": "committed constants",
+            "none": "constants without any measurement",
+            OTHERS: "constants fitted without the device they predict",
+        }[self.which]
+        return [
+            (
+                f"kernel configurations, {told}: hits are shares of shapes with one within 1 % of the "
+                "best among the first k, those that differ in group_m alone counted once; errors are "
+                "of ln(predicted / measured)"
+            ),
+            self.rows(),
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        out = []
+        for check in self.checks:
+            row = check.row()
+            flat: dict[str, Any] = {key: row[key] for key in ("device", "kernel", "n", "searched")}
+            for name, depths in (("hit", score.DEPTHS), ("random", (1, 5)), ("gain", score.GAINS)):
+                flat |= {f"{name}_{k}": row[name] and row[name][k] for k in depths}
+            flat["look_up_5"] = row["look_up"] and row["look_up"][5]
+            names = ("default1", "tile1", "best_median_ape", "best_p90_ape", "best_bias",
+                     "default_median_ape", "grid_median_ape", "speedup_median_ape", "passed")  # fmt: skip
+            out.append(flat | {name: row[name] for name in names})
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        rows = [{k: _text_keys(v) for k, v in check.row().items()} for check in self.checks]
+        return {
+            "constants": self.which,
+            "rows": rows,
+            "passed": self.passed,
+            "skipped": [str(s) for s in self.skipped],
+        }
+
+    def remarks(self) -> list[str]:
+        return skipped_remarks(self.skipped)
+
+    def predictions(self) -> pd.DataFrame:
+        """The first picks of every shape with their seconds, measured ones where listed."""
+        import pandas as pd
+
+        out: list[dict[str, Any]] = []
+        for check in self.checks:
+            if isinstance(check, FixedCheck):
+                pairs = zip(
+                    check.fixed.shapes, check.predicted, check.fixed.measured_s, strict=True
+                )
+                out += [
+                    {"device": check.fixed.device, "kernel": check.fixed.form.name, **shape, "rank": 1,
+                     **check.fixed.form.default(check.fixed.machine, shape).to_dict(),
+                     "predicted_s": float(p), "measured_s": float(s)}
+                    for shape, p, s in pairs
+                ]  # fmt: skip
+                continue
+            m = check.measured
+            for i, (shape, row) in enumerate(zip(m.shapes, check.chosen, strict=True)):
+                for rank, j in enumerate(row, 1):
+                    config = dict(zip(NAMES, m.configs[j].tolist(), strict=True))
+                    seconds = m.times[i, j]
+                    out.append(
+                        {"device": m.device, "kernel": m.form.name, **shape, "rank": rank, **config,
+                         "predicted_s": float(check.seconds[i, j]),
+                         "measured_s": float(seconds)}
+                    )  # fmt: skip
+        return pd.DataFrame(out)
+
+
+def _text_keys(value: Any) -> Any:
+    return {str(k): v for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def validate_configs(
+    tables: Iterable[str | Path],
+    which: str = "stored",
+    refit: bool = False,
+    date: str | None = None,
+) -> ConfigValidation:
+    """Rank the configurations of measured tables, and compare.
+
+    Parameters
+    ----------
+    tables : paths
+        Folders with ``KERNEL_near_best.csv``, its shapes and grid, or with ``gemm.csv``.
+    which : str
+        Constants: "stored", "none", or "others" for ones fitted to the other devices of the tables.
+    refit : bool
+        Also fit new constants to all of the tables.
+    date : str, optional
+        Date to store with a fit; by default today's.
+
+    Raises
+    ------
+    InputError
+        No tables, a bad cell, or an unknown choice.
+    """
+    if which not in CHOICES:
+        raise InputError("--constants", f"must be one of {', '.join(CHOICES)}, not {which!r}")
+    measured, fixed, skipped = read_configs(tables)
+    if which == OTHERS and len(measured) < 2 and not fixed:
+        raise InputError("--constants others", "needs tables of two devices or more")
+    checks: list[ConfigCheck | FixedCheck] = [_check(m, measured, which) for m in measured]
+    checks += [_fixed_check(f, which) for f in fixed]
+    text = _fitted(measured, fixed, date) if refit else None
+    return ConfigValidation(checks, skipped, which, text)
+
+
+def _check(m: Measured, every: Sequence[Measured], which: str) -> ConfigCheck:
+    others = [o for o in every if o is not m and o.form is m.form]
+    if which == OTHERS:
+        p = fit(others)
+    else:
+        name = m.form.constants(m.machine, m.shapes[0])
+        p = constants(name if which == "stored" else "none").p
+    seconds, default = m.predicted(p)
+    chosen = score.picks(seconds, m.configs, DEEPEST)
+    look_ups = {o.device: score.look_up(m, o) for o in others}
+    held = None if which == "none" else bounds().get(f"{m.form.name}/{m.machine.name}")
+    return ConfigCheck(m, seconds, default, chosen, look_ups, held)
+
+
+def _fixed_check(fixed: FixedTile, which: str) -> FixedCheck:
+    if which == OTHERS:
+        p = fit_fixed(fixed)
+    else:
+        name = fixed.form.constants(fixed.machine, fixed.shapes[0])
+        p = constants(name if which == "stored" else "none").p
+    held = None if which == "none" else bounds().get(f"{fixed.form.name}/{fixed.machine.name}")
+    return FixedCheck(fixed, fixed.predicted(p), held)
+
+
+def _fitted(measured: Sequence[Measured], fixed: Sequence[FixedTile], date: str | None) -> str:
+    """YAML of constants fitted to all tables; sets that they say nothing of stay as they are."""
+    stamp = date or Date.today().isoformat()  # a date for people
+    new: list[Constants] = []
+    if measured:
+        rows = sum(int((~np.isnan(m.times)).sum()) + len(m.shapes) for m in measured)
+        devices = ", ".join(m.device for m in measured)
+        new.append(
+            Constants.fitted("triton", fit(measured), f"fused_moe on {devices}", rows, stamp)
+        )
+    for f in fixed:
+        told = f"gemm fp8_block on {f.device}, every second (n, k)"
+        new.append(Constants.fitted("fp8_block", fit_fixed(f), told, len(f.halves()[0]), stamp))
+    return constants_yaml(new)

@@ -1,0 +1,129 @@
+"""Seconds of tiled attention: blocks of query rows walk along the keys, two products and a softmax a step.
+
+Decode packs the query heads of a group into the rows of a block and may split the keys; prefill gives
+every query head blocks of its own, whose walk ends at the diagonal. The totals are those of `price`.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...workloads.jit import compiled_part
+from ..calibrated.family import F8
+from .config import C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
+from .layout import COLUMNS, ROWS, most_registers, resident, thread_registers, warpgroup
+from .machine import M_CACHE, M_LANES
+from .parameters import P_MATRIX, P_SHARED, P_STEP
+from .price import (
+    O_BLOCKS,
+    O_MATRIX,
+    O_REGISTERS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_STEP,
+    SHARP,
+    finish,
+    join,
+)
+from .product import (
+    COPY_BYTES,
+    COPY_CLOCKS,
+    COPY_REGISTERS,
+    KEEP,
+    PORT,
+    SCHEDULERS,
+    SHARED_BYTES_PER_CLOCK,
+    SPILL,
+    synchronous_rate,
+)
+
+(A_GROUPS, A_ROWS, A_KEYS, A_CONTEXT, A_CAUSAL, A_SCORE, A_VALUE, A_SHARED, A_SHARERS, A_KV_BYTES,
+ A_RATE, A_WARM) = range(12)  # fmt: skip
+"""What attends: groups of rows that share keys in a block, rows of one, keys of a sequence, those
+before the first row, whether rows see no later keys, width of scores and of values, 1 where values
+are part of the keys, groups that read the same keys, bytes of a cached value, FLOP per clock and
+core, and whether caches hold what they can from the call before."""
+NUM_ATTENTION = A_WARM + 1
+
+EXPONENTIALS, VECTOR, VECTOR_WORK = 16.0, 128.0, 6.0
+"""Exponentials and 32-bit operations a clock of a core (CUDA C++ Programming Guide, throughput of
+native instructions), and such operations per score: scale, mask, maximum, sum, convert, rescale."""
+QUERY_BYTES = 2.0
+
+
+@compiled_part
+def attend(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
+    """Seconds of one attention under one configuration, and its terms; see `product.price`."""
+    bm, bn, split = float(c[C_M]), float(c[C_N]), float(c[C_SPLIT])
+    warps, lanes, b = float(c[C_WARPS]), h[M_LANES], x[A_KV_BYTES]
+    groups = warpgroup(h, bm, warps)
+    buffers = float(c[C_STAGES]) if groups else max(1.0, c[C_STAGES] - 1.0)
+    wide = x[A_SCORE] + x[A_VALUE]
+    load = bn * (wide - x[A_VALUE] * x[A_SHARED]) * b
+    # Warps share the rows, and what is left of them the keys; every row of warps reads all keys.
+    rows = min(warps, max(1.0, bm / ROWS))
+    flop, scores = 2.0 * bm * bn * wide, bm * bn
+    queries = bm * x[A_SCORE] * QUERY_BYTES  # read again in every step
+    if groups:
+        matrix = flop / (p[P_MATRIX] * x[A_RATE])
+        reads = queries + bn * wide * b * bm / 64.0
+    else:
+        twice = max(1.0, ROWS / bm) * max(1.0, warps / rows * COLUMNS / bn)
+        matrix = flop * twice / (p[P_MATRIX] * synchronous_rate(h, x[A_RATE], b))
+        reads = queries * warps / rows + bn * wide * b * rows
+    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
+    softmax = scores * (1.0 / EXPONENTIALS + VECTOR_WORK / VECTOR)
+    copies = load / (COPY_BYTES * lanes * warps)
+    registers = thread_registers(
+        h, bm, x[A_VALUE], copies, COPY_REGISTERS, warps, rows, warps / rows, groups
+    ) + scores / (lanes * warps)
+    limit = most_registers(h)
+    spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
+    blocks = resident(h, warps, min(registers, limit), buffers * load + queries)
+    # Two warpgroups take turns: the softmax of one beside the products of the other.
+    turns = groups and warps >= 8.0
+    busy = join(matrix, softmax, SHARP) if turns else matrix + softmax
+    work = join(busy, shared, SHARP) + copies * warps * COPY_CLOCKS / SCHEDULERS
+    alone = work + p[P_STEP]
+    tiles = math.ceil(x[A_ROWS] / bm)
+    launched = x[A_GROUPS] * tiles * split
+    longest = 0.0
+    if x[A_CAUSAL] > 0.0:
+        seen = min(x[A_KEYS], x[A_CONTEXT] + 0.5 * (x[A_ROWS] + bm))
+        longest = math.ceil(x[A_KEYS] / bn)
+        steps = min(longest, seen / bn + 0.5)
+    else:
+        steps = math.ceil(x[A_KEYS] / (split * bn))
+    out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
+    out[O_BLOCKS], out[O_REGISTERS] = blocks, 8.0 * math.ceil(registers / 8.0)
+    out[O_SHARED_BYTES] = buffers * load + queries
+    merged = (
+        x[A_GROUPS] * x[A_ROWS] * x[A_VALUE] * (4.0 * split + QUERY_BYTES) if split > 1.0 else 0.0
+    )
+    finish(
+        p, h, launched, steps, longest, work * spilled, alone, buffers, load, spilled,
+        traffic(h, x, launched * steps * load), x[A_SCORE] * b, 64.0, merged, out,
+    )  # fmt: skip
+
+
+@compiled_part
+def traffic(h: F8, x: F8, through: float) -> float:
+    """Bytes that come from memory and go there: keys and values once, again where the cache is too small.
+
+    Parameters
+    ----------
+    through : float
+        Bytes of keys and values that all blocks read.
+    """
+    per_row = x[A_SCORE] + x[A_VALUE]
+    of_one = x[A_KEYS] * (per_row - x[A_VALUE] * x[A_SHARED]) * x[A_KV_BYTES]
+    cached = of_one * x[A_GROUPS] / x[A_SHARERS]
+    results = x[A_GROUPS] * x[A_ROWS] * per_row * QUERY_BYTES
+    keep = KEEP * h[M_CACHE]
+    again = max(0.0, through - cached) * (1.0 - min(1.0, keep / of_one))
+    read = cached + again
+    if x[A_WARM] > 0.0:
+        kept = min(1.0, keep / (cached + results))
+        read *= 1.0 - (kept if kept >= 1.0 else max(0.0, kept * (2.0 * kept - 1.0)))
+    everything: float = read + results
+    return everything

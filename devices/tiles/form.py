@@ -1,0 +1,159 @@
+"""Kernel forms: what a kernel computes for a shape, which configurations it takes, and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.registry import Registry
+from ..calibrated.hardware import CODES
+from ..spec import DeviceSpec
+from .config import KernelConfig
+from .machine import Machine, machine_of
+from .price import NUM_PRICE
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+Value = int | float | str
+Shape = Mapping[str, Value]
+"""A shape's numbers, and its number format, by key."""
+
+TEXT = ("dtype",)
+LARGEST = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One number of a shape.
+
+    Attributes
+    ----------
+    name : str
+    meaning : str
+    default : int or str, optional
+        What it is where it is not given; without one it must be.
+    low, high : int
+        The range that measurements cover; shapes beyond it are told.
+    """
+
+    name: str
+    meaning: str
+    default: Value | None = None
+    low: int = 1
+    high: int = LARGEST
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A kernel as the tile model knows it.
+
+    Attributes
+    ----------
+    name, title : str
+    keys : tuple of Key
+        What a shape is made of.
+    used : tuple of str
+        Fields of a configuration that it looks at; the others must be 1 or their default.
+    work : callable
+        ``work(machine, shape)``: the shape as compiled code takes it.
+    rows : callable
+        ``rows(p, h, x, configs, out)``, compiled: prices of configurations, shape (n, NUM_PRICE).
+    space : callable
+        ``space(machine, shape)``: configurations to try, shape (n, fields).
+    default : callable
+        ``default(machine, shape)``: what the framework launches untuned.
+    constants : callable
+        ``constants(machine, shape)``: name of the set of constants (`store`).
+    calibrated : callable
+        ``calibrated(shape)``: family and table columns of the same call in the calibrated families,
+        or None.
+    machine : callable
+        ``machine(spec)``: the unit of a device that runs it; its xPU by default.
+    threads : bool
+        Whether blocks are warps of threads with registers and matrix instructions of 16 rows.
+    """
+
+    name: str
+    title: str
+    keys: tuple[Key, ...]
+    used: tuple[str, ...]
+    work: Callable[[Machine, Shape], F8]
+    rows: Callable[[F8, F8, F8, I8, F8], None]
+    space: Callable[[Machine, Shape], I8]
+    default: Callable[[Machine, Shape], KernelConfig]
+    constants: Callable[[Machine, Shape], str]
+    calibrated: Callable[[Shape], tuple[str, Mapping[str, Value]] | None] = lambda shape: None
+    machine: Callable[[DeviceSpec], Machine] = machine_of
+    threads: bool = True
+
+    def shape(self, given: Mapping[str, object]) -> dict[str, Value]:
+        """A shape with its defaults, checked.
+
+        Raises
+        ------
+        InputError
+            An unknown key, one missing, or a value that is none.
+        """
+        known = {key.name: key for key in self.keys}
+        for name in given:
+            if name not in known:
+                raise InputError(
+                    f"{self.name}: {name}", f"is no key of its shapes{nearest(name, known)}"
+                )
+        return {key.name: self._value(key, given.get(key.name, key.default)) for key in self.keys}
+
+    def _value(self, key: Key, value: object) -> Value:
+        where = f"{self.name}: {key.name}"
+        if value is None:
+            raise InputError(where, f"is missing: {key.meaning}")
+        if key.name in TEXT:
+            if str(value) not in CODES:
+                raise InputError(where, f"unknown number format{nearest(str(value), CODES)}")
+            return str(value)
+        try:
+            number = float(str(value))
+        except ValueError:
+            number = float("nan")
+        low = 0 if key.default == 0 else 1
+        if not low <= number <= LARGEST or number != int(number):
+            raise InputError(
+                where, f"must be a whole number from {low} to {LARGEST:,}, not {value!r:.40}"
+            )
+        return int(number)
+
+    def beyond(self, shape: Shape) -> list[str]:
+        """Keys of a shape that lie outside what measurements cover, one line each."""
+        return [
+            f"{key.name} {shape[key.name]:,} is beyond the validated {key.low:,} to {key.high:,}"
+            for key in self.keys
+            if isinstance(shape[key.name], int) and not key.low <= int(shape[key.name]) <= key.high
+        ]
+
+    def prices(self, p: F8, machine: Machine, shape: Shape, configs: I8) -> F8:
+        """Prices of configurations for one shape, shape (n, NUM_PRICE); columns as in `product`."""
+        out = np.empty((len(configs), NUM_PRICE))
+        self.rows(p, machine.h, self.work(machine, shape), np.ascontiguousarray(configs), out)
+        return out
+
+
+FORMS: Registry[Form] = Registry("kernel", home=f"{__package__}.forms")
+
+
+def kernel_form(form: Form) -> Form:
+    """Register a form under its name."""
+    return FORMS.register(form.name, form.title)(form)
+
+
+def number(shape: Shape, name: str) -> int:
+    """A whole number of a checked shape."""
+    return int(shape[name])
+
+
+def grid_of(*columns: Sequence[int]) -> I8:
+    """All combinations of values, one row each, the first column slowest."""
+    mesh = np.meshgrid(*(np.array(c, dtype=np.int64) for c in columns), indexing="ij")
+    return np.stack([m.ravel() for m in mesh], axis=1)

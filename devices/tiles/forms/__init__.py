@@ -1,0 +1,1 @@
+"""Kernel forms, one module each; they register themselves."""

@@ -1,0 +1,180 @@
+"""Attention: decode with split keys, causal prefill, and decode on latent keys (MLA)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ....workloads.jit import compiled
+from ...calibrated.family import F8
+from ...calibrated.hardware import C_16, CODES, WEIGHT_BYTES
+from ..attention import (
+    A_CAUSAL,
+    A_CONTEXT,
+    A_GROUPS,
+    A_KEYS,
+    A_KV_BYTES,
+    A_RATE,
+    A_ROWS,
+    A_SCORE,
+    A_SHARED,
+    A_SHARERS,
+    A_VALUE,
+    A_WARM,
+    NUM_ATTENTION,
+    attend,
+)
+from ..config import I8, KernelConfig
+from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..machine import M_CAPABILITY, M_CORES, M_RATE, Machine
+
+COLD = Key("cold", "0: caches hold what they can from a call before, as in a benchmark", 1, 0, 1)
+DTYPE = Key("dtype", "number format of the KV cache", "bf16")
+LATENT, POSITION = 512, 64
+"""Values of a token's latent and of its position (DeepSeek-V2 and V3)."""
+SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+SPLITTING = ("block_m", "block_n", "warps", "stages", "split")
+ROWS = (16, 32, 64, 128)
+UNUSED = 16
+"""Value of `block_k`, which attention does not cut."""
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+    """Price many configurations; see `Form.rows`."""
+    for i in range(configs.shape[0]):
+        attend(p, h, x, configs[i], out[i])
+
+
+def _common(machine: Machine, shape: Shape) -> F8:
+    code = CODES[str(shape["dtype"])]
+    x = np.zeros(NUM_ATTENTION)
+    x[A_KV_BYTES], x[A_RATE] = WEIGHT_BYTES[code], machine.vector[M_RATE + C_16]
+    x[A_WARM], x[A_SHARERS] = 1 - number(shape, "cold"), 1
+    return x
+
+
+def decode_work(machine: Machine, shape: Shape) -> F8:
+    """One query token of each sequence; the query heads of a group are the rows."""
+    x = _common(machine, shape)
+    heads = number(shape, "heads_kv")
+    x[A_GROUPS], x[A_ROWS] = number(shape, "batch") * heads, number(shape, "heads_q") / heads
+    x[A_KEYS] = number(shape, "keys")
+    x[A_SCORE] = x[A_VALUE] = number(shape, "head_dim")
+    return x
+
+
+def latent_work(machine: Machine, shape: Shape) -> F8:
+    """All heads of a sequence read one latent, whose first 512 values are the values too."""
+    x = _common(machine, shape)
+    x[A_GROUPS], x[A_ROWS], x[A_KEYS] = (number(shape, k) for k in ("batch", "heads", "keys"))
+    x[A_SCORE], x[A_VALUE], x[A_SHARED] = LATENT + POSITION, LATENT, 1
+    return x
+
+
+def prefill_work(machine: Machine, shape: Shape) -> F8:
+    """New tokens of each sequence after a context; every query head has rows of its own."""
+    x = _common(machine, shape)
+    heads = number(shape, "heads_q")
+    x[A_GROUPS], x[A_ROWS] = number(shape, "batch") * heads, number(shape, "tokens")
+    x[A_CONTEXT], x[A_CAUSAL] = number(shape, "context"), 1
+    x[A_KEYS] = x[A_CONTEXT] + x[A_ROWS]
+    x[A_SCORE] = x[A_VALUE] = number(shape, "head_dim")
+    x[A_SHARERS] = heads / number(shape, "heads_kv")
+    return x
+
+
+def _split_space(tall: int, keys: int) -> I8:
+    """Tiles for so many rows, and splits that leave every part a step."""
+    sides = [m for m in ROWS if m < 2 * max(tall, 16)]
+    wide = (16, 32, 64, 128, 256)
+    every = grid_of(sides, wide, (UNUSED,), (1,), (4, 8), (2, 3, 4, 5), SPLITS)
+    parts = every[:, 6] * every[:, 1] <= max(keys, 1)
+    return np.asarray(every[parts | (every[:, 6] == 1)])
+
+
+def decode_space(machine: Machine, shape: Shape) -> I8:
+    """Rows that hold a group's heads, keys of a step, warps, stages and splits."""
+    group = math.ceil(number(shape, "heads_q") / number(shape, "heads_kv"))
+    return _split_space(group, number(shape, "keys"))
+
+
+def latent_space(machine: Machine, shape: Shape) -> I8:
+    """Rows of heads, keys of a step, warps, stages and splits."""
+    return _split_space(number(shape, "heads"), number(shape, "keys"))
+
+
+def prefill_space(machine: Machine, shape: Shape) -> I8:
+    """Rows and keys of a tile, warps and stages."""
+    return grid_of((16, 32, 64, 128, 256), (16, 32, 64, 128, 256), (UNUSED,), (1,), (4, 8),
+                   (2, 3, 4, 5), (1,))  # fmt: skip
+
+
+def decode_default(machine: Machine, shape: Shape) -> KernelConfig:
+    """FlashAttention-2's split kernel: 64 x 128 keys where heads are narrow, splits that fill the cores.
+
+    `num_splits_heuristic` takes the least splits that come within 85 % of whole waves.
+    """
+    blocks = number(shape, "batch") * number(shape, "heads_kv")
+    wide = 128 if number(shape, "head_dim") <= 128 else 64
+    return KernelConfig(
+        64, wide, UNUSED, 1, 4, 2, _splits(machine, blocks, number(shape, "keys"), wide)
+    )
+
+
+def _splits(machine: Machine, blocks: int, keys: int, wide: int) -> int:
+    """Fewest splits whose waves are 85 % as full as the fullest (`num_splits_heuristic`)."""
+    cores = 2 * int(machine.vector[M_CORES])
+    if blocks >= 0.8 * cores:
+        return 1
+    most = max(1, min(128, cores, math.ceil(keys / wide)))
+    full = {}
+    for split in range(1, most + 1):
+        waves = blocks * split / cores
+        full[split] = waves / math.ceil(waves)
+    best = max(full.values())
+    return next(split for split, share in full.items() if share >= 0.85 * best)
+
+
+def latent_default(machine: Machine, shape: Shape) -> KernelConfig:
+    """SGLang's Triton kernel: 16 heads, 32 keys a step, eight splits."""
+    return KernelConfig(16, 32, UNUSED, 1, 4, 2, 8)
+
+
+def prefill_default(machine: Machine, shape: Shape) -> KernelConfig:
+    """FlashAttention: 128 queries and 64 keys (2), with warpgroups 128 and 128 (3)."""
+    if 9.0 <= machine.vector[M_CAPABILITY] < 12.0:
+        return KernelConfig(128, 128, UNUSED, 1, 8, 2)
+    return KernelConfig(128, 64, UNUSED, 1, 4, 2)
+
+
+def _triton(machine: Machine, shape: Shape) -> str:
+    return "triton"
+
+
+SEQUENCES = Key("batch", "sequences", low=1, high=1024)
+KEYS = Key("keys", "cached tokens of a sequence", low=1, high=131072)
+HEADS = (
+    Key("heads_q", "query heads on this device", low=1, high=128),
+    Key("heads_kv", "key/value heads on this device", low=1, high=128),
+    Key("head_dim", "width of a head", 128, 64, 256),
+)
+
+DECODE = kernel_form(
+    Form("attention_decode", "decode attention of grouped heads, keys split over blocks",
+         (SEQUENCES, KEYS, *HEADS, DTYPE, COLD), SPLITTING, decode_work, rows, decode_space,
+         decode_default, _triton)
+)  # fmt: skip
+LATENT_DECODE = kernel_form(
+    Form("mla_decode", "decode attention on latent keys, split over blocks",
+         (SEQUENCES, KEYS, Key("heads", "query heads on this device", low=8, high=128), DTYPE, COLD),
+         SPLITTING, latent_work, rows, latent_space, latent_default, _triton)
+)  # fmt: skip
+PREFILL = kernel_form(
+    Form("attention_prefill", "causal attention of new tokens after a context",
+         (SEQUENCES, Key("tokens", "new tokens of a sequence", low=1, high=32768),
+          Key("context", "cached tokens before them", 0, 0, 131072), *HEADS, DTYPE, COLD),
+         ("block_m", "block_n", "warps", "stages"), prefill_work, rows, prefill_space,
+         prefill_default, _triton)
+)  # fmt: skip

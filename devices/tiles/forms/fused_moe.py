@@ -1,0 +1,125 @@
+"""Fused MoE: the first grouped product of a gated layer's experts, one Triton kernel.
+
+The kernel of SGLang and vLLM: every expert's tokens times its matrix of 2 x `inter` rows, rows of
+each expert padded to whole tiles, which are multiplied but not loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ....workloads.jit import compiled
+from ...calibrated.family import F8
+from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
+from ..config import I8, KernelConfig
+from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
+from ..fused_moe_space import TILES
+from ..machine import M_RATE, M_SHARED, Machine
+from ..product import (
+    NUM_WORK,
+    W_A_BYTES,
+    W_B_BYTES,
+    W_HIGH,
+    W_K,
+    W_LOW,
+    W_N,
+    W_NUM_HIGH,
+    W_NUM_LOW,
+    W_OUT_BYTES,
+    W_RATE,
+    W_ROWS,
+    W_WARM,
+    price,
+)
+
+KEYS = (
+    Key("tokens", "tokens before routing", low=1, high=4096),
+    Key("experts", "experts of the layer on this device", low=8, high=128),
+    Key("topk", "experts of a token", low=2, high=8),
+    Key("hidden", "width of the model", low=1024, high=4096),
+    Key("inter", "width of one of the two matrices", low=512, high=3072),
+    Key("dtype", "number format", "bf16"),
+    Key("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
+)
+LARGE_SHARED = 128 * 1024
+"""Shared bytes of a core from which a tuner also tries five stages."""
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+    """Price many configurations; see `Form.rows`."""
+    for i in range(configs.shape[0]):
+        price(p, h, x, configs[i], out[i])
+
+
+def work(machine: Machine, shape: Shape) -> F8:
+    """Loads of round-robin routing: experts differ by one token at most."""
+    tokens, experts = number(shape, "tokens"), number(shape, "experts")
+    routed = tokens * number(shape, "topk")
+    active = min(experts, routed)
+    low, more = divmod(routed, active)
+    code = CODES[str(shape["dtype"])]
+    x = np.zeros(NUM_WORK)
+    x[W_LOW], x[W_NUM_LOW], x[W_HIGH], x[W_NUM_HIGH] = low, active - more, low + 1, more
+    x[W_N], x[W_K], x[W_ROWS] = 2 * number(shape, "inter"), number(shape, "hidden"), tokens
+    x[W_RATE] = machine.vector[M_RATE + code]
+    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
+    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
+    return x
+
+
+def stages_of(machine: Machine) -> tuple[int, ...]:
+    """Stages that a tuner tries."""
+    return (2, 3, 4, 5) if machine.vector[M_SHARED] >= LARGE_SHARED else (2, 3, 4)
+
+
+def space(machine: Machine, shape: Shape) -> I8:
+    """Tiles and groups of the tuner, with four or eight warps and its stages."""
+    quadruples = [(*tile, group) for tile, groups in TILES.items() for group in groups]
+    return expanded(machine, quadruples)
+
+
+def expanded(machine: Machine, quadruples: Sequence[tuple[int, ...]]) -> I8:
+    """Tiles and groups with every number of warps and stages that is tried."""
+    beside = grid_of((4, 8), stages_of(machine), (1,))
+    left = np.repeat(np.array(quadruples, dtype=np.int64), len(beside), axis=0)
+    return np.hstack([left, np.tile(beside, (len(quadruples), 1))])
+
+
+def default(machine: Machine, shape: Shape) -> KernelConfig:
+    """SGLang's fall-back, as the authors of the tables stand in for it."""
+    if number(shape, "tokens") <= number(shape, "experts"):
+        return KernelConfig(16, 32, 64, 1, 4, 3)
+    return KernelConfig(64, 64, 64, 16, 4, 3)
+
+
+def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
+    """The same products in the calibrated family of grouped ones, rows of experts one after another."""
+    routed = number(shape, "tokens") * number(shape, "topk")
+    active = min(number(shape, "experts"), routed)
+    return "grouped_gemm", {
+        "groups": active,
+        "m_per_group": routed / active,
+        "n": 2 * number(shape, "inter"),
+        "k": number(shape, "hidden"),
+        "dtype": shape["dtype"],
+        "layout": "contiguous",
+    }
+
+
+FUSED_MOE = kernel_form(
+    Form(
+        "fused_moe",
+        "first grouped product of a gated MoE layer (Triton)",
+        KEYS,
+        ("block_m", "block_n", "block_k", "group_m", "warps", "stages"),
+        work,
+        rows,
+        space,
+        default,
+        lambda machine, shape: "triton",
+        calibrated,
+    )
+)

@@ -1,0 +1,113 @@
+"""Matrix products of any number format, with k split over blocks where that fills the device."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....workloads.jit import compiled
+from ...calibrated.family import F8
+from ...calibrated.hardware import C_16, C_FP8_BLOCK, CODES, INPUT_BYTES, WEIGHT_BYTES
+from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
+from ..form import Form, Key, Shape, Value, grid_of, kernel_form, number
+from ..machine import M_RATE, Machine
+from ..product import (
+    NUM_WORK,
+    W_A_BYTES,
+    W_B_BYTES,
+    W_K,
+    W_LOW,
+    W_N,
+    W_NUM_LOW,
+    W_OUT_BYTES,
+    W_RATE,
+    W_ROWS,
+    W_WARM,
+    price,
+)
+from .fused_moe import stages_of
+
+KEYS = (
+    Key("m", "rows of the input", low=4, high=131072),
+    Key("n", "columns of the result", low=384, high=32768),
+    Key("k", "length of the sums", low=512, high=32768),
+    Key("dtype", "number format", "bf16"),
+    Key("cold", "1: nothing is in the cache from a call before", 0, 0, 1),
+)
+SPLITS = (1, 2, 4, 8, 16)
+LEAST_STEPS = 4
+"""Steps that a part of k has at least."""
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+    """Price many configurations; see `Form.rows`."""
+    for i in range(configs.shape[0]):
+        price(p, h, x, configs[i], out[i])
+
+
+def work(machine: Machine, shape: Shape) -> F8:
+    """One group of `m` rows."""
+    code = CODES[str(shape["dtype"])]
+    x = np.zeros(NUM_WORK)
+    x[W_LOW], x[W_NUM_LOW], x[W_ROWS] = number(shape, "m"), 1, number(shape, "m")
+    x[W_N], x[W_K] = number(shape, "n"), number(shape, "k")
+    x[W_RATE] = machine.vector[M_RATE + code]
+    x[W_A_BYTES], x[W_B_BYTES] = INPUT_BYTES[code], WEIGHT_BYTES[code]
+    x[W_OUT_BYTES], x[W_WARM] = INPUT_BYTES[C_16], 1 - number(shape, "cold")
+    return x
+
+
+def space(machine: Machine, shape: Shape) -> I8:
+    """Powers of two: tiles of 16 to 256, steps of 32 to 256 values, groups, warps, stages and splits.
+
+    Scales of 128 values fix the step of `fp8_block`.
+    """
+    deep = (128,) if CODES[str(shape["dtype"])] == C_FP8_BLOCK else (32, 64, 128, 256)
+    sides = (16, 32, 64, 128, 256)
+    every = grid_of(sides, sides, deep, (1, 8), (4, 8), stages_of(machine), SPLITS)
+    tile = every[:, C_M] * every[:, C_N]
+    enough = number(shape, "k") >= LEAST_STEPS * every[:, C_SPLIT] * every[:, C_K]
+    small = (tile <= 256 * 128) & (every[:, C_M] < 2 * max(number(shape, "m"), 16))
+    return np.asarray(every[small & (enough | (every[:, C_SPLIT] == 1))])
+
+
+def default(machine: Machine, shape: Shape) -> KernelConfig:
+    """The tile of the library's kernel where it is known, else one that fits the rows.
+
+    With scales of 128 x 128: 128 x 128 x 128, eight warps, four stages. Else as few rows as hold `m`, up to
+    128, of 128 columns, k in steps of 128 bytes and one pass: assumed, what stands before any tuning.
+    """
+    code = CODES[str(shape["dtype"])]
+    if code == C_FP8_BLOCK:
+        return KernelConfig(128, 128, 128, 8, 8, 4)
+    rows_of_tile = min(128, max(16, 1 << (number(shape, "m") - 1).bit_length()))
+    deep = 1 << (int(128 / INPUT_BYTES[code]).bit_length() - 1)
+    warps = 8 if rows_of_tile == 128 else 4
+    return KernelConfig(rows_of_tile, 128, deep, 8, warps, 3)
+
+
+def constants(machine: Machine, shape: Shape) -> str:
+    """Kernels with scales of 128 x 128 are a library's own; all others are taken to be like Triton's."""
+    return "fp8_block" if CODES[str(shape["dtype"])] == C_FP8_BLOCK else "triton"
+
+
+def calibrated(shape: Shape) -> tuple[str, dict[str, Value]]:
+    """The same product in the calibrated family, timed as kernels in graphs are."""
+    sizes: dict[str, Value] = {key: shape[key] for key in ("m", "n", "k", "dtype")}
+    return "gemm", {**sizes, "batch": 1, "timing": "kernel", "kernel": "gemm", "source": ""}
+
+
+GEMM = kernel_form(
+    Form(
+        "gemm",
+        "dense matrix product",
+        KEYS,
+        ("block_m", "block_n", "block_k", "group_m", "warps", "stages", "split"),
+        work,
+        rows,
+        space,
+        default,
+        constants,
+        calibrated,
+    )
+)

@@ -1,0 +1,125 @@
+"""Matrix products on units in the memory: weights stream past rows that wait in small buffers.
+
+Modules share the columns, and parts of k where it is split. A module holds `block_m` rows of inputs,
+`block_k` values deep, twice (one part fills while the other is used), and sums of `block_n` columns;
+weights pass once for every `block_m` rows, inputs once for every `block_n` columns. How much of an
+open DRAM row a tile reads decides what its bundle of banks gives (`units`).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ....workloads.jit import compiled, compiled_part
+from ...calibrated.family import F8
+from ...calibrated.hardware import C_16, CODES, INPUT_BYTES, WEIGHT_BYTES
+from ..config import C_K, C_M, C_N, C_SPLIT, I8, KernelConfig
+from ..form import Form, Key, Shape, grid_of, kernel_form, number
+from ..machine import M_BANDWIDTH, M_CACHE, M_CLOCK, M_CORES, M_LATENCY, M_RATE, Machine
+from ..price import (
+    O_BLOCKS,
+    O_IN_FLIGHT,
+    O_LAUNCH,
+    O_MATRIX,
+    O_MEMORY,
+    O_PARTIAL,
+    O_SECONDS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_WAVES,
+    SHARP,
+    join,
+)
+from ..units import COLUMNS, units_of
+
+(U_M, U_N, U_K, U_GROUPS, U_RATE, U_IN, U_WEIGHT, U_EFFICIENCY) = range(8)
+"""Rows of a group, columns, k, groups, FLOP per clock and module, bytes of an input and of a weight,
+and from `U_EFFICIENCY` on the share of the bandwidth by columns of a DRAM row."""
+ATOM, BANKS = 32.0, 8.0
+"""Bytes of a bank's column, and banks of a bundle (Duplex, section IV-B)."""
+PORT = 32.0
+"""Bytes a clock from a stack's input buffer to a module: assumed, a bus as wide as a DRAM atom."""
+SUM_BYTES = 4.0
+SPLITS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 40)
+"""Parts of k; columns go to the modules that each part has, so that a remainder idles."""
+
+KEYS = (
+    Key("m", "rows of each group (tokens of an expert)", low=1, high=1024),
+    Key("n", "columns of the result", low=64, high=65536),
+    Key("k", "length of the sums", low=64, high=65536),
+    Key("groups", "groups with weights of their own (active experts)", 1, 1, 256),
+    Key("dtype", "number format", "bf16"),
+)
+
+
+@compiled_part
+def price(h: F8, x: F8, c: I8, out: F8) -> None:
+    """Seconds of one product under one mapping, and its terms."""
+    bm, bn, bk, split = float(c[C_M]), float(c[C_N]), float(c[C_K]), float(c[C_SPLIT])
+    m, n, k, groups = x[U_M], x[U_N], x[U_K], x[U_GROUPS]
+    modules, clock = h[M_CORES], h[M_CLOCK]
+    columns = math.ceil(n / max(1.0, modules // split))
+    deep = math.ceil(k / split)
+    passes, sweeps = math.ceil(m / bm), math.ceil(columns / bn)
+    multiplied = groups * passes * bm * 2.0 * columns * deep / x[U_RATE] / clock
+    streamed = groups * passes * sweeps * bm * deep * x[U_IN] / PORT / clock
+    read = min(COLUMNS[-1], max(1.0, bn * bk * x[U_WEIGHT] / (ATOM * BANKS)))
+    share = x[U_EFFICIENCY + int(math.log2(read))]
+    inputs = groups * m * k * x[U_IN]
+    again = inputs * (sweeps - 1.0) * max(0.0, 1.0 - h[M_CACHE] / inputs)
+    results = groups * m * n * SUM_BYTES * split
+    moved = groups * passes * n * k * x[U_WEIGHT] + inputs + again + results
+    memory = moved / (h[M_BANDWIDTH] * share)
+    out[:] = 0.0
+    out[O_LAUNCH], out[O_MATRIX], out[O_SHARED], out[O_MEMORY] = (
+        h[M_LATENCY],
+        multiplied,
+        streamed,
+        memory,
+    )
+    out[O_SECONDS] = h[M_LATENCY] + join(join(memory, multiplied, SHARP), streamed, SHARP)
+    used = groups * passes * bm * 2.0 * n * k / (x[U_RATE] * modules * clock)
+    out[O_PARTIAL], out[O_BLOCKS] = max(0.0, multiplied - used), 1.0
+    out[O_WAVES] = passes * sweeps * math.ceil(deep / bk)
+    out[O_SHARED_BYTES] = 2.0 * bm * bk * x[U_IN] + bm * bn * SUM_BYTES
+    out[O_IN_FLIGHT] = bm * bk * x[U_IN]
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, configs: I8, out: F8) -> None:
+    """Price many mappings; see `Form.rows`."""
+    for i in range(configs.shape[0]):
+        price(h, x, configs[i], out[i])
+
+
+def work(machine: Machine, shape: Shape) -> F8:
+    """The product, and what the DRAM gives by columns of a row; never less for more columns."""
+    code = CODES[str(shape["dtype"])]
+    x = np.zeros(U_EFFICIENCY + len(COLUMNS))
+    x[U_M], x[U_N], x[U_K] = (number(shape, key) for key in ("m", "n", "k"))
+    x[U_GROUPS], x[U_RATE] = number(shape, "groups"), machine.vector[M_RATE + code]
+    x[U_IN], x[U_WEIGHT] = INPUT_BYTES[C_16], WEIGHT_BYTES[code]
+    x[U_EFFICIENCY:] = np.maximum.accumulate(machine.row_efficiency)
+    return x
+
+
+def space(machine: Machine, shape: Shape) -> I8:
+    """Powers of two of rows, columns and depth, and the splits."""
+    tall = [1 << i for i in range(8) if 1 << i < 2 * number(shape, "m")]
+    return grid_of(tall, (1, 2, 4, 8, 16, 32, 64, 128), (16, 32, 64, 128, 256, 512, 1024), (1,), (1,),
+                   (1,), SPLITS)  # fmt: skip
+
+
+def default(machine: Machine, shape: Shape) -> KernelConfig:
+    """Eight rows, as many as Duplex's balance of 8 Op/B needs, and sums split over the stacks (section V-A)."""
+    stacks = max(1, int(machine.vector[M_CORES]) // 32)
+    return KernelConfig(8, 64, 128, 1, 1, 1, max(z for z in SPLITS if z <= stacks))
+
+
+PIM_GEMM = kernel_form(
+    Form("pim_gemm", "matrix products on units in the memory stacks", KEYS,
+         ("block_m", "block_n", "block_k", "split"), work, rows, space, default,
+         lambda machine, shape: "none", machine=units_of, threads=False)
+)  # fmt: skip

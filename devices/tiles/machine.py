@@ -1,0 +1,214 @@
+"""What the tile model knows of a device: its cores, memories and caches, as numbers that can be edited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.errors import InputError, SpecError, nearest
+from ..calibrated.hardware import ARITHMETIC, FORMATS
+from ..core_spec import CoreSpec
+from ..peaks import peaks_of
+from ..spec import DeviceSpec, ProcessorSpec
+
+F8 = npt.NDArray[np.float64]
+
+(M_BANDWIDTH, M_LATENCY, M_CACHE, M_CACHE_BANDWIDTH, M_CACHE_LATENCY, M_CORES, M_CLOCK, M_SHARED,
+ M_SHARED_BLOCK, M_REGISTERS, M_WARPS, M_BLOCKS, M_LANES, M_CAPABILITY, M_CHANNEL,
+ M_RATE) = range(16)  # fmt: skip
+"""Order of a machine's vector, SI units; from `M_RATE` on FLOP per clock and core by format code."""
+NUM_MACHINE = M_RATE + len(FORMATS)
+
+KIB, RESERVED = 1024.0, 1024.0
+"""Bytes of shared memory that the system keeps of every block (CUDA C++ Programming Guide, compute
+capability 8.x and 9.0)."""
+LIKE_AMPERE = CoreSpec(
+    shared_bytes=164 * 1024, block_bytes=163 * 1024, registers=65536, warps=64, blocks=32
+)
+"""A core whose description has none: that of the A100."""
+LATENCY_S, CACHE_LATENCY_S = 0.7e-6, 0.28e-6
+"""Seconds until a load from memory, and one from the last-level cache, is there on a busy device, where
+a description has none: what one sets for NVIDIA's of 2020 to 2024 without a measurement. The shared
+constants `load_latency` and `cache_load_latency` are multiples of these."""
+BYTES_PER_CLOCK = 40.0
+"""Bytes that the last-level cache gives a core a clock, where a description says nothing: between the
+A100's 47 (5,120 for 108 cores, its whitepaper) and the 36 of an H100."""
+
+
+NEAR_POWER = 0.08
+"""How far a peak may be from a power of two a clock and still count as that."""
+HBM_CHANNEL, GDDR_CHANNEL = 256.0, 1024.0
+"""Bytes that lie together in one channel: longer rows of a tile gain nothing. 256 in HBM (the width of
+a memory partition of NVIDIA's GPUs, as in the catalog's `interleave_bytes`); in GDDR, whose memories
+count as one stack, the tables show a gain up to rows of 512 bytes: assumed 1,024."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One number of a machine that may be set: what it scales, and how it is written.
+
+    Attributes
+    ----------
+    fields : tuple of int
+        Places in the vector that take it.
+    unit : float
+        SI units of one of what is written.
+    low, high : float
+        Least and largest value, as written.
+    whole : bool
+        Whether it counts things.
+    """
+
+    fields: tuple[int, ...]
+    unit: float
+    low: float
+    high: float
+    whole: bool = False
+
+
+SETTINGS: dict[str, Setting] = {
+    "shared_memory_KiB": Setting((M_SHARED, M_SHARED_BLOCK), KIB, 8, 1e6),
+    "registers": Setting((M_REGISTERS,), 1, 1024, 1e8, True),
+    "warps": Setting((M_WARPS,), 1, 1, 4096, True),
+    "blocks": Setting((M_BLOCKS,), 1, 1, 4096, True),
+    "cores": Setting((M_CORES,), 1, 1, 1e6, True),
+    "clock_MHz": Setting((M_CLOCK,), 1e6, 1, 1e5),
+    "matrix_FLOP_per_clock": Setting(tuple(range(M_RATE, NUM_MACHINE)), 1, 1, 1e7),
+    "bandwidth_GBps": Setting((M_BANDWIDTH,), 1e9, 0.1, 1e7),
+    "latency_ns": Setting((M_LATENCY,), 1e-9, 1, 1e6),
+    "cache_MiB": Setting((M_CACHE,), 2.0**20, 0, 1e6),
+    "cache_bandwidth_GBps": Setting((M_CACHE_BANDWIDTH,), 1e9, 0.1, 1e7),
+    "cache_latency_ns": Setting((M_CACHE_LATENCY,), 1e-9, 1, 1e6),
+}  # fmt: skip
+"""Numbers of a machine that can be set. More is better but for latencies. `cores` and `clock_MHz` keep
+what a core does in a clock, so that more of them are more FLOP/s."""
+BETTER_LESS = ("latency_ns", "cache_latency_ns")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A device as the tile model reads it.
+
+    Attributes
+    ----------
+    name : str
+    vector : tuple of float
+        Values in the order of the ``M_`` constants.
+    derived : tuple of str
+        Settings that the description does not have and a rule gave.
+    row_efficiency : tuple of float
+        Of units in the memory: share of their bandwidth with 1, 2, 4, ... columns of a row at a time.
+    """
+
+    name: str
+    vector: tuple[float, ...]
+    derived: tuple[str, ...] = ()
+    row_efficiency: tuple[float, ...] = ()
+
+    @property
+    def h(self) -> F8:
+        """The vector as compiled code takes it."""
+        return np.array(self.vector)
+
+    def value(self, setting: str) -> float:
+        """A number as it is written: in the unit of its name."""
+        known = _setting(setting)
+        return self.vector[known.fields[0]] / known.unit
+
+    def changed(self, values: Mapping[str, float]) -> Machine:
+        """The machine with numbers replaced.
+
+        Parameters
+        ----------
+        values : mapping of str to float
+            Keys of `SETTINGS`, in the unit of their names.
+
+        Raises
+        ------
+        InputError
+            An unknown key, or a value out of its range.
+        """
+        vector = list(self.vector)
+        for name, value in values.items():
+            known = _setting(name)
+            if not known.low <= value <= known.high or (known.whole and value != int(value)):
+                what = "a whole number" if known.whole else "a number"
+                raise InputError(
+                    name, f"must be {what} from {known.low:g} to {known.high:g}, not {value:g}"
+                )
+            factor = value * known.unit / max(vector[known.fields[0]], 1e-300)
+            for place in known.fields:
+                vector[place] *= factor
+            vector[known.fields[0]] = value * known.unit
+            if (
+                name == "shared_memory_KiB"
+            ):  # the block's share keeps the distance of the description
+                kept = self.vector[M_SHARED] - self.vector[M_SHARED_BLOCK]
+                vector[M_SHARED_BLOCK] = value * known.unit - kept
+        return replace(self, vector=tuple(vector))
+
+    def scaled(self, setting: str, factor: float) -> Machine:
+        """The machine with one number multiplied, rounded where it counts things."""
+        value = self.value(setting) * factor
+        return self.changed({setting: float(round(value)) if _setting(setting).whole else value})
+
+
+def _setting(name: str) -> Setting:
+    if name not in SETTINGS:
+        raise InputError(name, f"is no number of a device that can be set{nearest(name, SETTINGS)}")
+    return SETTINGS[name]
+
+
+def machine_of(spec: DeviceSpec) -> Machine:
+    """A device's first xPU as the tile model reads it.
+
+    Raises
+    ------
+    SpecError
+        No xPU whose cores and clock are known.
+    """
+    xpu = next((p for p in spec.processors.values() if p.kind == "xpu"), None)
+    if xpu is None or xpu.cores is None or xpu.clock_Hz is None:
+        raise SpecError(spec.name, "needs an xpu with cores and clock_MHz for the tile model")
+    derived = [] if xpu.core else ["shared_memory_KiB", "registers", "warps", "blocks"]
+    core, memory = xpu.core or LIKE_AMPERE, spec.memory
+    cores, clock = float(xpu.cores), xpu.clock_Hz
+    latency, cache_latency = memory.latency_s, memory.cache_latency_s
+    cache_bandwidth = memory.cache_bandwidth_bytes_per_s
+    if latency is None:
+        latency = LATENCY_S
+        derived.append("latency_ns")
+    if cache_latency is None:
+        cache_latency = CACHE_LATENCY_S
+        derived.append("cache_latency_ns")
+    if cache_bandwidth is None:
+        cache_bandwidth = BYTES_PER_CLOCK * cores * clock
+        derived.append("cache_bandwidth_GBps")
+    bandwidth = memory.bandwidth_bytes_per_s * memory.data_fraction
+    rates = _rates(spec, xpu, bandwidth, cores * clock)
+    vector = (
+        bandwidth, latency, memory.cache_bytes, cache_bandwidth, cache_latency, cores, clock,
+        core.shared_bytes, core.block_bytes, float(core.registers), float(core.warps),
+        float(core.blocks), float(core.lanes), xpu.compute_capability or 0.0,
+        HBM_CHANNEL if memory.stacks > 1 else GDDR_CHANNEL, *rates,
+    )  # fmt: skip
+    return Machine(spec.name, vector, tuple(derived))
+
+
+def _rates(
+    spec: DeviceSpec, xpu: ProcessorSpec, bandwidth: float, clocks: float
+) -> tuple[float, ...]:
+    """FLOP per clock and core by format code; a format without a rate runs at the 16-bit one.
+
+    Matrix units do powers of two in a clock. Data sheets give peaks at a clock of their own, which
+    need not be the one that a device runs at: an H20 of 148 TFLOPS does 1,024 a clock at 1,980 MHz.
+    """
+    peak = peaks_of(xpu, spec, bandwidth * xpu.bandwidth_multiple)
+    given = [peak.get(name, peak["bf16"]) / clocks for name in ARITHMETIC]
+    whole = [2.0 ** round(math.log2(rate)) for rate in given]
+    near = zip(given, whole, strict=True)
+    return tuple(w if abs(w / rate - 1.0) <= NEAR_POWER else rate for rate, w in near)

@@ -1,0 +1,118 @@
+"""Seconds of a kernel from what its blocks do: the norm of totals that all kernel forms share.
+
+Each total falls or stays where a device gains cores, clock, bandwidth, registers or shared memory, and so
+does a norm of them: no device is slower for having more.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...workloads.jit import compiled_part
+from ..calibrated.family import F8
+from .machine import (
+    M_BANDWIDTH,
+    M_CACHE_BANDWIDTH,
+    M_CACHE_LATENCY,
+    M_CHANNEL,
+    M_CLOCK,
+    M_CORES,
+    M_LATENCY,
+)
+from .parameters import (
+    P_CACHE,
+    P_CACHE_LATENCY,
+    P_LATENCY,
+    P_LAUNCH,
+    P_MEMORY,
+    P_OVERLAP,
+    P_ROW,
+    P_START,
+)
+
+(O_SECONDS, O_LAUNCH, O_MATRIX, O_SHARED, O_STEP, O_LATENCY, O_CACHE, O_MEMORY, O_START, O_PARTIAL,
+ O_BLOCKS, O_WAVES, O_REGISTERS, O_SHARED_BYTES, O_IN_FLIGHT, O_WAIT) = range(16)  # fmt: skip
+"""Columns of a price: seconds, what each term would take alone [s], blocks of a core, waves, registers
+that a thread wants, shared bytes of a block, bytes on their way to a core, seconds that a step waits."""
+NUM_PRICE = O_WAIT + 1
+
+SHARP = 6.0
+"""Exponent that joins what overlaps well: arithmetic, shared memory, and the totals of both."""
+DEEPER, WIDER = 0.05, 0.05
+"""Exponents of how rows of two steps in flight, and of fewer columns, keep DRAM pages open: they order
+configurations that are equal otherwise (0.5 to 3 % in the tables of four GPUs)."""
+
+
+@compiled_part
+def join(a: float, b: float, exponent: float) -> float:
+    """p-norm of two terms."""
+    high: float = max(a, b)
+    low: float = min(a, b)
+    if high <= 0.0:
+        return 0.0
+    above: float = (1.0 + (low / high) ** exponent) ** (1.0 / exponent)
+    return high * above
+
+
+@compiled_part
+def finish(
+    p: F8, h: F8, launched: float, steps: float, longest: float, work: float, alone: float,
+    buffers: float, load: float, spilled: float, moved: float, row: float, columns: float,
+    merged: float, out: F8,
+) -> None:  # fmt: skip
+    """Turn what blocks do into seconds and terms.
+
+    Parameters
+    ----------
+    launched, steps : float
+        Blocks, and steps of one.
+    longest : float
+        Steps of the longest block where they differ, else 0. Different ones are dealt longest first.
+    work, alone : float
+        Clocks that a step occupies a core with, spills included, and of a step without other blocks.
+    buffers, load, spilled : float
+        Steps on their way at a time, bytes of one, and the factor of spills.
+    moved, row, columns, merged : float
+        Bytes of memory traffic; bytes of a row of a tile and its width; bytes of adding up parts in a
+        kernel of its own, 0 without one.
+    out : float64 array
+        Has clocks of a step in `O_MATRIX`, `O_SHARED` and `O_STEP`, and what is resident; gets the rest.
+    """
+    cores, clock, blocks = h[M_CORES], h[M_CLOCK], out[O_BLOCKS]
+    through = launched * steps * load
+    lies = min(row, h[M_CHANNEL]) * min(buffers, 2.0) ** DEEPER
+    rate, lost = p[P_MEMORY] * h[M_BANDWIDTH], p[P_ROW]
+    memory = moved / rate * (1.0 + lost * (columns / 64.0) ** WIDER / lies)
+    cache = through / (p[P_CACHE] * h[M_CACHE_BANDWIDTH]) * (1.0 + lost / row)
+    near, far = p[P_CACHE_LATENCY] * h[M_CACHE_LATENCY], p[P_LATENCY] * h[M_LATENCY]
+    wait = (near + max(0.0, far - near) * min(1.0, moved / through)) * clock
+    busiest = math.ceil(launched / cores)
+    waves = math.ceil(busiest / blocks)
+    of_core, of_slot = busiest * steps, waves * steps
+    if longest > 0.0:
+        of_core = max(launched * steps / cores, longest)
+        of_slot = max(launched * steps / (cores * blocks), longest)
+    one = max(alone, (wait + alone) / buffers)
+    start = waves * (p[P_START] + wait) / clock
+    waiting = of_slot * one * spilled / clock + start
+    working = of_core * work / clock
+    out[O_SECONDS] = join(join(join(waiting, memory, p[P_OVERLAP]), working, SHARP), cache, SHARP)
+    out[O_SECONDS] += p[P_LAUNCH]
+    out[O_LAUNCH] = p[P_LAUNCH]
+    if merged > 0.0:
+        out[O_SECONDS] += merged / rate + p[P_LAUNCH]
+        out[O_LAUNCH] += p[P_LAUNCH]
+        memory += merged / rate
+    out[O_MATRIX] *= of_core * spilled / clock
+    out[O_SHARED] *= of_core * spilled / clock
+    out[O_STEP] *= of_core * spilled / clock
+    out[O_LATENCY], out[O_CACHE], out[O_MEMORY], out[O_START] = (
+        waiting - start,
+        cache,
+        memory,
+        start,
+    )
+    out[O_PARTIAL] = max(0.0, working * (1.0 - launched * steps / (of_core * cores)))
+    out[O_WAVES] = launched / (cores * blocks)
+    out[O_IN_FLIGHT] = min(blocks, busiest) * buffers * load
+    out[O_WAIT] = max(0.0, one - alone) / clock

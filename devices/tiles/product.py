@@ -1,0 +1,208 @@
+"""Seconds of a tiled matrix product, grouped or dense: the equations that most kernel forms share.
+
+A block multiplies a tile of `block_m` rows with one of `block_n` columns in steps of `block_k`. The
+time is a norm of totals: what the busiest core works, waits and starts; what all blocks move from
+memory and the last-level cache. Each total falls or stays where a device gains cores, clock,
+bandwidth, registers or shared memory, and so does a norm of them: no device is slower for having more.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...workloads.jit import compiled_part
+from ..calibrated.family import F8
+from .config import C_GROUP, C_K, C_M, C_N, C_SPLIT, C_STAGES, C_WARPS, I8
+from .layout import (
+    COLUMNS,
+    DEEP_BYTES,
+    ROWS,
+    most_registers,
+    resident,
+    thread_registers,
+    warp_grid,
+    warpgroup,
+)
+from .machine import (
+    M_CACHE,
+    M_CAPABILITY,
+    M_CORES,
+    M_LANES,
+)
+from .parameters import (
+    P_MATRIX,
+    P_MATRIX_LATENCY,
+    P_SHARED,
+    P_STEP,
+)
+from .price import (
+    O_BLOCKS,
+    O_MATRIX,
+    O_REGISTERS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_STEP,
+    SHARP,
+    finish,
+    join,
+)
+
+(W_LOW, W_NUM_LOW, W_HIGH, W_NUM_HIGH, W_N, W_K, W_ROWS, W_RATE, W_A_BYTES, W_B_BYTES, W_OUT_BYTES,
+ W_WARM) = range(12)  # fmt: skip
+"""What is multiplied: rows of most groups and how many those are, rows of the others and their number,
+columns, k, distinct rows of the left side, FLOP per clock and core, bytes of values of left side,
+right side and result, and whether caches hold what they can from the call before."""
+NUM_WORK = W_WARM + 1
+
+SYNCHRONOUS = 0.63 * 4096.0
+"""Most FLOP per clock and core of `mma.sync` with 16-bit operands from capability 9.0 on: 0.63 of the
+H100's rate (arXiv 2402.13499)."""
+SHARED_BYTES_PER_CLOCK, PORT = 128.0, 64.0
+"""Bytes a clock of a core's shared memory, and of its port to the last-level cache (NVIDIA whitepapers
+of A100 and H100: 32 banks of 4 bytes; 64 bytes a clock and core)."""
+COPY_BYTES, COPY_CLOCKS, SCHEDULERS = 16.0, 0.5, 4.0
+"""Bytes that a thread copies at once (`cp.async`), clocks that this takes one of a core's four
+schedulers: assumed."""
+COPY_REGISTERS = 2.6
+"""Registers of a thread for each of its copies: a 64-bit address and part of a mask; assumed, fits
+give 2.5 to 2.7."""
+BESIDE = 0.3
+"""Share of a step's barrier and addresses that other blocks on the core cannot hide: assumed."""
+SPILL = 4.0
+"""A block whose threads want 255 registers too many takes so many times longer: assumed."""
+KEEP = 0.8
+"""Share of the last-level cache that holds what will be read again: assumed."""
+
+
+@compiled_part
+def synchronous_rate(h: F8, rate: float, value_bytes: float) -> float:
+    """FLOP per clock and core that `mma.sync` reaches."""
+    if 9.0 <= h[M_CAPABILITY] < 12.0:
+        return min(rate, SYNCHRONOUS * 2.0 / value_bytes)
+    return rate
+
+
+@compiled_part
+def step(
+    p: F8, h: F8, x: F8, c: I8, valid: float
+) -> tuple[float, float, float, float, float, float, float, float, float]:
+    """Clocks of one step of one block, and what it occupies.
+
+    Parameters
+    ----------
+    valid : float
+        Rows of a tile that exist; the others are multiplied but not loaded.
+
+    Returns
+    -------
+    matrix, shared : float
+        Clocks of the core's matrix units, and of its shared memory and port.
+    work : float
+        Clocks that the step occupies the core with.
+    alone : float
+        Clocks of the step without other blocks.
+    buffers, load : float
+        Steps on their way at a time, and bytes of one.
+    spilled : float
+        Factor on time of what registers cannot hold.
+    registers, shared_bytes : float
+        What a thread and the block want.
+    """
+    bm, bn, bk = float(c[C_M]), float(c[C_N]), float(c[C_K])
+    warps, lanes = float(c[C_WARPS]), h[M_LANES]
+    groups = warpgroup(h, bm, warps)
+    rows, columns = warp_grid(bm, bn, warps, groups)
+    buffers = float(c[C_STAGES]) if groups else max(1.0, c[C_STAGES] - 1.0)
+    a, b = x[W_A_BYTES], x[W_B_BYTES]
+    held = (bm * a + bn * b) * bk
+    copies = held / (COPY_BYTES * lanes * warps)
+    registers = thread_registers(h, bm, bn, copies, COPY_REGISTERS, warps, rows, columns, groups)
+    limit = most_registers(h)
+    spilled = 1.0 + SPILL * max(0.0, registers - limit) / limit
+    shared_bytes = max(buffers * held, bm * bn * x[W_OUT_BYTES])
+    load = (valid * a + bn * b) * bk
+    flop = 2.0 * bm * bn * bk
+    if groups:
+        matrix = flop / (p[P_MATRIX] * x[W_RATE])
+        bubbles = matrix
+        reads = bk * (bm * a * max(columns, bn / 256.0) + bn * b * bm / 64.0)
+    else:
+        rate = synchronous_rate(h, x[W_RATE], max(a, b))
+        twice = max(1.0, rows * ROWS / max(bm, ROWS)) * max(
+            1.0, columns * COLUMNS / max(bn, COLUMNS)
+        )
+        matrix = flop * twice / (p[P_MATRIX] * rate)
+        bubbles = max(matrix, bk * max(a, b) / DEEP_BYTES * p[P_MATRIX_LATENCY])
+        reads = bk * (bm * a * columns + bn * b * rows)
+    shared = max((reads + load) / (SHARED_BYTES_PER_CLOCK * p[P_SHARED]), load / PORT)
+    other = copies * warps * COPY_CLOCKS / SCHEDULERS
+    work = join(matrix, shared, SHARP) + other + BESIDE * p[P_STEP]
+    alone = join(bubbles, shared, SHARP) + other + p[P_STEP]
+    return matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes
+
+
+@compiled_part
+def traffic(h: F8, x: F8, c: I8, tiles: float, valid: float, slots: float) -> float:
+    """Bytes that come from memory and go there.
+
+    Blocks of a group of row tiles run together and sweep the columns. A group shares the right
+    side; one that holds fewer row tiles than a part of the rows has reads it again. The left side
+    is read again for every window of columns, unless the cache kept it.
+    """
+    groups = x[W_NUM_LOW] + x[W_NUM_HIGH]
+    n, k, keep = x[W_N], x[W_K], KEEP * h[M_CACHE]
+    together = min(float(c[C_GROUP]), tiles)
+    at_once = min(together, slots)
+    window = max(1.0, min(math.ceil(n / c[C_N]), slots / at_once))
+    weights = groups * n * k * x[W_B_BYTES]
+    inputs, results = x[W_ROWS] * k * x[W_A_BYTES], tiles * valid * n * x[W_OUT_BYTES]
+    passes = max(1.0, tiles / groups / at_once)
+    between = (n * x[W_B_BYTES] + together * valid * x[W_A_BYTES]) * k
+    again = 1.0 - min(1.0, keep / between)
+    sweeps = max(1.0, math.ceil(n / c[C_N]) / window)
+    narrow = (c[C_N] * x[W_B_BYTES] + together * valid * x[W_A_BYTES]) * k
+    reread = tiles * valid * k * x[W_A_BYTES] * (sweeps - 1.0) * (1.0 - min(1.0, keep / narrow))
+    read = weights * (1.0 + (passes - 1.0) * again) + inputs + reread
+    least = weights + inputs + results
+    if x[W_WARM] > 0.0:
+        kept = min(1.0, keep / least)
+        read *= 1.0 - (kept if kept >= 1.0 else max(0.0, kept * (2.0 * kept - 1.0)))
+        results *= 0.5  # half of the results stay in the cache that the next call overwrites
+    everything: float = read + results
+    return everything
+
+
+@compiled_part
+def price(p: F8, h: F8, x: F8, c: I8, out: F8) -> None:
+    """Seconds of one product under one configuration, and its terms.
+
+    Parameters
+    ----------
+    p, h : float64 arrays
+        Constants (`parameters`) and machine (`machine`).
+    x : float64 array, shape (NUM_WORK,)
+        What is multiplied, in the order of the ``W_`` constants.
+    c : int64 array
+        The configuration, in the order of the ``C_`` constants.
+    out : float64 array, shape (NUM_PRICE,)
+        Columns in the order of the ``O_`` constants.
+    """
+    bm, bk, split = float(c[C_M]), float(c[C_K]), float(c[C_SPLIT])
+    tiles = x[W_NUM_LOW] * math.ceil(x[W_LOW] / bm) + x[W_NUM_HIGH] * math.ceil(x[W_HIGH] / bm)
+    routed = x[W_NUM_LOW] * x[W_LOW] + x[W_NUM_HIGH] * x[W_HIGH]
+    valid = routed / tiles
+    matrix, shared, work, alone, buffers, load, spilled, registers, shared_bytes = step(
+        p, h, x, c, valid
+    )
+    blocks = resident(h, float(c[C_WARPS]), min(registers, most_registers(h)), shared_bytes)
+    launched = tiles * math.ceil(x[W_N] / c[C_N]) * split
+    steps = math.ceil(x[W_K] / (split * bk))
+    moved = traffic(h, x, c, tiles, valid, h[M_CORES] * blocks)
+    row = bk * min(x[W_A_BYTES], x[W_B_BYTES])
+    merged = routed * x[W_N] * (4.0 * split + x[W_OUT_BYTES]) if split > 1.0 else 0.0
+    out[O_MATRIX], out[O_SHARED], out[O_STEP] = matrix, shared, work - join(matrix, shared, SHARP)
+    out[O_BLOCKS], out[O_REGISTERS], out[O_SHARED_BYTES] = blocks, registers, shared_bytes
+    finish(
+        p, h, launched, steps, 0.0, work * spilled, alone, buffers, load, spilled, moved, row,
+        float(c[C_N]), merged, out,
+    )  # fmt: skip

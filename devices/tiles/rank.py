@@ -1,0 +1,202 @@
+"""Configurations of one kernel for one shape on one machine, the fastest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import C_GROUP, C_K, C_M, C_N, C_WARPS, I8, KernelConfig
+from .form import F8, Form, Shape
+from .layout import most_registers_of
+from .machine import M_LANES, M_SHARED_BLOCK, Machine
+from .price import (
+    O_BLOCKS,
+    O_CACHE,
+    O_IN_FLIGHT,
+    O_LATENCY,
+    O_LAUNCH,
+    O_MATRIX,
+    O_MEMORY,
+    O_PARTIAL,
+    O_REGISTERS,
+    O_SECONDS,
+    O_SHARED,
+    O_SHARED_BYTES,
+    O_START,
+    O_STEP,
+    O_WAIT,
+    O_WAVES,
+)
+
+TERMS = {
+    "launch": O_LAUNCH, "matrix": O_MATRIX, "shared": O_SHARED, "step": O_STEP, "latency": O_LATENCY,
+    "cache": O_CACHE, "memory": O_MEMORY, "start": O_START, "partial_wave": O_PARTIAL,
+}  # fmt: skip
+"""Terms of a price: what each would take alone [s]."""
+HALVES = ("launch", "start", "partial_wave")
+"""Terms that bound a call only where they are more than half of it."""
+MOST_THREADS = 1024
+EQUAL = 1e-9
+"""Predictions closer than this are one."""
+NOT_POWER, TOO_THIN, TOO_MANY, TOO_LARGE, SPILLS = (
+    "blocks, warps and group must be powers of two", "fewer than 16 rows, columns or values of k",
+    "more than 1,024 threads", "shared memory of a block", "sums alone spill twice the registers",
+)  # fmt: skip
+"""Why a configuration cannot run, in the order in which they are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """One configuration with its price.
+
+    Attributes
+    ----------
+    config : KernelConfig
+    seconds : float
+    terms : dict of str to float
+        What each term would take alone [s]; they overlap.
+    bound : str
+        The term that bounds it.
+    blocks_per_core, waves, registers, shared_bytes, in_flight_bytes, wait_s : float
+        Resident blocks; waves of blocks; registers that a thread wants; shared memory of a block;
+        bytes on their way to a core; seconds that a step waits for them.
+    also : tuple of int
+        Larger groups that are predicted equal.
+    """
+
+    config: KernelConfig
+    seconds: float
+    terms: dict[str, float]
+    bound: str
+    blocks_per_core: float
+    waves: float
+    registers: float
+    shared_bytes: float
+    in_flight_bytes: float
+    wait_s: float
+    also: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """All configurations of a search, priced.
+
+    Attributes
+    ----------
+    configs : int64 array, shape (n, fields)
+        Those that can run, the fastest first; equal ones by group.
+    prices : float64 array, shape (n, NUM_PRICE)
+    searched : int
+        Configurations in the space, those that cannot run included.
+    invalid : dict of str to int
+        Reason -> how many cannot run because of it.
+    """
+
+    configs: I8
+    prices: F8
+    searched: int
+    invalid: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def top(self, count: int) -> list[Priced]:
+        """The first `count`, with groups that are predicted equal as one."""
+        out: list[Priced] = []
+        merged: dict[tuple[int, ...], list[int]] = {}
+        seconds = self.prices[:, O_SECONDS]
+        firsts: list[int] = []
+        known: dict[tuple[int, ...], int] = {}
+        for i, row in enumerate(self.configs.tolist()):
+            rest = (*row[:C_GROUP], *row[C_GROUP + 1 :])
+            first = known.get(rest)
+            if first is not None and seconds[i] <= seconds[first] * (1.0 + EQUAL):
+                merged[rest].append(row[C_GROUP])
+                continue
+            if len(firsts) == count:
+                if first is None and seconds[i] > seconds[firsts[-1]] * (1.0 + EQUAL):
+                    break
+                continue
+            known[rest], merged[rest] = i, []
+            firsts.append(i)
+        for i in firsts:
+            row = self.configs[i].tolist()
+            rest = (*row[:C_GROUP], *row[C_GROUP + 1 :])
+            also = tuple(merged[rest]) if known[rest] == i else ()
+            out.append(priced(self.configs[i], self.prices[i], also))
+        return out
+
+
+def priced(config: I8 | Sequence[int], price: F8, also: tuple[int, ...] = ()) -> Priced:
+    """A row of prices with its terms and bound by name."""
+    terms = {name: float(price[column]) for name, column in TERMS.items()}
+    seconds = float(price[O_SECONDS])
+    large = [name for name in HALVES if terms[name] > 0.5 * seconds]
+    rest = {name: value for name, value in terms.items() if name not in HALVES}
+    bound = max(large, key=terms.__getitem__) if large else max(rest, key=rest.__getitem__)
+    return Priced(
+        KernelConfig.of(config), seconds, terms, bound, float(price[O_BLOCKS]), float(price[O_WAVES]),
+        float(price[O_REGISTERS]), float(price[O_SHARED_BYTES]), float(price[O_IN_FLIGHT]),
+        float(price[O_WAIT]), also,
+    )  # fmt: skip
+
+
+def reasons(form: Form, machine: Machine, configs: I8, prices: F8) -> npt.NDArray[np.object_]:
+    """Why each configuration cannot run; empty where it can."""
+    h = machine.vector
+    sides = configs[:, [C_M, C_N, C_K]]
+    powers = configs[:, : C_WARPS + 1]
+    sums = configs[:, C_M] * configs[:, C_N] / (h[M_LANES] * configs[:, C_WARPS])
+    limit = most_registers_of(machine)
+    wrong = {
+        SPILLS: sums > 2.0 * limit,
+        TOO_LARGE: prices[:, O_SHARED_BYTES] > h[M_SHARED_BLOCK],
+        TOO_MANY: configs[:, C_WARPS] * h[M_LANES] > MOST_THREADS,
+        TOO_THIN: (sides < 16).any(axis=1),
+        NOT_POWER: ((powers & (powers - 1)) != 0).any(axis=1),
+    }
+    out = np.full(len(configs), "", dtype=object)
+    for reason, mask in wrong.items():
+        if not form.threads and reason in (SPILLS, TOO_MANY, TOO_THIN):
+            continue
+        out[mask] = reason
+    return out
+
+
+def rank(form: Form, machine: Machine, shape: Shape, p: F8, configs: I8 | None = None) -> Ranking:
+    """Price a space of configurations, and order what can run.
+
+    Parameters
+    ----------
+    shape : mapping
+        Checked, of `Form.shape`.
+    p : float64 array
+        Constants (`store`).
+    configs : int64 array, optional
+        By default the form's own space.
+    """
+    every = form.space(machine, shape) if configs is None else configs
+    prices = form.prices(p, machine, shape, every)
+    why = reasons(form, machine, every, prices)
+    can = why == ""
+    invalid = {str(r): int((why == r).sum()) for r in dict.fromkeys(why[~can].tolist())}
+    kept, costs = every[can], prices[can]
+    order = np.lexsort((kept[:, C_GROUP], np.round(np.log(costs[:, O_SECONDS]) / EQUAL)))
+    return Ranking(kept[order], costs[order], len(every), invalid)
+
+
+def price_one(form: Form, machine: Machine, shape: Shape, p: F8, config: KernelConfig) -> Priced:
+    """The price of one configuration, whether it can run or not."""
+    row = config.row[None]
+    return priced(row[0], form.prices(p, machine, shape, row)[0])
+
+
+def reason_of(form: Form, machine: Machine, shape: Shape, config: KernelConfig) -> str:
+    """Why a configuration cannot run; empty where it can."""
+    from .store import UNFITTED
+
+    row = config.row[None]
+    return str(reasons(form, machine, row, form.prices(UNFITTED.p, machine, shape, row))[0])

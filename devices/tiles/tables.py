@@ -1,0 +1,295 @@
+"""Tables of measured configurations: what was timed, near the best or at one fixed tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.csvfile import Column, numbers, read_whole
+from ...workloads.errors import InputError
+from ...workloads.kernel_tables import Skipped
+from ..catalog import load_device
+from .config import I8, NAMES
+from .form import F8, FORMS, Form, Shape
+from .machine import M_SHARED_BLOCK, Machine, machine_of
+from .price import O_SHARED_BYTES
+from .store import UNFITTED
+
+GRID_COLUMNS = NAMES[:4]
+NEAR = "near_best"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of one kernel on one device.
+
+    Attributes
+    ----------
+    device : str
+        As the tables call it.
+    machine : Machine
+    form : Form
+    shapes : tuple of Shape
+    configs : int64 array, shape (n, fields)
+        The space that was searched; configurations that do not fit are left out.
+    times : float64 array, shape (shapes, n)
+        Seconds of those within 1 % of the best; NaN elsewhere.
+    best_s, default_s, median_s : float64 arrays, shape (shapes,)
+        Seconds of the best, of the default (NaN where it was not timed) and the median of all.
+    defaults : int64 array, shape (shapes, fields)
+    """
+
+    device: str
+    machine: Machine
+    form: Form
+    shapes: tuple[Shape, ...]
+    configs: I8
+    times: F8
+    best_s: F8
+    default_s: F8
+    median_s: F8
+    defaults: I8
+
+    def every(self, stride: int, first: int = 0) -> Measured:
+        """Every `stride`-th shape from `first` on."""
+        at = slice(first, None, stride)
+        return replace(
+            self, shapes=self.shapes[at], times=self.times[at], best_s=self.best_s[at],
+            default_s=self.default_s[at], median_s=self.median_s[at], defaults=self.defaults[at],
+        )  # fmt: skip
+
+    @property
+    def best(self) -> npt.NDArray[np.intp]:
+        """Place of the best configuration of each shape."""
+        return np.asarray(np.nanargmin(self.times, axis=1))
+
+    def predicted(self, p: F8) -> tuple[F8, F8]:
+        """Seconds of all configurations, shape (shapes, n), and of the defaults, shape (shapes,)."""
+        together = np.empty((len(self.shapes), len(self.configs)))
+        alone = np.empty(len(self.shapes))
+        for i, shape in enumerate(self.shapes):
+            rows = np.vstack([self.configs, self.defaults[i : i + 1]])
+            seconds = self.form.prices(p, self.machine, shape, rows)[:, 0]
+            together[i], alone[i] = seconds[:-1], seconds[-1]
+        return together, alone
+
+
+@dataclass(frozen=True, slots=True)
+class FixedTile:
+    """Calls of a kernel whose configuration is known and never changes.
+
+    Attributes
+    ----------
+    device, machine, form
+        As in `Measured`.
+    shapes : tuple of Shape
+    measured_s : float64 array, shape (n,)
+    """
+
+    device: str
+    machine: Machine
+    form: Form
+    shapes: tuple[Shape, ...]
+    measured_s: F8
+
+    def predicted(self, p: F8, rows: npt.NDArray[np.intp] | None = None) -> F8:
+        """Seconds of all rows, or of some."""
+        places = np.arange(len(self.shapes)) if rows is None else rows
+        out = np.empty(len(places))
+        for i, place in enumerate(places):
+            shape = self.shapes[place]
+            config = self.form.default(self.machine, shape).row[None]
+            out[i] = self.form.prices(p, self.machine, shape, config)[0, 0]
+        return out
+
+    def halves(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows of every second (n, k), and the rows of the others."""
+        pairs = [(int(s["n"]), int(s["k"])) for s in self.shapes]
+        kept = set(sorted(set(pairs))[::2])
+        mask = np.array([pair in kept for pair in pairs])
+        return np.flatnonzero(mask), np.flatnonzero(~mask)
+
+
+def fits(form: Form, machine: Machine, shape: Shape, configs: I8) -> npt.NDArray[np.bool_]:
+    """Which configurations' shared memory a block can have."""
+    prices = form.prices(UNFITTED.p, machine, shape, configs)
+    return np.asarray(prices[:, O_SHARED_BYTES] <= machine.vector[M_SHARED_BLOCK])
+
+
+def read_grid(path: Path) -> list[tuple[int, ...]]:
+    """Tiles and groups of a file of block_m, block_n, block_k and group_m.
+
+    Raises
+    ------
+    InputError
+        A missing column, or a value that is none; with file, line and column.
+    """
+    columns = read_whole(path, GRID_COLUMNS)
+    values = [_whole(columns[name]) for name in GRID_COLUMNS]
+    return [tuple(int(v) for v in row) for row in zip(*values, strict=True)]
+
+
+def _whole(column: Column) -> F8:
+    return numbers(column, 1, 65536, whole=True)
+
+
+def read_configs(
+    paths: Iterable[str | Path],
+) -> tuple[list[Measured], list[FixedTile], list[Skipped]]:
+    """Tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
+
+    Raises
+    ------
+    InputError
+        No such folder or file, nothing of use in it, or a bad cell.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(path, "no such file or folder")
+        inside = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+        found |= {file.stem: file for file in inside}
+    measured: list[Measured] = []
+    fixed: list[FixedTile] = []
+    skipped: list[Skipped] = []
+    used: set[str] = set()
+    for kernel in sorted(FORMS):
+        stems = [f"{kernel}_{part}" for part in (NEAR, "shapes", "grid")]
+        if stems[0] not in found:
+            continue
+        for stem in stems[1:]:
+            if stem not in found:
+                raise InputError(found[stems[0]], f"needs {stem}.csv beside it")
+        new, left = _near_best(FORMS[kernel], *(found[stem] for stem in stems))
+        measured, skipped, used = measured + new, skipped + left, used | set(stems)
+    if "gemm" in found:
+        new_fixed, left = _fixed(found["gemm"])
+        fixed, skipped = fixed + new_fixed, skipped + left
+        used.add("gemm")
+    skipped += [
+        Skipped(str(file), 0, "is no table of configurations that this command reads")
+        for stem, file in found.items() if stem not in used
+    ]  # fmt: skip
+    if not measured and not fixed:
+        raise InputError(
+            ", ".join(map(str, paths)),
+            "holds no table of configurations (fused_moe_near_best.csv, ...)",
+        )
+    return measured, fixed, skipped
+
+
+def _near_best(
+    form: Form, near: Path, shapes: Path, grid: Path
+) -> tuple[list[Measured], list[Skipped]]:
+    """One entry for each device of a kernel's three tables."""
+    keys = tuple(key.name for key in form.keys if key.default is None)
+    quadruples = read_grid(grid)
+    rows = read_whole(near, ["device", *keys, *NAMES[:6], "measured_s"])
+    totals = read_whole(
+        shapes, ["device", *keys, "best_s", "default_s", "grid_median_s",
+                 *(f"default_{name}" for name in NAMES[:6])]
+    )  # fmt: skip
+    out, skipped = [], []
+    for device in dict.fromkeys(map(str, totals["device"].cells)):
+        try:
+            machine = machine_of(load_device(device)[0])
+        except InputError as error:
+            skipped.append(Skipped(str(shapes), 0, f"device {device}: {error.reason}"))
+            continue
+        out.append(_device(form, device, machine, keys, quadruples, rows, totals))
+    return out, skipped
+
+
+def _device(
+    form: Form, device: str, machine: Machine, keys: Sequence[str],
+    quadruples: list[tuple[int, ...]], rows: Mapping[str, Column], totals: Mapping[str, Column],
+) -> Measured:  # fmt: skip
+    from .forms.fused_moe import expanded
+
+    mine = [i for i, name in enumerate(totals["device"].cells) if name == device]
+    sizes = np.stack([_whole(totals[key])[mine] for key in keys], axis=1).astype(np.int64)
+    shapes = tuple(
+        form.shape({key: int(v) for key, v in zip(keys, row, strict=True)}) for row in sizes
+    )
+    configs = expanded(machine, quadruples)
+    configs = configs[fits(form, machine, shapes[0], configs)]
+    place = {tuple(c): j for j, c in enumerate(configs.tolist())}
+    which = {tuple(s): i for i, s in enumerate(sizes.tolist())}
+    times = np.full((len(shapes), len(configs)), np.nan)
+    at = [i for i, name in enumerate(rows["device"].cells) if name == device]
+    timed = numbers(rows["measured_s"], 0)[at]
+    of_shape = np.stack([_whole(rows[key])[at] for key in keys], axis=1).astype(int).tolist()
+    of_config = (
+        np.stack([_whole(rows[name])[at] for name in NAMES[:6]], axis=1).astype(int).tolist()
+    )
+    for s, c, seconds in zip(of_shape, of_config, timed, strict=True):
+        i, j = which.get(tuple(s)), place.get((*c, 1))
+        if i is not None and j is not None:
+            times[i, j] = seconds
+    defaults = np.array([form.default(machine, s).row for s in shapes])
+    kept = ~np.isnan(times).all(axis=1)
+    measured = Measured(
+        device, machine, form, shapes, configs, times,
+        numbers(totals["best_s"], 0)[mine], _optional(totals["default_s"])[mine],
+        numbers(totals["grid_median_s"], 0)[mine], _defaults(totals, mine, defaults),
+    )  # fmt: skip
+    return measured if kept.all() else _only(measured, kept)
+
+
+def _only(all_: Measured, kept: npt.NDArray[np.bool_]) -> Measured:
+    """The shapes of which a configuration in the space was timed."""
+    return replace(
+        all_, shapes=tuple(s for s, k in zip(all_.shapes, kept, strict=True) if k),
+        times=all_.times[kept], best_s=all_.best_s[kept], default_s=all_.default_s[kept],
+        median_s=all_.median_s[kept], defaults=all_.defaults[kept],
+    )  # fmt: skip
+
+
+def _optional(column: Column) -> F8:
+    """Numbers of a column in which cells may be empty."""
+    return np.array([float(c) if (c := str(cell).strip()) else np.nan for cell in column.cells])
+
+
+def _defaults(totals: Mapping[str, Column], mine: list[int], otherwise: I8) -> I8:
+    """Configurations that the table calls the default; the form's own where it says nothing."""
+    given = np.stack([_optional(totals[f"default_{name}"])[mine] for name in NAMES[:6]], axis=1)
+    out = otherwise.copy()
+    said = ~np.isnan(given).any(axis=1)
+    out[said, :6] = given[said].astype(np.int64)
+    return out
+
+
+def _fixed(path: Path) -> tuple[list[FixedTile], list[Skipped]]:
+    """Rows of the products whose tile is known: scales of 128 x 128 on each device."""
+    form = FORMS["gemm"]
+    columns = read_whole(path, ["device", "dtype", "m", "n", "k", "measured_s"])
+    known = [d == "fp8_block" for d in columns["dtype"].cells]
+    out, skipped = [], []
+    if not all(known):
+        skipped.append(
+            Skipped(str(path), 0, f"{known.count(False)} rows of libraries that choose the tile")
+        )
+    sizes = np.stack([_whole_size(columns[key]) for key in ("m", "n", "k")], axis=1).astype(int)
+    seconds = numbers(columns["measured_s"], 0)
+    for device in dict.fromkeys(map(str, columns["device"].cells)):
+        mine = [i for i, d in enumerate(columns["device"].cells) if d == device and known[i]]
+        try:
+            machine = machine_of(load_device(device)[0])
+        except InputError as error:
+            skipped.append(Skipped(str(path), 0, f"device {device}: {error.reason}"))
+            continue
+        if mine:
+            shapes = tuple(
+                form.shape({"m": m, "n": n, "k": k, "dtype": "fp8_block"})
+                for m, n, k in sizes[mine].tolist()
+            )
+            out.append(FixedTile(device, machine, form, shapes, seconds[mine]))
+    return out, skipped
+
+
+def _whole_size(column: Column) -> F8:
+    return numbers(column, 1, 1 << 24, whole=True)

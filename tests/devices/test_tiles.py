@@ -1,0 +1,253 @@
+"""Does the tile model keep its rules on every device, and is what it says of a configuration right?
+
+Expected values are closed forms (how many buffers and bytes a configuration needs, how Triton deals
+warps), counts of the published search spaces, and rules that hold for any device: more of anything
+never makes the best configuration slower.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from opbyte.devices.catalog import list_devices, load_device
+from opbyte.devices.tiles.config import KernelConfig
+from opbyte.devices.tiles.form import FORMS, Form
+from opbyte.devices.tiles.layout import warp_grid
+from opbyte.devices.tiles.machine import (
+    BETTER_LESS,
+    M_RATE,
+    SETTINGS,
+    Machine,
+    machine_of,
+)
+from opbyte.devices.tiles.price import O_SECONDS
+from opbyte.devices.tiles.rank import TERMS, price_one, rank, reason_of
+from opbyte.devices.tiles.store import UNFITTED, constants
+from opbyte.workloads.errors import InputError, SpecError
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+def machines(form: Form | None = None) -> dict[str, Machine]:
+    """Every device of the catalog that has cores, or the units that a form runs on."""
+    out = {}
+    for name in list_devices():
+        try:
+            out[name] = (machine_of if form is None else form.machine)(load_device(name)[0])
+        except SpecError:
+            continue
+    return out
+
+
+MACHINES = machines()
+RUN_ON = {name: machines(FORMS[name]) for name in FORMS}
+"""Machines of each form."""
+SHAPES: dict[str, dict[str, Any]] = {
+    "fused_moe": {"tokens": (1, 4096), "experts": (1, 256), "topk": (1, 8), "hidden": (256, 8192),
+                  "inter": (64, 4096)},
+    "gemm": {"m": (1, 8192), "n": (64, 16384), "k": (64, 16384)},
+    "attention_decode": {"batch": (1, 512), "keys": (1, 65536), "heads_q": (1, 128),
+                         "heads_kv": (1, 128), "head_dim": (64, 256)},
+    "attention_prefill": {"batch": (1, 16), "tokens": (1, 16384), "context": (0, 16384),
+                          "heads_q": (1, 128), "heads_kv": (1, 128), "head_dim": (64, 256)},
+    "pim_gemm": {"m": (1, 1024), "n": (64, 16384), "k": (64, 16384), "groups": (1, 64)},
+    "mla_decode": {"batch": (1, 512), "keys": (1, 65536), "heads": (1, 128)},
+}  # fmt: skip
+"""Ranges from which shapes of each form are drawn."""
+
+
+def shape_of(form: Form, draw: Any) -> dict[str, Any]:
+    """A shape of a form, round numbers as layers have them half of the time."""
+    out = {}
+    for key, (low, high) in SHAPES[form.name].items():
+        value = draw(st.integers(low, high))
+        round_ = max(low, 2 ** int(np.log2(max(value, 1))))
+        out[key] = round_ if draw(st.booleans()) else value
+    if "topk" in out:
+        out["topk"] = min(out["topk"], out["experts"])
+    if "heads_kv" in out:
+        out["heads_kv"] = min(out["heads_kv"], out["heads_q"])
+    return form.shape(out)
+
+
+def test_every_form_has_shapes_here() -> None:
+    assert set(SHAPES) == set(FORMS)
+
+
+def test_gpus_of_the_catalog_have_a_machine() -> None:
+    xpus = {"a100-80gb", "a40", "b200", "h100", "h20", "h200", "l40", "l40s", "mi210", "mi300x",
+            "mi355x", "rtx-4090", "rtx-pro-6000"}  # fmt: skip
+    assert xpus <= set(MACHINES)
+    for name in xpus:
+        assert "registers" not in MACHINES[name].derived
+
+
+@pytest.mark.parametrize("name", ["a100-80gb", "a40", "l40", "h100", "b200", "mi300x"])
+def test_matrix_units_do_powers_of_two_in_a_clock(name: str) -> None:
+    rate = MACHINES[name].vector[M_RATE]
+    assert rate == 2 ** round(np.log2(rate))
+
+
+@pytest.mark.parametrize(
+    ("tile", "warps", "expected"),
+    [((16, 64), 4, (1, 4)), ((64, 64), 4, (2, 2)), ((128, 64), 4, (2, 2)), ((128, 16), 4, (4, 1)), ((16, 16), 4, (2, 2)),
+     ((128, 256), 8, (2, 4))],
+)  # fmt: skip
+def test_warps_are_dealt_as_triton_does(
+    tile: tuple[int, int], warps: int, expected: tuple[int, int]
+) -> None:
+    """By hand from `warpsPerTileV2`: the longer side in instructions of 16 x 8 is halved."""
+    plain = getattr(warp_grid, "py_func", warp_grid)
+    assert plain(*map(float, tile), float(warps), False) == expected
+
+
+def test_warpgroups_need_a_buffer_more() -> None:
+    """Shared bytes are (stages - 1) buffers with `mma.sync`, `stages` with warpgroups."""
+    form, config = FORMS["fused_moe"], KernelConfig(64, 128, 64, 1, 4, 4)
+    shape = form.shape({"tokens": 512, "experts": 8, "topk": 2, "hidden": 4096, "inter": 1024})
+    held = (64 + 128) * 64 * 2
+    for name, buffers in (("a100-80gb", 3), ("h100", 4)):
+        price = price_one(form, MACHINES[name], shape, UNFITTED.p, config)
+        assert price.shared_bytes == buffers * held
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a100-80gb", 1068), ("a40", 734), ("l40", 734), ("h20", 1078)]
+)
+def test_the_space_is_the_published_one(name: str, expected: int) -> None:
+    form = FORMS["fused_moe"]
+    shape = form.shape({"tokens": 64, "experts": 8, "topk": 2, "hidden": 4096, "inter": 1024})
+    ranking = rank(form, MACHINES[name], shape, UNFITTED.p)
+    assert len(ranking) == expected
+    assert ranking.searched == expected + sum(ranking.invalid.values())
+
+
+@given(st.data())
+@pytest.mark.parametrize("kernel", sorted(SHAPES))
+def test_ranked_seconds_rise_and_equal_ones_keep_the_order_of_groups(
+    kernel: str, data: st.DataObject
+) -> None:
+    form = FORMS[kernel]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
+    shape = shape_of(form, data.draw)
+    ranking = rank(form, machine, shape, constants(form.constants(machine, shape)).p)
+    seconds = ranking.prices[:, O_SECONDS]
+    assert np.isfinite(seconds).all()
+    assert (seconds > 0).all()
+    top = ranking.top(20)
+    assert all(a.seconds <= b.seconds * (1 + 1e-9) for a, b in pairwise(top))
+    for of in top:
+        assert list(of.also) == sorted(of.also)
+        assert all(group > of.config.group_m for group in of.also)
+        assert set(of.terms) == set(TERMS)
+        assert of.bound in TERMS
+        assert all(0 <= value <= of.seconds * (1 + 1e-9) for value in of.terms.values())
+    assert len({(*of.config.row.tolist(),) for of in top}) == len(top)
+
+
+@given(st.data())
+@pytest.mark.parametrize("kernel", sorted(SHAPES))
+def test_more_of_anything_never_makes_the_best_slower(kernel: str, data: st.DataObject) -> None:
+    form = FORMS[kernel]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
+    shape = shape_of(form, data.draw)
+    p = constants(form.constants(machine, shape)).p
+    setting = data.draw(st.sampled_from(sorted(SETTINGS)))
+    factor = data.draw(st.sampled_from((1.01, 1.3, 2.0, 4.0)))
+    assume(machine.value(setting) > 0)
+    more = machine.scaled(setting, 1 / factor if setting in BETTER_LESS else factor)
+    before = rank(form, machine, shape, p).prices[0, O_SECONDS]
+    after = rank(form, more, shape, p).prices[0, O_SECONDS]
+    assert after <= before * (1 + 1e-9), (machine.name, shape, setting, factor)
+
+
+@given(st.data())
+@pytest.mark.parametrize("kernel", sorted(SHAPES))
+def test_no_configuration_beats_memory_or_arithmetic(kernel: str, data: st.DataObject) -> None:
+    """With cold caches: bytes once over the bandwidth, FLOP over the rate of all cores."""
+    form = FORMS[kernel]
+    machine = RUN_ON[kernel][data.draw(st.sampled_from(sorted(RUN_ON[kernel])))]
+    drawn = shape_of(form, data.draw)
+    shape = form.shape({**drawn, **({"cold": 1} if "cold" in drawn else {})})
+    ranking = rank(form, machine, shape, constants(form.constants(machine, shape)).p)
+    if kernel == "gemm":
+        m, n, k = (int(shape[key]) for key in ("m", "n", "k"))
+        moved, flop = 2.0 * (m * k + k * n + m * n), 2.0 * m * n * k
+        h = machine.vector
+        least = max(moved / h[0], flop / (h[M_RATE] * h[5] * h[6]))
+        assert ranking.prices[0, O_SECONDS] >= least
+
+
+def test_units_in_the_memory_stream_weights_once_for_eight_rows() -> None:
+    """Duplex is balanced at 8 Op/B of its bandwidth: 8 rows of 16 bits cost what one costs."""
+    form = FORMS["pim_gemm"]
+    machine = RUN_ON["pim_gemm"]["duplex"]
+    seconds = [
+        rank(form, machine, form.shape({"m": m, "n": 14336, "k": 4096}), UNFITTED.p).prices[0, 0]
+        for m in (1, 8, 32)
+    ]
+    assert seconds[1] == pytest.approx(seconds[0], rel=0.2)
+    assert seconds[2] == pytest.approx(4 * seconds[1], rel=0.25)
+    least = 14336 * 4096 * 2 / machine.vector[0]
+    assert least < seconds[0] < 1.4 * least
+
+
+def test_what_cannot_run_says_why() -> None:
+    form, machine = FORMS["fused_moe"], MACHINES["a40"]
+    shape = form.shape({"tokens": 64, "experts": 8, "topk": 2, "hidden": 4096, "inter": 1024})
+    for config, reason in (
+        (KernelConfig(128, 256, 128, 1, 8, 4), "shared memory"),
+        (KernelConfig(64, 64, 64, 1, 64, 2), "1,024 threads"),
+        (KernelConfig(64, 96, 64, 1, 4, 2), "powers of two"),
+        (KernelConfig(8, 64, 64, 1, 4, 2), "fewer than 16"),
+        (KernelConfig(256, 128, 32, 1, 1, 2), "spill"),
+    ):
+        assert reason in reason_of(form, machine, shape, config)
+    assert reason_of(form, machine, shape, KernelConfig(64, 64, 64)) == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [({"block_m": 0, "block_n": 64, "block_k": 64}, "block_m"), ({"block_m": 64}, "missing"),
+     ({"block_m": 64, "block_n": 64, "block_k": 64, "stage": 3}, "stages")],
+)  # fmt: skip
+def test_bad_configurations_are_refused(values: dict[str, int], part: str) -> None:
+    with pytest.raises(InputError, match=part):
+        KernelConfig.of(values)
+
+
+def test_machines_refuse_what_they_do_not_have() -> None:
+    machine = MACHINES["h100"]
+    with pytest.raises(InputError, match="shared_memory_KiB"):
+        machine.changed({"shared_memory": 100.0})
+    with pytest.raises(InputError, match="whole number"):
+        machine.changed({"cores": 1.5})
+    assert machine.changed({"cores": 264.0}).value("cores") == 264
+    larger = machine.changed({"shared_memory_KiB": 456.0})
+    assert larger.vector[8] == 455 * 1024  # a block's share keeps its distance
+
+
+@pytest.mark.benchmark
+def test_ranking_is_fast() -> None:
+    form, machine = FORMS["fused_moe"], MACHINES["h20"]
+    shapes = [
+        form.shape({"tokens": t, "experts": 128, "topk": 8, "hidden": h, "inter": 1536})
+        for t in (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256, 512, 1024, 1536, 2048, 3072, 4096)
+        for h in range(1024, 5120, 256)
+    ]
+    rank(form, machine, shapes[0], UNFITTED.p)
+    start = time.perf_counter()
+    rank(form, machine, shapes[1], UNFITTED.p).top(20)
+    assert time.perf_counter() - start < 0.05
+    start = time.perf_counter()
+    for shape in shapes:
+        rank(form, machine, shape, UNFITTED.p).top(20)
+    assert len(shapes) == 288
+    assert time.perf_counter() - start < 5.0
