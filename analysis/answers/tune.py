@@ -170,14 +170,16 @@ class Tune(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         t = self.tuned
         best, first = t.ranked[0], t.default
+        reason = reason_of(t.form, t.machine, t.shape, first.config)
+        told = f"{first.seconds * 1e6:,.4g} us, {first.seconds / best.seconds:.2f} times as long"
         shape = ", ".join(f"{k} {v}" for k, v in t.shape.items())
         left = sum(t.ranking.invalid.values())
         out: list[str | Sequence[Mapping[str, Any]]] = [
             f"{t.form.name} on {t.machine.name}: {shape}",
             (
                 f"{t.ranking.searched:,} configurations, {left:,} cannot run; the best takes "
-                f"{best.seconds * 1e6:,.4g} us, the default ({first.config}) {first.seconds * 1e6:,.4g} us, "
-                f"{first.seconds / best.seconds:.2f} times as long"
+                f"{best.seconds * 1e6:,.4g} us, the default ({first.config}) "
+                f"{f'cannot run: {reason}' if reason else told}"
             ),
             self.rows(),
             f"1: {why(t.form, t.machine, t.shape, t.known.p, best)}",

@@ -21,8 +21,6 @@ from ...workloads.errors import InputError, nearest
 from ..show.result import Result
 from ..show.text import seconds
 
-HOST = "host"
-"""The device's name for the machine at hand."""
 BLOCK_BYTES = 256 << 20
 EVIDENCE = (
     "slots of the loops and traffic of the caches (devices/tiles/cpu.py); rates of this core measured now; "

@@ -12,6 +12,8 @@ from .app import app
 from .io import answer
 from .options import Json, Out, count
 
+HOST = "host"
+
 
 @app.command("tune")
 def tune_command(
@@ -23,7 +25,9 @@ def tune_command(
         str | None,
         typer.Option(metavar="FILE", help="CSV: device, keys of the shape, maybe a configuration."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Catalog device or a YAML file.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Catalog device or a YAML file; host: this machine's CPU.")
+    ] = None,
     top: Annotated[
         int | None, count("Configurations to show: 10, of each line of a file 20.")
     ] = None,
@@ -64,6 +68,16 @@ def tune_command(
         return
     if device is None:
         raise InputError("--device", "is needed with --shape")
+    if device == HOST:
+        for option, given in (("--grid", grid), ("--set", set_), ("--config", config),
+                              ("--sensitivity", sensitivity)):  # fmt: skip
+            if given:
+                raise InputError(option, "has no part in kernels of this machine's CPU")
+        from ..answers.tune_host import tune_host
+
+        here = partial(tune_host, kernel, pairs(shape or "", "--shape"), top=top or TOP)
+        answer(here, out, as_json, write=write_tune)
+        return
     one = partial(
         tune, kernel, pairs(shape or "", "--shape"), device, top=top or TOP, grid=grid, set_=replaced,
         sensitivity=sensitivity,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..answers.tune import Tune
 from ..answers.tune_many import TuneRows
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
@@ -12,7 +11,6 @@ FIGURES = ("terms.png", "shared_memory.png")
 
 def write_tune(result: Result, folder: OutputFolder) -> None:
     """Write the figures, the table and tune.json."""
-    assert isinstance(result, Tune | TuneRows)
     names = ("tiles.png",) if isinstance(result, TuneRows) else FIGURES
     for name, drawing in zip(names, result.drawings(), strict=False):
         folder.figure(name, drawing.figure)

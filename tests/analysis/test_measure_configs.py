@@ -105,3 +105,31 @@ def test_what_has_no_part_in_it_is_refused(ask: Ask, args: tuple[str, ...], says
     assert found.code == 2
     assert says in found.err
     assert found.err.count("\n") == 1
+
+
+def test_this_machine_has_a_choice_too(ask: Ask, tmp_path: Path) -> None:
+    data = ask("tune", "gemm", "--device", "host", "--shape", "m=64,n=1024,k=1024", "--json",
+               "--out", tmp_path / "out").json()  # fmt: skip
+    seconds = [row["seconds"] for row in data["ranked"]]
+    assert seconds == sorted(seconds)
+    assert data["searched"] == len(SPACES[0].configs())
+    assert seconds[0] <= data["default"]["seconds"]
+    best = data["ranked"][0]
+    assert sum(best["terms"].values()) == pytest.approx(best["seconds"])
+    assert GemmConfig(**best["config"]).invalid() == ""
+    assert (tmp_path / "out" / "tune.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ("m=64,n=1024", "--shape k: must be a whole number"),
+        ("m=64,n=1024,k=-1", "--shape k: must be a whole number"),
+        ("m=64,n=1024,k=16,depth=3", "--shape depth: is no key of gemm"),
+    ],
+)
+def test_a_shape_that_is_none_is_one_line(ask: Ask, shape: str, says: str) -> None:
+    found = ask("tune", "gemm", "--device", "host", "--shape", shape)
+    assert found.code == 2
+    assert says in found.err
+    assert "no configurations here" in ask("tune", "norm", "--device", "host", "--shape", "m=1").err

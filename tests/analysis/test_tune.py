@@ -78,17 +78,33 @@ def test_a_grid_is_searched_instead(tmp_path: Path) -> None:
 
 
 def test_figures_are_drawn(tmp_path: Path, ask: Ask) -> None:
-    assert (
-        ask(*f"tune fused_moe --shape {TEXT} --device a40 --sensitivity --out one".split()).code
-        == 0
-    )
-    names = {p.name for p in Path("one").iterdir()}
+    out = tmp_path / "one"
+    asked = f"tune fused_moe --shape {TEXT} --device a40 --sensitivity --out {out}"
+    assert ask(*asked.split()).code == 0
+    names = {p.name for p in out.iterdir()}
     assert names == {"terms.png", "shared_memory.png", "tune.csv", "tune.json"}
     path = tmp_path / "shapes.csv"
     path.write_text(f"{HEAD}\nh100,16,8,2,4096,14336\nh100,2048,8,2,4096,14336\n")
     figure = tune_rows("fused_moe", path).drawings()[0].figure
     save(figure, tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 10_000
+
+
+def test_a_default_that_cannot_run_is_not_said_to_be_faster(ask: Ask) -> None:
+    told = ask(
+        *f"tune fused_moe --shape {TEXT} --device h100 --set shared_memory_KiB=8".split()
+    ).out
+    assert "cannot run: " in told
+    assert "times as long" not in told
+
+
+def test_a_grid_of_which_nothing_fits_is_an_error(tmp_path: Path, ask: Ask) -> None:
+    grid = tmp_path / "grid.csv"
+    grid.write_text("block_m,block_n,block_k,group_m\n256,256,256,1\n")
+    line = f"tune fused_moe --shape {TEXT} --device h100 --set shared_memory_KiB=8 --grid {grid}"
+    answer = ask(*line.split())
+    assert answer.code == 2
+    assert "no configuration" in answer.err
 
 
 BAD = {
@@ -108,7 +124,6 @@ BAD = {
     f"tune fused_moe --shape {TEXT} --device h100 --config block_m=0,block_n=64,block_k=64": ("block_m",),
     f"tune fused_moe --shape {TEXT} --device h100 --grid absent.csv": ("absent.csv",),
     f"tune fused_moe --shape {TEXT} --device h100 --top 0": ("--top",),
-    f"tune fused_moe --shape {TEXT} --device h100 --set shared_memory_KiB=8": ("no configuration",),
     "tune fused_moe --shapes absent.csv": ("absent.csv",),
     "validate configs absent": ("absent", "no such file"),
 }  # fmt: skip
