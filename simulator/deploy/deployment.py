@@ -225,7 +225,7 @@ def deploy(
     InputError
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
-    _check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
+    check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
                             "--memory": memory, "draws": draws, "exchange": exchange,
                             "sampling": sampling})  # fmt: skip
     check_routing(routing)
@@ -244,10 +244,10 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = _priced(system, costs, memory, kernels, frameworks)
-    _check_formats(model, device)
+    device = priced_device(system, costs, memory, kernels, frameworks)
+    check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
-    _check_attention(chosen, device)
+    check_attention(chosen, device)
     return Deployment(
         model=model,
         shard=shard,
@@ -257,12 +257,12 @@ def deploy(
         layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
+        experts=expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
     )
 
 
-def _priced(
+def priced_device(
     system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
     frameworks: Mapping[str, str],
 ) -> SharedMemoryDevice:  # fmt: skip
@@ -276,7 +276,7 @@ def _priced(
     return device
 
 
-def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
+def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
     """Refuse a system without ops, and names that are not known."""
     if system.device.on_engine:  # its time comes from its engine, not from ops one by one
         raise InputError(
@@ -295,7 +295,7 @@ def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
             raise InputError(where, reason)
 
 
-def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
+def check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
     """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
     needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
     for processor in device.processors.values():
@@ -308,7 +308,7 @@ def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
             )
 
 
-def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
+def check_attention(attention: str, device: SharedMemoryDevice) -> None:
     """Refuse scores through main memory where attention's seconds are those of fused kernels.
 
     Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
@@ -321,7 +321,7 @@ def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
         )  # fmt: skip
 
 
-def _expert_parts(
+def expert_parts(
     stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.

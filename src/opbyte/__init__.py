@@ -39,6 +39,7 @@ _HOMES = {
     "simulate": "analysis.answers.simulate",
     "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
+    "train": "analysis.answers.train",
     "two_masters": "analysis.answers.two_masters",
 }
 
@@ -70,6 +71,7 @@ __all__ = [
     "simulate",
     "simulate_seeds",
     "sweep",
+    "train",
     "two_masters",
 ]
 
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.roofline import roofline
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
+    from opbyte.analysis.answers.train import train
     from opbyte.analysis.answers.two_masters import two_masters
     from opbyte.analysis.live.record import record
     from opbyte.analysis.live.serve import serve
