@@ -24,8 +24,8 @@ from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
 
-TAKEN = ("framework", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "placement",
-         "attention")  # fmt: skip
+TAKEN = ("framework", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
+         "placement", "attention")  # fmt: skip
 """Options of a deployment that a training step has too."""
 
 MAX_BATCH = 1 << 24
@@ -215,7 +215,7 @@ def train(
         Whether the model drops activations, whose masks are kept.
     **options
         Of `simulator.scenario.parts.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
-        framework, placement, attention.
+        framework, all_to_all, placement, attention.
 
     Returns
     -------
@@ -253,7 +253,7 @@ def train(
     )  # fmt: skip
     deployment = training_deployment(
         spec, where, layout, placement=how.placement, attention=how.attention, routing=how.routing,
-        costs=how.costs, memory=how.memory, frameworks=_kernels(how, spec, where, layout),
+        all_to_all=how.all_to_all, costs=how.costs, memory=how.memory, frameworks=_kernels(how, spec, where, layout),
     )  # fmt: skip
     step = training_step(deployment, layout, wanted)
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]

@@ -46,10 +46,14 @@ class Topology:
     levels : tuple of Level
     slices : int
         Neighbouring devices that hold the same tokens (tensor slicing).
+    copies : int
+        Devices that a token goes to (experts of a token): an exchange that knows of it sends one copy
+        to a node for all of them there.
     """
 
     levels: tuple[Level, ...]
     slices: int = 1
+    copies: int = 1
 
     @property
     def ranks(self) -> int:
@@ -112,12 +116,15 @@ class Plan:
         Devices that a device exchanges messages with, itself among them, over all phases.
     passes : float
         How often the message passes through a device's hands, its own share included.
+    at_once : bool
+        Whether levels work on parts of the message at the same time: the slower one tells.
     """
 
     algorithm: str
     hops: tuple[Hop, ...]
     participants: int
     passes: float
+    at_once: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -127,7 +134,8 @@ class Plan:
     @property
     def s_per_byte(self) -> float:
         """Seconds that a byte of the message adds [s/B]."""
-        return sum(hop.traffic / hop.link.bandwidth_bytes_per_s for hop in self.hops)
+        each = [hop.traffic / hop.link.bandwidth_bytes_per_s for hop in self.hops]
+        return max(each, default=0.0) if self.at_once else sum(each)
 
     @property
     def J_per_byte(self) -> float:
@@ -146,9 +154,18 @@ ALGORITHMS: Registry[Algorithm] = Registry(
 """``KIND:NAME`` -> what makes its plan."""
 
 
+BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
+"""Algorithms of kernels that some devices lack: never chosen by cost."""
+
+
 def algorithms_of(kind: str) -> list[str]:
     """Names of the algorithms of one kind of collective."""
     return [name.partition(":")[2] for name in ALGORITHMS if name.partition(":")[0] == kind]
+
+
+def usual(kind: str) -> list[str]:
+    """Those that any device can run."""
+    return [name for name in algorithms_of(kind) if name not in BY_NAME]
 
 
 def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
@@ -162,11 +179,11 @@ def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
     known = algorithms_of(kind)
     if algorithm not in known:
         reason = f"must be an algorithm of {kind}, not {algorithm!r}{nearest(algorithm, known)}"
-        raise InputError("--collectives", reason)
+        raise InputError(f"--{kind.replace('_', '-')}", reason)
     return ALGORITHMS[f"{kind}:{algorithm}"](topology)
 
 
 def cheapest(kind: str, topology: Topology, message_bytes: float) -> Plan:
-    """The plan that takes the least time for a message; the first of equal ones."""
-    plans = [plan(kind, name, topology) for name in algorithms_of(kind)]
+    """The `usual` plan that takes the least time for a message; the first of equal ones."""
+    plans = [plan(kind, name, topology) for name in usual(kind)]
     return min(plans, key=lambda made: made.seconds(message_bytes))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ...devices.collectives.model import PlannedLink
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.dram.model import derivable, with_dram
 from ...devices.hosts.catalog import host_of, link_of
@@ -24,6 +25,7 @@ from .layout import (
     device_memory,
     exchange_link,
     make_layout,
+    planned_exchange,
     rank_link,
     shard_model,
     stage_link,
@@ -95,6 +97,8 @@ class Deployment:
         Every expert part in order of execution.
     kernels : tuple of str
         Measured kernel tables in use.
+    all_to_all : str
+        Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -110,6 +114,7 @@ class Deployment:
     run: Run
     experts: tuple[ExpertPart, ...]
     kernels: tuple[str, ...] = ()
+    all_to_all: str = ""
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -130,11 +135,14 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
-    def link(self, op: Op) -> LinkModel:
+    def link(self, op: Op) -> LinkModel | PlannedLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
 
         A transfer between the devices of a group runs over the link within a node.
         """
+        if op.kind == "all_to_all" and self.all_to_all:
+            top_k = int(op.shape["top_k"])
+            return planned_exchange(self.layout, self.system, self.all_to_all, top_k)
         if "stage" in op.shape:
             spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
@@ -182,6 +190,7 @@ def deploy(
     kernels: Sequence[str] = (),
     frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
+    all_to_all: str | None = None,
     sampling: str = NONE,
     joint: bool = False,
 ) -> Deployment:
@@ -215,6 +224,9 @@ def deploy(
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
+    all_to_all : str, optional
+        Algorithm of the former, a name of `devices.collectives.exchanges`; without it every device
+        sends all its messages at once.
     sampling : str
         How logits become tokens, one of `workloads.sampling.SAMPLING`.
     joint : bool
@@ -236,12 +248,15 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
-                frameworks=frameworks, exchange=exchange, sampling=sampling, joint=joint,
+                frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
+                joint=joint,
             )
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
+    if all_to_all is not None:
+        planned_exchange(layout, system, all_to_all)
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
     device = priced_device(system, costs, memory, kernels, frameworks)
@@ -259,6 +274,7 @@ def deploy(
         run=Run(model.numerics, chosen, sampling, joint),
         experts=expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
+        all_to_all=all_to_all or "",
     )
 
 

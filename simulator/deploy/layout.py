@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...devices.hosts.catalog import link_of
+from ...devices.collectives.model import PlannedLink
+from ...devices.collectives.plans import Level, Topology, plan
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import LayerKind, is_routed
@@ -329,6 +331,33 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link between ranks: the node link once ranks lie on different nodes."""
     within = layout.all_devices <= system.groups_per_node
     return link_of(system) if within else system.device.node_link
+
+
+def planned_exchange(
+    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1
+) -> PlannedLink:
+    """The all-to-all of tokens among a stage's devices by a named algorithm.
+
+    Devices of a rank hold the same tokens and share the sending of an op's bytes; a plan's message is
+    all of a rank's, which an algorithm that does not know of it sends from every device.
+
+    Parameters
+    ----------
+    top_k : int
+        Experts of a token.
+
+    Raises
+    ------
+    InputError
+        Unknown algorithm, or ranks that do not fill nodes evenly.
+    """
+    inside = min(layout.devices, system.groups_per_node)
+    if layout.devices % inside:
+        raise InputError("--all-to-all", f"{layout.devices} devices do not fill nodes of {inside}")
+    device = system.device
+    levels = Level(link_of(system), inside), Level(device.node_link, layout.devices // inside)
+    made = plan("all_to_all", algorithm, Topology(levels, layout.tp, top_k))
+    return PlannedLink(made, exchange_link(layout, system), float(layout.tp))
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...devices.cost import CostModel
 from ...devices.device import Processor
-from ...devices.link import LinkModel
 from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.errors import InputError
@@ -209,7 +209,7 @@ def _varies(form: F8, windows: tuple[int, ...]) -> B1:
 
 def _price_rows(
     ops: Sequence[Op],
-    links: Sequence[LinkModel | None],
+    links: Sequence[CostModel | None],
     probes: Sequence[Probe],
     processors: Sequence[Processor],
 ) -> dict[tuple[int, int], PriceRow]:
@@ -284,7 +284,7 @@ def _forms(ops: list[Op]) -> F8:
     return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
 
 
-def _link(d: Deployment, op: Op) -> LinkModel | None:
+def _link(d: Deployment, op: Op) -> CostModel | None:
     return d.link(op) if op.layer == "communication" else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from ...devices.collectives.plans import plan
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
@@ -30,6 +31,7 @@ def training_deployment(
     placement: str | None = None,
     attention: str | None = None,
     routing: str = "uniform",
+    all_to_all: str | None = None,
     costs: str = "auto",
     memory: str = "flat",
     frameworks: Mapping[str, str] = MappingProxyType({}),
@@ -42,6 +44,8 @@ def training_deployment(
         raise InputError(
             system.name, "splits serving over kinds of device; training needs one kind"
         )
+    if all_to_all is not None:
+        plan("all_to_all", all_to_all, layout.group(system, layout.ep, layout.expert_tp))
     check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
                            "--memory": memory})  # fmt: skip
     cut = layout.serving
@@ -55,7 +59,7 @@ def training_deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=cut,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen),
-        experts=expert_parts(stages, cut, routing, 0, shared=False),
+        experts=expert_parts(stages, cut, routing, 0, shared=False), all_to_all=all_to_all or "",
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -184,9 +184,10 @@ class Bench:
         run, system = self.deployment.run, self.deployment.system
         pairs = self.m.tokens * part.routed.top_k / la.tp
         moved = pairs * part.hidden * run.numerics.act_bytes
+        group = replace(la.group(system, la.ep, la.expert_tp), copies=part.routed.top_k)
         seconds = 2 * self.prices.exchange(
-            "all_to_all", moved, la.group(system, la.ep, la.expert_tp)
-        )
+            "all_to_all", moved, group, self.deployment.all_to_all
+        )  # fmt: skip
         if la.expert_tp > 1:
             slices = la.group(system, la.expert_tp, 1)
             for kind in ("all_gather", "reduce_scatter"):

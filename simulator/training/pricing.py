@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...devices.collectives.plans import Topology, cheapest
+from ...devices.collectives.plans import Topology, cheapest, plan
 from ...devices.link import LinkModel
 from ...workloads.ops import Op
 from ...workloads.training import Work
@@ -31,7 +31,9 @@ class Prices:
         placed = regions([op], d.device, d.placement, True, d.system.mapping.splitter)
         return work.times * sum(region.seconds for region in d.device.run(placed))
 
-    def exchange(self, kind: str, message_bytes: float, topology: Topology) -> float:
+    def exchange(
+        self, kind: str, message_bytes: float, topology: Topology, algorithm: str = ""
+    ) -> float:
         """Seconds of a collective: measured within a node where it was, else the cheapest algorithm.
 
         Parameters
@@ -40,10 +42,14 @@ class Prices:
             One of `devices.collectives.plans.KINDS`.
         message_bytes : float
             As `devices.link.collective` counts it [B].
+        algorithm : str
+            By name instead, in a node too.
         """
         n = topology.ranks
         if n < 2 or message_bytes <= 0:
             return 0.0
+        if algorithm:
+            return plan(kind, algorithm, topology).seconds(message_bytes)
         if topology.outermost == 0:
             op = collective_op(kind, message_bytes, n)
             link = topology.levels[0].link

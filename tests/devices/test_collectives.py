@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from opbyte.devices.collectives.model import PlannedLink
 from opbyte.devices.collectives.plans import (
+    BY_NAME,
     KINDS,
     Level,
     Topology,
     algorithms_of,
     cheapest,
     plan,
+    usual,
 )
 from opbyte.devices.link import collective
 from opbyte.devices.prices import P_BYTES, P_FIXED
@@ -64,7 +66,7 @@ def test_the_cheapest_is_never_beaten_and_more_bandwidth_never_hurts(
 ) -> None:
     topology = nodes(inside, outside)
     best = cheapest(kind, topology, message).seconds(message)
-    for name in algorithms_of(kind):
+    for name in usual(kind):
         made = plan(kind, name, topology)
         assert best <= made.seconds(message)
         assert made.seconds(message) <= made.seconds(2 * message)
@@ -82,7 +84,7 @@ def test_no_algorithm_sends_less_between_nodes_than_must_cross(inside: int, outs
         ("all_to_all", away), ("reduce_scatter", away / inside), ("all_gather", away / inside),
         ("all_reduce", 2 * away / inside),
     ):  # fmt: skip
-        for name in algorithms_of(kind):
+        for name in usual(kind):
             crossed = sum(h.traffic for h in plan(kind, name, topology).hops if h.link is SLOW)
             assert crossed >= least - 1e-12, (kind, name)
 
@@ -94,6 +96,27 @@ def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: flo
         op = collective_op("all_to_all", message, inside * outside)
         row = model.row(op, None).params  # type: ignore[arg-type]  # rows of links ask no probe
         assert model.cost(op).seconds == pytest.approx(row[P_FIXED] + message / row[P_BYTES])
+
+
+@given(inside=SIZES, outside=SIZES, copies=st.integers(1, 16), message=st.floats(1.0, 1e9))
+def test_deepeps_modes(inside: int, outside: int, copies: int, message: float) -> None:
+    """Normal: a copy a distinct node, levels at once. Low latency: one message time, every copy."""
+    topology = Topology((Level(FAST, inside), Level(SLOW, outside)), copies=copies)
+    made = {name: plan("all_to_all", name, topology) for name in BY_NAME}
+    normal, quick = made["deepep-normal"], made["deepep-low-latency"]
+    crossed = sum(hop.traffic for hop in normal.hops if hop.link is SLOW)
+    assert crossed <= (outside - 1) / outside + 1e-12
+    if outside > 1:
+        distinct = sum(1 - (1 - 1 / outside) ** copies for _ in range(outside))
+        assert crossed == pytest.approx(distinct * (outside - 1) / outside / copies)
+        assert quick.latency_s == SLOW.latency_s
+        assert normal.latency_s >= quick.latency_s
+        flat = plan("all_to_all", "flat", topology)
+        assert quick.seconds(0.0) <= flat.seconds(0.0)
+    if inside * outside > 1:
+        slowest = max(hop.traffic / hop.link.bandwidth_bytes_per_s for hop in normal.hops)
+        assert normal.seconds(message) == pytest.approx(normal.latency_s + message * slowest)
+    assert cheapest("all_to_all", topology, message).algorithm not in BY_NAME
 
 
 def test_bad_input_is_one_clear_line() -> None:
