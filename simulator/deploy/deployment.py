@@ -50,6 +50,10 @@ MEMORIES = ("flat", "derived")
 """Where a memory's efficiency comes from; see `deploy`."""
 
 
+AnyLink = LinkModel | PlannedLink
+"""What prices a collective: as measured or with all messages at once, or by a named algorithm."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertPart:
     """One expert part of the model as one device runs it.
@@ -135,7 +139,7 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
-    def link(self, op: Op) -> LinkModel | PlannedLink:
+    def link(self, op: Op) -> AnyLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
 
         A transfer between the devices of a group runs over the link within a node.
