@@ -13,6 +13,7 @@ from .batch import SEQUENCES, Batch, Moments
 from .layers import Run, is_routed
 from .layers.base import Routed, elementwise
 from .model import ModelSpec, embedding_ops, head_ops, layer_ops
+from .numerics import BITS
 from .ops import Loads, Op
 
 MATMUL_KINDS = frozenset(
@@ -84,7 +85,7 @@ def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
     """Kernels of the backward pass of one op.
 
     A matmul has two of its own FLOPs each: the gradient of its input, which reads the weights, and
-    that of its weights, which is added to what is there. Experts are two such layers of experts, at
+    that of its weights, which is added to what is there; both in the forward pass's format. Experts are two such layers of experts, at
     the same loads. A vector op moves every value and its gradient. Fused attention computes its
     scores once more.
 
@@ -123,7 +124,7 @@ def _matmul_gradients(op: Op, value_bytes: float, gradient_bytes: float) -> list
     by_input = replace(op, name=f"{op.name}_dgrad", shape={**s, "m": m, "n": k, "k": n})
     by_weight = replace(
         op, name=f"{op.name}_wgrad", shape={**s, "m": n, "n": k, "k": m},
-        weight_bytes=value_bytes * m * k * batch,
+        weight_bytes=BITS[op.dtype] / 8 * m * k * batch,
         act_bytes=value_bytes * m * n * batch + 2 * gradient_bytes * n * k * batch,
     )  # fmt: skip
     return [Work(by_input), Work(by_weight)]
