@@ -263,10 +263,8 @@ def deploy(
         planned_exchange(layout, system, all_to_all)
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = priced_device(system, costs, memory, kernels, frameworks)
-    check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
-    check_attention(chosen, device)
+    device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return Deployment(
         model=model,
         shard=shard,
@@ -282,7 +280,24 @@ def deploy(
     )
 
 
-def priced_device(
+def checked_device(
+    model: ModelSpec, system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
+    frameworks: Mapping[str, str], attention: str,
+) -> SharedMemoryDevice:  # fmt: skip
+    """A system's device with the cost models that are asked for, able to run the model.
+
+    Raises
+    ------
+    InputError
+        Number formats it has no rate for, or scores through memory where its kernels are fused.
+    """
+    device = _priced(system, costs, memory, kernels, frameworks)
+    _check_formats(model, device)
+    _check_attention(attention, device)
+    return device
+
+
+def _priced(
     system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
     frameworks: Mapping[str, str],
 ) -> SharedMemoryDevice:  # fmt: skip
@@ -315,7 +330,7 @@ def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
             raise InputError(where, reason)
 
 
-def check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
+def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
     """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
     needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
     for processor in device.processors.values():
@@ -328,7 +343,7 @@ def check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
             )
 
 
-def check_attention(attention: str, device: SharedMemoryDevice) -> None:
+def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
     """Refuse scores through main memory where attention's seconds are those of fused kernels.
 
     Fitted and measured kernels are fused: with them the seconds would be those of "flash", the

@@ -11,14 +11,7 @@ from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
-from ..deploy.deployment import (
-    Deployment,
-    check_attention,
-    check_choices,
-    check_formats,
-    expert_parts,
-    priced_device,
-)
+from ..deploy.deployment import Deployment, check_choices, checked_device, expert_parts
 from ..deploy.layout import shard_model, stage_models
 from .layout import TrainingLayout
 
@@ -52,9 +45,7 @@ def training_deployment(
     shard = shard_model(model, cut)
     stages = stage_models(shard, cut.pp)
     chosen = system.mapping.attention if attention is None else attention
-    device = priced_device(system, costs, memory, (), frameworks)
-    check_formats(model, device)
-    check_attention(chosen, device)
+    device = checked_device(model, system, costs, memory, (), frameworks, chosen)
     return Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=cut,
         placement=system.mapping.placement if placement is None else placement,
