@@ -41,13 +41,23 @@ EXPOSED = (
 
 @dataclass(frozen=True, slots=True)
 class Training(Result):
-    """One training step; see `train`."""
+    """One training step; see `train`.
+
+    Attributes
+    ----------
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
+    tried, candidates : tuple of mapping, int
+        Of a search: its best few, this one first, and how many fit.
+    """
 
     deployment: Deployment
     layout: TrainingLayout
     options: TrainingOptions
     step: TrainingStep
-    basis: tuple[Mapping[str, Any], ...]
+    sources: Mapping[str, str]
+    tried: tuple[Mapping[str, Any], ...] = ()
+    candidates: int = 0
 
     @property
     def devices(self) -> int:
@@ -105,8 +115,19 @@ class Training(Result):
             "exposed_seconds": {k: v for k, v in step.by_stream.items() if k != "compute"},
             "hidden_seconds": step.hidden_s,
             "parts": self.records(),
-            "evidence": [dict(entry) for entry in self.basis],
+            "evidence": self.basis,
+            **({"tried": [dict(row) for row in self.tried]} if self.tried else {}),
         }
+
+    @property
+    def basis(self) -> list[dict[str, Any]]:
+        """What the step rests on: the price list's evidence, and what no measurement tells."""
+        typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
+        found = evidence(self.deployment, self.sources, batches=(typical,), usual=())
+        behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
+                  "basis": "assumed", "error": None, "rows": 0,
+                  "assumptions": {"backward": BACKWARD}}  # fmt: skip
+        return [entry for entry in found if entry["applies_to"] != "energy per token"] + [behind]
 
     @property
     def _usable(self) -> float:
@@ -140,6 +161,7 @@ class Training(Result):
             f"training {d.model.name} on {d.system.name}: {what}; {degrees}",
             f"{la.microbatches:,} micro-batches of {o.micro_batch} a rank; {how}",
             f"one step takes {seconds(step.seconds)}: {rate}",
+            *self._search(),
             [
                 {"time": name, "of the step": seconds(took), "share": f"{took / step.seconds:.1%}"}
                 for name, took in step.by_stream.items()
@@ -166,6 +188,16 @@ class Training(Result):
             ],
             BACKWARD,
         ]  # fmt: skip
+
+    def _search(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """The best of what was tried, where degrees were searched."""
+        if not self.tried:
+            return []
+        rows = [
+            {**row, "step_seconds": seconds(row["step_seconds"]), "mfu": f"{row['mfu']:.1%}"}
+            for row in self.tried
+        ]
+        return [f"The fastest of {self.candidates:,} that fit:", rows]
 
     def drawings(self) -> Sequence[Drawing]:
         import pandas as pd
@@ -248,19 +280,15 @@ def train(
         check_count(micro_batch, "--micro-batch", 1), check_count(zero, "--zero", 0), recompute,
         sequence_parallel, check_count(interleave, "--interleave", 1), dropout,
     )  # fmt: skip
-    layout = training_layout(
-        spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp
-    )  # fmt: skip
+    layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
     deployment = training_deployment(
         spec, where, layout, placement=how.placement, attention=how.attention, routing=how.routing,
-        all_to_all=how.all_to_all, costs=how.costs, memory=how.memory, frameworks=_kernels(how, spec, where, layout),
+        all_to_all=how.all_to_all, costs=how.costs, memory=how.memory,
+        frameworks=_kernels(how, where, layout),
     )  # fmt: skip
     step = training_step(deployment, layout, wanted)
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
-    typical = Batch.of(chunks=[(wanted.seq, 0)] * wanted.micro_batch)
-    return Training(
-        deployment, layout, wanted, step, _basis(deployment, sources, typical)
-    )  # fmt: skip
+    return Training(deployment, layout, wanted, step, sources)
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:
@@ -269,26 +297,10 @@ def _refuse_others(options: Mapping[str, Any]) -> None:
             raise InputError(f"--{name.replace('_', '-')}", "is of serving; training has none")
 
 
-def _kernels(
-    how: DeployOptions, spec: ModelSpec, system: SystemSpec, layout: TrainingLayout
-) -> Mapping[str, str]:
+def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> Mapping[str, str]:
     """Whose kernels run the forward pass, where that is asked."""
     if how.framework is None:
         return {}
     from ...simulator.frameworks.kernels import kernels_of
 
     return kernels_of(how.framework, system.device, apart=layout.dp > 1, mxfp4=False)
-
-
-def _basis(
-    deployment: Deployment, sources: Mapping[str, str], typical: Batch
-) -> tuple[Mapping[str, Any], ...]:
-    """What the step rests on: the price list's evidence, and what no measurement tells."""
-    found = [
-        entry for entry in evidence(deployment, sources, batches=(typical,), usual=())
-        if entry["applies_to"] != "energy per token"
-    ]  # fmt: skip
-    behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
-              "basis": "assumed", "error": None, "rows": 0,
-              "assumptions": {"backward": BACKWARD}}  # fmt: skip
-    return (*found, behind)

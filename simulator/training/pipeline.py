@@ -29,13 +29,10 @@ class Schedule:
         Seconds after which each stage has run all its passes [s].
     busy : tuple of float
         Seconds of passes of each stage [s].
-    in_flight : tuple of float
-        Most micro-batches that each stage keeps activations of, in whole stages' worth.
     """
 
     ends: tuple[float, ...]
     busy: tuple[float, ...]
-    in_flight: tuple[float, ...]
 
 
 def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[Task]:
@@ -48,13 +45,29 @@ def order(stage: int, stages: int, micro: int, parts: int = 1) -> list[Task]:
     parts : int
         Of the model on each stage (interleaving).
     """
-    total = micro * parts
-    if parts == 1:
-        warm = min(stages - stage - 1, total)
-    else:
-        warm = min(2 * (stages - stage - 1) + (parts - 1) * stages, total)
-    forward = [_numbered(k, stages, parts, False) for k in range(total)]
-    backward = [_numbered(k, stages, parts, True) for k in range(total)]
+    return _interleaved(stage, stages, parts, *_numbered_passes(stages, micro, parts))
+
+
+def in_flight(stages: int, micro: int, parts: int = 1) -> tuple[float, ...]:
+    """Most micro-batches that each stage keeps activations of, in whole stages' worth."""
+    passes = _numbered_passes(stages, micro, parts)
+    return tuple(_peak(_interleaved(s, stages, parts, *passes)) / parts for s in range(stages))
+
+
+def _numbered_passes(stages: int, micro: int, parts: int) -> tuple[list[Task], list[Task]]:
+    """Forward and backward passes of any stage, each in the order it runs them."""
+    numbers = range(micro * parts)
+    forward = [_numbered(k, stages, parts, False) for k in numbers]
+    return forward, [_numbered(k, stages, parts, True) for k in numbers]
+
+
+def _interleaved(
+    stage: int, stages: int, parts: int, forward: list[Task], backward: list[Task]
+) -> list[Task]:
+    """Some forward passes first, then one of each, then what is left."""
+    total = len(forward)
+    warm = stages - stage - 1
+    warm = min(warm if parts == 1 else 2 * warm + (parts - 1) * stages, total)
     out = forward[:warm]
     for k in range(total - warm):
         out += [forward[warm + k], backward[k]]
@@ -93,7 +106,8 @@ def schedule(
         Seconds that each stage waits before its first pass [s].
     """
     stages = len(forward)
-    orders = [order(s, stages, micro, parts) for s in range(stages)]
+    passes = _numbered_passes(stages, micro, parts)
+    orders = [_interleaved(s, stages, parts, *passes) for s in range(stages)]
     done: dict[tuple[int, Task], float] = {}
     clock = [before[s] if before else 0.0 for s in range(stages)]
     at = [0] * stages
@@ -116,7 +130,7 @@ def schedule(
         assert moved, "the orders wait for each other"
         left -= moved
     busy = tuple(micro * (forward[s] + backward[s]) for s in range(stages))
-    return Schedule(tuple(clock), busy, tuple(_peak(o) / parts for o in orders))
+    return Schedule(tuple(clock), busy)
 
 
 def _needed(stage: int, task: Task, stages: int, parts: int) -> tuple[int, Task] | None:

@@ -16,7 +16,7 @@ from ..deploy.layout import stage_models
 from .layers import EXPERT, TENSOR, Bench, Passes
 from .layout import TrainingLayout, TrainingOptions
 from .memory import TrainingMemory, check_fits, stage_memory
-from .pipeline import Schedule, schedule
+from .pipeline import Schedule, in_flight, schedule
 from .states import BytesPerWeight, Parameters, layer_parameters, stage_parameters, states
 from .sync import beside
 
@@ -94,15 +94,11 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     each = BytesPerWeight.adam(d.run.numerics.act_bytes)
     bench = Bench(d, layout, options, m, each)
     passes = _passes(bench)
-    plain = schedule(
-        [_forward(*p) for p in passes], [_backward(*p) for p in passes], layout.microbatches,
-        parts=options.interleave,
-    )  # fmt: skip
+    held = in_flight(len(passes), layout.microbatches, options.interleave)
     stages = tuple(
-        _stage(bench, s, layers, ends, plain.in_flight[s])
-        for s, (layers, ends) in enumerate(passes)
+        _stage(bench, s, layers, ends, held[s]) for s, (layers, ends) in enumerate(passes)
     )
-    memory = max((stage.memory for stage in stages), key=lambda held: held.total)
+    memory = max((stage.memory for stage in stages), key=lambda each: each.total)
     check_fits(memory, d.model, d.system, layout.serving.degrees)
     whole = whole_sequences(options.batch, options.seq, d.model.windows)
     flops = step_flops(d.model, whole, d.run, options.recompute)
@@ -126,14 +122,6 @@ def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]
     return out
 
 
-def _forward(layers: Sequence[Passes], ends: Sequence[Passes]) -> float:
-    return sum(p.forward_s for p in (*layers, *ends))
-
-
-def _backward(layers: Sequence[Passes], ends: Sequence[Passes]) -> float:
-    return sum(p.backward_s for p in (*layers, *ends))
-
-
 def _stage(
     bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], in_flight: float
 ) -> Stage:
@@ -144,7 +132,8 @@ def _stage(
     # Embedding and head, which no layer has, come with the first or last one.
     place = 0 if index == 0 else len(own) - 1
     own[place] = Parameters(own[place].dense + rest, own[place].experts)
-    gathers, scatters = zip(*(_exchanges(bench, p) for p in own), strict=True)
+    known = {p: _exchanges(bench, p) for p in dict.fromkeys(own)}
+    gathers, scatters = zip(*(known[p] for p in own), strict=True)
     memory = stage_memory(
         d.stages, index, layout, options, bench.bytes_each, layers, ends, in_flight
     )

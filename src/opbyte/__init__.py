@@ -19,6 +19,7 @@ _HOMES = {
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
     "dram": "analysis.answers.dram",
+    "fastest_training": "analysis.answers.train_search",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
     "layouts": "analysis.answers.layouts",
@@ -51,6 +52,7 @@ __all__ = [
     "compare",
     "compare_demo",
     "dram",
+    "fastest_training",
     "frames",
     "inspect",
     "layouts",
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
     from opbyte.analysis.answers.train import train
+    from opbyte.analysis.answers.train_search import fastest_training
     from opbyte.analysis.answers.two_masters import two_masters
     from opbyte.analysis.live.record import record
     from opbyte.analysis.live.serve import serve

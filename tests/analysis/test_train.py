@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from opbyte import train
+from opbyte import fastest_training, train
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -82,3 +82,39 @@ def test_images_train_at_their_own_length(ask: Ask) -> None:
     line = ("train", "deit-tiny", "--system", "h100-x1", "--batch", "64", "--micro-batch", "64")
     assert ask(*line, "--json").json()["seq"] == 197
     assert "must be the 197 tokens of an image" in ask(*line, "--seq", 64).refused()
+
+
+def test_a_search_is_never_slower_than_what_it_may_choose(ask: Ask) -> None:
+    """Every candidate fits and is of a way of its own; what is given stays."""
+    found = fastest_training("llama-3-8b", "h100-x8", batch=16, seq=2048)
+    for tp in (2, 4, 8):
+        assert (
+            found.step.seconds
+            <= train("llama-3-8b", "h100-x8", batch=16, seq=2048, tp=tp).step.seconds
+        )
+    ways = [tuple(list(row.values())[:6]) for row in found.tried]
+    assert len(set(ways)) == len(ways) == min(5, found.candidates)
+    fixed = ask(*LINE, "--search", "--tp", 4, "--micro-batch", 2, "--json").json()
+    assert (fixed["tp"], fixed["micro_batch"]) == (4, 2)
+    assert {(row["tp"], row["micro_batch"]) for row in fixed["tried"]} == {(4, 2)}
+    assert fixed["tried"][0]["step_seconds"] == fixed["step_seconds"]
+
+
+def test_a_search_recomputes_where_nothing_else_fits() -> None:
+    options = {"batch": 512, "seq": 8192, "pp": 8, "tp": 8}
+    found = fastest_training("llama-3.1-405b", "h100-64x8", micro_batch=1, **options)
+    assert found.options.recompute == "full"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--system", "h100-x1"), "training mixtral-8x7b does not fit"),
+        (("--batch", "0"), "--batch: must be a whole number from 1"),
+        (("--system", "h100-x8", "--tp", "3"), "must be the 8 devices"),
+    ],
+)
+def test_a_search_without_a_candidate_says_why(
+    ask: Ask, options: tuple[str, ...], line: str
+) -> None:
+    assert line in ask(*LINE, *options, "--search").refused()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.train import train
 from opbyte.devices.catalog import load_system
 from opbyte.devices.spec import SystemSpec
-from opbyte.simulator.training.pipeline import order, schedule
+from opbyte.simulator.training.pipeline import in_flight, order, schedule
 from opbyte.simulator.training.states import BytesPerWeight, Parameters, states
 from opbyte.simulator.training.sync import beside
 from opbyte.workloads.errors import CapacityError, InputError
@@ -57,7 +57,7 @@ def test_equal_stages_take_the_closed_form(
     assert max(done.ends) == pytest.approx((micro + (stages - 1) / parts) * (f + b))
     # Activations of the first stage: arXiv 2205.05198, section 4.2.3.
     whole = 1 + (stages - 1) / (stages * parts) if parts > 1 else 1
-    assert done.in_flight[0] == pytest.approx(min(stages * whole, micro))
+    assert in_flight(stages, micro, parts)[0] == pytest.approx(min(stages * whole, micro))
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.integers(1, 9), st.floats(0, 1))
