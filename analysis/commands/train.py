@@ -42,7 +42,7 @@ def train_command(
     from ..answers.train import train
     from ..answers.train_search import fastest_training
 
-    chosen = {"micro_batch": micro_batch, "recompute": recompute}
+    chosen: dict[str, Any] = {"micro_batch": micro_batch, "recompute": recompute}
     make = partial(
         fastest_training if search else train, model, system, batch=batch, seq=seq, zero=zero,
         sequence_parallel=sequence_parallel, interleave=interleave, dropout=dropout,
