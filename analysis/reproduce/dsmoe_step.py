@@ -45,7 +45,7 @@ def parameters(model: str) -> float:
 def exchange(algorithm: str, devices: int, tp: int) -> Plan:
     """The all-to-all that the simulator costs."""
     layout = Layout(tp, devices // tp, devices, 1)
-    return planned_exchange(layout, load_system(system_name(devices)), algorithm).plan
+    return planned_exchange(layout, load_system(system_name(devices)), algorithm).plans[0]
 
 
 @dataclass(frozen=True, slots=True)

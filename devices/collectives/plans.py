@@ -14,7 +14,9 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.registry import Registry
 from ..spec import LinkSpec
 
-KINDS = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+KINDS = (
+    "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "sparse_gather", "sparse_scatter",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,9 @@ ALGORITHMS: Registry[Algorithm] = Registry(
 """``KIND:NAME`` -> what makes its plan."""
 
 
+BY_COST = "auto"
+"""Stands for the name of the cheapest of the `usual` algorithms."""
+
 BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
 """Algorithms of kernels that some devices lack: never chosen by cost."""
 
@@ -178,7 +183,8 @@ def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
     """
     known = algorithms_of(kind)
     if algorithm not in known:
-        reason = f"must be an algorithm of {kind}, not {algorithm!r}{nearest(algorithm, known)}"
+        close = nearest(algorithm, [*known, BY_COST])
+        reason = f"must be {BY_COST} or an algorithm of {kind}, not {algorithm!r}{close}"
         raise InputError(f"--{kind.replace('_', '-')}", reason)
     return ALGORITHMS[f"{kind}:{algorithm}"](topology)
 

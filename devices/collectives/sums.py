@@ -16,7 +16,7 @@ def ring_all_reduce(topology: Topology) -> Plan:
 @ALGORITHMS.register("all_reduce:hierarchical")
 def hierarchical_all_reduce(topology: Topology) -> Plan:
     """Reduce-scatter on inner levels, all-reduce on the outermost, all-gather back: rings each."""
-    return Plan("hierarchical", _levels(topology, rounds=2), topology.ranks, 2.0)
+    return Plan("hierarchical", level_hops(topology, rounds=2), topology.ranks, 2.0)
 
 
 @ALGORITHMS.register("all_reduce:tree")
@@ -42,7 +42,7 @@ def ring_reduce_scatter(topology: Topology) -> Plan:
 @ALGORITHMS.register("reduce_scatter:hierarchical")
 def hierarchical_reduce_scatter(topology: Topology) -> Plan:
     """A ring on each level, from the innermost out."""
-    return Plan("hierarchical", _levels(topology, rounds=1), topology.ranks, 1.0)
+    return Plan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
 
 
 @ALGORITHMS.register("all_gather:ring")
@@ -54,7 +54,7 @@ def ring_all_gather(topology: Topology) -> Plan:
 @ALGORITHMS.register("all_gather:hierarchical")
 def hierarchical_all_gather(topology: Topology) -> Plan:
     """A ring on each level, from the outermost in."""
-    return Plan("hierarchical", _levels(topology, rounds=1), topology.ranks, 1.0)
+    return Plan("hierarchical", level_hops(topology, rounds=1), topology.ranks, 1.0)
 
 
 def _ring(name: str, topology: Topology, rounds: int) -> Plan:
@@ -69,7 +69,7 @@ def _ring(name: str, topology: Topology, rounds: int) -> Plan:
     return Plan(name, hops, n, float(rounds))
 
 
-def _levels(topology: Topology, rounds: int) -> tuple[Hop, ...]:
+def level_hops(topology: Topology, rounds: int) -> tuple[Hop, ...]:
     """A ring among the groups of each level, with what the levels below leave of the message."""
     hops, share = [], float(rounds)
     for level in topology.levels:

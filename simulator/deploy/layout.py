@@ -18,7 +18,7 @@ from functools import partial
 
 from ...devices.hosts.catalog import link_of
 from ...devices.collectives.model import PlannedLink
-from ...devices.collectives.plans import Level, Topology, plan
+from ...devices.collectives.plans import BY_COST, Level, Topology, plan, usual
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import LayerKind, is_routed
@@ -336,7 +336,7 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
 def planned_exchange(
     layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1
 ) -> PlannedLink:
-    """The all-to-all of tokens among a stage's devices by a named algorithm.
+    """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
 
     Devices of a rank hold the same tokens and share the sending of an op's bytes; a plan's message is
     all of a rank's, which an algorithm that does not know of it sends from every device.
@@ -354,10 +354,12 @@ def planned_exchange(
     inside = min(layout.devices, system.groups_per_node)
     if layout.devices % inside:
         raise InputError("--all-to-all", f"{layout.devices} devices do not fill nodes of {inside}")
-    device = system.device
-    levels = Level(link_of(system), inside), Level(device.node_link, layout.devices // inside)
-    made = plan("all_to_all", algorithm, Topology(levels, layout.tp, top_k))
-    return PlannedLink(made, exchange_link(layout, system), float(layout.tp))
+    outer = Level(system.device.node_link, layout.devices // inside)
+    levels = Level(link_of(system), inside), outer
+    topology = Topology(levels, layout.tp, top_k)
+    names = usual("all_to_all") if algorithm == BY_COST else [algorithm]
+    plans = tuple(plan("all_to_all", name, topology) for name in names)
+    return PlannedLink(plans, exchange_link(layout, system), float(layout.tp))
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:

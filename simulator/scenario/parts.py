@@ -92,8 +92,8 @@ class DeployOptions(Checked):
     ep: int | None = whole("Groups that experts are dealt to.")
     pp: int | None = whole("Pipeline stages of the layers.")
     all_to_all: str | None = text(
-        "Exchange of tokens between ranks, a name of `opbyte list exchanges`; without it all "
-        "messages at once (in training the cheapest).",
+        "Exchange of tokens between ranks: auto (the cheapest) or a name of `opbyte list exchanges`; "
+        "without it all messages at once (in training auto).",
         "ALGORITHM",
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from ...devices.collectives.plans import plan
+from ...devices.collectives.plans import BY_COST, plan
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
@@ -37,6 +37,8 @@ def training_deployment(
         raise InputError(
             system.name, "splits serving over kinds of device; training needs one kind"
         )
+    if all_to_all == BY_COST:
+        all_to_all = None
     if all_to_all is not None:
         plan("all_to_all", all_to_all, layout.group(system, layout.ep, layout.expert_tp))
     check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,

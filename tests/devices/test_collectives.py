@@ -48,7 +48,10 @@ def test_deepspeed_moes_counts() -> None:
     assert plans["flat"].passes / plans["coordinated"].passes == 8
 
 
-@pytest.mark.parametrize("kind", KINDS)
+DENSE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+
+
+@pytest.mark.parametrize("kind", DENSE)
 @given(n=st.integers(1, 64))
 def test_one_level_agrees_with_the_link(kind: str, n: int) -> None:
     """Rings are those of `devices.link`; a flat all-to-all sends the same bytes in n - 1 messages."""
@@ -89,10 +92,28 @@ def test_no_algorithm_sends_less_between_nodes_than_must_cross(inside: int, outs
             assert crossed >= least - 1e-12, (kind, name)
 
 
+@given(inside=SIZES, outside=SIZES, message=st.floats(1.0, 1e10))
+def test_sparse_gathers(inside: int, outside: int, message: float) -> None:
+    """Straight: a message's worth of bytes arrive; level by level: as a dense gather of the message."""
+    topology = nodes(inside, outside)
+    for kind in ("sparse_gather", "sparse_scatter"):
+        straight = plan(kind, "flat", topology)
+        moved = sum(hop.traffic for hop in straight.hops)
+        assert moved == pytest.approx(1.0 if inside * outside > 1 else 0.0)
+        dense = plan("all_gather", "hierarchical", topology)
+        assert plan(kind, "hierarchical", topology).seconds(message) == dense.seconds(message)
+        if inside > 1 and outside > 1:  # nodes share what crosses
+            crossed = [
+                sum(h.traffic for h in plan(kind, name, topology).hops if h.link is SLOW)
+                for name in ("flat", "hierarchical")
+            ]
+            assert crossed[1] < crossed[0]
+
+
 @given(inside=SIZES, outside=SIZES, message=st.floats(1.0, 1e9))
 def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: float) -> None:
     for name in algorithms_of("all_to_all"):
-        model = PlannedLink(plan("all_to_all", name, nodes(inside, outside)), SLOW, 4.0)
+        model = PlannedLink((plan("all_to_all", name, nodes(inside, outside)),), SLOW, 4.0)
         op = collective_op("all_to_all", message, inside * outside)
         row = model.row(op, None).params  # type: ignore[arg-type]  # rows of links ask no probe
         assert model.cost(op).seconds == pytest.approx(row[P_FIXED] + message / row[P_BYTES])
@@ -119,8 +140,22 @@ def test_deepeps_modes(inside: int, outside: int, copies: int, message: float) -
     assert cheapest("all_to_all", topology, message).algorithm not in BY_NAME
 
 
+@given(inside=SIZES, outside=SIZES, slices=st.sampled_from((1, 2)), message=st.floats(1.0, 1e9))
+def test_a_link_by_cost_is_the_cheapest_of_all(
+    inside: int, outside: int, slices: int, message: float
+) -> None:
+    topology = nodes(2 * inside, outside, slices)
+    plans = tuple(plan("all_to_all", name, topology) for name in usual("all_to_all"))
+    op = collective_op("all_to_all", message, topology.ranks)
+    taken = PlannedLink(plans, SLOW).cost(op)
+    assert taken.seconds == cheapest("all_to_all", topology, message).seconds(message)
+    assert taken.seconds == min(PlannedLink((p,), SLOW).cost(op).seconds for p in plans)
+
+
 def test_bad_input_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match=r"must be an algorithm of all_to_all, not 'rings'"):
+    with pytest.raises(
+        InputError, match=r"must be auto or an algorithm of all_to_all, not 'rings'"
+    ):
         plan("all_to_all", "rings", nodes(8, 2))
     with pytest.raises(InputError, match="3 slices: do not fill the nodes evenly"):
         plan("all_to_all", "coordinated", nodes(8, 2, 3))

@@ -120,7 +120,7 @@ def test_any_stretch(
     check(compiled_step, deployment, plan, steps, 5, 0)
 
 
-@pytest.mark.parametrize("algorithm", algorithms_of("all_to_all"))
+@pytest.mark.parametrize("algorithm", ["auto", *algorithms_of("all_to_all")])
 @given(data=st.data())
 @settings(max_examples=4)
 def test_exchanges_by_algorithm(
