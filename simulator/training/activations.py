@@ -24,7 +24,7 @@ def input_bytes(tokens: float, hidden: int, run: Run, options: TrainingOptions, 
 
 def layer_bytes(
     parts: Sequence[Sequence[Op]], tokens: float, hidden: int, run: Run, options: TrainingOptions,
-    tp: int,
+    tp: int, parallel: bool = False,
 ) -> float:  # fmt: skip
     """What one layer keeps while its backward pass is to come [B].
 
@@ -34,14 +34,14 @@ def layer_bytes(
         Ops of the layer's parts on one device, experts at their loads among them.
     tokens : float
         Of the micro-batch of a data-parallel rank.
+    parallel : bool
+        Whether the parts read the same input side by side.
     """
-    split = _split(options, tp)
-    total = 0.0
-    for ops in parts:
-        total += part_bytes(ops, hidden, run, options, tp)
-        if options.dropout:
-            total += MASK_BYTES * tokens * hidden / split
-    return total
+    masks = len(parts) * MASK_BYTES * tokens * hidden / _split(options, tp)
+    if parallel:
+        parts = [[op for ops in parts for op in ops]]
+    total = sum(part_bytes(ops, hidden, run, options, tp) for ops in parts)
+    return total + masks * options.dropout
 
 
 def part_bytes(

@@ -132,7 +132,7 @@ class Bench:
                 new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)
             ])  # fmt: skip
         self._again(every, forward, behind)
-        all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp)
+        all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
         if o.recompute != "full":
             return Passes(forward, behind, all_kept)
         return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept)

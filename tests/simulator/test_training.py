@@ -7,6 +7,7 @@ whose four models (its table 3, quoted from memory) are built below.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from opbyte.devices.spec import SystemSpec
 from opbyte.simulator.training.pipeline import in_flight, order, schedule
 from opbyte.simulator.training.states import BytesPerWeight, Parameters, states
 from opbyte.simulator.training.sync import beside
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import CapacityError, InputError
 
 KORTHIKANTI = {
@@ -148,6 +150,18 @@ def test_activations_of_korthikantis_models(
     assert first.activations == pytest.approx(expected, rel=0.05)
     if p > 1:  # nothing but the layers and the mask: to the last byte
         assert first.activations == pytest.approx(expected, rel=1e-9)
+
+
+def test_parts_side_by_side_keep_their_input_once() -> None:
+    """Falcon's attention and MLP read one norm's output; in sequence each has its own: 2 s b h."""
+    model = load_model("falcon-180b")
+    apart = model.map_layers(lambda layer: replace(layer, parallel=False))
+    both, each = (
+        train(spec, roomy("h100-x8"), batch=8, seq=1024, tp=1, costs="roofline").step.memory
+        for spec in (model, apart)
+    )
+    saved = each.activations - both.activations
+    assert saved == pytest.approx(2 * 1024 * model.hidden * len(model.layers))
 
 
 def test_streams_add_up_to_the_step() -> None:
