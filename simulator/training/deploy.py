@@ -37,6 +37,8 @@ def training_deployment(
         raise InputError(
             system.name, "splits serving over kinds of device; training needs one kind"
         )
+    if system.device.fabric is not None:
+        raise InputError(system.name, "is an FPGA, whose designs run forward passes alone")
     if all_to_all == BY_COST:
         all_to_all = None
     if all_to_all is not None:
