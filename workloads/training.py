@@ -84,10 +84,10 @@ def loss_ops(spec: ModelSpec, m: Moments, run: Run, tp: int) -> list[Op]:
 def backward(op: Op, run: Run, gradient_bytes: float) -> list[Work]:
     """Kernels of the backward pass of one op.
 
-    A matmul has two of its own FLOPs each: the gradient of its input, which reads the weights, and
-    that of its weights, which is added to what is there; both in the forward pass's format. Experts are two such layers of experts, at
-    the same loads. A vector op moves every value and its gradient. Fused attention computes its
-    scores once more.
+    A matmul has two of its own FLOPs each, in its own format: the gradient of its input, which reads
+    the weights, and that of its weights, which is added to what is there. Experts are two such layers
+    of experts, at the same loads. A vector op moves every value and its gradient. Fused attention
+    computes its scores once more.
 
     Parameters
     ----------
@@ -159,6 +159,10 @@ class Flops:
     forward: float
     model: float
     hardware: float
+
+    def times(self, steps: int) -> Flops:
+        """Those of so many steps alike."""
+        return Flops(steps * self.forward, steps * self.model, steps * self.hardware)
 
 
 def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str) -> Flops:

@@ -14,10 +14,6 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.registry import Registry
 from ..spec import LinkSpec
 
-KINDS = (
-    "all_reduce", "reduce_scatter", "all_gather", "all_to_all", "sparse_gather", "sparse_scatter",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Level:

@@ -39,7 +39,7 @@ class Prices:
         Parameters
         ----------
         kind : str
-            One of `devices.collectives.plans.KINDS`.
+            Of collective, as in `devices.collectives.plans.ALGORITHMS`.
         message_bytes : float
             As `devices.link.collective` counts it [B].
         algorithm : str

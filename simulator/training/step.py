@@ -100,9 +100,9 @@ def training_step(d: Deployment, layout: TrainingLayout, options: TrainingOption
     )
     memory = max((stage.memory for stage in stages), key=lambda each: each.total)
     check_fits(memory, d.model, d.system, layout.serving.degrees)
-    whole = whole_sequences(options.batch, options.seq, d.model.windows)
-    flops = step_flops(d.model, whole, d.run, options.recompute)
-    return _timed(bench, stages, memory, flops)
+    one = whole_sequences(1, options.seq, d.model.windows)
+    flops = step_flops(d.model, one, d.run, options.recompute)
+    return _timed(bench, stages, memory, flops.times(options.batch))
 
 
 def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]:
@@ -123,8 +123,9 @@ def _passes(bench: Bench) -> list[tuple[tuple[Passes, ...], tuple[Passes, ...]]]
 
 
 def _stage(
-    bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], in_flight: float
+    bench: Bench, index: int, layers: tuple[Passes, ...], ends: tuple[Passes, ...], on_way: float
 ) -> Stage:
+    """A stage's passes with its exchanges and memory; `on_way` micro-batches wait to come back."""
     d, layout, options = bench.deployment, bench.layout, bench.options
     parameters = stage_parameters(d.stages, index, layout.tp)
     own = [layer_parameters(layer) for layer in d.stages[index].layers]
@@ -134,9 +135,7 @@ def _stage(
     own[place] = Parameters(own[place].dense + rest, own[place].experts)
     known = {p: _exchanges(bench, p) for p in dict.fromkeys(own)}
     gathers, scatters = zip(*(known[p] for p in own), strict=True)
-    memory = stage_memory(
-        d.stages, index, layout, options, bench.bytes_each, layers, ends, in_flight
-    )
+    memory = stage_memory(d.stages, index, layout, options, bench.bytes_each, layers, ends, on_way)
     return Stage(layers, ends, parameters, gathers, scatters, memory)
 
 

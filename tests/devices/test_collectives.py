@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from opbyte.devices.collectives.model import PlannedLink
 from opbyte.devices.collectives.plans import (
+    ALGORITHMS,
     BY_NAME,
-    KINDS,
     Level,
     Topology,
     algorithms_of,
@@ -29,6 +29,8 @@ from opbyte.workloads.errors import InputError
 
 FAST = LinkSpec(name="fast", bandwidth_bytes_per_s=300e9, latency_s=1e-6)
 SLOW = LinkSpec(name="slow", bandwidth_bytes_per_s=25e9, latency_s=5e-6)
+KINDS = sorted({name.partition(":")[0] for name in ALGORITHMS})
+DENSE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 SIZES = st.sampled_from((1, 2, 4, 8, 16, 32))
 
 
@@ -46,9 +48,6 @@ def test_deepspeed_moes_counts() -> None:
     assert plans["coordinated"].participants == 16
     assert plans["hierarchical"].passes / plans["flat"].passes == 2
     assert plans["flat"].passes / plans["coordinated"].passes == 8
-
-
-DENSE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
 
 
 @pytest.mark.parametrize("kind", DENSE)

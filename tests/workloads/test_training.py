@@ -43,6 +43,8 @@ def test_a_step_is_three_forward_passes_of_every_model(name: str) -> None:
     m = whole_sequences(2, 197 if model.front else 256, model.windows)
     flops = step_flops(model, m, run, "none")
     assert flops.model == 3 * flops.forward
+    one = step_flops(model, whole_sequences(1, int(m.tokens) // 2, model.windows), run, "none")
+    assert one.times(2).hardware == pytest.approx(flops.hardware, rel=1e-12)
     assert flops.model <= flops.hardware < 3.5 * flops.forward
     plain = step_flops(model, m, Run(model.numerics, "unfused"), "none")
     assert plain.hardware == pytest.approx(3 * plain.forward, rel=1e-12)
