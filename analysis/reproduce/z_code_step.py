@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...devices.catalog import load_system
 from ...simulator.deploy.layout import Layout, shard_model
+from ...simulator.training.deploy import training_deployment
+from ...simulator.training.layout import TrainingOptions, training_layout
 from ...simulator.training.states import BytesPerWeight, States, stage_parameters, states
+from ...simulator.training.step import TrainingStep, training_step
 from ...workloads.catalog import load_model
+from ...workloads.layers import MixtureOfExperts
+from ...workloads.model import Layer, ModelSpec
 
 MODEL, SYSTEM, DEVICES = "z-code-3.5t", "a100-40gb-64x8", 512
 SLICES = 8
@@ -69,3 +74,34 @@ def usable_bytes() -> float:
 def total_parameters() -> int:
     """Parameters of the model."""
     return load_model(MODEL).total_params
+
+
+SEQUENCES, LENGTH = 32, 512
+"""Sequences of a data-parallel rank in a step, and their tokens [assumed]."""
+
+
+def with_experts(model: ModelSpec, experts: int) -> ModelSpec:
+    """The model with another number of experts in its layers."""
+
+    def change(layer: Layer) -> Layer:
+        if not isinstance(layer.ffn, MixtureOfExperts):
+            return layer
+        return replace(layer, ffn=replace(layer.ffn, experts=experts))
+
+    return model.map_layers(change)
+
+
+def scaled_step(devices: int) -> TrainingStep:
+    """A training step with as many experts a device as on 512, the optimiser's place left open.
+
+    The memory of a device stands for its own and its part of the host's; nothing is said of PCIe.
+    """
+    model, system = load_model(MODEL), load_system(f"a100-40gb-{devices // 8}x8")
+    (experts, *_) = [p.routed.experts for la in model.layers for p in la.expert_parts]
+    own = with_experts(model, experts * devices // DEVICES)
+    memory = system.device.memory.model_copy(update={"capacity_bytes": 1e12})
+    device = system.device.model_copy(update={"memory": memory})
+    roomy = system.model_copy(update={"device": device})
+    options = TrainingOptions(SEQUENCES * devices // SLICES, LENGTH, micro_batch=SEQUENCES, zero=2)
+    layout = training_layout(own, roomy, options, tp=SLICES, ep=devices)
+    return training_step(training_deployment(own, roomy, layout), layout, options)

@@ -17,7 +17,14 @@ from opbyte.analysis.reproduce.dsmoe_step import (
     parameters,
     system_name,
 )
-from opbyte.analysis.reproduce.z_code_step import LAST, STRATEGIES, device_states, on_device
+from opbyte.analysis.reproduce.z_code_step import (
+    LAST,
+    STRATEGIES,
+    device_states,
+    on_device,
+    scaled_step,
+    with_experts,
+)
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
 
@@ -79,3 +86,15 @@ def test_z_codes_states_are_sixteen_bytes_a_parameter() -> None:
         assert held.total < 16 * (experts / 512 + model.total_params - experts)
     assert device_states(LAST).weights == pytest.approx(3.5e12 * 2 / 512, rel=0.05)
     assert on_device(LAST) == device_states(LAST).total - device_states(LAST).optimizer
+
+
+def test_z_codes_throughput_a_device_falls_with_devices_but_little() -> None:
+    """Equal experts and tokens on each: exchanges and routers grow."""
+    model = load_model("z-code-3.5t")
+    assert with_experts(model, 14848) == model
+    small, large = (scaled_step(devices) for devices in (64, 512))
+    assert small.seconds < large.seconds < 1.25 * small.seconds
+    router = 7 * 2048 * (14848 - 1856) * 6 * 32 * 512 / 8 / 312e12  # FLOPs at the peak, forward x 3
+    assert large.by_stream["compute"] > small.by_stream["compute"] + router
+    assert large.by_stream["compute"] < 1.1 * small.by_stream["compute"]
+    assert large.memory.optimizer == pytest.approx(small.memory.optimizer, rel=0.02)
