@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import describe_system
+from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.scenario.load import load
@@ -24,7 +25,7 @@ from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
 
-TAKEN = ("framework", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
+TAKEN = ("framework", "host", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
          "placement", "attention")  # fmt: skip
 """Options of a deployment that a training step has too."""
 
@@ -247,7 +248,7 @@ def train(
         Whether the model drops activations, whose masks are kept.
     **options
         Of `simulator.scenario.parts.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
-        framework, all_to_all, placement, attention.
+        framework, host, all_to_all, placement, attention.
 
     Returns
     -------
@@ -268,7 +269,8 @@ def train(
     """
     how = chosen(DeployOptions, options)
     _refuse_others(options)
-    loaded, where = load(model, system)
+    loaded, plain = load(model, system)
+    where = placed_in(plain, how.host)
     spec = training_formats(loaded, how.dtype)
     front = spec.front.tokens if spec.front is not None else None
     if seq is None:

@@ -16,9 +16,9 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ...devices.hosts.catalog import link_of
 from ...devices.collectives.model import PlannedLink
 from ...devices.collectives.plans import BY_COST, Level, Topology, plan, usual
+from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.layers import LayerKind, is_routed

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from ...devices.collectives.plans import Level, Topology
+from ...devices.hosts.catalog import link_of
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -103,8 +104,8 @@ class TrainingLayout:
         inside = max(1, min(size, self.per_node // stride))
         while size % inside:
             inside -= 1
-        device = system.device
-        return Topology((Level(device.link, inside), Level(device.node_link, size // inside)))
+        outer = Level(system.device.node_link, size // inside)
+        return Topology((Level(link_of(system), inside), outer))
 
 
 def training_layout(

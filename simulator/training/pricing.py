@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ...devices.collectives.plans import Topology, cheapest, plan
+from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
 from ...workloads.ops import Op
 from ...workloads.training import Work
@@ -58,8 +59,8 @@ class Prices:
 
     def send(self, message_bytes: float, across: bool) -> float:
         """Seconds from one device to another [s]."""
-        device = self.deployment.system.device
-        link = device.node_link if across else device.link
+        system = self.deployment.system
+        link = system.device.node_link if across else link_of(system)
         measured = None if across else self.deployment.device.collectives
         return (
             LinkModel(link, 2, measured).cost(collective_op("transfer", message_bytes, 2)).seconds

@@ -79,6 +79,15 @@ def test_better_devices_and_formats_are_never_slower() -> None:
     assert full.step.memory.total < better.step.memory.total
 
 
+def test_a_host_without_peer_copies_is_slower() -> None:
+    fast, slow = (
+        train("llama-3-8b", "a100-pcie-80gb-x4", batch=16, seq=1024, tp=4, host=host).step
+        for host in ("pcie-peer", "pcie-host")
+    )
+    assert fast.by_stream["compute"] == pytest.approx(slow.by_stream["compute"])
+    assert fast.by_stream["tensor parallel"] < slow.by_stream["tensor parallel"]
+
+
 def test_images_train_at_their_own_length(ask: Ask) -> None:
     line = ("train", "deit-tiny", "--system", "h100-x1", "--batch", "64", "--micro-batch", "64")
     assert ask(*line, "--json").json()["seq"] == 197
