@@ -123,6 +123,16 @@ def _layers() -> list[dict[str, Any]]:
     return _titles(LAYER_KINDS)
 
 
+def _exchanges() -> list[dict[str, Any]]:
+    from ..devices.collectives.plans import ALGORITHMS
+
+    rows = []
+    for name in ALGORITHMS:
+        kind, _, algorithm = name.partition(":")
+        rows.append({"name": algorithm, "of": kind, "title": ALGORITHMS.title(name)})
+    return rows
+
+
 def _processors() -> list[dict[str, Any]]:
     from ..devices.kinds import PROCESSOR_KINDS
 
@@ -200,6 +210,7 @@ LISTS = {
     "routings": _routings,
     "layers": _layers,
     "processors": _processors,
+    "exchanges": _exchanges,
     "traces": _traces,
     "kernels": _kernels,
     "forms": _forms,

@@ -20,12 +20,12 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
-from .memory_rows import by_place
+from .memory_rows import USUAL, by_place
 
 
 def evidence(
     deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None,
-    batches: Sequence[Batch] = (),
+    batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One entry per cost model that a run used.
 
@@ -37,6 +37,8 @@ def evidence(
         Of the run, for the times of its host.
     batches : sequence of Batch
         Typical steps of a rank, whose ops are looked for among measured rows.
+    usual : sequence of Batch
+        Steps whose ops count besides.
 
     Returns
     -------
@@ -52,7 +54,7 @@ def evidence(
     """
     out = []
     sources = used_sources(sources, deployment.model.numerics)
-    placed = by_place(deployment, batches)
+    placed = by_place(deployment, batches, usual)
     for processor in processors_of(deployment.device):
         own = list(placed.get(processor.name, {}).values())
         prefixes = (f"processors.{processor.name}.", "memory.")

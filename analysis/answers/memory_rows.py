@@ -16,10 +16,12 @@ USUAL = (Batch.of([100] * 64), Batch.of([100], [(100, 0)]))
 """Decodes alone, and a prompt beside one."""
 
 
-def by_place(deployment: Deployment, batches: Sequence[Batch] = ()) -> dict[str, dict[str, Op]]:
+def by_place(
+    deployment: Deployment, batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL
+) -> dict[str, dict[str, Op]]:
     """One of each op by the processor or link that runs it, in the first batch that has it."""
     out: dict[str, dict[str, Op]] = {}
-    for batch in (*batches, *USUAL):
+    for batch in (*batches, *usual):
         for op, where in placed_ops(deployment, batch):
             out.setdefault(where, {}).setdefault(op.name, op)
     return out

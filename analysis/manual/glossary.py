@@ -24,6 +24,8 @@ TERMS = {
     "EP": "Expert parallel: experts dealt to groups of devices.",
     "DP": "Data parallel: ranks that serve different requests, or train on different sequences.",
     "PP": "Pipeline parallel: layers dealt to stages.",
+    "ZeRO": "Data-parallel ranks share the optimiser's state (1), gradients too (2), weights too (3).",
+    "MFU, HFU": "Matmul FLOPs of three forward passes, and of all that is computed, over the devices' peak.",
     "xPU": "A GPU-class processor: matrix units behind external memory.",
     "Logic-PIM": "Compute on the logic die of memory stacks, behind more bandwidth than leaves them.",
     "in-bank PIM": "Compute beside the banks of a DRAM.",

@@ -16,6 +16,7 @@ from ..answers.layouts import Layouts
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..answers.train import Training
 from ..live.recording import Recording
 from ..live.run_folder import write_recording
 from ..reproduce.base import Reproduction
@@ -123,6 +124,16 @@ def _roofline(result: Roofline, folder: OutputFolder) -> None:
     folder.figure("roofline.png", figure)
     write_report(result, folder)
     folder.answer("roofline.json", result)
+
+
+@write.register
+def _training(result: Training, folder: OutputFolder) -> None:
+    """Write the parts of a micro-batch, the figure of the step, the report and training.json."""
+    rows = result.records()
+    folder.csv("parts.csv", {key: np.array([row[key] for row in rows]) for key in rows[0]})
+    folder.figure("training.png", result.drawings()[0].figure)
+    write_report(result, folder)
+    folder.answer("training.json", result)
 
 
 @write.register

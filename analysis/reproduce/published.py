@@ -58,14 +58,23 @@ def ratio_table(rows: Sequence[Row], experiment: str) -> tuple[Table, ...]:
         {
             "id": row.id.removeprefix(f"{experiment}."),
             "ratio": row.simulated / row.published,
-            "tolerance": float(row.tolerance[:-1]) / 100 if row.tolerance else float("nan"),
+            "tolerance": _allowed(row),
         }
         for row in rows
-        if row.published and row.simulated is not None
+        if row.published and row.simulated is not None and row.tolerance != "below"
     ]
     title = f"{experiment}: simulated against published values"
     judged_some = any(row["tolerance"] == row["tolerance"] for row in found)  # not NaN
     return (Table("given", title, found),) if judged_some else ()
+
+
+def _allowed(row: Row) -> float:
+    """Allowed distance as a fraction of the published value; not a number where none is judged so."""
+    if row.tolerance.endswith("%"):
+        return float(row.tolerance[:-1]) / 100
+    if not row.tolerance or not row.published:
+        return float("nan")
+    return float(row.tolerance) / abs(row.published)
 
 
 def with_figures(result: Reproduction, parts: Table | None = None) -> Reproduction:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from ...devices.collectives.model import PlannedLink
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.dram.model import derivable, with_dram
 from ...devices.hosts.catalog import host_of, link_of
@@ -24,6 +25,7 @@ from .layout import (
     device_memory,
     exchange_link,
     make_layout,
+    planned_exchange,
     rank_link,
     shard_model,
     stage_link,
@@ -46,6 +48,10 @@ COSTS = ("auto", "roofline")
 
 MEMORIES = ("flat", "derived")
 """Where a memory's efficiency comes from; see `deploy`."""
+
+
+AnyLink = LinkModel | PlannedLink
+"""What prices a collective: as measured or with all messages at once, or by a named algorithm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,8 @@ class Deployment:
         Every expert part in order of execution.
     kernels : tuple of str
         Measured kernel tables in use.
+    all_to_all : str
+        Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -110,6 +118,7 @@ class Deployment:
     run: Run
     experts: tuple[ExpertPart, ...]
     kernels: tuple[str, ...] = ()
+    all_to_all: str = ""
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -130,11 +139,14 @@ class Deployment:
         """Independent engines."""
         return self.layout.dp // self.ranks
 
-    def link(self, op: Op) -> LinkModel:
+    def link(self, op: Op) -> AnyLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
 
         A transfer between the devices of a group runs over the link within a node.
         """
+        if op.kind == "all_to_all" and self.all_to_all:
+            top_k = int(op.shape["top_k"])
+            return planned_exchange(self.layout, self.system, self.all_to_all, top_k)
         if "stage" in op.shape:
             spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":
@@ -182,6 +194,7 @@ def deploy(
     kernels: Sequence[str] = (),
     frameworks: Mapping[str, str] = MappingProxyType({}),
     exchange: str = "all_to_all",
+    all_to_all: str | None = None,
     sampling: str = NONE,
     joint: bool = False,
 ) -> Deployment:
@@ -215,6 +228,9 @@ def deploy(
     exchange : str
         How devices exchange tokens and logits: "all_to_all" (of tokens to their experts), or
         "gather"; see `Layout.gather`.
+    all_to_all : str, optional
+        Algorithm of the former, a name of `devices.collectives.exchanges`; without it every device
+        sends all its messages at once.
     sampling : str
         How logits become tokens, one of `workloads.sampling.SAMPLING`.
     joint : bool
@@ -225,7 +241,7 @@ def deploy(
     InputError
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
-    _check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
+    check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
                             "--memory": memory, "draws": draws, "exchange": exchange,
                             "sampling": sampling})  # fmt: skip
     check_routing(routing)
@@ -236,18 +252,19 @@ def deploy(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
-                frameworks=frameworks, exchange=exchange, sampling=sampling, joint=joint,
+                frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
+                joint=joint,
             )
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
+    if all_to_all is not None:
+        planned_exchange(layout, system, all_to_all)
     shard = shard_model(model, layout)
     stages = stage_models(shard, layout.pp)
-    device = _priced(system, costs, memory, kernels, frameworks)
-    _check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
-    _check_attention(chosen, device)
+    device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return Deployment(
         model=model,
         shard=shard,
@@ -257,9 +274,27 @@ def deploy(
         layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
+        experts=expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels),
+        all_to_all=all_to_all or "",
     )
+
+
+def checked_device(
+    model: ModelSpec, system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
+    frameworks: Mapping[str, str], attention: str,
+) -> SharedMemoryDevice:  # fmt: skip
+    """A system's device with the cost models that are asked for, able to run the model.
+
+    Raises
+    ------
+    InputError
+        Number formats it has no rate for, or scores through memory where its kernels are fused.
+    """
+    device = _priced(system, costs, memory, kernels, frameworks)
+    _check_formats(model, device)
+    _check_attention(attention, device)
+    return device
 
 
 def _priced(
@@ -276,7 +311,7 @@ def _priced(
     return device
 
 
-def _check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
+def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
     """Refuse a system without ops, and names that are not known."""
     if system.device.on_engine:  # its time comes from its engine, not from ops one by one
         raise InputError(
@@ -321,7 +356,7 @@ def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
         )  # fmt: skip
 
 
-def _expert_parts(
+def expert_parts(
     stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.

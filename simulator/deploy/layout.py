@@ -16,6 +16,8 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ...devices.collectives.model import PlannedLink
+from ...devices.collectives.plans import BY_COST, Level, Topology, plan, usual
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import CapacityError, InputError
@@ -329,6 +331,35 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
     """The link between ranks: the node link once ranks lie on different nodes."""
     within = layout.all_devices <= system.groups_per_node
     return link_of(system) if within else system.device.node_link
+
+
+def planned_exchange(
+    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1
+) -> PlannedLink:
+    """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
+
+    Devices of a rank hold the same tokens and share the sending of an op's bytes; a plan's message is
+    all of a rank's, which an algorithm that does not know of it sends from every device.
+
+    Parameters
+    ----------
+    top_k : int
+        Experts of a token.
+
+    Raises
+    ------
+    InputError
+        Unknown algorithm, or ranks that do not fill nodes evenly.
+    """
+    inside = min(layout.devices, system.groups_per_node)
+    if layout.devices % inside:
+        raise InputError("--all-to-all", f"{layout.devices} devices do not fill nodes of {inside}")
+    outer = Level(system.device.node_link, layout.devices // inside)
+    levels = Level(link_of(system), inside), outer
+    topology = Topology(levels, layout.tp, top_k)
+    names = usual("all_to_all") if algorithm == BY_COST else [algorithm]
+    plans = tuple(plan("all_to_all", name, topology) for name in names)
+    return PlannedLink(plans, exchange_link(layout, system), float(layout.tp))
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:

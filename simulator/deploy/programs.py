@@ -24,7 +24,8 @@ def all_to_all(
     label: str, tokens: float, hidden: int, top_k: int, tp: int, ranks: int, run: Run
 ) -> Op:
     """Send each token to the ranks of its experts; a rank's devices share the sending."""
-    return _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
+    op = _collective("all_to_all", label, tokens * hidden * top_k / tp, ranks, run)
+    return replace(op, shape={**op.shape, "top_k": top_k})
 
 
 def gather_tokens(kind: str, label: str, tokens: float, hidden: int, ranks: int, run: Run) -> Op:

@@ -91,6 +91,11 @@ class DeployOptions(Checked):
     dp: int | None = whole("Data-parallel ranks.")
     ep: int | None = whole("Groups that experts are dealt to.")
     pp: int | None = whole("Pipeline stages of the layers.")
+    all_to_all: str | None = text(
+        "Exchange of tokens between ranks: auto (the cheapest) or a name of `opbyte list exchanges`; "
+        "without it all messages at once (in training auto).",
+        "ALGORITHM",
+    )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
     attention: str | None = text("flash or unfused.", "ALGORITHM")
 

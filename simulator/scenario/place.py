@@ -50,6 +50,6 @@ def deployed(
         model, system, **degrees, placement=options.placement, attention=options.attention,
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
-        frameworks=frameworks, exchange=exchange, sampling=sampling,
+        frameworks=frameworks, exchange=exchange, all_to_all=options.all_to_all, sampling=sampling,
         joint=vllm and joint_attention(system.device),
     )  # fmt: skip

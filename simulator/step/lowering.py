@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.device import Processor
-from ...devices.link import LinkModel
 from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.ops import Loads, Op
-from ..deploy.deployment import Deployment, ExpertPart
+from ..deploy.deployment import AnyLink, Deployment, ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
@@ -209,7 +208,7 @@ def _varies(form: F8, windows: tuple[int, ...]) -> B1:
 
 def _price_rows(
     ops: Sequence[Op],
-    links: Sequence[LinkModel | None],
+    links: Sequence[AnyLink | None],
     probes: Sequence[Probe],
     processors: Sequence[Processor],
 ) -> dict[tuple[int, int], PriceRow]:
@@ -284,7 +283,7 @@ def _forms(ops: list[Op]) -> F8:
     return np.array([[op.flops, op.stream_bytes, op.act_bytes] for op in ops])
 
 
-def _link(d: Deployment, op: Op) -> LinkModel | None:
+def _link(d: Deployment, op: Op) -> AnyLink | None:
     return d.link(op) if op.layer == "communication" else None
 
 

@@ -19,6 +19,7 @@ _HOMES = {
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
     "dram": "analysis.answers.dram",
+    "fastest_training": "analysis.answers.train_search",
     "frames": "analysis.answers.frames",
     "inspect": "analysis.answers.inspect",
     "layouts": "analysis.answers.layouts",
@@ -39,6 +40,7 @@ _HOMES = {
     "simulate": "analysis.answers.simulate",
     "simulate_seeds": "analysis.answers.seeds",
     "sweep": "analysis.studies.sweep",
+    "train": "analysis.answers.train",
     "tune": "analysis.answers.tune",
     "tune_rows": "analysis.answers.tune_many",
     "two_masters": "analysis.answers.two_masters",
@@ -52,6 +54,7 @@ __all__ = [
     "compare",
     "compare_demo",
     "dram",
+    "fastest_training",
     "frames",
     "inspect",
     "layouts",
@@ -72,6 +75,7 @@ __all__ = [
     "simulate",
     "simulate_seeds",
     "sweep",
+    "train",
     "tune",
     "tune_rows",
     "two_masters",
@@ -87,6 +91,8 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.roofline import roofline
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate
+    from opbyte.analysis.answers.train import train
+    from opbyte.analysis.answers.train_search import fastest_training
     from opbyte.analysis.answers.tune import tune
     from opbyte.analysis.answers.tune_many import tune_rows
     from opbyte.analysis.answers.two_masters import two_masters

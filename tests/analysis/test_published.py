@@ -17,11 +17,13 @@ from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.reproduce import (
     attacc,
     cent,
+    dsmoe,
     flightllm,
     hg_pipe,
     published,
     reproduce,
     stratum,
+    z_code,
 )
 from opbyte.analysis.reproduce.base import Row
 from opbyte.analysis.reproduce.cent_step import Mapping as Blocks
@@ -39,6 +41,8 @@ EXPERIMENTS = {
     "stratum": stratum,
     "hg-pipe": hg_pipe,
     "flightllm": flightllm,
+    "dsmoe": dsmoe,
+    "z-code": z_code,
 }
 """Name -> module whose `predictions` simulates."""
 FAILING = {"attacc.MT-530B.w1.2048-2048.b49.bank.step_ms"}

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
+from opbyte.devices.collectives.plans import algorithms_of
 from opbyte.simulator.deploy.deployment import MEMORIES, Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
@@ -117,6 +118,22 @@ def test_any_stretch(
     steps = [[Batch.of([c + i for c in own]) for own in starts] for i in range(4)]
     plan, _ = lower(deployment)
     check(compiled_step, deployment, plan, steps, 5, 0)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *algorithms_of("all_to_all")])
+@given(data=st.data())
+@settings(max_examples=4)
+def test_exchanges_by_algorithm(
+    algorithm: str, compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
+    deployment = deploy(
+        load_model("mixtral-8x7b"), load_system("h100-2x8"), tp=data.draw(st.sampled_from((1, 4))),
+        all_to_all=algorithm,
+    )  # fmt: skip
+    plan, _ = lower(deployment)
+    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
+    batches[0] = Batch.of([7])
+    check(compiled_step, deployment, plan, [batches], data.draw(st.integers(0, 10**6)), 0)
 
 
 @given(data=st.data())

@@ -250,3 +250,49 @@ def granite_moe(c: Config) -> ModelSpec:
         shared_width=c.count("shared_intermediate_size"),
     )
     return assemble(c, stack(mixers, experts))
+
+
+@family("DeepSpeedMoE", types=("deepspeed_moe",))
+def deepspeed_moe(c: Config) -> ModelSpec:
+    """DeepSpeed-MoE: GPT with experts in every second layer, beside the dense block in PR-MoE.
+
+    ``num_experts`` is one number, or one for each layer with experts (pyramid). No config.json of the
+    authors' exists; the keys are the other families'.
+    """
+    hidden, layers = c.size("hidden_size"), c.layers()
+    heads = c.size("num_attention_heads")
+    shape = check_heads(c, hidden, heads, heads)
+    width = c.size("intermediate_size", default=4 * hidden)
+    step = c.size("moe_layer_freq", default=2)
+    sparse = [i for i in range(layers) if (i + 1) % step == 0]
+    top_k, residual = c.size("num_experts_per_tok", default=1), c.flag("residual_moe", False)
+    counts = _pyramid(c, len(sparse))
+    dense = FeedForward(hidden, width, 2, bias=True)
+    blocks: list[Block] = [dense] * layers
+    for i, count in zip(sparse, counts, strict=True):
+        if top_k > count:
+            raise c.error(
+                "num_experts_per_tok", f"must be at most the {count} experts, not {top_k}"
+            )
+        blocks[i] = MixtureOfExperts(
+            hidden, count, top_k, width, matrices=2, expert_bias=True,
+            residual_width=width if residual else 0,
+        )  # fmt: skip
+    mixers = shape.attention([0] * layers, qkv_bias=True, out_bias=True)
+    extra = c.size("max_position_embeddings") * hidden
+    return assemble(
+        c, stack(mixers, blocks, norm_width=2 * hidden), tied=True, extra=extra,
+        final_norm=2 * hidden,
+    )  # fmt: skip
+
+
+def _pyramid(c: Config, layers: int) -> list[int]:
+    """Experts of each layer that has some."""
+    found = c.values.get("num_experts")
+    if not isinstance(found, list):
+        return [c.experts("num_experts")] * layers
+    if len(found) != layers or any(type(n) is not int or n < 1 for n in found):
+        raise c.error(
+            "num_experts", f"must hold a count for each of the {layers} layers with experts"
+        )
+    return found

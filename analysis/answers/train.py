@@ -1,0 +1,308 @@
+"""A training step: time, tokens a second, utilisation, memory by kind, and what is exposed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.catalog import describe_system
+from ...devices.hosts.catalog import placed_in
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.scenario.load import load
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
+from ...simulator.training.deploy import training_deployment, training_formats
+from ...simulator.training.layout import TrainingLayout, TrainingOptions, training_layout
+from ...simulator.training.step import TrainingStep, training_step
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show
+from .evidence import evidence
+
+TAKEN = ("framework", "host", "costs", "memory", "routing", "dtype", "tp", "dp", "ep", "pp", "all_to_all",
+         "placement", "attention")  # fmt: skip
+"""Options of a deployment that a training step has too."""
+
+MAX_BATCH = 1 << 24
+BACKWARD = (
+    "assumed: backward kernels are predicted from forward ones, since no measured row is of a backward "
+    "pass: gradients' matmuls by their shapes, attention and experts at the forward kernel's rate"
+)
+EXPOSED = (
+    "Gradients leave layer by layer behind the last backward pass, weights come before the first "
+    "forward one; links carry nothing else meanwhile. All other exchanges are waited for."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Training(Result):
+    """One training step; see `train`.
+
+    Attributes
+    ----------
+    sources : mapping of str to str
+        Key path of the system's description -> source of that number.
+    tried, candidates : tuple of mapping, int
+        Of a search: its best few, this one first, and how many fit.
+    """
+
+    deployment: Deployment
+    layout: TrainingLayout
+    options: TrainingOptions
+    step: TrainingStep
+    sources: Mapping[str, str]
+    tried: tuple[Mapping[str, Any], ...] = ()
+    candidates: int = 0
+
+    @property
+    def devices(self) -> int:
+        return self.layout.devices
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.options.batch * self.options.seq / self.step.seconds
+
+    @property
+    def peak_flops_per_s(self) -> float:
+        """Nominal rate of all devices in the format of the matmuls."""
+        d = self.deployment
+        dtype = d.run.numerics.compute("attention")
+        return self.devices * max(p.peak[dtype] for p in d.device.processors.values())
+
+    @property
+    def mfu(self) -> float:
+        """Matmul FLOPs of three forward passes, visible pairs alone, over what devices could do."""
+        return self.step.flops.model / self.step.seconds / self.peak_flops_per_s
+
+    @property
+    def hfu(self) -> float:
+        """The same with what is computed again."""
+        return self.step.flops.hardware / self.step.seconds / self.peak_flops_per_s
+
+    def to_dict(self) -> dict[str, Any]:
+        la, o, step = self.layout, self.options, self.step
+        return {
+            "model": self.deployment.model.name,
+            "system": self.deployment.system.name,
+            "batch": o.batch,
+            "seq": o.seq,
+            "devices": la.devices,
+            "tp": la.tp,
+            "dp": la.dp,
+            "pp": la.pp,
+            "ep": la.ep,
+            "expert_tp": la.expert_tp,
+            "micro_batch": o.micro_batch,
+            "microbatches": la.microbatches,
+            "zero": o.zero,
+            "recompute": o.recompute,
+            "sequence_parallel": o.sequence_parallel,
+            "interleave": o.interleave,
+            "step_seconds": step.seconds,
+            "tokens_per_s": self.tokens_per_s,
+            "mfu": self.mfu,
+            "hfu": self.hfu,
+            "model_flops": step.flops.model,
+            "hardware_flops": step.flops.hardware,
+            "memory_bytes": {**step.memory.by_kind(), "total": step.memory.total},
+            "usable_bytes": self._usable,
+            "seconds": dict(step.by_stream),
+            "exposed_seconds": {k: v for k, v in step.by_stream.items() if k != "compute"},
+            "hidden_seconds": step.hidden_s,
+            "parts": self.records(),
+            "evidence": self.basis,
+            **({"tried": [dict(row) for row in self.tried]} if self.tried else {}),
+        }
+
+    @property
+    def basis(self) -> list[dict[str, Any]]:
+        """What the step rests on: the price list's evidence, and what no measurement tells."""
+        typical = Batch.of(chunks=[(self.options.seq, 0)] * self.options.micro_batch)
+        found = evidence(self.deployment, self.sources, batches=(typical,), usual=())
+        behind = {"cost_model": "forward kernel models", "applies_to": "backward passes",
+                  "basis": "assumed", "error": None, "rows": 0,
+                  "assumptions": {"backward": BACKWARD}}  # fmt: skip
+        return [entry for entry in found if entry["applies_to"] != "energy per token"] + [behind]
+
+    @property
+    def _usable(self) -> float:
+        memory = self.deployment.system.device.memory
+        return memory.capacity_bytes * memory.usable_fraction
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """Forward and backward seconds of a micro-batch by part of the model, all stages together."""
+        sums: dict[str, list[float]] = {}
+        for stage in self.step.stages:
+            for passes in (*stage.layers, *stage.ends):
+                for i, direction in enumerate((passes.forward, passes.backward)):
+                    for name, took in direction.items():
+                        sums.setdefault(name, [0.0, 0.0])[i] += took
+        return [
+            {"part": name, "forward_seconds": f, "backward_seconds": b}
+            for name, (f, b) in sums.items()
+            if f or b
+        ]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        d, la, o, step = self.deployment, self.layout, self.options, self.step
+        degrees = f"tp {la.tp}, dp {la.dp}, pp {la.pp}"
+        if d.experts:
+            degrees += f", ep {la.ep} (copies of experts: {la.expert_dp})"
+        how = f"ZeRO {o.zero}, recomputation {o.recompute}"
+        how += ", sequence parallel" if o.sequence_parallel and la.tp > 1 else ""
+        rate = f"{show(self.tokens_per_s)} tokens/s, MFU {self.mfu:.1%}, HFU {self.hfu:.1%}"
+        what = f"{o.batch:,} sequences of {o.seq:,} tokens"
+        return [
+            f"training {d.model.name} on {d.system.name}: {what}; {degrees}",
+            f"{la.microbatches:,} micro-batches of {o.micro_batch} a rank; {how}",
+            f"one step takes {seconds(step.seconds)}: {rate}",
+            *self._search(),
+            [
+                {"time": name, "of the step": seconds(took), "share": f"{took / step.seconds:.1%}"}
+                for name, took in step.by_stream.items()
+                if took or name == "compute"
+            ],
+            f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",
+            [
+                *({"memory of a device": name, "GiB": size / 2**30}
+                  for name, size in step.memory.by_kind().items() if size),
+                {"memory of a device": "total", "GiB": step.memory.total / 2**30},
+                {"memory of a device": "usable", "GiB": self._usable / 2**30},
+            ],
+            [
+                {"part": row["part"], "forward": seconds(row["forward_seconds"]),
+                 "backward": seconds(row["backward_seconds"])}
+                for row in self.records()
+            ],
+            "Seconds of one micro-batch through all stages. It rests on:",
+            [
+                {"cost model": entry["cost_model"], "applies to": entry["applies_to"],
+                 "basis": entry["basis"],
+                 "error": None if entry["error"] is None else f"{entry['error']:.1%}"}
+                for entry in self.basis
+            ],
+            BACKWARD,
+        ]  # fmt: skip
+
+    def _search(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """The best of what was tried, where degrees were searched."""
+        if not self.tried:
+            return []
+        rows = [
+            {**row, "step_seconds": seconds(row["step_seconds"]), "mfu": f"{row['mfu']:.1%}"}
+            for row in self.tried
+        ]
+        return [f"The fastest of {self.candidates:,} that fit:", rows]
+
+    def drawings(self) -> Sequence[Drawing]:
+        import pandas as pd
+
+        from ..plots.published import stacked
+
+        row = {"case": self.deployment.model.name,
+               **{name: took for name, took in self.step.by_stream.items() if took}}  # fmt: skip
+        title = f"A training step of {row['case']} on {self.deployment.system.name} (s)"
+        return [Drawing(stacked(pd.DataFrame([row]), title), "Where a step's time goes.")]
+
+
+def train(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    *,
+    batch: int,
+    seq: int | None = None,
+    micro_batch: int = 1,
+    zero: int = 1,
+    recompute: str = "selective",
+    sequence_parallel: bool = True,
+    interleave: int = 1,
+    dropout: bool = False,
+    **options: Any,
+) -> Training:
+    """Cost one training step: forward and backward passes, gradients, Adam.
+
+    Parameters
+    ----------
+    model, system : str, Path or spec
+        Catalog name or file.
+    batch, seq : int
+        Sequences of a step over all devices, and tokens of each: the model's longest if not given,
+        4,096 at most.
+    micro_batch : int
+        Sequences that a data-parallel rank works on at once.
+    zero : int
+        Stage of ZeRO: what data-parallel ranks share, 0 to 3.
+    recompute : str
+        "none", "selective" (scores of attention) or "full" (whole layers).
+    sequence_parallel : bool
+        Whether tensor-parallel devices split norms, dropout and routing along the sequence.
+    interleave : int
+        Parts of the model on each pipeline stage.
+    dropout : bool
+        Whether the model drops activations, whose masks are kept.
+    **options
+        Of `simulator.scenario.parts.DeployOptions`: tp, dp, ep, pp, dtype, routing, costs, memory,
+        framework, host, all_to_all, placement, attention.
+
+    Returns
+    -------
+    Training
+
+    Raises
+    ------
+    InputError
+        Unknown names, degrees or batches that do not divide.
+    CapacityError
+        A step that a device's memory does not hold.
+
+    Examples
+    --------
+    >>> step = train("llama-3-8b", "h100-x8", batch=16, seq=4096, costs="roofline")
+    >>> step.step.flops.model == 3 * step.step.flops.forward
+    True
+    """
+    how = chosen(DeployOptions, options)
+    _refuse_others(options)
+    loaded, plain = load(model, system)
+    where = placed_in(plain, how.host)
+    spec = training_formats(loaded, how.dtype)
+    front = spec.front.tokens if spec.front is not None else None
+    if seq is None:
+        seq = front or min(spec.max_position or 4096, 4096)
+    if front not in (None, seq):
+        raise InputError(f"--seq {seq}", f"must be the {front} tokens of an image of {spec.name}")
+    wanted = TrainingOptions(
+        check_count(batch, "--batch", 1, MAX_BATCH), check_count(seq, "--seq", 1),
+        check_count(micro_batch, "--micro-batch", 1), check_count(zero, "--zero", 0), recompute,
+        sequence_parallel, check_count(interleave, "--interleave", 1), dropout,
+    )  # fmt: skip
+    layout = training_layout(spec, where, wanted, tp=how.tp, dp=how.dp, ep=how.ep, pp=how.pp)
+    deployment = training_deployment(
+        spec, where, layout, placement=how.placement, attention=how.attention, routing=how.routing,
+        all_to_all=how.all_to_all, costs=how.costs, memory=how.memory,
+        frameworks=_kernels(how, where, layout),
+    )  # fmt: skip
+    step = training_step(deployment, layout, wanted)
+    sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
+    return Training(deployment, layout, wanted, step, sources)
+
+
+def _refuse_others(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in TAKEN and value is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "is of serving; training has none")
+
+
+def _kernels(how: DeployOptions, system: SystemSpec, layout: TrainingLayout) -> Mapping[str, str]:
+    """Whose kernels run the forward pass, where that is asked."""
+    if how.framework is None:
+        return {}
+    from ...simulator.frameworks.kernels import kernels_of
+
+    return kernels_of(how.framework, system.device, apart=layout.dp > 1, mxfp4=False)

@@ -1,0 +1,113 @@
+"""The fastest training step that fits: degrees, micro-batches and recomputation tried one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ...devices.spec import SystemSpec
+from ...simulator.scenario.load import load
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
+from .train import Training, train
+
+STAGES = (1, 2, 4, 8, 16, 32, 64)
+"""Pipeline stages that are tried."""
+MICRO_BATCHES = (1, 2, 4)
+SHOWN = 5
+"""Candidates that the answer lists."""
+CHOICES = ("tp", "pp", "ep", "micro_batch", "recompute")
+"""What is searched, unless it is given."""
+
+
+def fastest_training(
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, **options: Any
+) -> Training:
+    """Cost training steps over degrees and return the fastest that fits.
+
+    Tensor-parallel degrees are powers of two within a node, pipeline stages `STAGES`, experts dealt to a
+    node's devices or to as many as hold one each; whole layers are recomputed where a step does not fit
+    otherwise. What is given stays.
+
+    Parameters
+    ----------
+    model, system
+        As `train` takes them.
+    **options
+        Those of `train`; `batch` among them.
+
+    Returns
+    -------
+    Training
+        With the best few candidates in `Training.tried`.
+
+    Raises
+    ------
+    InputError
+        What no candidate can do: unknown names, a batch that divides over no ranks.
+    CapacityError
+        Nothing tried fits; of the smallest.
+    """
+    spec, where = load(model, system)
+    given = {name: options[name] for name in CHOICES if options.get(name) is not None}
+    rest = {name: value for name, value in options.items() if name not in CHOICES}
+    found: list[Training] = []
+    refused: InputError | None = None
+    too_large: list[CapacityError] = []
+    for candidate in _candidates(spec, where, given):
+        try:
+            found.append(_fitting(spec, system, candidate, rest, "recompute" in given))
+        except CapacityError as error:
+            too_large.append(error)
+        except InputError as error:
+            refused = refused or error
+    if not found:
+        raise too_large[-1] if too_large else refused or InputError("--search", "has no candidates")
+    ways = {(each.layout, each.options): each for each in found}
+    found = sorted(ways.values(), key=lambda each: each.step.seconds)
+    return replace(found[0], tried=tuple(map(_row, found[:SHOWN])), candidates=len(found))
+
+
+def _fitting(
+    spec: ModelSpec, system: str | Path | SystemSpec, candidate: Mapping[str, Any],
+    rest: Mapping[str, Any], fixed: bool,
+) -> Training:  # fmt: skip
+    """The step of a candidate, with whole layers recomputed where it does not fit otherwise."""
+    try:
+        return train(spec, system, **candidate, **rest)
+    except CapacityError:
+        if fixed:
+            raise
+        return train(spec, system, **{**candidate, "recompute": "full"}, **rest)
+
+
+def _candidates(
+    model: ModelSpec, system: SystemSpec, given: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Degrees that multiply to the system's devices, in order of falling need of memory per device."""
+    node, devices = system.devices_per_node, system.devices_per_node * system.nodes
+    slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
+    stages = [n for n in STAGES if devices % n == 0 and n <= len(model.layers)]
+    experts = max((p.routed.experts for la in model.layers for p in la.expert_parts), default=0)
+    groups: list[int | None] = [None]
+    if experts:
+        groups += [n for n in (2 * node, 4 * node, 8 * node, experts) if n <= devices]
+    axes = {"pp": stages, "tp": slices, "ep": list(dict.fromkeys(groups)),
+            "micro_batch": list(MICRO_BATCHES)}  # fmt: skip
+    axes |= {name: [value] for name, value in given.items()}
+    for values in product(*axes.values()):
+        candidate = dict(zip(axes, values, strict=True))
+        if candidate["tp"] * candidate["pp"] <= devices:
+            yield candidate
+
+
+def _row(found: Training) -> dict[str, Any]:
+    la, step = found.layout, found.step
+    return {
+        "tp": la.tp, "dp": la.dp, "pp": la.pp, "ep": la.ep, "micro_batch": found.options.micro_batch,
+        "recompute": found.options.recompute, "step_seconds": step.seconds, "mfu": found.mfu,
+        "memory_GiB": step.memory.total / 2**30,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Collectives by algorithm over topologies of several levels."""

@@ -1,0 +1,97 @@
+"""The cost model of a collective whose algorithm is named, or the cheapest of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.ops import Op
+from ..cost import DESCRIPTION, LATENCY, MEMORY, Cost, Evidence, Roof
+from ..prices import (
+    NUM_PARAMS,
+    P_BYTES,
+    P_FIXED,
+    P_FLOPS,
+    P_J_ACT,
+    P_PEAK,
+    PriceRow,
+    Probe,
+    by_count,
+)
+from ..spec import LinkSpec
+from .plans import Plan
+
+F8 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLink:
+    """Cost model of ops of one collective, by its plan; a `CostModel` like `devices.link.LinkModel`.
+
+    Of several plans each op takes the cheapest; its energy is then that of the one that spends most.
+
+    Attributes
+    ----------
+    plans : tuple of Plan
+    spec : LinkSpec
+        The link by whose name the ops go: the outermost.
+    scale : float
+        Message of the plan over the bytes of an op.
+    """
+
+    plans: tuple[Plan, ...]
+    spec: LinkSpec
+    scale: float = 1.0
+
+    @property
+    def _J_per_byte(self) -> float:
+        return max(plan.J_per_byte for plan in self.plans) * self.scale
+
+    def plan(self, op: Op) -> Plan:
+        """What an op runs."""
+        return min(self.plans, key=lambda plan: plan.seconds(op.act_bytes * self.scale))
+
+    def cost(self, op: Op) -> Cost:
+        plan, message = self.plan(op), op.act_bytes * self.scale
+        wire, fixed = message * plan.s_per_byte, plan.latency_s
+        joules = {"link": op.act_bytes * self._J_per_byte}
+        bound = "latency" if fixed > 0.5 * (wire + fixed) else "link"
+        return Cost(wire + fixed, 0.0, wire, fixed, joules, bound)
+
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        plan, params = self.plan(op), np.zeros(NUM_PARAMS)
+        params[P_FLOPS] = params[P_PEAK] = np.inf
+        rate = plan.s_per_byte * self.scale
+        params[P_BYTES] = 1.0 / rate if rate else np.inf
+        params[P_FIXED] = plan.latency_s
+        params[P_J_ACT] = self._J_per_byte
+        row = PriceRow(params)
+        if len(self.plans) == 1:
+            return row
+        return replace(row, curve=by_count(op, probe, _message, self._prices))
+
+    def _prices(self, op: Op, x: F8) -> tuple[F8, F8]:
+        """Seconds and bounds of messages of `x` bytes, shape (n, 1)."""
+        latencies = np.array([plan.latency_s for plan in self.plans])
+        rates = np.array([plan.s_per_byte for plan in self.plans]) * self.scale
+        each = latencies + x * rates
+        best = each.argmin(axis=1)
+        seconds = each[np.arange(len(x)), best]
+        return seconds, np.where(latencies[best] > 0.5 * seconds, LATENCY, MEMORY)
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        names = sorted({self.plan(op).algorithm for op in ops})
+        name = f"{', '.join(names)} collectives: messages x latency + bytes/bandwidth"
+        return [Evidence(name, "", DESCRIPTION)] if ops else []
+
+    def roof(self, dtype: str) -> Roof:
+        rate = min(plan.s_per_byte for plan in self.plans) * self.scale
+        latency = min(plan.latency_s for plan in self.plans)
+        return Roof(np.inf, 1.0 / rate if rate else np.inf, 1.0, 1.0, latency)
+
+
+def _message(op: Op) -> F8:
+    return np.array([op.act_bytes])

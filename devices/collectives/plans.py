@@ -1,0 +1,191 @@
+"""What a collective does on a topology of several levels: messages and bytes, level by level.
+
+A plan costs messages times latency plus bytes over rate on every level, one level after another: it is
+affine in the message, so explicit and compiled steps price it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+from ...workloads.errors import InputError, nearest
+from ...workloads.registry import Registry
+from ..spec import LinkSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Groups of a topology that a link joins: devices of a node, nodes of a system.
+
+    Attributes
+    ----------
+    link : LinkSpec
+        Of one device.
+    ranks : int
+        Groups of the level below, or devices, that it joins.
+    """
+
+    link: LinkSpec
+    ranks: int
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise InputError("ranks", f"of a level must be at least 1, not {self.ranks}")
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Levels from the innermost out, all groups of a level alike.
+
+    Attributes
+    ----------
+    levels : tuple of Level
+    slices : int
+        Neighbouring devices that hold the same tokens (tensor slicing).
+    copies : int
+        Devices that a token goes to (experts of a token): an exchange that knows of it sends one copy
+        to a node for all of them there.
+    """
+
+    levels: tuple[Level, ...]
+    slices: int = 1
+    copies: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Devices in all."""
+        return prod(level.ranks for level in self.levels)
+
+    @property
+    def outermost(self) -> int:
+        """Place of the last level that joins anything; 0 for a single device."""
+        return max((i for i, level in enumerate(self.levels) if level.ranks > 1), default=0)
+
+    def thinned(self) -> Topology:
+        """One device of each neighbouring `slices`.
+
+        Raises
+        ------
+        InputError
+            Slices that do not divide the levels from the innermost out.
+        """
+        left, out = self.slices, []
+        for level in self.levels:
+            size = min(left, level.ranks)
+            if level.ranks % size or left % size:
+                raise InputError(f"{self.slices} slices", "do not fill the nodes evenly")
+            out.append(Level(level.link, level.ranks // size))
+            left //= size
+        if left > 1:
+            raise InputError(f"{self.slices} slices", f"are more than the {self.ranks} devices")
+        return Topology(tuple(out))
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """What one device sends on one level.
+
+    Attributes
+    ----------
+    link : LinkSpec
+    messages : float
+        Sent one after another, so as many latencies.
+    traffic : float
+        Bytes, as a multiple of the message.
+    """
+
+    link: LinkSpec
+    messages: float
+    traffic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A collective of one algorithm on one topology.
+
+    Attributes
+    ----------
+    algorithm : str
+    hops : tuple of Hop
+        One after another.
+    participants : int
+        Devices that a device exchanges messages with, itself among them, over all phases.
+    passes : float
+        How often the message passes through a device's hands, its own share included.
+    at_once : bool
+        Whether levels work on parts of the message at the same time: the slower one tells.
+    """
+
+    algorithm: str
+    hops: tuple[Hop, ...]
+    participants: int
+    passes: float
+    at_once: bool = False
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of an empty message [s]."""
+        return sum(hop.messages * hop.link.latency_s for hop in self.hops)
+
+    @property
+    def s_per_byte(self) -> float:
+        """Seconds that a byte of the message adds [s/B]."""
+        each = [hop.traffic / hop.link.bandwidth_bytes_per_s for hop in self.hops]
+        return max(each, default=0.0) if self.at_once else sum(each)
+
+    @property
+    def J_per_byte(self) -> float:
+        """Energy of a byte of the message on the links of one device [J/B]."""
+        return sum(hop.traffic * hop.link.energy_J_per_byte for hop in self.hops)
+
+    def seconds(self, message_bytes: float) -> float:
+        """Seconds of a message; see `devices.link.collective` for what a message is [s]."""
+        return self.latency_s + message_bytes * self.s_per_byte
+
+
+Algorithm = Callable[[Topology], Plan]
+ALGORITHMS: Registry[Algorithm] = Registry(
+    "algorithm of a collective", described=True, home=__package__
+)
+"""``KIND:NAME`` -> what makes its plan."""
+
+
+BY_COST = "auto"
+"""Stands for the name of the cheapest of the `usual` algorithms."""
+
+BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
+"""Algorithms of kernels that some devices lack: never chosen by cost."""
+
+
+def algorithms_of(kind: str) -> list[str]:
+    """Names of the algorithms of one kind of collective."""
+    return [name.partition(":")[2] for name in ALGORITHMS if name.partition(":")[0] == kind]
+
+
+def usual(kind: str) -> list[str]:
+    """Those that any device can run."""
+    return [name for name in algorithms_of(kind) if name not in BY_NAME]
+
+
+def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
+    """The plan of one algorithm.
+
+    Raises
+    ------
+    InputError
+        No such algorithm for this kind, or slices that do not fit the topology.
+    """
+    known = algorithms_of(kind)
+    if algorithm not in known:
+        close = nearest(algorithm, [*known, BY_COST])
+        reason = f"must be {BY_COST} or an algorithm of {kind}, not {algorithm!r}{close}"
+        raise InputError(f"--{kind.replace('_', '-')}", reason)
+    return ALGORITHMS[f"{kind}:{algorithm}"](topology)
+
+
+def cheapest(kind: str, topology: Topology, message_bytes: float) -> Plan:
+    """The `usual` plan that takes the least time for a message; the first of equal ones."""
+    plans = [plan(kind, name, topology) for name in usual(kind)]
+    return min(plans, key=lambda made: made.seconds(message_bytes))

@@ -1,0 +1,1 @@
+"""A training step: layouts, memory, pipeline schedules and time."""

@@ -1,0 +1,232 @@
+"""Forward and backward pass of one layer, of the embedding and of the head, on one device."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ...devices.collectives.plans import Topology
+from ...workloads.batch import Moments
+from ...workloads.layers import LayerKind, RoutedKind, is_routed
+from ...workloads.model import Layer, embedding_ops, layer_ops
+from ...workloads.ops import Loads, Op
+from ...workloads.training import Work, backward, loss_ops, made_anew
+from ..deploy.deployment import Deployment, ExpertPart
+from .activations import input_bytes, layer_bytes, part_bytes
+from .layout import TrainingLayout, TrainingOptions
+from .pricing import Prices, along_sequence
+from .states import BytesPerWeight
+
+TENSOR, EXPERT = "tensor parallel", "expert parallel"
+"""Labels of seconds that devices wait for exchanges within a pass."""
+NOTHING = Loads(np.zeros(1), np.zeros(1))
+Seconds = defaultdict[str, float]
+
+
+def _none() -> Seconds:
+    """No seconds yet, by label."""
+    return defaultdict(float)
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """One micro-batch through a layer, forward and backward.
+
+    Attributes
+    ----------
+    forward, backward : mapping of str to float
+        Seconds by part of the model, or by kind of exchange [s].
+    kept_bytes : float
+        From the forward to the backward pass [B].
+    working_bytes : float
+        Besides, while the backward pass runs: what whole-layer recomputation makes anew [B].
+    """
+
+    forward: Mapping[str, float]
+    backward: Mapping[str, float]
+    kept_bytes: float = 0.0
+    working_bytes: float = 0.0
+
+    @property
+    def forward_s(self) -> float:
+        return sum(self.forward.values())
+
+    @property
+    def backward_s(self) -> float:
+        return sum(self.backward.values())
+
+
+@dataclass
+class Bench:
+    """What all layers of a step share, and what was already priced.
+
+    Attributes
+    ----------
+    deployment : Deployment
+        The sharded model on its system.
+    layout, options : TrainingLayout, TrainingOptions
+    m : Moments
+        Of a micro-batch.
+    bytes_each : BytesPerWeight
+    """
+
+    deployment: Deployment
+    layout: TrainingLayout
+    options: TrainingOptions
+    m: Moments
+    bytes_each: BytesPerWeight
+    _known: dict[tuple[Layer, tuple[int, ...]], Passes] = field(default_factory=dict)
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(self.deployment)
+
+    @property
+    def _tensor(self) -> Topology:
+        return self.layout.group(self.deployment.system, self.layout.tp, 1)
+
+    def layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart]) -> Passes:
+        """Passes of one layer; equal layers with equal loads are priced once.
+
+        Parameters
+        ----------
+        layer, whole : Layer
+            As one device holds it, and before it was cut.
+        experts : sequence of ExpertPart
+            Its expert parts.
+        """
+        skewed = any(np.ptp(e.router.inclusion[e.row]) > 0 for e in experts)
+        key = layer, tuple(e.row for e in experts) if skewed else ()
+        if key not in self._known:
+            self._known[key] = self._layer(layer, whole, experts)
+        return self._known[key]
+
+    def _layer(self, layer: Layer, whole: Layer, experts: Sequence[ExpertPart]) -> Passes:
+        run, m, o = self.deployment.run, self.m, self.options
+        found = iter(experts)
+        tp, hidden = self.layout.tp, layer.mixer.hidden
+        forward, behind = _none(), _none()
+        every: list[list[Op]] = []
+        for part, ops, uncut in zip(
+            layer.parts, layer_ops(layer, m, run, NOTHING), layer_ops(whole, m, run, NOTHING),
+            strict=True,
+        ):  # fmt: skip
+            own = [self._shared(op, old, hidden) for op, old in zip(ops, uncut, strict=True)]
+            if is_routed(part):
+                slowest = self._experts(part, next(found))
+                own = [slowest if op.kind == "experts" else op for op in own]
+                exchange = self._exchange(part)
+                forward[EXPERT] += exchange
+                behind[EXPERT] += exchange
+            last = part is layer.parts[-1]
+            if tp > 1 and (last or not layer.parallel) and self._sums(part, own):
+                seconds = self._all_reduce(hidden)
+                forward[TENSOR] += seconds
+                behind[TENSOR] += seconds
+            self._price(own, forward, behind)
+            # What is kept counts before the sequence is split: `Kept.whole` says what is.
+            every.append([
+                new if new.kind == "experts" else old for new, old in zip(own, ops, strict=True)
+            ])  # fmt: skip
+        self._again(every, forward, behind)
+        all_kept = layer_bytes(every, m.tokens, hidden, run, o, tp, layer.parallel)
+        if o.recompute != "full":
+            return Passes(forward, behind, all_kept)
+        return Passes(forward, behind, input_bytes(m.tokens, hidden, run, o, tp), all_kept)
+
+    def _price(self, ops: Sequence[Op], forward: Seconds, behind: Seconds) -> None:
+        run = self.deployment.run
+        for op in ops:
+            forward[op.layer] += self.prices.op(Work(op))
+            for work in backward(op, run, self.bytes_each.gradients):
+                behind[op.layer] += self.prices.op(work)
+
+    def _again(
+        self, parts: Sequence[Sequence[Op]], forward: Mapping[str, float], behind: Seconds
+    ) -> None:
+        """Add what the backward pass makes anew."""
+        if self.options.recompute == "full":
+            for name, took in forward.items():
+                behind[name] += took
+            return
+        for ops in parts:
+            for op in ops:
+                if made_anew(op, self.deployment.run, self.options.recompute):
+                    behind[op.layer] += self.prices.op(Work(op))
+
+    def _shared(self, op: Op, whole: Op, hidden: int) -> Op:
+        """The op on a device's part of the sequence, where all would run it alike."""
+        if self.layout.tp == 1 or not self.options.sequence_parallel:
+            return op
+        alike = op.kind == "gemm" and op.shape == whole.shape
+        alike |= op.kind == "elementwise" and op.shape["cols"] == hidden
+        return along_sequence(op, 1 / self.layout.tp) if alike else op
+
+    def _sums(self, part: LayerKind, ops: Sequence[Op]) -> bool:
+        """Whether tensor-parallel devices add up a part's output: not where each has its own tokens."""
+        if not (is_routed(part) and part.routed.spreads and self.options.sequence_parallel):
+            return True
+        return any(op.kind == "gemm" and op.name != "router" for op in ops)
+
+    def _all_reduce(self, hidden: int) -> float:
+        """Sum of a part's outputs, or the gather and scatter that sequence parallel makes of it."""
+        moved = self.m.tokens * hidden * self.deployment.run.numerics.act_bytes
+        return self.prices.exchange("all_reduce", moved, self._tensor)
+
+    def _exchange(self, part: RoutedKind) -> float:
+        """Tokens to their experts and back: all-to-alls, and gathers over the devices of an expert."""
+        la = self.layout
+        if not part.routed.spreads:
+            return 0.0
+        run, system = self.deployment.run, self.deployment.system
+        pairs = self.m.tokens * part.routed.top_k / la.tp
+        moved = pairs * part.hidden * run.numerics.act_bytes
+        group = replace(la.group(system, la.ep, la.expert_tp), copies=part.routed.top_k)
+        seconds = 2 * self.prices.exchange(
+            "all_to_all", moved, group, self.deployment.all_to_all
+        )  # fmt: skip
+        if la.expert_tp > 1:
+            slices = la.group(system, la.expert_tp, 1)
+            for kind in ("all_gather", "reduce_scatter"):
+                seconds += self.prices.exchange(kind, moved * la.expert_tp, slices)
+        return seconds
+
+    def _experts(self, part: RoutedKind, found: ExpertPart) -> Op:
+        """The experts of the group that takes longest."""
+        la, run = self.layout, self.deployment.run
+        ep = la.ep if part.routed.spreads else 1
+        ranks = la.expert_block / la.tp if part.routed.spreads else 1.0
+        loads = found.router.expected(found.row, self.m.tokens * ranks)
+        held = len(loads.tokens) // ep
+        groups = [
+            part.expert_op(Loads(loads.tokens[g : g + held], loads.experts[g : g + held]), run)
+            for g in range(0, held * ep, held)
+        ]
+        if np.ptp(loads.tokens) == 0.0:
+            return groups[0]
+        return max(groups, key=lambda op: self.prices.op(Work(op)))
+
+    def embedding(self) -> Passes:
+        """Rows of the tokens, summed over the devices that share the vocabulary."""
+        d, forward, behind = self.deployment, _none(), _none()
+        ops = embedding_ops(d.shard, self.m, d.run)
+        self._price(ops, forward, behind)
+        if self.layout.tp > 1 and d.shard.vocab:
+            forward[TENSOR] += self._all_reduce(d.shard.hidden)
+        held = self.m.tokens * d.shard.hidden * self.options.dropout
+        held /= self.layout.tp if self.options.sequence_parallel else 1
+        return Passes(forward, behind, held)
+
+    def head(self) -> Passes:
+        """Final norm, logits and loss."""
+        d, forward, behind = self.deployment, _none(), _none()
+        ops = loss_ops(d.shard, self.m, d.run, self.layout.tp)
+        self._price(ops, forward, behind)
+        if self.layout.tp > 1 and d.shard.vocab:
+            forward[TENSOR] += self._all_reduce(d.shard.hidden)  # the gathered input
+            behind[TENSOR] += self._all_reduce(d.shard.hidden)
+        held = part_bytes(ops, d.shard.hidden, d.run, self.options, self.layout.tp)
+        return Passes(forward, behind, held)

@@ -1,0 +1,101 @@
+"""Memory of one device in a training step, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ...devices.spec import SystemSpec
+from ...workloads.errors import CapacityError
+from ...workloads.model import ModelSpec
+from .layers import Passes
+from .layout import TrainingLayout, TrainingOptions
+from .states import BytesPerWeight, layer_parameters, stage_parameters, states
+
+AHEAD = 2
+"""Layers whose weights ZeRO 3 holds whole at once: the one at work and the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Bytes of one device by kind [B].
+
+    Attributes
+    ----------
+    weights, gradients, optimizer : float
+        Of its shard, after ZeRO.
+    gathered : float
+        Weights that ZeRO 3 brings together for the layers at work.
+    activations : float
+        Kept for backward passes to come, of all micro-batches on their way.
+    working : float
+        Of the layer that whole-layer recomputation makes anew.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.by_kind().values())
+
+    def by_kind(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def stage_memory(
+    stages: Sequence[ModelSpec],
+    index: int,
+    layout: TrainingLayout,
+    options: TrainingOptions,
+    each: BytesPerWeight,
+    layers: Sequence[Passes],
+    ends: Sequence[Passes],
+    in_flight: float,
+) -> TrainingMemory:
+    """Memory of a device of one pipeline stage.
+
+    Parameters
+    ----------
+    layers, ends : sequence of Passes
+        Of the stage's layers; embedding or head where it has them.
+    in_flight : float
+        Micro-batches whose activations it keeps at once.
+    """
+    held = states(
+        stage_parameters(stages, index, layout.tp), each, options.zero, layout.dp, layout.expert_dp
+    )
+    gathered = 0.0
+    if options.zero == 3:
+        sizes = [layer_parameters(layer) for layer, _ in stages[index].groups]
+        gathered = AHEAD * each.weights * max((p.dense + p.experts for p in sizes), default=0.0)
+    kept = in_flight * sum(p.kept_bytes for p in layers)
+    # The head's are made and used up at once; an embedding's wait like a layer's.
+    kept += sum(p.kept_bytes * (in_flight if index == 0 else 1.0) for p in ends)
+    working = max((p.working_bytes for p in layers), default=0.0)
+    return TrainingMemory(held.weights, held.gradients, held.optimizer, gathered, kept, working)
+
+
+def check_fits(memory: TrainingMemory, model: ModelSpec, system: SystemSpec, degrees: str) -> None:
+    """Refuse a step that a device's memory does not hold.
+
+    Raises
+    ------
+    CapacityError
+        Names the kinds that take most, and what takes less.
+    """
+    usable = system.device.memory.capacity_bytes * system.device.memory.usable_fraction
+    if memory.total <= usable:
+        return
+    largest = sorted(memory.by_kind().items(), key=lambda kind: -kind[1])[:2]
+    most = ", ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in largest)
+    raise CapacityError(
+        system.name,
+        f"training {model.name} does not fit: needs {memory.total / 2**30:.1f} GiB per device "
+        f"({most}), {usable / 2**30:.1f} GiB available ({degrees}); --pp, --tp, a higher --zero, "
+        "--recompute full or a smaller --micro-batch take less",
+    )

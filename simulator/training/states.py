@@ -1,0 +1,104 @@
+"""Bytes of weights, gradients and optimiser state under the stages of ZeRO.
+
+Rajbhandari et al., ZeRO (arXiv 1910.02054), section 3: with Adam in mixed precision a parameter takes
+2 bytes of weight, 2 of gradient and 12 of optimiser state (a copy, momentum and variance in 32 bit).
+Stage 1 shares the last over the data-parallel ranks, stage 2 the gradients too, stage 3 all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...workloads.layers import is_routed
+from ...workloads.model import Layer, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BytesPerWeight:
+    """Bytes of one parameter by kind."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @classmethod
+    def adam(cls, value_bytes: float) -> BytesPerWeight:
+        """Adam: with weights of 16 bit it keeps a copy of them in 32 bit."""
+        return cls(value_bytes, value_bytes, 12.0 if value_bytes < 4 else 8.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Parameters of one device before ZeRO: those of experts have other copies than all else."""
+
+    dense: float
+    experts: float
+
+    def __add__(self, other: Parameters) -> Parameters:
+        return Parameters(self.dense + other.dense, self.experts + other.experts)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Bytes of one device by kind [B]."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+
+    @property
+    def total(self) -> float:
+        return self.weights + self.gradients + self.optimizer
+
+
+def states(
+    parameters: Parameters, each: BytesPerWeight, zero: int, dp: int, expert_dp: int
+) -> States:
+    """Bytes that one device holds.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        Of the device's shard.
+    zero : int
+        Stage, 0 to 3.
+    dp, expert_dp : int
+        Copies of the dense parameters and of the experts, over which ZeRO shares.
+    """
+
+    def held(size: float, from_stage: int) -> float:
+        if zero < from_stage:
+            return size * (parameters.dense + parameters.experts)
+        return size * (parameters.dense / dp + parameters.experts / expert_dp)
+
+    return States(held(each.weights, 3), held(each.gradients, 2), held(each.optimizer, 1))
+
+
+def layer_parameters(layer: Layer) -> Parameters:
+    """Parameters of one layer of a device's shard."""
+    dense = float(layer.norms * layer.norm_width)
+    experts = 0.0
+    for part in layer.parts:
+        for w in part.weights():
+            if w.group == "experts" and is_routed(part) and part.routed.spreads:
+                experts += w.total
+            else:
+                dense += w.total
+    return Parameters(dense, experts)
+
+
+def stage_parameters(stages: Sequence[ModelSpec], index: int, tp: int) -> Parameters:
+    """Parameters of one device of a pipeline stage, its share of embedding and head among them."""
+    stage = stages[index]
+    total = Parameters(float(stage.extra_weights), 0.0)
+    if stage.front is not None and index == 0:
+        total += Parameters(float(sum(w.total for w in stage.front.weights())), 0.0)
+    table = stage.vocab * stage.hidden / tp
+    first, last = index == 0, index == len(stages) - 1
+    copies = (first or last) if stage.tied else first + last
+    total += Parameters(table * copies, 0.0)
+    for layer, count in stage.groups:
+        own = layer_parameters(layer)
+        total += Parameters(own.dense * count, own.experts * count)
+    return total

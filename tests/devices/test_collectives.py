@@ -1,0 +1,164 @@
+"""Do collectives by algorithm send what they must, and is the cheapest the cheapest?
+
+Closed forms: DeepSpeed-MoE (arXiv 2201.05596, section 5.3) for all-to-alls; rings and trees as in
+Thakur et al. (IJHPCA 2005) and Sanders et al. (Parallel Computing 2009).
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.devices.collectives.model import PlannedLink
+from opbyte.devices.collectives.plans import (
+    ALGORITHMS,
+    BY_NAME,
+    Level,
+    Topology,
+    algorithms_of,
+    cheapest,
+    plan,
+    usual,
+)
+from opbyte.devices.link import collective
+from opbyte.devices.prices import P_BYTES, P_FIXED
+from opbyte.devices.spec import LinkSpec
+from opbyte.simulator.training.pricing import collective_op
+from opbyte.workloads.errors import InputError
+
+FAST = LinkSpec(name="fast", bandwidth_bytes_per_s=300e9, latency_s=1e-6)
+SLOW = LinkSpec(name="slow", bandwidth_bytes_per_s=25e9, latency_s=5e-6)
+KINDS = sorted({name.partition(":")[0] for name in ALGORITHMS})
+DENSE = ("all_reduce", "reduce_scatter", "all_gather", "all_to_all")
+SIZES = st.sampled_from((1, 2, 4, 8, 16, 32))
+
+
+def nodes(inside: int, outside: int, slices: int = 1) -> Topology:
+    return Topology((Level(FAST, inside), Level(SLOW, outside)), slices)
+
+
+def test_deepspeed_moes_counts() -> None:
+    """128 devices in nodes of 8 with 8-way slicing: 128 participants, 8 + 16, 16; bytes x 2, / 8."""
+    plans = {
+        name: plan("all_to_all", name, nodes(8, 16, 8)) for name in algorithms_of("all_to_all")
+    }
+    assert plans["flat"].participants == 128
+    assert plans["hierarchical"].participants == 8 + 16
+    assert plans["coordinated"].participants == 16
+    assert plans["hierarchical"].passes / plans["flat"].passes == 2
+    assert plans["flat"].passes / plans["coordinated"].passes == 8
+
+
+@pytest.mark.parametrize("kind", DENSE)
+@given(n=st.integers(1, 64))
+def test_one_level_agrees_with_the_link(kind: str, n: int) -> None:
+    """Rings are those of `devices.link`; a flat all-to-all sends the same bytes in n - 1 messages."""
+    known = collective(kind, n)
+    made = plan(kind, "flat" if kind == "all_to_all" else "ring", nodes(n, 1))
+    assert sum(hop.traffic for hop in made.hops) == pytest.approx(known.traffic)
+    messages = n - 1 if kind == "all_to_all" else known.hops
+    assert sum(hop.messages for hop in made.hops) == messages
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(inside=SIZES, outside=SIZES, message=st.floats(1.0, 1e10))
+def test_the_cheapest_is_never_beaten_and_more_bandwidth_never_hurts(
+    kind: str, inside: int, outside: int, message: float
+) -> None:
+    topology = nodes(inside, outside)
+    best = cheapest(kind, topology, message).seconds(message)
+    for name in usual(kind):
+        made = plan(kind, name, topology)
+        assert best <= made.seconds(message)
+        assert made.seconds(message) <= made.seconds(2 * message)
+    better = SLOW.model_copy(update={"bandwidth_bytes_per_s": 50e9})
+    faster = Topology((Level(FAST, inside), Level(better, outside)))
+    assert cheapest(kind, faster, message).seconds(message) <= best
+
+
+@given(inside=SIZES, outside=SIZES)
+def test_no_algorithm_sends_less_between_nodes_than_must_cross(inside: int, outside: int) -> None:
+    """All-to-all: a share (N - 1) / N of every buffer; all-reduce: 2 (N - 1) / N of a 1 / g share."""
+    topology = nodes(inside, outside)
+    away = (outside - 1) / outside
+    for kind, least in (
+        ("all_to_all", away), ("reduce_scatter", away / inside), ("all_gather", away / inside),
+        ("all_reduce", 2 * away / inside),
+    ):  # fmt: skip
+        for name in usual(kind):
+            crossed = sum(h.traffic for h in plan(kind, name, topology).hops if h.link is SLOW)
+            assert crossed >= least - 1e-12, (kind, name)
+
+
+@given(inside=SIZES, outside=SIZES, message=st.floats(1.0, 1e10))
+def test_sparse_gathers(inside: int, outside: int, message: float) -> None:
+    """Straight: a message's worth of bytes arrive; level by level: as a dense gather of the message."""
+    topology = nodes(inside, outside)
+    for kind in ("sparse_gather", "sparse_scatter"):
+        straight = plan(kind, "flat", topology)
+        moved = sum(hop.traffic for hop in straight.hops)
+        assert moved == pytest.approx(1.0 if inside * outside > 1 else 0.0)
+        dense = plan("all_gather", "hierarchical", topology)
+        assert plan(kind, "hierarchical", topology).seconds(message) == dense.seconds(message)
+        if inside > 1 and outside > 1:  # nodes share what crosses
+            crossed = [
+                sum(h.traffic for h in plan(kind, name, topology).hops if h.link is SLOW)
+                for name in ("flat", "hierarchical")
+            ]
+            assert crossed[1] < crossed[0]
+
+
+@given(inside=SIZES, outside=SIZES, message=st.floats(1.0, 1e9))
+def test_a_planned_links_row_is_its_cost(inside: int, outside: int, message: float) -> None:
+    for name in algorithms_of("all_to_all"):
+        model = PlannedLink((plan("all_to_all", name, nodes(inside, outside)),), SLOW, 4.0)
+        op = collective_op("all_to_all", message, inside * outside)
+        row = model.row(op, None).params  # type: ignore[arg-type]  # rows of links ask no probe
+        assert model.cost(op).seconds == pytest.approx(row[P_FIXED] + message / row[P_BYTES])
+
+
+@given(inside=SIZES, outside=SIZES, copies=st.integers(1, 16), message=st.floats(1.0, 1e9))
+def test_deepeps_modes(inside: int, outside: int, copies: int, message: float) -> None:
+    """Normal: a copy a distinct node, levels at once. Low latency: one message time, every copy."""
+    topology = Topology((Level(FAST, inside), Level(SLOW, outside)), copies=copies)
+    made = {name: plan("all_to_all", name, topology) for name in BY_NAME}
+    normal, quick = made["deepep-normal"], made["deepep-low-latency"]
+    crossed = sum(hop.traffic for hop in normal.hops if hop.link is SLOW)
+    assert crossed <= (outside - 1) / outside + 1e-12
+    if outside > 1:
+        distinct = sum(1 - (1 - 1 / outside) ** copies for _ in range(outside))
+        assert crossed == pytest.approx(distinct * (outside - 1) / outside / copies)
+        assert quick.latency_s == SLOW.latency_s
+        assert normal.latency_s >= quick.latency_s
+        flat = plan("all_to_all", "flat", topology)
+        assert quick.seconds(0.0) <= flat.seconds(0.0)
+    if inside * outside > 1:
+        slowest = max(hop.traffic / hop.link.bandwidth_bytes_per_s for hop in normal.hops)
+        assert normal.seconds(message) == pytest.approx(normal.latency_s + message * slowest)
+    assert cheapest("all_to_all", topology, message).algorithm not in BY_NAME
+
+
+@given(inside=SIZES, outside=SIZES, slices=st.sampled_from((1, 2)), message=st.floats(1.0, 1e9))
+def test_a_link_by_cost_is_the_cheapest_of_all(
+    inside: int, outside: int, slices: int, message: float
+) -> None:
+    topology = nodes(2 * inside, outside, slices)
+    plans = tuple(plan("all_to_all", name, topology) for name in usual("all_to_all"))
+    op = collective_op("all_to_all", message, topology.ranks)
+    taken = PlannedLink(plans, SLOW).cost(op)
+    assert taken.seconds == cheapest("all_to_all", topology, message).seconds(message)
+    assert taken.seconds == min(PlannedLink((p,), SLOW).cost(op).seconds for p in plans)
+
+
+def test_bad_input_is_one_clear_line() -> None:
+    with pytest.raises(
+        InputError, match=r"must be auto or an algorithm of all_to_all, not 'rings'"
+    ):
+        plan("all_to_all", "rings", nodes(8, 2))
+    with pytest.raises(InputError, match="3 slices: do not fill the nodes evenly"):
+        plan("all_to_all", "coordinated", nodes(8, 2, 3))
+    with pytest.raises(InputError, match="32 slices: are more than the 16 devices"):
+        plan("all_to_all", "coordinated", nodes(8, 2, 32))
+    with pytest.raises(InputError, match="at least 1"):
+        nodes(0, 2)

@@ -1,0 +1,237 @@
+"""Does a training step agree with closed forms of ZeRO, of pipelines, and of activation memory?
+
+ZeRO: arXiv 1910.02054. Pipelines: arXiv 2104.04473. Activations: Korthikanti et al. (arXiv 2205.05198),
+whose four models (its table 3, quoted from memory) are built below.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.analysis.answers.train import train
+from opbyte.devices.catalog import load_system
+from opbyte.devices.spec import SystemSpec
+from opbyte.simulator.training.pipeline import in_flight, order, schedule
+from opbyte.simulator.training.states import BytesPerWeight, Parameters, states
+from opbyte.simulator.training.sync import beside
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import CapacityError, InputError
+
+KORTHIKANTI = {
+    # name: heads, hidden, layers, tp, pp, interleave, batch, micro-batch
+    "22B": (64, 6144, 48, 8, 1, 1, 4, 4),
+    "175B": (96, 12288, 96, 8, 8, 3, 64, 1),
+    "530B": (128, 20480, 105, 8, 35, 3, 280, 1),
+    "1T": (160, 25600, 128, 8, 64, 1, 512, 1),
+}
+S, V = 2048, 51200
+
+
+@given(st.floats(1, 1e12), st.floats(0, 1e12), st.integers(1, 1024), st.integers(1, 64))
+def test_states_are_the_papers_closed_forms(
+    dense: float, experts: float, dp: int, copies: int
+) -> None:
+    """16 bytes a parameter; 4 + 12/n, 2 + 14/n and 16/n for stages 1 to 3."""
+    each, p = BytesPerWeight.adam(2.0), Parameters(dense, experts)
+    fixed, shared = (16, 4, 2, 0), (0, 12, 14, 16)
+    for zero in range(4):
+        expected = fixed[zero] * (dense + experts)
+        expected += shared[zero] * (dense / dp + experts / copies)
+        assert states(p, each, zero, dp, copies).total == pytest.approx(expected)
+
+
+@given(
+    st.integers(1, 8), st.integers(1, 6), st.integers(1, 4), st.floats(0.1, 9), st.floats(0.1, 9)
+)
+def test_equal_stages_take_the_closed_form(
+    stages: int, rounds: int, parts: int, f: float, b: float
+) -> None:
+    """(m + (p - 1) / v) (F + B): the bubble of arXiv 2104.04473, section 2.2."""
+    micro = stages * rounds
+    parts = parts if stages > 1 else 1
+    done = schedule([f] * stages, [b] * stages, micro, parts=parts)
+    assert max(done.ends) == pytest.approx((micro + (stages - 1) / parts) * (f + b))
+    # Activations of the first stage: arXiv 2205.05198, section 4.2.3.
+    whole = 1 + (stages - 1) / (stages * parts) if parts > 1 else 1
+    assert in_flight(stages, micro, parts)[0] == pytest.approx(min(stages * whole, micro))
+
+
+@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.integers(1, 9), st.floats(0, 1))
+def test_a_schedule_is_never_shorter_than_its_work(
+    times: list[float], micro: int, send: float
+) -> None:
+    done = schedule(times, [2 * t for t in times], micro, send_s=send)
+    assert max(done.ends) >= max(done.busy) - 1e-9
+    assert max(done.ends) <= 3 * sum(times) * micro + 2 * send * len(times) * micro + 1e-9
+    assert max(done.ends) >= 3 * sum(times) + 2 * send * (len(times) - 1) - 1e-9
+
+
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
+def test_every_pass_runs_once_and_forward_before_backward(
+    stages: int, rounds: int, parts: int
+) -> None:
+    micro = stages * rounds
+    for stage in range(stages):
+        tasks = order(stage, stages, micro, parts)
+        assert len(set(tasks)) == len(tasks) == 2 * micro * parts
+        for place, task in enumerate(tasks):
+            if task.backward:
+                assert tasks.index(task._replace(backward=False)) < place
+
+
+@given(
+    st.lists(st.tuples(*[st.floats(0, 5)] * 3), min_size=1, max_size=8)
+)  # fmt: skip
+def test_exchanges_beside_a_pass_take_between_the_longest_and_the_sum(
+    layers: list[tuple[float, float, float]],
+) -> None:
+    work, gathers, scatters = (list(column) for column in zip(*layers, strict=True))
+    took = beside(work, gathers, scatters)
+    assert took >= max(sum(work), sum(gathers) + sum(scatters)) - 1e-9
+    assert took <= sum(work) + sum(gathers) + sum(scatters) + 1e-9
+    assert beside(work) == pytest.approx(sum(work))
+
+
+def roomy(name: str) -> SystemSpec:
+    """A system whose devices have memory enough for anything."""
+    system = load_system(name)
+    memory = system.device.memory.model_copy(update={"capacity_bytes": 1e15})
+    return system.model_copy(update={"device": system.device.model_copy(update={"memory": memory})})
+
+
+def gpt(folder: Path, name: str) -> Path:
+    heads, hidden, layers, *_ = KORTHIKANTI[name]
+    path = folder / "config.json"
+    path.write_text(json.dumps({
+        "architectures": ["GPT2LMHeadModel"], "n_embd": hidden, "n_layer": layers, "n_head": heads,
+        "n_positions": S, "vocab_size": V, "torch_dtype": "float16",
+    }))  # fmt: skip
+    return path
+
+
+@pytest.mark.parametrize("name", KORTHIKANTI)
+@pytest.mark.parametrize(
+    ("split", "recompute"),
+    [(False, "none"), (True, "none"), (False, "selective"), (True, "selective"), (True, "full")],
+)
+def test_activations_of_korthikantis_models(
+    name: str, split: bool, recompute: str, tmp_path: Path
+) -> None:
+    """Table 2 of the paper with 1F1B or interleaving, within 5 %.
+
+    s b h L (10 + 24/t + 5 a s/(h t)); all over t with sequence parallel; without the scores when they
+    are recomputed; the layers' input alone when all is. The first stage adds the embedding's mask, a
+    stage that is the last too the head's 4 s b h (1 + v/h) / t.
+    """
+    a, h, layers, t, p, parts, batch, b = KORTHIKANTI[name]
+    nodes = p  # one stage a node
+    found = train(
+        gpt(tmp_path, name), roomy(f"a100-80gb-{nodes}x8"), batch=batch, seq=S, micro_batch=b,
+        recompute=recompute, sequence_parallel=split, interleave=parts, dropout=True, tp=t, pp=p,
+        attention="unfused", costs="roofline",
+    )  # fmt: skip
+    first = found.step.stages[0].memory
+    scores = 5 * a * S / (h * t) if recompute == "none" else 0.0
+    each = 34 / t + scores if split else 10 + 24 / t + scores
+    if recompute == "full":
+        each = 2 / t
+    held = 1 + (p - 1) / (p * parts) if parts > 1 else 1.0
+    expected = S * b * h * layers * each * held
+    share = t if split else 1
+    expected += S * b * h * p * held / share
+    if p == 1:
+        expected += 4 * S * b * h * (1 + V / h) / t
+    assert first.activations == pytest.approx(expected, rel=0.05)
+    if p > 1:  # nothing but the layers and the mask: to the last byte
+        assert first.activations == pytest.approx(expected, rel=1e-9)
+
+
+def test_parts_side_by_side_keep_their_input_once() -> None:
+    """Falcon's attention and MLP read one norm's output; in sequence each has its own: 2 s b h."""
+    model = load_model("falcon-180b")
+    apart = model.map_layers(lambda layer: replace(layer, parallel=False))
+    both, each = (
+        train(spec, roomy("h100-x8"), batch=8, seq=1024, tp=1, costs="roofline").step.memory
+        for spec in (model, apart)
+    )
+    saved = each.activations - both.activations
+    assert saved == pytest.approx(2 * 1024 * model.hidden * len(model.layers))
+
+
+def test_streams_add_up_to_the_step() -> None:
+    for options in (
+        {"tp": 2, "pp": 2}, {"tp": 1, "zero": 3}, {"tp": 1, "zero": 2}, {"tp": 8, "zero": 0},
+    ):  # fmt: skip
+        found = train("llama-3-8b", roomy("h100-2x8"), batch=32, costs="roofline", **options).step
+        assert sum(found.by_stream.values()) == pytest.approx(found.seconds)
+        assert all(took >= 0 for took in found.by_stream.values())
+        assert found.hidden_s >= 0
+
+
+def test_zero_costs_links_and_saves_memory() -> None:
+    """Stages 0 to 2 send the same with one micro-batch; each stage holds less."""
+    found = [
+        train("llama-3-8b", roomy("h100-2x8"), batch=16, tp=1, zero=z, costs="roofline").step
+        for z in range(4)
+    ]
+    totals = [step.memory.total - step.memory.gathered for step in found]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 4
+    assert found[1].seconds == pytest.approx(found[2].seconds)
+    assert found[3].seconds >= found[2].seconds
+
+
+def test_faster_links_and_devices_are_never_slower() -> None:
+    system = roomy("h100-2x8")
+    base = train("mixtral-8x7b", system, batch=16, tp=2, zero=2, costs="roofline").step.seconds
+    for link in ("link", "node_link"):
+        spec = getattr(system.device, link)
+        faster = spec.model_copy(update={"bandwidth_bytes_per_s": 2 * spec.bandwidth_bytes_per_s})
+        device = system.device.model_copy(update={link: faster})
+        better = system.model_copy(update={"device": device})
+        took = train("mixtral-8x7b", better, batch=16, tp=2, zero=2, costs="roofline").step.seconds
+        assert took <= base
+
+
+def test_skewed_routing_takes_longer() -> None:
+    even, skewed = (
+        train("mixtral-8x7b", roomy("h100-x8"), batch=8, routing=r, costs="roofline").step.seconds
+        for r in ("uniform", "power_law:1.0")
+    )
+    assert skewed > even
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zero": 4}, "--zero 4: must be 0, 1, 2 or 3"),
+        ({"batch": 63}, "--batch 63: must be a multiple of 2: 2 data-parallel ranks"),
+        ({"recompute": "some"}, "must be none, selective or full, not 'some'"),
+        ({"interleave": 2}, "needs pipeline stages"),
+        ({"interleave": 3, "pp": 2}, "x 2 stages must divide the 32 layers"),
+        ({"interleave": 2, "pp": 2, "batch": 33}, "to be a multiple of the 2 stages"),
+        ({"ep": 3}, "must divide the 8 experts and the 16 devices of a stage"),
+        ({"tp": 3}, "must be the 16 devices"),
+        ({"kv_dtype": "fp8"}, "--kv-dtype: is of serving; training has none"),
+        ({"micro_batch": 0}, "--micro-batch: must be a whole number from 1"),
+    ],
+)
+def test_bad_input_is_one_clear_line(options: dict[str, object], message: str) -> None:
+    given: dict[str, object] = {"batch": 64, "seq": 1024, "costs": "roofline", **options}
+    with pytest.raises(InputError) as caught:
+        train("mixtral-8x7b", "h100-2x8", **given)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_does_not_fit_says_what_takes_most() -> None:
+    with pytest.raises(
+        CapacityError, match=r"needs \d+\.\d GiB per device \(\w+ .*--recompute full"
+    ):
+        train("llama-3-70b", "h100-x8", batch=8, costs="roofline")

@@ -1,0 +1,100 @@
+"""Do backward passes compute what they must, and is what they need counted once?
+
+FLOPs: two matmuls of a matmul's own, five for fused attention's two (arXiv 2307.08691). Kept tensors:
+the closed forms of Korthikanti et al. (arXiv 2205.05198, section 4.1).
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.simulator.training.deploy import training_formats
+from opbyte.workloads.catalog import list_models, load_model
+from opbyte.workloads.layers import Attention, FeedForward, Run
+from opbyte.workloads.layers.base import gemm
+from opbyte.workloads.model import Layer, ModelSpec, layer_ops
+from opbyte.workloads.numerics import Numerics
+from opbyte.workloads.training import backward, kept, step_flops, whole_sequences
+
+RUN = Run(Numerics("fp16", kv="fp16"))
+
+
+@given(st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 4096), st.integers(1, 8))
+def test_a_matmuls_gradients_are_two_matmuls_that_move_its_operands(
+    m: int, n: int, k: int, batch: int
+) -> None:
+    op = gemm("up", "ffn", "ffn", m, n, k, RUN, batch=batch)
+    by_input, by_weight = backward(op, RUN, 2.0)
+    for work in (by_input, by_weight):
+        s = work.op.shape
+        assert work.flops == op.flops == 2.0 * s["m"] * s["n"] * s["k"] * batch
+    assert by_input.op.bytes == op.bytes  # gradient in, weights, gradient out
+    # Both activations read, the gradient read and written.
+    assert by_weight.op.bytes == 2.0 * batch * (m * k + m * n + 2 * n * k)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_step_is_three_forward_passes_of_every_model(name: str) -> None:
+    """Matmuls of weights exactly; fused attention's scores once more on the devices."""
+    model = training_formats(load_model(name), None)
+    run = Run(model.numerics)
+    m = whole_sequences(2, 197 if model.front else 256, model.windows)
+    flops = step_flops(model, m, run, "none")
+    assert flops.model == 3 * flops.forward
+    one = step_flops(model, whole_sequences(1, int(m.tokens) // 2, model.windows), run, "none")
+    assert one.times(2).hardware == pytest.approx(flops.hardware, rel=1e-12)
+    assert flops.model <= flops.hardware < 3.5 * flops.forward
+    plain = step_flops(model, m, Run(model.numerics, "unfused"), "none")
+    assert plain.hardware == pytest.approx(3 * plain.forward, rel=1e-12)
+    full = step_flops(model, m, run, "full")
+    assert flops.hardware < full.hardware <= flops.hardware + flops.forward
+
+
+@pytest.mark.parametrize("name", ["llama-2-70b", "mixtral-8x7b", "deepseek-v3"])
+def test_flops_of_a_token_are_six_times_the_active_weights(name: str) -> None:
+    """6 N T with N the active parameters beside the embedding (arXiv 2001.08361), and attention."""
+    model = load_model(name)
+    one = step_flops(model, whole_sequences(1, 1, model.windows), Run(model.numerics), "none")
+    table = model.vocab * model.hidden
+    assert one.model == pytest.approx(6 * (model.active_params - table), rel=0.005)
+
+
+def gpt_layer(hidden: int, heads: int) -> Layer:
+    attention = Attention(hidden, heads, heads, hidden // heads)
+    return Layer(attention, FeedForward(hidden, 4 * hidden, 2), 2, 2 * hidden)
+
+
+@given(st.sampled_from((64, 128)), st.sampled_from((1, 2, 4)), st.integers(1, 4), st.booleans())
+def test_a_gpt_layer_keeps_what_the_paper_counts(
+    hidden: int, heads: int, b: int, dropout: bool
+) -> None:
+    """34 s b h + 5 a s^2 b with dropout; its masks are 2 s b h and a s^2 b, one copy 2 a s^2 b."""
+    s = 96
+    run = Run(RUN.numerics, "unfused")
+    m = whole_sequences(b, s, (0,))
+    parts = layer_ops(gpt_layer(hidden, heads), m, run, None)
+    found = [
+        k for ops in parts
+        for k in {k.name: k for op in ops for k in kept(op, run, hidden, dropout)}.values()
+    ]  # fmt: skip
+    scores = sum(k.bytes for k in found if k.again)
+    assert scores == (5 if dropout else 2) * heads * s**2 * b
+    assert sum(k.bytes for k in found) - scores == 32 * s * b * hidden  # 34 with both masks
+    whole = sum(k.bytes for k in found if k.whole)
+    assert whole == 8 * s * b * hidden  # 10 with both masks
+
+
+def test_shared_experts_read_the_routers_input_once() -> None:
+    model: ModelSpec = training_formats(load_model("deepseek-v3"), None)
+    run = Run(model.numerics)
+    m = whole_sequences(1, 128, model.windows)
+    from opbyte.workloads.training import even_loads
+
+    layer = model.layers[-1]
+    assert layer.ffn is not None
+    assert layer.ffn.routed is not None
+    ops = layer.ffn.ops(m, run, even_loads(layer.ffn.routed, m.tokens))
+    names = [k.name for op in ops for k in kept(op, run, model.hidden)]
+    assert names.count("input") == 2  # the router's and the shared experts', the same tensor
