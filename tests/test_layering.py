@@ -150,7 +150,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 FLOORS = {
-    "simulator": ("limits", "deploy fpga", "step", "batching", "serving", "frameworks", "scenario"),
+    "simulator": ("limits streams", "deploy fpga", "step", "batching", "serving", "frameworks", "scenario"),
     "analysis": (
         "plots", "show parallel", "answers", "studies validate reproduce", "live reference",
         "report names",
