@@ -18,6 +18,7 @@ from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import Router, check_routing, make_router
 from ...workloads.sampling import NONE, SAMPLING
+from ..streams.overlap import ways
 from .layout import (
     Layout,
     Memory,
@@ -95,6 +96,8 @@ class Deployment:
         Every expert part in order of execution.
     kernels : tuple of str
         Measured kernel tables in use.
+    overlap : str
+        How a step's exchanges and its computation overlap; see `streams.overlap`.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -110,6 +113,7 @@ class Deployment:
     run: Run
     experts: tuple[ExpertPart, ...]
     kernels: tuple[str, ...] = ()
+    overlap: str = "none"
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -129,6 +133,11 @@ class Deployment:
     def replicas(self) -> int:
         """Independent engines."""
         return self.layout.dp // self.ranks
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the layers exchange anything between devices that work on them together."""
+        return self.layout.tp > 1 or self.lockstep
 
     def link(self, op: Op) -> LinkModel:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
@@ -184,6 +193,7 @@ def deploy(
     exchange: str = "all_to_all",
     sampling: str = NONE,
     joint: bool = False,
+    overlap: str = "none",
 ) -> Deployment:
     """Put a model on a system.
 
@@ -219,6 +229,8 @@ def deploy(
         How logits become tokens, one of `workloads.sampling.SAMPLING`.
     joint : bool
         Whether one kernel serves the attention of a step's prompts and decodes.
+    overlap : str
+        "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
 
     Raises
     ------
@@ -229,6 +241,7 @@ def deploy(
                             "--memory": memory, "draws": draws, "exchange": exchange,
                             "sampling": sampling})  # fmt: skip
     check_routing(routing)
+    ways(overlap)
     if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
@@ -237,6 +250,7 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, sampling=sampling, joint=joint,
+                overlap=overlap,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -248,7 +262,7 @@ def deploy(
     _check_formats(model, device)
     chosen = system.mapping.attention if attention is None else attention
     _check_attention(chosen, device)
-    return Deployment(
+    return _overlapping(Deployment(
         model=model,
         shard=shard,
         stages=stages,
@@ -258,8 +272,25 @@ def deploy(
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
         experts=_expert_parts(stages, layout, routing, seed, draws == "step"),
-        kernels=tuple(kernels),
-    )
+        kernels=tuple(kernels), overlap=overlap,
+    ))  # fmt: skip
+
+
+def _overlapping(d: Deployment) -> Deployment:
+    """Refuse an overlap that the deployment has no use for."""
+    where = f"--overlap {d.overlap}"
+    if d.overlap == "none":
+        return d
+    if d.system.mapping.separate:
+        reason = "cannot go with processors that are devices of their own"
+        raise InputError(where, f"{reason}, as on {d.system.name}")
+    if not d.exchanges and d.overlap != "auto":
+        raise InputError(
+            where,
+            f"has nothing to hide: {d.model.name} on {d.system.name} exchanges nothing within a "
+            f"layer ({d.layout.degrees}); leave it out, or take auto",
+        )
+    return d
 
 
 def _priced(
