@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,11 @@ from ...simulator.step.explicit import PlacedOp, StageCost, dealt, explicit_stag
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ...simulator.streams.scheduler import Timeline
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .memory_rows import dram_blocks, dram_rows
+from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
 from .summary import roof_of
 
@@ -90,6 +92,8 @@ class Roofline(Result):
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
+    overlap: Mapping[str, Any] = field(default_factory=dict)
+    timelines: tuple[Timeline, ...] = ()
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -117,6 +121,7 @@ class Roofline(Result):
             ],
             "roofs": self._roofs(),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
+            **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
         }
 
@@ -156,6 +161,7 @@ class Roofline(Result):
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             roof_rows(self._roofs()),
             *dram_blocks(dram_rows(d)),
+            *step_blocks(self.overlap, self.step_seconds),
             self.rows(),
             FOOTNOTE,
         ]
@@ -173,7 +179,17 @@ class Roofline(Result):
 
         figure = draw(self.processors(), self.figure_ops(), self.title())
         text = "Every op of the step under the roofs of the processor and format it runs in."
-        return [Drawing(figure, text)]
+        return [Drawing(figure, text), *self._streams()]
+
+    def _streams(self) -> list[Drawing]:
+        """When what runs on each stream, in the middle of the step; nothing without overlap."""
+        if not self.timelines:
+            return []
+        from ..plots.streams import streams as draw
+
+        tasks, title = tasks_shown(self.timelines), f"{self.title()}, {self.overlap['way']}"
+        text = "What computes and what is exchanged at the same time, in some layers of the step."
+        return [Drawing(draw(tasks, title), text)]
 
     @property
     def _default(self) -> str:
@@ -275,21 +291,27 @@ def roofline(
     chunks = [(prefill, 0)] if prefill else []
     batches = dealt(deployment, -(-batch // deployment.replicas), context, chunks)
     stage = explicit_stage(deployment, batches, expected=True)
-    work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
+    engine = deployment.layout.all_devices / deployment.replicas
+    work = deployment.device.board.work_joules(stage.joules, stage.busy_within(engine))
+    overlap: dict[str, Any] = {}
+    if deployment.overlap != "none":
+        plain = explicit_stage(replace(deployment, overlap="none"), batches, expected=True)
+        overlap = overlap_of_step(deployment, stage, plain.seconds)
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
+        overlap, stage.timelines,
     )  # fmt: skip
 
 
 def _watts(d: Deployment, stage: StageCost) -> float:
     """Mean power of a device of the engine over the step [W]."""
     board, devices = d.device.board, d.layout.all_devices / d.replicas
-    work = board.work_joules(stage.joules, stage.busy_s)
-    busy = board.busy_joules(stage.busy_s)
+    work = board.work_joules(stage.joules, stage.busy_within(devices))
+    busy = board.busy_joules(stage.busy_within(devices))
     return board.idle_W + (work + busy) / (stage.seconds * devices)
 
 
