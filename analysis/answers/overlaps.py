@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.serving.record import Run
-from ...simulator.step.explicit import StageCost
+from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.overlap import hidden_s
 from ...simulator.streams.scheduler import Timeline
 from ..show.text import seconds
+from .interval import typical
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -101,9 +103,26 @@ def run_rows(r: Run) -> list[dict[str, Any]]:
     return out
 
 
+def usual_steps(r: Run) -> dict[str, dict[str, Any]]:
+    """Overlap of a run's usual step of decodes, and of one with a prompt beside them, every rank alike."""
+    d, out = r.deployment, dict[str, dict[str, Any]]()
+    for name, batch in zip(("decodes", "decodes and a prompt"), typical(r), strict=True):
+        stage, plain = (
+            explicit_stage(each, [batch] * d.ranks, expected=True)
+            for each in (d, replace(d, overlap="none"))
+        )
+        out[name] = {
+            "sequences": len(batch.q_len), "tokens": batch.tokens, "step_seconds": stage.seconds,
+            **overlap_of_step(d, stage, plain.seconds),
+        }  # fmt: skip
+    return out
+
+
 def run_dict(r: Run) -> dict[str, Any]:
     """A run's overlap for JSON."""
-    return {"asked": r.deployment.overlap, "exchanges": run_rows(r)}
+    return {
+        "asked": r.deployment.overlap, "exchanges": run_rows(r), "usual_steps": usual_steps(r)
+    }  # fmt: skip
 
 
 def run_blocks(r: Run) -> list[str | Sequence[Mapping[str, Any]]]:
@@ -120,7 +139,20 @@ def run_blocks(r: Run) -> list[str | Sequence[Mapping[str, Any]]]:
         for row in run_rows(r)
     ]
     heading = f"overlap {r.deployment.overlap}: exchanges over the whole run, of a device"
-    return [heading, rows, REMARK] if rows else [f"{heading}: none"]
+    if not rows:
+        return [f"{heading}: none"]
+    return [heading, rows, *(_usual(name, one) for name, one in usual_steps(r).items()), REMARK]
+
+
+def _usual(name: str, step: Mapping[str, Any]) -> str:
+    """One usual step in a sentence."""
+    text = f"A usual step of {name} ({step['tokens']:,} tokens a rank), {step['way']}: "
+    text += f"{step['step_seconds'] / step['step_seconds_without']:.3f} of its time without"
+    hidden = [
+        f"{row['exchange']} behind {_behind(row['behind'], row['seconds'])}"
+        for row in step["exchanges"] if row["hidden_s"] > 0.0
+    ]  # fmt: skip
+    return "; ".join([text, *hidden]) + "."
 
 
 def tasks_shown(timelines: Sequence[Timeline], most: int = 90) -> pd.DataFrame:

@@ -18,10 +18,10 @@ from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.scenario.place import deployed
 from ...simulator.step.explicit import PlacedOp, StageCost, dealt, explicit_stage
+from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ...simulator.streams.scheduler import Timeline
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .memory_rows import dram_blocks, dram_rows

@@ -54,7 +54,7 @@ def gains(table: pd.DataFrame, title: str) -> Figure:
             for x, y, top in zip(at.tolist(), gain.tolist(), tops.tolist(), strict=True):
                 axes.text(x, top + 0.005, f"{y:.2f}", ha="center", fontsize=SMALL - 1)
             for x, y in zip(at.tolist(), told.tolist(), strict=True):
-                if y == y:  # not NaN
+                if not np.isnan(y):
                     axes.plot([x - width / 2, x + width / 2], [y, y], color=BLACK, linewidth=1.8,
                               label=None if marked else "published")  # fmt: skip
                     marked = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-
 from ...workloads.batch import Batch
 from ..deploy.deployment import Deployment
 from ..streams.overlap import NONE

@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from .graph import COMPUTE, Graph, Medium
 
-
 F8 = npt.NDArray[np.float64]
 
 

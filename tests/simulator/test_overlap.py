@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.build import run_scenario
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
@@ -204,3 +206,31 @@ def test_an_overlap_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="--overlap two-batch: has nothing to hide"):
         deploy(model, system, overlap="two-batch")
     assert explicit_stage(deploy(model, system, overlap="auto"), [Batch.of([9])]).way == "none"
+
+
+def test_links_of_one_medium_are_one_stream() -> None:
+    """Peer copies and network traffic on PCIe wait for each other."""
+    model = load_model("mixtral-8x7b")
+    streams = {}
+    for system in ("l40s-2x8", "h100-2x8"):
+        d = deploy(model, load_system(system), tp=8, overlap="two-batch")
+        streams[system] = {t.resource for section in sections_of(d) for t in tracks_of(d, section)}
+    assert streams["l40s-2x8"] == {"compute", "pcie"}
+    assert len(streams["h100-2x8"]) == 3
+
+
+@pytest.mark.parametrize("way", ["two-batch", "auto"])
+def test_a_device_is_busy_at_most_all_of_the_time_and_below_its_limit(way: str) -> None:
+    scenario = Scenario.of(
+        "llama-3-70b", "h100-x8", rate=4.0, requests=60, input_len=2000, output_len=60, overlap=way
+    )
+    run = run_scenario(scenario, keep_stages=True)
+    device = run.deployment.system.device
+    length = 8 * (run.stages["end_s"] - run.stages["start_s"])
+    for name in ("busy_xpu_s", "busy_links_s"):
+        assert (run.stages[name] <= length * (1 + 1e-9)).all()
+    assert device.limit_W is not None
+    assert (run.stages["watts"] <= device.limit_W * (1 + 1e-9)).all()
+    assert (run.stages["busy_xpu_s"] + run.stages["busy_links_s"] > length * (1 + 1e-9)).any()
+    clock = sum(op.wall_s for op in {(o.layer, o.name, o.kind): o for o in run.ops}.values())
+    assert clock <= run.makespan_s * (1 + 1e-9)

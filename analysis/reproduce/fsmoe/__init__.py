@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ....simulator.streams.graph import Medium
-from ....simulator.streams.orders import EXPERTS
 from ....simulator.streams.scheduler import run
 from ...parallel import Told
 from ..base import EXPERIMENTS, Reproduction, Table
 from ..published import Prediction, published, ratio_table, rows_of
-from .layer import MIXTRAL, SIMPLE, Size, Testbed, Times, layers, ops_of, price, times_of
+from .layer import MIXTRAL, SIMPLE, Size, Testbed, layers, ops_of, price, times_of
 from .schedules import (
     FORWARD,
     SCHEMES,
