@@ -11,6 +11,7 @@ from ..workloads.ops import Op
 from .cost import Cost, CostModel, KernelModel, Roofline
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS, Described
+from .lines import LineModel
 from .peaks import all_formats, peaks_of
 from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
@@ -199,6 +200,11 @@ def build_device(
         model = _fitted(base, spec, described, kernels, frameworks)
         processors[name] = replace(plain, base=base, model=model)
         collectives = collectives or _collectives(model, host, assumed)
+    if spec.lines and calibrated:
+        for name, plain in processors.items():
+            own_lines = LineModel(spec.lines, plain.model)
+            processors[name] = replace(plain, model=own_lines)
+            collectives = collectives or own_lines
     return SharedMemoryDevice(spec, processors, collectives, own)
 
 

@@ -101,7 +101,10 @@ class LinkModel:
         params[P_FIXED] = shape.hops * self.spec.latency_s
         params[P_J_ACT] = shape.traffic * self.spec.energy_J_per_byte
         if self.measured is not None and self.measured.knows(op):
-            return replace(self.measured.row(op, probe), params=params)
+            row = self.measured.row(op, probe)
+            if row.curve is None and row.formula is None:  # its price is in its terms
+                params[[P_FLOPS, P_BYTES, P_FIXED]] = row.params[[P_FLOPS, P_BYTES, P_FIXED]]
+            return replace(row, params=params)
         return PriceRow(params)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:

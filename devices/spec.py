@@ -17,6 +17,7 @@ from .fields import Count, Fraction, NonNegative, Positive
 from .fpga.spec import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
+from .lines import Lines
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
@@ -143,12 +144,17 @@ class MemorySpec(Spec):
 
 
 class LinkSpec(Spec):
-    """A link of one device: bandwidth one way, latency of one hop."""
+    """A link of one device: bandwidth one way, latency of one hop.
+
+    Links of a device that name the same `medium` are carried by it, as peer copies and network
+    traffic are by PCIe: while one of them runs, the other does not.
+    """
 
     name: str
     bandwidth_bytes_per_s: Positive
     latency_s: NonNegative
     energy_J_per_byte: NonNegative = 0.0
+    medium: Name | None = None
 
 
 class ErrorSpec(Spec):
@@ -234,6 +240,8 @@ class DeviceSpec(Spec):
 
     `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
     without it the link is what the description and the device's rows say.
+
+    `lines` are fitted lines of kinds of op, which come before any other price (`devices.lines`).
     """
 
     name: Name
@@ -252,6 +260,7 @@ class DeviceSpec(Spec):
     host: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
+    lines: Lines = Field(default_factory=dict)
 
     def __repr__(self) -> str:
         memory = self.memory

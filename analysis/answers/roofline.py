@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,14 @@ from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.scenario.place import deployed
 from ...simulator.step.explicit import PlacedOp, StageCost, dealt, explicit_stage
+from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .memory_rows import dram_blocks, dram_rows
+from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
 from .summary import roof_of
 
@@ -90,6 +92,8 @@ class Roofline(Result):
     ops: tuple[OpRow, ...]
     warnings: tuple[str, ...]
     sources: Mapping[str, str]
+    overlap: Mapping[str, Any] = field(default_factory=dict)
+    timelines: tuple[Timeline, ...] = ()
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -117,6 +121,7 @@ class Roofline(Result):
             ],
             "roofs": self._roofs(),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
+            **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
         }
 
@@ -156,6 +161,7 @@ class Roofline(Result):
             f"{step} and {energy} J of dynamic energy; a device draws {self.watts_per_device:.0f} W",
             roof_rows(self._roofs()),
             *dram_blocks(dram_rows(d)),
+            *step_blocks(self.overlap, self.step_seconds),
             self.rows(),
             FOOTNOTE,
         ]
@@ -173,7 +179,17 @@ class Roofline(Result):
 
         figure = draw(self.processors(), self.figure_ops(), self.title())
         text = "Every op of the step under the roofs of the processor and format it runs in."
-        return [Drawing(figure, text)]
+        return [Drawing(figure, text), *self._streams()]
+
+    def _streams(self) -> list[Drawing]:
+        """When what runs on each stream, in the middle of the step; nothing without overlap."""
+        if not self.timelines:
+            return []
+        from ..plots.streams import streams as draw
+
+        tasks, title = tasks_shown(self.timelines), f"{self.title()}, {self.overlap['way']}"
+        text = "What computes and what is exchanged at the same time, in some layers of the step."
+        return [Drawing(draw(tasks, title), text)]
 
     @property
     def _default(self) -> str:
@@ -265,7 +281,12 @@ def roofline(
     the model); the result then carries a warning.
     """
     deployment, stage = step_of(model, system, batch, context, prefill, options)
-    work = deployment.device.board.work_joules(stage.joules, stage.busy_s)
+    engine = deployment.layout.all_devices / deployment.replicas
+    work = deployment.device.board.work_joules(stage.joules, stage.busy_within(engine))
+    overlap: dict[str, Any] = {}
+    if deployment.overlap != "none":
+        _, plain = step_of(model, system, batch, context, prefill, {**options, "overlap": "none"})
+        overlap = overlap_of_step(deployment, stage, plain.seconds)
     where, host = deployment.system, chosen(DeployOptions, options).host
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
@@ -273,6 +294,7 @@ def roofline(
         (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, host),
+        overlap, stage.timelines,
     )  # fmt: skip
 
 
@@ -307,8 +329,8 @@ def step_of(
 def _watts(d: Deployment, stage: StageCost) -> float:
     """Mean power of a device of the engine over the step [W]."""
     board, devices = d.device.board, d.layout.all_devices / d.replicas
-    work = board.work_joules(stage.joules, stage.busy_s)
-    busy = board.busy_joules(stage.busy_s)
+    work = board.work_joules(stage.joules, stage.busy_within(devices))
+    busy = board.busy_joules(stage.busy_within(devices))
     return board.idle_W + (work + busy) / (stage.seconds * devices)
 
 

@@ -20,6 +20,7 @@ from ..show.result import Drawing, Result
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
+from .overlaps import run_blocks, run_dict
 from .price import costs_of
 from .summary import (
     LATENCIES,
@@ -108,6 +109,7 @@ class Simulation(Result):
             "moved_kv_bytes": r.moved_bytes,
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
+            **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
             "intervals": self._interval_dict(),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
@@ -132,7 +134,8 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
-            self.sure(), latency_rows(self.run), where_rows(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            self.sure(), latency_rows(self.run), where_rows(self.run),
+            *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def sure(self) -> str:

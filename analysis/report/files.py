@@ -23,7 +23,7 @@ from ..reproduce.base import Reproduction
 from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
-from ..show.timeline import write_timeline
+from ..show.timeline import write_streams, write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..studies.search import DesignSearch
@@ -122,6 +122,9 @@ def _roofline(result: Roofline, folder: OutputFolder) -> None:
     folder.csv("ops.csv", columns, floats="%.9g")
     figure = draw(result.processors(), result.figure_ops(), result.title())
     folder.figure("roofline.png", figure)
+    if result.timelines:
+        folder.figure("streams.png", result.drawings()[1].figure)
+        folder.write("streams.json", lambda path: write_streams(result.timelines, path))
     write_report(result, folder)
     folder.answer("roofline.json", result)
 

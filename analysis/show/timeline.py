@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from ...simulator.streams.scheduler import Timeline
 
 MAX_STAGES = 200_000
 """Stages written at most; viewers struggle with more. The first ones are kept."""
@@ -47,6 +50,36 @@ def write_timeline(
             for event in [*_events(row, lane), *_busy(row, tracks, devices)]:
                 file.write(",\n" + json.dumps(event))
         file.write("\n]}\n")
+
+
+def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
+    """Write one step as a Chrome trace: a thread a stream, an event a task.
+
+    Parameters
+    ----------
+    timelines : sequence of Timeline
+        Of the pipeline stages, one after another.
+    path : Path
+        File to write; its times are microseconds.
+    """
+    events: list[Event] = []
+    begin = 0.0
+    threads: dict[str, int] = {}
+    for line in timelines:
+        for task, start, end in zip(line.graph.tasks, line.starts, line.ends, strict=True):
+            tid = threads.setdefault(task.resource, len(threads) + 1)
+            events.append({
+                "name": task.name, "ph": "X", "pid": 1, "tid": tid,
+                "ts": round((begin + start) * 1e6, 3), "dur": round((end - start) * 1e6, 3),
+                "args": {"chunk": task.chunk, "part": task.label},
+            })  # fmt: skip
+        begin += line.makespan
+    named: list[Event] = [
+        {"name": "thread_name", "ph": "M", "pid": 1, "tid": tid, "args": {"name": name}}
+        for name, tid in threads.items()
+    ]
+    text = ",\n".join(json.dumps(event) for event in named + events)
+    path.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{text}\n]}}\n', "utf-8")
 
 
 def _names(tracks: list[str], lanes: int) -> list[Event]:

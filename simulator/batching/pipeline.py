@@ -20,8 +20,8 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.jit_held import held
 from ..step.books import Books
-from ..step.compiled import step_seconds
 from ..step.lowering import Plan
+from ..step.timed import step_seconds
 from .clients import complete, release
 from .holding import drop, found_again
 from .host import paced

@@ -11,8 +11,8 @@ import numpy as np
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
 from ...workloads.jit import compiled_inline, compiled_part, int64
 from ..step.books import Books
-from ..step.compiled import step_seconds
 from ..step.lowering import Plan
+from ..step.timed import step_seconds
 from .holding import kv_bytes
 from .host import paced
 from .kv import KvRules

@@ -19,6 +19,7 @@ from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import Router, check_routing, make_router
 from ...workloads.sampling import NONE, SAMPLING
+from ..streams.overlap import ways
 from .layout import (
     Layout,
     Memory,
@@ -103,6 +104,8 @@ class Deployment:
         Measured kernel tables in use.
     all_to_all : str
         Algorithm by which ranks exchange tokens; empty: one message time whatever their number.
+    overlap : str
+        How a step's exchanges and its computation overlap; see `streams.overlap`.
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
@@ -119,6 +122,7 @@ class Deployment:
     experts: tuple[ExpertPart, ...]
     kernels: tuple[str, ...] = ()
     all_to_all: str = ""
+    overlap: str = "none"
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -138,6 +142,11 @@ class Deployment:
     def replicas(self) -> int:
         """Independent engines."""
         return self.layout.dp // self.ranks
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the layers exchange anything between devices that work on them together."""
+        return self.layout.tp > 1 or self.lockstep
 
     def link(self, op: Op) -> AnyLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
@@ -197,6 +206,7 @@ def deploy(
     all_to_all: str | None = None,
     sampling: str = NONE,
     joint: bool = False,
+    overlap: str = "none",
 ) -> Deployment:
     """Put a model on a system.
 
@@ -235,6 +245,8 @@ def deploy(
         How logits become tokens, one of `workloads.sampling.SAMPLING`.
     joint : bool
         Whether one kernel serves the attention of a step's prompts and decodes.
+    overlap : str
+        "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
 
     Raises
     ------
@@ -245,6 +257,7 @@ def deploy(
                             "--memory": memory, "draws": draws, "exchange": exchange,
                             "sampling": sampling})  # fmt: skip
     check_routing(routing)
+    ways(overlap)
     if system.mapping.prefill_share is not None:
         if pp not in (None, 1):
             raise InputError("--pp", f"cannot go with the two pools of {system.name}")
@@ -253,7 +266,7 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint,
+                joint=joint, overlap=overlap,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -265,7 +278,7 @@ def deploy(
     stages = stage_models(shard, layout.pp)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
-    return Deployment(
+    return _overlapping(Deployment(
         model=model,
         shard=shard,
         stages=stages,
@@ -275,9 +288,25 @@ def deploy(
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
         experts=expert_parts(stages, layout, routing, seed, draws == "step"),
-        kernels=tuple(kernels),
-        all_to_all=all_to_all or "",
-    )
+        kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
+    ))  # fmt: skip
+
+
+def _overlapping(d: Deployment) -> Deployment:
+    """Refuse an overlap that the deployment has no use for."""
+    where = f"--overlap {d.overlap}"
+    if d.overlap == "none":
+        return d
+    if d.system.mapping.separate:
+        reason = "cannot go with processors that are devices of their own"
+        raise InputError(where, f"{reason}, as on {d.system.name}")
+    if not d.exchanges and d.overlap != "auto":
+        raise InputError(
+            where,
+            f"has nothing to hide: {d.model.name} on {d.system.name} exchanges nothing within a "
+            f"layer ({d.layout.degrees}); leave it out, or take auto",
+        )
+    return d
 
 
 def checked_device(

@@ -134,7 +134,8 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
     else:
         batches = dealt(d, 0, 0, [(front.tokens, 0)] * each)
     stage = explicit_stage(d, batches, expected=True)
-    board, busy_s = d.device.board, stage.busy_s * d.replicas * waves
+    engine = d.layout.all_devices / (d.replicas * waves)
+    board, busy_s = d.device.board, stage.busy_within(engine) * d.replicas * waves
     static = board.idle_joules(stage.seconds * num_devices(system))
     work = board.work_joules(stage.joules * d.replicas * waves, busy_s)
     parts: dict[str, dict[str, float]] = {}

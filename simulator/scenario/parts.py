@@ -98,6 +98,11 @@ class DeployOptions(Checked):
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
     attention: str | None = text("flash or unfused.", "ALGORITHM")
+    overlap: str = text(
+        "What of the exchanges runs beside computation: none, pipelined:N, two-batch or auto.",
+        "WAY",
+        "none",
+    )
 
 
 @described

@@ -51,5 +51,5 @@ def deployed(
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=options.all_to_all, sampling=sampling,
-        joint=vllm and joint_attention(system.device),
+        joint=vllm and joint_attention(system.device), overlap=options.overlap,
     )  # fmt: skip

@@ -29,9 +29,13 @@ class Course:
     board : Board
         Of its devices: each stretch keeps below its limit (a stretch of equal batches is about as
         long as a board's controller averages over; see `devices.power.board`).
+    devices : float or None
+        How many they are, where they may run two things at once: all that they run counts as busy
+        once.
     """
 
     board: Board
+    devices: float | None = None
     _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
     _kept: int = 0
     _nominal: float = 0.0
@@ -40,6 +44,8 @@ class Course:
     def add(self, log: F8) -> F8:
         """Take in the stretches of `State.log`; returns the energy of each one's work [J]."""
         busy_s = log[:, NUM_LOG:].sum(axis=1)
+        if self.devices is not None:
+            busy_s = np.minimum(busy_s, self.devices * (log[:, L_END] - log[:, L_START]))
         spent = np.diff(log[:, L_JOULES], prepend=self._nominal)
         self._nominal = float(log[-1, L_JOULES])
         joules = self.board.held_joules(np.maximum(spent, 0.0), busy_s)

@@ -121,7 +121,9 @@ class Engine:
                 f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
             )
         self.books = new_books(self.plan, self.policy.max_sequences)
-        self.course = Course(self.deployment.device.board)
+        d = self.deployment
+        overlaps = d.layout.all_devices / d.replicas if self.plan.streams is not None else None
+        self.course = Course(d.device.board, overlaps)
         self._empty()
 
     def _empty(self) -> None:

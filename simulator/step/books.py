@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
+from .lanes import Lanes, new_lanes
 from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
@@ -62,6 +63,7 @@ class Books(NamedTuple):
     spread: F8  # [R, 3] see `batching.stretch.set_uneven`
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
+    lanes: Lanes | Any  # None where nothing overlaps
 
 
 def new_books(plan: Plan, sequences: int = 1) -> Books:
@@ -82,6 +84,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
         busy=np.zeros((2, processors + 1)),
         stages=np.zeros(plan.stages),
+        lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_part, int64
 from ..deploy.placement import Option
 from .books import (
     K_ACT,
@@ -106,14 +106,15 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
 
 
 @compiled_part
-def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Books) -> float:
-    """Seconds of one layer of section `g` on one rank, booked for all its layers.
+def range_seconds(
+    plan: Plan, first: int, end: int, times: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8
+) -> float:  # fmt: skip
+    """Seconds of the ops from `first` to before `end` on one rank, booked `times` over.
 
     Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
     """
-    total, tally = 0.0, books.tally
-    times = plan.sections[g, G_LAYERS] * plan.tp
-    for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
+    total = 0.0
+    for s in range(first, end):
         cell = cells[s]
         if fresh or plan.slots[s, S_VARIES]:
             cost_slot(plan, s, m, cell)
@@ -127,8 +128,8 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
             total += cell[K_WALL]
             row = tally[s, p]
             row[int(cell[K_BOUND])] += cell[K_BUSY] * times
-            track = books.busy.shape[1] - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
-            books.busy[0, track] += cell[K_BUSY] * times
+            track = busy.size - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
+            busy[track] += cell[K_BUSY] * times
             row[T_FLOPS] += cell[K_FLOPS] * times
             row[T_STREAM] += cell[K_STREAM] * times
             row[T_ACT] += cell[K_ACT] * times
@@ -137,8 +138,28 @@ def section_seconds(plan: Plan, g: int, m: F8, fresh: bool, cells: F8, books: Bo
     return total
 
 
-@compiled_inline
-def step_seconds(
+@compiled_part
+def section_seconds(
+    plan: Plan, g: int, moments: F8, fresh: bool, cells: F8, tally: F8, wall: F8, busy: F8
+) -> float:  # fmt: skip
+    """Seconds of one layer of section `g` on the slowest rank, booked for all its layers."""
+    section = plan.sections[g]
+    layers = section[G_LAYERS]
+    slowest, longest = 0, -1.0
+    for r in range(moments.shape[0]):
+        seconds = range_seconds(
+            plan, section[G_START], section[G_STOP], layers * plan.tp, moments[r], fresh, cells[r],
+            tally, busy,
+        )  # fmt: skip
+        if seconds > longest:
+            slowest, longest = r, seconds
+    for s in range(section[G_START], section[G_STOP]):
+        wall[s] += cells[slowest, s, K_WALL] * layers
+    return longest
+
+
+@compiled_part
+def serial_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
     captured: int, books: Books,
 ) -> float:  # fmt: skip
@@ -160,22 +181,18 @@ def step_seconds(
     """
     total = 0.0
     mixed = num_chunks > 0
-    cells, wall, stages = books.cells, books.wall, books.stages
+    stages = books.stages
     for s in range(stages.size):
         stages[s] = 0.0
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for g in range(plan.sections.shape[0]):
-        slowest, longest = 0, -1.0
-        for r in range(moments.shape[0]):
-            seconds = section_seconds(plan, g, moments[r], fresh, cells[r], books)
-            if seconds > longest:
-                slowest, longest = r, seconds
+        longest = section_seconds(
+            plan, g, moments, fresh, books.cells, books.tally, books.wall, books.busy[0]
+        )
         layers = plan.sections[g, G_LAYERS]
         total += longest * layers
         stages[plan.sections[g, G_STAGE]] += longest * layers
-        for s in range(plan.sections[g, G_START], plan.sections[g, G_STOP]):
-            wall[s] += cells[slowest, s, K_WALL] * layers
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
     return total + experts_step(plan, step, decodes, chunks, num_chunks, mixed, books)

@@ -200,18 +200,28 @@ def split_queue(plan: Plan, x: int, queue: F8, used: int, near: int, share: F8) 
 
 
 @compiled_part
-def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
-    """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
-    loads, share, queue = books.loads, books.share, books.queue
-    experts, work = plan.experts[x], plan.expert_work[x]
-    row = plan.slots.shape[0] + x
-    params = plan.params[row]
+def clear_share(share: F8) -> None:
+    """Empty the totals of one step's experts."""
     for p in range(share.shape[0]):
         for a in range(NUM_SHARE):
             share[p, a] = 0.0
+
+
+@compiled_part
+def groups_seconds(
+    plan: Plan, x: int, loads: I8, mixed: bool, share: F8, queue: F8
+) -> tuple[float, float]:
+    """Run one layer's experts of part `x`; seconds of the slowest group, and bytes of partial sums.
+
+    What all groups do is added to `share`, the main processor's adding up of sums included.
+    """
+    experts = plan.experts[x]
+    params = plan.params[plan.slots.shape[0] + x]
     groups, near = experts[E_GROUPS], experts[E_NEAR]
     held = experts[E_COUNT] // groups
-    slowest, sums = 0.0, 0.0
+    slowest, sums, before = 0.0, 0.0, 0.0
+    for p in range(share.shape[0]):
+        before += share[p, A_TOKENS] * params[p, P_SUM]
     tables = plan.expert_table[experts[E_CLASS]]
     for g in range(groups):
         if near > 0:
@@ -221,7 +231,7 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
                 seconds = split_queue(plan, x, queue, used, near, share)
         else:
             seconds = experts_whole(plan, x, loads, g * held, held, mixed, share)
-        left = -sums  # bytes of partial sums that this group's stacks leave
+        left = -before - sums  # bytes of partial sums that this group's stacks leave
         for p in range(share.shape[0]):
             left += share[p, A_TOKENS] * params[p, P_SUM]
         if left > 0.0:
@@ -232,21 +242,36 @@ def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
             share[0, int(bound(add, 0.0, moving, fixed))] += add
             share[0, A_RUNS] += 1.0
         slowest = max(slowest, seconds)
-    layers = experts[E_LAYERS]
-    times = float(plan.expert_devices // groups * layers)
+    return slowest, sums
+
+
+@compiled_part
+def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -> None:
+    """Book what the groups of part `x` did, and their bytes of partial sums, for all its layers."""
+    experts, work, row = plan.experts[x], plan.expert_work[x], plan.slots.shape[0] + x
+    times = float(plan.expert_devices // experts[E_GROUPS] * experts[E_LAYERS])
     for p in range(share.shape[0]):
         if share[p, A_RUNS] > 0.0:
-            total = books.tally[row, p]
+            total = tally[row, p]
             for b in range(A_TOKENS):
                 total[b] += share[p, b] * times
-                books.busy[0, p] += share[p, b] * times
+                busy[p] += share[p, b] * times
             total[T_FLOPS] += share[p, A_TOKENS] * work[V_FLOPS] * times
             total[T_STREAM] += share[p, A_ACTIVE] * work[V_WEIGHTS] * times
             total[T_ACT] += share[p, A_TOKENS] * work[V_ACT] * times
             total[T_RUNS] += share[p, A_RUNS] * times
             total[T_OUTSIDE] += share[p, A_OUTSIDE] * times
-    books.tally[row, 0, T_ACT] += sums * times
-    books.wall[row] += slowest * layers
+    tally[row, 0, T_ACT] += sums * times
+
+
+@compiled_part
+def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
+    """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
+    clear_share(books.share)
+    slowest, sums = groups_seconds(plan, x, books.loads, mixed, books.share, books.queue)
+    book_part(plan, x, sums, books.share, books.tally, books.busy[0])
+    layers = plan.experts[x, E_LAYERS]
+    books.wall[plan.slots.shape[0] + x] += slowest * layers
     return float(slowest * layers)
 
 

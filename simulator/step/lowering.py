@@ -24,6 +24,7 @@ from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, su
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
+from .streams import Streams, streams_of
 from .unequal import Uneven, uneven_of
 
 ROLE_PLAIN, ROLE_LINK, ROLE_PAIR_DECODE, ROLE_DECODE = range(4)
@@ -97,6 +98,7 @@ class Plan(NamedTuple):
     uneven: (
         Uneven | Any
     )  # decode attention of unequal contexts; None where its kernel tells nothing
+    streams: Streams | Any  # None where a step's ops run one after another
 
 
 def ops_of(plan: Plan) -> int:
@@ -174,7 +176,7 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d),
+        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]),
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),

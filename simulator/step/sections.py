@@ -30,24 +30,29 @@ class Section(NamedTuple):
         Pipeline stage that holds them.
     closing : bool
         Whether it ends its stage, after the stage's experts: what is sent on, or the head.
+    layer : Layer, optional
+        The layer that it is of, with its experts.
     """
 
     build: Build
     layers: int
     stage: int
     closing: bool = False
+    layer: Layer | None = None
+
+
+def whole_layer(d: Deployment, spec: Layer, m: Moments) -> list[Op]:
+    """Ops of a layer in order, collectives among them, and its experts without any tokens."""
+    parts = layer_ops(spec, m, d.run, Loads(np.zeros(1), np.zeros(1)))
+    return layer_program(spec, parts, d.layout, d.run, m.tokens)
 
 
 def sections_of(d: Deployment) -> list[Section]:
     """Embedding, each distinct layer of every stage without its experts, what is sent on, head."""
 
     def layer(spec: Layer) -> Build:
-        dummy = Loads(np.zeros(1), np.zeros(1))
-
         def build(m: Moments) -> list[Op]:
-            parts = layer_ops(spec, m, d.run, dummy)
-            program = layer_program(spec, parts, d.layout, d.run, m.tokens)
-            return [op for op in program if op.kind != "experts"]
+            return [op for op in whole_layer(d, spec, m) if op.kind != "experts"]
 
         return build
 
@@ -60,7 +65,7 @@ def sections_of(d: Deployment) -> list[Section]:
     last = len(d.stages) - 1
     out = [Section(lambda m: embedding_ops(d.shard, m, d.run), 1, 0)]
     for s, stage in enumerate(d.stages):
-        out += [Section(layer(spec), count, s) for spec, count in stage.groups]
+        out += [Section(layer(spec), count, s, layer=spec) for spec, count in stage.groups]
         out.append(Section(send(s) if s < last else head, 1, s, closing=True))
     return out
 

@@ -17,8 +17,8 @@ import pytest
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.books import Books
-from opbyte.simulator.step.compiled import step_seconds
 from opbyte.simulator.step.lowering import F8, I8, Plan
+from opbyte.simulator.step.timed import step_seconds
 from opbyte.simulator.step.unequal import added_seconds
 from opbyte.workloads.batch import PREFILL, Batch, Moments
 from opbyte.workloads.catalog import load_model

@@ -1,0 +1,133 @@
+"""Cost from fitted lines: seconds = alpha + beta n for each kind of op, as papers print their fits.
+
+A device's description holds the lines (``lines:``), each with its source; what they do not name is
+priced as it would be without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import AfterValidator
+
+from ..workloads.ops import Op
+from ..workloads.specfile import Spec
+from .cost import DESCRIPTION, Cost, CostModel, Evidence, Roof
+from .fields import Count, NonNegative, Positive
+from .prices import P_BYTES, P_FIXED, P_FLOPS, PriceRow, Probe
+
+EXCHANGES = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce", "transfer")
+LINES = ("gemm", "attention", *EXCHANGES)
+"""Names of lines: matmuls (experts too), attention, and exchanges by kind."""
+
+FLOP_PER = {"multiply-add": 2.0, "FLOP": 1.0}
+
+
+class LineSpec(Spec):
+    """One line: seconds of `alpha_s` and of `beta_s` for each of what it is `per`.
+
+    An element of an exchange has `element_bytes`.
+    """
+
+    alpha_s: NonNegative
+    beta_s: Positive
+    per: Literal["multiply-add", "FLOP", "element", "byte"]
+    element_bytes: Count = 1
+
+    def count(self, op: Op) -> float:
+        """What the line counts, of an op."""
+        flop = FLOP_PER.get(self.per)
+        return op.act_bytes / self.element_bytes if flop is None else op.flops / flop
+
+
+def line_name(op: Op, lines: Mapping[str, LineSpec]) -> str | None:
+    """Name of the line of an op; None where there is none. Attention without one is matmuls."""
+    if op.kind in ("gemm", "experts"):
+        name = "gemm"
+    elif op.kind.startswith("attention"):
+        name = "attention" if "attention" in lines else "gemm"
+    else:
+        name = op.kind
+    return name if name in lines else None
+
+
+def launches(op: Op) -> float:
+    """How often a line's alpha counts: once for each matrix of an expert's grouped matmuls."""
+    return op.shape.get("matrices", 1.0) if op.kind == "experts" else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LineModel:
+    """A `KernelModel` of fitted lines.
+
+    Attributes
+    ----------
+    lines : mapping of str to LineSpec
+    base : CostModel
+        What prices all other ops, and the energy of all.
+    """
+
+    lines: Mapping[str, LineSpec]
+    base: CostModel
+
+    def knows(self, op: Op) -> bool:
+        """Whether a line says the op's seconds."""
+        return line_name(op, self.lines) is not None
+
+    def cost(self, op: Op) -> Cost:
+        name = line_name(op, self.lines)
+        if name is None:
+            return self.base.cost(op)
+        line = self.lines[name]
+        fixed, slope = launches(op) * line.alpha_s, line.beta_s * line.count(op)
+        exchange = name in EXCHANGES
+        joules = {} if exchange else self.base.cost(op).joules
+        compute, memory = (0.0, slope) if line.per not in FLOP_PER else (slope, 0.0)
+        return Cost.of(fixed + slope, compute, memory, fixed, joules)
+
+    def row(self, op: Op, probe: Probe) -> PriceRow:
+        name = line_name(op, self.lines)
+        if name is None:
+            return self.base.row(op, probe)
+        line = self.lines[name]
+        exchange = name in EXCHANGES
+        params = np.zeros(P_FIXED + 1) if exchange else self.base.row(op, probe).params.copy()
+        flop = FLOP_PER.get(line.per)
+        params[P_FLOPS] = np.inf if flop is None else flop / line.beta_s
+        params[P_BYTES] = line.element_bytes / line.beta_s if flop is None else np.inf
+        params[P_FIXED] = launches(op) * line.alpha_s
+        return PriceRow(params)
+
+    def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
+        known = [op for op in ops if self.knows(op)]
+        rest = [op for op in ops if not self.knows(op)]
+        names = ", ".join(dict.fromkeys(line_name(op, self.lines) or "" for op in known))
+        own = [Evidence("fitted lines", names, DESCRIPTION)] if known else []
+        return [*own, *(self.base.evidence(rest) if rest else [])]
+
+    def roof(self, dtype: str) -> Roof:
+        return self.base.roof(dtype)
+
+
+def check_lines(lines: dict[str, LineSpec]) -> dict[str, LineSpec]:
+    """Refuse a line of no kind of op, and one that counts what its ops do not have.
+
+    Raises
+    ------
+    ValueError
+        Names the line and what would be right.
+    """
+    for name, line in lines.items():
+        if name not in LINES:
+            raise ValueError(f"{name!r} is no line; known: {', '.join(LINES)}")
+        wanted = ("element", "byte") if name in EXCHANGES else tuple(FLOP_PER)
+        if line.per not in wanted:
+            raise ValueError(f"{name} is per {' or '.join(wanted)}, not per {line.per}")
+    return lines
+
+
+Lines = Annotated[dict[str, LineSpec], AfterValidator(check_lines)]
+"""Lines of a device by name."""

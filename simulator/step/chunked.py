@@ -1,0 +1,135 @@
+"""A step whose exchanges run beside computation, as the explicit path builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.batch import TOKENS, Moments
+from ...workloads.ops import Loads, Op
+from ..deploy.deployment import ExpertPart
+from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments
+from ..streams.graph import COMPUTE
+from ..streams.overlap import NONE, PIPELINED, TWO_BATCH, Way
+from .costing import PlacedOp, Stage, StageCost, lengthened
+from .overlap import Key, Piece, Uncut, scheduled
+from .sections import Section, sections_of
+from .tracks import Track, tracks_of, visits_of
+
+
+class Overlapped(Stage):
+    """A step whose exchanges run beside computation."""
+
+    def in_chunks(self, way: Way, plain: Uncut | None) -> StageCost | None:
+        """The step in one way; None where it gives up against the uncut one."""
+        d = self.d
+        sections = sections_of(d)
+        tracks = [tracks_of(d, section) for section in sections]
+        pieces: dict[Key, list[Piece]] = {}
+        where: dict[Key, list[int]] = {}  # the critical ops of each piece, in `placed`
+        for s, section in enumerate(sections):
+            cut = [t for t, track in enumerate(tracks[s]) if track.part < 0 and track.chunked(way)]
+            whole = [t for t, track in enumerate(tracks[s]) if track.part < 0 and t not in cut]
+            for chunk in range(way.chunks):
+                self._tracks(s, section, tracks[s], cut, way, chunk, pieces, where)
+            self._tracks(s, section, tracks[s], whole, NONE, 0, pieces, where)
+        more = sum(
+            piece.seconds * sections[s].layers
+            for (s, t, _), own in pieces.items() if tracks[s][t].resource == COMPUTE
+            for piece in own
+        ) - (plain.compute_s if plain else 0.0)  # fmt: skip
+        if plain and plain.gives_up(more):
+            return None
+        for x, part in enumerate(d.experts):
+            for chunk, loads in enumerate(self._shares(part, way)):
+                seconds = self._groups(part, loads)
+                pieces[-1, x, chunk] = [Piece("experts", "experts", seconds)] if seconds else []
+                more += seconds * part.layers
+            if plain:
+                more -= plain.experts_s[x]
+                if plain.gives_up(more):
+                    return None
+        found = scheduled(way, tracks, visits_of(d, sections), pieces, len(d.stages))
+        for key, places in where.items():
+            for i in places:
+                self.placed[i] = replace(self.placed[i], exposed=found.exposed[key])
+        joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
+        return StageCost(
+            sum(found.stages), joules, tuple(self.placed), found.stages, way.name, found.timelines
+        )
+
+    def _tracks(
+        self, s: int, section: Section, tracks: Sequence[Track], own: Sequence[int], way: Way,
+        chunk: int, pieces: dict[Key, list[Piece]], where: dict[Key, list[int]],
+    ) -> None:  # fmt: skip
+        """Run some tracks of a section on every rank, for one chunk; the slowest rank's count."""
+        ranks = []
+        known: dict[bytes, tuple[float, list[tuple[list[PlacedOp], list[Piece]]]]] = {}
+        for m, added in zip(self.moments, self.unequal, strict=True):
+            sums = _sums(np.append(m.values, added), way, len(m.windows), chunk)
+            if sums.tobytes() not in known:  # ranks with equal batches take as long
+                program = section.build(Moments(m.windows, sums[:-1]))
+                program = [lengthened(op, float(sums[-1])) for op in program]
+                found = [self._track(program, tracks[t], section.layers) for t in own]
+                took = sum(p.seconds for _, pieces in found for p in pieces)
+                known[sums.tobytes()] = took, found
+            ranks.append(known[sums.tobytes()])
+        slowest = max(range(len(ranks)), key=lambda r: ranks[r][0])
+        for r, (_, found) in enumerate(ranks):
+            for t, (placed, own_pieces) in zip(own, found, strict=True):
+                if r == slowest:
+                    pieces[s, t, chunk] = own_pieces
+                    if tracks[t].resource != COMPUTE:
+                        first = len(self.placed)
+                        where[s, t, chunk] = list(range(first, first + len(placed)))
+                self.placed += [replace(p, critical=r == slowest) for p in placed]
+
+    def _track(
+        self, program: Sequence[Op], track: Track, count: int
+    ) -> tuple[list[PlacedOp], list[Piece]]:
+        """Run one track on one rank."""
+        ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
+        if track.resource != COMPUTE:
+            _, placed = self._collectives(ops, count)
+            return placed, [Piece(p.op.name, p.op.name, p.cost.seconds) for p in placed]
+        costs = self._regions(ops)
+        placed = [
+            PlacedOp(op, name, cost, count, self.d.layout.tp, True)
+            for region in costs
+            for op, name, cost in region.ops
+        ]
+        firsts = [region.ops[0][0] for region in costs]
+        return placed, [
+            Piece(op.name, op.layer, region.seconds)
+            for op, region in zip(firsts, costs, strict=True)
+        ]
+
+    def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
+        """Loads of every chunk."""
+        tokens = [
+            sum(
+                float(_sums(m.values, way, len(m.windows), chunk)[TOKENS])
+                for m in (b.moments(self.d.shard.windows) for b in self.batches)
+            )
+            for chunk in range(way.chunks)
+        ]
+        if self.expected:
+            return [part.router.expected(part.row, each) for each in tokens]
+        from .splitting import split_draw  # compiled code, as draws are
+
+        return split_draw(part, self._loads(part), tokens, self.step, self.replica)
+
+
+def _sums(
+    m: npt.NDArray[np.float64], way: Way, windows: int, chunk: int
+) -> npt.NDArray[np.float64]:
+    """Sums of one chunk of a batch."""
+    out = m.copy()
+    if way.kind == TWO_BATCH:
+        half_moments(m, windows, BIG if chunk == 0 else SMALL, out)
+    elif way.kind == PIPELINED:
+        out[TOKENS] = chunk_tokens(float(m[TOKENS]), way.chunks, chunk)
+    return out

@@ -1,0 +1,231 @@
+"""One step's ops built, placed and costed, a program a rank: what the explicit path adds up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ...devices.cost import Cost
+from ...devices.device import RegionCost
+from ...workloads.batch import PREFILL, TOKENS, Batch, Moments
+from ...workloads.ops import Loads, Op
+from ..deploy.deployment import Deployment, ExpertPart
+from ..deploy.placement import regions
+from ..streams.overlap import NONE
+from ..streams.scheduler import Timeline
+from .sections import sections_of
+
+K = TypeVar("K")
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedOp:
+    """One op as one device runs it.
+
+    Attributes
+    ----------
+    op : Op
+        Shape, FLOPs and bytes of the device's share.
+    processor : str
+        Processor name, or the link's for a collective.
+    cost : Cost
+        Of one op.
+    count : int
+        Layers that run the same op.
+    devices : int
+        Devices that run it (each its own share).
+    critical : bool
+        Whether it lies on the slowest rank or expert group, i.e. counts towards the step.
+    exposed : float
+        Share of its seconds that count towards the step: the others are hidden behind other ops.
+    """
+
+    op: Op
+    processor: str
+    cost: Cost
+    count: int
+    devices: int
+    critical: bool
+    exposed: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One step: duration, dynamic energy of all devices, and every op.
+
+    With pipeline parallel the duration is that of one batch on its way through all stages, of
+    which `stages` gives each one's part, what it sends on included. A step that overlaps says in
+    which `way`, and has a timeline of every stage.
+    """
+
+    seconds: float
+    joules: float
+    ops: tuple[PlacedOp, ...]
+    stages: tuple[float, ...]
+    way: str = NONE.name
+    timelines: tuple[Timeline, ...] = ()
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that devices run ops, summed over devices."""
+        return sum(p.cost.seconds * p.count * p.devices for p in self.ops)
+
+    def busy_within(self, devices: float) -> float:
+        """`busy_s`, at most all the time of so many devices where exchanges run beside the rest."""
+        return min(self.busy_s, self.seconds * devices) if self.timelines else self.busy_s
+
+    def times(self, key: Callable[[PlacedOp], K]) -> dict[K, float]:
+        """Seconds of the critical path by a property of its ops, without what others hide.
+
+        Ops of two processors side by side count in full.
+        """
+        out: dict[K, float] = {}
+        for placed in self.ops:
+            if placed.critical:
+                name = key(placed)
+                took = placed.cost.seconds * placed.count
+                out[name] = out.get(name, 0.0) + took * placed.exposed
+        return out
+
+
+class Stage:
+    """Accumulates placed ops; one instance per step."""
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        batches: Sequence[Batch],
+        step: int,
+        replica: int,
+        expected: bool,
+        captured: int,
+    ) -> None:
+        self.d = deployment
+        self.batches = batches
+        self.step, self.replica, self.expected = step, replica, expected
+        self.moments = [_padded(b.moments(deployment.shard.windows), captured) for b in batches]
+        self.unequal = [_unequal(deployment, b, captured) for b in batches]
+        self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
+        self.union = Batch(
+            *(np.concatenate([getattr(b, f) for b in batches])
+              for f in ("q_len", "context", "phase", "seq_id"))
+        )  # fmt: skip
+        self.placed: list[PlacedOp] = []
+        self.seconds = [0.0] * len(deployment.stages)  # of each pipeline stage so far
+        self.experts_s: list[float] = []  # of each expert part
+
+    def total(self) -> StageCost:
+        d = self.d
+        for section in sections_of(d):
+            if section.closing:
+                for part in d.experts:
+                    if part.stage == section.stage:
+                        self._experts(part)
+            programs = [
+                [lengthened(op, added) for op in section.build(m)]
+                for m, added in zip(self.moments, self.unequal, strict=True)
+            ]
+            self._ranks(programs, section.layers, section.stage)
+        joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
+        stages = tuple(self.seconds)
+        return StageCost(sum(stages), joules, tuple(self.placed), stages)
+
+    def _ranks(self, programs: Sequence[Sequence[Op]], count: int, stage: int) -> None:
+        """Run one program per rank; the section lasts as long as the slowest rank."""
+        per_rank: list[tuple[float, list[PlacedOp]]] = []
+        for program in programs:
+            active = [op for op in program if op.flops > 0 or op.act_bytes > 0]
+            seconds, placed = self._collectives(active, count)
+            compute = [op for op in active if op.layer != "communication"]
+            own, ops = self._place(compute, count, self.d.layout.tp)
+            per_rank.append((seconds + own, placed + ops))
+        slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
+        self.seconds[stage] += count * per_rank[slowest][0]
+        for r, (_, placed) in enumerate(per_rank):
+            self.placed += [replace(p, critical=r == slowest) for p in placed]
+
+    def _place(self, ops: Sequence[Op], count: int, devices: int) -> tuple[float, list[PlacedOp]]:
+        costs = self._regions(ops)
+        placed = [
+            PlacedOp(op, name, cost, count, devices, True)
+            for region in costs
+            for op, name, cost in region.ops
+        ]
+        return sum(region.seconds for region in costs), placed
+
+    def _regions(self, ops: Sequence[Op]) -> list[RegionCost]:
+        d = self.d
+        return d.device.run(
+            regions(ops, d.device, d.placement, self.mixed, d.system.mapping.splitter)
+        )
+
+    def _collectives(self, ops: Sequence[Op], count: int) -> tuple[float, list[PlacedOp]]:
+        d, seconds, placed = self.d, 0.0, []
+        for op in ops:
+            if op.layer != "communication":
+                continue
+            link = d.link(op)
+            cost = link.cost(op)
+            seconds += cost.seconds
+            placed.append(PlacedOp(op, link.spec.name, cost, count, d.layout.tp, True))
+        return seconds, placed
+
+    def _experts(self, part: ExpertPart) -> None:
+        """Run one expert part; the slowest group counts."""
+        self.experts_s.append(self._groups(part, self._loads(part)) * part.layers)
+        self.seconds[part.stage] += self.experts_s[-1]
+
+    def _groups(self, part: ExpertPart, loads: Loads) -> float:
+        """Run the experts of one layer at given loads on every expert group; the slowest's seconds."""
+        if loads.routed == 0:
+            return 0.0
+        devices = self.d.layout.devices if self.d.ranks > 1 else self.d.layout.tp
+        held = len(loads.tokens) // part.ep
+        groups: list[tuple[float, list[PlacedOp]]] = []
+        known: dict[bytes, tuple[float, list[PlacedOp]]] = {}  # equal loads cost the same
+        for g in range(part.ep):
+            own = slice(g * held, (g + 1) * held)
+            key = loads.tokens[own].tobytes() + loads.experts[own].tobytes()
+            if key not in known:
+                op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), self.d.run)
+                if not op.flops > 0:
+                    continue
+                known[key] = self._place([op], part.layers, devices // part.ep)
+            groups.append(known[key])
+        slowest = max(range(len(groups)), key=lambda g: groups[g][0])
+        for g, (_, placed) in enumerate(groups):
+            self.placed += [replace(p, critical=g == slowest) for p in placed]
+        return groups[slowest][0]
+
+    def _loads(self, part: ExpertPart) -> Loads:
+        if self.expected:
+            return part.router.expected(part.row, float(self.union.tokens))
+        return part.router.loads(self.step, part.row, self.union, self.replica)
+
+
+def _padded(m: Moments, captured: int) -> Moments:
+    """Moments of a batch that runs as a captured graph, if there is one."""
+    if captured:
+        from .unequal import padded_batch  # compiled code, which a step without graphs does without
+
+        m.values[TOKENS] = padded_batch(int(m.values[TOKENS]), captured)
+    return m
+
+
+def _unequal(d: Deployment, batch: Batch, captured: int) -> float:
+    """Seconds that unequal contexts of the decodes add to the attention of one layer."""
+    if not d.device.measured:  # rooflines know nothing of it
+        return 0.0
+    from .unequal import unequal_seconds  # compiled code, which a step on rooflines does without
+
+    return unequal_seconds(d, batch, captured)
+
+
+def lengthened(op: Op, seconds: float) -> Op:
+    """A decode attention op with what unequal contexts add; windows even them out."""
+    if seconds == 0.0 or op.kind != "attention_decode" or op.shape["window"]:
+        return op
+    return replace(op, shape={**op.shape, "uneven": seconds})

@@ -1,0 +1,152 @@
+"""A step with overlap as task graphs, one a pipeline stage, and what of it counts.
+
+The readable definition: the explicit path prices the pieces, here they become tasks and are scheduled
+by the list scheduler. Streams take their tasks track by track and, within a track, chunk by chunk;
+tracks of computation that follow each other, across layers too, count as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..streams.graph import COMPUTE, Builder
+from ..streams.overlap import Way
+from ..streams.scheduler import Timeline, run
+from .tracks import Track, Visit
+
+Key = tuple[int, int, int]
+"""Section, track of it and chunk; of experts -1, the part and the chunk."""
+
+
+class Piece(NamedTuple):
+    """One op of the slowest rank, or the slowest group's experts.
+
+    Attributes
+    ----------
+    name, kind : str
+        Of the op, and the part of the model that it is of.
+    seconds : float
+    """
+
+    name: str
+    kind: str
+    seconds: float
+
+
+class Uncut(NamedTuple):
+    """A step one op after another, as ways to cut it are held against.
+
+    Attributes
+    ----------
+    compute_s, exchange_s : float
+        Seconds of the slowest ranks' ops, experts apart, and of their exchanges.
+    experts_s : sequence of float
+        Of each expert part.
+    """
+
+    compute_s: float
+    exchange_s: float
+    experts_s: Sequence[float]
+
+    def gives_up(self, more: float) -> bool:
+        """Whether what chunks compute beyond this, so far, takes as long as all exchanges do.
+
+        Overlap hides exchanges alone, so that such a way is hardly worth pricing to its end.
+        """
+        return more >= self.exchange_s
+
+
+class Scheduled(NamedTuple):
+    """A step's timelines, and what share of each piece's seconds nothing hides."""
+
+    timelines: tuple[Timeline, ...]
+    exposed: Mapping[Key, float]
+
+    @property
+    def stages(self) -> tuple[float, ...]:
+        """Seconds of each pipeline stage."""
+        return tuple(line.makespan for line in self.timelines)
+
+
+def scheduled(
+    way: Way,
+    tracks: Sequence[Sequence[Track]],
+    visits: Sequence[Visit],
+    pieces: Mapping[Key, Sequence[Piece]],
+    stages: int,
+) -> Scheduled:
+    """Schedule a step.
+
+    Parameters
+    ----------
+    tracks : sequence
+        Of every section.
+    pieces : mapping
+        What each track runs, in order; nothing where a chunk is empty.
+    """
+    timelines, total, counted = [], dict[Key, float](), dict[Key, float]()
+    for stage in range(stages):
+        builder, keys = Builder(), list[Key]()
+        ready: list[list[int]] = [[] for _ in range(way.chunks)]
+        for group in _groups(way, [v for v in visits if v.stage == stage], tracks):
+            _add(way, group, pieces, builder, keys, ready)
+        line = run(builder.graph())
+        timelines.append(line)
+        for key, task, own in zip(keys, line.graph.tasks, line.exposed(), strict=True):
+            total[key] = total.get(key, 0.0) + task.seconds
+            counted[key] = counted.get(key, 0.0) + own
+    shares = {key: counted[key] / total[key] if total[key] else 1.0 for key in total}
+    return Scheduled(tuple(timelines), shares)
+
+
+Step = tuple[Visit, int, Track]
+"""A track where it comes in a step, with its place in its section."""
+
+
+def _groups(
+    way: Way, visits: Sequence[Visit], tracks: Sequence[Sequence[Track]]
+) -> list[list[Step]]:
+    """Tracks in order, those of chunked computation that follow each other together."""
+    out: list[list[Step]] = []
+    for visit in visits:
+        for t, track in enumerate(tracks[visit.section]):
+            last = out[-1][-1][2] if out else None
+            if last is not None and last.resource == COMPUTE == track.resource and (
+                last.chunked(way) and track.chunked(way)
+            ):  # fmt: skip
+                out[-1].append((visit, t, track))
+            else:
+                out.append([(visit, t, track)])
+    return out
+
+
+def _add(
+    way: Way, group: Sequence[Step], pieces: Mapping[Key, Sequence[Piece]], builder: Builder,
+    keys: list[Key], ready: list[list[int]],
+) -> None:  # fmt: skip
+    """Add the tasks of a group; `ready` holds what the next task of each chunk waits for."""
+    chunked = group[0][2].chunked(way)
+    for chunk in range(way.chunks if chunked else 1):
+        after = ready[chunk] if chunked else sorted({i for each in ready for i in each})
+        for visit, t, track in group:
+            key = (visit.section, t, chunk)
+            if track.part >= 0:
+                key = (-1, visit.part + track.part, chunk)
+            for name, kind, seconds in pieces.get(key, ()):
+                own = chunk if chunked else -1
+                after = [builder.add(name, track.resource, seconds, after, kind, own)]
+                keys.append(key)
+        if chunked:
+            ready[chunk] = after
+        else:
+            ready[:] = [after] * len(ready)
+
+
+def hidden_s(timelines: Sequence[Timeline]) -> dict[tuple[str, str], float]:
+    """Seconds of exchanges hidden, by name, and by the part of the model they are hidden behind."""
+    out: dict[tuple[str, str], float] = {}
+    for line in timelines:
+        for key, seconds in line.hidden(COMPUTE).items():
+            out[key] = out.get(key, 0.0) + seconds
+    return out

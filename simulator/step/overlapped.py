@@ -1,0 +1,295 @@
+"""The compiled path of a step that overlaps: a fixed schedule in max-plus form, chosen and booked.
+
+The same as `overlap` and the list scheduler, whose tracks come in one order: a track of a chunk begins
+when its stream is free and the chunk's track before it has ended. Every way that a step may take is
+priced in its own lane of `Books.lanes`, and the quickest one's totals are added to the books.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from ..streams.chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
+from ..streams.overlap import PIPELINED, SERIAL, TWO_BATCH
+from .books import K_WALL, Books
+from .compiled import range_seconds, section_seconds
+from .experts import book_part, clear_share, groups_seconds
+from .lanes import Lanes
+from .lowering import (
+    E_COUNT,
+    E_LAYERS,
+    E_STAGE,
+    E_TOP_K,
+    E_UNIFORM,
+    F8,
+    G_LAYERS,
+    G_STAGE,
+    I8,
+    ROLE_LINK,
+    S_ROLE,
+    V_PERSIST,
+    V_TILT,
+    Plan,
+)
+from .maxplus import chunked, makespan
+from .splitting import split_loads
+from .streams import (
+    T_PART,
+    T_RESOURCE,
+    T_START,
+    T_STOP,
+    Y_CHUNKS,
+    Y_KIND,
+    Streams,
+)
+from .unequal import graph_batch
+
+_chunk_tokens = compiled_part(chunk_tokens)
+_even_halves = compiled_part(even_halves)
+_half_moments = compiled_part(half_moments)
+
+
+@compiled_inside
+def size_of(m: F8, kind: int, chunks: int, place: int) -> int:
+    """Size of a chunk of a rank's batch: `BIG` for the first ones, which have what is left over."""
+    if kind == TWO_BATCH:
+        return BIG if place == 0 or _even_halves(m) else SMALL
+    first = _chunk_tokens(m[TOKENS], chunks, 0)
+    return BIG if _chunk_tokens(m[TOKENS], chunks, place) == first else SMALL
+
+
+@compiled_part
+def price_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, count: int,
+    fresh: bool,
+) -> float:  # fmt: skip
+    """Price and book `count` equal chunks of a rank's tracks in a section; seconds of one."""
+    total = 0.0
+    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        row = streams.tracks[t]
+        if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
+            total += range_seconds(
+                plan, row[T_START], row[T_STOP], layers * plan.tp * count, lanes.moments[size, r],
+                fresh, lanes.cells[c, size, r], lanes.tally[c], lanes.busy[c, 0],
+            )  # fmt: skip
+    return total
+
+
+@compiled_part
+def take_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, place: int
+) -> None:  # fmt: skip
+    """Take the seconds of a chunk's tracks, or of those that are not cut, from one rank."""
+    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
+    for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+        row = streams.tracks[t]
+        if row[T_PART] >= 0 or chunked(streams, t, kind) != (size != WHOLE):
+            continue
+        took = 0.0
+        for s in range(row[T_START], row[T_STOP]):
+            own = lanes.cells[c, size, r, s, K_WALL]
+            took += own
+            if row[T_RESOURCE] == 0:
+                lanes.wall[c, s] += own * layers
+        lanes.tracks[c, t, place] = took
+
+
+@compiled_part
+def price_section(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool
+) -> float:  # fmt: skip
+    """Price a section for one way; seconds of the slowest rank where nothing overlaps, else 0.
+
+    Every rank's chunks have two sizes at most; of each chunk the slowest rank counts.
+    """
+    ranks = moments.shape[0]
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    if kind == SERIAL:
+        return section_seconds(
+            plan, g, moments, fresh, lanes.cells[c, WHOLE], lanes.tally[c], lanes.wall[c],
+            lanes.busy[c, 0],
+        )  # fmt: skip
+    slowest, longest = int64(0), -1.0
+    for r in range(ranks):
+        seconds = price_tracks(plan, streams, lanes, c, g, r, WHOLE, 1, fresh)
+        if seconds > longest:
+            slowest, longest = r, seconds
+    take_tracks(plan, streams, lanes, c, g, slowest, WHOLE, 0)
+    for r in range(ranks):
+        bigs = 0
+        for place in range(chunks):
+            bigs += size_of(moments[r], kind, chunks, place) == BIG
+        lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
+        if bigs > 0:
+            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, bigs, fresh)
+        if bigs < chunks:
+            lanes.seconds[SMALL, r] = price_tracks(
+                plan, streams, lanes, c, g, r, SMALL, chunks - bigs, fresh
+            )  # fmt: skip
+    for place in range(chunks):
+        slowest, longest = int64(0), -1.0
+        for r in range(ranks):
+            seconds = lanes.seconds[size_of(moments[r], kind, chunks, place), r]
+            if seconds > longest:
+                slowest, longest = r, seconds
+        size = size_of(moments[slowest], kind, chunks, place)
+        take_tracks(plan, streams, lanes, c, g, slowest, size, place)
+    return 0.0
+
+
+@compiled_part
+def cut_moments(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8
+) -> None:  # fmt: skip
+    """Sums of every rank's chunks in one way."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    for r in range(moments.shape[0]):
+        for j in range(moments.shape[1]):
+            lanes.moments[WHOLE, r, j] = moments[r, j]
+        for size in (BIG, SMALL):
+            if kind == TWO_BATCH:
+                _half_moments(moments[r], plan.windows.size, size, lanes.moments[size, r])
+            elif kind == PIPELINED:
+                for j in range(moments.shape[1]):
+                    lanes.moments[size, r, j] = moments[r, j]
+                place = 0 if size == BIG else chunks - 1
+                lanes.moments[size, r, TOKENS] = _chunk_tokens(moments[r, TOKENS], chunks, place)
+
+
+@compiled_part
+def price_part(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, x: int, key: np.uint64, moments: F8,
+    mixed: bool, books: Books,
+) -> float:  # fmt: skip
+    """Price one expert part at the loads drawn for one way; seconds of all its chunks, one layer."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    experts, total, sums = plan.experts[x], 0.0, 0.0
+    count, layers = experts[E_COUNT], experts[E_LAYERS]
+    if kind == SERIAL:
+        for e in range(count):
+            lanes.loads[0, e] = lanes.drawn[x, e]
+    else:
+        for place in range(chunks):
+            lanes.routed[place] = 0.0
+            for r in range(moments.shape[0]):
+                tokens = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+                lanes.routed[place] += experts[E_TOP_K] * _chunk_tokens(tokens, chunks, place)
+        split_loads(key, x, lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
+    clear_share(books.share)
+    for place in range(chunks):
+        seconds, left = groups_seconds(
+            plan, x, lanes.loads[place], mixed, books.share, books.queue
+        )  # fmt: skip
+        lanes.experts[c, x, place] = seconds
+        total += seconds
+        sums += left
+    book_part(plan, x, sums, books.share, lanes.tally[c], lanes.busy[c, 0])
+    lanes.wall[c, plan.slots.shape[0] + x] += total * layers
+    return total
+
+
+@compiled_part
+def price_experts(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, key: np.uint64, moments: F8, mixed: bool,
+    books: Books,
+) -> bool:  # fmt: skip
+    """Price all expert parts for one way; whether it is worth going on with.
+
+    It is not once what the chunks compute beyond the uncut batch, so far, takes as long as all
+    exchanges of the step do (`explicit.Uncut.gives_up`).
+    """
+    serial, chooses = lanes.serial, c > 0 and streams.ways[0, Y_KIND] == SERIAL
+    more, most = lanes.compute[c] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
+    if chooses and more >= most:
+        return False
+    for x in range(plan.experts.shape[0]):
+        layers = plan.experts[x, E_LAYERS]
+        seconds = price_part(plan, streams, lanes, c, x, key, moments, mixed, books) * layers
+        serial[c, 1] += seconds
+        lanes.stages[c, plan.experts[x, E_STAGE]] += seconds
+        more += seconds - lanes.experts[0, x, 0] * layers
+        if chooses and more >= most:
+            return False
+    return True
+
+
+@compiled_part
+def clear(lanes: Lanes, c: int) -> None:
+    """Empty a lane's totals."""
+    lanes.tally[c] = 0.0
+    lanes.wall[c] = 0.0
+    lanes.busy[c] = 0.0
+    lanes.stages[c] = 0.0
+    lanes.serial[c] = 0.0
+    lanes.compute[c] = 0.0
+
+
+@compiled_part
+def add_lane(lanes: Lanes, c: int, books: Books) -> None:
+    """Add a lane's totals to the books."""
+    tally, busy = lanes.tally[c], lanes.busy[c]
+    for s in range(tally.shape[0]):
+        books.wall[s] += lanes.wall[c, s]
+        for p in range(tally.shape[1]):
+            for k in range(tally.shape[2]):
+                books.tally[s, p, k] += tally[s, p, k]
+    for p in range(busy.shape[1]):
+        books.busy[0, p] += busy[0, p]
+    for stage in range(books.stages.size):
+        books.stages[stage] = lanes.stages[c, stage]
+
+
+@compiled_part
+def draw_part(
+    plan: Plan, lanes: Lanes, x: int, key: np.uint64, prompts: np.uint64, decodes: int, chunks: I8,
+    num_chunks: int, books: Books,
+) -> None:  # fmt: skip
+    """Draw the loads of one expert part for the whole step, as `experts.routed_step` does."""
+    experts, work = plan.experts[x], plan.expert_work[x]
+    draw_loads(
+        key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+        experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
+        books.scratch, lanes.drawn[x],
+    )  # fmt: skip
+
+
+@compiled_part
+def overlapped_seconds(
+    plan: Plan, streams: Streams, lanes: Lanes, moments: F8, step: int, decodes: int, chunks: I8,
+    num_chunks: int, fresh: bool, captured: int, books: Books,
+) -> float:  # fmt: skip
+    """`compiled.serial_seconds` of a step that overlaps: in the way that takes least."""
+    serial = lanes.serial
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
+    for c in range(streams.ways.shape[0]):
+        clear(lanes, c)
+        cut_moments(plan, streams, lanes, c, moments)
+        for g in range(plan.sections.shape[0]):
+            longest = price_section(plan, streams, lanes, c, g, moments, fresh)
+            serial[c, 0] += longest * plan.sections[g, G_LAYERS]
+            lanes.stages[c, plan.sections[g, G_STAGE]] += longest * plan.sections[g, G_LAYERS]
+        for s in range(plan.slots.shape[0]):
+            if plan.slots[s, S_ROLE] != ROLE_LINK:
+                lanes.compute[c] += lanes.wall[c, s]
+    key = step_key(plan.seed, plan.replica, step)
+    prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    for x in range(plan.experts.shape[0]):
+        draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
+    best, least = int64(0), np.inf
+    for c in range(streams.ways.shape[0]):
+        if not price_experts(plan, streams, lanes, c, key, moments, num_chunks > 0, books):
+            continue
+        seconds = serial[c, 0] + serial[c, 1]
+        if streams.ways[c, Y_KIND] != SERIAL:
+            seconds = makespan(streams, lanes, c)
+        if seconds < least:
+            best, least = c, seconds
+    add_lane(lanes, best, books)
+    for r in range(moments.shape[0]):
+        moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+    return float(least)

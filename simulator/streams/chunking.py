@@ -1,0 +1,89 @@
+"""Cutting a step: how many tokens each chunk has, and the sums of each half of a batch.
+
+Plain functions of numbers: the explicit path calls them as they stand, simulations compiled. The
+larger chunks come first, so that those of one step have at most two sizes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.batch import (
+    BASE_MOMENTS,
+    DECODE_KV,
+    DECODES,
+    PREFILL_KV,
+    PREFILL_PAIRS,
+    PREFILL_RECT,
+    PREFILL_TOKENS,
+    PREFILLS,
+    SEQUENCES,
+    TOKENS,
+    WINDOW_MOMENTS,
+)
+
+F8 = npt.NDArray[np.float64]
+
+BIG, SMALL, WHOLE = range(3)
+"""Sizes of a batch's chunks: the larger, the smaller, and the batch uncut."""
+
+MOST_CHUNKS = 16
+"""Chunks of a step at most."""
+
+
+def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
+    """Tokens of one of `chunks` chunks of a batch; the first ones have those left over.
+
+    Examples
+    --------
+    >>> [chunk_tokens(10.0, 4, i) for i in range(4)]
+    [3.0, 3.0, 2.0, 2.0]
+    """
+    each = float(math.floor(tokens / chunks))
+    return each + 1.0 if place < tokens - each * chunks else each
+
+
+def even_halves(m: F8) -> bool:
+    """Whether both halves of a batch have the same sums."""
+    return bool(
+        m[DECODES] % 2.0 == 0.0 and m[PREFILL_TOKENS] % 2.0 == 0.0 and m[TOKENS] % 2.0 == 0.0
+    )
+
+
+def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
+    """Sums of one half of a batch: its sequences are dealt to two, as if all were of mean length.
+
+    Decodes are dealt one by one, their keys in proportion. An odd prompt is cut along its tokens:
+    each half then has half of its queries and of the pairs that they form, and reads all of its keys.
+
+    Parameters
+    ----------
+    m, out : float64 array, shape (moments,)
+        Those of the batch, and of the half; behind the sums of `windows` attention windows may
+        stand more that goes with the decodes.
+    size : int
+        `BIG` for the half with what is left over.
+    """
+    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    first = 1.0 if size == BIG else 0.0
+    even = math.floor(decodes / 2.0) * 2.0 == decodes
+    own = math.floor((decodes + first) / 2.0)
+    new = math.floor((tokens + (first if even else 1.0 - first)) / 2.0)
+    cut = min(math.floor((prompts + 1.0) / 2.0), new)
+    out[TOKENS] = math.floor((m[TOKENS] + first) / 2.0)
+    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
+    out[SEQUENCES] = own + cut
+    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    of_tokens = new / tokens if tokens > 0.0 else 0.0
+    of_prompts = cut / prompts if prompts > 0.0 else 0.0
+    for w in range(windows):
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
+        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
+        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
+        out[at + PREFILL_KV] = m[at + PREFILL_KV] * of_prompts
+    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
+        out[j] = m[j] * of_decodes
