@@ -38,7 +38,8 @@ def test_rows_and_costs_agree_on_steps_of_small_layers() -> None:
 
 
 def test_a_matmul_is_its_line() -> None:
-    op = Op("qkv", "attention", "gemm", "both", {}, "fp32", flops=2e12)
+    shape = {"m": 10_000, "n": 10_000, "k": 10_000}
+    op = Op("qkv", "attention", "gemm", "both", shape, "fp32", flops=2e12)
     cost, row = MODEL.cost(op), MODEL.row(op, ALONE)
     assert cost.seconds == pytest.approx(4.26e-5 + 2.29e-14 * 1e12)
     assert row.params[P_FIXED] + op.flops / row.params[P_FLOPS] == pytest.approx(cost.seconds)
