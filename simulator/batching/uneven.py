@@ -53,4 +53,3 @@ def gather(st: State, books: Books, r: int, done: int) -> tuple[int, int]:
             books.contexts[count] = request[I_CACHED] + done + 1
             count += 1
     return count, chunks
-
