@@ -14,6 +14,7 @@ from ..workloads.specfile import Spec
 from .core_spec import CoreSpec, MacArraySpec
 from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive
+from .fits import FamilyFitSpec
 from .fpga.spec import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
@@ -155,45 +156,6 @@ class LinkSpec(Spec):
     latency_s: NonNegative
     energy_J_per_byte: NonNegative = 0.0
     medium: Name | None = None
-
-
-class ErrorSpec(Spec):
-    """How far predictions are from measurements: fractions of the measured time.
-
-    `median_bias` is the median of predicted / measured - 1.
-    """
-
-    rows: Count
-    median_ape: NonNegative
-    p90_ape: NonNegative
-    median_bias: Annotated[float, Field(gt=-1)]
-
-
-class BoundsSpec(Spec):
-    """Largest errors that ``opbyte validate kernels`` accepts."""
-
-    median_ape: Positive
-    p90_ape: Positive
-    median_bias: Positive
-
-
-class FamilyFitSpec(Spec):
-    """Fitted parameters of one kernel family, and how well they predict.
-
-    `frameworks` scales the whole time ("time") or single parameters for each serving framework;
-    `errors` are of the fit itself and of cross-validation ("by_shape": five folds over distinct
-    shapes; "by_source": each framework left out in turn). `form` "simple" says that the rows were
-    too few for more than a latency and one efficiency.
-    """
-
-    rows: Count
-    form: Literal["full", "simple"] = "full"
-    date: str
-    tables: tuple[str, ...]
-    parameters: Annotated[dict[str, Positive], Field(min_length=1)]
-    frameworks: dict[str, dict[str, Positive]] = Field(default_factory=dict)
-    errors: dict[Literal["fit", "by_shape", "by_source"], ErrorSpec]
-    bounds: BoundsSpec
 
 
 class MappingSpec(Spec):

@@ -17,9 +17,10 @@ from ...devices.calibrated.kernel_sets import LINKS
 from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
+from ...devices.fits import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
-from ...devices.spec import BoundsSpec, DeviceSpec
+from ...devices.spec import DeviceSpec
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..show.result import Drawing, Result, skipped_remarks

@@ -23,7 +23,8 @@ import numpy as np
 
 from ...workloads.kernel_tables import framework
 from ..catalog import fitted_devices, load_device
-from ..spec import DeviceSpec, FamilyFitSpec
+from ..fits import FamilyFitSpec
+from ..spec import DeviceSpec
 from .errors import Errors
 from .family import F8, Family, families
 from .fit import Fit

@@ -17,7 +17,8 @@ from ...workloads.yaml_text import quoted, scalar
 from ..calibrated.errors import Errors
 from ..catalog import load_device
 from ..fields import Count, NonNegative, Positive
-from ..spec import DeviceSpec, ErrorSpec
+from ..fits import ErrorSpec
+from ..spec import DeviceSpec
 from .fit import DEVICE, FOLDS, SENSOR, STARTS, PowerFit, PowerRows, parameters, unpack
 from .model import PowerModel
 

@@ -1,0 +1,49 @@
+"""Schemas of fits as descriptions hold them: parameters, errors and what errors are accepted."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..workloads.specfile import Spec
+from .fields import Count, NonNegative, Positive
+
+
+class ErrorSpec(Spec):
+    """How far predictions are from measurements: fractions of the measured time.
+
+    `median_bias` is the median of predicted / measured - 1.
+    """
+
+    rows: Count
+    median_ape: NonNegative
+    p90_ape: NonNegative
+    median_bias: Annotated[float, Field(gt=-1)]
+
+
+class BoundsSpec(Spec):
+    """Largest errors that ``opbyte validate kernels`` accepts."""
+
+    median_ape: Positive
+    p90_ape: Positive
+    median_bias: Positive
+
+
+class FamilyFitSpec(Spec):
+    """Fitted parameters of one kernel family, and how well they predict.
+
+    `frameworks` scales the whole time ("time") or single parameters for each serving framework;
+    `errors` are of the fit itself and of cross-validation ("by_shape": five folds over distinct
+    shapes; "by_source": each framework left out in turn). `form` "simple" says that the rows were
+    too few for more than a latency and one efficiency.
+    """
+
+    rows: Count
+    form: Literal["full", "simple"] = "full"
+    date: str
+    tables: tuple[str, ...]
+    parameters: Annotated[dict[str, Positive], Field(min_length=1)]
+    frameworks: dict[str, dict[str, Positive]] = Field(default_factory=dict)
+    errors: dict[Literal["fit", "by_shape", "by_source"], ErrorSpec]
+    bounds: BoundsSpec
