@@ -269,7 +269,7 @@ def replay_requests(folder: Path, kernels: bool) -> ServingRun:
     table = _requests(folder / "requests.csv")
     deployment = _deployment(folder, engine, scenario)
     stream = _stream(folder.name, table)
-    cache = engine.cache_on(deployment.system.device)
+    cache = engine.cache_for(deployment)
     served = run(deployment, engine.policy, stream, cache=cache)
     result = served.requests
     costs = "kernel tables of the run" if kernels else "the device's kernel models"

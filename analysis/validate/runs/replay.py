@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.frameworks.engine_file import engine_of
 from ....simulator.frameworks.settings import EngineSettings
-from ....simulator.frameworks.vllm_file import engine_of
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
@@ -71,7 +71,7 @@ def replay(run: MeasuredRun, seeds: int, kernels: str) -> list[Entry]:
         Settings that are not simulated, or a model that does not fit.
     """
     deployment, settings = deployment_of(run, kernels)
-    cache = settings.cache_on(deployment.system.device)
+    cache = settings.cache_for(deployment)
     found: list[list[dict[str, float]]] = []
     for seed in range(seeds if run.requests is None else 1):
         drawn = draw(run, seed, cache.block_tokens)
