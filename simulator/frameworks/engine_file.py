@@ -8,18 +8,27 @@ from typing import Any
 
 from ...workloads.errors import SpecError, nearest
 from ...workloads.hf.json_file import read_json_object
+from . import sglang_file, trtllm_file, vllm_file, vllm_rules
 from .keys import Keys
 from .settings import EngineSettings
-from .sglang_file import sglang_settings
-from .trtllm_file import trtllm_settings
-from .vllm_file import vllm_settings
 
 ENGINES: Mapping[str, Callable[[Keys], EngineSettings]] = {
-    "vllm": vllm_settings,
-    "sglang": sglang_settings,
-    "tensorrt-llm": trtllm_settings,
+    "vllm": vllm_file.vllm_settings,
+    "sglang": sglang_file.sglang_settings,
+    "tensorrt-llm": trtllm_file.trtllm_settings,
 }
 """What reads a file, by what its key `engine` says; the first is what it says if it does not."""
+
+Only = Mapping[str, tuple[Any, str]]
+KEYS: Mapping[str, tuple[tuple[str, ...], Only]] = {
+    "vllm": (vllm_file.KEYS, vllm_rules.ONLY),
+    "sglang": (sglang_file.KEYS, sglang_file.ONLY),
+    "tensorrt-llm": (
+        trtllm_file.KEYS,
+        {**trtllm_file.ONLY, **trtllm_file.ONLY_CACHE, **trtllm_file.ONLY_SCHEDULER},
+    ),
+}
+"""Keys that are read, and which of them are refused with any other value than one, by engine."""
 
 
 def read_engine(path: str | Path) -> EngineSettings:
