@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .prefix import content_key, place
 from .state import I_HASHED, I_HASHES, State
 
@@ -68,14 +68,14 @@ def new_tree(ranks: int, pages: int) -> Tree:
     )
 
 
-@compiled_part
+@compiled_inside
 def key_at(st: State, i: int, j: int, page: int) -> int:
     """Key of the content of a request's page `j`."""
     request = st.ints[i]
     return content_key(st.pool, request[I_HASHES], request[I_HASHED], i, j, page)
 
 
-@compiled_part
+@compiled_inside
 def common_tokens(st: State, i: int, j: int) -> int:
     """Leading tokens that two requests are known to have in common."""
     one, other = st.ints[i], st.ints[j]
@@ -140,7 +140,7 @@ def settle_leaf(tree: Tree, r: int, x: int) -> None:
             sift_down(nodes, heap, nodes[last, N_PLACE], top[K_HEAP])
 
 
-@compiled_part
+@compiled_inside
 def touch(tree: Tree, r: int, x: int, time: int) -> None:
     """Note a use of a node, later than all before."""
     nodes = tree.nodes[r]
@@ -149,7 +149,7 @@ def touch(tree: Tree, r: int, x: int, time: int) -> None:
         sift_down(nodes, tree.heap[r], nodes[x, N_PLACE], tree.tops[r, K_HEAP])
 
 
-@compiled_part
+@compiled_inside
 def slot_of(table: I8, key: int, parent: int) -> int:
     """Where a parent's child of a first page is in the table, or the empty place where it would be."""
     mask = table.shape[0] - 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
 from .sglang_cache import pages_of, use_prefix
 from .sglang_state import (
@@ -48,7 +48,7 @@ from .state import (
 """What comes after a request was tried: the next one, or none because of memory or of the step."""
 
 
-@compiled_part
+@compiled_inside
 def available(x: Sglang, r: int) -> int:
     """Tokens that are free or can be evicted."""
     return int((x.tree.tops[r, K_FREE] + x.tree.tops[r, K_EVICTABLE]) * x.rules.page)
@@ -73,7 +73,7 @@ def open_budgets(st: State, x: Sglang, r: int) -> None:
     x.offset[0] = beside + sum_
 
 
-@compiled_part
+@compiled_inside
 def charge(x: Sglang, tokens: int, answer: int) -> None:
     """Count a prompt's tokens in a step, and the answer that it is expected to have."""
     adder = x.adder
@@ -87,7 +87,7 @@ def charge(x: Sglang, tokens: int, answer: int) -> None:
     adder[A_ADDED] += 1
 
 
-@compiled_part
+@compiled_inside
 def state_of(x: Sglang, r: int) -> int:
     """Whether a step has room for more."""
     have = available(x, r)

@@ -7,7 +7,7 @@ in the tree (cache_protected_len) and `I_SLOT` their last node.
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
 from .kv import KvRules
 from .radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from .sglang_state import RETRACT_STEPS, Sglang
@@ -20,20 +20,20 @@ from .state import (
 )
 
 
-@compiled_part
+@compiled_inside
 def pages_of(tokens: int, page: int) -> int:
     """Pages that so many tokens take."""
     return (tokens + page - 1) // page
 
 
-@compiled_part
+@compiled_inside
 def count_free(st: State, kv: KvRules, x: Sglang, r: int) -> None:
     """Bring a rank's free bytes in line with its pages."""
     top = x.tree.tops[r]
     st.free[r] = (top[K_FREE] + top[K_EVICTABLE]) * kv.block_bytes[0]
 
 
-@compiled_part
+@compiled_inside
 def take_tokens(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
     """Give a request memory for `tokens` more tokens; there is enough."""
     request, page = st.ints[i], x.rules.page

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .planning import count_chunk, count_decode
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
@@ -47,7 +47,7 @@ from .state import (
 )
 
 
-@compiled_part
+@compiled_inside
 def merge(st: State, x: Sglang, r: int) -> None:
     """Let the prompts of the latest step join the running batch, but for one that is being cut."""
     own, rank = x.ranks[r], st.ranks[r]
@@ -64,7 +64,7 @@ def merge(st: State, x: Sglang, r: int) -> None:
     own[S_LIST] = rank[R_RUNNING] = kept
 
 
-@compiled_part
+@compiled_inside
 def drop_finished(st: State, x: Sglang, r: int) -> bool:
     """Take finished requests out of the running batch; whether there were any."""
     own, kept = x.ranks[r], 0
@@ -205,7 +205,7 @@ def decode_fits(st: State, x: Sglang, r: int) -> bool:
     return bool(x.tree.tops[r, K_FREE] >= need)
 
 
-@compiled_part
+@compiled_inside
 def later_out(st: State, i: int, j: int) -> bool:
     """Whether a request has generated more than another, or as much of a shorter prompt."""
     one, other = st.ints[i], st.ints[j]

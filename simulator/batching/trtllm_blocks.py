@@ -13,11 +13,11 @@ and `I_SLOT` its row of `held`.
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .prefix import NEXT, append, unlink
 from .radix import enter, key_at, slot_of, strike
-from .state import I_BLOCKS, I_ROOM, I_SLOT, I_TARGET, State
+from .state import I8, I_BLOCKS, I_ROOM, I_SLOT, I_TARGET, State
 from .trtllm_state import (
     B_BEFORE,
     B_CHILD,
@@ -32,21 +32,20 @@ from .trtllm_state import (
 )
 
 
-@compiled_part
+@compiled_inside
 def count_free(st: State, kv: KvRules, x: Trtllm, r: int) -> None:
     """Bring a rank's free bytes in line with its blocks."""
     st.free[r] = x.ranks[r, T_FREE] * kv.block_bytes[0]
 
 
 @compiled_part
-def detach(x: Trtllm, r: int, b: int) -> None:
+def detach(blocks: I8, table: I8, b: int) -> None:
     """Take a block without children out of the tree."""
-    blocks = x.blocks[r]
     block = blocks[b]
     if block[B_KEY] == 0:
         return
     parent, before, after = block[B_PARENT], block[B_BEFORE], block[B_NEXT]
-    strike(x.table[r], block[B_KEY], parent)
+    strike(table, block[B_KEY], parent)
     if before >= 0:
         blocks[before, B_NEXT] = after
     elif parent >= 0:
@@ -58,33 +57,34 @@ def detach(x: Trtllm, r: int, b: int) -> None:
 
 
 @compiled_part
-def forget(x: Trtllm, r: int, b: int) -> None:
+def forget(blocks: I8, table: I8, b: int) -> None:
     """Take a block and all that follows it out of the tree."""
-    blocks, at = x.blocks[r], b
+    at = b
     while True:
         while blocks[at, B_CHILD] >= 0:
             at = blocks[at, B_CHILD]
         parent = blocks[at, B_PARENT]
-        detach(x, r, at)
+        detach(blocks, table, at)
         if at == b:
             return
         at = parent
 
 
-@compiled_part
+@compiled_inside
 def take_block(st: State, x: Trtllm, r: int, i: int) -> None:
     """Give a request the block that was freed longest ago; there is one."""
-    links, request = x.links[r], st.ints[i]
+    links, blocks, request = x.links[r], x.blocks[r], st.ints[i]
     b = links[links.shape[0] - 1, NEXT]
     unlink(links, b)
-    forget(x, r, b)
-    x.blocks[r, b, B_USERS] = 1
+    if blocks[b, B_KEY] != 0:
+        forget(blocks, x.table[r], b)
+    blocks[b, B_USERS] = 1
     x.ranks[r, T_FREE] -= 1
     x.held[r, request[I_SLOT], request[I_BLOCKS]] = b
     request[I_BLOCKS] += 1
 
 
-@compiled_part
+@compiled_inside
 def child_of(st: State, x: Trtllm, r: int, i: int, j: int, parent: int) -> int:
     """The block with a request's `j`-th content behind another block, or -1."""
     table = x.table[r]
@@ -121,7 +121,7 @@ def begin(st: State, x: Trtllm, r: int, i: int) -> int:
 @compiled_part
 def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
     """Let the full blocks of a request's first tokens be found, where their content is not yet."""
-    if not x.rules.reuse:
+    if not x.rules.reuse or tokens < x.rules.block:
         return
     blocks, request, block = x.blocks[r], st.ints[i], x.rules.block
     row, parent, matching = x.held[r, request[I_SLOT]], int64(-1), True
@@ -130,7 +130,8 @@ def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
         if b < 0:
             matching = False
             b = row[j]
-            forget(x, r, b)
+            if blocks[b, B_KEY] != 0:
+                forget(blocks, x.table[r], b)
             key = key_at(st, i, j, block)
             enter(x.table[r], key, parent, b + 1)
             blocks[b, B_KEY], blocks[b, B_PARENT], blocks[b, B_BEFORE] = key, parent, -1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from .planning import count_chunk, count_decode
 from .plans import record_preempted, record_tokens
 from .state import (
@@ -37,13 +37,13 @@ from .trtllm_blocks import begin, end, first_new, mark, take_block
 from .trtllm_state import T_FREE, W_BATCHED, W_WAITED, Trtllm
 
 
-@compiled_part
+@compiled_inside
 def blocks_of(tokens: int, block: int) -> int:
     """Blocks that so many tokens take."""
     return (tokens + block - 1) // block
 
 
-@compiled_part
+@compiled_inside
 def decodes(request: I8) -> bool:
     """Whether all of a request's prompt is computed or runs."""
     return bool(request[I_ROOM] > 0 and request[I_CACHED] >= request[I_TARGET])
@@ -73,7 +73,7 @@ def take_active(st: State, x: Trtllm, r: int) -> None:
 def tell_cut(st: State, x: Trtllm, r: int) -> int:
     """Note what prompts that are being cut will let others find; how many there are."""
     told = int64(0)
-    if not x.rules.reuse:
+    if not x.rules.reuse or not x.rules.chunked:
         return 0
     for j in range(st.ranks[r, R_RUNNING]):
         i = st.running[r, j]
@@ -102,7 +102,7 @@ def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool,
     return False, told + 1
 
 
-@compiled_part
+@compiled_inside
 def to_the_end(request: I8, block: int) -> int:
     """Blocks that a request has still to take (`getRemainingBlocksToCompletion`)."""
     return int(blocks_of(request[I_INPUT] + request[I_OUTPUT], block) - request[I_BLOCKS])
@@ -132,7 +132,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
         wanted[j] = 1
 
 
-@compiled_part
+@compiled_inside
 def next_blocks(request: I8, block: int) -> int:
     """Blocks that a request's next step takes (`getNeededBlocksOneStep`)."""
     if request[I_ROOM] == 0:
@@ -230,10 +230,11 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
                 fresh[j] = left // rules.block * rules.block
             left -= fresh[j]
             prompts += fresh[j] > 0
-    for j in range(size):
-        request = st.ints[st.running[r, j]]
-        if fresh[j] > 0 and not decodes(request):
-            own += request[I_INPUT] + request[I_GENERATED]
+    if rules.wait_steps > 0:
+        for j in range(size):
+            request = st.ints[st.running[r, j]]
+            if fresh[j] > 0 and not decodes(request):
+                own += request[I_INPUT] + request[I_GENERATED]
     return int(prompts), int(own), int(running)
 
 

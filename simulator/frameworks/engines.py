@@ -136,7 +136,7 @@ def sglang(deployment: Deployment, launch: Launch) -> EngineSettings:
         conservativeness=0.3 if layout.dp > 1 else 1.0,
     )
     policy = replace(
-        SGLANG, token_budget=chunk, max_sequences=launch.sequences or SGLANG.max_sequences,
+        SGLANG, token_budget=tokens, max_sequences=launch.sequences or SGLANG.max_sequences,
         poll_steps=launch.poll_steps, rules=rules,
     )  # fmt: skip
     left = total - kept_by_sglang(tokens, layout.devices)
