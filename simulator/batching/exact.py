@@ -10,14 +10,10 @@ has are compiled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba.extending import overload
 
 from ...workloads.batch import DECODES, TOKENS
-from ...workloads.jit import OPTIONS, compiled, compiled_part, int64, lacks
+from ...workloads.jit import compiled, compiled_given, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from . import sglang_steps, trtllm_steps
@@ -57,132 +53,90 @@ from .state import (
 from .stretch import run_stretch
 
 
+@compiled_part
+def trtllm_plan_step(
+    x: Exact, st: State, kv: KvRules, windows: I8, known: float
+) -> None:  # fmt: skip
+    """`plan_step` of TensorRT-LLM."""
+    trtllm_steps.plan_ranks(st, kv, x.trtllm, windows, known)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_plan_step)
 def plan_step(
     x: Exact, st: State, kv: KvRules, windows: I8, known: float
 ) -> None:  # fmt: skip
     """Plan the next step of every rank."""
-    if x.sglang is not None:
-        sglang_steps.plan_ranks(st, kv, x.sglang, windows, known)
-    elif x.trtllm is not None:
-        trtllm_steps.plan_ranks(st, kv, x.trtllm, windows, known)
+    sglang_steps.plan_ranks(st, kv, x.sglang, windows, known)
 
 
+@compiled_part
+def trtllm_start_step(
+    x: Exact, st: State, kv: KvRules, steps: int
+) -> None:  # fmt: skip
+    """`start_step` of TensorRT-LLM."""
+    trtllm_steps.start_ranks(st, kv, x.trtllm, steps)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_start_step)
 def start_step(
     x: Exact, st: State, kv: KvRules, steps: int
 ) -> None:  # fmt: skip
     """Note that the planned step runs, so many times."""
-    if x.sglang is not None:
-        sglang_steps.start_ranks(st, kv, x.sglang, steps)
-    elif x.trtllm is not None:
-        trtllm_steps.start_ranks(st, kv, x.trtllm, steps)
+    sglang_steps.start_ranks(st, kv, x.sglang, steps)
 
 
+@compiled_part
+def trtllm_take_results(
+    x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
+) -> None:  # fmt: skip
+    """`take_results` of TensorRT-LLM."""
+    trtllm_steps.take_ranks(st, kv, x.trtllm, first_end, now, closed)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_take_results)
 def take_results(
     x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
 ) -> None:  # fmt: skip
     """Process the results of the step that has ended."""
-    if x.sglang is not None:
-        sglang_steps.take_ranks(st, kv, x.sglang, first_end, now, closed)
-    elif x.trtllm is not None:
-        trtllm_steps.take_ranks(st, kv, x.trtllm, first_end, now, closed)
+    sglang_steps.take_ranks(st, kv, x.sglang, first_end, now, closed)
 
 
+@compiled_part
+def trtllm_most_steps(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """`most_steps` of TensorRT-LLM."""
+    return trtllm_steps.most_steps(st, x.trtllm)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_most_steps)
 def most_steps(
     x: Exact, st: State
 ) -> int:  # fmt: skip
     """How many steps run before the plan is another; below 0: an arrival makes it one."""
-    if x.sglang is not None:
-        return sglang_steps.most_steps(st, x.sglang)
-    assert x.trtllm is not None
-    return trtllm_steps.most_steps(st, x.trtllm)
+    return sglang_steps.most_steps(st, x.sglang)
 
 
+@compiled_part
+def trtllm_rank_for(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """`rank_for` of TensorRT-LLM."""
+    return trtllm_steps.rank_for(st, x.trtllm)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_rank_for)
 def rank_for(
     x: Exact, st: State
 ) -> int:  # fmt: skip
     """Which rank the next request goes to."""
-    if x.sglang is not None:
-        return sglang_steps.rank_for(st, x.sglang)
-    assert x.trtllm is not None
-    return trtllm_steps.rank_for(st, x.trtllm)
+    return sglang_steps.rank_for(st, x.sglang)
 
 
-def fall_idle(
-    x: Exact
-) -> None:  # fmt: skip
+@compiled_given("x.sglang", otherwise=lambda x: None)
+def fall_idle(x: Exact) -> None:
     """Nothing can run."""
-    if x.sglang is not None:
-        sglang_steps.fall_idle(x.sglang)
-    elif x.trtllm is not None:
-        trtllm_steps.fall_idle(x.trtllm)
-
-
-@overload(plan_step, jit_options=OPTIONS, inline="always")
-def _typed_plan_step(x: Any, st: Any, kv: Any, windows: Any, known: Any) -> Callable[..., None]:
-    def sglang(x: Any, st: Any, kv: Any, windows: Any, known: Any) -> Any:
-        sglang_steps.plan_ranks(st, kv, x.sglang, windows, known)
-
-    def trtllm(x: Any, st: Any, kv: Any, windows: Any, known: Any) -> Any:
-        trtllm_steps.plan_ranks(st, kv, x.trtllm, windows, known)
-
-    return trtllm if lacks(x, "sglang") else sglang
-
-
-@overload(start_step, jit_options=OPTIONS, inline="always")
-def _typed_start_step(x: Any, st: Any, kv: Any, steps: Any) -> Callable[..., None]:
-    def sglang(x: Any, st: Any, kv: Any, steps: Any) -> Any:
-        sglang_steps.start_ranks(st, kv, x.sglang, steps)
-
-    def trtllm(x: Any, st: Any, kv: Any, steps: Any) -> Any:
-        trtllm_steps.start_ranks(st, kv, x.trtllm, steps)
-
-    return trtllm if lacks(x, "sglang") else sglang
-
-
-@overload(take_results, jit_options=OPTIONS, inline="always")
-def _typed_take_results(
-    x: Any, st: Any, kv: Any, first_end: Any, now: Any, closed: Any
-) -> Callable[..., None]:
-    def sglang(x: Any, st: Any, kv: Any, first_end: Any, now: Any, closed: Any) -> Any:
-        sglang_steps.take_ranks(st, kv, x.sglang, first_end, now, closed)
-
-    def trtllm(x: Any, st: Any, kv: Any, first_end: Any, now: Any, closed: Any) -> Any:
-        trtllm_steps.take_ranks(st, kv, x.trtllm, first_end, now, closed)
-
-    return trtllm if lacks(x, "sglang") else sglang
-
-
-@overload(most_steps, jit_options=OPTIONS, inline="always")
-def _typed_most_steps(x: Any, st: Any) -> Callable[..., int]:
-    def sglang(x: Any, st: Any) -> Any:
-        return sglang_steps.most_steps(st, x.sglang)
-
-    def trtllm(x: Any, st: Any) -> Any:
-        return trtllm_steps.most_steps(st, x.trtllm)
-
-    return trtllm if lacks(x, "sglang") else sglang
-
-
-@overload(rank_for, jit_options=OPTIONS, inline="always")
-def _typed_rank_for(x: Any, st: Any) -> Callable[..., int]:
-    def sglang(x: Any, st: Any) -> Any:
-        return sglang_steps.rank_for(st, x.sglang)
-
-    def trtllm(x: Any, st: Any) -> Any:
-        return trtllm_steps.rank_for(st, x.trtllm)
-
-    return trtllm if lacks(x, "sglang") else sglang
-
-
-@overload(fall_idle, jit_options=OPTIONS, inline="always")
-def _typed_fall_idle(x: Any) -> Callable[..., None]:
-    def sglang(x: Any) -> Any:
-        sglang_steps.fall_idle(x.sglang)
-
-    def trtllm(x: Any) -> Any:
-        trtllm_steps.fall_idle(x.trtllm)
-
-    return trtllm if lacks(x, "sglang") else sglang
+    sglang_steps.fall_idle(x.sglang)
 
 
 @compiled_part

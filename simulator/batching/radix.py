@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.jit_held import held
 from .prefix import content_key, place
 from .state import I_HASHED, I_HASHES, State
 
@@ -38,6 +39,7 @@ SPREAD = 2177342782468422677
 """Odd factor that tells a parent's children from another's in the table."""
 
 
+@held
 class Tree(NamedTuple):
     """The trees of R ranks, of N nodes each at most."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.jit_held import held
 from .radix import Tree, new_tree
 
 F8 = npt.NDArray[np.float64]
@@ -53,6 +54,7 @@ tokens taken by it; pages, those of decodes beside it included; requests added, 
 cut (-1: none); entries of `keys` for requests without an end (-1: not looked for)."""
 
 
+@held
 class Sglang(NamedTuple):
     """What SGLang's scheduler keeps, beside the engine's state, of R ranks."""
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.jit_held import held
+
 I8 = npt.NDArray[np.int64]
 
 
@@ -42,6 +44,7 @@ NUM_RANK = 3
 processed."""
 
 
+@held
 class Trtllm(NamedTuple):
     """R ranks of N blocks, B requests of at most W blocks each."""
 

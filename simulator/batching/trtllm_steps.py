@@ -181,8 +181,3 @@ def rank_for(st: State, x: Trtllm) -> int:
         if load < fewest:
             best, fewest = int64(r), load
     return int(best)
-
-
-@compiled_part
-def fall_idle(x: Trtllm) -> None:
-    """Nothing starts anew."""

@@ -24,7 +24,7 @@ from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import Pool, named, widened
+from ..batching.prefix import Pool, named, new_pool, widened
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -143,6 +143,8 @@ class Engine:
             ranks, most, moments, self.kv.capacity, blocks, len(self.slots.processors),
             self.chained,
         )  # fmt: skip
+        if self.exact is not None:  # of what is told of content, hashes alone
+            self.state = self.state._replace(pool=new_pool(ranks, 0, 1))
         if self.keep_plans:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
