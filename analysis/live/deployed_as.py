@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import list_devices, load_system
+from ...simulator.frameworks.engine_file import read_engine
 from ...simulator.frameworks.settings import EngineSettings
-from ...simulator.frameworks.vllm_file import read_engine
 from ...workloads.catalog import catalog_entry, load_model
 from ...workloads.errors import InputError, nearest
 from ...workloads.hf.json_file import config_file, read_json_object

@@ -120,7 +120,7 @@ def serve(
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
     fleet = fleet_of(scenario) or Fleet()
-    cache = settings.cache_on(deployment.system.device)
+    cache = settings.cache_for(deployment)
     listening = _listen(host, port)
     with listening:
         live = Live(pools_of(deployment, fleet), settings.policy, cache, fleet.router)

@@ -140,21 +140,22 @@ def _block(block: Block) -> Iterator[str]:
 
 
 def _columns() -> Iterator[str]:
-    from ...simulator.frameworks.vllm_file import KEYS
-    from ...simulator.frameworks.vllm_rules import ONLY
+    from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
     from ..studies.sweep.point import BASES, METRICS
 
     yield "## Keys of an engine file\n"
-    yield ", ".join(f"`{key}`" for key in KEYS if key not in ONLY) + ".\n"
-    yield "Read, and refused with any other value:\n"
-    yield (
-        _table(
-            ("key", "only", "why"),
-            ((f"`{key}`", str(value), why) for key, (value, why) in ONLY.items()),
+    for engine, (keys, only) in KEYS.items():
+        yield f'With `"engine": "{engine}"`:\n'
+        yield ", ".join(f"`{key}`" for key in keys if key not in only) + ".\n"
+        yield "Read, and refused with any other value:\n"
+        yield (
+            _table(
+                ("key", "only", "why"),
+                ((f"`{key}`", str(value), why) for key, (value, why) in only.items()),
+            )
+            + "\n"
         )
-        + "\n"
-    )
     yield "## Columns of kernel tables\n"
     yield (
         "All have `source, device, kernel, dtype`, their shape, `timing` and `measured_s` [s]. Formats: "

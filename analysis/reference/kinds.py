@@ -113,11 +113,17 @@ def _sweep() -> dict[str, Any]:
 
 def _engine() -> dict[str, Any]:
     """Names of the keys that are read; others are left alone, as real engines have many more."""
-    from ...simulator.frameworks.vllm_file import KEYS
-    from ...simulator.frameworks.vllm_rules import ONLY
+    from ...simulator.frameworks.engine_file import KEYS
 
-    only = {key: {"description": f"Only {value!r}: {why}."} for key, (value, why) in ONLY.items()}
+    found: dict[str, Any] = {}
+    for engine, (keys, only) in KEYS.items():
+        for key in keys:
+            told = found.setdefault(key, {})
+            if key in only:
+                value, why = only[key]
+                said = f"{engine}: only {value!r}: {why}."
+                told["description"] = " ".join(filter(None, (told.get("description"), said)))
     return {
         "$schema": DIALECT, "title": "Settings of a serving engine", "type": "object",
-        "properties": {key: {} for key in KEYS} | only,
+        "properties": found,
     }  # fmt: skip

@@ -295,7 +295,7 @@ class Replayed:
         """The same requests in the simulator: they arrive when the engine queued them."""
         system = placed_in(self.system, host)
         d = deployed(self.model, system, self.scenario.deployment, self.engine)
-        policy, cache = self.engine.in_host(system).policy, self.engine.cache_on(system.device)
+        policy, cache = self.engine.in_host(system).policy, self.engine.cache_for(d)
         return run(d, policy, _stream(self.folder.name, self.table), cache=cache)
 
 

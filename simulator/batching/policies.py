@@ -15,6 +15,9 @@ from ...workloads.registry import Registry
 from ..limits import MAX_SEQUENCES
 from .host import LAUNCH_S, NO_HOST, REQUEST_S, Host, Pace
 from .orders import ORDERS
+from .own_rules import OwnRules
+from .sglang_rules import SglangRules
+from .trtllm_rules import TrtllmRules
 
 MOST_CAPTURED = 512
 """Largest batch that vLLM captures a graph for unless told otherwise (vllm/config/vllm.py)."""
@@ -97,6 +100,10 @@ class Policy:
     order : str
         A name in `orders.ORDERS`: which of the waiting requests is admitted next; empty: the one
         that came first. A preempted request goes before all others.
+    rules : OwnRules, optional
+        An engine's own scheduler, which then decides instead of all above but `max_sequences`,
+        `poll_steps`, `graphs`, `host` and `order`. With pipeline stages, in pools of a split system, and for
+        models with attention windows or constant state the fields above stand for it.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in
         flight; kernels are started one by one without `graphs`.
@@ -122,6 +129,7 @@ class Policy:
     graphs: bool = False
     host: Host = NO_HOST
     order: str = ""
+    rules: OwnRules | None = None
 
     def __post_init__(self) -> None:
         if self.prompts_alone and self.lazy:
@@ -197,6 +205,28 @@ and more (vllm/engine/arg_utils.py). Data-parallel ranks are given requests by
 4 x waiting + running (vllm/v1/engine/core_client.py)."""
 
 
+SGLANG = Policy(
+    "sglang", 8192, 2048, chunked=True, reserve=False, ahead=True, prompts_alone=True,
+    host=Host(request_s=REQUEST_S["sglang"]), rules=SglangRules(),
+)  # fmt: skip
+"""SGLang's scheduler (0.5.9) with its defaults on devices of less than 160 GiB
+(sglang/srt/server_args.py)."""
+
+POLICIES.register("sglang", "SGLang's scheduler: prompts before decodes, radix cache, overlap")(
+    SGLANG
+)
+
+TRTLLM = Policy(
+    "tensorrt-llm", 8192, 2048, chunked=False, reserve=True, ahead=True,
+    host=Host(request_s=REQUEST_S["trtllm"]), rules=TrtllmRules(),
+)  # fmt: skip
+"""TensorRT-LLM's executor (PyTorch backend, 1.2) with its defaults (tensorrt_llm/llmapi/llm_args.py)."""
+
+POLICIES.register("tensorrt-llm", "TensorRT-LLM's executor: whole prompts, block reuse, overlap")(
+    TRTLLM
+)
+
+
 def make_policy(
     name: str, token_budget: int | None = None, max_sequences: int | None = None
 ) -> Policy:
@@ -232,7 +262,8 @@ def limited(policy: Policy, token_budget: int | None, max_sequences: int | None)
         reason = f"must be at most {MAX_SEQUENCES:,} sequences, not {max_sequences}"
         raise InputError("--max-seqs", reason)
     if token_budget is not None:
-        policy = replace(policy, token_budget=token_budget)
+        rules = policy.rules and policy.rules.limited(token_budget)
+        policy = replace(policy, token_budget=token_budget, rules=rules)
     if max_sequences is not None:
         policy = replace(policy, max_sequences=max_sequences)
     return policy

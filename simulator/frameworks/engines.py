@@ -7,17 +7,20 @@ below, versions as in the runs); a launch changes some.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ...devices.calibrated.libraries import BLACKWELL, generation
 from ...devices.spec import DeviceSpec
 from ...workloads.registry import Registry
-from ..batching.host import REQUEST_S, Host
 from ..batching.kv import CacheSettings
-from ..batching.policies import Policy, make_policy
+from ..batching.policies import SGLANG, TRTLLM, make_policy
+from ..batching.sglang_rules import SglangRules
+from ..batching.trtllm_rules import TrtllmRules
 from ..deploy.deployment import Deployment
 from .settings import EngineSettings
 
 MIB = 2.0**20
+SGLANG_PREFILL = SglangRules().max_prefill_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +34,24 @@ class Launch:
     memory : float or None
         Share of memory for weights and cache (SGLang, vLLM), or of what weights leave for the
         cache (TensorRT-LLM).
-    poll_steps, gather_steps, gather_tokens, even_steps : int
-        See `Policy`.
+    prefill : int or None
+        Prompt tokens of a step that are not cut (SGLang's max_prefill_tokens).
+    reuse : bool
+        Whether computed prompts can be found again.
+    poll_steps, gather_steps, gather_tokens, even_steps, even_batches : int
+        See `Policy` and `TrtllmRules`.
     """
 
     tokens: int | None = None
     sequences: int | None = None
     memory: float | None = None
+    prefill: int | None = None
+    reuse: bool = True
     poll_steps: int = 1
     gather_steps: int = 0
     gather_tokens: int = 0
     even_steps: int = 0
+    even_batches: int = 10
 
 
 Limits = Callable[[Deployment, Launch], EngineSettings]
@@ -60,6 +70,11 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     return EngineSettings(policy, CacheSettings(memory_bytes=(launch.memory or 0.9) * total))
 
 
+TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32
+"""Of what weights leave, the share that TensorRT-LLM's cache takes, and tokens of its blocks
+(tensorrt_llm/llmapi/llm_args.py)."""
+
+
 @ENGINES.register("trtllm")
 def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Whole prompts beside decodes, the cache of finished requests reserved, overlapped scheduling.
@@ -72,16 +87,32 @@ def tensorrt_llm(deployment: Deployment, launch: Launch) -> EngineSettings:
     passed; with attention_dp_config.enable_balance until every rank has one or timeout_iters
     steps have passed.
     """
-    policy = Policy(
-        "tensorrt-llm", launch.tokens or 8192, launch.sequences or 2048, chunked=False,
-        reserve=True, ahead=True, gather_steps=launch.gather_steps,
-        gather_tokens=launch.gather_tokens, even_steps=launch.even_steps,
-        host=Host(request_s=REQUEST_S["trtllm"]),
+    layout, tokens = deployment.layout, launch.tokens or TRTLLM.token_budget
+    rules = TrtllmRules(
+        max_num_tokens=tokens, reuse=launch.reuse, wait_steps=launch.gather_steps,
+        wait_tokens=launch.gather_tokens, even=launch.even_steps > 0 and layout.dp > 1,
+        even_steps=launch.even_steps, even_batches=launch.even_batches,
     )  # fmt: skip
-    total = deployment.system.device.memory.capacity_bytes
-    weights = deployment.memory(total).weights
-    share = launch.memory or 0.9
-    return EngineSettings(policy, CacheSettings(memory_bytes=weights + share * (total - weights)))
+    policy = replace(
+        TRTLLM, token_budget=tokens, max_sequences=launch.sequences or TRTLLM.max_sequences,
+        gather_steps=launch.gather_steps, gather_tokens=launch.gather_tokens,
+        even_steps=launch.even_steps, rules=rules,
+    )  # fmt: skip
+    settings = EngineSettings(
+        policy, CacheSettings(TRTLLM_BLOCK), left_share=launch.memory or TRTLLM_SHARE,
+        engine="tensorrt-llm",
+    )  # fmt: skip
+    return replace(settings, cache=settings.cache_for(deployment))
+
+
+def kept_by_sglang(tokens: int, devices: int) -> float:
+    """Memory that SGLang keeps free of weights and cache [B].
+
+    0.5 GiB, 1.5 MiB for each token of a chunk, 2 MiB for each sequence of the largest CUDA graph (256,
+    from four devices on 512) and 1 GiB for each eight devices (sglang/srt/server_args.py).
+    """
+    graphs = 512 if devices >= 4 else 256
+    return MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
 
 
 @ENGINES.register("sglang")
@@ -89,23 +120,29 @@ def sglang(deployment: Deployment, launch: Launch) -> EngineSettings:
     """Steps of prompts or of decodes, prompts first (no enable_mixed_chunk), overlapped scheduling.
 
     Defaults (sglang/srt/server_args.py): chunks of 8,192 tokens, 16,384 on devices of 160 GiB and
-    more; arrivals are received at every step (scheduler_recv_interval 1); of memory, all but 0.5
-    GiB, 1.5 MiB for each token of a chunk, 2 MiB for each sequence of the largest CUDA graph
-    (256, from four devices on 512) and 1 GiB for each eight devices.
+    more; 16,384 prompt tokens a step; arrivals are received at every step (scheduler_recv_interval 1);
+    pages of a token, of 64 on data-centre Blackwell (trtllm_mla, trtllm_mha). Data-parallel attention
+    deals chunks to its ranks and counts tokens to come with 0.3 of the usual care.
     """
     total = deployment.system.device.memory.capacity_bytes
-    devices = deployment.layout.devices
+    layout, device = deployment.layout, deployment.system.device
     tokens = launch.tokens or (16_384 if total >= 160 * 1024 * MIB else 8192)
-    policy = Policy(
-        "sglang", tokens, launch.sequences or 2048, chunked=True, reserve=False, ahead=True,
-        prompts_alone=True, poll_steps=launch.poll_steps,
-        host=Host(request_s=REQUEST_S["sglang"]),
+    page = 64 if generation(device) >= BLACKWELL else 1
+    chunk = max(tokens // layout.dp // page, 1) * page
+    rules = SglangRules(
+        max_prefill_tokens=launch.prefill or SGLANG_PREFILL,
+        chunked_prefill_size=chunk,
+        radix=launch.reuse,
+        conservativeness=0.3 if layout.dp > 1 else 1.0,
+    )
+    policy = replace(
+        SGLANG, token_budget=tokens, max_sequences=launch.sequences or SGLANG.max_sequences,
+        poll_steps=launch.poll_steps, rules=rules,
     )  # fmt: skip
+    left = total - kept_by_sglang(tokens, layout.devices)
     if launch.memory:
-        return EngineSettings(policy, CacheSettings(memory_bytes=launch.memory * total))
-    graphs = 512 if devices >= 4 else 256
-    left = total - MIB * (512 + 1.5 * tokens + 2 * graphs + 1024 * devices / 8)
-    return EngineSettings(policy, CacheSettings(memory_bytes=left))
+        left = launch.memory * total
+    return EngineSettings(policy, CacheSettings(page, memory_bytes=left), engine="sglang")
 
 
 HGX = 8

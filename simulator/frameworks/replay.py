@@ -26,8 +26,8 @@ from ..batching.plan_log import E_TOKENS, P_END, P_FREE, P_TIME
 from ..batching.state import F_FIRST, F_LAST, I_ORDER
 from ..deploy.deployment import Deployment, deploy
 from ..serving.engine import Engine
+from .engine_file import engine_of
 from .settings import EngineSettings
-from .vllm_file import engine_of
 
 MODEL, DEVICE = "llama-3-8b", "h100"
 """What the batches run on. Any would do whose batches take less than the unit of time: a plan depends

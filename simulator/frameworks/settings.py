@@ -9,6 +9,7 @@ from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.sampling import NONE
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,18 @@ class EngineSettings:
         How logits become tokens; see `workloads.sampling`.
     memory_share : float or None
         Fraction of a device's memory for weights and cache, where `cache` does not say how much.
+    memory_kept : float
+        Without a share: what the engine keeps of a device's memory for other things [B].
+    left_share : float or None
+        Fraction of what weights leave of a device's memory for the cache, where that is how it is said.
     memory_bytes : float or None
         Memory of one device as the engine saw it [B].
     device_name : str
         GPU as its driver names it; empty if nobody says.
     given : bool
         Whether an engine's file says all this.
+    engine : str
+        Whose settings they are.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -55,9 +62,12 @@ class EngineSettings:
     exchange: str = "all_to_all"
     sampling: str = NONE
     memory_share: float | None = None
+    memory_kept: float = 0.0
+    left_share: float | None = None
     memory_bytes: float | None = None
     device_name: str = ""
     given: bool = False
+    engine: str = "vllm"
     doubts: tuple[str, ...] = ()
 
     def in_host(self, system: SystemSpec) -> EngineSettings:
@@ -70,7 +80,19 @@ class EngineSettings:
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:
         """Cache settings on a device: without a number of blocks, what the memory holds."""
-        if self.cache.blocks is not None or self.memory_share is None:
-            return self.cache
         total = self.memory_bytes or device.memory.capacity_bytes
-        return replace(self.cache, memory_bytes=total * self.memory_share)
+        if self.cache.blocks is not None or (self.memory_share is None and not self.memory_kept):
+            return self.cache
+        left = total - self.memory_kept
+        if self.memory_share is not None:
+            left = total * self.memory_share
+        return replace(self.cache, memory_bytes=left)
+
+    def cache_for(self, deployment: Deployment) -> CacheSettings:
+        """Cache settings of a deployment."""
+        device = deployment.system.device
+        if self.left_share is None or self.cache.blocks is not None:
+            return self.cache_on(device)
+        total = self.memory_bytes or device.memory.capacity_bytes
+        weights = deployment.memory(total).weights
+        return replace(self.cache, memory_bytes=weights + self.left_share * (total - weights))

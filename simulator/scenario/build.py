@@ -12,9 +12,9 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
+from ..frameworks.engine_file import read_engine
 from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
-from ..frameworks.vllm_file import read_engine
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
 from ..serving.run import run
@@ -44,7 +44,7 @@ def run_scenario(
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
         keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
-        cache=settings.cache_on(deployment.system.device), stop=scenario.stop,
+        cache=settings.cache_for(deployment), stop=scenario.stop,
     )  # fmt: skip
 
 

@@ -32,7 +32,9 @@ def deployed(
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
     exchange = "all_to_all" if settings is None else settings.exchange
     sampling = NONE if settings is None else settings.sampling
-    vllm = options.framework == "vllm" or (settings is not None and settings.given)
+    vllm = options.framework == "vllm" or (
+        settings is not None and settings.given and settings.engine == "vllm"
+    )
     frameworks: Mapping[str, str] = {}
     if options.framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of

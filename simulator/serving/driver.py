@@ -170,6 +170,8 @@ class Driver:
             )  # fmt: skip
             return Node(index, engine, simpy.Resource(env))
 
+        if pools.decode:  # an engine's own scheduler is that of one that does both
+            policy = replace(policy, rules=None)
         entry = [made(d, i, policy) for i, d in enumerate(pools.entry)]
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding = replace(policy, caching=False)

@@ -16,13 +16,15 @@ import numpy.typing as npt
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.chains import linked, open_clients
+from ..batching.exact import advance_exact
+from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.loop import LOG_FULL, STUCK, advance
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import Pool, named, widened
+from ..batching.prefix import Pool, named, new_pool, widened
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -103,16 +105,19 @@ class Engine:
     books: Books = field(init=False)
     state: State = field(init=False)
     pipe: Pipe | None = field(init=False)
+    exact: Exact | None = field(init=False, default=None)
     course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: dict[Hashable, int] = field(init=False, default_factory=dict)
     hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
+    width: int = field(init=False, default=0)  # blocks of the longest request under own rules
 
     def __post_init__(self) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
-        self.kv = kv_rules(self.deployment, self.cache, self.policy.caching)
+        own = self.policy.rules is not None and self.plan.stages == 1
+        self.kv = kv_rules(self.deployment, self.cache, self.policy.caching or own)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         if self.plan.stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
@@ -125,15 +130,23 @@ class Engine:
         overlaps = d.layout.all_devices / d.replicas if self.plan.streams is not None else None
         self.course = Course(d.device.board, overlaps)
         self._empty()
+        if self.exact is not None:
+            self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 
     def _empty(self) -> None:
         """Begin without requests, at time 0."""
         stages, ranks, most = self.plan.stages, self.deployment.ranks, self.policy.max_sequences
-        moments = self.plan.forms.shape[2] - 1
+        moments, rules = self.plan.forms.shape[2] - 1, self.policy.rules
+        blocks = self.kv.blocks if self.kv.cached else 0
+        if rules is not None and blocks and stages == 1:  # which number pages themselves
+            self.exact = rules.start(ranks, most, blocks, self.kv.block)
+            blocks = 0
         self.state = new_state(
-            ranks, most, moments, self.kv.capacity, self.kv.blocks if self.kv.cached else 0,
-            len(self.slots.processors), self.chained,
+            ranks, most, moments, self.kv.capacity, blocks, len(self.slots.processors),
+            self.chained,
         )  # fmt: skip
+        if self.exact is not None:  # of what is told of content, hashes alone
+            self.state = self.state._replace(pool=new_pool(ranks, 0, 1))
         if self.keep_plans:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
@@ -150,6 +163,8 @@ class Engine:
         if self.state.pool is not None and old.pool is not None:
             pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
             self.state = self.state._replace(pool=pool)
+        if self.exact is not None and self.policy.rules is not None:
+            self.exact = self.policy.rules.widen(self.exact, self.width)
 
     @property
     def now(self) -> float:
@@ -195,8 +210,11 @@ class Engine:
         InputError
             Prefix hashes that blocks of this size cut.
         """
+        spare = 0
+        if self.exact is not None and self.policy.rules is not None:
+            spare = self.policy.rules.spare(self.kv.block)
         check_fits(
-            self.kv, block.input_tokens, block.output_tokens, block.request_id,
+            self.kv, block.input_tokens, block.output_tokens + spare, block.request_id,
             self.deployment.system.name,
         )  # fmt: skip
         told = block.hash_ids is not None or block.turns is not None
@@ -223,7 +241,10 @@ class Engine:
 
         With several batches in flight a sequence may be in each, some beyond its end (`next_tokens`).
         """
-        if self.state.pool is not None:
+        if self.exact is not None and self.policy.rules is not None:
+            self.width = max(self.width, -(-tokens // self.kv.block))
+            self.exact = self.policy.rules.widen(self.exact, self.width)
+        elif self.state.pool is not None:
             tokens += self.plan.stages - 1
             pool = widened(self.state.pool, -(-tokens // self.kv.block))
             self.state = self.state._replace(pool=pool)
@@ -319,7 +340,9 @@ class Engine:
         """Run compiled steps until something is to be done here; why they stopped."""
         what = self.plan, self.limits, self.kv, self.state, self.books
         how = until, self.clients is not None, goal
-        if self.pipe is None:
+        if self.exact is not None:
+            status = advance_exact(*what, self.exact, *how)
+        elif self.pipe is None:
             status = advance(*what, *how)
         else:
             status = advance_pipeline(*what, self.pipe, *how)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.workloads.errors import visible
 from opbyte.workloads.regular import open_regular, read_regular
 

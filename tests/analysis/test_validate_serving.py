@@ -19,7 +19,7 @@ from opbyte.analysis.answers.coverage import FAMILIES
 from opbyte.analysis.validate.serving import validate_serving
 from opbyte.devices.tables.model import TableModel
 from opbyte.simulator.deploy.deployment import deploy
-from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.scenario.load import load
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch

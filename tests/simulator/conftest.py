@@ -107,18 +107,27 @@ def compiled_step() -> Callable[..., float]:
     return seconds
 
 
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """The slow scheduler of `reference.py`, which lies beside the tests and is none."""
-    spec = importlib.util.spec_from_file_location(
-        "reference", Path(__file__).with_name("reference.py")
-    )
+def _beside(name: str) -> ModuleType:
+    """A module that lies beside the tests and is none."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """The slow scheduler of `reference.py`."""
+    return _beside("reference")
+
+
+@pytest.fixture(scope="session")
+def references() -> Callable[[str], ModuleType]:
+    """Slow schedulers of other engines, by the names of their files."""
+    return cache(_beside)
 
 
 @pytest.fixture(scope="session")

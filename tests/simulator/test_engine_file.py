@@ -11,7 +11,8 @@ import pytest
 
 from opbyte.devices.catalog import load_device
 from opbyte.simulator.batching.policies import POLICIES
-from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS, read_engine
+from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
 from opbyte.workloads.errors import InputError
 
 

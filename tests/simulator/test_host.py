@@ -15,7 +15,7 @@ from opbyte.simulator.batching.host import LAUNCH_S, REQUEST_S, Host
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
-from opbyte.simulator.frameworks.vllm_file import read_engine
+from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.errors import SpecError

@@ -34,26 +34,30 @@ def tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
     Scripts of mixtures of experts give a step a prompt and a token of every client, those of 2026
     (versions from 1.2 on) at least 8,192 tokens; on Blackwell these let fp8 models on one rank
     gather prompts too, at 1024/1024 with 64 clients and more. KV takes 0.9 of what weights leave
-    for dense models, else 0.8. gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
+    for dense models, else 0.8, and nothing is found again (enable_block_reuse). gpt-oss has 20,000 tokens, 0.85, and the default 50 steps of balance.
     """
     short = point.isl == point.osl == 1024
     if point.model.startswith("gpt-oss"):
-        return Launch(20_000, memory=0.85, even_steps=50 if point.workers.dp > 1 else 0)
+        return Launch(
+            20_000, memory=0.85, reuse=False, even_steps=50 if point.workers.dp > 1 else 0
+        )
     if not deployment.experts:
         tokens = 16_384
         if short and point.workers.tp < 8:
-            return Launch(tokens, gather_steps=20, gather_tokens=int(0.9 * tokens))
-        return Launch(tokens)
+            return Launch(tokens, reuse=False, gather_steps=20, gather_tokens=int(0.9 * tokens))
+        return Launch(tokens, reuse=False)
     tokens = -(-(point.clients + point.isl + 64) // 64) * 64
     early = () < point.version < (1, 2)
     if not early:
         tokens = max(8192, tokens)
     if point.workers.dp > 1:
-        return Launch(tokens, memory=0.8, even_steps=60)
+        return Launch(tokens, memory=0.8, reuse=False, even_steps=60, even_batches=0)
     gathers = not early and blackwell(deployment) and point.weight_dtype == "fp8"
     if short and gathers and point.clients >= 64:
-        return Launch(tokens, memory=0.8, gather_steps=40, gather_tokens=int(0.8 * tokens))
-    return Launch(tokens, memory=0.8)
+        return Launch(
+            tokens, memory=0.8, reuse=False, gather_steps=40, gather_tokens=int(0.8 * tokens)
+        )
+    return Launch(tokens, memory=0.8, reuse=False)
 
 
 @SCRIPTS.register("SGLang")
@@ -61,19 +65,19 @@ def sglang(point: Point, deployment: Deployment) -> Launch:
     """On Blackwell arrivals are received every 10 steps, every 30 from 16 clients on.
 
     Chunks, running requests and share of memory by device and number format; on Hopper the
-    engine receives at every step.
+    engine receives at every step. Nothing is found again (disable-radix-cache).
     """
     if not blackwell(deployment):
         running = 512 if point.isl == point.osl == 1024 else 256
-        return Launch(32_768, running, 0.82)
+        return Launch(32_768, running, 0.82, 32_768, reuse=False)
     many = 30 if point.clients >= 16 else 10
     if point.workers.dp > 1:  # refused by the engine with data-parallel attention
         many = 1
     if point.weight_dtype != "fp8":
-        return Launch(16_384, 256, 0.85, poll_steps=many)
+        return Launch(16_384, 256, 0.85, reuse=False, poll_steps=many)
     if deployment.layout.devices == 4:
-        return Launch(8192, 32, 0.95, poll_steps=min(many, 10))
-    return Launch(32_768, 128, 0.82, poll_steps=many)
+        return Launch(8192, 32, 0.95, 8192, reuse=False, poll_steps=min(many, 10))
+    return Launch(32_768, 128, 0.82, 32_768, reuse=False, poll_steps=many)
 
 
 def blackwell(deployment: Deployment) -> bool:

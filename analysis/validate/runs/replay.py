@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ....devices.hosts.catalog import placed_in
 from ....devices.hosts.spec import HostSpec
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.frameworks.engine_file import engine_of
 from ....simulator.frameworks.settings import EngineSettings
-from ....simulator.frameworks.vllm_file import engine_of
 from ....simulator.scenario.load import load
 from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
@@ -94,7 +94,7 @@ def served_draws(
     run: MeasuredRun, deployment: Deployment, settings: EngineSettings, seeds: int
 ) -> Iterator[tuple[list[dict[str, float]], Run]]:
     """Metrics of every stage, and the simulated run, for each draw of the requests."""
-    cache = settings.cache_on(deployment.system.device)
+    cache = settings.cache_for(deployment)
     for seed in range(seeds if run.requests is None else 1):
         drawn = draw(run, seed, cache.block_tokens)
         result = serve(

@@ -1,0 +1,267 @@
+"""The inner loop of engines whose rules process a step's results while the next one runs.
+
+SGLang's and TensorRT-LLM's executors plan a step, start it, and then wait for the one before it: its
+tokens, ends and memory count from the plan after the next one on (`event_loop_overlap` in
+sglang/srt/managers/scheduler.py, `_executor_loop_overlap` in tensorrt_llm/_torch/pyexecutor/
+py_executor.py). A request that has just ended runs in one more step. Without overlap results are
+processed at once. What is planned is the matter of each engine's rules, of which only those that a run
+has are compiled.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.batch import DECODES, TOKENS
+from ...workloads.jit import compiled, compiled_given, compiled_part, int64
+from ..step.books import Books
+from ..step.lowering import Plan
+from . import sglang_steps, trtllm_steps
+from .clients import soonest, take
+from .exact_state import (
+    X_DECODES,
+    X_FIRST_END,
+    X_FLYING,
+    X_PLANNED,
+    X_RAN,
+    X_TOKENS,
+    X_USED,
+    Exact,
+)
+from .holding import enqueue
+from .kv import KvRules
+from .loop import GOAL, LOG_FULL, REACHED, STUCK, write_log
+from .policies import Limits
+from .state import (
+    C_CHUNKS,
+    C_COMPLETED,
+    C_EMITTED,
+    C_LOG,
+    C_POLL,
+    C_PROMPT,
+    C_RELEASED,
+    C_STRETCH,
+    F_ARRIVAL,
+    I8,
+    L_EMITTED,
+    T_BUSY,
+    T_KNOWN,
+    T_KV_PEAK,
+    T_NOW,
+    State,
+)
+from .stretch import run_stretch
+
+
+@compiled_part
+def trtllm_plan_step(
+    x: Exact, st: State, kv: KvRules, windows: I8, known: float
+) -> None:  # fmt: skip
+    """`plan_step` of TensorRT-LLM."""
+    trtllm_steps.plan_ranks(st, kv, x.trtllm, windows, known)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_plan_step)
+def plan_step(
+    x: Exact, st: State, kv: KvRules, windows: I8, known: float
+) -> None:  # fmt: skip
+    """Plan the next step of every rank."""
+    sglang_steps.plan_ranks(st, kv, x.sglang, windows, known)
+
+
+@compiled_part
+def trtllm_start_step(
+    x: Exact, st: State, kv: KvRules, steps: int
+) -> None:  # fmt: skip
+    """`start_step` of TensorRT-LLM."""
+    trtllm_steps.start_ranks(st, kv, x.trtllm, steps)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_start_step)
+def start_step(
+    x: Exact, st: State, kv: KvRules, steps: int
+) -> None:  # fmt: skip
+    """Note that the planned step runs, so many times."""
+    sglang_steps.start_ranks(st, kv, x.sglang, steps)
+
+
+@compiled_part
+def trtllm_take_results(
+    x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
+) -> None:  # fmt: skip
+    """`take_results` of TensorRT-LLM."""
+    trtllm_steps.take_ranks(st, kv, x.trtllm, first_end, now, closed)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_take_results)
+def take_results(
+    x: Exact, st: State, kv: KvRules, first_end: float, now: float, closed: bool
+) -> None:  # fmt: skip
+    """Process the results of the step that has ended."""
+    sglang_steps.take_ranks(st, kv, x.sglang, first_end, now, closed)
+
+
+@compiled_part
+def trtllm_most_steps(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """`most_steps` of TensorRT-LLM."""
+    return trtllm_steps.most_steps(st, x.trtllm)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_most_steps)
+def most_steps(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """How many steps run before the plan is another; below 0: an arrival makes it one."""
+    return sglang_steps.most_steps(st, x.sglang)
+
+
+@compiled_part
+def trtllm_rank_for(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """`rank_for` of TensorRT-LLM."""
+    return trtllm_steps.rank_for(st, x.trtllm)
+
+
+@compiled_given("x.sglang", otherwise=trtllm_rank_for)
+def rank_for(
+    x: Exact, st: State
+) -> int:  # fmt: skip
+    """Which rank the next request goes to."""
+    return sglang_steps.rank_for(st, x.sglang)
+
+
+@compiled_given("x.sglang", otherwise=lambda x: None)
+def fall_idle(x: Exact) -> None:
+    """Nothing can run."""
+    sglang_steps.fall_idle(x.sglang)
+
+
+@compiled_part
+def next_arrival(st: State, closed_loop: bool) -> float:
+    """When the next request arrives; infinity where none is known to."""
+    i = soonest(st, closed_loop)
+    return np.inf if i < 0 else float(st.floats[i, F_ARRIVAL])
+
+
+@compiled_part
+def queue_arrivals(x: Exact, st: State, closed_loop: bool, known: float) -> None:
+    """Queue requests that have arrived by a time."""
+    counters = st.counters
+    while next_arrival(st, closed_loop) <= known:
+        i = soonest(st, closed_loop)
+        take(st, i)
+        enqueue(st, rank_for(x, st), i)
+        counters[C_RELEASED] += 1
+
+
+@compiled_part
+def plan_next(
+    plan: Plan, kv: KvRules, st: State, x: Exact, known: float
+) -> None:  # fmt: skip
+    """Plan the next step of all ranks, and note what it is."""
+    st.counters[C_CHUNKS] = 0
+    plan_step(x, st, kv, plan.windows, known)
+    tokens, decodes, used = 0.0, 0.0, 0.0
+    for r in range(st.ranks.shape[0]):
+        tokens += st.moments[r, TOKENS]
+        decodes += st.moments[r, DECODES]
+        used += kv.capacity - st.free[r]
+        st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
+    x.step[X_TOKENS], x.step[X_DECODES], x.step[X_USED] = tokens, decodes, used
+    x.flags[X_PLANNED] = tokens > 0.0
+
+
+@compiled_part
+def run_planned(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float,
+    closed_loop: bool,
+) -> None:  # fmt: skip
+    """Run the planned step, and those that are sure to be planned alike."""
+    counters, clocks, start = st.counters, st.clocks, st.clocks[T_NOW]
+    tokens, decodes, chunks = x.step[X_TOKENS], x.step[X_DECODES], counters[C_CHUNKS]
+    most, cut = int64(1), until
+    if chunks == 0:
+        most = most_steps(x, st)
+        heeds = most < 0 or st.ranks.shape[0] > 1
+        most = abs(most)
+        if limits.poll_steps > 1:
+            most = max(min(most, limits.poll_steps - counters[C_POLL]), 1)
+        elif heeds:
+            cut = min(next_arrival(st, closed_loop), until)
+    first_end, now, done = run_stretch(plan, limits, st, books, most, cut, decodes, chunks)
+    clocks[T_NOW] = now
+    clocks[T_BUSY] += now - start
+    counters[C_STRETCH] = done
+    write_log(
+        plan, st, books, start, now, done, decodes, tokens - decodes, x.step[X_USED]
+    )  # fmt: skip
+    counters[C_PROMPT] += int(tokens - decodes)
+    counters[C_POLL] += limits.poll_steps if chunks > 0 else done
+    start_step(x, st, kv, done)
+    x.step[X_FIRST_END] = first_end
+    x.flags[X_PLANNED], x.flags[X_FLYING], x.flags[X_RAN] = 0, 1, 1
+    if not x.overlap:
+        clocks[T_KNOWN] = now
+
+
+@compiled_part
+def land(kv: KvRules, st: State, x: Exact, closed_loop: bool) -> None:
+    """Process the results of the step that ends now."""
+    take_results(x, st, kv, x.step[X_FIRST_END], st.clocks[T_NOW], closed_loop)
+    x.flags[X_FLYING] = 0
+    st.log[st.counters[C_LOG] - 1, L_EMITTED] = st.counters[C_EMITTED]
+
+
+@compiled
+def advance_exact(
+    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, x: Exact, until: float,
+    closed_loop: bool, goal: int,
+) -> int:  # fmt: skip
+    """`loop.advance` by an engine's own rules."""
+    counters, clocks, flags, tries = st.counters, st.clocks, x.flags, int64(0)
+    while True:
+        if flags[X_PLANNED] == 1:
+            if clocks[T_NOW] >= until:
+                return REACHED
+            if counters[C_LOG] >= st.log.shape[0]:
+                return LOG_FULL
+            run_planned(plan, limits, kv, st, books, x, until, closed_loop)
+        completed = counters[C_COMPLETED]
+        if flags[X_FLYING] == 1 and not x.overlap:
+            land(kv, st, x, closed_loop)
+            if completed < goal and counters[C_COMPLETED] >= goal:
+                return GOAL
+        if clocks[T_KNOWN] >= until:
+            return REACHED
+        if flags[X_RAN] == 0:
+            counters[C_POLL] += 1
+        flags[X_RAN] = 0
+        if counters[C_POLL] >= limits.poll_steps:
+            queue_arrivals(x, st, closed_loop, clocks[T_KNOWN])
+            counters[C_POLL] = 0
+        if flags[X_FLYING] == 0 and counters[C_RELEASED] == counters[C_COMPLETED]:
+            plan_next(plan, kv, st, x, clocks[T_KNOWN])  # lets go of what has ended
+            fall_idle(x)
+            arrival = next_arrival(st, closed_loop)
+            if not arrival < until:
+                return REACHED
+            clocks[T_NOW] = max(clocks[T_NOW], arrival)
+            clocks[T_KNOWN] = clocks[T_NOW]
+            continue
+        plan_next(plan, kv, st, x, clocks[T_KNOWN])
+        if flags[X_FLYING] == 1:
+            land(kv, st, x, closed_loop)
+            if flags[X_PLANNED] == 0:
+                clocks[T_KNOWN] = clocks[T_NOW]
+            if completed < goal and counters[C_COMPLETED] >= goal:
+                return GOAL
+        elif flags[X_PLANNED] == 0:
+            fall_idle(x)
+            tries += 1
+            if tries > limits.poll_steps + 2:
+                return STUCK
+            continue
+        tries = int64(0)

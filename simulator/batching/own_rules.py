@@ -1,0 +1,27 @@
+"""What an engine with a scheduler of its own brings: its options, and the state that it starts with."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from .exact_state import Exact
+
+
+class OwnRules(Protocol):
+    """Options of a scheduler that `exact` runs, as frozen data."""
+
+    def limited(self, tokens: int) -> OwnRules:
+        """The same with at most so many tokens in a step."""
+        ...
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
+        """The state before the first request, of so many pages of `page` tokens a rank."""
+        ...
+
+    def widen(self, x: Exact, blocks: int) -> Exact:
+        """The same state with room for requests of so many pages."""
+        ...
+
+    def spare(self, page: int) -> int:
+        """Tokens that must fit beside a request for it to be let in at all."""
+        ...

@@ -1,0 +1,296 @@
+"""SGLang's radix cache: a tree of what KV pages hold, evicted by whole leaves, least recently used first.
+
+A node stands for a run of pages that follow its parent's; what they hold is told by a request that
+holds the same (`prefix.content_key`). As in SGLang a match that ends inside a node cuts it in two, a
+use touches every node on its path, and a leaf that no running request locks goes as a whole
+(sglang/srt/mem_cache/radix_cache.py, 0.5.9: `_match_prefix_helper`, `_insert_helper`, `_split_node`,
+`evict`, `inc_lock_ref`). Pages are counted, not numbered: which of them is handed out costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from ...workloads.jit_held import held
+from .prefix import content_key, place
+from .state import I_HASHED, I_HASHES, State
+
+I8 = npt.NDArray[np.int64]
+
+ROOT = 0
+"""The node of no pages; it is never evicted."""
+
+(N_PARENT, N_OWNER, N_START, N_PAGES, N_LOCK, N_TIME, N_CHILDREN, N_PLACE) = range(8)
+NUM_NODE = 8
+"""Columns of `Tree.nodes`: its parent; a request whose pages from its start on are the node's; pages
+before it and in it; running requests whose prefix it is in; when it was used last; children; its place
+in the heap (-1: it cannot be evicted)."""
+
+(K_USED, K_SPARE, K_HEAP, K_CLOCK, K_EVICTABLE, K_FREE) = range(6)
+NUM_TOP = 6
+"""Columns of `Tree.tops`: nodes ever used, of them given back; leaves in the heap; the clock of uses;
+pages in nodes that nobody locks; pages that hold nothing."""
+
+SPREAD = 2177342782468422677
+"""Odd factor that tells a parent's children from another's in the table."""
+
+
+@held
+class Tree(NamedTuple):
+    """The trees of R ranks, of N nodes each at most."""
+
+    nodes: I8  # [R, N, NUM_NODE]
+    table: I8  # [R, T, 3] key of a child's first page, its parent, the child (0: empty); T a power of 2
+    heap: I8  # [R, N] leaves that can be evicted, the least recently used first
+    spare: I8  # [R, N] nodes given back
+    tops: I8  # [R, NUM_TOP]
+
+
+def new_tree(ranks: int, pages: int) -> Tree:
+    """Return empty trees over so many free pages a rank.
+
+    A node has a page at least, so there are never more nodes; memory that no node has used is not
+    taken.
+    """
+    size = pages + 2
+    tops = np.zeros((ranks, NUM_TOP), dtype=np.int64)
+    tops[:, K_USED], tops[:, K_FREE] = 1, pages
+    nodes = np.zeros((ranks, size, NUM_NODE), dtype=np.int64)
+    nodes[:, ROOT, N_LOCK], nodes[:, ROOT, N_PLACE] = 1, -1
+    return Tree(
+        nodes,
+        np.zeros((ranks, 1 << int(2 * size - 1).bit_length(), 3), dtype=np.int64),
+        np.zeros((ranks, size), dtype=np.int64),
+        np.zeros((ranks, size), dtype=np.int64),
+        tops,
+    )
+
+
+@compiled_inside
+def key_at(st: State, i: int, j: int, page: int) -> int:
+    """Key of the content of a request's page `j`."""
+    request = st.ints[i]
+    return content_key(st.pool, request[I_HASHES], request[I_HASHED], i, j, page)
+
+
+@compiled_inside
+def common_tokens(st: State, i: int, j: int) -> int:
+    """Leading tokens that two requests are known to have in common."""
+    one, other = st.ints[i], st.ints[j]
+    if i == j:
+        return 1 << 60
+    most = min(one[I_HASHED], other[I_HASHED])
+    first, second = one[I_HASHES], other[I_HASHES]
+    if first < 0 or second < 0:  # of sessions
+        return int(most) if first == second else 0
+    tokens, hashes, piece = int64(0), st.pool.hashes, st.pool.piece
+    while tokens < most and hashes[first] == hashes[second]:
+        first, second, tokens = first + 1, second + 1, tokens + piece
+    return int(min(tokens, most))
+
+
+@compiled_part
+def sift_up(nodes: I8, heap: I8, at: int) -> None:
+    """Move a leaf of the heap towards its start."""
+    x = heap[at]
+    while at > 0:
+        above = (at - 1) // 2
+        if nodes[heap[above], N_TIME] <= nodes[x, N_TIME]:
+            break
+        heap[at] = heap[above]
+        nodes[heap[at], N_PLACE] = at
+        at = above
+    heap[at], nodes[x, N_PLACE] = x, at
+
+
+@compiled_part
+def sift_down(nodes: I8, heap: I8, at: int, size: int) -> None:
+    """Move a leaf of the heap towards its end."""
+    x, below = heap[at], 2 * at + 1
+    while below < size:
+        if below + 1 < size and nodes[heap[below + 1], N_TIME] < nodes[heap[below], N_TIME]:
+            below += 1
+        if nodes[x, N_TIME] <= nodes[heap[below], N_TIME]:
+            break
+        heap[at] = heap[below]
+        nodes[heap[at], N_PLACE] = at
+        at, below = below, 2 * below + 1
+    heap[at], nodes[x, N_PLACE] = x, at
+
+
+@compiled_part
+def settle_leaf(tree: Tree, r: int, x: int) -> None:
+    """Put a node into the heap if it can be evicted, take it out if not."""
+    nodes, heap, top = tree.nodes[r], tree.heap[r], tree.tops[r]
+    leaf = x != ROOT and nodes[x, N_LOCK] == 0 and nodes[x, N_CHILDREN] == 0
+    at = nodes[x, N_PLACE]
+    if leaf and at < 0:
+        heap[top[K_HEAP]] = x
+        top[K_HEAP] += 1
+        sift_up(nodes, heap, top[K_HEAP] - 1)
+    elif not leaf and at >= 0:
+        top[K_HEAP] -= 1
+        last = heap[top[K_HEAP]]
+        nodes[x, N_PLACE] = -1
+        if last != x:
+            heap[at] = last
+            sift_up(nodes, heap, at)
+            sift_down(nodes, heap, nodes[last, N_PLACE], top[K_HEAP])
+
+
+@compiled_inside
+def touch(tree: Tree, r: int, x: int, time: int) -> None:
+    """Note a use of a node, later than all before."""
+    nodes = tree.nodes[r]
+    nodes[x, N_TIME] = time
+    if nodes[x, N_PLACE] >= 0:
+        sift_down(nodes, tree.heap[r], nodes[x, N_PLACE], tree.tops[r, K_HEAP])
+
+
+@compiled_inside
+def slot_of(table: I8, key: int, parent: int) -> int:
+    """Where a parent's child of a first page is in the table, or the empty place where it would be."""
+    mask = table.shape[0] - 1
+    at = place(key + parent * SPREAD, mask)
+    while table[at, 2] != 0 and not (table[at, 0] == key and table[at, 1] == parent):
+        at = (at + 1) & mask
+    return int(at)
+
+
+@compiled_part
+def enter(table: I8, key: int, parent: int, x: int) -> None:
+    """Note a parent's child, in the place of another if it had one of this first page."""
+    at = slot_of(table, key, parent)
+    table[at, 0], table[at, 1], table[at, 2] = key, parent, x
+
+
+@compiled_part
+def strike(table: I8, key: int, parent: int) -> None:
+    """Drop a child from the table (backward-shift deletion)."""
+    mask = table.shape[0] - 1
+    hole = slot_of(table, key, parent)
+    at = (hole + 1) & mask
+    while table[at, 2] != 0:
+        home = place(table[at, 0] + table[at, 1] * SPREAD, mask)
+        if ((at - home) & mask) >= ((at - hole) & mask):
+            for c in range(3):
+                table[hole, c] = table[at, c]
+            hole = at
+        at = (at + 1) & mask
+    table[hole, 2] = 0
+
+
+@compiled_part
+def new_node(tree: Tree, r: int, parent: int, owner: int, start: int, pages: int) -> int:
+    """A node, used now; it is in nobody's table and heap yet."""
+    nodes, top = tree.nodes[r], tree.tops[r]
+    if top[K_SPARE] > 0:
+        top[K_SPARE] -= 1
+        x = tree.spare[r, top[K_SPARE]]
+    else:
+        x = top[K_USED]
+        top[K_USED] += 1
+    top[K_CLOCK] += 1
+    node = nodes[x]
+    node[N_PARENT], node[N_OWNER], node[N_START], node[N_PAGES] = parent, owner, start, pages
+    node[N_LOCK], node[N_TIME], node[N_CHILDREN], node[N_PLACE] = 0, top[K_CLOCK], 0, -1
+    return int(x)
+
+
+@compiled_part
+def split(tree: Tree, st: State, r: int, x: int, pages: int, page: int) -> int:
+    """Cut a node behind its first `pages` pages; the node of these, the other's parent."""
+    nodes, table = tree.nodes[r], tree.table[r]
+    node = nodes[x]
+    owner, start, parent = node[N_OWNER], node[N_START], node[N_PARENT]
+    first = new_node(tree, r, parent, owner, start, pages)
+    nodes[first, N_LOCK], nodes[first, N_CHILDREN] = node[N_LOCK], 1
+    enter(table, key_at(st, owner, start, page), parent, first)
+    node[N_PARENT], node[N_START], node[N_PAGES] = first, start + pages, node[N_PAGES] - pages
+    enter(table, key_at(st, owner, start + pages, page), first, x)
+    return first
+
+
+@compiled_part
+def match(tree: Tree, st: State, r: int, i: int, pages: int, page: int) -> tuple[int, int]:
+    """Leading pages of a request, of the first `pages`, that are in the tree, and their last node.
+
+    Every node on the way is touched; the last is cut where the match ends inside.
+    """
+    nodes, table, top = tree.nodes[r], tree.table[r], tree.tops[r]
+    top[K_CLOCK] += 1
+    time, x, depth = top[K_CLOCK], int64(ROOT), int64(0)
+    while depth < pages:
+        child = table[slot_of(table, key_at(st, i, depth, page), x), 2]
+        if child == 0:
+            break
+        touch(tree, r, child, time)
+        end = nodes[child, N_START] + nodes[child, N_PAGES]
+        same = min(common_tokens(st, nodes[child, N_OWNER], i) // page, pages)
+        if same < end:
+            x = split(tree, st, r, child, same - depth, page)
+            depth = same
+            break
+        x, depth = child, end
+    return int(depth), int(x)
+
+
+@compiled_part
+def insert(tree: Tree, st: State, r: int, i: int, pages: int, page: int) -> int:
+    """Put a request's leading pages into the tree; how many of them were in it."""
+    depth, x = match(tree, st, r, i, pages, page)
+    if depth < pages:
+        leaf = new_node(tree, r, x, i, depth, pages - depth)
+        enter(tree.table[r], key_at(st, i, depth, page), x, leaf)
+        tree.nodes[r, x, N_CHILDREN] += 1
+        tree.tops[r, K_EVICTABLE] += pages - depth
+        settle_leaf(tree, r, x)
+        settle_leaf(tree, r, leaf)
+    return depth
+
+
+@compiled_part
+def lock(tree: Tree, r: int, x: int, by: int) -> None:
+    """Lock (`by` 1) or unlock (-1) a node and all before it."""
+    nodes, top = tree.nodes[r], tree.tops[r]
+    while x != ROOT:
+        before = nodes[x, N_LOCK]
+        nodes[x, N_LOCK] = before + by
+        if before == 0:
+            top[K_EVICTABLE] -= nodes[x, N_PAGES]
+        elif before + by == 0:
+            top[K_EVICTABLE] += nodes[x, N_PAGES]
+        settle_leaf(tree, r, x)
+        x = nodes[x, N_PARENT]
+
+
+@compiled_part
+def evict(tree: Tree, st: State, r: int, tokens: int, page: int) -> None:
+    """Drop whole leaves, least recently used first, until `tokens` tokens or all have gone."""
+    nodes, table, top = tree.nodes[r], tree.table[r], tree.tops[r]
+    gone = int64(0)
+    while gone < tokens and top[K_HEAP] > 0:
+        x = tree.heap[r, 0]
+        node = nodes[x]
+        parent, pages = node[N_PARENT], node[N_PAGES]
+        strike(table, key_at(st, node[N_OWNER], node[N_START], page), parent)
+        node[N_CHILDREN] = 1  # no leaf any more
+        settle_leaf(tree, r, x)
+        gone += pages * page
+        top[K_EVICTABLE] -= pages
+        top[K_FREE] += pages
+        tree.spare[r, top[K_SPARE]] = x
+        top[K_SPARE] += 1
+        nodes[parent, N_CHILDREN] -= 1
+        settle_leaf(tree, r, parent)
+
+
+@compiled_part
+def make_room(tree: Tree, st: State, r: int, tokens: int, page: int) -> None:
+    """Evict `tokens` tokens if fewer than that are free (`evict_from_tree_cache`)."""
+    if tree.tops[r, K_FREE] * page < tokens:
+        evict(tree, st, r, tokens, page)

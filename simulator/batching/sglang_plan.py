@@ -1,0 +1,285 @@
+"""SGLang's next step of one rank: prompts if any can run, else decodes, or both in mixed chunks.
+
+(`get_next_batch_to_run`, `get_new_batch_prefill` and `update_running_batch` in
+sglang/srt/managers/scheduler.py, `retract_decode` in schedule_batch.py, 0.5.9.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.jit import compiled_inside, compiled_part, int64
+from .planning import count_chunk, count_decode
+from .plans import record_preempted, record_tokens
+from .radix import K_FREE, make_room
+from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
+from .sglang_cache import keep_prompt, retract, take_tokens
+from .sglang_state import (
+    A_CUT,
+    RETRACT_STEPS,
+    S_CHUNKED,
+    S_EXTENDED,
+    S_FULL,
+    S_LAST_CHUNK,
+    S_LIST,
+    Sglang,
+)
+from .state import (
+    C_CHUNKS,
+    C_HITS,
+    C_PREEMPTIONS,
+    F_SCHEDULED,
+    I8,
+    I_CACHED,
+    I_GENERATED,
+    I_INPUT,
+    I_NEXT,
+    I_ORDER,
+    I_OUTPUT,
+    I_PREEMPTED,
+    I_ROOM,
+    I_TARGET,
+    R_HEAD,
+    R_RUNNING,
+    R_TAIL,
+    R_WAITING,
+    State,
+)
+
+
+@compiled_inside
+def merge(st: State, x: Sglang, r: int) -> None:
+    """Let the prompts of the latest step join the running batch, but for one that is being cut."""
+    own, rank = x.ranks[r], st.ranks[r]
+    if own[S_EXTENDED] == 0:
+        return
+    kept = own[S_LIST]
+    for j in range(own[S_LIST], rank[R_RUNNING]):
+        i = st.running[r, j]
+        if st.ints[i, I_ORDER] < 0 and i != own[S_CHUNKED] and i != own[S_LAST_CHUNK]:
+            st.running[r, kept] = i
+            kept += 1
+    if kept < rank[R_RUNNING] or (own[S_LIST] == 0 and kept > 0):
+        own[S_FULL] = 0
+    own[S_LIST] = rank[R_RUNNING] = kept
+
+
+@compiled_inside
+def drop_finished(st: State, x: Sglang, r: int) -> bool:
+    """Take finished requests out of the running batch; whether there were any."""
+    own, kept = x.ranks[r], 0
+    for j in range(own[S_LIST]):
+        i = st.running[r, j]
+        if st.ints[i, I_ORDER] < 0:
+            st.running[r, kept] = i
+            kept += 1
+    any_ = kept < own[S_LIST]
+    own[S_LIST] = st.ranks[r, R_RUNNING] = kept
+    return bool(any_)
+
+
+@compiled_part
+def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
+    """Put tokens of a prompt behind what runs."""
+    rank = st.ranks[r]
+    st.running[r, rank[R_RUNNING]], st.fresh[r, rank[R_RUNNING]] = i, tokens
+    rank[R_RUNNING] += 1
+    record_tokens(st, i, tokens)
+    count_chunk(st.moments[r], windows, st.ints[i, I_CACHED], tokens)
+    c = st.counters[C_CHUNKS]
+    st.chunks[0, c], st.chunks[1, c] = tokens, i
+    st.counters[C_CHUNKS] += 1
+
+
+@compiled_part
+def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
+    """Add waiting requests to a step as long as there is room."""
+    own, rank = x.ranks[r], st.ranks[r]
+    first = own[S_LIST]
+    while rank[R_HEAD] >= 0:
+        if rank[R_RUNNING] >= x.rules.sequences:
+            own[S_FULL] = 1
+        if own[S_FULL] == 1:
+            return
+        i = rank[R_HEAD]
+        tokens, after = try_next(st, x, r, first)
+        if tokens > 0:
+            rank[R_HEAD] = st.ints[i, I_NEXT]
+            if rank[R_HEAD] < 0:
+                rank[R_TAIL] = -1
+            rank[R_WAITING] -= 1
+            if np.isnan(st.floats[i, F_SCHEDULED]):
+                st.floats[i, F_SCHEDULED] = known
+            st.counters[C_HITS] += st.ints[i, I_CACHED]
+            plan_chunk(st, windows, r, i, tokens)
+        if after == NO_TOKEN:
+            own[S_FULL] = 1
+        if after != GO_ON:
+            return
+
+
+@compiled_part
+def hold_prompts(st: State, x: Sglang, r: int, first: int) -> None:
+    """Give the prompts of a step their memory (`alloc_for_extend`)."""
+    tokens, size, page = int64(0), st.ranks[r, R_RUNNING], x.rules.page
+    for j in range(first, size):
+        tokens += st.fresh[r, j]
+    if page > 1:
+        tokens += (size - first) * page
+    make_room(x.tree, st, r, tokens, page)
+    for j in range(first, size):
+        i = st.running[r, j]
+        st.ints[i, I_ROOM] = st.ints[i, I_CACHED]
+        take_tokens(st, x, r, i, st.fresh[r, j])
+
+
+@compiled_part
+def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int:
+    """Plan a step's prompts; how many there are."""
+    own, rank = x.ranks[r], st.ranks[r]
+    cut = own[S_CHUNKED]
+    if cut < 0 and (own[S_FULL] == 1 or rank[R_WAITING] == 0):
+        return 0
+    first = own[S_LIST]
+    if cut >= 0 and first >= x.rules.sequences:
+        own[S_FULL] = 1
+        return 0
+    if rank[R_WAITING] > 0:
+        sort_queue(st, x, r)
+    open_budgets(st, x, r)
+    if cut >= 0:
+        tokens = cut_again(st, x, r, cut)
+        if tokens == 0:
+            return 0
+        plan_chunk(st, windows, r, cut, tokens)
+    for j in range(first):
+        st.fresh[r, j] = 0
+    admit_waiting(st, x, windows, r, known)
+    if rank[R_RUNNING] == first:
+        return 0
+    own[S_CHUNKED] = x.adder[A_CUT]
+    hold_prompts(st, x, r, first)
+    return int(rank[R_RUNNING] - first)
+
+
+@compiled_part
+def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
+    """Plan a token of everything that runs from a place on (`prepare_for_decode`)."""
+    size, page = st.ranks[r, R_RUNNING] - first, x.rules.page
+    make_room(x.tree, st, r, size * page, page)
+    for j in range(first, first + size):
+        i = st.running[r, j]
+        take_tokens(st, x, r, i, int64(1))
+        st.fresh[r, j] = 1
+        record_tokens(st, i, int64(1))
+        count_decode(st.moments[r], windows, st.ints[i, I_CACHED])
+
+
+@compiled_part
+def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
+    """Let the running batch decode behind the prompts of a step (`mix_with_running`)."""
+    own, rank, room = x.ranks[r], st.ranks[r], 2 * (st.running.shape[1] // 3)
+    running = int64(0)
+    for j in range(own[S_LIST]):
+        i = st.running[r, j]
+        if st.ints[i, I_ORDER] < 0:
+            st.running[r, room + running] = i
+            running += 1
+    for j in range(prompts):
+        st.running[r, j] = st.running[r, own[S_LIST] + j]
+        st.fresh[r, j] = st.fresh[r, own[S_LIST] + j]
+    for j in range(running):
+        st.running[r, prompts + j] = st.running[r, room + j]
+    own[S_LIST], rank[R_RUNNING] = 0, prompts + running
+    if running > 0:
+        hold_decodes(st, x, windows, r, prompts)
+
+
+@compiled_part
+def decode_fits(st: State, x: Sglang, r: int) -> bool:
+    """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
+    need, page = int64(0), x.rules.page
+    for j in range(x.ranks[r, S_LIST]):
+        need += st.ints[st.running[r, j], I_ROOM] % page == 0
+    make_room(x.tree, st, r, need * page, page)
+    return bool(x.tree.tops[r, K_FREE] >= need)
+
+
+@compiled_inside
+def later_out(st: State, i: int, j: int) -> bool:
+    """Whether a request has generated more than another, or as much of a shorter prompt."""
+    one, other = st.ints[i], st.ints[j]
+    if one[I_GENERATED] != other[I_GENERATED]:
+        return bool(one[I_GENERATED] > other[I_GENERATED])
+    return bool(one[I_INPUT] < other[I_INPUT])
+
+
+@compiled_part
+def retract_some(st: State, x: Sglang, r: int) -> None:
+    """Retract the requests with the shortest answers, of these the longest prompts, until the others fit."""
+    own, rank = x.ranks[r], st.ranks[r]
+    for k in range(1, own[S_LIST]):
+        i, at = st.running[r, k], k
+        while at > 0 and later_out(st, i, st.running[r, at - 1]):
+            st.running[r, at] = st.running[r, at - 1]
+            at -= 1
+        st.running[r, at] = i
+    more = own[S_LIST] > 1
+    while more:
+        own[S_LIST] -= 1
+        i = st.running[r, own[S_LIST]]
+        request = st.ints[i]
+        retract(st, x, r, i, own[S_LIST])
+        request[I_ROOM] = request[I_CACHED] = 0
+        request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
+        request[I_PREEMPTED] += 1
+        st.counters[C_PREEMPTIONS] += 1
+        record_preempted(st, i)
+        if rank[R_TAIL] >= 0:
+            st.ints[rank[R_TAIL], I_NEXT] = i
+        else:
+            rank[R_HEAD] = i
+        rank[R_TAIL], request[I_NEXT] = i, -1
+        rank[R_WAITING] += 1
+        more = not decode_fits(st, x, r) and own[S_LIST] > 1
+    rank[R_RUNNING] = own[S_LIST]
+    came, most = int64(0), int64(0)
+    for j in range(own[S_LIST]):
+        request = st.ints[st.running[r, j]]
+        came += request[I_GENERATED]
+        most += request[I_OUTPUT]
+    x.ratio[r] = min(1.0, (came + RETRACT_STEPS * own[S_LIST]) / (most + 1))
+
+
+@compiled_part
+def plan_decodes(st: State, x: Sglang, windows: I8, r: int) -> None:
+    """Plan a token of each running request; retract some if memory does not suffice."""
+    own, before = x.ranks[r], x.ranks[r, S_LIST]
+    if before == 0:
+        return
+    drop_finished(st, x, r)
+    if own[S_LIST] > 0:
+        if decode_fits(st, x, r):
+            x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
+        else:
+            retract_some(st, x, r)
+        hold_decodes(st, x, windows, r, int64(0))
+    if own[S_LIST] < before:
+        own[S_FULL] = 0
+
+
+@compiled_part
+def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
+    """Plan a rank's next step by what is known at a time."""
+    own, m = x.ranks[r], st.moments[r]
+    for w in range(m.size):
+        m[w] = 0.0
+    if own[S_CHUNKED] >= 0:
+        keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], I_ROOM])
+    merge(st, x, r)
+    prompts = plan_prompts(st, x, windows, r, known)
+    own[S_EXTENDED], own[S_LAST_CHUNK] = prompts > 0, own[S_CHUNKED]
+    if prompts == 0:
+        plan_decodes(st, x, windows, r)
+    elif x.rules.mixed and own[S_LIST] > 0:
+        mix(st, x, windows, r, prompts)

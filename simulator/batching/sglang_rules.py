@@ -1,0 +1,82 @@
+"""SGLang's scheduler as data: what its options say.
+
+The rules are those of SGLang 0.5.9 (sglang/srt/managers/schedule_policy.py, scheduler.py and
+schedule_batch.py); `sglang_plan` and `sglang_cache` act by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .exact_state import Exact, new_exact
+from .sglang_state import Numbers, new_sglang
+
+INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
+"""SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS
+(sglang/srt/environ.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SglangRules:
+    """Options of SGLang that its scheduler goes by; the defaults are SGLang's.
+
+    Attributes
+    ----------
+    max_prefill_tokens : int
+        Prompt tokens of a step, unless one prompt alone has more.
+    chunked_prefill_size : int
+        Tokens to which a step's prompts are cut; 0: never.
+    mixed : bool
+        `enable_mixed_chunk`: decodes run beside prompts.
+    lpm : bool
+        `schedule_policy` lpm, longest prefix first; if not, fcfs.
+    radix : bool
+        Finished and running requests' pages can be found; not with `disable_radix_cache`.
+    overlap : bool
+        Results are processed while the next step runs; not with `disable_overlap_schedule`.
+    conservativeness : float
+        `schedule_conservativeness`, of the estimate of tokens to come.
+    """
+
+    max_prefill_tokens: int = 16_384
+    chunked_prefill_size: int = 8192
+    mixed: bool = False
+    lpm: bool = False
+    radix: bool = True
+    overlap: bool = True
+    conservativeness: float = 1.0
+
+    @property
+    def init_ratio(self) -> float:
+        """Share of the tokens to come that running requests are counted with at first."""
+        return min(INIT_RATIO * self.conservativeness, 1.0)
+
+    @property
+    def min_ratio(self) -> float:
+        """The least that it decays to."""
+        return min(self.init_ratio * MIN_SHARE, 1.0)
+
+    @property
+    def decay(self) -> float:
+        """What each decoding step takes off it."""
+        return (self.init_ratio - self.min_ratio) / DECAY_STEPS
+
+    def limited(self, tokens: int) -> SglangRules:
+        """The same with prompts cut to so many tokens a step."""
+        return replace(self, chunked_prefill_size=tokens)
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
+        """The state before the first request, of so many pages of `page` tokens a rank."""
+        numbers = Numbers(
+            page, sequences, self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
+            self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay,
+        )  # fmt: skip
+        return new_exact(self.overlap, sglang=new_sglang(numbers, ranks, pages))
+
+    def widen(self, x: Exact, blocks: int) -> Exact:
+        """The same state: pages are counted, not listed."""
+        return x
+
+    def spare(self, page: int) -> int:
+        """Admission asks for more room than a request's tokens take, and a page may be begun."""
+        return page + 2

@@ -1,0 +1,177 @@
+"""SGLang's scheduler step by step: plans of all ranks, what starts, and what results change."""
+
+from __future__ import annotations
+
+from ...workloads.jit import compiled_part, int64
+from .clients import complete
+from .kv import KvRules
+from .radix import K_FREE, K_HEAP
+from .sglang_cache import count_free, give_up, keep_prompt, pages_of, take_tokens
+from .sglang_plan import plan_step
+from .sglang_state import (
+    S_CHUNKED,
+    S_EXTENDED,
+    S_FLIGHT,
+    S_FLIGHT_CHUNK,
+    S_FULL,
+    S_LAST_CHUNK,
+    S_LIST,
+    Sglang,
+)
+from .state import (
+    C_EMITTED,
+    C_RELEASED,
+    F_FIRST,
+    F_LAST,
+    I8,
+    I_CACHED,
+    I_GENERATED,
+    I_ORDER,
+    I_OUTPUT,
+    I_ROOM,
+    I_TARGET,
+    R_RUNNING,
+    R_WAITING,
+    State,
+)
+from .stretch import record_gap
+
+
+@compiled_part
+def plan_ranks(st: State, kv: KvRules, x: Sglang, windows: I8, known: float) -> None:
+    """Plan the next step of every rank."""
+    for r in range(st.ranks.shape[0]):
+        plan_step(st, x, windows, r, known)
+        count_free(st, kv, x, r)
+
+
+@compiled_part
+def start_ranks(st: State, kv: KvRules, x: Sglang, steps: int) -> None:
+    """Note what the step that starts holds; of `steps` steps, that all but the last have ended."""
+    place, more = st.running.shape[1] // 3, steps - 1
+    for r in range(st.ranks.shape[0]):
+        own, size, tokens = x.ranks[r], int64(0), st.moments[r, 0]
+        if tokens > 0.0:
+            for j in range(st.ranks[r, R_RUNNING]):
+                i = st.running[r, j]
+                if st.fresh[r, j] == 0:
+                    continue
+                request = st.ints[i]
+                prompt = own[S_EXTENDED] == 1 and request[I_CACHED] < request[I_TARGET]
+                st.running[r, place + size] = -1 - i if prompt else i
+                size += 1
+                if more > 0:
+                    take_tokens(st, x, r, i, more)
+                    request[I_GENERATED] += more
+                    st.counters[C_EMITTED] += more
+                request[I_CACHED] = request[I_ROOM]
+            if more > 0:
+                for _ in range(more):
+                    x.ratio[r] = max(x.ratio[r] - x.rules.decay, x.rules.min_ratio)
+                count_free(st, kv, x, r)
+        own[S_FLIGHT] = size
+        own[S_FLIGHT_CHUNK] = own[S_LAST_CHUNK] if own[S_EXTENDED] == 1 else -1
+
+
+@compiled_part
+def take_rank(
+    st: State, x: Sglang, r: int, first_end: float, now: float, closed_loop: bool
+) -> None:
+    """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
+    own, place = x.ranks[r], st.running.shape[1] // 3
+    gap, gaps = 0.0, int64(0)
+    for k in range(own[S_FLIGHT]):
+        entry = st.running[r, place + k]
+        prompt = entry < 0
+        i = -1 - entry if prompt else entry
+        request, stamps = st.ints[i], st.floats[i]
+        if request[I_ORDER] >= 0 or request[I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
+            continue  # ended before, retracted, or a prompt that goes on
+        st.counters[C_EMITTED] += 1
+        if request[I_GENERATED] == 0:
+            stamps[F_FIRST] = now
+        else:
+            since = first_end - stamps[F_LAST]
+            if since != gap and gaps > 0:
+                record_gap(st.hist, st.clocks, gap, gaps)
+                gaps = int64(0)
+            gap = since
+            gaps += 1
+        stamps[F_LAST] = now
+        request[I_GENERATED] += 1
+        if request[I_GENERATED] == request[I_OUTPUT]:
+            complete(st, i, now, closed_loop)
+            give_up(st, x, r, i, True)
+        elif prompt:
+            keep_prompt(st, x, r, i, request[I_TARGET])
+    if gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+    own[S_FLIGHT] = 0
+
+
+@compiled_part
+def take_ranks(
+    st: State, kv: KvRules, x: Sglang, first_end: float, now: float, closed_loop: bool
+) -> None:
+    """Process the results of every rank."""
+    for r in range(st.ranks.shape[0]):
+        take_rank(st, x, r, first_end, now, closed_loop)
+        count_free(st, kv, x, r)
+
+
+@compiled_part
+def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
+    """Pages that a rank's running requests take in so many more steps."""
+    pages = int64(0)
+    for j in range(x.ranks[r, S_LIST]):
+        room = st.ints[st.running[r, j], I_ROOM]
+        pages += pages_of(room + steps, x.rules.page) - pages_of(room, x.rules.page)
+    return int(pages)
+
+
+@compiled_part
+def most_steps(st: State, x: Sglang) -> int:
+    """Steps of one plan; below 0 where an arrival may change it.
+
+    None ends before the last of them, nothing is cut or waits that could run, and there is memory
+    for one more, so that nothing is evicted.
+    """
+    most, heeds = int64(1 << 40), False
+    for r in range(st.ranks.shape[0]):
+        own = x.ranks[r]
+        if own[S_CHUNKED] >= 0 or (st.ranks[r, R_WAITING] > 0 and own[S_FULL] == 0):
+            return -1
+        heeds = heeds or own[S_FULL] == 0
+        size = own[S_LIST]
+        for j in range(size):
+            request = st.ints[st.running[r, j]]
+            if request[I_ORDER] >= 0:
+                return -1
+            most = min(most, request[I_OUTPUT] - request[I_GENERATED])
+    for r in range(st.ranks.shape[0]):
+        top, size = x.tree.tops[r], x.ranks[r, S_LIST]
+        free = top[K_FREE] - (size if top[K_HEAP] > 0 else 0)
+        if size * (most // x.rules.page + 1) <= free:
+            continue
+        low, high, middle = int64(1), most, most
+        while low < high:
+            if pages_ahead(st, x, r, middle) <= free:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        most = low
+    return int(-most if heeds else most)
+
+
+@compiled_part
+def fall_idle(x: Sglang) -> None:
+    """The estimate of tokens to come starts anew (`self_check_during_idle`)."""
+    for r in range(x.ratio.size):
+        x.ratio[r] = x.rules.init_ratio
+
+
+@compiled_part
+def rank_for(st: State, x: Sglang) -> int:
+    """Ranks take requests in turn (`load_balance_method` round_robin)."""
+    return int(st.counters[C_RELEASED] % x.ratio.size)

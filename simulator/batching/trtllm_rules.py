@@ -1,0 +1,73 @@
+"""TensorRT-LLM's executor as data: what its options say.
+
+The rules are those of the PyTorch backend of 1.2 (tensorrt_llm/_torch/pyexecutor/py_executor.py) and of
+what it calls (capacityScheduler.cpp, microBatchScheduler.cpp and kvCacheManager.cpp in cpp/tensorrt_llm/
+batch_manager); `trtllm_plan` and `trtllm_blocks` act by them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .exact_state import Exact, new_exact
+from .trtllm_state import TrtNumbers, new_trtllm, widened
+
+
+@dataclass(frozen=True, slots=True)
+class TrtllmRules:
+    """Options of TensorRT-LLM that its executor goes by; the defaults are its own.
+
+    Attributes
+    ----------
+    max_num_tokens : int
+        Tokens of a step.
+    chunked : bool
+        `enable_chunked_prefill`: prompts are cut to what is left of a step, at whole blocks, first come,
+        first served.
+    evicts : bool
+        `capacity_scheduler_policy` MAX_UTILIZATION; if not, GUARANTEED_NO_EVICT.
+    reuse : bool
+        `enable_block_reuse`.
+    overlap : bool
+        Results are processed while the next step runs; not with `disable_overlap_scheduler`.
+    wait_steps, wait_tokens : int
+        `batch_wait_timeout_iters`, and `batch_wait_max_tokens_ratio` of a step's tokens: prompts wait
+        beside decodes for so many steps or tokens. 0 steps: they never do.
+    even : bool
+        `attention_dp_config.enable_balance`: prompts wait until every rank has one.
+    even_steps, even_batches : int
+        Its `timeout_iters`, and `batching_wait_iters`: steps that they then wait for more.
+    """
+
+    max_num_tokens: int = 8192
+    chunked: bool = False
+    evicts: bool = False
+    reuse: bool = True
+    overlap: bool = True
+    wait_steps: int = 0
+    wait_tokens: int = 0
+    even: bool = False
+    even_steps: int = 50
+    even_batches: int = 10
+
+    def limited(self, tokens: int) -> TrtllmRules:
+        """The same with at most so many tokens in a step."""
+        return replace(self, max_num_tokens=tokens)
+
+    def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
+        """The state before the first request, of so many blocks of `page` tokens a rank."""
+        numbers = TrtNumbers(
+            page, sequences, self.max_num_tokens, self.chunked, self.evicts, self.reuse,
+            self.wait_steps if ranks == 1 else 0, self.wait_tokens, self.even and ranks > 1,
+            self.even_steps, self.even_batches,
+        )  # fmt: skip
+        return new_exact(self.overlap, trtllm=new_trtllm(numbers, ranks, pages))
+
+    def widen(self, x: Exact, blocks: int) -> Exact:
+        """The same state with room for requests of so many blocks."""
+        assert x.trtllm is not None
+        return x._replace(trtllm=widened(x.trtllm, blocks + 1))
+
+    def spare(self, page: int) -> int:
+        """A request's last token counts too."""
+        return 1

@@ -1,0 +1,183 @@
+"""TensorRT-LLM's executor step by step: plans of all ranks, what starts, and what results change."""
+
+from __future__ import annotations
+
+from ...workloads.jit import compiled_part, int64
+from .clients import complete
+from .kv import KvRules
+from .state import (
+    C_EMITTED,
+    F_FIRST,
+    F_LAST,
+    I8,
+    I_BLOCKS,
+    I_CACHED,
+    I_GENERATED,
+    I_HASHED,
+    I_INPUT,
+    I_ORDER,
+    I_OUTPUT,
+    I_ROOM,
+    I_TARGET,
+    R_RUNNING,
+    R_WAITING,
+    State,
+)
+from .stretch import record_gap
+from .trtllm_blocks import count_free, end, store, take_block
+from .trtllm_plan import blocks_of, decodes, plan_all
+from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
+
+
+@compiled_part
+def plan_ranks(st: State, kv: KvRules, x: Trtllm, windows: I8, known: float) -> None:
+    """Plan the next step of every rank."""
+    plan_all(st, x, windows, known)
+    for r in range(st.ranks.shape[0]):
+        count_free(st, kv, x, r)
+
+
+@compiled_part
+def start_ranks(st: State, kv: KvRules, x: Trtllm, steps: int) -> None:
+    """Note what the step that starts holds; of `steps` steps, that all but the last have ended.
+
+    Of a request in flight the first list has it, and the second 0 for a decode, 1 for a prompt that
+    ends in this step and 2 for one that goes on.
+    """
+    place, more = st.running.shape[1] // 3, steps - 1
+    for r in range(st.ranks.shape[0]):
+        size = int64(0)
+        for j in range(st.ranks[r, R_RUNNING]):
+            i, tokens = st.running[r, j], st.fresh[r, j]
+            if tokens == 0:
+                continue
+            request = st.ints[i]
+            prompt = request[I_CACHED] < request[I_TARGET]
+            request[I_CACHED] += tokens
+            kind = int64(0)
+            if prompt:
+                kind = int64(1 if request[I_CACHED] >= request[I_TARGET] else 2)
+            st.running[r, place + size], st.running[r, 2 * place + size] = i, kind
+            size += 1
+            if more > 0:
+                request[I_ROOM] += more
+                while request[I_BLOCKS] * x.rules.block < request[I_ROOM]:
+                    take_block(st, x, r, i)
+                request[I_CACHED] += more
+                request[I_GENERATED] += more
+                st.counters[C_EMITTED] += more
+        x.ranks[r, T_FLIGHT] = size
+        if more > 0:
+            count_free(st, kv, x, r)
+    if x.rules.even and more > 0:  # as `wait_even` counts plans without prompts
+        x.waited[W_WAITED] = (x.waited[W_WAITED] + more) % x.rules.even_steps
+
+
+@compiled_part
+def take_rank(
+    st: State, x: Trtllm, r: int, first_end: float, now: float, closed_loop: bool
+) -> None:
+    """Process the results of one rank: tokens, ends, and prompts that others can find from now on."""
+    own, place = x.ranks[r], st.running.shape[1] // 3
+    gap, gaps = 0.0, int64(0)
+    for k in range(own[T_FLIGHT]):
+        i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
+        request, stamps = st.ints[i], st.floats[i]
+        paused = request[I_ROOM] == 0
+        if request[I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
+            continue  # ended before, or a prompt that goes on or begins anew
+        st.counters[C_EMITTED] += 1
+        if request[I_GENERATED] == 0:
+            stamps[F_FIRST] = now
+        else:
+            since = first_end - stamps[F_LAST]
+            if since != gap and gaps > 0:
+                record_gap(st.hist, st.clocks, gap, gaps)
+                gaps = int64(0)
+            gap = since
+            gaps += 1
+        stamps[F_LAST] = now
+        request[I_GENERATED] += 1
+        if request[I_GENERATED] == request[I_OUTPUT]:
+            complete(st, i, now, closed_loop)
+            if not paused:
+                known = request[I_INPUT] + request[I_GENERATED] - 1
+                end(st, x, r, i, min(known, request[I_HASHED]))
+    if gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+    for k in range(own[T_FLIGHT]):
+        i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
+        request = st.ints[i]
+        if kind > 0 and decodes(request):
+            store(st, x, r, i, min(request[I_INPUT] + request[I_GENERATED] - 1, request[I_HASHED]))
+    own[T_FLIGHT] = 0
+
+
+@compiled_part
+def take_ranks(
+    st: State, kv: KvRules, x: Trtllm, first_end: float, now: float, closed_loop: bool
+) -> None:
+    """Process the results of every rank."""
+    for r in range(st.ranks.shape[0]):
+        take_rank(st, x, r, first_end, now, closed_loop)
+        count_free(st, kv, x, r)
+
+
+@compiled_part
+def blocks_ahead(st: State, x: Trtllm, r: int, steps: int) -> int:
+    """Blocks that a rank's requests take in so many more steps."""
+    blocks = int64(0)
+    for j in range(st.ranks[r, R_RUNNING]):
+        room = st.ints[st.running[r, j], I_ROOM]
+        if room > 0 and st.fresh[r, j] > 0:
+            blocks += blocks_of(room + steps, x.rules.block) - blocks_of(room, x.rules.block)
+    return int(blocks)
+
+
+@compiled_part
+def most_steps(st: State, x: Trtllm) -> int:
+    """Steps of one plan; below 0 where an arrival may change it.
+
+    None ends before the last of them, and no prompt waits that could begin before. What is blocked by
+    memory that is kept for others, or by a step's tokens, is so until one ends.
+    """
+    most, heeds = int64(1 << 40), False
+    waits = x.rules.evicts or x.rules.wait_steps > 0 or x.rules.even
+    for r in range(st.ranks.shape[0]):
+        size = st.ranks[r, R_RUNNING]
+        for j in range(size):
+            request = st.ints[st.running[r, j]]
+            if request[I_ORDER] >= 0:
+                return -1
+            if st.fresh[r, j] == 0:
+                if waits or decodes(request):
+                    return -1
+                continue  # blocked until a request ends
+            most = min(most, request[I_OUTPUT] - request[I_GENERATED])
+        heeds = heeds or size < x.rules.requests
+        if x.rules.even and (st.ranks[r, R_WAITING] > 0 or size == 0):
+            return -1
+    for r in range(st.ranks.shape[0]):
+        free, size = x.ranks[r, T_FREE], st.ranks[r, R_RUNNING]
+        if size * (most // x.rules.block + 1) <= free:
+            continue
+        low, high, middle = int64(1), most, most
+        while low < high:
+            if blocks_ahead(st, x, r, middle) <= free:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        most = low
+    return int(-most if heeds else most)
+
+
+@compiled_part
+def rank_for(st: State, x: Trtllm) -> int:
+    """The rank with the fewest requests takes the next."""
+    best, fewest = int64(0), int64(1 << 40)
+    for r in range(st.ranks.shape[0]):
+        load = st.ranks[r, R_RUNNING] + st.ranks[r, R_WAITING]
+        if load < fewest:
+            best, fewest = int64(r), load
+    return int(best)

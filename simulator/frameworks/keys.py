@@ -1,0 +1,168 @@
+"""Objects of an engine's file, whose values are checked as they are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...workloads.errors import SpecError, nearest
+from ...workloads.sampling import GREEDY, asked_sampling
+from ..batching.host import Host
+
+DTYPES = {"auto": None, "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16",
+          "fp16": "fp16", "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8"}  # fmt: skip
+D = TypeVar("D", int, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """One object of the file, whose values are checked as they are read."""
+
+    path: Path
+    values: dict[str, Any]
+    prefix: str = ""
+
+    def doubts(self, known: Collection[str], harmless: Collection[str]) -> list[str]:
+        """Warnings about keys that are not `known`, nor `harmless`, and almost spelt like a known one."""
+        found = []
+        for key in self.values:
+            close = get_close_matches(key, known, n=1, cutoff=0.85)
+            if key not in known and key not in harmless and close:
+                found.append(
+                    f"{self.path}: {self.prefix}{key} is not read; did you mean {close[0]!r}?"
+                )
+        return found
+
+    def _wrong(self, key: str, wanted: str) -> SpecError:
+        return SpecError(
+            self.path, f"{self.prefix}{key}: must be {wanted}, not {self.values[key]!r}"
+        )
+
+    def part(self, key: str) -> Keys:
+        found = self.values.get(key)
+        if found is None:
+            return Keys(self.path, {}, f"{key}.")
+        if not isinstance(found, dict):
+            raise self._wrong(key, "an object")
+        return Keys(self.path, found, f"{key}.")
+
+    def refuse_unsimulated(self, only_: Mapping[str, tuple[Any, str]]) -> None:
+        """Refuse settings that bear on time and have a value that is not simulated."""
+        for key, (only, why) in only_.items():
+            found = self.values.get(key)
+            if found is not None and found != only:
+                said = "left out" if only is None else json.dumps(only)
+                raise SpecError(self.path, f"{self.prefix}{key}: must be {said}: {why}")
+
+    def count(self, key: str, default: D, most: int = 2**31 - 1, least: int = 1) -> int | D:
+        found = self.values.get(key)
+        if found is None:
+            return default
+        if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+            raise self._wrong(key, f"a whole number in [{least}, {most}]")
+        return found
+
+    def flag(self, key: str, default: bool) -> bool:
+        found = self.values.get(key)
+        if found is None:
+            return default
+        if not isinstance(found, bool):
+            raise self._wrong(key, "true or false")
+        return found
+
+    def share(self, key: str, default: float) -> float:
+        found = self.values.get(key)
+        if found is None:
+            found = default
+        if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found <= 1:
+            raise self._wrong(key, "a fraction in (0, 1]")
+        return float(found)
+
+    def seconds(self, key: str, default: float, unit: float) -> float:
+        """A time that the file gives in units of `unit` seconds."""
+        found = self.values.get(key)
+        if found is None:
+            return default
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if not number or not 0 <= found <= 1e9:
+            raise self._wrong(key, "a number in [0, 1e9]")
+        return float(found) * unit
+
+    def real(self, key: str, default: float, least: float, most: float) -> float:
+        """A number of a range."""
+        self.number(key, least, most)
+        found = self.values.get(key)
+        return default if found is None else float(found)
+
+    def number(self, key: str, least: float, most: float) -> None:
+        """Refuse a value, where there is one, that is no number in a range."""
+        found = self.values.get(key)
+        number = isinstance(found, (int, float)) and not isinstance(found, bool)
+        if found is not None and not (number and least <= found <= most):
+            raise self._wrong(key, f"a number in [{least:g}, {most:g}]")
+
+    def text(self, key: str, default: str) -> str:
+        found = self.values.get(key, default)
+        if not isinstance(found, str):
+            raise self._wrong(key, "a text")
+        return found
+
+    def one_of(self, key: str, default: str, known: Sequence[str]) -> str:
+        """A word of a few."""
+        found = self.text(key, default)
+        if found not in known:
+            raise SpecError(
+                self.path, f"{self.prefix}{key}: unknown {found!r}{nearest(found, known)}"
+            )
+        return found
+
+    def format(self, key: str) -> str | None:
+        name = self.text(key, "auto")
+        if name not in DTYPES:
+            raise SpecError(
+                self.path, f"{self.prefix}{key}: unknown format {name!r}{nearest(name, DTYPES)}"
+            )
+        return DTYPES[name]
+
+
+def host_of(keys: Keys, base: Host) -> Host:
+    """What the host takes."""
+    return Host(
+        keys.seconds("step_ms", base.step_s, 1e-3),
+        keys.seconds("sequence_us", base.sequence_s, 1e-6),
+        keys.seconds("launch_us", base.launch_s, 1e-6),
+        keys.seconds("request_ms", base.request_s, 1e-3),
+    )
+
+
+def sampling_of(keys: Keys) -> str:
+    """How requests are sampled: greedily unless the file says what its model's defaults become."""
+    asked = keys.part("override_generation_config")
+    if not asked.values:
+        return GREEDY
+    for key, low, high in (("temperature", 0.0, 1e3), ("top_p", 0.0, 1.0), ("top_k", -1.0, 1e9)):
+        asked.number(key, low, high)
+    return asked_sampling(asked.values)
+
+
+def version_doubts(keys: Keys, known: tuple[int, int], read: str) -> list[str]:
+    """A warning where a file's version is another than the one whose rules were read.
+
+    Raises
+    ------
+    SpecError
+        It is no version.
+    """
+    key = "version" if "version" in keys.values else "engine_version"
+    version = keys.text(key, read)
+    found = re.match(r"v?(\d+)\.(\d+)(?!\d)", version)
+    if not found:
+        raise SpecError(keys.path, f"{key}: no version: {version!r}; needs one such as '{read}'")
+    if (int(found[1]), int(found[2])) == known:
+        return []
+    return [f"{keys.path}: {key}: {version} is scheduled as {read}, whose rules are known"]

@@ -1,0 +1,151 @@
+"""Settings of SGLang, as an ``engine.json`` gives them: the names of its server's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...workloads.errors import SpecError
+from ..batching.host import LAUNCH_S
+from ..batching.kv import CacheSettings
+from ..batching.policies import SGLANG, Policy
+from ..batching.sglang_rules import SglangRules
+from ..limits import MAX_SEQUENCES
+from .engines import kept_by_sglang
+from .keys import Keys, host_of, sampling_of, version_doubts
+from .settings import EngineSettings
+
+VERSION = (0, 5)
+"""Versions (major, minor) whose rules these are; they were read from 0.5.9."""
+
+ONLY: Mapping[str, tuple[Any, str]] = {
+    "prefill_max_requests": (None, "prompts of a step are not counted here"),
+    "enable_priority_scheduling": (False, "no request has a priority here"),
+    "enable_prefill_delayer": (False, "prompts do not wait for other ranks'"),
+    "enable_dynamic_chunking": (False, "chunks have one size here"),
+    "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
+    "speculative_algorithm": (None, "speculative decoding is not simulated"),
+    "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
+    "enable_hierarchical_cache": (False, "caches in host memory are not simulated"),
+    "enable_lora": (False, "adapters are not simulated"),
+    "enable_two_batch_overlap": (False, "two batches at once are not simulated"),
+    "enable_single_batch_overlap": (False, "overlap within a batch is not simulated"),
+    "attention_context_parallel_size": (1, "contexts are not split here"),
+    "cpu_offload_gb": (0, "weights in host memory are not simulated"),
+    "load_balance_method": ("round_robin", "ranks take requests in turn"),
+}
+"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
+
+KEYS = (
+    "engine", "version", "engine_version", "hardware", "host", "tp_size", "dp_size", "ep_size",
+    "pp_size", "tensor_parallel_size", "data_parallel_size", "expert_parallel_size",
+    "pipeline_parallel_size", "enable_dp_attention", "max_running_requests", "max_total_tokens",
+    "mem_fraction_static", "chunked_prefill_size", "max_prefill_tokens", "schedule_policy",
+    "schedule_conservativeness", "page_size", "disable_radix_cache", "disable_overlap_schedule",
+    "enable_mixed_chunk", "scheduler_recv_interval", "disable_cuda_graph", "context_length",
+    "dtype", "kv_cache_dtype", "override_generation_config", "temperature", "top_p", "top_k",
+    "device_name", "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us",
+    "request_ms", *ONLY,
+)  # fmt: skip
+"""Every key that is read, of the file and of its parts."""
+
+HARMLESS = frozenset({
+    "model", "model_path", "tokenizer_path", "served_model_name", "random_seed", "host_name", "port",
+    "stream_interval", "trust_remote_code", "log_level", "watchdog_timeout", "load_format",
+    "max_queued_requests", "context_len", "attention_backend", "dist_timeout",
+})  # fmt: skip
+"""Keys of SGLang's that do not bear on time here, though some look like others."""
+
+
+def sglang_settings(keys: Keys) -> EngineSettings:
+    """What a file of SGLang's says.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    doubts = version_doubts(keys, VERSION, "0.5.9")
+    keys.refuse_unsimulated(ONLY)
+    hardware, host = keys.part("hardware"), keys.part("host")
+    tp, dp, pp = (_degree(keys, name) for name in ("tensor", "data", "pipeline"))
+    apart = dp > 1 and keys.flag("enable_dp_attention", False)
+    ep = _degree(keys, "expert")
+    page = keys.count("page_size", 1)
+    policy = _policy(keys, host, page, dp if apart else 1, pp)
+    total = keys.count("max_total_tokens", None)
+    share = None
+    if keys.values.get("mem_fraction_static") is not None:
+        share = keys.share("mem_fraction_static", 1.0)
+    return EngineSettings(
+        policy=policy,
+        cache=CacheSettings(page, None if total is None else max(total // page, 1)),
+        tp=max(tp // dp, 1) if apart else tp,  # SGLang's counts all devices of its ranks
+        dp=dp,
+        pp=pp,
+        ep=ep,
+        max_model_len=keys.count("context_length", None),
+        dtype=keys.format("dtype"),
+        kv_dtype=keys.format("kv_cache_dtype"),
+        memory_share=share,
+        memory_kept=0.0 if share is not None else kept_by_sglang(policy.token_budget, tp * pp),
+        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
+        device_name=hardware.text("device_name", ""),
+        given=True,
+        engine="sglang",
+        exchange="gather",
+        sampling=sampling_of(keys),
+        doubts=(
+            *doubts, *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, HARMLESS)),
+        ),
+    )  # fmt: skip
+
+
+def _degree(keys: Keys, of: str) -> int:
+    """A parallel degree by its long or its short name."""
+    short = f"{'p' if of == 'pipeline' else of[0]}p_size"
+    long = f"{of}_parallel_size"
+    if keys.values.get(short) is not None and keys.values.get(long) is not None:
+        raise SpecError(keys.path, f"{short}: {long} says the same; give one")
+    return keys.count(short if keys.values.get(short) is not None else long, 1)
+
+
+def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
+    """The batching that the file asks for."""
+    own = SglangRules()
+    chunk = keys.count("chunked_prefill_size", own.chunked_prefill_size, least=-1)
+    chunk = max(chunk, 0) // ranks
+    if chunk % page:
+        raise SpecError(
+            keys.path, f"chunked_prefill_size: must be pages of {page} tokens, not {chunk}"
+        )
+    sequences = keys.count("max_running_requests", SGLANG.max_sequences * ranks, MAX_SEQUENCES)
+    sequences = max(sequences // ranks, 1)
+    mixed = keys.flag("enable_mixed_chunk", False) and chunk > 0
+    if mixed and chunk <= sequences:
+        raise SpecError(
+            keys.path, f"chunked_prefill_size: must be above max_running_requests ({sequences}) "
+            f"with enable_mixed_chunk, not {chunk}",
+        )  # fmt: skip
+    care = keys.real("schedule_conservativeness", own.conservativeness, 0.0, 1e6)
+    overlap = not keys.flag("disable_overlap_schedule", False) and pp == 1
+    captured = not keys.flag("disable_cuda_graph", False)
+    took = host_of(host, replace(SGLANG.host, launch_s=0.0 if captured else LAUNCH_S))
+    return replace(
+        SGLANG,
+        token_budget=chunk or keys.count("max_prefill_tokens", own.max_prefill_tokens),
+        max_sequences=sequences,
+        ahead=overlap,
+        poll_steps=keys.count("scheduler_recv_interval", 1),
+        host=replace(took, launch_s=0.0) if captured else took,
+        rules=SglangRules(
+            max_prefill_tokens=keys.count("max_prefill_tokens", own.max_prefill_tokens),
+            chunked_prefill_size=chunk,
+            mixed=mixed,
+            lpm=keys.one_of("schedule_policy", "fcfs", ("fcfs", "lpm")) == "lpm",
+            radix=not keys.flag("disable_radix_cache", False),
+            overlap=overlap,
+            conservativeness=care * (0.3 if ranks > 1 else 1.0),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""Settings of TensorRT-LLM, as an ``engine.json`` gives them: the names of its LLM arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...workloads.errors import SpecError
+from ..batching.kv import CacheSettings
+from ..batching.policies import TRTLLM, Policy
+from ..batching.trtllm_rules import TrtllmRules
+from ..limits import MAX_SEQUENCES
+from .engines import TRTLLM_BLOCK, TRTLLM_SHARE
+from .keys import Keys, host_of, sampling_of, version_doubts
+from .settings import EngineSettings
+
+VERSION = (1, 2)
+"""Version (major, minor) whose rules these are."""
+
+ONLY: Mapping[str, tuple[Any, str]] = {
+    "backend": ("pytorch", "the rules are those of the PyTorch backend"),
+    "speculative_config": (None, "speculative decoding is not simulated"),
+    "enable_lora": (False, "adapters are not simulated"),
+    "cache_transceiver_config": (None, "an engine's transfers are not simulated; use pools"),
+    "context_parallel_size": (1, "contexts are not split here"),
+    "max_beam_width": (1, "beams are not simulated"),
+}
+ONLY_CACHE: Mapping[str, tuple[Any, str]] = {
+    "enable_partial_reuse": (False, "only whole blocks are found again here"),
+    "host_cache_size": (0, "caches in host memory are not simulated"),
+    "max_attention_window": (None, "windows are those of the model"),
+}
+ONLY_SCHEDULER: Mapping[str, tuple[Any, str]] = {
+    "context_chunking_policy": ("FIRST_COME_FIRST_SERVED", "prompts are cut in order"),
+    "dynamic_batch_config": (None, "a step's limits do not change"),
+}
+"""Settings that bear on time and of which only one value is simulated, and why: of the file, of its
+`kv_cache_config` and of its `scheduler_config`."""
+
+POLICIES = ("GUARANTEED_NO_EVICT", "MAX_UTILIZATION")
+KEYS = (
+    "engine", "version", "engine_version", "hardware", "host", "tensor_parallel_size",
+    "pipeline_parallel_size", "moe_expert_parallel_size", "enable_attention_dp",
+    "attention_dp_config", "enable_balance", "timeout_iters", "batching_wait_iters",
+    "max_batch_size", "max_num_tokens", "max_seq_len", "enable_chunked_prefill",
+    "disable_overlap_scheduler", "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio",
+    "kv_cache_config", "enable_block_reuse", "free_gpu_memory_fraction", "max_tokens", "dtype",
+    "tokens_per_block", "scheduler_config", "capacity_scheduler_policy",
+    "override_generation_config", "temperature", "top_p", "top_k", "device_name",
+    "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us", "request_ms", *ONLY,
+    *ONLY_CACHE, *ONLY_SCHEDULER,
+)  # fmt: skip
+"""Every key that is read, of the file and of its parts."""
+
+HARMLESS = frozenset({
+    "model", "tokenizer", "trust_remote_code", "max_input_len", "print_iter_log", "stream_interval",
+    "num_postprocess_workers", "cuda_graph_config", "moe_config", "allreduce_strategy",
+})  # fmt: skip
+"""Keys of TensorRT-LLM's that do not bear on time here, though some look like others."""
+
+
+def trtllm_settings(keys: Keys) -> EngineSettings:
+    """What a file of TensorRT-LLM's says.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    doubts = version_doubts(keys, VERSION, "1.2")
+    cache, scheduler = keys.part("kv_cache_config"), keys.part("scheduler_config")
+    even, hardware, host = map(keys.part, ("attention_dp_config", "hardware", "host"))
+    keys.refuse_unsimulated(ONLY)
+    cache.refuse_unsimulated(ONLY_CACHE)
+    scheduler.refuse_unsimulated(ONLY_SCHEDULER)
+    tp, apart = keys.count("tensor_parallel_size", 1), keys.flag("enable_attention_dp", False)
+    block = cache.count("tokens_per_block", TRTLLM_BLOCK)
+    policy = _policy(keys, cache, scheduler, even, block)
+    total = cache.count("max_tokens", None)
+    parts = (keys, cache, scheduler, even, hardware, host)
+    return EngineSettings(
+        policy=replace(policy, host=host_of(host, policy.host)),
+        cache=CacheSettings(block, None if total is None else max(-(-total // block), 1)),
+        tp=1 if apart else tp,
+        dp=tp if apart else 1,
+        pp=keys.count("pipeline_parallel_size", 1),
+        ep=keys.count("moe_expert_parallel_size", 1),
+        max_model_len=keys.count("max_seq_len", None),
+        dtype=keys.format("dtype"),
+        kv_dtype=cache.format("dtype"),
+        left_share=cache.share("free_gpu_memory_fraction", TRTLLM_SHARE),
+        memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
+        device_name=hardware.text("device_name", ""),
+        given=True,
+        engine="tensorrt-llm",
+        exchange="gather",
+        sampling=sampling_of(keys),
+        doubts=(*doubts, *(d for part in parts for d in part.doubts(KEYS, HARMLESS))),
+    )
+
+
+def _policy(keys: Keys, cache: Keys, scheduler: Keys, even: Keys, block: int) -> Policy:
+    """The batching that the file asks for."""
+    own = TrtllmRules()
+    tokens = keys.count("max_num_tokens", own.max_num_tokens)
+    chunked = keys.flag("enable_chunked_prefill", own.chunked)
+    if chunked and tokens < block:
+        raise SpecError(
+            keys.path, f"max_num_tokens: must be at least tokens_per_block ({block}) with "
+            f"enable_chunked_prefill, not {tokens}",
+        )  # fmt: skip
+    balance = even.flag("enable_balance", False)
+    steps = even.count("timeout_iters", own.even_steps)
+    waits = keys.count("batch_wait_timeout_iters", 0, least=0)
+    ratio = keys.real("batch_wait_max_tokens_ratio", 0.0, 0.0, 1.0)
+    evicts = scheduler.one_of("capacity_scheduler_policy", POLICIES[0], POLICIES) == POLICIES[1]
+    overlap = not keys.flag("disable_overlap_scheduler", False)
+    return replace(
+        TRTLLM,
+        token_budget=tokens,
+        max_sequences=keys.count("max_batch_size", TRTLLM.max_sequences, MAX_SEQUENCES),
+        chunked=chunked,
+        reserve=not evicts,
+        ahead=overlap,
+        gather_steps=waits,
+        gather_tokens=int(ratio * tokens),
+        even_steps=steps if balance else 0,
+        rules=TrtllmRules(
+            max_num_tokens=tokens,
+            chunked=chunked,
+            evicts=evicts,
+            reuse=cache.flag("enable_block_reuse", own.reuse),
+            overlap=overlap,
+            wait_steps=waits,
+            wait_tokens=int(ratio * tokens),
+            even=balance,
+            even_steps=steps,
+            even_batches=even.count("batching_wait_iters", own.even_batches, least=0),
+        ),
+    )

@@ -1,0 +1,588 @@
+"""SGLang's scheduler, slow and obvious: lists of requests, and a radix tree of tokens.
+
+It restates what SGLang 0.5.9 does (sglang/srt/managers/scheduler.py, schedule_policy.py,
+schedule_batch.py, scheduler_output_processor_mixin.py, sglang/srt/mem_cache/radix_cache.py), for
+`test_sglang.py` to compare with. Requests ask for exactly what they get, with `ignore_eos`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opbyte.workloads.batch import DECODE, PREFILL, Batch
+
+HASH_TOKENS = 512
+Token = tuple[object, ...]
+
+
+@dataclass(eq=False)
+class Request:
+    index: int
+    arrival: float
+    input: int
+    output: int
+    hashes: Sequence[int] = ()
+    generated: int = 0
+    committed: int = 0  # tokens that have memory, those of the planned step included
+    computed: int = 0  # tokens in the cache before the planned step
+    protected: int = 0  # tokens in the tree
+    pages: int = 0  # of its own
+    node: Node | None = None
+    target: int = 0  # of its prefill
+    retracted: bool = False
+    finished: bool = False
+    scheduled: float = math.nan
+    first: float = math.nan
+    last: float = math.nan
+    preemptions: int = 0
+    gaps: list[float] = field(default_factory=list)
+
+    def token(self, at: int) -> Token:
+        """What stands at a place: told by a trace's hash if its whole page is, else its own."""
+        if at < min(self.input, HASH_TOKENS * len(self.hashes)):
+            return ("hash", self.hashes[at // HASH_TOKENS], at % HASH_TOKENS)
+        return ("own", self.index, at)
+
+    def tokens(self, count: int, page: int = 1) -> list[Token]:
+        """Its first tokens, as far as they fill pages."""
+        return [self.token(at) for at in range(count // page * page)]
+
+    @property
+    def length(self) -> int:
+        return self.input + self.generated
+
+
+@dataclass(eq=False)
+class Node:
+    key: list[Token]
+    parent: Node | None
+    time: int
+    children: dict[tuple[Token, ...], Node] = field(default_factory=dict)
+    locks: int = 0
+
+
+class Tree:
+    """Everything that is known, page by page; a clock of its own tells what was used when."""
+
+    def __init__(self, page: int) -> None:
+        self.page, self.clock = page, 0
+        self.root = Node([], None, 0, locks=1)
+
+    def tick(self) -> int:
+        self.clock += 1
+        return self.clock
+
+    def same(self, one: Sequence[Token], other: Sequence[Token]) -> int:
+        """Tokens of whole pages that two sequences begin with."""
+        count = 0
+        while (
+            count < min(len(one), len(other))
+            and one[count : count + self.page] == other[count : count + self.page]
+        ):
+            count += self.page
+        return count
+
+    def walk(self, key: list[Token]) -> tuple[int, Node]:
+        """How much of a key is there, and the node where it ends, cut out if need be."""
+        now, node, found = self.tick(), self.root, 0
+        while len(key) > found:
+            child = node.children.get(tuple(key[found : found + self.page]))
+            if child is None:
+                break
+            child.time = now
+            count = self.same(child.key, key[found:])
+            found += count
+            if count < len(child.key):
+                return found, self.cut(child, count)
+            node = child
+        return found, node
+
+    def cut(self, child: Node, count: int) -> Node:
+        assert child.parent is not None
+        upper = Node(child.key[:count], child.parent, self.tick(), locks=child.locks)
+        child.parent.children[tuple(child.key[: self.page])] = upper
+        child.key, child.parent = child.key[count:], upper
+        upper.children[tuple(child.key[: self.page])] = child
+        return upper
+
+    def insert(self, key: list[Token]) -> int:
+        """Add a key; how much of it was there."""
+        found, node = self.walk(key)
+        if found < len(key):
+            rest = key[found:]
+            node.children[tuple(rest[: self.page])] = Node(rest, node, self.tick())
+        return found
+
+    def lock(self, node: Node | None, by: int) -> None:
+        while node is not None and node is not self.root:
+            node.locks += by
+            node = node.parent
+
+    def nodes(self) -> list[Node]:
+        out, more = [], list(self.root.children.values())
+        while more:
+            node = more.pop()
+            out.append(node)
+            more += node.children.values()
+        return out
+
+    def evictable(self) -> int:
+        """Tokens that no running request needs."""
+        return sum(len(node.key) for node in self.nodes() if not node.locks)
+
+    def evict(self, tokens: int) -> int:
+        """Drop whole leaves, the one used longest ago first; tokens that went."""
+        gone = 0
+        while gone < tokens:
+            leaves = [node for node in self.nodes() if not node.children and not node.locks]
+            if not leaves:
+                break
+            leaf = min(leaves, key=lambda node: node.time)
+            assert leaf.parent is not None
+            del leaf.parent.children[tuple(leaf.key[: self.page])]
+            gone += len(leaf.key)
+        return gone
+
+
+class Adder:
+    """What a step's prompts may take (PrefillAdder)."""
+
+    def __init__(self, rank: Rank) -> None:
+        rules, self.rank, self.page = rank.rules, rank, rank.page
+        beside = len(rank.running) if rules.mixed else 0
+        self.input = rules.max_prefill_tokens - beside
+        self.chunk = rules.chunked_prefill_size - beside if rules.chunked_prefill_size else math.inf
+        self.total_offset = beside + sum(
+            [min(r.output - r.generated, 4096) * rank.ratio for r in rank.running]
+        )
+        self.current_offset = beside
+        self.added: list[tuple[Request, int]] = []
+        self.cut: Request | None = None
+        self.states: list[tuple[int, int]] | None = None
+        decodes = [r for r in rank.running if not r.finished and r.committed % self.page == 0]
+        self.pages = len(decodes) if rules.mixed else 0
+
+    def ceil(self, tokens: int) -> int:
+        return -(-tokens // self.page) * self.page
+
+    @property
+    def total(self) -> float:
+        return self.rank.available() - self.total_offset
+
+    @property
+    def current(self) -> float:
+        return self.rank.available() - self.current_offset
+
+    def add(self, request: Request, tokens: int, answer: int) -> None:
+        paged = self.ceil(tokens)
+        self.added.append((request, tokens))
+        self.total_offset += paged + answer
+        self.current_offset += paged
+        self.input -= paged
+        self.chunk -= paged
+        self.pages += paged // self.page
+
+    def state(self) -> str:
+        if self.total <= 0 or self.current <= 0:
+            return "no token"
+        return "other" if self.input <= 0 or self.chunk <= 0 else "continue"
+
+    def add_chunked(self, request: Request) -> bool:
+        """Go on with a prompt; False where its memory is short (SGLang would stop)."""
+        left = request.target - request.committed
+        most = min(self.chunk, int(self.total))
+        tokens = int(min(left, most if most > 0 else self.chunk))
+        if tokens <= 0:
+            return False
+        new = self.ceil(request.committed + tokens) - self.ceil(request.committed)
+        if self.pages * self.page + new > self.rank.available():
+            return False
+        self.cut = request if tokens < left else None
+        self.add(request, tokens, 0 if self.cut else min(request.output, 4096))
+        # Pages are counted from the tokens, as SGLang does, whatever is left of the last page.
+        return True
+
+    def add_one(self, request: Request) -> str:
+        """Try a waiting request whose prefix has been looked for."""
+        extend = request.target - request.protected
+        total = extend + min(max(request.output - request.generated, 0), 4096)
+        if total >= self.total:
+            return "no token"
+        if self.ceil(extend) >= self.input and self.added:
+            return "other"
+        tree = self.rank.tree
+        assert tree is not None
+        tree.lock(request.node, 1)
+        if total >= self.total:
+            tree.lock(request.node, -1)
+            return "no token"
+        tokens, answer = extend, min(request.output, 4096)
+        if self.ceil(extend) > self.chunk:
+            tokens, answer = int(self.chunk) // self.page * self.page, 0
+        if self.rank.rules.mixed and (
+            self.pages * self.page + self.ceil(tokens) > self.rank.available()
+        ):
+            tree.lock(request.node, -1)
+            return "no token"  # SGLang would stop
+        if tokens <= 0:
+            tree.lock(request.node, -1)
+            return "other"
+        if tokens < extend:
+            self.cut = request
+        self.add(request, tokens, answer)
+        return self.state()
+
+    def add_one_ignoring_eos(self, request: Request) -> str:
+        """The same without a tree: by when running requests will have ended."""
+        extend = request.target
+        if self.ceil(extend) > min(self.current, self.total):
+            return "no token"
+
+        def state(r: Request) -> tuple[int, int]:
+            return r.output - r.generated, r.length
+
+        if self.states is None:
+            others = [request, *self.rank.running, *(r for r, _ in self.added)]
+            self.states = sorted((s for s in map(state, others) if s[0] > 0), key=lambda s: s[0])
+        else:
+            place = 0
+            for place in range(len(self.states)):
+                if state(request)[0] <= self.states[place][0]:
+                    break
+            self.states.insert(place, state(request))
+        freed, left = 0, self.current - self.ceil(extend)
+        for k, (tokens_left, occupied) in enumerate(self.states):
+            many = len(self.states) - k
+            if left + freed - tokens_left * many <= many:
+                return "no token"
+            freed += occupied
+        if extend <= self.chunk:
+            self.add(request, extend, min(request.output, 4096))
+        elif self.chunk <= 0:
+            return "other"
+        else:
+            self.cut = request
+            self.add(request, int(self.chunk), 0)
+        return self.state()
+
+
+class Rank:
+    """One scheduler: its queue, its running batch, its memory."""
+
+    def __init__(self, rules: Any, sequences: int, pages: int, page: int) -> None:
+        self.rules, self.sequences, self.free, self.page = rules, sequences, pages, page
+        self.tree = Tree(page) if rules.radix else None
+        self.waiting: list[Request] = []
+        self.running: list[Request] = []
+        self.full = False
+        self.chunked: Request | None = None
+        self.last: list[Request] | None = None  # prompts of the latest batch
+        self.last_chunked: Request | None = None
+        self.ratio = rules.init_ratio
+        self.hits = 0
+        self.known = 0.0
+
+    def available(self) -> int:
+        return self.free * self.page + (self.tree.evictable() if self.tree else 0)
+
+    def make_room(self, tokens: int) -> None:
+        if self.tree and self.free * self.page < tokens:
+            self.free += self.tree.evict(tokens) // self.page
+
+    def extend(self, request: Request, tokens: int) -> None:
+        pages = -(-(request.committed + tokens) // self.page) - -(-request.committed // self.page)
+        assert pages <= self.free
+        request.committed += tokens
+        request.pages += pages
+        self.free -= pages
+
+    def keep(self, request: Request, tokens: int) -> None:
+        """cache_unfinished_req"""
+        if self.tree is None:
+            return
+        key = request.tokens(tokens, self.page)
+        found = self.tree.insert(key)
+        self.free += (found - request.protected) // self.page
+        _, node = self.tree.walk(key)
+        request.pages -= (len(key) - request.protected) // self.page
+        self.tree.lock(request.node, -1)
+        self.tree.lock(node, 1)
+        request.protected, request.node = len(key), node
+
+    def release(self, request: Request, keep: bool) -> None:
+        """release_kv_cache"""
+        self.free += request.pages
+        if self.tree is not None:
+            if keep:
+                key = request.tokens(request.committed, self.page)
+                self.free -= (len(key) - self.tree.insert(key)) // self.page
+            self.tree.lock(request.node, -1)
+        request.pages, request.protected, request.node = 0, 0, None
+
+    def plan(self, known: float) -> list[tuple[Request, int]]:
+        """get_next_batch_to_run"""
+        self.known = known
+        if self.chunked:
+            self.keep(self.chunked, self.chunked.committed)
+        if self.last is not None:
+            kept = [r for r in self.last
+                    if not r.finished and r not in (self.chunked, self.last_chunked)]  # fmt: skip
+            if len(kept) < len(self.last):
+                self.full = False
+            if kept:
+                if not self.running:
+                    self.full = False
+                self.running = self.running + kept
+        batch = self.prefill()
+        self.last = None if batch is None else [r for r, _ in batch]
+        self.last_chunked = self.chunked
+        return self.decode() if batch is None else batch
+
+    def sort_queue(self) -> None:
+        """calc_priority"""
+        if not (self.rules.lpm and self.tree) or len(self.waiting) > 128:
+            return
+        keys: dict[Request, float] = {}
+        told: list[list[Token]] = []
+        for request in self.waiting:
+            found, _ = self.tree.walk(request.tokens(request.length, self.page))
+            keys[request] = -found
+            if found <= 32:
+                own = request.tokens(request.length)
+                if any(Tree(1).same(own, other) >= 32 for other in told):
+                    keys[request] = math.inf
+                else:
+                    told.append(own)
+        self.waiting.sort(key=lambda r: keys[r])
+
+    def prefill(self) -> list[tuple[Request, int]] | None:
+        """get_new_batch_prefill"""
+        if (self.full or not self.waiting) and self.chunked is None:
+            return None
+        if self.sequences <= len(self.running) and self.chunked is not None:
+            self.full = True
+            return None
+        self.sort_queue()
+        adder = Adder(self)
+        if self.chunked is not None and not adder.add_chunked(self.chunked):
+            return None
+        for request in list(self.waiting):
+            if len(adder.added) >= self.sequences - len(self.running):
+                self.full = True
+            if self.full:
+                break
+            request.protected, request.node = 0, None
+            if self.tree is not None:
+                key = request.tokens(request.length - 1, self.page)
+                request.protected, request.node = self.tree.walk(key)
+            request.target = request.length
+            if self.tree is None:
+                result = adder.add_one_ignoring_eos(request)
+            else:
+                result = adder.add_one(request)
+            if result != "continue":
+                if result == "no token":
+                    self.full = True
+                break
+        if not adder.added:
+            return None
+        self.chunked = adder.cut
+        batch = adder.added
+        self.waiting = [w for w in self.waiting if w not in [r for r, _ in batch]]
+        overestimate = len(batch) * self.page if self.page > 1 else 0
+        self.make_room(sum(tokens for _, tokens in batch) + overestimate)
+        for request, tokens in batch:
+            if request.committed == 0:
+                self.hits += request.protected
+                request.committed = request.protected
+                if math.isnan(request.scheduled):
+                    request.scheduled = self.known
+            request.computed = request.committed
+            self.extend(request, tokens)
+            request.retracted = False
+        if self.rules.mixed and self.running:
+            going_on = [r for r in self.running if not r.finished]
+            batch = batch + self.decode_tokens(going_on)
+            self.running = []
+        return batch
+
+    def decode_tokens(self, requests: list[Request]) -> list[tuple[Request, int]]:
+        """prepare_for_decode"""
+        if requests:
+            self.make_room(len(requests) * self.page)
+        for request in requests:
+            request.computed = request.committed
+            self.extend(request, 1)
+        return [(request, 1) for request in requests]
+
+    def fits(self, requests: Sequence[Request]) -> bool:
+        """check_decode_mem"""
+        need = sum(r.committed % self.page == 0 for r in requests)
+        self.make_room(need * self.page)
+        return self.free >= need
+
+    def decode(self) -> list[tuple[Request, int]]:
+        """update_running_batch"""
+        if not self.running:
+            return []
+        before = len(self.running)
+        self.running = [r for r in self.running if not r.finished]
+        if not self.running:
+            self.full = False
+            return []
+        if self.fits(self.running):
+            self.ratio = max(self.ratio - self.rules.decay, self.rules.min_ratio)
+        else:
+            self.retract()
+        if len(self.running) < before:
+            self.full = False
+        return self.decode_tokens(self.running)
+
+    def retract(self) -> None:
+        """retract_decode"""
+        kept = sorted(self.running, key=lambda r: (r.generated, -r.input), reverse=True)
+        first = True
+        while first or not self.fits(kept):
+            if len(kept) == 1:
+                break
+            first = False
+            request = kept.pop()
+            self.release(request, keep=False)
+            self.make_room(len(kept) * 20)
+            request.committed = request.computed = 0
+            request.retracted = True
+            request.preemptions += 1
+            self.waiting.append(request)
+        self.running = kept
+        came, most = sum(r.generated for r in kept), sum(r.output for r in kept)
+        self.ratio = min(1.0, (came + 20 * len(kept)) / (most + 1))
+
+
+@dataclass
+class Step:
+    """A batch that has been launched: of each rank its requests, and what they were."""
+
+    plans: list[list[tuple[Request, int]]]
+    prompts: list[list[Request]]
+    chunked: list[Request | None]
+    start: float
+    end: float
+
+
+@dataclass
+class Reference:
+    """The event loop over ranks that step together, arrivals dealt in turn.
+
+    The host plans and launches a step, then waits for the one before it. It receives requests when
+    the steps since the last time weigh enough: one with prompts always, another 1.
+    """
+
+    rules: Any
+    ranks: list[Rank]
+    seconds: Callable[[Sequence[Batch], int], float]
+    clients: int | None = None
+    interval: int = 1
+    steps: int = 0
+    host: float = 0.0
+    device: float = 0.0
+    dealt: int = 0
+    weight: int = 0
+
+    def serve(self, requests: list[Request]) -> None:
+        for request in requests[: self.clients or 0]:
+            request.arrival = 0.0
+        self.to_come = list(requests)
+        last: Step | None = None
+        while True:
+            self.receive(last)
+            step = self.launch([rank.plan(self.host) for rank in self.ranks])
+            if not self.rules.overlap:
+                if step:
+                    self.process(step)
+            elif last:
+                self.process(last)
+            if step is None and last is None and not self.idle():
+                return
+            last = step if self.rules.overlap else None
+
+    def receive(self, last: Step | None) -> None:
+        """recv_requests, with SchedulerRecvSkipper"""
+        self.weight += 1
+        if self.extended or self.weight >= self.interval:
+            self.weight = 0
+            while self.to_come and self.to_come[0].arrival <= self.host:
+                rank = self.ranks[self.dealt % len(self.ranks)]
+                rank.waiting.append(self.to_come.pop(0))
+                self.dealt += 1
+
+    extended: bool = False
+
+    def launch(self, plans: list[list[tuple[Request, int]]]) -> Step | None:
+        """Run a batch behind the one that runs."""
+        prompts = [rank.last or [] for rank in self.ranks]
+        self.extended = any(prompts)
+        if not any(plans):
+            return None
+        seconds = self.seconds([batch_of(plan) for plan in plans], self.steps)
+        self.steps += 1
+        start = max(self.host, self.device)
+        self.device = start + seconds
+        chunked = [rank.chunked if own else None
+                   for rank, own in zip(self.ranks, prompts, strict=True)]  # fmt: skip
+        return Step(plans, prompts, chunked, start, self.device)
+
+    def process(self, step: Step) -> None:
+        """process_batch_result: wait for a step's results."""
+        self.host = max(self.host, step.end)
+        parts = zip(self.ranks, step.plans, step.prompts, step.chunked, strict=True)
+        for rank, plan, prompts, chunked in parts:
+            for request, _ in plan:
+                if request.finished or request.retracted or request is chunked:
+                    continue
+                self.token(request)
+                if request.generated == request.output:
+                    request.finished = True
+                    self.open()
+                    rank.release(request, keep=True)
+                elif request in prompts:
+                    rank.keep(request, request.target)
+
+    def token(self, request: Request) -> None:
+        request.generated += 1
+        if request.generated == 1:
+            request.first = self.host
+        else:
+            request.gaps.append(self.host - request.last)
+        request.last = self.host
+
+    def open(self) -> None:
+        """A client's next request comes when it has been answered."""
+        for following in [r for r in self.to_come if r.arrival == math.inf][:1]:
+            following.arrival = self.host
+
+    def idle(self) -> bool:
+        """self_check_during_idle, and the wait for the next request; False where there is none."""
+        for rank in self.ranks:
+            rank.ratio = self.rules.init_ratio
+        if any(rank.waiting for rank in self.ranks):
+            return True
+        if not self.to_come:
+            return False
+        self.host = max(self.host, self.to_come[0].arrival)
+        return True
+
+
+def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
+    """The batch that a plan runs."""
+    columns = (
+        [tokens for _, tokens in plan],
+        [r.computed for r, _ in plan],
+        [PREFILL if r.computed < r.target else DECODE for r, _ in plan],
+        [r.index for r, _ in plan],
+    )
+    return Batch(*(np.array(c, dtype=np.int64) for c in columns))

@@ -1,0 +1,437 @@
+"""TensorRT-LLM's executor, slow and obvious: lists of requests, and a tree of blocks.
+
+It restates what the PyTorch backend of TensorRT-LLM 1.2 does (tensorrt_llm/_torch/pyexecutor/
+py_executor.py; capacityScheduler.cpp, microBatchScheduler.cpp, kvCacheManager.cpp and evictionPolicy.cpp in
+cpp/tensorrt_llm/batch_manager) but for blocks that are partly reused, for `test_trtllm.py` to compare
+with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opbyte.workloads.batch import DECODE, PREFILL, Batch
+
+HASH_TOKENS = 512
+Key = tuple[object, ...]
+
+
+@dataclass(eq=False)
+class Block:
+    users: int = 0
+    key: Key | None = None  # content, if it can be found
+    parent: Block | None = None
+    children: dict[Key, Block] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Request:
+    index: int
+    arrival: float
+    input: int
+    output: int
+    hashes: Sequence[int] = ()
+    generated: int = 0
+    prompt: int = 0  # what is computed as a prompt; with what was generated before a pause
+    position: int = 0  # of it computed or under way
+    kv: int = 0  # tokens of its sequence; 0: none
+    computed: int = 0  # before the planned step
+    blocks: list[Block] = field(default_factory=list)
+    finished: bool = False
+    scheduled: float = math.nan
+    first: float = math.nan
+    last: float = math.nan
+    preemptions: int = 0
+    gaps: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return self.input + self.generated
+
+    @property
+    def generating(self) -> bool:
+        return bool(self.kv) and self.position >= self.prompt
+
+    def key(self, j: int, size: int) -> Key:
+        """Content of its j-th block: a part of a hashed prefix, or its own tokens."""
+        if (j + 1) * size <= min(self.input, HASH_TOKENS * len(self.hashes)):
+            return ("hash", self.hashes[j * size // HASH_TOKENS], j * size % HASH_TOKENS)
+        return ("own", self.index, j)
+
+
+class Memory:
+    """Blocks of one rank."""
+
+    def __init__(self, blocks: int, size: int, reuse: bool) -> None:
+        self.size, self.reuse, self.hits = size, reuse, 0
+        self.root = Block()
+        self.free = [Block() for _ in range(blocks)]
+
+    def ceil(self, tokens: int) -> int:
+        return -(-tokens // self.size)
+
+    def forget(self, block: Block) -> None:
+        """Take a block and what follows it out of the tree."""
+        for child in list(block.children.values()):
+            self.forget(child)
+        if block.key is not None and block.parent is not None:
+            del block.parent.children[block.key]
+        block.key = block.parent = None
+
+    def take(self, request: Request) -> None:
+        block = self.free.pop(0)
+        self.forget(block)
+        block.users = 1
+        request.blocks.append(block)
+
+    def begin(self, request: Request) -> int:
+        at, most = self.root, (request.prompt - 1) // self.size if self.reuse else 0
+        for j in range(most):
+            found = at.children.get(request.key(j, self.size))
+            if found is None:
+                break
+            if not found.users:
+                self.free.remove(found)
+            found.users += 1
+            request.blocks.append(found)
+            at = found
+        reused = len(request.blocks) * self.size
+        while len(request.blocks) < self.ceil(request.prompt):
+            self.take(request)
+        request.kv = request.prompt
+        self.hits += reused
+        return reused
+
+    def store(self, request: Request, tokens: int) -> None:
+        at, matching = self.root, True
+        if not self.reuse:
+            return
+        for j in range(min(tokens // self.size, len(request.blocks))):
+            key = request.key(j, self.size)
+            found = at.children.get(key) if matching else None
+            if found is None:
+                matching, found = False, request.blocks[j]
+                self.forget(found)
+                found.key, found.parent = key, at
+                at.children[key] = found
+            at = found
+
+    def end(self, request: Request, tokens: int) -> None:
+        self.store(request, tokens)
+        for block in reversed(request.blocks):
+            block.users -= 1
+            if not block.users:
+                self.free.append(block)
+        request.blocks, request.kv = [], 0
+
+    def first_new(self, request: Request) -> tuple[Block, Key] | None:
+        """Where the first of a prompt's full blocks that cannot be found would be."""
+        at = self.root
+        for j in range(request.tokens // self.size):
+            key = request.key(j, self.size)
+            if key not in at.children:
+                return at, key
+            at = at.children[key]
+        return None
+
+
+class Rank:
+    """One executor's requests and memory."""
+
+    def __init__(self, rules: Any, requests: int, blocks: int, size: int) -> None:
+        self.rules, self.most = rules, requests
+        self.memory = Memory(blocks, size, rules.reuse)
+        self.waiting: list[Request] = []
+        self.active: list[Request] = []
+
+    def fetch(self) -> None:
+        self.active = [r for r in self.active if not r.finished]
+        while self.waiting and len(self.active) < self.most:
+            request = self.waiting.pop(0)
+            request.prompt = request.prompt or request.tokens
+            self.active.append(request)
+
+    def contributed(self) -> list[tuple[Block, Key]]:
+        """What prompts under way will let others find."""
+        if not self.rules.reuse:
+            return []
+        cut = [r for r in self.active if r.kv and not r.generating]
+        return [new for new in map(self.memory.first_new, cut) if new]
+
+    def skips(self, request: Request, told: list[tuple[Block, Key]]) -> bool:
+        if request.kv or not self.rules.reuse:
+            return False
+        new = self.memory.first_new(request)
+        if new is None:
+            return False
+        if new in told:
+            return True
+        told.append(new)
+        return False
+
+    def to_completion(self, request: Request) -> int:
+        return self.memory.ceil(request.input + request.output) - len(request.blocks)
+
+    def guaranteed(self) -> list[Request]:
+        """GuaranteedNoEvictScheduler"""
+        told, chosen = self.contributed(), [r for r in self.active if r.generating]
+        left = len(self.memory.free) - sum(map(self.to_completion, chosen))
+        for request in [r for r in self.active if not r.generating]:
+            if self.skips(request, told):
+                continue
+            if self.to_completion(request) > left:
+                break
+            left -= self.to_completion(request)
+            chosen.append(request)
+        return [r for r in self.active if r in chosen]
+
+    def one_step(self, request: Request) -> int:
+        ceil = self.memory.ceil
+        if not request.kv:
+            return ceil(request.prompt)
+        if not request.generating:
+            return 0
+        more = min(1, request.input + request.output - request.kv)
+        return ceil(request.kv + more) - ceil(request.kv)
+
+    def utilized(self) -> tuple[list[Request], list[Request]]:
+        """MaxUtilizationScheduler: what runs, and what is paused."""
+        told, chosen, paused = self.contributed(), list[Request](), list[Request]()
+        users = {b: b.users for r in self.active for b in r.blocks}
+        free, taken, line = len(self.memory.free), 0, list(self.active)
+        while line:
+            request = line[0]
+            if self.skips(request, told):
+                line.pop(0)
+                continue
+            if taken + self.one_step(request) <= free:
+                taken += self.one_step(request)
+                chosen.append(line.pop(0))
+                continue
+            started = [r for r in line if r.kv]
+            if not started:
+                break
+            victim = started[-1]
+            for block in victim.blocks:
+                users[block] -= 1
+                free += users[block] == 0
+            paused.append(victim)
+            line = line[: line.index(victim)]
+        return chosen, paused
+
+    def choose(self) -> tuple[list[tuple[Request, int]], list[tuple[Request, int]], list[Request]]:
+        """Prompts and decodes of the next step with their tokens, and who is paused."""
+        self.fetch()
+        chosen, paused = self.utilized() if self.rules.evicts else (self.guaranteed(), [])
+        most, tokens = self.rules.max_num_tokens, 0
+        prompts: list[tuple[Request, int]] = []
+        decodes: list[tuple[Request, int]] = []
+        for request in chosen:
+            if request.generating:
+                if tokens + 1 > most:
+                    break
+                decodes.append((request, 1))
+                tokens += 1
+            elif self.rules.chunked:
+                prompts.append((request, request.prompt - request.position))
+            else:
+                # One that is too long for any step, which TensorRT-LLM refuses, is the only prompt.
+                alone = request.tokens > most and not prompts
+                if tokens + request.tokens > most and not alone:
+                    break
+                prompts.append((request, request.prompt))
+                tokens += request.tokens
+            if len(prompts) + len(decodes) >= self.most:
+                break
+        if self.rules.chunked and sum(q for _, q in prompts) > most - tokens:
+            left, size, cut = most - tokens, self.memory.size, []
+            for request, q in prompts:
+                new = q if q <= left else left // size * size
+                left -= new
+                if new:
+                    cut.append((request, new))
+            prompts = cut
+        return prompts, decodes, paused
+
+    def pause(self, request: Request) -> None:
+        request.prompt, request.position = request.tokens, 0
+        self.memory.end(request, request.prompt - 1)
+        request.preemptions += 1
+
+    def prepare(
+        self, prompts: list[tuple[Request, int]], decodes: list[tuple[Request, int]], known: float
+    ) -> list[tuple[Request, int]]:
+        """prepare_resources"""
+        plan = []
+        for request, tokens in prompts:
+            if not request.kv:
+                found = self.memory.begin(request)
+                request.position = found
+                if math.isnan(request.scheduled):
+                    request.scheduled = known
+                if found and found + tokens < request.prompt:
+                    tokens = (found + tokens) // self.memory.size * self.memory.size - found
+                tokens = min(tokens, request.prompt - found)
+            request.computed = request.position
+            plan.append((request, tokens))
+        for request, tokens in decodes:
+            if request.kv % self.memory.size == 0:
+                self.memory.take(request)
+            request.kv += 1
+            request.computed = request.position
+            plan.append((request, tokens))
+        return sorted(plan, key=lambda entry: self.active.index(entry[0]))
+
+
+@dataclass
+class Step:
+    """A step that has been launched: of each rank its requests, and what they bring."""
+
+    plans: list[list[tuple[Request, int]]]
+    kinds: list[dict[Request, str]]
+    end: float
+
+
+@dataclass
+class Reference:
+    """The executor's loop over ranks that step together."""
+
+    rules: Any
+    ranks: list[Rank]
+    seconds: Callable[[Sequence[Batch], int], float]
+    clients: int | None = None
+    steps: int = 0
+    host: float = 0.0
+    device: float = 0.0
+    waited: int = 0
+    batched: int = 0
+
+    def serve(self, requests: list[Request]) -> None:
+        for request in requests[: self.clients or 0]:
+            request.arrival = 0.0
+        self.to_come = list(requests)
+        last: Step | None = None
+        while True:
+            while self.to_come and self.to_come[0].arrival <= self.host:
+                rank = min(self.ranks, key=self.load)
+                rank.waiting.append(self.to_come.pop(0))
+            step = self.launch()
+            if not self.rules.overlap:
+                if step:
+                    self.process(step)
+            elif last:
+                self.process(last)
+            if step is None and last is None and not any(r.waiting or r.active for r in self.ranks):
+                if not self.to_come:
+                    return
+                self.host = max(self.host, self.to_come[0].arrival)
+            last = step if self.rules.overlap else None
+
+    def load(self, rank: Rank) -> int:
+        return len(rank.active) + len(rank.waiting)
+
+    def launch(self) -> Step | None:
+        """_schedule, _pause_requests, prepare_resources, _forward_step"""
+        choices = [rank.choose() for rank in self.ranks]
+        waits = self.waits(choices)
+        plans = []
+        for rank, (prompts, decodes, paused) in zip(self.ranks, choices, strict=True):
+            for request in paused:
+                rank.pause(request)
+            plans.append(rank.prepare([] if waits else prompts, decodes, self.host))
+        if not any(plans):
+            return None
+        seconds = self.seconds([batch_of(plan) for plan in plans], self.steps)
+        self.steps += 1
+        self.device = max(self.host, self.device) + seconds
+        kinds: list[dict[Request, str]] = []
+        for plan in plans:
+            kinds.append({})
+            for request, tokens in plan:
+                prompt = not request.generating
+                request.position += tokens
+                whole = "prompt" if request.generating else "part"
+                kinds[-1][request] = whole if prompt else "decode"
+        return Step(plans, kinds, self.device)
+
+    def waits(self, choices: Sequence[Any]) -> bool:
+        """_waiting_requests and _balance_adp_requests"""
+        rules = self.rules
+        if len(choices) == 1:
+            prompts, decodes, _ = choices[0]
+            if not rules.wait_steps or not prompts or not decodes:
+                return False
+            tokens = sum(r.tokens for r, _ in prompts) + len(decodes)
+            if self.waited >= rules.wait_steps or tokens >= rules.wait_tokens:
+                self.waited = 0
+                return False
+            self.waited += 1
+            return True
+        if not rules.even:
+            return False
+        decoding = all(decodes for _, decodes, _ in choices)
+        places = all(
+            len(decodes) < rank.most
+            for rank, (_, decodes, _) in zip(self.ranks, choices, strict=True)
+        )
+        if places and all(prompts for prompts, _, _ in choices):
+            self.waited = 0
+            if not decoding:
+                return False
+            if self.batched < rules.even_batches:
+                self.batched += 1
+                return True
+            self.batched = 0
+            return False
+        self.waited += 1
+        if self.waited >= rules.even_steps or not decoding:
+            self.waited = 0
+            return False
+        return True
+
+    def process(self, step: Step) -> None:
+        """_update_requests and _process_previous_batch: wait for a step's results."""
+        self.host = max(self.host, step.end)
+        for rank, plan, kinds in zip(self.ranks, step.plans, step.kinds, strict=True):
+            for request, _ in plan:
+                begun_anew = kinds[request] == "prompt" and not request.kv
+                if request.finished or kinds[request] == "part" or begun_anew:
+                    continue
+                self.token(request)
+                if request.generated == request.output:
+                    request.finished = True
+                    self.open()
+                    if request.kv:
+                        rank.memory.end(request, request.tokens - 1)
+            for request, _ in plan:
+                if kinds[request] != "decode" and request.generating:
+                    rank.memory.store(request, request.tokens - 1)
+
+    def token(self, request: Request) -> None:
+        request.generated += 1
+        if request.generated == 1:
+            request.first = self.host
+        else:
+            request.gaps.append(self.host - request.last)
+        request.last = self.host
+
+    def open(self) -> None:
+        """A client's next request comes when it has been answered."""
+        for following in [r for r in self.to_come if r.arrival == math.inf][:1]:
+            following.arrival = self.host
+
+
+def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:
+    """The batch that a plan runs."""
+    columns = (
+        [tokens for _, tokens in plan],
+        [r.computed for r, _ in plan],
+        [PREFILL if r.computed < r.prompt else DECODE for r, _ in plan],
+        [r.index for r, _ in plan],
+    )
+    return Batch(*(np.array(c, dtype=np.int64) for c in columns))

@@ -1,0 +1,135 @@
+"""Are the files of SGLang and TensorRT-LLM read as those engines mean them?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.batching.policies import SGLANG, TRTLLM
+from opbyte.simulator.batching.sglang_rules import SglangRules
+from opbyte.simulator.batching.trtllm_rules import TrtllmRules
+from opbyte.simulator.deploy.deployment import deploy
+from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.settings import EngineSettings
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import InputError
+
+Read = Callable[..., EngineSettings]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Settings of a file of an engine that says so much."""
+
+    def settings(engine: str, **said: Any) -> EngineSettings:
+        path = tmp_path / "engine.json"
+        path.write_text(json.dumps({"engine": engine, **said}))
+        return read_engine(path)
+
+    return settings
+
+
+def test_what_is_not_said_is_the_engines_default(read: Read) -> None:
+    sglang, trtllm = read("sglang"), read("tensorrt-llm")
+    assert (sglang.policy, trtllm.policy) == (SGLANG, TRTLLM)
+    assert (sglang.cache.block_tokens, trtllm.cache.block_tokens) == (1, 32)
+    assert (sglang.doubts, trtllm.doubts) == ((), ())
+    deployment = deploy(load_model("llama-3-8b"), load_system("h100-x1"))
+    total = deployment.system.device.memory.capacity_bytes
+    weights = deployment.memory(total).weights
+    memory = trtllm.cache_for(deployment).memory_bytes
+    assert memory == pytest.approx(weights + 0.9 * (total - weights))
+    kept = 2**20 * (512 + 1.5 * 8192 + 2 * 256 + 1024 / 8)  # server_args.py
+    assert sglang.cache_for(deployment).memory_bytes == pytest.approx(total - kept)
+
+
+def test_sglangs_options(read: Read) -> None:
+    found = read(
+        "sglang", version="0.5.9", max_running_requests=64, chunked_prefill_size=2048,
+        max_prefill_tokens=4096, enable_mixed_chunk=True, schedule_policy="lpm", page_size=64,
+        schedule_conservativeness=0.5, disable_overlap_schedule=True, disable_radix_cache=True,
+        max_total_tokens=6500, mem_fraction_static=0.8, scheduler_recv_interval=3,
+        radix_eviction_policy="lru", host={"step_ms": 1},
+    )  # fmt: skip
+    policy = found.policy
+    assert policy.rules == SglangRules(4096, 2048, True, True, False, False, 0.5)
+    assert (policy.max_sequences, policy.poll_steps, policy.ahead) == (64, 3, False)
+    assert policy.host.step_s == 1e-3
+    assert (found.cache.block_tokens, found.cache.blocks, found.memory_share) == (64, 101, 0.8)
+    assert read("sglang", chunked_prefill_size=-1).policy.rules == SglangRules(
+        chunked_prefill_size=0
+    )
+
+
+def test_data_parallel_attention_divides_sglangs_limits(read: Read) -> None:
+    """Of 8 devices in 4 ranks: chunks and places of a rank, 0.3 of the care (server_args.py)."""
+    found = read("sglang", tp_size=8, dp_size=4, enable_dp_attention=True, max_running_requests=400)
+    rules = found.policy.rules
+    assert isinstance(rules, SglangRules)
+    assert (found.tp, found.dp, found.policy.max_sequences) == (2, 4, 100)
+    assert (rules.chunked_prefill_size, rules.conservativeness) == (2048, 0.3)
+
+
+def test_tensorrt_llms_options(read: Read) -> None:
+    found = read(
+        "tensorrt-llm", version="1.2.0", max_batch_size=64, max_num_tokens=2048,
+        enable_chunked_prefill=True, disable_overlap_scheduler=True, tensor_parallel_size=4,
+        enable_attention_dp=True, batch_wait_timeout_iters=5, batch_wait_max_tokens_ratio=0.5,
+        attention_dp_config={"enable_balance": True, "timeout_iters": 60, "batching_wait_iters": 0},
+        scheduler_config={"capacity_scheduler_policy": "MAX_UTILIZATION"},
+        kv_cache_config={"enable_block_reuse": False, "tokens_per_block": 64, "max_tokens": 6500,
+                         "dtype": "fp8", "enable_partial_reuse": False},
+    )  # fmt: skip
+    assert found.policy.rules == TrtllmRules(2048, True, True, False, False, 5, 1024, True, 60, 0)
+    assert (found.tp, found.dp, found.kv_dtype) == (1, 4, "fp8")
+    assert (found.cache.block_tokens, found.cache.blocks) == (64, 102)
+    assert (found.policy.max_sequences, found.policy.ahead) == (64, False)
+
+
+@pytest.mark.parametrize(
+    ("engine", "said", "part"),
+    [
+        ("sgalng", {}, "unknown engine 'sgalng'; did you mean 'sglang'"),
+        ("sglang", {"version": "new"}, "version: no version: 'new'; needs one such as '0.5.9'"),
+        ("sglang", {"speculative_algorithm": "EAGLE"}, "speculative_algorithm: must be left out"),
+        ("sglang", {"schedule_policy": "lmp"}, "schedule_policy: unknown 'lmp'; did you mean 'lpm'"),
+        ("sglang", {"schedule_policy": "dfs-weight"}, "schedule_policy: unknown"),
+        ("sglang", {"radix_eviction_policy": "lfu"}, 'radix_eviction_policy: must be "lru"'),
+        ("sglang", {"page_size": 64, "chunked_prefill_size": 100}, "pages of 64 tokens"),
+        ("sglang", {"enable_mixed_chunk": True, "chunked_prefill_size": 99}, "max_running_requests"),
+        ("sglang", {"tp_size": 2, "tensor_parallel_size": 2}, "tp_size: .* give one"),
+        ("sglang", {"schedule_conservativeness": -1}, "schedule_conservativeness: must be"),
+        ("tensorrt-llm", {"backend": "trt"}, 'backend: must be "pytorch"'),
+        ("tensorrt-llm", {"max_beam_width": 4}, "max_beam_width: must be 1"),
+        ("tensorrt-llm", {"kv_cache_config": {"enable_partial_reuse": True}},
+         "kv_cache_config.enable_partial_reuse: must be false"),
+        ("tensorrt-llm", {"scheduler_config": {"capacity_scheduler_policy": "STATIC_BATCH"}},
+         "scheduler_config.capacity_scheduler_policy: unknown 'STATIC_BATCH'"),
+        ("tensorrt-llm", {"enable_chunked_prefill": True, "max_num_tokens": 16},
+         "max_num_tokens: must be at least tokens_per_block"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused(
+    read: Read, engine: str, said: dict[str, Any], part: str
+) -> None:
+    with pytest.raises(InputError, match=part) as caught:
+        read(engine, **said)
+    assert "\n" not in str(caught.value)
+
+
+def test_misspelt_keys_and_other_versions_get_a_warning(read: Read) -> None:
+    found = read("sglang", version="0.6.1", max_running_request=5, enable_mixed_chunks=True)
+    assert [doubt.split(": ", 1)[1].split(" ")[0] for doubt in found.doubts] == [
+        "version:", "max_running_request", "enable_mixed_chunks"
+    ]  # fmt: skip
+    found = read("tensorrt-llm", kv_cache_config={"enable_block_resuse": False})
+    (doubt,) = found.doubts
+    assert (
+        "kv_cache_config.enable_block_resuse is not read; did you mean 'enable_block_reuse'"
+        in doubt
+    )

@@ -1,0 +1,296 @@
+"""Do policies `sglang` and `tensorrt-llm` schedule as slow, obvious restatements of their rules do?
+
+Random small request sets with little KV memory, so that requests are retracted or paused and content is
+evicted, under random options, must give the same stamps, preemptions, steps and tokens found as
+`reference_sglang.py` and `reference_trtllm.py`; and what every schedule owes holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.batching.host import Host
+from opbyte.simulator.batching.kv import CacheSettings
+from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.batching.prefix import NEXT
+from opbyte.simulator.batching.radix import (
+    K_EVICTABLE,
+    K_FREE,
+    K_HEAP,
+    N_CHILDREN,
+    N_LOCK,
+    N_PAGES,
+    N_PARENT,
+    N_PLACE,
+    N_TIME,
+    Tree,
+)
+from opbyte.simulator.batching.sglang_rules import SglangRules
+from opbyte.simulator.batching.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_HITS,
+    C_PREEMPTIONS,
+    C_STEPS,
+    F_ARRIVAL,
+    F_FIRST,
+    F_LAST,
+    F_SCHEDULED,
+    I_GENERATED,
+    I_PREEMPTED,
+    T_KV_PEAK,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+)
+from opbyte.simulator.batching.trtllm_rules import TrtllmRules
+from opbyte.simulator.batching.trtllm_state import B_KEY, B_MARK, B_PARENT, B_USERS, T_FREE, Trtllm
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import ops_of
+from opbyte.workloads.requests import RequestBlock
+
+GAP_S = 2e-4
+"""Scale of the gaps between arrivals: about a step of these small models."""
+
+SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
+KINDS = ("sglang", "trtllm")
+
+
+def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Prefix hashes of a prompt, of some of its pieces: two ways on from every node of a tree."""
+
+    def nodes(turns: list[bool]) -> tuple[int, ...]:
+        path = [1]
+        for turn in turns:
+            path.append(2 * path[-1] + turn)
+        return tuple(path[1:])
+
+    return st.lists(st.booleans(), max_size=-(-size // 512)).map(nodes)
+
+
+def sglang_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> SglangRules:
+    """Options of SGLang for small requests."""
+    chunk = draw(st.sampled_from([0, 1, 2] if long else [0, 1, 2, 7])) * page
+    return SglangRules(
+        max_prefill_tokens=draw(st.sampled_from([20, 90, 2000])),
+        chunked_prefill_size=chunk,
+        mixed=draw(st.booleans()) and chunk > sequences,
+        lpm=draw(st.booleans()),
+        radix=draw(st.integers(0, 3)) > 0,
+        overlap=draw(st.booleans()),
+        conservativeness=draw(st.sampled_from([0.0, 0.3, 1.0, 2.0])),
+    )
+
+
+def trtllm_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> TrtllmRules:
+    """Options of TensorRT-LLM for small requests."""
+    return TrtllmRules(
+        max_num_tokens=max(draw(st.sampled_from([9, 50, 200, 2000])), page),
+        chunked=draw(st.booleans()),
+        evicts=draw(st.booleans()),
+        reuse=draw(st.integers(0, 3)) > 0,
+        overlap=draw(st.booleans()),
+        wait_steps=draw(st.sampled_from([0, 0, 3, 8])),
+        wait_tokens=draw(st.integers(1, 300)),
+        even=draw(st.booleans()),
+        even_steps=draw(st.integers(1, 9)),
+        even_batches=draw(st.integers(0, 3)),
+    )
+
+
+@st.composite
+def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
+    """Requests, options and a memory of a little more than the longest request."""
+    n, sequences = draw(st.integers(1, 14)), draw(st.integers(1, 6))
+    long, page = draw(st.sampled_from([(False, 1), (False, 4), (True, 64), (True, 512)]))
+    sizes = st.one_of(st.integers(1, 4), st.integers(1, 70))
+    prompts = sizes
+    if long:
+        prompts = st.one_of(sizes, st.integers(1, 1700), st.sampled_from([512, 1024]))
+    inputs = draw(st.lists(prompts, min_size=n, max_size=n))
+    make = sglang_rules if kind == "sglang" else trtllm_rules
+    rules = make(draw, long, page, sequences)
+    return {
+        "inputs": inputs,
+        "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
+        "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
+        "clients": draw(st.one_of(st.none(), st.integers(1, 5))),
+        "hashes": draw(st.one_of(st.none(), st.tuples(*(paths(size) for size in inputs)))),
+        "page": page,
+        "room": draw(st.floats(1.0, 3.0)),
+        "policy": Policy(
+            "random", 8192, sequences, chunked=True, reserve=False, ahead=rules.overlap,
+            poll_steps=draw(st.sampled_from([1, 1, 3])) if kind == "sglang" else 1,
+            graphs=draw(st.booleans()), host=draw(hosts), rules=rules,
+        ),
+    }  # fmt: skip
+
+
+hosts = st.one_of(
+    st.just(Host()),
+    st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S)),
+)
+
+
+def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
+    """Requests of a workload as one block."""
+    inputs = np.array(load["inputs"], dtype=np.int64)
+    return RequestBlock(
+        np.arange(len(inputs))[part], (np.cumsum(load["gaps"]) * GAP_S)[part], inputs[part],
+        np.array(load["outputs"], dtype=np.int64)[part],
+        load["hashes"][part] if load["hashes"] else None,
+    )  # fmt: skip
+
+
+def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
+    """An engine with as little memory as the workload says."""
+    page, block, policy = load["page"], block_of(load), load["policy"]
+    longest = int((block.input_tokens + block.output_tokens).max()) + policy.rules.spare(page) - 1
+    cache = CacheSettings(page, int(-(-longest // page) * load["room"]))
+    if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
+        policy = replace(policy, poll_steps=1)
+    return Engine(deployment, policy, clients=load["clients"], keep_log=True, cache=cache)
+
+
+def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Arrival, schedule, first and last token of every request."""
+    return engine.state.floats[:count, [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]]
+
+
+def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """The reference after the same workload, and its requests."""
+    block, policy, deployment = block_of(load), engine.policy, engine.deployment
+    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
+    requests = [
+        reference.Request(i, float(a), int(p), int(o), hashes)
+        for i, (a, p, o, hashes) in enumerate(
+            zip(arrivals, block.input_tokens, block.output_tokens,
+                block.hash_ids or [()] * len(block), strict=True)
+        )
+    ]  # fmt: skip
+
+    def seconds(batches: Any, step: int) -> float:
+        devices = explicit_stage(deployment, batches, step=step, captured=policy.captured).seconds
+        starting = 0.0 if policy.graphs else policy.host.launch_s * ops_of(engine.plan)
+        count = sum(len(batch.q_len) for batch in batches) / len(batches)
+        own = policy.host.step_s + policy.host.sequence_s * count
+        devices = max(devices, starting)
+        return max(devices, own) if policy.ahead else devices + own
+
+    ranks = [
+        reference.Rank(policy.rules, policy.max_sequences, engine.kv.blocks, engine.kv.block)
+        for _ in range(deployment.ranks)
+    ]
+    more = {"interval": policy.poll_steps} if policy.poll_steps > 1 else {}
+    slow = reference.Reference(policy.rules, ranks, seconds, load["clients"], **more)
+    slow.serve(requests)
+    return slow, requests
+
+
+def check_tree(tree: Tree, ranks: list[Any]) -> None:
+    """The heap holds the leaves that nobody locks, and pages are free or in the tree as they should."""
+    for r, slow in enumerate(ranks):
+        nodes, top = tree.nodes[r], tree.tops[r]
+        known = {int(x) for x in tree.table[r, tree.table[r, :, 2] != 0, 2]}
+        heap = tree.heap[r, : top[K_HEAP]].tolist()
+        assert set(heap) == {x for x in known if not nodes[x, N_CHILDREN] and not nodes[x, N_LOCK]}
+        assert [nodes[x, N_PLACE] for x in heap] == list(range(len(heap)))
+        for k in range(1, len(heap)):
+            assert nodes[heap[(k - 1) // 2], N_TIME] < nodes[heap[k], N_TIME]
+        assert top[K_EVICTABLE] == sum(int(nodes[x, N_PAGES]) for x in known)
+        for x in known:
+            assert nodes[x, N_CHILDREN] == sum(nodes[y, N_PARENT] == x for y in known)
+            assert nodes[x, N_LOCK] == 0
+        evictable = slow.available() // slow.page - slow.free
+        assert top[[K_FREE, K_EVICTABLE]].tolist() == [slow.free, evictable]
+
+
+def check_blocks(x: Trtllm, ranks: list[Any]) -> None:
+    """All blocks are free, and what can be found hangs together."""
+    for r, slow in enumerate(ranks):
+        blocks, links = x.blocks[r], x.links[r]
+        assert x.ranks[r, T_FREE] == len(blocks) == len(slow.memory.free)
+        assert not blocks[:, [B_USERS, B_MARK]].any()
+        order, b = [], int(links[-1, NEXT])
+        while b != len(blocks):
+            order.append(b)
+            b = int(links[b, NEXT])
+        assert sorted(order) == list(range(len(blocks)))
+        known = {int(b) - 1 for b in x.table[r, x.table[r, :, 2] != 0, 2]}
+        assert known == set(np.flatnonzero(blocks[:, B_KEY]).tolist())
+        assert all(blocks[b, B_PARENT] in known | {-1} for b in known)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(data=st.data())
+@settings(max_examples=40)
+def test_same_schedule_as_the_reference(
+    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
+    references: Callable[[str], ModuleType], data: st.DataObject,
+) -> None:  # fmt: skip
+    load = data.draw(workloads(kind))
+    engine, block = engine_for(small(model, system, routing), load), block_of(load)
+    assert engine.exact is not None
+    engine.submit(block)
+    engine.advance(math.inf)
+    slow, requests = slow_run(references(f"reference_{kind}"), engine, load)
+    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
+    assert counters[C_STEPS] == slow.steps
+    assert counters[C_PREEMPTIONS] == sum(r.preemptions for r in requests)
+    found = [rank.hits if kind == "sglang" else rank.memory.hits for rank in slow.ranks]
+    assert counters[C_HITS] == sum(found)
+    gaps = [gap for r in requests for gap in r.gaps]
+    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
+    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+    assert counters[C_COMPLETED] == len(block)
+    assert counters[C_EMITTED] == sum(load["outputs"])
+    assert ints[:, I_GENERATED].tolist() == load["outputs"]
+    assert (engine.state.free == engine.kv.capacity).all()
+    assert engine.state.clocks[T_KV_PEAK] <= engine.kv.capacity
+    if engine.exact.sglang is not None:
+        check_tree(engine.exact.sglang.tree, slow.ranks)
+    if engine.exact.trtllm is not None:
+        check_blocks(engine.exact.trtllm, slow.ranks)
+
+
+cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(data=st.data())
+@settings(max_examples=20)
+def test_pieces_equal_one_go(
+    kind: str, model: str, system: str, routing: str, small: Callable[..., Deployment],
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    load = data.draw(workloads(kind)) | {"clients": None}
+    deployment, block = small(model, system, routing), block_of(load)
+    whole = engine_for(deployment, load)
+    whole.submit(block)
+    whole.advance(math.inf)
+    pieces = engine_for(deployment, load)
+    times = data.draw(cuts)
+    splits = data.draw(st.lists(st.integers(0, len(block)), max_size=4).map(sorted))
+    for start, stop in zip([0, *splits], [*splits, len(block)], strict=True):
+        pieces.submit(block_of(load, slice(start, stop)))
+        known = block.arrival_s[stop] if stop < len(block) else math.inf
+        for cut in (*(t for t in times if t < known), known):
+            pieces.advance(cut)
+    assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
+    assert np.array_equal(whole.state.hist, pieces.state.hist)
+    assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
