@@ -48,6 +48,7 @@ from ..batching.state import (
     I_TARGET,
     L_JOULES,
     LOG_ROWS,
+    NUM_INTS,
     T_KNOWN,
     T_NOW,
     T_TBT_COUNT,
@@ -146,7 +147,8 @@ class Engine:
             self.chained,
         )  # fmt: skip
         if self.exact is not None:  # of what is told of content, hashes alone
-            self.state = self.state._replace(pool=new_pool(ranks, 0, 1))
+            ints = np.zeros((0, NUM_INTS), dtype=np.int64)
+            self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
         if self.keep_plans:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
