@@ -114,9 +114,13 @@ class HostedLinks:
                              ratios=self._fit_ratios())]  # fmt: skip
         if all(self._timed(op) is not None for op in ops):
             return [Evidence("tables of the host", WHERE, "measured", None, self.rows)]
-        if own.spread is None:  # as the device's rows have it
-            return self.base.evidence(ops)
         named = "assumed: no host is named, class" if self.assumed else "class"
+        if own.spread is None:  # as the device's rows have it
+            told = f"{named} {self.host.name}"
+            return [
+                replace(e, why=f"{told}; {e.why}" if e.why else told)
+                for e in self.base.evidence(ops)
+            ]
         ratios = self._spread(ops, own.spread)
         return [
             Evidence("host's links", WHERE, "transferred", ratios.median_error, own.rows,

@@ -240,6 +240,10 @@ def test_evidence_says_what_the_link_rests_on() -> None:
     )
     assert low < 0 < high < told(base, True, 1e8)[3] <= np.log(0.36 / 0.128) + 1e-9
     assert told(base, False)[1].startswith("class pcie-host")
+    peers = told(load_host("pcie-peer")[0], False)
+    assert peers[1] == "class pcie-peer"
+    assert peers[2] > low  # its own rows: a few percent
+    assert peers[3] < high
     fit = HostFitSpec(run="a run", link_multiple=FittedSpec(value=1.5, low=1.2, high=1.8))
     assert told(base.model_copy(update={"fitted": fit}), False) == (
         "fitted", "a run: a run", pytest.approx(np.log(1.2 / 1.5)), pytest.approx(np.log(1.8 / 1.5))

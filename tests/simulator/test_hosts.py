@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.answers.evidence import evidence
+from opbyte.analysis.answers.interval import step_interval
 from opbyte.analysis.answers.roofline import roofline
 from opbyte.analysis.answers.simulate import simulate
 from opbyte.analysis.studies.capacity import capacity
@@ -19,6 +20,7 @@ from opbyte.devices.hosts.catalog import link_of
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.serving.fleet import Fleet, pools_of
+from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.workloads.errors import InputError
 
 CLASSES = ("pcie-peer", "pcie-host", "pcie-sockets")
@@ -84,6 +86,20 @@ def _collectives(d: object) -> list[object]:
     from opbyte.analysis.answers.memory_rows import by_place
 
     return list(by_place(d)[link_of(d.system).name].values())  # type: ignore[attr-defined, arg-type]
+
+
+def test_the_interval_takes_the_spread_of_the_class() -> None:
+    """A step is as sure as its links: least across sockets, most between peers."""
+    widths = []
+    for host in CLASSES:
+        scenario = Scenario.of("llama-3.1-8b", "rtx-pro-6000-x2", tp=2, host=host, **LOAD)
+        d, _ = deployment_of(scenario)
+        stage = explicit_stage(d, dealt(d, 64, 512, []), expected=True)
+        found = step_interval(d, stage)
+        assert found is not None
+        widths.append(found.high)
+    assert widths == sorted(widths)
+    assert widths[1] > widths[0] + 0.1
 
 
 def test_a_gap_lengthens_every_step(tmp_path: Path) -> None:
