@@ -166,7 +166,7 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
         st = st._replace(ints=ints, floats=floats)
     rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
     rows[:], stamps[:] = 0, np.nan
-    rows[:, [I_ORDER, I_NEXT]] = -1
+    rows[:, I_ORDER] = rows[:, I_NEXT] = -1
     rows[:, I_SLOT : I_SLOT + 1] = -1  # where there is one
     rows[:, I_INPUT] = rows[:, I_TARGET] = inputs
     rows[:, I_OUTPUT] = outputs

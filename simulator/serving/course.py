@@ -46,7 +46,9 @@ class Course:
         busy_s = log[:, NUM_LOG:].sum(axis=1)
         if self.devices is not None:
             busy_s = np.minimum(busy_s, self.devices * (log[:, L_END] - log[:, L_START]))
-        spent = np.diff(log[:, L_JOULES], prepend=self._nominal)
+        spent = log[:, L_JOULES].copy()
+        spent[1:] -= log[:-1, L_JOULES]
+        spent[0] -= self._nominal
         self._nominal = float(log[-1, L_JOULES])
         joules = self.board.held_joules(np.maximum(spent, 0.0), busy_s)
         rows = np.empty((len(log), 2 + NUM_TOTALS))

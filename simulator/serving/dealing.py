@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import overload
 
 import numpy as np
 
@@ -97,7 +98,7 @@ class Dealer:
 
     def choose(self, nodes: list[Node], count: int, now: float, home: int | None) -> Node:
         """Return the node that the router takes after `count` others."""
-        loads = [node.load(now) for node in nodes] if self.looks else [UNSEEN] * len(nodes)
+        loads = _Loads(nodes, now) if self.looks else [UNSEEN] * len(nodes)
         return nodes[self.route(count, loads, home)]
 
     def _home(self, row: int, up: list[Node]) -> int | None:
@@ -135,6 +136,29 @@ class Dealer:
         """Keep bytes of a node for a request."""
         self.kept[row] = size
         node.promised += size
+
+
+@dataclass(frozen=True, slots=True)
+class _Loads(Sequence[Load]):
+    """Loads of nodes at one time, counted where a rule looks: many a request has a home."""
+
+    nodes: list[Node]
+    now: float
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @overload
+    def __getitem__(self, i: int) -> Load: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Load]: ...
+    def __getitem__(self, i: int | slice) -> Load | list[Load]:
+        if isinstance(i, slice):
+            return [node.load(self.now) for node in self.nodes[i]]
+        return self.nodes[i].load(self.now)
+
+    def __iter__(self) -> Iterator[Load]:
+        return (node.load(self.now) for node in self.nodes)
 
 
 def _part(block: RequestBlock, which: slice) -> RequestBlock:
