@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from ...workloads.errors import InputError
 from .app import app
 from .io import answer
 from .options import Json, Out, count
+
+if TYPE_CHECKING:
+    from ..answers.tune_host import HostTune
 
 HOST = "host"
 
@@ -67,12 +70,8 @@ def tune_command(
     if device is None:
         raise InputError("--device", "is needed with --shape")
     if device == HOST:
-        refused = {"--grid": grid, "--set": set_, "--config": config, "--sensitivity": sensitivity}
-        _refuse(refused, "has no part in kernels of this machine's CPU")
-        from ..answers.tune_host import tune_host
-
-        here = partial(tune_host, kernel, pairs(shape or "", "--shape"), top=top or TOP)
-        answer(here, out, as_json, write=write_tune)
+        others = {"--grid": grid, "--set": set_, "--config": config, "--sensitivity": sensitivity}
+        answer(_here(kernel, shape or "", top or TOP, others), out, as_json, write=write_tune)
         return
     one = partial(
         tune, kernel, pairs(shape or "", "--shape"), device, top=top or TOP, grid=grid, set_=replaced,
@@ -80,6 +79,17 @@ def tune_command(
         config=None if config is None else whole_numbers(pairs(config, "--config"), "--config"),
     )  # fmt: skip
     answer(one, out, as_json, write=write_tune)
+
+
+def _here(
+    kernel: str, shape: str, top: int, others: Mapping[str, object]
+) -> Callable[..., HostTune]:
+    """What ranks the configurations of a CPU kernel on this machine."""
+    from ..answers.tune_host import tune_host
+    from ..show.pairs import pairs
+
+    _refuse(others, "has no part in kernels of this machine's CPU")
+    return partial(tune_host, kernel, pairs(shape, "--shape"), top=top)
 
 
 def _refuse(given: Mapping[str, object], reason: str) -> None:
