@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from ...workloads.errors import InputError
 from .app import app
 from .io import answer
 from .options import Json, Out, count
+
+if TYPE_CHECKING:
+    from ..answers.tune_host import HostTune
 
 HOST = "host"
 
@@ -54,14 +58,11 @@ def tune_command(
     from ..show.pairs import pairs, real_numbers, whole_numbers
 
     replaced = real_numbers(pairs(",".join(set_ or ()), "--set"), "--set")
-    if top is not None and not 1 <= top <= 100_000:
-        raise InputError("--top", f"must be from 1 to 100000, not {top}")
-    if (shape is None) == (shapes is None):
-        raise InputError("opbyte tune", "needs one of --shape and --shapes")
+    _check(top, shape, shapes)
     if shapes is not None:
-        if sensitivity or config:
-            option = "--sensitivity" if sensitivity else "--config"
-            raise InputError(option, "goes with --shape, not --shapes")
+        _refuse(
+            {"--sensitivity": sensitivity, "--config": config}, "goes with --shape, not --shapes"
+        )
         many = partial(tune_rows, kernel, shapes, device=device, top=top or TOP_OF_FILE, grid=grid,
                        set_=replaced)  # fmt: skip
         answer(many, out, as_json, write=write_tune)
@@ -69,14 +70,8 @@ def tune_command(
     if device is None:
         raise InputError("--device", "is needed with --shape")
     if device == HOST:
-        for option, given in (("--grid", grid), ("--set", set_), ("--config", config),
-                              ("--sensitivity", sensitivity)):  # fmt: skip
-            if given:
-                raise InputError(option, "has no part in kernels of this machine's CPU")
-        from ..answers.tune_host import tune_host
-
-        here = partial(tune_host, kernel, pairs(shape or "", "--shape"), top=top or TOP)
-        answer(here, out, as_json, write=write_tune)
+        others = {"--grid": grid, "--set": set_, "--config": config, "--sensitivity": sensitivity}
+        answer(_here(kernel, shape or "", top or TOP, others), out, as_json, write=write_tune)
         return
     one = partial(
         tune, kernel, pairs(shape or "", "--shape"), device, top=top or TOP, grid=grid, set_=replaced,
@@ -84,3 +79,29 @@ def tune_command(
         config=None if config is None else whole_numbers(pairs(config, "--config"), "--config"),
     )  # fmt: skip
     answer(one, out, as_json, write=write_tune)
+
+
+def _here(
+    kernel: str, shape: str, top: int, others: Mapping[str, object]
+) -> Callable[..., HostTune]:
+    """What ranks the configurations of a CPU kernel on this machine."""
+    from ..answers.tune_host import tune_host
+    from ..show.pairs import pairs
+
+    _refuse(others, "has no part in kernels of this machine's CPU")
+    return partial(tune_host, kernel, pairs(shape, "--shape"), top=top)
+
+
+def _refuse(given: Mapping[str, object], reason: str) -> None:
+    """Refuse options that have no part in what is asked."""
+    for option, value in given.items():
+        if value:
+            raise InputError(option, reason)
+
+
+def _check(top: int | None, shape: str | None, shapes: str | None) -> None:
+    """Refuse what is out of range, and both or neither of a shape and a file of shapes."""
+    if top is not None and not 1 <= top <= 100_000:
+        raise InputError("--top", f"must be from 1 to 100000, not {top}")
+    if (shape is None) == (shapes is None):
+        raise InputError("opbyte tune", "needs one of --shape and --shapes")

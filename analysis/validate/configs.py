@@ -19,6 +19,7 @@ from ...devices.tiles.tables import FixedTile, Measured, read_configs
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped
 from ..show.result import Result, skipped_remarks
+from .cpu_tables import CpuCheck, check_cpu, tables_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +155,7 @@ class ConfigValidation(Result):
         YAML of new constants, where a fit was made.
     """
 
-    checks: Sequence[ConfigCheck | FixedCheck]
+    checks: Sequence[ConfigCheck | FixedCheck | CpuCheck]
     skipped: Sequence[Skipped]
     which: str
     fitted: str | None = None
@@ -187,6 +188,8 @@ class ConfigValidation(Result):
             for name, depths in (("hit", score.DEPTHS), ("random", (1, 5)), ("gain", score.GAINS)):
                 flat |= {f"{name}_{k}": row[name] and row[name][k] for k in depths}
             flat["look_up_5"] = row["look_up"] and row["look_up"][5]
+            regret = row.get("regret")
+            flat["regret"] = regret and regret["model"]["geomean"]
             names = ("default1", "tile1", "best_median_ape", "best_p90_ape", "best_bias",
                      "default_median_ape", "grid_median_ape", "speedup_median_ape", "passed")  # fmt: skip
             out.append(flat | {name: row[name] for name in names})
@@ -210,6 +213,8 @@ class ConfigValidation(Result):
 
         out: list[dict[str, Any]] = []
         for check in self.checks:
+            if isinstance(check, CpuCheck):
+                continue
             if isinstance(check, FixedCheck):
                 pairs = zip(
                     check.fixed.shapes, check.predicted, check.fixed.measured_s, strict=True
@@ -249,7 +254,8 @@ def validate_configs(
     Parameters
     ----------
     tables : paths
-        Folders with ``KERNEL_near_best.csv``, its shapes and grid, or with ``gemm.csv``.
+        Folders with ``KERNEL_near_best.csv``, its shapes and grid, with ``gemm.csv``, or with what
+        `measure configs` wrote.
     which : str
         Constants: "stored", "none", or "others" for ones fitted to the other devices of the tables.
     refit : bool
@@ -264,11 +270,18 @@ def validate_configs(
     """
     if which not in CHOICES:
         raise InputError("--constants", f"must be one of {', '.join(CHOICES)}, not {which!r}")
-    measured, fixed, skipped = read_configs(tables)
+    paths = list(tables)
+    here = tables_in(paths)
+    cpu, left = check_cpu(here)
+    others = [path for path in paths if Path(path) not in here]
+    measured, fixed, skipped = read_configs(others, needed=not here)
+    skipped = [s for s in skipped if Path(s.file) not in here] + left
     if which == OTHERS and len(measured) < 2 and not fixed:
         raise InputError("--constants others", "needs tables of two devices or more")
-    checks: list[ConfigCheck | FixedCheck] = [_check(m, measured, which) for m in measured]
+    checks: list[ConfigCheck | FixedCheck | CpuCheck]
+    checks = [_check(m, measured, which) for m in measured]
     checks += [_fixed_check(f, which) for f in fixed]
+    checks += cpu
     text = _fitted(measured, fixed, date) if refit else None
     return ConfigValidation(checks, skipped, which, text)
 

@@ -24,7 +24,7 @@ LARGEST = 0.5
 STRIDE = 6
 """Every sixth shape is fitted to."""
 ROUNDS, OFFSPRING = 50, 12
-FIXED_STRIDE, FIXED_PRIOR = 5, 0.0005
+FIXED_STRIDE, FIXED_PRIOR, FIXED_ROUNDS = 5, 0.0005, 120
 
 _DEFAULTS = np.array([q.default for q in PARAMETERS])
 _LOW, _HIGH = np.array([q.low for q in PARAMETERS]), np.array([q.high for q in PARAMETERS])
@@ -68,7 +68,7 @@ def fit(measured: Sequence[Measured], rounds: int = ROUNDS) -> F8:
     return at(evolve(badness, len(PARAMETERS), rounds))
 
 
-def fit_fixed(fixed: FixedTile, rounds: int = ROUNDS) -> F8:
+def fit_fixed(fixed: FixedTile, rounds: int = FIXED_ROUNDS) -> F8:
     """Constants of a kernel of one known tile, from half of its (n, k)."""
     rows = fixed.halves()[0][::FIXED_STRIDE]
     measured = np.log(fixed.measured_s[rows])

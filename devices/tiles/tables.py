@@ -138,9 +138,11 @@ def _whole(column: Column) -> F8:
 
 
 def read_configs(
-    paths: Iterable[str | Path],
+    paths: Iterable[str | Path], needed: bool = True
 ) -> tuple[list[Measured], list[FixedTile], list[Skipped]]:
     """Tables of folders: ``KERNEL_near_best.csv`` with its shapes and grid, and ``gemm.csv``.
+
+    Where none is `needed`, there may be none of these.
 
     Raises
     ------
@@ -174,7 +176,7 @@ def read_configs(
         Skipped(str(file), 0, "is no table of configurations that this command reads")
         for stem, file in found.items() if stem not in used
     ]  # fmt: skip
-    if not measured and not fixed:
+    if needed and not measured and not fixed:
         raise InputError(
             ", ".join(map(str, paths)),
             "holds no table of configurations (fused_moe_near_best.csv, ...)",

@@ -7,6 +7,7 @@ random picks and defaults are known exactly.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ import pytest
 
 from opbyte.analysis.validate.configs import ConfigCheck, validate_configs
 from opbyte.devices.tiles import score
+from opbyte.devices.tiles.core import Core
+from opbyte.devices.tiles.cpu import FORMS as CPU_FORMS
 from opbyte.devices.tiles.fit import evolve
 from opbyte.devices.tiles.store import bounds
 from opbyte.devices.tiles.tables import read_configs
+from opbyte.kernels.configs import SPACES
 from opbyte.workloads.errors import InputError
 
 FLOOR = {
@@ -115,3 +119,34 @@ def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
         validate_configs([tmp_path])
     with pytest.raises(InputError, match="no such file"):
         validate_configs([tmp_path / "absent"])
+
+
+def test_tables_of_measure_configs_tell_regrets(tmp_path: Path) -> None:
+    """Four shapes whose times are the model's own: it chooses the best, its error is none."""
+    (space,) = (s for s in SPACES if s.name == "attention_decode")
+    core = Core(16, 32, 48e3, 1e6, 32e6, 1e11, 1e10, 5e10, 3e10)
+    form, lines = CPU_FORMS["attention_decode"], []
+    for keys in (512, 1024, 2048, 4096):
+        shape = {
+            "batch": 1,
+            "kv_len": keys,
+            "heads_q": 8,
+            "heads_kv": 2,
+            "head_dim": 128,
+            "window": 0,
+        }
+        for config in map(asdict, space.configs()):
+            row = {"device": "host", "kernel": "attention_decode", **shape, **config,
+                   "seconds": form.seconds(form.start, core, shape, config), "steady": 1,
+                   **asdict(core)}  # fmt: skip
+            lines.append(",".join(map(str, row.values())))
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / "configs_attention_decode.csv"
+    path.write_text("\n".join([",".join(row), *lines]) + "\n")
+    result = validate_configs([tmp_path])
+    (found,) = result.to_dict()["rows"]
+    assert result.passed
+    assert found["n"] == 4
+    assert found["regret"]["model"]["geomean"] == pytest.approx(1.0, abs=1e-3)
+    assert found["regret"]["default"]["geomean"] >= 1.0
+    assert found["best_median_ape"] == pytest.approx(0.0, abs=0.02)
