@@ -99,6 +99,12 @@ def _placements() -> list[dict[str, Any]]:
     return _titles(PLACEMENTS)
 
 
+def _expert_caches() -> list[dict[str, Any]]:
+    from ..simulator.expert_cache.policies import CACHE_POLICIES
+
+    return _titles(CACHE_POLICIES)
+
+
 def _orders() -> list[dict[str, Any]]:
     from ..simulator.batching.orders import ORDERS
 
@@ -206,6 +212,7 @@ LISTS = {
     "policies": _policies,
     "orders": _orders,
     "placements": _placements,
+    "expert-caches": _expert_caches,
     "routers": _routers,
     "routings": _routings,
     "layers": _layers,

@@ -19,6 +19,7 @@ from .fpga.spec import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
 from .lines import Lines
+from .tier import TierSpec
 
 MAX_DEVICES = 4096
 """Most devices of a node, and most nodes of a system."""
@@ -203,6 +204,8 @@ class DeviceSpec(Spec):
     `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
     without it the link is what the description and the device's rows say.
 
+    What it has of its host's, `host_memory`, keeps experts that its own does not hold
+    (`simulator.expert_cache`). A `disk` keeps those that the host's does not hold either.
     `lines` are fitted lines of kinds of op, which come before any other price (`devices.lines`).
     """
 
@@ -213,6 +216,8 @@ class DeviceSpec(Spec):
     processors: dict[Name, ProcessorSpec] = Field(min_length=1)
     link: LinkSpec
     node_link: LinkSpec
+    host_memory: TierSpec | None = None
+    disk: TierSpec | None = None
     node_size: Count = 8
     static_W: NonNegative = 0.0
     limit_W: Positive | None = None

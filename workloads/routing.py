@@ -86,6 +86,12 @@ class Router:
         )  # fmt: skip
         return Loads.drawn(out)
 
+    def touched(
+        self, step: int, layer: int, batch: Batch, replica: int = 0
+    ) -> npt.NDArray[np.int64]:
+        """The distinct experts of a draw of `loads`, in order."""
+        return np.flatnonzero(self.loads(step, layer, batch, replica).tokens)
+
     def table(self, layer: int) -> npt.NDArray[np.float64]:
         """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])

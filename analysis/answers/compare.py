@@ -107,6 +107,7 @@ def _row(model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions) -
     return replace(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
+        memory_bytes=row.memory_bytes - step.elsewhere_bytes,
         bases=bases_of(step.deployment), interval=_interval(step),
     )  # fmt: skip
 

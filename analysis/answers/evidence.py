@@ -11,6 +11,7 @@ import numpy as np
 from ...devices.cost import DESCRIPTION, Evidence
 from ...devices.dram.model import DERIVED
 from ...devices.hosts.catalog import host_of, link_of
+from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
 from ...devices.spec import ARITHMETIC
@@ -77,7 +78,12 @@ def evidence(
             for e in deployment.link(op).evidence([op])
         }
         out += [_told(e, name, sources, keys, False) for e in told.values()]
-    out += [*_waits(deployment), _static(deployment, sources), *_power(deployment)]
+    out += [
+        *_waits(deployment),
+        *_tiers(deployment, sources),
+        _static(deployment, sources),
+        *_power(deployment),
+    ]
     return out if policy is None else out + _host(policy)
 
 
@@ -118,6 +124,18 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
             "runs of the framework"
         )
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
+
+
+def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The memories that experts are fetched from, and the predictor, where there are any."""
+    store = deployment.store
+    if store is None:
+        return []
+    out = [_entry(LATENCY_BYTES, "experts fetched", sources, ("host_memory.", "disk."))]
+    if store.predicts:
+        stated = {"expert_predictor": "assumed: the accuracy that was stated"}
+        out.append(_entry("expert predictor", "experts fetched", stated, ("expert_predictor",)))
+    return out
 
 
 def _waits(deployment: Deployment) -> list[dict[str, Any]]:

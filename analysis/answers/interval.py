@@ -97,6 +97,8 @@ def parts_of(d: Deployment, stage: StageCost) -> list[Part]:
             found = model.evidence([op])
             seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
         out.append(Part(placed.cost.seconds * placed.count, *seen[key]))
+    if stage.fetch is not None and stage.fetch.waited_s > 0.0:
+        out.append(Part(stage.fetch.waited_s, "", None))  # no measurement tells of the link
     return out
 
 

@@ -13,6 +13,7 @@ from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.expert_cache.counts import StepFetch
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
@@ -24,6 +25,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
+from .expert_cache import cache_dict, cache_text
 from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
@@ -94,6 +96,7 @@ class Roofline(Result):
     sources: Mapping[str, str]
     overlap: Mapping[str, Any] = field(default_factory=dict)
     timelines: tuple[Timeline, ...] = ()
+    fetch: StepFetch | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -120,6 +123,7 @@ class Roofline(Result):
                 roof_of(p, self._default) for p in processors_of(self.deployment.device)
             ],
             "roofs": self._roofs(),
+            **cache_dict(self.deployment, self.fetch, self.step_seconds),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
@@ -163,6 +167,7 @@ class Roofline(Result):
             *dram_blocks(dram_rows(d)),
             *step_blocks(self.overlap, self.step_seconds),
             self.rows(),
+            *cache_text(self.deployment, self.fetch, self.step_seconds),
             FOOTNOTE,
         ]
 
@@ -294,7 +299,7 @@ def roofline(
         (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, host),
-        overlap, stage.timelines,
+        overlap, stage.timelines, stage.fetch,
     )  # fmt: skip
 
 

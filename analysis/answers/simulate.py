@@ -19,6 +19,7 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
+from .expert_cache import cache_dict, cache_text
 from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
 from .overlaps import run_blocks, run_dict
 from .price import costs_of
@@ -107,6 +108,7 @@ class Simulation(Result):
             "failures": r.failures,
             "restarts": r.restarts,
             "moved_kv_bytes": r.moved_bytes,
+            **cache_dict(r.deployment, r.fetch, _stepping_s(r)),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -134,7 +136,8 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
-            self.sure(), latency_rows(self.run), where_rows(self.run),
+            *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)), self.sure(),
+            latency_rows(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
@@ -197,6 +200,11 @@ class Simulation(Result):
 
         name = self.run.deployment.system.name
         return pd.DataFrame([{"run": name, **_op_dict(op)} for op in self.run.ops])
+
+
+def _stepping_s(r: Run) -> float:
+    """Seconds of all steps of a run, on all its engines together."""
+    return sum({(op.layer, op.name, op.kind): op.wall_s for op in r.ops}.values())
 
 
 def _op_dict(op: OpTotal) -> dict[str, Any]:

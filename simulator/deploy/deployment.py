@@ -13,13 +13,15 @@ from ...devices.hosts.catalog import host_of, link_of
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
-from ...workloads.layers import RoutedKind, Run
+from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
-from ...workloads.routing import Router, check_routing, make_router
+from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, SAMPLING
+from ..expert_cache.store import ExpertStore
 from ..streams.overlap import ways
+from .expert_parts import ExpertPart, checked_store, elsewhere_bytes, expert_parts
 from .layout import (
     Layout,
     Memory,
@@ -56,32 +58,6 @@ AnyLink = LinkModel | PlannedLink
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertPart:
-    """One expert part of the model as one device runs it.
-
-    Attributes
-    ----------
-    spec : RoutedKind
-        The sharded part.
-    ep : int
-        Groups that hold different experts of it.
-    router, row : Router, int
-        Where its loads come from.
-    layers : int
-        Layers that share each draw.
-    stage : int
-        Pipeline stage that it is part of.
-    """
-
-    spec: RoutedKind
-    ep: int
-    router: Router
-    row: int
-    layers: int = 1
-    stage: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class Deployment:
     """A sharded model on a system under a layout, a placement rule and a routing.
 
@@ -109,6 +85,8 @@ class Deployment:
     pools : tuple of Deployment
         Of a split system: the devices that prefill and those that decode. All else then speaks of
         the latter, except `system`, which is the whole.
+    store : ExpertStore, optional
+        How many experts a device keeps in its memory, and how it chooses them; without, all.
     """
 
     model: ModelSpec
@@ -123,6 +101,7 @@ class Deployment:
     kernels: tuple[str, ...] = ()
     all_to_all: str = ""
     overlap: str = "none"
+    store: ExpertStore | None = None
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -180,9 +159,15 @@ class Deployment:
             For weights and KV cache, instead of the description's usable fraction.
         """
         return tuple(
-            device_memory(held, self.layout, self.system, usable_bytes, stage)
+            device_memory(
+                held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage)
+            )
             for stage, held in enumerate(self.stages)
         )
+
+    def elsewhere(self, stage: int) -> float:
+        """Bytes of the experts of a stage for which a device has no slots."""
+        return elsewhere_bytes(self.store, self.experts, stage, self.run, self.system.name)
 
 
 def deploy(
@@ -207,6 +192,7 @@ def deploy(
     sampling: str = NONE,
     joint: bool = False,
     overlap: str = "none",
+    store: ExpertStore | None = None,
 ) -> Deployment:
     """Put a model on a system.
 
@@ -247,6 +233,8 @@ def deploy(
         Whether one kernel serves the attention of a step's prompts and decodes.
     overlap : str
         "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
+    store : ExpertStore, optional
+        Keep some experts in a device's memory and the others in the host's.
 
     Raises
     ------
@@ -266,7 +254,7 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, overlap=overlap,
+                joint=joint, overlap=overlap, store=store,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -279,16 +267,12 @@ def deploy(
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
-        model=model,
-        shard=shard,
-        stages=stages,
-        system=system,
-        device=device,
-        layout=layout,
+        model=model, shard=shard, stages=stages, system=system, device=device, layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
         experts=expert_parts(stages, layout, routing, seed, draws == "step"),
         kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
+        store=checked_store(store, model, system, overlap),
     ))  # fmt: skip
 
 
@@ -383,31 +367,3 @@ def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
             "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
             "was measured fused; add --costs roofline, or leave it out",
         )  # fmt: skip
-
-
-def expert_parts(
-    stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
-) -> tuple[ExpertPart, ...]:
-    """Number the expert parts and give each a row of a router of its size.
-
-    If `shared`, equal layers of a stage are one part.
-    """
-    found = [
-        (part, count, s)
-        for s, stage in enumerate(stages)
-        for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
-        for part in layer.expert_parts
-    ]
-    sizes = [(part.routed.experts, part.routed.top_k) for part, _, _ in found]
-    routers: dict[tuple[int, int], Router] = {}
-    for size in dict.fromkeys(sizes):
-        keys = tuple(i for i, s in enumerate(sizes) if s == size)
-        routers[size] = make_router(
-            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
-        )
-    out = []
-    for i, (part, count, stage) in enumerate(found):
-        router = routers[sizes[i]]
-        ep = layout.ep if part.routed.spreads else 1
-        out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
-    return tuple(out)

@@ -267,6 +267,7 @@ def device_memory(
     system: SystemSpec,
     usable_bytes: float | None = None,
     stage: int = 0,
+    elsewhere: float = 0.0,
 ) -> Memory:
     """Weights of one device's shard against its usable memory.
 
@@ -278,6 +279,8 @@ def device_memory(
     ----------
     shard : ModelSpec
         What the device holds: the layers of its `stage`.
+    elsewhere : float
+        Bytes of experts that lie in another memory.
 
     Raises
     ------
@@ -291,6 +294,7 @@ def device_memory(
     first, last = stage == 0, stage == layout.pp - 1
     held = (embedding if first or (last and shard.tied) else 0.0) + (head if last else 0.0)
     weights = shard.weight_bytes - (embedding + head - held) - held * (1 - 1 / layout.tp)
+    weights -= elsewhere
     if "experts" in layout.away:
         near = sum(
             w.total * num.weight_bytes(w.group)
@@ -316,9 +320,16 @@ def _check_weights(
         raise CapacityError(
             system.name,
             f"{shard.name} does not fit: needs {weights / 2**30:.1f} GiB of weights per device, "
-            f"{usable / 2**30:.1f} GiB available ({layout.degrees})",
+            f"{usable / 2**30:.1f} GiB available ({layout.degrees}){_way_out(shard, system)}",
         )
     return usable
+
+
+def _way_out(shard: ModelSpec, system: SystemSpec) -> str:
+    """What would make weights fit: experts in the host's memory, where there are some and it is known."""
+    if system.device.host_memory is None or not any(layer.expert_parts for layer in shard.layers):
+        return ""
+    return "; --experts-resident N leaves all but N of a layer's experts in the host's memory"
 
 
 def rank_link(layout: Layout, system: SystemSpec) -> LinkSpec:

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import simpy
 
 from ...devices.fpga.spec import EngineSpec
-from ...workloads.errors import CapacityError
+from ...workloads.errors import CapacityError, InputError
 from ...workloads.vit_routing import queue_lengths
-from .cache import ExpertCache
+from ..expert_cache.cache import ExpertCache
+from ..expert_cache.policies import CACHE_POLICIES
 from .memory import ExternalMemory
 from .program import (
     ATTENTION,
@@ -108,6 +109,12 @@ class Caches:
     size: int
     policy: str
     layers: dict[int, ExpertCache] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        policy = CACHE_POLICIES[self.policy]
+        if policy.looks_ahead or policy.predicts:
+            reason = f"{self.policy} wants to know what comes; an FPGA's gate has not spoken yet"
+            raise InputError("cache.policy", reason)
 
     def of(self, layer: int) -> ExpertCache:
         return self.layers.setdefault(layer, ExpertCache(self.size, self.policy))

@@ -75,6 +75,8 @@ class StepCost:
         None on an FPGA.
     stage : StageCost or None
         Op by op, where the step's time is the sum of its ops.
+    elsewhere_bytes : float
+        Weights of experts for which the devices' memories have no slots.
     """
 
     seconds: float
@@ -84,6 +86,7 @@ class StepCost:
     deployment: Deployment | None = None
     stage: StageCost | None = None
     warnings: tuple[str, ...] = ()
+    elsewhere_bytes: float = 0.0
 
 
 def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployOptions) -> StepCost:
@@ -146,7 +149,10 @@ def _op_by_op(d: Deployment, system: SystemSpec, load: Load) -> StepCost:
         for layer, bounds in parts.items()
     )
     joules = work + (static + board.busy_joules(busy_s))
-    return StepCost(stage.seconds, joules, static, times, d, stage)
+    if stage.fetch is not None:
+        times += (LayerTime("expert fetches", stage.fetch.waited_s, "link"),)
+    away = sum(d.elsewhere(s) for s in range(d.layout.pp)) * d.layout.devices
+    return StepCost(stage.seconds, joules, static, times, d, stage, elsewhere_bytes=away)
 
 
 def _pipelined(d: Deployment, system: SystemSpec, load: Load) -> StepCost:

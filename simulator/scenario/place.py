@@ -12,6 +12,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
+from ..expert_cache.store import expert_store
 from .parts import DeployOptions
 
 if TYPE_CHECKING:
@@ -54,4 +55,8 @@ def deployed(
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=options.all_to_all, sampling=sampling,
         joint=vllm and joint_attention(system.device), overlap=options.overlap,
+        store=expert_store(
+            options.experts_resident, options.expert_cache, options.expert_predictor,
+            options.expert_horizon,
+        ),
     )  # fmt: skip

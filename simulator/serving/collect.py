@@ -26,6 +26,7 @@ from ..batching.state import (
     T_TBT_SUM,
 )
 from ..deploy.deployment import Deployment
+from ..expert_cache.counts import StepFetch
 from ..step.books import (
     T_ACT,
     T_BUSY,
@@ -38,12 +39,24 @@ from ..step.books import (
     T_STREAM,
     totals,
 )
+from ..step.shelf import (
+    F_AHEAD,
+    F_BYTES,
+    F_HITS,
+    F_LINK_S,
+    F_MISSES,
+    F_NEEDED,
+    F_WAIT_S,
+)
 from .course import X_BUSY, X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .record import OpTotal, Requests, Run
 from .steady import Window, find_window, half_width
+
+FETCH = "expert_fetch"
+"""Name of the op that stands for what layers wait for experts."""
 
 
 def collect(
@@ -89,7 +102,7 @@ def collect(
         seed=seed,
         requests=requests,
         stages=_stages(engines),
-        ops=_op_totals(engines, spent / joules if spent else 1.0),
+        ops=_op_totals(engines, spent / joules if spent else 1.0) + _waiting(engines),
         iterations=_count(engines, C_STEPS),
         preemptions=_count(engines, C_PREEMPTIONS),
         output_tokens=_count(engines, C_EMITTED),
@@ -115,6 +128,7 @@ def collect(
         failures=served.failures,
         restarts=served.restarts,
         moved_bytes=served.moved_bytes,
+        fetch=_fetch(engines),
     )
 
 
@@ -133,6 +147,30 @@ def _joules_half_width(
 def _count(engines: list[Engine], counter: int) -> int:
     """Sum of a counter over engines."""
     return sum(int(engine.state.counters[counter]) for engine in engines)
+
+
+def _fetch(engines: list[Engine]) -> StepFetch | None:
+    """What the expert caches of all engines did; None without any."""
+    found = [engine.books.shelf.totals for engine in engines if engine.books.shelf is not None]
+    if not found:
+        return None
+    t = np.concatenate(found).sum(axis=0)
+    columns = (F_NEEDED, F_HITS, F_MISSES, F_AHEAD, F_BYTES, F_LINK_S, F_WAIT_S)
+    return StepFetch(*(float(t[column]) for column in columns))
+
+
+def _waiting(engines: list[Engine]) -> tuple[OpTotal, ...]:
+    """Fetches of experts as an op on a link: its wall seconds are those that layers waited."""
+    fetch = _fetch(engines)
+    if fetch is None:
+        return ()
+    energy, bound = {"dram": 0.0, "compute": 0.0, "link": 0.0}, {"memory": fetch.link_s}
+    return (
+        OpTotal(
+            "communication", FETCH, "transfer", "host link", fetch.waited_s, fetch.link_s,
+            0.0, 0.0, 0.0, energy, fetch.misses + fetch.ahead, 0.0, dict.fromkeys(BOUNDS, 0.0) | bound,
+        ),
+    )  # fmt: skip
 
 
 def _work(sums: F8) -> float:

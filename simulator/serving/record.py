@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ..batching.policies import Policy
 from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
+from ..expert_cache.counts import StepFetch
 from .metrics import Quantiles
 from .steady import Window
 
@@ -142,6 +143,8 @@ class Run:
         KV caches sent from devices that prefill to devices that decode.
     wall_s : float
         Seconds of real time the simulation took.
+    fetch : StepFetch or None
+        What its expert caches did, all steps together, where there were some.
     """
 
     deployment: Deployment
@@ -176,6 +179,7 @@ class Run:
     failures: int = 0
     restarts: int = 0
     moved_bytes: float = 0.0
+    fetch: StepFetch | None = None
 
     def __repr__(self) -> str:
         return (

@@ -13,7 +13,8 @@ from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from .lanes import Lanes, new_lanes
-from .lowering import F8, I8, ROLE_LINK, S_ROLE, Plan
+from .lowering import E_COUNT, E_GROUPS, F8, I8, ROLE_LINK, S_ROLE, Plan
+from .shelf import Shelf, new_shelf
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
@@ -64,6 +65,7 @@ class Books(NamedTuple):
     busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     lanes: Lanes | Any  # None where nothing overlaps
+    shelf: Shelf | Any  # expert caches; None without any
 
 
 def new_books(plan: Plan, sequences: int = 1) -> Books:
@@ -85,6 +87,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         busy=np.zeros((2, processors + 1)),
         stages=np.zeros(plan.stages),
         lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
+        shelf=new_shelf(plan.fetch, plan.experts[:, [E_COUNT, E_GROUPS]]),
     )
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.batch import TOKENS, Moments
 from ...workloads.ops import Loads, Op
-from ..deploy.deployment import ExpertPart
+from ..deploy.expert_parts import ExpertPart
 from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments
 from ..streams.graph import COMPUTE
 from ..streams.overlap import NONE, PIPELINED, TWO_BATCH, Way

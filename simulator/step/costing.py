@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -12,11 +12,16 @@ from ...devices.cost import Cost
 from ...devices.device import RegionCost
 from ...workloads.batch import PREFILL, TOKENS, Batch, Moments
 from ...workloads.ops import Loads, Op
-from ..deploy.deployment import Deployment, ExpertPart
+from ..deploy.deployment import Deployment
+from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import regions
+from ..expert_cache.counts import StepFetch
 from ..streams.overlap import NONE
 from ..streams.scheduler import Timeline
 from .sections import sections_of
+
+if TYPE_CHECKING:
+    from .fetched import StepCaches
 
 K = TypeVar("K")
 
@@ -67,6 +72,7 @@ class StageCost:
     stages: tuple[float, ...]
     way: str = NONE.name
     timelines: tuple[Timeline, ...] = ()
+    fetch: StepFetch | None = None
 
     @property
     def busy_s(self) -> float:
@@ -117,7 +123,7 @@ class Stage:
         self.seconds = [0.0] * len(deployment.stages)  # of each pipeline stage so far
         self.experts_s: list[float] = []  # of each expert part
 
-    def total(self) -> StageCost:
+    def total(self, caches: StepCaches | None = None) -> StageCost:
         d = self.d
         for section in sections_of(d):
             if section.closing:
@@ -129,9 +135,31 @@ class Stage:
                 for m, added in zip(self.moments, self.unequal, strict=True)
             ]
             self._ranks(programs, section.layers, section.stage)
+        fetch = self._fetch(caches) if d.store is not None and d.experts else None
         joules = sum(p.cost.total_joules * p.count * p.devices for p in self.placed)
         stages = tuple(self.seconds)
-        return StageCost(sum(stages), joules, tuple(self.placed), stages)
+        return StageCost(sum(stages), joules, tuple(self.placed), stages, fetch=fetch)
+
+    def _fetch(self, caches: StepCaches | None) -> StepFetch:
+        """Ask the expert caches; layers wait for what is not there when they need it."""
+        from .fetched import step_fetch  # compiled code, which other steps do without
+
+        dense = list(self.seconds)
+        for part, seconds in zip(self.d.experts, self.experts_s, strict=True):
+            dense[part.stage] -= seconds
+        found = step_fetch(
+            self.d,
+            self.step,
+            self.replica,
+            self.expected,
+            self.union,
+            self.experts_s,
+            dense,
+            caches,
+        )
+        for stage, waited in enumerate(found.waits):
+            self.seconds[stage] += waited
+        return found.fetch
 
     def _ranks(self, programs: Sequence[Sequence[Op]], count: int, stage: int) -> None:
         """Run one program per rank; the section lasts as long as the slowest rank."""

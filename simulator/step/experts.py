@@ -27,6 +27,7 @@ from .books import (
     T_STREAM,
     Books,
 )
+from .fetch import fetch_step, start_fetch
 from .lowering import (
     E_CLASS,
     E_COUNT,
@@ -283,6 +284,7 @@ def experts_step(
     total, stages = 0.0, books.stages
     key = step_key(plan.seed, plan.replica, step)
     prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
+    start_fetch(plan, books)
     for x in range(plan.experts.shape[0]):
         experts, work = plan.experts[x], plan.expert_work[x]
         draw_loads(
@@ -291,6 +293,9 @@ def experts_step(
             books.scratch, books.loads,
         )  # fmt: skip
         seconds = part_seconds(plan, x, mixed, books)
+        seconds += fetch_step(
+            plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books
+        )  # fmt: skip
         total += seconds
         stages[experts[E_STAGE]] += seconds
     return total

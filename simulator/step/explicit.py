@@ -7,6 +7,7 @@ This is the readable definition of a step's time and energy. The compiled path
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ...workloads.batch import Batch
 from ..deploy.deployment import Deployment
@@ -15,6 +16,9 @@ from .chunked import Overlapped
 from .costing import PlacedOp, Stage, StageCost
 from .overlap import Uncut
 from .tracks import ways_of
+
+if TYPE_CHECKING:
+    from .fetched import StepCaches
 
 __all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage"]
 
@@ -45,6 +49,7 @@ def explicit_stage(
     replica: int = 0,
     expected: bool = False,
     captured: int = 0,
+    caches: StepCaches | None = None,
 ) -> StageCost:
     """Cost one step by building all of its ops.
 
@@ -59,6 +64,10 @@ def explicit_stage(
     captured : int
         Largest batch with a captured graph (`Policy.captured`): smaller ones run padded to the
         next that has one. Attention, experts and the head know the padding and leave it out.
+    caches : StepCaches, optional
+        The engine's expert caches, which remember earlier steps. By default those of a deployment with
+        a `store` have seen `fetched.WARM_STEPS` steps of this batch; with `expected` the step is the
+        mean of as many more.
 
     Returns
     -------
@@ -74,7 +83,7 @@ def explicit_stage(
     for way in ways_of(deployment):
         if way == NONE:
             stage = Stage(*given)
-            found.append(stage.total())
+            found.append(stage.total(caches))
             plain = _uncut(found[0], stage.experts_s)
             continue
         cost = Overlapped(*given).in_chunks(way, plain)

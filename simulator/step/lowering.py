@@ -19,11 +19,13 @@ from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.ops import Loads, Op
-from ..deploy.deployment import AnyLink, Deployment, ExpertPart
+from ..deploy.deployment import AnyLink, Deployment
+from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
+from .shelf import Fetch, fetch_of
 from .streams import Streams, streams_of
 from .unequal import Uneven, uneven_of
 
@@ -99,6 +101,7 @@ class Plan(NamedTuple):
         Uneven | Any
     )  # decode attention of unequal contexts; None where its kernel tells nothing
     streams: Streams | Any  # None where a step's ops run one after another
+    fetch: Fetch | Any  # the expert cache; None without one
 
 
 def ops_of(plan: Plan) -> int:
@@ -176,7 +179,7 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]),
+        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),

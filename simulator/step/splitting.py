@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ...workloads.draws import GOLDEN, MIX_2, layer_key, mix, step_key
 from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.ops import Loads
-from ..deploy.deployment import ExpertPart
+from ..deploy.expert_parts import ExpertPart
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -14,7 +14,8 @@ from ...workloads.layers import LayerKind, RoutedKind, is_routed
 from ...workloads.model import Layer, embedding_ops, layer_ops
 from ...workloads.ops import Loads, Op
 from ...workloads.training import Work, backward, loss_ops, made_anew
-from ..deploy.deployment import Deployment, ExpertPart
+from ..deploy.deployment import Deployment
+from ..deploy.expert_parts import ExpertPart
 from .activations import input_bytes, layer_bytes, part_bytes
 from .layout import TrainingLayout, TrainingOptions
 from .pricing import Prices, along_sequence

@@ -22,6 +22,7 @@ from opbyte.simulator.batching.kv import sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_STEPS, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.expert_cache.store import ExpertStore
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
@@ -129,3 +130,19 @@ def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     assert slow.steps == engine.state.counters[C_STEPS]
     assert [r.last for r in rows] == pytest.approx(engine.state.floats[:2000, F_LAST], rel=1e-9)
     assert took > RATIO * fast
+
+
+@pytest.mark.parametrize("policy", ["lru", "belady", "predictive"])
+def test_a_run_with_an_expert_cache_is_quick(policy: str) -> None:
+    """10^5 requests of Mixtral in less than a minute of CPU time."""
+    ahead, accuracy = (2 if policy == "belady" else 0), (0.9 if policy == "predictive" else 0.0)
+    store = ExpertStore(2, policy=policy, look_ahead=ahead, accuracy=accuracy)
+    deployment = deploy(load_model("mixtral-8x7b"), load_system("h100-x2"), store=store)
+    options: dict[str, Any] = {"closed_loop": 256, "input_len": 512, "output_len": 128}
+    run(deployment, make_policy("chunked"), open_requests(None, limit=8, **options))
+    began = time.process_time()
+    found = run(deployment, make_policy("chunked"), open_requests(None, limit=100_000, **options))
+    took = time.process_time() - began
+    assert found.fetch is not None
+    print(f"{policy}: {took:.1f} s CPU, hit rate {found.fetch.hit_rate:.3f}")
+    assert took < 60.0

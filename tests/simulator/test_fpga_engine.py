@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
 from opbyte.devices.fpga.spec import EngineSpec
-from opbyte.simulator.fpga.cache import ExpertCache
+from opbyte.simulator.expert_cache.cache import ExpertCache
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga, image_program
 from opbyte.simulator.fpga.engine import Caches, run_frame
 from opbyte.simulator.fpga.frames import run_image

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_device
-from opbyte.simulator.fpga.cache import POLICIES, ExpertCache
+from opbyte.simulator.expert_cache.cache import ExpertCache
+from opbyte.simulator.expert_cache.policies import CACHE_POLICIES
 from opbyte.simulator.fpga.deploy import FpgaDeployment, deploy_fpga
 from opbyte.simulator.fpga.frames import run_image, serve_images
 from opbyte.workloads.catalog import load_model
@@ -99,9 +100,10 @@ def test_lru_by_hand_and_its_inclusion() -> None:
     assert [lfu.ask(e) for e in (0, 0, 1, 2, 0)] == [False, True, False, False, True]
 
 
-@given(
-    st.lists(st.integers(0, 9), max_size=80), st.integers(0, 9), st.sampled_from(sorted(POLICIES))
-)
+KEEPING = sorted(name for name in CACHE_POLICIES if CACHE_POLICIES[name].keeps)
+
+
+@given(st.lists(st.integers(0, 9), max_size=80), st.integers(0, 9), st.sampled_from(KEEPING))
 def test_a_cache_counts_every_visit(visits: list[int], size: int, policy: str) -> None:
     small, large = ExpertCache(size, policy), ExpertCache(size + 1, "lru")
     lru = ExpertCache(size, "lru")
