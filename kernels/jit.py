@@ -80,7 +80,7 @@ def _cached(function: Compiled, **options: bool) -> Compiled:
     try:
         jit: Callable[..., Callable[[Compiled], Compiled]] = numba.njit
         made = jit(cache=folder is not None, error_model="numpy", fastmath=FAST, **options)
-        return forgiving(made(function))
+        return forgiving(made(function), threads=True)
     finally:
         config.CACHE_DIR = before
 

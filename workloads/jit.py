@@ -139,19 +139,26 @@ class _Forgiving:
     """A cache of compiled code that nothing depends on: without it, code is compiled anew.
 
     Numba's own ends the program where its folder is full, or where a file was cut short.
+
+    Parameters
+    ----------
+    inner : numba.core.caching.Cache
+    threads : bool
+        The code starts threads: what that needs is loaded before it. Other code does without
+        what Numba's own method loads first, all that a compile would need.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, threads: bool) -> None:
         self._inner = inner
+        plain = inner.load_overload
+        self._load = plain if threads else getattr(inner, "_load_overload", plain)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
     def load_overload(self, *args: Any) -> Any:
-        # Past Numba's own method, which first loads all that a compile would need.
-        load = getattr(self._inner, "_load_overload", self._inner.load_overload)
         try:
-            return load(*args)
+            return self._load(*args)
         except Exception:  # noqa: BLE001  # whatever unpickling the bytes of a broken file raises
             with suppress(OSError):
                 self._inner.flush()
@@ -162,8 +169,8 @@ class _Forgiving:
             self._inner.save_overload(*args)
 
 
-def forgiving(function: F) -> F:
-    """Let a compiled function do without a cache that cannot be read or written."""
+def forgiving(function: F, threads: bool = False) -> F:
+    """Let a compiled function do without a cache that cannot be read or written; see `_Forgiving`."""
     dispatcher: Any = function
-    dispatcher._cache = _Forgiving(dispatcher._cache)
+    dispatcher._cache = _Forgiving(dispatcher._cache, threads)
     return function

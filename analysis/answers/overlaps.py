@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost, explicit_stage
 from ...simulator.step.overlap import hidden_s
 from ...simulator.streams.scheduler import Timeline
 from ..show.text import seconds
-from .interval import typical
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ...simulator.serving.record import Run
 
 REMARK = (
     "Each chunk reads the weights that it multiplies by, so those are read more than once; tokens and "
@@ -105,6 +105,8 @@ def run_rows(r: Run) -> list[dict[str, Any]]:
 
 def usual_steps(r: Run) -> dict[str, dict[str, Any]]:
     """Overlap of a run's usual step of decodes, and of one with a prompt beside them, every rank alike."""
+    from .interval import typical
+
     d, out = r.deployment, dict[str, dict[str, Any]]()
     for name, batch in zip(("decodes", "decodes and a prompt"), typical(r), strict=True):
         stage, plain = (

@@ -12,7 +12,7 @@ from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.scenario.load import load
-from ...simulator.scenario.option import chosen
+from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.training.deploy import training_deployment, training_formats
 from ...simulator.training.layout import TrainingLayout, TrainingOptions, training_layout
@@ -294,8 +294,9 @@ def train(
 
 
 def _refuse_others(options: Mapping[str, Any]) -> None:
+    unset = {placed.name: placed.default for placed in options_of(DeployOptions)}
     for name, value in options.items():
-        if name not in TAKEN and value is not None:
+        if name not in TAKEN and value is not None and value != unset.get(name):
             raise InputError(f"--{name.replace('_', '-')}", "is of serving; training has none")
 
 

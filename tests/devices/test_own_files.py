@@ -122,7 +122,7 @@ def test_a_device_file_stands_for_one_device(tmp_path: Path) -> None:
     ("name", "says"),
     [
         ("h1000", "'h1000': unknown device; did you mean 'h100'"),
-        ("zzz", "known: a100-80gb, "),
+        ("zzz", "known: a100-40gb, "),
         ("no/such.yaml", "no such file"),
         ("bad\0name.yaml", "is not a file name"),
     ],
