@@ -7,6 +7,7 @@ import numpy as np
 from ...devices.calibrated.family import families
 from ...devices.calibrated.hardware import hardware
 from ...devices.calibrated.rules import parameters
+from ...devices.device import can_calibrate
 from ...devices.spec import DeviceSpec
 from ...devices.tiles.form import Form, Shape
 from ...workloads.errors import InputError
@@ -16,7 +17,7 @@ from ...workloads.kernel_tables import Table
 def calibrated_seconds(spec: DeviceSpec, form: Form, shape: Shape) -> float | None:
     """Seconds of the same call, or None where no family covers it."""
     call = form.calibrated(shape)
-    if call is None:
+    if call is None or not any(map(can_calibrate, spec.processors.values())):
         return None
     name, columns = call
     family = families()[name]

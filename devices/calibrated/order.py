@@ -22,7 +22,10 @@ def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:
 def at_least_as_good(
     one: DeviceSpec, other: DeviceSpec, *, whole_numbers: bool = False, linked: bool = False
 ) -> bool:
-    """Whether every peak of `one` is at least that of `other`.
+    """Whether every peak of `one` is at least that of `other`, and so is the power it may draw.
+
+    A board keeps below its limit by lowering its clock: an A100 for PCIe has the peaks of one on SXM
+    and 250 or 300 of its 400 W.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def at_least_as_good(
     formats = (*FORMATS, WHOLE_NUMBERS) if whole_numbers else FORMATS
     pairs = zip(peaks(one, *formats), peaks(other, *formats), strict=True)
     if not all(a >= b for a, b in pairs):
+        return False
+    if one.limit_W is not None and other.limit_W is not None and one.limit_W < other.limit_W:
         return False
     return not linked or one.link.bandwidth_bytes_per_s >= other.link.bandwidth_bytes_per_s
 
