@@ -36,9 +36,8 @@ BLIND = 1e-6
 """Change below which nothing depends on a number."""
 STILL = 0.3
 """Move, in steps, at which the numbers stay."""
-ALIKE = 0.95
-"""Cosine of the changes that two numbers make, beyond which a run does not tell them apart. At 0.967, hops
-against a gap between steps in a simulated run of experts, a fit gave hops of none 2.5 to 5.5 us."""
+ALIKE = 0.995
+"""Cosine of the changes that two numbers make, beyond which a run does not tell them apart."""
 WIDEST = 4.0
 """Quotient of the ends of a positive number's interval beyond which the run does not tell it."""
 
