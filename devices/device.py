@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from ..workloads.errors import InputError, reason_of
 from ..workloads.ops import Op
@@ -16,6 +17,9 @@ from .peaks import all_formats, peaks_of
 from .power.board import NO_BOARD, Board, board, coefficients
 from .ridge import break_even_tokens, ridge_point
 from .spec import DeviceSpec, ProcessorSpec
+
+if TYPE_CHECKING:
+    from .calibrated.model import CalibratedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +201,11 @@ def build_device(
             processors[name] = replace(plain, model=_of_kind(plain.base, name, spec))
             continue
         base = _powered(plain.base, own)
-        model = _fitted(base, spec, described, kernels, frameworks)
+        own_fit = _fitted(base, spec, described, frameworks)
+        model = _with_tables(own_fit, spec, kernels)
         processors[name] = replace(plain, base=base, model=model)
-        collectives = collectives or _collectives(model, host, assumed)
+        # Kernel tables of one device say nothing of collectives.
+        collectives = collectives or _in_host(own_fit, host, assumed)
     if spec.lines and calibrated:
         for name, plain in processors.items():
             own_lines = LineModel(spec.lines, plain.model)
@@ -240,33 +246,31 @@ def can_calibrate(processor: ProcessorSpec) -> bool:
 
 
 def _fitted(
-    base: Roofline,
-    spec: DeviceSpec,
-    processor: ProcessorSpec,
-    kernels: Sequence[str],
-    frameworks: Mapping[str, str],
-) -> KernelModel:
-    """The kernel models of one processor, with measured tables around them."""
+    base: Roofline, spec: DeviceSpec, processor: ProcessorSpec, frameworks: Mapping[str, str]
+) -> CalibratedModel:
+    """The kernel models of one processor."""
     from .calibrated.model import calibrated_model
 
     model = calibrated_model(spec, processor, base)
     for kind, label in frameworks.items():
         model = model.with_framework(kind, label)
+    return model
+
+
+def _with_tables(fit: CalibratedModel, spec: DeviceSpec, kernels: Sequence[str]) -> KernelModel:
+    """Kernel models with measured tables around them."""
     if not kernels:
-        return model
+        return fit
     from .tables.model import table_model
 
-    return table_model(spec, kernels, model)
+    return table_model(spec, kernels, fit)
 
 
-def _collectives(model: KernelModel, host: HostSpec | None, assumed: bool) -> KernelModel:
-    """Kernel models of collectives, of which kernel tables of one device say nothing."""
-    from .calibrated.model import CalibratedModel
+def _in_host(fit: CalibratedModel, host: HostSpec | None, assumed: bool) -> KernelModel:
+    """Kernel models of collectives on the links of a host."""
     from .hosts.links import hosted
 
-    base = getattr(model, "base", model) if not isinstance(model, CalibratedModel) else model
-    assert isinstance(base, CalibratedModel)
-    return hosted(base, host, assumed)
+    return hosted(fit, host, assumed)
 
 
 def _processor(name: str, spec: ProcessorSpec, device: DeviceSpec) -> Processor:

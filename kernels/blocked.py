@@ -125,7 +125,7 @@ def _rest_of(fp32: int) -> Callable[..., None]:
 @cache
 def product_of(rows: int, columns: int, wide: bool) -> Callable[..., Any]:
     """The whole product for one register tile; blocks and threads are arguments."""
-    tiles, width, step = tiles_of(rows, columns, wide), 4 if wide else 2, max(columns, COLUMNS)
+    tiles, width, step = tiles_of(rows, columns, wide), 4 if wide else 2, columns
 
     @parallel
     def product(x_at, m, w_at, n, k, out_at, block_m, block_n, threads):

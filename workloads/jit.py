@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numba
 import numpy as np
 
 from . import jit_typing
+from .errors import InputError
 from .jit_given import Either
 from .jit_parts import PartCompiler
 
@@ -115,6 +116,35 @@ def compiled_given(
         return cast(Callable[..., R], either)
 
     return decorate
+
+
+def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where: str) -> F:
+    """Compile a rule that is not the library's, at once, so that what it cannot do is said at once.
+
+    Parameters
+    ----------
+    function : callable
+        Of one argument, a named tuple.
+    entry : type
+        Class of that tuple.
+    fields : sequence of numba types
+        Of its fields.
+    where : str
+        What names the rule, for the message.
+
+    Raises
+    ------
+    InputError
+        Numba cannot compile it.
+    """
+    made: Any = compiled_part(function)
+    named_tuple: Any = numba.types.NamedTuple
+    try:
+        made.compile((named_tuple(tuple(fields), entry),))
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(where, f"cannot be compiled: {reason}") from error
+    return cast(F, made)
 
 
 PART: Any = {

@@ -26,7 +26,7 @@ from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
 from .comparison import SystemComparison, SystemRow
 from .interval import Interval, step_interval
-from .roofline import MAX_BATCH
+from .step import MAX_BATCH
 
 MAX_IMAGES = 10_000
 

@@ -27,7 +27,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.result import Result
 from ..show.text import seconds
-from .roofline import MAX_BATCH
+from .step import MAX_BATCH
 
 MAPPINGS = tuple(name + fold for name in NAMED for fold in ("", "+xor"))
 INTERLEAVES = (256, 1024, 4096, 16_384, 65_536)

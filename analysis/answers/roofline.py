@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +14,24 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.expert_cache.counts import StepFetch
-from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
-from ...simulator.scenario.place import deployed
-from ...simulator.step.explicit import PlacedOp, StageCost, dealt, explicit_stage
+from ...simulator.step.explicit import PlacedOp, StageCost
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .expert_cache import cache_dict, cache_text
 from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
+from .step import engine_devices, stage_of, step_of, work_joules
 from .summary import roof_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_BATCH = 1 << 20
-"""More sequences than any device serves at once; keeps a mistyped number from filling memory."""
 
 FOOTNOTE = (
     "Each op as one device runs it, in one of x layers. Ops side by side count in full, so "
@@ -286,11 +282,10 @@ def roofline(
     the model); the result then carries a warning.
     """
     deployment, stage = step_of(model, system, batch, context, prefill, options)
-    engine = deployment.layout.all_devices / deployment.replicas
-    work = deployment.device.board.work_joules(stage.joules, stage.busy_within(engine))
+    work = work_joules(deployment, stage)
     overlap: dict[str, Any] = {}
     if deployment.overlap != "none":
-        _, plain = step_of(model, system, batch, context, prefill, {**options, "overlap": "none"})
+        plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
         overlap = overlap_of_step(deployment, stage, plain.seconds)
     where, host = deployment.system, chosen(DeployOptions, options).host
     return Roofline(
@@ -303,40 +298,11 @@ def roofline(
     )  # fmt: skip
 
 
-def step_of(
-    model: str | Path | ModelSpec,
-    system: str | Path | SystemSpec,
-    batch: int,
-    context: int,
-    prefill: int,
-    options: Mapping[str, Any],
-) -> tuple[Deployment, StageCost]:
-    """Cost one step with expected expert loads; see `roofline`.
-
-    Raises
-    ------
-    InputError
-        As `roofline`.
-    """
-    batch = check_count(batch, "--batch", 0, MAX_BATCH)
-    context = check_count(context, "--context", 0)
-    prefill = check_count(prefill, "--prefill", 0)
-    how = chosen(DeployOptions, options)
-    if batch + prefill == 0:
-        raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
-    spec, where = load(model, system, how.dtype, how.kv_dtype)
-    deployment = deployed(spec, where, how)
-    chunks = [(prefill, 0)] if prefill else []
-    batches = dealt(deployment, -(-batch // deployment.replicas), context, chunks)
-    return deployment, explicit_stage(deployment, batches, expected=True)
-
-
 def _watts(d: Deployment, stage: StageCost) -> float:
     """Mean power of a device of the engine over the step [W]."""
-    board, devices = d.device.board, d.layout.all_devices / d.replicas
-    work = board.work_joules(stage.joules, stage.busy_within(devices))
+    board, devices = d.device.board, engine_devices(d)
     busy = board.busy_joules(stage.busy_within(devices))
-    return board.idle_W + (work + busy) / (stage.seconds * devices)
+    return board.idle_W + (work_joules(d, stage) + busy) / (stage.seconds * devices)
 
 
 def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:

@@ -128,11 +128,7 @@ def tune_host(kernel: str, shape: Mapping[str, object], top: int = 10) -> HostTu
     sizes = _checked(space, shape)
     use_threads(1)
     bench = Bench(BLOCK_BYTES, 1)
-    now, core = rates(bench), this_core(bench)
-    of = Core(
-        int(core.pop("lanes")), int(core.pop("registers")), **core, read_Bps=now.read_Bps,
-        fma_flops_per_s=now.fma_flops_per_s,
-    )  # fmt: skip
+    of = Core.of(asdict(rates(bench)) | this_core(bench))
     form = FORMS[kernel]
 
     def priced(config: Any) -> Choice:

@@ -69,7 +69,7 @@ def _written(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return str(parameter.metavar or (parameter.name or "").upper())
     name = max(parameter.opts, key=len)
-    return name if parameter.is_flag else f"{name} {metavar or 'TEXT'}"
+    return name if parameter.is_flag else f"{name} {metavar}"
 
 
 def _default(parameter: Any) -> str:

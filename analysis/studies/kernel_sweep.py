@@ -21,7 +21,7 @@ from ...simulator.step.explicit import StageCost
 from ...workloads.errors import InputError, nearest, visible
 from ...workloads.yamlfile import read_yaml
 from ..answers.price import added_area_mm2
-from ..answers.roofline import step_of
+from ..answers.step import step_of, work_joules
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from .front import front
@@ -259,14 +259,13 @@ def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple
         size["prefill"], options,
     )  # fmt: skip
     kernels, saved = _kernels(deployment, stage, machine_of(device), machine_of(system.device))
-    own = deployment.device.board.work_joules(stage.joules, stage.busy_s)
     step = stage.seconds - saved
     kept = _sum(kernels, lambda k: k.kept and k.kept.seconds)
     metrics = {
         "step_s": step + (_sum(kernels, lambda k: k.best.seconds) or 0.0),
         "kept_step_s": None if kept is None else step + kept,
         "default_step_s": step + (_sum(kernels, lambda k: k.default.seconds) or 0.0),
-        "joules": own,
+        "joules": work_joules(deployment, stage),
         "processor_area_mm2": added_area_mm2(device),
     }
     return metrics, kernels

@@ -22,7 +22,6 @@ F8 = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 NOISE = 0.05
 """Relative error of a time that weighs as much as a constant one `factor` from its start."""
-CORE = ("l1_bytes", "l2_bytes", "l3_bytes", "fma_flops_per_s", "read_Bps", "l2_Bps", "l3_Bps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +134,11 @@ def timed(rows: Sequence[Row], default: Mapping[str, int]) -> tuple[list[Timed],
         at = [i for i, row in enumerate(good) if all(row[n] == default[n] for n in fields)]
         if len(good) < FEWEST or not at:
             continue
-        core = core_of(good[0])
+        core = Core.of(good[0])
         configs = [{n: row[n] for n in fields} for row in good]
         seconds = np.array([row["seconds"] for row in good])
         out.append(Timed(dict(zip(shape, key, strict=True)), configs, core, seconds, at[0]))
     return out, len(groups) - len(out)
-
-
-def core_of(row: Row) -> Core:
-    """The core that a row was timed on."""
-    sizes = {name: float(row[name]) for name in CORE}
-    return Core(int(row["lanes"]), int(row["registers"]), **sizes)
 
 
 SHAPE = ("m", "n", "k", "batch", "kv_len", "q_len", "kv_prefix", "heads_q", "heads_kv", "head_dim",

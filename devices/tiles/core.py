@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+WHOLE = ("lanes", "registers")
+"""Counts of a core, the first of its fields."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,14 @@ class Core:
     read_Bps: float
     l2_Bps: float
     l3_Bps: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Core:
+        """A core from a table's row, or any mapping of its numbers."""
+        sizes: dict[str, Any] = {
+            f.name: float(row[f.name]) for f in fields(cls) if f.name not in WHOLE
+        }
+        return cls(*(int(row[name]) for name in WHOLE), **sizes)
 
     @property
     def slot_s(self) -> float:

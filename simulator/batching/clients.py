@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.jit import compiled_given, compiled_part
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from .chains import arrived, go_on, soonest_of
 from .holding import enqueue
 from .state import (
@@ -67,13 +67,24 @@ def follow(st: State, i: int, now: float, closed_loop: bool) -> None:
     go_on(st, st.chain, i, now, closed_loop)
 
 
+@compiled_inside
+def lightest_rank(st: State, waiting_load: int) -> int:
+    """The rank with the fewest requests, a waiting one counting `waiting_load` times."""
+    best, fewest = 0, 1 << 40
+    for r in range(st.ranks.shape[0]):
+        load = st.ranks[r, R_RUNNING] + waiting_load * st.ranks[r, R_WAITING]
+        if load < fewest:
+            best, fewest = r, load
+    return best
+
+
 @compiled_part
 def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
 
     A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
     """
-    counters, ranks = st.counters, st.ranks
+    counters = st.counters
     while True:
         i = soonest(st, closed_loop)
         if i < 0:
@@ -81,12 +92,7 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
         if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
         take(st, i)
-        best, fewest = 0, 1 << 40
-        for r in range(ranks.shape[0]):
-            load = ranks[r, R_RUNNING] + waiting_load * ranks[r, R_WAITING]
-            if load < fewest:
-                best, fewest = r, load
-        enqueue(st, best, i)
+        enqueue(st, lightest_rank(st, waiting_load), i)
         counters[C_RELEASED] += 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.errors import CapacityError, InputError
+from ...workloads.jit import compiled_inside
 from ...workloads.jit_held import held
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
@@ -18,6 +19,12 @@ BLOCK_TOKENS = 16
 
 MOST_BLOCKS = 1 << 25
 """Most blocks of one rank whose content is tracked: about 2 GiB of tables."""
+
+
+@compiled_inside
+def blocks_of(tokens: int, block: int) -> int:
+    """Blocks, or pages, that so many tokens take."""
+    return (tokens + block - 1) // block
 
 
 @dataclass(frozen=True, slots=True)

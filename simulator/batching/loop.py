@@ -62,6 +62,7 @@ from .state import (
 )
 from .stretch import (
     count_steps,
+    join_gap,
     last_start,
     record_gap,
     run_stretch,
@@ -102,13 +103,10 @@ def finish(
         stamps = st.floats[i]
         if request[I_GENERATED] == 0:
             stamps[F_FIRST] = now
-        else:  # most sequences share their gap: count equal ones together
+        else:
             own = first_end - stamps[F_LAST]
-            if own != gap and gaps > 0:
-                record_gap(st.hist, st.clocks, gap, gaps)
-                gaps = int64(0)
+            gaps = join_gap(st, gap, gaps, own)
             gap = own
-            gaps += 1
         stamps[F_LAST] = now
         request[I_GENERATED] += count
         if request[I_GENERATED] < request[I_OUTPUT]:

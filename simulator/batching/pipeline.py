@@ -58,7 +58,7 @@ from .state import (
     T_NOW,
     State,
 )
-from .stretch import record_gap
+from .stretch import join_gap, record_gap
 from .uneven import set_uneven
 
 (W_REQUEST, W_TOKENS) = range(2)
@@ -217,13 +217,10 @@ def stamp(
         counters[C_EMITTED] += 1
         if request[I_GENERATED] == 0:
             stamps[F_FIRST] = now
-        else:  # most sequences share their gap: count equal ones together
+        else:
             own = now - stamps[F_LAST]
-            if own != gap and gaps > 0:
-                record_gap(st.hist, st.clocks, gap, gaps)
-                gaps = int64(0)
+            gaps = join_gap(st, gap, gaps, own)
             gap = own
-            gaps += 1
         stamps[F_LAST] = now
         token_came(st, kv, r, i, now, closed_loop)
     if gaps > 0:

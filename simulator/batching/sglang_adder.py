@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from .kv import blocks_of
 from .radix import K_EVICTABLE, K_FREE, common_tokens, lock, match
-from .sglang_cache import pages_of, use_prefix
+from .sglang_cache import use_prefix
 from .sglang_state import (
     A_ADDED,
     A_CHUNK,
@@ -77,7 +78,7 @@ def open_budgets(st: State, x: Sglang, r: int) -> None:
 def charge(x: Sglang, tokens: int, answer: int) -> None:
     """Count a prompt's tokens in a step, and the answer that it is expected to have."""
     adder = x.adder
-    pages = pages_of(tokens, x.rules.page)
+    pages = blocks_of(tokens, x.rules.page)
     paged = pages * x.rules.page
     x.offset[0] += paged + answer
     adder[A_TAKEN] += paged
@@ -110,8 +111,8 @@ def cut_again(st: State, x: Sglang, r: int, i: int) -> int:
     if most <= 0:
         most = adder[A_CHUNK]
     tokens = min(left, most)
-    pages = pages_of(request[I_ROOM] + tokens, x.rules.page)
-    pages -= pages_of(request[I_ROOM], x.rules.page)
+    pages = blocks_of(request[I_ROOM] + tokens, x.rules.page)
+    pages -= blocks_of(request[I_ROOM], x.rules.page)
     if tokens <= 0 or (adder[A_PAGES] + pages) * x.rules.page > available(x, r):
         return 0
     if left > tokens:
@@ -128,7 +129,7 @@ def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, i
     request, adder, page = st.ints[i], x.adder, x.rules.page
     extend = request[I_TARGET] - found
     answer = min(max(request[I_OUTPUT] - request[I_GENERATED], 0), CLIP)
-    paged = pages_of(extend, page) * page
+    paged = blocks_of(extend, page) * page
     if extend + answer >= available(x, r) - x.offset[0]:
         return 0, NO_TOKEN
     if paged >= adder[A_INPUT] and adder[A_ADDED] > 0:
@@ -140,7 +141,7 @@ def try_tokens(st: State, x: Sglang, r: int, i: int, found: int) -> tuple[int, i
     tokens, answer = extend, min(request[I_OUTPUT], CLIP)
     if paged > adder[A_CHUNK]:
         tokens, answer = adder[A_CHUNK] // page * page, int64(0)
-    short = x.rules.mixed and adder[A_PAGES] * page + pages_of(tokens, page) * page > available(
+    short = x.rules.mixed and adder[A_PAGES] * page + blocks_of(tokens, page) * page > available(
         x, r
     )
     if tokens <= 0 or short:
@@ -184,7 +185,7 @@ def try_endless(st: State, x: Sglang, r: int, i: int, first: int) -> tuple[int, 
     """
     request, adder, page, keys = st.ints[i], x.adder, x.rules.page, x.keys
     extend, have = request[I_TARGET], available(x, r)
-    paged = pages_of(extend, page) * page
+    paged = blocks_of(extend, page) * page
     if paged > min(have - adder[A_TAKEN], have - x.offset[0]):
         return 0, NO_TOKEN
     size = adder[A_STATES]

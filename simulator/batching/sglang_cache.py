@@ -8,7 +8,7 @@ in the tree (cache_protected_len) and `I_SLOT` their last node.
 from __future__ import annotations
 
 from ...workloads.jit import compiled_inside, compiled_part
-from .kv import KvRules
+from .kv import KvRules, blocks_of
 from .radix import K_EVICTABLE, K_FREE, ROOT, insert, lock, make_room, match
 from .sglang_state import RETRACT_STEPS, Sglang
 from .state import (
@@ -18,12 +18,6 @@ from .state import (
     I_SLOT,
     State,
 )
-
-
-@compiled_inside
-def pages_of(tokens: int, page: int) -> int:
-    """Pages that so many tokens take."""
-    return (tokens + page - 1) // page
 
 
 @compiled_inside
@@ -37,7 +31,7 @@ def count_free(st: State, kv: KvRules, x: Sglang, r: int) -> None:
 def take_tokens(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
     """Give a request memory for `tokens` more tokens; there is enough."""
     request, page = st.ints[i], x.rules.page
-    more = pages_of(request[I_ROOM] + tokens, page) - pages_of(request[I_ROOM], page)
+    more = blocks_of(request[I_ROOM] + tokens, page) - blocks_of(request[I_ROOM], page)
     request[I_ROOM] += tokens
     request[I_BLOCKS] += more
     x.tree.tops[r, K_FREE] -= more

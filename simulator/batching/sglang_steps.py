@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ...workloads.jit import compiled_part, int64
 from .clients import complete
-from .kv import KvRules
+from .kv import KvRules, blocks_of
 from .radix import K_FREE, K_HEAP
-from .sglang_cache import count_free, give_up, keep_prompt, pages_of, take_tokens
+from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
 from .sglang_plan import plan_step
 from .sglang_state import (
     S_CHUNKED,
@@ -34,7 +34,7 @@ from .state import (
     R_WAITING,
     State,
 )
-from .stretch import record_gap
+from .stretch import join_gap, record_gap
 
 
 @compiled_part
@@ -92,11 +92,8 @@ def take_rank(
             stamps[F_FIRST] = now
         else:
             since = first_end - stamps[F_LAST]
-            if since != gap and gaps > 0:
-                record_gap(st.hist, st.clocks, gap, gaps)
-                gaps = int64(0)
+            gaps = join_gap(st, gap, gaps, since)
             gap = since
-            gaps += 1
         stamps[F_LAST] = now
         request[I_GENERATED] += 1
         if request[I_GENERATED] == request[I_OUTPUT]:
@@ -125,7 +122,7 @@ def pages_ahead(st: State, x: Sglang, r: int, steps: int) -> int:
     pages = int64(0)
     for j in range(x.ranks[r, S_LIST]):
         room = st.ints[st.running[r, j], I_ROOM]
-        pages += pages_of(room + steps, x.rules.page) - pages_of(room, x.rules.page)
+        pages += blocks_of(room + steps, x.rules.page) - blocks_of(room, x.rules.page)
     return int(pages)
 
 

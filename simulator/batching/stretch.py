@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
-from ...workloads.jit import compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_inline, compiled_inside, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
@@ -50,6 +50,18 @@ def record_gap(hist: I8, clocks: F8, gap: float, times: int) -> None:
     hist[min(bin_, HIST_BINS - 1)] += times
     clocks[T_TBT_SUM] += gap * times
     clocks[T_TBT_COUNT] += times
+
+
+@compiled_inside
+def join_gap(st: State, gap: float, gaps: int, own: float) -> int:
+    """Tokens that wait to be counted with one whose gap is `own`; those of another gap are counted.
+
+    Most sequences share their gap, so equal ones that follow one another are counted together.
+    """
+    if own != gap and gaps > 0:
+        record_gap(st.hist, st.clocks, gap, gaps)
+        return 1
+    return gaps + 1
 
 
 @compiled_part

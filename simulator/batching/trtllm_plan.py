@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from .kv import blocks_of
 from .planning import count_chunk, count_decode
 from .plans import record_preempted, record_tokens
 from .state import (
@@ -35,12 +36,6 @@ from .state import (
 )
 from .trtllm_blocks import begin, end, first_new, mark, take_block
 from .trtllm_state import T_FREE, W_BATCHED, W_WAITED, Trtllm
-
-
-@compiled_inside
-def blocks_of(tokens: int, block: int) -> int:
-    """Blocks that so many tokens take."""
-    return (tokens + block - 1) // block
 
 
 @compiled_inside

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_part, int64
-from .clients import complete
-from .kv import KvRules
+from .clients import complete, lightest_rank
+from .kv import KvRules, blocks_of
 from .state import (
     C_EMITTED,
     F_FIRST,
@@ -23,9 +23,9 @@ from .state import (
     R_WAITING,
     State,
 )
-from .stretch import record_gap
+from .stretch import join_gap, record_gap
 from .trtllm_blocks import count_free, end, store, take_block
-from .trtllm_plan import blocks_of, decodes, plan_all
+from .trtllm_plan import decodes, plan_all
 from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
 
 
@@ -91,11 +91,8 @@ def take_rank(
             stamps[F_FIRST] = now
         else:
             since = first_end - stamps[F_LAST]
-            if since != gap and gaps > 0:
-                record_gap(st.hist, st.clocks, gap, gaps)
-                gaps = int64(0)
+            gaps = join_gap(st, gap, gaps, since)
             gap = since
-            gaps += 1
         stamps[F_LAST] = now
         request[I_GENERATED] += 1
         if request[I_GENERATED] == request[I_OUTPUT]:
@@ -175,9 +172,4 @@ def most_steps(st: State, x: Trtllm) -> int:
 @compiled_part
 def rank_for(st: State, x: Trtllm) -> int:
     """The rank with the fewest requests takes the next."""
-    best, fewest = int64(0), int64(1 << 40)
-    for r in range(st.ranks.shape[0]):
-        load = st.ranks[r, R_RUNNING] + st.ranks[r, R_WAITING]
-        if load < fewest:
-            best, fewest = int64(r), load
-    return int(best)
+    return lightest_rank(st, 1)

@@ -7,15 +7,13 @@ library; for one from outside an engine of its own is compiled.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
 from ...workloads.draws import GOLDEN, layer_key, mix, step_key, uniform01
-from ...workloads.errors import InputError
-from ...workloads.jit import compiled, compiled_given, compiled_part
+from ...workloads.jit import compiled, compiled_from_outside, compiled_given, compiled_part
 from . import policies
 from .policies import BUILT_IN, CACHE_POLICIES, Entry
 
@@ -52,17 +50,10 @@ def custom_policy(name: str) -> Custom:
     """
     if name in BUILT_IN:
         return None
-    score: Any = compiled_part(CACHE_POLICIES[name].score)
-    named_tuple: Any = types.NamedTuple
-    whole, real = types.int64, types.float64
-    entry = named_tuple((whole, whole, whole, real, types.boolean, real), Entry)
-    try:
-        score.compile((entry,))
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--expert-cache {name}", f"cannot be compiled: {reason}") from error
-    found: Custom = score
-    return found
+    fields = (*(types.int64,) * 3, types.float64, types.boolean, types.float64)
+    return compiled_from_outside(
+        CACHE_POLICIES[name].score, Entry, fields, f"--expert-cache {name}"
+    )
 
 
 @compiled_part

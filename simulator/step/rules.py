@@ -7,13 +7,11 @@ a value of the plan whose type is its own, so that an engine is compiled for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from numba import types
 
 from ...devices.prices import F8, P_BANDWIDTH, P_J_ACT, P_J_FLOP, P_J_STREAM, P_PEAK
-from ...workloads.errors import InputError
-from ...workloads.jit import compiled_given, compiled_part
+from ...workloads.jit import compiled_from_outside, compiled_given, compiled_part
 from ..deploy import placement
 from ..deploy.placement import BUILT_IN, PLACEMENTS, Option
 
@@ -45,23 +43,8 @@ def custom_rule(name: str) -> Custom:
     """
     if name in BUILT_IN:
         return None
-    score = compiled_part(PLACEMENTS[name].score)
-    try:
-        _try(score)
-    except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--placement {name}", f"cannot be compiled: {reason}") from error
-    return score
-
-
-def _try(score: Callable[[Option], float]) -> None:
-    """Compile a rule for the types that it is called with."""
-    compile_: Any = score
-    named_tuple: Any = types.NamedTuple
-    option = named_tuple(
-        (types.int64, types.boolean, types.float64, types.float64, types.float64), Option
-    )
-    compile_.compile((option,))
+    fields = (types.int64, types.boolean, *(types.float64,) * 3)
+    return compiled_from_outside(PLACEMENTS[name].score, Option, fields, f"--placement {name}")
 
 
 @compiled_part

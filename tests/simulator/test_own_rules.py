@@ -41,10 +41,6 @@ from opbyte.simulator.batching.state import (
     C_HITS,
     C_PREEMPTIONS,
     C_STEPS,
-    F_ARRIVAL,
-    F_FIRST,
-    F_LAST,
-    F_SCHEDULED,
     I_GENERATED,
     I_PREEMPTED,
     T_KV_PEAK,
@@ -57,10 +53,8 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
-from opbyte.workloads.requests import RequestBlock
 
-GAP_S = 2e-4
-"""Scale of the gaps between arrivals: about a step of these small models."""
+from .pieces import GAP_S, block_of, check_pieces, stamps
 
 SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
 KINDS = ("sglang", "trtllm")
@@ -142,16 +136,6 @@ hosts = st.one_of(
 )
 
 
-def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
-    """Requests of a workload as one block."""
-    inputs = np.array(load["inputs"], dtype=np.int64)
-    return RequestBlock(
-        np.arange(len(inputs))[part], (np.cumsum(load["gaps"]) * GAP_S)[part], inputs[part],
-        np.array(load["outputs"], dtype=np.int64)[part],
-        load["hashes"][part] if load["hashes"] else None,
-    )  # fmt: skip
-
-
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little memory as the workload says."""
     page, block, policy = load["page"], block_of(load), load["policy"]
@@ -160,11 +144,6 @@ def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     if deployment.ranks > 1:  # SGLang refuses it with data-parallel attention
         policy = replace(policy, poll_steps=1)
     return Engine(deployment, policy, clients=load["clients"], keep_log=True, cache=cache)
-
-
-def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Arrival, schedule, first and last token of every request."""
-    return engine.state.floats[:count, [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]]
 
 
 def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tuple[Any, list[Any]]:
@@ -279,18 +258,6 @@ def test_pieces_equal_one_go(
     data: st.DataObject,
 ) -> None:  # fmt: skip
     load = data.draw(workloads(kind)) | {"clients": None}
-    deployment, block = small(model, system, routing), block_of(load)
-    whole = engine_for(deployment, load)
-    whole.submit(block)
-    whole.advance(math.inf)
-    pieces = engine_for(deployment, load)
-    times = data.draw(cuts)
-    splits = data.draw(st.lists(st.integers(0, len(block)), max_size=4).map(sorted))
-    for start, stop in zip([0, *splits], [*splits, len(block)], strict=True):
-        pieces.submit(block_of(load, slice(start, stop)))
-        known = block.arrival_s[stop] if stop < len(block) else math.inf
-        for cut in (*(t for t in times if t < known), known):
-            pieces.advance(cut)
-    assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
-    assert np.array_equal(whole.state.hist, pieces.state.hist)
-    assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
+    deployment = small(model, system, routing)
+    splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)
+    check_pieces(lambda: engine_for(deployment, load), load, data.draw(cuts), data.draw(splits))

@@ -31,11 +31,7 @@ from opbyte.simulator.batching.state import (
     C_PREEMPTIONS,
     C_PROMPT,
     C_STEPS,
-    F_ARRIVAL,
-    F_FIRST,
     F_HELD,
-    F_LAST,
-    F_SCHEDULED,
     I_BLOCKS,
     I_FLIGHT,
     I_GENERATED,
@@ -55,6 +51,8 @@ from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.requests import RequestBlock
 
+from .pieces import GAP_S, block_of, check_pieces, stamps
+
 SETUPS = (
     ("llama-3-8b", "h100-x1", "uniform", {}),
     ("windowed", "h100-x1", "uniform", {}),
@@ -66,9 +64,6 @@ SETUPS = (
     ("windowed", "h100-x2", "uniform", {"pp": 2}),
     ("mixtral-8x7b", "h100-2x2", "measured", {"pp": 2, "tp": 1, "dp": 2}),
 )
-GAP_S = 2e-4
-"""Scale of the gaps between arrivals: about a step of these small models."""
-
 
 HASH_TOKENS = 512
 
@@ -141,18 +136,6 @@ def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.lists(st.booleans(), max_size=-(-size // HASH_TOKENS)).map(nodes)
 
 
-def blocks_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
-    """Requests of a workload as one block."""
-    inputs = np.array(load["inputs"], dtype=np.int64)
-    return RequestBlock(
-        np.arange(len(inputs))[part],
-        (np.cumsum(load["gaps"]) * GAP_S)[part],
-        inputs[part],
-        np.array(load["outputs"], dtype=np.int64)[part],
-        load["hashes"][part] if load["hashes"] else None,
-    )
-
-
 def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
     """The same workload; pipelines refuse policies that poll or let prompts wait."""
     if deployment.layout.pp == 1:
@@ -163,7 +146,7 @@ def meant_for(deployment: Deployment, load: dict[str, Any]) -> dict[str, Any]:
 
 def engine_for(deployment: Deployment, load: dict[str, Any]) -> Engine:
     """An engine with as little KV memory as the workload says."""
-    block, tokens = blocks_of(load), load["block"]
+    block, tokens = block_of(load), load["block"]
     longest = int((block.input_tokens + block.output_tokens - 1).max())
     cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
     engine = Engine(deployment, load["policy"], clients=load["clients"], keep_log=True, cache=cache)
@@ -184,12 +167,6 @@ def memory_of(engine: Engine, reference: ModuleType) -> Any:
     )
 
 
-def stamps(engine: Engine, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Arrival, schedule, first and last token of every request."""
-    columns = [F_ARRIVAL, F_SCHEDULED, F_FIRST, F_LAST]
-    return engine.state.floats[:count, columns]
-
-
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)
 @given(load=workloads())
 @settings(max_examples=15)
@@ -200,7 +177,7 @@ def test_same_schedule_as_the_reference(
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load)
     engine = engine_for(deployment, load)
-    block = blocks_of(load)
+    block = block_of(load)
     engine.submit(block)
     engine.advance(math.inf)
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
@@ -293,7 +270,7 @@ def test_what_every_schedule_owes(
 ) -> None:  # fmt: skip
     deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load)
-    engine, block = engine_for(deployment, load), blocks_of(load)
+    engine, block = engine_for(deployment, load), block_of(load)
     engine.submit(block)
     state, n, capacity = engine.state, len(block), engine.kv.capacity
     for cut in (*data.draw(cuts), math.inf):
@@ -342,19 +319,7 @@ def test_pieces_equal_one_go(
     model: str, system: str, routing: str, degrees: dict[str, int], small: Callable[..., Deployment],
     load: dict[str, Any], data: st.DataObject,
 ) -> None:  # fmt: skip
-    deployment, block = small(model, system, routing, **degrees), blocks_of(load)
+    deployment = small(model, system, routing, **degrees)
     load = meant_for(deployment, load) | {"clients": None}
-    whole = engine_for(deployment, load)
-    whole.submit(block)
-    whole.advance(math.inf)
-    pieces = engine_for(deployment, load)
-    times = data.draw(cuts)
-    splits = data.draw(st.lists(st.integers(0, len(block)), max_size=4).map(sorted))
-    for start, stop in zip([0, *splits], [*splits, len(block)], strict=True):
-        pieces.submit(blocks_of(load, slice(start, stop)))
-        known = block.arrival_s[stop] if stop < len(block) else math.inf
-        for cut in (*(t for t in times if t < known), known):
-            pieces.advance(cut)
-    assert np.array_equal(stamps(whole, len(block)), stamps(pieces, len(block)))
-    assert np.array_equal(whole.state.hist, pieces.state.hist)
-    assert whole.books.tally == pytest.approx(pieces.books.tally, rel=1e-12)
+    splits = st.lists(st.integers(0, len(block_of(load))), max_size=4).map(sorted)
+    check_pieces(lambda: engine_for(deployment, load), load, data.draw(cuts), data.draw(splits))
