@@ -6,21 +6,11 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import typer
-import typer.core
 
 from ...workloads.errors import InputError
+from .panels import Grouped, Recorded
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Recorded(typer.core.TyperCommand):
-    """A command whose options are noted, so that its answer can say what made it."""
-
-    def invoke(self, ctx: Any) -> Any:
-        from ..show.record import parsed
-
-        with parsed(ctx.params):
-            return super().invoke(ctx)
 
 
 class App(typer.Typer):
@@ -34,7 +24,7 @@ class App(typer.Typer):
 app = App(
     name="opbyte",
     help="Simulate LLM and mixture-of-experts inference on xPU, PIM and FPGA devices.",
-    add_completion=False,
+    cls=Grouped,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=False,

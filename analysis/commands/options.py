@@ -10,11 +10,14 @@ import typer
 
 from ...simulator.scenario.option import Placed
 from ...simulator.scenario.scenario import Scenario, placed
+from . import panels
 from .usage import number, whole
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+JSON = "Print one JSON object and nothing else."
+Json = Annotated[bool, typer.Option("--json", help=JSON, rich_help_panel=panels.OUTPUT)]
+OUT = "Folder for tables and figures."
 Out = Annotated[
-    str | None, typer.Option("--out", metavar="DIR", help="Folder for tables and figures.")
+    str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)
 ]
 
 
@@ -33,13 +36,35 @@ TYPES: dict[type, Any] = {int: int | None, float: float | None, tuple: list[str]
 PARSERS = {int: whole, float: number}
 
 
+LISTED = {
+    "model": "models", "system": "systems", "policy": "policies", "router": "routers",
+    "host": "hosts", "routing": "routings", "placement": "placements",
+    "expert_cache": "expert-caches", "all_to_all": "exchanges",
+}  # fmt: skip
+"""Option -> list of the catalog whose names a shell completes."""
+
+
+def names_of(kind: str) -> Callable[[str], list[str]]:
+    """What completes a word with the names of a list of the catalog."""
+
+    def complete(incomplete: str) -> list[str]:
+        from ..names import catalog
+
+        return [n for row in catalog(kind) if (n := str(row["name"])).startswith(incomplete)]
+
+    return complete
+
+
 def info(name: str) -> Any:
     """What the option parser is told of a scenario's option."""
-    option = placed(Scenario)[name].option
+    own = placed(Scenario)[name]
+    option, kind = own.option, LISTED.get(name)
+    listed = names_of(kind) if kind else None
     if option.argument:
-        return typer.Argument(metavar=option.metavar, help=option.text)
+        return typer.Argument(metavar=option.metavar, help=option.text, autocompletion=listed)
     return typer.Option(
-        parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text
+        parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text,
+        rich_help_panel=panels.OPTIONS.get(own.group), autocompletion=listed,
     )  # fmt: skip
 
 

@@ -10,12 +10,17 @@ import typer
 from ...workloads.errors import InputError
 from .app import app
 from .io import answer
-from .options import Json, Out, Routing, count
+from .options import Json, Out, Routing, count, names_of
 
 
 @app.command("reproduce")
 def reproduce_command(
-    experiment: Annotated[str, typer.Argument(help="A name of `opbyte list experiments`.")],
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="A name of `opbyte list experiments`.", autocompletion=names_of("experiments")
+        ),
+    ],
     seeds: Annotated[int, count("Mean over this many seeds.")] = 5,
     routing: Routing = "uniform",
     device: Annotated[

@@ -88,6 +88,7 @@ def _default(parameter: Any) -> str:
 
 def _options() -> Iterator[str]:
     from ...simulator.scenario.scenario import Scenario, placed
+    from ..commands.usage import ALIASES
 
     yield "## Options of a scenario\n"
     yield (
@@ -104,6 +105,8 @@ def _options() -> Iterator[str]:
             for name, p in placed(Scenario).items()
         ),
     ) + "\n"  # fmt: skip
+    yield "Names of other tools that mean an option here:\n"
+    yield _table(("there", "here"), ((f"`{a}`", f"`{b}`") for a, b in ALIASES.items())) + "\n"
 
 
 def _range(low: float | None, high: float | None) -> str:
