@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu notebooks clean
+.PHONY: help demo test lint types bench gpu notebooks docs clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
 	@echo "make gpu        on a machine with a GPU: kernels checked and measured, tables in $(GPU_OUT)"
 	@echo "make notebooks  execute every notebook"
+	@echo "make docs       the documents as a site in $(DOCS_OUT), every link of theirs checked"
 	@echo "make clean      remove $(VENV), build output and caches"
 
 demo: $(VENV)/.run
@@ -45,6 +46,10 @@ notebooks: $(VENV)/.notebook
 	printf '%s\n' notebooks/*.ipynb | xargs -n 1 -P $(WORKERS) \
 	  $(BIN)/python -m nbconvert --execute --to notebook --output-dir "$(VENV)/executed"
 
+DOCS_OUT ?= out/docs
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs/site . $(DOCS_OUT)
+
 clean:
 	rm -rf $(VENV) build dist out src/*.egg-info *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache
@@ -56,13 +61,15 @@ EXTRAS_test := [test]
 EXTRAS_dev := [test,dev]
 EXTRAS_gpu := [test,gpu]
 EXTRAS_notebook := [test,notebook]
+EXTRAS_docs := [docs]
 SERVES_run := .run
 SERVES_test := .run .test
 SERVES_dev := .run .test .dev
 SERVES_gpu := .run .test .gpu
 SERVES_notebook := .run .test .notebook
+SERVES_docs := .run .docs
 
-$(VENV)/.run $(VENV)/.test $(VENV)/.dev $(VENV)/.gpu $(VENV)/.notebook: $(VENV)/.%: pyproject.toml setup.py
+$(VENV)/.run $(VENV)/.test $(VENV)/.dev $(VENV)/.gpu $(VENV)/.notebook $(VENV)/.docs: $(VENV)/.%: pyproject.toml setup.py
 	@$(PYTHON) -c 'pass' 2>/dev/null || { \
 	  echo "$(PYTHON) does not run here; name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

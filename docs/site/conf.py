@@ -1,0 +1,62 @@
+"""The documents as a site (`make docs`): the tree's own files are its pages, so that one link serves both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import opbyte
+
+project, author, release = "OpByte", "the OpByte authors", opbyte.__version__
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+include_patterns = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/**.md",
+    "notebooks/*.ipynb",
+]
+root_doc = "README"
+templates_path = ["templates"]
+html_additional_pages = {"index": "index.html"}
+html_theme = "furo"
+html_title = "OpByte"
+html_theme_options = {"navigation_with_keys": True}
+html_show_sourcelink = False
+myst_heading_anchors = 4
+nb_execution_mode = "off"  # `make notebooks` executes them
+autodoc_typehints = "signature"
+napoleon_google_docstring = False
+suppress_warnings = ["misc.highlighting_failure", "myst.header"]
+
+CONTENTS = """
+
+```{toctree}
+:hidden:
+:caption: %s
+
+%s
+```
+"""
+PAGES = {
+    "Use": "docs/guide docs/guide-sweeps docs/gallery docs/data docs/live docs/training docs/fpga",
+    "Reference": "docs/reference docs/site/python genindex",
+    "Serving": "docs/serving docs/schedulers docs/clusters docs/hosts",
+    "Devices and kernels": "docs/kernels docs/kernel-codesign docs/memory docs/power docs/frameworks",
+    "Published systems": "docs/duplex docs/published-systems docs/moe-systems",
+    "How far to trust it": "docs/accuracy docs/evidence docs/calibration",
+    "Notebooks": "notebooks/*",
+    "Extend": "docs/extending CONTRIBUTING CHANGELOG",
+}
+
+
+def contents(app: Any, name: str, source: list[str]) -> None:
+    """Give the README, which is the first page, the contents of the whole site."""
+    if name == root_doc:
+        for title, pages in PAGES.items():
+            glob = ":glob:\n" if "*" in pages else ""
+            source[0] += CONTENTS % (title + ("\n:glob:" if glob else ""), "\n".join(pages.split()))
+
+
+def setup(app: Any) -> None:
+    """Connect what is above."""
+    app.connect("source-read", contents)
