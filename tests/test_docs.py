@@ -158,6 +158,15 @@ def test_folder_map_is_complete() -> None:
     assert {name for name in ours if (ROOT / name).is_dir()} <= named
 
 
+def test_the_first_steps_are_few() -> None:
+    """From an installation to a device of one's own: at most ten commands, the files among them."""
+    text = (ROOT / "docs" / "first-steps.md").read_text(encoding="utf-8")
+    assert len(commands(text)) + len(files(text)) <= 10
+    assert set(files(text)) == {"my-h100.yaml", "my-system.yaml"}
+    for word in ("pip install", "simulate", "compare", "--system my-system.yaml", "--out"):
+        assert any(word in command.text for command in commands(text))
+
+
 def test_reader_of_commands() -> None:
     text = (
         "```console\n$ echo a \\\n    b\na b\n$ make demo\n```\n"

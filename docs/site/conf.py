@@ -38,7 +38,7 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use": "docs/guide docs/guide-sweeps docs/gallery docs/data docs/live docs/training docs/fpga",
+    "Use": "docs/first-steps docs/guide docs/guide-sweeps docs/gallery docs/data docs/live docs/training docs/fpga",
     "Reference": "docs/reference docs/site/python genindex",
     "Serving": "docs/serving docs/schedulers docs/clusters docs/hosts",
     "Devices and kernels": "docs/kernels docs/kernel-codesign docs/memory docs/power docs/frameworks",
