@@ -12,7 +12,8 @@ import numpy as np
 from ...workloads.requests import RequestBlock
 from .faults import check_restarts
 from .nodes import Node, Nodes
-from .routers import Load, Route, round_robin
+from .prefixes import Prompt, prompt_of
+from .routers import Load, Route, asks_prefix, round_robin
 from .table import Table
 
 UNSEEN = Load(0, 0)
@@ -84,7 +85,8 @@ class Dealer:
             if not up:
                 return
             row = self.gate[0]
-            node = self.choose(up, self.dealt, now, self._home(row, up))
+            prompt = prompt_of(table, row) if self.prefixes else None
+            node = self.choose(up, self.dealt, now, self._home(row, up), prompt)
             if pooled:
                 size = node.need(int(table.input_tokens[row] + table.generated[row]))
                 if not node.fits(size):
@@ -92,13 +94,23 @@ class Dealer:
                 self.keep(node, row, size)
             self.gate.popleft()
             self.dealt += 1
+            if prompt is not None:
+                node.remember(prompt)
             if len(table.session):
                 self._homes[int(table.session[row])] = node
             self.submit(node, row, now, cached=0)
 
-    def choose(self, nodes: list[Node], count: int, now: float, home: int | None) -> Node:
+    @property
+    def prefixes(self) -> bool:
+        """Whether the choice depends on what nodes were sent of a prompt before."""
+        return self.looks and asks_prefix(self.route)
+
+    def choose(
+        self, nodes: list[Node], count: int, now: float, home: int | None,
+        prompt: Prompt | None = None,
+    ) -> Node:  # fmt: skip
         """Return the node that the router takes after `count` others."""
-        loads = _Loads(nodes, now) if self.looks else [UNSEEN] * len(nodes)
+        loads = _Loads(nodes, now, prompt) if self.looks else [UNSEEN] * len(nodes)
         return nodes[self.route(count, loads, home)]
 
     def _home(self, row: int, up: list[Node]) -> int | None:
@@ -118,6 +130,7 @@ class Dealer:
         stamps = float(table.first_s[row]), float(table.last_s[row])
         node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
         node.rows.append(row)
+        node.held_tokens += int(table.input_tokens[row])
         self.nodes.wake(node)
 
     def deal_block(self, block: RequestBlock, rows: range) -> None:
@@ -144,6 +157,7 @@ class _Loads(Sequence[Load]):
 
     nodes: list[Node]
     now: float
+    prompt: Prompt | None
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -154,11 +168,11 @@ class _Loads(Sequence[Load]):
     def __getitem__(self, i: slice) -> list[Load]: ...
     def __getitem__(self, i: int | slice) -> Load | list[Load]:
         if isinstance(i, slice):
-            return [node.load(self.now) for node in self.nodes[i]]
-        return self.nodes[i].load(self.now)
+            return [node.load(self.now, self.prompt) for node in self.nodes[i]]
+        return self.nodes[i].load(self.now, self.prompt)
 
     def __iter__(self) -> Iterator[Load]:
-        return (node.load(self.now) for node in self.nodes)
+        return (node.load(self.now, self.prompt) for node in self.nodes)
 
 
 def _part(block: RequestBlock, which: slice) -> RequestBlock:

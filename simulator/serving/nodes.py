@@ -23,9 +23,11 @@ from ..batching.state import (
     F_LAST,
     I8,
     I_DONE,
+    I_INPUT,
     R_WAITING,
 )
 from .engine import Engine
+from .prefixes import Prompt, Sent
 from .progress import advance_reporting
 from .routers import Load
 from .table import Table
@@ -62,6 +64,10 @@ class Node:
         Time before which it has nothing left to do [s].
     delivered, gone : int
         Completions that have had their effects, and those that a router has seen.
+    held_tokens : int
+        Prompt tokens of requests that a router has not seen come back.
+    sent : Sent or None
+        What the router remembers of it, where its rule asks.
     queued, held : bool
         Whether it waits for its turn to run; whether a completion on it has yet to be delivered; it stands still until then.
     """
@@ -79,18 +85,40 @@ class Node:
     clock: float = 0.0
     delivered: int = 0
     gone: int = 0
+    held_tokens: int = 0
+    sent: Sent | None = None
     queued: bool = False
     held: bool = False
 
-    def load(self, now: float) -> Load:
-        """Requests that wait, as of the step in progress, and others that have not come back."""
+    def load(self, now: float, prompt: Prompt | None = None) -> Load:
+        """Requests that wait, as of the step in progress, and others that have not come back.
+
+        Of a prompt also what the router takes for cached here.
+        """
         state, counters = self.engine.state, self.engine.state.counters
         ended = self.engine.completed
-        while self.gone < ended and state.floats[state.ints[self.gone, I_DONE], F_LAST] <= now:
+        while self.gone < ended:
+            place = state.ints[self.gone, I_DONE]
+            if state.floats[place, F_LAST] > now:
+                break
+            self.held_tokens -= int(state.ints[place, I_INPUT])
             self.gone += 1
         submitted = int(counters[C_SUBMITTED])
         waiting = submitted - int(counters[C_RELEASED]) + sum(state.ranks[:, R_WAITING].tolist())
-        return Load(waiting, submitted - self.gone - waiting)
+        running = submitted - self.gone - waiting
+        if prompt is None:
+            return Load(waiting, running, self.held_tokens)
+        sent = self.sent or Sent(0)
+        found = sent.found(prompt)
+        return Load(waiting, running, self.held_tokens, found, prompt.tokens - found, sent.kept)
+
+    def remember(self, prompt: Prompt) -> None:
+        """Note what has been sent here."""
+        if self.sent is None:
+            kv = self.engine.kv
+            tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
+            self.sent = Sent(tokens)
+        self.sent.note(prompt)
 
     def fail(self, now: float) -> None:
         """Lose all that is here."""
@@ -99,6 +127,7 @@ class Node:
             self.engine.fail(now)
         self.rows, self.life, self.clock = no_rows(), self.life + 1, now
         self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
+        self.held_tokens, self.sent = 0, None
 
     @property
     def live(self) -> int:

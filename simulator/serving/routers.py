@@ -2,7 +2,8 @@
 
 Loads are those a router can know when a request arrives: requests that wait, and requests whose
 last token has not come back yet. A rule also gets where the request's session has run so far, which
-is where its prompt's start may still be in the prefix cache.
+is where its prompt's start may still be in the prefix cache; rules decorated with `by_prefix` get how
+much of the prompt each replica was sent before.
 """
 
 from __future__ import annotations
@@ -16,10 +17,27 @@ from ...workloads.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One replica as its router sees it: requests waiting and running."""
+    """One replica as its router sees it.
+
+    Attributes
+    ----------
+    waiting, running : int
+        Requests.
+    held : int
+        Prompt tokens of both.
+    found, missing : int
+        Tokens of the arriving request's prompt that the replica was sent before, and the others;
+        0 but for rules `by_prefix`.
+    kept : int
+        Tokens that it was sent and should still have, for rules `by_prefix`.
+    """
 
     waiting: int
     running: int
+    held: int = 0
+    found: int = 0
+    missing: int = 0
+    kept: int = 0
 
 
 Route = Callable[[int, Sequence[Load], int | None], int]
@@ -35,6 +53,18 @@ def _deals(route: Route) -> None:
 
 
 ROUTERS: Registry[Route] = Registry("router", described=True, check=_deals)
+_BY_PREFIX: set[Route] = set()
+
+
+def by_prefix(route: Route) -> Route:
+    """Decorate a rule that wants to know what each replica was sent of a prompt before."""
+    _BY_PREFIX.add(route)
+    return route
+
+
+def asks_prefix(route: Route) -> bool:
+    """Whether a rule is decorated with `by_prefix`."""
+    return route in _BY_PREFIX
 
 
 def _first_smallest(scores: Sequence[int]) -> int:
@@ -66,3 +96,34 @@ def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
 def sticky(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where the session's last request ran, whose blocks may still be there; else least loaded."""
     return least_loaded(count, loads, home) if home is None else home
+
+
+@ROUTERS.register("kv-aware")
+@by_prefix
+def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
+    """Fewest tokens to compute and to hold: the prompt's that are missing, and prompts in flight.
+
+    The cost of NVIDIA Dynamo's KV router with its weights of 1 (``overlap_score_weight`` x blocks to
+    prefill + active blocks; lib/llm/src/kv_router/scheduler.rs), in tokens.
+    """
+    return _first_smallest([load.missing + load.held for load in loads])
+
+
+SHARE, APART, TIMES = 0.3, 64, 1.5
+
+
+@ROUTERS.register("cache-aware")
+@by_prefix
+def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
+    """Where 30 % of the prompt or more may be found, else where least is kept; uneven: least loaded.
+
+    SGLang's router (``cache_aware``, sgl-model-gateway, its defaults: uneven is more than 64 requests
+    and half as many again between the most and the least loaded).
+    """
+    most = [load.waiting + load.running for load in loads]
+    if max(most) - min(most) > APART and max(most) > TIMES * min(most):
+        return _first_smallest(most)
+    best = max(range(len(loads)), key=lambda i: loads[i].found)
+    if loads[best].found > SHARE * (loads[best].found + loads[best].missing):
+        return best
+    return _first_smallest([load.kept for load in loads])
