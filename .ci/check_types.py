@@ -29,7 +29,16 @@ def main() -> int:
     for path in sorted(package - checked):
         print(f"{path.relative_to(ROOT)}: not checked by mypy (is a link in src/opbyte lost?)")
     print(f"mypy checked {len(package & checked)} of {len(package)} files of the package")
-    return run.returncode or int(package != checked)
+    script = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--no-incremental",
+        "docs/examples/study.py",
+    ]
+    users = subprocess.run(script, cwd=ROOT, check=False).returncode  # as one who imports it
+    return run.returncode or users or int(package != checked)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
+from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import (
     Load,
@@ -41,7 +42,7 @@ def compare(
     layers: int | None = None,
     schedule: str = "reordered",
     seed: int = 0,
-    **options: Any,
+    **options: Unpack[DeployOptionsKeywords],
 ) -> SystemComparison:
     """Cost one step of a model on several systems.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 from ...simulator.scenario import Scenario
+from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import Run
 from .several import Several
@@ -105,7 +106,7 @@ def compare_demo(
     *,
     keep_stages: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ScenarioKeywords],
 ) -> Comparison:
     """Mixtral-8x7B on four Duplex devices against four GPUs, over the embedded sample.
 

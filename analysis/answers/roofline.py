@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
@@ -14,6 +14,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.expert_cache.counts import StepFetch
+from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import PlacedOp, StageCost
@@ -248,7 +249,7 @@ def roofline(
     batch: int = 64,
     context: int = 2048,
     prefill: int = 0,
-    **options: Any,
+    **options: Unpack[DeployOptionsKeywords],
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
+from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -90,7 +91,7 @@ def simulate_seeds(
     seeds: int,
     keep_stages: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ScenarioKeywords],
 ) -> Seeds:
     """Serve the same kind of requests with several seeds, from the scenario's own on.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.doubts import doubts
@@ -13,6 +13,7 @@ from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings, run_scenario
+from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
@@ -233,7 +234,7 @@ def simulate(
     *,
     keep_stages: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[ScenarioKeywords],
 ) -> Simulation:
     """Serve requests with a model on a system.
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...devices.catalog import describe_system
 from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions
@@ -223,7 +224,7 @@ def train(
     sequence_parallel: bool = True,
     interleave: int = 1,
     dropout: bool = False,
-    **options: Any,
+    **options: Unpack[DeployOptionsKeywords],
 ) -> Training:
     """Cost one training step: forward and backward passes, gradients, Adam.
 

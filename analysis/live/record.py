@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
+from ...simulator.scenario.keywords import WorkloadKeywords
+from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import Workload
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestBlock
@@ -37,7 +39,7 @@ def record(
     engine: str | None = None,
     seed: int = 0,
     told: Callable[[int, int], None] | None = None,
-    **workload: Any,
+    **workload: Unpack[WorkloadKeywords],
 ) -> Recording:
     """Play requests against an OpenAI-compatible server and stamp every chunk.
 
@@ -85,7 +87,7 @@ def record(
         Target(address(url), served_model_name, chat),
         deployed_as(model, system, engine),
     )
-    load = Workload(**workload)
+    load = chosen(Workload, workload)
     stream = load.open(seed)
     trace = stream.read()
     if not len(trace):

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import deployment_of, fleet_of
+from ...simulator.scenario.keywords import ServedKeywords
 from ...simulator.serving.fleet import Fleet, pools_of
 from ...simulator.serving.live import Live
 from ...workloads.errors import InputError
@@ -81,7 +82,7 @@ def serve(
     served_model_name: str = "",
     gpu_host: str | None = None,
     ready: Callable[[str], object] | None = None,
-    **options: Any,
+    **options: Unpack[ServedKeywords],
 ) -> Service:
     """Serve a simulated deployment until a signal ends it.
 

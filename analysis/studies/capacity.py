@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...simulator.scenario import Scenario
+from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
 from ...simulator.serving.record import Run
 from ...workloads.errors import CapacityError, InputError
@@ -44,11 +45,10 @@ def capacity(
     systems: Sequence[str | Path] | str,
     slo: str | Mapping[str, float],
     *,
-    requests: int | None = None,
     tolerance: float = 0.02,
     workers: int | None = None,
     told: Told | None = None,
-    **options: Any,
+    **options: Unpack[ScenarioKeywords],
 ) -> Capacity:
     """Find the highest load that each system serves within a service level.
 
@@ -61,9 +61,6 @@ def capacity(
     slo : str or mapping of str to float
         For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or
         p99, and the most seconds allowed.
-    requests : int, optional
-        Requests of every simulation (of a trace, the first ones); 1,000 by default, and as many more
-        at the load that is found as its rates need to settle.
     tolerance : float
         Load is found to this fraction.
     workers : int, optional
@@ -71,7 +68,9 @@ def capacity(
     told : callable, optional
         Told (systems done, systems in all).
     **options
-        Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``.
+        Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` are
+        those of every simulation (of a trace, the first ones); 1,000 by default, and as many more
+        at the load that is found as its rates need to settle.
 
     Returns
     -------
@@ -91,9 +90,8 @@ def capacity(
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
-    asked = requests is not None or scenario.workload.requests is not None
-    if requests is None:
-        requests = scenario.workload.requests or DEFAULT_REQUESTS
+    asked = scenario.workload.requests is not None
+    requests = scenario.workload.requests or DEFAULT_REQUESTS
     check_count(requests, "--requests", 2)
     task = _Task(scenario.changed(requests=requests), level, tolerance, asked)
     if workers is None:

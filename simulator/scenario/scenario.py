@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .option import Checked, Placed, described, options_of, thing, unknown, whole
 from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from ...devices.spec import SystemSpec
     from ...workloads.model import ModelSpec
+    from .keywords import ChangeKeywords, ScenarioKeywords
 
 
 @described
@@ -52,7 +53,7 @@ class Scenario(Checked):
         cls,
         model: Scenario | str | Path | ModelSpec | None = None,
         system: str | Path | SystemSpec | None = None,
-        **options: Any,
+        **options: Unpack[ScenarioKeywords],
     ) -> Self:
         """A scenario from names and options, or another one with changes.
 
@@ -62,9 +63,11 @@ class Scenario(Checked):
             An unknown option, or a value of the wrong type or out of range.
         """
         start = model if isinstance(model, cls) else cls(model)  # type: ignore[arg-type]
-        return start.changed(**options, **({} if system is None else {"system": system}))
+        if system is not None:
+            start = start.changed(system=system)
+        return start.changed(**options)
 
-    def changed(self, **options: Any) -> Self:
+    def changed(self, **options: Unpack[ChangeKeywords]) -> Self:
         """The same with options replaced.
 
         Raises

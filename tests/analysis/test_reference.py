@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from opbyte.analysis.manual.keywords import module
 from opbyte.analysis.manual.page import page
 from opbyte.analysis.reference.keys import blocks
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
@@ -33,6 +38,23 @@ def errors(kind: str, found: Any) -> list[str]:
 def test_the_page_is_what_the_code_says() -> None:
     """After a change of options, keys or names: python -m opbyte.analysis.manual."""
     assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == page()
+
+
+def test_types_of_options_are_current() -> None:
+    """So that checkers of users' scripts know every option; written as the page is."""
+    path = ROOT / "simulator" / "scenario" / "keywords.py"
+    own, written = ast.parse(module()), ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.dump(own) == ast.dump(written)  # the formatter may break its lines
+
+
+def test_the_example_of_a_study_runs(tmp_path: Path) -> None:
+    """`make types` checks its types as those of one who imports the package."""
+    script = ROOT / "docs" / "examples" / "study.py"
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True,
+                          text=True, check=False, env={**os.environ, "MPLBACKEND": "Agg"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "study.csv").read_text(encoding="utf-8").splitlines()) == 7
+    assert (tmp_path / "study.png").stat().st_size > 5000
 
 
 def test_every_key_says_what_it_is() -> None:

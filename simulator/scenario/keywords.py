@@ -1,0 +1,128 @@
+"""Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
+
+if TYPE_CHECKING:
+    from ...devices.spec import SystemSpec
+    from ...workloads.model import ModelSpec
+
+Name = str | os.PathLike[str] | None
+
+
+class WorkloadKeywords(TypedDict, total=False):
+    """Those of `Workload`."""
+
+    trace: Name
+    rate: float | None
+    closed_loop: int | None
+    requests: int | None
+    input_len: int | None
+    output_len: int | None
+    lengths: str | None
+    turns: float | None
+    think: float | None
+    cv: float | None
+    rate_scale: float | None
+    spread: float | None
+    duration: float | None
+
+
+class EngineOptionsKeywords(TypedDict, total=False):
+    """Those of `EngineOptions`."""
+
+    policy: str | None
+    engine: Name
+    token_budget: int | None
+    max_seqs: int | None
+    max_model_len: int | None
+
+
+class DeployOptionsKeywords(TypedDict, total=False):
+    """Those of `DeployOptions`."""
+
+    kernels: Name
+    framework: str | None
+    costs: str
+    memory: str
+    host: Name
+    routing: str
+    dtype: str | None
+    kv_dtype: str | None
+    tp: int | None
+    dp: int | None
+    ep: int | None
+    pp: int | None
+    all_to_all: str | None
+    placement: str | None
+    attention: str | None
+    overlap: str
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: str | None
+
+
+class FleetOptionsKeywords(TypedDict, total=False):
+    """Those of `FleetOptions`."""
+
+    router: str | None
+    replicas: int | None
+    fail: Sequence[str]
+    mtbf: float | None
+    repair: float | None
+
+
+class ScenarioKeywords(
+    WorkloadKeywords,
+    EngineOptionsKeywords,
+    DeployOptionsKeywords,
+    FleetOptionsKeywords,
+    total=False,
+):
+    """All of a `Scenario`, and whole parts."""
+
+    workload: Workload
+    serving: EngineOptions
+    deployment: DeployOptions
+    fleet: FleetOptions
+    warmup: int | None
+    stop: int | None
+    seed: int
+
+
+class ChangeKeywords(ScenarioKeywords, total=False):
+    """The same with model and system."""
+
+    model: Name | ModelSpec
+    system: Name | SystemSpec
+
+
+class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False):
+    """Of a server, which has a `host` of its own."""
+
+    seed: int
+    kernels: Name
+    framework: str | None
+    costs: str
+    memory: str
+    routing: str
+    dtype: str | None
+    kv_dtype: str | None
+    tp: int | None
+    dp: int | None
+    ep: int | None
+    pp: int | None
+    all_to_all: str | None
+    placement: str | None
+    attention: str | None
+    overlap: str
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: str | None
