@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import InputError, SpecError, nearest
 from .hf import model_from_keys, read_config
+from .hf.read import YAML
 from .model import ModelSpec
 from .specfile import Quantity, load_description
 
@@ -84,7 +85,7 @@ def _aliases() -> dict[str, Path]:
 
 
 def load_model(model: str | Path) -> ModelSpec:
-    """Load a model by catalog name or alias, else from a ``config.json`` or its folder.
+    """Load a model by catalog name or alias, else from a ``config.json``, its folder, or its keys as YAML.
 
     A name of the catalog wins over a file of the same name; write ``./name`` for the file.
 
@@ -111,7 +112,7 @@ def load_model(model: str | Path) -> ModelSpec:
 def is_model_path(text: str) -> bool:
     """Whether a text means a file or folder, and no model of the catalog."""
     named = text.lower() in list_models() or text.lower() in _aliases()
-    return not named and (text.endswith(".json") or os.path.exists(text))
+    return not named and (text.endswith((".json", *YAML)) or os.path.exists(text))
 
 
 @cache

@@ -9,9 +9,13 @@ from typing import Any
 
 from ..errors import visible
 from ..model import ModelSpec
+from ..yamlfile import read_yaml
 from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
+
+YAML = (".yaml", ".yml")
+"""Endings of files that hold the keys of a ``config.json`` as YAML."""
 
 
 def read_config(path: str | Path) -> ModelSpec:
@@ -20,7 +24,7 @@ def read_config(path: str | Path) -> ModelSpec:
     Parameters
     ----------
     path : str or Path
-        A ``config.json``, under any name, or the folder that holds it.
+        A ``config.json``, under any name, or the folder that holds it; or the same keys as YAML.
 
     Raises
     ------
@@ -30,7 +34,8 @@ def read_config(path: str | Path) -> ModelSpec:
     file = config_file(Path(path))
     whole = Path(os.path.abspath(file))
     name = whole.parent.name if whole.name == "config.json" else whole.stem
-    return model_from_keys(read_json_object(file), name=visible(name), where=str(file))
+    keys = read_yaml(file) if file.suffix in YAML else read_json_object(file)
+    return model_from_keys(keys, name=visible(name), where=str(file))
 
 
 def model_from_keys(

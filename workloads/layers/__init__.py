@@ -15,6 +15,7 @@ from .base import (
 )
 from .ffn import FeedForward
 from .linear_state import GatedDeltaNet, Mamba
+from .memories import Memories
 from .mla import LatentAttention
 from .moe import MixtureOfExperts
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
@@ -29,6 +30,7 @@ __all__ = [
     "LatentAttention",
     "LayerKind",
     "Mamba",
+    "Memories",
     "MixtureOfExperts",
     "MultiTaskExperts",
     "PatchEmbedding",

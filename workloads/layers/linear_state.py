@@ -101,13 +101,24 @@ class GatedDeltaNet:
         return self.key_heads * self.key_dim
 
     @property
-    def _value(self) -> int:
+    def value(self) -> int:
+        """Columns of the values, and of what is read out."""
         return self.value_heads * self.value_dim
 
+    @property
+    def matrix(self) -> int:
+        """Values of the matrix states of all heads."""
+        return self.value_heads * self.key_dim * self.value_dim
+
+    @property
+    def matrix_flops(self) -> int:
+        """FLOP of a token: decay, erase (read and rank one), write (rank one) and read out."""
+        return 8 * self.matrix
+
     def weights(self) -> tuple[Weights, ...]:
-        big = self.hidden * (2 * self._key + 2 * self._value + 2 * self.value_heads)
-        big += self._value * self.hidden
-        small = (2 * self._key + self._value) * self.d_conv + 2 * self.value_heads + self.value_dim
+        big = self.hidden * (2 * self._key + 2 * self.value + 2 * self.value_heads)
+        big += self.value * self.hidden
+        small = (2 * self._key + self.value) * self.d_conv + 2 * self.value_heads + self.value_dim
         return Weights("attention", big, big), Weights("other", small, small)
 
     def state(self) -> State:
@@ -115,8 +126,7 @@ class GatedDeltaNet:
 
     @property
     def _state_values(self) -> int:
-        matrix = self.value_heads * self.key_dim * self.value_dim
-        return matrix + (2 * self._key + self._value) * (self.d_conv - 1)
+        return self.matrix + (2 * self._key + self.value) * (self.d_conv - 1)
 
     def shard(self, tp: int) -> GatedDeltaNet:
         return replace(
@@ -126,14 +136,12 @@ class GatedDeltaNet:
         )
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        width = 2 * self._key + 2 * self._value
-        matrix = self.value_heads * self.key_dim * self.value_dim
-        # Decay, erase (read + rank-one), write (rank-one) and read out of the matrix state.
-        flops = 8 * matrix + 2 * self.d_conv * (2 * self._key + self._value)
+        width = 2 * self._key + 2 * self.value
+        flops = self.matrix_flops + 2 * self.d_conv * (2 * self._key + self.value)
         return [
             gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads,
                  self.hidden, run),
-            elementwise("conv", "state", m.tokens, 2 * self._key + self._value, 2, run),
-            *_scan("delta", m, run, flops, self._value, self._state_values),
-            gemm("out", "state", "attention", m.tokens, self.hidden, self._value, run),
+            elementwise("conv", "state", m.tokens, 2 * self._key + self.value, 2, run),
+            *_scan("delta", m, run, flops, self.value, self._state_values),
+            gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
         ]  # fmt: skip

@@ -1,0 +1,36 @@
+"""The systems of `moe-graphs`: one module each, which registers what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...workloads.registry import Registry
+from .base import Table
+from .published import Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What comes out of one system's operator graph.
+
+    Attributes
+    ----------
+    rows : tuple of Prediction
+        Their ids start with the system's name: ``mom.state_MiB``.
+    tables : tuple of Table
+        Shown below all rows.
+    assumptions : tuple of str
+        What the rows rest on beside the paper's own constants.
+    runs : int
+        Simulated steps behind it.
+    """
+
+    rows: tuple[Prediction, ...]
+    tables: tuple[Table, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    runs: int = 0
+
+
+GRAPHS: Registry[Callable[[], Graph]] = Registry("operator graph", described=True, home=__package__)
+"""Name of a system -> its rows; any module of this package may add to it."""

@@ -1,0 +1,149 @@
+"""Models whose layers are written out, each part by its kind: for papers without a ``config.json``.
+
+``layers`` is a list of groups of equal layers, in order: ``times`` (1 if left out), a ``mixer`` and,
+unless the group has none, an ``ffn``, both with their ``kind`` (a name of `LAYER_KINDS`) and the fields
+of that kind; ``hidden`` stands for ``hidden_size`` where a part leaves it out. ``norms``,
+``norm_width`` and ``parallel`` are those of `Layer`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields, replace
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ..errors import InputError, nearest
+from ..layers import LAYER_KINDS, Attention, LayerKind, is_routed
+from ..model import Layer, ModelSpec
+from .config import MAX_LAYERS, SIZE_LIMIT, Config, shown
+from .families import family
+from .parts import assemble
+
+LAYER_KEYS = ("times", "mixer", "ffn", "norms", "norm_width", "parallel")
+MAX_DEPTH = 8
+"""Parts within parts."""
+
+
+@family("LayerList")
+def layer_list(c: Config) -> ModelSpec:
+    """Layers written out by kind."""
+    groups = c.items("layers")
+    if not groups:
+        state = "is missing" if groups is None else "is empty"
+        raise c.error("layers", f"{state}; a list of layers, each with a mixer, is required")
+    layers: list[Layer] = []
+    for i, group in enumerate(groups):
+        own = _entry(c, f"layers[{i}]", group)
+        layer, times = _layer(own), own.size("times", default=1)
+        if len(layers) + times > MAX_LAYERS:
+            raise own.error("times", f"makes more than {MAX_LAYERS} layers")
+        layers += [layer] * times
+    return assemble(c, tuple(layers))
+
+
+def _entry(c: Config, key: str, value: Any) -> Config:
+    """An object inside a list, or one read already."""
+    if not isinstance(value, dict):
+        raise c.error(key, f"is {shown(value)}; an object is required")
+    return replace(c, values=value, prefix=f"{c.prefix}{key}.", outer=c)
+
+
+def _layer(c: Config) -> Layer:
+    """One group's layer."""
+    _known(c, LAYER_KEYS)
+    hidden = c.nearest_with("hidden_size").size("hidden_size")
+    mixer = layer_part(c.section("mixer"))
+    ffn = layer_part(c.section("ffn")) if c.has("ffn") else None
+    for key, part in (("mixer", mixer), ("ffn", ffn)):
+        if part is not None and part.hidden != hidden:
+            raise c.error(f"{key}.hidden", f"must be hidden_size, {hidden}, not {part.hidden}")
+    norms = c.count("norms", default=1 if ffn is None else 2)
+    width = c.count("norm_width", default=hidden)
+    return Layer(mixer, ffn, norms, width, c.flag("parallel", False))
+
+
+def _known(c: Config, keys: tuple[str, ...]) -> None:
+    for key in c.values:
+        if key not in keys:
+            raise c.error(key, f"unknown key{nearest(key, keys)}")
+
+
+def layer_part(c: Config, depth: int = 0) -> LayerKind:
+    """Read a layer part: ``kind`` and that kind's fields.
+
+    Raises
+    ------
+    SpecError
+        Unknown kind or field, a field missing or of the wrong type, or values that the kind refuses.
+    """
+    name = c.text("kind")
+    if not name:
+        raise c.error("kind", "is missing; the name of a layer kind is required")
+    if name not in LAYER_KINDS:
+        raise c.error("kind", f"unknown layer kind {shown(name)}{nearest(name, LAYER_KINDS)}")
+    if depth == MAX_DEPTH:
+        raise c.error("kind", f"is nested more than {MAX_DEPTH} deep")
+    kind: Any = LAYER_KINDS[name]
+    own = fields(kind)
+    _known(c, ("kind", *(f.name for f in own)))
+    hints = get_type_hints(kind)
+    values = {f.name: _value(c, f, hints[f.name], depth) for f in own if _given(c, f)}
+    try:
+        part: LayerKind = kind(**values)
+    except InputError as error:
+        raise c.error(error.subject, error.reason) from None
+    _check(c, part)
+    return part
+
+
+def _given(c: Config, field: Field[Any]) -> bool:
+    """Whether a field has to be read: those that are left out and have a default are not."""
+    without = field.default is MISSING and field.default_factory is MISSING
+    return without or c.has(field.name)
+
+
+def _value(c: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
+    """One field, of the type that its kind declares."""
+    name = field.name
+    if name == "hidden" and not c.has(name):
+        return c.nearest_with("hidden_size").size("hidden_size")
+    if wanted is bool:
+        return c.flag(name, False)
+    if wanted is int:
+        return c.count(name, default=None)
+    if wanted is float or get_origin(wanted) is tuple:
+        if not c.has(name):
+            raise c.error(name, "is missing")
+        return _plain(c, name, c.values[name], wanted)
+    if depth + 1 <= MAX_DEPTH:
+        return layer_part(c.section(name), depth + 1)
+    raise c.error(name, f"is nested more than {MAX_DEPTH} deep")
+
+
+def _plain(c: Config, key: str, value: Any, wanted: Any) -> Any:
+    """A number, or a list of such or of lists, as tuples."""
+    if get_origin(wanted) is tuple:
+        inner = get_args(wanted)
+        if not isinstance(value, list):
+            raise c.error(key, f"must be a list, not {shown(value)}")
+        if Ellipsis in inner:
+            inner = (inner[0],) * len(value)
+        if len(value) != len(inner):
+            raise c.error(key, f"must have {len(inner)} entries, not {len(value)}")
+        pairs = enumerate(zip(value, inner, strict=True))
+        return tuple(_plain(c, f"{key}[{i}]", item, kind) for i, (item, kind) in pairs)
+    whole = wanted is int
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        raise c.error(key, f"must be a {'whole ' if whole else ''}number, not {shown(value)}")
+    if not abs(value) < SIZE_LIMIT:
+        raise c.error(key, f"must lie below {SIZE_LIMIT}, not {shown(value)}")
+    return value if whole else float(value)
+
+
+def _check(c: Config, part: LayerKind) -> None:
+    """Refuse what kinds leave to their readers."""
+    if is_routed(part) and not 1 <= part.routed.top_k <= part.routed.experts:
+        reason = f"must be from 1 to the {part.routed.experts} experts, not {part.routed.top_k}"
+        raise c.error("top_k", reason)
+    if isinstance(part, Attention) and (part.kv_heads < 1 or part.heads % part.kv_heads):
+        reason = f"must divide the {part.heads} query heads, {part.kv_heads} does not"
+        raise c.error("kv_heads", reason)
