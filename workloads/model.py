@@ -117,17 +117,18 @@ class ModelSpec:
     @property
     def windows(self) -> tuple[int, ...]:
         """Distinct attention windows, 0 (none) always among them."""
-        return tuple(sorted({0} | {p.state().window for la in self.layers for p in la.parts}))
+        kept = {w for la in self.layers for p in la.parts for _, w in p.state().classes}
+        return tuple(sorted({0} | kept))
 
     def kv_classes(self) -> dict[int, float]:
         """KV bytes per token of all layers, by attention window (0 = unlimited) [B]."""
         out: dict[int, float] = {}
         for layer in self.layers:
             for part in layer.parts:
-                state = part.state()
-                if state.values_per_token:
-                    size = state.values_per_token * self.numerics.kv_bytes
-                    out[state.window] = out.get(state.window, 0.0) + size
+                for values, window in part.state().classes:
+                    if values:
+                        size = values * self.numerics.kv_bytes
+                        out[window] = out.get(window, 0.0) + size
         return out
 
     @property
@@ -137,7 +138,7 @@ class ModelSpec:
 
     @property
     def kv_window(self) -> tuple[int | None, ...]:
-        """Attention window of each layer; None where unlimited or without a KV cache."""
+        """Longest attention window of each layer; None where unlimited or without a KV cache."""
         return tuple(layer.mixer.state().window or None for layer in self.layers)
 
     @property
@@ -160,15 +161,30 @@ class ModelSpec:
         return tuple(counts.items())
 
     def within(self, longest: int) -> ModelSpec:
-        """The same model for sequences of at most `longest` tokens: windows that never bind are none."""
+        """The same model for sequences of at most `longest` tokens: windows that never bind are none.
+
+        A mixer whose windows depend on that length has a method `within` of its own.
+        """
 
         def change(layer: Layer) -> Layer:
-            if 0 < longest <= layer.mixer.state().window:
-                mixer: Any = layer.mixer  # a dataclass with a window of its own
+            mixer: Any = layer.mixer
+            if hasattr(mixer, "within"):
+                return replace(layer, mixer=mixer.within(longest))
+            if 0 < longest <= mixer.state().window:  # a dataclass with a window of its own
                 return replace(layer, mixer=replace(mixer, window=0))
             return layer
 
         return self.map_layers(change)
+
+    @property
+    def working_bytes_per_token(self) -> float:
+        """What a part holds at once for a token of a prompt, beside its input and output [B].
+
+        Of the part that holds most; parts say so by `working_values` (feed-forward parts do, whose
+        gate, up projection and product outweigh what attention holds).
+        """
+        values = [getattr(p, "working_values", 0) for la in self.layers for p in la.parts]
+        return max(values, default=0) * self.numerics.act_bytes
 
     def map_layers(self, change: Callable[[Layer], Layer]) -> ModelSpec:
         """Replace every distinct layer once (sharding)."""

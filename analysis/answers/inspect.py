@@ -82,13 +82,27 @@ class Inspection(Result):
 
     def _windows(self) -> str:
         """Layers by how far they look back."""
-        windows = Counter(self.model.kv_window)
-        if set(windows) == {None}:
-            return "no window"
-        return ", ".join(
-            f"{count} layers {'without window' if w is None else f'of {w:,} tokens'}"
-            for w, count in windows.items()
+        kept = Counter(
+            tuple(window for _, window in layer.mixer.state().classes) for layer in self.model.layers
         )
+        if set(kept) == {(0,)}:
+            return "no window"
+        if len(kept) > MOST_KINDS:
+            ends = sorted({w for windows in kept for w in windows})
+            return f"heads of {ends[ends[0] == 0]:,} to {ends[-1]:,} tokens"
+        return ", ".join(f"{count} layers {_reach(windows)}" for windows, count in kept.items())
+
+
+MOST_KINDS = 4
+"""Kinds of layers whose windows are listed one by one."""
+
+
+def _reach(windows: tuple[int, ...]) -> str:
+    """How far heads look back."""
+    texts = ["all" if w == 0 else f"{w:,}" for w in windows]
+    if texts == ["all"]:
+        return "without window"
+    return f"of {' and '.join(texts)} tokens"
 
 
 def kv_bytes_16bit(spec: ModelSpec) -> int:

@@ -40,11 +40,15 @@ class CacheSettings:
     memory_bytes : float, optional
         Memory of one device for weights and cache together [B], instead of the usable fraction
         of the device's description.
+    prompt_room : int
+        Tokens of a prompt whose activations every sequence has room for: of engines that compute a
+        batch's prompts at once and uncut. 0: the usable fraction leaves enough for a step's tokens.
     """
 
     block_tokens: int = BLOCK_TOKENS
     blocks: int | None = None
     memory_bytes: float | None = None
+    prompt_room: int = 0
 
 
 @held
@@ -53,7 +57,7 @@ class KvRules(NamedTuple):
 
     window: npt.NDArray[np.int64]  # [C] tokens a class keeps; 0 = all
     block_bytes: npt.NDArray[np.float64]  # [C] bytes of one block over the layers of the class
-    constant: float  # constant-size state of a sequence [B]
+    constant: float  # constant-size state of a sequence, and its room for a whole prompt [B]
     block: int  # tokens of one block
     capacity: float  # bytes for KV and state on one device
     cached: bool = False  # whether blocks are shared and found again by their content
@@ -105,7 +109,9 @@ def _stage_rules(held: ModelSpec, capacity: float, settings: CacheSettings) -> K
     if settings.blocks is not None:
         capacity = float(settings.blocks * sizes.sum())
     window = np.array(list(classes), dtype=np.int64)
-    return KvRules(window, sizes, held.state_bytes_per_sequence, block, capacity)
+    constant = held.state_bytes_per_sequence
+    constant += settings.prompt_room * held.working_bytes_per_token
+    return KvRules(window, sizes, constant, block, capacity)
 
 
 def _of_all(stages: list[KvRules]) -> KvRules:
@@ -138,6 +144,11 @@ def sequence_bytes(rules: KvRules, tokens: npt.NDArray[np.int64]) -> npt.NDArray
         kept = np.minimum(tokens, window) if window else tokens
         size = size + block_bytes * -(-kept // rules.block)
     return size
+
+
+def sequences_that_fit(rules: KvRules, tokens: int) -> int:
+    """Sequences of `tokens` cached tokens each whose caches fit on a device."""
+    return int(rules.capacity / float(sequence_bytes(rules, np.array([tokens]))[0]) * (1 + 1e-12))
 
 
 def check_fits(

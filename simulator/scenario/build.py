@@ -70,6 +70,7 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
         base,
         policy=_policy(scenario, base.policy),
         max_model_len=_first(own.max_model_len, base.max_model_len),
+        cache=replace(base.cache, prompt_room=own.prompt_room or 0),
         **{name: _first(getattr(where, name), getattr(base, name)) for name in SHARED},
     )
 
@@ -121,7 +122,8 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
     if name is None or name not in ENGINES or own.engine is not None or own.policy is not None:
         return settings
     engine = ENGINES[name](deployment, Launch(own.token_budget, own.max_seqs))
-    return replace(settings, policy=engine.policy, cache=engine.cache)
+    cache = replace(engine.cache, prompt_room=settings.cache.prompt_room)
+    return replace(settings, policy=engine.policy, cache=cache)
 
 
 def fleet_of(scenario: Scenario) -> Fleet | None:

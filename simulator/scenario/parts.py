@@ -61,6 +61,11 @@ class EngineOptions(Checked):
     token_budget: int | None = whole("Tokens of one step.", 1)
     max_seqs: int | None = whole("Sequences running at once.", 1, MAX_SEQUENCES)
     max_model_len: int | None = whole("Longest request accepted.", 1, unit="tokens")
+    prompt_room: int | None = whole(
+        "Each sequence has room for the activations of a whole prompt of so many tokens, as in engines "
+        "that do not cut prompts.",
+        1, unit="tokens",
+    )  # fmt: skip
 
 
 @described

@@ -18,6 +18,7 @@ from .linear_state import GatedDeltaNet, Mamba
 from .memories import Memories
 from .mla import LatentAttention
 from .moe import MixtureOfExperts
+from .spans import SpanAttention
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Routed",
     "RoutedKind",
     "Run",
+    "SpanAttention",
     "State",
     "Weights",
     "is_routed",

@@ -68,13 +68,17 @@ class Attention:
         return replace(self, heads=split(self.heads, tp, "query heads"), kv_heads=kv)
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.ops_seeing(keys_within(m, self.window), m, run)
+
+    def ops_seeing(self, keys: Keys, m: Moments, run: Run) -> list[Op]:
+        """The ops where the queries of a step see `keys`."""
         qkv = self._q_width + 2 * self._kv_width
         return [
             gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
             elementwise(
                 "rope", "attention", m.tokens, self.heads * self.head_dim + self._kv_width, 2, run
             ),
-            *attention_core(self, m, run),
+            *attention_core(self, m, run, keys),
             gemm(
                 "out",
                 "attention",
@@ -87,19 +91,52 @@ class Attention:
         ]
 
 
-def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Keys of a step, of one KV head or the mean over all; sums over the sequences.
+
+    Attributes
+    ----------
+    pairs, kv, rect : float
+        Of prompts: query-key pairs, keys read, and entries of the unmasked score matrices.
+    decode_pairs, decode_kv : float
+        Of decodes: query-key pairs, and keys read.
+    window : int
+        Longest window; 0 = none.
+    """
+
+    pairs: float
+    kv: float
+    rect: float
+    decode_pairs: float
+    decode_kv: float
+    window: int = 0
+
+
+def keys_within(m: Moments, window: int) -> Keys:
+    """Keys that a step's queries see within a window; 0 = all."""
+    decode = m.decode_kv(window)
+    return Keys(
+        m.prefill_pairs(window), m.prefill_kv(window), m.prefill_rect(window), decode, decode, window
+    )  # fmt: skip
+
+
+def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = None) -> list[Op]:
     """Scores, softmax and weighted sum, prefill and decode apart.
 
     ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
     matrix twice (before and after softmax), as the Duplex paper's model does. The scores of a
     decode's one query stay on chip either way (Duplex: in Logic-PIM's softmax buffers).
+
+    Parameters
+    ----------
+    keys : Keys, optional
+        What the queries see; without it, all within the window of `spec`.
     """
     num = run.numerics
     width = spec.heads * spec.head_dim
     kv_row = 2 * spec._kv_width * num.kv_bytes
-
-    w = spec.window
-    decode_kv = m.decode_kv(w)
+    seen = keys or keys_within(m, spec.window)
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
         unfused = run.attention == "unfused" and phase == "prefill"
@@ -111,7 +148,7 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
             shape={
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
                 "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
-                "window": spec.window, "decodes": m.decodes, "decode_kv": decode_kv,
+                "window": seen.window, "decodes": m.decodes, "decode_kv": seen.decode_kv,
                 "joint": float(run.joint), "prompts": m.prefills,
             },
             dtype=num.default,
@@ -124,7 +161,6 @@ def attention_core(spec: Attention, m: Moments, run: Run) -> list[Op]:
         )  # fmt: skip
 
     return [
-        op("prefill", m.prefill_tokens, m.prefill_pairs(w), m.prefill_kv(w),
-           m.prefill_rect(w), m.prefills),
-        op("decode", m.decodes, decode_kv, decode_kv, decode_kv, m.decodes),
-    ]  # fmt: skip
+        op("prefill", m.prefill_tokens, seen.pairs, seen.kv, seen.rect, m.prefills),
+        op("decode", m.decodes, seen.decode_pairs, seen.decode_kv, seen.decode_pairs, m.decodes),
+    ]

@@ -46,11 +46,20 @@ class State:
         Tokens kept at most; 0 = all.
     constant_values : int
         Values of constant-size state (linear attention, state space).
+    spans : tuple of (int, int)
+        Where heads keep differently many tokens: values per token, and the window, of each class.
+        `values_per_token` is then their sum and `window` the longest.
     """
 
     values_per_token: int = 0
     window: int = 0
     constant_values: int = 0
+    spans: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def classes(self) -> tuple[tuple[int, int], ...]:
+        """Values per token and window of everything that is kept."""
+        return self.spans or ((self.values_per_token, self.window),)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,11 @@ class FeedForward:
         bias = ((self.matrices - 1) * self.width + self.hidden) * self.bias
         return Weights("ffn", count, count), Weights("other", bias, bias)
 
+    @property
+    def working_values(self) -> int:
+        """Values a token of a prompt holds at once: gate, up projection and product."""
+        return self.matrices * self.width
+
     def state(self) -> State:
         return State()
 

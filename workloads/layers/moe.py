@@ -66,6 +66,12 @@ class MixtureOfExperts:
             Weights("other", other + bias * self.held, other + bias * self.top_k),
         )
 
+    @property
+    def working_values(self) -> int:
+        """Values a token of a prompt holds at once: those of its experts, or of a dense block."""
+        dense = max(3 * self.shared_width, self.matrices * self.residual_width)
+        return max(self.top_k * self.matrices * self.width, dense)
+
     def state(self) -> State:
         return State()
 

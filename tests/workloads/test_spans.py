@@ -1,0 +1,161 @@
+"""Spans per head: the published rule, plans, capacity by hand, and the plain layer where none binds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import InputError, SpecError
+from opbyte.workloads.hf import model_from_keys
+from opbyte.workloads.layers import Attention, Run, SpanAttention
+from opbyte.workloads.layers.spans import span_of
+from opbyte.workloads.numerics import Numerics
+
+RUN = Run(Numerics())
+BASE = Attention(512, 8, 4, 64)
+DENSITY = {"lmsys--vicuna-7b-v1.5-16k": (0.484, 0.492, 0.496)}
+"""Mean density at 4k, 8k and 16k as the data's README has it."""
+KEYS: dict[str, Any] = {
+    "architectures": ["MoALlamaForCausalLM"], "hidden_size": 512, "intermediate_size": 1024,
+    "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 100,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def read(spans: Any, **more: Any) -> Any:
+    return model_from_keys({**KEYS, "attention_spans": spans, **more}, name="m", where="f.json")
+
+
+@given(st.integers(1, 300_000), st.floats(-9000, 9000), st.floats(0, 1))
+def test_the_rule_of_the_repository(length: int, alpha: float, beta: float) -> None:
+    """min(N, alpha + beta N), at least 128, a multiple of 64; all keys where that is no less than N."""
+    span = span_of(alpha, beta, length)
+    kept = max(128, min(length, alpha + beta * length))
+    if span == 0:
+        assert kept > length - 64
+    else:
+        assert span % 64 == 0
+        assert kept <= span < min(length, kept + 64)
+
+
+@given(st.lists(st.integers(0, 9000), min_size=1, max_size=4))
+def test_spans_of_the_whole_context_are_the_plain_layer_exactly(contexts: list[int]) -> None:
+    m = Batch.of(contexts, [(77, 300)]).moments((0,))
+    ours = SpanAttention(BASE, ((3, 0.0, 1.0), (5, 4096.0, 0.5)), 4096)
+    assert ours.ops(m, RUN, None) == BASE.ops(m, RUN, None)
+    assert ours.weights() == BASE.weights()
+    assert ours.state().classes == BASE.state().classes
+
+
+def test_groups_keep_their_longest_span_by_hand() -> None:
+    """Of 4,096 tokens: groups of two heads keep 1,024, 2,048, all, 512."""
+    spans = ((1, 0.0, 0.125), (1, 0.0, 0.25), (2, 0.0, 0.5), (1, 0.0, 0.25), (1, 0.0, 1.0), (2, 512.0, 0.0))
+    ours = SpanAttention(BASE, spans, 4096)
+    assert ours.windows == (1024, 2048, 0, 512)
+    assert ours.state().spans == ((128, 0), (128, 512), (128, 1024), (128, 2048))
+    m = Batch.of([3999], [(10, 600)]).moments((0, 512, 1024, 2048))
+    decode, prefill = (op for op in ours.ops(m, RUN, None)[3:1:-1])
+    kept = 4000 + 512 + 1024 + 2048
+    assert decode.kv_read_bytes == 2 * 64 * 2 * kept
+    assert decode.flops == 4 * 512 * kept / 4
+    seen = sum(3 * min(601 + i, 10**9) + 512 for i in range(10))  # the span of 512 binds alone
+    assert prefill.flops == 4 * 512 * seen / 4
+
+
+def test_a_device_has_every_second_head_by_falling_span() -> None:
+    spans = ((2, 0.0, 0.25), (2, 0.0, 0.5), (2, 0.0, 1.0), (2, 512.0, 0.0))
+    half = SpanAttention(BASE, spans, 4096).shard(2)
+    assert half.windows == (0, 1024)
+    assert half.base == BASE.shard(2)
+    alone = SpanAttention(BASE, spans, 4096).shard(8)
+    assert (alone.windows, alone.base.heads) == ((0,), 1)
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(200, 5000))
+def test_devices_together_keep_no_less_than_one(tp: int, length: int) -> None:
+    spans = ((2, 0.0, 0.25), (2, 0.0, 0.5), (2, 100.0, 0.4), (2, 512.0, 0.0))
+    whole = SpanAttention(BASE, spans, length)
+
+    def kept(part: SpanAttention) -> int:
+        return sum(w or length for w in part.windows)
+
+    assert tp * kept(whole.shard(tp)) >= kept(whole)
+
+
+def test_shorter_sequences_have_their_own_spans() -> None:
+    model = read(0.5)
+    assert model.windows == (0, 2048)
+    assert model.within(1000).windows == (0, 512)
+    assert model.within(100).windows == (0,)
+    assert model.within(9999).windows == (0, 2048)
+
+
+def test_plans_of_the_data(data_set: Callable[[str], Path]) -> None:
+    folder = data_set("attention_plans")
+    shapes = {"lmsys--vicuna-7b-v1.5-16k": "vicuna-7b-moa"}
+    for name, catalog in shapes.items():
+        shipped = load_model(catalog)
+        keys = {**KEYS, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+                "num_key_value_heads": 32, "max_position_embeddings": 16384}  # fmt: skip
+        path = str(folder / f"{name}.moa_alpha_beta.json")
+        model = model_from_keys({**keys, "attention_spans": path}, name="m", where="f.json")
+        for n, density in zip((4096, 8192, 16384), DENSITY[name], strict=True):
+            ours, theirs = model.within(n), shipped.within(n)
+            kept = sum(size * (w or n) for w, size in ours.kv_classes().items())
+            assert kept / (n * ours.kv_bytes_per_token) == pytest.approx(density, abs=1e-3)
+            for a, b in zip(ours.layers, theirs.layers, strict=True):
+                assert sorted(a.mixer.windows) == sorted(b.mixer.windows)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("spans", "said"),
+    [
+        (None, "attention_spans: is missing; a fraction, a plan's path or a list"),
+        (0, "attention_spans: must lie above 0 and be at most 1, not 0"),
+        (1.5, "attention_spans: must lie above 0 and be at most 1, not 1.5"),
+        ([[[8, 0, 0.5]]], "attention_spans: must have one entry per layer: 2, not 1"),
+        ([[[8, 0, 0.5]], [[7, 0, 0.5]]], "attention_spans[1]: must be of 8 query heads in all, not 7"),
+        ([[[8, 0, 0.5]], [[8, 5000, 0.5]]],
+         "attention_spans[1][0]: a span of 5000 tokens lies beyond the 4096 positions"),
+        ([[[8, 0, 0.5]], [[8, 0, 2]]], "attention_spans[1][0]: beta must lie from 0 to 1, not 2"),
+        ([[[8, 0, 0.5]], [[8, 0]]], "attention_spans[1][0]: must be [query heads, alpha, beta]"),
+        ([[[8, 0, 0.5]], 3], "attention_spans[1]: must be a list of [query heads, alpha, beta]"),
+        ("nowhere.json", "nowhere.json: does not exist"),
+    ],
+)  # fmt: skip
+def test_bad_spans_are_one_line(spans: Any, said: str) -> None:
+    with pytest.raises(SpecError) as error:
+        read(spans)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        ({"alphas": [[0] * 8] * 2}, "betas: must have 2 layers, not null"),
+        ({"alphas": [[0] * 8], "betas": [[1] * 8] * 2}, "alphas: must have 2 layers, not 1"),
+        ({"alphas": [[0] * 8] * 2, "betas": [[1] * 8, [1] * 7]}, "betas[1]: must have 8 heads, not 7"),
+        ({"alphas": [[0] * 8, [0, 9999, *[0] * 6]], "betas": [[1] * 8] * 2},
+         "alphas, betas [1][1]: a span of 9999 tokens lies beyond the 4096 positions"),
+        ({"alphas": [[0] * 8] * 2, "betas": [["1"] * 8] * 2}, "beta must be a number, not '1'"),
+    ],
+)  # fmt: skip
+def test_bad_plans_are_one_line(plan: Any, said: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(SpecError) as error:
+        read(str(tmp_path / "plan.json"))
+    assert said in str(error.value)
+
+
+def test_a_window_and_spans_exclude_each_other() -> None:
+    with pytest.raises(InputError, match=r"base.window: must be 0 beside spans, not 7"):
+        SpanAttention(replace(BASE, window=7), ((8, 0.0, 0.5),), 100)

@@ -1,0 +1,110 @@
+"""MoA: a Llama whose heads see differently far back, by classes, by a density or by a plan file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from ..errors import SpecError
+from ..layers import Attention, SpanAttention
+from ..model import ModelSpec
+from .config import Config, shown
+from .dense import llama
+from .families import family
+from .json_file import read_json_object
+
+Span = tuple[int, float, float]
+"""Query heads beside each other, alpha [tokens] and beta."""
+KEY = "attention_spans"
+
+
+@family("MoALlamaForCausalLM")
+def moa_llama(c: Config) -> ModelSpec:
+    """Llama with a span of its own for each head (MoA).
+
+    ``attention_spans`` is a fraction of the context for all heads, the path of a plan (MoA's
+    ``moa_alpha_beta.json``, relative to this file), or for every layer a list of ``[query heads,
+    alpha, beta]`` in the order of the heads. Spans are those of the longest sequence, of
+    ``max_position_embeddings`` tokens unless a run says less.
+    """
+    plain = llama(c)
+    length = c.size("max_position_embeddings")
+    heads = c.size("num_attention_heads")
+    layers = []
+    for layer, spans in zip(plain.layers, _spans(c, len(plain.layers), heads, length), strict=True):
+        assert isinstance(layer.mixer, Attention)
+        layers.append(replace(layer, mixer=SpanAttention(layer.mixer, spans, length)))
+    return replace(plain, layers=tuple(layers))
+
+
+def _spans(c: Config, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
+    """Spans of every layer."""
+    value = c.values.get(KEY)
+    if isinstance(value, str):
+        return _plan(c, value, layers, heads, length)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not 0.0 < value <= 1.0:
+            raise c.error(KEY, f"must lie above 0 and be at most 1, not {shown(value)}")
+        return [((heads, 0.0, float(value)),)] * layers
+    if not isinstance(value, list):
+        state = "is missing" if value is None else f"is {shown(value)}"
+        raise c.error(KEY, f"{state}; a fraction, a plan's path or a list of each layer's spans "
+                      "is required")  # fmt: skip
+    if len(value) != layers:
+        raise c.error(KEY, f"must have one entry per layer: {layers}, not {len(value)}")
+    return [_classes(c, f"{KEY}[{i}]", own, heads, length) for i, own in enumerate(value)]
+
+
+def _classes(c: Config, key: str, value: Any, heads: int, length: int) -> tuple[Span, ...]:
+    """The classes of one layer."""
+    if not isinstance(value, list):
+        raise c.error(key, f"must be a list of [query heads, alpha, beta], not {shown(value)}")
+    out: list[Span] = []
+    for i, own in enumerate(value):
+        if not isinstance(own, list) or len(own) != 3 or type(own[0]) is not int or own[0] < 1:
+            raise c.error(f"{key}[{i}]", f"must be [query heads, alpha, beta], not {shown(own)}")
+        out.append((own[0], *_checked(c.path, f"{c.prefix}{key}[{i}]", own[1], own[2], length)))
+    if sum(count for count, _, _ in out) != heads:
+        total = sum(count for count, _, _ in out)
+        raise c.error(key, f"must be of {heads} query heads in all, not {total}")
+    return tuple(out)
+
+
+def _plan(c: Config, name: str, layers: int, heads: int, length: int) -> list[tuple[Span, ...]]:
+    """Spans of a plan file: ``alphas`` and ``betas``, both by layer and query head."""
+    path = Path(c.path).parent / name
+    tree = read_json_object(path)
+    for key in ("alphas", "betas"):
+        rows = tree.get(key)
+        if not isinstance(rows, list) or len(rows) != layers:
+            count = f"{len(rows)}" if isinstance(rows, list) else shown(rows)
+            raise SpecError(f"{path}: {key}", f"must have {layers} layers, not {count}")
+        for i, row in enumerate(rows):
+            if not isinstance(row, list) or len(row) != heads:
+                count = f"{len(row)}" if isinstance(row, list) else shown(row)
+                raise SpecError(f"{path}: {key}[{i}]", f"must have {heads} heads, not {count}")
+    out = []
+    for i, (alphas, betas) in enumerate(zip(tree["alphas"], tree["betas"], strict=True)):
+        pairs = [
+            _checked(str(path), f"alphas, betas [{i}][{h}]", a, b, length)
+            for h, (a, b) in enumerate(zip(alphas, betas, strict=True))
+        ]
+        out.append(tuple((len(list(same)), *pair) for pair, same in groupby(pairs)))
+    return out
+
+
+def _checked(path: str, key: str, alpha: Any, beta: Any, length: int) -> tuple[float, float]:
+    """Alpha and beta of a head."""
+    where = f"{path}: {key}"
+    for name, value in (("alpha", alpha), ("beta", beta)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SpecError(where, f"{name} must be a number, not {shown(value)}")
+    if not abs(alpha) <= length:
+        raise SpecError(
+            where, f"a span of {alpha:g} tokens lies beyond the {length} positions of the model"
+        )
+    if not 0.0 <= beta <= 1.0:
+        raise SpecError(where, f"beta must lie from 0 to 1, not {beta:g}")
+    return float(alpha), float(beta)
