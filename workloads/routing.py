@@ -2,7 +2,8 @@
 
 Kinds: ``uniform``; ``measured`` (skewed per layer and per prompt, as measured on
 DeepSeek-V2-Lite); ``power_law:S`` (the r-th most popular expert has probability ~ r**-S);
-``trace:FILE`` (per-layer activation counts from a CSV with columns layer, e0, e1, ...).
+``trace:FILE`` (per-layer activation counts from a CSV with columns layer, e0, e1, ...);
+``modality:SHARES`` (by what a token is, not by choice: the same expert in all layers).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Router:
     seed : int
         First counter of every draw.
     keys : tuple of int
-        Layer counter of each row of `prob`.
+        Layer counter of each row of `prob`; layers of one counter draw the same loads.
     """
 
     name: str
@@ -102,15 +103,20 @@ class Router:
         if tokens <= 0:
             return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
         active = 1.0 - (1.0 - inclusion) ** tokens
-        return Loads(tokens * inclusion / active, active)
+        own = np.where(
+            inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0
+        )
+        return Loads(own, active)
 
 
 Build = Callable[[str, int, int, int], npt.NDArray[np.float64]]
 ROUTINGS: Registry[Build] = Registry("routing", described=True)
 MAX_COUNT = 1e18
 """Far above any count of tokens, and small enough for sums over experts to stay finite."""
-ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE"}
+ARGUMENTS = {"power_law": "EXPONENT", "trace": "FILE", "modality": "SHARE,SHARE"}
 """What follows the colon, for routings that take something."""
+ONE_CHOICE = ("modality",)
+"""Routings by which a token goes to the same expert in all layers."""
 
 
 @ROUTINGS.register("uniform")
@@ -146,6 +152,22 @@ def _trace(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[n
     """trace:FILE, activation counts from a CSV: layer, e0, e1, ...."""
     rows = _read_counts(Path(argument), experts)
     return np.stack([rows[i % len(rows)] for i in range(layers)])
+
+
+@ROUTINGS.register("modality")
+def _modality(argument: str, layers: int, experts: int, seed: int) -> npt.NDArray[np.float64]:
+    """modality:SHARE,SHARE..., shares of the tokens by modality, one expert in all layers."""
+    try:
+        shares = [math.nan if "_" in text else float(text) for text in argument.split(",")]
+    except ValueError:
+        shares = [math.nan]
+    if not all(0.0 <= share <= MAX_COUNT for share in shares) or not sum(shares) > 0.0:
+        reason = "needs shares from 0 on, not all 0, such as modality:0.7,0.3"
+        raise InputError(f"--routing 'modality:{argument}'", reason)
+    if len(shares) != experts:
+        reason = f"has {len(shares)} shares; parts of the model have {experts} experts"
+        raise InputError(f"--routing 'modality:{argument}'", reason)
+    return np.tile(np.array(shares), (layers, 1))
 
 
 def _read_counts(path: Path, experts: int) -> list[npt.NDArray[np.float64]]:
@@ -213,6 +235,7 @@ def make_router(
     prob = ROUTINGS[kind](argument, layers, experts, seed)
     prob = np.ascontiguousarray(prob / prob.sum(axis=1, keepdims=True))
     skewed = kind == "measured"
+    counters = tuple(range(layers)) if keys is None else keys
     return Router(
         name=routing,
         prob=prob,
@@ -222,5 +245,5 @@ def make_router(
         tilt=TILT_PER_EXPERT * experts if skewed else 0.0,
         persist=PERSISTENCE if skewed else 0.0,
         seed=seed,
-        keys=tuple(range(layers)) if keys is None else keys,
+        keys=(counters[0],) * layers if kind in ONE_CHOICE else counters,
     )

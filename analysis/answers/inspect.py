@@ -83,7 +83,8 @@ class Inspection(Result):
     def _windows(self) -> str:
         """Layers by how far they look back."""
         kept = Counter(
-            tuple(window for _, window in layer.mixer.state().classes) for layer in self.model.layers
+            tuple(window for _, window in layer.mixer.state().classes)
+            for layer in self.model.layers
         )
         if set(kept) == {(0,)}:
             return "no window"

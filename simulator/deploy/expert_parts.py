@@ -67,8 +67,10 @@ def expert_parts(
     ]
     sizes = [(part.routed.experts, part.routed.top_k) for part, _, _ in found]
     routers: dict[tuple[int, int], Router] = {}
+    rows: dict[int, int] = {}
     for size in dict.fromkeys(sizes):
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
+        rows |= {part: row for row, part in enumerate(keys)}
         routers[size] = make_router(
             routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
         )
@@ -76,7 +78,7 @@ def expert_parts(
     for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
         ep = layout.ep if part.routed.spreads else 1
-        out.append(ExpertPart(part, ep, router, router.keys.index(i), count, stage))
+        out.append(ExpertPart(part, ep, router, rows[i], count, stage))
     return tuple(out)
 
 

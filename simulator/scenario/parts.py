@@ -89,7 +89,9 @@ class DeployOptions(Checked):
         "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.",
         "HOST", file=True,
     )  # fmt: skip
-    routing: str = text("uniform, measured, power_law:S or trace:FILE.", "ROUTING", "uniform")
+    routing: str = text(
+        "uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform"
+    )
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
     kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
     tp: int | None = whole("Tensor-parallel devices per rank.")

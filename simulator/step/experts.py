@@ -32,6 +32,7 @@ from .lowering import (
     E_CLASS,
     E_COUNT,
     E_GROUPS,
+    E_KEY,
     E_LAYERS,
     E_NEAR,
     E_STAGE,
@@ -288,7 +289,7 @@ def experts_step(
     for x in range(plan.experts.shape[0]):
         experts, work = plan.experts[x], plan.expert_work[x]
         draw_loads(
-            key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+            key, prompts, experts[E_KEY], decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
             experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
             books.scratch, books.loads,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from .books import Books
 from .lowering import (
     E_COUNT,
     E_GROUPS,
+    E_KEY,
     E_LAYERS,
     E_STAGE,
     E_TOP_K,
@@ -151,8 +152,8 @@ def look_ahead(
     experts, work = plan.experts[x], plan.expert_work[x]
     for ahead in range(1, fetch.look_ahead + 1):
         draw_loads(
-            step_key(plan.seed, plan.replica, step + ahead), prompts, x, decodes, chunks, num_chunks,
-            experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
+            step_key(plan.seed, plan.replica, step + ahead), prompts, experts[E_KEY], decodes,
+            chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K], experts[E_UNIFORM] > 0, plan.router[x],
             work[V_TILT], work[V_PERSIST], books.scratch, shelf.loads,
         )  # fmt: skip
         for e in range(experts[E_COUNT]):

@@ -42,11 +42,11 @@ that holds those."""
 """Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, and whether more
 than one processor can run it."""
 
-(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE) = range(8)
+(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY) = range(9)
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
 of a token, whether the router is uniform, the processor that shares the experts with the main
 one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
-draw, and their pipeline stage."""
+draw, their pipeline stage, and the counter of their draws."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
     moe: int | None  # expert parts; None for a model without experts
-    experts: I8  # [X, 8]
+    experts: I8  # [X, 9]
     expert_work: F8  # [X, 5]
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
     router: F8  # [X, 3, E] see `draws`
@@ -311,10 +311,10 @@ def _experts(d: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8
     """`Plan.experts`: what is counted of each part, and where its experts may run."""
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
-         _near(shares, can[x]), classes[x], part.layers, part.stage)
+         _near(shares, can[x]), classes[x], part.layers, part.stage, part.router.keys[part.row])
         for x, part in enumerate(d.experts)
     ]  # fmt: skip
-    return np.array(rows, dtype=np.int64).reshape(-1, 8)
+    return np.array(rows, dtype=np.int64).reshape(-1, 9)
 
 
 def _near(shares: bool, can: B1) -> int:

@@ -20,6 +20,7 @@ from .experts import book_part, clear_share, groups_seconds
 from .lanes import Lanes
 from .lowering import (
     E_COUNT,
+    E_KEY,
     E_LAYERS,
     E_STAGE,
     E_TOP_K,
@@ -178,7 +179,7 @@ def price_part(
             for r in range(moments.shape[0]):
                 tokens = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
                 lanes.routed[place] += experts[E_TOP_K] * _chunk_tokens(tokens, chunks, place)
-        split_loads(key, x, lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
+        split_loads(key, experts[E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
     for place in range(chunks):
         seconds, left = groups_seconds(
@@ -251,7 +252,7 @@ def draw_part(
     """Draw the loads of one expert part for the whole step, as `experts.routed_step` does."""
     experts, work = plan.experts[x], plan.expert_work[x]
     draw_loads(
-        key, prompts, x, decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
+        key, prompts, experts[E_KEY], decodes, chunks, num_chunks, experts[E_COUNT], experts[E_TOP_K],
         experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
         books.scratch, lanes.drawn[x],
     )  # fmt: skip

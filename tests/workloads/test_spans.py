@@ -58,7 +58,14 @@ def test_spans_of_the_whole_context_are_the_plain_layer_exactly(contexts: list[i
 
 def test_groups_keep_their_longest_span_by_hand() -> None:
     """Of 4,096 tokens: groups of two heads keep 1,024, 2,048, all, 512."""
-    spans = ((1, 0.0, 0.125), (1, 0.0, 0.25), (2, 0.0, 0.5), (1, 0.0, 0.25), (1, 0.0, 1.0), (2, 512.0, 0.0))
+    spans = (
+        (1, 0.0, 0.125),
+        (1, 0.0, 0.25),
+        (2, 0.0, 0.5),
+        (1, 0.0, 0.25),
+        (1, 0.0, 1.0),
+        (2, 512.0, 0.0),
+    )
     ours = SpanAttention(BASE, spans, 4096)
     assert ours.windows == (1024, 2048, 0, 512)
     assert ours.state().spans == ((128, 0), (128, 512), (128, 1024), (128, 2048))

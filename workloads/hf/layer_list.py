@@ -102,21 +102,23 @@ def _given(c: Config, field: Field[Any]) -> bool:
 
 
 def _value(c: Config, field: Field[Any], wanted: Any, depth: int) -> Any:
-    """One field, of the type that its kind declares."""
+    """One field, of the type that its kind declares; a number without a default is 1 at least."""
     name = field.name
     if name == "hidden" and not c.has(name):
         return c.nearest_with("hidden_size").size("hidden_size")
     if wanted is bool:
         return c.flag(name, False)
     if wanted is int:
-        return c.count(name, default=None)
+        return c.size(name, least=1 if field.default is MISSING else 0)
     if wanted is float or get_origin(wanted) is tuple:
         if not c.has(name):
             raise c.error(name, "is missing")
         return _plain(c, name, c.values[name], wanted)
-    if depth + 1 <= MAX_DEPTH:
-        return layer_part(c.section(name), depth + 1)
-    raise c.error(name, f"is nested more than {MAX_DEPTH} deep")
+    own = c.section(name)
+    part = layer_part(own, depth + 1)
+    if wanted is not LayerKind and not isinstance(part, wanted):
+        raise own.error("kind", f"must be {wanted.kind}, not {part.kind}")
+    return part
 
 
 def _plain(c: Config, key: str, value: Any, wanted: Any) -> Any:

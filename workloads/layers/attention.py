@@ -121,7 +121,9 @@ def keys_within(m: Moments, window: int) -> Keys:
     )  # fmt: skip
 
 
-def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = None) -> list[Op]:
+def attention_core(
+    spec: Attention, m: Moments, run: Run, keys: Keys | None = None, read: float = 1.0
+) -> list[Op]:
     """Scores, softmax and weighted sum, prefill and decode apart.
 
     ``flash`` keeps the scores on chip; ``unfused`` writes and reads a prompt's whole score
@@ -132,6 +134,8 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = No
     ----------
     keys : Keys, optional
         What the queries see; without it, all within the window of `spec`.
+    read : float
+        Share of the KV heads that a decode reads: those of which it has query heads.
     """
     num = run.numerics
     width = spec.heads * spec.head_dim
@@ -140,6 +144,7 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = No
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
         unfused = run.attention == "unfused" and phase == "prefill"
+        part = read if phase == "decode" else 1.0
         return Op(
             name=f"attention_{phase}",
             layer="attention",
@@ -147,15 +152,15 @@ def attention_core(spec: Attention, m: Moments, run: Run, keys: Keys | None = No
             phase=phase,
             shape={
                 "batch": seqs, "tokens": tokens, "pairs": pairs, "kv": kv,
-                "heads_q": spec.heads, "heads_kv": spec.kv_heads, "head_dim": spec.head_dim,
-                "window": seen.window, "decodes": m.decodes, "decode_kv": seen.decode_kv,
-                "joint": float(run.joint), "prompts": m.prefills,
+                "heads_q": spec.heads, "heads_kv": spec.kv_heads if part == 1.0 else spec.kv_heads * part,
+                "head_dim": spec.head_dim, "window": seen.window, "decodes": m.decodes,
+                "decode_kv": seen.decode_kv, "joint": float(run.joint), "prompts": m.prefills,
             },
             dtype=num.default,
             flops=4.0 * width * (scores if unfused else pairs),
             act_bytes=num.act_bytes
             * (2.0 * width * tokens + (4.0 * spec.heads * scores if unfused else 0.0)),
-            kv_read_bytes=kv_row * kv,
+            kv_read_bytes=kv_row * part * kv,
             kv_write_bytes=kv_row * tokens,
             access=Access("pages", kv_row, 2),
         )  # fmt: skip

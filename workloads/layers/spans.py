@@ -121,9 +121,7 @@ class SpanAttention:
     def keys(self, m: Moments) -> Keys:
         """Keys that the queries see, the mean over KV heads."""
         windows = self.windows
-        found = [
-            (heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()
-        ]
+        found = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
         return Keys(
             sum(share * k.pairs for share, k in found), sum(share * k.kv for share, k in found),
             sum(share * k.rect for share, k in found),

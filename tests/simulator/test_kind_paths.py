@@ -1,0 +1,129 @@
+"""Do layers of attention heads, spans, slices, states and modalities cost the same on both paths?
+
+Models are written out as lists of layers (`workloads/hf/layer_list.py`). As everywhere, the explicit
+path is the definition and the compiled one agrees to 1e-9; expert loads are those of the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.hf import model_from_keys
+from opbyte.workloads.ops import Loads
+
+ATTENTION = {"kind": "attention", "heads": 8, "kv_heads": 4, "head_dim": 64}
+FFN = {"kind": "ffn", "width": 1024}
+MAMBA = {"kind": "mamba", "inner": 1024, "d_state": 16, "d_conv": 4, "dt_rank": 32}
+NET = {"kind": "delta_net", "key_heads": 4, "value_heads": 4, "key_dim": 64, "value_dim": 64,
+       "d_conv": 4}  # fmt: skip
+MIXERS: dict[str, dict[str, Any]] = {
+    "spans": {"kind": "attention_spans", "base": ATTENTION, "length": 4096,
+              "spans": [[4, 0, 0.125], [2, -1024, 1], [2, 0, 1]]},
+    "heads": {"kind": "attention_heads", "base": {**ATTENTION, "heads": 16, "kv_heads": 16},
+              "shared": 4, "top_k": 4},
+    "mixture": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4},
+    "shared keys": {"kind": "attention_mixture", "base": ATTENTION, "experts": 4, "shared_kv": True},
+    "slices": {"kind": "attention_slices", "base": ATTENTION, "slices": 2, "top_k": 1},
+    "memories": {"kind": "memories", "net": NET, "states": 4, "top_k": 2},
+    "modal": {"kind": "mamba_by_modality", "base": MAMBA, "modalities": 2},
+}  # fmt: skip
+EXPERTS = {"kind": "moe", "experts": 4, "top_k": 1, "width": 512}
+FFNS = {"mixture": EXPERTS, "slices": {"kind": "ffn_slices", "base": FFN, "slices": 4, "top_k": 2}}
+DEGREES: dict[str, tuple[dict[str, int], ...]] = {
+    "slices": ({"tp": 2}, {"dp": 2, "tp": 1}), "mixture": ({"tp": 2}, {"dp": 2, "tp": 1}),
+}  # fmt: skip
+ROUTINGS = ("uniform", "power_law:1.0")
+
+
+def model(name: str) -> Any:
+    layer = {"times": 2, "mixer": MIXERS[name], "ffn": FFNS.get(name, FFN)}
+    layer["parallel"] = name == "mixture"
+    keys = {
+        "architectures": ["LayerList"],
+        "hidden_size": 512,
+        "vocab_size": 1000,
+        "layers": [layer],
+    }
+    return model_from_keys(keys, name=name, where="f.json")
+
+
+contexts = st.one_of(st.integers(0, 40), st.integers(0, 9000))
+batches = st.builds(
+    Batch.of,
+    st.lists(contexts, max_size=6).map(lambda found: [*found, 5]),
+    st.lists(st.tuples(st.integers(1, 4000), contexts), max_size=2),
+)
+
+
+def agree(compiled_step: Callable[..., float], d: Deployment, batch: Batch, step: int) -> None:
+    plan, _ = lower(d)
+    each, books = [batch] * d.ranks, new_books(plan)
+    moments = [b.moments(d.shard.windows) for b in each]
+    seconds = compiled_step(plan, books, each, moments, step)
+    stage = explicit_stage(d, each, step=step)
+    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    assert joules == pytest.approx(stage.joules, rel=1e-8)
+    flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
+    assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
+    tokens = d.ranks * batch.tokens
+    for part in d.experts:
+        loads = part.router.loads(step, part.row, each[0])
+        assert loads.routed == batch.tokens * part.spec.routed.top_k
+    work = [p for p in stage.ops if p.op.kind == "experts"]
+    for part in d.experts:  # each group's devices have a part of every expert that it holds
+        name = part.spec.expert_op(Loads(np.ones(1), np.ones(1)), d.run).name
+        equal = [p for p in d.experts if p.spec == part.spec]
+        each_s = d.layout.tp * (d.layout.dp if d.ranks > 1 else 1) // part.ep
+        routed = sum(p.op.shape["routed"] * p.devices for p in work if p.op.name == name)
+        assert routed == each_s * tokens * part.spec.routed.top_k * len(equal)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+@given(data=st.data())
+@settings(max_examples=8)
+def test_both_paths_agree(
+    name: str, compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
+    system = data.draw(st.sampled_from(("h100-x2", "a100-80gb-x2", "duplex-plain-x2")))
+    degrees = data.draw(st.sampled_from(DEGREES.get(name, ({"tp": 2},))))
+    routings = (*ROUTINGS, "modality:0.9,0.1", "modality:0,1") if name == "modal" else ROUTINGS
+    d = deploy(
+        model(name), load_system(system), **degrees, routing=data.draw(st.sampled_from(routings)),
+        attention=data.draw(st.sampled_from(("flash", "unfused"))) if "duplex" in system else None,
+    )  # fmt: skip
+    agree(compiled_step, d, data.draw(batches), data.draw(st.integers(0, 99)))
+
+
+def test_a_modality_is_the_same_in_all_layers() -> None:
+    found = deploy(model("modal"), load_system("h100-x1"), routing="modality:3,1", seed=3)
+    batch = Batch.of([5] * 40)
+    first, second = (part.router.loads(7, part.row, batch).tokens for part in found.experts)
+    assert first.tolist() == second.tolist()
+    drawn = [found.experts[0].router.loads(i, 0, batch).tokens[0] for i in range(200)]
+    assert sum(drawn) / 200 == pytest.approx(30, rel=0.03)
+    chosen = deploy(model("modal"), load_system("h100-x1"), routing="uniform").experts
+    assert any(
+        len({part.router.loads(i, part.row, batch).tokens[0] for part in chosen}) > 1
+        for i in range(5)
+    )
+
+
+def test_degrees_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(InputError, match="tp=8: does not divide the 4 shared heads"):
+        deploy(model("heads"), load_system("h100-x8"), tp=8)
+    with pytest.raises(InputError, match="slices: 2 does not divide kv_heads=1"):
+        deploy(model("slices"), load_system("h100-x8"), tp=8)
