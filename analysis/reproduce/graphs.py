@@ -32,5 +32,7 @@ class Graph:
     runs: int = 0
 
 
+COSTS = "roofline"
+"""Cost model of timed rows: both sides of a ratio from one kind, as no kernels of these were measured."""
 GRAPHS: Registry[Callable[[], Graph]] = Registry("operator graph", described=True, home=__package__)
 """Name of a system -> its rows; any module of this package may add to it."""

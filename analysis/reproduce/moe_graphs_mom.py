@@ -13,7 +13,7 @@ from ...workloads.catalog import load_model
 from ...workloads.layers import Attention, Memories
 from ...workloads.model import Layer, ModelSpec
 from .base import Table
-from .graphs import GRAPHS, Graph
+from .graphs import COSTS, GRAPHS, Graph
 from .published import Prediction
 
 MODEL, SYSTEM = "mom-340m", "h100-x1"
@@ -22,7 +22,7 @@ BATCH = 64
 CONTEXTS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 BATCHES = (1, 8, BATCH, 256)
 ASSUMPTIONS = (
-    f"steps decode {BATCH} sequences on one H100; plain attention has the states' heads and widths",
+    f"steps decode {BATCH} sequences on one H100, rooflines of both; plain attention has the states' heads and widths",
     "keys and values are projected once for all states; short convolutions are left out",
 )
 
@@ -65,7 +65,7 @@ def attention_model() -> ModelSpec:
 
 def step_s(spec: ModelSpec, batch: int, context: int) -> float:
     """Seconds of a decoding step whose sequences have `context` tokens, the new one included."""
-    d = deploy(spec, load_system(SYSTEM))
+    d = deploy(spec, load_system(SYSTEM), costs=COSTS)
     return explicit_stage(d, [Batch.of([context - 1] * batch)]).seconds
 
 

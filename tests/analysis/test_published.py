@@ -16,10 +16,12 @@ import pytest
 from opbyte.analysis.answers.compare import compare
 from opbyte.analysis.reproduce import (
     attacc,
+    bam,
     cent,
     dsmoe,
     flightllm,
     hg_pipe,
+    moa,
     published,
     reproduce,
     stratum,
@@ -43,6 +45,8 @@ EXPERIMENTS = {
     "flightllm": flightllm,
     "dsmoe": dsmoe,
     "z-code": z_code,
+    "bam": bam,
+    "moa": moa,
 }
 """Name -> module whose `predictions` simulates."""
 FAILING = {"attacc.MT-530B.w1.2048-2048.b49.bank.step_ms"}

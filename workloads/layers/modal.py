@@ -9,7 +9,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Routed, Run, State, Weights, layer_kind
+from .base import Routed, Run, State, Weights, elementwise, layer_kind
 from .linear_state import Mamba
 
 
@@ -18,7 +18,8 @@ from .linear_state import Mamba
 class ModalMamba:
     """A Mamba layer with its own in, x, dt and out projection for each modality (arXiv 2501.16295).
 
-    Convolution and scan are shared. A token's modality is no choice of a router: `--routing
+    Convolution and scan are shared; around every projection tokens are brought together by modality and
+    back in order. A token's modality is no choice of a router: `--routing
     modality:SHARES` says how many tokens are of which. A batch reads the projections of the modalities
     that are in it.
     """
@@ -63,7 +64,14 @@ class ModalMamba:
             return plain
         if loads is None:
             raise ValueError("projections by modality need loads")
-        return [self.expert_op(loads, run), *(op for op in plain if op.kind != "gemm")]
+        ops = [self.expert_op(loads, run)]
+        for op in plain:
+            if op.kind == "gemm":
+                columns = int(op.shape["n"] + op.shape["k"])
+                name = f"{op.name}_permute"
+                op = elementwise(name, "state", m.tokens, columns, 2, run, access="gather")
+            ops.append(op)
+        return ops
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """The four projections of each modality."""
