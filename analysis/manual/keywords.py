@@ -67,7 +67,7 @@ def module() -> str:
 
 def _class(name: str, bases: str, lines: Iterable[str], text: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    return f'class {name}({bases}, total=False):\n    """{text}"""\n\n{body}'
+    return f'class {name}({bases}, total=False):  # fmt: skip\n    """{text}"""\n\n{body}'
 
 
 def _lines(options: Iterable[Placed]) -> Iterator[str]:

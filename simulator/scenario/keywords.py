@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Name = str | os.PathLike[str] | None
 
 
-class WorkloadKeywords(TypedDict, total=False):
+class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `Workload`."""
 
     trace: Name
@@ -33,7 +33,7 @@ class WorkloadKeywords(TypedDict, total=False):
     duration: float | None
 
 
-class EngineOptionsKeywords(TypedDict, total=False):
+class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `EngineOptions`."""
 
     policy: str | None
@@ -41,9 +41,10 @@ class EngineOptionsKeywords(TypedDict, total=False):
     token_budget: int | None
     max_seqs: int | None
     max_model_len: int | None
+    prompt_room: int | None
 
 
-class DeployOptionsKeywords(TypedDict, total=False):
+class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `DeployOptions`."""
 
     kernels: Name
@@ -68,7 +69,7 @@ class DeployOptionsKeywords(TypedDict, total=False):
     expert_horizon: str | None
 
 
-class FleetOptionsKeywords(TypedDict, total=False):
+class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `FleetOptions`."""
 
     router: str | None
@@ -78,13 +79,7 @@ class FleetOptionsKeywords(TypedDict, total=False):
     repair: float | None
 
 
-class ScenarioKeywords(
-    WorkloadKeywords,
-    EngineOptionsKeywords,
-    DeployOptionsKeywords,
-    FleetOptionsKeywords,
-    total=False,
-):
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
@@ -96,14 +91,14 @@ class ScenarioKeywords(
     seed: int
 
 
-class ChangeKeywords(ScenarioKeywords, total=False):
+class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
     """The same with model and system."""
 
     model: Name | ModelSpec
     system: Name | SystemSpec
 
 
-class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False):
+class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
     """Of a server, which has a `host` of its own."""
 
     seed: int
