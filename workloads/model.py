@@ -136,6 +136,14 @@ class ModelSpec:
         """KV bytes one token adds over all layers while inside every window [B]."""
         return sum(self.kv_classes().values())
 
+    def cache_bytes(self, tokens: int) -> float:
+        """KV cache and state of a sequence of so many tokens, windows kept [B]."""
+        kept = sum(
+            size * (min(tokens, window) if window else tokens)
+            for window, size in self.kv_classes().items()
+        )
+        return kept + self.state_bytes_per_sequence
+
     @property
     def kv_window(self) -> tuple[int | None, ...]:
         """Longest attention window of each layer; None where unlimited or without a KV cache."""
@@ -161,20 +169,29 @@ class ModelSpec:
         return tuple(counts.items())
 
     def within(self, longest: int) -> ModelSpec:
-        """The same model for sequences of at most `longest` tokens: windows that never bind are none.
+        """The same model for sequences of at most `longest` tokens: windows that never bind are none."""
 
-        A mixer whose windows depend on that length has a method `within` of its own.
+        def change(layer: Layer) -> Layer:
+            if not layer.mixer.state().spans and 0 < longest <= layer.mixer.state().window:
+                mixer: Any = layer.mixer  # a dataclass with a window of its own
+                return replace(layer, mixer=replace(mixer, window=0))
+            return layer
+
+        return self.of_length(longest).map_layers(change)
+
+    def of_length(self, longest: int) -> ModelSpec:
+        """The same model where windows depend on the longest sequence, of so many tokens at most.
+
+        Mixers whose windows do have a method `within`.
         """
 
         def change(layer: Layer) -> Layer:
             mixer: Any = layer.mixer
-            if hasattr(mixer, "within"):
-                return replace(layer, mixer=mixer.within(longest))
-            if 0 < longest <= mixer.state().window:  # a dataclass with a window of its own
-                return replace(layer, mixer=replace(mixer, window=0))
-            return layer
+            return replace(layer, mixer=mixer.within(longest)) if hasattr(mixer, "within") else layer
 
-        return self.map_layers(change)
+        if any(hasattr(layer.mixer, "within") for layer in self.layers):
+            return self.map_layers(change)
+        return self
 
     @property
     def working_bytes_per_token(self) -> float:

@@ -77,7 +77,7 @@ def compare(
     check_count(images, "--images", 1, MAX_IMAGES)
     how = chosen(DeployOptions, options)
     loaded = [load(model, system, how.dtype, how.kv_dtype) for system in systems]
-    spec = loaded[0][0]
+    spec = loaded[0][0].of_length(context + 1)
     if layers is not None:
         check_count(layers, "--layers", 1, len(spec.layers))
         spec = replace(spec, layers=spec.layers[:layers], vocab=0, tied=True, extra_weights=0)

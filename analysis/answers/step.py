@@ -43,6 +43,7 @@ def step_of(
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, how.dtype, how.kv_dtype)
+    spec = spec.of_length(max(context + 1, prefill))
     deployment = deployed(spec, where, how)
     return deployment, stage_of(deployment, batch, context, prefill)
 

@@ -108,8 +108,7 @@ def needed_bytes(model: ModelSpec, system: SystemSpec, load: Load) -> float:
     """Weights and KV cache of a step, kept once [B]."""
     engines = [p.engine for p in system.device.processors.values() if p.engine is not None]
     weights = stored_bytes(model, engines[0]) if engines else model.weight_bytes
-    cache = model.kv_bytes_per_token * (load.context + 1) + model.state_bytes_per_sequence
-    return weights + (0.0 if load.images else load.decodes * cache)
+    return weights + (0.0 if load.images else load.decodes * model.cache_bytes(load.context + 1))
 
 
 def available_bytes(system: SystemSpec) -> float:

@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import visible
 from ..model import ModelSpec
-from ..yamlfile import read_yaml
 from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
@@ -34,8 +33,16 @@ def read_config(path: str | Path) -> ModelSpec:
     file = config_file(Path(path))
     whole = Path(os.path.abspath(file))
     name = whole.parent.name if whole.name == "config.json" else whole.stem
-    keys = read_yaml(file) if file.suffix in YAML else read_json_object(file)
-    return model_from_keys(keys, name=visible(name), where=str(file))
+    return model_from_keys(_keys(file), name=visible(name), where=str(file))
+
+
+def _keys(file: Path) -> dict[str, Any]:
+    """The keys of a file in either format."""
+    if file.suffix not in YAML:
+        return read_json_object(file)
+    from ..yamlfile import read_yaml  # a parser that files of the usual format do without
+
+    return read_yaml(file)
 
 
 def model_from_keys(
