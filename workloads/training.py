@@ -35,7 +35,8 @@ LOSS_TENSORS = 3
 """Passes over the logits: largest value and sum, exponentials, and the probabilities written."""
 
 INPUT_READERS = frozenset(
-    {"qkv", "qkv_down", "kv_down", "gate_up", "up", "in", "router", "shared_gate_up", "shared_up",
+    {"qkv", "qkv_down", "kv_down", "gate_up", "gate", "up", "in", "router", "router_in",
+     "shared_gate_up", "shared_up",
      "residual_gate_up", "residual_up"}
 )  # fmt: skip
 """Matmuls that read the input of their part of a layer, which is kept once for all of them."""
@@ -281,7 +282,7 @@ def _kept_by_matmul(op: Op, value: float, hidden: int) -> list[Kept]:
     size = s["m"] * s["k"] * s.get("batch", 1) * value
     first = op.name in INPUT_READERS or (op.name == "q_up" and s["k"] == hidden)
     out = [Kept("input" if first else op.name, size, whole=first or op.name == "logits")]
-    if op.name == "router":  # probabilities stay in 32 bit
+    if op.name in ("router", "router_out"):  # probabilities stay in 32 bit
         out.append(Kept("probabilities", 4.0 * s["m"] * s["n"], whole=True))
     return out
 

@@ -165,7 +165,7 @@ def from_op(op: Op) -> F8 | None:
     """Quantities of an op of a serving step; permute and combine are the op's own."""
     s, loads = op.shape, op.loads
     code = CODES.get(op.dtype)
-    if code is None or loads is None:
+    if code is None or loads is None or "inter" not in s:  # adapters are no whole blocks
         return None
     routed, active = loads.routed, loads.active
     one = s["matrices"] * s["hidden"] * s["inter"]

@@ -170,7 +170,7 @@ class Bench:
         """Whether tensor-parallel devices add up a part's output: not where each has its own tokens."""
         if not (is_routed(part) and part.routed.spreads and self.options.sequence_parallel):
             return True
-        return any(op.kind == "gemm" and op.name != "router" for op in ops)
+        return any(op.kind == "gemm" and not op.name.startswith("router") for op in ops)
 
     def _all_reduce(self, hidden: int) -> float:
         """Sum of a part's outputs, or the gather and scatter that sequence parallel makes of it."""

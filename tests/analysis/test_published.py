@@ -18,12 +18,17 @@ from opbyte.analysis.reproduce import (
     attacc,
     bam,
     cent,
+    deepseekmoe,
     dsmoe,
     flightllm,
     hg_pipe,
+    mixlora,
     moa,
+    mode,
     published,
     reproduce,
+    rmoe,
+    scmoe,
     stratum,
     z_code,
 )
@@ -47,6 +52,11 @@ EXPERIMENTS = {
     "z-code": z_code,
     "bam": bam,
     "moa": moa,
+    "mixlora": mixlora,
+    "rmoe": rmoe,
+    "mode": mode,
+    "scmoe": scmoe,
+    "deepseekmoe": deepseekmoe,
 }
 """Name -> module whose `predictions` simulates."""
 FAILING = {"attacc.MT-530B.w1.2048-2048.b49.bank.step_ms"}

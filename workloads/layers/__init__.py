@@ -17,16 +17,23 @@ from .base import (
 from .ffn import FeedForward
 from .head_experts import HeadExperts
 from .linear_state import GatedDeltaNet, Mamba
+from .lora import LowRank
 from .memories import Memories
+from .merged import MergedExperts
+from .mixlora import AdapterExperts
 from .mla import LatentAttention
 from .modal import ModalMamba
 from .moe import MixtureOfExperts
+from .rmoe import RecurrentExperts
+from .shard_pool import PooledAdapter
 from .slices import SlicedAttention, SlicedFeedForward
+from .smora import RankExperts
 from .spans import SpanAttention
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
     "LAYER_KINDS",
+    "AdapterExperts",
     "Attention",
     "AttentionMixture",
     "BidirectionalAttention",
@@ -36,12 +43,17 @@ __all__ = [
     "HeadExperts",
     "LatentAttention",
     "LayerKind",
+    "LowRank",
     "Mamba",
     "Memories",
+    "MergedExperts",
     "MixtureOfExperts",
     "ModalMamba",
     "MultiTaskExperts",
     "PatchEmbedding",
+    "PooledAdapter",
+    "RankExperts",
+    "RecurrentExperts",
     "Routed",
     "RoutedKind",
     "Run",

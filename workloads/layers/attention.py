@@ -9,6 +9,7 @@ from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .linears import Linear
 
 
 @layer_kind("attention")
@@ -66,6 +67,14 @@ class Attention:
         # Key/value heads are copied once there are fewer of them than devices.
         kv = split(self.kv_heads, tp, "KV heads") if self.kv_heads >= tp else 1
         return replace(self, heads=split(self.heads, tp, "query heads"), kv_heads=kv)
+
+    def linears(self) -> tuple[Linear, ...]:
+        """Query, key, value and output projections."""
+        kv, width = self._kv_width, self.heads * self.head_dim
+        return (
+            Linear("q", self.hidden, self._q_width), Linear("k", self.hidden, kv),
+            Linear("v", self.hidden, kv), Linear("out", width, self.hidden),
+        )  # fmt: skip
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.ops_seeing(keys_within(m, self.window), m, run)

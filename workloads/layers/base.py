@@ -96,11 +96,14 @@ class Routed:
     spreads : bool
         Whether experts may be dealt to groups of devices, which then exchange tokens (expert
         parallel). If not, every rank runs all of them, split as `shard` says.
+    by_request : bool
+        Whether all tokens of a request have the same one, in every layer (adapters of tenants).
     """
 
     experts: int
     top_k: int
     spreads: bool = True
+    by_request: bool = False
 
 
 class LayerKind(Protocol):

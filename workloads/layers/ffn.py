@@ -8,6 +8,7 @@ from typing import ClassVar
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .linears import Linear
 
 
 @layer_kind("ffn")
@@ -37,6 +38,12 @@ class FeedForward:
 
     def shard(self, tp: int) -> FeedForward:
         return replace(self, width=split(self.width, tp, "feed-forward columns"))
+
+    def linears(self) -> tuple[Linear, ...]:
+        """The projections up (gate and up where it is gated) and down."""
+        names = ("gate", "up") if self.matrices == 3 else ("up",)
+        ups = (Linear(name, self.hidden, self.width) for name in names)
+        return (*ups, Linear("down", self.width, self.hidden))
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return feed_forward(m.tokens, self.hidden, self.width, self.matrices, run, "ffn")

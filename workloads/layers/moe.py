@@ -54,12 +54,17 @@ class MixtureOfExperts:
         """Experts on one device."""
         return self.experts_held or self.experts
 
+    @property
+    def router_weights(self) -> int:
+        """Weights of the router."""
+        return self.experts * (self.hidden + self.router_bias)
+
     def weights(self) -> tuple[Weights, ...]:
         one = self.matrices * self.hidden * self.width
         bias = ((self.matrices - 1) * self.width + self.hidden) * self.expert_bias
         dense = 3 * self.hidden * self.shared_width
         dense += self.matrices * self.hidden * self.residual_width
-        other = self.experts * (self.hidden + self.router_bias) + self.hidden * self.shared_gate
+        other = self.router_weights + self.hidden * self.shared_gate
         return (
             Weights("experts", one * self.held, one * self.top_k),
             Weights("ffn", dense, dense),
@@ -97,7 +102,7 @@ class MixtureOfExperts:
         if loads is None:
             raise ValueError("a MoE layer needs loads")
         ops = [
-            gemm("router", "moe", "other", m.tokens, self.experts, self.hidden, run),
+            *self.router_ops(m.tokens, run),
             self.expert_op(loads, run),
             elementwise(
                 "combine", "moe", m.tokens, self.hidden, 1.0 + self.top_k, run, access="gather"
@@ -109,6 +114,10 @@ class MixtureOfExperts:
             if width:
                 ops += feed_forward(m.tokens, self.hidden, width, matrices, run, "moe", name)
         return ops
+
+    def router_ops(self, tokens: float, run: Run) -> list[Op]:
+        """What chooses a token's experts."""
+        return [gemm("router", "moe", "other", tokens, self.experts, self.hidden, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """All experts of this device at the given loads: gate, up and down projections."""

@@ -1,0 +1,49 @@
+"""The linear layers of a layer part, which adapters join."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from ..errors import InputError
+from .base import LayerKind
+
+
+class Linear(NamedTuple):
+    """One matrix of a layer part: ``outputs x inputs`` weights."""
+
+    name: str
+    inputs: int
+    outputs: int
+
+    @property
+    def sides(self) -> int:
+        """Weights of a pair of low-rank matrices beside it, by unit of rank."""
+        return self.inputs + self.outputs
+
+
+class Adaptable(LayerKind, Protocol):
+    """A layer part that names its matrices."""
+
+    def linears(self) -> tuple[Linear, ...]:
+        """Its matrices as one device holds them."""
+
+
+def linears_of(part: LayerKind) -> tuple[Linear, ...]:
+    """Matrices of a part.
+
+    Raises
+    ------
+    InputError
+        A kind that names none: adapters cannot join it.
+    """
+    named = getattr(part, "linears", None)
+    if named is None:
+        raise InputError(f"layer kind {part.kind}", "has no linear layers that adapters could join")
+    found: tuple[Linear, ...] = named()
+    return found
+
+
+def sides(linears: Sequence[Linear]) -> int:
+    """Weights of low-rank pairs beside all of them, by unit of rank."""
+    return sum(linear.sides for linear in linears)

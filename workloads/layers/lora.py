@@ -1,0 +1,132 @@
+"""LoRA: a pair of low-rank matrices beside every linear layer of a part, of one or many tenants.
+
+``y = W x + B (A x)`` with ``rank`` rows in A (Hu et al., arXiv 2106.09685). The base runs once for
+all tokens; with several adapters each request names one, and the pairs of all are applied in one call
+(gathered products as in Punica, arXiv 2310.18547).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..access import Access
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Loads, Op
+from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
+from .linears import Adaptable, Linear, linears_of, sides
+
+
+@layer_kind("lora")
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """A layer part with low-rank adapters, of which a request uses one.
+
+    Attributes
+    ----------
+    base : Adaptable
+        The part that they join.
+    rank : int
+        Rows of A and columns of B; 0 leaves the base as it is.
+    adapters : int
+        Adapters in memory. One is part of the model and serves every token.
+    """
+
+    kind: ClassVar[str]
+    base: Adaptable
+    rank: int
+    adapters: int = 1
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def routed(self) -> Routed | None:
+        """The choice among several adapters, made by the request."""
+        if self.adapters == 1 or self.rank == 0:
+            return None
+        return Routed(self.adapters, 1, spreads=False, by_request=True)
+
+    @property
+    def pair(self) -> int:
+        """Weights of one adapter beside this part."""
+        return self.rank * sides(linears_of(self.base))
+
+    def linears(self) -> tuple[Linear, ...]:
+        return linears_of(self.base)
+
+    def weights(self) -> tuple[Weights, ...]:
+        own = Weights("other", self.pair * self.adapters, self.pair)
+        return (*self.base.weights(), own)
+
+    def state(self) -> State:
+        return self.base.state()
+
+    def shard(self, tp: int) -> LowRank:
+        """The base is split; of a pair, the side that faces what is split."""
+        base: Adaptable = self.base.shard(tp)  # type: ignore[assignment]
+        return replace(self, base=base)
+
+    def shard_experts(self, ep: int, tp: int) -> LowRank:
+        """Adapters are never dealt to groups: every rank serves every tenant."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "adapters need ep=1")
+        return self
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.base.ops(m, run, None)
+        if self.rank == 0:
+            return ops
+        if self.routed is None:
+            return ops + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+        if loads is None:
+            raise ValueError("several adapters need loads")
+        return [*ops, self.expert_op(loads, run)]
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """The pairs of all adapters that some token uses."""
+        return pairs_op("adapters", self.linears(), self.rank, self.adapters, loads, run)
+
+
+def low_rank_ops(linears: tuple[Linear, ...], tokens: float, rank: int, run: Run) -> list[Op]:
+    """One pair beside each matrix: A, B, and their output added to the matrix's."""
+    out: list[Op] = []
+    for linear in linears:
+        name = f"lora_{linear.name}"
+        out += [
+            gemm(f"{name}_a", "adapters", "other", tokens, rank, linear.inputs, run),
+            gemm(f"{name}_b", "adapters", "other", tokens, linear.outputs, rank, run),
+            elementwise(f"{name}_add", "adapters", tokens, linear.outputs, 3, run),
+        ]
+    return out
+
+
+def pairs_op(
+    name: str, linears: tuple[Linear, ...], rank: int, held: int, loads: Loads, run: Run,
+    top_k: int = 1,
+) -> Op:  # fmt: skip
+    """Pairs of several adapters (or single ranks) in one call, each read once, outputs added in place.
+
+    A token's input is read once for all of its `top_k`. Its shape names no inner width: kernel models of whole expert blocks leave it to the roofline.
+    """
+    num, routed = run.numerics, loads.routed
+    one = rank * sides(linears)
+    moved = sum(linear.inputs + 2 * linear.outputs for linear in linears)
+    return Op(
+        name=name,
+        layer="adapters",
+        kind="experts",
+        phase="both",
+        shape={
+            "hidden": linears[0].inputs, "rank": rank, "matrices": 2 * len(linears),
+            "experts": held, "top_k": top_k, "routed": routed,
+        },
+        dtype=num.default,
+        flops=2.0 * routed * one,
+        weight_bytes=num.weight_bytes("other") * one * loads.active,
+        act_bytes=num.act_bytes * routed / top_k * moved,
+        loads=loads,
+        access=Access("slices", num.weight_bytes("other") * one, held),
+    )  # fmt: skip
