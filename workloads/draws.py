@@ -303,7 +303,8 @@ def draw_loads(
 
     Decodes come from different sequences, so they are independent draws from the layer's
     distribution. With `tilt` > 0 each prompt chunk has its own distribution, drawn once for
-    (sequence, layer) from a Dirichlet of total concentration `tilt` around the layer's.
+    (sequence, layer) from a Dirichlet of total concentration `tilt` around the layer's. With
+    `tilt` < 0 all tokens of a prompt have one expert, drawn for its sequence.
 
     Parameters
     ----------
@@ -320,6 +321,10 @@ def draw_loads(
     if tilt == 0.0:
         for c in range(num_chunks):
             tokens += chunks[0, c]
+    elif tilt < 0.0:
+        for c in range(num_chunks):
+            prompt = mix(prompt_key ^ mix(np.uint64(chunks[1, c])))
+            out[search(router[R_CUMULATIVE], experts, uniform01(prompt))] += chunks[0, c]
     else:
         pools += num_chunks
     table, keep, state = router, 0.0, layer_key(key, layer)

@@ -158,7 +158,9 @@ class ModelSpec:
     @property
     def moe_layers(self) -> int:
         """Layers whose feed-forward part has experts."""
-        return sum(is_routed(layer.ffn) for layer in self.layers)
+        return sum(
+            is_routed(layer.ffn) and not layer.ffn.routed.by_request for layer in self.layers
+        )
 
     @property
     def groups(self) -> tuple[tuple[Layer, int], ...]:

@@ -34,6 +34,9 @@ probability that a slot keeps the previous token's expert: both fitted on the sa
 
 PERSISTENCE = 0.15
 
+BY_REQUEST = -1.0
+"""`Router.tilt` where a request chooses for all of its tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class Router:
@@ -50,7 +53,8 @@ class Router:
     top_k : int
         Distinct experts per token.
     tilt : float
-        Total Dirichlet concentration of a prompt's own distribution; 0 = none.
+        Total Dirichlet concentration of a prompt's own distribution; 0 = none, `BY_REQUEST` = all
+        tokens of a prompt have one expert.
     persist : float
         Probability of keeping the previous token's expert within a prompt.
     seed : int
@@ -97,12 +101,18 @@ class Router:
         """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
-    def expected(self, layer: int, tokens: float) -> Loads:
-        """Expected loads: each expert is active with some probability, then evenly loaded."""
+    def expected(self, layer: int, tokens: float, choices: float | None = None) -> Loads:
+        """Expected loads: each expert is active with some probability, then evenly loaded.
+
+        Parameters
+        ----------
+        choices : float, optional
+            Independent ones, where requests choose for all of their tokens; one a token without.
+        """
         inclusion = self.inclusion[layer]
         if tokens <= 0:
             return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
-        active = 1.0 - (1.0 - inclusion) ** tokens
+        active = 1.0 - (1.0 - inclusion) ** (tokens if choices is None else choices)
         own = np.where(
             inclusion > 0.0, tokens * inclusion / np.where(active > 0.0, active, 1.0), 0.0
         )
@@ -220,10 +230,12 @@ def make_router(
     top_k: int,
     seed: int,
     keys: tuple[int, ...] | None = None,
+    by_request: bool = False,
 ) -> Router:
     """Build a router from its name, e.g. ``uniform`` or ``power_law:0.8``.
 
-    `keys` number the layers within the model where it has layers of several expert counts.
+    `keys` number the layers within the model where it has layers of several expert counts. With
+    `by_request` all tokens of a prompt have one expert.
 
     Raises
     ------
@@ -234,7 +246,7 @@ def make_router(
     kind, _, argument = routing.partition(":")
     prob = ROUTINGS[kind](argument, layers, experts, seed)
     prob = np.ascontiguousarray(prob / prob.sum(axis=1, keepdims=True))
-    skewed = kind == "measured"
+    skewed = kind == "measured" and not by_request
     counters = tuple(range(layers)) if keys is None else keys
     return Router(
         name=routing,
@@ -242,8 +254,8 @@ def make_router(
         inclusion=_inclusion(prob, top_k, kind),
         cumulative=np.cumsum(prob, axis=1),
         top_k=top_k,
-        tilt=TILT_PER_EXPERT * experts if skewed else 0.0,
+        tilt=TILT_PER_EXPERT * experts if skewed else BY_REQUEST * by_request,
         persist=PERSISTENCE if skewed else 0.0,
         seed=seed,
-        keys=(counters[0],) * layers if kind in ONE_CHOICE else counters,
+        keys=(counters[0],) * layers if by_request or kind in ONE_CHOICE else counters,
     )

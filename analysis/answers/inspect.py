@@ -23,7 +23,11 @@ class Inspection(Result):
 
     def to_dict(self) -> dict[str, Any]:
         spec = self.model
-        experts = [layer.ffn.routed for layer in spec.layers if is_routed(layer.ffn)]
+        experts = [
+            la.ffn.routed
+            for la in spec.layers
+            if is_routed(la.ffn) and not la.ffn.routed.by_request
+        ]
         return {
             "model": spec.name,
             "architecture": spec.architecture,

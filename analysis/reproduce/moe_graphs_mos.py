@@ -73,11 +73,10 @@ def _loading() -> Table:
     d = deploy(load_model(MODEL), load_system(SYSTEM))
     host = d.system.device.host_memory
     assert host is not None
-    assemble = sum(
-        Prices(d).op(Work(op))
-        for layer in d.model.layers for part in layer.parts
-        for op in PooledAdapter(part, RANK, RANK // SHARE).assembly(d.run)  # type: ignore[arg-type]
-    )  # fmt: skip
+    assemble = 0.0
+    for part in (part for layer in d.model.layers for part in layer.parts):
+        gathers = PooledAdapter(part, RANK, RANK // SHARE).assembly(d.run)  # type: ignore[arg-type]
+        assemble += sum(Prices(d).op(Work(op)) for op in gathers)
     rows = []
     for name, adapt, more in (("LoRA", plain, 0.0), ("MoS", pooled, assemble)):
         size = tenant_bytes(adapt)

@@ -75,9 +75,10 @@ def _models() -> Table:
 
 
 def _drawn() -> Table:
-    """Seconds of a step by what the busiest device does, as the figure takes them."""
+    """Milliseconds of a step by what the busiest device does, as the figure takes them."""
+    used = [part for part, took in step(True).by_stream.items() if took > 0]
     rows = [
-        {"case": name, **{part: took * 1e3 for part, took in step(recurrent).by_stream.items()}}
+        {"case": name, **{part: step(recurrent).by_stream[part] * 1e3 for part in used}}
         for name, recurrent in (("plain router", False), ("recurrent router", True))
     ]
     return Table("steps", "A training step of the large model (ms)", rows)

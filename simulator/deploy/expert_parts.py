@@ -57,23 +57,28 @@ def expert_parts(
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.
 
-    If `shared`, equal layers of a stage are one part.
+    If `shared`, equal layers of a stage are one part; so they are where requests choose for all layers.
     """
+    chosen = [part.routed for stage in stages for la in stage.layers for part in la.expert_parts]
+    shared = shared or (bool(chosen) and all(routed.by_request for routed in chosen))
     found = [
         (part, count, s)
         for s, stage in enumerate(stages)
         for layer, count in (stage.groups if shared else [(layer, 1) for layer in stage.layers])
         for part in layer.expert_parts
     ]
-    sizes = [(part.routed.experts, part.routed.top_k) for part, _, _ in found]
-    routers: dict[tuple[int, int], Router] = {}
+    sizes = [
+        (part.routed.experts, part.routed.top_k, part.routed.by_request) for part, _, _ in found
+    ]
+    routers: dict[tuple[int, int, bool], Router] = {}
     rows: dict[int, int] = {}
     for size in dict.fromkeys(sizes):
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
         rows |= {part: row for row, part in enumerate(keys)}
         routers[size] = make_router(
-            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys
-        )
+            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys,
+            by_request=size[2],
+        )  # fmt: skip
     out = []
     for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
@@ -93,7 +98,10 @@ def checked_store(
     """
     if store is None:
         return None
-    if not any(layer.expert_parts for layer in model.layers):
+    parts = [part.routed for layer in model.layers for part in layer.expert_parts]
+    if any(routed.by_request for routed in parts):
+        raise InputError("--experts-resident", "cannot go with --adapters; leave one out")
+    if not parts:
         raise InputError("--experts-resident", f"{model.name} has no experts")
     if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"

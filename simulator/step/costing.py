@@ -229,6 +229,9 @@ class Stage:
         return groups[slowest][0]
 
     def _loads(self, part: ExpertPart) -> Loads:
+        if self.expected and part.spec.routed.by_request:
+            choices = float(len(self.union.q_len))
+            return part.router.expected(part.row, float(self.union.tokens), choices)
         if self.expected:
             return part.router.expected(part.row, float(self.union.tokens))
         return part.router.loads(self.step, part.row, self.union, self.replica)

@@ -34,6 +34,7 @@ class PooledAdapter:
     """
 
     kind: ClassVar[str]
+    routed: ClassVar[None] = None
     base: Adaptable
     rank: int
     pool_rank: int
