@@ -246,12 +246,14 @@ def make_router(
     kind, _, argument = routing.partition(":")
     prob = ROUTINGS[kind](argument, layers, experts, seed)
     prob = np.ascontiguousarray(prob / prob.sum(axis=1, keepdims=True))
+    if by_request:  # one choice, the same in every layer
+        prob = np.repeat(prob[:1], layers, axis=0)
     skewed = kind == "measured" and not by_request
     counters = tuple(range(layers)) if keys is None else keys
     return Router(
         name=routing,
         prob=prob,
-        inclusion=_inclusion(prob, top_k, kind),
+        inclusion=prob.copy() if by_request else _inclusion(prob, top_k, kind),
         cumulative=np.cumsum(prob, axis=1),
         top_k=top_k,
         tilt=TILT_PER_EXPERT * experts if skewed else BY_REQUEST * by_request,

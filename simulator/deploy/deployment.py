@@ -12,6 +12,7 @@ from ...devices.dram.model import derivable, with_dram
 from ...devices.hosts.catalog import host_of, link_of
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
+from ...workloads.adapters import Tenants, with_adapters
 from ...workloads.errors import InputError, nearest
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
@@ -87,6 +88,8 @@ class Deployment:
         the latter, except `system`, which is the whole.
     store : ExpertStore, optional
         How many experts a device keeps in its memory, and how it chooses them; without, all.
+    tenants : Tenants, optional
+        Adapters on the model; without, it has none.
     """
 
     model: ModelSpec
@@ -102,6 +105,7 @@ class Deployment:
     all_to_all: str = ""
     overlap: str = "none"
     store: ExpertStore | None = None
+    tenants: Tenants | None = None
     pools: tuple[Deployment, ...] = ()
 
     def __repr__(self) -> str:
@@ -193,6 +197,7 @@ def deploy(
     joint: bool = False,
     overlap: str = "none",
     store: ExpertStore | None = None,
+    tenants: Tenants | None = None,
 ) -> Deployment:
     """Put a model on a system.
 
@@ -235,6 +240,8 @@ def deploy(
         "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
     store : ExpertStore, optional
         Keep some experts in a device's memory and the others in the host's.
+    tenants : Tenants, optional
+        Adapters on the model's matrices, one of which a request uses.
 
     Raises
     ------
@@ -254,11 +261,14 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, overlap=overlap, store=store,
+                joint=joint, overlap=overlap, store=store, tenants=tenants,
             )
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
+    popularity = "uniform"
+    if tenants is not None:
+        model, popularity = with_adapters(model, tenants), tenants.popularity
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     if all_to_all is not None:
         planned_exchange(layout, system, all_to_all)
@@ -270,14 +280,17 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=expert_parts(stages, layout, routing, seed, draws == "step"),
+        experts=expert_parts(stages, layout, routing, seed, draws == "step",
+                             popularity),
         kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
-        store=checked_store(store, model, system, overlap),
+        store=checked_store(store, model, system, overlap), tenants=tenants,
     ))  # fmt: skip
 
 
 def _overlapping(d: Deployment) -> Deployment:
-    """Refuse an overlap that the deployment has no use for."""
+    """Refuse an overlap that the deployment has no use for, and adapters of ranks in lock step."""
+    if d.lockstep and any(part.spec.routed.by_request for part in d.experts):
+        raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
     where = f"--overlap {d.overlap}"
     if d.overlap == "none":
         return d

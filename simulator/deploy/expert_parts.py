@@ -53,11 +53,17 @@ class ExpertPart:
 
 
 def expert_parts(
-    stages: Sequence[ModelSpec], layout: Layout, routing: str, seed: int, shared: bool
+    stages: Sequence[ModelSpec],
+    layout: Layout,
+    routing: str,
+    seed: int,
+    shared: bool,
+    popularity: str = "uniform",
 ) -> tuple[ExpertPart, ...]:
     """Number the expert parts and give each a row of a router of its size.
 
     If `shared`, equal layers of a stage are one part; so they are where requests choose for all layers.
+    What requests choose they choose by `popularity`, all else goes by `routing`.
     """
     chosen = [part.routed for stage in stages for la in stage.layers for part in la.expert_parts]
     shared = shared or (bool(chosen) and all(routed.by_request for routed in chosen))
@@ -76,7 +82,7 @@ def expert_parts(
         keys = tuple(i for i, s in enumerate(sizes) if s == size)
         rows |= {part: row for row, part in enumerate(keys)}
         routers[size] = make_router(
-            routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys,
+            popularity if size[2] else routing, layers=len(keys), experts=size[0], top_k=size[1], seed=seed, keys=keys,
             by_request=size[2],
         )  # fmt: skip
     out = []

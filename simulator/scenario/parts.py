@@ -8,7 +8,7 @@ from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.arrivals import MAX_CV, MIN_CV
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
+from ..limits import MAX_ADAPTERS, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, real, text, texts, whole
 
 
@@ -124,6 +124,18 @@ class DeployOptions(Checked):
     )
     expert_horizon: str | None = text(
         "When it does: layer (as the layer before begins) or step (before the first layer).", "WHEN"
+    )
+    adapters: int | None = whole(
+        "LoRA adapters of tenants, one of which a request uses.", 1, MAX_ADAPTERS
+    )
+    adapter_rank: int | None = whole("Their rank; 16 without it.", 1, 65_536)
+    adapters_resident: int | None = whole(
+        "Adapters that a device has room for; the others come from the host's memory.",
+        1,
+        MAX_ADAPTERS,
+    )
+    adapter_popularity: str | None = text(
+        "How requests that name none choose: uniform or power_law:S.", "POPULARITY"
     )
 
 

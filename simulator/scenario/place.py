@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...devices.calibrated.libraries import joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
+from ...workloads.adapters import tenants_of
 from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE
 from ..deploy.deployment import Deployment, deploy
@@ -54,6 +55,10 @@ def deployed(
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
         frameworks=frameworks, exchange=exchange, all_to_all=options.all_to_all, sampling=sampling,
+        tenants=tenants_of(
+            options.adapters, options.adapter_rank, options.adapters_resident,
+            options.adapter_popularity,
+        ),
         joint=vllm and joint_attention(system.device), overlap=options.overlap,
         store=expert_store(
             options.experts_resident, options.expert_cache, options.expert_predictor,

@@ -21,7 +21,7 @@ from .linears import Adaptable, Linear, linears_of, sides
 @layer_kind("lora")
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """A layer part with low-rank adapters, of which a request uses one.
+    """A layer part with low-rank adapters.
 
     Attributes
     ----------
@@ -30,13 +30,14 @@ class LowRank:
     rank : int
         Rows of A and columns of B; 0 leaves the base as it is.
     adapters : int
-        Adapters in memory. One is part of the model and serves every token.
+        Adapters in memory, one of which a request names. 0 = a single one that is part of the model,
+        serves every token, and runs as ordinary matrices.
     """
 
     kind: ClassVar[str]
     base: Adaptable
     rank: int
-    adapters: int = 1
+    adapters: int = 0
 
     @property
     def hidden(self) -> int:
@@ -44,8 +45,8 @@ class LowRank:
 
     @property
     def routed(self) -> Routed | None:
-        """The choice among several adapters, made by the request."""
-        if self.adapters == 1 or self.rank == 0:
+        """The choice among adapters, made by the request."""
+        if not self.adapters or self.rank == 0:
             return None
         return Routed(self.adapters, 1, spreads=False, by_request=True)
 
@@ -58,7 +59,7 @@ class LowRank:
         return linears_of(self.base)
 
     def weights(self) -> tuple[Weights, ...]:
-        own = Weights("other", self.pair * self.adapters, self.pair)
+        own = Weights("other", self.pair * max(self.adapters, 1), self.pair)
         return (*self.base.weights(), own)
 
     def state(self) -> State:
@@ -82,7 +83,7 @@ class LowRank:
         if self.routed is None:
             return ops + low_rank_ops(self.linears(), m.tokens, self.rank, run)
         if loads is None:
-            raise ValueError("several adapters need loads")
+            raise ValueError("adapters that requests name need loads")
         return [*ops, self.expert_op(loads, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
