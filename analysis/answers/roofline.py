@@ -23,6 +23,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
+from .adapters import adapters_dict, adapters_text
 from .expert_cache import cache_dict, cache_text
 from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
@@ -121,6 +122,7 @@ class Roofline(Result):
             ],
             "roofs": self._roofs(),
             **cache_dict(self.deployment, self.fetch, self.step_seconds),
+            **adapters_dict(self.deployment),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
@@ -165,6 +167,7 @@ class Roofline(Result):
             *step_blocks(self.overlap, self.step_seconds),
             self.rows(),
             *cache_text(self.deployment, self.fetch, self.step_seconds),
+            *adapters_text(self.deployment),
             FOOTNOTE,
         ]
 

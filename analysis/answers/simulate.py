@@ -18,6 +18,7 @@ from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
+from .adapters import adapters_dict, adapters_text
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .expert_cache import cache_dict, cache_text
@@ -110,6 +111,7 @@ class Simulation(Result):
             "restarts": r.restarts,
             "moved_kv_bytes": r.moved_bytes,
             **cache_dict(r.deployment, r.fetch, _stepping_s(r)),
+            **adapters_dict(r.deployment, r.adapters),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -137,7 +139,8 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
-            *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)), self.sure(),
+            *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
+            *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip

@@ -78,6 +78,8 @@ class Arrivals:
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         for node in nodes.all:
             node.engine.widen(longest)
+        if self.dealer.shelf is not None:
+            self.dealer.shelf.read(block)
         return self.table.append(block)
 
     def _in_blocks(self, env: simpy.Environment) -> Process:

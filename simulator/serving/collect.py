@@ -129,6 +129,7 @@ def collect(
         restarts=served.restarts,
         moved_bytes=served.moved_bytes,
         fetch=_fetch(engines),
+        adapters=served.adapters,
     )
 
 

@@ -10,6 +10,7 @@ from typing import overload
 import numpy as np
 
 from ...workloads.requests import RequestBlock
+from .adapters import Shelf
 from .faults import check_restarts
 from .nodes import Node, Nodes
 from .prefixes import Prompt, prompt_of
@@ -29,6 +30,8 @@ class Dealer:
     nodes : Nodes
     route : Route
         Chooses a node.
+    shelf : Shelf, optional
+        Adapters that requests wait for.
     gate : deque of int
         Requests that wait because no entry node is up, or has room.
     dealt : int
@@ -42,6 +45,7 @@ class Dealer:
     table: Table
     nodes: Nodes
     route: Route
+    shelf: Shelf | None = None
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
     restarts: Counter[int] = field(default_factory=Counter)
@@ -54,7 +58,14 @@ class Dealer:
         return self.route is not round_robin and len(self.nodes.all) > 1
 
     def arrive(self, row: int, now: float) -> None:
-        """Deal a request that arrives now, behind those that wait."""
+        """Deal a request that arrives now, behind those that wait, once its adapter is there."""
+        if self.shelf is not None:
+            self.shelf.ask(row, now)
+        else:
+            self.admit(row, now)
+
+    def admit(self, row: int, now: float) -> None:
+        """Deal a request behind those that wait."""
         self.gate.append(row)
         self.deal(now)
 
@@ -181,4 +192,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
         block.request_id[which], block.arrival_s[which], block.input_tokens[which],
         block.output_tokens[which], None if block.hash_ids is None else block.hash_ids[which],
         None if block.turns is None else block.turns.take(which), block.hash_tokens,
+        None if block.adapters is None else block.adapters[which],
     )  # fmt: skip

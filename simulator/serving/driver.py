@@ -20,6 +20,7 @@ from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from .adapters import AdapterCounts, shelf_of
 from .arrivals import Arrivals
 from .dealing import Dealer
 from .engine import Engine
@@ -70,6 +71,8 @@ class Served:
         Nodes that failed, and requests that were put back because of it.
     moved_bytes : float
         KV caches that crossed the link.
+    adapters : AdapterCounts, optional
+        What requests asked of the slots for adapters, where not all fit.
     """
 
     engines: list[Engine]
@@ -79,6 +82,7 @@ class Served:
     failures: int
     restarts: int
     moved_bytes: float
+    adapters: AdapterCounts | None = None
 
 
 def serve(
@@ -130,7 +134,7 @@ def serve(
     for node, _ in faults.at if faults else ():
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
-    driver = Driver(pools, policy, stream, router, faults, warmup, stop, keep_log, cache)
+    driver = Driver(pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed)
     return driver.run(seed, progress)
 
 
@@ -139,14 +143,14 @@ class Driver:
 
     Parameters
     ----------
-    pools, policy, stream, router, faults, warmup, stop, keep_log, cache
+    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed
         See `serve`.
     """
 
     def __init__(
         self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
-        cache: CacheSettings | None,
+        cache: CacheSettings | None, seed: int,
     ) -> None:  # fmt: skip
         self.env = env = simpy.Environment()
         self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
@@ -157,9 +161,14 @@ class Driver:
         chained = first is not None and first.turns is not None
         # A key of the policy's order may need the arrival, which turns get when they are played.
         played = not (chained and policy.order)
-        self.alone = len(pools.entry) == 1 and not pools.decode and faults is None and played
+        tenants = pools.entry[0].tenants
+        swapped = tenants is not None and tenants.swapped
+        self.alone = (
+            len(pools.entry) == 1 and not pools.decode and faults is None and played
+            and not swapped
+        )  # fmt: skip
         shared = not self.alone and (chained or stream.closed_loop is not None)
-        self.always = bool(pools.decode) or shared
+        self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
 
         def made(deployment: Deployment, index: int, policy: Policy) -> Node:
@@ -178,6 +187,8 @@ class Driver:
         decode = [made(d, i, decoding) for i, d in enumerate(pools.decode, len(entry))]
         self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
+        if swapped:
+            self.dealer.shelf = shelf_of(env, pools.entry, faults, seed, self.dealer.admit)
         self.sessions = Sessions(env, table, self.dealer)
         whole = self.alone or not (self.always or faults or self.dealer.looks)
         self.arrivals = Arrivals(
@@ -214,6 +225,7 @@ class Driver:
         return Served(
             [node.engine for node in nodes.all], self.table, self._completed(), self.warm_s, self.failures.failures,
             self.dealer.restarts.total(), self.transfers.moved_bytes,
+            None if self.dealer.shelf is None else self.dealer.shelf.counts,
         )  # fmt: skip
 
     def _completed(self) -> int:
@@ -236,6 +248,8 @@ class Driver:
             else:
                 node.forget(self.dealer.kept.get(row, 0.0))
                 self.delivered += 1
+                if self.dealer.shelf is not None:
+                    self.dealer.shelf.done(row, node.clock)
                 followed = self.sessions.completed(row)
                 self.arrivals.completed(followed, node.clock)
         self._note(node.clock)

@@ -12,6 +12,7 @@ from ..batching.policies import Policy
 from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
+from .adapters import AdapterCounts
 from .metrics import Quantiles
 from .steady import Window
 
@@ -145,6 +146,8 @@ class Run:
         Seconds of real time the simulation took.
     fetch : StepFetch or None
         What its expert caches did, all steps together, where there were some.
+    adapters : AdapterCounts or None
+        What requests asked of the slots for adapters, where not all fit.
     """
 
     deployment: Deployment
@@ -180,6 +183,7 @@ class Run:
     restarts: int = 0
     moved_bytes: float = 0.0
     fetch: StepFetch | None = None
+    adapters: AdapterCounts | None = None
 
     def __repr__(self) -> str:
         return (

@@ -9,6 +9,7 @@ from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from .adapters import by_names, known
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
@@ -59,6 +60,9 @@ def run(
             deployment.model.name,
             "takes images, not tokens; use opbyte compare, or opbyte frames on an FPGA",
         )
+    if deployment.tenants is not None:
+        stream = known(stream, deployment.tenants)
+        deployment = by_names(deployment, stream)
     fleet, clients = fleet or Fleet(), stream.closed_loop
     if clients is not None and not deployment.pools and clients < deployment.replicas:
         raise InputError(

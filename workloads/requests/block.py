@@ -51,6 +51,12 @@ class Turns:
         return cls(*(np.concatenate([getattr(part, name) for part in known]) for name in names))
 
 
+def joined(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
+    """A column of several blocks; None unless all have it."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if known and len(known) == len(parts) else None
+
+
 @dataclass(frozen=True, slots=True)
 class RequestBlock:
     """Consecutive requests of a stream.
@@ -70,6 +76,8 @@ class RequestBlock:
         Where requests follow each other.
     hash_tokens : int
         Prompt tokens behind one hash id.
+    adapters : int64 array, shape (n,), or None
+        Number of the adapter that each request names.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -79,6 +87,7 @@ class RequestBlock:
     hash_ids: HashIds | None = None
     turns: Turns | None = None
     hash_tokens: int = PREFIX_BLOCK_TOKENS
+    adapters: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -127,4 +136,5 @@ class RequestStream:
             tuple(ids for block in hashed for ids in block) if hashed else None,
             Turns.joined([b.turns for b in blocks]),
             blocks[0].hash_tokens,
+            joined([b.adapters for b in blocks]),
         )

@@ -12,18 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .block import MAX_BLOCK, HashIds, RequestBlock, Turns
+from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes, turns."""
+    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes, turns, adapters."""
 
     arrival_s: npt.NDArray[np.float64]
     input_tokens: npt.NDArray[np.int64]
     output_tokens: npt.NDArray[np.int64]
     hash_ids: HashIds | None = None
     turns: Turns | None = None
+    adapters: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -33,9 +34,11 @@ class Rows:
         cut = slice(start, stop)
         hashes = None if self.hash_ids is None else self.hash_ids[cut]
         turns = None if self.turns is None else self.turns.take(cut)
+        adapters = None if self.adapters is None else self.adapters[cut]
         return Rows(
-            self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns
-        )
+            self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
+            adapters,
+        )  # fmt: skip
 
 
 def checked(batches: Iterable[Rows], subject: object) -> Iterator[Rows]:
@@ -142,6 +145,7 @@ def _joined(a: Rows, b: Rows) -> Rows:
         np.concatenate([a.output_tokens, b.output_tokens]),
         (a.hash_ids or ()) + (b.hash_ids or ()) if both else None,
         Turns.joined([a.turns, b.turns]),
+        joined([a.adapters, b.adapters]),
     )
 
 
@@ -162,5 +166,5 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             done += len(part)
             yield RequestBlock(
                 ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
-                part.turns,
+                part.turns, adapters=part.adapters,
             )  # fmt: skip

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..csvfile import header_of, read_columns
+from ..csvfile import header_of, numbers, read_columns
 from . import stamps
 from .cells import check_order, times, tokens
 from .formats import request_format
+from .options import MAX_SIZE
 from .rows import Rows
 from .sessions import SessionReader, session_columns
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
+ADAPTER = "adapter"
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
@@ -40,15 +43,22 @@ def read_azure(path: Path) -> Iterator[Rows]:
 def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
-    It may have the columns of `sessions`.
+    It may have the columns of `sessions`, and ``adapter``: the number of the adapter that a request
+    uses, from 0.
     """
-    names = session_columns(header_of(path), str(path))
+    header = header_of(path)
+    names = session_columns(header, str(path))
+    named = (ADAPTER,) if ADAPTER in header else ()
     sessions, last = SessionReader(names), -np.inf
-    for columns in read_columns(path, (*OWN, *names)):
+    for columns in read_columns(path, (*OWN, *names, *named)):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
         found = {column.name: column for column in columns}
+        if named:
+            rows = replace(
+                rows, adapters=numbers(found[ADAPTER], 0, MAX_SIZE, whole=True).astype(np.int64)
+            )
         yield sessions.read(found.__getitem__, rows)
 
 
