@@ -73,7 +73,7 @@ def tenants_of(
 
 
 def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
-    """The model with as many adapters on every matrix as lie in a device's memory.
+    """The model with an adapter of every tenant on every matrix.
 
     Blocks of experts and parts that name no matrices keep none.
 
@@ -90,7 +90,8 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
         if tenants.rank > least:
             reason = f"must be at most {least}, the narrow side of a matrix, not {tenants.rank}"
             raise InputError("--adapter-rank", reason)
-        return LowRank(part, tenants.rank, tenants.resident)  # type: ignore[arg-type]
+        slots = tenants.resident if tenants.swapped else 0
+        return LowRank(part, tenants.rank, tenants.adapters, slots)  # type: ignore[arg-type]
 
     def change(layer: Layer) -> Layer:
         return replace(layer, mixer=adapted(layer.mixer), ffn=adapted(layer.ffn))

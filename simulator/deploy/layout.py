@@ -327,8 +327,11 @@ def _check_weights(
 
 def _way_out(shard: ModelSpec, system: SystemSpec) -> str:
     """What would make weights fit: experts in the host's memory, where there are some and it is known."""
-    if system.device.host_memory is None or not any(layer.expert_parts for layer in shard.layers):
+    parts = [part.routed for layer in shard.layers for part in layer.expert_parts]
+    if system.device.host_memory is None or not parts:
         return ""
+    if any(routed.by_request for routed in parts):
+        return "; --adapters-resident N leaves all but N of the adapters in the host's memory"
     return "; --experts-resident N leaves all but N of a layer's experts in the host's memory"
 
 

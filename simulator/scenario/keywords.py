@@ -67,6 +67,10 @@ class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     expert_cache: str | None
     expert_predictor: str | None
     expert_horizon: str | None
+    adapters: int | None
+    adapter_rank: int | None
+    adapters_resident: int | None
+    adapter_popularity: str | None
 
 
 class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
@@ -121,3 +125,7 @@ class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False): 
     expert_cache: str | None
     expert_predictor: str | None
     expert_horizon: str | None
+    adapters: int | None
+    adapter_rank: int | None
+    adapters_resident: int | None
+    adapter_popularity: str | None

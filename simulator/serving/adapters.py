@@ -223,18 +223,14 @@ def known(stream: RequestStream, tenants: Tenants) -> RequestStream:
 
 
 def by_names(d: Deployment, stream: RequestStream) -> Deployment:
-    """The deployment whose steps use adapters as often as a stream's requests name them.
-
-    Where some are elsewhere, the slots hold the most named ones.
-    """
+    """The deployment whose steps use adapters as often as a stream's requests name them."""
     assert d.tenants is not None
     counts = np.zeros(d.tenants.adapters)
     for block in stream:
         if block.adapters is None:
             return d
         counts += np.bincount(block.adapters, minlength=len(counts))
-    own = np.sort(counts)[::-1][: d.tenants.resident] if d.tenants.swapped else counts
-    shares = own / own.sum()
+    shares = counts / counts.sum()
     experts = []
     for part in d.experts:
         if part.spec.routed.by_request:

@@ -158,7 +158,7 @@ def test_steps_use_adapters_as_often_as_requests_name_them() -> None:
     prob = by_names(d, stream).experts[0].router.prob[0]
     assert prob.tolist() == [0.75, 0, 0, 0, 0, 0.25]
     slots = deploy(load_model(MODEL), load_system(SYSTEM), tenants=Tenants(6, 8, 2))
-    assert by_names(slots, stream).experts[0].router.prob[0].tolist() == [0.75, 0.25]
+    assert by_names(slots, stream).experts[0].router.prob[0].tolist() == prob.tolist()
     assert by_names(d, open_requests(rate=1.0, limit=5)) is d
     assert popularity(Tenants(4, 8, 4)).tolist() == [0.25] * 4
 
@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_one_clear_line(
 
 
 def test_adapters_that_no_memory_holds_are_refused() -> None:
-    with pytest.raises(CapacityError, match="needs 7"):
+    with pytest.raises(CapacityError, match="--adapters-resident N leaves all but N"):
         run(adapters=1000)
     with pytest.raises(CapacityError, match=r"4000 adapters need 297\.8 GiB"):
         run(adapters=4000, adapters_resident=4)

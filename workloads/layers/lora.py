@@ -30,14 +30,17 @@ class LowRank:
     rank : int
         Rows of A and columns of B; 0 leaves the base as it is.
     adapters : int
-        Adapters in memory, one of which a request names. 0 = a single one that is part of the model,
-        serves every token, and runs as ordinary matrices.
+        Adapters of tenants, one of which a request names. 0 = a single one that is part of the
+        model, serves every token, and runs as ordinary matrices.
+    slots : int
+        How many of them lie in memory; 0 = all.
     """
 
     kind: ClassVar[str]
     base: Adaptable
     rank: int
     adapters: int = 0
+    slots: int = 0
 
     @property
     def hidden(self) -> int:
@@ -59,7 +62,8 @@ class LowRank:
         return linears_of(self.base)
 
     def weights(self) -> tuple[Weights, ...]:
-        own = Weights("other", self.pair * max(self.adapters, 1), self.pair)
+        held = self.slots or max(self.adapters, 1)
+        own = Weights("other", self.pair * held, self.pair)
         return (*self.base.weights(), own)
 
     def state(self) -> State:
