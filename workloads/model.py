@@ -189,7 +189,9 @@ class ModelSpec:
 
         def change(layer: Layer) -> Layer:
             mixer: Any = layer.mixer
-            return replace(layer, mixer=mixer.within(longest)) if hasattr(mixer, "within") else layer
+            return (
+                replace(layer, mixer=mixer.within(longest)) if hasattr(mixer, "within") else layer
+            )
 
         if any(hasattr(layer.mixer, "within") for layer in self.layers):
             return self.map_layers(change)
