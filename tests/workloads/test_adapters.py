@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import (
     AdapterExperts,
     Attention,
@@ -169,3 +170,22 @@ def test_a_kind_without_matrices_of_its_own_takes_no_adapter() -> None:
     )
     with pytest.raises(InputError, match="layer kind mamba: has no linear layers"):
         LowRank(mamba, 8).weights()  # type: ignore[arg-type]
+
+
+def written(mixer: dict[str, object]) -> dict[str, object]:
+    layer = {"mixer": mixer, "ffn": {"kind": "rmoe", "experts": 4, "top_k": 2, "width": 64}}
+    return {"architectures": ["LayerList"], "hidden_size": 64, "vocab_size": 100, "layers": [layer]}
+
+
+def test_adapters_are_written_around_what_they_join() -> None:
+    base = {"kind": "attention", "heads": 4, "kv_heads": 4, "head_dim": 16}
+    keys = written({"kind": "smora", "rank": 8, "top_k": 2, "base": base})
+    model = model_from_keys(keys, name="x", where="x.json")
+    assert model.layers[0].mixer == RankExperts(Attention(64, 4, 4, 16), 8, 2)
+    mamba = {"kind": "mamba", "inner": 64, "d_state": 4, "d_conv": 2, "dt_rank": 4}
+    bad = written({"kind": "lora", "rank": 8, "base": mamba})
+    with pytest.raises(InputError, match="must be a kind that names its matrices, not mamba"):
+        model_from_keys(bad, name="x", where="x.json")
+    none = written({"kind": "mos", "rank": 8, "pool_rank": 9, "base": base})
+    with pytest.raises(InputError, match=r"pool_rank: must be in \[1, 8\], not 9"):
+        model_from_keys(none, name="x", where="x.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import InputError
 from .base import LayerKind
@@ -22,8 +22,12 @@ class Linear(NamedTuple):
         return self.inputs + self.outputs
 
 
+@runtime_checkable
 class Adaptable(LayerKind, Protocol):
     """A layer part that names its matrices."""
+
+    kind: ClassVar[str] = "a kind that names its matrices"
+    """What messages call it."""
 
     def linears(self) -> tuple[Linear, ...]:
         """Its matrices as one device holds them."""
