@@ -266,9 +266,7 @@ def deploy(
             for side in system.pools()
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
-    popularity = "uniform"
-    if tenants is not None:
-        model, popularity = with_adapters(model, tenants), tenants.popularity
+    model, popularity = _adapted(model, tenants)
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     if all_to_all is not None:
         planned_exchange(layout, system, all_to_all)
@@ -280,11 +278,17 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=expert_parts(stages, layout, routing, seed, draws == "step",
-                             popularity),
+        experts=expert_parts(stages, layout, routing, seed, draws == "step", popularity),
         kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
         store=checked_store(store, model, system, overlap), tenants=tenants,
     ))  # fmt: skip
+
+
+def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]:
+    """The model with its tenants' adapters, and how requests choose among them."""
+    if tenants is None:
+        return model, "uniform"
+    return with_adapters(model, tenants), tenants.popularity
 
 
 def _overlapping(d: Deployment) -> Deployment:
