@@ -19,6 +19,7 @@ from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from .adapters import adapters_dict, adapters_text
+from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence
 from .expert_cache import cache_dict, cache_text
@@ -106,6 +107,7 @@ class Simulation(Result):
             "static_joules_per_token": ratio(r.interval_static_joules, r.interval_output_tokens),
             "busy_joules_per_token": ratio(r.interval_busy_joules, r.interval_output_tokens),
             "watts_per_device": r.watts_per_device,
+            **carbon_of(r, self.scenario.grid_gCO2_per_kWh),
             "kv_peak_fraction": r.kv_peak,
             "failures": r.failures,
             "restarts": r.restarts,
@@ -139,6 +141,7 @@ class Simulation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
+            *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), where_rows(self.run),

@@ -13,7 +13,7 @@ from .app import app
 from .io import answer
 from .options import Json, Model, Out, count, real, takes
 
-OWN = ("model", "system", "rate", "rate_scale", "closed_loop")
+OWN = ("model", "system", "rate", "rate_scale", "closed_loop", "grid_gCO2_per_kWh")
 """Options of a scenario that this command takes in another form, or that the search sets."""
 
 

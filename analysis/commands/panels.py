@@ -8,7 +8,7 @@ from typing import Any
 import typer.core
 
 COMMANDS = {
-    "Ask": ("simulate", "roofline", "compare", "capacity", "sweep", "pareto"),
+    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "sweep", "pareto"),
     "Look closer": ("inspect", "layout", "dram", "tune", "train", "frames", "search"),
     "Check": ("validate", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),

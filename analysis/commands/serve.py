@@ -13,7 +13,9 @@ from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, real, takes
 
-OWN = ("model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair")
+OWN = (
+    "model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh",
+)  # fmt: skip
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
 DEPLOYED = [p for p in options_of(Scenario) if p.group != "workload"]
 

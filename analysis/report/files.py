@@ -26,6 +26,7 @@ from ..show.result import Result
 from ..show.timeline import write_streams, write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
+from ..studies.plan.result import Plan
 from ..studies.search import DesignSearch
 from ..studies.stream_search import StreamSearch
 from ..validate.deployments import PointsValidation
@@ -183,6 +184,21 @@ def _capacity(result: Capacity, folder: OutputFolder) -> None:
     folder.figure("capacity.png", figure)
     write_report(result, folder)
     folder.answer("capacity.json", result)
+
+
+@write.register
+def _plan(result: Plan, folder: OutputFolder) -> None:
+    """Write every candidate, the figure, how the best is started, the report and plan.json."""
+    import pandas as pd
+
+    folder.frame("candidates.csv", pd.DataFrame(list(result.records())), "%.17g")
+    figure = result.figure()
+    if figure is not None:
+        folder.figure("plan.png", figure)
+    if result.winner is not None and result.winner.candidate.engine is not None:
+        folder.json("engine.json", result.winner.candidate.engine)
+    write_report(result, folder)
+    folder.answer("plan.json", result)
 
 
 def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:

@@ -15,6 +15,7 @@ from ..plots import trade_off
 from ..show.result import Drawing, Section
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
+from ..studies.plan.result import Plan
 from ..studies.sweep.parameters import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
 from .sections import sections
@@ -33,6 +34,15 @@ def capacity_sections(result: Capacity) -> list[Section]:
         out.append(Section(f"{found.system}: evidence", [text, model_rows(found.evidence)]))
         out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
     return out
+
+
+@sections.register
+def plan_sections(result: Plan) -> list[Section]:
+    """The answer, what candidates take, and every candidate with its verdict."""
+    drawn = [Section("Candidates that serve", result.drawings())] if result.drawings() else []
+    return [
+        Section("Result", result.blocks()), *drawn, Section("Candidates", [result.records()])
+    ]  # fmt: skip
 
 
 @sections.register

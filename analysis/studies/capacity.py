@@ -8,7 +8,7 @@ until the level is missed, then bisects on the logarithm down to the tolerance.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,7 +16,6 @@ from typing import Any, Unpack
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
-from ...simulator.serving.record import Run
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
@@ -27,8 +26,9 @@ from ..answers.simulate import Simulation, simulate
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.text import seconds, show
-from .capacity_result import Capacity, Found, Tried
-from .service_level import MEASURES, read_level
+from .capacity_result import Capacity, Found
+from .loads import Tried, judged, knob_of, names_of
+from .service_level import read_level
 
 DEFAULT_REQUESTS, MOST_REQUESTS = 1000, 16_000
 """Of every simulation; of the one whose rates are told, where rates do not settle before."""
@@ -82,7 +82,7 @@ def capacity(
         Anything wrong with the arguments or files.
     """
     level = read_level(slo)
-    names = _names(systems)
+    names = names_of(systems)
     if "system" in options:
         raise InputError("--system", "is one of --systems here")
     scenario = Scenario.of(model, **options)
@@ -105,15 +105,6 @@ def capacity(
                 told(len(found), len(names))
     ordered = tuple(found[i][0] for i in range(len(names)))
     return Capacity(found[0][1], found[0][2], level, ordered, tolerance)
-
-
-def _names(systems: Sequence[str | Path] | str) -> list[str | Path]:
-    """Systems of a list, or of a text with commas."""
-    listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
-    names = [name.strip() if isinstance(name, str) else name for name in listed]
-    if not names or not all(map(str, names)):
-        raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4")
-    return names
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +150,7 @@ def _search(task: _Task, system: str | Path) -> Answer:
 
 
 def _searched(task: _Task, system: str | Path) -> Answer:
-    knob, unit = _knob(task)
+    knob, unit = knob_of(task.scenario)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}
 
@@ -168,7 +159,7 @@ def _searched(task: _Task, system: str | Path) -> Answer:
 
     def passes(rate: float) -> bool:
         simulation = task.run(system, **at(rate))
-        tried[rate] = _judged(simulation.run, rate, task.level)
+        tried[rate] = judged(simulation.run, rate, task.level)
         if not tried[rate].missed:
             within.clear()  # of the loads that pass, the last is the highest
             within[rate] = simulation
@@ -235,23 +226,6 @@ def _answer(
     return found, shown.run.deployment.model.name, shown.run.workload
 
 
-def _knob(task: _Task) -> tuple[str, float]:
-    """The option that sets the load, and the load [1/s] at which it is 1."""
-    work = task.scenario.workload
-    if work.trace is None:
-        return "rate", 1.0
-    try:
-        block = replace(work, cv=None).open(task.scenario.seed).read()
-    except InputError as error:
-        if "no arrival times" in error.reason:
-            return "rate", 1.0
-        raise
-    span = float(block.arrival_s[-1] - block.arrival_s[0]) if len(block) > 1 else 0.0
-    if span <= 0:
-        return "rate", 1.0
-    return "rate_scale", (len(block) - 1) / span
-
-
 def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | None, float | None]:
     """A load that passes and one that fails, a factor of two apart; None where there is none."""
     load = float(f"{start:.6g}")
@@ -266,17 +240,6 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
             return load / 2, load
         load /= 2
     return None, load
-
-
-def _judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
-    figures = {
-        name: getattr(getattr(run, MEASURES[name.partition("_")[0]]), name.partition("_")[2])
-        for name in level
-    }
-    missed = [name for name, most in level.items() if (figures[name] or 0.0) > most]
-    if run.window.overloaded:
-        missed.append("load")
-    return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:

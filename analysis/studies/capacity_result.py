@@ -14,31 +14,11 @@ from ..answers.limits import Limit
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
+from .loads import Tried
 from .service_level import MEASURES_OF
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """One simulated load.
-
-    Attributes
-    ----------
-    load_per_s : float
-        Requests per second.
-    output_tokens_per_s : float or None
-    figures : dict of str to float
-        The latencies of the service level, by name [s].
-    missed : tuple of str
-        Names whose limit is exceeded; "load" where requests come faster than they are served.
-    """
-
-    load_per_s: float
-    output_tokens_per_s: float | None
-    figures: dict[str, float | None]
-    missed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

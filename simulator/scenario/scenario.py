@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .option import Checked, Placed, described, options_of, thing, unknown, whole
+from .option import Checked, Placed, described, options_of, real, thing, unknown, whole
 from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class Scenario(Checked):
     stop: int | None = whole("End after this many completions, the system still full.", 1)
     seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)
     fleet: FleetOptions = field(default_factory=FleetOptions)
+    grid_gCO2_per_kWh: float | None = real(
+        "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
+    )
 
     @classmethod
     def of(

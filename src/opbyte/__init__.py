@@ -33,6 +33,7 @@ _HOMES = {
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
     "pareto": "analysis.studies.pareto",
+    "plan": "analysis.studies.plan",
     "record": "analysis.live.record",
     "roofline": "analysis.answers.roofline",
     "search": "analysis.studies.search",
@@ -68,6 +69,7 @@ __all__ = [
     "load_system",
     "open_requests",
     "pareto",
+    "plan",
     "record",
     "roofline",
     "search",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.live.serve import serve
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.pareto import pareto
+    from opbyte.analysis.studies.plan import plan
     from opbyte.analysis.studies.search import search
     from opbyte.analysis.studies.sweep import sweep
     from opbyte.devices.catalog import list_devices, list_systems, load_device, load_system

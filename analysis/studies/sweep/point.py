@@ -8,6 +8,7 @@ from typing import Any
 
 from ....workloads.errors import InputError
 from ...answers.bases import bases_of
+from ...answers.carbon import gco2
 from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
@@ -29,6 +30,7 @@ DERIVED = (
     "device_usd_per_hour",
     "usd_per_million_tokens",
     "processor_area_mm2",
+    "gco2_per_token",
 )
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
@@ -81,6 +83,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     runs = (result,) if isinstance(result, Simulation) else result.runs
     first = runs[0]
     row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
+    row["gco2_per_token"] = gco2(row["joules_per_token"], first.scenario.grid_gCO2_per_kWh)
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {

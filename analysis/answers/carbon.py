@@ -1,0 +1,42 @@
+"""Carbon of a run's electricity, where the grid's intensity is given: none is assumed."""
+
+from __future__ import annotations
+
+from ...simulator.serving.record import Run
+from ..show.text import show
+
+JOULES_PER_KWH = 3.6e6
+
+
+def gco2(joules: float | None, grid_gCO2_per_kWh: float | None) -> float | None:
+    """Carbon of some energy [g]; None without an intensity or an energy.
+
+    Examples
+    --------
+    >>> gco2(3.6e6, 400.0), gco2(1.0, None)
+    (400.0, None)
+    """
+    if joules is None or grid_gCO2_per_kWh is None:
+        return None
+    return joules / JOULES_PER_KWH * grid_gCO2_per_kWh
+
+
+def carbon_of(run: Run, grid_gCO2_per_kWh: float | None) -> dict[str, float | None]:
+    """Carbon of an output token, and of a request of as many as the run's have on average [g].
+
+    It is that of the devices' energy alone: hosts, cooling and making them come on top.
+    """
+    token = gco2(run.joules_per_token, grid_gCO2_per_kWh)
+    mean = run.output_tokens / max(len(run.requests.request_id), 1)
+    return {"gco2_per_token": token, "gco2_per_request": None if token is None else token * mean}
+
+
+def carbon_text(run: Run, grid_gCO2_per_kWh: float | None) -> list[str]:
+    """The same in a sentence; nothing without an intensity."""
+    token, request = carbon_of(run, grid_gCO2_per_kWh).values()
+    if token is None or request is None:
+        return []
+    return [
+        f"Carbon of the devices' energy at {show(grid_gCO2_per_kWh)} g/kWh: {show(1e3 * token)} mg an "
+        f"output token, {show(request)} g a request."
+    ]

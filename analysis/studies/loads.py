@@ -1,0 +1,77 @@
+"""What studies of loads share: systems by name, the option that sets the load, and the verdict on a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...simulator.scenario import Scenario
+from ...simulator.serving.record import Run
+from ...workloads.errors import InputError
+from .service_level import MEASURES
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One simulated load.
+
+    Attributes
+    ----------
+    load_per_s : float
+        Requests per second.
+    output_tokens_per_s : float or None
+    figures : dict of str to float
+        The latencies of the service level, by name [s].
+    missed : tuple of str
+        Names whose limit is exceeded; "load" where requests come faster than they are served.
+    """
+
+    load_per_s: float
+    output_tokens_per_s: float | None
+    figures: dict[str, float | None]
+    missed: tuple[str, ...]
+
+
+def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:
+    """Systems of a list, or of a text with commas.
+
+    Raises
+    ------
+    InputError
+        None, or an empty one among them.
+    """
+    listed: Sequence[str | Path] = systems.split(",") if isinstance(systems, str) else systems
+    names = [name.strip() if isinstance(name, str) else name for name in listed]
+    if not names or not all(map(str, names)):
+        raise InputError("--systems", "needs names by commas, for example h100-x4,duplex-x4")
+    return names
+
+
+def knob_of(scenario: Scenario) -> tuple[str, float]:
+    """The option that sets the load, and the load [1/s] at which it is 1."""
+    work = scenario.workload
+    if work.trace is None:
+        return "rate", 1.0
+    try:
+        block = replace(work, cv=None).open(scenario.seed).read()
+    except InputError as error:
+        if "no arrival times" in error.reason:
+            return "rate", 1.0
+        raise
+    span = float(block.arrival_s[-1] - block.arrival_s[0]) if len(block) > 1 else 0.0
+    if span <= 0:
+        return "rate", 1.0
+    return "rate_scale", (len(block) - 1) / span
+
+
+def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
+    """Hold a run against a service level."""
+    figures = {
+        name: getattr(getattr(run, MEASURES[name.partition("_")[0]]), name.partition("_")[2])
+        for name in level
+    }
+    missed = [name for name, most in level.items() if (figures[name] or 0.0) > most]
+    if run.window.overloaded:
+        missed.append("load")
+    return Tried(load, run.output_tokens_per_s, figures, tuple(missed))

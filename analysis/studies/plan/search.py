@@ -1,0 +1,178 @@
+"""`opbyte plan`: what serves a load within a service level at the least devices, cost, energy or carbon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ....simulator.scenario import Scenario
+from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
+from ....workloads.requests.options import check_count, check_rate
+from ...parallel import Told
+from ...parallel.local import MAX_WORKERS, Crew, cores
+from ..loads import knob_of, names_of
+from ..service_level import read_level
+from .best import Searched, limit_on, search_on, start_on
+from .points import WORST, Task, check_goal
+from .result import Plan
+
+SPAN_S, FEWEST_REQUESTS, MOST_REQUESTS = 60.0, 400, 4000
+"""Requests of every simulation: those of a minute, within bounds."""
+MOST_DEVICES = 64
+"""Devices that a plan has at most unless more are allowed."""
+VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
+"""Options of a scenario that may have several values, by commas."""
+SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
+"""Options that the plan sets itself, or that would change what its bounds count."""
+
+
+def plan(
+    model: Scenario | str | Path | ModelSpec,
+    systems: Sequence[str | Path] | str,
+    slo: str | Mapping[str, float],
+    *,
+    load: float | None = None,
+    goal: str = "devices",
+    budget: float | None = None,
+    most_devices: int = MOST_DEVICES,
+    workers: int | None = None,
+    told: Told | None = None,
+    **options: Any,
+) -> Plan:
+    """Find the system, layout and policy that serve a load within a service level best.
+
+    Parameters
+    ----------
+    model : Scenario, or str, Path or ModelSpec
+        The scenario of every simulation, without system, layout and load, or its model.
+    systems : sequence of str or Path, or str
+        Devices (``h100``: copies of 1 to 16 of them are tried) and systems (``h100-x8``: copies of it).
+    slo : str or mapping of str to float
+        As `capacity` takes it [s].
+    load : float
+        Requests per second in all; needed unless a trace says when its own come.
+    goal : str
+        What is to be small: ``devices``, ``cost`` (dollars an hour), ``energy`` (of a token) or
+        ``carbon``; then, between equals, the others.
+    budget : float, optional
+        Most dollars an hour.
+    most_devices : int
+        Most devices of all copies.
+    workers : int, optional
+        Processes; one a name of `systems`, at most one a core, by default.
+    told : callable, optional
+        Told (names done, names in all).
+    **options
+        Other options of `Scenario`. ``tp``, ``dp``, ``ep``, ``pp``, ``dtype``, ``kv_dtype``, ``policy``
+        and ``token_budget`` may be lists, or texts with commas: what is tried. Without them, degrees are
+        varied, formats are the model's own (``own`` in a list), the policy is vllm and the budget its own.
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    InputError
+        Anything wrong with the arguments or files.
+    """
+    level, names = read_level(slo), names_of(systems)
+    for name in ("system", *SEARCHED):
+        if options.get(name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
+    axes = {name: _values(name, options.pop(name, None)) for name in VARIED}
+    scenario = Scenario.of(model, **options)
+    if scenario.model is None:
+        raise InputError("MODEL", "is needed too, for example llama-3-70b")
+    check_goal(scenario, goal, budget)
+    check_count(most_devices, "--most-devices", 1)
+    knob, per_s = _load(scenario, load)
+    if scenario.workload.requests is None:
+        few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
+        scenario = scenario.changed(requests=few)
+    task = Task(scenario, knob, per_s, level, goal, budget, most_devices, axes)
+    if workers is None:
+        workers = min(cores(), len(names))
+    check_count(workers, "--workers", 1, MAX_WORKERS)
+    with Crew(min(workers, len(names))) as crew:
+        found = _searched(task, names, crew, told)
+    return Plan.of(task, tuple(found))
+
+
+def _searched(
+    task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None
+) -> list[Searched]:
+    """Search all names side by side, with more and more devices.
+
+    What needs more devices than a winner and the next best are found with is looked at only where it may
+    be better than the next best all the same, by another goal than devices.
+    """
+    found = _all(crew, partial(start_on, task), names)
+    if not any(s.tried for s in found):
+        refused = next((s.refused for s in found if s.refused is not None), None)
+        degrees = {name: values for name, values in task.axes.items() if values}
+        raise refused or InputError("--systems", f"leave no layout with {degrees}")
+    devices, bar = 1, WORST
+    while True:
+        devices *= 2
+        open_ = [i for i, s in enumerate(found) if s.left(task, bar)]
+        if told is not None:
+            told(len(names) - len(open_), len(names))
+        if not open_ or devices >= 2 * task.most_devices:
+            break
+        step = _all(crew, partial(search_on, task, devices, bar), [found[i] for i in open_])
+        for i, answer in zip(open_, step, strict=True):
+            found[i] = answer
+        bests = sorted(best.value(task) for s in found if (best := s.best(task)) is not None)
+        bar = bests[1] if len(bests) > 1 else WORST
+    return _all(crew, partial(limit_on, task), found)
+
+
+def _all(crew: Crew, call: Callable[[Any], Searched], tasks: Sequence[Any]) -> list[Searched]:
+    """Answers to all tasks in their order."""
+    done = dict(crew.run(call, tasks))
+    return [done[i] for i in range(len(tasks))]
+
+
+def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:
+    """The option that sets the load, and requests per second."""
+    knob, unit = knob_of(scenario)
+    if load is None:
+        if knob == "rate":
+            raise InputError("--load", "is needed: requests per second in all, for example 10")
+        return {}, unit
+    check_rate(load, "--load")
+    return {knob: load / unit}, load
+
+
+def _values(name: str, given: Any) -> tuple[Any, ...]:
+    """Values of a varied option: one, a list, or a text with commas.
+
+    Raises
+    ------
+    InputError
+        No whole number where one is needed, or an empty value.
+
+    Examples
+    --------
+    >>> _values("tp", "4, 8"), _values("dtype", "own,fp8"), _values("pp", None)
+    ((4, 8), ('own', 'fp8'), ())
+    """
+    if given is None:
+        return ()
+    listed = given.split(",") if isinstance(given, str) else given
+    listed = [listed] if isinstance(listed, int) else list(listed)
+    flag, out = f"--{name.replace('_', '-')}", []
+    whole = name not in ("dtype", "kv_dtype", "policy")
+    for value in listed:
+        text = value.strip() if isinstance(value, str) else value
+        if whole and isinstance(text, str):
+            text = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else text
+        if text == "" or (not whole and not isinstance(text, str)):
+            raise InputError(flag, f"needs values by commas, not {given!r}")
+        out.append(check_count(text, flag, 1) if whole else text)
+    return tuple(dict.fromkeys(out))

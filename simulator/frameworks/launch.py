@@ -1,0 +1,160 @@
+"""How an engine is started: its settings as a file that `engine_file` reads, and as a command line.
+
+Both say the same in the engine's own names (sources: the modules that read the files). What the file
+cannot say is left to options.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...workloads.errors import InputError
+from .keys import DTYPES
+
+KV = {"fp8": "fp8"}
+"""Formats of a cache that all three engines take by the same name; others are left to them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """How one copy of an engine lies on its devices, and what a step may hold.
+
+    Attributes
+    ----------
+    tp, dp, ep, pp : int
+        Degrees as `simulator.deploy.layout` counts them: `tp` devices of a rank, `dp` ranks.
+    tokens : int or None
+        Token budget of a step; the engine's default without.
+    dtype, kv_dtype : str or None
+        Formats of linear weights and of the cache; None = the checkpoint's own.
+    """
+
+    tp: int
+    dp: int = 1
+    ep: int = 1
+    pp: int = 1
+    tokens: int | None = None
+    dtype: str | None = None
+    kv_dtype: str | None = None
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is an engine's default anyway."""
+    return {
+        key: x for key, x in values.items()
+        if x is True or (x not in (None, 1) and x is not False) or key == "engine"
+    }  # fmt: skip
+
+
+def _format(name: str | None) -> str | None:
+    """A format where engine files have a name for it."""
+    return name if name in DTYPES else None
+
+
+def _vllm(s: Start) -> dict[str, Any]:
+    if s.ep not in (1, s.tp * s.dp):
+        raise InputError("--ep", f"vLLM deals experts to all {s.tp * s.dp} devices or to none")
+    return {
+        "engine": "vllm", "tensor_parallel_size": s.tp, "data_parallel_size": s.dp,
+        "pipeline_parallel_size": s.pp, "enable_expert_parallel": s.ep > 1,
+        "max_num_batched_tokens": s.tokens, "dtype": _format(s.dtype),
+        "kv_cache_dtype": _format(s.kv_dtype),
+    }  # fmt: skip
+
+
+def _sglang(s: Start) -> dict[str, Any]:
+    apart = s.dp > 1
+    return {
+        "engine": "sglang", "tp_size": s.tp * s.dp, "dp_size": s.dp, "enable_dp_attention": apart,
+        "ep_size": s.ep, "pp_size": s.pp, "chunked_prefill_size": s.tokens,
+        "dtype": _format(s.dtype), "kv_cache_dtype": _format(s.kv_dtype),
+    }  # fmt: skip
+
+
+def _trtllm(s: Start) -> dict[str, Any]:
+    if s.dp > 1 and s.tp > 1:
+        raise InputError("--dp", f"TensorRT-LLM's ranks have one device each, not {s.tp}")
+    kv = _format(s.kv_dtype)
+    return {
+        "engine": "tensorrt-llm", "tensor_parallel_size": s.tp * s.dp,
+        "enable_attention_dp": s.dp > 1, "moe_expert_parallel_size": s.ep,
+        "pipeline_parallel_size": s.pp, "max_num_tokens": s.tokens, "dtype": _format(s.dtype),
+        "kv_cache_config": None if kv is None else {"dtype": kv},
+    }  # fmt: skip
+
+
+FILES: Mapping[str, Callable[[Start], dict[str, Any]]] = {
+    "vllm": _vllm, "sglang": _sglang, "tensorrt-llm": _trtllm,
+}  # fmt: skip
+"""What writes an engine's file, by the name in its key `engine`."""
+
+
+def engine_values(engine: str, start: Start) -> dict[str, Any]:
+    """The object of an ``engine.json``, see `engine_file.read_engine`.
+
+    Raises
+    ------
+    InputError
+        A layout that the engine cannot be started with.
+    """
+    return _told(FILES[engine](start))
+
+
+def command_line(engine: str, model: str, values: Mapping[str, Any]) -> str:
+    """The command that starts a copy of an engine with the settings of `engine_values`.
+
+    Examples
+    --------
+    >>> command_line("vllm", "org/m", engine_values("vllm", Start(4, ep=4)))
+    'vllm serve org/m --tensor-parallel-size 4 --enable-expert-parallel'
+    """
+    own = {key: x for key, x in values.items() if key != "engine"}
+    weights = own.pop("dtype", None)
+    if weights == "fp8":  # weights are quantised; --dtype is of activations
+        own["quantization"] = weights
+    elif weights is not None:
+        own["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[weights]
+    if engine == "tensorrt-llm":
+        return _trtllm_line(model, own)
+    if engine == "sglang":
+        if own.get("kv_cache_dtype") == "fp8":
+            own["kv_cache_dtype"] = "fp8_e4m3"
+        start = ["python", "-m", "sglang.launch_server", "--model-path", model]
+    else:
+        start = ["vllm", "serve", model]
+    return shlex.join([*start, *_flags(own, "-")])
+
+
+def _flags(values: Mapping[str, Any], between: str) -> list[str]:
+    out: list[str] = []
+    for key, x in values.items():
+        out.append("--" + key.replace("_", between))
+        if x is not True:
+            out.append(str(x))
+    return out
+
+
+TRTLLM_FLAGS = {
+    "tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size",
+    "moe_expert_parallel_size": "ep_size", "max_num_tokens": "max_num_tokens",
+}  # fmt: skip
+"""Keys that ``trtllm-serve`` takes as options; all others stand in its file of options."""
+
+
+def _trtllm_line(model: str, own: dict[str, Any]) -> str:
+    flags = {TRTLLM_FLAGS[key]: x for key, x in own.items() if key in TRTLLM_FLAGS}
+    rest = {key: x for key, x in own.items() if key not in TRTLLM_FLAGS}
+    line = shlex.join(["trtllm-serve", model, *_flags(flags, "_")])
+    if not rest:
+        return line
+    told = ", ".join(f"{key}: {_yaml(x)}" for key, x in rest.items())
+    return f"{line} --extra_llm_api_options FILE  # its content: {{{told}}}"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_yaml(x)}" for key, x in value.items()) + "}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
