@@ -35,6 +35,8 @@ METRICS = {
     "usd_per_million_tokens": "Price of a million output tokens (USD)",
     "processor_area_mm2": "Area of processors near memory (mm²)",
     "device_usd_per_hour": "Price of a device (USD/h)",
+    "usd_per_hour": "Price of all devices (USD/h)",
+    "devices": "Devices",
     "kv_peak_fraction": "Most of the KV cache in use (fraction)",
     "load_per_s": "Load (requests/s)",
     "makespan_s": "Time of the whole run (s)",
