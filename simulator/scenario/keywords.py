@@ -93,6 +93,7 @@ class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKey
     warmup: int | None
     stop: int | None
     seed: int
+    grid_gCO2_per_kWh: float | None
 
 
 class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip

@@ -20,6 +20,7 @@ from ....devices.dram.model import DerivedRoofline
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.step.sections import sections_of
 from ....workloads.batch import Batch
+from ....workloads.layers import Attention, FeedForward, LatentAttention, MixtureOfExperts
 from ....workloads.ops import Loads, Op
 
 F8 = npt.NDArray[np.float64]
@@ -28,6 +29,8 @@ I8 = npt.NDArray[np.int64]
 SCALES = 0.99
 """Share of an op's bytes that counts: scales of 128 x 128 blocks, 0.2 % of their weights, are no part of
 the fitted models' least traffic."""
+KINDS = (Attention, LatentAttention, FeedForward, MixtureOfExperts)
+"""Layer kinds every token of which does all of a layer's products, with `top_k` experts of its own."""
 MODELS = (Roofline, CalibratedModel, DerivedRoofline)
 """Cost models that keep to the nominal rates. Measured tables, fitted lines and kinds of one's own may not."""
 
@@ -66,8 +69,10 @@ class Least:
 
 
 def least_of(d: Deployment) -> Least | None:
-    """Floors of a deployment; None where its prices may lie below nominal rates."""
+    """Floors of a deployment; None where its prices, or a token's work, may be less than they say."""
     device = d.device
+    if not all(type(part) in KINDS for layer in d.shard.layers for part in layer.parts):
+        return None
     if d.kernels or d.pools or device.spec.lines or d.system.mapping.separate:
         return None
     if not all(isinstance(p.model, MODELS) for p in device.processors.values()):

@@ -47,7 +47,7 @@ class Task:
     """
 
     scenario: Scenario
-    load: Mapping[str, float]
+    load: Mapping[str, Any]
     load_per_s: float
     level: Mapping[str, float]
     goal: str
