@@ -22,8 +22,13 @@ from opbyte.workloads.numerics import Numerics
 
 RUN = Run(Numerics())
 BASE = Attention(512, 8, 4, 64)
-DENSITY = {"lmsys--vicuna-7b-v1.5-16k": (0.484, 0.492, 0.496)}
-"""Mean density at 4k, 8k and 16k as the data's README has it."""
+DENSITY = {
+    "lmsys--vicuna-7b-v1.5-16k": (32, 32, 32, 0.484, 0.492, 0.496),
+    "gradientai--Llama-3-8B-Instruct-262k": (32, 32, 8, 0.484, 0.492, 0.495),
+    "gradientai--Llama-3-70B-Instruct-262k": (80, 64, 8, 0.488, 0.491, 0.483),
+    "meta-llama--Llama-3.2-3B-Instruct": (28, 24, 8, 0.487, 0.468, 0.446),
+}
+"""Layers, query and KV heads; mean density at 4k, 8k and 16k as the data's README has it."""
 KEYS: dict[str, Any] = {
     "architectures": ["MoALlamaForCausalLM"], "hidden_size": 512, "intermediate_size": 1024,
     "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 100,
@@ -106,21 +111,35 @@ def test_shorter_sequences_have_their_own_spans() -> None:
     assert model.within(9999).windows == (0, 2048)
 
 
-def test_plans_of_the_data(data_set: Callable[[str], Path]) -> None:
-    folder = data_set("attention_plans")
-    shapes = {"lmsys--vicuna-7b-v1.5-16k": "vicuna-7b-moa"}
-    for name, catalog in shapes.items():
-        shipped = load_model(catalog)
-        keys = {**KEYS, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
-                "num_key_value_heads": 32, "max_position_embeddings": 16384}  # fmt: skip
-        path = str(folder / f"{name}.moa_alpha_beta.json")
-        model = model_from_keys({**keys, "attention_spans": path}, name="m", where="f.json")
-        for n, density in zip((4096, 8192, 16384), DENSITY[name], strict=True):
-            ours, theirs = model.within(n), shipped.within(n)
-            kept = sum(size * (w or n) for w, size in ours.kv_classes().items())
-            assert kept / (n * ours.kv_bytes_per_token) == pytest.approx(density, abs=1e-3)
-            for a, b in zip(ours.layers, theirs.layers, strict=True):
-                assert sorted(a.mixer.windows) == sorted(b.mixer.windows)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", DENSITY)
+def test_plans_of_the_data(name: str, data_set: Callable[[str], Path]) -> None:
+    layers, heads, kv_heads, *densities = DENSITY[name]
+    path = str(data_set("attention_plans") / f"{name}.moa_alpha_beta.json")
+    model = read(
+        path, hidden_size=64 * heads, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, max_position_embeddings=262_144,
+    )  # fmt: skip
+    for n, density in zip((4096, 8192, 16384), densities, strict=True):
+        ours = model.within(n)
+        spans = [s for layer in ours.layers for s in layer.mixer.spans]
+        asked = sum(count * min(1.0, (a + b * n) / n) for count, a, b in spans) / (layers * heads)
+        assert asked == pytest.approx(density, abs=6e-4)
+        kept = ours.cache_bytes(n) / (n * ours.kv_bytes_per_token)
+        if kv_heads == heads:
+            assert kept == pytest.approx(density, abs=1e-3)
+        else:  # the longest span of a group counts
+            assert density + 0.05 < kept < 1
+
+
+def test_the_catalogs_plan_is_the_datas(data_set: Callable[[str], Path]) -> None:
+    path = data_set("attention_plans") / "lmsys--vicuna-7b-v1.5-16k.moa_alpha_beta.json"
+    model = read(
+        str(path), hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=32, max_position_embeddings=16_384,
+    )  # fmt: skip
+    for ours, theirs in zip(load_model("vicuna-7b-moa").layers, model.layers, strict=True):
+        assert isinstance(ours.mixer, SpanAttention)
+        assert sorted(ours.mixer.windows) == sorted(theirs.mixer.windows)
 
 
 @pytest.mark.parametrize(
