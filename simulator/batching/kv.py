@@ -102,6 +102,11 @@ def kv_rules(
     return rules
 
 
+def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
+    """KV bytes that one device of every pipeline stage holds together; of no use as a capacity."""
+    return _stage_rules(deployment.shard, np.inf, settings)
+
+
 def _stage_rules(held: ModelSpec, capacity: float, settings: CacheSettings) -> KvRules:
     """KV bytes and capacity of one device of a pipeline stage."""
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens

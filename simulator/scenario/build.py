@@ -1,15 +1,13 @@
-"""A scenario made ready and run: files read, the model deployed, the requests served."""
+"""A scenario made ready: files read, the model deployed, the engine set up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
 from ..frameworks.engine_file import read_engine
@@ -17,36 +15,9 @@ from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
-from ..serving.run import run
 from .load import load
 from .place import deployed
 from .scenario import Scenario
-
-if TYPE_CHECKING:
-    from ..serving.progress import Progress
-    from ..serving.record import Run
-
-
-def run_scenario(
-    scenario: Scenario, *, keep_stages: bool = False, progress: Progress | None = None
-) -> Run:
-    """Serve a scenario's requests.
-
-    Raises
-    ------
-    InputError
-        Anything that cannot be used; the message says what would be right.
-    """
-    stream = scenario.workload.open(scenario.seed)
-    deployment, settings = deployment_of(scenario)
-    if settings.max_model_len is not None:
-        stream = _within(stream, settings.max_model_len)
-    return run(
-        deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
-        keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario),
-        cache=settings.cache_for(deployment), stop=scenario.stop,
-    )  # fmt: skip
-
 
 def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     """The model on the system, and what its engine runs with; the requests are not looked at.
@@ -130,21 +101,3 @@ def fleet_of(scenario: Scenario) -> Fleet | None:
     """The replicas and their failures; None for one system on its own."""
     options = scenario.fleet
     return parse_fleet(**{own.name: getattr(options, own.name) for own in fields(options)})
-
-
-def _within(stream: RequestStream, longest: int) -> RequestStream:
-    """The same stream, refusing a request longer than the engine accepts."""
-
-    def blocks() -> Iterator[RequestBlock]:
-        for block in stream:
-            length = block.input_tokens + block.output_tokens
-            if (length > longest).any():
-                i = int((length > longest).argmax())
-                raise InputError(
-                    "--max-model-len",
-                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, "
-                    f"more than {longest}",
-                )
-            yield block
-
-    return RequestStream(stream.name, stream.has_arrivals, stream.closed_loop, blocks)

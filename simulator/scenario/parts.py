@@ -151,3 +151,43 @@ class FleetOptions(Checked):
         "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
     )
     repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class PoolOptions(Checked):
+    """Two pools instead of one system: one takes prompts, the other goes on; see `scenario.pools`."""
+
+    prefill: str | None = text("System that takes prompts, and how many of it.", "SYSTEM[xN]")
+    decode: str | None = text("System that goes on after the first token.", "SYSTEM[xN]")
+    kv_link: str | None = text(
+        "What KV caches cross between them: a link's name, free, or a device's rate [GB/s] and "
+        "latency [us]; the slower of their networks without it.",
+        "NAME|RATE[,US]",
+    )
+    kv_overlap: str = text(
+        "none, or layers: a layer's cache leaves as soon as the prompt has passed it.",
+        "WAY",
+        "none",
+    )
+    prefill_tp: int | None = whole("As --tp, of the devices that prefill.")
+    prefill_dp: int | None = whole("As --dp, of the devices that prefill.")
+    prefill_ep: int | None = whole("As --ep, of the devices that prefill.")
+    prefill_pp: int | None = whole("As --pp, of the devices that prefill.")
+    prefill_policy: str | None = text("As --policy, where prompts run.", "NAME")
+    prefill_engine: str | None = text("As --engine, where prompts run.", "FILE", file=True)
+    prefill_token_budget: int | None = whole("As --token-budget, where prompts run.", 1)
+    prefill_max_seqs: int | None = whole("As --max-seqs, where prompts run.", 1, MAX_SEQUENCES)
+    decode_tp: int | None = whole("As --tp, of the devices that decode.")
+    decode_dp: int | None = whole("As --dp, of the devices that decode.")
+    decode_ep: int | None = whole("As --ep, of the devices that decode.")
+    decode_pp: int | None = whole("As --pp, of the devices that decode.")
+    decode_policy: str | None = text("As --policy, where decodes run.", "NAME")
+    decode_engine: str | None = text("As --engine, where decodes run.", "FILE", file=True)
+    decode_token_budget: int | None = whole("As --token-budget, where decodes run.", 1)
+    decode_max_seqs: int | None = whole("As --max-seqs, where decodes run.", 1, MAX_SEQUENCES)
+
+    @property
+    def given(self) -> bool:
+        """Whether there are two pools, or anything that only they have."""
+        return self != PoolOptions()

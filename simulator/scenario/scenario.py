@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .option import Checked, Placed, described, options_of, real, thing, unknown, whole
-from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
+from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,7 @@ class Scenario(Checked):
     grid_gCO2_per_kWh: float | None = real(
         "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
     )
+    pools: PoolOptions = field(default_factory=PoolOptions)
 
     @classmethod
     def of(

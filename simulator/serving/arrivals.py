@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class Arrivals:
         Deal blocks before their requests arrive: nobody has to look at the nodes then, and the
         engines release them in time. A closed loop is dealt so to a single engine, which plays
         the clients itself.
+    again : bool
+        Whether failures may let prompts be computed again, with what has been generated.
     exhausted : bool
         Whether all requests have been read.
     """
@@ -45,6 +47,7 @@ class Arrivals:
     blocks: Iterator[RequestBlock]
     clients: int | None
     whole: bool
+    again: bool = False
     exhausted: bool = False
     _in_flight: int = 0  # of a closed loop, thinking ones too
     _backlog: Iterator[int] = field(default_factory=lambda: iter(()))
@@ -54,10 +57,10 @@ class Arrivals:
         closed = self.clients is not None
         if closed and self.whole:
             for block in self.blocks:
-                self.dealer.deal_block(block, self._read(block))
+                self.dealer.deal_block(block, self.read(block))
             self.exhausted = True
         elif closed:
-            self._backlog = (row for block in self.blocks for row in self._read(block))
+            self._backlog = (row for block in self.blocks for row in self.read(block))
             self._next_clients(env.now)
         elif self.whole:
             env.process(self._in_blocks(env))
@@ -70,10 +73,15 @@ class Arrivals:
             self._in_flight -= not followed
             self._next_clients(now)
 
-    def _read(self, block: RequestBlock) -> range:
+    def read(self, block: RequestBlock) -> range:
         """Take in a block; refuses requests that a node could never hold."""
         nodes = self.dealer.nodes
-        for node in (nodes.entry[0], *nodes.decode[:1]):
+        first = nodes.entry[0].engine
+        if nodes.decode and not self.again:  # of two pools the first holds prompts alone
+            first.check(replace(block, output_tokens=np.ones_like(block.output_tokens)))
+        else:
+            first.check(block)
+        for node in nodes.decode[:1]:
             node.engine.check(block)
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         for node in nodes.all:
@@ -85,7 +93,7 @@ class Arrivals:
     def _in_blocks(self, env: simpy.Environment) -> Process:
         """Deal blocks, each before its first request arrives."""
         for block, horizon in _with_horizon(self.blocks):
-            self.dealer.deal_block(block, self._read(block))
+            self.dealer.deal_block(block, self.read(block))
             if np.isfinite(horizon):
                 yield env.timeout(max(horizon - env.now, 0.0))
         self.exhausted = True
@@ -93,7 +101,7 @@ class Arrivals:
     def _one_by_one(self, env: simpy.Environment) -> Process:
         """Deal requests when they arrive."""
         for block in self.blocks:
-            rows = self._read(block)
+            rows = self.read(block)
             follows = [-1] * len(block) if block.turns is None else block.turns.follows.tolist()
             for row, at, before in zip(rows, block.arrival_s.tolist(), follows, strict=True):
                 if at > env.now:

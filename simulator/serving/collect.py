@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
-from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import (
     C_EMITTED,
@@ -52,6 +51,7 @@ from .course import X_BUSY, X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
+from .pool_runs import Boards, boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .steady import Window, find_window, half_width
 
@@ -81,7 +81,8 @@ def collect(
     engines = served.engines
     requests = served.table.finished(len(engines) > 1 or served.failures > 0)
     end = float(requests.last_token_s.max())
-    curves = [engine.curve() for engine in engines]
+    boards = boards_of(served, deployment, copies)
+    curves = [curve for each in boards for curve in each.curves]
     window = find_window(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.table.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
@@ -89,19 +90,16 @@ def collect(
     # What ends with the run counts in full, though steps of other engines may go on.
     ends = (window.start_s, window.end_s if window.end_s < end else np.inf)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
-    system, board = deployment.system, deployment.device.board
-    devices = system.devices_per_node * system.nodes * copies
     spent = sum(engine.course.joules for engine in engines)
     joules = sum(_work(totals(e.plan, e.books.tally)) for e in engines)
-    busy_s = min(float(within[X_BUSY]), devices * window.length_s)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
     return Run(
         deployment=deployment,
-        policy=policy,
+        policy=served.pools.policy or policy,
         workload=workload,
         seed=seed,
         requests=requests,
-        stages=_stages(engines),
+        stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, spent / joules if spent else 1.0) + _waiting(engines),
         iterations=_count(engines, C_STEPS),
         preemptions=_count(engines, C_PREEMPTIONS),
@@ -114,10 +112,12 @@ def collect(
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
         interval_joules=float(within[X_JOULES]),
-        interval_static_joules=board.idle_joules(devices * window.length_s),
-        interval_busy_joules=board.busy_joules(busy_s),
-        joules_half_width=_joules_half_width(curves, window, board, devices),
-        devices=devices,
+        interval_static_joules=sum(
+            each.board.idle_joules(each.devices * window.length_s) for each in boards
+        ),
+        interval_busy_joules=sum(_busy_joules(each, ends, window.length_s) for each in boards),
+        joules_half_width=_joules_half_width(boards, curves, window),
+        devices=sum(each.devices for each in boards),
         ttft_s=ttft,
         tbt_s=_gaps(engines),
         tpot_s=tpot,
@@ -127,21 +127,32 @@ def collect(
         wall_s=wall_s,
         failures=served.failures,
         restarts=served.restarts,
-        moved_bytes=served.moved_bytes,
+        pools=pool_runs(served, policy, window, end),
+        moves=kv_moves(served, requests),
         fetch=_fetch(engines),
         adapters=served.adapters,
     )
 
 
+def _busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:
+    """What devices draw on top while they run kernels, between two times."""
+    within = np.diff(totals_at(each.curves, ends), axis=0)[0]
+    busy_s = min(float(within[X_BUSY]), each.devices * length_s)
+    return each.board.busy_joules(busy_s)
+
+
 def _joules_half_width(
-    curves: list[tuple[F8, F8]], window: Window, board: Board, devices: int
+    boards: list[Boards], curves: list[tuple[F8, F8]], window: Window
 ) -> float | None:
     """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
     if not window.batches:
         return None
     made = np.diff(totals_at(curves, window.edges), axis=0)
-    drawn = board.idle_joules(1.0) * devices * np.diff(window.edges)
-    joules = made[:, X_JOULES] + board.busy_joules(1.0) * made[:, X_BUSY] + drawn
+    joules = made[:, X_JOULES].copy()
+    for each in boards:
+        busy_s = np.diff(totals_at(each.curves, window.edges), axis=0)[:, X_BUSY]
+        drawn = each.board.idle_joules(1.0) * each.devices * np.diff(window.edges)
+        joules = joules + each.board.busy_joules(1.0) * busy_s + drawn
     return half_width(joules, made[:, X_EMITTED]) if joules.sum() > 0 else None
 
 
@@ -201,14 +212,33 @@ def _gaps(engines: list[Engine]) -> Quantiles:
     )
 
 
-def _stages(engines: list[Engine]) -> dict[str, F8]:
-    rows = [(_by_stretch(np.concatenate(e.logs)), e) for e in engines if e.logs]
+def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
+    """Stretches of all engines in order of time; `numbered` by engine where that matters."""
+    tracks = list(dict.fromkeys(name for e in engines for name in e.slots.processors))
+    rows = [
+        np.column_stack([_aligned(log, e, tracks), _watts(log, e), np.full(len(log), i)])
+        for i, e in enumerate(engines)
+        if e.logs
+        for log in [_by_stretch(np.concatenate(e.logs))]
+    ]
     if not rows:
         return {}
-    table = np.concatenate([np.column_stack([log, _watts(log, e)]) for log, e in rows])
+    table = np.concatenate(rows)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    tracks = [f"busy_{name}_s" for name in (*engines[0].slots.processors, "links")]
-    return {name: table[:, i] for i, name in enumerate([*LOG_COLUMNS, *tracks, "watts"])}
+    names = [*LOG_COLUMNS, *(f"busy_{name}_s" for name in (*tracks, "links")), "watts"]
+    names += ["node"] if numbered else []
+    return {name: table[:, i] for i, name in enumerate(names)}
+
+
+def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
+    """A log with a column for each of some processors, the engine's own and others."""
+    own = engine.slots.processors
+    if list(own) == tracks:
+        return log
+    out = np.zeros((len(log), NUM_LOG + len(tracks) + 1))
+    at = [*range(NUM_LOG), *(NUM_LOG + tracks.index(name) for name in own), out.shape[1] - 1]
+    out[:, at] = log
+    return out
 
 
 def _watts(log: F8, engine: Engine) -> F8:

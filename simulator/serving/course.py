@@ -10,10 +10,10 @@ import numpy.typing as npt
 from ...devices.power.board import Board
 from ..batching.state import F8, L_EMITTED, L_END, L_JOULES, L_PREFILL, L_START, NUM_LOG
 
-(X_EMITTED, X_PROMPT, X_JOULES, X_BUSY) = range(4)
-NUM_TOTALS = 4
-"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J] and busy
-device-seconds."""
+(X_EMITTED, X_PROMPT, X_JOULES, X_BUSY, X_STEPPING) = range(5)
+NUM_TOTALS = 5
+"""Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
+device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
 MOST_ROWS = 1 << 15
 """Stretches kept; beyond, neighbours are joined, so that a run of any length takes as little room.
@@ -54,7 +54,8 @@ class Course:
         rows = np.empty((len(log), 2 + NUM_TOTALS))
         rows[:, 0], rows[:, 1] = log[:, L_START], log[:, L_END]
         rows[:, 2 + X_EMITTED] = log[:, L_EMITTED]
-        for at, each in ((X_PROMPT, log[:, L_PREFILL]), (X_JOULES, joules), (X_BUSY, busy_s)):
+        columns = log[:, L_PREFILL], joules, busy_s, log[:, L_END] - log[:, L_START]
+        for at, each in zip((X_PROMPT, X_JOULES, X_BUSY, X_STEPPING), columns, strict=True):
             rows[:, 2 + at] = self._totals[at] + np.cumsum(each)
         self._totals = rows[-1, 2:]
         self._rows.append(rows)

@@ -55,7 +55,8 @@ class Dealer:
     @property
     def looks(self) -> bool:
         """Whether the choice depends on the nodes' loads."""
-        return self.route is not round_robin and len(self.nodes.all) > 1
+        pools = self.nodes.entry, self.nodes.decode
+        return self.route is not round_robin and max(map(len, pools)) > 1
 
     def arrive(self, row: int, now: float) -> None:
         """Deal a request that arrives now, behind those that wait, once its adapter is there."""

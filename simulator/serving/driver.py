@@ -14,7 +14,6 @@ from itertools import chain
 
 import simpy
 
-from ...devices.spec import LinkSpec
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
@@ -27,30 +26,13 @@ from .engine import Engine
 from .failures import Failures
 from .faults import Faults
 from .nodes import Node, Nodes
+from .pools import Pools
 from .progress import Progress, now_and_then
 from .routers import ROUTERS
 from .sessions import Sessions
 from .table import Table
-from .transfers import Transfers
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """A cluster's nodes.
-
-    Attributes
-    ----------
-    entry : tuple of Deployment
-        Nodes that requests arrive at; they do everything unless there are `decode` nodes.
-    decode : tuple of Deployment
-        Nodes that go on after the first token.
-    link : LinkSpec or None
-        What KV caches cross from one to the other, device by device.
-    """
-
-    entry: tuple[Deployment, ...]
-    decode: tuple[Deployment, ...] = ()
-    link: LinkSpec | None = None
+from .tandem import Tandem
+from .transfers import Moves, Transfers
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +51,11 @@ class Served:
         End of the warm-up [s].
     failures, restarts : int
         Nodes that failed, and requests that were put back because of it.
-    moved_bytes : float
-        KV caches that crossed the link.
+    pools : Pools
+        What ran it.
+    nodes : list of Node
+    moves : Moves or None
+        KV caches that crossed the link, of two pools.
     adapters : AdapterCounts, optional
         What requests asked of the slots for adapters, where not all fit.
     """
@@ -81,7 +66,9 @@ class Served:
     warm_s: float
     failures: int
     restarts: int
-    moved_bytes: float
+    pools: Pools
+    nodes: list[Node]
+    moves: Moves | None = None
     adapters: AdapterCounts | None = None
 
 
@@ -134,7 +121,13 @@ def serve(
     for node, _ in faults.at if faults else ():
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
-    driver = Driver(pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed)
+    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed
+    driver = Driver(*how)
+    if driver.onward:
+        found = driver.run_on(progress)
+        if found is not None:
+            return found
+        driver = Driver(*how)
     return driver.run(seed, progress)
 
 
@@ -152,7 +145,8 @@ class Driver:
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
         cache: CacheSettings | None, seed: int,
     ) -> None:  # fmt: skip
-        self.env = env = simpy.Environment()
+        self.env, self.pools = simpy.Environment(), pools
+        env = self.env
         self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
         blocks = iter(stream)
@@ -171,20 +165,23 @@ class Driver:
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
 
-        def made(deployment: Deployment, index: int, policy: Policy) -> Node:
+        def made(
+            deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
+        ) -> Node:
             clients = stream.closed_loop if self.alone else None
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
                 cache or CacheSettings(),
             )  # fmt: skip
-            return Node(index, engine, simpy.Resource(env))
+            return Node(index, engine)
 
+        decoding = pools.policy or policy
         if pools.decode:  # an engine's own scheduler is that of one that does both
             policy = replace(policy, rules=None)
-        entry = [made(d, i, policy) for i, d in enumerate(pools.entry)]
+        entry = [made(d, i, policy, cache) for i, d in enumerate(pools.entry)]
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
-        decoding = replace(policy, caching=False)
-        decode = [made(d, i, decoding) for i, d in enumerate(pools.decode, len(entry))]
+        decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
+        decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
         self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         if swapped:
@@ -192,9 +189,12 @@ class Driver:
         self.sessions = Sessions(env, table, self.dealer)
         whole = self.alone or not (self.always or faults or self.dealer.looks)
         self.arrivals = Arrivals(
-            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole
+            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None
         )  # fmt: skip
-        self.transfers = Transfers(self.nodes, table, self.dealer, policy, pools.link)
+        self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
+        comes_back = chained or stream.closed_loop is not None or faults is not None or swapped
+        counted = self.warmup > 0 or self.stop > 0
+        self.onward = bool(pools.decode) and not (comes_back or counted or self.dealer.looks)
         self.failures = Failures(
             self.nodes, table, self.dealer, self.transfers, faults or Faults()
         )  # fmt: skip
@@ -222,15 +222,36 @@ class Driver:
         for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
             places, rows = node.untaken()
             self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
+        return self._served(self.transfers.moves() if nodes.decode else None)
+
+    def run_on(self, progress: Progress | None) -> Served | None:
+        """Run two pools one after the other, see `tandem`; None if the events must be played."""
+        link, nodes = self.pools.link, self.nodes
+        assert link is not None
+        if progress is not None:
+            nodes.report = now_and_then(lambda: self._tell(progress))
+        tandem = Tandem(
+            nodes, self.table, self.dealer, self.arrivals, self.transfers.policy, link
+        )  # fmt: skip
+        moves = tandem.run(self.arrivals.blocks)
+        if moves is None:
+            return None
+        self.delivered = self.table.count
+        if progress is not None:
+            self._tell(progress)
+        return self._served(moves)
+
+    def _served(self, moves: Moves | None) -> Served:
+        nodes = self.nodes.all
         return Served(
-            [node.engine for node in nodes.all], self.table, self._completed(), self.warm_s, self.failures.failures,
-            self.dealer.restarts.total(), self.transfers.moved_bytes,
+            [node.engine for node in nodes], self.table, self._completed(), self.warm_s,
+            self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
             None if self.dealer.shelf is None else self.dealer.shelf.counts,
         )  # fmt: skip
 
     def _completed(self) -> int:
         """Requests that have completed, on all engines together."""
-        return self.delivered if self.nodes.stops else self.nodes.completed
+        return self.delivered if self.nodes.stops or self.onward else self.nodes.completed
 
     def _all_done(self) -> bool:
         arrived = self.arrivals.exhausted and not self.sessions.to_come
@@ -253,7 +274,7 @@ class Driver:
                 followed = self.sessions.completed(row)
                 self.arrivals.completed(followed, node.clock)
         self._note(node.clock)
-        self.transfers.send()
+        self.transfers.send(node.clock)
         self.dealer.deal(node.clock)
 
     def _note(self, now: float) -> None:

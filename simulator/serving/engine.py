@@ -331,12 +331,33 @@ class Engine:
         row = int(self.state.counters[C_SUBMITTED])
         self.add(block)
         if generated:
-            request, stamps = self.state.ints[row], self.state.floats[row]
-            request[I_GENERATED], request[I_CACHED] = generated, cached
-            # The latest token is the next step's input: its own keys and values come then.
-            request[I_TARGET] = request[I_INPUT] + generated - (cached > 0)
-            stamps[F_FIRST], stamps[F_LAST] = first_s, last_s
+            self._carry(row, generated, cached, first_s, last_s)
         return row
+
+    def take_up(self, block: RequestBlock, cached: I8, first_s: F8) -> None:
+        """Queue requests that have had their first token elsewhere; see `resume`.
+
+        Parameters
+        ----------
+        block : RequestBlock
+            In order of arrival, checked and made room for.
+        cached : int64 array, shape (n,)
+        first_s : float64 array, shape (n,)
+        """
+        rows = slice(self.submitted, self.submitted + len(block))
+        self.add(block)
+        self._carry(rows, 1, cached, first_s, first_s)
+
+    def _carry(
+        self, rows: int | slice, generated: int, cached: int | I8, first_s: float | F8,
+        last_s: float | F8,
+    ) -> None:  # fmt: skip
+        """Note what requests have had elsewhere."""
+        ints, floats = self.state.ints, self.state.floats
+        ints[rows, I_GENERATED], ints[rows, I_CACHED] = generated, cached
+        # The latest token is the next step's input: its own keys and values come then.
+        ints[rows, I_TARGET] = ints[rows, I_INPUT] + generated - (np.asarray(cached) > 0)
+        floats[rows, F_FIRST], floats[rows, F_LAST] = first_s, last_s
 
     def _run(self, until: float, goal: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""

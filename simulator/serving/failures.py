@@ -78,7 +78,7 @@ class Failures:
         self.dealer.put_back(lost, now)
         yield env.timeout(self.faults.repair_s)
         node.up = True
-        self.transfers.send()
+        self.transfers.send(env.now)
         self.dealer.deal(env.now)
 
     def _unfinished(self, node: Node) -> list[int]:

@@ -9,8 +9,8 @@ from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
-from .driver import Pools
 from .faults import Faults
+from .pools import KvLink, Pools
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
     system = deployment.system
     link = link_of(system) if system.nodes == 1 else system.device.node_link
     entry, decode = ((side,) * (side.replicas * fleet.replicas) for side in deployment.pools)
-    return Pools(entry, decode, link)
+    return Pools(entry, decode, KvLink.of(link))
 
 
 def parse_fleet(

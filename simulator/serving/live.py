@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import simpy
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
@@ -36,9 +35,9 @@ from ..batching.state import (
     R_WAITING,
 )
 from ..deploy.deployment import Deployment
-from .driver import Pools
 from .engine import Engine
 from .nodes import Node
+from .pools import Pools
 from .routers import ROUTERS, Load
 
 I8 = npt.NDArray[np.int64]
@@ -142,9 +141,8 @@ class Live:
             )
         self.route, self.dealt = ROUTERS[router], 0
         self.outside_s, self.block_tokens = policy.host.request_s, cache.block_tokens
-        env = simpy.Environment()
         made = [_engine(d, i, policy, cache) for i, d in enumerate(pools.entry)]
-        self.nodes = [_Live(Node(i, engine, simpy.Resource(env))) for i, engine in enumerate(made)]
+        self.nodes = [_Live(Node(i, engine)) for i, engine in enumerate(made)]
         self._where: dict[int, tuple[_Live, int]] = {}
         self._due: list[tuple[float, int, Tokens]] = []
         self._order = count()

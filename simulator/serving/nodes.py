@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import simpy
 
-from ..batching.kv import sequence_bytes
+from ..batching.kv import KvRules, rank_rules, sequence_bytes
 from ..batching.state import (
     C_RELEASED,
     C_SUBMITTED,
+    F8,
     F_LAST,
     I8,
     I_DONE,
@@ -28,6 +29,7 @@ from ..batching.state import (
 )
 from .engine import Engine
 from .prefixes import Prompt, Sent
+from .pools import Ports
 from .progress import advance_reporting
 from .routers import Load
 from .table import Table
@@ -47,8 +49,8 @@ class Node:
     index : int
         Its number among the nodes; entry nodes come first.
     engine : Engine
-    port : simpy.Resource
-        Its end of the link: one transfer at a time.
+    ports : Ports
+        Its ends of the link between two pools.
     rows : array of int
         Request of each row of the engine's state; -1 once it has been taken over.
     up, failing : bool
@@ -74,7 +76,7 @@ class Node:
 
     index: int
     engine: Engine
-    port: simpy.Resource
+    ports: Ports = field(init=False)
     rows: array[int] = field(default_factory=no_rows)
     up: bool = True
     failing: bool = False
@@ -89,6 +91,16 @@ class Node:
     sent: Sent | None = None
     queued: bool = False
     held: bool = False
+    _whole: KvRules | None = None
+
+    def __post_init__(self) -> None:
+        self.ports = Ports(self.engine.deployment.ranks)
+
+    @property
+    def lanes(self) -> int:
+        """Devices of a rank, each with a port of its own."""
+        layout = self.engine.deployment.layout
+        return layout.tp * layout.pp
 
     def load(self, now: float, prompt: Prompt | None = None) -> Load:
         """Requests that wait, as of the step in progress, and others that have not come back.
@@ -142,6 +154,13 @@ class Node:
     def need(self, tokens: int) -> float:
         """KV bytes of `tokens` tokens on one device."""
         return float(sequence_bytes(self.engine.kv, np.array([tokens]))[0])
+
+    def received(self, tokens: I8) -> F8:
+        """KV bytes that all devices of a rank get for so many tokens, shape as `tokens`."""
+        deployment = self.engine.deployment
+        if self._whole is None:
+            self._whole = rank_rules(deployment, self.engine.cache)
+        return sequence_bytes(self._whole, tokens) * deployment.layout.tp
 
     def fits(self, size: float) -> bool:
         """Whether it can keep `size` bytes more; alone, anything that was let in fits."""

@@ -14,6 +14,7 @@ from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
 from .adapters import AdapterCounts
 from .metrics import Quantiles
+from .pools import KvLink
 from .steady import Window
 
 
@@ -97,6 +98,75 @@ class OpTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRun:
+    """What one of two pools did.
+
+    Attributes
+    ----------
+    name : str
+        "prefill" or "decode".
+    deployment : Deployment
+        Of one replica.
+    policy : Policy
+    replicas : int
+    devices : int
+        Of all replicas.
+    stepping : float
+        Share of the window that a replica spends in steps.
+    sending : float
+        Share of the run that a port of the link is busy.
+    kv_peak : float
+        See `Run.kv_peak`.
+    kv_capacity : float
+    iterations, preemptions, output_tokens, prompt_tokens : int
+    """
+
+    name: str
+    deployment: Deployment
+    policy: Policy
+    replicas: int
+    devices: int
+    stepping: float
+    sending: float
+    kv_peak: float
+    kv_capacity: float
+    iterations: int
+    preemptions: int
+    output_tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvMoves:
+    """The KV caches that crossed from a pool to the other.
+
+    Attributes
+    ----------
+    link : KvLink
+    count : int
+        Caches sent; those sent again after a failure count again.
+    total_bytes : float
+    wait_s : Quantiles
+        From the first token until its cache leaves; 0 where layers left before.
+    transfer_s : Quantiles
+        From the first token, or from when it leaves where that is later, until it is there.
+    share : float or None
+        Both together, as a share of all requests' time from arrival to last token.
+    start_s, end_s : float64 array
+        When each request's cache left and was there, as rows of `Run.requests`; NaN without one.
+    """
+
+    link: KvLink
+    count: int
+    total_bytes: float
+    wait_s: Quantiles
+    transfer_s: Quantiles
+    share: float | None
+    start_s: F8
+    end_s: F8
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Result of one simulation.
 
@@ -140,8 +210,10 @@ class Run:
         that decodes).
     failures, restarts : int
         Replicas that failed, and requests that had to be computed again because of it.
-    moved_bytes : float
-        KV caches sent from devices that prefill to devices that decode.
+    pools : tuple of PoolRun
+        Of two pools: prefill and decode.
+    moves : KvMoves or None
+        What crossed from the one to the other.
     wall_s : float
         Seconds of real time the simulation took.
     fetch : StepFetch or None
@@ -181,7 +253,8 @@ class Run:
     wall_s: float
     failures: int = 0
     restarts: int = 0
-    moved_bytes: float = 0.0
+    pools: tuple[PoolRun, ...] = ()
+    moves: KvMoves | None = None
     fetch: StepFetch | None = None
     adapters: AdapterCounts | None = None
 
@@ -190,6 +263,11 @@ class Run:
             f"<Run: {self.deployment.model.name} on {self.deployment.system.name}, "
             f"{len(self.requests.request_id):,} requests from {self.workload}>"
         )
+
+    @property
+    def moved_bytes(self) -> float:
+        """KV caches sent from devices that prefill to devices that decode."""
+        return 0.0 if self.moves is None else self.moves.total_bytes
 
     @property
     def interval_s(self) -> float:
@@ -219,6 +297,8 @@ class Run:
             sent = table.arrival_s - self.outside_s
             columns["client_ttft_s"] = table.first_token_s - sent
             columns["client_e2e_s"] = table.last_token_s - sent
+        if self.moves is not None:
+            columns["kv_start_s"], columns["kv_end_s"] = self.moves.start_s, self.moves.end_s
         return columns
 
     @property

@@ -13,6 +13,7 @@ from .adapters import by_names, known
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
+from .pools import Pools
 from .progress import Progress
 from .record import Run
 
@@ -29,6 +30,7 @@ def run(
     fleet: Fleet | None = None,
     cache: CacheSettings | None = None,
     stop: int | None = None,
+    pools: Pools | None = None,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -46,6 +48,10 @@ def run(
         How engines set up their KV caches.
     stop : int, optional
         Completions after which the run ends; rates then are those of a system that never drains.
+
+    pools : Pools, optional
+        The nodes of a deployment of two pools, where they are more than its own; `policy` and `cache`
+        are then those of the nodes that prefill.
 
     Raises
     ------
@@ -69,7 +75,7 @@ def run(
             "--closed-loop", f"needs at least {deployment.replicas} clients, one for each replica"
         )
     served = serve(
-        pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
+        pools or pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
         seed=seed, warmup=warmup, keep_log=keep_stages, progress=progress, cache=cache, stop=stop,
     )  # fmt: skip
     if served.completed == 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ..batching.state import (
@@ -157,6 +156,12 @@ class Table:
             self.generated[rows] == self.output_tokens[rows],
         )  # fmt: skip
 
+    def done(self) -> slice | I8:
+        """Rows of the requests that have completed."""
+        rows = slice(0, self.count)
+        complete = self.generated[rows] == self.output_tokens[rows]
+        return rows if complete.all() else np.flatnonzero(complete)
+
     def finished(self, several: bool) -> Requests:
         """Return completed requests by id, with their places among all completions.
 
@@ -166,11 +171,7 @@ class Table:
             Whether they ended on several engines, or in several lives of one; else the engine has
             told their places.
         """
-        rows = slice(0, self.count)
-        done: slice | npt.NDArray[np.int64] = rows
-        complete = self.generated[rows] == self.output_tokens[rows]
-        if not complete.all():
-            done = np.flatnonzero(complete)
+        done = self.done()
         order = self.order[done]
         if several:
             by_time = np.lexsort((order, self.last_s[done]))

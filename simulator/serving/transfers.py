@@ -1,25 +1,46 @@
 """From prefill to decode: caches that wait, and their way over the link.
 
-A prompt runs in the prefill pool, which emits the first token; its KV cache waits there until the
-decode pool has room for the whole request, crosses the link, and the request goes on decoding.
+A prompt runs in the prefill pool, which emits the first token; its KV cache waits there until a
+decode node has room for the request, crosses the link, and the request goes on decoding. Its blocks
+are kept on the one side until the cache has crossed, and on the other from before it leaves.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 import simpy
 
-from ...devices.spec import LinkSpec
 from ..batching.policies import Policy
+from ..batching.state import F8
 from .dealing import Dealer
 from .nodes import Node, Nodes
+from .pools import KvLink, cross
 from .table import Table
 
-Process = Generator[simpy.Event, Any, None]
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Caches on their way, a row a request; NaN where none was sent.
+
+    Attributes
+    ----------
+    start_s, end_s : float64 array
+        When a cache left and when it was there [s]; of one that was sent again, the last time.
+    total_bytes : float
+        All that has crossed the link.
+    count : int
+        Caches that have.
+    """
+
+    start_s: F8
+    end_s: F8
+    total_bytes: float
+    count: int
 
 
 @dataclass(slots=True)
@@ -32,76 +53,111 @@ class Transfers:
     table : Table
     dealer : Dealer
     policy : Policy
-    link : LinkSpec or None
+        Of the decode nodes.
+    link : KvLink or None
         What caches cross, device by device.
     ready : deque of (int, Node, int)
         Requests prefilled on a node in that life, in order.
     moved_bytes : float
         KV caches that have crossed the link.
+    count : int
+        How many have.
     """
 
     nodes: Nodes
     table: Table
     dealer: Dealer
     policy: Policy
-    link: LinkSpec | None
+    link: KvLink | None
     ready: deque[tuple[int, Node, int]] = field(default_factory=deque)
     moved_bytes: float = 0.0
+    count: int = 0
     _sent: int = 0
+    _stamps: dict[int, tuple[float, float]] = field(default_factory=dict)
 
-    def send(self) -> None:
-        """Start transfers, in order, while a decode node has room for the whole request."""
-        table = self.table
+    def send(self, now: float) -> None:
+        """Let caches leave, in order, while a decode node has room for the request."""
+        table, decode = self.table, self.nodes.decode
         while self.ready:
             row, source, _ = self.ready[0]
             tokens = int(table.input_tokens[row] + table.output_tokens[row] - 1)
-            size = source.need(tokens if self.policy.reserve else table.cached(row) + 1)
-            able = [n for n in self.nodes.decode if n.up and n.fits(size) and self._has_slot(n)]
+            tokens = tokens if self.policy.reserve else table.cached(row) + 1
+            able = [n for n in decode if n.up and self._has_slot(n) and n.fits(n.need(tokens))]
             if not able:
                 return
-            target = self.dealer.choose(able, self._sent, self.nodes.env.now, None)
+            target = self.dealer.choose(able, self._sent, now, None)
             _, _, life = self.ready.popleft()
             self._sent += 1
             held = self.dealer.kept[row]
             target.inbound += 1
-            self.dealer.keep(target, row, size)  # now, not when the process starts
-            self.nodes.env.process(self._transfer(row, source, life, held, target))
+            self.dealer.keep(target, row, target.need(tokens))
+            self._leave(row, source, life, held, target, now)
 
     def _has_slot(self, node: Node) -> bool:
         """Whether a node has a sequence to spare."""
         most = self.policy.max_sequences * node.engine.deployment.ranks
         return node.live + node.inbound < most
 
-    def _transfer(self, row: int, source: Node, life: int, held: float, target: Node) -> Process:
-        """Move a KV cache: every device of one side sends to one of the other, at once."""
-        env, dealer = self.nodes.env, self.dealer
-        size, target_life = dealer.kept[row], target.life
-        with source.port.request() as out, target.port.request() as into:
-            yield out & into
-            sides = [n.engine.deployment.layout.tp for n in (source, target)]
-            total = source.need(self.table.cached(row)) * sides[0]
-            assert self.link is not None
-            rate = self.link.bandwidth_bytes_per_s * min(sides)
-            yield env.timeout(self.link.latency_s + total / rate)
-        self.moved_bytes += total
+    def _leave(
+        self, row: int, source: Node, life: int, held: float, target: Node, now: float
+    ) -> None:
+        """Send a cache on its way; what its arrival does comes at the time of that."""
+        env, table = self.nodes.env, self.table
+        assert self.link is not None
+        total = float(target.received(np.array([table.cached(row)]))[0])
+        wire_s = total / (self.link.bandwidth_bytes_per_s * min(source.lanes, target.lanes))
+        begun = now
+        if self.link.by_layer and now == table.last_s[row] and not self.dealer.restarts[row]:
+            begun = float(table.scheduled_s[row])  # it had room at once
+        layers = len(source.engine.deployment.model.layers)
+        start, end = cross(self.link, source.ports, target.ports, now, begun, wire_s, layers)
+        target_life = target.life
+
+        def arrive(_: simpy.Event) -> None:
+            self.moved_bytes += total
+            self.count += 1
+            self._stamps[row] = start, end
+            self._arrive((row, source, life), held, target, target_life, end)
+
+        _at(env, end, arrive)
+
+    def _arrive(
+        self, entry: tuple[int, Node, int], held: float, target: Node, target_life: int, now: float
+    ) -> None:
+        """Let a cache be there, unless one of its ends has failed meanwhile."""
+        dealer, (row, source, life) = self.dealer, entry
         alive = target.life == target_life
         if alive:
             target.inbound -= 1
         if source.life != life:  # the cache went down with its node
             if alive:
-                target.forget(size)
-            dealer.put_back([row], env.now)
+                target.forget(dealer.kept[row])
+            dealer.put_back([row], now)
         elif not alive:
             dealer.kept[row] = held
-            self.ready.appendleft((row, source, life))
+            self.ready.appendleft(entry)
         else:
             source.forget(held)
-            dealer.submit(target, row, env.now, cached=self.table.cached(row))
-        self.send()
-        dealer.deal(env.now)
+            dealer.submit(target, row, now, cached=self.table.cached(row))
+        self.send(now)
+        dealer.deal(now)
 
     def lost(self, node: Node) -> list[int]:
         """Requests whose caches wait on a node that fails."""
         rows = [row for row, source, _ in self.ready if source is node]
         self.ready = deque(entry for entry in self.ready if entry[1] is not node)
         return rows
+
+    def moves(self) -> Moves:
+        """All that has crossed the link."""
+        rows = np.fromiter(self._stamps, np.int64, len(self._stamps))
+        stamps = np.full((2, self.table.count), np.nan)
+        flat = array("d", (x for both in self._stamps.values() for x in both))
+        stamps[:, rows] = np.frombuffer(flat).reshape(-1, 2).T
+        return Moves(stamps[0], stamps[1], self.moved_bytes, self.count)
+
+
+def _at(env: simpy.Environment, time: float, call: Callable[[simpy.Event], None]) -> None:
+    """Call at a time, which is not before now but for rounding."""
+    event = env.timeout(max(time - env.now, 0.0))
+    event.callbacks.append(call)

@@ -11,8 +11,9 @@ from opbyte.simulator.batching.kv import CacheSettings
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.build import deployment_of
-from opbyte.simulator.serving.driver import Pools, serve
+from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.live import Live
+from opbyte.simulator.serving.pools import Pools
 from opbyte.workloads.errors import CapacityError
 from opbyte.workloads.requests import RequestBlock, RequestStream
 

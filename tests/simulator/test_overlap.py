@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.scenario import Scenario
-from opbyte.simulator.scenario.build import run_scenario
+from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower

@@ -14,7 +14,8 @@ from ....simulator.deploy.deployment import Deployment, deploy
 from ....simulator.frameworks.checkpoints import formats
 from ....simulator.frameworks.engines import exchange_of
 from ....simulator.scenario.parts import Workload
-from ....simulator.serving.driver import Pools, serve
+from ....simulator.serving.driver import serve
+from ....simulator.serving.pools import KvLink, Pools
 from ....simulator.serving.run import run
 from ....workloads.catalog import load_model
 from ....workloads.model import ModelSpec
@@ -83,7 +84,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     else:
         side = _deployment(point, point.prefill, folder)
         pools = Pools((side,) * point.prefill.count, (serving,) * point.workers.count,
-                      serving.system.device.node_link)  # fmt: skip
+                      KvLink.of(serving.system.device.node_link))  # fmt: skip
         served = serve(pools, own.policy, stream, cache=own.cache, seed=seed)
         result = served.table.finished(several=True)
     first, last, arrival = result.first_token_s, result.last_token_s, result.arrival_s

@@ -1,0 +1,63 @@
+"""A scenario played: its requests served, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...workloads.errors import InputError
+from ...workloads.requests import RequestBlock, RequestStream
+from ..serving.run import run
+from .build import deployment_of, fleet_of
+from .pools import pair_of
+from .scenario import Scenario
+
+if TYPE_CHECKING:
+    from ..serving.progress import Progress
+    from ..serving.record import Run
+
+
+def run_scenario(
+    scenario: Scenario, *, keep_stages: bool = False, progress: Progress | None = None
+) -> Run:
+    """Serve a scenario's requests.
+
+    Raises
+    ------
+    InputError
+        Anything that cannot be used; the message says what would be right.
+    """
+    stream, pools = scenario.workload.open(scenario.seed), None
+    if scenario.pools.given:
+        pair = pair_of(scenario)
+        deployment, settings, pools = pair.deployment, pair.prefill.settings, pair.pools
+        own, each = pair.prefill.deployment, (settings, pair.decode.settings)
+    else:
+        deployment, settings = deployment_of(scenario)
+        own, each = deployment, (settings,)
+    longest = [s.max_model_len for s in each if s.max_model_len is not None]
+    if longest:
+        stream = _within(stream, min(longest))
+    return run(
+        deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
+        keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario), pools=pools,
+        cache=settings.cache_for(own), stop=scenario.stop,
+    )  # fmt: skip
+
+
+def _within(stream: RequestStream, longest: int) -> RequestStream:
+    """The same stream, refusing a request longer than the engine accepts."""
+
+    def blocks() -> Iterator[RequestBlock]:
+        for block in stream:
+            length = block.input_tokens + block.output_tokens
+            if (length > longest).any():
+                i = int((length > longest).argmax())
+                raise InputError(
+                    "--max-model-len",
+                    f"request {block.request_id[i]} of {stream.name} has {length[i]} tokens, "
+                    f"more than {longest}",
+                )
+            yield block
+
+    return RequestStream(stream.name, stream.has_arrivals, stream.closed_loop, blocks)

@@ -1,0 +1,127 @@
+"""What a cluster is made of: its nodes, and the link that KV caches cross between two pools of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ...devices.spec import LinkSpec
+from ..batching.kv import CacheSettings
+from ..batching.policies import Policy
+from ..deploy.deployment import Deployment
+
+
+@dataclass(frozen=True, slots=True)
+class KvLink:
+    """What KV caches cross from a pool to the other.
+
+    Attributes
+    ----------
+    name : str
+    bandwidth_bytes_per_s : float
+        One way of one device, which sends and receives over a port of its own.
+    latency_s : float
+        Of one cache [s].
+    by_layer : bool
+        Whether a layer's cache leaves as soon as the prompt has passed it.
+    """
+
+    name: str
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    by_layer: bool = False
+
+    @classmethod
+    def of(cls, spec: LinkSpec) -> KvLink:
+        """A link of a device's description."""
+        return cls(spec.name, spec.bandwidth_bytes_per_s, spec.latency_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """A cluster's nodes.
+
+    Attributes
+    ----------
+    entry : tuple of Deployment
+        Nodes that requests arrive at; they do everything unless there are `decode` nodes.
+    decode : tuple of Deployment
+        Nodes that go on after the first token.
+    link : KvLink or None
+        What KV caches cross from one to the other.
+    policy, cache : optional
+        Those of the decode nodes, where they are not those of the entry nodes.
+    """
+
+    entry: tuple[Deployment, ...]
+    decode: tuple[Deployment, ...] = ()
+    link: KvLink | None = None
+    policy: Policy | None = None
+    cache: CacheSettings | None = None
+
+
+@dataclass(slots=True)
+class Ports:
+    """A node's ends of the link, one for each of its ranks: one cache at a time each.
+
+    A port is made of those of the rank's devices, which work together. Which rank a request comes
+    from or goes to is the engine's own matter: the port that is free first takes its cache.
+
+    Attributes
+    ----------
+    free_s : list of float
+        When each port has sent or received all bytes of the caches that it has been given [s].
+    last_s : list of float
+        When the last of them was there [s]; later than `free_s` where a prompt's last layer was
+        waited for.
+    busy_s : float
+        Seconds that caches took, of all ports.
+    """
+
+    count: int
+    free_s: list[float] = field(init=False)
+    last_s: list[float] = field(init=False)
+    busy_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.free_s, self.last_s = [0.0] * self.count, [0.0] * self.count
+
+
+def cross(
+    link: KvLink, out: Ports, into: Ports, now: float, begun: float, wire_s: float, layers: int
+) -> tuple[float, float]:
+    """Send a cache over the ports of both sides that are free first.
+
+    Caches are sent in order; none overtakes another one.
+
+    Parameters
+    ----------
+    now : float
+        When the prompt has ended and the receiver has room [s].
+    begun : float
+        When the first of the cache could leave [s]: `now`, unless layers leave one by one.
+    wire_s : float
+        Seconds that the bytes take.
+    layers : int
+        Of the model; the last one's cache cannot leave before `now`.
+
+    Returns
+    -------
+    start, end : float
+        When it leaves and when it is there [s].
+    """
+    i = min(range(out.count), key=out.free_s.__getitem__) if out.count > 1 else 0
+    j = min(range(into.count), key=into.free_s.__getitem__) if into.count > 1 else 0
+    took = link.latency_s + wire_s
+    last = max(now, out.last_s[i], into.last_s[j])
+    if begun < now:
+        start = max(begun, out.free_s[i], into.free_s[j])
+        free = start + took
+        end = max(free, last + (link.latency_s + wire_s / layers))
+    else:
+        start = last
+        free = end = start + took
+    out.free_s[i] = into.free_s[j] = free
+    out.last_s[i] = into.last_s[j] = end
+    out.busy_s += took
+    into.busy_s += took
+    return start, end
