@@ -38,10 +38,15 @@ def bases_of(deployment: Deployment | None) -> Bases:
     """Name the models behind a deployment's times and energies; None is an engine on a board."""
     if deployment is None:
         return Bases(ENGINE, STATIC)
-    device = deployment.device
     if deployment.system.device.on_engine:
         return Bases(ENGINE, STATIC)
-    return Bases(_times(device), _energy(device))
+    sides = [d.device for d in deployment.pools] or [deployment.device]
+    return Bases(_each(map(_times, sides)), _each(map(_energy, sides)))
+
+
+def _each(bases: Iterable[str]) -> str:
+    """One basis, or those of both pools where they differ."""
+    return " beside ".join(dict.fromkeys(bases))
 
 
 def _times(device: SharedMemoryDevice) -> str:

@@ -126,6 +126,12 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
 
 
+def link_evidence(name: str, node_link: str, sources: Mapping[str, str]) -> dict[str, Any]:
+    """What the time of KV caches between two pools rests on: numbers given, or those of a network."""
+    known = sources if name == node_link else {"kv_link": "given"}
+    return _entry(LATENCY_BYTES, "KV caches between the pools", known, ("node_link.",))
+
+
 def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str, Any]]:
     """The memories that experts are fetched from, and the predictor, where there are any."""
     store = deployment.store

@@ -171,6 +171,8 @@ def step_intervals(
 
 def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     """Factors on the figures of a run; None where too little of it rests on measurements."""
+    if run.pools:
+        return _pool_intervals(run, open_loop)
     d = run.deployment
     batches = typical(run)
     decoding, mixed = (_stage(d, b) for b in batches)
@@ -188,6 +190,32 @@ def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
         step, interval_of(served), interval_of(_held(drawn, e)),
         first_token(interval_of(_held(prompt, e))),
     )  # fmt: skip
+
+
+def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
+    """Factors on the figures of two pools: each one's steps make its own latency.
+
+    First tokens wait for prompts as in a queue as busy as the pool that prefills; throughput is that
+    of the pool that is slower.
+    """
+    prefill, d = run.pools[0], run.pools[1].deployment
+    decodes, mixed = typical(run)
+    prompts = Batch.of(chunks=[(int(mixed.q_len[-1]), 0)])
+    stage = _stage(d, decodes)
+    decode = slowdowns(parts_of(d, stage))
+    prompt = slowdowns(parts_of(prefill.deployment, _stage(prefill.deployment, prompts)))
+    if decode is None or prompt is None:
+        return None
+    step = interval_of(decode)
+    if not open_loop or run.window.overloaded:
+        slower = prompt if prefill.stepping >= KNOWN else decode
+        served = interval_of(slower).inverse
+        return RunIntervals(step, served, step, first_token(interval_of(prompt)))
+    e, busy = _growth(d, decodes, stage.seconds), min(prefill.stepping, 0.99)
+    rates = interval_of(1.0 / np.maximum(np.maximum(decode * e, prompt * busy), 1.0))
+    return RunIntervals(
+        step, rates, interval_of(_held(decode, e)), first_token(interval_of(_held(prompt, busy)))
+    )
 
 
 def first_token(steps: Interval, waiting: Ratios = WAITING) -> Interval:
@@ -212,7 +240,8 @@ def typical(run: Run) -> tuple[Batch, Batch]:
     context = max(round(float((rows.input_tokens + rows.output_tokens / 2).mean())), 1)
     held = float((rows.last_token_s - rows.first_token_s).sum())
     span = max(float(rows.last_token_s.max() - rows.arrival_s.min()), 1e-12)
-    decodes = round(held / span / (d.ranks * d.replicas))
+    engines = run.pools[1].replicas if run.pools else d.replicas
+    decodes = round(held / span / (d.ranks * engines))
     decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
     prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
     return _usual(decodes, context, prompt)

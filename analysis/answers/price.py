@@ -12,18 +12,24 @@ def costs_of(
 ) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
-    ``processor_area_mm2`` is `added_area_mm2`.
+    ``processor_area_mm2`` is `added_area_mm2`. Of two pools the price is that of their mean device, and
+    the area that of one that decodes.
     """
-    system = run.deployment.system
-    copies = scenario.fleet.replicas or 1
-    devices = system.nodes * system.devices_per_node * copies
-    price = system.device.price_USD_per_hour
+    if run.pools:
+        devices = sum(p.devices for p in run.pools)
+        prices = [p.deployment.system.device.price_USD_per_hour for p in run.pools]
+        known = [x * p.devices for x, p in zip(prices, run.pools, strict=True) if x]
+        price = sum(known) / devices if len(known) == len(prices) else None
+    else:
+        system = run.deployment.system
+        devices = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
+        price = system.device.price_USD_per_hour
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
     return {
         "devices": devices,
         "device_usd_per_hour": price,
         "usd_per_million_tokens": None if per_token is None else 1e6 * per_token,
-        "processor_area_mm2": added_area_mm2(system.device),
+        "processor_area_mm2": added_area_mm2(run.deployment.system.device),
     }
 
 

@@ -15,6 +15,7 @@ from ...simulator.scenario import Scenario
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.play import run_scenario
+from ...simulator.scenario.pools import counted
 from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
@@ -22,10 +23,11 @@ from ..show.result import Drawing, Result
 from .adapters import adapters_dict, adapters_text
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
-from .evidence import evidence
+from .evidence import evidence, link_evidence
 from .expert_cache import cache_dict, cache_text
 from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
 from .overlaps import run_blocks, run_dict
+from .pools import pool_blocks, pool_dict
 from .price import costs_of
 from .summary import (
     LATENCIES,
@@ -119,6 +121,7 @@ class Simulation(Result):
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
             "intervals": self._interval_dict(),
+            **pool_dict(r),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             "warnings": list(self.warnings),
@@ -145,7 +148,7 @@ class Simulation(Result):
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
-            latency_rows(self.run), where_rows(self.run),
+            latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
@@ -269,19 +272,40 @@ def simulate(
     """
     scenario = Scenario.of(model, system, **options)
     made = run_scenario(scenario, keep_stages=keep_stages, progress=progress)
-    where = scenario.system
-    sources: dict[str, str] = {}
-    if where is not None and not isinstance(where, SystemSpec):
-        known, sources = describe_system(where)
-        sources = sources | host_sources(known, scenario.deployment.host)
+    sources = _sources(scenario, scenario.system)
     found = evidence(made.deployment, sources, made.policy, typical(made))
+    if scenario.pools.given:
+        found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure)
 
 
+def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:
+    """Key path of a system's description -> source of that number."""
+    if where is None or isinstance(where, SystemSpec):
+        return {}
+    known, sources = describe_system(where)
+    return sources | host_sources(known, scenario.deployment.host)
+
+
+def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str, str]]:
+    """Evidence of both pools, told apart by name, and the sources of the one that decodes."""
+    out: list[dict[str, Any]] = []
+    for pool, flag in zip(r.pools, (scenario.pools.prefill, scenario.pools.decode), strict=True):
+        sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
+        own = evidence(pool.deployment, sources, pool.policy, typical(r))
+        out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in own]
+    if r.moves is not None:
+        node_link = r.deployment.system.device.node_link.name
+        out.append(link_evidence(r.moves.link.name, node_link, sources))
+    return out, sources
+
+
 def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *doubts(r.deployment.system.device)]
+    sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
+    known = [doubt for device in sides.values() for doubt in doubts(device)]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
     if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
@@ -293,6 +317,16 @@ def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
             "--enable-expert-parallel: --ep 1 is its default"
         )
     return tuple(out)
+
+
+def _stands_in(r: Run) -> list[str]:
+    """Pools whose engine's own scheduler is not built for one that does half of the work."""
+    names = {p.policy.name: None for p in r.pools if p.policy.rules is not None}
+    return [
+        f"{name}'s own scheduler is that of an engine that does both: pools batch by the fields of its "
+        "policy instead"
+        for name in names
+    ]
 
 
 def _too_long(r: Run) -> list[str]:

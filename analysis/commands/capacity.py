@@ -21,11 +21,16 @@ OWN = ("model", "system", "rate", "rate_scale", "closed_loop", "grid_gCO2_per_kW
 @takes([*options_of(Scenario)], without=OWN)
 def capacity_command(
     model: Model,
-    systems: Annotated[str, typer.Option(metavar="LIST", help="Systems, parted by commas.")],
     slo: Annotated[
         str, typer.Option(metavar="LIST", help="For example ttft_p99=1,tbt_p99=0.05 [s].")
     ],
     options: dict[str, Any],
+    systems: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Systems, parted by commas.")
+    ] = None,
+    devices: Annotated[
+        int | None, count("Of both pools together, --prefill and --decode: every ratio is tried.")
+    ] = None,
     tolerance: Annotated[float, real("Find the load to this fraction.")] = 0.02,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     as_json: Json = False,
@@ -35,6 +40,7 @@ def capacity_command(
     from ..studies.capacity import capacity
 
     make = partial(
-        capacity, model, systems, slo, tolerance=tolerance, workers=workers, **options
+        capacity, model, systems, slo, devices=devices, tolerance=tolerance, workers=workers,
+        **options,
     )  # fmt: skip
     answer(make, out, as_json, counted="systems")

@@ -17,7 +17,7 @@ OWN = (
     "model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh",
 )  # fmt: skip
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
-DEPLOYED = [p for p in options_of(Scenario) if p.group != "workload"]
+DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "pools")]
 
 
 @app.command("serve")

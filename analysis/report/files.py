@@ -7,6 +7,7 @@ from functools import singledispatch
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.serving.record import Run
 from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
 from ..answers.dram import DramAnswer, PimAnswer
@@ -23,7 +24,7 @@ from ..reproduce.base import Reproduction
 from ..reproduce.write import write_reproduction
 from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
-from ..show.timeline import write_streams, write_timeline
+from ..show.timeline import Sent, Shown, write_streams, write_timeline
 from ..studies.capacity_result import Capacity
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
@@ -207,17 +208,34 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     run = each.run
     folder.csv(f"{below}requests.csv", run.request_columns())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
-    system = run.deployment.system
-    devices = system.devices_per_node * system.nodes // run.deployment.replicas
-    lanes = run.deployment.layout.pp
     folder.write(
-        f"{below}timeline.json", lambda path: write_timeline(run.stages, devices, path, lanes)
+        f"{below}timeline.json",
+        lambda path: write_timeline(run.stages, _shown(run), path, _sent(run)),
     )
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
     folder.text(f"{below}report.html", report(each))
     folder.answer(f"{below}summary.json", each)
+
+
+def _shown(run: Run) -> list[Shown]:
+    """Engines of a run's timeline: one for all of a kind, but each of two pools."""
+    if not run.pools:
+        system = run.deployment.system
+        devices = system.devices_per_node * system.nodes // run.deployment.replicas
+        return [Shown("engine", devices, run.deployment.layout.pp)]
+    return [
+        Shown(f"{p.name} {i}", p.devices // p.replicas, p.deployment.layout.pp)
+        for p in run.pools
+        for i in range(p.replicas)
+    ]
+
+
+def _sent(run: Run) -> Sent | None:
+    """Caches on their way between two pools."""
+    moves = run.moves
+    return None if moves is None else Sent(run.requests.request_id, moves.start_s, moves.end_s)
 
 
 def _stage_columns(

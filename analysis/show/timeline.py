@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +23,36 @@ FIRST_LANE = 100
 Event = dict[str, object]
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An engine as a process of its own.
+
+    Attributes
+    ----------
+    name : str
+    devices : int
+    lanes : int
+        Batches in flight at once (pipeline parallel); each has a track of its own.
+    """
+
+    name: str
+    devices: int
+    lanes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """KV caches on their way between two pools: by request, from when to when [s]."""
+
+    request_id: npt.NDArray[np.int64]
+    start_s: npt.NDArray[np.float64]
+    end_s: npt.NDArray[np.float64]
+
+
 def write_timeline(
-    stages: dict[str, npt.NDArray[np.float64]], devices: int, path: Path, lanes: int = 1
-) -> None:
+    stages: dict[str, npt.NDArray[np.float64]], engines: Sequence[Shown], path: Path,
+    sent: Sent | None = None,
+) -> None:  # fmt: skip
     """Stream stages, processors and links as events; queue, sequences, KV bytes and power as counters.
 
     A stage is a stretch of steps with the same batch. Within it, a processor's or link's event
@@ -32,24 +62,43 @@ def write_timeline(
     ----------
     stages : dict of array
         See `simulator.serving.run.Run.stages`; times in seconds.
-    devices : int
-        Devices of one engine.
+    engines : sequence of Shown
+        One that stands for all, or one for each number in the column ``node``.
     path : Path
         File to write; its times are microseconds, as the format demands.
-    lanes : int
-        Batches in flight at once (pipeline parallel); each has a track of its own.
+    sent : Sent, optional
+        Caches that crossed from one pool to the other, on a process of their own.
     """
     rows = min(len(stages.get("start_s", ())), MAX_STAGES)
     tracks = [name for name in stages if name.startswith("busy_")]
+    names = [event for pid, own in enumerate(engines, 1) for event in _names(tracks, own, pid)]
+    seen = [0] * len(engines)
     with path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-        file.write(",\n".join(json.dumps(event) for event in _names(tracks, lanes)))
+        file.write(",\n".join(json.dumps(event) for event in names))
         for i in range(rows):
             row = {name: float(column[i]) for name, column in stages.items()}
-            lane = FIRST_LANE + i % lanes if lanes > 1 else 1
-            for event in [*_events(row, lane), *_busy(row, tracks, devices)]:
-                file.write(",\n" + json.dumps(event))
+            node = int(row.get("node", 0))
+            own = engines[node]
+            lane = FIRST_LANE + seen[node] % own.lanes if own.lanes > 1 else 1
+            seen[node] += 1
+            for event in [*_events(row, lane), *_busy(row, tracks, own.devices)]:
+                file.write(",\n" + json.dumps(event | {"pid": node + 1}))
+        for event in () if sent is None else _sent(sent, len(engines) + 1):
+            file.write(",\n" + json.dumps(event))
         file.write("\n]}\n")
+
+
+def _sent(sent: Sent, pid: int) -> Iterator[Event]:
+    """Caches as events that may overlap."""
+    yield {"name": "process_name", "ph": "M", "pid": pid, "args": {"name": "KV link"}}
+    columns = sent.request_id.tolist(), sent.start_s.tolist(), sent.end_s.tolist()
+    for request, start, end in islice(zip(*columns, strict=True), MAX_STAGES):
+        if not isnan(end):
+            both: Event = {"name": f"KV cache of {request}", "cat": "kv", "id": request,
+                           "pid": pid, "tid": 1}  # fmt: skip
+            yield both | {"ph": "b", "ts": round(start * 1e6, 3)}
+            yield both | {"ph": "e", "ts": round(end * 1e6, 3)}
 
 
 def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
@@ -82,15 +131,14 @@ def write_streams(timelines: Sequence[Timeline], path: Path) -> None:
     path.write_text(f'{{"displayTimeUnit": "ms", "traceEvents": [\n{text}\n]}}\n', "utf-8")
 
 
-def _names(tracks: list[str], lanes: int) -> list[Event]:
-    """Names of the tracks, in the order they are shown."""
+def _names(tracks: list[str], own: Shown, pid: int) -> list[Event]:
+    """Names of an engine's tracks, in the order they are shown."""
     threads = ["stages", *(name.removeprefix("busy_").removesuffix("_s") for name in tracks)]
-    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "engine"}}]
-    flights = [
-        (FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes if lanes > 1 else 0)
-    ]
+    lanes = own.lanes if own.lanes > 1 else 0
+    out: list[Event] = [{"name": "process_name", "ph": "M", "pid": pid, "args": {"name": own.name}}]
+    flights = [(FIRST_LANE + k, f"batch in flight {k + 1}") for k in range(lanes)]
     for tid, name in [*enumerate(threads, 1), *flights]:
-        meta: Event = {"ph": "M", "pid": 1, "tid": tid}
+        meta: Event = {"ph": "M", "pid": pid, "tid": tid}
         out.append({"name": "thread_name", **meta, "args": {"name": name}})
         out.append({"name": "thread_sort_index", **meta, "args": {"sort_index": tid}})
     return out

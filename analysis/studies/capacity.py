@@ -21,14 +21,16 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.limits import Limit, limit_of
+from ..answers.pools import pool_limit
 from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.text import seconds, show
 from .capacity_result import Capacity, Found
-from .loads import Tried, judged, knob_of, names_of
+from .loads import Tried, judged, knob_of
 from .service_level import read_level
+from .variants import Variant, variants
 
 DEFAULT_REQUESTS, MOST_REQUESTS = 1000, 16_000
 """Of every simulation; of the one whose rates are told, where rates do not settle before."""
@@ -42,9 +44,10 @@ SEARCHED = ("rate", "rate_scale", "closed_loop")
 
 def capacity(
     model: Scenario | str | Path | ModelSpec,
-    systems: Sequence[str | Path] | str,
+    systems: Sequence[str | Path] | str | None,
     slo: str | Mapping[str, float],
     *,
+    devices: int | None = None,
     tolerance: float = 0.02,
     workers: int | None = None,
     told: Told | None = None,
@@ -56,11 +59,14 @@ def capacity(
     ----------
     model : Scenario, or str, Path or ModelSpec
         The scenario of every simulation, without system and load, or its model.
-    systems : sequence of str or Path, or str
-        Names or files; one text may hold several, parted by commas.
+    systems : sequence of str or Path, or str, optional
+        Names or files; one text may hold several, parted by commas. With ``prefill`` and ``decode``
+        among the options their pools are one more, behind the others.
     slo : str or mapping of str to float
         For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or
         p99, and the most seconds allowed.
+    devices : int, optional
+        Of both pools together: every number of their systems that makes so many is tried.
     tolerance : float
         Load is found to this fraction.
     workers : int, optional
@@ -82,10 +88,10 @@ def capacity(
         Anything wrong with the arguments or files.
     """
     level = read_level(slo)
-    names = names_of(systems)
     if "system" in options:
         raise InputError("--system", "is one of --systems here")
     scenario = Scenario.of(model, **options)
+    names = variants(systems, scenario, devices)
     for name in SEARCHED:
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
@@ -117,12 +123,12 @@ class _Task:
     asked: bool  # whether the number of requests was asked for
 
     def run(
-        self, system: str | Path, *, keep_stages: bool = False, **changes: Any
+        self, system: Variant, *, keep_stages: bool = False, **changes: Any
     ) -> Simulation:  # fmt: skip
         """Serve the scenario on a system, some of its options changed."""
-        return simulate(self.scenario, system, keep_stages=keep_stages, **changes)
+        return simulate(self.scenario.changed(**system.options, **changes), keep_stages=keep_stages)
 
-    def probe(self, system: str | Path) -> Simulation:
+    def probe(self, system: Variant) -> Simulation:
         """A short closed loop, whose rate says where to begin."""
         few = min(self.scenario.workload.requests or PROBE_REQUESTS, PROBE_REQUESTS)
         timing: dict[str, Any] = dict.fromkeys(("warmup", "stop", "cv", "spread", "duration"))
@@ -133,15 +139,15 @@ Answer = tuple[Found, str, str]
 """A system's capacity, with the names of model and workload."""
 
 
-def _search(task: _Task, system: str | Path) -> Answer:
+def _search(task: _Task, system: Variant) -> Answer:
     """Capacity of one system."""
     try:
         return _searched(task, system)
     except CapacityError as error:  # a load that no system of this size can carry is an answer
         assert task.scenario.model is not None
-        model, where = load(task.scenario.model, system)
+        model, where = load(task.scenario.model, system.systems[-1])
         found = Found(
-            system=where.name, devices=where.nodes * where.devices_per_node, load_per_s=None,
+            system=system.name or where.name, devices=system.devices, load_per_s=None,
             next_load_per_s=None, output_tokens_per_s=None, joules_per_token=None,
             usd_per_million_tokens=None, limit=Limit("memory capacity", 1.0, str(error)),
             reason=error.reason, tried=(), spec=where, sources={}, evidence=(),
@@ -149,7 +155,7 @@ def _search(task: _Task, system: str | Path) -> Answer:
         return found, model.name, str(task.scenario.workload.trace or "the workload")
 
 
-def _searched(task: _Task, system: str | Path) -> Answer:
+def _searched(task: _Task, system: Variant) -> Answer:
     knob, unit = knob_of(task.scenario)
     tried: dict[float, Tried] = {}
     within: dict[float, Simulation] = {}
@@ -180,14 +186,15 @@ def _searched(task: _Task, system: str | Path) -> Answer:
     else:
         failing = task.run(system, keep_stages=True, **at(high))
         missed = tried[high].missed
-        limit = limit_of(failing.run, {n: x for n, x in task.level.items() if n in missed})
+        missed_level = {n: x for n, x in task.level.items() if n in missed}
+        limit = (pool_limit if failing.run.pools else limit_of)(failing.run, missed_level)
         reason = _reason(tried[high], task.level, limit, low is None)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
     return _answer(probe, best, low, high, limit, reason, ordered)
 
 
 def _settled(
-    task: _Task, system: str | Path, found: Simulation, load: Mapping[str, Any]
+    task: _Task, system: Variant, found: Simulation, load: Mapping[str, Any]
 ) -> Simulation:
     """The same load over more requests, where so few as were taken by default never settle."""
     requests = task.scenario.workload.requests or DEFAULT_REQUESTS

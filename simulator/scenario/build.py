@@ -19,6 +19,7 @@ from .load import load
 from .place import deployed
 from .scenario import Scenario
 
+
 def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     """The model on the system, and what its engine runs with; the requests are not looked at.
 

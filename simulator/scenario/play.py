@@ -31,10 +31,10 @@ def run_scenario(
     if scenario.pools.given:
         pair = pair_of(scenario)
         deployment, settings, pools = pair.deployment, pair.prefill.settings, pair.pools
-        own, each = pair.prefill.deployment, (settings, pair.decode.settings)
+        own, each = pair.prefill.deployment, [settings, pair.decode.settings]
     else:
         deployment, settings = deployment_of(scenario)
-        own, each = deployment, (settings,)
+        own, each = deployment, [settings]
     longest = [s.max_model_len for s in each if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))

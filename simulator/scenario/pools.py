@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...devices.catalog import list_devices, load_device
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import CapacityError, InputError, nearest
 from ..deploy.deployment import Deployment
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_REPLICAS
@@ -92,9 +92,7 @@ def pair_of(scenario: Scenario) -> Pair:
         A model that does not fit a pool.
     """
     own = scenario.pools
-    for flag, value in (("--prefill", own.prefill), ("--decode", own.decode)):
-        if value is None:
-            raise InputError(flag, "is needed too, for example h200-x8: two pools make a deployment")
+    both(own)
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
             reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
@@ -108,6 +106,20 @@ def pair_of(scenario: Scenario) -> Pair:
         )  # fmt: skip
     systems = prefill.deployment.system, decode.deployment.system
     return Pair(prefill, decode, kv_link(own, *systems))
+
+
+def both(own: PoolOptions) -> tuple[str, str]:
+    """The systems of both pools, as they are written.
+
+    Raises
+    ------
+    InputError
+        One without the other.
+    """
+    for flag, value in (("--prefill", own.prefill), ("--decode", own.decode)):
+        if value is None:
+            raise InputError(flag, "is needed too, for example h200-x8: it takes two pools")
+    return str(own.prefill), str(own.decode)
 
 
 def counted(text: str, where: str) -> tuple[str, int]:
@@ -141,7 +153,15 @@ def _side(scenario: Scenario, name: str) -> Side:
         system=system, pools=PoolOptions(),
         **{key: value for key, value in given.items() if value is not None},
     )  # fmt: skip
-    deployment, settings = deployment_of(alone)
+    try:
+        deployment, settings = deployment_of(alone)
+    except CapacityError:
+        raise
+    except InputError as error:  # under the name that the option has here
+        flags = {f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None}
+        parts = str(error.subject).split("/")
+        named = [f"--{name}{flag[1:]}" if flag in flags else flag for flag in parts]
+        raise InputError("/".join(named), error.reason) from None
     if deployment.pools:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
     deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit

@@ -265,13 +265,15 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     """
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
+    several = len({e.deployment.system.device.name for e in engines}) > 1
     for engine in engines:  # those of two pools may have different ops
+        of = f" of {engine.deployment.system.device.name}" if several else ""
         slots, whole = engine.slots, totals(engine.plan, engine.books.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
             walls[op] = walls.get(op, 0.0) + float(engine.books.wall[s])
             for p, processor in enumerate(slots.processors):
                 if whole[s, p, T_RUNS] > 0:
-                    key = (*op, slots.link[s] or processor)
+                    key = (*op, (slots.link[s] or processor) + of)
                     rows[key] = rows.get(key, np.zeros(whole.shape[2])) + whole[s, p]
     return tuple(
         OpTotal(

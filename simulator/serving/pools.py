@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 from ...devices.spec import LinkSpec
 from ..batching.kv import CacheSettings
@@ -29,6 +30,11 @@ class KvLink:
     bandwidth_bytes_per_s: float
     latency_s: float
     by_layer: bool = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether bytes take time on it."""
+        return isfinite(self.bandwidth_bytes_per_s)
 
     @classmethod
     def of(cls, spec: LinkSpec) -> KvLink:

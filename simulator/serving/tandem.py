@@ -55,8 +55,7 @@ class Tandem:
         """Serve all requests; None if one would have had to wait for memory or a place."""
         nodes, table = self.nodes, self.table
         for block in blocks:
-            rows = self.arrivals.read(block)
-            self.dealer.deal_block(_prompts(block), rows)
+            self.dealer.deal_block(_prompts(block), self.arrivals.read(block))
         source = np.full(table.count, -1)
         order = np.zeros(table.count, dtype=np.int64)
         for node in nodes.entry:

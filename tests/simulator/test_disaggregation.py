@@ -18,13 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.batching.policies import Policy, make_policy
+from opbyte.simulator.batching.policies import Policy
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.driver import Served, serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
-from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream
 

@@ -11,6 +11,7 @@ from ....devices.dram.catalog import load_memory
 from ....devices.hosts.catalog import host_sources, load_host
 from ....devices.spec import SystemSpec
 from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
+from ....simulator.scenario.pools import counted
 from ....simulator.scenario.scenario import Scenario, placed
 from ....workloads.catalog import is_model_path
 from ....workloads.digest import digest_of, digest_of_files
@@ -21,6 +22,8 @@ from ....workloads.requests.sources import trace_files
 
 SEEDS = "seeds"
 """A parameter beside the scenario's options: the mean over so many seeds."""
+POOLS = ("prefill", "decode")
+"""Parameters that name a system each, and how many of it."""
 UNREADABLE = "unreadable"
 
 
@@ -65,7 +68,8 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
             for name, value in sorted(point.items())
             if name.startswith(f"{head}.")
         )
-        if given.get(head) is None:
+        pooled = head == "system" and given.get("prefill") is not None
+        if given.get(head) is None and not pooled:
             raise InputError(head, "is needed: give it in base or as an axis")
         if inside:
             given[head] = change(str(given[head]), inside)
@@ -73,8 +77,12 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
 
 
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
-    """Key path -> source of every constant of a point's system, those set by the sweep too."""
-    system, found = describe_system(str(point["system"]))
+    """Key path -> source of every constant of a point's system, those set by the sweep too.
+
+    Of two pools the system is that of the one that decodes.
+    """
+    named = counted(str(point["decode"]), "")[0] if "system" not in point else point["system"]
+    system, found = describe_system(str(named))
     found = found | host_sources(system, point.get("host"))
     changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
     return {**found, **dict.fromkeys(changed, CHANGED)}
@@ -97,7 +105,9 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
     if name == "routing":
         kind, colon, path = value.partition(":")
         return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
-    takes_path = {"system": is_path, "model": is_model_path, "host": is_path}.get(name)
+    takes_path = {
+        "system": is_path, "model": is_model_path, "host": is_path, **dict.fromkeys(POOLS, _is_pool_path),
+    }.get(name)  # fmt: skip
     found = _names_file(name) if takes_path is None else takes_path(value)
     return "", value if found else ""
 
@@ -126,6 +136,10 @@ def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> d
     return found
 
 
+def _is_pool_path(text: str) -> bool:
+    return is_path(counted(text, "")[0])
+
+
 def _names_file(name: str) -> bool:
     known = placed(Scenario).get(name)
     return known is not None and known.option.file
@@ -144,7 +158,9 @@ def _file_digest(name: str, value: str) -> str:
     """Digest of all that is read for a path, and nothing else that lies beside it."""
     path = Path(value)
     try:
-        if name == "system":
+        if name in POOLS:
+            value = counted(value, "")[0]
+        if name in ("system", *POOLS):
             return digest_of(_whole(describe_system(value)[0]))
         if name == "host":
             host = load_host(path)[0]

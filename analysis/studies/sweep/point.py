@@ -9,6 +9,7 @@ from typing import Any
 from ....workloads.errors import InputError
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
+from ...answers.pools import pool_dict
 from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
@@ -38,6 +39,11 @@ METRICS = (
 """Every figure of a row, in the order of the table."""
 BASES = ("basis", "energy_basis")
 """What a row's times and its energy rest on, in words: columns after the figures."""
+POOLED = (
+    "prefill_utilisation", "decode_utilisation", "kv_wait_s_mean", "kv_transfer_s_mean",
+    "kv_share_of_latency", "limiting_pool",
+)  # fmt: skip
+"""Columns behind those, of points with two pools."""
 Figure = float | int | str | None
 
 
@@ -87,5 +93,17 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
-        "basis": bases.times, "energy_basis": bases.energy,
+        "basis": bases.times, "energy_basis": bases.energy, **_pooled(first),
     }  # fmt: skip
+
+
+def _pooled(first: Simulation) -> dict[str, Figure]:
+    """Figures of two pools, of the first seed; nothing where there is one."""
+    found = pool_dict(first.run)
+    if not found:
+        return {}
+    prefill, decode = (pool["utilisation"] for pool in found["pools"])
+    link = found["kv_link"]
+    values = (prefill, decode, link["wait_s"]["mean"], link["transfer_s"]["mean"],
+              link["share_of_latency"], found["limiting_pool"])  # fmt: skip
+    return {name: plain(value) for name, value in zip(POOLED, values, strict=True)}

@@ -25,7 +25,7 @@ from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
 from .parameters import UNREADABLE, identity
-from .point import BASES, METRICS, Outcome, evaluate
+from .point import BASES, METRICS, POOLED, Outcome, evaluate
 from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
@@ -230,6 +230,7 @@ def _is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> 
 def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, Any]:
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
-    row |= {name: metrics.get(name) for name in (*METRICS, *BASES)}
+    pooled = POOLED if "prefill" in point.settings else ()
+    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled)}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -1,0 +1,105 @@
+"""What a capacity is found of: systems one by one, and two pools at every ratio of their devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.catalog import load_system
+from ...simulator.limits import MAX_REPLICAS
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.parts import PoolOptions
+from ...simulator.scenario.pools import both, counted
+from ...workloads.errors import InputError
+from ...workloads.requests.options import check_count
+from .loads import names_of
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to serve a scenario.
+
+    Attributes
+    ----------
+    name : str
+        Of two pools; empty for a system, which has its own.
+    systems : tuple of str or Path
+        The system, or those of both pools.
+    counts : tuple of int
+        How many of each.
+    options : mapping of str to object
+        Of the scenario, where it is served so.
+    """
+
+    name: str
+    systems: tuple[str | Path, ...]
+    counts: tuple[int, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def devices(self) -> int:
+        """Devices of all systems."""
+        return sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
+
+
+def variants(
+    systems: Sequence[str | Path] | str | None, scenario: Scenario, devices: int | None
+) -> list[Variant]:
+    """Systems of a list, or of a text with commas, and two pools that the scenario names.
+
+    Raises
+    ------
+    InputError
+        None at all, or a number of devices that no ratio makes.
+    """
+    if systems is None and not scenario.pools.given:
+        raise InputError(
+            "--systems", "needs names by commas, for example h100-x4,duplex-x4; or --prefill and "
+            "--decode",
+        )  # fmt: skip
+    names = [] if systems is None else names_of(systems)
+    alone = {"pools": PoolOptions()} if scenario.pools.given else {}
+    out = [Variant("", (name,), (1,), {"system": name, **alone}) for name in names]
+    if scenario.pools.given:
+        out += _pairs(scenario.pools, devices)
+    elif devices is not None:
+        raise InputError("--devices", "are those of two pools: needs --prefill and --decode")
+    return out
+
+
+def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:
+    """Two pools as they are, or at every ratio of so many devices."""
+    prefill, decode = both(own)
+    sides = counted(prefill, "--prefill"), counted(decode, "--decode")
+    names = sides[0][0], sides[1][0]
+    if devices is None:
+        return [_pair(names, (sides[0][1], sides[1][1]))]
+    check_count(devices, "--devices", 2, 2 * MAX_REPLICAS)
+    for flag, (name, count) in zip(("--prefill", "--decode"), sides, strict=True):
+        if count != 1:
+            raise InputError(flag, f"is one system with --devices, which says how many: {name}")
+    sizes = _devices(names[0]), _devices(names[1])
+    found = [
+        _pair(names, (n, (devices - n * sizes[0]) // sizes[1]))
+        for n in range(1, (devices - 1) // sizes[0] + 1)
+        if (devices - n * sizes[0]) % sizes[1] == 0
+    ]
+    if not found:
+        raise InputError(
+            "--devices", f"{devices} are not made of {names[0]} ({sizes[0]} devices) and "
+            f"{names[1]} ({sizes[1]}), one of each or more",
+        )  # fmt: skip
+    return found
+
+
+def _pair(names: tuple[str, str], counts: tuple[int, int]) -> Variant:
+    texts = [f"{name}x{count}" for name, count in zip(names, counts, strict=True)]
+    shown = [name if n == 1 else text for name, n, text in zip(names, counts, texts, strict=True)]
+    return Variant("+".join(shown), names, counts, {"prefill": texts[0], "decode": texts[1]})
+
+
+def _devices(name: str | Path) -> int:
+    system = load_system(name)
+    return system.nodes * system.devices_per_node
