@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
-from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.batching.policies import Policy, make_policy
+from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.driver import Served, serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
-from opbyte.simulator.serving.pools import KvLink, Pools
+from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
+from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
@@ -216,3 +218,158 @@ def test_events_and_queues_in_tandem_agree(
         np.testing.assert_allclose(
             getattr(short.moves, name), getattr(long.moves, name), rtol=1e-9, atol=1e-12
         )
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@given(inputs=st.lists(st.integers(1, 3000), min_size=1, max_size=4), output=st.integers(1, 40))
+@settings(max_examples=4)
+def test_one_request_at_a_time_is_prefill_alone_and_decode_alone(
+    pair: Any, small: Small, inputs: list[int], output: int
+) -> None:
+    """With a free link: the first token of the one engine, the others' times of the other."""
+    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
+    rules = make_policy("chunked")
+    n = len(inputs)
+    block = RequestBlock(np.arange(n), np.arange(n) * 100.0, np.array(inputs), np.full(n, output))
+    load = {"prefill": rules, "decode": rules}
+    pools = Pools((entry,), (decode,), FREE, load["decode"])
+    got = serve(pools, rules, RequestStream("drawn", True, None, lambda: iter([block])))
+    first = Engine(entry, rules)
+    first.submit(replace(block, output_tokens=np.ones(n, dtype=np.int64)))
+    first.advance(math.inf)
+    firsts = first.state.floats[:n, F_FIRST].copy()
+    second = Engine(decode, rules, replica=1)
+    second.widen(int((block.input_tokens + block.output_tokens).max()))
+    lasts = firsts
+    if output > 1:
+        second.take_up(replace(block, arrival_s=firsts), block.input_tokens, firsts)
+        second.advance(math.inf)
+        lasts = second.state.floats[:n, F_LAST]
+    expected = np.array([block.arrival_s, firsts, lasts]).T
+    np.testing.assert_allclose(stamps(got), expected, rtol=1e-12)
+    if pair[0] == pair[1] and not entry.experts and entry.layout.pp == 1:  # and one engine alone
+        whole = Engine(entry, rules)
+        whole.submit(block)
+        whole.advance(math.inf)
+        both = whole.state.floats[:n, [F_ARRIVAL, F_FIRST, F_LAST]]
+        np.testing.assert_allclose(stamps(got), both, rtol=1e-12)
+
+
+@pytest.mark.parametrize("pair", [PAIRS[1], PAIRS[3], PAIRS[5]])
+@given(
+    load=loads(), counts=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    at=st.lists(st.tuples(st.integers(0, 1), st.floats(0.0, 0.2)), max_size=4),
+    repair=st.floats(0.0, 0.02), blocks=st.integers(9, 40), rate=st.sampled_from([1e7, 1e9]),
+    router=st.sampled_from(sorted(ROUTERS)), by_layer=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=10)
+def test_nothing_is_lost_between_two_pools(
+    pair: Any, small: Small, load: dict[str, Any], counts: tuple[int, int],
+    at: list[tuple[int, float]], repair: float, blocks: int, rate: float, router: str,
+    by_layer: bool,
+) -> None:  # fmt: skip
+    """Tokens, memory and bytes through failures in either pool, with little memory."""
+    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
+    sides = (entry,) * counts[0], (decode,) * counts[1]
+    faults = Faults(at=tuple((n * counts[0], time) for n, time in at), repair_s=repair)
+    link = KvLink("drawn", rate, 1e-5, by_layer)
+    got = served(sides, load, link, faults, blocks, router)
+    table = got.table
+    rows = slice(0, table.count)
+    assert got.completed == table.count == len(load["inputs"])
+    assert table.generated[rows].tolist() == load["outputs"]
+    assert (table.last_s[rows] >= table.first_s[rows]).all()
+    emitted = sum(int(n.engine.state.counters[C_EMITTED]) for n in got.nodes)
+    assert emitted == sum(load["outputs"])  # none twice, whatever failed
+    for node in got.nodes:
+        assert (node.promised, node.inbound) == (0.0, 0)
+        kv = node.engine.kv
+        late = node.engine.state.ranks[:, R_LATE].sum()  # hold their blocks for one more plan
+        assert late or (node.engine.state.free == kv.capacity).all()
+    assert got.moves is not None
+    target = got.nodes[-1]
+    bytes_of = target.received(table.input_tokens[rows])
+    once = bytes_of[table.output_tokens[rows] > 1].sum()
+    if not got.failures:  # else some go over the link again
+        assert got.moves.total_bytes == pytest.approx(once)
+        assert got.moves.count == (table.output_tokens[rows] > 1).sum()
+    sent = np.isfinite(got.moves.end_s)
+    assert (got.moves.end_s[sent] <= table.last_s[rows][sent]).all()
+
+
+@given(
+    jobs=st.lists(
+        st.tuples(st.floats(0, 5), st.floats(0, 2), st.floats(0, 3), st.integers(0, 1), st.integers(0, 1)),
+        min_size=1, max_size=12,
+    ),
+    ports=st.integers(1, 3), by_layer=st.booleans(), slower=st.floats(1.0, 8.0),
+)  # fmt: skip
+def test_a_slower_link_brings_no_cache_earlier(
+    jobs: list[tuple[float, float, float, int, int]], ports: int, by_layer: bool, slower: float
+) -> None:
+    """Nor does waiting for the last layer make one faster; a port has one cache at a time."""
+    layers, now, ends = 4, 0.0, []
+    for factor, overlap in ((1.0, by_layer), (slower, by_layer), (slower, False)):
+        link = KvLink("drawn", 1.0, 0.1 * factor, overlap)
+        sides = [[Ports(ports) for _ in range(2)] for _ in range(2)]
+        own, spans, now = [], [], 0.0
+        for gap, ran, wire, i, j in jobs:
+            now += gap
+            begun = max(now - ran, 0.0) if overlap else now
+            took = wire * factor
+            start, end = cross(link, sides[0][i], sides[1][j], now, begun, took, layers)
+            assert start >= begun
+            assert end + 1e-9 >= max(start + link.latency_s + took, now)
+            assert end + 1e-9 >= now + took / layers
+            spans.append((i, start, start + link.latency_s + took))
+            own.append(end)
+        for side in range(2):
+            mine = [span[1:] for span in spans if span[0] == side]
+            for at, _ in mine:
+                assert sum(a <= at < b - 1e-9 for a, b in mine) <= ports
+        ends.append(own)
+    for fast, slow in zip(ends, ends[1:], strict=False):
+        assert all(a <= b + 1e-9 for a, b in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_slower_link_never_brings_the_second_token_earlier(pair: Any, small: Small) -> None:
+    """One request at a time: what the link takes stands between the first and the second token."""
+    entry, decode = (small(model, system, **degrees) for model, system, degrees in pair)
+    load = {"inputs": [900, 40, 2000], "outputs": [2, 2, 2], "gaps": [0.0, 1e5, 1e5],
+            "prefill": make_policy("chunked"), "decode": make_policy("chunked")}  # fmt: skip
+    gaps = []
+    for rate in (math.inf, 1e12, 1e10, 1e8):
+        for latency in (0.0, 1e-3):
+            link = KvLink("drawn", rate, latency)
+            found = served(((entry,), (decode,)), load, link)
+            layered = served(((entry,), (decode,)), load, replace(link, by_layer=True))
+            assert found.moves is not None
+            own, other = (stamps(x)[:, 2] - stamps(x)[:, 1] for x in (found, layered))
+            assert (other <= own + 1e-12).all()
+            crossed = found.moves.end_s - found.moves.start_s
+            lanes = min(entry.layout.tp * entry.layout.pp, decode.layout.tp * decode.layout.pp)
+            size = found.nodes[1].received(np.array(load["inputs"]))
+            np.testing.assert_allclose(crossed, latency + size / rate / lanes, atol=1e-12)
+            gaps.append((rate, latency, own))
+    for rate, latency, own in gaps:
+        for faster, shorter, other in gaps:
+            if faster >= rate and shorter <= latency:
+                assert (other <= own + 1e-12).all()
+
+
+def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> None:
+    """A prompt that takes longer than its cache does on the wire: one of two layers is left."""
+    d = small("llama-3-8b", "h100-x1")
+    load = {"inputs": [3000], "outputs": [2], "gaps": [0.0], "prefill": make_policy("chunked"),
+            "decode": make_policy("chunked")}  # fmt: skip
+    size = 3008 * 2 * 8 * 128 * 2 * 2  # K and V of 8 heads of 128 in two bytes, two layers
+    prefill_s = stamps(served(((d,), (d,)), load))[0, 1]
+    rate = size / prefill_s * 1.5
+    got = served(((d,), (d,)), load, KvLink("drawn", rate, 0.0, by_layer=True))
+    assert got.moves is not None
+    assert got.moves.start_s[0] == 0.0
+    assert got.moves.end_s[0] == pytest.approx(prefill_s + size / rate / 2)
+    slow = served(((d,), (d,)), load, KvLink("drawn", rate / 4, 0.0, by_layer=True))
+    assert slow.moves is not None
+    assert slow.moves.end_s[0] == pytest.approx(4 * size / rate)
