@@ -99,8 +99,8 @@ def limiting_pool(r: Run, missed: Sequence[str] = ()) -> str:
     those between tokens are the decode pool's, or the link's where caches are longer on it than
     between all later tokens. First tokens are late because of prompts, unless caches wait longer for
     room in the decode pool than prompts do for a step, while prompts have steps to spare. Without a
-    latency it is the pool that has the least to spare: of its steps' time, or of its places and
-    memory.
+    latency it is what has the least to spare: of its steps' time, of places and memory, or of the
+    time of a port.
     """
     m, (prefill, decode) = r.moves, r.pools
     assert m is not None
@@ -117,7 +117,11 @@ def limiting_pool(r: Run, missed: Sequence[str] = ()) -> str:
     if first or r.window.overloaded:
         parked = (m.wait_s.mean or 0.0) > queued or _room(r) >= FULL
         return "decode" if parked and prefill.stepping < FULL else "prefill"
-    return "prefill" if prefill.stepping >= max(_room(r), decode.kv_peak) else "decode"
+    used = {
+        "prefill": prefill.stepping, "decode": max(_room(r), decode.kv_peak),
+        "link": max(p.sending for p in r.pools),
+    }  # fmt: skip
+    return max(used, key=used.__getitem__)
 
 
 def _room(r: Run) -> float:

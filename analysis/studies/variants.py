@@ -24,7 +24,8 @@ class Variant:
     Attributes
     ----------
     name : str
-        Of two pools; empty for a system, which has its own.
+        Of two pools; empty for a system, which has its own. Replicas are those of systems: pools
+        say how many they are.
     systems : tuple of str or Path
         The system, or those of both pools.
     counts : tuple of int
@@ -97,7 +98,8 @@ def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:
 def _pair(names: tuple[str, str], counts: tuple[int, int]) -> Variant:
     texts = [f"{name}x{count}" for name, count in zip(names, counts, strict=True)]
     shown = [name if n == 1 else text for name, n, text in zip(names, counts, texts, strict=True)]
-    return Variant("+".join(shown), names, counts, {"prefill": texts[0], "decode": texts[1]})
+    options = {"prefill": texts[0], "decode": texts[1], "replicas": None}
+    return Variant("+".join(shown), names, counts, options)
 
 
 def _devices(name: str | Path) -> int:

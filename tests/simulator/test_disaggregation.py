@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -328,7 +329,7 @@ def test_a_slower_link_brings_no_cache_earlier(
             for at, _ in mine:
                 assert sum(a <= at < b - 1e-9 for a, b in mine) <= ports
         ends.append(own)
-    for fast, slow in zip(ends, ends[1:], strict=False):
+    for fast, slow in pairwise(ends):
         assert all(a <= b + 1e-9 for a, b in zip(fast, slow, strict=True))
 
 

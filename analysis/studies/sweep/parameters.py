@@ -76,6 +76,12 @@ def scenario_of(point: Mapping[str, Any]) -> Scenario:
     return Scenario.of(**given)
 
 
+def systems_of(point: Mapping[str, Any]) -> str:
+    """What a point runs on: its system, or its two pools."""
+    names = ("system",) if "system" in point else POOLS
+    return "+".join(str(point[name]) for name in names)
+
+
 def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     """Key path -> source of every constant of a point's system, those set by the sweep too.
 

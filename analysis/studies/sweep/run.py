@@ -24,7 +24,7 @@ from ...show.provenance import code_version
 from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
-from .parameters import UNREADABLE, identity
+from .parameters import UNREADABLE, identity, systems_of
 from .point import BASES, METRICS, POOLED, Outcome, evaluate
 from .study import Point, Study, read_study
 
@@ -125,8 +125,10 @@ class Sweep(Result):
     def _bases(self) -> Iterator[tuple[str, Bases]]:
         """What each row rests on, by its system."""
         for row in self.table:
-            system = str(self.points[row["point"]].settings["system"])
-            yield system, Bases(row["basis"] or "", row["energy_basis"] or "")
+            yield (
+                systems_of(self.points[row["point"]].settings),
+                Bases(row["basis"] or "", row["energy_basis"] or ""),
+            )
 
 
 def sweep(

@@ -17,10 +17,12 @@ from ....workloads.yamlfile import read_yaml
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
 from .parameters import check_parameter, located
-from .point import METRICS
+from .point import METRICS, POOLED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
+FIGURES = frozenset((*METRICS, *POOLED))
+"""What conditions and objectives may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Study:
         rows = [axis.drawn(rng, self.samples) if axis.random else axis.values for axis in self.axes]
         fixed = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is None]
         drawn = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is not None]
-        before = [c for c in self.constraints if not c.names & set(METRICS)]
+        before = [c for c in self.constraints if not c.names & FIGURES]
         for grid in itertools.product(*fixed):
             for sample in zip(*drawn, strict=True) if drawn else [()]:
                 point = self._point(iter(grid), iter(sample))
@@ -133,12 +135,12 @@ def read_study(path: str | Path) -> Study:
         raise InputError(f"{path}: axes", "needs at least one axis, for example rate: [1, 2, 4]")
     _check_names(base, axes, path)
     given_names = {*base, *(name for axis in axes for name in axis.parameters)}
-    for name in ("model", "system"):
+    for name in ("model", "prefill" if "prefill" in given_names else "system"):
         if name not in given_names:
             raise InputError(f"{path}: base.{name}", "is needed, here or as an axis")
     samples, seed = _randomness(raw, axes, path)
     known = {*base, *(c for axis in axes for c in (*axis.columns, *axis.parameters))}
-    names = {name for name in known if name.isidentifier()} | set(METRICS)
+    names = {name for name in known if name.isidentifier()} | FIGURES
     given = raw.get("constraints", [])
     if not isinstance(given, list):
         raise InputError(f"{path}: constraints", "must be a list of conditions in quotes")
@@ -147,7 +149,7 @@ def read_study(path: str | Path) -> Study:
     )
     columns = {column for axis in axes for column in axis.columns}
     objectives = read_objectives(
-        _mapping(raw, "objectives", path), f"{path}: objectives", {*METRICS, *columns}
+        _mapping(raw, "objectives", path), f"{path}: objectives", {*FIGURES, *columns}
     )
     title = raw.get("title", visible(path.stem))
     if not isinstance(title, str):
@@ -196,7 +198,7 @@ def _check_names(base: Mapping[str, Any], axes: tuple[Axis, ...], path: Path) ->
             check_parameter(parameter, f"{path}: axes.{column}")
             if column in columns or parameter in parameters:
                 raise InputError(f"{path}: axes.{column}", "is set by two axes; keep one")
-            if column in METRICS or column in FIXED_COLUMNS:
+            if column in FIGURES or column in FIXED_COLUMNS:
                 raise InputError(f"{path}: axes.{column}", "is a result's name; choose another")
             columns.add(column)
             parameters.add(parameter)
