@@ -12,8 +12,8 @@ from ...devices.doubts import doubts
 from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.build import engine_settings
+from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.play import run_scenario
 from ...simulator.scenario.pools import counted
 from ...simulator.serving.progress import Progress

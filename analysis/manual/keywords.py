@@ -10,7 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
 from ...simulator.scenario.option import Placed, options_of
-from ...simulator.scenario.parts import DeployOptions, EngineOptions, FleetOptions, Workload
+from ...simulator.scenario.parts import (
+    DeployOptions,
+    EngineOptions,
+    FleetOptions,
+    PoolOptions,
+    Workload,
+)
 from ...simulator.scenario.scenario import Scenario
 
 HEAD = '''\
@@ -22,7 +28,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
+from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -33,7 +39,7 @@ Name = str | os.PathLike[str] | None
 KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]"}
 FILES = ("host",)
 """Options that take a name or a file."""
-PARTS = (Workload, EngineOptions, DeployOptions, FleetOptions)
+PARTS = (Workload, EngineOptions, DeployOptions, FleetOptions, PoolOptions)
 
 
 def module() -> str:

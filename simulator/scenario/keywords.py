@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from .parts import DeployOptions, EngineOptions, FleetOptions, Workload
+from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -83,13 +83,39 @@ class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
     repair: float | None
 
 
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
+    """Those of `PoolOptions`."""
+
+    prefill: str | None
+    decode: str | None
+    kv_link: str | None
+    kv_overlap: str
+    prefill_tp: int | None
+    prefill_dp: int | None
+    prefill_ep: int | None
+    prefill_pp: int | None
+    prefill_policy: str | None
+    prefill_engine: Name
+    prefill_token_budget: int | None
+    prefill_max_seqs: int | None
+    decode_tp: int | None
+    decode_dp: int | None
+    decode_ep: int | None
+    decode_pp: int | None
+    decode_policy: str | None
+    decode_engine: Name
+    decode_token_budget: int | None
+    decode_max_seqs: int | None
+
+
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
     serving: EngineOptions
     deployment: DeployOptions
     fleet: FleetOptions
+    pools: PoolOptions
     warmup: int | None
     stop: int | None
     seed: int

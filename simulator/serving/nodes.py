@@ -28,8 +28,8 @@ from ..batching.state import (
     R_WAITING,
 )
 from .engine import Engine
-from .prefixes import Prompt, Sent
 from .pools import Ports
+from .prefixes import Prompt, Sent
 from .progress import advance_reporting
 from .routers import Load
 from .table import Table
