@@ -151,7 +151,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 FLOORS = {
     "simulator": (
-        "limits streams expert_cache", "deploy fpga", "step training", "batching", "serving", "frameworks", "scenario",
+        "limits streams expert_cache expert_map", "deploy fpga", "step training", "batching", "serving", "frameworks", "scenario",
     ),
     "analysis": (
         "plots", "show parallel", "answers", "studies validate reproduce", "live reference",

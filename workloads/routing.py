@@ -38,6 +38,10 @@ BY_REQUEST = -1.0
 """`Router.tilt` where a request chooses for all of its tokens."""
 
 
+Copies = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Of every copy of an expert: the expert, and its share of the expert's tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Router:
     """Expert probabilities of every MoE layer, and how single prompts deviate from them.
@@ -101,15 +105,22 @@ class Router:
         """Probabilities of one layer as compiled draws read them, shape (3, experts)."""
         return np.stack([self.prob[layer], self.inclusion[layer], self.cumulative[layer]])
 
-    def expected(self, layer: int, tokens: float, choices: float | None = None) -> Loads:
+    def expected(
+        self, layer: int, tokens: float, choices: float | None = None, copies: Copies | None = None
+    ) -> Loads:
         """Expected loads: each expert is active with some probability, then evenly loaded.
 
         Parameters
         ----------
         choices : float, optional
             Independent ones, where requests choose for all of their tokens; one a token without.
+        copies : pair of arrays, optional
+            The expert of every copy, and the share of its tokens that a copy serves, each token by
+            itself; the loads are then those of the copies.
         """
         inclusion = self.inclusion[layer]
+        if copies is not None:
+            inclusion = inclusion[copies[0]] * copies[1]
         if tokens <= 0:
             return Loads(np.zeros(len(inclusion)), np.zeros(len(inclusion)))
         active = 1.0 - (1.0 - inclusion) ** (tokens if choices is None else choices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from ...devices.collectives.model import PlannedLink
@@ -21,8 +22,17 @@ from ...workloads.ops import Op
 from ...workloads.routing import check_routing
 from ...workloads.sampling import NONE, SAMPLING
 from ..expert_cache.store import ExpertStore
+from ..expert_map.placing import ExpertPlacing
 from ..streams.overlap import ways
-from .expert_parts import ExpertPart, checked_store, elsewhere_bytes, expert_parts
+from .expert_parts import (
+    ExpertPart,
+    checked_placing,
+    checked_store,
+    elsewhere_bytes,
+    expert_parts,
+    place_experts,
+    sent_share,
+)
 from .layout import (
     Layout,
     Memory,
@@ -90,6 +100,8 @@ class Deployment:
         How many experts a device keeps in its memory, and how it chooses them; without, all.
     tenants : Tenants, optional
         Adapters on the model; without, it has none.
+    placing : ExpertPlacing, optional
+        How experts and copies of them are placed; without, in order and without copies.
     """
 
     model: ModelSpec
@@ -107,6 +119,7 @@ class Deployment:
     store: ExpertStore | None = None
     tenants: Tenants | None = None
     pools: tuple[Deployment, ...] = ()
+    placing: ExpertPlacing | None = None
 
     def __repr__(self) -> str:
         return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
@@ -198,6 +211,7 @@ def deploy(
     overlap: str = "none",
     store: ExpertStore | None = None,
     tenants: Tenants | None = None,
+    placing: ExpertPlacing | None = None,
 ) -> Deployment:
     """Put a model on a system.
 
@@ -242,6 +256,8 @@ def deploy(
         Keep some experts in a device's memory and the others in the host's.
     tenants : Tenants, optional
         Adapters on the model's matrices, one of which a request uses.
+    placing : ExpertPlacing, optional
+        Place experts and copies of them by a policy, or as a file says.
 
     Raises
     ------
@@ -261,7 +277,7 @@ def deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, overlap=overlap, store=store, tenants=tenants,
+                joint=joint, overlap=overlap, store=store, tenants=tenants, placing=placing,
             )
             for side in system.pools()
         )  # fmt: skip
@@ -270,17 +286,21 @@ def deploy(
     layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
     if all_to_all is not None:
         planned_exchange(layout, system, all_to_all)
-    shard = shard_model(model, layout)
+    placing = checked_placing(placing, model, system, layout, store)
+    copies = partial(placing.copies, groups=layout.ep, where=system.name) if placing else None
+    shard = shard_model(model, layout, copies)
     stages = stage_models(shard, layout.pp)
+    experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
+    experts = place_experts(experts, placing, layout, system)
+    layout = replace(layout, sent=sent_share(experts))
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device, layout=layout,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=expert_parts(stages, layout, routing, seed, draws == "step", popularity),
-        kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
-        store=checked_store(store, model, system, overlap), tenants=tenants,
+        experts=experts, kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
+        store=checked_store(store, model, system, overlap), tenants=tenants, placing=placing,
     ))  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from ...workloads.model import ModelSpec
 from ...workloads.ops import Loads
 from ...workloads.routing import Router, make_router
 from ..expert_cache.store import ExpertStore, tiers_of
+from ..expert_map.dispatch import Dispatch, dispatch
+from ..expert_map.maps import ExpertMap, Sites
+from ..expert_map.placing import ExpertPlacing
+from ..expert_map.policies import even
 from .layout import Layout
 
 
@@ -33,6 +37,8 @@ class ExpertPart:
         Layers that share each draw.
     stage : int
         Pipeline stage that it is part of.
+    placed : Dispatch, optional
+        Where its experts and their copies lie, and what each serves; without, group by group in order.
     """
 
     spec: RoutedKind
@@ -41,11 +47,20 @@ class ExpertPart:
     row: int
     layers: int = 1
     stage: int = 0
+    placed: Dispatch | None = None
 
     @property
     def held(self) -> int:
-        """Experts of a layer on one device."""
+        """Experts of a layer on one device, copies among them."""
+        if self.placed is not None:
+            return self.placed.map.sites.slots
         return self.spec.routed.experts // self.ep
+
+    def expected(self, tokens: float, choices: float | None = None) -> Loads:
+        """Expected loads of what the groups hold, group by group; see `Router.expected`."""
+        if self.placed is not None:
+            return self.placed.expected(self.router, self.row, tokens, choices)
+        return self.router.expected(self.row, tokens, choices)
 
     def expert_bytes(self, run: Run) -> float:
         """Bytes of one expert as one device holds it."""
@@ -116,6 +131,76 @@ def checked_store(
         raise InputError("--experts-resident", f"cannot go with --overlap {overlap}; leave one out")
     tiers_of(system.device)
     return store
+
+
+def checked_placing(
+    placing: ExpertPlacing | None, model: ModelSpec, system: SystemSpec, layout: Layout,
+    store: ExpertStore | None,
+) -> ExpertPlacing | None:  # fmt: skip
+    """Refuse a placement of experts where there are none to place.
+
+    Raises
+    ------
+    InputError
+    """
+    if placing is None:
+        return None
+    where = "--expert-placement"
+    if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
+        raise InputError(where, f"{model.name} has no experts that spread over devices")
+    if store is not None:
+        raise InputError(where, "cannot go with --experts-resident; leave one out")
+    if system.mapping.separate:
+        reason = "cannot go with processors that are devices of their own"
+        raise InputError(where, f"{reason}, as on {system.name}")
+    if layout.gather and placing.dispatch != "any":
+        reason = "must be any where ranks gather all tokens, which reach every copy alike"
+        raise InputError("--expert-dispatch", reason)
+    return placing
+
+
+def place_experts(
+    parts: Sequence[ExpertPart], placing: ExpertPlacing | None, layout: Layout, system: SystemSpec
+) -> tuple[ExpertPart, ...]:
+    """Give every part whose experts spread its map, made from the router's long-run popularity."""
+    if placing is None:
+        return tuple(parts)
+    out, layer = [], 0
+    for part in parts:
+        if part.spec.routed.spreads:
+            sites = sites_of(part, placing, layout, system)
+            loads = part.router.inclusion[part.row]
+            part = replace(part, placed=placing.placed(loads, sites, layer))
+        layer += part.layers
+        out.append(part)
+    return tuple(out)
+
+
+def sites_of(
+    part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: SystemSpec
+) -> Sites:
+    """Where the experts of a part can lie."""
+    experts = part.spec.routed.experts
+    slots = experts // layout.ep + placing.copies(experts, layout.ep, system.name)
+    node = max(system.groups_per_node // layout.pp, 1)
+    return Sites(experts, layout.ep, slots, layout.expert_tp, layout.tp, node)
+
+
+def sent_share(parts: Sequence[ExpertPart]) -> float:
+    """What ranks send of their tokens, over what they would without copies; mean over layers."""
+    placed = [part for part in parts if part.placed is not None]
+    sent = [part.layers * sent_of(part) for part in placed]
+    return sum(sent) / sum(part.layers for part in placed) if placed else 1.0
+
+
+def sent_of(part: ExpertPart) -> float:
+    """The same of one part."""
+    assert part.placed is not None
+    sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
+    bare = replace(sites, slots=sites.own)
+    plain = dispatch(ExpertMap(bare, even(popular, bare)), "any").away
+    before = float(popular @ plain)
+    return float(popular @ part.placed.away) / before if before > 0.0 else 1.0
 
 
 def elsewhere_bytes(

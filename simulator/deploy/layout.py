@@ -13,6 +13,7 @@ next.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,6 +51,9 @@ class Layout:
         Op kinds that run on another device than the rest: their inputs and outputs cross the link.
     pp : int
         Stages that the layers are cut into.
+    sent : float
+        What ranks send each other of their tokens, over what they would if no expert had copies:
+        a copy on a token's own rank saves its way.
     """
 
     tp: int
@@ -59,6 +63,7 @@ class Layout:
     gather: bool = False
     away: frozenset[str] = frozenset()
     pp: int = 1
+    sent: float = 1.0
 
     @property
     def devices(self) -> int:
@@ -194,8 +199,15 @@ def _shard_dense(layer: Layer, tp: int) -> Layer:
     )
 
 
-def shard_model(model: ModelSpec, layout: Layout) -> ModelSpec:
+def shard_model(
+    model: ModelSpec, layout: Layout, copies: Callable[[int], int] | None = None
+) -> ModelSpec:
     """What one device holds and runs.
+
+    Parameters
+    ----------
+    copies : callable, optional
+        Experts that a device holds beside its own, by the experts of a layer.
 
     Raises
     ------
@@ -211,7 +223,10 @@ def shard_model(model: ModelSpec, layout: Layout) -> ModelSpec:
     def spread(part: LayerKind) -> LayerKind:
         if not is_routed(part) or not part.routed.spreads:
             return part
-        return part.shard_experts(layout.ep, layout.expert_tp)
+        more = copies(part.routed.experts) if copies else 0
+        if not more:
+            return part.shard_experts(layout.ep, layout.expert_tp)
+        return part.shard_experts(layout.ep, layout.expert_tp, more)
 
     return model.map_layers(shard)
 

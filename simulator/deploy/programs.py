@@ -116,7 +116,7 @@ def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run
             gather_tokens("all_gather", "dispatch", *moved), op,
             gather_tokens("reduce_scatter", "collect", *moved),
         ]  # fmt: skip
-    sent = (tokens, part.hidden, part.routed.top_k, layout.tp, layout.dp, run)
+    sent = (tokens * layout.sent, part.hidden, part.routed.top_k, layout.tp, layout.dp, run)
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
 
 

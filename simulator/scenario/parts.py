@@ -104,6 +104,19 @@ class DeployOptions(Checked):
         "ALGORITHM",
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
+    expert_placement: str | None = text(
+        "Which devices hold which experts and copies: a name of `opbyte list expert-placements`, or "
+        "file:PATH; balanced where there are copies, else in order.",
+        "POLICY",
+    )
+    redundant_experts: int | None = whole(
+        "Copies of a layer's experts over all devices, a multiple of ep.", 0, 1 << 16
+    )
+    expert_dispatch: str | None = text(
+        "Copies that a token may go to: any, node (of its node if there are some) or local (of its "
+        "device, else its node); any without it.",
+        "RULE",
+    )
     attention: str | None = text("flash or unfused.", "ALGORITHM")
     overlap: str = text(
         "What of the exchanges runs beside computation: none, pipelined:N, two-batch or auto.",

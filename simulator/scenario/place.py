@@ -14,6 +14,7 @@ from ...workloads.sampling import GREEDY, NONE
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
 from ..expert_cache.store import expert_store
+from ..expert_map.placing import expert_placing
 from .parts import DeployOptions
 
 if TYPE_CHECKING:
@@ -63,5 +64,8 @@ def deployed(
         store=expert_store(
             options.experts_resident, options.expert_cache, options.expert_predictor,
             options.expert_horizon,
+        ),
+        placing=expert_placing(
+            options.expert_placement, options.redundant_experts, options.expert_dispatch
         ),
     )  # fmt: skip

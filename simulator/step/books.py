@@ -58,6 +58,7 @@ class Books(NamedTuple):
     queue: F8  # [E, NUM_QUEUE]
     scratch: Scratch  # of the draws
     loads: I8  # [E]
+    placed: I8  # [J] loads of slots, where experts are placed
     contexts: F8  # [B] keys of a rank's decodes
     prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
@@ -80,6 +81,7 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         queue=np.zeros((experts, NUM_QUEUE)),
         scratch=new_scratch(experts),
         loads=np.zeros(experts, dtype=np.int64),
+        placed=np.zeros(0 if plan.places is None else plan.places.experts.shape[1], dtype=np.int64),
         contexts=np.zeros(sequences),
         prompts=np.zeros((2, sequences)),
         places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),

@@ -117,7 +117,7 @@ class Overlapped(Stage):
             for chunk in range(way.chunks)
         ]
         if self.expected:
-            return [part.router.expected(part.row, each) for each in tokens]
+            return [part.expected(each) for each in tokens]
         from .splitting import split_draw  # compiled code, as draws are
 
         return split_draw(part, self._loads(part), tokens, self.step, self.replica)

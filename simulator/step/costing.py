@@ -210,6 +210,11 @@ class Stage:
         """Run the experts of one layer at given loads on every expert group; the slowest's seconds."""
         if loads.routed == 0:
             return 0.0
+        if part.placed is not None and not self.expected:
+            from .placed import offsets_of  # compiled code, as draws are
+
+            drawn = loads.tokens.astype(np.int64)
+            loads = part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))
         devices = self.d.layout.devices if self.d.ranks > 1 else self.d.layout.tp
         held = len(loads.tokens) // part.ep
         groups: list[tuple[float, list[PlacedOp]]] = []
@@ -229,11 +234,9 @@ class Stage:
         return groups[slowest][0]
 
     def _loads(self, part: ExpertPart) -> Loads:
-        if self.expected and part.spec.routed.by_request:
-            choices = float(len(self.union.q_len))
-            return part.router.expected(part.row, float(self.union.tokens), choices)
         if self.expected:
-            return part.router.expected(part.row, float(self.union.tokens))
+            choices = float(len(self.union.q_len)) if part.spec.routed.by_request else None
+            return part.expected(float(self.union.tokens), choices)
         return part.router.loads(self.step, part.row, self.union, self.replica)
 
 

@@ -32,6 +32,7 @@ from .lowering import (
     E_CLASS,
     E_COUNT,
     E_GROUPS,
+    E_HELD,
     E_KEY,
     E_LAYERS,
     E_NEAR,
@@ -48,6 +49,7 @@ from .lowering import (
     V_WEIGHTS,
     Plan,
 )
+from .placed import on_slots
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
 
@@ -220,7 +222,7 @@ def groups_seconds(
     experts = plan.experts[x]
     params = plan.params[plan.slots.shape[0] + x]
     groups, near = experts[E_GROUPS], experts[E_NEAR]
-    held = experts[E_COUNT] // groups
+    held = experts[E_HELD]
     slowest, sums, before = 0.0, 0.0, 0.0
     for p in range(share.shape[0]):
         before += share[p, A_TOKENS] * params[p, P_SUM]
@@ -267,10 +269,11 @@ def book_part(plan: Plan, x: int, sums: float, share: F8, tally: F8, busy: F8) -
 
 
 @compiled_part
-def part_seconds(plan: Plan, x: int, mixed: bool, books: Books) -> float:
+def part_seconds(plan: Plan, x: int, key: np.uint64, mixed: bool, books: Books) -> float:
     """Seconds of the slowest group of expert part `x` at the loads drawn, with booking."""
     clear_share(books.share)
-    slowest, sums = groups_seconds(plan, x, books.loads, mixed, books.share, books.queue)
+    loads = on_slots(plan, x, key, books.loads, books.placed)
+    slowest, sums = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
     book_part(plan, x, sums, books.share, books.tally, books.busy[0])
     layers = plan.experts[x, E_LAYERS]
     books.wall[plan.slots.shape[0] + x] += slowest * layers
@@ -293,7 +296,7 @@ def experts_step(
             experts[E_UNIFORM] > 0, plan.router[x], work[V_TILT], work[V_PERSIST],
             books.scratch, books.loads,
         )  # fmt: skip
-        seconds = part_seconds(plan, x, mixed, books)
+        seconds = part_seconds(plan, x, key, mixed, books)
         seconds += fetch_step(
             plan, x, step, decodes, chunks, num_chunks, prompts, seconds, books
         )  # fmt: skip

@@ -22,6 +22,7 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
+from .places import Places, places_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
 from .sections import Build, sections_of
@@ -42,11 +43,14 @@ that holds those."""
 """Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, and whether more
 than one processor can run it."""
 
-(E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY) = range(9)
+(
+    E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD,
+) = range(10)  # fmt: skip
 """Columns of `Plan.experts`: experts the router chooses from, groups they are dealt to, experts
 of a token, whether the router is uniform, the processor that shares the experts with the main
 one (0 = none), which table of `Plan.expert_table` holds their seconds, layers that share a
-draw, their pipeline stage, and the counter of their draws."""
+draw, their pipeline stage, the counter of their draws, and what each group holds of them, copies
+among it."""
 
 (V_FLOPS, V_WEIGHTS, V_ACT, V_TILT, V_PERSIST) = range(5)
 """Columns of `Plan.expert_work`: FLOP per routed token, bytes per active expert, activation
@@ -80,7 +84,7 @@ class Plan(NamedTuple):
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
     moe: int | None  # expert parts; None for a model without experts
-    experts: I8  # [X, 9]
+    experts: I8  # [X, 10]
     expert_work: F8  # [X, 5]
     expert_table: F8  # [C, P, TABLE_SIZE + 3] see `compiled.expert_seconds`
     router: F8  # [X, 3, E] see `draws`
@@ -102,6 +106,7 @@ class Plan(NamedTuple):
     )  # decode attention of unequal contexts; None where its kernel tells nothing
     streams: Streams | Any  # None where a step's ops run one after another
     fetch: Fetch | Any  # the expert cache; None without one
+    places: Places | Any  # None where experts lie in order and have no copies
 
 
 def ops_of(plan: Plan) -> int:
@@ -180,6 +185,7 @@ def lower(
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
         uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
+        places=places_of(d),
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),
@@ -311,10 +317,11 @@ def _experts(d: Deployment, shares: bool, can: B1, classes: Sequence[int]) -> I8
     """`Plan.experts`: what is counted of each part, and where its experts may run."""
     rows = [
         (part.router.prob.shape[1], part.ep, part.router.top_k, int(part.router.uniform),
-         _near(shares, can[x]), classes[x], part.layers, part.stage, part.router.keys[part.row])
+         _near(shares, can[x]), classes[x], part.layers, part.stage, part.router.keys[part.row],
+         part.held)
         for x, part in enumerate(d.experts)
     ]  # fmt: skip
-    return np.array(rows, dtype=np.int64).reshape(-1, 9)
+    return np.array(rows, dtype=np.int64).reshape(-1, 10)
 
 
 def _near(shares: bool, can: B1) -> int:

@@ -36,6 +36,7 @@ from .lowering import (
     Plan,
 )
 from .maxplus import chunked, makespan
+from .placed import on_slots
 from .splitting import split_loads
 from .streams import (
     T_PART,
@@ -182,9 +183,8 @@ def price_part(
         split_loads(key, experts[E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
     for place in range(chunks):
-        seconds, left = groups_seconds(
-            plan, x, lanes.loads[place], mixed, books.share, books.queue
-        )  # fmt: skip
+        loads = on_slots(plan, x, key, lanes.loads[place], books.placed)
+        seconds, left = groups_seconds(plan, x, loads, mixed, books.share, books.queue)
         lanes.experts[c, x, place] = seconds
         total += seconds
         sums += left

@@ -83,7 +83,7 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     m = batch.moments(d.shard.windows)
     ops = [op for section in sections_of(d) for op in section.build(m)]
     for part in d.experts:
-        loads = part.router.expected(part.row, float(batch.tokens))
+        loads = part.expected(float(batch.tokens))
         held = slice(0, max(len(loads.tokens) // part.ep, 1))
         ops.append(part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run))
     active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]

@@ -58,7 +58,7 @@ class ExpertAttention:
     def shard(self, tp: int) -> ExpertAttention:
         return replace(self, kv_heads=split(self.kv_heads, tp, "KV heads"))
 
-    def shard_experts(self, ep: int, tp: int) -> ExpertAttention:
+    def shard_experts(self, ep: int, tp: int, copies: int = 0) -> ExpertAttention:
         """Attention experts are never spread over groups: heads are already split by `shard`."""
         if ep != 1:
             raise InputError(f"ep={ep}", "attention experts need ep=1 (tensor-parallel experts)")

@@ -147,10 +147,10 @@ class RoutedKind(LayerKind, Protocol):
     @property
     def routed(self) -> Routed: ...
 
-    def shard_experts(self, ep: int, tp: int) -> RoutedKind:
+    def shard_experts(self, ep: int, tp: int, copies: int = 0) -> RoutedKind:
         """What one device holds when experts go to `ep` groups of `tp` devices each.
 
-        Not asked of experts that do not spread.
+        `copies` are experts that it holds beside its own; it is given where there are some alone. Not asked of experts that do not spread.
 
         Raises
         ------

@@ -88,13 +88,13 @@ class MixtureOfExperts:
             residual_width=split(self.residual_width, tp, "residual columns"),
         )
 
-    def shard_experts(self, ep: int, tp: int) -> MixtureOfExperts:
+    def shard_experts(self, ep: int, tp: int, copies: int = 0) -> MixtureOfExperts:
         """What one device holds when experts go to `ep` groups of `tp` devices each."""
         if self.experts % ep:
             raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts")
         return replace(
             self,
-            experts_held=self.experts // ep,
+            experts_held=self.experts // ep + copies,
             width=split(self.width, tp, "columns of an expert"),
         )
 

@@ -1,0 +1,157 @@
+"""Policies that make maps of experts out of the loads of experts.
+
+A policy is one function of the loads of a layer's experts (tokens of each, in any unit) and of where
+they can lie; it gives the experts in the slots of every group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...workloads.registry import Registry, first_line
+from .maps import EMPTY, F8, I8, Sites
+
+Make = Callable[[F8, Sites], I8]
+
+
+@dataclass(frozen=True, slots=True)
+class MapPolicy:
+    """A policy as registered.
+
+    Attributes
+    ----------
+    make : callable
+        ``make(loads, sites)``: experts in the slots of every group, shape (groups, slots).
+    guarded : bool
+        Where what it makes loads some group more than `even` would, `even` is taken.
+    """
+
+    make: Make
+    guarded: bool = False
+
+
+MAP_POLICIES: Registry[MapPolicy] = Registry("expert placement", described=True)
+
+
+def map_policy(name: str, *, guarded: bool = False) -> Callable[[Make], Make]:
+    """Register a function that makes maps; see `MapPolicy`.
+
+    Raises
+    ------
+    InputError
+        The name is taken, or the function has no docstring.
+    """
+
+    def add(make: Make) -> Make:
+        MAP_POLICIES.register(name, first_line(make))(MapPolicy(make, guarded))
+        return make
+
+    return add
+
+
+@map_policy("even")
+def even(loads: F8, sites: Sites) -> I8:
+    """Dealt in order, whatever their loads; copies are those of the next device's experts."""
+    return _followed(np.arange(sites.experts).reshape(sites.groups, sites.own), sites)
+
+
+@map_policy("sorted")
+def by_load(loads: F8, sites: Sites) -> I8:
+    """Dealt by falling load to and fro over the devices; copies as even has them."""
+    order = np.argsort(-loads, kind="stable").reshape(sites.own, sites.groups)
+    order[1::2] = order[1::2, ::-1]
+    return _followed(np.ascontiguousarray(order.T), sites)
+
+
+def _followed(own: I8, sites: Sites) -> I8:
+    """Groups' own experts, then copies of those of the groups after each."""
+    line, extra = own.reshape(-1), sites.slots - sites.own
+    first = (np.arange(sites.groups)[:, None] + 1) * sites.own
+    return np.hstack([own, line[(first + np.arange(extra)) % sites.experts]])
+
+
+@map_policy("replicated")
+def replicated(loads: F8, sites: Sites) -> I8:
+    """As even, and on every device copies of the most loaded experts that it has not got."""
+    return _hottest(even(loads, sites)[:, : sites.own], loads, sites)
+
+
+@map_policy("fssdp")
+def fssdp(loads: F8, sites: Sites) -> I8:
+    """Hecate's: the most loaded on every device, the others on the least loaded node and device."""
+    hot = np.argsort(-loads, kind="stable")[: sites.slots - sites.own]
+    cold = loads.copy()
+    cold[hot] = 0.0  # every device serves its own tokens of these
+    shares = [(float(cold[e]), int(e)) for e in np.argsort(-cold, kind="stable")]
+    own = _packed(shares, sites.nodes, sites.own)
+    return _hottest(own, loads, sites)
+
+
+def _hottest(own: I8, loads: F8, sites: Sites) -> I8:
+    """Groups' own experts, then copies of the most loaded ones that each has not got."""
+    order, extra = np.argsort(-loads, kind="stable"), sites.slots - sites.own
+    copies = [order[~np.isin(order, row)][:extra] for row in own]
+    return np.hstack([own, np.array(copies, dtype=np.int64).reshape(sites.groups, extra)])
+
+
+@map_policy("balanced", guarded=True)
+def balanced(loads: F8, sites: Sites) -> I8:
+    """Copies where the load of one is largest, packed so that devices are loaded alike (EPLB)."""
+    shares = _shares(loads, np.arange(sites.experts), sites.groups * sites.slots, sites.groups)
+    return _packed(shares, np.arange(sites.groups), sites.slots)
+
+
+@map_policy("balanced-by-node", guarded=True)
+def balanced_by_node(loads: F8, sites: Sites) -> I8:
+    """As balanced, experts dealt to nodes first and copied within them (EPLB, hierarchical)."""
+    nodes = np.unique(sites.nodes)
+    per_node = sites.groups // len(nodes)
+    if sites.experts % len(nodes) or per_node * len(nodes) != sites.groups:
+        return balanced(loads, sites)
+    every = [(float(loads[e]), int(e)) for e in np.argsort(-loads, kind="stable")]
+    dealt = _packed(every, np.arange(len(nodes)), sites.experts // len(nodes))
+    found = [
+        _packed(_shares(loads, own, per_node * sites.slots, per_node), np.arange(per_node),
+                sites.slots)
+        for own in dealt
+    ]  # fmt: skip
+    return np.vstack(found)
+
+
+def _shares(loads: F8, experts: I8, slots: int, most: int) -> list[tuple[float, int]]:
+    """Load of every copy and its expert, by falling load: each slot more goes where a copy has most.
+
+    No expert has more than `most` copies: two on one device would be of no use.
+    """
+    copies = np.ones(len(experts))
+    for _ in range(slots - len(experts)):
+        each = np.where(copies < most, loads[experts] / copies, -1.0)
+        copies[int(each.argmax())] += 1
+    each = loads[experts] / copies
+    order = np.argsort(-each, kind="stable")
+    return [(float(each[i]), int(experts[i])) for i in order for _ in range(int(copies[i]))]
+
+
+def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
+    """Deal copies by falling load, each to the least loaded group that has room for it.
+
+    Parameters
+    ----------
+    units : int array, shape (groups,)
+        Of which node each group is: the least loaded node comes first, then its group.
+    """
+    groups = len(units)
+    names = np.unique(units)
+    held: list[list[int]] = [[] for _ in range(groups)]
+    load, node = np.zeros(groups), {int(name): 0.0 for name in names}
+    for share, expert in shares:
+        room = [g for g in range(groups) if len(held[g]) < slots]
+        fresh = [g for g in room if expert not in held[g]]
+        g = min(fresh or room, key=lambda g: (node[int(units[g])], load[g], g))
+        held[g].append(expert)
+        load[g] += share
+        node[int(units[g])] += share
+    return np.array([own + [EMPTY] * (slots - len(own)) for own in held], dtype=np.int64)

@@ -1,0 +1,287 @@
+"""Do placed experts lose nothing, and do both paths agree on what they cost?
+
+Maps: every expert somewhere, no device over its slots, balanced never worse than even on the loads
+that it was made from (by construction, `ExpertPlacing.placed`), with the best packing known for one
+case (EPLB's README). Loads: whole numbers that add up. Steps: explicit = compiled to 1e-9 relative, and
+a placement that changes nothing changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.expert_map.dispatch import DISPATCHES, dispatch
+from opbyte.simulator.expert_map.maps import EMPTY, ExpertMap, Sites
+from opbyte.simulator.expert_map.placing import ExpertPlacing, expert_placing, read_maps
+from opbyte.simulator.expert_map.policies import MAP_POLICIES
+from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import lower
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import CapacityError, InputError
+
+POLICIES = MAP_POLICIES.names()
+
+
+@st.composite
+def sites_of(draw: st.DrawFn) -> Sites:
+    """Any place for experts: groups within nodes or over them, copies or none."""
+    groups = draw(st.sampled_from((2, 4, 8, 16)))
+    own = draw(st.integers(1, 4))
+    copies = draw(st.integers(0, min(3, own * groups - own)))
+    wide = draw(st.sampled_from((1, 2)))
+    rank = draw(st.sampled_from([r for r in (1, 2, 4) if r <= groups * wide]))
+    return Sites(own * groups, groups, own + copies, wide, rank, draw(st.sampled_from((2, 4, 8))))
+
+
+loads_of = st.lists(st.integers(0, 10_000), min_size=64, max_size=64)
+
+
+@given(sites=sites_of(), policy=st.sampled_from(POLICIES), rule=st.sampled_from(DISPATCHES),
+       loads=loads_of, tokens=loads_of, data=st.data())  # fmt: skip
+def test_every_expert_somewhere_and_no_token_lost(
+    sites: Sites, policy: str, rule: str, loads: list[int], tokens: list[int], data: st.DataObject
+) -> None:
+    own = np.array(loads[: sites.experts], dtype=np.float64)
+    found = ExpertPlacing(policy, 0, rule).placed(own, sites, 0)
+    assert found.map.slots.shape == (sites.groups, sites.slots)
+    assert (found.map.copies >= 1).all()
+    each = np.bincount(found.experts, found.share.reshape(-1), minlength=sites.experts)
+    assert each == pytest.approx(np.ones(sites.experts))
+    assert ((found.out >= 0) & (found.out <= found.away + 1e-12)).all()
+    assert (found.away <= 1 + 1e-12).all()
+    drawn = np.array(tokens[: sites.experts])
+    offsets = np.array(data.draw(st.lists(st.integers(0, 65535), min_size=64, max_size=64)))
+    placed = found.drawn(drawn, offsets[: sites.experts] / 65536.0)
+    whole = placed.tokens.astype(np.int64)
+    assert (whole >= 0).all()
+    assert np.bincount(found.experts, whole, minlength=sites.experts).tolist() == drawn.tolist()
+    expected = drawn[found.experts] * found.share.reshape(-1)
+    assert np.abs(whole - expected).max() < 1.0 + 1e-6
+    assert found.group_loads(drawn.astype(np.float64)).sum() == pytest.approx(drawn.sum())
+
+
+@given(sites=sites_of(), rule=st.sampled_from(DISPATCHES), loads=loads_of,
+       policy=st.sampled_from(("balanced", "balanced-by-node")))  # fmt: skip
+def test_balanced_is_never_worse_than_even(
+    sites: Sites, rule: str, loads: list[int], policy: str
+) -> None:
+    own = np.array(loads[: sites.experts], dtype=np.float64)
+    plain = ExpertPlacing("even", 0, rule).placed(own, sites, 0).group_loads(own)
+    found = ExpertPlacing(policy, 0, rule).placed(own, sites, 0).group_loads(own)
+    assert found.max() <= plain.max() + 1e-9
+    assert found.max() >= own.sum() / sites.groups - 1e-9
+
+
+def test_balanced_splits_what_is_hot() -> None:
+    """One expert with half of all tokens: copies on all devices leave each with its mean."""
+    loads = np.array([12.0, 2, 2, 2, 2, 2, 1, 1])
+    sites = Sites(8, 4, 3)
+    found = dispatch(ExpertMap(sites, MAP_POLICIES["balanced"].make(loads, sites)), "any")
+    assert found.map.copies[0] == 4
+    assert found.group_loads(loads).max() <= 3.0 + 4.0
+    assert dispatch(
+        ExpertMap(sites, MAP_POLICIES["even"].make(loads, sites)), "any"
+    ).group_loads(loads).max() > found.group_loads(loads).max()  # fmt: skip
+
+
+def test_a_local_copy_serves_its_own_tokens() -> None:
+    """Two nodes of two devices, expert 0 on devices 0 and 2: each node's tokens stay in it."""
+    sites = Sites(4, 4, 2, node=2)
+    map = ExpertMap(sites, np.array([[0, EMPTY], [1, EMPTY], [2, 0], [3, EMPTY]]))
+    far, near, own = (dispatch(map, rule) for rule in DISPATCHES)
+    assert far.share[0, 0] == near.share[0, 0] == own.share[0, 0] == 0.5
+    assert (far.out[0], near.out[0], own.out[0]) == (0.5, 0.0, 0.0)
+    assert (far.away[0], near.away[0], own.away[0]) == (0.75, 0.5, 0.5)
+    assert far.out[1] == near.out[1] == own.out[1] == 0.5
+
+
+def test_what_moves() -> None:
+    sites = Sites(4, 2, 2)
+    old, new = ExpertMap(sites, np.array([[0, 1], [2, 3]])), ExpertMap(sites, np.array([[1, 2], [0, 3]]))
+    assert new.moved(old).tolist() == [1, 1]
+    assert old.moved(old).tolist() == [0, 0]
+
+
+ROUTINGS = ("uniform", "measured", "power_law:1.0")
+batches_of = st.builds(
+    Batch.of,
+    st.lists(st.integers(0, 2000), max_size=6),
+    st.lists(st.tuples(st.integers(1, 3000), st.integers(0, 99)), max_size=1),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "degrees"),
+    [
+        ("deepseek-v2-lite", "h100-2x8", {"tp": 1}),
+        ("mixtral-8x7b", "h100-x4", {"tp": 2}),
+        ("mixtral-8x7b", "h100-x8", {"pp": 2, "tp": 4}),
+        ("gpt-oss-20b", "duplex-x4", {"ep": 4}),
+        ("jamba-mini", "h100-x8", {"dp": 2}),
+    ],
+)
+@given(data=st.data())
+@settings(max_examples=15)
+def test_both_paths_agree(
+    model: str, system: str, degrees: dict[str, int], compiled_step: Callable[..., float],
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    given_ = {
+        "routing": data.draw(st.sampled_from(ROUTINGS)),
+        "draws": data.draw(st.sampled_from(("layer", "step"))), **degrees,
+    }  # fmt: skip
+    bare = deploy(load_model(model), load_system(system), **given_)  # type: ignore[arg-type]
+    overlap = data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
+    placing = ExpertPlacing(
+        data.draw(st.sampled_from(POLICIES)), bare.layout.ep * data.draw(st.integers(0, 2)),
+        data.draw(st.sampled_from(DISPATCHES)),
+    )  # fmt: skip
+    deployment = deploy(
+        bare.model, bare.system, **given_, overlap=overlap, placing=placing,  # type: ignore[arg-type]
+    )  # fmt: skip
+    step, replica = data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 3))
+    plan, _ = lower(deployment, replica)
+    books = new_books(plan)
+    batches = [data.draw(batches_of) for _ in range(deployment.ranks)]
+    if not any(len(b.q_len) for b in batches):
+        batches[0] = Batch.of([7])
+    moments = [b.moments(deployment.shard.windows) for b in batches]
+    seconds = compiled_step(plan, books, batches, moments, step, True, 0)
+    stage = explicit_stage(deployment, batches, step=step, replica=replica)
+    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    joules = float(totals(plan, books.tally)[:, :, T_J_DRAM : T_J_LINK + 1].sum())
+    assert joules == pytest.approx(stage.joules, rel=1e-8)
+    flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
+    assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
+
+
+def step_of(d: Deployment, expected: bool = True) -> float:
+    """Seconds of a step of 64 decodes a rank."""
+    return explicit_stage(d, [Batch.of([1024] * 64)] * d.ranks, expected=expected).seconds
+
+
+def placed(policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8") -> Deployment:
+    return deploy(
+        load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, routing=routing,
+        placing=ExpertPlacing(policy, redundant, rule),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_even_without_copies_changes_no_bit(expected: bool) -> None:
+    found = placed("even", 0)
+    plain = deploy(found.model, found.system, tp=1, routing="power_law:0.8")
+    assert step_of(found, expected) == step_of(plain, expected)
+    assert found.memory() == plain.memory()
+
+
+def test_copies_cost_memory_and_even_out_a_skewed_step() -> None:
+    plain, found = placed("even", 0), placed("balanced", 16)
+    one = plain.experts[0].expert_bytes(plain.run)
+    layers = sum(part.layers for part in plain.experts)
+    assert found.memory().weights - plain.memory().weights == pytest.approx(one * layers)
+    assert step_of(found) < step_of(placed("balanced", 0)) < step_of(plain)
+
+
+def test_copies_on_every_device_leave_nothing_to_send() -> None:
+    """As many slots as experts: with local dispatch no token leaves its device."""
+    found = placed("replicated", (64 - 4) * 16, "local")
+    assert found.layout.sent == 0.0
+    assert placed("replicated", (64 - 4) * 16, "any").layout.sent == 1.0
+
+
+def test_files(tmp_path: Path) -> None:
+    d = placed("balanced", 16)
+    rows = ["layer,expert,device"]
+    for layer, part in enumerate(d.experts):
+        assert part.placed is not None
+        rows += [f"{layer},{e},{g}" for g, own in enumerate(part.placed.map.slots) for e in sorted(set(own))]
+    path = tmp_path / "map.csv"
+    path.write_text("\n".join(rows) + "\n")
+    again = deploy(d.model, d.system, tp=1, routing="power_law:0.8",
+                   placing=expert_placing(f"file:{path}", None, None))  # fmt: skip
+    assert step_of(again) == pytest.approx(step_of(d), rel=1e-12)
+    assert again.memory() == d.memory()
+
+
+def refused(text: str, tmp_path: Path) -> str:
+    path = tmp_path / "map.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), tp=1, ep=2,
+               placing=expert_placing(f"file:{path}", None, None))  # fmt: skip
+    return str(error.value).replace(str(tmp_path), "")
+
+
+def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    head = "layer,expert,device\n"
+    assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 lies on no device"
+    assert "has no row of layer 0" in refused(head + "1,0,0\n", tmp_path)
+    assert "stands twice on device 0" in refused(head + "0,0,0\n0,0,0\n", tmp_path)
+    assert "device '1.5' must be a whole number" in refused(head + "0,0,1.5\n", tmp_path)
+    every = "".join(f"0,{e},{e % 2}\n" for e in range(8))
+    assert "names devices 0 to 3; experts of h100-x4 go to 2 groups" in refused(
+        head + every + "0,0,3\n", tmp_path
+    )
+    assert "names expert 8; there are 0 to 7" in refused(head + every + "0,8,1\n", tmp_path)
+    assert "missing column 'device'" in refused("layer,expert\n0,1\n", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("nope", None, None), "unknown expert placement"),
+        ((None, None, "local"), "needs --expert-placement or --redundant-experts"),
+        (("even", 3, None), "must be a multiple of the 16 groups"),
+        (("even", 1600, None), "more than the 64 experts"),
+        (("even", 0, "far"), "must be any, node, local"),
+        (("file:", None, None), "write file:PATH"),
+        (("sorted:3", None, None), "write file:PATH"),
+    ],
+)
+def test_bad_options_are_refused(options: tuple[str | None, int | None, str | None], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1,
+               placing=expert_placing(*options))  # fmt: skip
+
+
+def test_copies_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(CapacityError, match="GiB of weights per device"):
+        deploy(load_model("deepseek-v3"), load_system("h800-4x8"), tp=1,
+               placing=ExpertPlacing("balanced", 32 * 40)).memory()  # fmt: skip
+
+
+def test_nothing_to_place_is_refused() -> None:
+    with pytest.raises(InputError, match="has no experts that spread"):
+        deploy(load_model("llama-3-8b"), load_system("h100-x4"), placing=ExpertPlacing("even"))
+    with pytest.raises(InputError, match="has no choice: all experts lie on one group"):
+        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even"))
+
+
+def test_expected_loads_are_the_mean_of_draws() -> None:
+    """Mean over 200 draws of one layer's slots against the expectation, 5 standard errors."""
+    d = placed("replicated", 32, "local", routing="power_law:0.5")
+    part, batch = d.experts[3], Batch.of([10] * 256)
+    assert part.placed is not None
+    from opbyte.simulator.step.placed import offsets_of
+
+    draws = np.array([
+        part.placed.drawn(
+            part.router.loads(step, part.row, batch).tokens.astype(np.int64),
+            offsets_of(part, step, 0),
+        ).tokens
+        for step in range(200)
+    ])  # fmt: skip
+    expected = part.expected(256.0)
+    mean, error = draws.mean(axis=0), draws.std(axis=0) / np.sqrt(200) + 1e-3
+    assert (np.abs(mean - expected.tokens * expected.experts) < 5 * error).all()
