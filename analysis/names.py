@@ -105,6 +105,14 @@ def _expert_caches() -> list[dict[str, Any]]:
     return _titles(CACHE_POLICIES)
 
 
+def _expert_placements() -> list[dict[str, Any]]:
+    from ..simulator.expert_map.placing import FILE
+    from ..simulator.expert_map.policies import MAP_POLICIES
+
+    line = "file:PATH, a CSV with columns layer, expert, device: a row a copy"
+    return [*_titles(MAP_POLICIES), {"name": FILE, "title": line}]
+
+
 def _orders() -> list[dict[str, Any]]:
     from ..simulator.batching.orders import ORDERS
 
@@ -213,6 +221,7 @@ LISTS = {
     "orders": _orders,
     "placements": _placements,
     "expert-caches": _expert_caches,
+    "expert-placements": _expert_placements,
     "routers": _routers,
     "routings": _routings,
     "layers": _layers,

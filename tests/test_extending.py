@@ -114,8 +114,8 @@ def test_a_script_adds_and_runs(script: str, bare: Outside) -> None:
 def test_there_is_one_of_each() -> None:
     assert sorted(
         f"{name}.py"
-        for name in ("placement_rule", "cache_policy", "router", "order", "layer_kind", "processor_kind",
-                     "trace_format", "experiment", "kernel")
+        for name in ("placement_rule", "cache_policy", "expert_placement", "router", "order", "layer_kind",
+                     "processor_kind", "trace_format", "experiment", "kernel")
     ) == SCRIPTS  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_there_is_one_of_each() -> None:
 LISTED = {
     "placements": ("energy-delay", "Each op where energy times time is least"),
     "expert-caches": ("least-often", "The one with the fewest uses for its age leaves"),
+    "expert-placements": ("strided", "Expert e on device e modulo their number"),
     "routers": ("two-choices", "The less loaded of two replicas that the request's number picks"),
     "orders": ("deadline", "First whose answer is due first: half a second, and 20 ms for each"),
     "layers": ("adapters", "A dense block, and low-rank adapters of which a router picks some"),

@@ -25,6 +25,7 @@ from ..show.result import Drawing, Result
 from ..show.text import seconds, show, si
 from .adapters import adapters_dict, adapters_text
 from .expert_cache import cache_dict, cache_text
+from .expert_loads import placing_dict, placing_text
 from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
@@ -123,6 +124,7 @@ class Roofline(Result):
             "roofs": self._roofs(),
             **cache_dict(self.deployment, self.fetch, self.step_seconds),
             **adapters_dict(self.deployment),
+            **placing_dict(self.deployment),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
@@ -168,6 +170,7 @@ class Roofline(Result):
             self.rows(),
             *cache_text(self.deployment, self.fetch, self.step_seconds),
             *adapters_text(self.deployment),
+            *placing_text(self.deployment),
             FOOTNOTE,
         ]
 

@@ -25,6 +25,7 @@ from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
 from .evidence import evidence, link_evidence
 from .expert_cache import cache_dict, cache_text
+from .expert_loads import placing_dict, placing_text
 from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
@@ -117,6 +118,7 @@ class Simulation(Result):
             "moved_kv_bytes": r.moved_bytes,
             **cache_dict(r.deployment, r.fetch, _stepping_s(r)),
             **adapters_dict(r.deployment, r.adapters),
+            **placing_dict(r.deployment),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -147,6 +149,7 @@ class Simulation(Result):
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
+            *placing_text(self.run.deployment),
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),

@@ -14,6 +14,7 @@ from ..answers.dram import DramAnswer, PimAnswer
 from ..answers.frames import FrameRun
 from ..answers.inspect import Inspection
 from ..answers.layouts import Layouts
+from ..answers.placement import Placement
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
@@ -129,6 +130,16 @@ def _roofline(result: Roofline, folder: OutputFolder) -> None:
         folder.write("streams.json", lambda path: write_streams(result.timelines, path))
     write_report(result, folder)
     folder.answer("roofline.json", result)
+
+
+@write.register
+def _placement(result: Placement, folder: OutputFolder) -> None:
+    """Write loads by layer and device, the chosen map, the figure, the report and placement.json."""
+    for name, rows in (("loads.csv", result.layers()), ("map.csv", result.map_rows())):
+        folder.csv(name, {key: np.array([row[key] for row in rows]) for key in rows[0]})
+    folder.figure("placement.png", result.drawings()[0].figure)
+    write_report(result, folder)
+    folder.answer("placement.json", result)
 
 
 @write.register

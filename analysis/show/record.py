@@ -108,7 +108,9 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for value in options.values():
         for text in value if isinstance(value, (list, tuple)) else [value]:
-            for name in str(text).removeprefix("trace:").split(",") if text else []:
+            for name in (
+                str(text).removeprefix("trace:").removeprefix("file:").split(",") if text else []
+            ):
                 digest = _digest(name.strip())
                 if digest:
                     found[name.strip()] = digest

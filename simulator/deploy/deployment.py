@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from types import MappingProxyType
 
 from ...devices.collectives.model import PlannedLink
@@ -28,6 +27,7 @@ from .expert_parts import (
     ExpertPart,
     checked_placing,
     checked_store,
+    copies_of,
     elsewhere_bytes,
     expert_parts,
     place_experts,
@@ -35,8 +35,6 @@ from .expert_parts import (
 )
 from .layout import (
     Layout,
-    Memory,
-    device_memory,
     exchange_link,
     make_layout,
     planned_exchange,
@@ -45,6 +43,7 @@ from .layout import (
     stage_link,
     stage_models,
 )
+from .memory import Memory, device_memory
 from .placement import PLACEMENTS
 from .programs import LOGITS
 
@@ -283,23 +282,20 @@ def deploy(
         )  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     model, popularity = _adapted(model, tenants)
-    layout = replace(make_layout(model, system, tp, dp, ep, pp), gather=exchange == "gather")
-    if all_to_all is not None:
-        planned_exchange(layout, system, all_to_all)
+    layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), system, exchange, all_to_all)
     placing = checked_placing(placing, model, system, layout, store)
-    copies = partial(placing.copies, groups=layout.ep, where=system.name) if placing else None
-    shard = shard_model(model, layout, copies)
+    shard = shard_model(model, layout, copies_of(placing, layout, system))
     stages = stage_models(shard, layout.pp)
-    experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
-    experts = place_experts(experts, placing, layout, system)
-    layout = replace(layout, sent=sent_share(experts))
+    parts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
+    experts = place_experts(parts, placing, layout, system)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
-        model=model, shard=shard, stages=stages, system=system, device=device, layout=layout,
+        model=model, shard=shard, stages=stages, system=system, device=device,
+        layout=replace(layout, sent=sent_share(experts)), experts=experts,
         placement=system.mapping.placement if placement is None else placement,
         run=Run(model.numerics, chosen, sampling, joint),
-        experts=experts, kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
+        kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
         store=checked_store(store, model, system, overlap), tenants=tenants, placing=placing,
     ))  # fmt: skip
 
@@ -309,6 +305,16 @@ def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]
     if tenants is None:
         return model, "uniform"
     return with_adapters(model, tenants), tenants.popularity
+
+
+def _laid_out(
+    layout: Layout, system: SystemSpec, exchange: str, all_to_all: str | None
+) -> Layout:  # fmt: skip
+    """The layout with its way to exchange, which is refused where the system cannot run it."""
+    layout = replace(layout, gather=exchange == "gather")
+    if all_to_all is not None:
+        planned_exchange(layout, system, all_to_all)
+    return layout
 
 
 def _overlapping(d: Deployment) -> Deployment:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -159,6 +160,15 @@ def checked_placing(
     return placing
 
 
+def copies_of(
+    placing: ExpertPlacing | None, layout: Layout, system: SystemSpec
+) -> Callable[[int], int] | None:
+    """Experts that a device holds beside its own, by the experts of a layer; None without a placement."""
+    if placing is None:
+        return None
+    return partial(placing.copies, groups=layout.ep, where=system.name)
+
+
 def place_experts(
     parts: Sequence[ExpertPart], placing: ExpertPlacing | None, layout: Layout, system: SystemSpec
 ) -> tuple[ExpertPart, ...]:
@@ -176,9 +186,7 @@ def place_experts(
     return tuple(out)
 
 
-def sites_of(
-    part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: SystemSpec
-) -> Sites:
+def sites_of(part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Sites:
     """Where the experts of a part can lie."""
     experts = part.spec.routed.experts
     slots = experts // layout.ep + placing.copies(experts, layout.ep, system.name)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...workloads.csvfile import numbers, read_whole
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError, nearest, reason_of
 from ...workloads.textfile import at_line
 from .dispatch import DISPATCHES, Dispatch, check_dispatch, dispatch
 from .maps import EMPTY, F8, I8, ExpertMap, Sites
@@ -58,10 +58,11 @@ class ExpertPlacing:
                     f"--expert-placement {self.policy}",
                     f"names devices 0 to {have - 1}; experts of {where} go to {groups} groups",
                 )
-            return max(slots - experts // groups, 0)
+            return max(int(slots) - experts // groups, 0)
         if groups == 1:
             raise InputError(
-                "--expert-placement", f"has no choice: all experts lie on one group of {where} (ep 1)"
+                "--expert-placement",
+                f"has no choice: all experts lie on one group of {where} (ep 1)",
             )
         if self.redundant % groups:
             raise InputError(
@@ -95,13 +96,21 @@ class ExpertPlacing:
             except InputError as error:
                 path = self.policy.partition(":")[2]
                 raise InputError(f"{path}: layer {layer % len(self.read)}", error.reason) from None
-        policy = MAP_POLICIES[self.policy]
-        made = dispatch(ExpertMap(sites, policy.make(loads, sites)), self.dispatch)
-        if not policy.guarded:
+        made = self._made(self.policy, loads, sites)
+        if not MAP_POLICIES[self.policy].guarded:
             return made
-        plain = dispatch(ExpertMap(sites, MAP_POLICIES["even"].make(loads, sites)), self.dispatch)
+        plain = self._made("even", loads, sites)
         worse = made.group_loads(loads).max() > plain.group_loads(loads).max()
         return plain if worse else made
+
+    def _made(self, policy: str, loads: F8, sites: Sites) -> Dispatch:
+        """The map that a policy makes."""
+        try:
+            slots = np.array(MAP_POLICIES[policy].make(loads.copy(), sites), dtype=np.int64)
+            return dispatch(ExpertMap(sites, slots), self.dispatch)
+        except Exception as error:  # whatever a policy from outside raises
+            where = f"expert placement {policy!r}"
+            raise InputError(where, f"makes no map ({reason_of(error)})") from error
 
 
 def expert_placing(
@@ -130,7 +139,9 @@ def expert_placing(
         if kind != FILE or not path:
             raise InputError(f"--expert-placement {name!r}", "write file:PATH, or a policy's name")
         if redundant is not None:
-            raise InputError("--redundant-experts", f"cannot go with {name}, which has its own copies")
+            raise InputError(
+                "--redundant-experts", f"cannot go with {name}, which has its own copies"
+            )
         return ExpertPlacing(name, 0, rule or DISPATCHES[0], read_maps(Path(path)))
     if kind not in MAP_POLICIES:
         reason = f"unknown expert placement{nearest(kind, [*MAP_POLICIES, FILE])}"

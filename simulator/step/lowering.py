@@ -184,8 +184,7 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
-        places=places_of(d),
+        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d), places=places_of(d),
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),

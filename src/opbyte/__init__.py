@@ -33,6 +33,7 @@ _HOMES = {
     "load_system": "devices.catalog",
     "open_requests": "workloads.requests",
     "pareto": "analysis.studies.pareto",
+    "placement": "analysis.answers.placement",
     "plan": "analysis.studies.plan",
     "record": "analysis.live.record",
     "roofline": "analysis.answers.roofline",
@@ -69,6 +70,7 @@ __all__ = [
     "load_system",
     "open_requests",
     "pareto",
+    "placement",
     "plan",
     "record",
     "roofline",
@@ -90,6 +92,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.answers.frames import frames
     from opbyte.analysis.answers.inspect import inspect
     from opbyte.analysis.answers.layouts import layouts
+    from opbyte.analysis.answers.placement import placement
     from opbyte.analysis.answers.roofline import roofline
     from opbyte.analysis.answers.seeds import simulate_seeds
     from opbyte.analysis.answers.simulate import simulate

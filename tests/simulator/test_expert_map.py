@@ -20,7 +20,7 @@ from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.expert_map.dispatch import DISPATCHES, dispatch
 from opbyte.simulator.expert_map.maps import EMPTY, ExpertMap, Sites
-from opbyte.simulator.expert_map.placing import ExpertPlacing, expert_placing, read_maps
+from opbyte.simulator.expert_map.placing import ExpertPlacing, expert_placing
 from opbyte.simulator.expert_map.policies import MAP_POLICIES
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
@@ -107,7 +107,10 @@ def test_a_local_copy_serves_its_own_tokens() -> None:
 
 def test_what_moves() -> None:
     sites = Sites(4, 2, 2)
-    old, new = ExpertMap(sites, np.array([[0, 1], [2, 3]])), ExpertMap(sites, np.array([[1, 2], [0, 3]]))
+    old, new = (
+        ExpertMap(sites, np.array([[0, 1], [2, 3]])),
+        ExpertMap(sites, np.array([[1, 2], [0, 3]])),
+    )
     assert new.moved(old).tolist() == [1, 1]
     assert old.moved(old).tolist() == [0, 0]
 
@@ -141,7 +144,9 @@ def test_both_paths_agree(
         "draws": data.draw(st.sampled_from(("layer", "step"))), **degrees,
     }  # fmt: skip
     bare = deploy(load_model(model), load_system(system), **given_)  # type: ignore[arg-type]
-    overlap = data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
+    overlap = (
+        data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
+    )
     placing = ExpertPlacing(
         data.draw(st.sampled_from(POLICIES)), bare.layout.ep * data.draw(st.integers(0, 2)),
         data.draw(st.sampled_from(DISPATCHES)),
@@ -170,7 +175,9 @@ def step_of(d: Deployment, expected: bool = True) -> float:
     return explicit_stage(d, [Batch.of([1024] * 64)] * d.ranks, expected=expected).seconds
 
 
-def placed(policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8") -> Deployment:
+def placed(
+    policy: str, redundant: int, rule: str = "any", routing: str = "power_law:0.8"
+) -> Deployment:
     return deploy(
         load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, routing=routing,
         placing=ExpertPlacing(policy, redundant, rule),
@@ -205,7 +212,11 @@ def test_files(tmp_path: Path) -> None:
     rows = ["layer,expert,device"]
     for layer, part in enumerate(d.experts):
         assert part.placed is not None
-        rows += [f"{layer},{e},{g}" for g, own in enumerate(part.placed.map.slots) for e in sorted(set(own))]
+        rows += [
+            f"{layer},{e},{g}"
+            for g, own in enumerate(part.placed.map.slots)
+            for e in sorted(set(own))
+        ]
     path = tmp_path / "map.csv"
     path.write_text("\n".join(rows) + "\n")
     again = deploy(d.model, d.system, tp=1, routing="power_law:0.8",
@@ -225,7 +236,10 @@ def refused(text: str, tmp_path: Path) -> str:
 
 def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     head = "layer,expert,device\n"
-    assert refused(head + "0,0,0\n0,1,1\n", tmp_path) == "/map.csv: layer 0: expert 2 lies on no device"
+    assert (
+        refused(head + "0,0,0\n0,1,1\n", tmp_path)
+        == "/map.csv: layer 0: expert 2 lies on no device"
+    )
     assert "has no row of layer 0" in refused(head + "1,0,0\n", tmp_path)
     assert "stands twice on device 0" in refused(head + "0,0,0\n0,0,0\n", tmp_path)
     assert "device '1.5' must be a whole number" in refused(head + "0,0,1.5\n", tmp_path)
@@ -249,7 +263,9 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
         (("sorted:3", None, None), "write file:PATH"),
     ],
 )
-def test_bad_options_are_refused(options: tuple[str | None, int | None, str | None], says: str) -> None:
+def test_bad_options_are_refused(
+    options: tuple[str | None, int | None, str | None], says: str
+) -> None:
     with pytest.raises(InputError, match=says):
         deploy(load_model("deepseek-v2-lite"), load_system("h100-2x8"), tp=1,
                placing=expert_placing(*options))  # fmt: skip
@@ -265,7 +281,9 @@ def test_nothing_to_place_is_refused() -> None:
     with pytest.raises(InputError, match="has no experts that spread"):
         deploy(load_model("llama-3-8b"), load_system("h100-x4"), placing=ExpertPlacing("even"))
     with pytest.raises(InputError, match="has no choice: all experts lie on one group"):
-        deploy(load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even"))
+        deploy(
+            load_model("mixtral-8x7b"), load_system("h100-x4"), ep=1, placing=ExpertPlacing("even")
+        )
 
 
 def test_expected_loads_are_the_mean_of_draws() -> None:

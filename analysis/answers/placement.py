@@ -1,0 +1,371 @@
+"""Placements of experts: load of every device before and after, memory, step time, price of moving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.deploy.layout import exchange_link
+from ...simulator.expert_map.placing import expert_placing
+from ...simulator.expert_map.policies import MAP_POLICIES
+from ...simulator.scenario.load import load
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.place import deployed
+from ...simulator.step.explicit import dealt
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count
+from ..show.result import Drawing, Result
+from ..show.text import seconds, show
+from .expert_loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
+from .step import MAX_BATCH, stage_of
+
+DRAWS = 20
+"""Steps whose loads are drawn to say how far a step is from the long run."""
+BEFORE = "in order"
+"""Name of the placement that others are held against: experts in order, without copies."""
+COPYING = ("even", "replicated")
+"""Policies that leave experts in order unless there are copies."""
+NOTES = (
+    "Long run: loads by the router's popularity, which maps are made from. A step: mean of "
+    f"{DRAWS} draws of this batch. Step time: expected loads, as `opbyte roofline` has it. Moving: "
+    "experts that a device gets over its link; holders share the sending."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One placement.
+
+    Attributes
+    ----------
+    policy : str
+    redundant : int
+        Copies of a layer's experts over all devices.
+    deployment : Deployment
+    long_run, drawn : float
+        Load of the most loaded device over the mean, mean over layers: by popularity, in a step.
+    copy_bytes, weights_bytes : float
+        Of copies, and of all weights, on a device [B].
+    fits : bool
+        Whether the weights fit.
+    step_s : float
+        Of the step [s].
+    moved_bytes, moving_s : float
+        Of experts that a device gets, coming from the placement in order; at most, over all devices.
+    """
+
+    policy: str
+    redundant: int
+    deployment: Deployment
+    long_run: float
+    drawn: float
+    copy_bytes: float
+    weights_bytes: float | None
+    step_s: float
+    moved_bytes: float
+    moving_s: float
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        copies = f", {self.redundant} copies" if self.redundant else ""
+        return f"{self.policy}{copies}"
+
+    def saved_s(self, before: Placed) -> float:
+        """Of a step [s]."""
+        return before.step_s - self.step_s
+
+    def pays_after(self, before: Placed) -> int | None:
+        """Steps after which moving has paid; None where it never does."""
+        saved = self.saved_s(before)
+        return int(np.ceil(self.moving_s / saved)) if saved > 0.0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement(Result):
+    """Placements of a model's experts on a system; see `placement`."""
+
+    before: Placed
+    found: tuple[Placed, ...]
+    batch: int
+    context: int
+    prefill: int
+    period: int | None
+
+    @property
+    def after(self) -> Placed:
+        """The one asked for; of several the one of the quickest step, the first of equal ones."""
+        return min(self.found, key=lambda each: each.step_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        d = self.before.deployment
+        return {
+            "model": d.model.name,
+            "system": d.system.name,
+            "routing": d.experts[0].router.name,
+            "batch": self.batch,
+            "context": self.context,
+            "prefill": self.prefill,
+            "tp": d.layout.tp,
+            "dp": d.layout.dp,
+            "ep": d.layout.ep,
+            "dispatch": self.after.deployment.placing.dispatch,  # type: ignore[union-attr]
+            "period": self.period,
+            "chosen": self.after.name,
+            "placements": self.records(),
+            "layers": self.layers(),
+            "evidence": EVIDENCE,
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [self._record(each) for each in (self.before, *self.found)]
+
+    def _record(self, each: Placed) -> dict[str, Any]:
+        d = each.deployment
+        row = {
+            "placement": each.name,
+            "redundant_experts": each.redundant,
+            "max_over_mean": each.long_run,
+            "max_over_mean_of_a_step": each.drawn,
+            "copies_bytes": each.copy_bytes,
+            "weights_bytes": each.weights_bytes,
+            "sent_share": d.layout.sent,
+            "leaves_node_share": out_share(d),
+            "step_s": each.step_s,
+            "moved_bytes": each.moved_bytes,
+            "moving_s": each.moving_s,
+            "pays_after_steps": each.pays_after(self.before),
+        }
+        if self.period is not None:
+            row["step_with_moving_s"] = each.step_s + each.moving_s / self.period
+        return row
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Load of every device over the mean in every MoE layer, before and after."""
+        pairs = zip(
+            spreading(self.before.deployment), spreading(self.after.deployment), strict=True
+        )
+        return [
+            {"layer": layer, "device": device, "before": float(b), "after": float(a)}
+            for layer, (old, new) in enumerate(pairs)
+            for device, (b, a) in enumerate(zip(group_loads(old), group_loads(new), strict=True))
+        ]
+
+    def map_rows(self) -> list[dict[str, int]]:
+        """The chosen map as ``file:PATH`` takes it: a row a copy."""
+        out = []
+        for layer, part in enumerate(spreading(self.after.deployment)):
+            assert part.placed is not None
+            for device, own in enumerate(part.placed.map.slots.tolist()):
+                held = sorted({expert for expert in own if expert >= 0})
+                out += [{"layer": layer, "expert": e, "device": device} for e in held]
+        return out
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [self._row(each) for each in (self.before, *self.found)]
+
+    def _row(self, each: Placed) -> dict[str, Any]:
+        weights = each.weights_bytes
+        row = {
+            "placement": f"{each.name} *" if each is self.after else each.name,
+            "max/mean, long run": f"{each.long_run:.2f}",
+            "in a step": f"{each.drawn:.2f}",
+            "copies (GiB)": f"{each.copy_bytes / 2**30:.2f}",
+            "weights (GiB)": "no room" if weights is None else f"{weights / 2**30:.1f}",
+            "sent": f"{each.deployment.layout.sent:.0%}",
+            "step": seconds(each.step_s),
+            "moving": seconds(each.moving_s) if each.moved_bytes else "-",
+        }
+        if each is not self.before:
+            pays = each.pays_after(self.before)
+            row["pays after"] = "never" if pays is None else f"{pays:,} steps"
+        if self.period is not None:
+            row[f"step, moved every {self.period:,}"] = seconds(
+                each.step_s + each.moving_s / self.period
+            )
+        return {**dict.fromkeys(self._columns(), "-"), **row}
+
+    def _columns(self) -> list[str]:
+        names = ["placement", "max/mean, long run", "in a step", "copies (GiB)", "weights (GiB)",
+                 "sent", "step", "moving", "pays after"]  # fmt: skip
+        return names if self.period is None else [*names, f"step, moved every {self.period:,}"]
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        d, after = self.before.deployment, self.after
+        assert after.deployment.placing is not None
+        work = f"{self.batch:,} decodes at context {self.context:,}"
+        if self.prefill:
+            work += f" and one prompt of {self.prefill:,} tokens"
+        ratio = after.step_s / self.before.step_s
+        copies = after.copy_bytes / 2**30
+        heading = (
+            f"{d.model.name} on {d.system.name}: {work}; tp {d.layout.tp}, dp {d.layout.dp}, "
+            f"ep {d.layout.ep}, dispatch {after.deployment.placing.dispatch}, routing "
+            f"{d.experts[0].router.name}"
+        )
+        gain = (
+            f"{after.name}: the most loaded device has {after.long_run:.2f} times the mean instead "
+            f"of {self.before.long_run:.2f}, for {show(copies)} GiB of copies on a device; a step "
+            f"takes {seconds(after.step_s)} instead of {seconds(self.before.step_s)} "
+            f"({ratio:.3f} of it)."
+        )
+        return [heading, gain, self.rows(), NOTES]
+
+    def drawings(self) -> Sequence[Drawing]:
+        import pandas as pd
+
+        from ..plots.expert_placements import device_loads
+
+        d = self.before.deployment
+        title = (
+            f"{d.model.name} on {d.system.name}: experts in order, and placed by {self.after.name}"
+        )
+        text = "The most loaded device of every layer, and all devices of the most skewed layer."
+        return [Drawing(device_loads(pd.DataFrame(self.layers()), title), text)]
+
+
+EVIDENCE = [
+    {
+        "cost_model": "expert loads", "applies_to": "maps of experts", "basis": "assumed",
+        "error": None, "rows": 0,
+        "assumptions": {
+            "loads": "assumed: maps are made from the router's popularity in the long run, which stays "
+            "as it is",
+            "moving": "assumed: a device gets experts at the rate of its link, nothing else on it",
+        },
+    }
+]  # fmt: skip
+
+
+def placement(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    *,
+    batch: int = 64,
+    context: int = 2048,
+    prefill: int = 0,
+    period: int | None = None,
+    **options: Any,
+) -> Placement:
+    """Place a model's experts and say what that changes.
+
+    Parameters
+    ----------
+    model, system : str, Path or spec
+        Catalog name or file.
+    batch, context, prefill : int
+        The step, as in `roofline`.
+    period : int, optional
+        Steps after which maps are made anew: what moving experts costs is shared by as many.
+    **options
+        Options of `simulator.scenario.parts.DeployOptions`. Without ``expert_placement`` every policy
+        is tried; without ``redundant_experts`` no copies and one a layer and group.
+
+    Returns
+    -------
+    Placement
+
+    Raises
+    ------
+    InputError
+        As `roofline`; a model without experts that spread over devices.
+    """
+    batch = check_count(batch, "--batch", 0, MAX_BATCH)
+    context = check_count(context, "--context", 0)
+    prefill = check_count(prefill, "--prefill", 0)
+    if period is not None:
+        period = check_count(period, "--period", 1)
+    if batch + prefill == 0:
+        raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
+    how = chosen(DeployOptions, options)
+    spec, where = load(model, system, how.dtype, how.kv_dtype)
+    bare = replace(how, expert_placement=None, redundant_experts=None, expert_dispatch=None)
+    plain = deployed(spec, where, bare)
+    if not spreading(plain):
+        raise InputError(
+            "MODEL", f"{spec.name} on {where.name} has no experts on several groups of devices "
+            f"({plain.layout.degrees})"
+        )  # fmt: skip
+    work = batch, context, prefill
+    before = _placed(
+        BEFORE, deployed(spec, where, replace(bare, expert_placement="even")), work, None
+    )
+    found = tuple(
+        _placed(each.expert_placement or "", deployed(spec, where, each), work, before.deployment)
+        for each in _tries(how, plain.layout.ep)
+    )  # fmt: skip
+    return Placement(before, found, batch, context, prefill, period)
+
+
+def _tries(how: DeployOptions, groups: int) -> list[DeployOptions]:
+    """What to hold against experts in order: every policy and one copy a group, unless options say."""
+    given, copies = how.expert_placement, how.redundant_experts
+    if given is not None and given.startswith("file:"):
+        return [how]
+    names = [given] if given is not None else [*MAP_POLICIES]
+    expert_placing(names[0], copies, how.expert_dispatch)  # refused before anything is costed
+    out = []
+    for name in names:
+        amounts = [copies] if copies is not None else [groups] if name in COPYING else [0, groups]
+        out += [replace(how, expert_placement=name, redundant_experts=n) for n in amounts]
+    return out
+
+
+def _placed(
+    policy: str, d: Deployment, work: tuple[int, int, int], old: Deployment | None
+) -> Placed:  # fmt: skip
+    """Everything about one placement."""
+    try:
+        weights: float | None = d.memory().weights
+    except InputError:
+        weights = None
+    moved = 0.0 if old is None else _moved_bytes(d, old)
+    link = exchange_link(d.layout, d.system)
+    moving = moved / link.bandwidth_bytes_per_s + (link.latency_s if moved else 0.0)
+    batches = dealt(d, -(-work[0] // d.replicas), work[1], [(work[2], 0)] if work[2] else [])
+    first = spreading(d)[0]
+    redundant = first.held * first.ep - first.spec.routed.experts
+    return Placed(
+        policy, redundant, d, worst_over_mean(d), drawn_over_mean(d, batches), copy_bytes(d), weights,
+        stage_of(d, *work).seconds, moved, moving,
+    )  # fmt: skip
+
+
+def _moved_bytes(d: Deployment, old: Deployment) -> float:
+    """Bytes of experts that the device which gets most of them gets, over all layers."""
+    total: Any = 0.0
+    for new, was in zip(spreading(d), spreading(old), strict=True):
+        assert new.placed is not None
+        assert was.placed is not None
+        size = new.expert_bytes(d.run) * new.layers
+        total = total + new.placed.map.moved(was.placed.map) * size
+    return float(np.max(total))
+
+
+def drawn_over_mean(d: Deployment, batches: Sequence[Batch]) -> float:
+    """Tokens of the most loaded group over the mean, in drawn steps; mean over layers and steps."""
+    from ...simulator.step.placed import offsets_of
+
+    union = Batch(
+        *(np.concatenate([getattr(b, f) for b in batches])
+          for f in ("q_len", "context", "phase", "seq_id"))
+    )  # fmt: skip
+    found, weights = [], []
+    for part in spreading(d):
+        assert part.placed is not None
+        for step in range(DRAWS):
+            tokens = part.router.loads(step, part.row, union).tokens.astype(np.int64)
+            placed = part.placed.drawn(tokens, offsets_of(part, step, 0)).tokens
+            each = placed.reshape(part.ep, -1).sum(axis=1)
+            found.append(float(each.max() / each.mean()))
+            weights.append(part.layers)
+    return float(np.average(found, weights=weights))
