@@ -39,7 +39,7 @@ PARSERS = {int: whole, float: number}
 LISTED = {
     "model": "models", "system": "systems", "prefill": "systems", "decode": "systems", "policy": "policies", "router": "routers",
     "host": "hosts", "routing": "routings", "placement": "placements",
-    "expert_cache": "expert-caches", "all_to_all": "exchanges",
+    "expert_cache": "expert-caches", "expert_placement": "expert-placements", "all_to_all": "exchanges",
 }  # fmt: skip
 """Option -> list of the catalog whose names a shell completes."""
 

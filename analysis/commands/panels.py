@@ -9,7 +9,7 @@ import typer.core
 
 COMMANDS = {
     "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "sweep", "pareto"),
-    "Look closer": ("inspect", "layout", "dram", "tune", "train", "frames", "search"),
+    "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "frames", "search"),
     "Check": ("validate", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),
     "Catalog and files": ("list", "show", "init"),

@@ -5,7 +5,9 @@ Every rank has as many tokens as any other, and they choose alike.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import numpy.typing as npt
 from ...workloads.errors import InputError, nearest
 from ...workloads.ops import Loads
 from ...workloads.routing import Router
-from .maps import EMPTY, F8, I8, ExpertMap
+from .maps import F8, I8, ExpertMap
 
 DISPATCHES = ("any", "node", "local")
 """Copies that a token may go to: all of its expert, those of its node where there are some, or its own
@@ -39,6 +41,8 @@ class Dispatch:
     Attributes
     ----------
     map : ExpertMap
+    rule : str
+        One of `DISPATCHES`.
     share : float64 array, shape (groups, slots)
         Of the tokens of the slot's expert; those of an expert add up to 1.
     away : float64 array, shape (experts,)
@@ -48,6 +52,7 @@ class Dispatch:
     """
 
     map: ExpertMap
+    rule: str
     share: F8
     away: F8
     out: F8
@@ -104,30 +109,43 @@ class Dispatch:
 def dispatch(map: ExpertMap, rule: str) -> Dispatch:
     """Share an expert's tokens over its copies by a rule of `DISPATCHES`."""
     check_dispatch(rule)
-    own, beside = map.sites.near()
-    share, away, out = _spread(map, rule, own, beside)
-    return Dispatch(map, share, away, out)
-
-
-def _spread(
-    map: ExpertMap, rule: str, own: npt.NDArray[np.bool_], beside: npt.NDArray[np.bool_]
-) -> tuple[F8, F8, F8]:
-    sites, slots = map.sites, map.slots
-    share = np.zeros(slots.shape)
+    sites = map.sites
+    own, beside = sites.near()
+    share = np.zeros(map.slots.shape)
     away, out = np.zeros(sites.experts), np.zeros(sites.experts)
-    places: list[list[tuple[int, int]]] = [[] for _ in range(sites.experts)]
-    for g, s in zip(*np.nonzero(slots != EMPTY), strict=True):
-        places[int(slots[g, s])].append((int(g), int(s)))
-    for expert, found in enumerate(places):
-        groups = np.array([g for g, _ in found])
-        here, node = own[:, groups], beside[:, groups]  # [ranks, copies]
-        goes = _candidates(rule, here, node)
-        part = goes / goes.sum(axis=1, keepdims=True)
-        for (g, s), each in zip(found, part.mean(axis=0), strict=True):
-            share[g, s] = each
-        away[expert] = (part * ~here).sum(axis=1).mean()
-        out[expert] = (part * ~node).sum(axis=1).mean()
-    return share, away, out
+    for expert, groups, slots, part in _parts(map, rule):
+        share[groups, slots] = part.mean(axis=0)
+        away[expert] = (part * ~own[:, groups]).sum(axis=1).mean()
+        out[expert] = (part * ~beside[:, groups]).sum(axis=1).mean()
+    return Dispatch(map, rule, share, away, out)
+
+
+def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
+    """Tokens that every rank sends to every group, shape (ranks, groups).
+
+    Parameters
+    ----------
+    tokens : float64 array, shape (experts,)
+        Of each expert, over all ranks.
+    """
+    sites = map.sites
+    out = np.zeros((sites.ranks, sites.groups))
+    for expert, groups, _, part in _parts(map, rule):
+        np.add.at(out, (slice(None), groups), part * (tokens[expert] / sites.ranks))
+    return out
+
+
+def _parts(map: ExpertMap, rule: str) -> Iterator[tuple[int, I8, I8, F8]]:
+    """Every expert, groups and slots of its copies, and each rank's share for them, [ranks, copies]."""
+    own, beside = map.sites.near()
+    order = np.argsort(map.slots, axis=None, kind="stable")
+    experts = map.slots.reshape(-1)[order]
+    groups, slots = np.unravel_index(order, map.slots.shape)
+    bounds = np.searchsorted(experts, np.arange(map.sites.experts + 1))
+    for expert, (first, end) in enumerate(pairwise(bounds.tolist())):
+        at = groups[first:end]
+        goes = _candidates(rule, own[:, at], beside[:, at])
+        yield expert, at, slots[first:end], goes / goes.sum(axis=1, keepdims=True)
 
 
 def _candidates(
