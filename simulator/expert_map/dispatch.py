@@ -131,7 +131,8 @@ def flows(map: ExpertMap, rule: str, tokens: F8) -> F8:
     sites = map.sites
     out = np.zeros((sites.ranks, sites.groups))
     for expert, groups, _, part in _parts(map, rule):
-        np.add.at(out, (slice(None), groups), part * (tokens[expert] / sites.ranks))
+        for group, each in zip(groups, part.T, strict=True):  # two copies may lie on one group
+            out[:, group] += each * (tokens[expert] / sites.ranks)
     return out
 
 
