@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.layout import exchange_link
 from ...simulator.expert_map.placing import expert_placing
 from ...simulator.expert_map.policies import MAP_POLICIES
+from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
@@ -254,7 +255,7 @@ def placement(
     context: int = 2048,
     prefill: int = 0,
     period: int | None = None,
-    **options: Any,
+    **options: Unpack[DeployOptionsKeywords],
 ) -> Placement:
     """Place a model's experts and say what that changes.
 

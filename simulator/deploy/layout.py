@@ -226,7 +226,11 @@ def shard_model(
         more = copies(part.routed.experts) if copies else 0
         if not more:
             return part.shard_experts(layout.ep, layout.expert_tp)
-        return part.shard_experts(layout.ep, layout.expert_tp, more)
+        try:
+            return part.shard_experts(layout.ep, layout.expert_tp, more)
+        except TypeError as error:
+            reason = f"have no place in layers of kind {part.kind} ({error})"
+            raise InputError("--redundant-experts", reason) from error
 
     return model.map_layers(shard)
 

@@ -61,6 +61,9 @@ class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     pp: int | None
     all_to_all: str | None
     placement: str | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: str | None
     attention: str | None
     overlap: str
     experts_resident: str | None
@@ -146,6 +149,9 @@ class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False): 
     pp: int | None
     all_to_all: str | None
     placement: str | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: str | None
     attention: str | None
     overlap: str
     experts_resident: str | None
