@@ -3,6 +3,10 @@
 Every op's FLOPs and bytes are affine in a few sums over the batch (*moments*), given the
 expert loads. That is what lets the same layer code serve the explicit path (one op at a time)
 and the compiled one (coefficients times moments): see ``simulator/step/lowering.py``.
+
+Where a decode may bring several tokens at once (speculative decoding verifies its drafts so), two
+kinds of sums stand behind those: new tokens of all decodes, and for every window their pairs of
+query and key. Batches of anything else do without them.
 """
 
 from __future__ import annotations
@@ -22,6 +26,11 @@ DECODE_KV, PREFILL_PAIRS, PREFILL_KV, PREFILL_RECT = range(4)
 WINDOW_MOMENTS = 4
 
 
+def num_moments(windows: int, several: bool) -> int:
+    """Sums of a batch of a model with so many windows, whose decodes may bring `several` tokens."""
+    return BASE_MOMENTS + WINDOW_MOMENTS * windows + (1 + windows if several else 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """The sequences of one step on one rank.
@@ -29,24 +38,33 @@ class Batch:
     Attributes
     ----------
     q_len : int64 array, shape (n,)
-        New tokens of each sequence; 1 for a decode.
+        New tokens of each sequence; 1 for a decode, more for one whose drafts are verified.
     context : int64 array, shape (n,)
         Tokens of each sequence already in the KV cache.
     phase : int64 array, shape (n,)
         `DECODE` or `PREFILL`.
     seq_id : int64 array, shape (n,)
         Request of each sequence (routing may depend on it).
+    every : bool
+        Whether each new token of a decode has a row of logits, as verification needs; if not, its
+        last one alone.
     """
 
     q_len: npt.NDArray[np.int64]
     context: npt.NDArray[np.int64]
     phase: npt.NDArray[np.int64]
     seq_id: npt.NDArray[np.int64]
+    every: bool = True
 
     @classmethod
-    def of(cls, decodes: Sequence[int] = (), chunks: Sequence[tuple[int, int]] = ()) -> Batch:
-        """Build a batch from decode contexts and (new tokens, context) prefill chunks."""
-        q_len = [1] * len(decodes) + [q for q, _ in chunks]
+    def of(
+        cls, decodes: Sequence[int] = (), chunks: Sequence[tuple[int, int]] = (), new: int = 1
+    ) -> Batch:
+        """Build a batch from decode contexts and (new tokens, context) prefill chunks.
+
+        Each decode brings `new` tokens.
+        """
+        q_len = [new] * len(decodes) + [q for q, _ in chunks]
         context = [*decodes, *(c for _, c in chunks)]
         phase = [DECODE] * len(decodes) + [PREFILL] * len(chunks)
         columns = q_len, context, phase, range(len(q_len))
@@ -56,26 +74,38 @@ class Batch:
     def tokens(self) -> int:
         return int(self.q_len.sum())
 
-    def moments(self, windows: tuple[int, ...]) -> Moments:
-        """Sum up the batch for a model whose attention windows are `windows` (0 = none)."""
-        values = np.zeros(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
+    def moments(self, windows: tuple[int, ...], several: bool = False) -> Moments:
+        """Sum up the batch for a model whose attention windows are `windows` (0 = none).
+
+        With the sums of decodes of `several` tokens, which such a batch needs.
+        """
+        values = np.zeros(num_moments(len(windows), several))
         decode = self.phase == DECODE
         q, c = self.q_len[~decode], self.context[~decode]
+        own, before = self.q_len[decode], self.context[decode]
+        if not several and (own > 1).any():
+            raise ValueError("decodes of several tokens need the sums of such")
         values[TOKENS] = self.q_len.sum()
-        values[SEQUENCES] = len(self.q_len)
+        values[SEQUENCES] = len(q) + (own.sum() if self.every else len(own))
         values[DECODES] = decode.sum()
         values[PREFILL_TOKENS] = q.sum()
         values[PREFILLS] = len(q)
-        seen = self.context[decode] + 1
+        seen = before + own
         for i, window in enumerate(windows):
             at = BASE_MOMENTS + WINDOW_MOMENTS * i
-            values[at + DECODE_KV] = (np.minimum(seen, window) if window else seen).sum()
+            read = np.minimum(seen, window + own - 1) if window else seen
+            values[at + DECODE_KV] = read.sum()
+            if several:
+                pairs = visible_pairs(seen, window) - visible_pairs(before, window)
+                values[num_moments(len(windows), False) + 1 + i] = pairs.sum()
             kv = np.minimum(c + q, window + q - 1) if window else c + q
             values[at + PREFILL_PAIRS] = (
                 visible_pairs(c + q, window) - visible_pairs(c, window)
             ).sum()
             values[at + PREFILL_KV] = kv.sum()
             values[at + PREFILL_RECT] = (q * kv).sum()
+        if several:
+            values[num_moments(len(windows), False)] = own.sum()
         return Moments(windows, values)
 
 
@@ -101,7 +131,18 @@ class Moments:
 
     @property
     def sequences(self) -> float:
+        """Rows of logits: one a sequence, and one for every draft that is verified."""
         return float(self.values[SEQUENCES])
+
+    @property
+    def decode_tokens(self) -> float:
+        """New tokens of all decodes."""
+        return self._several(0, self.decodes)
+
+    def _several(self, which: int, single: float) -> float:
+        """A sum of decodes of several tokens; `single`, that of one each, where it is not kept."""
+        at = num_moments(len(self.windows), False) + which
+        return float(self.values[at]) if at < len(self.values) else single
 
     @property
     def decodes(self) -> float:
@@ -121,8 +162,12 @@ class Moments:
         return float(self.values[at + which])
 
     def decode_kv(self, window: int) -> float:
-        """Keys read by all decodes, the new token's included."""
+        """Keys read by all decodes, the new tokens' included, each key once a decode."""
         return self._window(window, DECODE_KV)
+
+    def decode_pairs(self, window: int) -> float:
+        """Query-key pairs of all decodes."""
+        return self._several(1 + self.windows.index(window), self.decode_kv(window))
 
     def prefill_pairs(self, window: int) -> float:
         """Query-key pairs a causal prefill computes."""

@@ -66,6 +66,13 @@ class ModelSpec:
         Where the dimensions come from.
     front : PatchEmbedding or None
         Turns an image into tokens; the model is then an encoder, with neither vocabulary nor head.
+    mtp : tuple of Layer
+        Layers of one multi-token-prediction head of the checkpoint; see `speculators.mtp`. They are
+        no part of the model's own weights and ops.
+    mtp_heads : int
+        How many such heads there are.
+    borrows : bool
+        Embedding and head are another model's, whose weights count there: of draft heads.
     """
 
     name: str
@@ -79,6 +86,9 @@ class ModelSpec:
     max_position: int | None = None
     source: str = ""
     front: PatchEmbedding | None = None
+    mtp: tuple[Layer, ...] = ()
+    mtp_heads: int = 0
+    borrows: bool = False
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))
@@ -104,8 +114,10 @@ class ModelSpec:
 
     def _weights(self) -> list[tuple[str, int, int]]:
         table = self.vocab * self.hidden
-        rows = [("embedding", table, table), ("other", self.extra_weights, self.extra_weights)]
-        if not self.tied:
+        rows = [("other", self.extra_weights, self.extra_weights)]
+        if not self.borrows:
+            rows.insert(0, ("embedding", table, table))
+        if not (self.tied or self.borrows):
             rows.append(("head", table, table))
         if self.front is not None:
             rows += [(w.group, w.total, w.active) for w in self.front.weights()]

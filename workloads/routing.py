@@ -89,7 +89,7 @@ class Router:
         experts = self.prob.shape[1]
         out = np.zeros(experts, dtype=np.int64)
         draw_layer(
-            self.seed, replica, step, self.keys[layer], int((~chunk).sum()),
+            self.seed, replica, step, self.keys[layer], int(batch.q_len[~chunk].sum()),
             np.stack([batch.q_len[chunk], batch.seq_id[chunk]]), experts, self.top_k,
             self.uniform, self.table(layer), self.tilt, self.persist, new_scratch(experts), out,
         )  # fmt: skip

@@ -181,7 +181,7 @@ def by_models(spec: DeviceSpec, table: Table) -> F8:
     decodes, tokens, seen = (table[n] for n in ("decode_seqs", "prefill_tokens", "prefill_context"))
     total = _priced(spec, "attention_decode", len(table), {
         **common, "batch": decodes, "keys": table["mean_context"] + 1.0, "copies": COLD,
-        "packs": NO_LIMIT, "beside": tokens > 0,
+        "packs": NO_LIMIT, "beside": tokens > 0, "queries": 1.0,
     })  # fmt: skip
     prompts = _priced(spec, "attention_prefill", len(table), {
         **common, "batch": tokens > 0, "q": tokens, "keys": seen + 0.5 * (tokens + 1.0),

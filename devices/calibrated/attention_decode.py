@@ -31,12 +31,15 @@ from .hardware import C_16, CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEA
 from .terms import COLD, Parts, Work, put_price, resident, soft_max, value_bytes
 
 (X_BATCH, X_KEYS, X_HEADS, X_KV_HEADS, X_DIM, X_KV_BYTES, X_GAP, X_COPIES, X_PACKS,
- X_FA2, X_BESIDE) = range(11)  # fmt: skip
+ X_FA2, X_BESIDE, X_QUERIES) = range(12)  # fmt: skip
 QUANTITIES = ("batch", "keys", "heads_q", "heads_kv", "head_dim", "kv_bytes", "gap", "copies",
-              "packs", "fa2_window", "beside")  # fmt: skip
+              "packs", "fa2_window", "beside", "queries")  # fmt: skip
 """`keys`: mean keys that a sequence reads, its window applied; `packs`: query heads of a group
 that a tile holds at most; `fa2_window`: 1 for a window in a call that FlashAttention 2 serves below
-Hopper; `beside`: prompts that the same call serves, -1 where they have one of their own."""
+Hopper; `beside`: prompts that the same call serves, -1 where they have one of their own; `queries`:
+query tokens that see a key on average, 1 but where drafts are verified: kernels pack a sequence's query
+tokens into the rows of a tile as they pack the query heads of a group (``pack_gqa`` in
+Dao-AILab/flash-attention, ``hopper/``), so that they count as a wider group."""
 
 PARAMETERS = (
     Parameter("launch_s", "s", "shortest kernel", 6e-6, 5e-7, 2e-4),
@@ -84,7 +87,8 @@ SPLIT = 256.0
 @compiled_part
 def parts(p: F8, h: F8, x: F8) -> Parts:
     """Seconds, with those of arithmetic, memory and fixed costs alone, of one call; `p`, `h` and `x` in the order of the constants above."""
-    batch, keys, heads, dim = x[X_BATCH], x[X_KEYS], x[X_HEADS], x[X_DIM]
+    batch, keys, dim = x[X_BATCH], x[X_KEYS], x[X_DIM]
+    heads = x[X_HEADS] * x[X_QUERIES]
     if batch <= 0.0 or keys <= 0.0:
         return 0.0, 0.0, 0.0, 0.0
     kv_heads, width = x[X_KV_HEADS], x[X_KV_BYTES]
@@ -97,7 +101,7 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     memory_s = (cached * alone + others) * cost / (p[P_MEMORY] * h[H_BANDWIDTH])
     group, apart = heads / kv_heads, min(p[P_APART], 1.0)
     old = h[H_PEAK] < HOPPER * h[H_CORES] * h[H_CLOCK]
-    if group > x[X_PACKS] or (old and (x[X_FA2] > 0.0 or x[X_BESIDE] > 0.0)):
+    if x[X_HEADS] / kv_heads > x[X_PACKS] or (old and (x[X_FA2] > 0.0 or x[X_BESIDE] > 0.0)):
         apart = 1.0
     joint = old and x[X_BESIDE] > 0.0
     if joint:  # a head finds in the cache what another of its group has read, or reads it again
@@ -139,6 +143,7 @@ def from_table(table: Table) -> F8:
             np.where(table["timing"] == "graph", 1.0, COLD),
             np.where(trtllm, XQA_HEADS, NO_LIMIT),
             vllm & (window > 0) & (table["kv_dtype"] != "fp8"), np.full(len(keys), -1.0),
+            np.ones(len(keys)),
         ]
     ).astype(np.float64)  # fmt: skip
 
@@ -156,7 +161,7 @@ def from_op(op: Op) -> F8 | None:
         [
             batch, kv / batch, s["heads_q"], s["heads_kv"], s["head_dim"],
             op.kv_read_bytes / values, 1.0, COLD, NO_LIMIT, 0.0,
-            s["prompts"] if s.get("joint") else -1.0,
+            s["prompts"] if s.get("joint") else -1.0, s["pairs"] / kv,
         ]
     )  # fmt: skip
 
@@ -168,17 +173,18 @@ def work(x: F8) -> Work:
     8-bit caches are widened to 16 bits before the matmul.
     """
     batch, dim = x[X_BATCH], x[X_DIM]
-    flops = 4.0 * batch * x[X_HEADS] * dim * x[X_KEYS]
+    heads = x[X_HEADS] * x[X_QUERIES]
+    flops = 4.0 * batch * heads * dim * x[X_KEYS]
     cached = 2.0 * x[X_KV_HEADS] * x[X_KEYS] * x[X_KV_BYTES]
-    return flops, batch * dim * (cached + 4.0 * x[X_HEADS]), 0.0, C_16
+    return flops, batch * dim * (cached + 4.0 * heads), 0.0, C_16
 
 
 @compiled_part
-def at_sums(x: F8, batch: float, kv: float, prompts: float) -> bool:
+def at_sums(x: F8, batch: float, pairs: float, kv: float, prompts: float) -> bool:
     """Set the quantities of `batch` equal sequences that read `kv` keys; False where there is nothing."""
     if batch <= 0.0 or kv <= 0.0:
         return False
-    x[X_BATCH], x[X_KEYS] = batch, kv / batch
+    x[X_BATCH], x[X_KEYS], x[X_QUERIES] = batch, kv / batch, pairs / kv
     if x[X_BESIDE] >= 0.0:
         x[X_BESIDE] = prompts
     return True

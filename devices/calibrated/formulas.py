@@ -32,9 +32,11 @@ Price = tuple[float, int]
 
 
 @compiled_part
-def decode_price(p: F8, h: F8, x: F8, batch: float, kv: float, prompts: float) -> Price:
+def decode_price(
+    p: F8, h: F8, x: F8, batch: float, pairs: float, kv: float, prompts: float
+) -> Price:
     """Decode attention of `batch` sequences that read `kv` keys together, in a step of so many prompts."""
-    if not attention_decode.at_sums(x, batch, kv, prompts):
+    if not attention_decode.at_sums(x, batch, pairs, kv, prompts):
         return 0.0, MEMORY
     return price(attention_decode.parts(p, h, x), attention_decode.work(x), h)
 

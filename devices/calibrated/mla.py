@@ -128,8 +128,7 @@ def from_op(op: Op) -> F8 | None:
         return None
     if batch <= 0 or kv <= 0:
         return np.zeros(len(QUANTITIES))
-    q = s["tokens"] / batch if prefill else 1.0
-    keys = s["pairs"] / s["tokens"] if prefill else kv / batch
+    q, keys = s["tokens"] / batch, s["pairs"] / s["tokens"]
     width = op.kv_read_bytes / (kv * (LATENT + ROPE))
     return np.array([prefill, batch, q, keys, kv / batch, s["heads"], width, COLD])
 
@@ -151,10 +150,8 @@ def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool
     """Set the quantities of equal sequences with these sums; False where nothing is computed."""
     if batch <= 0.0 or kv <= 0.0:
         return False
-    prefill = x[X_PREFILL] > 0.0
     x[X_BATCH], x[X_KV] = batch, kv / batch
-    x[X_Q] = tokens / batch if prefill else 1.0
-    x[X_KEYS] = pairs / tokens if prefill else kv / batch
+    x[X_Q], x[X_KEYS] = tokens / batch, pairs / tokens
     return True
 
 

@@ -49,8 +49,8 @@ def decode_beyond(axes: F8, sizes: I8, p: F8, h: F8, x: F8, decodes: float, kv: 
     n, keys = inside(axes, sizes, DECODES, decodes), inside(axes, sizes, KEYS, kv / decodes)
     if n == decodes and keys == kv / decodes:
         return 1.0
-    edge, _ = decode_price(p, h, x, n, n * keys, 0.0)
-    return decode_price(p, h, x, decodes, kv, 0.0)[0] / edge if edge > 0.0 else 1.0
+    edge, _ = decode_price(p, h, x, n, n * keys, n * keys, 0.0)
+    return decode_price(p, h, x, decodes, kv, kv, 0.0)[0] / edge if edge > 0.0 else 1.0
 
 
 @compiled_part

@@ -89,7 +89,9 @@ def kv_rules(
     settings = settings or CacheSettings()
     memories = deployment.memories(settings.memory_bytes)
     stages = zip(deployment.stages, memories, strict=True)
-    rules = _of_all([_stage_rules(held, memory.kv, settings) for held, memory in stages])
+    rules = _of_all(
+        [_stage_rules(held, memory.kv, settings, deployment) for held, memory in stages]
+    )
     whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
     if caching and whole:
         if rules.blocks > MOST_BLOCKS:
@@ -104,18 +106,28 @@ def kv_rules(
 
 def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
     """KV bytes that one device of every pipeline stage holds together; of no use as a capacity."""
-    return _stage_rules(deployment.shard, np.inf, settings)
+    return _stage_rules(deployment.shard, np.inf, settings, deployment)
 
 
-def _stage_rules(held: ModelSpec, capacity: float, settings: CacheSettings) -> KvRules:
-    """KV bytes and capacity of one device of a pipeline stage."""
+def _stage_rules(
+    held: ModelSpec, capacity: float, settings: CacheSettings, d: Deployment
+) -> KvRules:
+    """KV bytes and capacity of one device of a pipeline stage.
+
+    What drafts caches the same tokens, in the same blocks; of a constant state, one is kept for
+    every token of a verification.
+    """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
+    states = held.state_bytes_per_sequence
+    if d.speculation is not None:
+        states *= 1 + d.speculation.tokens
+        for window, size in ({} if d.draft is None else d.draft.shard.kv_classes()).items():
+            classes[window] = classes.get(window, 0.0) + size * d.speculation.copies
     sizes = np.array([size * block for size in classes.values()])
     if settings.blocks is not None:
         capacity = float(settings.blocks * sizes.sum())
     window = np.array(list(classes), dtype=np.int64)
-    constant = held.state_bytes_per_sequence
-    constant += settings.prompt_room * held.working_bytes_per_token
+    constant = states + settings.prompt_room * held.working_bytes_per_token
     return KvRules(window, sizes, constant, block, capacity)
 
 

@@ -117,7 +117,7 @@ def admit(
         want = budget
     whole = max(request[I_TARGET], request[I_CACHED] + want)
     if limits.reserve:
-        whole = request[I_INPUT] + request[I_OUTPUT] - 1
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1 + limits.spare
     # Uncut, a prompt above the budget runs as the only prompt of its step.
     if want > budget and prompts > 0:
         return 0

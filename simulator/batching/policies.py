@@ -43,6 +43,7 @@ class Limits(NamedTuple):
     captured: int
     pace: Pace
     ordered: bool
+    spare: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,12 @@ class Policy:
 
     @property
     def captured(self) -> int:
-        """Largest batch with a captured graph (vllm/config/vllm.py); 0 = none."""
-        return min(2 * self.max_sequences, MOST_CAPTURED) if self.graphs else 0
+        """Largest batch with a captured graph; 0 = none."""
+        return self.captures(1)
+
+    def captures(self, several: int) -> int:
+        """The same where a decode has up to `several` tokens (vllm/config/vllm.py)."""
+        return min(2 * self.max_sequences * several, MOST_CAPTURED) if self.graphs else 0
 
     def pace(self, ops: int, stages: int) -> Pace:
         """What the host takes for the steps of a deployment of so many ops and stages."""

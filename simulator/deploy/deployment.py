@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -46,6 +47,7 @@ from .layout import (
 from .memory import Memory, device_memory
 from .placement import PLACEMENTS
 from .programs import LOGITS
+from .speculation import Speculation
 
 ATTENTION = ("flash", "unfused")
 """Algorithms of attention: one pass over K and V, or scores through main memory."""
@@ -101,6 +103,12 @@ class Deployment:
         Adapters on the model; without, it has none.
     placing : ExpertPlacing, optional
         How experts and copies of them are placed; without, in order and without copies.
+    speculation : Speculation, optional
+        How much is drafted and accepted; without, decodes bring one token each.
+    draft : Deployment, optional
+        The model that drafts, on the same devices.
+    several : int
+        Most tokens of a decode in a step, of those two: captured graphs hold multiples of it.
     """
 
     model: ModelSpec
@@ -119,6 +127,9 @@ class Deployment:
     tenants: Tenants | None = None
     pools: tuple[Deployment, ...] = ()
     placing: ExpertPlacing | None = None
+    speculation: Speculation | None = None
+    draft: Deployment | None = None
+    several: int = 1
 
     def __repr__(self) -> str:
         return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
@@ -176,10 +187,18 @@ class Deployment:
         """
         return tuple(
             device_memory(
-                held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage)
+                held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage),
+                self.draft_bytes,
             )
             for stage, held in enumerate(self.stages)
-        )
+        )  # fmt: skip
+
+    @property
+    def draft_bytes(self) -> float:
+        """Bytes of what drafts on one device."""
+        if self.draft is None or self.speculation is None:
+            return 0.0
+        return self.draft.memory(math.inf).weights * self.speculation.copies
 
     def elsewhere(self, stage: int) -> float:
         """Bytes of the experts of a stage for which a device has no slots."""

@@ -36,6 +36,7 @@ def device_memory(
     usable_bytes: float | None = None,
     stage: int = 0,
     elsewhere: float = 0.0,
+    beside: float = 0.0,
 ) -> Memory:
     """Weights of one device's shard against its usable memory.
 
@@ -49,6 +50,8 @@ def device_memory(
         What the device holds: the layers of its `stage`.
     elsewhere : float
         Bytes of experts that lie in another memory.
+    beside : float
+        Bytes of another model's weights on the same device.
 
     Raises
     ------
@@ -57,12 +60,12 @@ def device_memory(
     """
     table = shard.vocab * shard.hidden
     num = shard.numerics
-    embedding = table * num.weight_bytes("embedding")
-    head = 0.0 if shard.tied else table * num.weight_bytes("head")
+    embedding = 0.0 if shard.borrows else table * num.weight_bytes("embedding")
+    head = 0.0 if shard.tied or shard.borrows else table * num.weight_bytes("head")
     first, last = stage == 0, stage == layout.pp - 1
     held = (embedding if first or (last and shard.tied) else 0.0) + (head if last else 0.0)
     weights = shard.weight_bytes - (embedding + head - held) - held * (1 - 1 / layout.tp)
-    weights -= elsewhere
+    weights += beside - elsewhere
     if "experts" in layout.away:
         near = sum(
             w.total * num.weight_bytes(w.group)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from ...devices.hosts.catalog import host_of
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...workloads.sampling import NONE
+from ...workloads.speculators.asked import Asked
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
@@ -46,6 +47,8 @@ class EngineSettings:
         Whether an engine's file says all this.
     engine : str
         Whose settings they are.
+    speculative : Asked, optional
+        Who drafts how much.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -68,6 +71,7 @@ class EngineSettings:
     device_name: str = ""
     given: bool = False
     engine: str = "vllm"
+    speculative: Asked | None = None
     doubts: tuple[str, ...] = ()
 
     def in_host(self, system: SystemSpec) -> EngineSettings:

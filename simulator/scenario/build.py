@@ -16,7 +16,7 @@ from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
 from ..serving.fleet import Fleet, parse_fleet
 from .load import load
-from .place import deployed
+from .place import deployed, drafted
 from .scenario import Scenario
 
 
@@ -31,6 +31,11 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
     deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    traced = scenario.workload.trace is not None
+    deployment = drafted(
+        deployment, scenario.speculation, scenario.deployment.routing, scenario.seed,
+        settings.speculative, traced,
+    )  # fmt: skip
     return deployment, framed(scenario, settings, deployment).in_host(deployment.system)
 
 

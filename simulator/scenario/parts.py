@@ -70,6 +70,22 @@ class EngineOptions(Checked):
 
 @described
 @dataclass(frozen=True, slots=True)
+class SpeculationOptions(Checked):
+    """Speculative decoding; see `workloads.speculators`."""
+
+    speculative: str | None = text(
+        "Speculative decoding with K drafts a step: mtp:K, eagle:K, ngram:K or draft:MODEL:K.",
+        "METHOD:K",
+    )
+    acceptance: str | None = text(
+        "Chance that each of the K drafts is accepted once those before it are, such as 0.8,0.6; "
+        "without it a trace's column says.",
+        "RATES",
+    )
+
+
+@described
+@dataclass(frozen=True, slots=True)
 class DeployOptions(Checked):
     """How the model lies on the system and what its ops cost; see `deploy.deployment.deploy`."""
 

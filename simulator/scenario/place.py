@@ -9,16 +9,47 @@ from ...devices.calibrated.libraries import joint_attention
 from ...devices.hosts.catalog import placed_in
 from ...devices.spec import SystemSpec
 from ...workloads.adapters import tenants_of
+from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.sampling import GREEDY, NONE
+from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
+from ..deploy.speculating import rates_needed, speculating
 from ..expert_cache.store import expert_store
 from ..expert_map.placing import expert_placing
-from .parts import DeployOptions
+from .parts import DeployOptions, SpeculationOptions
 
 if TYPE_CHECKING:
+    from ...workloads.speculators.asked import Asked
     from ..frameworks.settings import EngineSettings
+
+
+def drafted(
+    d: Deployment, options: SpeculationOptions, routing: str, seed: int,
+    own: Asked | None = None, traced: bool = False,
+) -> Deployment:  # fmt: skip
+    """The deployment with what drafts for it, as options say, or else the engine's `own` settings.
+
+    Parameters
+    ----------
+    traced : bool
+        Whether a trace may say how often drafts are accepted.
+
+    Raises
+    ------
+    InputError
+        Drafts without any chance of acceptance, or such a chance without drafts; see `speculating`.
+    """
+    asked = own if options.speculative is None else read_asked(options.speculative)
+    if asked is None:
+        if options.acceptance is not None:
+            raise InputError(RATES, f"needs {OPTION}, such as mtp:2: nothing is drafted")
+        return d
+    rates = None if options.acceptance is None else read_rates(options.acceptance)
+    if rates is None and asked.tokens and not traced:
+        raise rates_needed(asked)
+    return speculating(d, asked, rates, routing, seed)
 
 
 def deployed(

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .option import Checked, Placed, described, options_of, real, thing, unknown, whole
-from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
+from .parts import (
+    DeployOptions,
+    EngineOptions,
+    FleetOptions,
+    PoolOptions,
+    SpeculationOptions,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +50,7 @@ class Scenario(Checked):
     workload: Workload = field(default_factory=Workload)
     serving: EngineOptions = field(default_factory=EngineOptions)
     deployment: DeployOptions = field(default_factory=DeployOptions)
+    speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
     warmup: int | None = whole("Completions left out of the metrics.", 0)
     stop: int | None = whole("End after this many completions, the system still full.", 1)
     seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)

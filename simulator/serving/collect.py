@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,8 +38,10 @@ from ..step.books import (
     T_OUTSIDE,
     T_RUNS,
     T_STREAM,
+    Books,
     totals,
 )
+from ..step.lowering import Plan, Slots
 from ..step.shelf import (
     F_AHEAD,
     F_BYTES,
@@ -53,6 +57,7 @@ from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .pool_runs import Boards, boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
+from .speculation import Speculated, drafting
 from .steady import Window, find_window, half_width
 
 FETCH = "expert_fetch"
@@ -91,7 +96,7 @@ def collect(
     ends = (window.start_s, window.end_s if window.end_s < end else np.inf)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
-    joules = sum(_work(totals(e.plan, e.books.tally)) for e in engines)
+    joules = sum(_work(totals(plan, books.tally)) for _, _, plan, books in _programs(engines))
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
     return Run(
         deployment=deployment,
@@ -131,6 +136,7 @@ def collect(
         moves=kv_moves(served, requests),
         fetch=_fetch(engines),
         adapters=served.adapters,
+        speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
     )
 
 
@@ -258,6 +264,15 @@ def _by_stretch(log: F8) -> F8:
     return log
 
 
+def _programs(engines: list[Engine]) -> Iterator[tuple[Engine, Slots, Plan, Books]]:
+    """What engines run, with its books: their models, and what drafts for them."""
+    for engine in engines:
+        yield engine, engine.slots, engine.plan, engine.books
+        spec, slots = engine.spec, engine.draft_slots
+        if spec is not None and slots is not None:
+            yield engine, drafting(slots), spec.draft, spec.books
+
+
 def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     """Sum ops of the same name over layers and engines, one row a processor that ran them.
 
@@ -266,11 +281,11 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
     several = len({e.deployment.system.device.name for e in engines}) > 1
-    for engine in engines:  # those of two pools may have different ops
+    for engine, slots, plan, books in _programs(engines):  # two pools may have different ops
         of = f" of {engine.deployment.system.device.name}" if several else ""
-        slots, whole = engine.slots, totals(engine.plan, engine.books.tally)
+        whole = totals(plan, books.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
-            walls[op] = walls.get(op, 0.0) + float(engine.books.wall[s])
+            walls[op] = walls.get(op, 0.0) + float(books.wall[s])
             for p, processor in enumerate(slots.processors):
                 if whole[s, p, T_RUNS] > 0:
                     key = (*op, (slots.link[s] or processor) + of)

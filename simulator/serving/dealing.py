@@ -194,4 +194,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
         block.output_tokens[which], None if block.hash_ids is None else block.hash_ids[which],
         None if block.turns is None else block.turns.take(which), block.hash_tokens,
         None if block.adapters is None else block.adapters[which],
+        None if block.acceptance is None else block.acceptance[which],
     )  # fmt: skip

@@ -95,7 +95,7 @@ def serve(
     faults : Faults, optional
         Nodes are numbered entry nodes first.
     seed : int
-        Of random failures.
+        Of random failures, and of how many drafts are accepted.
     warmup : int
         Completions, on all engines together, after which rates and gap statistics start.
     keep_log : bool
@@ -171,7 +171,7 @@ class Driver:
             clients = stream.closed_loop if self.alone else None
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(),
+                cache or CacheSettings(), seed=seed,
             )  # fmt: skip
             return Node(index, engine)
 

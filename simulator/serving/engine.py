@@ -25,6 +25,8 @@ from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import Pool, named, new_pool, widened
+from ..batching.spec_loop import advance_several
+from ..batching.spec_state import Spec, with_requests
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -61,6 +63,7 @@ from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .course import Course
+from .speculation import acceptance_of, speculating_policy, start_speculation
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -89,6 +92,8 @@ class Engine:
         How the KV cache is set up.
     keep_plans : bool
         Keep every plan (`plans`); steps then run one by one. Of one rank.
+    seed : int
+        Of what is drawn of requests: how many drafts are accepted.
     """
 
     deployment: Deployment
@@ -99,6 +104,7 @@ class Engine:
     keep_log: bool = False
     cache: CacheSettings = field(default_factory=CacheSettings)
     keep_plans: bool = False
+    seed: int = 0
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -107,6 +113,8 @@ class Engine:
     state: State = field(init=False)
     pipe: Pipe | None = field(init=False)
     exact: Exact | None = field(init=False, default=None)
+    spec: Spec | None = field(init=False, default=None)
+    draft_slots: Slots | None = field(init=False, default=None)
     course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
@@ -116,6 +124,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
+        self.policy = speculating_policy(self.policy, self.deployment.speculation)
         self.plan, self.slots = lower(self.deployment, self.replica, counts)
         own = self.policy.rules is not None and self.plan.stages == 1
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching or own)
@@ -130,6 +139,10 @@ class Engine:
         d = self.deployment
         overlaps = d.layout.all_devices / d.replicas if self.plan.streams is not None else None
         self.course = Course(d.device.board, overlaps)
+        if d.speculation is not None:
+            self.limits, self.spec, self.draft_slots = start_speculation(
+                d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
+            )
         self._empty()
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
@@ -212,7 +225,7 @@ class Engine:
         InputError
             Prefix hashes that blocks of this size cut.
         """
-        spare = 0
+        spare = self.limits.spare
         if self.exact is not None and self.policy.rules is not None:
             spare = self.policy.rules.spare(self.kv.block)
         check_fits(
@@ -247,7 +260,7 @@ class Engine:
             self.width = max(self.width, -(-tokens // self.kv.block))
             self.exact = self.policy.rules.widen(self.exact, self.width)
         elif self.state.pool is not None:
-            tokens += self.plan.stages - 1
+            tokens += self.plan.stages - 1 + self.limits.spare
             pool = widened(self.state.pool, -(-tokens // self.kv.block))
             self.state = self.state._replace(pool=pool)
 
@@ -259,7 +272,11 @@ class Engine:
             arrival = np.full(len(block), np.inf)
         lengths = block.input_tokens, block.output_tokens
         keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
+        have = self.submitted
         self.state = grown(self.state, arrival, *lengths, keys)
+        if self.spec is not None:
+            rates = acceptance_of(block, self.deployment.speculation)
+            self.spec = with_requests(self.spec, have, block.request_id, rates)
         if self.state.pool is not None:
             self._note_content(block, self.state.pool)
         if chained:
@@ -365,6 +382,8 @@ class Engine:
         how = until, self.clients is not None, goal
         if self.exact is not None:
             status = advance_exact(*what, self.exact, *how)
+        elif self.spec is not None:
+            status = advance_several(*what, self.spec, *how)
         elif self.pipe is None:
             status = advance(*what, *how)
         else:

@@ -15,6 +15,7 @@ from ..expert_cache.counts import StepFetch
 from .adapters import AdapterCounts
 from .metrics import Quantiles
 from .pools import KvLink
+from .speculation import Speculated
 from .steady import Window
 
 
@@ -220,6 +221,8 @@ class Run:
         What its expert caches did, all steps together, where there were some.
     adapters : AdapterCounts or None
         What requests asked of the slots for adapters, where not all fit.
+    speculated : Speculated or None
+        What speculation did, where there was some.
     """
 
     deployment: Deployment
@@ -257,6 +260,7 @@ class Run:
     moves: KvMoves | None = None
     fetch: StepFetch | None = None
     adapters: AdapterCounts | None = None
+    speculated: Speculated | None = None
 
     def __repr__(self) -> str:
         return (

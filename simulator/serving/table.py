@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
+from ...workloads.requests.block import joined_acceptance
 from ..batching.state import (
     F8,
     F_ARRIVAL,
@@ -56,6 +57,8 @@ class Table:
         Tokens behind each of them.
     hash_ids : list
         Content of prompts' blocks; empty where none is told.
+    acceptance : float64 array
+        Chance that a draft is accepted, NaN where nobody says; empty where no request says.
     """
 
     count: int = 0
@@ -74,6 +77,7 @@ class Table:
     think_s: F8 = field(default_factory=lambda: np.zeros(0))
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
     hash_tokens: int = PREFIX_BLOCK_TOKENS
+    acceptance: F8 = field(default_factory=lambda: np.zeros(0))
 
     def append(self, block: RequestBlock) -> range:
         """Take in requests; returns their rows."""
@@ -96,6 +100,12 @@ class Table:
         if turns is not None:
             self.follows[new], self.session[new] = turns.follows, turns.session
             self.think_s[new] = turns.think_s
+        if block.acceptance is not None or len(self.acceptance):
+            known = [
+                (self.acceptance if len(self.acceptance) else None, first),
+                (block.acceptance, len(block)),
+            ]
+            self.acceptance = joined_acceptance(known)
         if block.hash_ids is not None:
             self.hash_ids.extend(block.hash_ids)
             self.hash_tokens = block.hash_tokens
@@ -111,6 +121,7 @@ class Table:
         return RequestBlock(
             self.id[one], np.array([arrival_s]), self.input_tokens[one], np.array([output_tokens]),
             (self.hash_ids[row],) if self.hash_ids else None, turns, self.hash_tokens,
+            acceptance=self.acceptance[one] if len(self.acceptance) else None,
         )  # fmt: skip
 
     def cached(self, row: int) -> int:

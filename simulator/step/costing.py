@@ -112,7 +112,8 @@ class Stage:
         self.d = deployment
         self.batches = batches
         self.step, self.replica, self.expected = step, replica, expected
-        self.moments = [_padded(b.moments(deployment.shard.windows), captured) for b in batches]
+        windows, most = deployment.shard.windows, deployment.several
+        self.moments = [_padded(b.moments(windows, most > 1), captured, most) for b in batches]
         self.unequal = [_unequal(deployment, b, captured) for b in batches]
         self.mixed = any(bool((b.phase == PREFILL).any()) for b in batches)
         self.union = Batch(
@@ -240,12 +241,12 @@ class Stage:
         return part.router.loads(self.step, part.row, self.union, self.replica)
 
 
-def _padded(m: Moments, captured: int) -> Moments:
+def _padded(m: Moments, captured: int, several: int) -> Moments:
     """Moments of a batch that runs as a captured graph, if there is one."""
     if captured:
         from .unequal import padded_batch  # compiled code, which a step without graphs does without
 
-        m.values[TOKENS] = padded_batch(int(m.values[TOKENS]), captured)
+        m.values[TOKENS] = padded_batch(int(m.values[TOKENS]), captured, several)
     return m
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ...devices.device import Processor
 from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceRow, Probe
-from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments
+from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments, num_moments
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
 from ...workloads.ops import Loads, Op
@@ -197,10 +197,10 @@ def lower(
 
 def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:
     """Ops of a section at unit moments, their forms, and how each changes with the moments."""
-    windows = d.shard.windows
-    ops = build(_unit_moments(windows, None))
-    affine = _affine(build, windows, len(ops))
-    raised = [build(_unit_moments(windows, j)) for j in range(affine.shape[2] - 1)]
+    unit = Moments(d.shard.windows, np.ones(num_moments(len(d.shard.windows), d.several > 1)))
+    ops = build(unit)
+    affine = _affine(build, unit, len(ops))
+    raised = [build(_raised(unit, j)) for j in range(affine.shape[2] - 1)]
     probes = [Probe(tuple(other[i] for other in raised), counts) for i in range(len(ops))]
     return ops, np.insert(affine, -1, 0.0, axis=2), probes
 
@@ -254,25 +254,25 @@ def _params(
     return params, can
 
 
-def _unit_moments(windows: tuple[int, ...], raised: int | None) -> Moments:
-    values = np.ones(BASE_MOMENTS + WINDOW_MOMENTS * len(windows))
-    if raised is not None:
-        values[raised] += 1.0
-    return Moments(windows, values)
+def _raised(unit: Moments, which: int) -> Moments:
+    """The same sums with one of them raised by 1."""
+    values = unit.values.copy()
+    values[which] += 1.0
+    return Moments(unit.windows, values)
 
 
-def _affine(build: Build, windows: tuple[int, ...], count: int) -> F8:
+def _affine(build: Build, unit: Moments, count: int) -> F8:
     """Coefficients of every op's three forms, shape (ops, 3, moments + 1)."""
-    ops = build(_unit_moments(windows, None))
+    ops = build(unit)
     base = _forms(ops)
-    moments = BASE_MOMENTS + WINDOW_MOMENTS * len(windows)
+    moments = len(unit.values)
     out = np.empty((count, 3, moments + 1))
     for j in range(moments):
-        out[:, :, j] = _forms(build(_unit_moments(windows, j))) - base
+        out[:, :, j] = _forms(build(_raised(unit, j))) - base
     out[:, :, -1] = base - out[:, :, :-1].sum(axis=2)
     scale = np.abs(base)
     out[:, :, -1][np.abs(out[:, :, -1]) < 1e-9 * scale] = 0.0  # rounding of the subtraction
-    _check_affine(build, windows, out, ops)
+    _check_affine(build, unit.windows, out, ops)
     return out
 
 

@@ -163,7 +163,8 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
     parameters, x = kernels.formulas[s, p, 0], kernels.formulas[s, p, 1]
     tokens, pairs = 0.0, 0.0
     if code in (DECODE, MIXED_DECODE):
-        seconds, limit = decode_price(parameters, h, x, batch, kv, _form(forms[U_PROMPTS], m))
+        pairs, prompts = _form(forms[U_PAIRS], m), _form(forms[U_PROMPTS], m)
+        seconds, limit = decode_price(parameters, h, x, batch, pairs, kv, prompts)
     else:
         tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
         if code == MLA:

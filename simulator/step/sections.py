@@ -80,7 +80,7 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     batch : Batch
         Of each rank.
     """
-    m = batch.moments(d.shard.windows)
+    m = batch.moments(d.shard.windows, d.several > 1)
     ops = [op for section in sections_of(d) for op in section.build(m)]
     for part in d.experts:
         loads = part.expected(float(batch.tokens))

@@ -96,10 +96,24 @@ def graph_batch(decodes: int, captured: int) -> int:
     return size if size <= captured else decodes
 
 
+@compiled_part
+def graph_of_several(tokens: int, captured: int, several: int) -> int:
+    """`graph_batch` where decodes have up to `several` tokens: sizes are rounded up to multiples of it.
+
+    Those above the largest are none (``adjust_cudagraph_sizes_for_spec_decode`` in
+    vllm/config/compilation.py).
+    """
+    if tokens <= 0:
+        return tokens
+    least = (tokens - 1) // several * several + 1  # of those rounded up to hold the tokens
+    size = (graph_batch(least, captured) + several - 1) // several * several
+    return size if size <= captured else tokens
+
+
 @compiled
-def padded_batch(tokens: int, captured: int) -> int:
-    """`graph_batch` for callers outside compiled code."""
-    return graph_batch(tokens, captured)
+def padded_batch(tokens: int, captured: int, several: int) -> int:
+    """`graph_of_several` for callers outside compiled code."""
+    return graph_of_several(tokens, captured, several)
 
 
 @compiled_part

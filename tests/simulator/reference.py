@@ -42,6 +42,8 @@ class Request:
     flight: int = 0  # tokens that batches under way will bring, with asynchronous pipelines
     known: int = 0  # tokens in the cache whose content the scheduler knows
     gaps: list[float] = field(default_factory=list)
+    far: int = 0  # tokens it would have cached had all drafts of its latest step been accepted
+    came: int = 0  # tokens that its latest step brought
 
     @property
     def in_prefill(self) -> bool:
@@ -225,6 +227,7 @@ class Reference:
     waited: int = 0  # plans that let prompts wait
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
     coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
+    spare: int = 0  # tokens that a sequence may hold beyond those it will ever have
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
@@ -429,7 +432,9 @@ class Reference:
                 if prompts:
                     break
                 room = request.target  # too long for any step: the only prompt of its own
-            whole = request.input + request.output - 1 if self.policy.reserve else request.target
+            whole = request.target
+            if self.policy.reserve:
+                whole = request.input + request.output - 1 + self.spare
             if not rank.kv.admit(request, whole):
                 break
             tokens = min(request.target - request.cached, room)
@@ -551,6 +556,81 @@ class Pipeline(Reference):
             rank.admitted.remove(request)
             rank.kv.drop(request)
         self.open(to_come, [request])
+
+
+@dataclass
+class Verifying(Reference):
+    """The same where every decode brings drafts, of which some are accepted.
+
+    A plan made ahead does not know how many: it holds slots as if all were, and runs a sequence once
+    more whose end it cannot be sure of.
+    """
+
+    drafts: int = 0
+    lookahead: int = 0  # slots beyond a step's tokens, which drafting fills
+    accept: Callable[[Request], int] = lambda request: 0
+    verified: int = 0  # sequences in steps that verify, those that have ended left out
+    wasted: int = 0  # those that had ended
+
+    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+        budget, plan, preempted = self.policy.token_budget, [], False
+        for request in list(rank.admitted):
+            ended = request in rank.late
+            if request not in rank.admitted or (ended and not self.runs_on(request)):
+                continue
+            decodes = not request.in_prefill
+            tokens = 1 + self.drafts if decodes else request.target - request.cached
+            tokens = min(tokens, budget, self.policy.threshold or tokens)
+            there = request.far if decodes and self.policy.ahead else request.cached
+            while tokens and not rank.kv.hold(request, there + tokens + self.lookahead):
+                preempted = True
+                victim = rank.admitted.pop()
+                self.preempt(rank, victim)
+                if victim is request:
+                    tokens = 0
+            budget -= tokens
+            if tokens:
+                if not ended:
+                    self.note(rank, request, tokens)
+                plan.append((request, tokens))
+                self.wasted += ended
+        if not preempted:
+            plan += self.admit(rank, budget)
+        return plan
+
+    def runs_on(self, request: Request) -> bool:
+        """Whether a plan cannot know that a request ends: one token was left, or more."""
+        return self.policy.ahead and request.came > 1
+
+    def note(self, rank: Rank, request: Request, tokens: int) -> None:
+        new = request.came if request in self.coming else 0
+        request.known = min(request.cached + tokens, request.input + request.generated - new)
+        rank.kv.note(request, request.known)
+
+    def landed(self, plans: Sequence[Sequence[tuple[Request, int]]]) -> None:
+        self.coming = []  # what is known of content is what was when a sequence was planned
+
+    def stamp(self, request: Request, tokens: int) -> None:
+        if request.generated == request.output:
+            return
+        if request.in_prefill:
+            request.cached += tokens
+            request.far, request.came = request.cached, 0
+            if request.in_prefill:
+                return
+            came = 1
+        else:
+            good = min(self.accept(request), tokens - 1)
+            came = min(good + 1, request.output - request.generated)
+            request.far = request.cached + tokens
+            most = request.input + request.output - 1
+            request.cached = min(request.cached + good + 1, most)
+            self.verified += 1
+        request.came = came
+        for _ in range(came):
+            self.token(request)
+        if self.policy.ahead:
+            self.coming.append(request)
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

@@ -1,7 +1,7 @@
 """Decoders with many narrow experts: DeepSeek, Kimi, GLM, dots.llm1 and ERNIE.
 
-Multi-token-prediction layers (``num_nextn_predict_layers``) are a separate draft model and are
-left out everywhere, as in the published totals of DeepSeek-V3.
+Multi-token-prediction layers (``num_nextn_predict_layers``) are a draft model beside the model
+(`ModelSpec.mtp`), not of its layers and weights, as in the published totals of DeepSeek-V3.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from .families import family
 from .moe import Block
 from .parts import assemble, check_heads, read_experts, read_ffn, read_heads, stack
 
+MTP = "num_nextn_predict_layers"
+"""Key that holds the number of multi-token-prediction heads, each with a layer like the last one."""
 EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys that hold the number of routed experts; the first is DeepSeek's."""
 
@@ -52,7 +54,7 @@ def routed_and_shared(c: Config, hidden: int, *, router_bias: bool) -> MixtureOf
 
 @family("Glm4MoeForCausalLM", "Dots1ForCausalLM", types=("glm4_moe", "dots1"))
 def glm4_moe(c: Config) -> ModelSpec:
-    """GLM-4.5 to 4.7: dense layers first, shared expert, routing bias; MTP layer left out."""
+    """GLM-4.5 to 4.7: dense layers first, shared expert, routing bias."""
     shape, layers = read_heads(c), c.layers()
     # dots.llm1 always norms queries and keys and its class has no such key.
     norm = c.flag("use_qk_norm", c.architecture.lower().startswith("dots1"))
@@ -62,7 +64,8 @@ def glm4_moe(c: Config) -> ModelSpec:
         qk_norm=shape.head_norm if norm else 0,
     )
     experts = routed_and_shared(c, shape.hidden, router_bias=True)
-    return assemble(c, stack(mixers, first_dense(c, shape.hidden, layers, experts)))
+    blocks = first_dense(c, shape.hidden, layers, experts)
+    return assemble(c, stack(mixers, blocks), heads=c.count(MTP))
 
 
 @family("Ernie4_5_MoeForCausalLM", "Ernie4_5_MoEForCausalLM", types=("ernie4_5_moe",))
@@ -162,7 +165,7 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
     extra = sum(indexer) * _indexer(c, attention) if any(indexer) else 0
-    return assemble(c, stack([attention] * layers, blocks), extra=extra)
+    return assemble(c, stack([attention] * layers, blocks), extra=extra, heads=c.count(MTP))
 
 
 def _indexer(c: Config, attention: LatentAttention) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..layers import Attention, FeedForward, LayerKind, MixtureOfExperts
+from ..layers import Attention, FeedForward, Fusion, LayerKind, MixtureOfExperts
 from ..model import Layer, ModelSpec
 from .config import Config
 from .quantization import numerics
@@ -198,6 +198,8 @@ def assemble(
     vocab: int | None = None,
     extra: int = 0,
     final_norm: int | None = None,
+    head: Layer | None = None,
+    heads: int = 0,
 ) -> ModelSpec:
     """Put the model together.
 
@@ -211,6 +213,10 @@ def assemble(
         Weights outside layers, embedding, head and final norm.
     final_norm : int, optional
         Weights of the norm before the head; the hidden size by default.
+    head : Layer, optional
+        Decoder layer of a multi-token-prediction head; the last of `layers` by default.
+    heads : int
+        Multi-token-prediction heads of the checkpoint.
     """
     hidden = layers[0].mixer.hidden
     positions = (
@@ -227,4 +233,11 @@ def assemble(
         extra_weights=extra + (hidden if final_norm is None else final_norm),
         max_position=c.optional(*positions),
         source=c.source,
+        mtp=(joining(hidden), head or layers[-1]) if heads else (),
+        mtp_heads=heads,
     )
+
+
+def joining(hidden: int) -> Layer:
+    """What a multi-token-prediction head begins with (DeepSeek-V3 report, equation 21)."""
+    return Layer(Fusion(hidden), None, 0, 0)

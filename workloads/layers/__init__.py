@@ -15,6 +15,7 @@ from .base import (
     layer_kind,
 )
 from .ffn import FeedForward
+from .fusion import Fusion
 from .head_experts import HeadExperts
 from .linear_state import GatedDeltaNet, Mamba
 from .lora import LowRank
@@ -39,6 +40,7 @@ __all__ = [
     "BidirectionalAttention",
     "ExpertAttention",
     "FeedForward",
+    "Fusion",
     "GatedDeltaNet",
     "HeadExperts",
     "LatentAttention",

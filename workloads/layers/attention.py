@@ -124,9 +124,9 @@ class Keys:
 
 def keys_within(m: Moments, window: int) -> Keys:
     """Keys that a step's queries see within a window; 0 = all."""
-    decode = m.decode_kv(window)
     return Keys(
-        m.prefill_pairs(window), m.prefill_kv(window), m.prefill_rect(window), decode, decode, window
+        m.prefill_pairs(window), m.prefill_kv(window), m.prefill_rect(window),
+        m.decode_pairs(window), m.decode_kv(window), window,
     )  # fmt: skip
 
 
@@ -176,5 +176,8 @@ def attention_core(
 
     return [
         op("prefill", m.prefill_tokens, seen.pairs, seen.kv, seen.rect, m.prefills),
-        op("decode", m.decodes, seen.decode_pairs, seen.decode_kv, seen.decode_pairs, m.decodes),
-    ]
+        op(
+            "decode", m.decode_tokens, seen.decode_pairs, seen.decode_kv, seen.decode_pairs,
+            m.decodes,
+        ),
+    ]  # fmt: skip

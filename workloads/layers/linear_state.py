@@ -14,25 +14,29 @@ from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
 def _scan(
     name: str, m: Moments, run: Run, flops_per_token: int, width: int, state_values: int
 ) -> list[Op]:
-    """State update and read-out: the state is read and written once per sequence and step."""
+    """State update and read-out: the state is read and written once per sequence and step.
+
+    Of a decode of several tokens the state after each is written: that of the last one accepted is
+    gone on from (`num_speculative_blocks` of vllm-project/vllm, vllm/v1/kv_cache_interface.py).
+    """
     num = run.numerics
 
-    def op(phase: str, tokens: float, sequences: float) -> Op:
-        moved = num.act_bytes * state_values * sequences
+    def op(phase: str, tokens: float, sequences: float, states: float) -> Op:
+        moved = num.act_bytes * state_values
         return Op(
             name=f"{name}_{phase}", layer="state", kind="linear_state", phase=phase,
             shape={"tokens": tokens, "batch": sequences, "width": width, "state": state_values},
             dtype=num.default,
             flops=float(flops_per_token) * tokens,
             act_bytes=num.act_bytes * 2.0 * width * tokens,
-            kv_read_bytes=moved,
-            kv_write_bytes=moved,
+            kv_read_bytes=moved * sequences,
+            kv_write_bytes=moved * states,
             access=Access("update", num.act_bytes * state_values),
         )  # fmt: skip
 
     return [
-        op("prefill", m.prefill_tokens, m.prefills),
-        op("decode", m.decodes, m.decodes),
+        op("prefill", m.prefill_tokens, m.prefills, m.prefills),
+        op("decode", m.decode_tokens, m.decodes, m.decode_tokens),
     ]
 
 

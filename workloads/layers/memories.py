@@ -102,6 +102,6 @@ class Memories:
             flops=op.flops + more * self.net.matrix_flops * tokens,
             act_bytes=op.act_bytes * self._used,
             kv_read_bytes=moved,
-            kv_write_bytes=moved,
+            kv_write_bytes=size * tokens if op.phase == "decode" else moved,
             access=Access("update", size),
         )

@@ -65,7 +65,7 @@ class LatentAttention:
             # vLLM keeps 16-bit copies of these halves of the up projection, whatever the rest
             # has: "we currently do not have quantized bmm's" (`process_weights_after_loading`
             # in vllm-project/vllm, vllm/v1/attention/backends/mla/common.py).
-            return gemm(name, "attention", "other", m.decodes, n, k, run, batch=self.heads)
+            return gemm(name, "attention", "other", m.decode_tokens, n, k, run, batch=self.heads)
 
         # vLLM and SGLang run the down projections of query and latent as one matmul
         # (`fused_qkv_a_proj` in vllm/model_executor/models/deepseek_v2.py,
@@ -106,14 +106,16 @@ class LatentAttention:
         )  # fmt: skip
 
     def _decode(self, m: Moments, run: Run) -> Op:
-        num, kv = run.numerics, m.decode_kv(0)
+        num, kv, tokens = run.numerics, m.decode_kv(0), m.decode_tokens
+        pairs = m.decode_pairs(0)
         return Op(
             name="mla_decode", layer="attention", kind="mla_decode", phase="decode",
-            shape={"batch": m.decodes, "kv": kv, "heads": self.heads},
+            shape={"batch": m.decodes, "tokens": tokens, "kv": kv, "pairs": pairs,
+                   "heads": self.heads},
             dtype=num.default,
-            flops=2.0 * self.heads * (self._latent + self.kv_rank) * kv,
-            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * m.decodes,
+            flops=2.0 * self.heads * (self._latent + self.kv_rank) * pairs,
+            act_bytes=num.act_bytes * self.heads * (self._latent + self.kv_rank) * tokens,
             kv_read_bytes=self._latent * num.kv_bytes * kv,
-            kv_write_bytes=self._latent * num.kv_bytes * m.decodes,
+            kv_write_bytes=self._latent * num.kv_bytes * tokens,
             access=Access("pages", self._latent * num.kv_bytes),
         )  # fmt: skip

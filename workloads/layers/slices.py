@@ -159,10 +159,10 @@ class SlicedAttention:
     def keys(self, m: Moments) -> Keys:
         """What the queries of a slice see, its share of the other tokens."""
         share, all_ = self.top_k / self.slices, keys_within(m, 0)
-        decode = m.decodes + (all_.decode_kv - m.decodes) * share
-        tokens = m.prefill_tokens
+        tokens, new = m.prefill_tokens, m.decode_tokens
         pairs = tokens + (all_.pairs - tokens) * share
-        return Keys(pairs, all_.kv, all_.rect * share, decode, decode)
+        seen, read = (new + (n - new) * share for n in (all_.decode_pairs, all_.decode_kv))
+        return Keys(pairs, all_.kv, all_.rect * share, seen, read)
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if self.routed is None:

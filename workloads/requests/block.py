@@ -78,6 +78,8 @@ class RequestBlock:
         Prompt tokens behind one hash id.
     adapters : int64 array, shape (n,), or None
         Number of the adapter that each request names.
+    acceptance : float64 array, shape (n,), or None
+        Chance that a draft of a request is accepted once those before it are; NaN where nobody says.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -88,6 +90,7 @@ class RequestBlock:
     turns: Turns | None = None
     hash_tokens: int = PREFIX_BLOCK_TOKENS
     adapters: npt.NDArray[np.int64] | None = None
+    acceptance: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -137,4 +140,14 @@ class RequestStream:
             Turns.joined([b.turns for b in blocks]),
             blocks[0].hash_tokens,
             joined([b.adapters for b in blocks]),
+            joined_acceptance([(b.acceptance, len(b)) for b in blocks]),
         )
+
+
+def joined_acceptance(
+    parts: Sequence[tuple[npt.NDArray[np.float64] | None, int]],
+) -> npt.NDArray[np.float64] | None:
+    """Chances of several blocks of so many requests; None where none has any."""
+    if all(own is None for own, _ in parts):
+        return None
+    return np.concatenate([np.full(n, np.nan) if own is None else own for own, n in parts])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -28,6 +30,18 @@ def times(column: Column) -> npt.NDArray[np.float64]:
     good = (values >= 0) & (values <= MAX_TIME)
     if not good.all():
         raise column.error(int(np.argmin(good)), "must be a finite time, not negative")
+    return values
+
+
+def chances(column: Column) -> npt.NDArray[np.float64]:
+    """Parse chances from 0 to 1; NaN where a cell is empty."""
+    empty = np.array([cell is None or not str(cell).strip() for cell in column.cells], bool)
+    cells = ["0" if none else cell for none, cell in zip(empty, column.cells, strict=True)]
+    values = numbers(replace(column, cells=cells))
+    good = (values >= 0) & (values <= 1)
+    if not good.all():
+        raise column.error(int(np.argmin(good)), "must be a chance from 0 to 1, or empty")
+    values[empty] = np.nan
     return values
 
 

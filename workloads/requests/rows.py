@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined
+from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined, joined_acceptance
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Rows:
     hash_ids: HashIds | None = None
     turns: Turns | None = None
     adapters: npt.NDArray[np.int64] | None = None
+    acceptance: npt.NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -35,9 +36,10 @@ class Rows:
         hashes = None if self.hash_ids is None else self.hash_ids[cut]
         turns = None if self.turns is None else self.turns.take(cut)
         adapters = None if self.adapters is None else self.adapters[cut]
+        own = None if self.acceptance is None else self.acceptance[cut]
         return Rows(
             self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
-            adapters,
+            adapters, own,
         )  # fmt: skip
 
 
@@ -146,6 +148,7 @@ def _joined(a: Rows, b: Rows) -> Rows:
         (a.hash_ids or ()) + (b.hash_ids or ()) if both else None,
         Turns.joined([a.turns, b.turns]),
         joined([a.adapters, b.adapters]),
+        joined_acceptance([(a.acceptance, len(a)), (b.acceptance, len(b))]),
     )
 
 
@@ -166,5 +169,5 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             done += len(part)
             yield RequestBlock(
                 ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
-                part.turns, adapters=part.adapters,
+                part.turns, adapters=part.adapters, acceptance=part.acceptance,
             )  # fmt: skip

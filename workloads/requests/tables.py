@@ -10,7 +10,7 @@ import numpy as np
 
 from ..csvfile import header_of, numbers, read_columns
 from . import stamps
-from .cells import check_order, times, tokens
+from .cells import chances, check_order, times, tokens
 from .formats import request_format
 from .options import MAX_SIZE
 from .rows import Rows
@@ -19,6 +19,9 @@ from .sessions import SessionReader, session_columns
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
 ADAPTER = "adapter"
+"""Optional column: number of the adapter that a request uses, from 0."""
+ACCEPTANCE = "acceptance"
+"""Optional column: chance that a draft of the request is accepted, at every position; empty: not known."""
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
 
 
@@ -43,22 +46,22 @@ def read_azure(path: Path) -> Iterator[Rows]:
 def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
-    It may have the columns of `sessions`, and ``adapter``: the number of the adapter that a request
-    uses, from 0.
+    It may have the columns of `sessions`, `ADAPTER` and `ACCEPTANCE`.
     """
     header = header_of(path)
     names = session_columns(header, str(path))
-    named = (ADAPTER,) if ADAPTER in header else ()
     sessions, last = SessionReader(names), -np.inf
-    for columns in read_columns(path, (*OWN, *names, *named)):
+    more = tuple(name for name in (ADAPTER, ACCEPTANCE) if name in header)
+    for columns in read_columns(path, (*OWN, *names, *more)):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
         found = {column.name: column for column in columns}
-        if named:
-            rows = replace(
-                rows, adapters=numbers(found[ADAPTER], 0, MAX_SIZE, whole=True).astype(np.int64)
-            )
+        if ADAPTER in more:
+            numbered = numbers(found[ADAPTER], 0, MAX_SIZE, whole=True).astype(np.int64)
+            rows = replace(rows, adapters=numbered)
+        if ACCEPTANCE in more:
+            rows = replace(rows, acceptance=chances(found[ACCEPTANCE]))
         yield sessions.read(found.__getitem__, rows)
 
 

@@ -1,0 +1,306 @@
+"""Does speculative decoding schedule as a slow reference does, and is nothing lost in it?
+
+Expected values: closed forms (mean tokens of a verification are one and the products of the chances of
+acceptance; chance 1 brings K + 1 tokens each time, chance 0 one), the plain run for no drafts, and
+`reference.Verifying`, stamp for stamp, with acceptance drawn by a SplitMix64 of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
+from opbyte.simulator.batching.policies import POLICIES, Policy
+from opbyte.simulator.batching.spec_loop import ACCEPT_SEED
+from opbyte.simulator.batching.spec_state import (
+    N_ACCEPTED,
+    N_DRAFTED,
+    N_EMITTED,
+    N_VERIFIED,
+    N_WASTED,
+    Z_DRAFT,
+    Z_VERIFY,
+)
+from opbyte.simulator.batching.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_HITS,
+    C_PREEMPTIONS,
+    C_STEPS,
+    F_HELD,
+    I_GENERATED,
+    I_PREEMPTED,
+    T_BUSY,
+    T_TBT_COUNT,
+    T_TBT_SUM,
+)
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.deploy.speculating import speculating
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.lowering import ops_of
+from opbyte.simulator.step.speculative import speculative_stage
+from opbyte.workloads.requests import RequestBlock
+from opbyte.workloads.speculators.asked import expected_tokens, read_asked
+
+from .pieces import block_of, check_pieces, stamps
+from .test_scheduler import check_pool, hosts, workloads
+
+SETUPS = (
+    ("llama-3-8b", "h100-x1", "uniform", "eagle"),
+    ("llama-3-8b", "h100-x1", "uniform", "draft:llama-3-8b"),
+    ("windowed", "h100-x1", "uniform", "ngram"),
+    ("windowed", "h100-x2", "uniform", "eagle"),
+    ("jamba-mini", "h100-x1", "uniform", "ngram"),
+    ("qwen3-next-80b-a3b", "h100-x1", "uniform", "mtp"),
+    ("deepseek-v3", "h100-x2", "uniform", "mtp"),
+    ("mixtral-8x7b", "duplex-x4", "uniform", "ngram"),
+    ("mixtral-8x7b", "h100-2x2", "measured", "ngram"),
+)
+
+SEED = 7
+
+
+def drawn(index: int, generated: int, rates: tuple[float, ...], seed: int = SEED) -> int:
+    """How many drafts behind so many tokens of a request are accepted, in plain integers."""
+    mask = 2**64 - 1
+
+    def mix(x: int) -> int:
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & mask
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB & mask
+        return x ^ (x >> 31)
+
+    golden = 0x9E3779B97F4A7C15
+    x = mix(((seed ^ ACCEPT_SEED) + golden) & mask)
+    x = mix(x ^ ((index + golden) & mask))
+    x = mix(x ^ ((generated * golden + golden) & mask))
+    u = ((x >> 11) + 0.5) / 2**53
+    good, reach = 0, 1.0
+    for rate in rates:
+        reach *= rate
+        if u >= reach:
+            break
+        good += 1
+    return good
+
+
+def test_draws_have_the_chances_they_are_given() -> None:
+    """Share of sequences whose first, second and third draft are accepted: the products."""
+    rates = (0.9, 0.5, 0.25)
+    found = np.array([drawn(i, g, rates) for i in range(200) for g in range(200)])
+    for position, chance in enumerate(np.cumprod(rates)):
+        share = float((found > position).mean())
+        assert abs(share - chance) < 4 * math.sqrt(chance * (1 - chance) / len(found))
+    mean = expected_tokens(rates)
+    assert mean == 1 + 0.9 + 0.45 + 0.1125
+    assert found.mean() + 1 == pytest.approx(mean, abs=0.02)
+
+
+def test_expected_tokens() -> None:
+    assert expected_tokens([]) == 1.0
+    assert expected_tokens([1.0, 1.0, 1.0]) == 4.0
+    assert expected_tokens([0.0, 1.0]) == 1.0
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> dict[str, Any]:
+    """Requests, a policy that speculation is built for, drafts and their chances."""
+    load = draw(workloads())
+    policy: Policy = load["policy"]
+    policy = replace(
+        policy, prompts_alone=False, poll_steps=1, gather_steps=0, even_steps=0,
+        lazy=draw(st.booleans()), host=draw(hosts),
+    )  # fmt: skip
+    rate = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.2, 1.0))
+    rates = tuple(draw(st.lists(rate, min_size=1, max_size=4)))
+    return load | {"policy": policy, "rates": rates}
+
+
+def speculative(d: Deployment, method: str, rates: tuple[float, ...] | None, k: int) -> Deployment:
+    """A deployment with something that drafts."""
+    return speculating(d, read_asked(f"{method}:{k}"), rates, "uniform", 3)
+
+
+def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
+    """An engine with as little KV memory as the workload says."""
+    block, tokens = block_of(load), load["block"]
+    assert d.speculation is not None
+    spare = d.speculation.spare(load["policy"].ahead)
+    lengths = block.input_tokens + block.output_tokens - 1 + spare
+    cache = CacheSettings(tokens, int(-(-int(lengths.max()) // tokens) * load["room"]))
+    engine = Engine(
+        d, load["policy"], clients=load["clients"], keep_log=True, cache=cache, seed=SEED
+    )
+    if not engine.kv.cached:  # bytes need not be whole blocks
+        most = sequence_bytes(engine.kv, lengths).max()
+        engine.kv = engine.kv._replace(capacity=float(most * load["room"]))
+        engine.state.free[:] = engine.kv.capacity
+    return engine
+
+
+@pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS)
+@given(load=loads())
+@settings(max_examples=15)
+def test_same_schedule_as_the_reference(
+    model: str, system: str, routing: str, method: str, small: Callable[..., Deployment],
+    reference: ModuleType, load: dict[str, Any],
+) -> None:  # fmt: skip
+    rates: tuple[float, ...] = load["rates"]
+    d = speculative(small(model, system, routing), method, rates, len(rates))
+    assert d.speculation is not None
+    engine, block = engine_for(d, load), block_of(load)
+    engine.submit(block)
+    engine.advance(math.inf)
+    policy, kv, spec = engine.policy, engine.kv, engine.spec
+    assert spec is not None
+    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
+    requests = [
+        reference.Request(i, float(a), int(p), int(o), hashes)
+        for i, (a, p, o, hashes) in enumerate(
+            zip(arrivals, block.input_tokens, block.output_tokens,
+                block.hash_ids or [()] * len(block), strict=True)
+        )
+    ]  # fmt: skip
+    memory = lambda: (
+        reference.Blocks(kv.block, list(range(kv.blocks)), kv.bare_first)
+        if kv.cached
+        else reference.Bytes(
+            kv.capacity, lambda tokens: float(sequence_bytes(kv, np.array([tokens]))[0])
+        )
+    )
+    ops = ops_of(engine.plan)
+    ops += 0 if spec.draft is None else len(rates) * ops_of(spec.draft)
+    slow = reference.Verifying(
+        policy, [memory() for _ in range(d.ranks)],
+        lambda batches, step: speculative_stage(
+            d, batches, step=step, captured=policy.captures(1 + len(rates))
+        ).whole.seconds,
+        load["clients"], ops, spare=engine.limits.spare, drafts=len(rates),
+        lookahead=d.speculation.lookahead,
+        accept=lambda request: drawn(request.index, request.generated, rates),
+    )  # fmt: skip
+    slow.serve(requests)
+    counters, ints = engine.state.counters, engine.state.ints[: len(block)]
+    assert counters[C_STEPS] == slow.steps
+    assert ints[:, I_PREEMPTED].tolist() == [r.preemptions for r in requests]
+    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    assert spec.counts[N_VERIFIED] == slow.verified
+    assert spec.counts[N_WASTED] == slow.wasted
+    gaps = [gap for r in requests for gap in r.gaps]
+    assert engine.state.clocks[T_TBT_COUNT] == engine.state.hist.sum() == len(gaps)
+    assert engine.state.clocks[T_TBT_SUM] == pytest.approx(sum(gaps), rel=1e-9)
+
+
+@pytest.mark.parametrize(("model", "system", "routing", "method"), SETUPS[:7:2])
+@given(load=loads(), data=st.data())
+@settings(max_examples=10)
+def test_what_every_schedule_owes(
+    model: str, system: str, routing: str, method: str, small: Callable[..., Deployment],
+    load: dict[str, Any], data: st.DataObject,
+) -> None:  # fmt: skip
+    """All tokens come, memory is never overdrawn and all given back, whatever is rejected."""
+    rates: tuple[float, ...] = load["rates"]
+    d = speculative(small(model, system, routing), method, rates, len(rates))
+    engine, block = engine_for(d, load), block_of(load)
+    engine.submit(block)
+    state, n, capacity = engine.state, len(block), engine.kv.capacity
+    cuts = data.draw(st.lists(st.floats(0.0, 0.02), max_size=4).map(sorted))
+    for cut in (*cuts, math.inf):
+        engine.advance(cut)
+        assert (state.free >= 0.0).all()
+        if engine.kv.cached:
+            check_pool(engine, n)
+        else:
+            held = state.floats[:n, F_HELD].sum()
+            assert state.free.sum() + held == pytest.approx(d.ranks * capacity)
+    spec, outputs = engine.spec, load["outputs"]
+    assert spec is not None
+    assert state.counters[C_COMPLETED] == n
+    assert state.ints[:n, I_GENERATED].tolist() == outputs
+    assert state.counters[C_EMITTED] == sum(outputs)
+    assert (state.free == capacity).all()
+    verified, accepted, emitted = spec.counts[[N_VERIFIED, N_ACCEPTED, N_EMITTED]].tolist()
+    assert verified <= emitted <= verified + accepted
+    assert accepted <= spec.counts[N_DRAFTED] <= verified * len(rates)
+    # Each request's first token, and one after each preemption that met it, come from a prompt.
+    assert emitted <= sum(outputs) - n
+    assert emitted >= sum(outputs) - n - state.counters[C_PREEMPTIONS]
+    if not state.counters[C_PREEMPTIONS] and rates == (1.0,) * len(rates):
+        whole = 1 + len(rates)
+        if load["policy"].token_budget >= whole * load["policy"].max_sequences and not (
+            0 < load["policy"].threshold < whole
+        ):
+            assert verified == sum(-(-(o - 1) // whole) for o in outputs)
+    assert spec.seconds.sum() <= state.clocks[T_BUSY] * (1 + 1e-9)
+    assert (spec.seconds[Z_DRAFT] > 0.0) == (d.draft is not None)
+    assert spec.seconds[Z_VERIFY] > 0.0
+
+
+@given(load=loads(), times=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted), data=st.data())
+@settings(max_examples=25)
+def test_pieces_change_nothing(
+    small: Callable[..., Deployment], load: dict[str, Any], times: list[float],
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    """Requests that come in pieces, and stops in between, give the same stamps and draws."""
+    load = load | {"clients": None}
+    rates: tuple[float, ...] = load["rates"]
+    d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", rates, len(rates))
+    n = len(load["inputs"])
+    splits = data.draw(st.lists(st.integers(1, n - 1), unique=True, max_size=2).map(sorted)) if (
+        n > 1
+    ) else []  # fmt: skip
+    check_pieces(lambda: engine_for(d, load), load, times, splits)
+
+
+def run_of(d: Deployment, policy: Policy, n: int = 40, rates: Any = None) -> Engine:
+    """An engine that has served requests of 20 + 33 tokens."""
+    engine = Engine(d, policy, seed=SEED)
+    block = RequestBlock(
+        np.arange(n), np.zeros(n), np.full(n, 20), np.full(n, 33), acceptance=rates
+    )
+    engine.submit(block)
+    engine.advance(math.inf)
+    return engine
+
+
+@pytest.mark.parametrize("method", ["eagle", "ngram"])
+@pytest.mark.parametrize("policy", ["vllm", "chunked", "mixed"])
+def test_chances_of_one_and_none(
+    small: Callable[..., Deployment], method: str, policy: str
+) -> None:
+    """Of 33 tokens the prompt brings one: 8 verifications of K + 1 = 4, or 32 of one, dearer steps."""
+    plain = small("llama-3-8b", "h100-x1", "uniform")
+    sure = run_of(speculative(plain, method, (1.0,) * 3, 3), POLICIES[policy])
+    none = run_of(speculative(plain, method, (0.0,) * 3, 3), POLICIES[policy])
+    bare = run_of(plain, replace(POLICIES[policy], ahead=none.policy.ahead))
+    assert sure.spec is not None
+    assert none.spec is not None
+    assert sure.spec.counts[[N_VERIFIED, N_EMITTED]].tolist() == [40 * 8, 40 * 32]
+    assert none.spec.counts[[N_VERIFIED, N_EMITTED]].tolist() == [40 * 32, 40 * 32]
+    assert none.spec.counts[N_WASTED] == 0
+    assert none.state.counters[C_STEPS] == bare.state.counters[C_STEPS]
+    assert sure.state.counters[C_STEPS] < bare.state.counters[C_STEPS]
+    assert none.now > bare.now > sure.now
+
+
+def test_requests_bring_their_own_chances(small: Callable[..., Deployment]) -> None:
+    plain = small("llama-3-8b", "h100-x1", "uniform")
+    d = speculative(plain, "eagle", None, 3)
+    own = np.repeat([0.0, 1.0], 20)
+    engine = run_of(d, POLICIES["vllm"], rates=own)
+    assert engine.spec is not None
+    assert engine.spec.counts[N_VERIFIED] == 20 * 32 + 20 * 8
+    equal = run_of(speculative(plain, "eagle", (0.6,) * 3, 3), POLICIES["vllm"])
+    same = run_of(d, POLICIES["vllm"], rates=np.full(40, 0.6))
+    assert np.array_equal(stamps(equal, 40), stamps(same, 40))

@@ -1,0 +1,5 @@
+"""Speculative decoding: who drafts tokens, and what of it runs; one module each, by name in `SPECULATORS`."""
+
+from .base import SPECULATORS, Drafter, speculator
+
+__all__ = ["SPECULATORS", "Drafter", "speculator"]
