@@ -22,6 +22,7 @@ from ...simulator.deploy.placement import processors_of
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import USUAL, by_place
+from .speculation import given_text
 
 
 def evidence(
@@ -81,6 +82,7 @@ def evidence(
     out += [
         *_waits(deployment),
         *_tiers(deployment, sources),
+        *_acceptance(deployment),
         _static(deployment, sources),
         *_power(deployment),
     ]
@@ -142,6 +144,20 @@ def _tiers(deployment: Deployment, sources: Mapping[str, str]) -> list[dict[str,
         stated = {"expert_predictor": "assumed: the accuracy that was stated"}
         out.append(_entry("expert predictor", "experts fetched", stated, ("expert_predictor",)))
     return out
+
+
+def _acceptance(deployment: Deployment) -> list[dict[str, Any]]:
+    """How often drafts are accepted, which nothing here computes."""
+    speculation = deployment.speculation
+    if speculation is None:
+        return []
+    return [
+        {
+            "cost_model": "acceptance of drafts", "applies_to": "tokens of a step",
+            "basis": "given", "error": None, "rows": 0, "assumptions": {},
+            "why": given_text(speculation).removeprefix("given: "),
+        }
+    ]  # fmt: skip
 
 
 def _waits(deployment: Deployment) -> list[dict[str, Any]]:

@@ -244,12 +244,13 @@ def typical(run: Run) -> tuple[Batch, Batch]:
     decodes = round(held / span / (d.ranks * engines))
     decodes = int(np.clip(decodes, 1, run.policy.max_sequences))
     prompt = min(max(round(float(rows.input_tokens.mean())), 1), run.policy.token_budget)
-    return _usual(decodes, context, prompt)
+    return _usual(decodes, context, prompt, d.several)
 
 
-def _usual(decodes: int, context: int, prompt: int) -> tuple[Batch, Batch]:
-    """Decodes alone, and with a prompt beside them."""
-    return Batch.of([context] * decodes), Batch.of([context] * decodes, [(prompt, 0)])
+def _usual(decodes: int, context: int, prompt: int, new: int = 1) -> tuple[Batch, Batch]:
+    """Decodes of `new` tokens alone, and with a prompt beside them."""
+    seen = [context] * decodes
+    return Batch.of(seen, new=new), Batch.of(seen, [(prompt, 0)], new)
 
 
 def _stage(d: Deployment, batch: Batch) -> StageCost:
@@ -268,7 +269,7 @@ def _growth(d: Deployment, batch: Batch, seconds: float) -> float:
     """Share of a step that grows with the requests in it."""
     count, context = len(batch.context), int(batch.context[0])
     more = max(round(count * DELTA), 1)
-    wider = Batch.of([context] * (count + more))
+    wider = Batch.of([context] * (count + more), new=d.several)
     grown = _stage(d, wider).seconds
     return float(np.clip((grown / seconds - 1.0) * count / more, 0.0, 0.99))
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import dealt, explicit_stage
+from ...simulator.step.speculative import speculative_stage
 from ..show.text import seconds
 
 F8 = npt.NDArray[np.float64]
@@ -146,7 +147,10 @@ def _parts(run: Run, decodes: int, prompt: int, prompts: int) -> dict[tuple[str,
     context = round(float((table.input_tokens + table.output_tokens / 2).mean()))
     chunks = [(max(prompt // max(prompts, 1), 1), 0)] * prompts
     batches = dealt(deployment, decodes, context, chunks)
-    stage = explicit_stage(deployment, batches, expected=True)
+    if deployment.speculation is None:
+        stage = explicit_stage(deployment, batches, expected=True)
+    else:
+        stage = speculative_stage(deployment, batches, expected=True).whole
     parts = stage.times(lambda p: (p.processor, p.cost.bound))
     total = max(stage.seconds, 1e-12)
     return {key: min(part / total, 1.0) for key, part in parts.items()}

@@ -14,9 +14,7 @@ from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.expert_cache.counts import StepFetch
-from ...simulator.scenario.keywords import DeployOptionsKeywords
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.keywords import StepKeywords
 from ...simulator.step.explicit import PlacedOp, StageCost
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
@@ -29,7 +27,8 @@ from .expert_loads import placing_dict, placing_text
 from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
-from .step import engine_devices, stage_of, step_of, work_joules
+from .speculation import StepGain, step_speculation, step_speculation_text
+from .step import engine_devices, gain_of, stage_of, step_of, work_joules
 from .summary import roof_of
 
 if TYPE_CHECKING:
@@ -96,6 +95,7 @@ class Roofline(Result):
     overlap: Mapping[str, Any] = field(default_factory=dict)
     timelines: tuple[Timeline, ...] = ()
     fetch: StepFetch | None = None
+    gain: StepGain | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -125,6 +125,7 @@ class Roofline(Result):
             **cache_dict(self.deployment, self.fetch, self.step_seconds),
             **adapters_dict(self.deployment),
             **placing_dict(self.deployment),
+            **step_speculation(self.deployment, self.gain),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
             "warnings": list(self.warnings),
@@ -167,6 +168,7 @@ class Roofline(Result):
             roof_rows(self._roofs()),
             *dram_blocks(dram_rows(d)),
             *step_blocks(self.overlap, self.step_seconds),
+            *step_speculation_text(d, self.gain),
             self.rows(),
             *cache_text(self.deployment, self.fetch, self.step_seconds),
             *adapters_text(self.deployment),
@@ -255,7 +257,7 @@ def roofline(
     batch: int = 64,
     context: int = 2048,
     prefill: int = 0,
-    **options: Unpack[DeployOptionsKeywords],
+    **options: Unpack[StepKeywords],
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
 
@@ -270,8 +272,8 @@ def roofline(
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
     **options
-        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``. Loads
-        of experts are expectations, so the table has no noise.
+        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``, and of
+        `SpeculationOptions`. Loads of experts are expectations, so the table has no noise.
 
     Returns
     -------
@@ -294,14 +296,14 @@ def roofline(
     if deployment.overlap != "none":
         plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
         overlap = overlap_of_step(deployment, stage, plain.seconds)
-    where, host = deployment.system, chosen(DeployOptions, options).host
+    where, host = deployment.system, options.get("host")
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
-        (*_warnings(deployment, context + 1, prefill), *doubts(where.device)),
+        (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, host),
-        overlap, stage.timelines, stage.fetch,
+        overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from .interval import RunIntervals, interval_dict, run_intervals, spoken, typica
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
 from .price import costs_of
+from .speculation import run_speculation, run_speculation_text
 from .summary import (
     LATENCIES,
     QUANTILES,
@@ -119,6 +120,7 @@ class Simulation(Result):
             **cache_dict(r.deployment, r.fetch, _stepping_s(r)),
             **adapters_dict(r.deployment, r.adapters),
             **placing_dict(r.deployment),
+            **run_speculation(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -149,7 +151,7 @@ class Simulation(Result):
             heading(self.run), figure_rows(self.run), window_text(self.run.window),
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
-            *placing_text(self.run.deployment),
+            *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),

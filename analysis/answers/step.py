@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.scenario.load import load
-from ...simulator.scenario.option import chosen
-from ...simulator.scenario.parts import DeployOptions
-from ...simulator.scenario.place import deployed
+from ...simulator.scenario.option import chosen, options_of
+from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
+from ...simulator.scenario.place import deployed, drafted
 from ...simulator.step.explicit import StageCost, dealt, explicit_stage
+from ...simulator.step.speculative import speculative_stage
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from .speculation import StepGain
 
+SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))
 MAX_BATCH = 1 << 20
 """More sequences than any device serves at once; keeps a mistyped number from filling memory."""
 
@@ -39,12 +43,15 @@ def step_of(
     batch = check_count(batch, "--batch", 0, MAX_BATCH)
     context = check_count(context, "--context", 0)
     prefill = check_count(prefill, "--prefill", 0)
-    how = chosen(DeployOptions, options)
+    own = {n: options[n] for n in options if n in SPECULATIVE}
+    how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in own})
     if batch + prefill == 0:
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, how.dtype, how.kv_dtype)
     spec = spec.of_length(max(context + 1, prefill))
     deployment = deployed(spec, where, how)
+    speculation = chosen(SpeculationOptions, own)
+    deployment = drafted(deployment, speculation, how.routing, 0)
     return deployment, stage_of(deployment, batch, context, prefill)
 
 
@@ -52,7 +59,21 @@ def stage_of(d: Deployment, batch: int, context: int, prefill: int) -> StageCost
     """One step of an engine of the deployment."""
     chunks = [(prefill, 0)] if prefill else []
     batches = dealt(d, -(-batch // d.replicas), context, chunks)
+    if d.speculation is not None:
+        return speculative_stage(d, batches, expected=True).whole
     return explicit_stage(d, batches, expected=True)
+
+
+def gain_of(d: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
+    """What speculation makes of the step that `stage_of` costs; None without."""
+    if d.speculation is None:
+        return None
+    chunks = [(prefill, 0)] if prefill else []
+    batches = dealt(d, -(-batch // d.replicas), context, chunks)
+    found = speculative_stage(d, batches, expected=True)
+    plain = replace(d, speculation=None, draft=None, several=1)
+    plain_s = stage_of(plain, batch, context, prefill).seconds
+    return StepGain(found.verify_s, found.draft_s, plain_s)
 
 
 def engine_devices(d: Deployment) -> float:

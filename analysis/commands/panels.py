@@ -18,8 +18,8 @@ COMMANDS = {
 OTHERS = "Of plug-ins"
 """Panel of commands that are not named above."""
 OPTIONS = {
-    "workload": "Requests", "serving": "Engine", "deployment": "Model on devices",
-    "fleet": "Fleet and failures", "pools": "Two pools",
+    "workload": "Requests", "serving": "Engine", "speculation": "Engine",
+    "deployment": "Model on devices", "fleet": "Fleet and failures", "pools": "Two pools",
 }  # fmt: skip
 """Part of a scenario -> panel of its options; the others are the command's own."""
 ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"

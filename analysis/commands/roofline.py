@@ -6,14 +6,14 @@ from functools import partial
 from typing import Annotated, Any
 
 from ...simulator.scenario.option import options_of
-from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
 from .app import app
 from .io import answer
 from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("roofline")
-@takes([*options_of(DeployOptions)])
+@takes([*options_of(DeployOptions), *options_of(SpeculationOptions)])
 def roofline_command(
     model: Model,
     system: System,

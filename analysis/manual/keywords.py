@@ -15,6 +15,7 @@ from ...simulator.scenario.parts import (
     EngineOptions,
     FleetOptions,
     PoolOptions,
+    SpeculationOptions,
     Workload,
 )
 from ...simulator.scenario.scenario import Scenario
@@ -28,7 +29,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
+from .parts import (
+    DeployOptions,
+    EngineOptions,
+    FleetOptions,
+    PoolOptions,
+    SpeculationOptions,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -39,7 +47,7 @@ Name = str | os.PathLike[str] | None
 KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]"}
 FILES = ("host",)
 """Options that take a name or a file."""
-PARTS = (Workload, EngineOptions, DeployOptions, FleetOptions, PoolOptions)
+PARTS = (Workload, EngineOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions)
 
 
 def module() -> str:
@@ -59,13 +67,18 @@ def module() -> str:
             "All of a `Scenario`, and whole parts.",
         )
     )
+    parts.append(
+        _class("StepKeywords", "DeployOptionsKeywords, SpeculationOptionsKeywords", [],
+               "Of one step.")
+    )  # fmt: skip
     ends = ("model: Name | ModelSpec", "system: Name | SystemSpec")
     parts.append(
         _class("ChangeKeywords", "ScenarioKeywords", ends, "The same with model and system.")
     )
     deploy = [p for p in options_of(DeployOptions) if p.name != "host"]
     parts.append(
-        _class("ServedKeywords", "EngineOptionsKeywords, FleetOptionsKeywords", ["seed: int", *_lines(deploy)],
+        _class("ServedKeywords", "EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords",
+               ["seed: int", *_lines(deploy)],
                "Of a server, which has a `host` of its own.")
     )  # fmt: skip
     return "\n\n".join([HEAD, *parts])
@@ -73,7 +86,8 @@ def module() -> str:
 
 def _class(name: str, bases: str, lines: Iterable[str], text: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    return f'class {name}({bases}, total=False):  # fmt: skip\n    """{text}"""\n\n{body}'
+    told = f'class {name}({bases}, total=False):  # fmt: skip\n    """{text}"""\n'
+    return f"{told}\n{body}" if body else told
 
 
 def _lines(options: Iterable[Placed]) -> Iterator[str]:

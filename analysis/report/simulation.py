@@ -20,6 +20,7 @@ from ..answers.inspect import inspect
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..answers.speculation import run_speculation_text
 from ..answers.summary import (
     figure_rows,
     heading,
@@ -51,6 +52,7 @@ def run_sections(result: Simulation) -> list[Section]:
                 *result.warnings,
                 figure_rows(run),
                 window_text(run.window),
+                *run_speculation_text(run),
                 result.sure(),
                 latency_rows(run),
             ],

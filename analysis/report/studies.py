@@ -11,9 +11,10 @@ from ..answers.evidence import evidence
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
-from ..plots import trade_off
+from ..plots import throughput_latency, trade_off
 from ..show.result import Drawing, Section
 from ..studies.capacity_result import Capacity
+from ..studies.drafts import drafts_by_load
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.sweep.parameters import scenario_of, sources_of
@@ -88,6 +89,7 @@ def sweep_sections(result: Sweep) -> list[Section]:
     return [
         Section("Result", result.blocks()),
         *_trade_off(study.title, feasible, study.objectives, study.columns),
+        *_drafts_by_load(result, feasible),
         Section("Study", told),
         Section("Points", [[{name: row[name] for name in order} for row in result.table]]),
         *_evidence(result),
@@ -105,6 +107,18 @@ def _trade_off(
     figure = trade_off(pd.DataFrame(list(rows)), objectives, columns, title)
     caption = "Every feasible point over the first two objectives; the line joins the best."
     return [Section("Trade-off", [Drawing(figure, caption)])]
+
+
+def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """How many drafts pay at which load, where a study varies both."""
+    found = drafts_by_load(result.study.columns, rows)
+    if found is None:
+        return []
+    figure = throughput_latency(found.curves, found.figures, result.study.title, load=found.load)
+    caption = (
+        "Latency against load, one curve a number of drafts: drafts pay where theirs is lowest."
+    )
+    return [Section("Drafts by load", [found.best, Drawing(figure, caption)])]
 
 
 def _evidence(result: Sweep) -> list[Section]:

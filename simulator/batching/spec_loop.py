@@ -6,7 +6,6 @@ its tokens so far alone: neither on what else runs nor on how a run is cut into 
 
 from __future__ import annotations
 
-
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.draws import step_key, uniform01
 from ...workloads.jit import compiled, compiled_given, compiled_part, int64

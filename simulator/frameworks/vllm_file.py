@@ -11,6 +11,8 @@ from ..limits import MAX_SEQUENCES
 from .keys import Keys, host_of, sampling_of
 from .settings import EngineSettings
 from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
+from .vllm_speculation import KEYS as SPECULATIVE
+from .vllm_speculation import speculation_of
 
 EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
 """How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
@@ -23,7 +25,7 @@ KEYS = (
     "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
     "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
     "long_prefill_token_threshold", "scheduling_policy", "override_generation_config",
-    "temperature", "top_p", "top_k", *ONLY,
+    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *ONLY,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 NULL_BLOCKS = 1
@@ -68,8 +70,11 @@ def vllm_settings(keys: Keys) -> EngineSettings:
             keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
         ),
         sampling=sampling_of(keys),
+        speculative=speculation_of(keys, tp),
         doubts=tuple(
-            d for part in (keys, cache, hardware, host) for d in part.doubts(KEYS, HARMLESS)
+            d
+            for part in (keys, cache, hardware, host, keys.part("speculative_config"))
+            for d in part.doubts(KEYS, HARMLESS)
         ),
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
+from .parts import DeployOptions, EngineOptions, FleetOptions, SpeculationOptions, Workload
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -76,6 +77,13 @@ class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     adapter_popularity: str | None
 
 
+class SpeculationOptionsKeywords(TypedDict, total=False):  # fmt: skip
+    """Those of `SpeculationOptions`."""
+
+    speculative: str | None
+    acceptance: str | None
+
+
 class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `FleetOptions`."""
 
@@ -112,17 +120,23 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
 
 
 class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
     serving: EngineOptions
     deployment: DeployOptions
+    speculation: SpeculationOptions
     fleet: FleetOptions
     pools: PoolOptions
     warmup: int | None
     stop: int | None
     seed: int
     grid_gCO2_per_kWh: float | None
+
+
+class StepKeywords(DeployOptionsKeywords, SpeculationOptionsKeywords, total=False):  # fmt: skip
+    """Of one step."""
 
 
 class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
@@ -132,7 +146,7 @@ class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
     system: Name | SystemSpec
 
 
-class ServedKeywords(EngineOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+class ServedKeywords(EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
     """Of a server, which has a `host` of its own."""
 
     seed: int

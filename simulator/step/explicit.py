@@ -28,6 +28,8 @@ def dealt(
 ) -> list[Batch]:
     """Deal a step's work to the ranks of one engine, a batch each; the first get what is left over.
 
+    Decodes of a deployment that speculates bring all their drafts.
+
     Parameters
     ----------
     decodes, context : int
@@ -37,7 +39,9 @@ def dealt(
     """
     ranks = deployment.ranks
     return [
-        Batch.of([context] * len(range(rank, decodes, ranks)), chunks[rank::ranks])
+        Batch.of(
+            [context] * len(range(rank, decodes, ranks)), chunks[rank::ranks], deployment.several
+        )
         for rank in range(ranks)
     ]
 

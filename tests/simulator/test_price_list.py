@@ -340,4 +340,4 @@ def test_ops_that_no_row_can_price_are_refused(op: Any, says: str) -> None:
         return [Op("own", "ffn", "elementwise", "both", {}, "bf16", act_bytes=m.tokens, **op(m))]
 
     with pytest.raises(InputError, match=says):
-        _affine(build, (0,), 1)
+        _affine(build, Moments((0,), np.ones(9)), 1)

@@ -1,0 +1,74 @@
+"""How many drafts pay at which load: what a sweep over both says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+CHOICE, PLAIN = "speculative", "no drafts"
+LOADS = ("rate", "closed_loop", "rate_scale")
+FIGURES = ("tpot_s_mean", "e2e_s_mean")
+
+
+@dataclass(frozen=True, slots=True)
+class DraftsByLoad:
+    """Choices of a sweep against its load.
+
+    Attributes
+    ----------
+    load : str
+        Column of the load.
+    figures : tuple of str
+        Latencies that are compared; the first tells the best.
+    curves : DataFrame
+        Columns run (the choice), the load and the figures.
+    best : list of dict
+        A row a load: its best choice, and its figures over those without drafts.
+    """
+
+    load: str
+    figures: tuple[str, ...]
+    curves: pd.DataFrame
+    best: list[dict[str, Any]]
+
+
+def drafts_by_load(
+    columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> DraftsByLoad | None:
+    """Compare drafts at every load of a sweep; None where it does not vary both, and nothing else.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        What the sweep varies; `acceptance` goes along with the drafts.
+    rows : sequence of mapping
+        Points that worked.
+    """
+    load = next((name for name in LOADS if name in columns), None)
+    others = set(columns) - {CHOICE, "acceptance", load}
+    if load is None or CHOICE not in columns or others or not rows:
+        return None
+    curves = pd.DataFrame(
+        [{"run": _named(row[CHOICE]), load: row[load], **{f: row[f] for f in FIGURES}}
+         for row in rows]
+    )  # fmt: skip
+    best = []
+    for value, group in curves.groupby(load, sort=True):
+        first = group.loc[group[FIGURES[0]].idxmin()]
+        plain = group[group["run"] == PLAIN]
+        row: dict[str, Any] = {load: value, "best": first["run"]}
+        for name in FIGURES:
+            row[name] = float(first[name])
+            if len(plain):
+                row[f"{name} over {PLAIN}"] = float(first[name] / plain[name].iloc[0])
+        best.append(row)
+    return DraftsByLoad(load, FIGURES, curves, best)
+
+
+def _named(choice: object) -> str:
+    """A choice as a curve is called."""
+    text = "" if choice is None else str(choice)
+    return PLAIN if not text or text.endswith(":0") else text
