@@ -12,7 +12,7 @@ query and key. Batches of anything else do without them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ class Batch:
     context: npt.NDArray[np.int64]
     phase: npt.NDArray[np.int64]
     seq_id: npt.NDArray[np.int64]
-    every: bool = True
+    every: bool = field(default=True, kw_only=True)
 
     @classmethod
     def of(

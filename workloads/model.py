@@ -28,6 +28,8 @@ class Layer:
         Weights per norm: the hidden size, or twice that with a bias, 0 for none.
     parallel : bool
         Both parts read the same normed input and share one all-reduce (Falcon, Phi-2).
+    replicated : bool
+        Every device of a rank runs all of it: nothing is added up behind it.
     """
 
     mixer: LayerKind
@@ -35,6 +37,7 @@ class Layer:
     norms: int
     norm_width: int
     parallel: bool = False
+    replicated: bool = False
 
     @property
     def parts(self) -> tuple[LayerKind, ...]:

@@ -15,6 +15,8 @@ from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
 from ...simulator.expert_cache.counts import StepFetch
 from ...simulator.scenario.keywords import StepKeywords
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import PlacedOp, StageCost
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
@@ -296,7 +298,7 @@ def roofline(
     if deployment.overlap != "none":
         plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
         overlap = overlap_of_step(deployment, stage, plain.seconds)
-    where, host = deployment.system, options.get("host")
+    where, host = deployment.system, chosen(DeployOptions, {"host": options.get("host")}).host
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),

@@ -65,9 +65,11 @@ def run_speculation_text(r: Run) -> list[str]:
     if found.wasted:
         wasted = f" {show(found.wasted)} verifications were of sequences that had ended."
     return [
-        f"Speculation {asked.asked}: {each} tokens a verification, {share} of the drafts accepted "
-        f"(chances {given_text(asked)}); {_drafting(r.deployment)} {found.draft_share:.1%} of all "
-        f"steps.{wasted}"
+        (
+            f"Speculation {asked.asked}: {each} tokens a verification, {share} of the drafts accepted "
+            f"(chances {given_text(asked)}); {_drafting(r.deployment)} {found.draft_share:.1%} of all "
+            f"steps.{wasted}"
+        )
     ]
 
 
@@ -119,8 +121,10 @@ def step_speculation_text(d: Deployment, gain: StepGain | None) -> list[str]:
     mean = found["expected_tokens_per_verification"]
     drafts = f", of it drafting {seconds(found['draft_seconds'])}" if d.draft is not None else ""
     return [
-        f"Speculation {d.speculation.asked}: a sequence gets {mean:.2f} tokens a step (chances "
-        f"{given_text(d.speculation)}), which takes {found['step_over_plain']:.2f} times a plain "
-        f"one's {seconds(found['plain_seconds'])}{drafts}: {seconds(found['seconds_per_token'])} a "
-        f"token, {found['speedup']:.2f} times as fast."
+        (
+            f"Speculation {d.speculation.asked}: a sequence gets {mean:.2f} tokens a step (chances "
+            f"{given_text(d.speculation)}), which takes {found['step_over_plain']:.2f} times a plain "
+            f"one's {seconds(found['plain_seconds'])}{drafts}: {seconds(found['seconds_per_token'])} a "
+            f"token, {found['speedup']:.2f} times as fast."
+        )
     ]

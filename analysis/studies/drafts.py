@@ -49,6 +49,7 @@ def drafts_by_load(
     """
     load = next((name for name in LOADS if name in columns), None)
     others = set(columns) - {CHOICE, "acceptance", load}
+    rows = [row for row in rows if all(row[name] is not None for name in (load, *FIGURES) if name)]
     if load is None or CHOICE not in columns or others or not rows:
         return None
     curves = pd.DataFrame(
@@ -56,15 +57,17 @@ def drafts_by_load(
          for row in rows]
     )  # fmt: skip
     best = []
-    for value, group in curves.groupby(load, sort=True):
-        first = group.loc[group[FIGURES[0]].idxmin()]
-        plain = group[group["run"] == PLAIN]
-        row: dict[str, Any] = {load: value, "best": first["run"]}
+    told = curves.to_dict("records")
+    for value in sorted({row[load] for row in told}):
+        group = [row for row in told if row[load] == value]
+        first = min(group, key=lambda row: float(row[FIGURES[0]]))
+        plain = next((row for row in group if row["run"] == PLAIN), None)
+        found: dict[str, Any] = {load: value, "best": first["run"]}
         for name in FIGURES:
-            row[name] = float(first[name])
-            if len(plain):
-                row[f"{name} over {PLAIN}"] = float(first[name] / plain[name].iloc[0])
-        best.append(row)
+            found[name] = first[name]
+            if plain is not None:
+                found[f"{name} over {PLAIN}"] = first[name] / plain[name]
+        best.append(found)
     return DraftsByLoad(load, FIGURES, curves, best)
 
 

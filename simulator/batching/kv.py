@@ -121,8 +121,8 @@ def _stage_rules(
     states = held.state_bytes_per_sequence
     if d.speculation is not None:
         states *= 1 + d.speculation.tokens
-        for window, size in ({} if d.draft is None else d.draft.shard.kv_classes()).items():
-            classes[window] = classes.get(window, 0.0) + size * d.speculation.copies
+        for w, size in ({} if d.draft is None else d.draft.shard.kv_classes()).items():
+            classes[w] = classes.get(w, 0.0) + size * d.speculation.copies
     sizes = np.array([size * block for size in classes.values()])
     if settings.blocks is not None:
         capacity = float(settings.blocks * sizes.sum())

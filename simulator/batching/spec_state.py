@@ -49,7 +49,7 @@ class Spec(NamedTuple):
 
 def reach_of(rates: F8) -> F8:
     """Chances that so many drafts and one more are accepted, from those of each; shape (n, K)."""
-    return np.cumprod(rates, axis=1)
+    return np.asarray(np.cumprod(rates, axis=1), dtype=np.float64)
 
 
 def new_spec(

@@ -140,7 +140,7 @@ def layer_program(
             else:
                 out.append(op)
         last = part is layer.parts[-1]
-        if layout.tp > 1 and (last or not layer.parallel) and not part.replicated:
+        if layout.tp > 1 and (last or not layer.parallel) and not layer.replicated:
             label = "ffn" if part is layer.ffn else "mixer"
             out.append(all_reduce(label, tokens, hidden, layout.tp, run))
     return out

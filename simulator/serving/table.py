@@ -101,11 +101,10 @@ class Table:
             self.follows[new], self.session[new] = turns.follows, turns.session
             self.think_s[new] = turns.think_s
         if block.acceptance is not None or len(self.acceptance):
-            known = [
-                (self.acceptance if len(self.acceptance) else None, first),
-                (block.acceptance, len(block)),
-            ]
-            self.acceptance = joined_acceptance(known)
+            told = self.acceptance if len(self.acceptance) else None
+            joined = joined_acceptance([(told, first), (block.acceptance, len(block))])
+            assert joined is not None
+            self.acceptance = joined
         if block.hash_ids is not None:
             self.hash_ids.extend(block.hash_ids)
             self.hash_tokens = block.hash_tokens

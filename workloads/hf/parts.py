@@ -240,4 +240,4 @@ def assemble(
 
 def joining(hidden: int) -> Layer:
     """What a multi-token-prediction head begins with (DeepSeek-V3 report, equation 21)."""
-    return Layer(Fusion(hidden), None, 0, 0)
+    return Layer(Fusion(hidden), None, 0, 0, replicated=True)

@@ -114,8 +114,6 @@ class LayerKind(Protocol):
     """
 
     kind: ClassVar[str]
-    replicated: ClassVar[bool]
-    """Whether every device of a rank runs all of it; False where a class says nothing."""
 
     @property
     def routed(self) -> Routed | None:
@@ -204,8 +202,6 @@ def layer_kind(name: str) -> Callable[[K], K]:
     def add(cls: K) -> K:
         if not hasattr(cls, "routed"):
             cls.routed = None
-        if not hasattr(cls, "replicated"):
-            cls.replicated = False
         LAYER_KINDS.register(name)(cls)
         cls.kind = name
         return cls

@@ -22,7 +22,6 @@ class Fusion:
 
     kind: ClassVar[str]
     routed: ClassVar[None] = None
-    replicated: ClassVar[bool] = True
     hidden: int
     inputs: int = 2
     norms: int = 2

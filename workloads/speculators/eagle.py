@@ -31,9 +31,10 @@ def eagle(model: ModelSpec, argument: str) -> Drafter:
             "its config.json; mtp, draft and ngram are counted",
         )
     layer = replace(last, mixer=replace(last.mixer, window=0))
+    joined = Layer(Fusion(model.hidden, norms=0), None, 0, 0, replicated=True)
     head = ModelSpec(
         name=f"{model.name} EAGLE head", architecture=model.architecture, hidden=model.hidden,
-        vocab=model.vocab, layers=(Layer(Fusion(model.hidden, norms=0), None, 0, 0), layer),
+        vocab=model.vocab, layers=(joined, layer),
         tied=model.tied, numerics=Numerics(model.numerics.default, kv=model.numerics.kv),
         max_position=model.max_position, source="Li et al., EAGLE, ICML 2024, section 4.1",
         borrows=True,
