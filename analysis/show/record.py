@@ -108,13 +108,18 @@ def _files(options: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for value in options.values():
         for text in value if isinstance(value, (list, tuple)) else [value]:
-            for name in (
-                str(text).removeprefix("trace:").removeprefix("file:").split(",") if text else []
-            ):
+            for name in _paths(str(text)) if text else []:
                 digest = _digest(name.strip())
                 if digest:
                     found[name.strip()] = digest
     return found
+
+
+def _paths(text: str) -> list[str]:
+    """What of an option's value may be a path: ``trace:PATH``, ``file:PATH``, ``draft:PATH:K``, or paths by commas."""
+    if text.startswith("draft:"):
+        return [text.removeprefix("draft:").rpartition(":")[0]]
+    return text.removeprefix("trace:").removeprefix("file:").split(",")
 
 
 def _digest(name: str) -> str:

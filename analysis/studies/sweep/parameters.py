@@ -100,7 +100,8 @@ def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for name, value in point.items():
         head, text = _path_in(name, value)
         if text:
-            out[name] = f"{head}{folder / text}"
+            tail = str(value)[len(head) + len(text) :]
+            out[name] = f"{head}{folder / text}{tail}"
     return out
 
 
@@ -111,6 +112,10 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
     if name == "routing":
         kind, colon, path = value.partition(":")
         return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
+    if name == "speculative":  # draft:MODEL:K
+        kind, _, rest = value.partition(":")
+        path = rest.rpartition(":")[0]
+        return (f"{kind}:", path) if kind == "draft" and is_model_path(path) else ("", "")
     takes_path = {
         "system": is_path, "model": is_model_path, "host": is_path, **dict.fromkeys(POOLS, _is_pool_path),
     }.get(name)  # fmt: skip
@@ -172,7 +177,7 @@ def _file_digest(name: str, value: str) -> str:
             host = load_host(path)[0]
             tables = digest_of_files(table_files(host.link.tables))
             return digest_of([host.model_dump(), tables])
-        if name == "model":
+        if name in ("model", "speculative"):
             return digest_of_files([config_file(path)])
         if name == "kernels":
             return digest_of_files(table_files([path]))

@@ -1,0 +1,220 @@
+"""Do answers with speculation say what it did, what it cost and what it rests on?
+
+Expected values: the plain answer for no drafts (equal but for what made it), one step as the sum of its
+verification and K passes of what drafts, and memory as the sum of what both models hold.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from opbyte import simulate
+from opbyte.analysis.answers.roofline import roofline
+from opbyte.analysis.studies.drafts import PLAIN, drafts_by_load
+from opbyte.simulator.batching.kv import kv_rules
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.build import deployment_of
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.speculative import draft_batches
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.errors import InputError
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+RUN = ("simulate", "llama-3-8b", "--system", "h100-x1", "--policy", "vllm", "--rate", "8", "--requests", "30",
+       "--input-len", "100", "--output-len", "20")  # fmt: skip
+EAGLE = ("--speculative", "eagle:2", "--acceptance", "0.8,0.5")
+
+
+def told(answer: Any) -> dict[str, Any]:
+    """An answer without what made it."""
+    return {k: v for k, v in answer.json().items() if k != "made_by"}
+
+
+def test_no_drafts_are_the_plain_run(ask: Ask, tmp_path: Path) -> None:
+    plain = ask(*RUN, "--out", tmp_path / "plain")
+    none = ask(*RUN, "--speculative", "eagle:0", "--out", tmp_path / "none")
+    assert plain.code == none.code == 0
+    for table in ("requests.csv", "stages.csv", "timeline.json"):
+        assert (tmp_path / "plain" / table).read_bytes() == (tmp_path / "none" / table).read_bytes()
+    assert told(ask(*RUN, "--json")) == told(ask(*RUN, "--speculative", "eagle:0", "--json"))
+
+
+def test_equal_seeds_are_equal_bytes(ask: Ask, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert ask(*RUN, *EAGLE, "--seed", seed, "--out", tmp_path / name).code == 0
+    tables = [(tmp_path / name / "requests.csv").read_bytes() for name in "abc"]
+    assert tables[0] == tables[1] != tables[2]
+
+
+def test_an_answer_says_what_speculation_did(ask: Ask) -> None:
+    found = ask(*RUN, *EAGLE, "--json").json()
+    own = found["speculation"]
+    assert own["expected_tokens_per_verification"] == 1 + 0.8 + 0.8 * 0.5
+    assert 1.0 < own["tokens_per_verification"] < 3.0
+    assert own["drafted_tokens"] == 2 * own["verifications"]
+    assert own["accepted_share"] == own["accepted_tokens"] / own["drafted_tokens"]
+    ops = {op["name"]: op for op in found["layers"]}
+    drafting = sum(op["wall_s"] for op in found["layers"] if op["layer"] == "draft")
+    assert drafting == pytest.approx(own["draft_seconds"], rel=1e-9)
+    assert {"draft_fusion", "draft_logits", "draft_attention_decode"} <= set(ops)
+    rests = [e for e in found["evidence"] if e["cost_model"] == "acceptance of drafts"]
+    assert [(e["basis"], e["why"]) for e in rests] == [("given", "0.8, 0.5")]
+    text = ask(*RUN, *EAGLE).out
+    assert "Speculation eagle:2: " in text
+    assert "(chances given: 0.8, 0.5)" in text
+
+
+def test_one_step_is_its_parts() -> None:
+    found = roofline("llama-3-8b", "h100-x1", batch=4, context=500, speculative="eagle:3",
+                     acceptance="0.9,0.8,0.7")  # fmt: skip
+    d = found.deployment
+    assert d.draft is not None
+    batch = Batch.of([500] * 4, new=4)
+    verify = explicit_stage(d, [batch], expected=True).seconds
+    passes = draft_batches(batch, 3)
+    assert [b.tokens for b in passes] == [16, 4, 4]
+    drafts = [explicit_stage(d.draft, [b], expected=True).seconds for b in passes]
+    own = found.to_dict()["speculation"]
+    assert own["verify_seconds"] == verify
+    assert own["draft_seconds"] == pytest.approx(sum(drafts), rel=1e-12)
+    assert found.step_seconds == pytest.approx(verify + sum(drafts), rel=1e-12)
+    mean = 1 + 0.9 + 0.72 + 0.504
+    assert own["speedup"] == pytest.approx(mean * own["plain_seconds"] / found.step_seconds)
+    logits = {op.name: op for op in found.ops}
+    # Four rows of logits a sequence are verified, one is drafted, at 2 x 4096 x 128256 FLOP each.
+    assert logits["logits"].flops == 16 * 2 * 4096 * 128256
+    assert logits["draft_logits"].flops == 4 * 2 * 4096 * 128256
+
+
+@pytest.mark.parametrize(
+    ("model", "system", "method"),
+    [("llama-3-8b", "h100-x1", "eagle"), ("llama-3-70b", "h100-x4", "draft:llama-3-8b"),
+     ("deepseek-v3", "h200-x8", "mtp"), ("qwen3-next-80b-a3b", "h100-x4", "mtp"),
+     ("llama-3-8b", "h100-x1", "ngram")],
+)  # fmt: skip
+def test_memory_holds_both_models(model: str, system: str, method: str) -> None:
+    plain = deployment_of(Scenario.of(model, system))[0]
+    d = deployment_of(
+        Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5")
+    )[0]
+    draft = 0.0 if d.draft is None else d.draft.memory(1e15).weights
+    assert (draft > 0) == (method != "ngram")
+    assert d.memory().weights == plain.memory().weights + draft
+    mine, rules = kv_rules(plain), kv_rules(d)
+    assert rules.capacity == mine.capacity - draft
+    tokens = 0.0 if d.draft is None else d.draft.shard.kv_bytes_per_token
+    per_token = mine.block_bytes.sum() / mine.block + tokens
+    assert rules.block_bytes.sum() / rules.block == pytest.approx(per_token)
+    assert rules.constant == 3 * mine.constant
+
+
+def test_failures_lose_nothing() -> None:
+    """Requests of a failed replica are computed again, whatever was drafted; draws stay the same."""
+    options: dict[str, Any] = {
+        "policy": "vllm", "rate": 40.0, "requests": 200, "input_len": 60, "output_len": 30,
+        "speculative": "eagle:3", "acceptance": "0.9,0.7,0.5",
+    }  # fmt: skip
+    calm = simulate("llama-3-8b", "h100-x1", replicas=2, **options).run
+    hit = simulate("llama-3-8b", "h100-x1", replicas=2, fail=("0@1.5",), repair=0.5, **options).run
+    assert hit.failures == 1
+    assert hit.restarts > 0
+    for run in (calm, hit):
+        table = run.requests
+        assert len(table.request_id) == 200
+        assert (table.first_token_s <= table.last_token_s).all()
+        assert run.speculated is not None
+        assert run.speculated.emitted <= run.speculated.verified + run.speculated.accepted
+    assert hit.output_tokens >= calm.output_tokens == int(calm.requests.output_tokens.sum())
+
+
+BAD = {
+    "no chances": (("--speculative", "eagle:2"), "--acceptance: is needed with --speculative eagle:2"),
+    "too many": ((*EAGLE[:3], "0.5,0.5,0.5"), "has 3 values for the 2 drafts of eagle:2"),
+    "above 1": ((*EAGLE[:3], "0.5,1.5"), "must be numbers from 0 to 1 by commas, not '1.5'"),
+    "negative": ((*EAGLE[:3], "0.5,-1"), "must be numbers from 0 to 1"),
+    "no drafts": (("--acceptance", "0.5"), "needs --speculative"),
+    "method": (("--speculative", "medusa:2"), "unknown speculator; known: draft, eagle, mtp, ngram"),
+    "no heads": (("--speculative", "mtp:1", "--acceptance", "0.5"), "has no multi-token-prediction heads"),
+    "policy": ((*EAGLE, "--policy", "sglang"), "is not simulated under policy sglang"),
+    "order": ((*EAGLE, "--policy", "tensorrt-llm"), "is not simulated under policy tensorrt-llm"),
+    "kernels": ((*EAGLE, "--overlap", "auto"), "is not simulated with --overlap auto"),
+    "no column": (("--speculative", "eagle:2", "--trace", "requests.csv"), "request 1 has no acceptance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(ask: Ask, tmp_path: Path, case: str) -> None:
+    options, says = BAD[case]
+    trace = tmp_path / "requests.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens,acceptance\n0,9,9,0.5\n1,9,9,\n")
+    given = [str(trace) if text == "requests.csv" else text for text in options]
+    start = RUN[:4] if "--policy" in given or "--trace" in given else RUN
+    found = ask(*start, "--requests", 20, *given) if start != RUN else ask(*RUN, *given)
+    assert found.code == 2
+    assert says in found.err
+    assert len(found.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pp": 2}, "pipeline stages"),
+        ({"experts_resident": "4"}, "--experts-resident"),
+    ],
+)
+def test_what_speculation_is_not_built_for(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        roofline("mixtral-8x7b", "h100-x4", speculative="ngram:1", acceptance="0.5", **options)
+
+
+def test_engine_files_ask_for_speculation(ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "engine.json"
+    config = {"method": "eagle", "num_speculative_tokens": 2, "model": "some/eagle-head"}
+    file.write_text(json.dumps({"speculative_config": config}))
+    by_file = ask(*RUN, "--engine", file, "--acceptance", "0.8,0.5", "--json").json()
+    by_option = ask(*RUN, *EAGLE, "--json").json()
+    assert by_file["speculation"]["drafts"] == by_option["speculation"]["drafts"] == 2
+    for key, value, says in (
+        ("method", "medusa", "speculative_config.method: unknown method 'medusa'"),
+        ("num_speculative_tokens", None, "num_speculative_tokens: is missing"),
+        ("num_speculative_tokens", -1, "num_speculative_tokens: must be a whole number"),
+        ("draft_tensor_parallel_size", 4, "must be tensor_parallel_size (1)"),
+        ("disable_by_batch_size", 8, "disable_by_batch_size: must be left out"),
+    ):
+        file.write_text(json.dumps({"speculative_config": config | {key: value}}))
+        found = ask(*RUN, "--engine", file, "--acceptance", "0.8,0.5")
+        assert found.code == 2
+        assert says in found.err
+        assert len(found.err.strip().splitlines()) == 1
+
+
+def test_drafts_by_load() -> None:
+    """Of two loads, drafts are better at the lower one."""
+    rows = [
+        {"speculative": choice, "acceptance": "", "rate": rate, "tpot_s_mean": tpot, "e2e_s_mean": 9 * tpot}
+        for choice, rate, tpot in [
+            (None, 1, 4.0), ("mtp:1", 1, 3.0), ("mtp:2", 1, 2.0), (None, 8, 5.0), ("mtp:1", 8, 6.0)
+        ]
+    ]  # fmt: skip
+    found = drafts_by_load(("speculative", "acceptance", "rate"), rows)
+    assert found is not None
+    assert [row["best"] for row in found.best] == ["mtp:2", PLAIN]
+    assert found.best[0][f"tpot_s_mean over {PLAIN}"] == 0.5
+    assert isinstance(found.curves, pd.DataFrame)
+    assert drafts_by_load(("speculative", "rate", "tp"), rows) is None
+    assert drafts_by_load(("speculative",), rows) is None
+
+
+def test_drafts_pay_at_low_load_and_cost_at_high() -> None:
+    """A step of one sequence waits for weights, one of 512 computes (at 4 drafts of 5)."""
+    for batch, pays in ((1, True), (512, False)):
+        found = roofline("llama-3-8b", "h100-x1", batch=batch, context=200, speculative="eagle:4",
+                         acceptance="0.7,0.5,0.4,0.3").to_dict()  # fmt: skip
+        assert (found["speculation"]["speedup"] > 1.0) == pays
