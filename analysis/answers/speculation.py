@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.speculation import Speculation
-from ...simulator.serving.record import Run
 from ...workloads.speculators.asked import expected_tokens
 from ..show.text import seconds, show
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
 
 
 def given_text(speculation: Speculation) -> str:

@@ -101,9 +101,9 @@ def test_one_step_is_its_parts() -> None:
 )  # fmt: skip
 def test_memory_holds_both_models(model: str, system: str, method: str) -> None:
     plain = deployment_of(Scenario.of(model, system))[0]
-    d = deployment_of(
-        Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5")
-    )[0]
+    d = deployment_of(Scenario.of(model, system, speculative=f"{method}:2", acceptance="0.5,0.5"))[
+        0
+    ]
     draft = 0.0 if d.draft is None else d.draft.memory(1e15).weights
     assert (draft > 0) == (method != "ngram")
     assert d.memory().weights == plain.memory().weights + draft
