@@ -6,8 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
-from .parts import DeployOptions, EngineOptions, FleetOptions, PoolOptions, Workload
-from .parts import DeployOptions, EngineOptions, FleetOptions, SpeculationOptions, Workload
+from .parts import (
+    DeployOptions,
+    EngineOptions,
+    FleetOptions,
+    PoolOptions,
+    SpeculationOptions,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -119,8 +125,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     decode_max_seqs: int | None
 
 
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
