@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from ...devices.collectives.model import PlannedLink
-from ...devices.device import SharedMemoryDevice, build_device
-from ...devices.dram.model import derivable, with_dram
-from ...devices.hosts.catalog import host_of, link_of
+from ...devices.device import SharedMemoryDevice
+from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
 from ...devices.spec import SystemSpec
 from ...workloads.adapters import Tenants, with_adapters
-from ...workloads.errors import InputError, nearest
+from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
-from ...workloads.numerics import WEIGHT_GROUPS
 from ...workloads.ops import Op
 from ...workloads.routing import check_routing
-from ...workloads.sampling import NONE, SAMPLING
+from ...workloads.sampling import NONE
 from ..expert_cache.store import ExpertStore
 from ..expert_map.placing import ExpertPlacing
 from ..streams.overlap import ways
+from .checks import check_choices, checked_device
 from .expert_parts import (
     ExpertPart,
     checked_placing,
@@ -45,25 +44,8 @@ from .layout import (
     stage_models,
 )
 from .memory import Memory, device_memory
-from .placement import PLACEMENTS
 from .programs import LOGITS
 from .speculation import Speculation
-
-ATTENTION = ("flash", "unfused")
-"""Algorithms of attention: one pass over K and V, or scores through main memory."""
-
-DRAWS = ("layer", "step")
-"""How often expert loads are drawn; see `deploy`."""
-
-EXCHANGES = ("all_to_all", "gather")
-"""How ranks share experts; see `deploy`."""
-
-COSTS = ("auto", "roofline")
-"""Where an op's seconds come from; see `deploy`."""
-
-MEMORIES = ("flat", "derived")
-"""Where a memory's efficiency comes from; see `deploy`."""
-
 
 AnyLink = LinkModel | PlannedLink
 """What prices a collective: as measured or with all messages at once, or by a named algorithm."""
@@ -353,79 +335,3 @@ def _overlapping(d: Deployment) -> Deployment:
             f"layer ({d.layout.degrees}); leave it out, or take auto",
         )
     return d
-
-
-def checked_device(
-    model: ModelSpec, system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
-    frameworks: Mapping[str, str], attention: str,
-) -> SharedMemoryDevice:  # fmt: skip
-    """A system's device with the cost models that are asked for, able to run the model.
-
-    Raises
-    ------
-    InputError
-        Number formats it has no rate for, or scores through memory where its kernels are fused.
-    """
-    device = _priced(system, costs, memory, kernels, frameworks)
-    _check_formats(model, device)
-    _check_attention(attention, device)
-    return device
-
-
-def _priced(
-    system: SystemSpec, costs: str, memory: str, kernels: Sequence[str],
-    frameworks: Mapping[str, str],
-) -> SharedMemoryDevice:  # fmt: skip
-    """A system's device with the cost models that are asked for."""
-    device = build_device(
-        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,
-        host=host_of(system), assumed=system.host is None,
-    )  # fmt: skip
-    if memory == "derived" and any(map(derivable, device.processors.values())):
-        return with_dram(device)
-    return device
-
-
-def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
-    """Refuse a system without ops, and names that are not known."""
-    if system.device.on_engine:  # its time comes from its engine, not from ops one by one
-        raise InputError(
-            system.name,
-            "is an FPGA, whose engine is simulated by `opbyte compare` (a step or images) and "
-            "`opbyte frames` (a stream of images)",
-        )
-    own = f"mapping.placement of {system.name}"
-    known: dict[str, Iterable[str]] = {
-        "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
-        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES, "sampling": SAMPLING,
-    }  # fmt: skip
-    for where, name in {**given, own: system.mapping.placement}.items():
-        if name is not None and name not in known[where]:
-            reason = f"must be a known name, not {name!r}{nearest(name, known[where])}"
-            raise InputError(where, reason)
-
-
-def _check_formats(model: ModelSpec, device: SharedMemoryDevice) -> None:
-    """Refuse arithmetic that a processor has no rate for, not even in a wider format."""
-    needed = {model.numerics.default, *map(model.numerics.compute, WEIGHT_GROUPS)}
-    for processor in device.processors.values():
-        for name in sorted(needed - set(processor.peak)):
-            known = ", ".join(sorted(processor.peak))
-            raise InputError(
-                "--dtype",
-                f"{processor.name} of {device.spec.name} cannot compute in {name}, as "
-                f"{model.name} would; it has {known}",
-            )
-
-
-def _check_attention(attention: str, device: SharedMemoryDevice) -> None:
-    """Refuse scores through main memory where attention's seconds are those of fused kernels.
-
-    Fitted and measured kernels are fused: with them the seconds would be those of "flash", the
-    bytes and joules those of "unfused", and the op would beat its own memory roofline.
-    """
-    if attention == "unfused" and device.collectives is not None:  # it has kernel models
-        raise InputError(
-            "--attention", f"unfused has no fitted kernels on {device.spec.name}, whose attention "
-            "was measured fused; add --costs roofline, or leave it out",
-        )  # fmt: skip

@@ -7,7 +7,6 @@ the driver's, see `driver`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +23,7 @@ from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
-from ..batching.prefix import Pool, named, new_pool, widened
+from ..batching.prefix import new_pool, widened
 from ..batching.spec_loop import advance_several
 from ..batching.spec_state import Spec, with_requests
 from ..batching.state import (
@@ -44,8 +43,6 @@ from ..batching.state import (
     F_LAST,
     I_CACHED,
     I_GENERATED,
-    I_HASHED,
-    I_HASHES,
     I_INPUT,
     I_TARGET,
     L_JOULES,
@@ -62,6 +59,7 @@ from ..batching.state import (
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
+from .contents import Contents
 from .course import Course
 from .speculation import acceptance_of, speculating_policy, start_speculation
 
@@ -118,8 +116,7 @@ class Engine:
     course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
-    contents: dict[Hashable, int] = field(init=False, default_factory=dict)
-    hashes: int = field(init=False, default=0)  # used entries of `Pool.hashes`
+    contents: Contents = field(init=False)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
 
     def __post_init__(self) -> None:
@@ -166,7 +163,7 @@ class Engine:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
-        self.contents, self.hashes = {}, 0
+        self.contents = Contents()
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
@@ -278,31 +275,11 @@ class Engine:
             rates = acceptance_of(block, self.deployment.speculation)
             self.spec = with_requests(self.spec, have, block.request_id, rates)
         if self.state.pool is not None:
-            self._note_content(block, self.state.pool)
+            self.state = self.contents.name(block, self.state, self.state.pool)
         if chained:
             self.state = linked(self.state, block)
         if self.clients is not None:
             self._open(self.clients, chained)
-
-    def _note_content(self, block: RequestBlock, pool: Pool) -> None:
-        """Names of the content of new requests' blocks: a trace's hashes, or their session."""
-        ids, counters = block.hash_ids, self.state.counters
-        rows = self.state.ints[int(counters[C_SUBMITTED]) - len(block) : counters[C_SUBMITTED]]
-        if ids is None:
-            if block.turns is not None:
-                rows[:, I_HASHES] = named(block.turns.session)
-                rows[:, I_HASHED] = block.input_tokens + block.output_tokens
-            return
-        numbers = [self.contents.setdefault(h, len(self.contents)) for own in ids for h in own]
-        counts = np.array([len(own) for own in ids], dtype=np.int64)
-        rows[:, I_HASHES] = self.hashes + np.cumsum(counts) - counts
-        rows[:, I_HASHED] = np.minimum(counts * block.hash_tokens, block.input_tokens)
-        pool = pool._replace(piece=block.hash_tokens)
-        if self.hashes + len(numbers) > len(pool.hashes):  # doubled, so that adding is linear
-            pool = pool._replace(hashes=np.resize(pool.hashes, 2 * (self.hashes + len(numbers))))
-        self.state = self.state._replace(pool=pool)
-        pool.hashes[self.hashes : self.hashes + len(numbers)] = numbers
-        self.hashes += len(numbers)
 
     def _open(self, clients: int, chained: bool) -> None:
         """Give the first requests of a closed loop their arrival at time 0, one a client."""

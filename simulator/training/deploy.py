@@ -11,7 +11,8 @@ from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
-from ..deploy.deployment import Deployment, check_choices, checked_device
+from ..deploy.checks import check_choices, checked_device
+from ..deploy.deployment import Deployment
 from ..deploy.expert_parts import expert_parts
 from ..deploy.layout import shard_model, stage_models
 from .layout import TrainingLayout

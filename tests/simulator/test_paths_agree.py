@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.devices.collectives.plans import algorithms_of
-from opbyte.simulator.deploy.deployment import MEMORIES, Deployment, deploy
+from opbyte.simulator.deploy.checks import MEMORIES
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.placement import PLACEMENTS
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage

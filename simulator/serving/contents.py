@@ -1,0 +1,48 @@
+"""Names of what requests' blocks hold, as an engine's prefix cache knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ...workloads.requests import RequestBlock
+from ..batching.prefix import Pool, named
+from ..batching.state import C_SUBMITTED, I_HASHED, I_HASHES, State
+
+
+@dataclass(slots=True)
+class Contents:
+    """Numbers of the hashes that a trace tells, in order of their first use.
+
+    Attributes
+    ----------
+    numbers : dict of hashable to int
+    used : int
+        Entries of `Pool.hashes` that are taken.
+    """
+
+    numbers: dict[Hashable, int] = field(default_factory=dict)
+    used: int = 0
+
+    def name(self, block: RequestBlock, state: State, pool: Pool) -> State:
+        """Name the content of requests just added: by a trace's hashes, or their session."""
+        ids, counters = block.hash_ids, state.counters
+        rows = state.ints[int(counters[C_SUBMITTED]) - len(block) : counters[C_SUBMITTED]]
+        if ids is None:
+            if block.turns is not None:
+                rows[:, I_HASHES] = named(block.turns.session)
+                rows[:, I_HASHED] = block.input_tokens + block.output_tokens
+            return state
+        numbers = [self.numbers.setdefault(h, len(self.numbers)) for own in ids for h in own]
+        counts = np.array([len(own) for own in ids], dtype=np.int64)
+        first, last = self.used, self.used + len(numbers)
+        rows[:, I_HASHES] = first + np.cumsum(counts) - counts
+        rows[:, I_HASHED] = np.minimum(counts * block.hash_tokens, block.input_tokens)
+        pool = pool._replace(piece=block.hash_tokens)
+        if last > len(pool.hashes):  # doubled, so that adding is linear
+            pool = pool._replace(hashes=np.resize(pool.hashes, 2 * last))
+        pool.hashes[first:last] = numbers
+        self.used = last
+        return state._replace(pool=pool)
