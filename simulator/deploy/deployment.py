@@ -270,8 +270,7 @@ def deploy(
     check_routing(routing)
     ways(overlap)
     if system.mapping.prefill_share is not None:
-        if pp not in (None, 1):
-            raise InputError("--pp", f"cannot go with the two pools of {system.name}")
+        _check_pools(system, pp)
         sides = tuple(
             deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
@@ -287,18 +286,23 @@ def deploy(
     placing = checked_placing(placing, model, system, layout, store)
     shard = shard_model(model, layout, copies_of(placing, layout, system))
     stages = stage_models(shard, layout.pp)
-    parts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
-    experts = place_experts(parts, placing, layout, system)
+    experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
+    experts = place_experts(experts, placing, layout, system)
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
         model=model, shard=shard, stages=stages, system=system, device=device,
         layout=replace(layout, sent=sent_share(experts)), experts=experts,
         placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, chosen, sampling, joint),
-        kernels=tuple(kernels), all_to_all=all_to_all or "", overlap=overlap,
+        run=Run(model.numerics, chosen, sampling, joint), overlap=overlap,
+        kernels=tuple(kernels), all_to_all=all_to_all or "",
         store=checked_store(store, model, system, overlap), tenants=tenants, placing=placing,
     ))  # fmt: skip
+
+
+def _check_pools(system: SystemSpec, pp: int | None) -> None:
+    if pp not in (None, 1):
+        raise InputError("--pp", f"cannot go with the two pools of {system.name}")
 
 
 def _adapted(model: ModelSpec, tenants: Tenants | None) -> tuple[ModelSpec, str]:
