@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.deployment import MEMORIES, Deployment, deploy
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
@@ -108,6 +108,23 @@ def test_both_paths_agree(
     agree(compiled_step, d, data.draw(batches), data.draw(st.integers(0, 99)))
 
 
+@pytest.mark.parametrize("name", MIXERS)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_halves_and_derived_memory_agree(
+    name: str, compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
+    memory = data.draw(st.sampled_from(MEMORIES))
+    overlap = data.draw(st.sampled_from(("two-batch", "pipelined:2")))
+    d = deploy(model(name), load_system("h100-x2"), tp=2, memory=memory, costs="roofline",
+               overlap=overlap)  # fmt: skip
+    plan, _ = lower(d)
+    batch, step = data.draw(batches), data.draw(st.integers(0, 99))
+    moments = [batch.moments(d.shard.windows)]
+    seconds = compiled_step(plan, new_books(plan), [batch], moments, step)
+    assert seconds == pytest.approx(explicit_stage(d, [batch], step=step).seconds, rel=1e-9)
+
+
 def test_a_modality_is_the_same_in_all_layers() -> None:
     found = deploy(model("modal"), load_system("h100-x1"), routing="modality:3,1", seed=3)
     batch = Batch.of([5] * 40)
@@ -125,5 +142,7 @@ def test_a_modality_is_the_same_in_all_layers() -> None:
 def test_degrees_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="tp=8: does not divide the 4 shared heads"):
         deploy(model("heads"), load_system("h100-x8"), tp=8)
-    with pytest.raises(InputError, match="slices: 2 does not divide kv_heads=1"):
+    with pytest.raises(
+        InputError, match="tp=8: leaves a device 1 heads, which 2 slices do not divide"
+    ):
         deploy(model("slices"), load_system("h100-x8"), tp=8)

@@ -26,6 +26,14 @@ def _check_slices(slices: int, top_k: int, **counts: int) -> None:
             raise InputError("slices", f"{slices} does not divide {name}={count}")
 
 
+def _check_parts(tp: int, slices: int, **counts: int) -> None:
+    """Refuse devices whose parts the slices do not divide."""
+    for name, count in counts.items():
+        if count % slices:
+            reason = f"leaves a device {count} {name}, which {slices} slices do not divide"
+            raise InputError(f"tp={tp}", reason)
+
+
 @layer_kind("ffn_slices")
 @dataclass(frozen=True, slots=True)
 class SlicedFeedForward:
@@ -73,7 +81,9 @@ class SlicedFeedForward:
         return State()
 
     def shard(self, tp: int) -> SlicedFeedForward:
-        return replace(self, base=self.base.shard(tp))
+        base = self.base.shard(tp)
+        _check_parts(tp, self.slices, columns=base.width)
+        return replace(self, base=base)
 
     def shard_experts(self, ep: int, tp: int) -> SlicedFeedForward:
         """Slices are never spread over groups: `shard` splits each."""
@@ -148,7 +158,9 @@ class SlicedAttention:
         return self._used.state()
 
     def shard(self, tp: int) -> SlicedAttention:
-        return replace(self, base=self.base.shard(tp))
+        base = self.base.shard(tp)
+        _check_parts(tp, self.slices, heads=min(base.heads, base.kv_heads))
+        return replace(self, base=base)
 
     def shard_experts(self, ep: int, tp: int) -> SlicedAttention:
         """Slices are never spread over groups: `shard` splits each."""
