@@ -291,12 +291,11 @@ def deploy(
     chosen = system.mapping.attention if attention is None else attention
     device = checked_device(model, system, costs, memory, kernels, frameworks, chosen)
     return _overlapping(Deployment(
-        model=model, shard=shard, stages=stages, system=system, device=device,
-        layout=replace(layout, sent=sent_share(experts)), experts=experts,
-        placement=system.mapping.placement if placement is None else placement,
-        run=Run(model.numerics, chosen, sampling, joint), overlap=overlap,
-        kernels=tuple(kernels), all_to_all=all_to_all or "",
-        store=checked_store(store, model, system, overlap), tenants=tenants, placing=placing,
+        model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
+        layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
+        placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
+        run=Run(model.numerics, chosen, sampling, joint), all_to_all=all_to_all or "",
+        store=checked_store(store, model, system, overlap),
     ))  # fmt: skip
 
 
