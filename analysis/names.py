@@ -137,6 +137,12 @@ def _layers() -> list[dict[str, Any]]:
     return _titles(LAYER_KINDS)
 
 
+def _speculators() -> list[dict[str, Any]]:
+    from ..workloads.speculators import SPECULATORS
+
+    return _titles(SPECULATORS)
+
+
 def _exchanges() -> list[dict[str, Any]]:
     from ..devices.collectives.plans import ALGORITHMS
 
@@ -225,6 +231,7 @@ LISTS = {
     "routers": _routers,
     "routings": _routings,
     "layers": _layers,
+    "speculators": _speculators,
     "processors": _processors,
     "exchanges": _exchanges,
     "traces": _traces,

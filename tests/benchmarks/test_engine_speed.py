@@ -22,12 +22,14 @@ from opbyte.simulator.batching.kv import sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_STEPS, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.speculating import speculating
 from opbyte.simulator.expert_cache.store import ExpertStore
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.requests import open_requests
+from opbyte.workloads.speculators.asked import read_asked
 
 pytestmark = pytest.mark.benchmark
 
@@ -81,6 +83,22 @@ def test_speed(
             end="",
         )
     assert took / requests * 1e6 < most_us
+
+
+@pytest.mark.parametrize("method", ["eagle", "ngram"])
+def test_speculation_is_quick(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bar: 30,000 requests a CPU second on one replica."""
+    plain, rules = made("llama-3-8b", "h100-x1", {}), make_policy("vllm")
+    deployment = speculating(plain, read_asked(f"{method}:3"), (0.8, 0.6, 0.4), "uniform", 0)
+    load = {"rate": 50.0, "input_len": 512, "output_len": 128, "lengths": "lognormal"}
+    run(deployment, rules, open_requests(**load, limit=20))  # compiles
+    began = time.process_time()
+    result = run(deployment, rules, open_requests(**load, limit=20_000))
+    took = time.process_time() - began
+    with capsys.disabled():
+        print(f"\n{method}:3: {20_000 / took:,.0f} requests/s", end="")
+    assert result.speculated is not None
+    assert 20_000 / took >= 30_000
 
 
 def test_ratio_to_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
