@@ -164,7 +164,8 @@ class MappingSpec(Spec):
 
     `placement` says which processor takes which op (`simulator.deploy.placement`), `splitter` how
     co-processing divides experts: "paper" tries the prefixes of the order of increasing load,
-    "optimal" every subset. `experts` are cut or dealt over the devices of a node; `attention` is
+    "optimal" every subset. `experts` are cut over the devices of a node, or dealt to groups, as many
+    for all layers or by layer; `attention` is
     one pass over K and V, or scores through main memory.
 
     With `separate` every processor is a device of its own, with a memory of the device's size and a
@@ -176,7 +177,9 @@ class MappingSpec(Spec):
 
     placement: str = "op-per-byte"
     splitter: Literal["paper", "optimal"] = "paper"
-    experts: Literal["expert-parallel", "tensor-parallel"] = "expert-parallel"
+    experts: Literal["expert-parallel", "expert-parallel-by-layer", "tensor-parallel"] = (
+        "expert-parallel"
+    )
     attention: Literal["flash", "unfused"] = "flash"
     separate: bool = False
     pipeline: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -104,7 +103,7 @@ def expert_parts(
     out = []
     for i, (part, count, stage) in enumerate(found):
         router = routers[sizes[i]]
-        ep = layout.ep if part.routed.spreads else 1
+        ep = layout.dealt(part.routed.experts)[0] if part.routed.spreads else 1
         out.append(ExpertPart(part, ep, router, rows[i], count, stage))
     return tuple(out)
 
@@ -166,7 +165,7 @@ def copies_of(
     """Experts that a device holds beside its own, by the experts of a layer; None without a placement."""
     if placing is None:
         return None
-    return partial(placing.copies, groups=layout.ep, where=system.name)
+    return lambda experts: placing.copies(experts, layout.dealt(experts)[0], system.name)
 
 
 def place_experts(
@@ -189,9 +188,10 @@ def place_experts(
 def sites_of(part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: SystemSpec) -> Sites:
     """Where the experts of a part can lie."""
     experts = part.spec.routed.experts
-    slots = experts // layout.ep + placing.copies(experts, layout.ep, system.name)
+    groups, wide = layout.dealt(experts)
+    slots = experts // groups + placing.copies(experts, groups, system.name)
     node = max(system.groups_per_node // layout.pp, 1)
-    return Sites(experts, layout.ep, slots, layout.expert_tp, layout.tp, node)
+    return Sites(experts, groups, slots, wide, layout.tp, node)
 
 
 def sent_share(parts: Sequence[ExpertPart]) -> float:

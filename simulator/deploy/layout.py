@@ -25,6 +25,9 @@ from ...workloads.errors import InputError
 from ...workloads.layers import LayerKind, is_routed
 from ...workloads.model import Layer, ModelSpec
 
+BY_LAYER = "expert-parallel-by-layer"
+"""Rule of a mapping that deals experts of each layer to groups of its own number."""
+
 MOST_STAGES = 128
 """Pipeline stages; at most as many as `batching.state.LOG_ROWS`."""
 
@@ -40,7 +43,7 @@ class Layout:
     dp : int
         Data-parallel ranks.
     ep : int
-        Groups the experts are dealt to.
+        Groups the experts are dealt to; the most of any layer where layers differ.
     expert_tp : int
         Devices one expert is split over.
     gather : bool
@@ -54,6 +57,8 @@ class Layout:
     sent : float
         What ranks send each other of their tokens, over what they would if no expert had copies:
         a copy on a token's own rank saves its way.
+    by_layer : bool
+        Whether experts of each layer go to as many groups as divide them.
     """
 
     tp: int
@@ -64,6 +69,12 @@ class Layout:
     away: frozenset[str] = frozenset()
     pp: int = 1
     sent: float = 1.0
+    by_layer: bool = False
+
+    def dealt(self, experts: int) -> tuple[int, int]:
+        """Groups that the experts of a layer are dealt to, and devices that each is split over."""
+        ep = _groups(self.devices, experts) if self.by_layer else self.ep
+        return ep, self.devices // ep
 
     @property
     def devices(self) -> int:
@@ -94,6 +105,7 @@ def make_layout(
 
     Tensor parallel within a node and data parallel across nodes; experts by the system's rule:
     ``expert-parallel`` spreads whole experts over as many devices as divide them,
+    ``expert-parallel-by-layer`` does so for each layer, where they have different numbers of experts,
     ``tensor-parallel`` splits every expert within a node and deals experts to nodes. There is one
     pipeline stage unless more are asked for, or the system's mapping is a pipeline.
 
@@ -116,16 +128,27 @@ def make_layout(
         dp = devices // tp
     if tp * dp != devices:
         raise InputError("--tp/--dp", f"tp {tp} x dp {dp} must be {of}")
-    experts = _experts(model)
-    if experts is None:
+    counts = _experts(model)
+    if not counts:
         if ep not in (None, 1):
             raise InputError("--ep", f"{model.name} has no experts")
         return Layout(tp, dp, 1, devices, away=away, pp=pp)
+    if ep is None and system.mapping.experts == BY_LAYER and _all_spread(model):
+        if away:
+            reason = f"cannot be {BY_LAYER} with processors that are devices of their own"
+            raise InputError(f"mapping.experts of {system.name}", reason)
+        ep = max(_groups(devices, count) for count in counts)
+        return Layout(tp, dp, ep, devices // ep, pp=pp, by_layer=True)
     if ep is None:
-        ep = _default_ep(model, system, devices, experts)
+        ep = _default_ep(model, system, devices, math.gcd(*counts))
     if devices % ep:
         raise InputError("--ep", f"{ep} must divide {of}")
     return Layout(tp, dp, ep, devices // ep, away=away, pp=pp)
+
+
+def _groups(devices: int, experts: int) -> int:
+    """As many groups as divide both devices and experts."""
+    return math.gcd(devices, experts)
 
 
 def _default_pp(model: ModelSpec, system: SystemSpec) -> int:
@@ -161,11 +184,10 @@ def _away(system: SystemSpec) -> frozenset[str]:
     return frozenset(kind for p in system.device.processors.values() for kind in p.excludes)
 
 
-def _experts(model: ModelSpec) -> int | None:
-    """Experts of all parts whose experts spread (their greatest common divisor if they differ)."""
+def _experts(model: ModelSpec) -> set[int]:
+    """Numbers of experts of all parts whose experts spread."""
     found = [part.routed for layer in model.layers for part in layer.expert_parts]
-    counts = {routed.experts for routed in found if routed.spreads}
-    return math.gcd(*counts) if counts else None
+    return {routed.experts for routed in found if routed.spreads}
 
 
 def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | None, of: str) -> int:
@@ -184,11 +206,15 @@ def _default_tp(model: ModelSpec, system: SystemSpec, devices: int, dp: int | No
 
 
 def _default_ep(model: ModelSpec, system: SystemSpec, devices: int, experts: int) -> int:
-    parts = [part for layer in model.layers for part in layer.expert_parts]
-    if not all(part.routed.spreads for part in parts):
+    if not _all_spread(model):
         return 1
     widest = system.nodes if system.mapping.experts == "tensor-parallel" else devices
     return max(d for d in range(1, min(widest, experts) + 1) if devices % d == 0 == experts % d)
+
+
+def _all_spread(model: ModelSpec) -> bool:
+    """Whether the experts of all parts spread over devices."""
+    return all(part.routed.spreads for layer in model.layers for part in layer.expert_parts)
 
 
 def _shard_dense(layer: Layer, tp: int) -> Layer:
@@ -224,10 +250,11 @@ def shard_model(
         if not is_routed(part) or not part.routed.spreads:
             return part
         more = copies(part.routed.experts) if copies else 0
+        degrees = layout.dealt(part.routed.experts)
         if not more:
-            return part.shard_experts(layout.ep, layout.expert_tp)
+            return part.shard_experts(*degrees)
         try:
-            return part.shard_experts(layout.ep, layout.expert_tp, more)
+            return part.shard_experts(*degrees, more)
         except TypeError as error:
             reason = f"have no place in layers of kind {part.kind} ({error})"
             raise InputError("--redundant-experts", reason) from error

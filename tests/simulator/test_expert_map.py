@@ -303,3 +303,32 @@ def test_expected_loads_are_the_mean_of_draws() -> None:
     expected = part.expected(256.0)
     mean, error = draws.mean(axis=0), draws.std(axis=0) / np.sqrt(200) + 1e-3
     assert (np.abs(mean - expected.tokens * expected.experts) < 5 * error).all()
+
+
+def test_groups_by_layer() -> None:
+    """Pyramid of 64 and 128 experts on 128 devices: an expert of the former is cut in two."""
+    system, model = load_system("a100-40gb-16x8"), load_model("dsmoe-1.3b-pr")
+    mapping = system.mapping.model_copy(update={"experts": "expert-parallel-by-layer"})
+    common = deploy(model, system, tp=1)
+    own = deploy(model, system.model_copy(update={"mapping": mapping}), tp=1)
+    found = {(p.spec.routed.experts, p.ep, p.held, p.spec.width) for p in own.experts}  # type: ignore[attr-defined]
+    assert found == {(64, 64, 1, 4096), (128, 128, 1, 8192)}
+    assert {part.ep for part in common.experts} == {64}
+    assert own.memory().weights == pytest.approx(common.memory().weights, rel=1e-3)
+    assert deploy(model, own.system, tp=1, ep=64).layout == common.layout
+    placed = deploy(model, own.system, tp=1, placing=ExpertPlacing("balanced", 128))
+    assert {(part.ep, part.held) for part in placed.experts} == {(64, 3), (128, 2)}
+
+
+def test_groups_by_layer_on_both_paths(compiled_step: Callable[..., float]) -> None:
+    system, model = load_system("a100-40gb-16x8"), load_model("dsmoe-1.3b-pr")
+    mapping = system.mapping.model_copy(update={"experts": "expert-parallel-by-layer"})
+    for placing in (None, ExpertPlacing("balanced", 128, "node")):
+        d = deploy(model, system.model_copy(update={"mapping": mapping}), tp=1, placing=placing,
+                   routing="power_law:0.7")  # fmt: skip
+        plan, _ = lower(d)
+        books = new_books(plan)
+        batches = [Batch.of([100 + rank] * 4) for rank in range(d.ranks)]
+        moments = [b.moments(d.shard.windows) for b in batches]
+        seconds = compiled_step(plan, books, batches, moments, 5, True, 0)
+        assert seconds == pytest.approx(explicit_stage(d, batches, step=5).seconds, rel=1e-9)
