@@ -83,6 +83,7 @@ def evidence(
         *_waits(deployment),
         *_tiers(deployment, sources),
         *_acceptance(deployment),
+        *_maps(deployment),
         _static(deployment, sources),
         *_power(deployment),
     ]
@@ -158,6 +159,17 @@ def _acceptance(deployment: Deployment) -> list[dict[str, Any]]:
             "why": given_text(speculation).removeprefix("given: "),
         }
     ]  # fmt: skip
+
+
+def _maps(deployment: Deployment) -> list[dict[str, Any]]:
+    """What maps of experts are made from, where there are any."""
+    if deployment.placing is None:
+        return []
+    loads = {
+        "expert_placement": "assumed: maps are made from the router's popularity in the long run, which "
+        "stays as it is; exchanges are those of an even spread"
+    }
+    return [_entry("maps of experts", "loads of devices", loads, ("expert_placement",))]
 
 
 def _waits(deployment: Deployment) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.layout import exchange_link
@@ -26,6 +27,7 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
+from .evidence import evidence
 from .expert_loads import copy_bytes, group_loads, out_share, spreading, worst_over_mean
 from .step import MAX_BATCH, stage_of
 
@@ -101,6 +103,7 @@ class Placement(Result):
     context: int
     prefill: int
     period: int | None
+    sources: Mapping[str, str]
 
     @property
     def after(self) -> Placed:
@@ -124,7 +127,7 @@ class Placement(Result):
             "chosen": self.after.name,
             "placements": self.records(),
             "layers": self.layers(),
-            "evidence": EVIDENCE,
+            "evidence": [*evidence(self.after.deployment, self.sources), MOVING],
         }
 
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -234,17 +237,13 @@ class Placement(Result):
         return [Drawing(device_loads(pd.DataFrame(self.layers()), title), text)]
 
 
-EVIDENCE = [
-    {
-        "cost_model": "expert loads", "applies_to": "maps of experts", "basis": "assumed",
-        "error": None, "rows": 0,
-        "assumptions": {
-            "loads": "assumed: maps are made from the router's popularity in the long run, which stays "
-            "as it is",
-            "moving": "assumed: a device gets experts at the rate of its link, nothing else on it",
-        },
-    }
-]  # fmt: skip
+MOVING = {
+    "cost_model": "latency + bytes/bandwidth", "applies_to": "moving experts", "basis": "assumed",
+    "error": None, "rows": 0,
+    "assumptions": {
+        "moving": "assumed: a device gets experts at the rate of its link, with nothing else on it"
+    },
+}  # fmt: skip
 
 
 def placement(
@@ -304,7 +303,8 @@ def placement(
         _placed(each.expert_placement or "", deployed(spec, where, each), work, before.deployment)
         for each in _tries(how, plain.layout.ep)
     )  # fmt: skip
-    return Placement(before, found, batch, context, prefill, period)
+    sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
+    return Placement(before, found, batch, context, prefill, period, sources)
 
 
 def _tries(how: DeployOptions, groups: int) -> list[DeployOptions]:
