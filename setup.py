@@ -12,7 +12,7 @@ setup(
     package_data={
         "opbyte": ["py.typed"],
         "opbyte.analysis.reference": ["templates/*"],
-        "opbyte.analysis.report": ["templates/*.j2"],
+        "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.reproduce": ["values/*.yaml"],
         "opbyte.devices": [
             "specs/*.yaml",

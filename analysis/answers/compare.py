@@ -27,6 +27,7 @@ from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
 from .comparison import SystemComparison, SystemRow
 from .interval import Interval, step_interval
+from .rests import rests_of
 from .step import MAX_BATCH
 
 MAX_IMAGES = 10_000
@@ -82,7 +83,10 @@ def compare(
         check_count(layers, "--layers", 1, len(spec.layers))
         spec = replace(spec, layers=spec.layers[:layers], vocab=0, tied=True, extra_weights=0)
     what = Load(batch, context, images if spec.front else 0, schedule, seed)
-    rows = tuple(_row(spec, system, what, how) for _, system in loaded)
+    rows = tuple(
+        _row(spec, system, what, how, given)
+        for given, (_, system) in zip(systems, loaded, strict=True)
+    )
     moe, mean_queue = routed_part(spec), None
     if moe is not None:
         tokens = spec.front.tokens if spec.front else batch
@@ -93,7 +97,10 @@ def compare(
     )  # fmt: skip
 
 
-def _row(model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions) -> SystemRow:
+def _row(
+    model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions,
+    given: str | Path | SystemSpec,
+) -> SystemRow:  # fmt: skip
     """One system's answer, or why it has none."""
     kinds = tuple(p.kind for p in system.device.processors.values())
     row = SystemRow(
@@ -110,6 +117,7 @@ def _row(model: ModelSpec, system: SystemSpec, what: Load, how: DeployOptions) -
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
         memory_bytes=row.memory_bytes - step.elsewhere_bytes,
         bases=bases_of(step.deployment), interval=_interval(step),
+        rests=rests_of(given, system, step.deployment, how.host),
     )  # fmt: skip
 
 

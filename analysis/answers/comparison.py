@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...simulator.deploy.break_even import BreakEven
 from ...simulator.scenario.one_step import LayerTime
 from ...workloads.model import ModelSpec
-from ..show.result import Drawing, Result
+from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
 from .bases import NONE, Bases, not_like_for_like
 from .interval import LEVEL, Interval, interval_dict, spoken
@@ -44,6 +44,8 @@ class SystemRow:
         What its times and its energy rest on.
     interval : Interval or None
         Factors on its time, see `interval`; None where too little of it rests on measurements.
+    rests : Rests or None
+        Its description with sources.
     """
 
     system: str
@@ -61,6 +63,7 @@ class SystemRow:
     warnings: tuple[str, ...] = ()
     bases: Bases = NONE
     interval: Interval | None = None
+    rests: Rests | None = None
 
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
@@ -188,6 +191,22 @@ class SystemComparison(Result):
             [(row.system, x.layer, x.seconds, x.bound) for row in self.table for x in row.layers],
             columns=["system", "layer", "seconds", "bound"],
         )
+
+    def rests(self) -> Sequence[Rests]:
+        return [row.rests for row in self.table if row.rests is not None]
+
+    def headline(self) -> str:
+        """Which system is fastest, by how much, and where the time of it goes."""
+        timed = [row for row in self.table if row.latency_s and not row.reason]
+        if not timed:
+            return "No system fits."
+        best, *rest = sorted(timed, key=lambda row: row.latency_s or 0.0)
+        text = f"{best.system} is fastest: {seconds(best.latency_s)} a step, most of it in "
+        text += _longest(best) + "."
+        for row in rest[:3]:
+            ratio = (row.latency_s or 0.0) / (best.latency_s or 1.0)
+            text += f" {row.system} takes {ratio:.2f} times as long."
+        return text
 
     def drawings(self) -> Sequence[Drawing]:
         from ..plots.comparisons import comparison

@@ -46,6 +46,9 @@ class Comparison(Several):
         systems = " and ".join(r.run.deployment.system.name for r in self.runs)
         return f"{self.runs[0].run.deployment.model.name} on {systems}"
 
+    def headline(self) -> str:
+        return self.verdict()
+
     def verdict(self) -> str:
         """Say which is better by how much, and which layers moved and why."""
         best, base = self.runs[0].run, self.runs[-1].run

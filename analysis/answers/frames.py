@@ -18,8 +18,9 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_seed
 from ...workloads.vit_requests import arrivals, check_images, task_sequence
-from ..show.result import Result
+from ..show.result import Rests, Result
 from ..show.text import seconds, show
+from .rests import rests_of
 
 QUANTILES = {"mean": None, "p50": 0.5, "p90": 0.9, "p99": 0.99}
 
@@ -33,6 +34,10 @@ class FrameRun(Result):
     schedule: str
     workload: str
     served: Frames
+    described: tuple[Rests, ...] = ()
+
+    def rests(self) -> Sequence[Rests]:
+        return self.described
 
     def remarks(self) -> Sequence[str]:
         return self.deployment.warnings
@@ -186,4 +191,5 @@ def frames(
         d, order, arrivals=stamps, in_flight=in_flight, schedule=schedule, routing=routing,
         seed=seed, told=told,
     )  # fmt: skip
-    return FrameRun(d, where.name, schedule, f"{images:,} images, {pace}, tasks {tasks}", served)
+    what = f"{images:,} images, {pace}, tasks {tasks}"
+    return FrameRun(d, where.name, schedule, what, served, (rests_of(system, where),))

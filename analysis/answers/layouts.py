@@ -25,8 +25,9 @@ from ...workloads.access import Access
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
-from ..show.result import Result
+from ..show.result import Rests, Result
 from ..show.text import seconds
+from .rests import rests_of
 from .step import MAX_BATCH
 
 MAPPINGS = tuple(name + fold for name in NAMED for fold in ("", "+xor"))
@@ -97,6 +98,10 @@ class Layouts(Result):
     tried: int
     usual: RankedLayout
     ranked: tuple[RankedLayout, ...]
+    described: tuple[Rests, ...] = ()
+
+    def rests(self) -> Sequence[Rests]:
+        return self.described
 
     @property
     def gain(self) -> float:
@@ -207,7 +212,10 @@ def layouts(
     best = sorted(tried, key=search.memory_s)[:FINALISTS]
     ranked = sorted(map(search.whole, best), key=lambda each: each.step_s)
     usual = search.whole(search.usual)
-    return Layouts(spec.name, where, batch, context, len(tried), usual, tuple(ranked))
+    return Layouts(
+        spec.name, where, batch, context, len(tried), usual, tuple(ranked),
+        (rests_of(system, where, search.flat),),
+    )  # fmt: skip
 
 
 def _own(system: SystemSpec, standard: str | None) -> DataLayout:

@@ -178,6 +178,20 @@ class Roofline(Result):
             FOOTNOTE,
         ]
 
+    def headline(self) -> str:
+        """How long the step takes, and which op and which bound take the most of it."""
+        took: dict[str, float] = {}
+        for op in self.ops:
+            took[op.bound] = took.get(op.bound, 0.0) + op.seconds * op.count
+        first = max(self.ops, key=lambda op: op.seconds * op.count)
+        bound = max(took, key=lambda name: took[name])
+        share = first.seconds * first.count / self.step_seconds
+        return (
+            f"One step takes {seconds(self.step_seconds)}. Its longest op is {first.name} on "
+            f"{first.processor} ({share:.0%} of the step, bound by {first.bound}); of all ops' time "
+            f"{took[bound] / sum(took.values()):.0%} is bound by {bound}."
+        )
+
     def title(self) -> str:
         """Heading of the figure."""
         d = self.deployment

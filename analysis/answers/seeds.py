@@ -44,6 +44,16 @@ class Seeds(Several):
         out.pop("layers")
         return out
 
+    def headline(self) -> str:
+        """Mean rate with its interval, and the mean latencies."""
+        data = self.to_dict()
+        rate, half = data["output_tokens_per_s"], data["ci95"]["output_tokens_per_s"]
+        return (
+            f"{show(rate)} output tokens/s on average of {len(self.runs)} seeds (95 % interval "
+            f"+- {show(half)}); time to first token {seconds(data['ttft_s']['p50'])}, per output "
+            f"token {seconds(data['tpot_s']['p50'])} (medians)."
+        )
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         tables = [flat(r.run) for r in self.runs]
         return [

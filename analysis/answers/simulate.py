@@ -20,6 +20,7 @@ from ...simulator.serving.progress import Progress
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
+from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
@@ -156,6 +157,24 @@ class Simulation(Result):
             latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
+
+    def headline(self) -> str:
+        """Throughput and latencies in a sentence, and what takes the most of the clock."""
+        r = self.run
+        parts = [f"{show(r.output_tokens_per_s)} output tokens/s"]
+        if r.ttft_s.p50 is not None:
+            parts.append(
+                f"a first token after {seconds(r.ttft_s.p50)} (p99 {seconds(r.ttft_s.p99)})"
+            )
+        if r.tpot_s.p50 is not None:
+            parts.append(f"then one every {seconds(r.tpot_s.p50)}")
+        if r.joules_per_token is not None:
+            parts.append(f"{show(r.joules_per_token)} J a token")
+        text = ", ".join(parts) + "."
+        longest = next(iter(layer_totals(r)), None)
+        if longest is None:
+            return text
+        return f"{text} Most of the clock goes to {longest.name} on {longest.processor}."
 
     def sure(self) -> str:
         """How sure the figures are, in a sentence."""

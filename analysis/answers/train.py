@@ -150,6 +150,19 @@ class Training(Result):
             if f or b
         ]
 
+    def headline(self) -> str:
+        """How long a step takes, at what utilisation, and what is exposed beside computation."""
+        step = self.step
+        others = {k: v for k, v in step.by_stream.items() if k != "compute" and v}
+        text = (
+            f"One step takes {seconds(step.seconds)}: {show(self.tokens_per_s)} tokens/s at an MFU "
+            f"of {self.mfu:.1%}."
+        )
+        if others:
+            most = max(others, key=lambda name: others[name])
+            text += f" Beside computation, {most} shows most: {others[most] / step.seconds:.1%}."
+        return text
+
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         d, la, o, step = self.deployment, self.layout, self.options, self.step
         degrees = f"tp {la.tp}, dp {la.dp}, pp {la.pp}"

@@ -35,7 +35,7 @@ def answer(
     counted : str
         What the work counts; `make` is then told of it by its keyword ``told``.
     write : callable, optional
-        Instead of `report.files.write`.
+        Writes the answer's files, instead of `report.files.write_files`; the report comes before.
     """
     with folder(out) as files:
         if counted:
@@ -43,12 +43,11 @@ def answer(
                 result = make(told=told)
         else:
             result = make()
-        if files and write is not None:
-            write(result, files)
-        elif files:
-            from ..report.files import write as write_by_type
+        if files:
+            from ..report.files import write_files, write_report
 
-            write_by_type(result, files)
+            write_report(result, files)
+            (write or write_files)(result, files)
     for text in result.remarks():
         print(f"opbyte: warning: {visible(text)}", file=sys.stderr)
     show(result, as_json)

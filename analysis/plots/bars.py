@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .style import BLACK, LIGHT, Style
+from .style import BLACK, LIGHT, Style, number
+from .told import told
 
 
 def bars(
@@ -37,10 +38,16 @@ def bars(
     for i, name in enumerate(series):
         style = styles[name]
         at = np.arange(len(keys)) + (i - (len(series) - 1) / 2) * wide
-        axes.bar(
-            at, [table[(*k, name)] for k in keys], wide, color=style.color, edgecolor=BLACK,
-            linewidth=0.4, hatch=style.hatch,
+        heights = [table[(*k, name)] for k in keys]
+        drawn = axes.bar(
+            at, heights, wide, color=style.color, edgecolor=BLACK, linewidth=0.4,
+            hatch=style.hatch,
         )  # fmt: skip
+        texts = [
+            f"{', '.join(_tick(part) for part in key)}\n{name}: {number(float(height))}"
+            for key, height in zip(keys, heights, strict=True)
+        ]
+        told(drawn, name, texts)
     axes.set_xticks(range(len(keys)), ["\n".join(_tick(x) for x in key) for key in keys])
     axes.tick_params(axis="x", length=0)
     axes.grid(True, axis="y", color=LIGHT, linewidth=0.5)

@@ -28,6 +28,7 @@ from .style import (
     say_empty,
     wrapped,
 )
+from .told import told
 
 LINE = 10.5
 """Height of a line of text [pt]."""
@@ -122,11 +123,12 @@ def _draw_layers(axes: Axes, shown: pd.DataFrame, layers: list[str]) -> list[_La
     labels = []
     for layer in layers:
         line = shown[shown["layer"] == layer].sort_values("batch", kind="stable")
-        axes.plot(
+        (drawn,) = axes.plot(
             line["batch"], line["op_per_byte"], color=styles[layer].color, gid="layer",
             marker=styles[layer].marker, markersize=5, markeredgecolor="black",
             markeredgewidth=0.4,
         )  # fmt: skip
+        told(drawn, layer)
         end = line.iloc[-1]
         labels.append(
             _Label(float(end["batch"]), float(end["op_per_byte"]), layer, styles[layer].color)
@@ -139,7 +141,8 @@ def _draw_levels(axes: Axes, levels: dict[str, float]) -> list[_Label]:
     labels = []
     for name, value in levels.items():
         color = styles[name].color
-        axes.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1.0, gid="ridge")
+        ridge = axes.axhline(value, color=color, linestyle=(0, (4, 2)), linewidth=1.0, gid="ridge")
+        told(ridge, f"{name} ridge", [f"{name} ridge, {number(value)} Op/B"] * 2)
         labels.append(_Label(None, value, f"{name} ridge, {number(value)} Op/B", color))
     return labels
 

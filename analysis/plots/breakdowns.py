@@ -32,6 +32,7 @@ from .style import (
     scale,
     wrapped,
 )
+from .told import told
 
 OP_COLUMNS = (
     "run", "layer", "name", "kind", "processor", "wall_s", "busy_s", "flops", "bytes",
@@ -43,6 +44,7 @@ BAR = 0.55
 RUN_WIDTH = 92.0
 """Room for a run's name [pt]."""
 SMALLEST = 0.05
+NAMES = {"dram": "memory", "compute": "compute", "link": "links"}
 """Segments below this share of a bar are not labelled."""
 
 
@@ -127,7 +129,8 @@ def _time(
             seconds = of_layer[processor].reindex(runs).fillna(0.0).to_numpy()
             share = 100 * np.divide(seconds, total, out=np.zeros(len(runs)), where=total > 0)
             hatch = hatches[processor].hatch if processor in hatches else ""
-            labels += _bar(axes, left, share, styles[layer].color, hatch)
+            name = f"{layer} on {processor}" if processor in units else layer
+            labels += _bar(axes, left, share, styles[layer].color, hatch, name)
             left += share
     axes.set_xlim(0, 100)
     handles = [Patch(facecolor=styles[n].color, edgecolor=BLACK, label=n) for n in layers]
@@ -152,7 +155,7 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
     labels: list[Segment] = []
     for path, column in zip(PATHS, columns, strict=True):
         width = joules[column].to_numpy() / factor
-        labels += _bar(axes, left, width, PATHS[path], "", total / factor)
+        labels += _bar(axes, left, width, PATHS[path], "", NAMES[path], total / factor)
         left += width
     for y, value in enumerate(total):
         axes.annotate(
@@ -160,10 +163,9 @@ def _energy(axes: Axes, table: pd.DataFrame, runs: list[str]) -> list[Segment]:
             textcoords="offset points", va="center", gid="total",
         )  # fmt: skip
     axes.set_xlim(0, 1.45 * largest / factor if largest else 1.0)
-    names = {"dram": "memory", "compute": "compute", "link": "links"}
     used = [path for path, column in zip(PATHS, columns, strict=True) if joules[column].any()]
     _legend_below(
-        axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=names[p]) for p in used], 2
+        axes, [Patch(facecolor=PATHS[p], edgecolor=BLACK, label=NAMES[p]) for p in used], 2
     )
     return labels
 
@@ -174,18 +176,22 @@ def _bar(
     width: Array,
     color: str,
     hatch: str,
+    name: str,
     whole: Array | None = None,
 ) -> list[Segment]:
     """Draw one segment a run, with its share of the bar in percent if that is not small."""
     rows = range(len(width))
-    axes.barh(
+    shares = [
+        width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0 for y in rows
+    ]
+    bars = axes.barh(
         rows, width, BAR, left, color=color, edgecolor=BLACK, linewidth=0.5, hatch=hatch,
         gid="segment",
     )  # fmt: skip
+    told(bars, name, [f"{name}: {100 * share:.1f} %" for share in shares])
     labels: list[Segment] = []
     bright = np.dot(matplotlib.colors.to_rgb(color), [0.299, 0.587, 0.114]) > 0.45
-    for y in rows:
-        share = width[y] / 100 if whole is None else width[y] / whole[y] if whole[y] else 0.0
+    for y, share in enumerate(shares):
         if share < SMALLEST:
             continue
         text = axes.text(

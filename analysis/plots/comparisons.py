@@ -23,6 +23,7 @@ from .style import (
     require,
     say_empty,
 )
+from .told import told
 
 BAR = 0.55
 COLUMNS = ("system", "kinds", "fits", "latency_s", "joules_per_item")
@@ -54,8 +55,8 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
         kinds = [str(kind) for kind in rows["kinds"]]
         styles = processor_styles(kinds)
         colors = [styles[kind].color for kind in kinds]
-        _bars(time, rows["latency_s"], colors, "s", "Time of the step")
-        _bars(energy, rows["joules_per_item"], colors, "J", f"Energy per {item}")
+        _bars(time, rows["latency_s"], names, colors, "s", "Time of the step")
+        _bars(energy, rows["joules_per_item"], names, colors, "J", f"Energy per {item}")
         _shares(share, layers, names)
         time.set_yticks(range(len(names)), names)
         time.set_ylim(max(len(names), 1) - 0.5, -0.5)
@@ -71,7 +72,9 @@ def comparison(rows: pd.DataFrame, layers: pd.DataFrame, title: str, item: str) 
     return figure
 
 
-def _bars(axes: Axes, values: pd.Series, colors: list[str], unit: str, label: str) -> None:
+def _bars(
+    axes: Axes, values: pd.Series, names: list[str], colors: list[str], unit: str, label: str
+) -> None:
     """Horizontal bars on a logarithmic axis, each with its value."""
     numbers = pd.to_numeric(values).to_numpy(dtype=np.float64)
     known = numbers[np.isfinite(numbers) & (numbers > 0)]
@@ -84,8 +87,9 @@ def _bars(axes: Axes, values: pd.Series, colors: list[str], unit: str, label: st
     for i, (value, color) in enumerate(zip(numbers, colors, strict=True)):
         if not np.isfinite(value) or value <= 0:
             continue
-        axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK,
-                  linewidth=0.5, gid="bar")  # fmt: skip
+        bar = axes.barh(i, value - low, left=low, height=BAR, color=color, edgecolor=BLACK,
+                        linewidth=0.5, gid="bar")  # fmt: skip
+        told(bar, texts=[f"{names[i]}: {quantity(float(value), unit, 1.0)}"])
         axes.annotate(quantity(float(value), unit, 1.0), (float(value), i), (3, 0),
                       textcoords="offset points", va="center")  # fmt: skip
 
@@ -100,9 +104,12 @@ def _shares(axes: Axes, table: pd.DataFrame, names: list[str]) -> None:
         for layer in order:
             for _, part in own[own["layer"] == layer].iterrows():
                 width = 100 * float(part["seconds"]) / total
-                axes.barh(i, width, left=left, height=BAR, color=styles[layer].color,
-                          edgecolor=BLACK, linewidth=0.5, gid="share",
-                          hatch="////" if part["bound"] == "memory" else "")  # fmt: skip
+                bar = axes.barh(i, width, left=left, height=BAR, color=styles[layer].color,
+                                edgecolor=BLACK, linewidth=0.5, gid="share",
+                                hatch="////" if part["bound"] == "memory" else "")  # fmt: skip
+                took = quantity(float(part["seconds"]), "s", 1.0)
+                text = f"{name}, {layer}: {took}, {width:.1f} %, bound by {part['bound']}"
+                told(bar, layer, [text])
                 left += width
     axes.set_xlim(0, 100)
     axes.set_xlabel("Share of time (%)")

@@ -26,6 +26,7 @@ from .style import (
     require,
     say_empty,
 )
+from .told import told
 
 REQUEST_COLUMNS = (
     "request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s", "first_token_s",
@@ -111,18 +112,22 @@ def _distributions(axes: Axes, curves: dict[str, Array]) -> tuple[list[Point], l
         style, dashes = CURVES[name]
         ordered = np.sort(np.maximum(values, SHORTEST))
         line = _steps(ordered)
-        axes.plot(
+        (curve,) = axes.plot(
             *line.T, color=style.color, linestyle=dashes, drawstyle="steps-post", label=name,
             gid="cdf",
         )  # fmt: skip
+        told(
+            curve, texts=[f"{name}\n{number(p)} % within {quantity(x, 's', 1.0)}" for x, p in line]
+        )
         lines.append(line)
         for q in QUANTILES:
             x = float(np.quantile(ordered, q))
-            axes.plot(
+            (dot,) = axes.plot(
                 [x], [100 * q], style.marker, color=style.color, markersize=4.5, gid="quantile",
                 markeredgecolor="white", markeredgewidth=0.5, zorder=3,
             )  # fmt: skip
             text = f"p{100 * q:.0f} {quantity(x, 's', 1.0)}"
+            told(dot, texts=[f"{name}\n{text}"])
             points.append(Point(x, 100 * q, 2.3, text, style.color))
     ends = [x for line in lines for x in (line[0, 0], line[-1, 0])]
     low, high = min(ends), max(ends)

@@ -32,6 +32,7 @@ from .style import (
     say_empty,
     wrapped,
 )
+from .told import told
 from .tradeoffs import metric_label
 
 RUNS = (
@@ -124,11 +125,15 @@ def _panel(
     for run in runs:
         curve = rows[rows["run"].astype(str) == run].sort_values(load, kind="stable")
         style, dashes = _look(runs.index(run))
-        axes.plot(
+        (drawn,) = axes.plot(
             curve[load].astype(float), curve[name].astype(float), color=style.color,
             marker=style.marker, linestyle=dashes, markersize=4.5, markeredgecolor="white",
             markeredgewidth=0.4, gid="curve",
         )  # fmt: skip
+        told(drawn, run, [
+            f"{run}\n{metric_label(load)}: {number(x)}\n{label}: {quantity(y, 's', 1.0)}"
+            for x, y in zip(curve[load].astype(float), curve[name].astype(float), strict=True)
+        ])  # fmt: skip
     axes.set_xlim(left=0, right=float(rows[load].max()) * 1.06)
     if limit:
         axes.axhline(limit, color=GREY, linestyle="--", linewidth=0.9, gid="limit")

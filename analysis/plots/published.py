@@ -23,8 +23,10 @@ from .style import (
     finish,
     house_style,
     new_figure,
+    number,
     require,
 )
+from .told import told
 
 COLORS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 HATCHES = ("", "///", "...", "\\\\\\", "xxx")
@@ -63,8 +65,10 @@ def ratios(table: pd.DataFrame, title: str) -> Figure:
             (np.isnan(allowed), GREY, "D", "reported"), (missed, VERMILLION, "X", "missed"),
         ):  # fmt: skip
             if which.any():
-                axes.plot(100 * off[which], places[which], marker, color=color, markersize=4,
-                          linestyle="none", label=label)  # fmt: skip
+                marks = axes.plot(100 * off[which], places[which], marker, color=color,
+                                  markersize=4, linestyle="none", label=label)  # fmt: skip
+                rows = zip(table["id"][which], 100 * off[which], strict=True)
+                told(marks[0], label, [f"{name}: {away:+.2f} %" for name, away in rows])
         axes.axvline(0, color=BLACK, linewidth=0.7)
         axes.set_yticks(places, list(table["id"]))
         axes.set_ylim(-0.8, len(table) - 0.2)
@@ -95,14 +99,16 @@ def stacked(table: pd.DataFrame, title: str) -> Figure:
         for i, part in enumerate(parts):
             width = table[part].to_numpy(dtype=np.float64)
             color, hatch = COLORS[i % 5], HATCHES[i % 5]
-            axes.barh(places, width, left=left, height=0.7, linewidth=0, color=color, hatch=hatch,
-                      edgecolor="white")  # fmt: skip
+            bars = axes.barh(places, width, left=left, height=0.7, linewidth=0, color=color,
+                             hatch=hatch, edgecolor="white")  # fmt: skip
+            cases = zip(table["case"], width, strict=True)
+            told(bars, part, [f"{case}, {part}: {number(float(size))}" for case, size in cases])
             handles.append(Patch(label=part, facecolor=color, hatch=hatch, edgecolor="white"))
             left += width
         if "published" in table:
-            told = table["published"].to_numpy(dtype=np.float64)
-            there = ~np.isnan(told)
-            marks = axes.plot(told[there], places[there], "|", color=BLACK, markersize=9,
+            given = table["published"].to_numpy(dtype=np.float64)
+            there = ~np.isnan(given)
+            marks = axes.plot(given[there], places[there], "|", color=BLACK, markersize=9,
                               markeredgewidth=1.8, label="published")  # fmt: skip
             handles += marks if there.any() else []
         axes.set_yticks(places, list(table["case"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -38,6 +38,7 @@ from .style import (
     say_empty,
     wrapped,
 )  # fmt: skip
+from .told import told
 
 PROCESSOR_COLUMNS = (
     "name", "peak_flops", "bandwidth", "compute_efficiency", "memory_efficiency",
@@ -210,11 +211,15 @@ def _draw_roof(
     """Draw nominal and attainable roof; returns their polylines."""
     nominal = _corner(roof.peak, roof.bandwidth, low, high)
     attainable = _corner(*roof.attainable, low, high)
-    axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
-    axes.plot(
+    speeds = f"{quantity(roof.peak, 'FLOP/s')}, {quantity(roof.bandwidth, 'B/s')}"
+    (whole,) = axes.plot(*nominal.T, color=style.color, zorder=2, gid="roof-nominal")
+    told(whole, f"roof of {roof.name}", [f"{roof.name}: {speeds}"] * 3)
+    (part,) = axes.plot(
         *attainable.T, color=style.color, linestyle=DASHES, linewidth=1.0, zorder=2,
         gid="roof-attainable",
     )  # fmt: skip
+    if roof.attainable != (roof.peak, roof.bandwidth):
+        told(part, f"attainable of {roof.name}")
     return [nominal, attainable]
 
 
@@ -230,13 +235,23 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
     for row in shown.to_dict("records"):
         size, style = _diameter(row["share"]), styles[row["layer"]]
         x, y = row["op_per_byte"], row["achieved_flops"] / TERA
-        axes.plot(
+        (marker,) = axes.plot(
             [x], [y], linestyle="none", gid="op", zorder=3,
             **_marker(style, colors[row["processor"]], size),
         )  # fmt: skip
+        told(marker, f"{row['layer']} on {row['processor']}", [_op_text(row)])
         radius = size / 2 * REACH.get(style.marker, 1.0)
         points.append(Point(x, y, radius, row["name"]))
     return points
+
+
+def _op_text(row: Mapping[Hashable, Any]) -> str:
+    """What an op's marker says."""
+    return (
+        f"{row['name']} on {row['processor']}\n{quantity(row['seconds_total'], 's', 1.0)}, "
+        f"{number(100 * row['share'])}{PERCENT} of the time\n{number(row['op_per_byte'])} Op/B, "
+        f"{quantity(row['achieved_flops'], 'FLOP/s')}"
+    )
 
 
 def _marker(layer: Style, processor: Style, size: float = 5.5) -> dict[str, Any]:
@@ -266,18 +281,24 @@ def _marks(
     for roof in roofs:
         y = roof.peak / TERA
         order.append(Point(right, y, 0.0, roof.name, colors[roof.name].color))
-        axes.plot([roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge")
+        (dot,) = axes.plot(
+            [roof.ridge], [y], "o", markersize=4, color=colors[roof.name].color, gid="ridge"
+        )
         text = f"ridge {number(roof.ridge)} Op/B"
+        told(dot, texts=[f"{text} of {roof.name}"])
         points.append(Point(roof.ridge, y, 2.0, text, colors[roof.name].color))
     for a, b in combinations(roofs, 2):
         cross = _break_even(a.attainable, b.attainable)
         if cross is None:
             continue
         x, y = cross
-        axes.plot([x], [y / TERA], linestyle="none", gid="break-even", zorder=4, **BREAK_EVEN)
+        (dot,) = axes.plot(
+            [x], [y / TERA], linestyle="none", gid="break-even", zorder=4, **BREAK_EVEN
+        )
         text = f"break-even {number(x)} Op/B"
         if len(roofs) > 2:
             text += f"\n{a.name} / {b.name}"
+        told(dot, "break-even", [f"{a.name} and {b.name} are equally fast at {number(x)} Op/B"])
         order.append(Point(x, y / TERA, 2.3, text))
     points += order
     return [*place(axes, points, [*points, *ops], (), lines, gid="mark")]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from .style import (
     require,
     say_empty,
 )
+from .told import told
 
 Array = npt.NDArray[np.float64]
 
@@ -105,11 +107,18 @@ def trade_off(
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda value, _: number(value))
         line = at[best]
-        axes.plot(*at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row")
-        axes.plot(
+        (every,) = axes.plot(
+            *at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row"
+        )
+        designs = [
+            _design(row, columns, (first, second)) for row in pd.DataFrame(rows).to_dict("records")
+        ]
+        told(every, "feasible points", designs)
+        (front,) = axes.plot(
             *line.T, "-D", color=VERMILLION, markersize=5, markeredgecolor="black",
             markeredgewidth=0.4, linewidth=1.0, gid="best",
         )  # fmt: skip
+        told(front, "none beats these in both", [designs[i] for i in best])
         _limits(axes, at)
         note = f"{len(at):,} feasible points; diamonds: the {len(best):,} that none beats in both."
         if varying and len(best):
@@ -129,6 +138,12 @@ def trade_off(
         markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
         place(axes, dots, markers, (), [line] if len(line) > 1 else ())
     return figure
+
+
+def _design(row: Mapping[Hashable, Any], columns: Sequence[str], shown: Sequence[str]) -> str:
+    """What a row's point says: its settings, then what it reaches."""
+    told = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
+    return "\n".join([*told, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in shown)])
 
 
 def _better(goal: str) -> str:

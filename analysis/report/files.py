@@ -47,32 +47,31 @@ def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation,
 
 
 @singledispatch
-def write(result: Result, folder: OutputFolder) -> None:
+def write_files(result: Result, folder: OutputFolder) -> None:
     """Write an answer's files: its summary under its name, unless registered otherwise."""
     folder.answer(f"{type(result).__name__.lower()}.json", result)
 
 
-@write.register
+@write_files.register
 def _inspection(result: Inspection, folder: OutputFolder) -> None:
     folder.answer("inspect.json", result)
 
 
-@write.register
+@write_files.register
 def _frames(result: FrameRun, folder: OutputFolder) -> None:
     """Write a row an image, and summary.json."""
     folder.csv("frames.csv", result.columns())
     folder.answer("summary.json", result)
 
 
-@write.register
+@write_files.register
 def _comparison(result: SystemComparison, folder: OutputFolder) -> None:
-    """Write the figure, the report and compare.json."""
+    """Write the figure and compare.json."""
     folder.figure("compare.png", result.drawings()[0].figure)
-    write_report(result, folder)
     folder.answer("compare.json", result)
 
 
-@write.register
+@write_files.register
 def _layouts(result: Layouts, folder: OutputFolder) -> None:
     """Write layout.json and, of a catalog device, one with the best layout."""
     folder.answer("layout.json", result)
@@ -81,30 +80,25 @@ def _layouts(result: Layouts, folder: OutputFolder) -> None:
         folder.text("device.yaml", device)
 
 
-@write.register
+@write_files.register
 def _search(result: DesignSearch | StreamSearch, folder: OutputFolder) -> None:
     """Write the figure of the front and search.json."""
-    from ..plots.designs import pareto_front
-
-    title = f"{result.model.name} on {result.device.name}: designs on the Pareto front"
-    figure = pareto_front(result.frame(), result.published.to_dict(), result.best.to_dict(), title)
-    folder.figure("front.png", figure)
+    folder.figure("front.png", result.drawings()[0].figure)
     folder.answer("search.json", result)
 
 
-@write.register
+@write_files.register
 def _reproduction(result: Reproduction, folder: OutputFolder) -> None:
-    """Write the report, and what `reproduce.write` does."""
-    write_report(result, folder)
+    """Write what `reproduce.write` does."""
     write_reproduction(result, folder)
 
 
-@write.register
+@write_files.register
 def _dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
     write_dram(result, folder)
 
 
-@write.register
+@write_files.register
 def _schedules(result: SchedulesValidation, folder: OutputFolder) -> None:
     folder.json("schedules.json", result.to_dict())
 
@@ -114,7 +108,7 @@ def write_report(result: Result, folder: OutputFolder) -> None:
     folder.text("report.html", report(result))
 
 
-@write.register
+@write_files.register
 def _roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
     from ..plots import roofline as draw
@@ -128,31 +122,28 @@ def _roofline(result: Roofline, folder: OutputFolder) -> None:
     if result.timelines:
         folder.figure("streams.png", result.drawings()[1].figure)
         folder.write("streams.json", lambda path: write_streams(result.timelines, path))
-    write_report(result, folder)
     folder.answer("roofline.json", result)
 
 
-@write.register
+@write_files.register
 def _placement(result: Placement, folder: OutputFolder) -> None:
-    """Write loads by layer and device, the chosen map, the figure, the report and placement.json."""
+    """Write loads by layer and device, the chosen map, the figure and placement.json."""
     for name, rows in (("loads.csv", result.layers()), ("map.csv", result.map_rows())):
         folder.csv(name, {key: np.array([row[key] for row in rows]) for key in rows[0]})
     folder.figure("placement.png", result.drawings()[0].figure)
-    write_report(result, folder)
     folder.answer("placement.json", result)
 
 
-@write.register
+@write_files.register
 def _training(result: Training, folder: OutputFolder) -> None:
-    """Write the parts of a micro-batch, the figure of the step, the report and training.json."""
+    """Write the parts of a micro-batch, the figure of the step and training.json."""
     rows = result.records()
     folder.csv("parts.csv", {key: np.array([row[key] for row in rows]) for key in rows[0]})
     folder.figure("training.png", result.drawings()[0].figure)
-    write_report(result, folder)
     folder.answer("training.json", result)
 
 
-@write.register
+@write_files.register
 def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -> None:
     """Write each run's tables and figures; several runs go to folders of their own."""
     runs = simulations_of(result)
@@ -164,11 +155,10 @@ def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -
             name = f"{each.run.deployment.system.name}/"
         _write_run(each, folder, name)
     if not isinstance(result, Simulation):
-        write_report(result, folder)
         folder.answer("summary.json", result)
 
 
-@write.register
+@write_files.register
 def _pareto(result: Pareto, folder: OutputFolder) -> None:
     """Write the best rows, their figure where there are two objectives, and pareto.json."""
     import pandas as pd
@@ -181,11 +171,10 @@ def _pareto(result: Pareto, folder: OutputFolder) -> None:
         table = pd.DataFrame(result.table)
         figure = trade_off(table, result.objectives, result.columns, result.title)
         folder.figure("pareto.png", figure)
-    write_report(result, folder)
     folder.answer("pareto.json", result)
 
 
-@write.register
+@write_files.register
 def _capacity(result: Capacity, folder: OutputFolder) -> None:
     """Write every simulated load, the figure of latency against load, and capacity.json."""
     import pandas as pd
@@ -194,13 +183,12 @@ def _capacity(result: Capacity, folder: OutputFolder) -> None:
     folder.frame("loads.csv", table, "%.17g")
     figure = result.figure()
     folder.figure("capacity.png", figure)
-    write_report(result, folder)
     folder.answer("capacity.json", result)
 
 
-@write.register
+@write_files.register
 def _plan(result: Plan, folder: OutputFolder) -> None:
-    """Write every candidate, the figure, how the best is started, the report and plan.json."""
+    """Write every candidate, the figure, how the best is started, and plan.json."""
     import pandas as pd
 
     folder.frame("candidates.csv", pd.DataFrame(list(result.records())), "%.17g")
@@ -209,7 +197,6 @@ def _plan(result: Plan, folder: OutputFolder) -> None:
         folder.figure("plan.png", figure)
     if result.winner is not None and result.winner.candidate.engine is not None:
         folder.json("engine.json", result.winner.candidate.engine)
-    write_report(result, folder)
     folder.answer("plan.json", result)
 
 
@@ -226,7 +213,8 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
-    folder.text(f"{below}report.html", report(each))
+    if below:
+        folder.text(f"{below}report.html", report(each))
     folder.answer(f"{below}summary.json", each)
 
 
@@ -260,12 +248,11 @@ def _stage_columns(
     }
 
 
-@write.register
+@write_files.register
 def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
     """Write kernels.json, predictions, figures, the report, and `devices/specs/evidence` anew."""
     from ..validate.behind import evidence_files
 
-    write_report(result, folder)
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
     for name, drawing in zip(result.families(), result.drawings(), strict=True):
@@ -274,41 +261,35 @@ def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
         folder.text(f"evidence-{name}.csv", text)
 
 
-@write.register
+@write_files.register
 def _serving(result: ServingValidation, folder: OutputFolder) -> None:
     """Write serving.json, each run's requests and its figure."""
     for each, drawing in zip(result.runs, result.drawings(), strict=True):
         table = each.requests()
         folder.frame(f"{each.name}/requests.csv", table)
         folder.figure(f"{each.name}/latencies.png", drawing.figure)
-    write_report(result, folder)
     folder.answer("serving.json", result)
 
 
-@write.register
+@write_files.register
 def _points(result: PointsValidation, folder: OutputFolder) -> None:
     """Write every point's prediction, the figure and points.json."""
-    from ..plots import points
-
-    table = result.predictions()
-    folder.frame("predictions.csv", table, SIGNIFICANT)
-    figure = points(table, f"{len(table)} measured deployments")
-    folder.figure("points.png", figure)
+    folder.frame("predictions.csv", result.predictions(), SIGNIFICANT)
+    folder.figure("points.png", result.drawings()[0].figure)
     folder.answer("points.json", result)
 
 
-@write.register
+@write_files.register
 def _runs(result: RunsValidation, folder: OutputFolder) -> None:
     """Write every metric of every stage and batch, the figure, the report and runs.json."""
     table = result.frame()
     table["stage"] = ["" if row["stage"] is None else str(row["stage"]) for row in result.records()]
     folder.frame("runs.csv", table, SIGNIFICANT)
     folder.figure("runs.png", result.drawings()[0].figure)
-    write_report(result, folder)
     folder.answer("runs.json", result)
 
 
-@write.register
+@write_files.register
 def _dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     """Write every row's numbers and dram.json."""
     table = result.frame()
@@ -316,7 +297,7 @@ def _dram_validation(result: DramValidation, folder: OutputFolder) -> None:
     folder.answer("dram.json", result)
 
 
-@write.register
+@write_files.register
 def _recorded(result: Recording, folder: OutputFolder) -> None:
     """Write the folder of a run."""
     write_recording(result, folder)

@@ -1,4 +1,4 @@
-"""A report: sections of text, tables and figures, rendered with everything escaped."""
+"""A report: a verdict, then sections of text, tables and figures, rendered with everything escaped."""
 
 from __future__ import annotations
 
@@ -10,52 +10,86 @@ from typing import TYPE_CHECKING, Any
 from ...workloads.errors import visible
 from ..show.provenance import code_version
 from ..show.record import made_by
-from ..show.result import Block, Drawing, Result, Section
-from ..show.text import is_numeric, show
+from ..show.result import Drawing, Result, Section
+from ..show.text import is_numeric, magnitude, show
+from . import scripts
 from .sections import sections
 from .svg import inline_svg
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 MOST_ROWS = 200
 """Rows of a table shown; the files beside the report hold all."""
 MOST_TEXT = 2000
+LONG_TEXT = 40
+"""Characters from which a column is kept wide where the page is narrow."""
 MARKED = {"pass", "fail", "prediction", "assumed"}
 """Cells that are shown in a colour of their own, beside saying it."""
 
 
 def report(result: Result) -> str:
-    """Render an answer as one HTML file without scripts or links to other files.
+    """Render an answer as one HTML file that holds all it shows and fetches nothing.
 
-    Everything that comes from outside is escaped, and a content security policy in the page
-    forbids scripts altogether.
+    Everything that comes from outside is escaped. A content security policy in the page lets only
+    two scripts run, which it names by their digests (`scripts`): they make figures and tables answer.
+    Without them every figure has its picture and every table its rows.
 
     Parameters
     ----------
     result : Result
-        What `sections.sections` makes of it is the report; a last part says which code made it.
+        Its headline and what `sections.sections` makes of it are the report; a last part says
+        which command and code made it.
 
     Returns
     -------
     str
     """
-    number = 0
+    number, live = 0, False
     shown: list[dict[str, Any]] = []
     for section in [*sections(result), Section("Made by", _made_by())]:
         blocks: list[dict[str, Any]] = []
         for block in section.blocks:
             if isinstance(block, Drawing):
                 number += 1
-                svg = inline_svg(block.figure, f"f{number}", block.caption)
-                blocks.append({"kind": "figure", "svg": svg, "caption": block.caption})
+                blocks.append(_figure(block, number))
+                live = live or blocks[-1]["live"] is not None
             elif isinstance(block, str):
                 blocks.append({"kind": "text", "text": visible(block)[:MOST_TEXT]})
             elif block:
                 blocks.append({"kind": "table", **table_of(block)})
-        shown.append({"title": section.title, "id": f"s{len(shown) + 1}", "blocks": blocks})
-    title = visible(result.report_title())
-    return _template().render(title=title, sections=shown, version=code_version())
+        title = visible(section.title)[:MOST_TEXT]
+        shown.append({"title": title, "id": f"s{len(shown) + 1}", "blocks": blocks})
+    if record := made_by()["command"]:
+        text = visible(record)[:MOST_TEXT]
+        shown[-1]["blocks"].insert(0, {"kind": "command", "text": text})
+    used = (*((scripts.library(),) if live else ()), scripts.own())
+    return _template().render(
+        title=visible(result.report_title())[:MOST_TEXT],
+        headline=visible(result.headline())[:MOST_TEXT], sections=shown,
+        version=code_version(), policy=_markup(scripts.policy(used)), scripts=map(_markup, used),
+    )  # fmt: skip
+
+
+def _figure(drawing: Drawing, number: int) -> dict[str, Any]:
+    """A figure's picture, and the data of its interactive form where it has one."""
+    from ..plots.interactive import interactive
+
+    panels = interactive(drawing.figure)
+    return {
+        "kind": "figure", "caption": visible(drawing.caption)[:MOST_TEXT],
+        "note": visible(" ".join(drawing.figure.get_supxlabel().split()))[:MOST_TEXT],
+        "svg": inline_svg(drawing.figure, f"f{number}", drawing.caption),
+        "live": None if panels is None else _markup(scripts.data(panels)),
+    }  # fmt: skip
+
+
+def _markup(text: str) -> Markup:
+    """Text made here, in which nothing needs escaping."""
+    from markupsafe import Markup
+
+    return Markup(text)
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -64,27 +98,38 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Examples
     --------
     >>> table_of([{"op": "norm", "Op/B": 0.5}])["rows"]
-    [[{'text': 'norm', 'mark': ''}, {'text': '0.5000', 'mark': ''}]]
+    [[{'text': 'norm', 'mark': '', 'value': ''}, {'text': '0.5000', 'mark': '', 'value': '0.5'}]]
     """
     names = list(rows[0])
-    columns = [{"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names]
-    cells = [[_cell(row.get(name)) for name in names] for row in rows[:MOST_ROWS]]
+    columns: list[dict[str, Any]] = [
+        {"name": name.strip(), "numeric": is_numeric(rows, name)} for name in names
+    ]
+    shown = rows[:MOST_ROWS]
+    for name, column in zip(names, columns, strict=True):
+        column["long"] = any(len(show(row.get(name))) > LONG_TEXT for row in shown)
+    sized = [
+        all(row.get(name) is None or magnitude(row[name]) is not None for row in shown)
+        for name in names
+    ]
+    cells = [[_cell(row.get(n), own) for n, own in zip(names, sized, strict=True)] for row in shown]
     return {"columns": columns, "rows": cells, "more": max(len(rows) - MOST_ROWS, 0)}
 
 
-def _cell(value: Any) -> dict[str, str]:
+def _cell(value: Any, sized: bool) -> dict[str, str]:
+    """A cell's text, and in a column of quantities the number by which it is sorted."""
     text = visible(show(value))
-    return {"text": text[:MOST_TEXT], "mark": text if text in MARKED else ""}
+    size = magnitude(value) if sized else None
+    mark = text if text in MARKED else ""
+    return {"text": text[:MOST_TEXT], "mark": mark, "value": "" if size is None else f"{size:.9g}"}
 
 
-def _made_by() -> list[Block]:
-    """The command with its options, the files it read, and the versions."""
+def _made_by() -> list[Sequence[Mapping[str, Any]]]:
+    """The options of the command, the files it read, and the versions."""
     record = made_by()
     options = [{"option": name, "value": str(value)} for name, value in record["options"].items()]
     files = [{"file": name, "digest": digest} for name, digest in record["files"].items()]
     made = [{"what": name, "version": text} for name, text in record["versions"].items()]
-    command = [f"Command: {record['command']}"] if record["command"] else []
-    return [*command, options, files, made]
+    return [options, files, made]
 
 
 @lru_cache(maxsize=1)

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from functools import singledispatch
 
 from ..show.result import Result, Section
+from .constants import rests_section
 
 
 @singledispatch
 def sections(result: Result) -> Sequence[Section]:
-    """Parts of ``report.html``: the printed blocks and the drawings, unless registered otherwise."""
-    return [Section("Result", [*result.blocks(), *result.drawings()])]
+    """Parts of ``report.html``: the drawings and the printed blocks, unless registered otherwise."""
+    return [Section("Result", [*result.drawings(), *result.blocks()]), *rests_sections(result)]
+
+
+def rests_sections(result: Result) -> list[Section]:
+    """What the systems behind an answer rest on: their cost models and every constant."""
+    return [section for each in result.rests() for section in rests_section(each)]

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from ..answers.evidence import evidence
+from ..answers.evidence import evidence, used_sources
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
+from ..answers.train import Training
 from ..plots import throughput_latency, trade_off
 from ..show.result import Drawing, Section
 from ..studies.capacity_result import Capacity
@@ -19,8 +20,8 @@ from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.sweep.parameters import scenario_of, sources_of
 from ..studies.sweep.run import Sweep
+from .constants import constants_section, model_rows
 from .sections import sections
-from .simulation import constants_section, model_rows
 
 
 @sections.register
@@ -52,10 +53,22 @@ def roofline_sections(result: Roofline) -> list[Section]:
     d = result.deployment
     models = evidence(d, result.sources)
     return [
-        Section("Result", [*result.warnings, *result.blocks()]),
-        Section("Roofline", result.drawings()),
+        Section("Roofline", [*result.warnings, *result.drawings()]),
+        Section("Ops", result.blocks()),
         Section("Evidence", [evidence_text(models, d.system.name), model_rows(models)]),
         constants_section(d.system, result.sources, "Constants"),
+    ]
+
+
+@sections.register
+def training_sections(result: Training) -> list[Section]:
+    """The step, where its time goes, and what its costs rest on."""
+    d = result.deployment
+    text = evidence_text(result.basis, d.system.name)
+    return [
+        Section("Result", [*result.drawings(), *result.blocks()]),
+        Section("Evidence", [text, model_rows(result.basis)]),
+        constants_section(d.system, used_sources(result.sources, d.model.numerics), "Constants"),
     ]
 
 

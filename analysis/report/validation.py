@@ -23,4 +23,4 @@ def reproduction_sections(result: Reproduction) -> list[Section]:
     """Every row with its verdict, and the figures where they were asked for."""
     titles = {table.name: table.title for table in result.figures}
     drawn = [Drawing(f, titles.get(name, name)) for name, f in figures_of(result).items()]
-    return [Section("Result", [*result.blocks(), *drawn])]
+    return [Section("Result", [*drawn, *result.blocks()])]

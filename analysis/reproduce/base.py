@@ -145,6 +145,13 @@ class Reproduction(Result):
     def timing(self) -> dict[str, Any]:
         return {"wall_s": self.wall_s}
 
+    def headline(self) -> str:
+        """How many rows hold, fail and stand without a published value."""
+        count = {
+            word: sum(row.status == word for row in self.table) for word in (PASS, FAIL, PREDICTION)
+        }
+        return f"{len(self.table)} rows: " + ", ".join(f"{n} {word}" for word, n in count.items())
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
         return rows

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from ...devices.spec import SystemSpec
+    from ...simulator.deploy.deployment import Deployment
     from ..plots.files import Picture
 
 
@@ -54,6 +56,24 @@ class Section:
 
     title: str
     blocks: Sequence[Block]
+
+
+@dataclass(frozen=True, slots=True)
+class Rests:
+    """A system that an answer rests on.
+
+    Attributes
+    ----------
+    system : SystemSpec
+    sources : mapping of str to str
+        Key path of its description -> source of that number; empty where it was given as an object.
+    deployment : Deployment or None
+        What the model's ops were priced on, which tells the cost models; None on an FPGA.
+    """
+
+    system: SystemSpec
+    sources: Mapping[str, str]
+    deployment: Deployment | None = None
 
 
 class Result:
@@ -98,6 +118,19 @@ class Result:
         """Heading of the report: the first line of `blocks` up to a colon, by default."""
         first = next((block for block in self.blocks() if isinstance(block, str)), "")
         return first.partition(": ")[0] or type(self).__name__
+
+    def headline(self) -> str:
+        """The answer in a sentence or two, at the top of the report: by default what `blocks` says next.
+
+        That is what follows the `report_title` in its line, else the next line.
+        """
+        texts = [block for block in self.blocks() if isinstance(block, str)]
+        rest = texts[0].partition(": ")[2] if texts else ""
+        return rest[:1].upper() + rest[1:] if rest else "".join(texts[1:2])
+
+    def rests(self) -> Sequence[Rests]:
+        """Systems whose cost models and constants the report shows."""
+        return ()
 
     def drawings(self) -> Sequence[Drawing]:
         """Figures of the report, each with its caption."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,3 +88,28 @@ def starts_as_number(text: str) -> bool:
     head, _, unit = text.partition(" ")
     number = head.rstrip("%x").replace(",", "")
     return len(unit) <= 6 and number.replace(".", "", 1).replace("e-", "", 1).isdigit()
+
+
+_PREFIXED = re.compile(r"([nuµmkMGTP])(?:s|B|B/s|FLOP|FLOP/s|J|W|Hz|)")
+_FACTORS = dict(zip("nuµmkMGTP", (1e-9, 1e-6, 1e-6, 1e-3, 1e3, 1e6, 1e9, 1e12, 1e15), strict=True))
+
+
+def magnitude(value: Any) -> float | None:
+    """A number, or that of a text of a number and its unit, for sorting; None of anything else.
+
+    Examples
+    --------
+    >>> magnitude("1.5 ms"), magnitude("8.46 GFLOP"), magnitude("-2.5%"), magnitude("5 min")
+    (0.0015, 8460000000.0, -2.5, 5.0)
+    """
+    if isinstance(value, bool) or value is None:
+        return None
+    if not isinstance(value, str):
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    text = value.lstrip("+-")
+    if len(value) - len(text) > 1 or not starts_as_number(text):
+        return None
+    head, _, unit = text.partition(" ")
+    found = _PREFIXED.fullmatch(unit)
+    size = float(head.rstrip("%x").replace(",", "")) * (_FACTORS[found[1]] if found else 1.0)
+    return -size if value.startswith("-") else size

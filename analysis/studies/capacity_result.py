@@ -152,6 +152,19 @@ class Capacity(Result):
             *not_like_for_like((f.system, f.bases) for f in self.found),
         ]
 
+    def headline(self) -> str:
+        """What each system serves within the level, the most first, and what holds it back."""
+        able = [f for f in self.found if f.load_per_s is not None]
+        able.sort(key=lambda f: -(f.load_per_s or 0.0))
+        parts = []
+        for f in able[:4]:
+            limit = f", limited by {f.limit.resource}" if f.limit else ""
+            parts.append(f"{f.system} serves {show(f.load_per_s)} requests/s{limit}")
+        without = [f.system for f in self.found if f.load_per_s is None]
+        if without:
+            parts.append(f"no load meets it on {', '.join(without[:4])}")
+        return "; ".join(parts) + "."
+
     def _windows(self) -> list[str]:
         """What the rates of each system are of."""
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]

@@ -11,13 +11,13 @@ useful cycles stay those of the board's own design.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...devices.catalog import device_aliases, list_devices, load_system
+from ...devices.catalog import describe_system, device_aliases, list_devices
 from ...devices.fpga.resources import engine_of
 from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.fpga.designs import TILE_KIB, Design, DesignSpace
@@ -27,9 +27,9 @@ from ...workloads.model import ModelSpec
 from ...workloads.pareto import unbeaten
 from ...workloads.requests.options import check_count
 from ..parallel import Told
-from ..show.result import Result
+from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
-from .stream_search import StreamSearch, front_remarks, search_streams, shown_designs
+from .stream_search import StreamSearch, front_drawing, front_remarks, search_streams, shown_designs
 
 OBJECTIVES = ("latency", "energy")
 
@@ -57,6 +57,16 @@ class DesignSearch(Result):
     published_excess: tuple[str, ...]
     best: Design
     front: tuple[Design, ...]
+    described: tuple[Rests, ...] = ()
+
+    def rests(self) -> Sequence[Rests]:
+        return self.described
+
+    def headline(self) -> str:
+        return self.verdict()
+
+    def drawings(self) -> Sequence[Drawing]:
+        return [front_drawing(self)]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -78,19 +88,23 @@ class DesignSearch(Result):
         named = shown_designs(self.published, self.best, self.front, 10)
         return [_row(name, design) for name, design in named]
 
-    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+    def verdict(self) -> str:
+        """The best design against the board's own."""
         saved = 1 - self.best.latency_s / self.published.latency_s
-        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
         verdict = f"The best design takes {saved:.2%} less time than the board's own"
         if saved < 0:
             verdict = (
                 f"No design within the limits is as fast as the board's own ({-saved:.2%} more)"
             )
         excess = f", which breaks them: {'; '.join(self.published_excess)}"
+        return verdict + (excess if self.published_excess else "") + "."
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
         return [
             f"{self.model.name} on {self.device.name}: {self.tried:,} designs within {limits}",
             self.rows(),
-            verdict + (excess if self.published_excess else "") + ".",
+            self.verdict(),
             *front_remarks(self.front),
         ]
 
@@ -158,12 +172,14 @@ def search(
     check_count(batch, "--batch", 1)
     check_count(context, "--context", 0)
     spec = model if isinstance(model, ModelSpec) else load_model(model)
-    device = _device(board)
+    where = _board(board)
+    device = where.system.device
     if spec.front is None:
-        return search_streams(
+        found = search_streams(
             spec, device, fill=fill, batch=batch, context=context, dtype=dtype, kv_dtype=kv_dtype,
             told=told,
         )  # fmt: skip
+        return replace(found, described=(where,))
     if (dtype, kv_dtype) != (None, None):
         raise InputError("--dtype", "is for language models; arrays have their own formats")
     engine_of(device)
@@ -186,20 +202,21 @@ def search(
     front = pareto(designs)
     best = min(designs, key=lambda d: (d.joules if objective == "energy" else d.latency_s, d.key))
     return DesignSearch(spec, device, objective, space.limits, len(designs), published,
-                        space.excess(space.base), best, front)  # fmt: skip
+                        space.excess(space.base), best, front, (where,))  # fmt: skip
 
 
-def _device(board: str | Path | SystemSpec) -> DeviceSpec:
-    """The FPGA of a system of one device."""
+def _board(board: str | Path | SystemSpec) -> Rests:
+    """The system of one FPGA, with its sources."""
     if isinstance(board, SystemSpec):
-        system = board
+        found = Rests(board, {})
     else:
         name = str(board).lower()
         known = name in list_devices() or name in device_aliases()
-        system = load_system(f"{board}-x1" if known else board)
+        found = Rests(*describe_system(f"{board}-x1" if known else board))
+    system = found.system
     if system.devices_per_node * system.nodes > 1:
         raise InputError("--board", f"{system.name} is several devices; name one")
-    return system.device
+    return found
 
 
 def pareto(designs: Iterable[Design]) -> tuple[Design, ...]:

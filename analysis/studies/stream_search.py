@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,11 @@ from ...workloads.errors import CapacityError
 from ...workloads.model import ModelSpec
 from ...workloads.pareto import unbeaten
 from ..parallel import Told
-from ..show.result import Result
+from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,21 @@ class StreamSearch(Result):
     published: StreamDesign
     best: StreamDesign
     front: tuple[StreamDesign, ...]
+    described: tuple[Rests, ...] = ()
+
+    def rests(self) -> Sequence[Rests]:
+        return self.described
+
+    def headline(self) -> str:
+        return self.verdict()
+
+    def drawings(self) -> Sequence[Drawing]:
+        return [front_drawing(self)]
+
+    def verdict(self) -> str:
+        """What the best design reaches."""
+        rate, energy = show(self.best.tokens_per_s), show(self.best.joules_per_token)
+        return f"The best design decodes {rate} tokens/s at {energy} J a token."
 
     @property
     def formats(self) -> str:
@@ -73,22 +91,48 @@ class StreamSearch(Result):
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         limits = ", ".join(f"{value:,.0f} {name}" for name, value in self.limits.items())
-        best = self.best
         return [
             (
                 f"{self.model.name} on {self.device.name}: {self.batch:,} decodes at context "
                 f"{self.context:,}, {self.formats}; {self.tried:,} designs within {limits}"
             ),
             self.rows(),
-            (
-                f"The best design decodes {show(best.tokens_per_s)} tokens/s at "
-                f"{show(best.joules_per_token)} J a token."
-            ),
+            self.verdict(),
             *front_remarks(self.front),
         ]
 
 
 D = TypeVar("D")
+
+
+class Front(Protocol):
+    """What searches for designs have in common."""
+
+    @property
+    def model(self) -> ModelSpec: ...
+    @property
+    def device(self) -> DeviceSpec: ...
+    @property
+    def published(self) -> Listed: ...
+    @property
+    def best(self) -> Listed: ...
+    def frame(self) -> pd.DataFrame: ...
+
+
+class Listed(Protocol):
+    """A design as plain data."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def front_drawing(found: Front) -> Drawing:
+    """The figure of a search's front."""
+    from ..plots.designs import pareto_front
+
+    title = f"{found.model.name} on {found.device.name}: designs on the Pareto front"
+    own, best = found.published.to_dict(), found.best.to_dict()
+    figure = pareto_front(found.frame(), own, best, title)
+    return Drawing(figure, "Designs that none beats in latency, DSPs and on-chip bytes at once.")
 
 
 def front_remarks(front: Sequence[object]) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import Told
-from ..show.result import Result, skipped_remarks
+from ..show.result import Drawing, Result, skipped_remarks
 from .points.pool import predict_all
 from .points.predict import Prediction
 from .points.table import Point, Skipped, read_points
@@ -127,6 +127,13 @@ class PointsValidation(Result):
 
         frame = pd.DataFrame(list(self.records()))
         return frame.astype({"ttft_error": np.float64})
+
+    def drawings(self) -> Sequence[Drawing]:
+        from ..plots import points
+
+        table = self.predictions()
+        figure = points(table, f"{len(table)} measured deployments")
+        return [Drawing(figure, "Predicted against measured times of every deployment.")]
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [

@@ -173,6 +173,19 @@ class KernelValidation(Result):
         """Names of the families checked, in the order of `checks`."""
         return list(dict.fromkeys(c.family for c in self.checks))
 
+    def headline(self) -> str:
+        """How far predictions are from measurements, from the best family to the worst."""
+        if not self.checks:
+            return "Nothing was compared."
+        away = sorted(self.checks, key=lambda c: c.errors.median_ape)
+        best, worst = away[0], away[-1]
+        late = sum(check.passed is False for check in self.checks)
+        return (
+            f"{sum(c.errors.rows for c in away):,} rows: the median error of a family on a device is "
+            f"from {best.errors.median_ape:.1%} ({best.family} on {best.device}) to "
+            f"{worst.errors.median_ape:.1%} ({worst.family} on {worst.device}); {late} past bounds."
+        )
+
     def report_title(self) -> str:
         return "Kernel times, predicted and measured"
 

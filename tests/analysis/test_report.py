@@ -1,13 +1,15 @@
-"""Are reports whole, harmless and small, and do browsers show them without overflow?
+"""Are reports whole, harmless and small?
 
-Expected contents are those of the result's own tables. Layout is measured in headless Chromium.
+Expected contents are those of the result's own tables. What a browser makes of them:
+`test_report_browser`.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -21,16 +23,15 @@ from opbyte.analysis.answers.demo import Comparison, compare_demo
 from opbyte.analysis.answers.evidence import used_sources
 from opbyte.analysis.answers.seeds import simulate_seeds
 from opbyte.analysis.answers.simulate import Simulation, simulate
-from opbyte.analysis.report import report
-from opbyte.analysis.report.simulation import constant_rows, ops_by_share
+from opbyte.analysis.report import report, scripts
+from opbyte.analysis.report.constants import constant_rows
+from opbyte.analysis.report.simulation import ops_by_share
 from opbyte.analysis.reproduce.base import Reproduction, judged
 from opbyte.analysis.show.provenance import code_version
 from opbyte.simulator.serving.record import Requests
 from opbyte.workloads.catalog import load_model
 
 EVIL = "<script>document.title='owned'</script>"
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome")
-                 if (found := shutil.which(name))), None)  # fmt: skip
 WORK: dict[str, Any] = {"rate": 4.0, "requests": 60, "input_len": 256, "output_len": 32}
 
 
@@ -64,10 +65,17 @@ class Elements(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def figures(html: str) -> int:
+    """Figures of a page, each with its picture."""
+    tags = [tag for tag, _ in Elements(html).tags]
+    assert tags.count("figure") == tags.count("svg")
+    return tags.count("figure")
+
+
 def assert_self_contained(html: str) -> None:
-    """No scripts, no handlers, nothing loaded from elsewhere, every id once."""
+    """No script but those the policy names, no handlers, nothing from elsewhere, every id once."""
     found = Elements(html)
-    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object")]
+    assert not [tag for tag, _ in found.tags if tag in ("link", "iframe", "object", "embed")]
     ids = [a["id"] for _, a in found.tags if a.get("id")]
     assert len(ids) == len(set(ids))
     for tag, attributes in found.tags:
@@ -76,8 +84,24 @@ def assert_self_contained(html: str) -> None:
             if name in ("src", "href", "xlink:href"):
                 assert value is not None
                 assert value.startswith("#"), (tag, value)
-    assert not re.search(r"url\((?!#)", html)
-    assert "default-src 'none'" in html
+    known = (scripts.library(), scripts.own())
+    policy = next(a["content"] for _, a in found.tags if a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    bodies = re.findall(r"<script([^>]*)>(.*?)</script>", html, re.DOTALL)
+    assert len(bodies) == sum(tag == "script" for tag, _ in found.tags)
+    run = [body for kind, body in bodies if "application/json" not in kind]
+    assert set(run) <= set(known)
+    for body in run:
+        digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy
+    for kind, body in bodies:
+        if "application/json" in kind:
+            assert not set("<>&") & set(body)
+            json.loads(body)
+    own = html.replace(scripts.library(), "")
+    assert not re.search(r"url\((?!#)", own)
 
 
 def test_a_simulation_says_everything(run: Simulation, page: str) -> None:
@@ -93,7 +117,7 @@ def test_a_simulation_says_everything(run: Simulation, page: str) -> None:
         "lognormal",
     ):
         assert word in text
-    assert page.count("<svg ") == 4
+    assert figures(page) == 4
     for row in constant_rows(
         run.run.deployment.system, used_sources(run.sources, run.run.deployment.model.numerics)
     ):
@@ -147,7 +171,7 @@ def test_comparisons_and_seeds(compared: Comparison) -> None:
     assert_self_contained(html)
     text = Elements(html).text
     assert " ".join(compared.verdict().split()) in text
-    assert html.count("<svg ") == 5
+    assert figures(html) == 5
     several = simulate_seeds("llama-3-8b", "h100-x1", seeds=2, **{**WORK, "requests": 10})
     assert "95 % interval" in Elements(report(several)).text
 
@@ -174,7 +198,7 @@ def test_a_million_requests_fit(run: Simulation) -> None:
     later = np.repeat(np.arange(2000) * 20.0, length)
     stages |= {name: stages[name] + later for name in ("start_s", "end_s")}
     big = replace(run, run=replace(run.run, requests=Requests(**columns), stages=stages))
-    assert len(report(big).encode()) < 5e6 / 5
+    assert len(report(big).encode()) < 5e6 / 2
 
 
 def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None:
@@ -183,49 +207,3 @@ def test_commands_write_reports(ask: Callable[..., Any], tmp_path: Path) -> None
     ask("roofline", "llama-3-8b", "--system", "h100-x1", "--out", tmp_path / "roof")
     for name in ("run", "roof"):
         assert_self_contained((tmp_path / name / "report.html").read_text())
-
-
-def measured(page: Path, width: int) -> dict[str, str]:
-    """Lay a page out at a width in Chromium; what its frame measures."""
-    wrapper = page.with_name("wrapper.html")
-    wrapper.write_text(
-        f'<body><iframe id="f" src="{page.name}" width="{width}" height="900"></iframe><script>'
-        "window.onload = () => { const d = document.getElementById('f').contentDocument;"
-        "const e = d.documentElement; const wide = [...d.querySelectorAll('h1,h2,p,a,figcaption')]"
-        ".filter(x => x.getBoundingClientRect().right > e.clientWidth + 1).length;"
-        "const s = [...d.querySelectorAll('svg')].map(x => x.getBoundingClientRect().width);"
-        "document.body.innerHTML = `<p id=m data-scroll=${e.scrollWidth} "
-        "data-client=${e.clientWidth} data-wide=${wide} data-svgs=${s.length} "
-        'data-svg=${Math.min(...s)} data-title="${encodeURIComponent(d.title)}">`; }</script>'
-    )
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-        "--no-first-run", "--disable-background-networking", "--disable-component-update",
-        "--disable-sync", "--allow-file-access-from-files", "--virtual-time-budget=5000",
-        f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", wrapper.as_uri(),
-    ]  # fmt: skip
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert run.returncode == 0, run.stderr[-500:]
-    marked = re.search(r'<p id="m" ([^>]*)>', run.stdout)
-    assert marked, run.stdout[:500]
-    return dict(re.findall(r'data-(\w+)="([^"]*)"', marked[1]))
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to lay pages out with")
-@pytest.mark.parametrize("width", [390, 1200])
-def test_a_browser_shows_it_without_overflow(page: str, tmp_path: Path, width: int) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(page)
-    found = measured(path, width)
-    assert found["scroll"] == found["client"], "the page itself never scrolls sideways"
-    assert found["wide"] == "0"
-    assert found["svgs"] == "4"
-    assert float(found["svg"]) >= 500, "figures keep a width at which their text can be read"
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to run the page in")
-def test_a_browser_runs_nothing_of_it(tmp_path: Path) -> None:
-    model = replace(load_model("llama-3-8b"), name=EVIL)
-    path = tmp_path / "report.html"
-    path.write_text(report(simulate(model, "h100-x1", **{**WORK, "requests": 5})))
-    assert measured(path, 800)["title"].startswith("%3Cscript%3E")

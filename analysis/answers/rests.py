@@ -1,0 +1,32 @@
+"""Systems as an answer names them, with the sources of their numbers: what its report ends with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...devices.catalog import describe_system
+from ...devices.hosts.catalog import host_sources
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment
+from ..show.result import Rests
+
+
+def rests_of(
+    given: str | Path | SystemSpec,
+    loaded: SystemSpec,
+    deployment: Deployment | None = None,
+    host: str | None = None,
+) -> Rests:
+    """A system with its sources, if it was given by name or file.
+
+    Parameters
+    ----------
+    given, loaded : str, Path or SystemSpec
+        As the user wrote it, and what was read there.
+    host : str, optional
+        Of its devices, by name or file.
+    """
+    if isinstance(given, SystemSpec):
+        return Rests(loaded, {}, deployment)
+    sources = describe_system(given)[1] | host_sources(loaded, host)
+    return Rests(loaded, sources, deployment)

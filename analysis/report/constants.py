@@ -1,0 +1,99 @@
+"""What a report ends with: the cost models behind an answer, and every constant with its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...devices.spec import SystemSpec
+from ...workloads.specfile import to_si
+from ..answers.evidence import evidence, used_sources
+from ..answers.summary import evidence_text
+from ..show.result import Rests, Section
+from ..show.text import show
+
+
+def rests_section(rests: Rests) -> list[Section]:
+    """Evidence and constants of a system."""
+    name, sources, deployment = rests.system.name, rests.sources, rests.deployment
+    if deployment is None:
+        return [constants_section(rests.system, sources, f"{name}: constants")]
+    models = evidence(deployment, sources)
+    known = used_sources(sources, deployment.model.numerics)
+    return [
+        Section(f"{name}: evidence", [evidence_text(models, name), model_rows(models)]),
+        constants_section(rests.system, known, f"{name}: constants"),
+    ]
+
+
+def model_rows(evidence: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Cost models with what they rest on."""
+    return [
+        {
+            "cost model": e["cost_model"], "for": e["applies_to"], "basis": e["basis"],
+            "median error": None if e["error"] is None else f"{e['error']:.1%}",
+            "rows behind it": e["rows"],
+        }
+        for e in evidence
+    ]  # fmt: skip
+
+
+def constants_section(system: SystemSpec, sources: Mapping[str, str], title: str) -> Section:
+    """Every constant of a system as a table."""
+    rows = constant_rows(system, sources)
+    if not rows:
+        return Section(title, ["The system was given as an object, without its sources."])
+    text = f"Every number of the description of {system.name}, with its source."
+    return Section(title, [text, rows])
+
+
+def constant_rows(system: SystemSpec, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every constant of a system with its value in the units of its key and its source.
+
+    Fitted parameters of kernel models are counted by family: their files list them.
+    """
+    tree = system.model_dump()
+    rows: list[dict[str, Any]] = []
+    fitted: dict[str, int] = {}
+    for key, source in sorted(sources.items()):
+        parts = key.split(".")
+        if "calibration" in parts:
+            family = parts[parts.index("calibration") + 1]
+            fitted[family] = fitted.get(family, 0) + 1
+            continue
+        value = _value_of(tree, parts)
+        assumed = source.lower().startswith("assum")
+        rows.append(
+            {
+                "constant": key.removeprefix("device."),
+                "value": show(value) if value is not None else None,
+                "kind": "assumed" if assumed else "sourced",
+                "source": source,
+            }
+        )
+    for family, count in fitted.items():
+        rows.append(
+            {
+                "constant": f"calibration.{family}", "value": f"{count} numbers", "kind": "fitted",
+                "source": f"devices/specs/calibrated/{system.device.name}.yaml",
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _value_of(tree: Any, parts: Sequence[str]) -> Any:
+    """The number at a key path, back in the units of the path."""
+    node, factor = tree, 1.0
+    at = 0
+    while at < len(parts) and isinstance(node, Mapping):
+        for end in range(len(parts), at, -1):  # a processor's name may hold a dot
+            field, own = to_si(".".join(parts[at:end]))
+            if field in node:
+                node, at = node[field], end
+                factor = own if own != 1.0 else factor
+                break
+        else:
+            return None
+    if isinstance(node, (int, float)) and not isinstance(node, bool):
+        return node / factor if factor != 1.0 else node
+    return None

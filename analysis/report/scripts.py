@@ -1,0 +1,66 @@
+"""The scripts of a report, inlined, and the policy of the page that lets only them run.
+
+Plotly.js draws the figures (``vendor/plotly-basic.min.js.gz``, as npm has it in
+``plotly.js-basic-dist-min``); ``templates/report.js`` starts it and sorts the tables.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LIBRARY = HERE / "vendor" / "plotly-basic.min.js.gz"
+OWN = HERE / "templates" / "report.js"
+
+
+@lru_cache(maxsize=1)
+def library() -> str:
+    """Plotly.js with lines, bars and nothing else."""
+    return _inside(gzip.decompress(LIBRARY.read_bytes()).decode("utf-8"))
+
+
+@lru_cache(maxsize=1)
+def own() -> str:
+    """What starts the figures and sorts and filters the tables."""
+    return _inside(OWN.read_text(encoding="ascii"))
+
+
+def _inside(script: str) -> str:
+    """A script as an element holds it, whose end nothing in it may be taken for."""
+    if "</script" in script.lower() or "<!--" in script:
+        raise ValueError("a script may not hold the end of its element")
+    return script.replace("\r\n", "\n")
+
+
+@lru_cache(maxsize=4)
+def policy(scripts: tuple[str, ...]) -> str:
+    """The content security policy of a page with these scripts: nothing else runs or is fetched."""
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def data(value: Any) -> str:
+    r"""Plain data as JSON that a page can hold: no character of it is markup.
+
+    Examples
+    --------
+    >>> print(data({"name": "</script>"}))
+    {"name":"\u003c/script\u003e"}
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
