@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -16,13 +16,13 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from .labels import Point, place
+from .roofline_words import note, op_text
 from .style import (
     BLACK,
     GREY,
     HEIGHT,
     NORMAL,
     OP_PER_BYTE,
-    PERCENT,
     Style,
     finish,
     house_style,
@@ -159,7 +159,7 @@ def _draw(
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_fontweight("bold" if text.get_text() in HEADINGS else "normal")
-    finish(figure, _note(table, drawable, label_share, crowded))
+    finish(figure, note(table, drawable, label_share, crowded))
     marks = _marks(axes, roofs, colors, lines, markers)
     if not len(shown):
         say_empty(axes, "No ops with FLOP and memory traffic")
@@ -239,19 +239,10 @@ def _draw_ops(axes: Axes, shown: pd.DataFrame, colors: dict[str, Style]) -> list
             [x], [y], linestyle="none", gid="op", zorder=3,
             **_marker(style, colors[row["processor"]], size),
         )  # fmt: skip
-        told(marker, f"{row['layer']} on {row['processor']}", [_op_text(row)])
+        told(marker, f"{row['layer']} on {row['processor']}", [op_text(row)])
         radius = size / 2 * REACH.get(style.marker, 1.0)
         points.append(Point(x, y, radius, row["name"]))
     return points
-
-
-def _op_text(row: Mapping[Hashable, Any]) -> str:
-    """What an op's marker says."""
-    return (
-        f"{row['name']} on {row['processor']}\n{quantity(row['seconds_total'], 's', 1.0)}, "
-        f"{number(100 * row['share'])}{PERCENT} of the time\n{number(row['op_per_byte'])} Op/B, "
-        f"{quantity(row['achieved_flops'], 'FLOP/s')}"
-    )
 
 
 def _marker(layer: Style, processor: Style, size: float = 5.5) -> dict[str, Any]:
@@ -375,28 +366,3 @@ def _legend(
         props = _marker(Style(LEGEND_GREY), FULL, _diameter(share))
         entries.append((Line2D([], [], linestyle="none", **props), f"{100 * share:.0f} %"))
     return entries
-
-
-def _note(merged: pd.DataFrame, drawable: pd.Series[bool], label_share: float, crowded: int) -> str:
-    """What the figure leaves out."""
-    parts = []
-    absent = merged[~drawable].groupby("name", sort=False)["share"].sum()
-    if len(absent):
-        listed = [
-            f"{str(name).replace('_', ' ')} {number(100 * share)}{PERCENT}"
-            for name, share in absent.head(5).items()
-        ]
-        if len(absent) > 5:
-            listed.append(
-                f"{len(absent) - 5} more, {number(100 * float(absent[5:].sum()))}{PERCENT}"
-            )
-        parts.append(
-            f"Not on the plot, no FLOP or no memory traffic (share of step time): "
-            f"{'; '.join(listed)}."
-        )
-    small = drawable & (merged["share"] < label_share)
-    if small.any():
-        parts.append(f"Ops below {number(100 * label_share)}{PERCENT} of step time have no label.")
-    if crowded:
-        parts.append(f"{crowded} labels found no room.")
-    return " ".join(parts)
