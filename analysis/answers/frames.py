@@ -42,6 +42,15 @@ class FrameRun(Result):
     def remarks(self) -> Sequence[str]:
         return self.deployment.warnings
 
+    def headline(self) -> str:
+        """Latency and rate of images, and how busy the engine is."""
+        d = self.to_dict()
+        return (
+            f"An image takes {seconds(d['latency_s']['mean'])} on average (p99 "
+            f"{seconds(d['latency_s']['p99'])}) at {show(d['images_per_s'])} images/s; the engine is "
+            f"busy {d['busy']:.0%} of the time."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         f, n = self.served, len(self.served.task)
         hits, misses = (sum(getattr(run, x) for run in f.runs) for x in ("hits", "misses"))

@@ -30,7 +30,8 @@ from .memory_rows import dram_blocks, dram_rows
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
 from .speculation import StepGain, step_speculation, step_speculation_text
-from .step import engine_devices, gain_of, stage_of, step_of, work_joules
+from .step import bars_of_step, engine_devices, gain_of, stage_of, step_of, work_joules
+from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Roofline(Result):
     timelines: tuple[Timeline, ...] = ()
     fetch: StepFetch | None = None
     gain: StepGain | None = None
+    bars: tuple[Bar, ...] = ()
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -130,6 +132,7 @@ class Roofline(Result):
             **step_speculation(self.deployment, self.gain),
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
+            **({"timeline": records_of(self.bars)} if self.bars else {}),
             "warnings": list(self.warnings),
         }
 
@@ -171,6 +174,7 @@ class Roofline(Result):
             *dram_blocks(dram_rows(d)),
             *step_blocks(self.overlap, self.step_seconds),
             *step_speculation_text(d, self.gain),
+            *([lane_rows(self.bars)] if self.bars else []),
             self.rows(),
             *cache_text(self.deployment, self.fetch, self.step_seconds),
             *adapters_text(self.deployment),
@@ -205,7 +209,19 @@ class Roofline(Result):
 
         figure = draw(self.processors(), self.figure_ops(), self.title())
         text = "Every op of the step under the roofs of the processor and format it runs in."
-        return [Drawing(figure, text), *self._streams()]
+        return [Drawing(figure, text), *self._gantt(), *self._streams()]
+
+    def _gantt(self) -> list[Drawing]:
+        """What runs where and when, if that was asked for: layers in the middle of the step."""
+        if not self.bars:
+            return []
+        from ..plots.gantt import gantt
+
+        window = middle_of(self.bars)
+        note = "Layers in the middle of the step, as a device of the slowest rank runs them."
+        title = f"{self.title()}: {seconds(self.step_seconds)} a step"
+        text = "Which op runs on which processor or link, when; what is side by side runs together."
+        return [Drawing(gantt(frame_of(self.bars), window, title, note), text)]
 
     def _streams(self) -> list[Drawing]:
         """When what runs on each stream, in the middle of the step; nothing without overlap."""
@@ -273,6 +289,7 @@ def roofline(
     batch: int = 64,
     context: int = 2048,
     prefill: int = 0,
+    timeline: bool = False,
     **options: Unpack[StepKeywords],
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
@@ -287,6 +304,8 @@ def roofline(
         Tokens each of them has in its KV cache.
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
+    timeline : bool
+        Also say when each op runs, on which processor or link (`Roofline.bars`).
     **options
         Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``placement``, and of
         `SpeculationOptions`. Loads of experts are expectations, so the table has no noise.
@@ -320,6 +339,7 @@ def roofline(
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, host),
         overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),
+        bars_of_step(deployment, batch, context, prefill) if timeline else (),
     )  # fmt: skip
 
 

@@ -13,12 +13,14 @@ from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
 from ...simulator.scenario.place import deployed, drafted
-from ...simulator.step.explicit import StageCost, dealt, explicit_stage
+from ...simulator.step.explicit import StageCost, dealt, explicit_stage, timelines_of
 from ...simulator.step.speculative import speculative_stage
+from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from .speculation import StepGain
+from .step_timeline import Bar, bars_of
 
 SPECULATIVE = frozenset(p.name for p in options_of(SpeculationOptions))
 MAX_BATCH = 1 << 20
@@ -57,20 +59,36 @@ def step_of(
 
 def stage_of(d: Deployment, batch: int, context: int, prefill: int) -> StageCost:
     """One step of an engine of the deployment."""
-    chunks = [(prefill, 0)] if prefill else []
-    batches = dealt(d, -(-batch // d.replicas), context, chunks)
+    batches = _batches(d, batch, context, prefill)
     if d.speculation is not None:
         return speculative_stage(d, batches, expected=True).whole
     return explicit_stage(d, batches, expected=True)
+
+
+def bars_of_step(d: Deployment, batch: int, context: int, prefill: int) -> tuple[Bar, ...]:
+    """The same step as bars of what runs when.
+
+    Raises
+    ------
+    InputError
+        Drafts, or experts that are fetched: when in the step they come is not known.
+    """
+    if d.speculation is not None:
+        raise InputError("--timeline", "cannot show steps that draft; leave --speculative")
+    return bars_of(timelines_of(d, _batches(d, batch, context, prefill), expected=True))
+
+
+def _batches(d: Deployment, batch: int, context: int, prefill: int) -> list[Batch]:
+    """A batch a rank of one engine."""
+    chunks = [(prefill, 0)] if prefill else []
+    return dealt(d, -(-batch // d.replicas), context, chunks)
 
 
 def gain_of(d: Deployment, batch: int, context: int, prefill: int) -> StepGain | None:
     """What speculation makes of the step that `stage_of` costs; None without."""
     if d.speculation is None:
         return None
-    chunks = [(prefill, 0)] if prefill else []
-    batches = dealt(d, -(-batch // d.replicas), context, chunks)
-    found = speculative_stage(d, batches, expected=True)
+    found = speculative_stage(d, _batches(d, batch, context, prefill), expected=True)
     plain = replace(d, speculation=None, draft=None, several=1)
     plain_s = stage_of(plain, batch, context, prefill).seconds
     return StepGain(found.verify_s, found.draft_s, plain_s)

@@ -196,6 +196,9 @@ class Tune(Result):
             ])  # fmt: skip
         return out
 
+    def headline(self) -> str:
+        return str(self.blocks()[1])
+
     def drawings(self) -> list[Drawing]:
         from ..plots.tiles import best_over, ranked_terms
 

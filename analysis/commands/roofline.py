@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
+import typer
+
 from ...simulator.scenario.option import options_of
 from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
 from .app import app
@@ -21,6 +23,9 @@ def roofline_command(
     batch: Annotated[int, count("Decoding sequences in the system.")] = 64,
     context: Annotated[int, count("Tokens each has cached.")] = 2048,
     prefill: Annotated[int, count("Tokens of one prompt in the step.")] = 0,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="When each op runs, on which processor or link.")
+    ] = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -28,6 +33,7 @@ def roofline_command(
     from ..answers.roofline import roofline
 
     make = partial(
-        roofline, model, system, batch=batch, context=context, prefill=prefill, **options
-    )
+        roofline, model, system, batch=batch, context=context, prefill=prefill, timeline=timeline,
+        **options,
+    )  # fmt: skip
     answer(make, out, as_json)

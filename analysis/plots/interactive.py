@@ -156,8 +156,9 @@ def _once(looks: dict[str, Any]) -> dict[str, Any]:
     for key, value in looks.items():
         if isinstance(value, dict):
             out[key] = _once(value)
-        elif isinstance(value, list) and key != "colorscale" and value:
-            out[key] = value[0] if all(each == value[0] for each in value) else value
+        elif isinstance(value, list) and value and value == value[:1] * len(value):
+            shaded = key == "color" and not isinstance(value[0], str)  # by a scale
+            out[key] = value if shaded else value[0]
         else:
             out[key] = value
     return out

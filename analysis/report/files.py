@@ -18,6 +18,7 @@ from ..answers.placement import Placement
 from ..answers.roofline import Roofline
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
+from ..answers.step_timeline import frame_of
 from ..answers.train import Training
 from ..live.recording import Recording
 from ..live.run_folder import write_recording
@@ -39,6 +40,7 @@ from ..validate.schedules import SchedulesValidation
 from ..validate.serving import ServingValidation
 from . import report
 from .memory import write_dram
+from .step_files import write_bars
 
 
 def simulations_of(result: Simulation | Seeds | Comparison) -> tuple[Simulation, ...]:
@@ -111,16 +113,18 @@ def write_report(result: Result, folder: OutputFolder) -> None:
 @write_files.register
 def _roofline(result: Roofline, folder: OutputFolder) -> None:
     """Write ops.csv, the figure and roofline.json."""
-    from ..plots import roofline as draw
-
     rows = [op.to_dict() for op in result.ops]
     columns = {key: np.array([row[key] for row in rows]) for key in rows[0]}
     columns["op_per_byte"] = columns["op_per_byte"].astype(np.float64)  # None: an empty cell
     folder.csv("ops.csv", columns, floats="%.9g")
-    figure = draw(result.processors(), result.figure_ops(), result.title())
-    folder.figure("roofline.png", figure)
+    drawn = result.drawings()
+    folder.figure("roofline.png", drawn[0].figure)
+    if result.bars:
+        folder.figure("timeline.png", drawn[1].figure)
+        folder.frame("timeline.csv", frame_of(result.bars), "%.12g")
+        folder.write("timeline.json", lambda path: write_bars(result.bars, path))
     if result.timelines:
-        folder.figure("streams.png", result.drawings()[1].figure)
+        folder.figure("streams.png", drawn[-1].figure)
         folder.write("streams.json", lambda path: write_streams(result.timelines, path))
     folder.answer("roofline.json", result)
 

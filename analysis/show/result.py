@@ -126,7 +126,7 @@ class Result:
         """
         texts = [block for block in self.blocks() if isinstance(block, str)]
         rest = texts[0].partition(": ")[2] if texts else ""
-        return rest[:1].upper() + rest[1:] if rest else "".join(texts[1:2])
+        return rest or "".join(texts[1:2])
 
     def rests(self) -> Sequence[Rests]:
         """Systems whose cost models and constants the report shows."""

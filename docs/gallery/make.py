@@ -30,6 +30,9 @@ def main(folder: Path) -> None:
     title = "Mixtral-8x7B on duplex-plain-x4: 64 decodes at context 2,048"
     save(draw_roofline(step.processors(), step.figure_ops(), title), folder / "roofline.png")
 
+    seen = roofline(MODEL, DUPLEX, batch=64, context=2048, prefill=512, timeline=True)
+    save(seen.drawings()[1].figure, folder / "gantt.png")
+
     ridges = step.processors().rename(columns={"ridge_op_per_byte": "op_per_byte"})
     table = pd.concat(
         [

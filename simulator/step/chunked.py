@@ -12,10 +12,10 @@ from ...workloads.batch import TOKENS, Moments
 from ...workloads.ops import Loads, Op
 from ..deploy.expert_parts import ExpertPart
 from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments
-from ..streams.graph import COMPUTE
+from ..streams.graph import COMPUTE, Part
 from ..streams.overlap import NONE, PIPELINED, TWO_BATCH, Way
 from .costing import PlacedOp, Stage, StageCost, lengthened
-from .overlap import Key, Piece, Uncut, scheduled
+from .overlap import Key, Piece, Uncut, parts_of, scheduled
 from .sections import Section, sections_of
 from .tracks import Track, tracks_of, visits_of
 
@@ -45,14 +45,20 @@ class Overlapped(Stage):
             return None
         for x, part in enumerate(d.experts):
             for chunk, loads in enumerate(self._shares(part, way)):
-                seconds = self._groups(part, loads)
-                pieces[-1, x, chunk] = [Piece("experts", "experts", seconds)] if seconds else []
+                seconds, _, regions = self._groups(part, loads)
+                piece = Piece("experts", "experts", seconds, parts_of(regions))
+                pieces[-1, x, chunk] = [piece] if seconds else []
                 more += seconds * part.layers
             if plain:
                 more -= plain.experts_s[x]
                 if plain.gives_up(more):
                     return None
-        found = scheduled(way, tracks, visits_of(d, sections), pieces, len(d.stages))
+        visits, layers, count = visits_of(d, sections), list[int](), 0
+        for visit in visits:
+            of_layer = sections[visit.section].layer is not None
+            layers.append(count if of_layer else -1)
+            count += of_layer
+        found = scheduled(way, tracks, visits, layers, pieces, len(d.stages))
         for key, places in where.items():
             for i in places:
                 self.placed[i] = replace(self.placed[i], exposed=found.exposed[key])
@@ -94,7 +100,7 @@ class Overlapped(Stage):
         ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
-            return placed, [Piece(p.op.name, p.op.name, p.cost.seconds) for p in placed]
+            return placed, [_exchange(p) for p in placed]
         costs = self._regions(ops)
         placed = [
             PlacedOp(op, name, cost, count, self.d.layout.tp, True)
@@ -103,7 +109,7 @@ class Overlapped(Stage):
         ]
         firsts = [region.ops[0][0] for region in costs]
         return placed, [
-            Piece(op.name, op.layer, region.seconds)
+            Piece(op.name, op.layer, region.seconds, parts_of([region]))
             for op, region in zip(firsts, costs, strict=True)
         ]
 
@@ -121,6 +127,13 @@ class Overlapped(Stage):
         from .splitting import split_draw  # compiled code, as draws are
 
         return split_draw(part, self._loads(part), tokens, self.step, self.replica)
+
+
+def _exchange(p: PlacedOp) -> Piece:
+    """A collective on its link."""
+    took = p.cost.seconds
+    part = Part(p.processor, p.op.name, p.op.layer, p.cost.bound, 0.0, took)
+    return Piece(p.op.name, p.op.name, took, (part,))
 
 
 def _sums(

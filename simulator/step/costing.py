@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -97,6 +97,14 @@ class StageCost:
         return out
 
 
+class Placed(NamedTuple):
+    """Ops in the regions in which they run, one region after another."""
+
+    seconds: float
+    ops: list[PlacedOp]
+    regions: Sequence[RegionCost]
+
+
 class Stage:
     """Accumulates placed ops; one instance per step."""
 
@@ -169,21 +177,21 @@ class Stage:
             active = [op for op in program if op.flops > 0 or op.act_bytes > 0]
             seconds, placed = self._collectives(active, count)
             compute = [op for op in active if op.layer != "communication"]
-            own, ops = self._place(compute, count, self.d.layout.tp)
+            own, ops, _ = self._place(compute, count, self.d.layout.tp)
             per_rank.append((seconds + own, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
         self.seconds[stage] += count * per_rank[slowest][0]
         for r, (_, placed) in enumerate(per_rank):
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
-    def _place(self, ops: Sequence[Op], count: int, devices: int) -> tuple[float, list[PlacedOp]]:
+    def _place(self, ops: Sequence[Op], count: int, devices: int) -> Placed:
         costs = self._regions(ops)
         placed = [
             PlacedOp(op, name, cost, count, devices, True)
             for region in costs
             for op, name, cost in region.ops
         ]
-        return sum(region.seconds for region in costs), placed
+        return Placed(sum(region.seconds for region in costs), placed, costs)
 
     def _regions(self, ops: Sequence[Op]) -> list[RegionCost]:
         d = self.d
@@ -204,13 +212,13 @@ class Stage:
 
     def _experts(self, part: ExpertPart) -> None:
         """Run one expert part; the slowest group counts."""
-        self.experts_s.append(self._groups(part, self._loads(part)) * part.layers)
+        self.experts_s.append(self._groups(part, self._loads(part)).seconds * part.layers)
         self.seconds[part.stage] += self.experts_s[-1]
 
-    def _groups(self, part: ExpertPart, loads: Loads) -> float:
-        """Run the experts of one layer at given loads on every expert group; the slowest's seconds."""
+    def _groups(self, part: ExpertPart, loads: Loads) -> Placed:
+        """Run the experts of one layer at given loads on every group; what the slowest runs."""
         if loads.routed == 0:
-            return 0.0
+            return Placed(0.0, [], [])
         if part.placed is not None and not self.expected:
             from .placed import offsets_of  # compiled code, as draws are
 
@@ -218,8 +226,8 @@ class Stage:
             loads = part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))
         devices = self.d.layout.devices if self.d.ranks > 1 else self.d.layout.tp
         held = len(loads.tokens) // part.ep
-        groups: list[tuple[float, list[PlacedOp]]] = []
-        known: dict[bytes, tuple[float, list[PlacedOp]]] = {}  # equal loads cost the same
+        groups: list[Placed] = []
+        known: dict[bytes, Placed] = {}  # equal loads cost the same
         for g in range(part.ep):
             own = slice(g * held, (g + 1) * held)
             key = loads.tokens[own].tobytes() + loads.experts[own].tobytes()
@@ -229,10 +237,10 @@ class Stage:
                     continue
                 known[key] = self._place([op], part.layers, devices // part.ep)
             groups.append(known[key])
-        slowest = max(range(len(groups)), key=lambda g: groups[g][0])
-        for g, (_, placed) in enumerate(groups):
-            self.placed += [replace(p, critical=g == slowest) for p in placed]
-        return groups[slowest][0]
+        slowest = max(range(len(groups)), key=lambda g: groups[g].seconds)
+        for g, group in enumerate(groups):
+            self.placed += [replace(p, critical=g == slowest) for p in group.ops]
+        return groups[slowest]
 
     def _loads(self, part: ExpertPart) -> Loads:
         if self.expected:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...workloads.batch import Batch
+from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..streams.overlap import NONE
+from ..streams.scheduler import Timeline
 from .chunked import Overlapped
 from .costing import PlacedOp, Stage, StageCost
 from .overlap import Uncut
@@ -20,7 +22,7 @@ from .tracks import ways_of
 if TYPE_CHECKING:
     from .fetched import StepCaches
 
-__all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage"]
+__all__ = ["PlacedOp", "StageCost", "dealt", "explicit_stage", "timelines_of"]
 
 
 def dealt(
@@ -93,6 +95,36 @@ def explicit_stage(
         cost = Overlapped(*given).in_chunks(way, plain)
         found += [] if cost is None else [cost]
     return min(found, key=lambda cost: cost.seconds)
+
+
+def timelines_of(
+    deployment: Deployment,
+    batches: Sequence[Batch],
+    step: int = 0,
+    replica: int = 0,
+    expected: bool = False,
+    captured: int = 0,
+) -> tuple[Timeline, ...]:
+    """When each op of a step runs on what, a timeline a pipeline stage, also where nothing overlaps.
+
+    Parameters as of `explicit_stage`; the makespans add up to its ``seconds``.
+
+    Raises
+    ------
+    InputError
+        A deployment whose layers wait for experts: when in the step they do is not known.
+    """
+    if deployment.store is not None:
+        raise InputError(
+            "--timeline", "cannot show steps that fetch experts; leave --experts-resident"
+        )
+    given = deployment, batches, step, replica, expected, captured
+    found = explicit_stage(*given).timelines
+    if found:
+        return found
+    whole = Overlapped(*given).in_chunks(NONE, None)
+    assert whole is not None  # it is held against nothing
+    return whole.timelines
 
 
 def _uncut(cost: StageCost, experts_s: Sequence[float]) -> Uncut:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..streams.graph import COMPUTE, Builder
+from ...devices.device import RegionCost
+from ..streams.graph import COMPUTE, Builder, Part
 from ..streams.overlap import Way
 from ..streams.scheduler import Timeline, run
 from .tracks import Track, Visit
@@ -27,11 +28,36 @@ class Piece(NamedTuple):
     name, kind : str
         Of the op, and the part of the model that it is of.
     seconds : float
+    parts : tuple of Part
+        What each processor does in it, or the link.
     """
 
     name: str
     kind: str
     seconds: float
+    parts: tuple[Part, ...] = ()
+
+
+def parts_of(regions: Sequence[RegionCost]) -> tuple[Part, ...]:
+    """What processors do in regions that follow each other.
+
+    In a region each runs its ops one after another, side by side with the others; where that does
+    not explain the region's seconds, its tracks share a memory space and wait for each other.
+    """
+    begin, out = 0.0, list[Part]()
+    for region in regions:
+        busy: dict[str, float] = {}
+        for _, unit, cost in region.ops:
+            busy[unit] = busy.get(unit, 0.0) + cost.seconds
+        apart = region.seconds > max(busy.values(), default=0.0) * (1.0 + 1e-12)
+        free: dict[str, float] = {}
+        for op, unit, cost in region.ops:
+            after = "" if apart else unit
+            start = free.get(after, begin)
+            out.append(Part(unit, op.name, op.layer, cost.bound, start, cost.seconds))
+            free[after] = start + cost.seconds
+        begin += region.seconds
+    return tuple(out)
 
 
 class Uncut(NamedTuple):
@@ -73,6 +99,7 @@ def scheduled(
     way: Way,
     tracks: Sequence[Sequence[Track]],
     visits: Sequence[Visit],
+    layers: Sequence[int],
     pieces: Mapping[Key, Sequence[Piece]],
     stages: int,
 ) -> Scheduled:
@@ -82,6 +109,8 @@ def scheduled(
     ----------
     tracks : sequence
         Of every section.
+    layers : sequence of int
+        The layer of the model that each visit is of; -1 where it is of none.
     pieces : mapping
         What each track runs, in order; nothing where a chunk is empty.
     """
@@ -89,7 +118,8 @@ def scheduled(
     for stage in range(stages):
         builder, keys = Builder(), list[Key]()
         ready: list[list[int]] = [[] for _ in range(way.chunks)]
-        for group in _groups(way, [v for v in visits if v.stage == stage], tracks):
+        visited = [(v, n) for v, n in zip(visits, layers, strict=True) if v.stage == stage]
+        for group in _groups(way, visited, tracks):
             _add(way, group, pieces, builder, keys, ready)
         line = run(builder.graph())
         timelines.append(line)
@@ -100,24 +130,24 @@ def scheduled(
     return Scheduled(tuple(timelines), shares)
 
 
-Step = tuple[Visit, int, Track]
-"""A track where it comes in a step, with its place in its section."""
+Step = tuple[Visit, int, int, Track]
+"""A track where it comes in a step, with its layer and its place in its section."""
 
 
 def _groups(
-    way: Way, visits: Sequence[Visit], tracks: Sequence[Sequence[Track]]
+    way: Way, visits: Sequence[tuple[Visit, int]], tracks: Sequence[Sequence[Track]]
 ) -> list[list[Step]]:
     """Tracks in order, those of chunked computation that follow each other together."""
     out: list[list[Step]] = []
-    for visit in visits:
+    for visit, layer in visits:
         for t, track in enumerate(tracks[visit.section]):
-            last = out[-1][-1][2] if out else None
+            last = out[-1][-1][-1] if out else None
             if last is not None and last.resource == COMPUTE == track.resource and (
                 last.chunked(way) and track.chunked(way)
             ):  # fmt: skip
-                out[-1].append((visit, t, track))
+                out[-1].append((visit, layer, t, track))
             else:
-                out.append([(visit, t, track)])
+                out.append([(visit, layer, t, track)])
     return out
 
 
@@ -126,16 +156,17 @@ def _add(
     keys: list[Key], ready: list[list[int]],
 ) -> None:  # fmt: skip
     """Add the tasks of a group; `ready` holds what the next task of each chunk waits for."""
-    chunked = group[0][2].chunked(way)
+    chunked = group[0][-1].chunked(way)
     for chunk in range(way.chunks if chunked else 1):
         after = ready[chunk] if chunked else sorted({i for each in ready for i in each})
-        for visit, t, track in group:
+        for visit, layer, t, track in group:
             key = (visit.section, t, chunk)
             if track.part >= 0:
                 key = (-1, visit.part + track.part, chunk)
-            for name, kind, seconds in pieces.get(key, ()):
+            for name, kind, seconds, parts in pieces.get(key, ()):
                 own = chunk if chunked else -1
-                after = [builder.add(name, track.resource, seconds, after, kind, own)]
+                at = builder.add(name, track.resource, seconds, after, kind, own, layer, parts)
+                after = [at]
                 keys.append(key)
         if chunked:
             ready[chunk] = after

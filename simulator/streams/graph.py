@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...workloads.errors import InputError
 
@@ -17,6 +18,25 @@ COMPUTE, DEVICE_LINK, NODE_LINK, HOST_LINK, DISK = (
     "compute", "device link", "node link", "host link", "disk",
 )  # fmt: skip
 """Usual names of resources; any other name is one too."""
+
+
+class Part(NamedTuple):
+    """What one unit does within a task: units of a stream work side by side.
+
+    Attributes
+    ----------
+    unit, name, kind, bound : str
+        Which unit, the op that it runs, the part of the model that is of, and what bounds it.
+    start, seconds : float
+        From the start of the task, where nothing shares its medium [s].
+    """
+
+    unit: str
+    name: str
+    kind: str
+    bound: str
+    start: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +57,10 @@ class Task:
         What reports count it as; its name by default.
     chunk : int
         Which chunk of a batch it is of; -1 where it is of all of it.
+    layer : int
+        Which layer of the model it is of; -1 where it is of none.
+    parts : tuple of Part
+        What its units do; nothing where the stream is one unit.
     """
 
     name: str
@@ -45,6 +69,8 @@ class Task:
     after: tuple[int, ...] = ()
     kind: str = ""
     chunk: int = -1
+    layer: int = -1
+    parts: tuple[Part, ...] = ()
 
     @property
     def label(self) -> str:
@@ -140,10 +166,11 @@ class Builder:
 
     def add(
         self, name: str, resource: str, seconds: float, after: Sequence[int] = (), kind: str = "",
-        chunk: int = -1,
+        chunk: int = -1, layer: int = -1, parts: tuple[Part, ...] = (),
     ) -> int:  # fmt: skip
         """Append a task; returns its place, for `after` of others."""
-        self.tasks.append(Task(name, resource, seconds, tuple(after), kind, chunk))
+        task = Task(name, resource, seconds, tuple(after), kind, chunk, layer, parts)
+        self.tasks.append(task)
         return len(self.tasks) - 1
 
     def graph(self, media: Sequence[Medium] = ()) -> Graph:
