@@ -17,7 +17,7 @@ from ...simulator.expert_cache.counts import StepFetch
 from ...simulator.scenario.keywords import StepKeywords
 from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
-from ...simulator.step.explicit import PlacedOp, StageCost
+from ...simulator.step.explicit import StageCost
 from ...simulator.streams.scheduler import Timeline
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
@@ -27,6 +27,7 @@ from .adapters import adapters_dict, adapters_text
 from .expert_cache import cache_dict, cache_text
 from .expert_loads import placing_dict, placing_text
 from .memory_rows import dram_blocks, dram_rows
+from .op_rows import OpRow, merged
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .roofs import formats, roof_name, roof_rows, roofs
 from .speculation import StepGain, step_speculation, step_speculation_text
@@ -42,43 +43,6 @@ FOOTNOTE = (
     "Each op as one device runs it, in one of x layers. Ops side by side count in full, so "
     "shares of the step may add up to more than 100%."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class OpRow:
-    """One op of the critical path on one device, averaged over the layers that run it.
-
-    Attributes
-    ----------
-    count : int
-        Layers.
-    flops, bytes : float
-        Of one device's share in one layer; matmul FLOP and main-memory traffic [B].
-    op_per_byte : float or None
-        None for collectives, which move nothing through main memory.
-    seconds, joules : float
-        Of one layer on one device [s, J].
-    bound : str
-        "compute", "memory", "link" or "latency".
-    dtype : str
-        Format it computes in.
-    """
-
-    name: str
-    layer: str
-    kind: str
-    count: int
-    flops: float
-    bytes: float
-    op_per_byte: float | None
-    processor: str
-    seconds: float
-    bound: str
-    joules: float
-    dtype: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__ if name != "dtype"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,7 +298,7 @@ def roofline(
     where, host = deployment.system, chosen(DeployOptions, {"host": options.get("host")}).host
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
-        work, _watts(deployment, stage), _merge(stage, work / stage.joules if work else 1.0),
+        work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, host),
@@ -362,43 +326,3 @@ def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
             f"{d.model.name} was made for"
         )
     return tuple(out)
-
-
-def _merge(stage: StageCost, clock: float) -> tuple[OpRow, ...]:
-    """One row per op and processor; layers whose loads differ are averaged.
-
-    `clock` is what of the energy is left at the clock that the power limit allows.
-    """
-    groups: dict[tuple[str, str, str, str], list[PlacedOp]] = {}
-    for placed in stage.ops:
-        if placed.critical:
-            key = (placed.op.layer, placed.op.name, placed.op.kind, placed.processor)
-            groups.setdefault(key, []).append(placed)
-    return tuple(_row(key, placed, clock) for key, placed in groups.items())
-
-
-def _row(key: tuple[str, str, str, str], placed: list[PlacedOp], clock: float) -> OpRow:
-    layer, name, kind, processor = key
-    count = sum(p.count for p in placed)
-
-    def mean(values: list[float]) -> float:
-        return sum(v * p.count for v, p in zip(values, placed, strict=True)) / count
-
-    flops = mean([p.op.flops for p in placed])
-    link = layer == "communication"
-    size = 0.0 if link else mean([p.op.bytes for p in placed])
-    slowest = max(placed, key=lambda p: p.cost.seconds * p.count)
-    return OpRow(
-        name=name,
-        layer=layer,
-        kind=kind,
-        count=count,
-        flops=flops,
-        bytes=size,
-        op_per_byte=flops / size if size else None,
-        processor=processor,
-        seconds=mean([p.cost.seconds for p in placed]),
-        bound=slowest.cost.bound,
-        joules=clock * mean([p.cost.total_joules for p in placed]),
-        dtype=slowest.op.dtype,
-    )
