@@ -31,6 +31,7 @@ from .interval import RunIntervals, interval_dict, run_intervals, spoken, typica
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
 from .price import costs_of
+from .run_steps import Steps, read_window, steps_seen
 from .speculation import run_speculation, run_speculation_text
 from .summary import (
     LATENCIES,
@@ -72,6 +73,8 @@ class Simulation(Result):
         What was asked for.
     intervals : RunIntervals or None
         Factors on its figures, see `interval`; None where too little of it rests on measurements.
+    steps : Steps or None
+        Some steps one by one, where they were asked for.
     """
 
     run: Run
@@ -80,6 +83,7 @@ class Simulation(Result):
     sources: Mapping[str, str]
     scenario: Scenario
     intervals: RunIntervals | None = None
+    steps: Steps | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -129,6 +133,7 @@ class Simulation(Result):
             **pool_dict(r),
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
+            **({"steps": self.steps.records()} if self.steps else {}),
             "warnings": list(self.warnings),
             "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
         }
@@ -155,7 +160,8 @@ class Simulation(Result):
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
-            *run_blocks(self.run), *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
+            *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def headline(self) -> str:
@@ -267,6 +273,7 @@ def simulate(
     system: str | Path | SystemSpec | None = None,
     *,
     keep_stages: bool = False,
+    steps: str | None = None,
     progress: Progress | None = None,
     **options: Unpack[ScenarioKeywords],
 ) -> Simulation:
@@ -280,6 +287,9 @@ def simulate(
         Catalog name or file.
     keep_stages : bool
         Keep the table of stages.
+    steps : str, optional
+        Show some steps one by one (`Simulation.steps`): "N", the first N, or "A:B". All steps then
+        run one by one, which takes longer. Of one engine of one rank.
     progress : callable, optional
         Called now and then with (requests completed, requests known, simulated seconds).
     **options
@@ -295,13 +305,17 @@ def simulate(
         Anything that cannot be used; the message says what would be right.
     """
     scenario = Scenario.of(model, system, **options)
-    made = run_scenario(scenario, keep_stages=keep_stages, progress=progress)
+    window = None if steps is None else read_window(steps)
+    made = run_scenario(
+        scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
+    )
     sources = _sources(scenario, scenario.system)
     found = evidence(made.deployment, sources, made.policy, typical(made))
     if scenario.pools.given:
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
-    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure)
+    seen = steps_seen(made, window) if window else None
+    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure, seen)
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:

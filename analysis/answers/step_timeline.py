@@ -35,6 +35,8 @@ class Bar:
     bound : str
         What bounds it.
     start_s, end_s : float
+    step : int
+        Of a run.
     """
 
     stage: int
@@ -47,6 +49,7 @@ class Bar:
     bound: str
     start_s: float
     end_s: float
+    step: int = 0
 
 
 def bars_of(timelines: Sequence[Timeline], begin_s: float = 0.0) -> tuple[Bar, ...]:

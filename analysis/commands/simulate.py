@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import typer
+
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
+from ...workloads.errors import InputError
 from .app import app
 from .io import answer, progress
 from .options import Json, Out, count, takes
@@ -16,6 +19,10 @@ from .options import Json, Out, count, takes
 def simulate_command(
     options: dict[str, Any],
     seeds: Annotated[int | None, count("Run this many seeds.")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(metavar="N|A:B", help="Show the first N steps, or some, one by one."),
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -25,6 +32,8 @@ def simulate_command(
     from ..answers.simulate import Simulation, simulate
 
     scenario, keep = Scenario.of(**options), out is not None
+    if steps is not None and (seeds is not None or scenario.model is None):
+        raise InputError("--steps", "are those of one run: name a model and system, leave --seeds")
 
     def make() -> Simulation | Seeds | Comparison:
         with progress() as watch:
@@ -32,6 +41,6 @@ def simulate_command(
                 return simulate_seeds(scenario, seeds=seeds, keep_stages=keep, progress=watch)
             if scenario.model is None and scenario.system is None:
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
-            return simulate(scenario, keep_stages=keep, progress=watch)
+            return simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
 
     answer(make, out, as_json)

@@ -37,7 +37,13 @@ LETTERS = 24
 """Of an op's name within its bar."""
 
 
-def gantt(bars: pd.DataFrame, window: tuple[float, float], title: str, note: str = "") -> Figure:
+def gantt(
+    bars: pd.DataFrame,
+    window: tuple[float, float],
+    title: str,
+    note: str = "",
+    since: str = "the step began",
+) -> Figure:
     """Draw ops as bars over time, one row a processor or link, coloured by the part of the model.
 
     Parameters
@@ -48,6 +54,8 @@ def gantt(bars: pd.DataFrame, window: tuple[float, float], title: str, note: str
     window : (float, float)
         The time that is shown [s]; the interactive figure holds all of it.
     title, note : str
+    since : str
+        What times count from.
     """
     require(bars, COLUMNS, "bars")
     lanes = list(dict.fromkeys(bars["lane"]))
@@ -57,7 +65,7 @@ def gantt(bars: pd.DataFrame, window: tuple[float, float], title: str, note: str
         axes = figure.add_subplot()
         low, high = window
         factor, prefix = scale(high - low, 1.0)
-        axes.set_xlabel(f"Time since the step began ({prefix}s)")
+        axes.set_xlabel(f"Time since {since} ({prefix}s)")
         axes.set_yticks(range(len(lanes)), lanes)
         axes.set_ylim(max(len(lanes), 1) - 0.5, -0.5)
         axes.set_xlim(low / factor, (high if high > low else low + factor) / factor)

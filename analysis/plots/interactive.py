@@ -37,6 +37,8 @@ PIXELS = 96
 """Of an inch."""
 NUMBER = re.compile(r"[-+\u2212]?[\d,.]*")
 """A tick's label that says no more than its place; the minus is matplotlib's."""
+MOST_EDGED = 300
+"""Bars of an axes from which their edges would cover them when all are in view."""
 COLORBAR = "<colorbar>"
 """How matplotlib labels the axes of one."""
 
@@ -109,6 +111,10 @@ def _traces(axes: Axes, looks: Looks) -> list[Trace] | None:
         found.append((collection.get_zorder(), trace))
     if axes.images or axes.tables or axes.child_axes:
         return None
+    if len(bars) > MOST_EDGED:
+        for _, trace in found:
+            if trace["type"] == "bar":
+                trace["marker"]["line"]["width"] = 0
     found.sort(key=lambda pair: pair[0])
     return _named_once(_joined([trace for _, trace in found]))
 

@@ -16,6 +16,7 @@ from ..answers.inspect import Inspection
 from ..answers.layouts import Layouts
 from ..answers.placement import Placement
 from ..answers.roofline import Roofline
+from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
 from ..answers.step_timeline import frame_of
@@ -217,6 +218,8 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
+    if each.steps is not None:
+        _write_steps(each.steps, f"{title}", folder)
     if below:
         folder.text(f"{below}report.html", report(each))
     folder.answer(f"{below}summary.json", each)
@@ -239,6 +242,17 @@ def _sent(run: Run) -> Sent | None:
     """Caches on their way between two pools."""
     moves = run.moves
     return None if moves is None else Sent(run.requests.request_id, moves.start_s, moves.end_s)
+
+
+def _write_steps(seen: Steps, title: str, folder: OutputFolder) -> None:
+    """Write the ops and requests of some steps, their figures and a trace for Perfetto."""
+    from .simulation import step_drawings
+
+    folder.frame("steps.csv", frame_of(seen.bars), "%.12g")
+    folder.frame("spans.csv", seen.span_frame(), "%.12g")
+    folder.write("steps.json", lambda path: write_bars(seen.bars, path, seen.spans))
+    for name, drawing in zip(("steps", "lanes"), step_drawings(seen, title), strict=True):
+        folder.figure(f"{name}.png", drawing.figure)
 
 
 def _stage_columns(

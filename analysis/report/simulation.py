@@ -16,9 +16,11 @@ from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
 from ..answers.roofs import formats, formats_of_ops, roof_name, roof_rows, roofs
+from ..answers.run_steps import Steps
 from ..answers.seeds import Seeds
 from ..answers.simulate import Simulation
 from ..answers.speculation import run_speculation_text
+from ..answers.step_timeline import frame_of, middle_of
 from ..answers.summary import (
     figure_rows,
     heading,
@@ -27,11 +29,15 @@ from ..answers.summary import (
     window_text,
 )
 from ..plots import breakdown, latency, roofline, timeline
+from ..plots.gantt import gantt
+from ..plots.lanes import lanes
 from ..show.result import Drawing, Section
 from ..show.text import show
 from .constants import constants_section, model_rows
 from .sections import sections
 
+MOST_DRAWN = 3000
+"""Ops in a figure of steps."""
 WHERE = (
     "Clock is an op's share of all steps; busy is the share for which a processor of an average "
     "device worked on it; energy is its share of the dynamic energy; bound is what took longest."
@@ -71,6 +77,7 @@ def run_sections(result: Simulation) -> list[Section]:
         ),
         Section("Roofline", _roofline(run, name)),
         Section("Requests over time", _over_time(result, name)),
+        *_steps(result, name),
         *evidence_sections(result),
     ]
 
@@ -216,6 +223,33 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
             )
         )
     return out
+
+
+def _steps(result: Simulation, name: str) -> list[Section]:
+    """Some steps one by one, where they were asked for."""
+    if result.steps is None:
+        return []
+    return [Section("Steps", [*step_drawings(result.steps, name), result.steps.records()])]
+
+
+def step_drawings(seen: Steps, name: str) -> list[Drawing]:
+    """When which op runs where in the first steps of a window, and what its requests go through."""
+    first, last = seen.steps[0], seen.steps[-1]
+    shown = seen.steps[: max(1, MOST_DRAWN * len(seen.steps) // len(seen.bars))]
+    own = [bar for bar in seen.bars if bar.step <= shown[-1].number]
+    window = middle_of([bar for bar in own if bar.step == first.number])
+    note = (
+        f"Layers in the middle of step {first.number}; the report's figure holds steps to "
+        f"{shown[-1].number}, steps.csv and steps.json hold all {len(seen.steps):,}."
+    )
+    title = f"{name}: steps {first.number} to {last.number}"
+    figure = gantt(frame_of(own), window, title, note, "the first arrival")
+    return [
+        Drawing(
+            figure, "Which op runs on which processor or link, when; zoom out for whole steps."
+        ),
+        Drawing(lanes(seen.span_frame(), title), "What each request goes through meanwhile."),
+    ]
 
 
 def _engines(run: Run) -> int:

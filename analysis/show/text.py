@@ -99,8 +99,8 @@ def magnitude(value: Any) -> float | None:
 
     Examples
     --------
-    >>> magnitude("1.5 ms"), magnitude("8.46 GFLOP"), magnitude("-2.5%"), magnitude("5 min")
-    (0.0015, 8460000000.0, -2.5, 5.0)
+    >>> magnitude("1.5 ms"), magnitude("8.5 GFLOP"), magnitude("-2.5%"), magnitude("5 min")
+    (0.0015, 8500000000.0, -2.5, 5.0)
     """
     if isinstance(value, bool) or value is None:
         return None

@@ -17,6 +17,7 @@ from opbyte.analysis.plots import (
     trade_off,
 )
 from opbyte.analysis.plots import roofline as draw_roofline
+from opbyte.analysis.plots.lanes import lanes
 from opbyte.analysis.report.simulation import ops_by_share
 from opbyte.simulator.batching.kv import kv_rules
 
@@ -32,6 +33,12 @@ def main(folder: Path) -> None:
 
     seen = roofline(MODEL, DUPLEX, batch=64, context=2048, prefill=512, timeline=True)
     save(seen.drawings()[1].figure, folder / "gantt.png")
+
+    some = simulate(MODEL, DUPLEX, rate=300.0, requests=40, token_budget=1024, steps="5:45",
+                    input_len=1024, output_len=24, lengths="lognormal")  # fmt: skip
+    assert some.steps is not None
+    title = f"Mixtral-8x7B on {DUPLEX}: steps 5 to 44"
+    save(lanes(some.steps.span_frame(), title), folder / "lanes.png")
 
     ridges = step.processors().rename(columns={"ridge_op_per_byte": "op_per_byte"})
     table = pd.concat(

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def run_scenario(
-    scenario: Scenario, *, keep_stages: bool = False, progress: Progress | None = None
-) -> Run:
+    scenario: Scenario, *, keep_stages: bool = False, steps: int = 0,
+    progress: Progress | None = None,
+) -> Run:  # fmt: skip
     """Serve a scenario's requests.
 
     Raises
@@ -41,7 +42,7 @@ def run_scenario(
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
         keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario), pools=pools,
-        cache=settings.cache_for(own), stop=scenario.stop,
+        cache=settings.cache_for(own), stop=scenario.stop, steps=steps,
     )  # fmt: skip
 
 

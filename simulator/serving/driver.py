@@ -30,6 +30,7 @@ from .pools import Pools
 from .progress import Progress, now_and_then
 from .routers import ROUTERS
 from .sessions import Sessions
+from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
 from .transfers import Moves, Transfers
@@ -85,6 +86,7 @@ def serve(
     progress: Progress | None = None,
     cache: CacheSettings | None = None,
     stop: int | None = None,
+    steps: int = 0,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -106,6 +108,8 @@ def serve(
         How engines set up their KV caches.
     stop : int, optional
         Completions after which the run ends, whatever is still under way.
+    steps : int
+        Keep the plans of so many steps, see `steps.check_steps`.
 
     Raises
     ------
@@ -121,7 +125,9 @@ def serve(
     for node, _ in faults.at if faults else ():
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
-    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed
+    if steps:
+        check_steps(pools.entry[0], policy, count, steps)
+    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps
     driver = Driver(*how)
     if driver.onward:
         found = driver.run_on(progress)
@@ -136,14 +142,14 @@ class Driver:
 
     Parameters
     ----------
-    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed
+    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps
         See `serve`.
     """
 
     def __init__(
         self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
-        cache: CacheSettings | None, seed: int,
+        cache: CacheSettings | None, seed: int, steps: int,
     ) -> None:  # fmt: skip
         self.env, self.pools = simpy.Environment(), pools
         env = self.env
@@ -171,7 +177,7 @@ class Driver:
             clients = stream.closed_loop if self.alone else None
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), seed=seed,
+                cache or CacheSettings(), steps > 0, seed, steps,
             )  # fmt: skip
             return Node(index, engine)
 

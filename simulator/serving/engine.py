@@ -92,6 +92,8 @@ class Engine:
         Keep every plan (`plans`); steps then run one by one. Of one rank.
     seed : int
         Of what is drawn of requests: how many drafts are accepted.
+    most_plans : int or None
+        How many are kept, the first ones; all of them if not given.
     """
 
     deployment: Deployment
@@ -103,6 +105,7 @@ class Engine:
     cache: CacheSettings = field(default_factory=CacheSettings)
     keep_plans: bool = False
     seed: int = 0
+    most_plans: int | None = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -381,7 +384,8 @@ class Engine:
     def _take_plans(self, plans: Plans) -> None:
         """Move the recorded plans out of the state."""
         made, entries = int(plans.counts[N_PLANS]), int(plans.counts[N_ENTRIES])
-        self.plans.append((plans.plans[:made].copy(), plans.entries[:entries].copy()))
+        if self.most_plans is None or sum(len(own) for own, _ in self.plans) < self.most_plans:
+            self.plans.append((plans.plans[:made].copy(), plans.entries[:entries].copy()))
         plans.counts[:] = 0
 
     def end_warmup(self) -> None:

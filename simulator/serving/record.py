@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from .metrics import Quantiles
 from .pools import KvLink
 from .speculation import Speculated
 from .steady import Window
+
+if TYPE_CHECKING:
+    from .steps import RunStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,8 @@ class Run:
         What requests asked of the slots for adapters, where not all fit.
     speculated : Speculated or None
         What speculation did, where there was some.
+    steps : tuple of RunStep
+        Its first steps, where they were kept.
     """
 
     deployment: Deployment
@@ -261,6 +267,7 @@ class Run:
     fetch: StepFetch | None = None
     adapters: AdapterCounts | None = None
     speculated: Speculated | None = None
+    steps: tuple[RunStep, ...] = ()
 
     def __repr__(self) -> str:
         return (

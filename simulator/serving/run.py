@@ -31,6 +31,7 @@ def run(
     cache: CacheSettings | None = None,
     stop: int | None = None,
     pools: Pools | None = None,
+    steps: int = 0,
 ) -> Run:
     """Serve a stream of requests.
 
@@ -48,7 +49,8 @@ def run(
         How engines set up their KV caches.
     stop : int, optional
         Completions after which the run ends; rates then are those of a system that never drains.
-
+    steps : int
+        Keep the first steps (`Run.steps`), of one engine of one rank; all then run one by one.
     pools : Pools, optional
         The nodes of a deployment of two pools, where they are more than its own; `policy` and `cache`
         are then those of the nodes that prefill.
@@ -76,7 +78,8 @@ def run(
         )
     served = serve(
         pools or pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
-        seed=seed, warmup=warmup, keep_log=keep_stages, progress=progress, cache=cache, stop=stop,
+        seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
+        stop=stop, steps=steps,
     )  # fmt: skip
     if served.completed == 0:
         raise InputError(stream.name, "has no requests")
@@ -84,6 +87,6 @@ def run(
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
     return collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
-        copies=fleet.replicas, clients=clients, stop=bool(stop),
+        copies=fleet.replicas, clients=clients, stop=bool(stop), steps=steps,
         wall_s=time.perf_counter() - began,
     )  # fmt: skip

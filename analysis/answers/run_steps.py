@@ -1,0 +1,199 @@
+"""Some steps of a run, seen: which op runs where and when, and what each request goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ...simulator.serving.record import Run
+from ...simulator.serving.steps import RunStep
+from ...simulator.step.explicit import timelines_of
+from ...workloads.batch import PREFILL
+from ...workloads.errors import InputError
+from ..show.text import seconds
+from .step_timeline import Bar, bars_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_SHOWN = 200
+"""Steps at once: each has hundreds of ops."""
+MOST_TOLD = 20
+"""Steps in the terminal."""
+HOST = "host"
+"""Lane of what a step waits for beside its ops."""
+QUEUED, PROMPT, DECODES, PREEMPTED, PASSED = (
+    "queued", "prompt", "decodes", "preempted", "passed over",
+)  # fmt: skip
+"""What a request goes through; "passed over" while a step runs without it."""
+
+
+def read_window(text: str) -> range:
+    """Steps by "N" (the first N) or "A:B" (from A, before B).
+
+    Raises
+    ------
+    InputError
+        Neither, none, or more than `MOST_SHOWN`.
+
+    Examples
+    --------
+    >>> read_window("3"), read_window("10:12")
+    (range(0, 3), range(10, 12))
+    """
+    first, colon, last = text.partition(":")
+    ends = (first, last) if colon else ("0", first)
+    if not all(end.isascii() and end.isdigit() and len(end) < 10 for end in ends):
+        raise InputError(f"--steps {text!r}", "must be N or A:B, such as 20 or 100:120")
+    window = range(int(ends[0]), int(ends[1]))
+    if not 0 < len(window) <= MOST_SHOWN:
+        raise InputError(
+            f"--steps {text!r}", f"must be 1 to {MOST_SHOWN} steps, the first below the last"
+        )
+    return window
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a request goes through for a while; `tokens` of it are computed, of its prompt or decoded."""
+
+    request: int
+    what: str
+    start_s: float
+    end_s: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """A window of a run; times from the first arrival [s].
+
+    Attributes
+    ----------
+    steps : tuple of RunStep
+    bars : tuple of Bar
+        Their ops, each step's up to its end; on `HOST` what they wait for beside.
+    spans : tuple of Span
+        What requests go through meanwhile, by request and start.
+    """
+
+    steps: tuple[RunStep, ...]
+    bars: tuple[Bar, ...]
+    spans: tuple[Span, ...]
+
+    def records(self) -> list[dict[str, Any]]:
+        """Steps as plain data."""
+        return [
+            {
+                "step": s.number, "start_s": s.start_s, "end_s": s.end_s,
+                "decodes": int((s.batch.phase != PREFILL).sum()),
+                "prompt_tokens": int(s.batch.q_len[s.batch.phase == PREFILL].sum()),
+                "requests": len(s.batch.q_len),
+            }
+            for s in self.steps
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        """The first of the steps, for people."""
+        rows = [
+            {
+                "step": row["step"], "from": f"{row['start_s']:.6f} s",
+                "time": seconds(row["end_s"] - row["start_s"]), "decodes": row["decodes"],
+                "prompt tokens": row["prompt_tokens"],
+            }
+            for row in self.records()[:MOST_TOLD]
+        ]  # fmt: skip
+        left = len(self.steps) - len(rows)
+        return [rows, *([f"and {left:,} more steps: --out has all of them"] if left else [])]
+
+    def span_frame(self) -> pd.DataFrame:
+        """Spans as `plots.lanes` takes them."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(span) for span in self.spans], columns=list(Span.__slots__))
+
+
+def steps_seen(run: Run, window: range) -> Steps:
+    """The steps of a window of a run that kept them.
+
+    Raises
+    ------
+    InputError
+        The run has no such steps.
+    """
+    shown = run.steps[window.start : window.stop]
+    if not shown:
+        last = len(run.steps)
+        raise InputError("--steps", f"begin behind the end of the run, which has {last:,} steps")
+    bars = tuple(bar for step in shown for bar in _bars(run, step))
+    return Steps(shown, bars, tuple(_spans(run, shown)))
+
+
+def _bars(run: Run, step: RunStep) -> list[Bar]:
+    """Ops of a step, and the host's time where that lengthens it."""
+    lines = timelines_of(
+        run.deployment, [step.batch], step=step.number, captured=run.policy.captured
+    )
+    took = sum(line.makespan for line in lines)
+    out = [replace(bar, step=step.number) for bar in bars_of(lines, step.start_s)]
+    left = step.end_s - step.start_s - took
+    if left > 1e-9 * took:
+        out.append(
+            Bar(0, -1, HOST, HOST, "between steps", HOST, -1, "latency", step.start_s + took,
+                step.end_s, step.number)
+        )  # fmt: skip
+    return out
+
+
+def _spans(run: Run, shown: Sequence[RunStep]) -> list[Span]:
+    """What requests go through from the first of some steps to the last."""
+    begin, end = shown[0].start_s, shown[-1].end_s
+    before = run.steps[: shown[0].number]
+    at: dict[int, tuple[float, int]] = {}  # since when, and how much is in the cache
+    decoding: dict[int, bool] = {}
+    for step in before:
+        for i, q, cached in _rows(step):
+            at[i] = step.end_s, cached + q
+    out: list[Span] = []
+    for step in shown:
+        for (i, q, cached), phase in zip(_rows(step), step.batch.phase.tolist(), strict=True):
+            since, held = at.get(i, (float(run.requests.arrival_s[i]), 0))
+            if step.start_s > max(since, begin):
+                what = QUEUED if i not in at else PREEMPTED if cached < held else PASSED
+                out.append(Span(i, what, max(since, begin), step.start_s, 0))
+            what = PROMPT if phase == PREFILL else DECODES
+            out.append(Span(i, what, step.start_s, step.end_s, q))
+            at[i], decoding[i] = (step.end_s, cached + q), what == DECODES
+    for i, (since, _) in at.items():  # what still waits at the end of the window
+        if begin <= since < end and float(run.requests.last_token_s[i]) > end:
+            out.append(Span(i, PREEMPTED if decoding.get(i) else PASSED, since, end, 0))
+    for i, arrival in enumerate(run.requests.arrival_s.tolist()):
+        if i not in at and arrival < end:
+            out.append(Span(i, QUEUED, max(arrival, begin), end, 0))
+    out.sort(key=lambda span: (span.request, span.start_s))
+    return _merged(out)
+
+
+def _rows(step: RunStep) -> list[tuple[int, int, int]]:
+    """Request, new tokens and cached tokens of each sequence of a step."""
+    b = step.batch
+    return list(zip(b.seq_id.tolist(), b.q_len.tolist(), b.context.tolist(), strict=True))
+
+
+def _merged(spans: Sequence[Span]) -> list[Span]:
+    """Decodes that follow each other as one span."""
+    out: list[Span] = []
+    for span in spans:
+        last = out[-1] if out else None
+        joins = last is not None and last.what == DECODES == span.what
+        if (
+            last is not None
+            and joins
+            and (last.request, last.end_s) == (span.request, span.start_s)
+        ):
+            tokens = last.tokens + span.tokens
+            out[-1] = replace(last, end_s=span.end_s, tokens=tokens)
+        else:
+            out.append(span)
+    return out

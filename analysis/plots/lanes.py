@@ -1,0 +1,86 @@
+"""What each request goes through: a row a request, from its arrival to its last token."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    LIGHT,
+    ORANGE,
+    VERMILLION,
+    finish,
+    house_style,
+    new_figure,
+    number,
+    quantity,
+    require,
+    say_empty,
+)
+from .told import told
+
+COLUMNS = ("request", "what", "start_s", "end_s", "tokens")
+LOOKS = {
+    "queued": (LIGHT, ""), "prompt": (ORANGE, "///"), "decodes": (BLUE, ""),
+    "preempted": (VERMILLION, "xx"), "passed over": ("white", ""),
+}  # fmt: skip
+OTHER = (GREEN, "..")
+MOST_ROWS = 40
+"""Requests drawn; the first of a window."""
+ROW_INCHES = 0.14
+
+
+def lanes(spans: pd.DataFrame, title: str) -> Figure:
+    """Draw spans as bars over time, one row a request.
+
+    Parameters
+    ----------
+    spans : DataFrame
+        Columns request, what ("queued", "prompt", "decodes", "preempted" or "passed over"), start_s and
+        end_s [s], and tokens.
+    title : str
+    """
+    require(spans, COLUMNS, "spans")
+    requests = list(dict.fromkeys(spans["request"]))
+    kept = requests[:MOST_ROWS]
+    with house_style():
+        figure = new_figure(title, height=1.5 + ROW_INCHES * max(len(kept), 6))
+        axes = figure.add_subplot()
+        axes.set_xlabel("Time since the first arrival (s)")
+        axes.set_ylabel("Request")
+        axes.set_yticks(range(len(kept)), [f"#{name}" for name in kept])
+        axes.set_ylim(max(len(kept), 1) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0, labelsize=6)
+        axes.grid(True, axis="x", color=LIGHT, linewidth=0.5)
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
+        if not kept:
+            say_empty(axes, "No request in this window")
+            finish(figure)
+            return figure
+        shown = spans[spans["request"].isin(kept)]
+        row_of = {name: row for row, name in enumerate(kept)}
+        for what in [*(w for w in LOOKS if (shown["what"] == w).any()),
+                     *sorted(set(shown["what"]) - set(LOOKS))]:  # fmt: skip
+            own = shown[shown["what"] == what]
+            color, hatch = LOOKS.get(what, OTHER)
+            start = own["start_s"].to_numpy(dtype=np.float64)
+            took = own["end_s"].to_numpy(dtype=np.float64) - start
+            bars = axes.barh(
+                [row_of[name] for name in own["request"]], took, 0.8, start, color=color,
+                hatch=hatch, edgecolor=BLACK, linewidth=0.25, label=what, gid="span",
+            )  # fmt: skip
+            told(bars, what, [
+                f"request {name}: {what}{f', {tokens:,} tokens' if tokens else ''}\n"
+                f"{quantity(float(seconds), 's', 1.0)}"
+                for name, tokens, seconds in zip(own["request"], own["tokens"], took, strict=True)
+            ])  # fmt: skip
+        axes.set_xlim(float(shown["start_s"].min()), float(shown["end_s"].max()))
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=5, handlelength=1.3,
+                    columnspacing=1.1, borderaxespad=0.3)  # fmt: skip
+        left = len(requests) - len(kept)
+        finish(figure, f"{left:,} more requests are not drawn." if left else "")
+    return figure

@@ -1,0 +1,113 @@
+"""The steps of an engine as they were run: which requests each computed, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ..batching.plan_log import E_CACHED, E_REQUEST, E_TOKENS, P_END
+from ..batching.policies import Policy
+from ..batching.state import I_INPUT, L_DECODES, L_END, L_PREFILL, L_START, L_STEPS
+from ..deploy.deployment import Deployment
+from .engine import Engine
+
+I8 = npt.NDArray[np.int64]
+
+MOST_STEPS = 10_000
+"""Place of the last step that is kept: memory goes with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """One step of a run.
+
+    Attributes
+    ----------
+    number : int
+        From 0; the counter of its expert draws.
+    start_s, end_s : float
+        From the first arrival [s].
+    batch : Batch
+        What it computed; ``seq_id`` are rows of the run's requests, in order of arrival.
+    """
+
+    number: int
+    start_s: float
+    end_s: float
+    batch: Batch
+
+
+def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int) -> None:
+    """Refuse what has no steps that could be shown one by one.
+
+    Raises
+    ------
+    InputError
+        Several engines, ranks or pipeline stages, expert caches, a scheduler of an engine's own that
+        keeps no plans, drafts, or steps too far into a run.
+    """
+    if last > MOST_STEPS:
+        raise InputError("--steps", f"must end by step {MOST_STEPS:,}, not {last:,}")
+    if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
+        raise InputError(
+            "--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp"
+        )
+    if deployment.speculation is not None:
+        raise InputError("--steps", "cannot show steps that draft; leave --speculative")
+    if policy.rules is not None:
+        reason = f"cannot show those of {policy.name}'s own scheduler; take another --policy"
+        raise InputError("--steps", reason)
+    if deployment.store is not None:
+        raise InputError(
+            "--steps", "cannot show steps that fetch experts; leave --experts-resident"
+        )
+
+
+def steps_of(engine: Engine, last: int) -> tuple[RunStep, ...]:
+    """The first steps of an engine that kept its plans and its log.
+
+    A request's tokens are decodes once all it was asked, and all that it had made before it was
+    preempted, is in the cache; until then they are chunks of a prompt.
+    """
+    log = np.concatenate([*engine.logs, np.zeros((0, engine.state.log.shape[1]))])
+    targets: dict[int, int] = {}
+    reached: dict[int, int] = {}
+    out: list[RunStep] = []
+    for rows, entry in zip(log[:last], _entries(engine), strict=False):
+        ids, tokens, cached = entry[:, E_REQUEST], entry[:, E_TOKENS], entry[:, E_CACHED]
+        decodes = np.zeros(len(ids), dtype=np.bool_)
+        for k, (i, q, c) in enumerate(
+            zip(ids.tolist(), tokens.tolist(), cached.tolist(), strict=True)
+        ):
+            target = targets.setdefault(i, int(engine.state.ints[i, I_INPUT]))
+            if c < reached.get(i, 0):  # preempted: what it had made is computed again
+                target = targets[i] = max(target, reached[i] + 1)
+            decodes[k] = c >= target
+            reached[i] = c + q
+        batch = Batch.of(
+            cached[decodes].tolist(),
+            list(zip(tokens[~decodes].tolist(), cached[~decodes].tolist(), strict=True)),
+        )
+        batch = replace(batch, seq_id=np.concatenate([ids[decodes], ids[~decodes]]))
+        known = decodes.sum(), tokens[~decodes].sum(), 1
+        if known != (rows[L_DECODES], rows[L_PREFILL], rows[L_STEPS]):
+            raise InputError("--steps", f"cannot tell those of policy {engine.policy.name}")
+        out.append(RunStep(len(out), float(rows[L_START]), float(rows[L_END]), batch))
+    return tuple(out)
+
+
+def _entries(engine: Engine) -> Iterator[I8]:
+    """What each step computed: requests, their new tokens and those in the cache before."""
+    for plans, entries in engine.plans:
+        start = 0
+        for end in plans[:, P_END].astype(np.int64).tolist():
+            own = entries[start:end]
+            start = end
+            ran = own[own[:, E_TOKENS] > 0]
+            if len(ran):
+                yield ran
