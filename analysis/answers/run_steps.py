@@ -82,6 +82,10 @@ class Steps:
     bars: tuple[Bar, ...]
     spans: tuple[Span, ...]
 
+    def __repr__(self) -> str:
+        first = self.steps[0].number
+        return f"<Steps: {len(self.steps)} from step {first} on; see .records(), .span_frame()>"
+
     def records(self) -> list[dict[str, Any]]:
         """Steps as plain data."""
         return [
@@ -138,6 +142,7 @@ def _bars(run: Run, step: RunStep) -> list[Bar]:
     took = sum(line.makespan for line in lines)
     out = [replace(bar, step=step.number) for bar in bars_of(lines, step.start_s)]
     left = step.end_s - step.start_s - took
+    assert left >= -1e-9 * took  # both paths agree on what a step takes
     if left > 1e-9 * took:
         out.append(
             Bar(0, -1, HOST, HOST, "between steps", HOST, -1, "latency", step.start_s + took,

@@ -22,6 +22,7 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("duplex-x4", {}),
     ("h100-x4", {"policy": "vllm", "token_budget": 512}),
     ("h100-x4", {"framework": "vllm"}),
+    ("h100-x4", {"adapters": 6}),
     ("duplex-x4", {"policy": "chunked", "token_budget": 300, "kv_dtype": "fp8"}),
 )
 
