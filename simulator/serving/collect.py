@@ -59,7 +59,6 @@ from .pool_runs import Boards, boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
 from .steady import Window, find_window, half_width
-from .steps import steps_of
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""
@@ -68,7 +67,6 @@ FETCH = "expert_fetch"
 def collect(
     served: Served, deployment: Deployment, policy: Policy, workload: str, *,
     seed: int, warmup: int, copies: int, clients: int | None, stop: bool, wall_s: float,
-    steps: int = 0,
 ) -> Run:  # fmt: skip
     """Measure a run.
 
@@ -84,8 +82,6 @@ def collect(
         Whether the run was cut off by a number of completions.
     wall_s : float
         Seconds of real time that it took.
-    steps : int
-        How many of the first steps are kept.
     """
     engines = served.engines
     requests = served.table.finished(len(engines) > 1 or served.failures > 0)
@@ -108,7 +104,6 @@ def collect(
         workload=workload,
         seed=seed,
         requests=requests,
-        steps=steps_of(engines[0], steps) if steps else (),
         stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, spent / joules if spent else 1.0) + _waiting(engines),
         iterations=_count(engines, C_STEPS),

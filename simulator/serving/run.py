@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestStream
@@ -16,6 +17,7 @@ from .fleet import Fleet, pools_of
 from .pools import Pools
 from .progress import Progress
 from .record import Run
+from .steps import steps_of
 
 
 def run(
@@ -85,8 +87,8 @@ def run(
         raise InputError(stream.name, "has no requests")
     if warmup >= (count := served.completed):
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
-    return collect(
+    found = collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
-        copies=fleet.replicas, clients=clients, stop=bool(stop), steps=steps,
-        wall_s=time.perf_counter() - began,
+        copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
     )  # fmt: skip
+    return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found
