@@ -124,6 +124,8 @@ class Evidence:
         Why a basis is "transferred".
     ratios : Ratios, optional
         How far off such prices were.
+    beyond : str
+        What of an op lies outside the measured rows; empty where all lie inside.
     """
 
     cost_model: str
@@ -137,6 +139,7 @@ class Evidence:
     apart: float | None = None
     why: str = ""
     ratios: Ratios | None = None
+    beyond: str = ""
 
 
 class CostModel(Protocol):

@@ -27,6 +27,7 @@ from ...workloads.requests.options import check_count, check_seed
 from .bases import bases_of
 from .comparison import SystemComparison, SystemRow
 from .interval import Interval, step_interval
+from .ranges import Ranges, ranges_of_stage
 from .rests import rests_of
 from .step import MAX_BATCH
 
@@ -116,9 +117,18 @@ def _row(
         row, latency_s=step.seconds, items_per_s=what.items / step.seconds, joules=step.joules,
         static_joules=step.static_joules, layers=step.layers, warnings=step.warnings,
         memory_bytes=row.memory_bytes - step.elsewhere_bytes,
-        bases=bases_of(step.deployment), interval=_interval(step),
+        bases=bases_of(step.deployment), interval=_interval(step), ranges=_checked(step, how.strict),
         rests=rests_of(given, system, step.deployment, how.host),
     )  # fmt: skip
+
+
+def _checked(step: StepCost, strict: bool) -> Ranges | None:
+    """What of a step is priced out of range; refused where that is asked for."""
+    if step.deployment is None or step.stage is None:
+        return None
+    ranges = ranges_of_stage(step.deployment, step.stage)
+    ranges.refuse(strict)
+    return ranges
 
 
 def _interval(step: StepCost) -> Interval | None:

@@ -13,6 +13,7 @@ from ..show.result import Drawing, Rests, Result
 from ..show.text import seconds, show
 from .bases import NONE, Bases, not_like_for_like
 from .interval import LEVEL, Interval, interval_dict, spoken
+from .ranges import Ranges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,8 @@ class SystemRow:
         Factors on its time, see `interval`; None where too little of it rests on measurements.
     rests : Rests or None
         Its description with sources.
+    ranges : Ranges or None
+        What of the step is priced out of range; None on an engine.
     """
 
     system: str
@@ -64,6 +67,7 @@ class SystemRow:
     bases: Bases = NONE
     interval: Interval | None = None
     rests: Rests | None = None
+    ranges: Ranges | None = None
 
     def to_dict(self, items: int) -> dict[str, Any]:
         joules = None if self.joules is None else self.joules / items
@@ -77,6 +81,7 @@ class SystemRow:
             "reason": self.reason,
             "latency_s": self.latency_s,
             "latency_interval": interval_dict(self.latency_s, self.interval),
+            "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "items_per_s": self.items_per_s,
             "joules": self.joules,
             "static_joules": self.static_joules,
@@ -141,7 +146,7 @@ class SystemComparison(Result):
             {
                 k: v
                 for k, v in row.to_dict(self.items).items()
-                if k not in ("layers", "break_even", "latency_interval")
+                if k not in ("layers", "break_even", "latency_interval", "out_of_range")
             }
             | {"kinds": "+".join(row.kinds)}
             for row in self.table
@@ -223,6 +228,7 @@ class SystemComparison(Result):
         if any(sum(x.seconds for x in r.layers) > 1.001 * (r.latency_s or 0.0) for r in timed):
             out.append("Parts side by side count in full: they may add up to more than the step.")
         out += not_like_for_like((r.system, r.bases) for r in timed)
+        out += [text for r in timed if r.ranges for text in r.ranges.text()]
         if self.mean_queue is not None:
             out.append(
                 f"An expert has {show(self.mean_queue)} tokens on average; with fewer than the "

@@ -29,9 +29,10 @@ from .expert_loads import placing_dict, placing_text
 from .memory_rows import dram_blocks, dram_rows
 from .op_rows import OpRow, merged
 from .overlaps import overlap_of_step, step_blocks, tasks_shown
+from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
 from .speculation import StepGain, step_speculation, step_speculation_text
-from .step import bars_of_step, engine_devices, gain_of, stage_of, step_of, work_joules
+from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, stage_of, step_of, work_joules
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
@@ -64,6 +65,7 @@ class Roofline(Result):
     fetch: StepFetch | None = None
     gain: StepGain | None = None
     bars: tuple[Bar, ...] = ()
+    ranges: Ranges | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -97,6 +99,7 @@ class Roofline(Result):
             **({"memory": rows} if (rows := dram_rows(self.deployment)) else {}),
             **({"overlap": dict(self.overlap)} if self.overlap else {}),
             **({"timeline": records_of(self.bars)} if self.bars else {}),
+            "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
         }
 
@@ -143,6 +146,7 @@ class Roofline(Result):
             *cache_text(self.deployment, self.fetch, self.step_seconds),
             *adapters_text(self.deployment),
             *placing_text(self.deployment),
+            *([] if self.ranges is None else self.ranges.text()),
             FOOTNOTE,
         ]
 
@@ -295,15 +299,17 @@ def roofline(
     if deployment.overlap != "none":
         plain = stage_of(replace(deployment, overlap="none"), batch, context, prefill)
         overlap = overlap_of_step(deployment, stage, plain.seconds)
-    where, host = deployment.system, chosen(DeployOptions, {"host": options.get("host")}).host
+    how = chosen(DeployOptions, {n: x for n, x in options.items() if n not in SPECULATIVE})
+    where, ranges = deployment.system, ranges_of_stage(deployment, stage)
+    ranges.refuse(how.strict)
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device)),
         {} if isinstance(system, SystemSpec)
-        else describe_system(system)[1] | host_sources(where, host),
+        else describe_system(system)[1] | host_sources(where, how.host),
         overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),
-        bars_of_step(deployment, batch, context, prefill) if timeline else (),
+        bars_of_step(deployment, batch, context, prefill) if timeline else (), ranges,
     )  # fmt: skip
 
 

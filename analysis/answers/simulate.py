@@ -31,6 +31,7 @@ from .interval import RunIntervals, interval_dict, run_intervals, spoken, typica
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
 from .price import costs_of
+from .ranges import Ranges, ranges_of_run
 from .run_steps import Steps, read_window, steps_seen
 from .speculation import run_speculation, run_speculation_text
 from .summary import (
@@ -75,6 +76,8 @@ class Simulation(Result):
         Factors on its figures, see `interval`; None where too little of it rests on measurements.
     steps : Steps or None
         Some steps one by one, where they were asked for.
+    ranges : Ranges or None
+        What of it is priced out of the range of its models.
     """
 
     run: Run
@@ -84,6 +87,7 @@ class Simulation(Result):
     scenario: Scenario
     intervals: RunIntervals | None = None
     steps: Steps | None = None
+    ranges: Ranges | None = None
 
     def remarks(self) -> Sequence[str]:
         return self.warnings
@@ -134,6 +138,7 @@ class Simulation(Result):
             "evidence": self.evidence,
             "kernel_tables": coverage(r),
             **({"steps": self.steps.records()} if self.steps else {}),
+            "out_of_range": None if self.ranges is None else self.ranges.to_dict(),
             "warnings": list(self.warnings),
             "wall_s": None,  # real time stands in `timing`, so that equal runs are equal bytes
         }
@@ -161,7 +166,8 @@ class Simulation(Result):
             *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
             latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
-            *self.outside_tables(), self.rests_on(), took(self.run.wall_s),
+            *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
+            self.rests_on(), took(self.run.wall_s),
         ]  # fmt: skip
 
     def headline(self) -> str:
@@ -309,13 +315,15 @@ def simulate(
     made = run_scenario(
         scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
     )
-    sources = _sources(scenario, scenario.system)
-    found = evidence(made.deployment, sources, made.policy, typical(made))
+    sources, batches = _sources(scenario, scenario.system), typical(made)
+    ranges = ranges_of_run(made, batches)
+    ranges.refuse(scenario.deployment.strict)
+    found = evidence(made.deployment, sources, made.policy, batches)
     if scenario.pools.given:
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     seen = steps_seen(made, window) if window else None
-    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure, seen)
+    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure, seen, ranges)
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:

@@ -31,7 +31,9 @@ def real(text: str) -> Any:
     return typer.Option(parser=number, metavar="X", help=text)
 
 
-TYPES: dict[type, Any] = {int: int | None, float: float | None, tuple: list[str] | None}
+TYPES: dict[type, Any] = {
+    int: int | None, float: float | None, bool: bool, tuple: list[str] | None,
+}  # fmt: skip
 """How the option parser knows a kind; all others are text."""
 PARSERS = {int: whole, float: number}
 
@@ -62,9 +64,12 @@ def info(name: str) -> Any:
     listed = names_of(kind) if kind else None
     if option.argument:
         return typer.Argument(metavar=option.metavar, help=option.text, autocompletion=listed)
+    panel = panels.OPTIONS.get(own.group)
+    if option.kind is bool:
+        return typer.Option(own.flag, help=option.text, rich_help_panel=panel)
     return typer.Option(
         parser=PARSERS.get(option.kind), metavar=option.metavar, help=option.text,
-        rich_help_panel=panels.OPTIONS.get(own.group), autocompletion=listed,
+        rich_help_panel=panel, autocompletion=listed,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from .options import Json, Model, Out, System, count, real, takes
 
 OWN = (
     "model", "system", "host", "warmup", "stop", "fail", "mtbf", "repair", "grid_gCO2_per_kWh",
+    "strict",
 )  # fmt: skip
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
 DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "pools")]

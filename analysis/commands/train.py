@@ -15,7 +15,7 @@ from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("train")
-@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype"))
+@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict"))
 def train_command(
     model: Model,
     system: System,

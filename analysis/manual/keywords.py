@@ -44,7 +44,8 @@ if TYPE_CHECKING:
 
 Name = str | os.PathLike[str] | None
 '''
-KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]"}
+KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]",
+         bool: "bool"}  # fmt: skip
 FILES = ("host",)
 """Options that take a name or a file."""
 PARTS = (Workload, EngineOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions)
@@ -75,7 +76,7 @@ def module() -> str:
     parts.append(
         _class("ChangeKeywords", "ScenarioKeywords", ends, "The same with model and system.")
     )
-    deploy = [p for p in options_of(DeployOptions) if p.name != "host"]
+    deploy = [p for p in options_of(DeployOptions) if p.name not in ("host", "strict")]
     parts.append(
         _class("ServedKeywords", "EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords",
                ["seed: int", *_lines(deploy)],

@@ -229,6 +229,7 @@ def _answer(
         spec=where, sources=shown.sources, evidence=shown.evidence,
         bases=bases_of(shown.run.deployment), window=best.run.window if best else None,
         step=best.intervals.step if best and best.intervals else None,
+        ranges=best.ranges if best else None,
     )  # fmt: skip
     return found, shown.run.deployment.model.name, shown.run.workload
 

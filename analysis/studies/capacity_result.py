@@ -11,6 +11,7 @@ from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
+from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
@@ -48,6 +49,8 @@ class Found:
     step : Interval or None
         Factors on the seconds of a step, see `answers.interval`: the load that a system serves and
         its rate go with the inverse, its cost with the factor itself.
+    ranges : Ranges or None
+        What at that load is priced out of range.
     """
 
     system: str
@@ -66,6 +69,7 @@ class Found:
     bases: Bases = NONE
     window: Window | None = None
     step: Interval | None = None
+    ranges: Ranges | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,7 @@ class Capacity(Result):
                 | {"limit": f.limit.to_dict() if f.limit else None}
                 | {"window": window_dict(f.window) if f.window else None}
                 | {"intervals": _intervals(f)}
+                | {"out_of_range": f.ranges.to_dict() if f.ranges else None}
                 | {"at_load": best.figures if best else None}
                 for f in self.found
                 for best in [_best(f)]
@@ -116,7 +121,7 @@ class Capacity(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         rows: list[dict[str, Any]] = self.to_dict()["rows"]
         return [
-            {k: v for k, v in row.items() if k not in ("limit", "window", "intervals", "at_load")}
+            {k: v for k, v in row.items() if k not in _NESTED}
             | (row["at_load"] or dict.fromkeys(self.level))
             for row in rows
         ]
@@ -150,6 +155,7 @@ class Capacity(Result):
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
+            *(text for f in self.found if f.ranges for text in f.ranges.text()),
         ]
 
     def headline(self) -> str:
@@ -185,6 +191,10 @@ class Capacity(Result):
         return throughput_latency(
             pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
         )
+
+
+_NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")
+"""Parts of a row that are no numbers."""
 
 
 def _intervals(f: Found) -> dict[str, Any] | None:

@@ -39,6 +39,7 @@ ANY = "any"
 """Format of families that have none."""
 NEAR = 1.0
 """Cells that count as near: about a factor of 8 in every size."""
+APART = "no row is within about a factor of 8 in every size"
 ENOUGH = 20
 """Rows that an error is quoted from at least, where there are so many."""
 TRANSFER = "transfer"
@@ -63,6 +64,9 @@ class Behind:
         How far off prices like this one were.
     why : str
         Why parameters are transferred, else empty.
+    beyond : str
+        What of the call lies outside the measured rows of its format: a size beyond all cells, or all
+        sizes together, where no row is near; empty for a call inside.
     """
 
     rows: int
@@ -71,6 +75,7 @@ class Behind:
     apart: float
     ratios: Ratios
     why: str
+    beyond: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,7 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
         whole = None if kin is None else kin.pooled(np.ones(len(kin.rows), dtype=bool))
         far = transferred(family.name)
         return Behind(0, others, 0, np.inf, far if whole is None else whole.wider(far),
-                      moved or ("" if others else "no measured rows"))  # fmt: skip
+                      moved or ("" if others else "no measured rows"), _unmeasured(others))  # fmt: skip
     distance = np.abs(cells.at - at).max(axis=1, initial=0.0)
     near = distance <= NEAR
     reach = max(NEAR, float(_reach(distance, cells.rows)))
@@ -176,8 +181,31 @@ def behind(spec: DeviceSpec, family: Family, framework: str, x: F8) -> Behind | 
     if moved or not near.any():
         ratios = ratios.wider(transferred(family.name))
     return Behind(
-        int(cells.rows.sum()), others, int(cells.rows[near].sum()), apart, ratios, moved
+        int(cells.rows.sum()), others, int(cells.rows[near].sum()), apart, ratios, moved,
+        _beyond(family, x, at, cells.at) or ("" if near.any() else APART),
     )  # fmt: skip
+
+
+def _unmeasured(others: Mapping[str, int]) -> str:
+    """That no row is of the format."""
+    return f"measured in {', '.join(others)} only" if others else "never measured"
+
+
+def _beyond(family: Family, x: F8, at: F8, cells: I8) -> str:
+    """Sizes of a call beyond the cells of all rows; empty where there are none."""
+    low, high = cells.min(axis=0) - 0.5, cells.max(axis=0) + 0.5
+    told = [
+        f"{name} {x[family.quantities.index(name)]:,.0f}, measured about {_round(BASE**a)} to "
+        f"{_round(BASE**b)}"
+        for name, place, a, b in zip(SPANS.get(family.name, ()), at, low, high, strict=True)
+        if not a <= place <= b
+    ]
+    return "; ".join(told)
+
+
+def _round(size: float) -> str:
+    """A size to two digits, at least 1."""
+    return f"{float(f'{max(size, 1.0):.2g}'):,.0f}"
 
 
 def _reach(distance: F8, rows: I8) -> float:

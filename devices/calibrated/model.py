@@ -180,7 +180,7 @@ class CalibratedModel:
             "fitted kernel model", family.title, "transferred" if own.why else "fitted",
             own.ratios.median_error, own.rows, "" if format_ == ANY else format_,
             tuple(own.others.items()),
-            own.near, own.apart, own.why, own.ratios,
+            own.near, own.apart, own.why, own.ratios, own.beyond,
         )  # fmt: skip
 
     def roof(self, dtype: str) -> Roof:
@@ -213,7 +213,8 @@ def _together(told: Sequence[Evidence]) -> Evidence:
     """One entry for several ops of a family and format: the one that rows say least of."""
     error = float(np.median([e.error for e in told if e.error is not None] or [np.nan]))
     least = min(told, key=lambda e: (e.near or 0, -(e.apart or 0.0)))
-    return replace(least, error=None if np.isnan(error) else error)
+    beyond = least.beyond or next((e.beyond for e in told if e.beyond), "")
+    return replace(least, beyond=beyond, error=None if np.isnan(error) else error)
 
 
 def calibrated_model(

@@ -81,6 +81,7 @@ class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     adapter_rank: int | None
     adapters_resident: int | None
     adapter_popularity: str | None
+    strict: bool
 
 
 class SpeculationOptionsKeywords(TypedDict, total=False):  # fmt: skip

@@ -25,7 +25,7 @@ class Option:
     Attributes
     ----------
     kind : type
-        int, float, str, tuple (of texts, given as often as wanted), or object: a name, a file or a
+        int, float, bool, str, tuple (of texts, given as often as wanted), or object: a name, a file or a
         description.
     help : str
         A sentence; its unit is added where it is shown.
@@ -67,6 +67,8 @@ class Option:
             assert self.low is not None
             assert self.high is not None
             check_real(value, where, self.low, self.high)
+        elif self.kind is bool and not isinstance(value, bool):
+            raise InputError(where, f"must be true or false, not {value!r}")
         elif self.kind is str and not isinstance(value, (str, os.PathLike)):
             raise InputError(where, f"must be text, not {value!r}")
         elif self.kind is tuple:
@@ -99,6 +101,11 @@ def text(help: str, metavar: str, default: str | None = None, file: bool = False
     return field(
         default=default, metadata={OPTION: Option(str, help, metavar=metavar, file=file)}
     )  # fmt: skip
+
+
+def flag(help: str) -> Any:
+    """An option that is given or not."""
+    return field(default=False, metadata={OPTION: Option(bool, help)})
 
 
 def texts(help: str, metavar: str) -> Any:

@@ -9,7 +9,7 @@ from ...workloads.requests.arrivals import MAX_CV, MIN_CV
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
 from ..limits import MAX_ADAPTERS, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
-from .option import Checked, described, real, text, texts, whole
+from .option import Checked, described, flag, real, text, texts, whole
 
 
 @described
@@ -166,6 +166,7 @@ class DeployOptions(Checked):
     adapter_popularity: str | None = text(
         "How requests that name none choose: uniform or power_law:S.", "POPULARITY"
     )
+    strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
 
 
 @described

@@ -15,6 +15,7 @@ from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
 from ...answers.interval import Interval
 from ...answers.price import costs_of
+from ...answers.ranges import Ranges
 from ...answers.simulate import Simulation, simulate
 from ...show.text import seconds
 from ..loads import judged
@@ -103,6 +104,10 @@ class Point:
     ttft, tpot, cost : Interval or None
         Factors on these figures, see `answers.interval`.
     bases : Bases
+    rests_on : str
+        What the figures rest on, with errors, in a sentence.
+    ranges : Ranges or None
+        What of it is priced out of range.
     """
 
     candidate: Candidate
@@ -121,6 +126,7 @@ class Point:
     cost: Interval | None = None
     bases: Bases = NONE
     rests_on: str = ""
+    ranges: Ranges | None = None
 
     def worst(self, level: Mapping[str, float]) -> float:
         """Largest quotient of a latency and its limit; infinite where the queue grows."""
@@ -156,7 +162,7 @@ def point_of(
         gco2(joules, task.scenario.grid_gCO2_per_kWh),
         tried.figures, tried.missed, None if sure is None else sure.ttft,
         None if sure is None else sure.tpot, None if sure is None else sure.cost,
-        bases_of(run.deployment), made.rests_on(),
+        bases_of(run.deployment), made.rests_on(), made.ranges,
     )  # fmt: skip
 
 

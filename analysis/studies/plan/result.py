@@ -121,6 +121,7 @@ class Plan(Result):
             "usd_per_million_tokens": p.usd_per_million_tokens,
             "joules_per_token": p.joules_per_token, "gco2_per_token": p.gco2_per_token,
             "output_tokens_per_s": p.output_tokens_per_s,
+            "outside_share": None if p.ranges is None else p.ranges.share,
             **{name: p.figures.get(name) for name in self.task.level}, "meets": not p.missed,
         }  # fmt: skip
 
@@ -144,7 +145,7 @@ class Plan(Result):
         return [
             "system", "layout", "policy", "token_budget", "dtype", "kv_dtype", "copies", "devices",
             "usd_per_hour", "usd_per_million_tokens", "joules_per_token", "gco2_per_token",
-            "output_tokens_per_s", *self.task.level, "meets",
+            "output_tokens_per_s", "outside_share", *self.task.level, "meets",
         ]  # fmt: skip
 
     def _verdict(self, t: Tried) -> str:
@@ -196,7 +197,9 @@ class Plan(Result):
             out.append(f"Nothing of this serves the load. {self._nearest()}")
         out += self._limits() if groups else []
         found = [t.best for g in groups for t in g.ranked if t.best]
-        out += [p.rests_on for g in groups for p in (g.ranked[0].best, self._second(g)) if p]
+        shown = [p for g in groups for p in (g.ranked[0].best, self._second(g)) if p]
+        out += [p.rests_on for p in shown]
+        out += [text for p in shown if p.ranges for text in p.ranges.text()]
         out += not_like_for_like((p.system, p.bases) for p in found)
         return [*out, self._counted()]
 

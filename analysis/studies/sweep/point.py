@@ -32,6 +32,7 @@ DERIVED = (
     "usd_per_million_tokens",
     "processor_area_mm2",
     "gco2_per_token",
+    "outside_share",
 )
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
@@ -90,6 +91,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     first = runs[0]
     row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
     row["gco2_per_token"] = gco2(row["joules_per_token"], first.scenario.grid_gCO2_per_kWh)
+    row["outside_share"] = None if first.ranges is None else first.ranges.share
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {

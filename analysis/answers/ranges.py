@@ -1,0 +1,205 @@
+"""Ops priced outside the range of what their cost models were fitted or measured on.
+
+An op is out of range where one of its sizes lies beyond those of all measured rows of its number format,
+or no such row lies within about a factor of 8 in every size (`devices.calibrated.behind`), or where kernel
+tables in use do not hold it. Prices that rest on no measurement at all have no range; evidence names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...devices.cost import Evidence
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.serving.record import Run
+from ...simulator.step.explicit import StageCost
+from ...simulator.step.sections import placed_ops
+from ...workloads.batch import Batch
+from ...workloads.errors import InputError
+from ...workloads.ops import Op
+
+SHOWN = 3
+"""Ops that a sentence names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """An op out of range.
+
+    Attributes
+    ----------
+    op, processor : str
+    kernels : str
+        Whose range it leaves: a kernel family and the number format.
+    calls : float
+        Times it ran out of range.
+    share : float
+        Share of the time that these calls take.
+    beyond : str
+        Which size lies where, and where the measured ones lie.
+    low, high : float or None
+        Between these, 8 of 10 such calls are expected to have measured over predicted seconds.
+    """
+
+    op: str
+    processor: str
+    kernels: str
+    calls: float
+    share: float
+    beyond: str
+    low: float | None
+    high: float | None
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        trust = f"; in 8 of 10 it takes {self.low:.2f} to {self.high:.2f} times as long"
+        trust = "" if self.low is None else trust
+        return f"{self.op} ({self.kernels}, {self.beyond}{trust})"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """How much of an answer is priced out of range.
+
+    Attributes
+    ----------
+    system : str
+    calls : float
+        Of all ops.
+    outside : tuple of Outside
+        Those out of range, the longest first.
+    """
+
+    system: str
+    calls: float
+    outside: tuple[Outside, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of the time."""
+        return sum(each.share for each in self.outside)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "calls": self.calls, "outside_calls": sum(each.calls for each in self.outside),
+            "outside_share": self.share, "ops": [each.to_dict() for each in self.outside],
+        }  # fmt: skip
+
+    def text(self) -> list[str]:
+        """In a sentence; nothing where all is in range."""
+        if not self.outside:
+            return []
+        part = sum(each.calls for each in self.outside) / max(self.calls, 1.0)
+        told = "; ".join(each.text for each in self.outside[:SHOWN])
+        rest = len(self.outside) - SHOWN
+        more = f"; and {rest} more" if rest > 0 else ""
+        text = (
+            f"OUT OF RANGE on {self.system}: {part:.1%} of the calls, {self.share:.1%} of the time"
+        )
+        return [f"{text}: {told}{more}."]
+
+    def refuse(self, strict: bool) -> None:
+        """Refuse an answer that is partly out of range, where that is asked for.
+
+        Raises
+        ------
+        InputError
+            Names the op and the range.
+        """
+        if strict and self.outside:
+            first = self.outside[0]
+            raise InputError(
+                "--strict", f"{first.op} on {first.processor} of {self.system} is out of the range "
+                f"of {first.kernels}: {first.beyond}",
+            )  # fmt: skip
+
+
+Key = tuple[str, str]
+"""Name of an op, and the processor or link that runs it."""
+
+
+def ranges_of_stage(d: Deployment, stage: StageCost) -> Ranges:
+    """What of one step is priced out of range."""
+    found: dict[Key, Evidence | None] = {}
+    calls: dict[Key, float] = {}
+    took: dict[Key, float] = {}
+    for placed in stage.ops:
+        key = placed.op.name, placed.processor
+        if key not in found:
+            found[key] = _left(d, placed.op, placed.processor)
+        calls[key] = calls.get(key, 0.0) + placed.count * placed.devices
+        if placed.critical:
+            seconds = placed.cost.seconds * placed.count * placed.exposed
+            took[key] = took.get(key, 0.0) + seconds
+    return _ranges(d.system.name, {k: e for k, e in found.items() if e}, calls, took, {})
+
+
+def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
+    """What of a run is priced out of range: ops as in typical steps, counted as often as they ran.
+
+    Parameters
+    ----------
+    batches : iterable of Batch
+        Typical steps of a rank.
+    """
+    d = r.deployment
+    found: dict[Key, Evidence] = {}
+    for side in d.pools or (d,):
+        for batch in batches:
+            for op, where in placed_ops(side, batch):
+                left = None if (op.name, where) in found else _left(side, op, where)
+                if left is not None:
+                    found[op.name, where] = left
+    calls: dict[Key, float] = {}
+    took: dict[Key, float] = {}
+    tables: dict[Key, float] = {}
+    for total in r.ops:
+        key = total.name, total.processor
+        calls[key] = calls.get(key, 0.0) + total.runs
+        took[key] = took.get(key, 0.0) + total.wall_s
+        if total.outside and key not in found:
+            tables[key] = tables.get(key, 0.0) + total.outside
+    return _ranges(d.system.name, found, calls, took, tables)
+
+
+def _left(d: Deployment, op: Op, where: str) -> Evidence | None:
+    """What the price of an op rests on, where that lies outside of its rows."""
+    inside = d.device.processors.get(where)
+    model = d.link(op) if inside is None else inside.model
+    told: Sequence[Evidence] = model.evidence([op])
+    return next((e for e in told if e.beyond), None)
+
+
+def _ranges(
+    system: str, found: Mapping[Key, Evidence], calls: Mapping[Key, float],
+    took: Mapping[Key, float], tables: Mapping[Key, float],
+) -> Ranges:  # fmt: skip
+    total = sum(took.values()) or 1.0
+    out = [
+        Outside(
+            name, where, e.applies_to + (f" in {e.format}" if e.format else ""),
+            calls[name, where], took.get((name, where), 0.0) / total, e.beyond,
+            None if e.ratios is None else float(np.exp(e.ratios.low)),
+            None if e.ratios is None else float(np.exp(e.ratios.high)),
+        )
+        for (name, where), e in found.items()
+        if calls.get((name, where))
+    ]  # fmt: skip
+    out += [
+        Outside(
+            name, where, "kernel tables", count,
+            took[name, where] / total * count / calls[name, where],
+            f"{count:,.0f} of {calls[name, where]:,.0f} calls lie beyond the tables", None, None,
+        )
+        for (name, where), count in tables.items()
+    ]  # fmt: skip
+    ordered = sorted(out, key=lambda each: (-each.share, each.op, each.processor))
+    return Ranges(system, sum(calls.values()), tuple(ordered))
