@@ -305,7 +305,8 @@ def roofline(
     return Roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
-        (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device)),
+        (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device),
+         *((where.device.title,) if how.power_cap is not None else ())),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),

@@ -352,6 +352,8 @@ def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
     sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
+    if scenario.deployment.power_cap is not None:
+        out += [device.title for device in sides.values()]
     if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.

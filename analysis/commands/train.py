@@ -15,7 +15,7 @@ from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("train")
-@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict"))
+@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict", "power_cap"))
 def train_command(
     model: Model,
     system: System,

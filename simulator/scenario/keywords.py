@@ -81,6 +81,7 @@ class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
     adapter_rank: int | None
     adapters_resident: int | None
     adapter_popularity: str | None
+    power_cap: float | None
     strict: bool
 
 
@@ -182,3 +183,4 @@ class ServedKeywords(EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOpt
     adapter_rank: int | None
     adapters_resident: int | None
     adapter_popularity: str | None
+    power_cap: float | None

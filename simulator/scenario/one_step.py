@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...devices.power.cap import capped_system
 from ...devices.published.pipeline import PIPELINE, stream_s
 from ...devices.spec import SystemSpec
 from ...workloads.batch import Batch
@@ -100,6 +101,7 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployO
         Weights and KV cache that its memory does not hold.
     """
     if system.device.on_engine:
+        capped_system(system, options.power_cap)  # refuses one: its power is not modelled
         return _on_board(model, system, load, options.routing)
     return _op_by_op(deployed(model, system, options), system, load)
 

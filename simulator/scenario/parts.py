@@ -166,6 +166,9 @@ class DeployOptions(Checked):
     adapter_popularity: str | None = text(
         "How requests that name none choose: uniform or power_law:S.", "POPULARITY"
     )
+    power_cap: float | None = real(
+        "Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W"
+    )
     strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...devices.calibrated.libraries import joint_attention
 from ...devices.hosts.catalog import placed_in
+from ...devices.power.cap import capped_system
 from ...devices.spec import SystemSpec
 from ...workloads.adapters import tenants_of
 from ...workloads.errors import InputError
@@ -60,7 +61,7 @@ def deployed(
     seed: int = 0,
 ) -> Deployment:
     """Put a model on a system as options say, and an engine's settings where they do not."""
-    system = placed_in(system, options.host)
+    system = capped_system(placed_in(system, options.host), options.power_cap)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too

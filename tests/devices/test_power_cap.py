@@ -1,0 +1,106 @@
+"""Does a power cap slow a board down, and does it keep it?
+
+Expected values: the rule's closed form, and order: a lower cap is never faster and never draws more.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from opbyte import InputError, compare, roofline, simulate
+from opbyte.devices.catalog import load_device
+from opbyte.devices.power.cap import capped, memory_rate
+from opbyte.devices.power.model import HELD
+from opbyte.devices.power.transfer import power_model
+
+
+def test_the_clock_is_the_share_of_the_room_above_idle() -> None:
+    spec = load_device("h100")[0]  # 70 W idle, 700 W limit
+    found = capped(spec, 385.0)
+    assert found.processors["xpu"].clock_Hz == pytest.approx(spec.processors["xpu"].clock_Hz / 2)  # type: ignore[operator]
+    peaks, nominal = (s.processors["xpu"].peak_flops_per_s for s in (found, spec))
+    assert peaks == pytest.approx({name: x / 2 for name, x in nominal.items()})  # type: ignore[union-attr]
+    assert found.limit_W == 385.0
+    assert "0.50 of its clock" in found.title
+    model, known = power_model(found).model, power_model(spec).model
+    assert model.busy_W == pytest.approx(known.busy_W / 2)
+    assert model.J_per_flop_16 == known.J_per_flop_16
+
+
+def test_memory_keeps_its_rate_while_it_fits() -> None:
+    spec = load_device("h100")[0]
+    known = power_model(spec).model
+    beside = known.idle_W + known.awake_W
+    stream = (known.dram_J_per_byte + known.cache_J_per_byte) * 3352e9 * spec.memory.data_fraction
+    least = (beside + stream) / HELD
+    assert memory_rate(spec, known, least + 1.0) == 1.0
+    assert capped(spec, least + 1.0).memory == spec.memory
+    half = (beside + stream / 2) / HELD
+    assert memory_rate(spec, known, half) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_a_cap_at_the_limit_changes_nothing() -> None:
+    for name in ("h100", "b200", "mi300x"):
+        spec = load_device(name)[0]
+        assert spec.limit_W is not None
+        assert capped(spec, spec.limit_W) is spec
+        assert capped(spec, spec.limit_W + 500.0) is spec
+        # Just below it nothing jumps.
+        near = roofline("llama-3-8b", f"{name}-x1", power_cap=spec.limit_W * (1 - 1e-6))
+        plain = roofline("llama-3-8b", f"{name}-x1")
+        assert near.step_seconds == pytest.approx(plain.step_seconds, rel=1e-4)
+        assert near.watts_per_device == pytest.approx(plain.watts_per_device, rel=1e-4)
+
+
+@given(
+    device=st.sampled_from(["h100", "b200", "a100-80gb", "l40s", "mi300x", "rtx-4090"]),
+    model=st.sampled_from(["llama-3-8b", "qwen3-30b-a3b"]),
+    caps=st.tuples(st.floats(0.45, 1.0), st.floats(0.45, 1.0)),
+    batch=st.integers(0, 256),
+    prefill=st.integers(1, 8192),
+    costs=st.sampled_from(["auto", "roofline"]),
+)
+def test_a_lower_cap_is_never_faster_and_never_draws_more(
+    device: str, model: str, caps: tuple[float, float], batch: int, prefill: int, costs: str
+) -> None:
+    spec = load_device(device)[0]
+    assert spec.limit_W is not None
+    low, high = (
+        roofline(model, f"{device}-x1", batch=batch, context=1000, prefill=prefill, costs=costs,
+                 power_cap=spec.limit_W * share)
+        for share in sorted(caps)
+    )  # fmt: skip
+    assert low.step_seconds >= high.step_seconds * (1 - 1e-9)
+    if costs == "auto":  # rooflines alone count the work's energy, not a board's
+        assert low.watts_per_device <= high.watts_per_device * (1 + 1e-9)
+        assert low.watts_per_device <= spec.limit_W * min(caps) * (1 + 1e-9)
+
+
+def test_a_run_is_slower_and_draws_less() -> None:
+    work = {"closed_loop": 64, "requests": 128, "input_len": 512, "output_len": 64}
+    plain, less = (
+        simulate("llama-3-8b", "h100-x1", power_cap=cap, keep_stages=True, **work)
+        for cap in (None, 400.0)
+    )
+    assert plain.run.output_tokens_per_s > less.run.output_tokens_per_s  # type: ignore[operator]
+    assert less.run.watts_per_device < plain.run.watts_per_device  # type: ignore[operator]
+    assert less.run.stages["watts"].max() <= 400.0 * (1 + 1e-9)
+    assert any("capped at 400 W" in text for text in less.warnings)
+
+
+@pytest.mark.parametrize(
+    ("system", "cap", "message"),
+    [
+        ("h100-x1", 60.0, "h100 draws 164 W before it computes anything"),
+        ("duplex-x4", 300.0, "duplex has no power model"),
+        ("h100-logic-pim-x1", 300.0, "has no power model"),
+        ("zcu102-x1", 5.0, "has no power model"),
+        ("h100-x1", -1.0, "--power-cap: must be a number"),
+    ],
+)
+def test_what_cannot_be_capped(system: str, cap: float, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compare("m3vit-nyud" if "zcu" in system else "mixtral-8x7b", [system], power_cap=cap)
+    assert message in str(caught.value)
