@@ -11,6 +11,7 @@ Importing such a module runs the decorators of the registries in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import InputError, reason_of
 
@@ -60,3 +61,20 @@ def _import_all() -> None:
                 f"plug-in {entry.name!r}{package}",
                 f"cannot be loaded from {entry.value} ({reason_of(error)}); mend or uninstall it",
             ) from error
+
+
+def plugin_files() -> list[Path]:
+    """Source files of all plug-ins: their modules, and the packages that these are in."""
+    from importlib.metadata import entry_points
+    from importlib.util import find_spec
+
+    found: set[Path] = set()
+    for entry in entry_points(group=GROUP):
+        spec = find_spec(entry.module.partition(".")[0])
+        if spec is None:
+            continue
+        for place in spec.submodule_search_locations or ():
+            found.update(Path(place).rglob("*.py"))
+        if spec.origin is not None and not spec.submodule_search_locations:
+            found.add(Path(spec.origin))
+    return sorted(found)

@@ -12,10 +12,11 @@ import typer.core
 
 from ...workloads.errors import InputError
 from .app import App, app
-from .io import answer
-from .options import Json, Out
+from .io import answer, resumed
+from .options import Fresh, Json, Out
 
 if TYPE_CHECKING:
+    from ..show.kept import Kept
     from ..show.output import OutputFolder
     from ..validate.calibrate import Calibration
 
@@ -55,6 +56,7 @@ def calibrate_command(
     shared: Annotated[
         bool, typer.Option(help="Fit what devices share, too (with --device all and --out; long).")
     ] = False,
+    fresh: Fresh = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -73,21 +75,22 @@ def calibrate_command(
             files.text(f"{name}.yaml", result.yaml(name))
         files.text("calibration.md", result.report())
         if shared:
-            for name, text in _shared(result, date, told).items():
+            for name, text in _shared(result, date, told, kept).items():
                 files.text(name, text)
 
-    make = partial(calibrate, tables, device, date=date, progress=told)
-    answer(make, out, as_json, write=write)
+    kept = resumed("calibrate", fresh)
+    make = partial(calibrate, tables, device, date=date, progress=told, kept=kept)
+    answer(make, out, as_json, write=write, kept=kept)
 
 
 def _shared(
-    result: Calibration, date: str | None, told: Callable[[str], None] | None
+    result: Calibration, date: str | None, told: Callable[[str], None] | None, kept: Kept
 ) -> dict[str, str]:
     """Files of the sets that devices share, and their page."""
     from ..validate.calibrate import stamp
     from ..validate.kernel_sets import fit_sets
     from ..validate.set_report import set_report
 
-    fitted = fit_sets(result.measured, stamp(date), told)
+    fitted = fit_sets(result.measured, stamp(date), told, kept)
     files = {f"kernels-{name}.yaml": text for name, text in fitted.files().items()}
     return {**files, "frameworks.md": set_report(fitted.sets)}

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from .calibrate import calibrate_app
-from .io import folder, parent_of, show
-from .options import Json, count, real
+from .io import folder, parent_of, resumed, show
+from .options import Fresh, Json, count, real
 
 
 @calibrate_app.command("run")
@@ -24,6 +24,7 @@ def calibrate_run_command(
     ] = None,
     part: Annotated[float, real("Share of the run, by time, to fit; the rest is held out.")] = 1.0,
     seed: Annotated[int, count("Seed of the draws that intervals come from.")] = 0,
+    fresh: Fresh = False,
     as_json: Json = False,
     out: Annotated[
         str | None, typer.Option(metavar="FILE", help="The host's file (YAML) to write.")
@@ -32,8 +33,10 @@ def calibrate_run_command(
     """Fit how a host connects its GPUs to one measured run; --out writes the host's file."""
     from ..validate.hosts import calibrate_run
 
+    kept = resumed("calibrate-run", fresh)
     with folder(parent_of(out, "--out")) as files:
-        result = calibrate_run(run, free, host=host, part=part, seed=seed)
+        result = calibrate_run(run, free, host=host, part=part, seed=seed, kept=kept)
         if files and out:
             files.text(os.path.basename(out), result.yaml(Path(out)))
     show(result, as_json)
+    kept.forget()

@@ -10,8 +10,8 @@ import typer
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.option import options_of
 from .app import app
-from .io import answer
-from .options import Json, Model, Out, count, real, takes
+from .io import answer, resumed
+from .options import Fresh, Json, Model, Out, count, real, takes
 
 OWN = ("model", "system", "rate", "rate_scale", "closed_loop", "grid_gCO2_per_kWh")
 """Options of a scenario that this command takes in another form, or that the search sets."""
@@ -33,14 +33,16 @@ def capacity_command(
     ] = None,
     tolerance: Annotated[float, real("Find the load to this fraction.")] = 0.02,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
+    fresh: Fresh = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
     """Highest load within a service level, its energy and cost, and what limits it."""
     from ..studies.capacity import capacity
 
+    kept = resumed("capacity", fresh)
     make = partial(
         capacity, model, systems, slo, devices=devices, tolerance=tolerance, workers=workers,
-        **options,
+        kept=kept, **options,
     )  # fmt: skip
-    answer(make, out, as_json, counted="systems")
+    answer(make, out, as_json, counted="systems", kept=kept)

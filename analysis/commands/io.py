@@ -12,6 +12,7 @@ from ...workloads.errors import InputError, visible
 
 if TYPE_CHECKING:
     from ...simulator.serving.progress import Progress
+    from ..show.kept import Kept
     from ..show.output import OutputFolder
     from ..show.result import Result
 
@@ -25,10 +26,12 @@ def answer(
     *,
     counted: str = "",
     write: Callable[[R, OutputFolder], object] | None = None,
+    kept: Kept | None = None,
 ) -> R:
     """Work out an answer, write its files, and print it: what a command does.
 
-    The folder is opened before the work, and gets all files or none.
+    The folder is opened before the work, and gets all files or none. Parts that were kept go when
+    the answer is out.
 
     Parameters
     ----------
@@ -51,7 +54,22 @@ def answer(
     for text in result.remarks():
         print(f"opbyte: warning: {visible(text)}", file=sys.stderr)
     show(result, as_json)
+    if kept is not None:
+        kept.forget()
     return result
+
+
+def resumed(command: str, fresh: bool) -> Kept:
+    """The parts of a long command; says on stderr where an earlier call left some."""
+    from ..show.kept import kept_by
+
+    kept = kept_by(command)
+    if fresh:
+        kept.forget()
+    elif found := kept.count():
+        text = f"goes on from {found:,} finished parts; --fresh computes all anew"
+        print(f"opbyte: note: {text}", file=sys.stderr)
+    return kept
 
 
 def parent_of(path: str | None, option: str) -> str | None:

@@ -20,6 +20,9 @@ Out = Annotated[
     str | None, typer.Option("--out", metavar="DIR", help=OUT, rich_help_panel=panels.OUTPUT)
 ]
 
+FRESH = "Forget the parts that an interrupted run left."
+Fresh = Annotated[bool, typer.Option("--fresh", help=FRESH)]
+
 
 def count(text: str) -> Any:
     """An option that takes a whole number."""

@@ -9,8 +9,8 @@ import typer
 
 from ...workloads.errors import InputError
 from .app import app
-from .io import answer
-from .options import Json, Out, Routing, count, names_of
+from .io import answer, resumed
+from .options import Fresh, Json, Out, Routing, count, names_of
 
 
 @app.command("reproduce")
@@ -27,6 +27,7 @@ def reproduce_command(
         str | None,
         typer.Option(metavar="DEVICE", help="A device of yours to see on the same table."),
     ] = None,
+    fresh: Fresh = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -35,9 +36,10 @@ def reproduce_command(
 
     if not 1 <= seeds <= 1000:
         raise InputError("--seeds", f"must be in [1, 1000], not {seeds}")
+    kept = resumed("reproduce", fresh)
     make = partial(
         reproduce, experiment, seeds=range(seeds), routing=routing, device=device,
-        figures=out is not None,
+        figures=out is not None, kept=kept,
     )  # fmt: skip
-    if answer(make, out, as_json, counted="points").failed:
+    if answer(make, out, as_json, counted="points", kept=kept).failed:
         raise typer.Exit(1)

@@ -1,14 +1,17 @@
 """Worker processes of this machine: one task each at a time, replaced when they die.
 
 A process that runs out of memory is killed without a word. It then costs its own task alone, which
-another worker tries once more. Workers leave signals to their parent and never outlive it.
+another worker tries once more. Workers leave signals to their parent and never outlive it: the
+kernel kills them with it (Linux), else a thread of their own does, as soon as the interpreter lets it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -175,6 +178,7 @@ def _work(pipe: Connection) -> None:
     """Body of a worker: tasks in, results out, until the pipe closes."""
     # A terminal sends an interrupt to every process; the parent acts on it for all.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, OSError):
         pipe.send((True, None))  # ready
@@ -186,6 +190,20 @@ def _work(pipe: Connection) -> None:
                 error.add_note(f"in a worker:\n{traceback.format_exc()}")
                 answer = pickle.dumps((False, error))
             pipe.send_bytes(answer)
+
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): the signal that a process gets when the thread that started it ends."""
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process with its parent, whatever it is busy with then."""
+    parent = parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent.pid:  # it ended before the kernel was asked
+        os._exit(1)
 
 
 def _end_with_parent() -> None:

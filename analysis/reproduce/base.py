@@ -10,6 +10,7 @@ from typing import Any
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 from ..parallel import Told
+from ..show.kept import NOTHING, Kept
 from ..show.result import Result
 from ..show.text import show
 
@@ -187,7 +188,7 @@ class Reproduction(Result):
 
 
 Experiment = Callable[..., Reproduction]
-"""Takes seeds, routing and `Told`; one that can also takes ``device`` or ``figures``."""
+"""Takes seeds, routing and `Told`; one that can also takes ``device``, ``figures`` or ``kept``."""
 
 
 def _takes(run: Experiment) -> None:
@@ -208,6 +209,7 @@ def reproduce(
     told: Told | None = None,
     device: str | None = None,
     figures: bool = False,
+    kept: Kept = NOTHING,
 ) -> Reproduction:
     """Run a paper's experiment and compare with what it printed.
 
@@ -225,6 +227,8 @@ def reproduce(
         A device of the user's, catalog name or file, to see beside the paper's.
     figures : bool
         Also run what only the experiment's figures show.
+    kept : Kept
+        Simulations that an earlier call finished; those of this one are added.
 
     Raises
     ------
@@ -234,6 +238,8 @@ def reproduce(
     run = EXPERIMENTS[experiment]
     takes = signature(run).parameters
     extra: dict[str, Any] = {"figures": True} if figures and "figures" in takes else {}
+    if "kept" in takes:
+        extra["kept"] = kept
     if device is not None:
         if "device" not in takes:
             raise InputError("--device", f"{experiment} compares no device of yours")

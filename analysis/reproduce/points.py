@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..answers.identity import whole
 from ..parallel import Told
 from ..parallel.local import Crew
+from ..show.kept import NOTHING, Kept
 
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
@@ -197,22 +199,41 @@ class Runner:
         All points run so far.
     """
 
-    def __init__(self, crew: Crew, told: Told | None = None) -> None:
+    def __init__(self, crew: Crew, told: Told | None = None, kept: Kept = NOTHING) -> None:
         self.results: dict[Point, Measured] = {}
-        self._crew, self._told = crew, told
+        self._crew, self._told, self._kept = crew, told, kept
+        self._compiled = False
 
     def __getitem__(self, point: Point) -> Measured:
         return self.results[point]
 
     def run(self, points: Iterable[Point]) -> None:
         """Simulate what has not been; the longest first, so that none is left at the end."""
-        new = [p for p in dict.fromkeys(points) if p not in self.results]
+        new = [p for p in dict.fromkeys(points) if p not in self.results and not self._found(p)]
         new.sort(key=lambda p: -p.stop * p.output_len / p.batch)
-        if new and not self.results:
+        if new and not self._compiled:
             last = new.pop()
-            self.results[last] = run_point(last)  # compile once, before each worker would
+            self._add(last, run_point(last))  # compile once, before each worker would
+            self._compiled = True
         total = len(self.results) + len(new)
         for i, measured in self._crew.run(run_point, new):
-            self.results[new[i]] = measured
+            self._add(new[i], measured)
             if self._told is not None:
                 self._told(len(self.results), total)
+
+    def _found(self, point: Point) -> bool:
+        """Whether an earlier call has kept a point; it is then among the results."""
+        found = self._kept.find(_identity(point)) if self._kept else None
+        if found is not None:
+            self.results[point] = found[0]
+        return found is not None
+
+    def _add(self, point: Point, measured: Measured) -> None:
+        self.results[point] = measured
+        if self._kept:
+            self._kept.keep(_identity(point), measured)
+
+
+def _identity(point: Point) -> list[Any]:
+    """All that a point's result depends on: its system may come from a file."""
+    return [point, whole(system_of(point))]

@@ -15,6 +15,8 @@ from typing import Any
 
 ELSEWHERE = ("--out", "--predictions", "--fit", "--workers", "--dask")
 """Options with a value that say where or how, not what."""
+FLAGS = ("--json", "--fresh")
+"""The same without a value."""
 READ = ("*.json", "*.csv", "*.yaml")
 """Files of a named folder that commands read."""
 PACKAGES = ("numpy", "numba", "scipy", "pandas")
@@ -52,21 +54,23 @@ def made_by() -> dict[str, Any]:
         ``command`` (None from the library), ``options`` (name -> value, those given and those
         with a default), ``files`` (path as given -> digest of what is read there), ``versions``.
     """
-    arguments, options = _typed.get(), _options.get()
-    left = {k: v for k, v in (options or {}).items() if f"--{k}" not in ELSEWHERE}
+    arguments, options = _typed.get(), asked()
     return {
         "command": None if arguments is None else command_of(arguments),
-        "options": {
-            name: value for name, value in left.items()
-            if value not in (None, (), []) and name != "as_json"
-        },
-        "files": _files(left),
+        "options": options,
+        "files": _files(options),
         "versions": versions(),
-    }  # fmt: skip
+    }
+
+
+def asked() -> dict[str, Any]:
+    """Values of the options of the command that runs, without those that change no result."""
+    left = {k: v for k, v in (_options.get() or {}).items() if f"--{k}" not in (*ELSEWHERE, *FLAGS)}
+    return {k: v for k, v in left.items() if v not in (None, (), []) and k != "as_json"}
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """A command line as a shell takes it, without `ELSEWHERE` and ``--json``.
+    """A command line as a shell takes it, without `ELSEWHERE` and `FLAGS`.
 
     Examples
     --------
@@ -82,7 +86,7 @@ def command_of(arguments: Sequence[str]) -> str:
             skip = False
         elif text in ELSEWHERE:
             skip = True
-        elif text != "--json" and not text.startswith(tuple(f"{name}=" for name in ELSEWHERE)):
+        elif text not in FLAGS and not text.startswith(tuple(f"{name}=" for name in ELSEWHERE)):
             kept.append(text)
     return shlex.join(["opbyte", *kept])
 

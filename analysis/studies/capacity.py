@@ -20,12 +20,14 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
+from ..answers.identity import identity
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
 from ..answers.price import costs_of
 from ..answers.simulate import Simulation, simulate
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
+from ..show.kept import NOTHING, Kept
 from ..show.text import seconds, show
 from .capacity_result import Capacity, Found
 from .loads import Tried, judged, knob_of
@@ -51,6 +53,7 @@ def capacity(
     tolerance: float = 0.02,
     workers: int | None = None,
     told: Told | None = None,
+    kept: Kept = NOTHING,
     **options: Unpack[ScenarioKeywords],
 ) -> Capacity:
     """Find the highest load that each system serves within a service level.
@@ -73,6 +76,8 @@ def capacity(
         Processes; one a system, at most one a core, by default.
     told : callable, optional
         Told (systems done, systems in all).
+    kept : Kept
+        Loads and systems that an earlier call finished; those of this one are added.
     **options
         Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` are
         those of every simulation (of a trace, the first ones); 1,000 by default, and as many more
@@ -99,7 +104,7 @@ def capacity(
     asked = scenario.workload.requests is not None
     requests = scenario.workload.requests or DEFAULT_REQUESTS
     check_count(requests, "--requests", 2)
-    task = _Task(scenario.changed(requests=requests), level, tolerance, asked)
+    task = _Task(scenario.changed(requests=requests), level, tolerance, asked, kept)
     if workers is None:
         workers = min(cores(), len(names))
     check_count(workers, "--workers", 1, MAX_WORKERS)
@@ -121,6 +126,16 @@ class _Task:
     level: dict[str, float]
     tolerance: float
     asked: bool  # whether the number of requests was asked for
+    kept: Kept
+
+    def known(self, system: Variant, *what: Any) -> list[Any]:
+        """All that a part of one system's search depends on, besides the code."""
+        if not self.kept:
+            return []
+        options = {known.name: value for known, value in self.scenario.given()}
+        own = {name: value for name, value in system.options.items() if name != "pools"}
+        options |= {"model": self.scenario.model, **own}
+        return [options, identity(options), self.level, self.tolerance, self.asked, *what]
 
     def run(
         self, system: Variant, *, keep_stages: bool = False, **changes: Any
@@ -142,7 +157,8 @@ Answer = tuple[Found, str, str]
 def _search(task: _Task, system: Variant) -> Answer:
     """Capacity of one system."""
     try:
-        return _searched(task, system)
+        known = task.known(system, "capacity")
+        return task.kept.once(known, partial(_searched, task, system))
     except CapacityError as error:  # a load that no system of this size can carry is an answer
         assert task.scenario.model is not None
         model, where = load(task.scenario.model, system.systems[-1])
@@ -163,12 +179,16 @@ def _searched(task: _Task, system: Variant) -> Answer:
     def at(rate: float) -> dict[str, Any]:
         return {knob: rate / unit}
 
-    def passes(rate: float) -> bool:
+    def at_rate(rate: float) -> Tried:
         simulation = task.run(system, **at(rate))
-        tried[rate] = judged(simulation.run, rate, task.level)
-        if not tried[rate].missed:
+        found = judged(simulation.run, rate, task.level)
+        if not found.missed:
             within.clear()  # of the loads that pass, the last is the highest
             within[rate] = simulation
+        return found
+
+    def passes(rate: float) -> bool:
+        tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
         return not tried[rate].missed
 
     probe = task.probe(system)
@@ -179,7 +199,10 @@ def _searched(task: _Task, system: Variant) -> Answer:
         if middle in (low, high):
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
-    best = None if low is None else _settled(task, system, within[low], at(low))
+    best = None
+    if low is not None:  # an earlier call may have tried it: it is then simulated once more
+        found = within.get(low) or task.run(system, **at(low))
+        best = _settled(task, system, found, at(low))
     limit = None
     if high is None:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ...devices.catalog import list_devices, load_device
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, read_tables
+from ..show.kept import NOTHING, Kept
 from ..show.result import Result, skipped_remarks
 from .calibration_report import report
 
@@ -111,6 +113,7 @@ def calibrate(
     *,
     date: str | None = None,
     progress: Callable[[str], None] | None = None,
+    kept: Kept = NOTHING,
 ) -> Calibration:
     """Fit the kernel models of a device.
 
@@ -124,6 +127,8 @@ def calibrate(
         Date to store, YYYY-MM-DD; today without it.
     progress : callable, optional
         Told what is being fitted.
+    kept : Kept
+        Fits that an earlier call finished; those of this one are added.
 
     Raises
     ------
@@ -149,7 +154,7 @@ def calibrate(
                 continue
             if progress:
                 progress(f"{name} {family}")
-            fits.setdefault(name, {})[family] = calibrate_family(rows, day)
+            fits.setdefault(name, {})[family] = _fitted(rows, day, kept)
     if not fits:
         why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
         raise InputError(
@@ -157,6 +162,12 @@ def calibrate(
         )
     measured = {name: rows for name, (_, rows) in found.items()}
     return Calibration(fits, measured, skipped, None if own is None else Path(device))
+
+
+def _fitted(rows: Rows, day: str, kept: Kept) -> FamilyFit:
+    """The fit of a family, which but for its stamp does not depend on the day."""
+    known = [rows.family.name, rows.h, rows.x, rows.table.columns] if kept else None
+    return replace(kept.once(known, partial(calibrate_family, rows, "")), date=day)
 
 
 def _of_device(names: Any, wanted: str, own: DeviceSpec | None) -> Any:

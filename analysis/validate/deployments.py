@@ -13,6 +13,7 @@ from ...devices.ratios import Ratios
 from ...workloads.errors import InputError
 from ..answers.interval import LEVEL, WAITING, Interval, first_token
 from ..parallel import Told
+from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing, Result, skipped_remarks
 from .points.pool import predict_all
 from .points.predict import Prediction
@@ -239,6 +240,7 @@ def validate_points(
     *,
     seed: int = 0,
     told: Told | None = None,
+    kept: Kept = NOTHING,
 ) -> PointsValidation:
     """Simulate every row of a table of serving points and compare TTFT and TPOT.
 
@@ -251,6 +253,8 @@ def validate_points(
         Of the drawn lengths.
     told : callable, optional
         Told (points done, points).
+    kept : Kept
+        Points that an earlier call finished; those of this one are added.
 
     Raises
     ------
@@ -259,7 +263,7 @@ def validate_points(
     """
     path = Path(path)
     points, skipped = read_points(path)
-    outcomes = predict_all(points, path.parent, seed, told)
+    outcomes = predict_all(points, path.parent, seed, told, kept)
     scored = []
     for point, outcome in zip(points, outcomes, strict=True):
         if isinstance(outcome, Prediction):

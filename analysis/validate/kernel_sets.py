@@ -18,6 +18,7 @@ from ...devices.calibrated.rules import parameters
 from ...devices.calibrated.set_fit import SetFit, Steps
 from ...devices.calibrated.store import set_yaml
 from ...devices.spec import DeviceSpec
+from ..show.kept import NOTHING, Kept
 from .dominance import OTHER, products, sweep
 
 SIZES = tuple(2.0 ** np.arange(10, 31, 2))
@@ -40,6 +41,7 @@ class SharedFit:
 def fit_sets(
     measured: Mapping[str, Mapping[str, Rows]], date: str,
     progress: Callable[[str], None] | None = None,
+    kept: Kept = NOTHING,
 ) -> SharedFit:  # fmt: skip
     """Fit every family of every set of the catalog.
 
@@ -49,6 +51,8 @@ def fit_sets(
         Device -> family -> rows.
     date : str
         To store.
+    kept : Kept
+        Families that an earlier call finished; those of this one are added.
     """
     over, specs = sweep(), products()
     steps = Steps(over.where("int8"), over.linked, *over.narrowed())
@@ -67,7 +71,8 @@ def fit_sets(
         rows = {device: found[name] for device, found in measured.items() if name in found}
         linked = name in LINKS
         asked = _collectives(family, specs) if linked else (over.probes[name], steps, alone)
-        for key, entries in SetFit(family, specs, rows, *asked).run().items():
+        known = [name, {d: r.table.columns for d, r in rows.items()}] if kept else None
+        for key, entries in kept.once(known, SetFit(family, specs, rows, *asked).run).items():
             out[key][name] = entries
     return SharedFit({name: held for name, held in out.items() if held}, date)
 

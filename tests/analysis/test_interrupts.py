@@ -89,13 +89,24 @@ def ends(process: int) -> bool:
     return not runs(process)
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+BUSY = {
+    "waits": "    time.sleep(seconds)\n",
+    "holds the interpreter": "    ctypes.PyDLL(None).sleep(seconds)\n",
+    "is stopped": "    if seconds: os.kill(os.getpid(), signal.SIGSTOP)\n",
+}
+"""What a worker may be about when its parent is killed; the last two run no Python code."""
+
+
+@pytest.mark.parametrize("busy", BUSY)
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path, busy: str) -> None:
+    if busy != "waits" and not sys.platform.startswith("linux"):
+        pytest.skip("only Linux ends such a process with its parent")
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, time\n"
+        "import ctypes, os, signal, time\n"
         "from opbyte.analysis.parallel.local import Crew\n"
         "def task(seconds):\n"
-        "    time.sleep(seconds)\n"
+        f"{BUSY[busy]}"
         "    return os.getpid()\n"
         "if __name__ == '__main__':\n"
         "    with Crew(1, apart=True) as crew:\n"
@@ -106,8 +117,10 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     assert runs(worker)
+    time.sleep(0.5)  # so that the second task has begun
     parent.kill()
-    parent.communicate()
+    parent.wait()
+    parent.stdout.close()  # the worker holds its other end: do not wait for it to be done
     assert ends(worker)
 
 

@@ -9,15 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from opbyte.analysis.answers.identity import UNREADABLE, identity
 from opbyte.analysis.show.provenance import code_version
 from opbyte.analysis.studies.pareto import pareto
 from opbyte.analysis.studies.sweep import sweep
 from opbyte.analysis.studies.sweep.expression import parse
-from opbyte.analysis.studies.sweep.parameters import (
-    UNREADABLE,
-    identity,
-    scenario_of,
-)
+from opbyte.analysis.studies.sweep.parameters import scenario_of
 from opbyte.analysis.studies.sweep.run import TABLE, _key
 from opbyte.analysis.studies.sweep.study import read_study
 from opbyte.devices.catalog import load_system

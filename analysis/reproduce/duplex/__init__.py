@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ...parallel import Told
 from ...parallel.local import Crew, cores
+from ...show.kept import NOTHING, Kept
 from ..base import EXPERIMENTS, Reproduction
 from ..points import Point, Runner
 from . import figures as drawn
@@ -65,13 +66,14 @@ def duplex(
     told: Told | None,
     device: str | None = None,
     figures: bool = False,
+    kept: Kept = NOTHING,
 ) -> Reproduction:
     """Reproduce the paper's printed numbers and predict those withheld."""
     began = time.perf_counter()
     if device is not None:
         own.check(device)
     with Crew(cores()) as crew:
-        runner = Runner(crew, told)
+        runner = Runner(crew, told, kept)
         wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
         wanted += memory.points(seeds[0], routing)
         if device is not None:

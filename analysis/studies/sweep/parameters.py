@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from ....devices.catalog import describe_system, is_path
-from ....devices.dram.catalog import load_memory
-from ....devices.hosts.catalog import host_sources, load_host
-from ....devices.spec import SystemSpec
+from ....devices.catalog import describe_system
+from ....devices.hosts.catalog import host_sources
 from ....simulator.scenario.changes import CHANGED, changed_model, changed_system
 from ....simulator.scenario.pools import counted
 from ....simulator.scenario.scenario import Scenario, placed
-from ....workloads.catalog import is_model_path
-from ....workloads.digest import digest_of, digest_of_files
 from ....workloads.errors import InputError, nearest
-from ....workloads.hf.json_file import config_file
-from ....workloads.kernel_tables import table_files
-from ....workloads.requests.sources import trace_files
+from ...answers.identity import POOLS
 
 SEEDS = "seeds"
 """A parameter beside the scenario's options: the mean over so many seeds."""
-POOLS = ("prefill", "decode")
-"""Parameters that name a system each, and how many of it."""
-UNREADABLE = "unreadable"
 
 
 def parameters() -> tuple[str, ...]:
@@ -92,95 +82,3 @@ def sources_of(point: Mapping[str, Any]) -> dict[str, str]:
     found = found | host_sources(system, point.get("host"))
     changed = {n.partition(".")[2] for n in point if n.startswith("system.")}
     return {**found, **dict.fromkeys(changed, CHANGED)}
-
-
-def located(point: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """A point's settings, relative paths in them taken from `folder`, the sweep file's."""
-    out = dict(point)
-    for name, value in point.items():
-        head, text = _path_in(name, value)
-        if text:
-            tail = str(value)[len(head) + len(text) :]
-            out[name] = f"{head}{folder / text}{tail}"
-    return out
-
-
-def _path_in(name: str, value: object) -> tuple[str, str]:
-    """The path that a parameter's value names, and what stands before it; empty if none."""
-    if not isinstance(value, str):
-        return "", ""
-    if name == "routing":
-        kind, colon, path = value.partition(":")
-        return (f"{kind}:", path) if kind == "trace" and colon else ("", "")
-    if name == "speculative":  # draft:MODEL:K
-        kind, _, rest = value.partition(":")
-        path = rest.rpartition(":")[0]
-        return (f"{kind}:", path) if kind == "draft" and is_model_path(path) else ("", "")
-    takes_path = {
-        "system": is_path, "model": is_model_path, "host": is_path, **dict.fromkeys(POOLS, _is_pool_path),
-    }.get(name)  # fmt: skip
-    found = _names_file(name) if takes_path is None else takes_path(value)
-    return "", value if found else ""
-
-
-def identity(point: Mapping[str, Any], known: dict[str, str] | None = None) -> dict[str, str]:
-    """Digests of the files a point names, so that an edited file is another point.
-
-    A file that cannot be read has a digest that starts with `UNREADABLE`; such points are never
-    taken from stored results, and fail with the reason.
-
-    Parameters
-    ----------
-    known : dict, optional
-        Digests found before, by what was read; added to, so that points that share a file read
-        it once.
-    """
-    known = {} if known is None else known
-    found = {}
-    for name, value in point.items():
-        text = _path_in(name, value)[1]
-        if text:
-            what = f"{name}:{text}"
-            if what not in known:
-                known[what] = _file_digest(name, text)
-            found[name] = known[what]
-    return found
-
-
-def _is_pool_path(text: str) -> bool:
-    return is_path(counted(text, "")[0])
-
-
-def _names_file(name: str) -> bool:
-    known = placed(Scenario).get(name)
-    return known is not None and known.option.file
-
-
-def _whole(system: SystemSpec) -> dict[str, Any]:
-    """A system as data, with the DRAM standard that it names."""
-    tree = system.model_dump()
-    dram = tree["device"]["memory"]["dram"]
-    if dram is not None:
-        dram["standard"] = load_memory(dram["standard"]).model_dump()
-    return tree
-
-
-def _file_digest(name: str, value: str) -> str:
-    """Digest of all that is read for a path, and nothing else that lies beside it."""
-    path = Path(value)
-    try:
-        if name in POOLS:
-            value = counted(value, "")[0]
-        if name in ("system", *POOLS):
-            return digest_of(_whole(describe_system(value)[0]))
-        if name == "host":
-            host = load_host(path)[0]
-            tables = digest_of_files(table_files(host.link.tables))
-            return digest_of([host.model_dump(), tables])
-        if name in ("model", "speculative"):
-            return digest_of_files([config_file(path)])
-        if name == "kernels":
-            return digest_of_files(table_files([path]))
-        return digest_of_files(trace_files(path) if name == "trace" else [path])
-    except (InputError, OSError) as error:
-        return f"{UNREADABLE} {value}: {error}"

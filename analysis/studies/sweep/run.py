@@ -16,6 +16,7 @@ from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.requests.options import check_count
 from ...answers.bases import Bases, not_like_for_like
+from ...answers.identity import UNREADABLE, identity
 from ...parallel import Told
 from ...parallel.cluster import run_cluster
 from ...parallel.local import MAX_WORKERS, Crew, cores
@@ -24,7 +25,7 @@ from ...show.provenance import code_version
 from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
-from .parameters import UNREADABLE, identity, systems_of
+from .parameters import systems_of
 from .point import BASES, METRICS, POOLED, Outcome, evaluate
 from .study import Point, Study, read_study
 

@@ -14,9 +14,10 @@ import numpy as np
 from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
+from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
-from .parameters import check_parameter, located
+from .parameters import check_parameter
 from .point import METRICS, POOLED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")

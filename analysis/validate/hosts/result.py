@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ....devices.hosts.catalog import PCIE, host_of, list_hosts, load_host
 from ....devices.hosts.spec import FittedSpec, HostFitSpec, HostSpec
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, nearest
+from ...show.kept import NOTHING, Kept
 from ...show.result import Result
 from ...show.text import seconds
 from .fit import FREE, Fitted, Free, Number, fit_numbers
@@ -142,7 +144,7 @@ def _spread(f: Fitted, used: bool) -> dict[str, Any]:
 
 def calibrate_run(
     folder: str | Path, free: str | Sequence[str] = "link,host", *,
-    host: str | Path | None = None, part: float = 1.0, seed: int = 0,
+    host: str | Path | None = None, part: float = 1.0, seed: int = 0, kept: Kept = NOTHING,
 ) -> HostCalibration:  # fmt: skip
     """Fit numbers of a host to one measured run of it.
 
@@ -159,6 +161,8 @@ def calibrate_run(
         Share of the run, by time, that is fitted; the rest is held out.
     seed : int
         Of the draws that intervals come from.
+    kept : Kept
+        Simulations that an earlier call finished; those of this one are added.
 
     Raises
     ------
@@ -174,7 +178,9 @@ def calibrate_run(
 
     def simulate(values: Any) -> Compared:
         found = {f.field: _exact(x) for f, x in zip(frees, values, strict=True)}
-        return measured.compared(_with(base, measured.name, found))
+        there = _with(base, measured.name, found)
+        known = [Path(folder), measured, there] if kept else None
+        return kept.once(known, partial(measured.compared, there))
 
     start = np.array([_start(base, f) for f in frees])
     done = fit_numbers(simulate, frees, start, seed)

@@ -9,7 +9,8 @@ from pathlib import Path
 from ....workloads.errors import InputError
 from ...parallel import Told
 from ...parallel.local import Crew, cores
-from .predict import Prediction, predict
+from ...show.kept import NOTHING, Kept
+from .predict import Prediction, model_file, predict
 from .table import Point
 
 Outcome = Prediction | str
@@ -22,6 +23,7 @@ def predict_all(
     folder: Path,
     seed: int = 0,
     progress: Told | None = None,
+    kept: Kept = NOTHING,
 ) -> list[Outcome]:
     """Simulate points; those of one deployment run one after another in one process.
 
@@ -41,7 +43,7 @@ def predict_all(
 
     with Crew(min(cores(), MOST_WORKERS, len(jobs))) as crew:
         tasks = [[points[i] for i in rows] for rows in jobs]
-        call = partial(_several, folder=folder, seed=seed)
+        call = partial(_several, folder=folder, seed=seed, kept=kept)
         for job, outcomes in crew.run(call, tasks, lost):
             out |= dict(zip(jobs[job], outcomes, strict=False))
             if progress:
@@ -54,8 +56,12 @@ def _work(point: Point) -> float:
     return point.osl * (100.0 if point.prefill else 1.0)
 
 
-def _several(points: Sequence[Point], folder: Path, seed: int) -> list[Outcome]:
-    return [_one(point, folder, seed) for point in points]
+def _several(points: Sequence[Point], folder: Path, seed: int, kept: Kept) -> list[Outcome]:
+    out = []
+    for point in points:
+        known = [point, seed, model_file(folder, point.model)] if kept else None
+        out.append(kept.once(known, partial(_one, point, folder, seed)))
+    return out
 
 
 def _one(point: Point, folder: Path, seed: int) -> Outcome:

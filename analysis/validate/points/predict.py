@@ -161,8 +161,10 @@ def deployed(
 
 
 def _model(folder: Path, name: str) -> ModelSpec:
-    for place in (folder, folder.parent):
-        path = place / "model_configs" / name
-        if path.is_dir():
-            return load_model(path)
-    return load_model(name)
+    return load_model(model_file(folder, name) or name)
+
+
+def model_file(folder: Path, name: str) -> Path | None:
+    """Folder of a model's ``config.json`` beside a table; None for a model of the catalog."""
+    places = (place / "model_configs" / name for place in (folder, folder.parent))
+    return next((path for path in places if path.is_dir()), None)

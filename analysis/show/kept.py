@@ -1,0 +1,163 @@
+"""Finished parts of a long command, so that a second call goes on where the first was ended.
+
+A part is a file of the cache folder, named by a digest of everything that it depends on: its inputs,
+what the files it reads hold, the code, the packages that compute and the plug-ins. It is written under
+another name and renamed, so that a kill leaves whole parts only; a part that does not read as written
+is computed anew. When a command has printed its answer its parts go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ...workloads.digest import digest_of, digest_of_files
+from ...workloads.plugins import plugin_files
+from .record import asked, versions
+
+R = TypeVar("R")
+DAYS = 30
+"""Parts of a command that nobody called again go after so long."""
+ENDING = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The parts of one command; workers take a copy along and write into the same folder.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Where they lie; None keeps nothing, which is what calls of the library do.
+    code : str
+        Digest of what computes them.
+    """
+
+    folder: Path | None = None
+    code: str = ""
+
+    def __bool__(self) -> bool:
+        return self.folder is not None
+
+    def once(self, part: Any, make: Callable[[], R]) -> R:
+        """The part if it is there, else what `make` returns, which is then kept.
+
+        Parameters
+        ----------
+        part : plain data, specs, arrays and paths
+            All that the part depends on besides the code; see `known_by`.
+        """
+        found = self.find(part)
+        return self.keep(part, make()) if found is None else found[0]
+
+    def find(self, part: Any) -> tuple[Any] | None:
+        """The part in a tuple; None where it is not there."""
+        if self.folder is None:
+            return None
+        try:
+            data = self._file(part).read_bytes()
+        except OSError:
+            return None
+        body = data[32:]
+        if data[:32] != hashlib.sha256(body).digest():
+            return None
+        return (pickle.loads(body),)
+
+    def keep(self, part: Any, value: R) -> R:
+        """Write a part; what cannot be written is not kept, which costs time later and no more."""
+        if self.folder is not None:
+            file, body = self._file(part), pickle.dumps(value)
+            own = file.with_suffix(f".{os.getpid()}")
+            with contextlib.suppress(OSError):
+                file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                own.write_bytes(hashlib.sha256(body).digest() + body)
+                own.replace(file)
+        return value
+
+    def count(self) -> int:
+        """Parts that are there, of any code."""
+        return 0 if self.folder is None else len(list(self.folder.glob(f"*{ENDING}")))
+
+    def forget(self) -> None:
+        """Remove the parts."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, part: Any) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{digest_of([self.code, known_by(part)])}{ENDING}"
+
+
+NOTHING = Kept()
+"""Keeps nothing."""
+
+
+def kept_by(command: str) -> Kept:
+    """The parts of a command with the options that it was given.
+
+    They lie below ``OPBYTE_CACHE`` or the user's cache folder, which must be the caller's own.
+    """
+    base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    parts = Path(base).expanduser() / "opbyte" / "parts"
+    _forget_old(parts)
+    code = digest_of([versions(), {str(f): digest_of_files([f]) for f in plugin_files()}])
+    return Kept(parts / f"{command}-{digest_of([os.getcwd(), asked()])}", code)
+
+
+def _forget_old(parts: Path) -> None:
+    with contextlib.suppress(OSError):
+        for folder in parts.iterdir():
+            if folder.stat().st_mtime < time.time() - DAYS * 86_400:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def known_by(value: Any) -> Any:
+    """Plain data that tell a value from others; of a path, what lies there.
+
+    Raises
+    ------
+    TypeError
+        A value of another kind: what is not told apart must not be kept.
+
+    Examples
+    --------
+    >>> known_by({"b": (1, 2.5)})
+    {'b': [1, 2.5]}
+    """
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Path):
+        return _content(value)
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            return ["array", *map(known_by, value.tolist())]
+        return [value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(known_by(k)): known_by(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [known_by(v) for v in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = {f.name: known_by(getattr(value, f.name)) for f in fields(value)}
+        return {"a": type(value).__qualname__, **inside}
+    if hasattr(value, "model_dump"):
+        return {"a": type(value).__qualname__, "spec": known_by(value.model_dump())}
+    raise TypeError(f"a part cannot be known by a {type(value).__name__}")
+
+
+def _content(path: Path) -> list[str]:
+    if path.is_dir():
+        inside = sorted(p for p in path.rglob("*") if p.is_file())
+        return ["folder", *(f"{p.relative_to(path)} {digest_of_files([p])}" for p in inside)]
+    return ["file", digest_of_files([path]) if path.is_file() else "absent"]
