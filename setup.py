@@ -25,7 +25,7 @@ setup(
         "opbyte.devices.power": ["*.yaml"],
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
-        "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*.csv"],
+        "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],
         "opbyte.workloads": ["models/*.yaml", "data/*.csv"],
     },
     include_package_data=False,

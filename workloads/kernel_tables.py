@@ -99,25 +99,34 @@ def framework(source: str) -> str:
     return f"{owner}/{rest.split('-')[0]}" if owner == "aiconfigurator" and rest else owner
 
 
-def table_files(paths: Iterable[str | Path]) -> list[Path]:
+def table_files(paths: Iterable[str | Path], family: str | None = None) -> list[Path]:
     """CSV files, and the CSV files of folders, in the order given.
+
+    Parameters
+    ----------
+    family : str, optional
+        What the files are tables of, whatever their names.
 
     Raises
     ------
     InputError
-        No such file, a folder without tables, or a stem that is no family.
+        No such file, a folder without tables, a stem that is no family, or no such family.
     """
     out: list[Path] = []
+    if family is not None and family not in SCHEMAS:
+        raise InputError(f"--family {family}", f"is no kernel family{nearest(family, SCHEMAS)}")
     for path in map(Path, paths):
+        if path.is_dir() and family is not None:
+            raise InputError(f"--family {family}", f"is for files; {path} is a folder")
         if path.is_dir():
             found = sorted(p for p in path.glob("*.csv") if _family(p) is not None)
             if not found:
                 raise InputError(path, "holds no kernel tables (*.csv named as a family)")
             out += found
         elif path.is_file():
-            if _family(path) is None:
+            if family is None and _family(path) is None:
                 known = nearest(path.stem, [*SCHEMAS, "elementwise"])
-                raise InputError(path, f"is not named as a kernel family{known}")
+                raise InputError(path, f"is not named as a kernel family{known}; or give --family")
             out.append(path)
         else:
             raise InputError(path, "no such file or folder")
@@ -128,6 +137,7 @@ def read_tables(
     paths: Iterable[str | Path],
     every_op: bool = False,
     form: Form = USUAL,
+    family: str | None = None,
 ) -> tuple[dict[str, Table], list[Skipped]]:
     """Read kernel tables.
 
@@ -138,6 +148,8 @@ def read_tables(
         of their own names, and equal rows: they make no difference to an interpolation.
     form : Form
         How the tables differ from those of kernel times.
+    family : str, optional
+        What all files are tables of, whatever their names.
 
     Returns
     -------
@@ -146,22 +158,24 @@ def read_tables(
     skipped : list of Skipped
         What was left out: files without rows or without the columns of their family, rows
         with a missing, wrong or non-positive number, an unknown kernel, number format or timing,
-        and rows that repeat an earlier one.
+        and rows that repeat an earlier one. Rows without a time wait to be measured: one entry
+        a file stands for all of them.
     """
     parts: dict[str, list[Table]] = {}
     skipped: list[Skipped] = []
-    for path in table_files(paths):
-        table = read_table(path, skipped, every_op, form)
+    for path in table_files(paths, family):
+        table = read_table(path, skipped, every_op, form, family)
         if table is not None:
             parts.setdefault(table.family, []).append(table)
     return {family: joined(tables) for family, tables in parts.items()}, skipped
 
 
 def read_table(
-    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL
-) -> Table | None:
+    path: Path, skipped: list[Skipped], every_op: bool = False, form: Form = USUAL,
+    family: str | None = None,
+) -> Table | None:  # fmt: skip
     """Read one file; what cannot be used is appended to `skipped`."""
-    family = _family(path)
+    family = family or _family(path)
     if family is None:
         raise InputError(path, "is not named as a kernel family")
     cells, unread = read_usable(path)
@@ -178,6 +192,7 @@ def read_table(
     if wrong:
         skipped.append(Skipped(str(path), 0, wrong))
         return None
+    waiting = _left_blank(raw["measured_s"], line, bad)
     columns: dict[str, npt.NDArray[Any]] = {}
     for name in names:
         if name in TEXT:
@@ -193,7 +208,8 @@ def read_table(
     if not every_op:  # several ops of a profile may be one kernel, which takes equal times
         _check_repeats(columns, line, bad)
     good = bad == ""
-    wrong_rows = [*zip(line[~good].tolist(), bad[~good].tolist(), strict=True), *unread]
+    told = ~good & (bad != WAITS)
+    wrong_rows = [*zip(line[told].tolist(), bad[told].tolist(), strict=True), *unread, *waiting]
     skipped += [Skipped(str(path), number, reason) for number, reason in sorted(wrong_rows)]
     file = np.full(len(line), str(path), dtype=object)
     return Table(family, columns, file, line).take(good)
@@ -207,6 +223,22 @@ def _whole_file(raw: Mapping[str, npt.NDArray[Any]], names: Sequence[str], rows:
         told = f"; fields are parted by {found!r}, not by a comma" if found else ""
         return f"lacks the columns {', '.join(lacking)}{told}"
     return "" if rows else "has no rows"
+
+
+WAITS = "waits to be measured"
+"""Mark of rows without a time."""
+
+
+def _left_blank(
+    times: npt.NDArray[Any], line: npt.NDArray[np.int64], bad: npt.NDArray[Any]
+) -> list[tuple[int, str]]:
+    """Mark rows whose time is left blank; one line and reason for all of them."""
+    blank = np.flatnonzero([not str(cell).strip() for cell in times])
+    bad[blank] = WAITS
+    if not len(blank):
+        return []
+    others = f" and in {len(blank) - 1:,} more of {len(times):,} rows" if len(blank) > 1 else ""
+    return [(int(line[blank[0]]), f"measured_s is empty here{others}: to be measured yet")]
 
 
 def _check_repeats(

@@ -44,7 +44,7 @@ def top(
         print(f"opbyte {__version__}")
         raise typer.Exit()
     if context.invoked_subcommand is None:
-        known = ", ".join(names())
+        known = ", ".join(sorted({name.partition(" ")[0] for name in names()}))
         raise InputError("opbyte", f"needs a command: {known}; see opbyte --help")
 
 

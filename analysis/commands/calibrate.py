@@ -13,7 +13,7 @@ import typer.core
 from ...workloads.errors import InputError
 from .app import App, app
 from .io import answer, resumed
-from .options import Fresh, Json, Out
+from .options import Family, Fresh, Json, Out
 
 if TYPE_CHECKING:
     from ..show.kept import Kept
@@ -53,6 +53,7 @@ def calibrate_command(
     tables: Annotated[list[str], typer.Argument(help="Kernel tables (CSV), or folders of them.")],
     device: Annotated[str, typer.Option(help="Catalog device, a YAML file, or all of the tables.")],
     date: Annotated[str | None, typer.Option(help="Date to store, YYYY-MM-DD.")] = None,
+    family: Family = None,
     shared: Annotated[
         bool, typer.Option(help="Fit what devices share, too (with --device all and --out; long).")
     ] = False,
@@ -79,7 +80,7 @@ def calibrate_command(
                 files.text(name, text)
 
     kept = resumed("calibrate", fresh)
-    make = partial(calibrate, tables, device, date=date, progress=told, kept=kept)
+    make = partial(calibrate, tables, device, date=date, family=family, progress=told, kept=kept)
     answer(make, out, as_json, write=write, kept=kept)
 
 

@@ -10,7 +10,7 @@ import typer.core
 COMMANDS = {
     "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "sweep", "pareto"),
     "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "frames", "search"),
-    "Check": ("validate", "reproduce", "measure", "calibrate"),
+    "Check": ("validate", "kernels", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),
     "Catalog and files": ("list", "show", "init"),
 }

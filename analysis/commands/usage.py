@@ -86,7 +86,7 @@ def usage_line(error: Any, commands: list[str]) -> str:
     option, param = getattr(error, "option_name", None), getattr(error, "param", None)
     if message.startswith("No such command"):
         name = message.split("'")[1] if "'" in message else message
-        return f"{name!r}: no such command{nearest(name, commands)}"
+        return f"{name!r}: no such command{_known(name, _group(error), commands)}"
     if option and message.startswith("No such option"):
         close = nearest(option, _options(error), cutoff=0.75)
         if not close.startswith("; did you mean"):  # a list of forty helps nobody
@@ -99,6 +99,20 @@ def usage_line(error: Any, commands: list[str]) -> str:
     if message.startswith("Missing"):
         return f"{_name(param)}: is needed ({getattr(param, 'help', None) or 'see --help'})"
     return f"{_name(param)}: {_lower(str(error.message))}"
+
+
+def _group(error: Any) -> str:
+    """Name of the group that a command was looked for in; empty at the top."""
+    return _command(error).partition(" ")[2]
+
+
+def _known(name: str, group: str, commands: list[str]) -> str:
+    """The command of the group, or of all, that is meant; else those there are, groups by name alone."""
+    if group:
+        return nearest(f"{group} {name}", [c for c in commands if c.startswith(f"{group} ")])
+    groups = {command.partition(" ")[0] for command in commands}
+    close = nearest(name, {*commands, *groups})
+    return close if close.startswith("; did you mean") else nearest(name, groups)
 
 
 def _lower(message: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from ...workloads.errors import InputError
 from .app import App, app
 from .io import answer, folder, parent_of
-from .options import Json, Out
+from .options import Family, Json, Out
 
 validate_app = App(help="Compare predictions with measurements.", rich_markup_mode=None)
 app.add_typer(validate_app, name="validate")
@@ -28,9 +28,10 @@ def validate_top(context: typer.Context) -> None:
 @validate_app.command("kernels")
 def validate_kernels_command(
     tables: Annotated[
-        list[str],
-        typer.Argument(help="Kernel tables (CSV), or folders; sample: a few rows that come along."),
-    ],
+        list[str] | None,
+        typer.Argument(help="Kernel tables (CSV), or folders; those that come along without any."),
+    ] = None,
+    family: Family = None,
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write every row's prediction (CSV).")
     ] = None,
@@ -43,20 +44,10 @@ def validate_kernels_command(
 
     def make() -> KernelValidation:
         with folder(parent_of(predictions, "--predictions"), "--predictions") as beside:
-            result = validate_kernels([_sample() if path == SAMPLE else path for path in tables])
+            result = validate_kernels(tables or (), family=family)
             if beside and predictions:
                 beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
         return result
 
     if not answer(make, out, as_json).passed:
         raise typer.Exit(1)
-
-
-SAMPLE = "sample"
-"""Instead of a table: 391 rows of an H100 that the package holds."""
-
-
-def _sample() -> str:
-    from importlib.resources import files
-
-    return str(files("opbyte.kernels") / "measured")

@@ -30,6 +30,11 @@ def template(kind: str) -> str:
     return (files(__package__) / "templates" / TEMPLATES[_known(kind)]).read_text(encoding="utf-8")
 
 
+def measuring_script() -> str:
+    """The script that fills kernel tables on a GPU with torch."""
+    return (files(__package__) / "templates" / "measure_torch.py.txt").read_text(encoding="utf-8")
+
+
 def schema(kind: str) -> dict[str, Any]:
     """JSON schema of the files of a kind.
 

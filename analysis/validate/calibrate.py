@@ -112,6 +112,7 @@ def calibrate(
     device: str,
     *,
     date: str | None = None,
+    family: str | None = None,
     progress: Callable[[str], None] | None = None,
     kept: Kept = NOTHING,
 ) -> Calibration:
@@ -125,6 +126,8 @@ def calibrate(
         Catalog name or alias, a YAML file, or "all" for every device of the tables.
     date : str, optional
         Date to store, YYYY-MM-DD; today without it.
+    family : str, optional
+        What all tables are of, whatever their names.
     progress : callable, optional
         Told what is being fitted.
     kept : Kept
@@ -138,7 +141,7 @@ def calibrate(
     spec = None if device == ALL else load_device(device)[0]
     own = None if spec is None or spec.name in list_devices() else spec
     day = stamp(date)
-    read, skipped = read_tables(tables)
+    read, skipped = read_tables(tables, family=family)
     if spec is not None:
         names = {name: table["device"] for name, table in read.items()}
         read = {
@@ -149,12 +152,12 @@ def calibrate(
     found = by_device(read, skipped, own)
     fits: dict[str, dict[str, FamilyFit]] = {}
     for name in sorted(found):
-        for family, rows in found[name][1].items():
+        for kind, rows in found[name][1].items():
             if len(rows.measured) < MIN_ROWS:
                 continue
             if progress:
-                progress(f"{name} {family}")
-            fits.setdefault(name, {})[family] = _fitted(rows, day, kept)
+                progress(f"{name} {kind}")
+            fits.setdefault(name, {})[kind] = _fitted(rows, day, kept)
     if not fits:
         why = f" ({len(skipped)} left out: {skipped[0]})" if skipped else ""
         raise InputError(

@@ -21,6 +21,7 @@ from ...devices.fits import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
 from ...devices.spec import DeviceSpec
+from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..show.result import Drawing, Result, skipped_remarks
@@ -54,6 +55,7 @@ class KernelCheck:
     basis: str
     bounds: BoundsSpec | None
     held: Errors | None
+    seen: int
 
     @property
     def family(self) -> str:
@@ -90,8 +92,22 @@ class KernelValidation(Result):
         """No family and device is past its bounds, and something was checked."""
         return bool(self.checks) and all(check.passed is not False for check in self.checks)
 
+    @property
+    def seen(self) -> int:
+        """Rows of sources that their device's model was fitted to."""
+        return sum(check.seen for check in self.checks if isinstance(check, KernelCheck))
+
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        return [self.rows(), f"{len(self.skipped)} rows or files skipped"]
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            self.rows(), f"{len(self.skipped)} rows or files skipped"
+        ]  # fmt: skip
+        if self.seen:
+            every = sum(check.errors.rows for check in self.checks)
+            out.append(
+                f"{self.seen:,} of {every:,} rows are of sources that these models were fitted to: "
+                "their errors are of a fit; docs/calibration.md has those on unseen shapes"
+            )
+        return out
 
     def rows(self) -> list[dict[str, Any]]:
         return [
@@ -117,7 +133,10 @@ class KernelValidation(Result):
         skipped = [
             {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
         ]
-        return {"rows": self.rows(), "skipped": skipped, "passed": self.passed}
+        return {
+            "rows": self.rows(), "fitted_rows": self.seen, "skipped": skipped,
+            "passed": self.passed,
+        }  # fmt: skip
 
     def predictions(self) -> dict[str, npt.NDArray[Any]]:
         """Row by row: where it stands, its shape in words, measured and predicted seconds."""
@@ -194,18 +213,27 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def validate_kernels(tables: Iterable[str | Path]) -> KernelValidation:
+def validate_kernels(
+    tables: Iterable[str | Path] = (), *, family: str | None = None
+) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
     A device is known by its catalog name or an alias; one without a fit takes its parameters
     from the devices most like it.
 
+    Parameters
+    ----------
+    tables : paths
+        Tables, or folders of them; those that come with the package where none is named.
+    family : str, optional
+        What all tables are of, whatever their names.
+
     Raises
     ------
     InputError
-        A path that does not exist, or a file that is no kernel table.
+        A path that does not exist, a file that is no kernel table, or no row with a time.
     """
-    read, skipped = read_tables(tables)
+    read, skipped = read_tables(list(tables) or [own_tables()], family=family)
     skewed = read.pop(NAME, None)
     checks: list[KernelCheck | SkewCheck] = []
     found = by_device(read, skipped)
@@ -213,8 +241,17 @@ def validate_kernels(tables: Iterable[str | Path]) -> KernelValidation:
         checks += [_check(name, spec, rows) for rows in measured.values()]
     if skewed is not None:
         checks += skew_checks(skewed, skipped)
+    if not checks and skipped:
+        raise InputError("TABLES", f"hold no row that can be compared; {skipped[0]}")
     order = sorted(checks, key=lambda c: (c.family, c.device))
     return KernelValidation(order, skipped)
+
+
+def own_tables() -> Path:
+    """Folder of the measured tables that come with the package."""
+    from importlib.resources import files
+
+    return Path(str(files("opbyte.kernels") / "measured"))
 
 
 def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
@@ -223,13 +260,12 @@ def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
     if own is None and spec.host is not None and rows.family.name in LINKS:
         basis, predicted = f"host {spec.host}", _hosted(spec, rows)
-    held = np.full(len(predicted), True)
-    if own is not None and rows.family.name in LINKS:
-        held = np.isin(rows.table["source"].astype(str), own.tables)
+    seen = np.isin(rows.table["source"].astype(str), [] if own is None else own.tables)
+    held = seen if own is not None and rows.family.name in LINKS else np.full(len(predicted), True)
     return KernelCheck(
         rows, name, predicted, errors(predicted, rows.measured), basis,
         None if own is None else own.bounds,
-        errors(predicted[held], rows.measured[held]) if held.any() else None,
+        errors(predicted[held], rows.measured[held]) if held.any() else None, int(seen.sum()),
     )  # fmt: skip
 
 

@@ -17,10 +17,10 @@ BAD = {
     # command line: parts of the message
     "": ("needs a command", "simulate"),
     "simulat": ("'simulat'", "did you mean 'simulate'?"),
-    "frobnicate": ("'frobnicate'", "inspect, layout, list", "validate kernels"),
+    "frobnicate": ("'frobnicate'", "inspect, kernels, layout, list", "validate"),
+    "kernel": ("'kernel'", "did you mean 'kernels'?"),
     "validate": ("opbyte validate", "validate kernels TABLES"),
     "validate kernel x": ("'kernel'", "validate kernels"),
-    "validate kernels": ("TABLES",),
     "validate kernels absent": ("absent", "no such file"),
     "calibrate absent --device h100": ("absent", "no such file"),
     "--json": ("--json", "no such option"),

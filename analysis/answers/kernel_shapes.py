@@ -1,0 +1,253 @@
+"""The shapes of kernels that a model runs on a device, as tables to measure (``opbyte kernels shapes``).
+
+Each function below is the other way round of a family's ``from_op``: an op of a step as the row of a
+table that `workloads.kernel_tables` reads, so that ``from_table`` finds in the row what ``from_op`` finds in
+the op.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...devices.spec import SystemSpec
+from ...simulator.deploy.deployment import Deployment
+from ...workloads.errors import InputError
+from ...workloads.kernel_schemas import DTYPES, SCHEMAS
+from ...workloads.model import ModelSpec
+from ...workloads.ops import Op
+from ..show.output import OutputFolder
+from ..show.result import Result
+from .step import step_of
+
+BATCHES, CONTEXTS, PROMPTS = (1, 8, 64), (2048,), (512, 2048)
+"""Steps whose kernels are asked for by default: decodes at contexts, and prompts alone."""
+SCALED = ("fp8_block", "int8")
+"""Formats whose inputs a kernel of its own quantises before the product (`devices.calibrated.gemm`)."""
+VECTOR = {"norm": "fused_add_rmsnorm", "activation": "silu_mul", "rope": "rope"}
+"""End of an elementwise op's name -> kernel."""
+TIMING = "event"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelShapes(Result):
+    """Rows without times.
+
+    Attributes
+    ----------
+    deployment : Deployment
+    tables : mapping of str to list of dict
+        Family -> distinct rows, without source and time.
+    left_out : tuple of str
+        Ops that no table of one device covers.
+    """
+
+    deployment: Deployment
+    tables: Mapping[str, Sequence[Row]]
+    left_out: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        d = self.deployment
+        return {"model": d.model.name, "system": d.system.name, "tables": dict(self.tables),
+                "left_out": list(self.left_out)}  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {"table": f"{family}.csv", "rows": len(rows),
+             "dtypes": " ".join(dict.fromkeys(row["dtype"] for row in rows))}
+            for family, rows in self.tables.items()
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        d = self.deployment
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            f"{d.model.name} on {d.system.name}: kernels of one device, to be measured", self.rows()
+        ]  # fmt: skip
+        if self.left_out:
+            out.append(f"without a table of one device: {', '.join(self.left_out)}")
+        return [*out, "opbyte kernels measure-torch prints a script that fills measured_s on a GPU"]
+
+    def write(self, files: OutputFolder) -> None:
+        """Write a table a family, its times empty."""
+        for family, rows in self.tables.items():
+            head = ["source", "device", "kernel", "dtype", *SCHEMAS[family].shape, "timing",
+                    "measured_s"]  # fmt: skip
+            text = io.StringIO()
+            table = csv.DictWriter(text, head, restval="", lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+            files.text(f"{family}.csv", text.getvalue())
+
+
+def kernel_shapes(
+    model: str | Path | ModelSpec,
+    system: str | Path | SystemSpec,
+    *,
+    batches: Sequence[int] = BATCHES,
+    contexts: Sequence[int] = CONTEXTS,
+    prompts: Sequence[int] = PROMPTS,
+    **options: Any,
+) -> KernelShapes:
+    """Collect the shapes of the kernels that one device runs in some steps.
+
+    Parameters
+    ----------
+    batches, contexts : sequence of int
+        Steps of so many decodes in the system, each with so many tokens cached [tokens].
+    prompts : sequence of int
+        Steps of one prompt each [tokens].
+    **options
+        Options of `simulator.scenario.parts.DeployOptions`, such as ``tp`` or ``dtype``.
+
+    Raises
+    ------
+    InputError
+        As `roofline`; no step.
+    """
+    steps = [(b, c, 0) for b in batches for c in contexts] + [(0, 0, n) for n in prompts]
+    if not steps:
+        raise InputError("--batches, --prompts", "need at least one step between them")
+    tables: dict[str, dict[tuple[object, ...], Row]] = {}
+    left_out: dict[str, None] = {}
+    for batch, context, prompt in steps:
+        deployment, stage = step_of(model, system, batch, context, prompt, options)
+        for op in dict.fromkeys(map(_Same, (p.op for p in stage.ops))):
+            found = table_row(op.op, deployment, context + 1)
+            if found is None:
+                named = op.op.name if op.op.kind == "elementwise" else op.op.kind
+                left_out[named if op.op.dtype in DTYPES else f"{named} in {op.op.dtype}"] = None
+            elif found[1]:
+                family, row = found
+                tables.setdefault(family, {})[tuple(row.values())] = row
+    ordered = {name: list(tables[name].values()) for name in SCHEMAS if name in tables}
+    return KernelShapes(deployment, ordered, tuple(left_out))
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """An op by what a table tells of it: layers run the same kernels."""
+
+    op: Op
+
+    def __hash__(self) -> int:
+        return hash((self.op.name, *self.op.shape.values()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and (self.op.name, self.op.shape, self.op.dtype) == (
+            other.op.name, other.op.shape, other.op.dtype,
+        )  # fmt: skip
+
+
+def table_row(op: Op, d: Deployment, keys: int) -> tuple[str, Row] | None:
+    """The family of an op and its row; an empty row where it has nothing to do, None without a table.
+
+    Parameters
+    ----------
+    keys : int
+        Tokens that each decoding sequence reads, its own among them: what a window hides of them
+        stands in no op.
+    """
+    make = ROWS.get(op.kind)
+    found = None if make is None else make(op, keys)
+    if found is None or found[2] not in DTYPES:
+        return None
+    family, kernel, dtype, shape = found
+    if not shape:
+        return family, {}
+    if "kv_dtype" in SCHEMAS[family].shape:
+        shape = {"kv_dtype": d.model.numerics.kv, **shape}
+    given = {"device": d.system.device.name, "kernel": kernel, "dtype": dtype, **shape}
+    return family, {name: _plain(x) for name, x in given.items()} | {"timing": TIMING}
+
+
+def _plain(value: Any) -> Any:
+    """Whole numbers without a point; means of experts stay as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Found = tuple[str, str, str, Row]
+
+
+def _gemm(op: Op, keys: int) -> Found:
+    shape = {name: op.shape[name] for name in ("m", "n", "k")} | {"batch": op.shape.get("batch", 1)}
+    kernel = "linear_actquant" if op.dtype in SCALED else "gemm"
+    return "gemm", kernel, op.dtype, shape if op.shape["m"] else {}
+
+
+def _heads(op: Op) -> Row:
+    return {name: op.shape[name] for name in ("heads_q", "heads_kv", "head_dim", "window")}
+
+
+def _decode(op: Op, keys: int) -> Found:
+    batch = op.shape["batch"]
+    shape = {"batch": batch, "kv_len": keys, **_heads(op)} if batch else {}
+    return "attention_decode", "decode_attention", op.dtype, shape
+
+
+def _prefill(op: Op, keys: int) -> Found:
+    batch, tokens = op.shape["batch"], op.shape["tokens"]
+    shape = {} if not batch else {
+        "batch": batch, "q_len": tokens / batch, "kv_prefix": 0, **_heads(op), "causal": 1,
+    }  # fmt: skip
+    return "attention_prefill", "prefill_attention", op.dtype, shape
+
+
+def _mla(op: Op, keys: int) -> Found:
+    batch, prefill = op.shape["batch"], op.kind == "mla_prefill"
+    if not batch:
+        return "mla", op.kind, op.dtype, {}
+    kv = op.shape["kv"] / batch
+    shape = {
+        "batch": batch,
+        "q_len": kv if prefill else 1,
+        "kv_len": kv,
+        "heads": op.shape["heads"],
+    }
+    return "mla", op.kind, op.dtype, shape
+
+
+def _experts(op: Op, keys: int) -> Found | None:
+    """A call on the local experts: after an all-to-all it knows no others and gets their tokens alone.
+
+    Where these are no multiple of top-k, as rows of one expert each; an expectation of less than one
+    is measured as one.
+    """
+    s, loads = op.shape, op.loads
+    if loads is None:
+        return None
+    if not loads.routed:
+        return "moe", "fused_moe", op.dtype, {}
+    one = s["matrices"] * s["hidden"] * s["inter"]
+    stored = op.weight_bytes / (one * loads.active)
+    dtype = "w4a16_mxfp4" if op.dtype in ("bf16", "fp16") and stored < 1.0 else op.dtype
+    slots = s.get("slots", loads.routed)
+    ep, pairs, top_k = round(slots / loads.routed), max(round(slots), 1), int(s["top_k"])
+    if pairs % top_k:
+        top_k = 1
+    return "moe", "fused_moe", dtype, {
+        "tokens": pairs // top_k, "hidden": s["hidden"], "inter": s["inter"],
+        "experts": s["experts"] * ep, "topk": top_k, "tp": 1, "ep": ep,
+        "gated": s["matrices"] - 2, "distribution": "uniform_random",
+        "active_experts": float(f"{max(loads.active, 1.0):.6g}"),
+    }  # fmt: skip
+
+
+def _vector(op: Op, keys: int) -> Found | None:
+    kernel = next((k for end, k in VECTOR.items() if op.name.endswith(end)), None)
+    if kernel is None:
+        return None
+    shape = {"rows": op.shape["rows"], "cols": op.shape["cols"]}
+    return "norm", kernel, op.dtype, shape if op.shape["rows"] else {}
+
+
+ROWS: Mapping[str, Callable[[Op, int], Found | None]] = {
+    "gemm": _gemm, "attention_decode": _decode, "attention_prefill": _prefill, "mla_decode": _mla,
+    "mla_prefill": _mla, "experts": _experts, "elementwise": _vector,
+}  # fmt: skip
+"""Kind of op -> its family, kernel, number format and shape."""
