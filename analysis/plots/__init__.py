@@ -3,6 +3,7 @@
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
+from .fractions import roofline_fractions
 from .latencies import latency
 from .loads import throughput_latency
 from .points import points
@@ -22,6 +23,7 @@ __all__ = [
     "points",
     "replays",
     "roofline",
+    "roofline_fractions",
     "save",
     "serving",
     "throughput_latency",

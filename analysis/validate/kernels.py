@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,22 @@ from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..show.result import Drawing, Result, skipped_remarks
+from .fractions import SHOWN, fractions
 from .unequal import COMPARED, NAME, SkewCheck, skew_checks, within
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CAPTION = (
     "Left: one point a measured row; in the grey band the prediction is within a factor 1.5. Right: "
     "the error, predicted / measured - 1, over the measured time and by source."
+)
+
+
+FRACTIONS = (
+    "Time at nominal peak and bandwidth over the measured time, a point a call; above the dotted line a "
+    "cache held what repeated calls read, grey calls are short. Full lines: medians of what was measured; "
+    "dashed: of what the models say of the same calls."
 )
 
 
@@ -176,7 +187,16 @@ class KernelValidation(Result):
         for name in self.families():
             title = f"Predicted and measured time: {titles[name]}"
             out.append(Drawing(kernel_errors(rows[rows["family"] == name], title), CAPTION))
+        if set(self.families()) & set(SHOWN):
+            out.append(Drawing(self.figure(), FRACTIONS))
         return out
+
+    def figure(self) -> Figure:
+        """Draw the fractions of their roofline that attention and experts reach, by Op/B."""
+        from ..plots import roofline_fractions
+
+        own = (check for check in self.checks if isinstance(check, KernelCheck))
+        return roofline_fractions(fractions(own), "Fraction of the roofline by Op/B")
 
     def found(self) -> dict[str, tuple[DeviceSpec, dict[str, Rows]]]:
         """The rows by device and family, as `calibrate.by_device` gives them."""

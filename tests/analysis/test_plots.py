@@ -26,6 +26,7 @@ from opbyte.analysis.plots import (
     latency,
     op_per_byte_vs_batch,
     roofline,
+    roofline_fractions,
     save,
     throughput_latency,
     timeline,
@@ -694,3 +695,40 @@ def test_kernel_errors_panels(devices: int, sources: int, count: int) -> None:
 
 def test_kernel_errors_of_no_rows() -> None:
     assert_legible(kernel_errors(kernel_rows(1, 1, 4)[:0], "nothing"))
+
+
+def fraction_rows(devices: int, families: int, count: int) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    which = [f"family-{i}" for i in rng.integers(0, families, count)]
+    return pd.DataFrame(
+        {
+            "device": [f"device-{i}" for i in rng.integers(0, devices, count)],
+            "family": which,
+            "title": which,
+            "op_per_byte": 10.0 ** rng.uniform(0, 4, count),
+            "roofline_s": 10.0 ** rng.uniform(-7, -3, count),
+            "measured": rng.uniform(1e-4, 1.2, count),
+            "predicted": rng.uniform(1e-4, 1.2, count),
+        }
+    )
+
+
+@pytest.mark.parametrize(("devices", "families", "count"), [(5, 3, 1500), (2, 1, 40), (1, 1, 1)])
+def test_fractions_have_a_panel_a_device_and_family(
+    devices: int, families: int, count: int
+) -> None:
+    rows = fraction_rows(devices, families, count)
+    figure = roofline_fractions(rows, "Fraction of the roofline by Op/B")
+    assert len(figure.axes) == devices * families
+    drawn = sum(
+        len(line.get_xdata())
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_marker() == "o"
+    )
+    assert drawn == count
+    assert_legible(figure)
+
+
+def test_fractions_of_no_rows() -> None:
+    assert_legible(roofline_fractions(fraction_rows(1, 1, 4)[:0], "nothing"))

@@ -10,9 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
-from opbyte.analysis.validate.kernels import own_tables, validate_kernels
+from opbyte.analysis.validate.fractions import fractions
+from opbyte.analysis.validate.kernels import KernelCheck, own_tables, validate_kernels
 from opbyte.workloads.kernel_tables import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -86,3 +88,23 @@ def test_the_models_are_within_their_bounds_and_say_that_they_know_them() -> Non
     assert {check.device for check in result.checks} == {
         "a100-80gb", "b200", "h100", "h200", "mi300x"
     }  # fmt: skip
+
+
+def test_fractions_follow_from_the_rows() -> None:
+    """Of one call each by hand: a decode is bound by its cache, a prompt's experts by arithmetic."""
+    checks = [
+        c for c in validate_kernels().checks if isinstance(c, KernelCheck) and c.device == "h100"
+    ]
+    found = fractions(checks)
+    assert set(found["family"]) == {"attention_decode", "attention_prefill", "moe"}
+    assert found["measured"].between(0.0, 4.0).all()
+    (decode,) = (c for c in checks if c.family == "attention_decode")
+    t, own = decode.table, found[found["family"] == "attention_decode"].reset_index()
+    sizes = np.where(t["kv_dtype"] == "fp8", 1.0, 2.0)
+    window = np.where(t["window"] > 0, t["window"], np.inf)
+    keys = np.minimum(t["kv_len"], window)
+    moved = t["batch"] * t["head_dim"] * (2 * t["heads_kv"] * keys * sizes + 4 * t["heads_q"])
+    flops = 4.0 * t["batch"] * t["heads_q"] * t["head_dim"] * keys
+    np.testing.assert_allclose(own["op_per_byte"], flops / moved, rtol=1e-9)
+    seconds = np.maximum(flops / 989.4e12, moved / 3.35e12)
+    np.testing.assert_allclose(own["measured"], seconds / t["measured_s"], rtol=2e-3)
