@@ -17,6 +17,13 @@ from .specfile import Quantity, load_description
 MODELS = Path(__file__).parent / "models"
 VARIANTS = ("-instruct", "-hf", "-chat", "-base", "-it")
 """Endings of hub identifiers that leave the dimensions as they are."""
+QUANTISED = {
+    "-fp8": "fp8 or fp8_block",
+    "-fp8-block": "fp8_block",
+    "-nvfp4": "nvfp4",
+    "-fp4": "nvfp4",
+}
+"""Endings of hub identifiers of copies in another number format -> what ``--dtype`` calls it."""
 KEYS = {"name", "title", "aliases", "config"}
 
 
@@ -102,11 +109,20 @@ def load_model(model: str | Path) -> ModelSpec:
     text = str(model)
     if is_model_path(text) or (isinstance(model, Path) and model.exists()):
         return read_config(model)
-    close = nearest(text.rpartition("/")[2].lower(), list_models())
-    if not close.startswith("; did you mean"):
+    close = _quantised(text) or nearest(text.rpartition("/")[2].lower(), list_models())
+    if not close.startswith(("; did you mean", "; give")):
         close = "; see opbyte list models"
     what = "is neither a model of the catalog nor a config.json or its folder"
     raise InputError(f"{text!r:.80}", what + close)
+
+
+def _quantised(text: str) -> str:
+    """What to give instead of a copy whose weights are stored in another number format."""
+    for ending, formats in QUANTISED.items():
+        entry = catalog_entry(text[: -len(ending)]) if text.lower().endswith(ending) else None
+        if entry is not None:
+            return f"; give {entry.name} and --dtype {formats}"
+    return ""
 
 
 def is_model_path(text: str) -> bool:

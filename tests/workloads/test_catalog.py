@@ -10,6 +10,7 @@ import pytest
 
 from opbyte.workloads.catalog import CatalogModel, catalog_entry, list_models, load_model
 from opbyte.workloads.errors import InputError, SpecError
+from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import FeedForward, MixtureOfExperts
 
 # Duplex (arXiv 2409.01141), Table I: parameters [1e9], layers, hidden size, width of a block,
@@ -59,15 +60,54 @@ def test_entries():
         ("qwen2.5-72b", 72.7e9), ("kimi-k2", 1.03e12), ("gpt-oss-120b", 116.8e9),
         ("llama-4-maverick", 400e9), ("glm-4.5", 355e9), ("minimax-m2", 229e9),
         ("gemma-3-27b", 27.0e9), ("glam-64b-64e", 1.162e12),
+        ("qwen3-coder-480b-a35b", 480e9), ("qwen3-coder-30b-a3b", 30.5e9),
+        ("qwen3-30b-a3b-2507", 30.5e9), ("qwen3-235b-a22b-2507", 235e9),
+        ("qwen3.5-397b-a17b", 397e9),  # the name; it counts a vision tower of half a billion
     ],
 )  # fmt: skip
 def test_totals(name, total):
     assert load_model(name).total_params == pytest.approx(total, rel=0.007)
 
 
+# Parameter counts that the hub shows, to the last one; less the stored copy of a tied head.
+EXACT = {
+    "llama-3.2-1b": 1_235_814_400, "llama-3.2-3b": 3_212_749_824, "qwen3-14b": 14_768_307_200,
+    "qwen3-0.6b": 751_632_384 - 151_936 * 1024, "qwen3-1.7b": 2_031_739_904 - 151_936 * 2048,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_exact_totals(name: str) -> None:
+    assert load_model(name).total_params == EXACT[name]
+
+
+# Of these `hf_published.json` holds the published totals; test_hf_published.py meets them.
+PUBLISHED = json.loads((Path(__file__).parent / "hf_published.json").read_text())
+BOTH = {name: name.lower() for name in PUBLISHED if name.lower() in list_models()}
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_entries_are_the_models_whose_totals_were_met(name: str) -> None:
+    entry = load_model(BOTH[name])
+    met = model_from_keys(PUBLISHED[name]["config"], name=name, where=name)
+    assert (entry.total_params, entry.active_params) == (met.total_params, met.active_params)
+    assert entry.kv_bytes_per_token == met.kv_bytes_per_token
+    assert entry.kv_window == met.kv_window
+
+
+def test_enough_models_of_2025_and_2026() -> None:
+    assert len(BOTH) >= 25
+
+
 @pytest.mark.parametrize(
     ("alias", "name"),
     [
+        ("meta-llama/Llama-3.3-70B-Instruct", "llama-3.1-70b"),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", "qwen3-30b-a3b-2507"),
+        ("deepseek-ai/DeepSeek-V3.1", "deepseek-v3"),
+        ("google/gemma-3-4b-it", "gemma-3-4b"),
+        ("openai/gpt-oss-120b", "gpt-oss-120b"),
+        ("unsloth/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
         ("deepseek-r1", "deepseek-v3"),
         ("DeepSeek-R1", "deepseek-v3"),
         ("MIXTRAL-8x7B", "mixtral-8x7b"),
@@ -90,6 +130,8 @@ def test_paths_and_wrong_names(tmp_path):
         load_model("mixtrol-8x7b")
     with pytest.raises(InputError, match="did you mean 'llama-3-8b'"):
         load_model("someone/Llama-3-8")
+    with pytest.raises(InputError, match=r"give llama-3\.1-70b and --dtype fp8 or fp8_block"):
+        load_model("nvidia/Llama-3.3-70B-Instruct-FP8")
     with pytest.raises(InputError, match="neither a model of the catalog"):
         load_model("a\0b")
 
