@@ -12,7 +12,7 @@ from ...devices.calibrated.hardware import C_16, CODES, H_BANDWIDTH, H_PEAK
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .kernels import KernelCheck
+    from .check import KernelCheck
 
 SHOWN = ("attention_decode", "attention_prefill", "moe")
 """Families whose work per byte varies most: what the figure is of."""

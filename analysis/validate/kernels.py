@@ -11,22 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.calibrated.calibrate import Rows, by_device
-from ...devices.calibrated.errors import Errors, errors
+from ...devices.calibrated.errors import errors
 from ...devices.calibrated.fit import predict
 from ...devices.calibrated.kernel_sets import LINKS
 from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
-from ...devices.fits import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
 from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
-from ...workloads.kernel_tables import Skipped, Table, read_tables
+from ...workloads.kernel_tables import Skipped, read_tables
 from ..show.result import Drawing, Result, skipped_remarks
+from .check import KernelCheck
 from .fractions import SHOWN, fractions
-from .unequal import COMPARED, NAME, SkewCheck, skew_checks, within
+from .unequal import COMPARED, NAME, SkewCheck, skew_checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,53 +42,6 @@ FRACTIONS = (
     "cache held what repeated calls read, grey calls are short. Full lines: medians of what was measured; "
     "dashed: of what the models say of the same calls."
 )
-
-
-@dataclass(frozen=True, slots=True)
-class KernelCheck:
-    """One family on one device.
-
-    Attributes
-    ----------
-    basis : str
-        Where the parameters come from: "fitted", "transferred" or "default".
-    bounds : BoundsSpec or None
-        Errors committed in the device's YAML; None where it has no fit.
-    held : Errors or None
-        Of the rows that the bounds are for; None without any. Collectives tell of the machine as much as
-        of the device: those of other sources than the fit's are compared, and break no bound.
-    """
-
-    rows: Rows
-    device: str
-    predicted: npt.NDArray[np.float64]
-    errors: Errors
-    basis: str
-    bounds: BoundsSpec | None
-    held: Errors | None
-    seen: int
-
-    @property
-    def family(self) -> str:
-        return self.rows.family.name
-
-    @property
-    def title(self) -> str:
-        return self.rows.family.title
-
-    @property
-    def table(self) -> Table:
-        return self.rows.table
-
-    @property
-    def measured(self) -> npt.NDArray[np.float64]:
-        """Seconds of each row."""
-        return self.rows.measured
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether the errors are within the bounds; None without bounds."""
-        return None if self.held is None else within(self.held, self.bounds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,61 @@
+"""One family of kernels on one device, predicted beside measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.calibrated.calibrate import Rows
+from ...devices.calibrated.errors import Errors
+from ...devices.fits import BoundsSpec
+from ...workloads.kernel_tables import Table
+from .unequal import within
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCheck:
+    """One family on one device.
+
+    Attributes
+    ----------
+    basis : str
+        Where the parameters come from: "fitted", "transferred" or "default".
+    bounds : BoundsSpec or None
+        Errors committed in the device's YAML; None where it has no fit.
+    held : Errors or None
+        Of the rows that the bounds are for; None without any. Collectives tell of the machine as much as
+        of the device: those of other sources than the fit's are compared, and break no bound.
+    """
+
+    rows: Rows
+    device: str
+    predicted: npt.NDArray[np.float64]
+    errors: Errors
+    basis: str
+    bounds: BoundsSpec | None
+    held: Errors | None
+    seen: int
+
+    @property
+    def family(self) -> str:
+        return self.rows.family.name
+
+    @property
+    def title(self) -> str:
+        return self.rows.family.title
+
+    @property
+    def table(self) -> Table:
+        return self.rows.table
+
+    @property
+    def measured(self) -> npt.NDArray[np.float64]:
+        """Seconds of each row."""
+        return self.rows.measured
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the errors are within the bounds; None without bounds."""
+        return None if self.held is None else within(self.held, self.bounds)
