@@ -4,6 +4,8 @@ MAX_SEQUENCES = 65_536
 """Most sequences of one rank; each has a slot in every step."""
 MAX_ADAPTERS = 65_536
 """Most adapters of tenants; every step looks at each."""
+MAX_IMAGES = 1024
+"""Most images of one request."""
 MAX_REPLICAS = 4096
 """Most copies of a system behind one router."""
 MIN_MTBF_S = 1e-3

@@ -24,6 +24,7 @@ from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
+from .encoders import encoder_dict, encoder_text
 from .evidence import evidence, link_evidence
 from .expert_cache import cache_dict, cache_text
 from .expert_loads import placing_dict, placing_text
@@ -130,6 +131,7 @@ class Simulation(Result):
             **adapters_dict(r.deployment, r.adapters),
             **placing_dict(r.deployment),
             **run_speculation(r),
+            **encoder_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -163,8 +165,8 @@ class Simulation(Result):
             *carbon_text(self.run, self.scenario.grid_gCO2_per_kWh),
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
-            *adapters_text(self.run.deployment, self.run.adapters), self.sure(),
-            latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
+            *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
+            self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
             self.rests_on(), took(self.run.wall_s),

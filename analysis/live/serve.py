@@ -120,7 +120,9 @@ def serve(
     deployment, settings = deployment_of(scenario)
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
-    fleet = fleet_of(scenario) or Fleet()
+    fleet = fleet_of(scenario, deployment.system) or Fleet()
+    if fleet.encoder is not None or (deployment.tenants is not None and deployment.tenants.swapped):
+        raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)
     listening = _listen(host, port)
     with listening:

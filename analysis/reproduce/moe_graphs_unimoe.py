@@ -82,6 +82,8 @@ def unimoe() -> Graph:
 @cache
 def encoder(name: str) -> ModelSpec:
     """A vision or audio transformer with biases."""
+    if name == "image":
+        return load_model("clip-vit-l14-336")
     e = ENCODERS[name]
     layer = Layer(
         BidirectionalAttention(e.hidden, e.heads, e.hidden // e.heads),

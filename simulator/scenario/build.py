@@ -14,6 +14,7 @@ from ..frameworks.engine_file import read_engine
 from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
+from ..serving.encoders import encoder_of
 from ..serving.fleet import Fleet, parse_fleet
 from .load import load
 from .place import deployed, drafted
@@ -103,7 +104,14 @@ def framed(scenario: Scenario, settings: EngineSettings, deployment: Deployment)
     return replace(settings, policy=engine.policy, cache=cache)
 
 
-def fleet_of(scenario: Scenario) -> Fleet | None:
-    """The replicas and their failures; None for one system on its own."""
+def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
+    """The replicas, their failures and the encoder; None for one system on its own."""
     options = scenario.fleet
-    return parse_fleet(**{own.name: getattr(options, own.name) for own in fields(options)})
+    given = {own.name: getattr(options, own.name) for own in fields(options)}
+    encoder, where = given.pop("encoder"), given.pop("encoder_system")
+    fleet = parse_fleet(**given)
+    if encoder is None:
+        if where is not None:
+            raise InputError("--encoder-system", "needs --encoder MODEL")
+        return fleet
+    return replace(fleet or Fleet(), encoder=encoder_of(str(encoder), where, system))

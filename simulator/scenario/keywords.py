@@ -38,6 +38,7 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     rate_scale: float | None
     spread: float | None
     duration: float | None
+    images: int | None
 
 
 class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
@@ -100,6 +101,8 @@ class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
     fail: Sequence[str]
     mtbf: float | None
     repair: float | None
+    encoder: Name
+    encoder_system: str | None
 
 
 class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip

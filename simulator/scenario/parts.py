@@ -8,7 +8,7 @@ from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.arrivals import MAX_CV, MIN_CV
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import MAX_ADAPTERS, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
+from ..limits import MAX_ADAPTERS, MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, flag, real, text, texts, whole
 
 
@@ -34,6 +34,9 @@ class Workload(Checked):
         "Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s"
     )
     duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    images: int | None = whole(
+        "Images of each request, where a trace does not say how many.", 1, MAX_IMAGES
+    )
 
     @property
     def given(self) -> bool:
@@ -175,7 +178,7 @@ class DeployOptions(Checked):
 @described
 @dataclass(frozen=True, slots=True)
 class FleetOptions(Checked):
-    """Replicas of the system behind a router, and their failures; see `serving.fleet`."""
+    """Replicas of the system behind a router, their failures, and what runs before prompts."""
 
     router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
@@ -184,6 +187,10 @@ class FleetOptions(Checked):
         "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
     )
     repair: float | None = real("Time a failed replica is away.", 0.0, MAX_TIME_S, unit="s")
+    encoder: str | None = text(
+        "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
+    )
+    encoder_system: str | None = text("Its devices; without it one more of the system's.", "SYSTEM")
 
 
 @described

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock, RequestStream
+from ..serving.encoders import with_images
 from ..serving.run import run
 from .build import deployment_of, fleet_of
 from .pools import pair_of
@@ -36,12 +38,18 @@ def run_scenario(
     else:
         deployment, settings = deployment_of(scenario)
         own, each = deployment, [settings]
+    fleet = fleet_of(scenario, deployment.system)
+    if fleet is not None and fleet.encoder is not None:
+        stream = with_images(stream, scenario.workload.images, fleet.encoder)
+        pools = None if pools is None else replace(pools, encoder=fleet.encoder)
+    elif scenario.workload.images is not None:
+        raise InputError("--images", "needs --encoder MODEL, for example clip-vit-l14-336")
     longest = [s.max_model_len for s in each if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))
     return run(
         deployment, settings.policy, stream, seed=scenario.seed, warmup=scenario.warmup or 0,
-        keep_stages=keep_stages, progress=progress, fleet=fleet_of(scenario), pools=pools,
+        keep_stages=keep_stages, progress=progress, fleet=fleet, pools=pools,
         cache=settings.cache_for(own), stop=scenario.stop, steps=steps,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,8 @@ class Arrivals:
         the clients itself.
     again : bool
         Whether failures may let prompts be computed again, with what has been generated.
+    readers : sequence of callable
+        Take in what blocks say of requests besides.
     exhausted : bool
         Whether all requests have been read.
     """
@@ -48,6 +50,7 @@ class Arrivals:
     clients: int | None
     whole: bool
     again: bool = False
+    readers: Sequence[Callable[[RequestBlock], None]] = ()
     exhausted: bool = False
     _in_flight: int = 0  # of a closed loop, thinking ones too
     _backlog: Iterator[int] = field(default_factory=lambda: iter(()))
@@ -86,8 +89,8 @@ class Arrivals:
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         for node in nodes.all:
             node.engine.widen(longest)
-        if self.dealer.shelf is not None:
-            self.dealer.shelf.read(block)
+        for read in self.readers:
+            read(block)
         return self.table.append(block)
 
     def _in_blocks(self, env: simpy.Environment) -> Process:

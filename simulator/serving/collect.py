@@ -137,6 +137,7 @@ def collect(
         fetch=_fetch(engines),
         adapters=served.adapters,
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
+        encoder=served.encoder,
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
 
 from ...workloads.requests import RequestBlock
-from .adapters import Shelf
 from .faults import check_restarts
 from .nodes import Node, Nodes
 from .prefixes import Prompt, prompt_of
@@ -30,8 +29,8 @@ class Dealer:
     nodes : Nodes
     route : Route
         Chooses a node.
-    shelf : Shelf, optional
-        Adapters that requests wait for.
+    entrance : callable, optional
+        What requests pass before they are admitted: takes a row and the time.
     gate : deque of int
         Requests that wait because no entry node is up, or has room.
     dealt : int
@@ -45,7 +44,7 @@ class Dealer:
     table: Table
     nodes: Nodes
     route: Route
-    shelf: Shelf | None = None
+    entrance: Callable[[int, float], None] | None = None
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
     restarts: Counter[int] = field(default_factory=Counter)
@@ -59,11 +58,8 @@ class Dealer:
         return self.route is not round_robin and max(map(len, pools)) > 1
 
     def arrive(self, row: int, now: float) -> None:
-        """Deal a request that arrives now, behind those that wait, once its adapter is there."""
-        if self.shelf is not None:
-            self.shelf.ask(row, now)
-        else:
-            self.admit(row, now)
+        """Deal a request that arrives now, behind those that wait, once it is past the entrance."""
+        (self.entrance or self.admit)(row, now)
 
     def admit(self, row: int, now: float) -> None:
         """Deal a request behind those that wait."""
@@ -195,4 +191,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
         None if block.turns is None else block.turns.take(which), block.hash_tokens,
         None if block.adapters is None else block.adapters[which],
         None if block.acceptance is None else block.acceptance[which],
+        None if block.images is None else block.images[which],
     )  # fmt: skip

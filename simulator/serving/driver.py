@@ -19,9 +19,10 @@ from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from .adapters import AdapterCounts, shelf_of
+from .adapters import AdapterCounts, Shelf, shelf_of
 from .arrivals import Arrivals
 from .dealing import Dealer
+from .encoders import EncoderCounts, EncoderQueue
 from .engine import Engine
 from .failures import Failures
 from .faults import Faults
@@ -59,6 +60,8 @@ class Served:
         KV caches that crossed the link, of two pools.
     adapters : AdapterCounts, optional
         What requests asked of the slots for adapters, where not all fit.
+    encoder : EncoderCounts, optional
+        What requests with images asked of their encoder.
     """
 
     engines: list[Engine]
@@ -71,6 +74,7 @@ class Served:
     nodes: list[Node]
     moves: Moves | None = None
     adapters: AdapterCounts | None = None
+    encoder: EncoderCounts | None = None
 
 
 def serve(
@@ -163,9 +167,10 @@ class Driver:
         played = not (chained and policy.order)
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
+        staged = swapped or pools.encoder is not None
         self.alone = (
             len(pools.entry) == 1 and not pools.decode and faults is None and played
-            and not swapped
+            and not staged
         )  # fmt: skip
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
@@ -190,20 +195,35 @@ class Driver:
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
         self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        if swapped:
-            self.dealer.shelf = shelf_of(env, pools.entry, faults, seed, self.dealer.admit)
+        self.shelf, self.queue = self._stages(pools, faults, seed)
         self.sessions = Sessions(env, table, self.dealer)
-        whole = self.alone or not (self.always or faults or self.dealer.looks)
+        whole = self.alone or not (staged or self.always or faults or self.dealer.looks)
+        readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
-            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None
+            table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
+            readers,
         )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
-        comes_back = chained or stream.closed_loop is not None or faults is not None or swapped
+        comes_back = chained or stream.closed_loop is not None or faults is not None or staged
         counted = self.warmup > 0 or self.stop > 0
         self.onward = bool(pools.decode) and not (comes_back or counted or self.dealer.looks)
         self.failures = Failures(
             self.nodes, table, self.dealer, self.transfers, faults or Faults()
         )  # fmt: skip
+
+    def _stages(
+        self, pools: Pools, faults: Faults | None, seed: int
+    ) -> tuple[Shelf | None, EncoderQueue | None]:
+        """What requests pass before they reach an engine: their images, then their adapter."""
+        tenants, dealer = pools.entry[0].tenants, self.dealer
+        shelf = queue = None
+        if tenants is not None and tenants.swapped:
+            shelf = shelf_of(self.env, pools.entry, faults, seed, dealer.admit)
+            dealer.entrance = shelf.ask
+        if pools.encoder is not None:
+            queue = EncoderQueue(self.env, pools.encoder, dealer.entrance or dealer.admit)
+            dealer.entrance = queue.ask
+        return shelf, queue
 
     def _tell(self, progress: Progress) -> None:
         """Say how far the simulation is."""
@@ -252,7 +272,8 @@ class Driver:
         return Served(
             [node.engine for node in nodes], self.table, self._completed(), self.warm_s,
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
-            None if self.dealer.shelf is None else self.dealer.shelf.counts,
+            None if self.shelf is None else self.shelf.counts,
+            None if self.queue is None else self.queue.counts,
         )  # fmt: skip
 
     def _completed(self) -> int:
@@ -275,8 +296,8 @@ class Driver:
             else:
                 node.forget(self.dealer.kept.get(row, 0.0))
                 self.delivered += 1
-                if self.dealer.shelf is not None:
-                    self.dealer.shelf.done(row, node.clock)
+                if self.shelf is not None:
+                    self.shelf.done(row, node.clock)
                 followed = self.sessions.completed(row)
                 self.arrivals.completed(followed, node.clock)
         self._note(node.clock)

@@ -9,6 +9,7 @@ from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
+from .encoders import Encoder
 from .faults import Faults
 from .pools import KvLink, Pools
 
@@ -24,11 +25,14 @@ class Fleet:
     replicas : int
         Copies of the whole system.
     faults : Faults or None
+    encoder : Encoder or None
+        Of the images that come with requests; one for all replicas.
     """
 
     router: str = "round-robin"
     replicas: int = 1
     faults: Faults | None = None
+    encoder: Encoder | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.replicas <= MAX_REPLICAS:
@@ -38,11 +42,12 @@ class Fleet:
 def pools_of(deployment: Deployment, fleet: Fleet) -> Pools:
     """Nodes of a fleet: independent ranks of every copy, or the two pools of split systems."""
     if not deployment.pools:
-        return Pools((deployment,) * (deployment.replicas * fleet.replicas))
+        entry = (deployment,) * (deployment.replicas * fleet.replicas)
+        return Pools(entry, encoder=fleet.encoder)
     system = deployment.system
     link = link_of(system) if system.nodes == 1 else system.device.node_link
     entry, decode = ((side,) * (side.replicas * fleet.replicas) for side in deployment.pools)
-    return Pools(entry, decode, KvLink.of(link))
+    return Pools(entry, decode, KvLink.of(link), encoder=fleet.encoder)
 
 
 def parse_fleet(

@@ -9,6 +9,7 @@ from ...devices.spec import LinkSpec
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from .encoders import Encoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Pools:
         What KV caches cross from one to the other.
     policy, cache : optional
         Those of the decode nodes, where they are not those of the entry nodes.
+    encoder : Encoder or None
+        What requests' images pass before them.
     """
 
     entry: tuple[Deployment, ...]
@@ -63,6 +66,7 @@ class Pools:
     link: KvLink | None = None
     policy: Policy | None = None
     cache: CacheSettings | None = None
+    encoder: Encoder | None = None
 
 
 @dataclass(slots=True)

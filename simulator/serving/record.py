@@ -14,6 +14,7 @@ from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
 from .adapters import AdapterCounts
+from .encoders import EncoderCounts
 from .metrics import Quantiles
 from .pools import KvLink
 from .speculation import Speculated
@@ -229,6 +230,8 @@ class Run:
         What speculation did, where there was some.
     steps : tuple of RunStep
         Its first steps, where they were kept.
+    encoder : EncoderCounts or None
+        What requests with images asked of their encoder.
     """
 
     deployment: Deployment
@@ -268,6 +271,7 @@ class Run:
     adapters: AdapterCounts | None = None
     speculated: Speculated | None = None
     steps: tuple[RunStep, ...] = ()
+    encoder: EncoderCounts | None = None
 
     def __repr__(self) -> str:
         return (

@@ -80,6 +80,8 @@ class RequestBlock:
         Number of the adapter that each request names.
     acceptance : float64 array, shape (n,), or None
         Chance that a draft of a request is accepted once those before it are; NaN where nobody says.
+    images : int64 array, shape (n,), or None
+        Images of each request.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -91,6 +93,7 @@ class RequestBlock:
     hash_tokens: int = PREFIX_BLOCK_TOKENS
     adapters: npt.NDArray[np.int64] | None = None
     acceptance: npt.NDArray[np.float64] | None = None
+    images: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -141,6 +144,7 @@ class RequestStream:
             blocks[0].hash_tokens,
             joined([b.adapters for b in blocks]),
             joined_acceptance([(b.acceptance, len(b)) for b in blocks]),
+            joined([b.images for b in blocks]),
         )
 
 

@@ -17,7 +17,7 @@ from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined, joined_accep
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Requests without ids: arrivals [s] (any origin), lengths [tokens], prefix hashes, turns, adapters."""
+    """Requests without ids: arrivals [s] (any origin), lengths [tokens], and what else is told."""
 
     arrival_s: npt.NDArray[np.float64]
     input_tokens: npt.NDArray[np.int64]
@@ -26,6 +26,7 @@ class Rows:
     turns: Turns | None = None
     adapters: npt.NDArray[np.int64] | None = None
     acceptance: npt.NDArray[np.float64] | None = None
+    images: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -37,9 +38,10 @@ class Rows:
         turns = None if self.turns is None else self.turns.take(cut)
         adapters = None if self.adapters is None else self.adapters[cut]
         own = None if self.acceptance is None else self.acceptance[cut]
+        images = None if self.images is None else self.images[cut]
         return Rows(
             self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
-            adapters, own,
+            adapters, own, images,
         )  # fmt: skip
 
 
@@ -149,6 +151,7 @@ def _joined(a: Rows, b: Rows) -> Rows:
         Turns.joined([a.turns, b.turns]),
         joined([a.adapters, b.adapters]),
         joined_acceptance([(a.acceptance, len(a)), (b.acceptance, len(b))]),
+        joined([a.images, b.images]),
     )
 
 
@@ -169,5 +172,5 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             done += len(part)
             yield RequestBlock(
                 ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
-                part.turns, adapters=part.adapters, acceptance=part.acceptance,
+                part.turns, adapters=part.adapters, acceptance=part.acceptance, images=part.images,
             )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,8 @@ from .sessions import SessionReader, session_columns
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
-ADAPTER = "adapter"
-"""Optional column: number of the adapter that a request uses, from 0."""
+NAMED = {"adapter": "adapters", "images": "images"}
+"""Optional columns of whole numbers, and the field of `Rows` that holds each."""
 ACCEPTANCE = "acceptance"
 """Optional column: chance that a draft of the request is accepted, at every position; empty: not known."""
 LENGTHS = ("num_prefill_tokens", "num_decode_tokens")
@@ -46,22 +47,25 @@ def read_azure(path: Path) -> Iterator[Rows]:
 def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
-    It may have the columns of `sessions`, `ADAPTER` and `ACCEPTANCE`.
+    It may have the columns of `sessions`; those of `NAMED`, whole numbers from 0: ``adapter``, which
+    one a request uses, and ``images``, how many come with it; and `ACCEPTANCE`.
     """
     header = header_of(path)
     names = session_columns(header, str(path))
+    more = tuple(name for name in (*NAMED, ACCEPTANCE) if name in header)
     sessions, last = SessionReader(names), -np.inf
-    more = tuple(name for name in (ADAPTER, ACCEPTANCE) if name in header)
     for columns in read_columns(path, (*OWN, *names, *more)):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
         found = {column.name: column for column in columns}
-        if ADAPTER in more:
-            numbered = numbers(found[ADAPTER], 0, MAX_SIZE, whole=True).astype(np.int64)
-            rows = replace(rows, adapters=numbered)
+        own: dict[str, Any] = {
+            field: numbers(found[name], 0, MAX_SIZE, whole=True).astype(np.int64)
+            for name, field in NAMED.items() if name in more
+        }  # fmt: skip
         if ACCEPTANCE in more:
-            rows = replace(rows, acceptance=chances(found[ACCEPTANCE]))
+            own["acceptance"] = chances(found[ACCEPTANCE])
+        rows = replace(rows, **own)
         yield sessions.read(found.__getitem__, rows)
 
 
