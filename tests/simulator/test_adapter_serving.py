@@ -189,5 +189,5 @@ def test_what_cannot_be_served_is_one_clear_line(
 def test_adapters_that_no_memory_holds_are_refused() -> None:
     with pytest.raises(CapacityError, match="--adapters-resident N leaves all but N"):
         run(adapters=1000)
-    with pytest.raises(CapacityError, match=r"4000 adapters need 297\.8 GiB"):
+    with pytest.raises(CapacityError, match=r"4000 adapters need 297\.9 GiB"):
         run(adapters=4000, adapters_resident=4)
