@@ -117,9 +117,7 @@ def collect(
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
         interval_joules=float(within[X_JOULES]),
-        interval_static_joules=sum(
-            each.board.idle_joules(each.devices * window.length_s) for each in boards
-        ),
+        interval_static_joules=_static_joules(boards, window.length_s),
         interval_busy_joules=sum(_busy_joules(each, ends, window.length_s) for each in boards),
         joules_half_width=_joules_half_width(boards, curves, window),
         devices=sum(each.devices for each in boards),
@@ -139,6 +137,11 @@ def collect(
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
     )
+
+
+def _static_joules(boards: list[Boards], length_s: float) -> float:
+    """What devices draw in any case, over some time."""
+    return sum(each.board.idle_joules(each.devices * length_s) for each in boards)
 
 
 def _busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:

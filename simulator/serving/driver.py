@@ -207,9 +207,8 @@ class Driver:
         comes_back = chained or stream.closed_loop is not None or faults is not None or staged
         counted = self.warmup > 0 or self.stop > 0
         self.onward = bool(pools.decode) and not (comes_back or counted or self.dealer.looks)
-        self.failures = Failures(
-            self.nodes, table, self.dealer, self.transfers, faults or Faults()
-        )  # fmt: skip
+        faults = faults or Faults()
+        self.failures = Failures(self.nodes, table, self.dealer, self.transfers, faults)
 
     def _stages(
         self, pools: Pools, faults: Faults | None, seed: int
