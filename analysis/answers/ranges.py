@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...devices.cost import Evidence
 from ...simulator.deploy.deployment import Deployment
-from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost
 from ...simulator.step.sections import placed_ops
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.ops import Op
+
+if TYPE_CHECKING:
+    from ...simulator.serving.record import Run
 
 SHOWN = 3
 """Ops that a sentence names."""

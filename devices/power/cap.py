@@ -15,7 +15,6 @@ from typing import Any
 from ...workloads.errors import InputError
 from ..spec import DeviceSpec, ProcessorSpec, SystemSpec
 from .model import HELD, PowerModel
-from .transfer import can_model, power_model
 
 
 def capped_system(system: SystemSpec, cap_W: float | None) -> SystemSpec:
@@ -45,6 +44,11 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
     InputError
         A device whose power is not modelled, or a cap that it cannot meet.
     """
+    from .transfer import (
+        can_model,
+        power_model,
+    )  # compiled code, which steps without a cap start without
+
     where = f"--power-cap {cap_W:g}"
     if not can_model(spec) or len(spec.processors) > 1:
         reason = "has no power model: that is of GPUs with limit_W and process alone"
