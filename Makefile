@@ -40,6 +40,7 @@ GPU_OUT ?= out/gpu
 gpu: $(VENV)/.gpu
 	$(BIN)/python -m pytest -m gpu tests/kernels
 	$(BIN)/opbyte measure --backend cupy --quick --lenient --out $(GPU_OUT)
+	$(BIN)/opbyte measure configs --backend cupy --quick --out $(GPU_OUT)/configs
 	@cat $(GPU_OUT)/summary.md
 
 notebooks: $(VENV)/.notebook

@@ -41,7 +41,11 @@ SOURCES = {
     "permute": Source(("sort_slots", "gather_rows", "combine_rows")),
     "experts": Source(("gate_up", "down"), (("NT=1",), ("NT=2",), ("NT=4",)), True),
     "attention": Source(("decode", "merge", "prefill"), (("DIM=64",), ("DIM=128",)), True),
-    "gemm": Source(("grouped_gemm", "swiglu"), ((),), True),
+    "gemm": Source(
+        ("grouped_gemm", "swiglu"),
+        (("STAGES=2",), ("STAGES=3",), ("STAGES=4",), ("STAGES=5",)),
+        True,
+    ),
     "mla": Source(("mla_decode", "mla_merge"), ((),), True),
 }
 ARCHITECTURES = ("sm_80", "sm_90a")

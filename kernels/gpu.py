@@ -18,8 +18,8 @@ WARPS = 4
 NARROW = 64
 """Mean tokens of an expert up to which weights are streamed; above, tiles of 128 x 128."""
 STAGES, TILE, PITCH = 3, 128, 40
-SHARED_BYTES = 2 * STAGES * TILE * PITCH * 2
-"""Shared memory of the tiled product: three stages of both operands (gemm.cu)."""
+TILED = 0
+"""Of `experts_layer`: tiled products, not streamed weights."""
 
 
 class Device(Protocol):
@@ -136,26 +136,41 @@ def combine(device: Device, y: Any, position: Any, weights: Any, out: Any, forma
 
 
 def grouped_gemm(
-    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str
-) -> None:
-    """Rows of each expert times its weights, shape (experts, n, k), transposed."""
+    device: Device, x: Any, offsets: Any, w: Any, y: Any, most_rows: int, format_: str,
+    stages: int = STAGES,
+) -> None:  # fmt: skip
+    """Rows of each expert times its weights, shape (experts, n, k), transposed.
+
+    `stages` of both operands lie in shared memory (gemm.cu).
+    """
     experts, n, k = w.shape
     if k % 32 or n % 8:
         raise ValueError(f"weights are {n} x {k}: need multiples of 8 and 32")
     grid = (-(-n // TILE), -(-most_rows // TILE), experts)
-    device.run("gemm", FORMATS[format_], "grouped_gemm", grid, 256, (x, offsets, w, y, n, k),
-               SHARED_BYTES)  # fmt: skip
+    device.run("gemm", (f"STAGES={stages}", *FORMATS[format_]), "grouped_gemm", grid, 256,
+               (x, offsets, w, y, n, k), 2 * stages * TILE * PITCH * 2)  # fmt: skip
+
+
+def expert_tiles(mean: float) -> int:
+    """How `experts_layer` runs experts of so many tokens in the mean: tiles of 8 tokens, or `TILED`."""
+    if mean > NARROW:
+        return TILED
+    return 1 if mean <= 8 else 2 if mean <= 16 else 4
 
 
 def experts_layer(
     device: Device, x: Any, offsets: Any, gate: Any, up: Any, down: Any, h: Any, y: Any,
-    format_: str,
+    format_: str, tiles: int | None = None,
 ) -> None:  # fmt: skip
-    """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room."""
+    """Apply each expert to its sorted rows of `x`; `h`, shape (slots, inter), is room.
+
+    `tiles` of 8 tokens share a pass over the weights: 1, 2 or 4; `TILED` for products of 128 x 128
+    tiles; by `expert_tiles` without it.
+    """
     experts, inter, hidden = gate.shape
     slots = x.shape[0]
-    mean = slots / experts
-    if mean > NARROW:
+    tiles = expert_tiles(slots / experts) if tiles is None else tiles
+    if tiles == TILED:
         import numpy as np
 
         other = device.empty(h.shape, str(h.dtype))
@@ -168,7 +183,6 @@ def experts_layer(
         return
     if hidden % 128 or inter % 128:
         raise ValueError(f"hidden {hidden} and inter {inter} must be multiples of 128")
-    tiles = 1 if mean <= 8 else 2 if mean <= 16 else 4
     macros = (f"NT={tiles}", *FORMATS[format_])
     device.run("experts", macros, "gate_up", (inter // 16, experts), 128,
                (x, offsets, gate, up, h, hidden, inter))  # fmt: skip
@@ -183,9 +197,24 @@ def page_shift(page: int) -> int:
     return page.bit_length() - 1
 
 
+def most_splits(seen: int) -> int:
+    """Parts of a decode's keys at most: no warp's share is shorter than 64."""
+    return max(1, -(-seen // (64 * WARPS)))
+
+
+def decode_splits(cores: int, blocks: int, seen: int) -> int:
+    """Parts that `decode` cuts the keys of a sequence into: two blocks fit a multiprocessor."""
+    return max(1, min(-(-2 * cores // blocks), most_splits(seen)))
+
+
+def mla_splits(cores: int, blocks: int, longest: int) -> int:
+    """The same of `mla_decode`: three blocks, parts of at least 64 keys."""
+    return max(1, min(-(-3 * cores // blocks), -(-longest // 64)))
+
+
 def decode(
     device: Device, q: Any, keys: Any, values: Any, table: Any, lengths: Any, y: Any, longest: int,
-    window: int, scale: float, format_: str,
+    window: int, scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
     """GQA decode: `q`, `y` (sequences, heads_q, dim), a paged cache (see `attention`).
 
@@ -193,14 +222,15 @@ def decode(
     ----------
     longest : int
         At least the longest length; splits are chosen by it, so that a graph stays valid.
+    splits : int, optional
+        Parts of a sequence's keys; by `decode_splits` without it.
     """
     sequences, heads, dim = q.shape
     heads_kv, page = keys.shape[1], keys.shape[2]
     group = heads // heads_kv
     blocks = sequences * heads_kv * -(-group // 16)
     seen = min(longest, window) if window else longest
-    # Two blocks fit a multiprocessor; no part shorter than 64 keys.
-    splits = max(1, min(-(-2 * device.cores // blocks), -(-seen // (64 * WARPS))))
+    splits = decode_splits(device.cores, blocks, seen) if splits is None else splits
     parts = splits * WARPS
     tops, sums = (device.empty((sequences, heads, parts), "float32") for _ in range(2))
     outs = device.empty((sequences, heads, parts, dim), "float32")
@@ -226,12 +256,16 @@ def prefill(
 
 def mla_decode(
     device: Device, q: Any, cache: Any, table: Any, lengths: Any, y: Any, longest: int,
-    scale: float, format_: str,
+    scale: float, format_: str, splits: int | None = None,
 ) -> None:  # fmt: skip
-    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `y` (.., heads, 512)."""
+    """MLA decode: `q` (sequences, heads, 576), `cache` (pages, page, 576), `y` (.., heads, 512).
+
+    `splits` are parts of a sequence's keys; by `mla_splits` without it.
+    """
     sequences, heads, _ = q.shape
     packs = -(-heads // 16)
-    splits = max(1, min(-(-3 * device.cores // (sequences * packs)), -(-longest // 64)))
+    if splits is None:
+        splits = mla_splits(device.cores, sequences * packs, longest)
     tops, sums = (device.empty((sequences, heads, splits), "float32") for _ in range(2))
     outs = device.empty((sequences, heads, splits, 512), "float32")
     device.run("mla", FORMATS[format_], "mla_decode", (splits, packs, sequences), 128,

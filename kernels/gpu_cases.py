@@ -26,7 +26,7 @@ class Prepared:
     Attributes
     ----------
     run, other : callable
-        ``run(i)`` on the i-th copy; `other` is torch's, where torch is installed.
+        ``run(i, **config)`` on the i-th copy; `other` is torch's, where torch is installed.
     poison : callable
         Fills the outputs with NaN.
     results : callable
@@ -37,7 +37,7 @@ class Prepared:
     format_: str
     flops: float
     bytes: float
-    run: Callable[[int], object]
+    run: Callable[..., object]
     poison: Callable[[], object]
     results: Callable[[], tuple[Any, npt.NDArray[np.float64]]]
     other: Callable[[int], object] | None = None
@@ -95,9 +95,11 @@ def _decode(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     lengths = cp.full(batch, length, "int32")
     q, y = _normal(device, batch, heads, dim), cp.empty((batch, heads, dim), "float16")
 
-    def run(i: int) -> None:
+    def run(i: int, **config: int) -> None:
         keys, values = caches[i % copies]
-        gpu.decode(device, q, keys, values, table, lengths, y, length, 0, dim**-0.5, "fp16")
+        gpu.decode(
+            device, q, keys, values, table, lengths, y, length, 0, dim**-0.5, "fp16", **config
+        )
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         one = slice(0, 1)  # a sequence: gathering all of them in fp64 takes minutes
@@ -195,11 +197,11 @@ def _experts(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     rows, h, y = (cp.empty((slots, n), "float16") for n in (hidden, inter, hidden))
     out = cp.empty((tokens, hidden), "float16")
 
-    def run(i: int) -> None:
+    def run(i: int, **config: int) -> None:
         gpu.sort_slots(device, chosen, count, offsets, order, position)
         gpu.gather(device, x, order, k, rows, "fp16")
         gate, up, down = sets[i % copies]
-        gpu.experts_layer(device, rows, offsets, gate, up, down, h, y, "fp16")
+        gpu.experts_layer(device, rows, offsets, gate, up, down, h, y, "fp16", **config)
         gpu.combine(device, y, position, weights, out, "fp16")
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
@@ -234,8 +236,8 @@ def _gemm(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     x, y, z = _normal(device, m, k), cp.empty((m, n), "float16"), cp.empty((m, n), "float16")
     offsets = cp.asarray([0, m], dtype="int32")
 
-    def run(i: int) -> None:
-        gpu.grouped_gemm(device, x, offsets, weights[i % copies], y, m, "fp16")
+    def run(i: int, **config: int) -> None:
+        gpu.grouped_gemm(device, x, offsets, weights[i % copies], y, m, "fp16", **config)
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         few = min(m, 64)
@@ -317,8 +319,8 @@ def _mla(device: gpu.CupyDevice, shape: Shape) -> Prepared:
     q, y = _normal(device, batch, heads, 576), cp.empty((batch, heads, 512), "float16")
     scale = 192**-0.5
 
-    def run(i: int) -> None:
-        gpu.mla_decode(device, q, caches[i % copies], table, lengths, y, n, scale, "fp16")
+    def run(i: int, **config: int) -> None:
+        gpu.mla_decode(device, q, caches[i % copies], table, lengths, y, n, scale, "fp16", **config)
 
     def results() -> tuple[Any, npt.NDArray[np.float64]]:
         one = slice(0, 1)

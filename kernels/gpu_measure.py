@@ -13,7 +13,7 @@ from . import gpu
 from .ceilings import Ceilings
 from .check import require
 from .gpu_cases import CASES, Prepared
-from .host import this_host
+from .host import Host, this_host
 from .measure import LEAST, MAX_DRIFT, Measurement, Row
 from .timing import Sample
 
@@ -118,16 +118,9 @@ def measure_gpu(
     device = open_device()
     cp = device.cupy
     timer = Timer(cp)
-    properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
-    title = properties["name"].decode()
-    name = next((v for k, v in PRODUCTS.items() if title.endswith(k)), title.replace(" ", "-"))
+    host = gpu_host(device)
     copy = copy_rate(cp, timer)
     gemm = matmul_rate(cp, timer, 4096 if quick else 8192)
-    driver = str(cp.cuda.runtime.driverGetVersion())
-    host = replace(
-        this_host(device.cores), cpu=title, name=name,
-        libraries={**this_host(1).libraries, "driver": driver},
-    )  # fmt: skip
     work = [(case, shape) for case in CASES if not only or case.name in only
             for shape in case.shapes(quick)]  # fmt: skip
     rows: list[Row] = []
@@ -136,7 +129,7 @@ def measure_gpu(
         if progress:
             progress(done, len(work))
         ready = case.prepare(device, shape)
-        _check(cp, ready)
+        check(cp, ready)
         before = copy_rate(cp, timer)
         taken = timer.sample(ready.run, 10 if quick else 30)
         other = None if ready.other is None else timer.eager(ready.other, 10 if quick else 30)
@@ -151,10 +144,28 @@ def measure_gpu(
     return Measurement(host, Ceilings(copy, copy, gemm, gemm), rows, rejected)
 
 
-def _check(cupy: Any, ready: Prepared) -> None:
-    """Run once on poisoned outputs, and compare."""
+def gpu_host(device: gpu.CupyDevice) -> Host:
+    """The machine with its GPU in the processor's place."""
+    cp = device.cupy
+    properties = cp.cuda.runtime.getDeviceProperties(cp.cuda.Device().id)
+    title = properties["name"].decode()
+    name = next((v for k, v in PRODUCTS.items() if title.endswith(k)), title.replace(" ", "-"))
+    driver = str(cp.cuda.runtime.driverGetVersion())
+    return replace(
+        this_host(device.cores), cpu=title, name=name,
+        libraries={**this_host(1).libraries, "driver": driver},
+    )  # fmt: skip
+
+
+def check(cupy: Any, ready: Prepared, **config: int) -> None:
+    """Run once on poisoned outputs, and compare.
+
+    Raises
+    ------
+    WrongResult
+    """
     ready.poison()
-    ready.run(0)
+    ready.run(0, **config)
     cupy.cuda.Device().synchronize()
     got, want = ready.results()
-    require(np.asarray(got), want, ready.format_, str(dict(ready.columns)))
+    require(np.asarray(got), want, ready.format_, f"{dict(ready.columns)} {config}")

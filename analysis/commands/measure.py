@@ -59,11 +59,8 @@ def measure_command(
 
     names = tuple(name.strip() for name in only.split(",") if name.strip())
     if what == "configs":
-        _refuse_for_configs(backend, loop, threads, compare, lenient)
-        from ..validate.measure_configs import ConfigsMeasured, measure_configs
-
-        search = partial(measure_configs, quick=quick, only=names, seed=seed)
-        answer(search, out, as_json, counted="shapes", write=ConfigsMeasured.write)
+        _refuse_for_configs(loop, threads, compare, lenient)
+        _configs(backend, quick, names, seed, out, as_json)
         return
     if what != "kernels":
         raise InputError(repr(what), "is nothing to measure; give configs, or nothing for kernels")
@@ -74,12 +71,28 @@ def measure_command(
     answer(make, out, as_json, counted="shapes", write=Measured.write)
 
 
-def _refuse_for_configs(
-    backend: str, loop: bool, threads: int | None, compare: bool, lenient: bool
+def _configs(
+    backend: str, quick: bool, names: tuple[str, ...], seed: int, out: str | None, as_json: bool
 ) -> None:
+    """Search the configurations of the CPU's kernels, or of the GPU's."""
+    if backend == "cupy":
+        from ..validate.gpu_configs import GpuConfigs, measure_gpu_configs
+
+        on_gpu = partial(measure_gpu_configs, quick=quick, only=names)
+        answer(on_gpu, out, as_json, counted="shapes", write=GpuConfigs.write)
+        return
+    if backend != "numba":
+        raise InputError(f"--backend {backend!r}", "must be numba or cupy")
+    from ..validate.measure_configs import ConfigsMeasured, measure_configs
+
+    search = partial(measure_configs, quick=quick, only=names, seed=seed)
+    answer(search, out, as_json, counted="shapes", write=ConfigsMeasured.write)
+
+
+def _refuse_for_configs(loop: bool, threads: int | None, compare: bool, lenient: bool) -> None:
     """Refuse what `measure configs` has no use for."""
     given = {
-        "--backend": backend != "numba", "--loop": loop, "--threads": threads not in (None, 1),
+        "--loop": loop, "--threads": threads not in (None, 1),
         "--compare": compare, "--lenient": lenient,
     }  # fmt: skip
     for option, is_given in given.items():

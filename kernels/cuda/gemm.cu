@@ -5,7 +5,9 @@
 #define BM 128
 #define BN 128
 #define BK 32
+#ifndef STAGES
 #define STAGES 3
+#endif
 #define PITCH (BK + 8)  // numbers of a row in shared memory: 80 bytes, so that banks do not collide
 
 __device__ __forceinline__ void fetch(T (*to)[PITCH], const T* from, int rows, int k, int at) {

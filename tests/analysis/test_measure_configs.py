@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from opbyte.analysis.validate import cpu_configs, measure_configs
+from opbyte.analysis.validate import cpu_configs, gpu_configs, measure_configs
 from opbyte.devices.tiles.core import Core
 from opbyte.devices.tiles.cpu import FORMS
 from opbyte.kernels import configs, search
 from opbyte.kernels.blocked import GemmConfig
 from opbyte.kernels.configs import SPACES
+from opbyte.kernels.gpu_search import GpuSearched
+from opbyte.kernels.host import this_host
+from opbyte.kernels.timing import Sample
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -133,3 +138,45 @@ def test_a_shape_that_is_none_is_one_line(ask: Ask, shape: str, says: str) -> No
     assert found.code == 2
     assert says in found.err
     assert "no configurations here" in ask("tune", "norm", "--device", "host", "--shape", "m=1").err
+
+
+def test_a_gpus_search_is_written_by_kernel(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shapes of two kernels, as `search_gpu` gives them; tests/kernels/test_gpu.py makes such."""
+
+    def searched(kernel: str, name: str, times: list[float], drift: float) -> GpuSearched:
+        columns = {"kernel": kernel, "dtype": "fp16", "m": 16}
+        samples = [Sample(t, t, t, 10, 10) for t in times]
+        configs = [{name: i} for i in range(len(times))]
+        return GpuSearched(kernel, columns, configs, samples, 0, 3e12, drift)
+
+    found = [searched("gemm", "stages", [2e-5, 1e-5, 3e-5], 0.01),
+             searched("experts", "tiles", [1e-5, 4e-5], 0.2)]  # fmt: skip
+    monkeypatch.setattr(gpu_configs, "open_device", lambda: SimpleNamespace(cupy=None))
+    monkeypatch.setattr(gpu_configs, "search_gpu", lambda *a, **k: found)
+    monkeypatch.setattr(gpu_configs, "Timer", lambda cupy: None)
+    monkeypatch.setattr(gpu_configs, "gpu_host", lambda device: replace(this_host(1), cpu="A GPU"))
+    data = ask("measure", "configs", "--backend", "cupy", "--out", tmp_path, "--json").json()
+    assert [(r["default"], r["best"], r["default over best"], r["steady"]) for r in data["rows"]] == [
+        ("stages=0", "stages=1", 2.0, True), ("tiles=0", "tiles=0", 1.0, False)
+    ]  # fmt: skip
+    lines = (tmp_path / "tables" / "configs_gpu_gemm.csv").read_text().splitlines()
+    assert lines[0] == "# GPU: A GPU"
+    head = lines[2].split(",")
+    assert head[1:] == ["kernel", "dtype", "m", "stages", "seconds", "p10_s", "p90_s", "default",
+                        "copy_Bps", "steady"]  # fmt: skip
+    assert [line.split(",")[head.index("seconds")] for line in lines[3:]] == [
+        "2e-05",
+        "1e-05",
+        "3e-05",
+    ]
+    assert (tmp_path / "tables" / "configs_gpu_experts.csv").is_file()
+
+
+def test_a_gpus_search_refuses_what_it_cannot(ask: Ask) -> None:
+    line = ("measure", "configs", "--backend", "cupy")
+    assert "did you mean 'gemm'?" in ask(*line, "--only", "gemms").refused()
+    assert "--backend 'cuda'" in ask(*line[:-1], "cuda").refused()
+    if find_spec("cupy") is None:
+        assert "CuPy is not installed" in ask(*line).refused()

@@ -18,6 +18,8 @@ import pytest
 from opbyte.kernels import experts, gpu, gpu_cases
 from opbyte.kernels.check import WrongResult, require
 from opbyte.kernels.gpu_cases import CASES
+from opbyte.kernels.gpu_search import SPACES, search_gpu
+from opbyte.kernels.timing import Sample
 
 
 def cupy_device() -> gpu.CupyDevice:
@@ -177,6 +179,95 @@ def test_cases_check_themselves(
     got, want = ready.results()
     require(got, want, ready.format_, case.name)
     assert ready.bytes > 0
+
+
+class FakeClock:
+    """Runs a call once and says how long the n-th configuration takes: the second one least."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def sample(self, run: Any, repeats: int) -> Sample:
+        run(0)
+        self.count += 1
+        return Sample(abs(self.count - 2.0) + 1.0, 0.0, 0.0, repeats, repeats)
+
+
+class FakeCuda:
+    """What is left of CuPy's device and memory pool."""
+
+    Device = FakePool = lambda self=None: FakeCuda()
+
+    def synchronize(self) -> None: ...
+
+    def free_all_blocks(self) -> None: ...
+
+
+WIDE = {
+    **SMALL,
+    "attention_decode": {**SMALL["attention_decode"], "kv_len": 700},
+    "experts": {**SMALL["experts"], "tokens": 9},
+}
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
+def test_every_configuration_is_right(
+    emulated: EmulatedDevice, space: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search on the CPU: all configurations are checked, and the fastest and the default found."""
+    fake = NumpyAsCupy()
+    monkeypatch.setattr(fake, "cuda", FakeCuda(), raising=False)
+    monkeypatch.setattr(fake, "get_default_memory_pool", FakeCuda, raising=False)
+    monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)
+    monkeypatch.setattr(emulated, "cupy", fake, raising=False)
+    rates = iter([100.0, 103.0])
+    shape = WIDE[space.name]
+    (found,) = search_gpu(
+        emulated, FakeClock(), lambda: next(rates), only=[space.name], shapes={space.name: [shape]}
+    )
+    assert len(found.configs) == len(found.samples) > 1
+    assert (found.best, found.steady) == (1, True)
+    assert found.configs[found.default] == space.choices(shape, 2)[1]
+    assert found.gain == abs(found.default - 1.0) + 1.0
+    rows = found.rows()
+    assert [row["default"] for row in rows].count(1) == 1
+    assert all(
+        {*shape, *config} <= set(row) for row, config in zip(rows, found.configs, strict=True)
+    )
+
+
+def test_a_wrong_configuration_is_refused(
+    emulated: EmulatedDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = NumpyAsCupy()
+    monkeypatch.setattr(fake, "cuda", FakeCuda(), raising=False)
+    monkeypatch.setattr(gpu_cases, "ROTATE_BYTES", 1)
+    monkeypatch.setattr(emulated, "cupy", fake, raising=False)
+    monkeypatch.setattr(gpu, "decode", lambda *a, **k: None)  # leaves its output poisoned
+    shapes = {"attention_decode": [SMALL["attention_decode"]]}
+    with pytest.raises(WrongResult, match="splits"):
+        search_gpu(emulated, FakeClock(), lambda: 1.0, only=["attention_decode"], shapes=shapes)
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda s: s.name)
+@pytest.mark.parametrize("quick", [True, False])
+def test_spaces_hold_what_the_kernels_choose(space: Any, quick: bool) -> None:
+    case = next(c for c in CASES if c.name == space.name)
+    for shape in case.shapes(quick):
+        for cores in (1, 2, 108, 132, 1000):
+            configs, own = space.choices(shape, cores)
+            assert own in configs
+            assert len({tuple(c.items()) for c in configs}) == len(configs)
+            assert all(n >= 0 for c in configs for n in c.values())
+
+
+@pytest.mark.gpu
+def test_quick_search() -> None:
+    cupy_device()
+    from opbyte.analysis.validate.gpu_configs import measure_gpu_configs
+
+    result = measure_gpu_configs(quick=True, only=("gemm",))
+    assert all(one.gain >= 1.0 for one in result.found)
 
 
 @pytest.mark.gpu
