@@ -15,6 +15,8 @@ NUM_TOTALS = 5
 """Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
+AT_ONCE = 1024
+"""Logs that are taken in together: each costs as much as many rows."""
 MOST_ROWS = 1 << 15
 """Stretches kept; beyond, neighbours are joined, so that a run of any length takes as little room.
 Totals stay exact at the ends of what is kept."""
@@ -40,9 +42,25 @@ class Course:
     _kept: int = 0
     _nominal: float = 0.0
     _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
+    _noted: list[F8] = field(default_factory=list)  # stretches that are yet to be taken in
+
+    def note(self, log: F8) -> None:
+        """Take in the stretches of `State.log` some time; an engine among others has few at once."""
+        self._noted.append(log.copy())
+        if len(self._noted) >= AT_ONCE:
+            self._settle()
+
+    def _settle(self) -> None:
+        noted, self._noted = self._noted, []
+        if noted:
+            self.add(np.concatenate(noted))
 
     def add(self, log: F8) -> F8:
-        """Take in the stretches of `State.log`; returns the energy of each one's work [J]."""
+        """Take in stretches now; returns the energy of each one's work [J].
+
+        Totals are sums one by one, so that it does not matter how many come at once.
+        """
+        self._settle()
         busy_s = log[:, NUM_LOG:].sum(axis=1)
         if self.devices is not None:
             busy_s = np.minimum(busy_s, self.devices * (log[:, L_END] - log[:, L_START]))
@@ -56,7 +74,7 @@ class Course:
         rows[:, 2 + X_EMITTED] = log[:, L_EMITTED]
         columns = log[:, L_PREFILL], joules, busy_s, log[:, L_END] - log[:, L_START]
         for at, each in zip((X_PROMPT, X_JOULES, X_BUSY, X_STEPPING), columns, strict=True):
-            rows[:, 2 + at] = self._totals[at] + np.cumsum(each)
+            rows[:, 2 + at] = np.cumsum(np.append(self._totals[at], each))[1:]
         self._totals = rows[-1, 2:]
         self._rows.append(rows)
         self._kept += len(rows)
@@ -75,10 +93,12 @@ class Course:
     @property
     def joules(self) -> float:
         """Energy of all work so far [J]."""
+        self._settle()
         return float(self._totals[X_JOULES])
 
     def curve(self, now: float, emitted: int) -> tuple[F8, F8]:
         """Times [s] and the totals at them, both rising; `emitted` tokens have come by `now`."""
+        self._settle()
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 2 + NUM_TOTALS))
         # Batches of a pipeline overlap: what is done by a time is the most that any row says.
         before = np.concatenate([np.zeros((1, NUM_TOTALS)), rows[:-1, 2:]])[: len(rows)]

@@ -370,10 +370,12 @@ class Engine:
             status = advance_pipeline(*what, self.pipe, *how)
         rows = int(self.state.counters[C_LOG])
         if rows:
-            joules = self.course.add(self.state.log[:rows])
+            log = self.state.log[:rows]
             if self.keep_log:
-                self.logs.append(self.state.log[:rows].copy())
-                self.logs[-1][:, L_JOULES] = joules
+                self.logs.append(log.copy())
+                self.logs[-1][:, L_JOULES] = self.course.add(log)
+            else:
+                self.course.note(log)
         self.state.counters[C_LOG] = 0
         if self.state.plans is not None:
             self._take_plans(self.state.plans)
