@@ -59,6 +59,8 @@ def _check(d: Deployment, asked: Asked) -> None:
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
         (d.overlap != "none", f"--overlap {d.overlap}"),
         (d.store is not None, "--experts-resident"),
+        (d.tenants is not None, "--adapters"),
+        (d.placing is not None, "experts placed by --expert-placement or with copies"),
         (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
     ):
         if wrong:

@@ -167,11 +167,21 @@ def test_bad_input_is_one_line(ask: Ask, tmp_path: Path, case: str) -> None:
     [
         ({"pp": 2}, "pipeline stages"),
         ({"experts_resident": "4"}, "--experts-resident"),
+        ({"adapters": 4}, "--adapters"),
+        ({"redundant_experts": 4, "tp": 1, "dp": 4}, "--expert-placement"),
     ],
 )
 def test_what_speculation_is_not_built_for(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         roofline("mixtral-8x7b", "h100-x4", speculative="ngram:1", acceptance="0.5", **options)
+
+
+def test_two_pools_do_not_speculate() -> None:
+    with pytest.raises(InputError, match="is not simulated with the two pools of --prefill"):
+        simulate(
+            "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=4.0, requests=4,
+            speculative="eagle:1", acceptance="0.5",
+        )  # fmt: skip
 
 
 def test_engine_files_ask_for_speculation(ask: Ask, tmp_path: Path) -> None:

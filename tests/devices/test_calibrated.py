@@ -286,9 +286,9 @@ def test_the_simple_form_is_a_latency_and_one_efficiency(name: str) -> None:
 
 def test_kernels_that_do_not_pack_a_group_give_every_query_head_a_block() -> None:
     family = families()["attention_decode"]
-    rows = {"xqa": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.XQA_HEADS, 0, -1],
-            "fa2": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 1, 0],
-            "packed": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0, 0]}  # fmt: skip
+    rows = {"xqa": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.XQA_HEADS, 0, -1, 1],
+            "fa2": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 1, 0, 1],
+            "packed": [512, 64, 64, 1, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0, 0, 1]}  # fmt: skip
     x = np.array(list(rows.values()), dtype=float)
     old, new = (hardware(load_device(name)[0]) for name in ("a100-80gb", "h100"))
     xqa, fa2, packed = family.seconds(family.defaults, old, x)
@@ -302,7 +302,7 @@ def test_decodes_beside_prompts_read_their_keys_once_a_head() -> None:
     """FlashAttention 2 packs no group then: 8 heads read what the cache does not keep 8 times."""
     family = families()["attention_decode"]
     row = [256, 8192, 64, 8, 128, 2, 1, COLD, attention_decode.NO_LIMIT, 0]
-    x = np.array([[*row, 3], [*row, 0]], dtype=float)
+    x = np.array([[*row, 3, 1], [*row, 0, 1]], dtype=float)
     for device, least, most in (("rtx-pro-6000", 4.0, 9.0), ("h100", 1.0, 1.0)):
         beside, alone = family.seconds(family.defaults, hardware(load_device(device)[0]), x)
         assert least <= beside / alone <= most
