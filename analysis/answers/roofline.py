@@ -128,7 +128,7 @@ class Roofline(Result):
         if self.prefill:
             stage += f" and one prompt of {self.prefill:,} tokens"
         layout = f"placement {d.placement}, tp {d.layout.tp}, dp {d.layout.dp}"
-        if d.experts:
+        if d.has_experts:
             layout += f", ep {d.layout.ep}"
         if d.layout.pp > 1:
             layout += f", pp {d.layout.pp}"

@@ -31,7 +31,7 @@ def heading(r: Run) -> str:
     """What ran where."""
     d, layout = r.deployment, r.deployment.layout
     parallel = f"tp {layout.tp}, dp {layout.dp}"
-    if d.experts:
+    if d.has_experts:
         parallel += f", ep {layout.ep}"
     if layout.pp > 1:
         parallel += f", pp {layout.pp}"

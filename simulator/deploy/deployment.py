@@ -122,6 +122,11 @@ class Deployment:
         return self.layout.dp > 1 and any(e.spec.routed.spreads for e in self.experts)
 
     @property
+    def has_experts(self) -> bool:
+        """Whether tokens are routed to experts; adapters that requests name are none."""
+        return any(not part.spec.routed.by_request for part in self.experts)
+
+    @property
     def ranks(self) -> int:
         """Ranks of one engine (1 where ranks are independent replicas)."""
         return self.layout.dp if self.lockstep else 1
