@@ -217,7 +217,8 @@ class Driver:
         tenants, dealer = pools.entry[0].tenants, self.dealer
         shelf = queue = None
         if tenants is not None and tenants.swapped:
-            shelf = shelf_of(self.env, pools.entry, faults, seed, dealer.admit)
+            nodes = (*pools.entry, *pools.decode)
+            shelf = shelf_of(self.env, nodes, faults, seed, dealer.admit)
             dealer.entrance = shelf.ask
         if pools.encoder is not None:
             queue = EncoderQueue(self.env, pools.encoder, dealer.entrance or dealer.admit)

@@ -22,12 +22,15 @@ from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAST, R_LATE
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.play import run_scenario
 from opbyte.simulator.serving.driver import Served, serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, RequestStream
 
 Small = Callable[..., Deployment]
@@ -374,3 +377,32 @@ def test_layers_that_leave_one_by_one_hide_all_but_the_last(small: Small) -> Non
     slow = served(((d,), (d,)), load, KvLink("drawn", rate / 4, 0.0, by_layer=True))
     assert slow.moves is not None
     assert slow.moves.end_s[0] == pytest.approx(4 * size / rate)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": "vllm", "decode_max_seqs": 3},
+        {"adapters": 3, "prefill": "h100-x1x2"},
+    ],
+)
+def test_other_features_go_through_both_drivers_alike(options: dict[str, Any]) -> None:
+    """A failure that never comes lets every event be played."""
+    scenario = Scenario.of(
+        "llama-3-8b", rate=30.0, requests=60, input_len=300, output_len=24, lengths="uniform",
+        **{"prefill": "h100-x1", "decode": "h100-x1", **options},
+    )  # fmt: skip
+    one, other = (run_scenario(s) for s in (scenario, scenario.changed(fail=("0@1000000",))))
+    for name, column in one.request_columns().items():
+        np.testing.assert_allclose(other.request_columns()[name], column, rtol=1e-9, err_msg=name)
+    assert one.output_tokens == one.requests.output_tokens.sum()
+    assert other.tbt_s.as_dict() == pytest.approx(one.tbt_s.as_dict(), rel=1e-9)
+
+
+def test_slots_of_adapters_are_those_of_one_engine() -> None:
+    scenario = Scenario.of(
+        "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=3.0, requests=5, adapters=6,
+        adapters_resident=2,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="--adapters-resident: needs one engine"):
+        run_scenario(scenario)
