@@ -93,8 +93,8 @@ def test_rows_are_distinct_and_read_as_tables(ask: Ask, tmp_path: Path) -> None:
     out = tmp_path / "shapes"
     printed = ask("kernels", "shapes", "gpt-oss-20b", "--system", "h100-x1", "--batches", "1,4",
                   "--contexts", "64,500", "--prompts", "", "--out", out, "--json").json()  # fmt: skip
-    assert {p.name for p in out.iterdir()} == {f"{name}.csv" for name in printed["tables"]}
-    for path in out.iterdir():
+    assert {p.stem for p in out.glob("*.csv")} == set(printed["tables"])
+    for path in out.glob("*.csv"):
         lines = path.read_text().splitlines()
         assert len(lines) == len(set(lines)) == len(printed["tables"][path.stem]) + 1
         assert all(line.endswith(",event,") for line in lines[1:])
