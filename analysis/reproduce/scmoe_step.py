@@ -27,8 +27,8 @@ class SharedChoice:
     shares: Shares
     experts: int
 
-    def expected(self, layer: int, tokens: float) -> Loads:
-        """Loads of independent uniform choices."""
+    def expected(self, layer: int, tokens: float, choices: float | None = None) -> Loads:
+        """Loads of independent uniform choices, one a token; see `Router.expected`."""
         return self.shares.expected(tokens, self.experts)
 
 
