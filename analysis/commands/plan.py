@@ -19,6 +19,8 @@ OWN = (
     "duration", "tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget",
 )  # fmt: skip
 """Options of a scenario that this command takes in another form, or that the plan sets."""
+APART = ("speculation", "pools")
+"""Parts of a scenario that no plan has."""
 GOAL = "devices, cost (dollars an hour), energy (of a token) or carbon."
 
 
@@ -27,7 +29,7 @@ def _several(text: str) -> Any:
 
 
 @app.command("plan")
-@takes([*options_of(Scenario)], without=OWN)
+@takes([p for p in options_of(Scenario) if p.group not in APART], without=OWN)
 def plan_command(
     model: Model,
     systems: Annotated[

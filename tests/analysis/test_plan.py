@@ -21,7 +21,8 @@ from opbyte.analysis.studies.plan.candidates import candidates, systems_of
 from opbyte.analysis.studies.service_level import read_level
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.launch import Start, command_line, engine_values
-from opbyte.simulator.scenario.build import deployment_of, run_scenario
+from opbyte.simulator.scenario.build import deployment_of
+from opbyte.simulator.scenario.play import run_scenario
 
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal", "requests": 120}
 LEVEL = "ttft_p99=0.25,tpot_p99=0.02"
@@ -237,6 +238,7 @@ def test_a_device_is_copies_of_its_systems() -> None:
         ({"tp": 3}, "leave no layout"),
         ({"routing": "nearby"}, "routing"),
         ({"rate": 4.0}, "--rate: is what the plan sets"),
+        ({"speculative": "mtp:1"}, "--speculative: is no part of a plan"),
         ({"systems": "h100-x1,"}, "--systems: needs names by commas"),
         ({"systems": "h1000"}, "unknown"),
     ],

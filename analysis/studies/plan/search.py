@@ -28,6 +28,8 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of a scenario that may have several values, by commas."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
+APART = ("speculation", "pools")
+"""Parts of a scenario that no plan has: neither its bounds nor the engines' command lines know them."""
 
 
 def plan(
@@ -86,6 +88,9 @@ def plan(
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
     axes = {name: _values(name, options.pop(name, None)) for name in VARIED}
     scenario = Scenario.of(model, **options)
+    for placed, _ in scenario.given():
+        if placed.group in APART:
+            raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")
     if scenario.model is None:
         raise InputError("MODEL", "is needed too, for example llama-3-70b")
     check_goal(scenario, goal, budget)
