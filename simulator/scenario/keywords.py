@@ -111,7 +111,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prefill: str | None
     decode: str | None
     kv_link: str | None
-    kv_overlap: str
+    kv_overlap: str | None
     prefill_tp: int | None
     prefill_dp: int | None
     prefill_ep: int | None

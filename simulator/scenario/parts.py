@@ -205,10 +205,8 @@ class PoolOptions(Checked):
         "latency [us]; the slower of their networks without it.",
         "NAME|RATE[,US]",
     )
-    kv_overlap: str = text(
-        "none, or layers: a layer's cache leaves as soon as the prompt has passed it.",
-        "WAY",
-        "none",
+    kv_overlap: str | None = text(
+        "layers (a layer's cache leaves as soon as the prompt has passed it) or none.", "WAY"
     )
     prefill_tp: int | None = whole("As --tp, of the devices that prefill.")
     prefill_dp: int | None = whole("As --dp, of the devices that prefill.")

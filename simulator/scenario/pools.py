@@ -184,7 +184,7 @@ def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink
     InputError
         An unknown name, no rate, or a way to overlap that there is not.
     """
-    if own.kv_overlap not in ("none", LAYERS):
+    if own.kv_overlap not in (None, "none", LAYERS):
         raise InputError("--kv-overlap", f"must be none or {LAYERS}, not {own.kv_overlap!r}")
     networks = [system.device.node_link for system in (prefill, decode)]
     slower = min(networks, key=lambda link: (link.bandwidth_bytes_per_s, -link.latency_s))
