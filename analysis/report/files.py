@@ -273,7 +273,8 @@ def _kernels(result: KernelValidation, folder: OutputFolder) -> None:
 
     folder.answer("kernels.json", result)
     folder.csv("predictions.csv", result.predictions(), SIGNIFICANT)
-    for name, drawing in zip(result.families(), result.drawings(), strict=True):
+    drawings = result.drawings()  # one a family, and where some are shown so, by Op/B
+    for name, drawing in zip((*result.families(), "fractions"), drawings, strict=False):
         folder.figure(f"{name}.png", drawing.figure)
     for name, text in evidence_files(result.found()).items():
         folder.text(f"evidence-{name}.csv", text)

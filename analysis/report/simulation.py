@@ -29,8 +29,6 @@ from ..answers.summary import (
     window_text,
 )
 from ..plots import breakdown, latency, roofline, timeline
-from ..plots.gantt import gantt
-from ..plots.lanes import lanes
 from ..show.result import Drawing, Section
 from ..show.text import show
 from .constants import constants_section, model_rows
@@ -234,6 +232,9 @@ def _steps(result: Simulation, name: str) -> list[Section]:
 
 def step_drawings(seen: Steps, name: str) -> list[Drawing]:
     """When which op runs where in the first steps of a window, and what its requests go through."""
+    from ..plots.gantt import gantt
+    from ..plots.lanes import lanes
+
     first, last = seen.steps[0], seen.steps[-1]
     shown = seen.steps[: max(1, MOST_DRAWN * len(seen.steps) // len(seen.bars))]
     own = [bar for bar in seen.bars if bar.step <= shown[-1].number]

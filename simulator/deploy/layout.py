@@ -73,7 +73,9 @@ class Layout:
 
     def dealt(self, experts: int) -> tuple[int, int]:
         """Groups that the experts of a layer are dealt to, and devices that each is split over."""
-        ep = _groups(self.devices, experts) if self.by_layer else self.ep
+        if not self.by_layer:  # with copies of all experts, in training, ep x expert_tp are fewer
+            return self.ep, self.expert_tp
+        ep = _groups(self.devices, experts)
         return ep, self.devices // ep
 
     @property

@@ -82,7 +82,8 @@ class Ports:
         When each port has sent or received all bytes of the caches that it has been given [s].
     last_s : list of float
         When the last of them was there [s]; later than `free_s` where a prompt's last layer was
-        waited for.
+        waited for. A cache takes the earliest of either list, whichever port it is: so a slower link
+        never brings one earlier.
     busy_s : float
         Seconds that caches took, of all ports.
     """
@@ -94,6 +95,10 @@ class Ports:
 
     def __post_init__(self) -> None:
         self.free_s, self.last_s = [0.0] * self.count, [0.0] * self.count
+
+
+def _first(times: list[float]) -> int:
+    return min(range(len(times)), key=times.__getitem__) if len(times) > 1 else 0
 
 
 def cross(
@@ -119,10 +124,10 @@ def cross(
     start, end : float
         When it leaves and when it is there [s].
     """
-    i = min(range(out.count), key=out.free_s.__getitem__) if out.count > 1 else 0
-    j = min(range(into.count), key=into.free_s.__getitem__) if into.count > 1 else 0
+    i, j = _first(out.free_s), _first(into.free_s)
+    k, m = _first(out.last_s), _first(into.last_s)
     took = link.latency_s + wire_s
-    last = max(now, out.last_s[i], into.last_s[j])
+    last = max(now, out.last_s[k], into.last_s[m])
     if begun < now:
         start = max(begun, out.free_s[i], into.free_s[j])
         free = start + took
@@ -131,7 +136,7 @@ def cross(
         start = last
         free = end = start + took
     out.free_s[i] = into.free_s[j] = free
-    out.last_s[i] = into.last_s[j] = end
+    out.last_s[k] = into.last_s[m] = end
     out.busy_s += took
     into.busy_s += took
     return start, end

@@ -114,7 +114,7 @@ def test_dram_answers(ask: Ask, tmp_path: Path) -> None:
     assert 0 < found["row_hits"] < 1
     assert found["read_latency_s"] > 27e-9  # tCL + BL: 21 clocks of 0.769 ns, and tRCD
     assert {p.name for p in tmp_path.iterdir()} == {
-        "bandwidth.png", "dram.json", "sweep.csv", "timeline.json",
+        "bandwidth.png", "dram.json", "report.html", "sweep.csv", "timeline.json",
     }  # fmt: skip
     events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
     assert {e["name"] for e in events} >= {"ACT", "RD", "PRE", "process_name", "thread_name"}

@@ -100,7 +100,7 @@ def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: 
     block = open_requests(tmp_path / "run/requests.csv").read()
     assert block.output_tokens.tolist() == [5 + i for i in range(8)]
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "chunks.csv", "config.json", "requests.csv", "run.json",
+        "chunks.csv", "config.json", "report.html", "requests.csv", "run.json",
     ]  # fmt: skip
 
 

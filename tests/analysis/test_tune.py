@@ -82,7 +82,7 @@ def test_figures_are_drawn(tmp_path: Path, ask: Ask) -> None:
     asked = f"tune fused_moe --shape {TEXT} --device a40 --sensitivity --out {out}"
     assert ask(*asked.split()).code == 0
     names = {p.name for p in out.iterdir()}
-    assert names == {"terms.png", "shared_memory.png", "tune.csv", "tune.json"}
+    assert names == {"report.html", "terms.png", "shared_memory.png", "tune.csv", "tune.json"}
     path = tmp_path / "shapes.csv"
     path.write_text(f"{HEAD}\nh100,16,8,2,4096,14336\nh100,2048,8,2,4096,14336\n")
     figure = tune_rows("fused_moe", path).drawings()[0].figure

@@ -102,7 +102,7 @@ def test_another_framework_with_the_same_library_says_more_than_the_same_with_an
 def test_a_blend_lies_between_its_parts() -> None:
     family, h = families()["attention_decode"], constants("l40s")
     x = np.array(
-        [[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0, -1] for b in (1, 64) for k in (512.0, 32768.0)]
+        [[b, k, 32, 8, 128, 2, 1, 1e9, 1e9, 0, -1, 1] for b in (1, 64) for k in (512.0, 32768.0)]
     )
     known = parameters(load_device("l40s")[0], family)
     parts = known.fit.blends[TRTLLM]

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deploy.deployment import MEMORIES, Deployment, deploy
+from opbyte.simulator.deploy.checks import MEMORIES
+from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import lower
