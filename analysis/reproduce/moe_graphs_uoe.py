@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...workloads.batch import Batch
 from ...workloads.catalog import load_model
 from ...workloads.layers import LayerKind, Run, SlicedAttention, SlicedFeedForward, is_routed
-from ...workloads.model import ModelSpec
+from ...workloads.model import Layer, ModelSpec
 from ...workloads.ops import Loads
 from .base import Table
 from .graphs import GRAPHS, Graph
@@ -39,6 +39,16 @@ def uoe() -> Graph:
         for name, chosen in parts.items()
     )  # fmt: skip
     return Graph(rows, (_lengths(spec),), ASSUMPTIONS)
+
+
+def whole_model() -> ModelSpec:
+    """The model with all slices chosen: a plain transformer."""
+    spec = load_model(MODEL)
+
+    def change(layer: Layer) -> Layer:
+        return replace(layer, mixer=_whole(layer.mixer), ffn=layer.ffn and _whole(layer.ffn))
+
+    return replace(spec.map_layers(change), name="union-of-experts-whole")
 
 
 def share(spec: ModelSpec, parts: tuple[LayerKind, ...], tokens: int) -> float:
