@@ -39,6 +39,8 @@ METRICS = {
     "device_usd_per_hour": "Price of a device (USD/h)",
     "usd_per_hour": "Price of all devices (USD/h)",
     "devices": "Devices",
+    "tokens_per_s_per_device": "Output of a device (tokens/s)",
+    "tokens_per_s_per_user": "Pace of a user (tokens/s)",
     "kv_peak_fraction": "Most of the KV cache in use (fraction)",
     "load_per_s": "Load (requests/s)",
     "makespan_s": "Time of the whole run (s)",

@@ -172,6 +172,10 @@ def test_replicas_multiply_devices_and_price() -> None:
     metrics = evaluate(point, code_version()).metrics
     assert metrics is not None
     assert metrics["devices"] == 3
+    rate = metrics["output_tokens_per_s"]
+    assert isinstance(rate, float)
+    assert metrics["tokens_per_s_per_device"] == pytest.approx(rate / 3)
+    assert metrics["tokens_per_s_per_user"] == pytest.approx(1 / float(metrics["tpot_s_mean"] or 0))
     assert metrics["usd_per_million_tokens"] == pytest.approx(
         3 * 2.99 / 3600 / metrics["output_tokens_per_s"] * 1e6
     )

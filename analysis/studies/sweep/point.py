@@ -33,6 +33,8 @@ DERIVED = (
     "processor_area_mm2",
     "gco2_per_token",
     "outside_share",
+    "tokens_per_s_per_device",
+    "tokens_per_s_per_user",
 )
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
@@ -92,6 +94,9 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row |= costs_of(first.run, first.scenario, row["output_tokens_per_s"])
     row["gco2_per_token"] = gco2(row["joules_per_token"], first.scenario.grid_gCO2_per_kWh)
     row["outside_share"] = None if first.ranges is None else first.ranges.share
+    rate, pace = row["output_tokens_per_s"], row["tpot_s_mean"]
+    row["tokens_per_s_per_device"] = rate / row["devices"] if rate else None
+    row["tokens_per_s_per_user"] = 1 / pace if pace else None
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
