@@ -185,6 +185,7 @@ def test_lengths_of_a_trace_cannot_be_given(write: Callable[..., Path]) -> None:
 VALID = {
     "own": (OWN + "0,0.5,10,20\n1,0.75,3,4\n2,9,2147483647,1\n").encode(),
     "azure": f"{AZURE}{STAMP},10,20\r\n2023-11-16 18:15:47.1,3,4\r\n".encode(),
+    "burstgpt": b"Timestamp,Model,Request tokens,Response tokens\n5,m,472,18\n45,m,10,0\n",
     "lengths": (LENGTHS + "5,6\n7,8\n").encode(),
     "mooncake": (MOONCAKE * 3).encode(),
 }

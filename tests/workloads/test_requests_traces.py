@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import MAX_BLOCK, PREFIX_BLOCK_TOKENS, RequestBlock, open_requests
 
 AZURE_HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
@@ -61,6 +62,33 @@ def test_real_traces_match_their_summary(data: Path, name: str) -> None:
     assert gap_cv(block) == pytest.approx(cv, abs=0.005)
     assert_lengths(block.input_tokens, inputs)
     assert_lengths(block.output_tokens, outputs)
+
+
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+
+
+def test_burstgpt_leaves_failed_requests_out(write: Callable[..., Path]) -> None:
+    rows = "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,1087,0,1087,API log\n118.5,GPT-4,417,276,693,API log\n"
+    block = open_requests(write(BURSTGPT + rows)).read()
+    assert block.arrival_s.tolist() == [0.0, 113.5]
+    assert block.input_tokens.tolist() == [472, 417]
+    assert block.output_tokens.tolist() == [18, 276]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("7,m,0,5,5,log", r":3: Request tokens '0' must be a whole number of tokens"),
+        ("7,m,3,-1,2,log", r":3: Response tokens '-1'"),
+        ("4,m,3,1,2,log", r":3: Timestamp '4' is earlier"),
+    ],
+)
+def test_burstgpt_names_the_line_of_a_bad_cell(
+    write: Callable[..., Path], row: str, said: str
+) -> None:
+    path = write(BURSTGPT + f"5,m,1,2,3,log\n{row}\n")
+    with pytest.raises(InputError, match=said):
+        open_requests(path).read()
 
 
 def test_azure_keeps_the_seventh_digit(write: Callable[..., Path]) -> None:

@@ -1,4 +1,4 @@
-"""The CSV formats: Azure 2023, our own `requests.csv`, and lengths without arrivals."""
+"""The CSV formats: Azure 2023 and 2024, BurstGPT, our own `requests.csv`, and lengths without arrivals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..csvfile import header_of, numbers, read_columns
+from ..csvfile import Column, header_of, numbers, read_columns
 from . import stamps
 from .cells import chances, check_order, times, tokens
 from .formats import request_format
@@ -18,6 +18,7 @@ from .rows import Rows
 from .sessions import SessionReader, session_columns
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
 OWN = ("arrival_s", "input_tokens", "output_tokens")
 NAMED = {"adapter": "adapters", "images": "images"}
 """Optional columns of whole numbers, and the field of `Rows` that holds each."""
@@ -41,6 +42,27 @@ def read_azure(path: Path) -> Iterator[Rows]:
         arrival_s = (whole - origin) + fraction
         last = check_order(stamp, arrival_s, last)
         yield Rows(arrival_s, tokens(context), tokens(generated))
+
+
+@request_format("burstgpt", BURSTGPT)
+def read_burstgpt(path: Path) -> Iterator[Rows]:
+    """Read a BurstGPT trace: stamp [s], tokens in and out; requests that got no answer are left out.
+
+    Source: HPMLL/BurstGPT (CC-BY 4.0; arXiv 2401.17644), whose failed requests have 0 response tokens.
+    """
+    last = -np.inf
+    for stamp, request, response in read_columns(path, BURSTGPT):
+        arrival_s = times(stamp)
+        last = check_order(stamp, arrival_s, last)
+        answered = np.flatnonzero(numbers(response, 0, MAX_SIZE, whole=True)).tolist()
+        if answered:
+            inputs, outputs = tokens(_some(request, answered)), tokens(_some(response, answered))
+            yield Rows(arrival_s[answered], inputs, outputs)
+
+
+def _some(column: Column, rows: list[int]) -> Column:
+    lines, cells = [column.lines[i] for i in rows], [column.cells[i] for i in rows]
+    return replace(column, lines=lines, cells=cells)
 
 
 @request_format("requests", OWN)
