@@ -15,8 +15,8 @@ NUM_TOTALS = 5
 """Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
-AT_ONCE = 1024
-"""Logs that are taken in together: each costs as much as many rows."""
+AT_ONCE = 2048
+"""Stretches that are taken in together: a log costs as much as many of them."""
 MOST_ROWS = 1 << 15
 """Stretches kept; beyond, neighbours are joined, so that a run of any length takes as little room.
 Totals stay exact at the ends of what is kept."""
@@ -42,16 +42,18 @@ class Course:
     _kept: int = 0
     _nominal: float = 0.0
     _totals: F8 = field(default_factory=lambda: np.zeros(NUM_TOTALS))
-    _noted: list[F8] = field(default_factory=list)  # stretches that are yet to be taken in
+    _noted: list[F8] = field(default_factory=list)  # logs that are yet to be taken in
+    _waiting: int = 0  # stretches in them
 
     def note(self, log: F8) -> None:
         """Take in the stretches of `State.log` some time; an engine among others has few at once."""
         self._noted.append(log.copy())
-        if len(self._noted) >= AT_ONCE:
+        self._waiting += len(log)
+        if self._waiting >= AT_ONCE:
             self._settle()
 
     def _settle(self) -> None:
-        noted, self._noted = self._noted, []
+        noted, self._noted, self._waiting = self._noted, [], 0
         if noted:
             self.add(np.concatenate(noted))
 
