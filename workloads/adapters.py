@@ -7,7 +7,7 @@ from typing import Any
 
 from .errors import InputError
 from .layers import LayerKind, LowRank
-from .layers.linears import linears_of
+from .layers.linears import adaptable, linears_of
 from .model import Layer, ModelSpec
 from .routing import make_router
 
@@ -91,7 +91,7 @@ def with_adapters(model: ModelSpec, tenants: Tenants) -> ModelSpec:
             reason = f"must be at most {least}, the narrow side of a matrix, not {tenants.rank}"
             raise InputError("--adapter-rank", reason)
         slots = tenants.resident if tenants.swapped else 0
-        return LowRank(part, tenants.rank, tenants.adapters, slots)  # type: ignore[arg-type]
+        return LowRank(adaptable(part), tenants.rank, tenants.adapters, slots)
 
     def change(layer: Layer) -> Layer:
         return replace(layer, mixer=adapted(layer.mixer), ffn=adapted(layer.ffn))

@@ -111,7 +111,8 @@ class Placement(Result):
         return min(self.found, key=lambda each: each.step_s)
 
     def to_dict(self) -> dict[str, Any]:
-        d = self.before.deployment
+        d, placing = self.before.deployment, self.after.deployment.placing
+        assert placing is not None
         return {
             "model": d.model.name,
             "system": d.system.name,
@@ -122,7 +123,7 @@ class Placement(Result):
             "tp": d.layout.tp,
             "dp": d.layout.dp,
             "ep": d.layout.ep,
-            "dispatch": self.after.deployment.placing.dispatch,  # type: ignore[union-attr]
+            "dispatch": placing.dispatch,
             "period": self.period,
             "chosen": self.after.name,
             "placements": self.records(),

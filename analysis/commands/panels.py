@@ -57,13 +57,14 @@ class Grouped(typer.core.TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands that a reader meets first, first."""
-        shown = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        found = ((name, self.get_command(ctx, name)) for name in self.list_commands(ctx))
+        shown = {name: command for name, command in found if command is not None}
         limit = formatter.width - 6 - max(map(len, shown))
         panels = [(title, [n for n in names if n in shown]) for title, names in COMMANDS.items()]
         known = {name for names in COMMANDS.values() for name in names}
         panels.append((OTHERS, [name for name in shown if name not in known]))
         rows = [
-            (title, [(n.ljust(9), shown[n].get_short_help_str(limit)) for n in names])  # type: ignore[union-attr]
+            (title, [(n.ljust(9), shown[n].get_short_help_str(limit)) for n in names])
             for title, names in panels
         ]
         _write(formatter, rows)

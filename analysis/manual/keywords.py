@@ -20,6 +20,7 @@ from ...simulator.scenario.parts import (
 )
 from ...simulator.scenario.scenario import Scenario
 
+PARTS = (Workload, EngineOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions)
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
 
@@ -30,12 +31,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 from .parts import (
-    DeployOptions,
-    EngineOptions,
-    FleetOptions,
-    PoolOptions,
-    SpeculationOptions,
-    Workload,
+{parts}
 )
 
 if TYPE_CHECKING:
@@ -43,51 +39,50 @@ if TYPE_CHECKING:
     from ...workloads.model import ModelSpec
 
 Name = str | os.PathLike[str] | None
-'''
+'''.format(parts="\n".join(f"    {name}," for name in sorted(part.__name__ for part in PARTS)))
 KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]",
          bool: "bool"}  # fmt: skip
 FILES = ("host",)
 """Options that take a name or a file."""
-PARTS = (Workload, EngineOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions)
+APART = ("host", "strict")
+"""Options of a deployment that a server, which has a host of its own, does not take."""
 
 
 def module() -> str:
     """The whole module."""
-    parts = [_class(f"{part.__name__}Keywords", "TypedDict", _lines(options_of(part)), f"Those of `{part.__name__}`.")
-             for part in PARTS]  # fmt: skip
-    own = [p for p in options_of(Scenario) if not p.group and not p.option.argument]
-    own = [p for p in own if p.name != "system"]
-    groups = [f"{f.name}: {f.type}" for f in fields(Scenario)
-              if f.default_factory in PARTS]  # fmt: skip
-    bases = ", ".join(f"{part.__name__}Keywords" for part in PARTS)
-    parts.append(
-        _class(
-            "ScenarioKeywords",
-            bases,
-            [*groups, *_lines(own)],
-            "All of a `Scenario`, and whole parts.",
-        )
-    )
-    parts.append(
-        _class("StepKeywords", "DeployOptionsKeywords, SpeculationOptionsKeywords", [],
-               "Of one step.")
-    )  # fmt: skip
-    ends = ("model: Name | ModelSpec", "system: Name | SystemSpec")
-    parts.append(
-        _class("ChangeKeywords", "ScenarioKeywords", ends, "The same with model and system.")
-    )
-    deploy = [p for p in options_of(DeployOptions) if p.name not in ("host", "strict")]
-    parts.append(
-        _class("ServedKeywords", "EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords",
-               ["seed: int", *_lines(deploy)],
-               "Of a server, which has a `host` of its own.")
-    )  # fmt: skip
-    return "\n\n".join([HEAD, *parts])
+    deploy = list(options_of(DeployOptions))
+    own = [p for p in options_of(Scenario) if not p.group and p.name not in ("model", "system")]
+    groups = [f"{f.name}: {f.type}" for f in fields(Scenario) if f.default_factory in PARTS]
+    classes = [
+        ("DeployedKeywords", ("TypedDict",), _lines(p for p in deploy if p.name not in APART),
+         "Those of `DeployOptions` that a server takes too."),
+        *((_of(part), ("DeployedKeywords",), _lines(p for p in deploy if p.name in APART), _those(part))
+          if part is DeployOptions
+          else (_of(part), ("TypedDict",), _lines(options_of(part)), _those(part))
+          for part in PARTS),
+        ("ScenarioKeywords", tuple(map(_of, PARTS)), [*groups, *_lines(own)],
+         "All of a `Scenario`, and whole parts."),
+        ("StepKeywords", (_of(DeployOptions), _of(SpeculationOptions)), [], "Of one step."),
+        ("ChangeKeywords", ("ScenarioKeywords",),
+         ["model: Name | ModelSpec", "system: Name | SystemSpec"], "The same with model and system."),
+        ("ServedKeywords",
+         ("DeployedKeywords", _of(EngineOptions), _of(SpeculationOptions), _of(FleetOptions)),
+         ["seed: int"], "Of a server."),
+    ]  # fmt: skip
+    return "\n\n".join([HEAD, *(_class(*each) for each in classes)])
 
 
-def _class(name: str, bases: str, lines: Iterable[str], text: str) -> str:
+def _of(part: type) -> str:
+    return f"{part.__name__}Keywords"
+
+
+def _those(part: type) -> str:
+    return f"Those of `{part.__name__}`."
+
+
+def _class(name: str, bases: Iterable[str], lines: Iterable[str], text: str) -> str:
     body = "".join(f"    {line}\n" for line in lines)
-    told = f'class {name}({bases}, total=False):  # fmt: skip\n    """{text}"""\n'
+    told = f'class {name}({", ".join(bases)}, total=False):  # fmt: skip\n    """{text}"""\n'
     return f"{told}\n{body}" if body else told
 
 

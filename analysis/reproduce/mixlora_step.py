@@ -10,6 +10,7 @@ from ...simulator.training.pricing import Prices
 from ...workloads.catalog import load_model
 from ...workloads.layers import AdapterExperts, FeedForward, LowRank, Run
 from ...workloads.layers.base import elementwise
+from ...workloads.layers.linears import adaptable
 from ...workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
 from ...workloads.numerics import BITS
 from ...workloads.ops import Op
@@ -55,9 +56,10 @@ def forward_ops(
     found = [(op, 1) for op in (*embedding_ops(spec, m, run), *ends)]
     layer = spec.layers[0]
     norms = [op for part in layer_ops(layer, m, run, None) for op in part if op.name == "norm"]
-    ops = norms + LowRank(layer.mixer, RANK).ops(m, run, None)  # type: ignore[arg-type]
+    ops = norms + LowRank(adaptable(layer.mixer), RANK).ops(m, run, None)
     if design == "lora":
-        ops += LowRank(layer.ffn, RANK).ops(m, run, None)  # type: ignore[arg-type]
+        assert layer.ffn is not None
+        ops += LowRank(adaptable(layer.ffn), RANK).ops(m, run, None)
     else:
         even = [m.tokens * TOP_K / EXPERTS] * EXPERTS
         ops += experts_of(spec, design == "optimised").kernels(even, run)
@@ -114,7 +116,7 @@ def memory_gib(model: str, adapters: int) -> float:
     spec = load_model(model)
     layer = spec.layers[0]
     experts = experts_of(spec, True)
-    own = LowRank(layer.mixer, RANK).pair + sum(w.total for w in experts.weights())  # type: ignore[arg-type]
+    own = LowRank(adaptable(layer.mixer), RANK).pair + sum(w.total for w in experts.weights())
     own -= sum(w.total for w in experts.base.weights())
     each = own * len(spec.layers) * BITS[ADAPTER_FORMAT] / 8
     return (spec.weight_bytes + adapters * each) / 2**30

@@ -10,6 +10,7 @@ from ...simulator.deploy.deployment import deploy
 from ...simulator.training.pricing import Prices
 from ...workloads.catalog import load_model
 from ...workloads.layers import LayerKind, LowRank, PooledAdapter
+from ...workloads.layers.linears import adaptable
 from ...workloads.training import Work
 from .base import Table
 from .graphs import GRAPHS, Graph
@@ -43,12 +44,12 @@ def mos() -> Graph:
 
 def pooled(part: LayerKind) -> LayerKind:
     """A part with an adapter from a pool."""
-    return PooledAdapter(part, RANK, RANK // SHARE)  # type: ignore[arg-type]
+    return PooledAdapter(adaptable(part), RANK, RANK // SHARE)
 
 
 def plain(part: LayerKind) -> LayerKind:
     """A part with an adapter of its own."""
-    return LowRank(part, RANK)  # type: ignore[arg-type]
+    return LowRank(adaptable(part), RANK)
 
 
 def tenant_bytes(adapt: Adapt) -> float:
@@ -75,7 +76,7 @@ def _loading() -> Table:
     assert host is not None
     assemble = 0.0
     for part in (part for layer in d.model.layers for part in layer.parts):
-        gathers = PooledAdapter(part, RANK, RANK // SHARE).assembly(d.run)  # type: ignore[arg-type]
+        gathers = PooledAdapter(adaptable(part), RANK, RANK // SHARE).assembly(d.run)
         assemble += sum(Prices(d).op(Work(op)) for op in gathers)
     rows = []
     for name, adapt, more in (("LoRA", plain, 0.0), ("MoS", pooled, assemble)):

@@ -8,6 +8,7 @@ from ...simulator.training.pricing import Prices
 from ...workloads.batch import Batch, Moments
 from ...workloads.catalog import load_model
 from ...workloads.layers import LowRank, RankExperts, Run
+from ...workloads.layers.linears import adaptable
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Loads, Op
 from ...workloads.training import Work
@@ -57,13 +58,13 @@ def _whole(m: Moments) -> list[Op]:
     return [
         op
         for part in _spec().layers[0].parts
-        for op in LowRank(part, RANK).ops(m, run, None)  # type: ignore[arg-type]
+        for op in LowRank(adaptable(part), RANK).ops(m, run, None)
         if op.layer == "adapters" and op.kind == "gemm"
     ]
 
 
 def _parts() -> list[RankExperts]:
-    return [RankExperts(part, RANK, TOP_K) for part in _spec().layers[0].parts]  # type: ignore[arg-type]
+    return [RankExperts(adaptable(part), RANK, TOP_K) for part in _spec().layers[0].parts]
 
 
 def _by_tokens() -> Table:

@@ -38,7 +38,7 @@ def deployed(shares: Shares) -> Deployment:
     d = deploy(load_model(MODEL), load_system(SYSTEM), tp=1, pp=4)
     routers = [SharedChoice(shares, part.spec.routed.experts) for part in d.experts]
     experts = tuple(
-        replace(part, router=router)  # type: ignore[arg-type]
+        replace(part, router=router)  # type: ignore[arg-type]  # it stands in for one
         for part, router in zip(d.experts, routers, strict=True)
     )
     return replace(d, experts=experts)

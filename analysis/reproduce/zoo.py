@@ -107,7 +107,7 @@ def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
 def _step(model: ModelSpec, step: str) -> dict[str, float]:
     """FLOP, bytes and seconds of a step."""
     routing = moe_graphs_momamba.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
-    found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]
+    found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
     return {
         "flops": sum(op.flops * op.count for op in found.ops),
         "bytes": sum(op.bytes * op.count for op in found.ops),

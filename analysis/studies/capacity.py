@@ -28,9 +28,9 @@ from ..answers.simulate import Simulation, simulate
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.kept import NOTHING, Kept
-from ..show.text import seconds, show
+from ..show.text import show
 from .capacity_result import Capacity, Found
-from .loads import Tried, judged, knob_of
+from .loads import Tried, judged, knob_of, too_long
 from .service_level import read_level
 from .variants import Variant, variants
 
@@ -274,12 +274,6 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:
-    parts = [
-        f"{name.replace('_', ' ')} is {seconds(value)}, {value / level[name] - 1:.1%} too long"
-        for name in tried.missed
-        if (value := tried.figures.get(name)) is not None
-    ]
-    if "load" in tried.missed:
-        parts.append("requests come faster than they are served")
+    told = too_long(tried.missed, tried.figures, level, "{name} is {value}, {over:.1%} too long")
     even = "even at " if none else "at "
-    return f"{even}{show(tried.load_per_s)} requests/s {' and '.join(parts)}: {limit.why}"
+    return f"{even}{show(tried.load_per_s)} requests/s {told}: {limit.why}"

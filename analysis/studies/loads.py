@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
+from ..show.text import seconds
 from .service_level import MEASURES
 
 
@@ -75,3 +76,16 @@ def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     if run.window.overloaded:
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
+
+
+def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float],
+             form: str) -> str:  # fmt: skip
+    """What a run exceeds, in words; `form` takes a latency's name and value, and by how much it is `over`."""
+    told = [
+        form.format(name=name.replace("_", " "), value=seconds(value), over=value / level[name] - 1)
+        for name in missed
+        if (value := figures.get(name)) is not None
+    ]
+    if "load" in missed:
+        told.append("requests come faster than they are served")
+    return " and ".join(told)

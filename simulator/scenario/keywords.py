@@ -22,6 +22,38 @@ if TYPE_CHECKING:
 Name = str | os.PathLike[str] | None
 
 
+class DeployedKeywords(TypedDict, total=False):  # fmt: skip
+    """Those of `DeployOptions` that a server takes too."""
+
+    kernels: Name
+    framework: str | None
+    costs: str
+    memory: str
+    routing: str
+    dtype: str | None
+    kv_dtype: str | None
+    tp: int | None
+    dp: int | None
+    ep: int | None
+    pp: int | None
+    all_to_all: str | None
+    placement: str | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: str | None
+    attention: str | None
+    overlap: str
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: str | None
+    adapters: int | None
+    adapter_rank: int | None
+    adapters_resident: int | None
+    adapter_popularity: str | None
+    power_cap: float | None
+
+
 class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `Workload`."""
 
@@ -52,37 +84,10 @@ class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prompt_room: int | None
 
 
-class DeployOptionsKeywords(TypedDict, total=False):  # fmt: skip
+class DeployOptionsKeywords(DeployedKeywords, total=False):  # fmt: skip
     """Those of `DeployOptions`."""
 
-    kernels: Name
-    framework: str | None
-    costs: str
-    memory: str
     host: Name
-    routing: str
-    dtype: str | None
-    kv_dtype: str | None
-    tp: int | None
-    dp: int | None
-    ep: int | None
-    pp: int | None
-    all_to_all: str | None
-    placement: str | None
-    expert_placement: str | None
-    redundant_experts: int | None
-    expert_dispatch: str | None
-    attention: str | None
-    overlap: str
-    experts_resident: str | None
-    expert_cache: str | None
-    expert_predictor: str | None
-    expert_horizon: str | None
-    adapters: int | None
-    adapter_rank: int | None
-    adapters_resident: int | None
-    adapter_popularity: str | None
-    power_cap: float | None
     strict: bool
 
 
@@ -156,34 +161,7 @@ class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
     system: Name | SystemSpec
 
 
-class ServedKeywords(EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
-    """Of a server, which has a `host` of its own."""
+class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+    """Of a server."""
 
     seed: int
-    kernels: Name
-    framework: str | None
-    costs: str
-    memory: str
-    routing: str
-    dtype: str | None
-    kv_dtype: str | None
-    tp: int | None
-    dp: int | None
-    ep: int | None
-    pp: int | None
-    all_to_all: str | None
-    placement: str | None
-    expert_placement: str | None
-    redundant_experts: int | None
-    expert_dispatch: str | None
-    attention: str | None
-    overlap: str
-    experts_resident: str | None
-    expert_cache: str | None
-    expert_predictor: str | None
-    expert_horizon: str | None
-    adapters: int | None
-    adapter_rank: int | None
-    adapters_resident: int | None
-    adapter_popularity: str | None
-    power_cap: float | None

@@ -79,21 +79,30 @@ class ExpertAttention:
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """Query and output projections of the routed experts."""
-        num, routed = run.numerics, loads.routed
-        one = 2 * self.hidden * self._width
-        return Op(
-            name="attention_experts",
-            layer="attention",
-            kind="experts",
-            phase="both",
-            shape={
-                "hidden": self.hidden, "inter": self._width, "matrices": 2,
-                "experts": self.held, "top_k": self.top_k, "routed": routed,
-            },
-            dtype=num.compute("experts"),
-            flops=2.0 * routed * one,
-            weight_bytes=num.weight_bytes("experts") * one * loads.active,
-            act_bytes=num.act_bytes * routed * 2.0 * (self.hidden + self._width),
-            loads=loads,
-            access=Access("slices", num.weight_bytes("experts") * one, self.held),
-        )  # fmt: skip
+        return projections(
+            "attention_experts", self.hidden, self._width, self.held, self.top_k, loads, run
+        )
+
+
+def projections(
+    name: str, hidden: int, width: int, held: int, top_k: int, loads: Loads, run: Run
+) -> Op:
+    """Query and output projections that tokens are routed to: matrices of `hidden` x `width`, `held` of each."""
+    num, routed = run.numerics, loads.routed
+    one = 2 * hidden * width
+    return Op(
+        name=name,
+        layer="attention",
+        kind="experts",
+        phase="both",
+        shape={
+            "hidden": hidden, "inter": width, "matrices": 2, "experts": held, "top_k": top_k,
+            "routed": routed,
+        },
+        dtype=num.compute("experts"),
+        flops=2.0 * routed * one,
+        weight_bytes=num.weight_bytes("experts") * one * loads.active,
+        act_bytes=num.act_bytes * routed * 2.0 * (hidden + width),
+        loads=loads,
+        access=Access("slices", num.weight_bytes("experts") * one, held),
+    )  # fmt: skip

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from math import comb
 from typing import ClassVar
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention, attention_core
+from .attention_moe import projections
 from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
@@ -153,21 +153,6 @@ class HeadExperts:
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """Query and output projections of the routed heads."""
-        num, routed = run.numerics, loads.routed
-        one = 2 * self.hidden * self._width
-        return Op(
-            name="head_experts",
-            layer="attention",
-            kind="experts",
-            phase="both",
-            shape={
-                "hidden": self.hidden, "inter": self._width, "matrices": 2,
-                "experts": self._others, "top_k": self.top_k, "routed": routed,
-            },
-            dtype=num.compute("experts"),
-            flops=2.0 * routed * one,
-            weight_bytes=num.weight_bytes("experts") * one * loads.active,
-            act_bytes=num.act_bytes * routed * 2.0 * (self.hidden + self._width),
-            loads=loads,
-            access=Access("slices", num.weight_bytes("experts") * one, self._others),
-        )  # fmt: skip
+        return projections(
+            "head_experts", self.hidden, self._width, self._others, self.top_k, loads, run
+        )

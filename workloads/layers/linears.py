@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 from ..errors import InputError
 from .base import LayerKind
@@ -33,19 +33,22 @@ class Adaptable(LayerKind, Protocol):
         """Its matrices as one device holds them."""
 
 
-def linears_of(part: LayerKind) -> tuple[Linear, ...]:
-    """Matrices of a part.
+def adaptable(part: LayerKind) -> Adaptable:
+    """The part as one that adapters can join.
 
     Raises
     ------
     InputError
-        A kind that names none: adapters cannot join it.
+        A kind that names no matrices.
     """
-    named = getattr(part, "linears", None)
-    if named is None:
+    if getattr(part, "linears", None) is None:
         raise InputError(f"layer kind {part.kind}", "has no linear layers that adapters could join")
-    found: tuple[Linear, ...] = named()
-    return found
+    return cast(Adaptable, part)
+
+
+def linears_of(part: LayerKind) -> tuple[Linear, ...]:
+    """Matrices of a part; raises as `adaptable`."""
+    return adaptable(part).linears()
 
 
 def sides(linears: Sequence[Linear]) -> int:

@@ -15,7 +15,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
-from .linears import Adaptable, Linear, linears_of, sides
+from .linears import Adaptable, Linear, adaptable, linears_of, sides
 
 
 @layer_kind("lora")
@@ -71,8 +71,7 @@ class LowRank:
 
     def shard(self, tp: int) -> LowRank:
         """The base is split; of a pair, the side that faces what is split."""
-        base: Adaptable = self.base.shard(tp)  # type: ignore[assignment]
-        return replace(self, base=base)
+        return replace(self, base=adaptable(self.base.shard(tp)))
 
     def shard_experts(self, ep: int, tp: int) -> LowRank:
         """Adapters are never dealt to groups: every rank serves every tenant."""

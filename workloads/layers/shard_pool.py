@@ -13,7 +13,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, layer_kind
-from .linears import Adaptable, Linear, linears_of, sides
+from .linears import Adaptable, Linear, adaptable, linears_of, sides
 from .lora import low_rank_ops
 
 
@@ -59,8 +59,7 @@ class PooledAdapter:
         return self.base.state()
 
     def shard(self, tp: int) -> PooledAdapter:
-        base: Adaptable = self.base.shard(tp)  # type: ignore[assignment]
-        return replace(self, base=base)
+        return replace(self, base=adaptable(self.base.shard(tp)))
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.base.ops(m, run, None) + low_rank_ops(self.linears(), m.tokens, self.rank, run)

@@ -34,9 +34,28 @@ def _check_parts(tp: int, slices: int, **counts: int) -> None:
             raise InputError(f"tp={tp}", reason)
 
 
+class _Sliced:
+    """What both kinds are: a whole layer, of whose slices a token uses some."""
+
+    __slots__ = ()
+    base: Attention | FeedForward
+    slices: int
+    top_k: int
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def routed(self) -> Routed | None:
+        if self.top_k == self.slices:
+            return None
+        return Routed(self.slices, self.top_k, spreads=False)
+
+
 @layer_kind("ffn_slices")
 @dataclass(frozen=True, slots=True)
-class SlicedFeedForward:
+class SlicedFeedForward(_Sliced):
     """A dense block cut into slices of its columns; the sum of all slices is the whole block.
 
     Slices that tokens choose, or that choose equally many tokens each, are experts of a part of the
@@ -52,16 +71,6 @@ class SlicedFeedForward:
         _check_slices(self.slices, self.top_k, width=self.base.width)
         if self.base.bias:
             raise InputError("base.bias", "must be false: slices would each have one")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
-
-    @property
-    def routed(self) -> Routed | None:
-        if self.top_k == self.slices:
-            return None
-        return Routed(self.slices, self.top_k, spreads=False)
 
     @property
     def _experts(self) -> MixtureOfExperts:
@@ -101,7 +110,7 @@ class SlicedFeedForward:
 
 @layer_kind("attention_slices")
 @dataclass(frozen=True, slots=True)
-class SlicedAttention:
+class SlicedAttention(_Sliced):
     """Attention cut into slices of its heads; a token has queries, keys and values in some.
 
     A query sees the keys of its own slices: those of other tokens are there with the share top_k over
@@ -120,16 +129,6 @@ class SlicedAttention:
         if base.window or base.gated:
             key = "window" if base.window else "gated"
             raise InputError(f"base.{key}", "cannot go with slices; leave it out")
-
-    @property
-    def hidden(self) -> int:
-        return self.base.hidden
-
-    @property
-    def routed(self) -> Routed | None:
-        if self.top_k == self.slices:
-            return None
-        return Routed(self.slices, self.top_k, spreads=False)
 
     @property
     def _used(self) -> Attention:

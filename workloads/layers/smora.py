@@ -12,7 +12,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .base import Routed, Run, State, Weights, gemm, layer_kind
-from .linears import Adaptable, Linear, linears_of, sides
+from .linears import Adaptable, Linear, adaptable, linears_of, sides
 from .lora import low_rank_ops, pairs_op
 
 
@@ -58,8 +58,7 @@ class RankExperts:
         return self.base.state()
 
     def shard(self, tp: int) -> RankExperts:
-        base: Adaptable = self.base.shard(tp)  # type: ignore[assignment]
-        return replace(self, base=base)
+        return replace(self, base=adaptable(self.base.shard(tp)))
 
     def shard_experts(self, ep: int, tp: int) -> RankExperts:
         """Ranks stay together: every device has all of them."""

@@ -8,6 +8,8 @@ tried with the most copies allowed, given up if it fails, and bisected if it doe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -180,15 +182,11 @@ def search_on(task: Task, devices: float, bar: Value, found: Searched) -> Search
                 first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
 
 
-def _folder() -> _Folder:
-    return _Folder(prefix="opbyte-plan-")
-
-
-class _Folder(TemporaryDirectory[str]):
-    """A folder for engines' files that is gone afterwards, as a path."""
-
-    def __enter__(self) -> Path:  # type: ignore[override]
-        return Path(super().__enter__())
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for engines' files that is gone afterwards."""
+    with TemporaryDirectory(prefix="opbyte-plan-") as name:
+        yield Path(name)
 
 
 def _known(

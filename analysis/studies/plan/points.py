@@ -17,8 +17,7 @@ from ...answers.interval import Interval
 from ...answers.price import costs_of
 from ...answers.ranges import Ranges
 from ...answers.simulate import Simulation, simulate
-from ...show.text import seconds
-from ..loads import judged
+from ..loads import judged, too_long
 from .candidates import Axes, Candidate
 
 GOALS = ("devices", "cost", "energy", "carbon")
@@ -136,14 +135,7 @@ class Point:
 
     def misses(self, level: Mapping[str, float]) -> str:
         """What is exceeded, in words."""
-        told = [
-            f"{name.replace('_', ' ')} {seconds(value)}, {value / level[name] - 1:.0%} too long"
-            for name in self.missed
-            if (value := self.figures.get(name)) is not None
-        ]
-        if "load" in self.missed:
-            told.append("requests come faster than they are served")
-        return " and ".join(told)
+        return too_long(self.missed, self.figures, level, "{name} {value}, {over:.0%} too long")
 
 
 def point_of(
