@@ -21,6 +21,7 @@ from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.routing import make_router
 from ..deploy.deployment import Deployment
 from ..expert_cache.store import tiers_of
+from .calls import call_at
 
 CHOICES = 0xADA
 """Sets the draws of requests that name no adapter apart from all others."""
@@ -139,11 +140,7 @@ class Shelf:
         if at <= self.env.now:
             self.release(row, at)
             return
-
-        def arrive(_: simpy.Event) -> None:
-            self.release(row, at)
-
-        self.env.timeout(at - self.env.now).callbacks.append(arrive)
+        call_at(self.env, at, lambda: self.release(row, at))
 
 
 def popularity(tenants: Tenants) -> npt.NDArray[np.float64]:

@@ -21,6 +21,7 @@ from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock, RequestStream
 from ..deploy.deployment import Deployment, deploy
 from ..step.explicit import explicit_stage
+from .calls import call_at
 
 
 @dataclass(slots=True)
@@ -162,8 +163,4 @@ class EncoderQueue:
         self.counts.images += images
         self.counts.busy_s += took
         self.counts.waited_s += at - now
-
-        def arrive(_: simpy.Event) -> None:
-            self.release(row, at)
-
-        self.env.timeout(max(at - self.env.now, 0.0)).callbacks.append(arrive)
+        call_at(self.env, at, lambda: self.release(row, at))

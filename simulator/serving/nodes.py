@@ -27,6 +27,7 @@ from ..batching.state import (
     I_INPUT,
     R_WAITING,
 )
+from .calls import call_at
 from .engine import Engine
 from .pools import Ports
 from .prefixes import Prompt, Sent
@@ -279,12 +280,11 @@ class Nodes:
         """Let completions have their effects at their time; the node stands still until then."""
         node.held, life = True, node.life
 
-        def deliver(_: simpy.Event) -> None:
+        def deliver() -> None:
             if node.life == life and node.held:
                 self.deliver(node)
 
-        event = self.env.timeout(max(node.clock - self.env.now, 0.0))
-        event.callbacks.append(deliver)
+        call_at(self.env, node.clock, deliver)
 
     def deliver(self, node: Node) -> None:
         """Let a node's completions have their effects now."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import simpy
 
+from .calls import call_at
 from .dealing import Dealer
 from .table import Table
 
@@ -59,11 +60,7 @@ class Sessions:
         if at <= self.env.now:
             self._arrive(row, at)
             return
-
-        def arrive(_: simpy.Event) -> None:
-            self._arrive(row, at)
-
-        self.env.timeout(at - self.env.now).callbacks.append(arrive)
+        call_at(self.env, at, lambda: self._arrive(row, at))
 
     def _arrive(self, row: int, at: float) -> None:
         self.to_come -= 1

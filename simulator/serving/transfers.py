@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-import simpy
 
 from ..batching.policies import Policy
 from ..batching.state import F8
+from .calls import call_at
 from .dealing import Dealer
 from .nodes import Node, Nodes
 from .pools import KvLink, cross
@@ -113,13 +112,13 @@ class Transfers:
         start, end = cross(self.link, source.ports, target.ports, now, begun, wire_s, layers)
         target_life = target.life
 
-        def arrive(_: simpy.Event) -> None:
+        def arrive() -> None:
             self.moved_bytes += total
             self.count += 1
             self._stamps[row] = start, end
             self._arrive((row, source, life), held, target, target_life, end)
 
-        _at(env, end, arrive)
+        call_at(env, end, arrive)
 
     def _arrive(
         self, entry: tuple[int, Node, int], held: float, target: Node, target_life: int, now: float
@@ -155,9 +154,3 @@ class Transfers:
         flat = array("d", (x for both in self._stamps.values() for x in both))
         stamps[:, rows] = np.frombuffer(flat).reshape(-1, 2).T
         return Moves(stamps[0], stamps[1], self.moved_bytes, self.count)
-
-
-def _at(env: simpy.Environment, time: float, call: Callable[[simpy.Event], None]) -> None:
-    """Call at a time, which is not before now but for rounding."""
-    event = env.timeout(max(time - env.now, 0.0))
-    event.callbacks.append(call)
