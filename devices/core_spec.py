@@ -27,8 +27,7 @@ class CoreSpec(Spec):
 
     `shared_bytes` is the shared memory (LDS) of the core, `block_bytes` the most that one block may
     have; `registers` are 32-bit ones, `warps` and `blocks` the most that reside at a time, `lanes`
-    the threads of a warp (wavefront). A device whose kernels no fit speaks for, so that its processor
-    names neither `cores` nor a clock, gives `count` and `clock_Hz` here.
+    the threads of a warp (wavefront).
     """
 
     shared_bytes: Positive
@@ -37,8 +36,6 @@ class CoreSpec(Spec):
     warps: Count
     blocks: Count
     lanes: Count = 32
-    count: Count | None = None
-    clock_Hz: Positive | None = None
 
     @model_validator(mode="after")
     def _block_fits(self) -> CoreSpec:

@@ -159,6 +159,12 @@ class LinkSpec(Spec):
     medium: Name | None = None
 
 
+class BridgeSpec(LinkSpec):
+    """A link that joins only so many devices of a node, such as an NVLink bridge over two cards."""
+
+    devices: Annotated[int, Field(ge=2)]
+
+
 class MappingSpec(Spec):
     """How a model is mapped on a system's devices, where a run does not say otherwise.
 
@@ -205,7 +211,9 @@ class DeviceSpec(Spec):
     power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
 
     `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
-    without it the link is what the description and the device's rows say.
+    without it the link is what the description and the device's rows say. A `bridge` stands for
+    `link` and `host` in nodes of no more devices than it joins; in larger ones, where some pairs are
+    bridged and a ring is as slow as its slowest hop, it counts for nothing.
 
     What it has of its host's, `host_memory`, keeps experts that its own does not hold
     (`simulator.expert_cache`). A `disk` keeps those that the host's does not hold either.
@@ -219,6 +227,7 @@ class DeviceSpec(Spec):
     processors: dict[Name, ProcessorSpec] = Field(min_length=1)
     link: LinkSpec
     node_link: LinkSpec
+    bridge: BridgeSpec | None = None
     host_memory: TierSpec | None = None
     disk: TierSpec | None = None
     node_size: Count = 8
@@ -231,6 +240,12 @@ class DeviceSpec(Spec):
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
     lines: Lines = Field(default_factory=dict)
+
+    def among(self, devices: int) -> DeviceSpec:
+        """The device as one of `devices` in a node: on its bridge where that joins them all."""
+        if self.bridge is None or not 1 < devices <= self.bridge.devices:
+            return self
+        return self.model_copy(update={"link": self.bridge, "bridge": None, "host": None})
 
     def __repr__(self) -> str:
         memory = self.memory

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...devices.cost import DESCRIPTION, Evidence
 from ...devices.dram.model import DERIVED
-from ...devices.hosts.catalog import host_of, link_of
+from ...devices.hosts.catalog import host_of, joined, link_of
 from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
 from ...devices.power.transfer import power_model
@@ -68,8 +68,9 @@ def evidence(
         known = {key: source for key, source in sources.items() if unused not in key}
         out += [_told(e, processor.name, known, prefixes, many) for e in found]
     system = deployment.system
+    bridged = joined(system) is not system.device
     for spec, keys, name in (
-        (link_of(system), ("link.", "host."), "links within a node"),
+        (link_of(system), ("bridge.",) if bridged else ("link.", "host."), "links within a node"),
         (system.device.node_link, ("node_link.",), "links between nodes"),
     ):
         ops = list(placed.get(spec.name, {}).values())

@@ -53,9 +53,21 @@ LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"
 """The same for collectives, where cards without a switch are alike."""
 LINKS = ("allreduce", "collectives")
 """Families whose time is of the links between devices."""
+ATTENTION_PARENTS: Mapping[str, str] = {**PARENTS, "a40": "l40s"}
+"""The same for attention, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
+capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.0, 164 KiB):
+``is_sm8x`` in ``flash_fwd_launch_template.h`` of Dao-AILab/flash-attention."""
+ATTENTION = ("attention_prefill", "attention_decode", "mla")
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 """Device that stands for a set of another name."""
 Positive = Annotated[float, Field(gt=0)]
+
+
+def parents_of(family: str) -> Mapping[str, str]:
+    """Whose entries of a family a set without rows of it takes."""
+    if family in LINKS:
+        return LINK_PARENTS
+    return ATTENTION_PARENTS if family in ATTENTION else PARENTS
 
 
 class Entry(Spec):
@@ -98,7 +110,7 @@ class KernelSet:
         """The entry of a framework; of the typical one where the family knows no others."""
         held = self.families.get(family)
         if held is None:
-            parent = (LINK_PARENTS if family in LINKS else PARENTS).get(self.name)
+            parent = parents_of(family).get(self.name)
             return None if parent is None else load_set(parent).find(family, framework)
         return held.get(framework) or held.get(TYPICAL)
 

@@ -32,11 +32,10 @@ from .hardware import C_FP8, H_CAPABILITY, hardware
 from .kernel_sets import (
     BEST,
     LABELS,
-    LINK_PARENTS,
     LINKS,
-    PARENTS,
     TYPICAL,
     Entry,
+    parents_of,
     representative,
     stand_in,
 )
@@ -109,7 +108,7 @@ class SetFit:
         probes: Probes, steps: Steps, whole: Mapping[str, F8],
     ) -> None:  # fmt: skip
         self.family, self.specs, self.measured, self.probes = family, specs, measured, probes
-        self.parents = LINK_PARENTS if family.name in LINKS else PARENTS
+        self.parents = parents_of(family.name)
         self.h = {name: hardware(spec) for name, spec in specs.items()}
         self.set = {name: self._owner(str(spec.kernels)) for name, spec in specs.items()}
         self.sets = tuple(dict.fromkeys(self.set.values()))

@@ -18,7 +18,7 @@ from typing import Any
 from ...workloads.errors import InputError, SpecError, nearest
 from ...workloads.shown import Sources
 from ...workloads.specfile import Description, build, describe, load_description
-from ..spec import LinkSpec, SystemSpec
+from ..spec import DeviceSpec, LinkSpec, SystemSpec
 from .spec import HostSpec
 
 IDENTITY = ("name", "title")
@@ -96,11 +96,17 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
     return system.model_copy(update={"host": spec})
 
 
+def joined(system: SystemSpec) -> DeviceSpec:
+    """A device of the system, on its bridge where that joins all of a node and no host is named."""
+    return system.device if system.host is not None else system.device.among(system.devices_per_node)
+
+
 def host_of(system: SystemSpec) -> HostSpec | None:
     """The host that a system stands in: the one it names, else the class that its device names."""
     if system.host is not None:
         return system.host
-    return None if system.device.host is None else load_host(system.device.host)[0]
+    name = joined(system).host
+    return None if name is None else load_host(name)[0]
 
 
 def host_sources(system: SystemSpec, host: str | Path | None = None) -> dict[str, str]:
@@ -111,13 +117,13 @@ def host_sources(system: SystemSpec, host: str | Path | None = None) -> dict[str
     host : str or Path, optional
         What an option names instead of the system or its device.
     """
-    named = system.device.host if host is None and system.host is None else host
+    named = joined(system).host if host is None and system.host is None else host
     return {} if named is None else {f"host.{k}": s for k, s in load_host(named)[1].items()}
 
 
 def link_of(system: SystemSpec) -> LinkSpec:
     """The link inside a node, as the system's host has it; what collectives without rows cost."""
-    link, host = system.device.link, host_of(system)
+    link, host = joined(system).link, host_of(system)
     if host is None or host.plain:
         return link
     own, nominal = host.link, host.link.bandwidth_bytes_per_s

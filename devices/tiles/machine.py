@@ -172,12 +172,11 @@ def machine_of(spec: DeviceSpec) -> Machine:
         No xPU whose cores and clock are known.
     """
     xpu = next((p for p in spec.processors.values() if p.kind == "xpu"), None)
-    count, clock = (None, None) if xpu is None else _cores(xpu)
-    if xpu is None or count is None or clock is None:
+    if xpu is None or xpu.cores is None or xpu.clock_Hz is None:
         raise SpecError(spec.name, "needs an xpu with cores and clock_MHz for the tile model")
     derived = [] if xpu.core else ["shared_memory_KiB", "registers", "warps", "blocks"]
     core, memory = xpu.core or LIKE_AMPERE, spec.memory
-    cores = float(count)
+    cores, clock = float(xpu.cores), xpu.clock_Hz
     latency, cache_latency = memory.latency_s, memory.cache_latency_s
     cache_bandwidth = memory.cache_bandwidth_bytes_per_s
     if latency is None:
@@ -198,14 +197,6 @@ def machine_of(spec: DeviceSpec) -> Machine:
         HBM_CHANNEL if memory.stacks > 1 else GDDR_CHANNEL, *rates,
     )  # fmt: skip
     return Machine(spec.name, vector, tuple(derived))
-
-
-def _cores(xpu: ProcessorSpec) -> tuple[int | None, float | None]:
-    """How many cores, and their clock: of the processor, else of its core."""
-    core = xpu.core
-    if core is None:
-        return xpu.cores, xpu.clock_Hz
-    return xpu.cores or core.count, xpu.clock_Hz or core.clock_Hz
 
 
 def _rates(

@@ -67,13 +67,10 @@ def _processor(xpu: ProcessorSpec, new: tuple[float, ...], faster: float) -> Pro
         "registers": int(new[M_REGISTERS]), "warps": int(new[M_WARPS]),
         "blocks": int(new[M_BLOCKS]), "lanes": int(new[M_LANES]),
     }  # fmt: skip
-    many, clock = int(new[M_CORES]), new[M_CLOCK]
-    if xpu.cores is None:  # no fit speaks for it, nor for its variants
-        core |= {"count": many, "clock_Hz": clock}
-    own = {} if xpu.cores is None else {"cores": many, "clock_Hz": clock}
     return xpu.model_copy(
         update={
-            **own,
+            "cores": int(new[M_CORES]),
+            "clock_Hz": new[M_CLOCK],
             "peak_flops_per_s": {k: v * faster for k, v in xpu.peak_flops_per_s.items()},
             "core": CoreSpec(**core),
         }

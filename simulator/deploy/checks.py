@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ...devices.device import SharedMemoryDevice, build_device
 from ...devices.dram.model import derivable, with_dram
-from ...devices.hosts.catalog import host_of
+from ...devices.hosts.catalog import host_of, joined
 from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
 from ...workloads.model import ModelSpec
@@ -53,7 +53,7 @@ def _priced(
 ) -> SharedMemoryDevice:  # fmt: skip
     """A system's device with the cost models that are asked for."""
     device = build_device(
-        system.device, calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,
+        joined(system), calibrated=costs == "auto", kernels=kernels, frameworks=frameworks,
         host=host_of(system), assumed=system.host is None,
     )  # fmt: skip
     if memory == "derived" and any(map(derivable, device.processors.values())):

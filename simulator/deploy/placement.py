@@ -25,7 +25,7 @@ CLEARLY = 1.0 - 1e-12
 and both paths must choose the same."""
 
 PAPER_DECODE = ("attention_decode", "mla_decode", "linear_state")
-"""Kinds of op that Duplex runs near memory when they decode (section IV)."""
+"""Kinds of op that Duplex runs near memory when they decode, for their low Op/B (section IV)."""
 
 
 class Option(NamedTuple):
@@ -36,8 +36,10 @@ class Option(NamedTuple):
     place : int
         Of the processor among those of its device; 0 is the main one.
     near : bool
-        Whether the Duplex paper runs the op near memory in this stage: decode attention always,
-        experts in decoding-only stages (section IV).
+        Whether the Duplex paper runs the op near memory in this stage: decode attention, whose Op/B
+        is low, and experts in decoding-only stages (section IV). Attention on a latent cache
+        (MLA) has as many operations a byte as two for each head, and stays on the main processor
+        where that attains more FLOP/s.
     seconds, joules : float
         Price of the op there; 0 for rules that do not ask (`Rule.priced`).
     attained : float
@@ -120,7 +122,7 @@ def fastest(o: Option) -> float:
 
 @placement("paper")
 def paper(o: Option) -> float:
-    """Decode attention near memory, experts too in decoding-only stages (Duplex, section IV)."""
+    """Decode attention of low Op/B near memory, experts too in decoding-only stages (Duplex, section IV)."""
     return 0.0 if o.near and o.place > 0 else 1.0 + o.place
 
 
@@ -208,12 +210,14 @@ def choose(
     if len(can) == 1:
         return can[0]
     decode = op.kind in PAPER_DECODE and op.phase == "decode"
-    near = decode or (op.kind == "experts" and not mixed)
+    experts = op.kind == "experts" and not mixed
+    first = can[0].attained(op.flops, op.bytes, op.dtype)
 
     def score(p: Processor) -> float:
         cost = p.model.cost(op) if rule.priced else None
         seconds, joules = (cost.seconds, cost.total_joules) if cost else (0.0, 0.0)
         attained = p.attained(op.flops, op.bytes, op.dtype)
+        near = experts or (decode and attained > first)
         return rule.score(Option(processors.index(p), near, seconds, joules, attained))
 
     return min(can, key=score)

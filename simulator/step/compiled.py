@@ -89,16 +89,18 @@ def first_able(plan: Plan, s: int) -> int:
 def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: float) -> int:
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
     role = plan.slots[s, S_ROLE]
-    near = role in (ROLE_PAIR_DECODE, ROLE_DECODE)
+    decode, size = role in (ROLE_PAIR_DECODE, ROLE_DECODE), stream + act
+    first = attained(plan.params[s, first_able(plan, s)], flops, size)
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
         if not plan.can[s, p]:
             continue
         params, seconds, joules = plan.params[s, p], 0.0, 0.0
         if plan.priced:
-            seconds, _ = op_price(plan.kernels, params, s, p, m, flops, stream + act)
+            seconds, _ = op_price(plan.kernels, params, s, p, m, flops, size)
             joules = energy(params, flops, stream, act)
-        o = Option(p, near, seconds, joules, attained(params, flops, stream + act))
+        rate = attained(params, flops, size)
+        o = Option(p, decode and rate > first, seconds, joules, rate)
         value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least = p, value

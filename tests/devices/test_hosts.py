@@ -19,7 +19,7 @@ from opbyte.analysis.answers.description import describe
 from opbyte.analysis.validate.kernels import validate_kernels
 from opbyte.devices.catalog import list_devices, load_device, load_system
 from opbyte.devices.device import build_device, can_calibrate
-from opbyte.devices.hosts.catalog import host_of, link_of, list_hosts, load_host, placed_in
+from opbyte.devices.hosts.catalog import host_of, joined, link_of, list_hosts, load_host, placed_in
 from opbyte.devices.hosts.links import HostedLinks
 from opbyte.devices.hosts.spec import FittedSpec, HostFitSpec, HostSpec
 from opbyte.devices.link import LinkModel
@@ -50,7 +50,7 @@ def links(device: str, host: HostSpec | str | None, ranks: int, costs: str = "au
     """The cost model of a device's collectives in a host."""
     system = load_system(f"{device}-x{ranks}")
     system = placed_in(system, host) if host is not None else system
-    built = build_device(system.device, calibrated=costs == "auto", host=host_of(system))
+    built = build_device(joined(system), calibrated=costs == "auto", host=host_of(system))
     return LinkModel(link_of(system), ranks, built.collectives)
 
 
@@ -66,6 +66,19 @@ def test_pcie_cards_name_a_class() -> None:
     named = {name: load_device(name)[0].host for name in CALIBRATED}
     assert {named[name] for name in ON_PCIE} == {"pcie-host"}
     assert {named[name] for name in set(CALIBRATED) - set(ON_PCIE)} == {None}
+
+
+@pytest.mark.parametrize("name", ["a40", "rtx-a6000"])
+def test_a_bridge_joins_two_cards_and_no_more(name: str) -> None:
+    """In larger nodes a ring is as slow as PCIe, however many pairs of it are bridged."""
+    two, four = (load_system(f"{name}-x{n}") for n in (2, 4))
+    assert link_of(two).name == "nvlink3-bridge"
+    assert host_of(two) is None
+    assert link_of(four).name == "pcie4"
+    assert host_of(four) == load_host("pcie-host")[0]
+    message = collective("all_reduce", 2.0**24, 2)
+    assert 3.0 * links(name, None, 2).cost(message).seconds < links("l40s", None, 2).cost(message).seconds
+    assert link_of(placed_in(two, "pcie-host")).name == "pcie4"
 
 
 def test_class_says_what_was_measured(data_set: Callable[[str], Path]) -> None:

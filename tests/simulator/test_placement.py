@@ -87,6 +87,14 @@ def test_paper_rule() -> None:
     assert placed("paper", ops, False, device()) == [["main"], ["main"], ["near"], ["near"]]
 
 
+def test_attention_of_high_op_per_byte_stays_on_the_main_processor() -> None:
+    """A latent cache is read once for all heads; 2 Op/B is where the rooflines cross."""
+    for rule in ("paper", "co-process"):
+        for flops, where in ((15.9, "near"), (16.1, "main")):
+            latent = op("attention_decode", flops, 8.0, "decode")
+            assert placed(rule, [latent], False, device()) == [[where]]
+
+
 def test_co_process_pairs_attention_and_splits_experts() -> None:
     found = placed("co-process", [DENSE, PREFILL, DECODE, EXPERTS], True, device())
     # One expert each takes 0.8 s, as both near memory would: the earlier of equal splits.

@@ -143,8 +143,8 @@ def mixed_attention(spaces: int) -> list[Region]:
     spec = load_device("duplex")[0]
     spec = spec.model_copy(update={"memory": spec.memory.model_copy(update={"spaces": spaces})})
     ops = [
-        Op(f"attention_{p}", "attention", f"attention_{p}", p, {}, "fp16", 1e9, kv_read_bytes=1e6)
-        for p in ("prefill", "decode")
+        Op(f"attention_{p}", "attention", f"attention_{p}", p, {}, "fp16", 1e9, kv_read_bytes=b)
+        for p, b in (("prefill", 1e6), ("decode", 2.5e8))
     ]
     return regions(ops, SharedMemoryDevice(spec, DUPLEX.processors), "co-process", True)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ....devices.hosts.catalog import PCIE, host_of, list_hosts, load_host
+from ....devices.hosts.catalog import PCIE, host_of, link_of, list_hosts, load_host
 from ....devices.hosts.spec import FittedSpec, HostFitSpec, HostSpec
 from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError, nearest
@@ -204,7 +204,7 @@ def _base(system: SystemSpec, host: str | Path | None) -> tuple[HostSpec, str]:
     if host is not None:
         return load_host(host)[0], str(host)
     known = host_of(system)
-    if known is None and system.device.link.name.startswith(PCIE):
+    if known is None and link_of(system).name.startswith(PCIE):
         raise InputError("--host", f"is needed: {system.device.name} names no class of host")
     name = NVLINK if known is None else known.name
     return load_host(name)[0], name
