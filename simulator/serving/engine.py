@@ -137,8 +137,9 @@ class Engine:
             )
         self.books = new_books(self.plan, self.policy.max_sequences)
         d = self.deployment
-        overlaps = d.layout.all_devices / d.replicas if self.plan.streams is not None else None
-        self.course = Course(d.device.board, overlaps)
+        overlaps = self.plan.streams is not None or bool(self.plan.shares)
+        devices = d.layout.all_devices / d.replicas if overlaps else None
+        self.course = Course(d.device.board, devices)
         if d.speculation is not None:
             self.limits, self.spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed

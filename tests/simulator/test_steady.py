@@ -201,3 +201,17 @@ def test_stretches_carry_all_tokens_and_energy(served: Any) -> None:
 
 def test_enough_batches_for_an_interval(served: Any) -> None:
     assert served(600, rate=20.0).window.batches >= FEWEST
+
+
+def test_two_processors_at_once_make_a_device_busy_once() -> None:
+    """Co-processed experts run on both for most of the time; the board stays below its limit all the same."""
+    d = deploy(load_model("gpt-oss-20b"), load_system("b200-logic-pim-x1"))
+    stream = open_requests(limit=24, seed=1, closed_loop=8, input_len=3000, output_len=32)
+    found = run(d, make_policy("chunked"), stream, keep_stages=True)
+    busy = sum(op.busy_s for op in found.ops)
+    assert busy > 1.2 * found.makespan_s
+    limit = found.deployment.system.device.limit_W
+    assert limit is not None
+    assert found.watts_per_device is not None
+    assert found.stages["watts"].max() <= limit * (1 + 1e-9)
+    assert found.watts_per_device <= limit
