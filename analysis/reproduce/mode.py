@@ -33,7 +33,7 @@ ASSUMPTIONS = (
         "not printed); observations come embedded, and an action is ten passes"
     ),
     "dense: attention and all four experts as one block, 52 d^2 a token and layer",
-    "roofline of the card: launches of an eager framework are not in it, which decide a batch of 1",
+    "kernel models of the card, whose attention is taken over from the L40S: launches of an eager framework are not in it, which decide a batch of 1",
 )
 
 

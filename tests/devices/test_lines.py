@@ -63,7 +63,7 @@ def test_an_exchange_is_its_line_and_costs_the_links_energy() -> None:
 
 def test_what_has_no_line_keeps_its_price() -> None:
     op = Op("norm", "norm", "elementwise", "both", {}, "fp32", flops=0.0, act_bytes=1e9)
-    plain = build_device(load_device("rtx-a6000")[0], calibrated=True).processors["xpu"].model
+    plain = build_device(load_device("rtx-a6000")[0]).processors["xpu"].model
     assert isinstance(MODEL, LineModel)
     assert MODEL.cost(op) == plain.cost(op)
     assert [e.cost_model for e in MODEL.evidence([op])] == ["roofline"]
