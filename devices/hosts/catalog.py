@@ -98,7 +98,9 @@ def placed_in(system: SystemSpec, host: str | Path | HostSpec | None) -> SystemS
 
 def joined(system: SystemSpec) -> DeviceSpec:
     """A device of the system, on its bridge where that joins all of a node and no host is named."""
-    return system.device if system.host is not None else system.device.among(system.devices_per_node)
+    return (
+        system.device if system.host is not None else system.device.among(system.devices_per_node)
+    )
 
 
 def host_of(system: SystemSpec) -> HostSpec | None:

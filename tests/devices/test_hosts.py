@@ -77,7 +77,10 @@ def test_a_bridge_joins_two_cards_and_no_more(name: str) -> None:
     assert link_of(four).name == "pcie4"
     assert host_of(four) == load_host("pcie-host")[0]
     message = collective("all_reduce", 2.0**24, 2)
-    assert 3.0 * links(name, None, 2).cost(message).seconds < links("l40s", None, 2).cost(message).seconds
+    assert (
+        3.0 * links(name, None, 2).cost(message).seconds
+        < links("l40s", None, 2).cost(message).seconds
+    )
     assert link_of(placed_in(two, "pcie-host")).name == "pcie4"
 
 
