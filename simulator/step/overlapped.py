@@ -49,6 +49,9 @@ from .streams import (
 )
 from .unequal import graph_batch
 
+SURELY = 1.0 + 1e-12
+"""Longer by more than what sums of one step differ by that are taken in another order."""
+
 _chunk_tokens = compiled_part(chunk_tokens)
 _even_halves = compiled_part(even_halves)
 _half_moments = compiled_part(half_moments)
@@ -287,6 +290,8 @@ def overlapped_seconds(
             continue
         seconds = serial[c, 0] + serial[c, 1]
         if streams.ways[c, Y_KIND] != SERIAL:
+            if lanes.compute[c] + serial[c, 1] > least * SURELY:
+                continue  # what it computes alone takes longer than a way that is known
             seconds = makespan(streams, lanes, c)
         if seconds < least:
             best, least = c, seconds
