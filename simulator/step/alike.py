@@ -49,7 +49,7 @@ def moved(lanes: Lanes, chunks: int) -> float:
             abs(lanes.free[i] - lanes.free_before[i] - by) > near
         ):
             return -1.0
-    return by
+    return float(by)
 
 
 @compiled_part
