@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,13 @@ settings.register_profile(
 )  # fmt: skip
 settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of what the garbage collector looks through again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 LIMIT_S = 900.0
 """No test takes a tenth of this; one that does is ended with the stacks of its threads."""

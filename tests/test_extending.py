@@ -136,15 +136,47 @@ LISTED = {
 }
 
 
+EVERY_LIST = """
+import contextlib, io, json, sys
+from opbyte.analysis.cli import main
+found = {}
+for kind in sys.argv[1:]:
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        main(["list", kind, "--json"])
+    found[kind] = json.loads(said.getvalue())
+print(json.dumps(found))
+"""
+
+
+def listed(where: Outside) -> dict[str, dict[str, Any]]:
+    """What `opbyte list` says of every kind, in one process."""
+    run = where.python("-c", EVERY_LIST, *LISTED)
+    assert run.returncode == 0, run.stderr[-2000:]
+    found: dict[str, dict[str, Any]] = json.loads(run.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def with_package(installed: Outside) -> dict[str, dict[str, Any]]:
+    return listed(installed)
+
+
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    return listed(Outside(tmp_path_factory.mktemp("bare")))
+
+
 @pytest.mark.parametrize("kind", LISTED)
-def test_lists_show_what_a_package_adds(kind: str, installed: Outside, bare: Outside) -> None:
+def test_lists_show_what_a_package_adds(
+    kind: str, with_package: dict[str, dict[str, Any]], without: dict[str, dict[str, Any]]
+) -> None:
     name, title = LISTED[kind]
-    items = json.loads(installed.opbyte("list", kind, "--json"))["items"]
+    items = with_package[kind]["items"]
     (mine,) = (item for item in items if item["name"] == name)
     assert mine["title"].startswith(title)
     assert not mine["title"].endswith(".")
     assert all(item["title"] for item in items)
-    assert name not in json.loads(bare.opbyte("list", kind, "--json"))["names"]
+    assert name not in without[kind]["names"]
 
 
 SIMULATE = ("simulate", "llama-3-8b", "--system", "h100-x1", "--rate", "20", "--requests", "40",

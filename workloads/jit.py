@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -137,14 +137,20 @@ def compiled_from_outside(function: F, entry: type, fields: Sequence[Any], where
     InputError
         Numba cannot compile it.
     """
-    made: Any = compiled_part(function)
-    named_tuple: Any = numba.types.NamedTuple
     try:
-        made.compile((named_tuple(tuple(fields), entry),))
+        return cast(F, _rule(function, entry, tuple(fields)))
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(where, f"cannot be compiled: {reason}") from error
-    return cast(F, made)
+
+
+@cache
+def _rule(function: Callable[..., object], entry: type, fields: tuple[Any, ...]) -> object:
+    """A rule compiled once: its type is its own, so that a second one is another engine's compile."""
+    made: Any = compiled_part(function)
+    named_tuple: Any = numba.types.NamedTuple
+    made.compile((named_tuple(fields, entry),))
+    return cast(object, made)
 
 
 PART: Any = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
-from ...workloads.jit import compiled_part, int64
+from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..deploy.placement import Option
 from .books import (
     K_ACT,
@@ -107,36 +107,49 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
     return best
 
 
+@compiled_inside
+def cost_cell(plan: Plan, s: int, m: F8, fresh: bool, cells: F8) -> None:
+    """Cost an op of one rank where that is due.
+
+    Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
+    """
+    cell = cells[s]
+    if fresh or plan.slots[s, S_VARIES]:
+        cost_slot(plan, s, m, cell)
+        paired = plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE and plan.spaces > 1
+        if plan.shares and paired:
+            before = cells[s - 1]  # decode attention runs beside the prefill just before it
+            if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
+                cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
+
+
+@compiled_inside
+def book_cell(plan: Plan, s: int, p: int, times: int, cell: F8, tally: F8, busy: F8) -> None:
+    """Book an op that ran on processor `p`, `times` over."""
+    row = tally[s, p]
+    row[int(cell[K_BOUND])] += cell[K_BUSY] * times
+    track = busy.size - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
+    busy[track] += cell[K_BUSY] * times
+    row[T_FLOPS] += cell[K_FLOPS] * times
+    row[T_STREAM] += cell[K_STREAM] * times
+    row[T_ACT] += cell[K_ACT] * times
+    row[T_RUNS] += times
+    row[T_OUTSIDE] += cell[K_OUTSIDE] * times
+
+
 @compiled_part
 def range_seconds(
     plan: Plan, first: int, end: int, times: int, m: F8, fresh: bool, cells: F8, tally: F8, busy: F8
 ) -> float:  # fmt: skip
-    """Seconds of the ops from `first` to before `end` on one rank, booked `times` over.
-
-    Unless the batch is `fresh`, only ops that depend on the decodes' contexts are costed anew.
-    """
+    """Seconds of the ops from `first` to before `end` on one rank, booked `times` over."""
     total = 0.0
     for s in range(first, end):
+        cost_cell(plan, s, m, fresh, cells)
         cell = cells[s]
-        if fresh or plan.slots[s, S_VARIES]:
-            cost_slot(plan, s, m, cell)
-            paired = plan.slots[s, S_ROLE] == ROLE_PAIR_DECODE and plan.spaces > 1
-            if plan.shares and paired:
-                before = cells[s - 1]  # decode attention runs beside the prefill just before it
-                if before[K_PROCESSOR] >= 0.0 and before[K_PROCESSOR] != cell[K_PROCESSOR]:
-                    cell[K_WALL] = max(cell[K_WALL] - before[K_BUSY], 0.0)
         p = int(cell[K_PROCESSOR])
         if p >= 0:
             total += cell[K_WALL]
-            row = tally[s, p]
-            row[int(cell[K_BOUND])] += cell[K_BUSY] * times
-            track = busy.size - 1 if plan.slots[s, S_ROLE] == ROLE_LINK else p
-            busy[track] += cell[K_BUSY] * times
-            row[T_FLOPS] += cell[K_FLOPS] * times
-            row[T_STREAM] += cell[K_STREAM] * times
-            row[T_ACT] += cell[K_ACT] * times
-            row[T_RUNS] += times
-            row[T_OUTSIDE] += cell[K_OUTSIDE] * times
+            book_cell(plan, s, p, times, cell, tally, busy)
     return total
 
 

@@ -40,6 +40,9 @@ class Lanes(NamedTuple):
     free: F8  # [streams] when each has done all that it was given
     ring: F8  # [RING, 3] latest exchanges
     latest: I8  # [1] how many there were
+    before_visit: F8  # [2, N] `ready` and `before`, and
+    free_before: F8  # [streams] `free`, and
+    booked: F8  # [S+X] the way's `wall`, before the latest of visits that are alike
 
 
 def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
@@ -68,4 +71,7 @@ def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
         free=np.zeros(plan.streams.resources),
         ring=np.zeros((RING, 3)),
         latest=np.zeros(1, dtype=np.int64),
+        before_visit=np.zeros((2, n)),
+        free_before=np.zeros(plan.streams.resources),
+        booked=np.zeros(rows),
     )

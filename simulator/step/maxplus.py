@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..streams.overlap import PIPELINED, SERIAL
+from .alike import keep, moved, skip
 from .lanes import L_END, L_SLOT, L_START, RING, Lanes
 from .streams import (
     T_CUT,
@@ -143,12 +144,33 @@ def close_stage(streams: Streams, lanes: Lanes, c: int, stage: int) -> float:
 
 
 @compiled_part
+def run_alike(streams: Streams, lanes: Lanes, c: int, v: int, last: int) -> None:
+    """Run visits from `v` to `last` that are alike; those in the middle follow from the first ones.
+
+    The last one is run: its chunks may go on differently.
+    """
+    chunks, steady = streams.ways[c, Y_CHUNKS], int64(0)
+    while v < last:
+        keep(lanes, c)
+        run_visit(streams, lanes, c, v)
+        v += 1
+        by = moved(lanes, chunks)
+        steady = steady + 1 if by > 0.0 else int64(0)
+        if steady == 2:
+            skip(lanes, c, chunks, by, last - v)
+            v = last
+    run_visit(streams, lanes, c, last)
+
+
+@compiled_part
 def makespan(streams: Streams, lanes: Lanes, c: int) -> float:
     """Seconds of a step in one way, its stages one after another."""
-    total, stage = 0.0, int64(0)
-    for v in range(streams.visits.shape[0]):
+    total, stage, v = 0.0, int64(0), int64(0)
+    while v < streams.visits.shape[0]:
         if streams.visits[v, V_STAGE] != stage:
             total += close_stage(streams, lanes, c, stage)
             stage = streams.visits[v, V_STAGE]
-        run_visit(streams, lanes, c, v)
+        last = v + streams.alike[v]
+        run_alike(streams, lanes, c, v, last)
+        v = last + 1
     return total + close_stage(streams, lanes, c, stage)

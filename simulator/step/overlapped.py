@@ -14,8 +14,8 @@ from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..streams.chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
 from ..streams.overlap import PIPELINED, SERIAL, TWO_BATCH
-from .books import K_WALL, Books
-from .compiled import range_seconds, section_seconds
+from .books import K_PROCESSOR, K_WALL, Books
+from .compiled import book_cell, cost_cell
 from .experts import book_part, clear_share, groups_seconds
 from .lanes import Lanes
 from .lowering import (
@@ -28,6 +28,8 @@ from .lowering import (
     F8,
     G_LAYERS,
     G_STAGE,
+    G_START,
+    G_STOP,
     I8,
     ROLE_LINK,
     S_ROLE,
@@ -49,6 +51,9 @@ from .streams import (
 )
 from .unequal import graph_batch
 
+SURELY = 1.0 + 1e-12
+"""Longer by more than what sums of one step differ by that are taken in another order."""
+
 _chunk_tokens = compiled_part(chunk_tokens)
 _even_halves = compiled_part(even_halves)
 _half_moments = compiled_part(half_moments)
@@ -64,21 +69,67 @@ def size_of(m: F8, kind: int, chunks: int, place: int) -> int:
 
 
 @compiled_part
-def price_tracks(
-    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, count: int,
-    fresh: bool,
-) -> float:  # fmt: skip
-    """Price and book `count` equal chunks of a rank's tracks in a section; seconds of one."""
+def price_range(plan: Plan, first: int, end: int, m: F8, fresh: bool, cells: F8) -> float:
+    """`compiled.range_seconds` of what is not booked yet."""
     total = 0.0
-    kind, layers = streams.ways[c, Y_KIND], plan.sections[g, G_LAYERS]
+    for s in range(first, end):
+        cost_cell(plan, s, m, fresh, cells)
+        total += cells[s, K_WALL]
+    return total
+
+
+@compiled_part
+def book_range(
+    plan: Plan, first: int, end: int, times: int, cells: F8, books: Books
+) -> None:  # fmt: skip
+    """Book what `price_range` priced, `times` over."""
+    for s in range(first, end):
+        p = int(cells[s, K_PROCESSOR])
+        if p >= 0:
+            book_cell(plan, s, p, times, cells[s], books.tally, books.busy[0])
+
+
+@compiled_part
+def price_tracks(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, g: int, r: int, size: int, fresh: bool
+) -> float:  # fmt: skip
+    """Price a rank's tracks in a section that have chunks of a size; seconds of one chunk."""
+    total, kind = 0.0, streams.ways[c, Y_KIND]
     for t in range(streams.spans[g, 0], streams.spans[g, 1]):
         row = streams.tracks[t]
         if row[T_PART] < 0 and chunked(streams, t, kind) == (size != WHOLE):
-            total += range_seconds(
-                plan, row[T_START], row[T_STOP], layers * plan.tp * count, lanes.moments[size, r],
-                fresh, lanes.cells[c, size, r], lanes.tally[c], lanes.busy[c, 0],
+            total += price_range(
+                plan, row[T_START], row[T_STOP], lanes.moments[size, r], fresh,
+                lanes.cells[c, size, r],
             )  # fmt: skip
     return total
+
+
+@compiled_part
+def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bool) -> float:
+    """`compiled.section_seconds` of what is not booked yet."""
+    first, end, layers = (
+        plan.sections[g, G_START],
+        plan.sections[g, G_STOP],
+        plan.sections[g, G_LAYERS],
+    )
+    slowest, longest = int64(0), -1.0
+    for r in range(moments.shape[0]):
+        seconds = price_range(plan, first, end, moments[r], fresh, lanes.cells[c, WHOLE, r])
+        if seconds > longest:
+            slowest, longest = r, seconds
+    for s in range(first, end):
+        lanes.wall[c, s] += lanes.cells[c, WHOLE, slowest, s, K_WALL] * layers
+    return longest
+
+
+@compiled_part
+def bigs_of(m: F8, kind: int, chunks: int) -> int:
+    """How many of a rank's chunks are of the larger size."""
+    bigs = int64(0)
+    for place in range(chunks):
+        bigs += size_of(m, kind, chunks, place) == BIG
+    return bigs
 
 
 @compiled_part
@@ -111,27 +162,20 @@ def price_section(
     ranks = moments.shape[0]
     kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
     if kind == SERIAL:
-        return section_seconds(
-            plan, g, moments, fresh, lanes.cells[c, WHOLE], lanes.tally[c], lanes.wall[c],
-            lanes.busy[c, 0],
-        )  # fmt: skip
+        return price_whole(plan, lanes, c, g, moments, fresh)
     slowest, longest = int64(0), -1.0
     for r in range(ranks):
-        seconds = price_tracks(plan, streams, lanes, c, g, r, WHOLE, 1, fresh)
+        seconds = price_tracks(plan, streams, lanes, c, g, r, WHOLE, fresh)
         if seconds > longest:
             slowest, longest = r, seconds
     take_tracks(plan, streams, lanes, c, g, slowest, WHOLE, 0)
     for r in range(ranks):
-        bigs = 0
-        for place in range(chunks):
-            bigs += size_of(moments[r], kind, chunks, place) == BIG
+        bigs = bigs_of(moments[r], kind, chunks)
         lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
         if bigs > 0:
-            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, bigs, fresh)
+            lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, fresh)
         if bigs < chunks:
-            lanes.seconds[SMALL, r] = price_tracks(
-                plan, streams, lanes, c, g, r, SMALL, chunks - bigs, fresh
-            )  # fmt: skip
+            lanes.seconds[SMALL, r] = price_tracks(plan, streams, lanes, c, g, r, SMALL, fresh)
     for place in range(chunks):
         slowest, longest = int64(0), -1.0
         for r in range(ranks):
@@ -219,9 +263,9 @@ def price_experts(
 
 
 @compiled_part
-def clear(lanes: Lanes, c: int) -> None:
-    """Empty a lane's totals."""
-    lanes.tally[c] = 0.0
+def clear(plan: Plan, lanes: Lanes, c: int) -> None:
+    """Empty a lane's totals; of its tallies those of experts, since others are booked at the end."""
+    lanes.tally[c, plan.slots.shape[0] :] = 0.0
     lanes.wall[c] = 0.0
     lanes.busy[c] = 0.0
     lanes.stages[c] = 0.0
@@ -230,11 +274,36 @@ def clear(lanes: Lanes, c: int) -> None:
 
 
 @compiled_part
-def add_lane(lanes: Lanes, c: int, books: Books) -> None:
-    """Add a lane's totals to the books."""
+def book_way(
+    plan: Plan, streams: Streams, lanes: Lanes, c: int, moments: F8, books: Books
+) -> None:  # fmt: skip
+    """Book the ops of the way that is taken, as often as it runs each."""
+    kind, chunks = streams.ways[c, Y_KIND], streams.ways[c, Y_CHUNKS]
+    for g in range(plan.sections.shape[0]):
+        times = plan.sections[g, G_LAYERS] * plan.tp
+        for r in range(moments.shape[0]):
+            cells, bigs = lanes.cells[c], bigs_of(moments[r], kind, chunks)
+            for t in range(streams.spans[g, 0], streams.spans[g, 1]):
+                row = streams.tracks[t]
+                first, end = row[T_START], row[T_STOP]
+                if row[T_PART] >= 0:
+                    continue
+                if not chunked(streams, t, kind):
+                    book_range(plan, first, end, times, cells[WHOLE, r], books)
+                    continue
+                if bigs > 0:
+                    book_range(plan, first, end, times * bigs, cells[BIG, r], books)
+                if bigs < chunks:
+                    book_range(plan, first, end, times * (chunks - bigs), cells[SMALL, r], books)
+
+
+@compiled_part
+def add_lane(plan: Plan, lanes: Lanes, c: int, books: Books) -> None:
+    """Add a lane's seconds, and what its experts did, to the books."""
     tally, busy = lanes.tally[c], lanes.busy[c]
     for s in range(tally.shape[0]):
         books.wall[s] += lanes.wall[c, s]
+    for s in range(plan.slots.shape[0], tally.shape[0]):
         for p in range(tally.shape[1]):
             for k in range(tally.shape[2]):
                 books.tally[s, p, k] += tally[s, p, k]
@@ -268,7 +337,7 @@ def overlapped_seconds(
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
     for c in range(streams.ways.shape[0]):
-        clear(lanes, c)
+        clear(plan, lanes, c)
         cut_moments(plan, streams, lanes, c, moments)
         for g in range(plan.sections.shape[0]):
             longest = price_section(plan, streams, lanes, c, g, moments, fresh)
@@ -287,10 +356,13 @@ def overlapped_seconds(
             continue
         seconds = serial[c, 0] + serial[c, 1]
         if streams.ways[c, Y_KIND] != SERIAL:
+            if lanes.compute[c] + serial[c, 1] > least * SURELY:
+                continue  # what it computes alone takes longer than a way that is known
             seconds = makespan(streams, lanes, c)
         if seconds < least:
             best, least = c, seconds
-    add_lane(lanes, best, books)
+    book_way(plan, streams, lanes, best, moments, books)
+    add_lane(plan, lanes, best, books)
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
     return float(least)

@@ -13,7 +13,7 @@ from ..deploy.deployment import Deployment
 from ..streams.graph import COMPUTE
 from ..streams.overlap import NONE
 from .sections import sections_of
-from .tracks import tracks_of, visits_of, ways_of
+from .tracks import Visit, tracks_of, visits_of, ways_of
 
 I8 = npt.NDArray[np.int64]
 
@@ -36,6 +36,7 @@ class Streams(NamedTuple):
     tracks: I8  # [T, 6]
     spans: I8  # [G, 2] tracks of each section
     visits: I8  # [V, 3]
+    alike: I8  # [V] how many visits that are the same follow each one
     resources: int
 
 
@@ -59,10 +60,20 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         for start, own in zip(starts, tracks, strict=True) for t in own
     ]  # fmt: skip
     ends = np.cumsum([len(own) for own in tracks])
+    visits = visits_of(d, sections)
     return Streams(
         ways=np.array([(way.kind, way.chunks) for way in chosen], dtype=np.int64),
         tracks=np.array(rows, dtype=np.int64),
         spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),
-        visits=np.array(visits_of(d, sections), dtype=np.int64),
+        visits=np.array(visits, dtype=np.int64),
+        alike=_alike(visits),
         resources=len(number),
     )
+
+
+def _alike(visits: Sequence[Visit]) -> I8:
+    """How many visits of the same section and experts follow each one without another between."""
+    out = np.zeros(len(visits), dtype=np.int64)
+    for v in range(len(visits) - 2, -1, -1):
+        out[v] = (out[v + 1] + 1) * (visits[v] == visits[v + 1])
+    return out

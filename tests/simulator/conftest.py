@@ -35,11 +35,13 @@ def _deployed(
     routing: str,
     seed: int,
     memory: str,
+    layers: int | None,
 ) -> Deployment | None:
+    whole = load_model(model)
     try:
         found = deploy(
-            load_model(model), load_system(system), placement=placement, attention=attention,
-            routing=routing, seed=seed, memory=memory,
+            replace(whole, layers=whole.layers[:layers]), load_system(system), placement=placement,
+            attention=attention, routing=routing, seed=seed, memory=memory,
         )  # fmt: skip
         found.memory()
     except (InputError, CapacityError):
@@ -49,7 +51,7 @@ def _deployed(
 
 @pytest.fixture(scope="session")
 def deployed() -> Callable[..., Deployment | None]:
-    """Deployments by name; None where the model does not fit the system."""
+    """Deployments by name, of the first `layers`; None where the model does not fit the system."""
 
     def find(
         model: str,
@@ -59,6 +61,7 @@ def deployed() -> Callable[..., Deployment | None]:
         routing: str = "uniform",
         seed: int = 0,
         memory: str = "flat",
+        layers: int | None = None,
     ) -> Deployment | None:
         if model.startswith("data/"):
             folder = os.environ.get("OPBYTE_DATA", "")
@@ -66,7 +69,7 @@ def deployed() -> Callable[..., Deployment | None]:
             if not folder or not path.exists():
                 pytest.skip(f"OPBYTE_DATA has no {model}")
             model = str(path)
-        return _deployed(model, system, placement, attention, routing, seed, memory)
+        return _deployed(model, system, placement, attention, routing, seed, memory, layers)
 
     return find
 
