@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.jit_held import held
 from ..deploy.deployment import Deployment
+from ..streams.gates import Gate, gate_of
 from ..streams.graph import COMPUTE
 from ..streams.overlap import NONE
 from .sections import sections_of
@@ -37,6 +38,7 @@ class Streams(NamedTuple):
     spans: I8  # [G, 2] tracks of each section
     visits: I8  # [V, 3]
     resources: int
+    gate: I8  # [3] see `streams.gates.Gate.row`
 
 
 def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
@@ -65,4 +67,5 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         spans=np.column_stack([[0, *ends[:-1]], ends]).astype(np.int64),
         visits=np.array(visits_of(d, sections), dtype=np.int64),
         resources=len(number),
+        gate=np.array((gate_of(d.overlap) or Gate()).row, dtype=np.int64),
     )
