@@ -34,7 +34,7 @@ MOST_BATCHES = 64
 """Micro-batches of a step."""
 LATENCY = "round trip"
 """What limits a step in which every stream waits for others."""
-FULL = 0.95
+FULL = 0.9
 """Share of a step that a stream is busy, from which on it limits the step."""
 
 
@@ -58,9 +58,10 @@ class Apart:
     @property
     def devices(self) -> tuple[int, int]:
         """Of both groups."""
-        return tuple(
+        one, other = (
             d.system.nodes * d.system.devices_per_node for d in (self.attention, self.experts)
-        )  # type: ignore[return-value]
+        )
+        return one, other
 
 
 class Memories(NamedTuple):
@@ -150,8 +151,7 @@ def check_apart(a: Apart) -> None:
     Raises
     ------
     InputError
-        Experts in attention, pipeline stages, processors that are devices of their own, groups of devices
-        that share experts' columns, or no experts.
+        Experts in attention, pipeline stages, processors that are devices of their own, or no experts.
     """
     for d, flag in ((a.attention, "--attention-on"), (a.experts, "--experts-on")):
         if d.pools or d.system.mapping.separate or d.system.mapping.pipeline or d.layout.pp > 1:
@@ -160,12 +160,6 @@ def check_apart(a: Apart) -> None:
         raise InputError("MODEL", f"{a.attention.model.name} has experts in its attention")
     if not a.experts.experts:
         raise InputError("MODEL", f"{a.experts.model.name} has no experts to put elsewhere")
-    if a.experts.layout.expert_tp > 1:
-        count = a.experts.experts[0].spec.routed.experts
-        raise InputError(
-            "--experts-on", f"{a.experts.system.name}: its {a.experts.layout.devices} devices must divide "
-            f"the {count} experts of a layer",
-        )  # fmt: skip
 
 
 def memories(a: Apart, context: int) -> Memories:
@@ -223,19 +217,18 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     trips = [known[size].trip for size in sizes]
     timeline = run(pingpong(trips))
     layers = len(trips[0].out)
-    mean = [
-        sum(sum(values[:layers]) for values in own) / (layers * len(trips))
-        for own in (
-            [t.attention for t in trips],
-            [t.experts for t in trips],
-            [t.out for t in trips],
-        )
-    ]
-    joules = tuple(
+    joules = [
         _spent(d, [known[size].works[side] for size in sizes], timeline.makespan, n)
         for side, (d, n) in enumerate(zip((a.attention, a.experts), a.devices, strict=True))
-    )
-    return ApartStep(sizes, *mean, timeline, joules)  # type: ignore[arg-type]
+    ]
+
+    def mean(parts: Sequence[Sequence[float]]) -> float:
+        return sum(sum(own[:layers]) for own in parts) / (layers * len(trips))
+
+    return ApartStep(
+        sizes, mean([t.attention for t in trips]), mean([t.experts for t in trips]),
+        mean([t.out for t in trips]), timeline, (joules[0], joules[1]),
+    )  # fmt: skip
 
 
 def _spent(d: Deployment, works: Sequence[Work], seconds: float, devices: int) -> float:
@@ -359,6 +352,16 @@ def apart_of(
     InputError
         What does not fit, under the option's name; see `check_apart`.
     """
+    counts = {
+        part.routed.experts for layer in model.layers for part in layer.expert_parts
+        if part.routed.spreads
+    }  # fmt: skip
+    for count in counts:
+        if count % experts.groups:
+            raise InputError(
+                "--experts-on", f"{experts.name}: its {experts.groups} devices must divide the {count} "
+                "experts of a layer",
+            )  # fmt: skip
     plain = replace(
         options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
         overlap=None, all_to_all=None, ep=None,
@@ -366,7 +369,7 @@ def apart_of(
     attend = deployed(model, attention, plain)
     hold = deployed(
         model, experts,
-        replace(options, tp=1, dp=None, ep=None, overlap=None, all_to_all=None, placement=None),
+        replace(options, tp=1, dp=None, ep=experts.groups if counts else None, overlap=None, all_to_all=None, placement=None),
     )  # fmt: skip
     try:
         found = kv_link(PoolOptions(kv_link=link), attention, experts)
