@@ -206,7 +206,8 @@ class Afd(Result):
     def _headline(self, best: Row) -> str:
         """Which is best, and how it stands against the devices that do both."""
         assert best.step is not None
-        text = f"Best with {best.batches} micro-batches, limited by {best.step.limit}"
+        many = "es" * ((best.batches or 0) > 1)
+        text = f"Best with {best.batches} micro-batch{many}, limited by {best.step.limit}"
         if self.against is None:
             return f"{text}."
         mine, other = (row.tokens_per_s / row.devices for row in (best, self.against))
