@@ -144,12 +144,15 @@ def _speculators() -> list[dict[str, Any]]:
 
 
 def _exchanges() -> list[dict[str, Any]]:
-    from ..devices.collectives.plans import ALGORITHMS
+    from ..devices.collectives.plans import ALGORITHMS, BY_STEP
 
     rows = []
     for name in ALGORITHMS:
         kind, _, algorithm = name.partition(":")
         rows.append({"name": algorithm, "of": kind, "title": ALGORITHMS.title(name)})
+    for name, (alone, mixed) in BY_STEP.items():
+        title = f"{alone} in steps of decodes alone, {mixed} in steps with prompts."
+        rows.append({"name": name, "of": "all_to_all", "title": title})
     return rows
 
 

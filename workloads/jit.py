@@ -111,7 +111,8 @@ def compiled_given(
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        absent = otherwise if hasattr(otherwise, "py_func") else compiled_part(otherwise)
+        made = isinstance(otherwise, Either) or hasattr(otherwise, "py_func")
+        absent = otherwise if made else compiled_part(otherwise)
         either: Any = Either(compiled_part(function), absent, path)
         return cast(Callable[..., R], either)
 

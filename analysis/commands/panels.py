@@ -9,7 +9,17 @@ import typer.core
 
 COMMANDS = {
     "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "sweep", "pareto"),
-    "Look closer": ("inspect", "layout", "dram", "tune", "train", "placement", "frames", "search"),
+    "Look closer": (
+        "inspect",
+        "layout",
+        "dram",
+        "tune",
+        "train",
+        "placement",
+        "afd",
+        "frames",
+        "search",
+    ),
     "Check": ("validate", "kernels", "reproduce", "measure", "calibrate"),
     "Live servers": ("serve", "record"),
     "Catalog and files": ("list", "show", "init"),

@@ -40,15 +40,18 @@ class PlannedLink:
         The link by whose name the ops go: the outermost.
     scale : float
         Message of the plan over the bytes of an op.
+    others : tuple of Plan
+        What the same ops run in other steps: energy is that of whichever of all spends most.
     """
 
     plans: tuple[Plan, ...]
     spec: LinkSpec
     scale: float = 1.0
+    others: tuple[Plan, ...] = ()
 
     @property
     def _J_per_byte(self) -> float:
-        return max(plan.J_per_byte for plan in self.plans) * self.scale
+        return max(plan.J_per_byte for plan in (*self.plans, *self.others)) * self.scale
 
     def plan(self, op: Op) -> Plan:
         """What an op runs."""
@@ -83,7 +86,7 @@ class PlannedLink:
         return seconds, np.where(latencies[best] > 0.5 * seconds, LATENCY, MEMORY)
 
     def evidence(self, ops: Sequence[Op]) -> list[Evidence]:
-        names = sorted({self.plan(op).algorithm for op in ops})
+        names = sorted({p.algorithm for op in ops for p in (self.plan(op), *self.others)})
         name = f"{', '.join(names)} collectives: messages x latency + bytes/bandwidth"
         return [Evidence(name, "", DESCRIPTION)] if ops else []
 

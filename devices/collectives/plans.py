@@ -6,7 +6,7 @@ affine in the message, so explicit and compiled steps price it alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -158,6 +158,10 @@ BY_COST = "auto"
 BY_NAME = frozenset({"deepep-normal", "deepep-low-latency"})
 """Algorithms of kernels that some devices lack: never chosen by cost."""
 
+BY_STEP: Mapping[str, tuple[str, str]] = {"deepep-auto": ("deepep-low-latency", "deepep-normal")}
+"""All-to-alls that are one algorithm in steps of decodes alone, and another where some rank has prompts
+(``DeepEPMode.resolve`` in sglang/srt/layers/moe/utils.py)."""
+
 
 def algorithms_of(kind: str) -> list[str]:
     """Names of the algorithms of one kind of collective."""
@@ -179,7 +183,7 @@ def plan(kind: str, algorithm: str, topology: Topology) -> Plan:
     """
     known = algorithms_of(kind)
     if algorithm not in known:
-        close = nearest(algorithm, [*known, BY_COST])
+        close = nearest(algorithm, [*known, BY_COST, *BY_STEP])
         reason = f"must be {BY_COST} or an algorithm of {kind}, not {algorithm!r}{close}"
         raise InputError(f"--{kind.replace('_', '-')}", reason)
     return ALGORITHMS[f"{kind}:{algorithm}"](topology)

@@ -141,14 +141,19 @@ class Deployment:
         """Whether the layers exchange anything between devices that work on them together."""
         return self.layout.tp > 1 or self.lockstep
 
-    def link(self, op: Op) -> AnyLink:
+    def link(self, op: Op, prompts: bool = False) -> AnyLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
 
         A transfer between the devices of a group runs over the link within a node.
+
+        Parameters
+        ----------
+        prompts : bool
+            Whether any rank of the step has prompts.
         """
         if op.kind == "all_to_all" and self.all_to_all:
             top_k = int(op.shape["top_k"])
-            return planned_exchange(self.layout, self.system, self.all_to_all, top_k)
+            return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts)
         if "stage" in op.shape:
             spec, ranks = stage_link(self.layout, self.system, int(op.shape["stage"])), 2
         elif op.kind == "all_reduce" or op.name == f"{LOGITS}_all_gather":

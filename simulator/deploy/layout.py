@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...devices.collectives.model import PlannedLink
-from ...devices.collectives.plans import BY_COST, Level, Topology, plan, usual
+from ...devices.collectives.plans import BY_COST, BY_STEP, Level, Topology, plan, usual
 from ...devices.hosts.catalog import link_of
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError
@@ -303,7 +303,7 @@ def exchange_link(layout: Layout, system: SystemSpec) -> LinkSpec:
 
 
 def planned_exchange(
-    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1
+    layout: Layout, system: SystemSpec, algorithm: str, top_k: int = 1, prompts: bool = False
 ) -> PlannedLink:
     """The all-to-all of tokens among a stage's devices by a named algorithm, or the cheapest (`BY_COST`).
 
@@ -314,6 +314,8 @@ def planned_exchange(
     ----------
     top_k : int
         Experts of a token.
+    prompts : bool
+        Whether any rank of the step has prompts: names of `BY_STEP` ask.
 
     Raises
     ------
@@ -327,8 +329,14 @@ def planned_exchange(
     levels = Level(link_of(system), inside), outer
     topology = Topology(levels, layout.tp, top_k)
     names = usual("all_to_all") if algorithm == BY_COST else [algorithm]
-    plans = tuple(plan("all_to_all", name, topology) for name in names)
-    return PlannedLink(plans, exchange_link(layout, system), float(layout.tp))
+    rest = list[str]()
+    if algorithm in BY_STEP:
+        decoding, mixed = BY_STEP[algorithm]
+        names, rest = ([mixed], [decoding]) if prompts else ([decoding], [mixed])
+    plans, others = (
+        tuple(plan("all_to_all", name, topology) for name in own) for own in (names, rest)
+    )
+    return PlannedLink(plans, exchange_link(layout, system), float(layout.tp), others)
 
 
 def stage_link(layout: Layout, system: SystemSpec, stage: int) -> LinkSpec:

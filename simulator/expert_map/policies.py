@@ -58,6 +58,19 @@ def even(loads: F8, sites: Sites) -> I8:
     return _followed(np.arange(sites.experts).reshape(sites.groups, sites.own), sites)
 
 
+@map_policy("round-robin")
+def round_robin(loads: F8, sites: Sites) -> I8:
+    """Dealt one by one over the devices (vLLM's round_robin); copies as even has them."""
+    return _followed(np.arange(sites.experts).reshape(sites.own, sites.groups).T.copy(), sites)
+
+
+@map_policy("wrapped")
+def wrapped(loads: F8, sites: Sites) -> I8:
+    """Slots filled in order, after the last expert with the first ones again (SGLang's trivial)."""
+    slots = np.arange(sites.groups * sites.slots) % sites.experts
+    return slots.reshape(sites.groups, sites.slots)
+
+
 @map_policy("sorted")
 def by_load(loads: F8, sites: Sites) -> I8:
     """Dealt by falling load to and fro over the devices; copies as even has them."""

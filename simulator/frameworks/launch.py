@@ -6,6 +6,7 @@ cannot say is left to options.
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from ...workloads.errors import InputError
 from .keys import DTYPES
+from .launch_sharing import sharing_values, unsaid
+from .sharing import NOTHING, Sharing
 
 KV = {"fp8": "fp8"}
 """Formats of a cache that all three engines take by the same name; others are left to them."""
@@ -30,6 +33,8 @@ class Start:
         Token budget of a step; the engine's default without.
     dtype, kv_dtype : str or None
         Formats of linear weights and of the cache; None = the checkpoint's own.
+    sharing : Sharing
+        How ranks share experts.
     """
 
     tp: int
@@ -39,6 +44,11 @@ class Start:
     tokens: int | None = None
     dtype: str | None = None
     kv_dtype: str | None = None
+    sharing: Sharing = NOTHING
+
+    def unsaid(self, engine: str) -> list[str]:
+        """Options that an engine has no key for."""
+        return unsaid(engine, self.sharing, self.tp, self.dp, self.ep)
 
 
 def _told(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +110,8 @@ def engine_values(engine: str, start: Start) -> dict[str, Any]:
     InputError
         A layout that the engine cannot be started with.
     """
-    return _told(FILES[engine](start))
+    told = _told(FILES[engine](start))
+    return told | sharing_values(engine, start.sharing, start.tp, start.dp, start.ep)
 
 
 def command_line(engine: str, model: str, values: Mapping[str, Any]) -> str:
@@ -133,7 +144,7 @@ def _flags(values: Mapping[str, Any], between: str) -> list[str]:
     for key, x in values.items():
         out.append("--" + key.replace("_", between))
         if x is not True:
-            out.append(str(x))
+            out.append(json.dumps(x) if isinstance(x, Mapping) else str(x))
     return out
 
 

@@ -11,6 +11,7 @@ from ...workloads.speculators.asked import Asked
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from .sharing import NOTHING, Sharing
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class EngineSettings:
         Formats of linear weights and of the KV cache; None = the model's own.
     exchange : str
         How data-parallel ranks share experts; see `deployment.deploy`.
+    sharing : Sharing
+        What it says of experts beside that.
     sampling : str
         How logits become tokens; see `workloads.sampling`.
     memory_share : float or None
@@ -63,6 +66,7 @@ class EngineSettings:
     dtype: str | None = None
     kv_dtype: str | None = None
     exchange: str = "all_to_all"
+    sharing: Sharing = NOTHING
     sampling: str = NONE
     memory_share: float | None = None
     memory_kept: float = 0.0

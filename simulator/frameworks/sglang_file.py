@@ -15,6 +15,9 @@ from ..limits import MAX_SEQUENCES
 from .engines import kept_by_sglang
 from .keys import Keys, host_of, sampling_of, version_doubts
 from .settings import EngineSettings
+from .sglang_sharing import HARMLESS as APART
+from .sglang_sharing import KEYS as SHARING
+from .sglang_sharing import captures, sends_tokens, sharing_of
 
 VERSION = (0, 5)
 """Versions (major, minor) whose rules these are; they were read from 0.5.9."""
@@ -29,8 +32,6 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
     "enable_hierarchical_cache": (False, "caches in host memory are not simulated"),
     "enable_lora": (False, "adapters are not simulated"),
-    "enable_two_batch_overlap": (False, "two batches at once are not simulated"),
-    "enable_single_batch_overlap": (False, "overlap within a batch is not simulated"),
     "attention_context_parallel_size": (1, "contexts are not split here"),
     "cpu_offload_gb": (0, "weights in host memory are not simulated"),
     "load_balance_method": ("round_robin", "ranks take requests in turn"),
@@ -46,7 +47,7 @@ KEYS = (
     "enable_mixed_chunk", "scheduler_recv_interval", "disable_cuda_graph", "context_length",
     "dtype", "kv_cache_dtype", "override_generation_config", "temperature", "top_p", "top_k",
     "device_name", "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us",
-    "request_ms", *ONLY,
+    "request_ms", *SHARING, *ONLY,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 
@@ -71,7 +72,13 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     hardware, host = keys.part("hardware"), keys.part("host")
     tp, dp, pp = (_degree(keys, name) for name in ("tensor", "data", "pipeline"))
     apart = dp > 1 and keys.flag("enable_dp_attention", False)
-    ep = _degree(keys, "expert")
+    tp_each = max(tp // dp, 1) if apart else tp  # SGLang's counts all devices of its ranks
+    ep, sends = _degree(keys, "expert"), sends_tokens(keys)
+    if sends and ep != tp:  # `_handle_a2a_moe` in sglang/srt/server_args.py
+        given = any(keys.values.get(k) is not None for k in ("ep_size", "expert_parallel_size"))
+        doubts += [f"{keys.path}: ep_size: is tp_size ({tp}) with moe_a2a_backend: deepep"] * given
+        ep = tp
+    exchange, sharing, also = sharing_of(keys, tp_each, apart, ep)
     page = keys.count("page_size", 1)
     policy = _policy(keys, host, page, dp if apart else 1, pp)
     total = keys.count("max_total_tokens", None)
@@ -81,7 +88,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     return EngineSettings(
         policy=policy,
         cache=CacheSettings(page, None if total is None else max(total // page, 1)),
-        tp=max(tp // dp, 1) if apart else tp,  # SGLang's counts all devices of its ranks
+        tp=tp_each,
         dp=dp,
         pp=pp,
         ep=ep,
@@ -94,10 +101,12 @@ def sglang_settings(keys: Keys) -> EngineSettings:
         device_name=hardware.text("device_name", ""),
         given=True,
         engine="sglang",
-        exchange="gather",
+        exchange=exchange,
+        sharing=sharing,
         sampling=sampling_of(keys),
         doubts=(
-            *doubts, *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, HARMLESS)),
+            *doubts, *also,
+            *(d for part in (keys, hardware, host) for d in part.doubts(KEYS, HARMLESS | APART)),
         ),
     )  # fmt: skip
 
@@ -130,7 +139,7 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
         )  # fmt: skip
     care = keys.real("schedule_conservativeness", own.conservativeness, 0.0, 1e6)
     overlap = not keys.flag("disable_overlap_schedule", False) and pp == 1
-    captured = not keys.flag("disable_cuda_graph", False)
+    captured = not keys.flag("disable_cuda_graph", False) and captures(keys)
     took = host_of(host, replace(SGLANG.host, launch_s=0.0 if captured else LAUNCH_S))
     return replace(
         SGLANG,

@@ -11,21 +11,21 @@ from ..limits import MAX_SEQUENCES
 from .keys import Keys, host_of, sampling_of
 from .settings import EngineSettings
 from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
+from .vllm_sharing import HARMLESS as APART
+from .vllm_sharing import KEYS as SHARING
+from .vllm_sharing import captures, sharing_of
 from .vllm_speculation import KEYS as SPECULATIVE
 from .vllm_speculation import speculation_of
 
-EXCHANGES = {"allgather_reducescatter": "gather", "naive": "gather"}
-"""How vLLM's `all2all_backend` shares experts, where it is no all-to-all; the first is its default
-(vllm/config/parallel.py; AgRsAll2AllManager in distributed/device_communicators/all2all.py)."""
 KEYS = (
     "engine", "kv_cache", "hardware", "host", "tensor_parallel_size", "data_parallel_size",
-    "pipeline_parallel_size", "enable_expert_parallel", "max_num_batched_tokens", "max_num_seqs",
+    "pipeline_parallel_size", "max_num_batched_tokens", "max_num_seqs",
     "max_model_len", "async_scheduling", "enforce_eager", "enable_prefix_caching", "dtype",
-    "kv_cache_dtype", "all2all_backend", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
+    "kv_cache_dtype", "num_gpu_blocks", "block_size", "gpu_memory_utilization",
     "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
     "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
     "long_prefill_token_threshold", "scheduling_policy", "override_generation_config",
-    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *ONLY,
+    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *ONLY, *SHARING,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 NULL_BLOCKS = 1
@@ -49,6 +49,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
     dp = keys.count("data_parallel_size", 1)
     blocks = cache.count("num_gpu_blocks", None)
     max_model_len = keys.count("max_model_len", None)
+    exchange, sharing, doubts = sharing_of(keys, tp, dp)
     return EngineSettings(
         policy=_policy(keys, cache, host, rules, max_model_len),
         cache=CacheSettings(
@@ -66,15 +67,17 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         memory_bytes=hardware.count("device_total_memory_bytes", None, 1 << 50),
         device_name=hardware.text("device_name", ""),
         given=True,
-        exchange=EXCHANGES.get(
-            keys.text("all2all_backend", "allgather_reducescatter"), "all_to_all"
-        ),
+        exchange=exchange,
+        sharing=sharing,
         sampling=sampling_of(keys),
         speculative=speculation_of(keys, tp),
-        doubts=tuple(
-            d
-            for part in (keys, cache, hardware, host, keys.part("speculative_config"))
-            for d in part.doubts(KEYS, HARMLESS)
+        doubts=(
+            *doubts,
+            *(
+                d
+                for part in (keys, cache, hardware, host, keys.part("speculative_config"))
+                for d in part.doubts(KEYS, HARMLESS | APART)
+            ),
         ),
     )
 
@@ -116,7 +119,8 @@ def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: in
         chunked=chunked,
         threshold=threshold,
         ahead=keys.flag("async_scheduling", base.ahead),
-        graphs=not keys.flag("enforce_eager", not base.graphs),
+        graphs=not keys.flag("enforce_eager", not base.graphs)
+        and captures(keys, keys.count("data_parallel_size", 1)),
         host=host_of(host, base.host),
         caching=cache.flag("enable_prefix_caching", base.caching),
         bare_first=rules.bare_first,

@@ -10,7 +10,6 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..batching.policies import Policy, limited, make_policy
 from ..deploy.deployment import Deployment
-from ..frameworks.engine_file import read_engine
 from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
@@ -56,6 +55,8 @@ def engine_settings(scenario: Scenario) -> EngineSettings:
 def _base(scenario: Scenario) -> EngineSettings:
     """What the engine is without options: as its file says, or OpByte's own."""
     if scenario.serving.engine is not None:
+        from ..frameworks.engine_file import read_engine  # of no use without a file
+
         return read_engine(scenario.serving.engine)
     return EngineSettings(make_policy("chunked"))
 

@@ -42,7 +42,7 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     redundant_experts: int | None
     expert_dispatch: str | None
     attention: str | None
-    overlap: str
+    overlap: str | None
     experts_resident: str | None
     expert_cache: str | None
     expert_predictor: str | None

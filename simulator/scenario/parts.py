@@ -118,8 +118,8 @@ class DeployOptions(Checked):
     ep: int | None = whole("Groups that experts are dealt to.")
     pp: int | None = whole("Pipeline stages of the layers.")
     all_to_all: str | None = text(
-        "Exchange of tokens between ranks: auto (the cheapest) or a name of `opbyte list exchanges`; "
-        "without it all messages at once (in training auto).",
+        "Exchange of tokens between ranks, instead of an engine's own: auto (the cheapest) or a name of "
+        "`opbyte list exchanges`; without it all messages at once (in training auto).",
         "ALGORITHM",
     )
     placement: str | None = text("A name of `opbyte list placements`.", "RULE")
@@ -137,10 +137,10 @@ class DeployOptions(Checked):
         "RULE",
     )
     attention: str | None = text("flash or unfused.", "ALGORITHM")
-    overlap: str = text(
-        "What of the exchanges runs beside computation: none, pipelined:N, two-batch or auto.",
+    overlap: str | None = text(
+        "What of the exchanges runs beside computation: none, pipelined:N, two-batch (two-batch:D,P, "
+        ":alike or :decodes as engines do) or auto; none without it.",
         "WAY",
-        "none",
     )
     experts_resident: str | None = text(
         "Experts of each MoE layer that a device keeps in its memory, a count or a fraction; the "

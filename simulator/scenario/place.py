@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...devices.calibrated.libraries import joint_attention
 from ...devices.hosts.catalog import placed_in
@@ -53,6 +53,18 @@ def drafted(
     return speculating(d, asked, rates, routing, seed)
 
 
+SHARED = (
+    "all_to_all", "overlap", "expert_placement", "redundant_experts", "expert_dispatch",
+)  # fmt: skip
+"""Options that an engine's file may say in its own names; see `frameworks.sharing.Sharing`."""
+
+
+def _said(name: str, options: DeployOptions, settings: EngineSettings | None) -> Any:
+    """What options say, or else an engine's file."""
+    given = getattr(options, name)
+    return given if given is not None or settings is None else getattr(settings.sharing, name)
+
+
 def deployed(
     model: ModelSpec,
     system: SystemSpec,
@@ -60,12 +72,32 @@ def deployed(
     settings: EngineSettings | None = None,
     seed: int = 0,
 ) -> Deployment:
-    """Put a model on a system as options say, and an engine's settings where they do not."""
+    """Put a model on a system as options say, and an engine's settings where they do not.
+
+    Raises
+    ------
+    InputError
+        What does not fit, under the name of the option or of the key of the engine's file.
+    """
+    try:
+        return _deployed(model, system, options, settings, seed)
+    except InputError as error:
+        if settings is None:
+            raise
+        given = {f"--{n.replace('_', '-')}" for n in SHARED if getattr(options, n) is not None}
+        raise settings.sharing.blamed(error, given) from None
+
+
+def _deployed(
+    model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None,
+    seed: int,
+) -> Deployment:  # fmt: skip
     system = capped_system(placed_in(system, options.host), options.power_cap)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
     exchange = "all_to_all" if settings is None else settings.exchange
+    shared = {name: _said(name, options, settings) for name in SHARED}
     sampling = NONE if settings is None else settings.sampling
     vllm = options.framework == "vllm" or (
         settings is not None and settings.given and settings.engine == "vllm"
@@ -83,21 +115,23 @@ def deployed(
         if options.framework in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
             sampling = GREEDY
+    if options.all_to_all is not None:  # asked for by name: whatever an engine does by itself
+        exchange = "all_to_all"
     return deploy(
         model, system, **degrees, placement=options.placement, attention=options.attention,
         routing=options.routing, seed=seed, costs=options.costs, memory=options.memory,
         kernels=() if options.kernels is None else (str(options.kernels),),
-        frameworks=frameworks, exchange=exchange, all_to_all=options.all_to_all, sampling=sampling,
+        frameworks=frameworks, exchange=exchange, all_to_all=shared["all_to_all"], sampling=sampling,
         tenants=tenants_of(
             options.adapters, options.adapter_rank, options.adapters_resident,
             options.adapter_popularity,
         ),
-        joint=vllm and joint_attention(system.device), overlap=options.overlap,
+        joint=vllm and joint_attention(system.device), overlap=shared["overlap"] or "none",
         store=expert_store(
             options.experts_resident, options.expert_cache, options.expert_predictor,
             options.expert_horizon,
         ),
         placing=expert_placing(
-            options.expert_placement, options.redundant_experts, options.expert_dispatch
+            shared["expert_placement"], shared["redundant_experts"], shared["expert_dispatch"]
         ),
     )  # fmt: skip

@@ -204,7 +204,7 @@ class Stage:
         for op in ops:
             if op.layer != "communication":
                 continue
-            link = d.link(op)
+            link = d.link(op, self.mixed)
             cost = link.cost(op)
             seconds += cost.seconds
             placed.append(PlacedOp(op, link.spec.name, cost, count, d.layout.tp, True))

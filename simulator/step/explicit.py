@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
+from ..streams.gates import gate_of, halved
 from ..streams.overlap import NONE
 from ..streams.scheduler import Timeline
 from .chunked import Overlapped
@@ -86,7 +89,11 @@ def explicit_stage(
     given = deployment, batches, step, replica, expected, captured
     plain: Uncut | None = None
     found: list[StageCost] = []
-    for way in ways_of(deployment):
+    chosen, gate = ways_of(deployment), gate_of(deployment.overlap)
+    if gate is not None and len(chosen) > 1:
+        moments = np.array([m.values for m in Stage(*given).moments])
+        chosen = chosen[1:] if halved(*gate.row, moments) else chosen[:1]
+    for way in chosen:
         if way == NONE:
             stage = Stage(*given)
             found.append(stage.total(caches))

@@ -22,6 +22,7 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
+from .modes import Modes, modes_of
 from .places import Places, places_of
 from .prices import Kernels, gather
 from .rules import Custom, custom_rule, rule_code
@@ -107,6 +108,7 @@ class Plan(NamedTuple):
     streams: Streams | Any  # None where a step's ops run one after another
     fetch: Fetch | Any  # the expert cache; None without one
     places: Places | Any  # None where experts lie in order and have no copies
+    modes: Modes | Any  # None where exchanges are the same in every step
 
 
 def ops_of(plan: Plan) -> int:
@@ -175,8 +177,7 @@ def lower(
         replica=replica,
         rule=rule_code(d.placement),
         custom=custom_rule(d.placement),
-        priced=rule.priced,
-        shares=rule.shares,
+        priced=rule.priced, shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
         optimal=d.system.mapping.splitter == "optimal",
         ranks=d.ranks,
@@ -184,7 +185,8 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d), places=places_of(d),
+        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
+        places=places_of(d), modes=modes_of(d, ops),
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),

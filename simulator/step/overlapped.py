@@ -13,6 +13,7 @@ from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..streams.chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
+from ..streams.gates import ALWAYS, halved
 from ..streams.overlap import PIPELINED, SERIAL, TWO_BATCH
 from .books import K_PROCESSOR, K_WALL, Books
 from .compiled import book_cell, cost_cell
@@ -57,6 +58,7 @@ SURELY = 1.0 + 1e-12
 _chunk_tokens = compiled_part(chunk_tokens)
 _even_halves = compiled_part(even_halves)
 _half_moments = compiled_part(half_moments)
+_halved = compiled_part(halved)
 
 
 @compiled_inside
@@ -248,6 +250,7 @@ def price_experts(
     exchanges of the step do (`explicit.Uncut.gives_up`).
     """
     serial, chooses = lanes.serial, c > 0 and streams.ways[0, Y_KIND] == SERIAL
+    chooses = chooses and streams.gate[0] == ALWAYS  # a gate leaves no choice
     more, most = lanes.compute[c] - lanes.compute[0], serial[0, 0] - lanes.compute[0]
     if chooses and more >= most:
         return False
@@ -327,6 +330,16 @@ def draw_part(
     )  # fmt: skip
 
 
+@compiled_inside
+def ways_open(streams: Streams, moments: F8) -> tuple[int, int]:
+    """First way that a step chooses from, and the one after the last: with a gate there is one."""
+    ways, gate = streams.ways.shape[0], streams.gate
+    if gate[0] == ALWAYS:
+        return int64(0), ways
+    halves = int64(_halved(gate[0], gate[1], gate[2], moments))
+    return halves, halves + 1
+
+
 @compiled_part
 def overlapped_seconds(
     plan: Plan, streams: Streams, lanes: Lanes, moments: F8, step: int, decodes: int, chunks: I8,
@@ -336,7 +349,8 @@ def overlapped_seconds(
     serial = lanes.serial
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
-    for c in range(streams.ways.shape[0]):
+    first, end = ways_open(streams, moments)
+    for c in range(first, end):
         clear(plan, lanes, c)
         cut_moments(plan, streams, lanes, c, moments)
         for g in range(plan.sections.shape[0]):
@@ -350,8 +364,8 @@ def overlapped_seconds(
     prompts = step_key(plan.seed ^ PROMPT_SEED, plan.replica, plan.replica)
     for x in range(plan.experts.shape[0]):
         draw_part(plan, lanes, x, key, prompts, decodes, chunks, num_chunks, books)
-    best, least = int64(0), np.inf
-    for c in range(streams.ways.shape[0]):
+    best, least = int64(first), np.inf
+    for c in range(first, end):
         if not price_experts(plan, streams, lanes, c, key, moments, num_chunks > 0, books):
             continue
         seconds = serial[c, 0] + serial[c, 1]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ...workloads.jit_held import held
 from ..deploy.deployment import Deployment
+from ..streams.gates import Gate, gate_of
 from ..streams.graph import COMPUTE
 from ..streams.overlap import NONE
 from .sections import sections_of
@@ -38,6 +39,7 @@ class Streams(NamedTuple):
     visits: I8  # [V, 3]
     alike: I8  # [V] how many visits that are the same follow each one
     resources: int
+    gate: I8  # [3] see `streams.gates.Gate.row`
 
 
 def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
@@ -68,6 +70,7 @@ def streams_of(d: Deployment, starts: Sequence[int]) -> Streams | None:
         visits=np.array(visits, dtype=np.int64),
         alike=_alike(visits),
         resources=len(number),
+        gate=np.array((gate_of(d.overlap) or Gate()).row, dtype=np.int64),
     )
 
 

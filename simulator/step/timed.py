@@ -1,8 +1,11 @@
-"""Seconds of one step for the engine's loops; overlap is compiled only where a plan asks for it."""
+"""Seconds of one step for the engine's loops; overlap is compiled only where a plan asks for it.
+
+So is what sets the prices of exchanges that go by the kind of step.
+"""
 
 from __future__ import annotations
 
-from ...workloads.jit import compiled_given
+from ...workloads.jit import compiled_given, int64
 from .books import Books
 from .compiled import serial_seconds
 from .lowering import F8, I8, Plan
@@ -10,7 +13,7 @@ from .overlapped import overlapped_seconds
 
 
 @compiled_given("plan.streams", serial_seconds)
-def step_seconds(
+def _step_seconds(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
     captured: int, books: Books,
 ) -> float:  # fmt: skip
@@ -18,4 +21,20 @@ def step_seconds(
     return overlapped_seconds(
         plan, plan.streams, books.lanes, moments, step, decodes, chunks, num_chunks, fresh, captured,
         books,
+    )  # fmt: skip
+
+
+@compiled_given("plan.modes", _step_seconds)
+def step_seconds(
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
+    captured: int, books: Books,
+) -> float:  # fmt: skip
+    """Seconds of one step; see `compiled.serial_seconds`."""
+    modes = plan.modes
+    with_prompts = int64(num_chunks > 0)
+    for i in range(modes.slots.size):
+        for j in range(modes.params.shape[2]):
+            plan.params[modes.slots[i], 0, j] = modes.params[with_prompts, i, j]
+    return _step_seconds(
+        plan, moments, step, decodes, chunks, num_chunks, fresh, captured, books
     )  # fmt: skip

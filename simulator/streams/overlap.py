@@ -3,8 +3,10 @@
 ``none``: one op after another. ``pipelined:N``: in every layer, what depends on tokens alone around
 its exchanges is cut into N chunks along the tokens; while one is exchanged another is computed
 (Tutel, PipeMoE, FSMoE). ``two-batch``: the batch is two halves that go through all layers together,
-the exchanges of one beside the computation of the other (DeepSeek, SGLang). ``auto``: in every step
-whichever of these takes least, the first of equal ones.
+the exchanges of one beside the computation of the other (DeepSeek, SGLang). ``two-batch:D,P``: so do steps
+of at least D tokens a rank, with prompts P (vLLM), ``two-batch:alike`` and ``two-batch:decodes`` steps that
+SGLang does it in (`gates`), and all others run whole. ``auto``: in every step whichever of these takes
+least, the first of equal ones.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 
 from ...workloads.errors import InputError, nearest
 from .chunking import MOST_CHUNKS
+from .gates import ALWAYS, gate_of
+from .gates import FORMS as GATED
 
 SERIAL, PIPELINED, TWO_BATCH = range(3)
 """Kinds of `Way`."""
@@ -20,7 +24,7 @@ SERIAL, PIPELINED, TWO_BATCH = range(3)
 COUNTS = (2, 4, 8, MOST_CHUNKS)
 """Numbers of chunks; powers of two, since experts' tokens are halved again and again."""
 
-FORMS = ("none", "pipelined:N", "two-batch", "auto")
+FORMS = ("none", "pipelined:N", "two-batch", *GATED, "auto")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,9 @@ def ways(text: str) -> tuple[Way, ...]:
         return (NONE,)
     if text == "auto":
         return AUTO
-    if text == "two-batch":
-        return (Way(TWO_BATCH, 2),)
+    if (gate := gate_of(text)) is not None:
+        whole = () if gate.rule == ALWAYS else (NONE,)
+        return (*whole, Way(TWO_BATCH, 2))
     if kind != "pipelined":
         raise InputError(f"--overlap {text!r}", f"must be {_forms()}{nearest(text, FORMS)}")
     if not colon or count not in map(str, COUNTS):

@@ -15,6 +15,7 @@ from ._version import __version__
 _HOMES = {
     "InputError": "workloads.errors",
     "Scenario": "simulator.scenario",
+    "afd": "analysis.answers.afd",
     "capacity": "analysis.studies.capacity",
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
@@ -52,6 +53,7 @@ __all__ = [
     "InputError",
     "Scenario",
     "__version__",
+    "afd",
     "capacity",
     "compare",
     "compare_demo",
@@ -86,6 +88,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from opbyte.analysis.answers.afd import afd
     from opbyte.analysis.answers.compare import compare
     from opbyte.analysis.answers.demo import compare_demo
     from opbyte.analysis.answers.dram import dram

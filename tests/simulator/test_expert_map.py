@@ -144,6 +144,8 @@ def test_both_paths_agree(
         "draws": data.draw(st.sampled_from(("layer", "step"))), **degrees,
     }  # fmt: skip
     bare = deploy(load_model(model), load_system(system), **given_)  # type: ignore[arg-type]
+    if bare.lockstep and data.draw(st.booleans()):
+        given_["all_to_all"] = "deepep-auto"
     overlap = (
         data.draw(st.sampled_from(("none", "auto", "two-batch"))) if bare.exchanges else "none"
     )

@@ -32,6 +32,7 @@ from opbyte.workloads.errors import InputError
 from opbyte.workloads.ops import Loads
 
 WAYS = ("two-batch", "pipelined:2", "pipelined:4", "pipelined:16", "auto")
+GATED = ("two-batch:3,40", "two-batch:alike", "two-batch:decodes")
 CASES = (
     ("llama-3-8b", "h100-x4", {}),
     ("mixtral-8x7b", "h100-x4", {}),
@@ -78,7 +79,7 @@ def step_of(d: Deployment, data: st.DataObject) -> list[Batch]:
 def test_both_paths_agree(
     case: int, layers: int, compiled_step: Callable[..., float], data: st.DataObject
 ) -> None:
-    d = deployed(case, data.draw(st.sampled_from(WAYS)), layers)
+    d = deployed(case, data.draw(st.sampled_from(WAYS + GATED)), layers)
     plan, _ = lower(d, 1)
     step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
     first = step_of(d, data)

@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ....devices.spec import SystemSpec
+from ....simulator.frameworks.launch_sharing import FLAGS
+from ....simulator.frameworks.sharing import Sharing
 from ....simulator.scenario.build import deployment_of
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
@@ -145,9 +147,11 @@ def start_on(task: Task, name: str | Path) -> Searched:
     block = task.scenario.changed(**task.load).workload.open(task.scenario.seed).read()
     known: list[Tried] = []
     refused: InputError | None = None
+    asked = task.scenario.deployment
+    sharing = Sharing(**{name: getattr(asked, name) for name in FLAGS})
     with _folder() as folder:
         for size, spec in sizes:
-            for each in candidates(size, spec, _model(task), task.axes, len(sizes) > 1):
+            for each in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, sharing):
                 try:
                     known.append(_known(task, each, spec, block, folder))
                 except InputError as error:  # heads or experts that the degrees do not divide

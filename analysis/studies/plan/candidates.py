@@ -18,6 +18,7 @@ from ....devices.catalog import describe_system, is_path, list_devices, load_dev
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch import FILES, Start, command_line, engine_values
+from ....simulator.frameworks.sharing import NOTHING, Sharing
 from ....simulator.scenario import Scenario
 from ....workloads.catalog import catalog_entry
 from ....workloads.digest import digest_of
@@ -100,7 +101,9 @@ class Candidate:
             return None
         entry = catalog_entry(model)
         hub = next((name for name in entry.aliases if "/" in name), model) if entry else model
-        return command_line(self.policy, hub, values)
+        line = command_line(self.policy, hub, values)
+        left = self.start.unsaid(self.policy) if self.start is not None else []
+        return f"{line}  # {self.policy} has no key for {', '.join(left)}" if left else line
 
 
 def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
@@ -125,8 +128,9 @@ def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
 
 
 def candidates(
-    name: str | Path, system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool
-) -> Iterator[Candidate]:
+    name: str | Path, system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool,
+    sharing: Sharing = NOTHING,
+) -> Iterator[Candidate]:  # fmt: skip
     """All candidates on one system; those that an engine cannot be started with are left out.
 
     Parameters
@@ -134,6 +138,8 @@ def candidates(
     lone : bool
         Whether smaller systems of the same devices are candidates too: ranks of a dense model, which
         do not work together, are then copies of a smaller one.
+    sharing : Sharing
+        What options say of how ranks share experts.
     """
     devices = system.nodes * system.devices_per_node
     formats = [
@@ -146,7 +152,7 @@ def candidates(
     for policy, start, how, budget in product(
         axes.get("policy") or (POLICY,), starts, formats, axes.get("token_budget") or (None,)
     ):
-        given = None if start is None else replace(start, tokens=budget, **how)
+        given = None if start is None else replace(start, tokens=budget, sharing=sharing, **how)
         found = Candidate(name, devices, policy, given, budget, **how)
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have

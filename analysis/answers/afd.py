@@ -1,0 +1,382 @@
+"""Attention and experts on devices of their own: what a step takes, what limits it, and the best batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from ...devices.catalog import describe_system
+from ...devices.spec import SystemSpec
+from ...simulator.batching.kv import kv_rules, sequence_bytes
+from ...simulator.deploy.deployment import Deployment
+from ...simulator.scenario.apart import (
+    MOST_BATCHES,
+    Apart,
+    ApartStep,
+    Memories,
+    apart_of,
+    apart_step,
+    memories,
+)
+from ...simulator.scenario.keywords import DeployOptionsKeywords
+from ...simulator.scenario.load import load
+from ...simulator.scenario.one_step import num_devices
+from ...simulator.scenario.option import chosen
+from ...simulator.scenario.parts import DeployOptions
+from ...simulator.scenario.place import deployed
+from ...simulator.step.explicit import dealt, explicit_stage
+from ...simulator.streams.pingpong import enough, step_seconds
+from ...workloads.errors import CapacityError, InputError
+from ...workloads.model import ModelSpec
+from ...workloads.requests.options import check_count
+from ..show.result import Rests, Result
+from ..show.text import seconds, show
+from .evidence import evidence
+from .step import MAX_BATCH
+
+TRIED = (1, 2, 3, 4)
+"""Micro-batches that are tried unless a number is given."""
+BATCH = 256
+"""Sequences where neither they nor a limit of time is given."""
+NOTES = (
+    (
+        "A micro-batch's times are means over layers with experts; the link's is one way. Loads of experts are "
+        "expectations. Every chosen expert gets a vector of its own over the link and sends one back; what the link "
+        "spends, and its ends on the devices, are not counted."
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A step of one layout.
+
+    Attributes
+    ----------
+    layout : str
+    devices : int
+    batches : int or None
+        Micro-batches; None where attention and experts share devices.
+    sequences : int
+    seconds, joules : float
+        Of the step [s], [J].
+    usd_per_hour : float or None
+        Of all devices.
+    step : ApartStep or None
+    """
+
+    layout: str
+    devices: int
+    batches: int | None
+    sequences: int
+    seconds: float
+    joules: float
+    usd_per_hour: float | None
+    step: ApartStep | None = None
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all sequences."""
+        return self.sequences / self.seconds
+
+    def record(self) -> dict[str, Any]:
+        """Numbers in SI units."""
+        usd, step = self.usd_per_hour, self.step
+        busy = step.busy() if step is not None else {}
+        return {
+            "layout": self.layout, "devices": self.devices, "micro_batches": self.batches,
+            "sequences": self.sequences, "step_s": self.seconds, "tokens_per_s": self.tokens_per_s,
+            "tokens_per_s_of_a_device": self.tokens_per_s / self.devices,
+            "joules_per_token": self.joules / self.sequences,
+            "usd_per_million_tokens": None if usd is None
+            else usd / 3600.0 / self.tokens_per_s * 1e6,
+            "limit": None if step is None else step.limit,
+            "attention_s": None if step is None else step.attention_s,
+            "experts_s": None if step is None else step.experts_s,
+            "link_s": None if step is None else step.link_s,
+            **{f"{name}_busy": busy.get(name) for name in ("attention", "experts", "link")},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Afd(Result):
+    """Steps with attention and experts apart; see `afd`."""
+
+    apart: Apart
+    memory: Memories
+    context: int
+    tpot: float | None
+    found: tuple[Row, ...]
+    against: Row | None
+    missed: str
+    sources: tuple[Mapping[str, str], Mapping[str, str]]
+
+    @property
+    def best(self) -> Row:
+        """The row of most tokens a second."""
+        return max(self.found, key=lambda row: row.tokens_per_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        a, memory = self.apart, self.memory
+        return {
+            "model": a.attention.model.name,
+            "attention_on": a.attention.system.name,
+            "experts_on": a.experts.system.name,
+            "tp": a.attention.layout.tp,
+            "dp": a.attention.layout.dp,
+            "ep": a.experts.layout.ep,
+            "link": {
+                "bytes_per_s": a.rate if np.isfinite(a.rate) else None, "latency_s": a.latency_s,
+            },
+            "context": self.context,
+            "tpot_limit_s": self.tpot,
+            "memory": {
+                "attention_weights_bytes": memory.attention_weights,
+                "attention_usable_bytes": memory.attention,
+                "sequence_bytes": memory.sequence,
+                "sequences_of_a_rank": memory.most,
+                "experts_weights_bytes": memory.experts_weights,
+                "experts_usable_bytes": memory.experts,
+            },
+            "rows": self.records(),
+            "best": self.best.record(),
+            "closed_form_s": self.closed_form_s(),
+            "evidence": [
+                {"devices": flag, **row}
+                for flag, d, sources in zip(
+                    ("attention", "experts"), (a.attention, a.experts), self.sources, strict=True
+                )
+                for row in evidence(d, sources)
+            ],
+        }  # fmt: skip
+
+    def closed_form_s(self) -> float | None:
+        """MegaScale-Infer's formula of the best row; None where its micro-batches are too few [s].
+
+        Of means over layers, without what stands before the first and after the last.
+        """
+        step = self.best.step
+        assert step is not None
+        times = step.attention_s, step.experts_s, step.link_s, len(step.sizes)
+        layers = max(task.layer for task in step.timeline.graph.tasks if task.name == "experts") + 1
+        return step_seconds(*times, layers) if enough(*times) else None
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        rows = [row.record() for row in self.found]
+        return rows if self.against is None else [*rows, self.against.record()]
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        return [
+            {
+                "layout": row["layout"], "micro-batches": row["micro_batches"] or "-",
+                "sequences": f"{row['sequences']:,}", "step": seconds(row["step_s"]),
+                "tokens/s of a device": f"{row['tokens_per_s_of_a_device']:,.0f}",
+                "J/token": show(row["joules_per_token"]),
+                "$/M tokens": "-" if row["usd_per_million_tokens"] is None
+                else f"{row['usd_per_million_tokens']:.3f}",
+                "attention": _time(row, "attention"), "experts": _time(row, "experts"),
+                "link": _time(row, "link"), "limit": row["limit"] or "-",
+            }
+            for row in self.records()
+        ]  # fmt: skip
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        a, memory, best = self.apart, self.memory, self.best
+        names = f"attention on {a.attention.system.name}, experts on {a.experts.system.name}"
+        rate = "free" if not np.isfinite(a.rate) else f"{a.rate / 1e9:g} GB/s a device"
+        text = f"{a.attention.model.name}, {names}: decodes at context {self.context:,}"
+        if self.tpot is not None:
+            text += f", at most {seconds(self.tpot)} a token"
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            f"{text}; tp {a.attention.layout.tp}, dp {a.attention.layout.dp}, ep {a.experts.layout.ep}",
+            (
+                f"link: {rate}, {seconds(a.latency_s)} a message. Memory of a device: "
+                f"{memory.attention_weights / 2**30:.1f} GiB of weights and {memory.most:,} sequences a rank beside "
+                f"attention, {memory.experts_weights / 2**30:.1f} of {memory.experts / 2**30:.1f} GiB with experts."
+            ),
+            self.rows(),
+            self._headline(best),
+        ]
+        return [*out, *([self.missed] if self.missed else []), *NOTES]
+
+    def _headline(self, best: Row) -> str:
+        """Which is best, and how it stands against the devices that do both."""
+        assert best.step is not None
+        many = "es" * ((best.batches or 0) > 1)
+        text = f"Best with {best.batches} micro-batch{many}, limited by {best.step.limit}"
+        if self.against is None:
+            return f"{text}."
+        mine, other = (row.tokens_per_s / row.devices for row in (best, self.against))
+        return f"{text}: {mine / other:.2f}x the tokens per second of a device of {self.against.layout}."
+
+    def headline(self) -> str:
+        """One sentence for a report."""
+        return self._headline(self.best)
+
+    def rests(self) -> Sequence[Rests]:
+        """Both systems."""
+        return [
+            Rests(d.system, sources, d)
+            for d, sources in zip(
+                (self.apart.attention, self.apart.experts), self.sources, strict=True
+            )
+        ]
+
+
+def _time(row: Mapping[str, Any], name: str) -> str:
+    """Time of a micro-batch and how much of the step the stream works."""
+    took = row[f"{name}_s"]
+    return "-" if took is None else f"{seconds(took)} ({row[f'{name}_busy']:.0%})"
+
+
+def afd(
+    model: str | Path | ModelSpec,
+    attention_on: str | Path | SystemSpec,
+    experts_on: str | Path | SystemSpec,
+    *,
+    batch: int | None = None,
+    context: int = 4096,
+    tpot: float | None = None,
+    micro_batches: int | None = None,
+    link: str | None = None,
+    against: str | Path | SystemSpec | None = None,
+    **options: Unpack[DeployOptionsKeywords],
+) -> Afd:
+    """Cost a step of decodes with attention and routed experts on devices of their own.
+
+    Parameters
+    ----------
+    model : str, Path or spec
+        Catalog name or file.
+    attention_on, experts_on : str, Path or spec
+        Systems: of everything but routed experts and of the KV cache; of routed experts alone.
+    batch : int, optional
+        Sequences of a step, of all micro-batches.
+    context : int
+        Cached tokens of each.
+    tpot : float, optional
+        Instead of `batch`: most seconds a step; the largest batch within it, and within memory, is found [s].
+    micro_batches : int, optional
+        How many; from 1 to 4 without it.
+    link : str, optional
+        Between both: a name, ``free``, or a device's rate one way [GB/s] with a latency [us] behind a comma;
+        without it the slower of both systems' networks.
+    against : str, Path or spec, optional
+        A system whose devices do both, at the same limit or with as many sequences.
+    **options
+        Of `simulator.scenario.parts.DeployOptions`: degrees of the devices that attend, placement of experts
+        of the others. Exchange and overlap are those of `against`.
+
+    Raises
+    ------
+    InputError
+        What cannot be split so, or does not fit.
+
+    Notes
+    -----
+    The step is a task graph (`simulator.streams.pingpong`); of equal layers and enough micro-batches it takes
+    what MegaScale-Infer's formula says (arXiv 2504.02263, section 4.1).
+    """
+    context = check_count(context, "--context", 0)
+    if batch is not None and tpot is not None:
+        raise InputError("--tpot", "finds the batch; leave --batch")
+    if tpot is not None and not 0 < tpot < 1e6:
+        raise InputError("--tpot", f"must be a time above 0 s, not {tpot:g}")
+    batch = check_count(BATCH if batch is None else batch, "--batch", 1, MAX_BATCH)
+    if micro_batches is not None:
+        check_count(micro_batches, "--micro-batches", 1, MOST_BATCHES)
+    how = chosen(DeployOptions, options)
+    spec, one = load(model, attention_on, how.dtype, how.kv_dtype)
+    spec, other = load(spec, experts_on)
+    spec = spec.of_length(context + 1)
+    a = apart_of(spec, one, other, how, link)
+    memory = memories(a, context)
+    tried = TRIED if micro_batches is None else (micro_batches,)
+    found = [row for n in tried if (row := _apart_row(a, memory, batch, context, tpot, n))]
+    if not found:
+        assert tpot is not None
+        least = min(apart_step(a, a.attention.layout.dp * n, context, n).seconds for n in tried)
+        raise InputError(
+            "--tpot",
+            f"{seconds(tpot)} is less than a step of one sequence a rank takes, {seconds(least)}",
+        )
+    plain, missed = None, ""
+    if against is not None:
+        plain, missed = _plain_row(spec, against, how, batch, context, tpot)
+    sources = tuple(
+        {} if isinstance(s, SystemSpec) else describe_system(s)[1]
+        for s in (attention_on, experts_on)
+    )
+    return Afd(a, memory, context, tpot, tuple(found), plain, missed, sources)  # type: ignore[arg-type]
+
+
+def most_of(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` that fits, where all below one that does do; 0 if none."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+def _apart_row(
+    a: Apart, memory: Memories, batch: int, context: int, tpot: float | None, n: int
+) -> Row | None:
+    """A step of `n` micro-batches; None where no batch keeps the limit."""
+    if tpot is not None:
+        unit = n * a.attention.layout.dp
+        limit = tpot
+        each = most_of(
+            lambda k: apart_step(a, unit * k, context, n).seconds <= limit, memory.most // n
+        )
+        if not each:
+            return None
+        batch = unit * each
+    step = apart_step(a, batch, context, n)
+    prices = [d.system.device.price_USD_per_hour for d in (a.attention, a.experts)]
+    usd = None
+    if all(prices):
+        usd = sum(float(p or 0.0) * k for p, k in zip(prices, a.devices, strict=True))
+    names = f"{a.attention.system.name} + {a.experts.system.name}"
+    return Row(names, sum(a.devices), n, batch, step.seconds, sum(step.joules), usd, step)
+
+
+def _plain_row(
+    model: ModelSpec, system: str | Path | SystemSpec, how: DeployOptions, batch: int, context: int,
+    tpot: float | None,
+) -> tuple[Row | None, str]:  # fmt: skip
+    """A step of devices that do both; None and why where no batch keeps the limit."""
+    _, where = load(model, system)
+    d = deployed(model, where, how)
+    rules = kv_rules(d)
+    each = float(sequence_bytes(rules, np.array([context + 1]))[0])
+    most = int(rules.capacity / each)
+    ranks = d.layout.dp
+    if tpot is not None:
+        limit = tpot
+        found = most_of(lambda n: _plain_step(d, n * ranks, context)[0] <= limit, most)
+        if not found:
+            return None, f"{d.system.name} keeps {seconds(tpot)} at no batch."
+        batch = found * ranks
+    elif -(-batch // ranks) > most:
+        raise CapacityError(
+            d.system.name, f"{batch:,} sequences do not fit: at most {most * ranks:,}"
+        )
+    took, joules = _plain_step(d, batch, context)
+    price, devices = where.device.price_USD_per_hour, num_devices(where)
+    usd = None if price is None else price * devices
+    return Row(d.system.name, devices, None, batch, took, joules, usd), ""
+
+
+def _plain_step(d: Deployment, batch: int, context: int) -> tuple[float, float]:
+    """Seconds and joules of a step of all devices."""
+    stage = explicit_stage(d, dealt(d, -(-batch // d.replicas), context), expected=True)
+    board, devices = d.device.board, num_devices(d.system)
+    busy = stage.busy_within(d.layout.all_devices / d.replicas) * d.replicas
+    joules = board.work_joules(stage.joules * d.replicas, busy)
+    joules += board.idle_joules(stage.seconds * devices) + board.busy_joules(busy)
+    return stage.seconds, joules

@@ -1,0 +1,104 @@
+"""What an engine's file says of how ranks share experts, in the names of options."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...workloads.errors import InputError, SpecError, nearest
+from .keys import Keys
+
+PLACED_ONCE = (
+    "experts are placed once, by the loads that --routing expects in the long run, and stay there"
+)
+"""Why it does not matter how often an engine places them anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Options of `scenario.parts.DeployOptions`; what a file does not say is None.
+
+    Attributes
+    ----------
+    all_to_all, overlap, expert_placement, redundant_experts, expert_dispatch
+        As the options of these names.
+    keys : tuple of (str, str)
+        Flag of each, and the key of the file that says it.
+    """
+
+    all_to_all: str | None = None
+    overlap: str | None = None
+    expert_placement: str | None = None
+    redundant_experts: int | None = None
+    expert_dispatch: str | None = None
+    keys: tuple[tuple[str, str], ...] = ()
+
+    def blamed(self, error: InputError, given: Collection[str]) -> InputError:
+        """An error about an option under the name that the file has for it.
+
+        Parameters
+        ----------
+        given : collection of str
+            Flags that were given as options too, whose errors are theirs.
+        """
+        flag, _, rest = str(error.subject).partition(" ")
+        key = dict(self.keys).get(flag)
+        if key is None or flag in given:
+            return error
+        return type(error)(f"{key} ({flag}{' ' * bool(rest)}{rest})", error.reason)
+
+
+NOTHING = Sharing()
+
+
+def without_effect(keys: Keys, names: Mapping[str, str] | Collection[str], why: str) -> list[str]:
+    """Warnings about keys that are there and change nothing."""
+    return [
+        f"{keys.path}: {keys.prefix}{name} has no effect: {why}"
+        for name in names if keys.values.get(name) is not None
+    ]  # fmt: skip
+
+
+def told(keys: Keys, why: Mapping[str, str]) -> list[str]:
+    """Warnings about keys that are there and are not simulated as the engine has them."""
+    return [
+        f"{keys.path}: {keys.prefix}{name}: {text}"
+        for name, text in why.items() if keys.values.get(name) is not None
+    ]  # fmt: skip
+
+
+def refuse_unknown(keys: Keys, known: Collection[str]) -> None:
+    """Refuse keys of an object whose engine refuses them too.
+
+    Raises
+    ------
+    SpecError
+    """
+    for key in keys.values:
+        if key not in known:
+            raise SpecError(
+                keys.path, f"{keys.prefix}{key}: unknown key{nearest(key, list(known))}"
+            )
+
+
+def refuse_old(keys: Keys, old: Mapping[str, str]) -> None:
+    """Refuse keys of earlier versions of an engine, and say what they are called now.
+
+    Raises
+    ------
+    SpecError
+    """
+    for key, now in old.items():
+        if keys.values.get(key) is not None:
+            raise SpecError(keys.path, f"{key}: is {now} now")
+
+
+def needs(keys: Keys, key: str, other: str) -> SpecError:
+    """That a key asks for another one."""
+    return SpecError(keys.path, f"{keys.prefix}{key}: needs {other}")
+
+
+def named(path: Any, said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """`Sharing.keys` of a file."""
+    return tuple((flag, f"{path}: {key}") for flag, key in said.items())

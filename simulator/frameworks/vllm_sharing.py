@@ -1,0 +1,157 @@
+"""vLLM's keys of expert parallelism: how tokens are exchanged, where experts lie, dual batch overlap.
+
+From vllm/config/parallel.py (`ParallelConfig`, `EPLBConfig`), vllm/v1/worker/ubatch_utils.py and
+vllm/platforms/cuda.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...workloads.errors import SpecError
+from ..streams.gates import MOST_TOKENS
+from .keys import Keys
+from .sharing import (
+    PLACED_ONCE,
+    Sharing,
+    named,
+    needs,
+    refuse_old,
+    refuse_unknown,
+    told,
+    without_effect,
+)
+
+GATHERS = ("allgather_reducescatter", "naive")
+"""Values of `all2all_backend` that are no all-to-all; the first is the default."""
+EXCHANGES: Mapping[str, str | None] = {
+    "deepep_high_throughput": "deepep-normal", "deepep_low_latency": "deepep-low-latency",
+    "pplx": None, "flashinfer_all2allv": None, "flashinfer_nvlink_two_sided": None,
+    "flashinfer_nvlink_one_sided": None, "mori": None, "nixl_ep": None,
+}  # fmt: skip
+"""Those that are, and their algorithm here; None: all messages at once, directly."""
+NO_GRAPHS = "deepep_high_throughput"
+"""With this one vLLM captures no graphs (`check_and_update_config` in vllm/platforms/cuda.py)."""
+
+EPLB = ("num_redundant_experts", "window_size", "step_interval", "log_balancedness",
+        "log_balancedness_interval", "use_async", "policy", "communicator")  # fmt: skip
+"""Keys of `eplb_config`."""
+ONLY_EPLB: Mapping[str, tuple[Any, str]] = {
+    "log_balancedness": (False, "what that sends between ranks is not simulated"),
+    "policy": ("default", "vLLM has no other"),
+}
+OLD = {
+    "num_redundant_experts": "eplb_config.num_redundant_experts",
+    "eplb_window_size": "eplb_config.window_size",
+    "eplb_step_interval": "eplb_config.step_interval",
+    "eplb_log_balancedness": "eplb_config.log_balancedness",
+    "microbatch_size": "ubatch_size",
+}
+"""Keys of earlier versions."""
+ONLY: Mapping[str, tuple[Any, str]] = {
+    "ubatch_size": (0, "a step has two halves, of enable_dbo, or none"),
+    "enable_elastic_ep": (False, "ranks do not come and go"),
+}
+"""Settings that bear on time and of which only one value, their default, is simulated, and why."""
+KEYS = (
+    "enable_expert_parallel", "all2all_backend", "enable_eplb", "eplb_config",
+    "expert_placement_strategy", "enable_dbo", "dbo_decode_token_threshold",
+    "dbo_prefill_token_threshold", *ONLY,
+)  # fmt: skip
+HARMLESS = frozenset({
+    "data_parallel_size_local", "data_parallel_rank", "data_parallel_address", "data_parallel_rpc_port",
+    "data_parallel_backend", "data_parallel_external_lb", "data_parallel_hybrid_lb",
+    "data_parallel_start_rank", "data_parallel_master_ip", "data_parallel_master_port",
+    "enable_ep_weight_filter",
+})  # fmt: skip
+THRESHOLDS = {"dbo_decode_token_threshold": 32, "dbo_prefill_token_threshold": 512}
+
+
+def sharing_of(keys: Keys, tp: int, dp: int) -> tuple[str, Sharing, list[str]]:
+    """How ranks share experts: by which exchange, with which options, and what is to be warned of.
+
+    Raises
+    ------
+    SpecError
+        Names the file and key that cannot be used, and what would be right.
+    """
+    refuse_old(keys, OLD)
+    keys.refuse_unsimulated(ONLY)
+    spread = keys.flag("enable_expert_parallel", False) and tp * dp > 1
+    backend = keys.one_of("all2all_backend", GATHERS[0], (*GATHERS, *EXCHANGES))
+    doubts = list[str]()
+    sends = backend in EXCHANGES
+    if sends and not (spread and dp > 1):
+        doubts += without_effect(
+            keys, ["all2all_backend"],
+            "without enable_expert_parallel" if dp > 1 else "with data_parallel_size 1",
+        )  # fmt: skip
+        sends = False
+    placement, copies, why = _placed(keys, spread)
+    overlap, also = _halves(keys, backend, spread, dp)
+    said = {
+        "--all-to-all": "all2all_backend", "--overlap": "enable_dbo",
+        "--expert-placement": "enable_eplb" if copies is not None else "expert_placement_strategy",
+        "--redundant-experts": "eplb_config.num_redundant_experts",
+    }  # fmt: skip
+    found = Sharing(
+        EXCHANGES[backend] if sends else None, overlap, placement, copies,
+        keys=named(keys.path, said),
+    )  # fmt: skip
+    return "all_to_all" if sends else "gather", found, [*doubts, *why, *also]
+
+
+def captures(keys: Keys, dp: int) -> bool:
+    """Whether the exchange lets vLLM capture graphs."""
+    return dp == 1 or keys.values.get("all2all_backend") != NO_GRAPHS
+
+
+def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]]:
+    """Placement and copies of experts; None, None where the file asks for none."""
+    own = keys.part("eplb_config")
+    refuse_unknown(own, EPLB)
+    own.refuse_unsimulated(ONLY_EPLB)
+    copies = own.count("num_redundant_experts", 0, least=0)
+    for name in ("window_size", "step_interval"):
+        own.count(name, 1)
+    own.flag("use_async", False)
+    strategy = keys.one_of("expert_placement_strategy", "linear", ("linear", "round_robin"))
+    if not keys.flag("enable_eplb", False):
+        if copies:
+            raise needs(own, "num_redundant_experts", "enable_eplb")
+        doubts = without_effect(own, [k for k in EPLB if k in own.values], "without enable_eplb")
+        if strategy == "round_robin" and not spread:
+            doubts += without_effect(
+                keys, ["expert_placement_strategy"], "without enable_expert_parallel"
+            )
+            strategy = "linear"
+        return ("round-robin" if strategy == "round_robin" else None), None, doubts
+    if not keys.flag("enable_expert_parallel", False):
+        raise needs(keys, "enable_eplb", "enable_expert_parallel")
+    if not spread:
+        raise SpecError(
+            keys.path, "enable_eplb: needs tensor_parallel_size or data_parallel_size above 1"
+        )
+    doubts = told(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
+    if strategy == "round_robin":
+        doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
+    return "balanced", copies, doubts
+
+
+def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None, list[str]]:
+    """Dual batch overlap: a value of ``--overlap``, and what is to be warned of."""
+    least = [
+        keys.count(name, default, MOST_TOKENS, least=0) for name, default in THRESHOLDS.items()
+    ]
+    if not keys.flag("enable_dbo", False):
+        return None, without_effect(keys, THRESHOLDS, "without enable_dbo")
+    if dp == 1:  # `coordinate_batch_across_dp` in vllm/v1/worker/dp_utils.py
+        return None, without_effect(keys, ["enable_dbo", *THRESHOLDS], "with data_parallel_size 1")
+    if not spread:
+        raise needs(keys, "enable_dbo", "enable_expert_parallel")
+    if not backend.startswith("deepep"):
+        raise needs(
+            keys, "enable_dbo", "all2all_backend deepep_low_latency or deepep_high_throughput"
+        )
+    return f"two-batch:{least[0]},{least[1]}", []

@@ -1,0 +1,38 @@
+"""Exchanges that run by another algorithm in steps with prompts than in those of decodes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ...devices.collectives.plans import BY_STEP
+from ...devices.prices import ALONE
+from ...workloads.jit_held import held
+from ...workloads.ops import Op
+from ..deploy.deployment import Deployment
+
+F8 = npt.NDArray[np.float64]
+I8 = npt.NDArray[np.int64]
+
+
+@held
+class Modes(NamedTuple):
+    """Prices of exchanges by the kind of step; L exchanges."""
+
+    slots: I8  # [L] which ops they are
+    params: F8  # [2, L, NUM_PARAMS] without prompts on any rank, and with
+
+
+def modes_of(d: Deployment, ops: Sequence[Op]) -> Modes | None:
+    """The exchanges of a deployment whose algorithm goes by the step; None where there are none."""
+    slots = [i for i, op in enumerate(ops) if op.kind == "all_to_all"]
+    if d.all_to_all not in BY_STEP or not slots:
+        return None
+    rows = [
+        [d.link(ops[i], prompts).row(ops[i], ALONE).params for i in slots]
+        for prompts in (False, True)
+    ]
+    return Modes(np.array(slots, dtype=np.int64), np.array(rows))

@@ -1,0 +1,398 @@
+"""Do an engine's keys of expert parallelism mean what its options mean, and does what they do keep sense?
+
+A key and the option that it stands for give equal deployments and equal steps, to the last bit. Halves
+follow the rules that the engines have in their code, written out again here. Steps of DeepSeek-V3 on four
+nodes of H800 and of Qwen3-235B on H200 are cut to few layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from opbyte import simulate
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.expert_map.placing import ExpertPlacing
+from opbyte.simulator.frameworks.engine_file import read_engine
+from opbyte.simulator.frameworks.launch import Start, command_line, engine_values
+from opbyte.simulator.frameworks.settings import EngineSettings
+from opbyte.simulator.frameworks.sharing import Sharing
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.build import deployment_of
+from opbyte.simulator.step.explicit import dealt, explicit_stage
+from opbyte.simulator.streams.gates import ALIKE, AT_LEAST, DECODING, gate_of, halved
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.model import ModelSpec
+
+Read = Callable[..., EngineSettings]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Settings of a file that says so much."""
+
+    def settings_of(**said: Any) -> EngineSettings:
+        return read_engine(written(tmp_path, said))
+
+    return settings_of
+
+
+def written(folder: Path, said: Mapping[str, Any]) -> Path:
+    path = folder / "engine.json"
+    path.write_text(json.dumps(said))
+    return path
+
+
+@cache
+def few(name: str, layers: int = 5) -> ModelSpec:
+    """A model of few layers."""
+    model = load_model(name)
+    return replace(model, layers=model.layers[:layers])
+
+
+# --- which steps are halved ---------------------------------------------------------------------
+
+
+def vllm_halves(ranks: list[tuple[int, int]], decodes: int, prompts: int) -> bool:
+    """`check_ubatch_thresholds` of every rank and `is_last_ubatch_empty` of (decodes, prompt tokens)."""
+    tokens = [d + p for d, p in ranks]
+    if any(t < (prompts if p else decodes) for t, (_, p) in zip(tokens, ranks, strict=True)):
+        return False
+    return not (max(tokens) // 2 >= min(tokens))
+
+
+def sglang_halves(ranks: list[tuple[int, int]], low_latency: bool) -> bool:
+    """`local_can_run_tbo` and equal modes; a rank without anything agrees with all."""
+    modes = {"extend" if p else "decode" for d, p in ranks if d or p}
+    return not (low_latency and "extend" in modes) and len(modes) == 1
+
+
+works = st.lists(
+    st.one_of(st.tuples(st.integers(0, 40), st.just(0)), st.tuples(st.just(0), st.integers(0, 40))),
+    min_size=1, max_size=4,
+).filter(lambda ranks: any(d or p for d, p in ranks))  # fmt: skip
+
+
+@given(ranks=works, decodes=st.integers(0, 30), prompts=st.integers(0, 30))
+def test_halves_follow_the_engines_rules(
+    ranks: list[tuple[int, int]], decodes: int, prompts: int
+) -> None:
+    batches = [Batch.of([9] * d, [(p, 0)] if p else []) for d, p in ranks]
+    moments = np.array([b.moments((0,)).values for b in batches])
+    assert halved(AT_LEAST, decodes, prompts, moments) == vllm_halves(ranks, decodes, prompts)
+    assert halved(ALIKE, 0, 0, moments) == sglang_halves(ranks, False)
+    assert halved(DECODING, 0, 0, moments) == sglang_halves(ranks, True)
+
+
+@pytest.mark.parametrize("wrong", ["two-batch:", "two-batch:3", "two-batch:3,x", "two-batch:alke",
+                                   "two-batch:-1,2", "two-batch:1,9999999999999"])  # fmt: skip
+def test_a_rule_that_is_none_is_refused(wrong: str) -> None:
+    assert gate_of(wrong) is None
+    with pytest.raises(InputError, match=r"--overlap .*: must be none, pipelined:N, two-batch"):
+        deploy(few("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, overlap=wrong)
+
+
+def test_a_gated_step_is_one_of_the_two() -> None:
+    made = {
+        way: deploy(few("deepseek-v2-lite"), load_system("h100-2x8"), tp=1, overlap=way)
+        for way in ("none", "two-batch", "two-batch:32,512")
+    }
+    for each, way in ((31, "none"), (32, "two-batch"), (200, "two-batch")):
+        batches = [Batch.of([500] * each)] * 16
+        found = {name: explicit_stage(d, batches, expected=True) for name, d in made.items()}
+        assert found["two-batch:32,512"].seconds == found[way].seconds
+        assert found["two-batch:32,512"].way == way
+
+
+# --- keys and options -----------------------------------------------------------------------------
+
+VLLM = {"engine": "vllm", "tensor_parallel_size": 1, "data_parallel_size": 16,
+        "enable_expert_parallel": True}  # fmt: skip
+SGLANG = {"engine": "sglang", "tp_size": 16, "dp_size": 16, "ep_size": 16,
+          "enable_dp_attention": True}  # fmt: skip
+
+
+@st.composite
+def vllm_said(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys of vLLM, and the options that mean the same."""
+    keys, options = dict[str, Any](), dict[str, Any]()
+    backend = draw(st.sampled_from((None, "deepep_high_throughput", "deepep_low_latency")))
+    if backend:
+        keys["all2all_backend"] = backend
+        high = backend.endswith("throughput")
+        options["all_to_all"] = "deepep-normal" if high else "deepep-low-latency"
+        if draw(st.booleans()):
+            keys["enable_dbo"] = True
+            least = draw(st.tuples(st.sampled_from((0, 1, 8)), st.sampled_from((1, 64))))
+            if draw(st.booleans()):
+                least = (32, 512)
+            else:
+                keys["dbo_decode_token_threshold"], keys["dbo_prefill_token_threshold"] = least
+            options["overlap"] = f"two-batch:{least[0]},{least[1]}"
+    copies = draw(st.sampled_from((None, 0, 16)))
+    if copies is not None:
+        keys |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": copies}}
+        options |= {"expert_placement": "balanced", "redundant_experts": copies}
+    elif draw(st.booleans()):
+        keys["expert_placement_strategy"] = "round_robin"
+        options["expert_placement"] = "round-robin"
+    return keys, options
+
+
+@st.composite
+def sglang_said(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keys of SGLang, and the options that mean the same."""
+    keys, options = {"moe_a2a_backend": "deepep"}, dict[str, Any]()
+    mode = draw(st.sampled_from((None, "auto", "normal", "low_latency")))
+    if mode:
+        keys["deepep_mode"] = mode
+    options["all_to_all"] = f"deepep-{(mode or 'auto').replace('_', '-')}"
+    if draw(st.booleans()):
+        keys["enable_two_batch_overlap"] = True  # type: ignore[assignment]
+        options["overlap"] = f"two-batch:{'decodes' if mode == 'low_latency' else 'alike'}"
+    how = draw(st.sampled_from((None, "eplb", "file", "trivial")))
+    if how is None:
+        return keys, options
+    copies = draw(st.sampled_from((0, 16))) if how != "trivial" else 16
+    rule = draw(st.sampled_from((None, "static", "dynamic")))
+    if how == "trivial":
+        rule = rule or "static"
+    algorithm = draw(st.sampled_from(("auto", "deepseek", "deepseek_hierarchical")))
+    keys |= {"ep_num_redundant_experts": copies, "ep_dispatch_algorithm": rule}  # type: ignore[dict-item]
+    options |= {"redundant_experts": copies, "expert_placement": "wrapped",
+                "expert_dispatch": "any" if rule == "dynamic" else "local"}  # fmt: skip
+    if how != "trivial":
+        keys["eplb_algorithm"] = algorithm
+        options["expert_placement"] = "balanced-by-node" if "_" in algorithm else "balanced"
+        keys |= {"enable_eplb": True} if how == "eplb" else {"init_expert_location": "loads.json"}  # type: ignore[dict-item]
+    return keys, options
+
+
+def same(folder: Path, base: Mapping[str, Any], keys: Any, options: Mapping[str, Any]) -> None:
+    """Whether the file with keys and the bare file with options come to the same."""
+    made = []
+    model = few("deepseek-v2-lite", 3)
+    for said, given_ in ((base | keys, {}), (base, options)):
+        scenario = Scenario.of(model, "h100-2x8", engine=written(folder, said), routing="measured",
+                               rate=1.0, requests=1, **given_)  # fmt: skip
+        made.append(deployment_of(scenario)[0])
+    steps = [dealt(made[0], 16 * n, 700, chunks) for n, chunks in ((40, ()), (2, [(99, 0)] * 16))]
+    one, other = (
+        (d.layout, d.overlap, d.all_to_all, d.placing, d.memory(),
+         [explicit_stage(d, batches, step=3).seconds for batches in steps])
+        for d in made
+    )  # fmt: skip
+    assert one == other
+
+
+FOLDERS = [HealthCheck.function_scoped_fixture]
+
+
+@given(said=vllm_said())
+@settings(max_examples=8, suppress_health_check=FOLDERS)
+def test_vllms_keys_are_the_options(tmp_path: Path, said: tuple[Any, Any]) -> None:
+    same(tmp_path, VLLM, *said)
+
+
+@given(said=sglang_said())
+@settings(max_examples=8, suppress_health_check=FOLDERS)
+def test_sglangs_keys_are_the_options(tmp_path: Path, said: tuple[Any, Any]) -> None:
+    same(tmp_path, SGLANG, *said)
+
+
+def test_a_run_of_the_keys_is_a_run_of_the_options(tmp_path: Path) -> None:
+    """To the last byte of the answer."""
+    keys = {"all2all_backend": "deepep_low_latency", "enable_dbo": True, "enable_eplb": True,
+            "dbo_decode_token_threshold": 2, "eplb_config": {"num_redundant_experts": 16}}  # fmt: skip
+    options = {"all_to_all": "deepep-low-latency", "overlap": "two-batch:2,512",
+               "redundant_experts": 16}  # fmt: skip
+    found = []
+    for said, given_ in ((VLLM | keys, {}), (VLLM, options)):
+        answer = simulate(
+            few("deepseek-v2-lite", 3), "h100-2x8", engine=written(tmp_path, said), rate=200.0,
+            requests=60, input_len=64, output_len=8, **given_,  # type: ignore[arg-type]
+        ).to_dict()  # fmt: skip
+        found.append(json.dumps({k: v for k, v in answer.items() if k != "wall_s"}))
+    assert found[0] == found[1]
+
+
+def test_options_come_before_keys(tmp_path: Path) -> None:
+    path = written(tmp_path, VLLM | {"all2all_backend": "deepep_low_latency", "enable_dbo": True})
+    found, _ = deployment_of(Scenario.of(
+        few("deepseek-v2-lite"), "h100-2x8", engine=path, overlap="none", all_to_all="flat"
+    ))  # fmt: skip
+    assert (found.overlap, found.all_to_all, found.layout.gather) == ("none", "flat", False)
+
+
+# --- what is refused, and what is warned of ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        (VLLM | {"all2all_backend": "deepep_low_latancy"}, "did you mean 'deepep_low_latency'"),
+        (VLLM | {"enable_dbo": True}, "enable_dbo: needs all2all_backend deepep_low_latency"),
+        (VLLM | {"enable_eplb": True, "eplb_config": {"num_redundant_expert": 3}},
+         "eplb_config.num_redundant_expert: unknown key; did you mean 'num_redundant_experts'"),
+        (VLLM | {"eplb_config": {"num_redundant_experts": 3}}, "needs enable_eplb"),
+        (VLLM | {"eplb_config": {"log_balancedness": True}}, "log_balancedness: must be false"),
+        (VLLM | {"eplb_config": 3}, "eplb_config: must be an object"),
+        (VLLM | {"num_redundant_experts": 3}, "is eplb_config.num_redundant_experts now"),
+        (VLLM | {"ubatch_size": 4}, "ubatch_size: must be 0"),
+        (VLLM | {"dbo_decode_token_threshold": -1}, "dbo_decode_token_threshold: must be a whole"),
+        ({"engine": "vllm", "enable_eplb": True}, "enable_eplb: needs enable_expert_parallel"),
+        (SGLANG | {"moe_a2a_backend": "deep_ep"}, "did you mean 'deepep'"),
+        (SGLANG | {"moe_a2a_backend": "deepep", "deepep_mode": "low-latency"}, "low_latency"),
+        (SGLANG | {"enable_two_batch_overlap": True}, "needs moe_a2a_backend: deepep"),
+        (SGLANG | {"enable_single_batch_overlap": True}, "overlap within a batch"),
+        (SGLANG | {"moe_a2a_backend": "deepep", "enable_two_batch_overlap": True,
+                   "tbo_token_distribution_threshold": 0.3}, r"must be in \[0.48, 0.5\]"),
+        (SGLANG | {"ep_num_redundant_experts": 16}, "sends no token to a copy"),
+        (SGLANG | {"ep_dispatch_algorithm": "fake"}, "say --routing uniform"),
+        (SGLANG | {"eplb_algorithm": "elasticity_aware"}, "eplb_algorithm: unknown"),
+        (SGLANG | {"enable_deepep_moe": True}, "is moe_a2a_backend: deepep now"),
+        (SGLANG | {"tp_size": 16, "dp_size": 8, "moe_dense_tp_size": 1}, "over 2 devices"),
+        ({"engine": "sglang", "tp_size": 8, "moe_a2a_backend": "deepep"}, "needs enable_dp_att"),
+        ({"engine": "sglang", "enable_eplb": True}, "enable_eplb: needs ep_size above 1"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_one_line(read: Read, said: Mapping[str, Any], part: str) -> None:
+    with pytest.raises(InputError, match=part) as caught:
+        read(**said)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ({"engine": "vllm", "enable_dbo": True}, "enable_dbo has no effect: with data_parallel_size"),
+        (VLLM | {"dbo_decode_token_threshold": 3}, "no effect: without enable_dbo"),
+        (VLLM | {"eplb_config": {"window_size": 3}}, "eplb_config.window_size has no effect"),
+        (VLLM | {"enable_eplb": True, "eplb_config": {"step_interval": 9}}, "placed once"),
+        (VLLM | {"enable_expert_parallel": False, "all2all_backend": "pplx"},
+         "all2all_backend has no effect: without enable_expert_parallel"),
+        (VLLM | {"enable_epbl": True}, "did you mean 'enable_eplb'"),
+        (SGLANG | {"deepep_mode": "normal"}, "deepep_mode has no effect: without moe_a2a_backend"),
+        (SGLANG | {"moe_a2a_backend": "deepep", "ep_size": 8}, "ep_size: is tp_size .16."),
+        (SGLANG | {"moe_a2a_backend": "deepep", "init_expert_location": "x.json"}, "not by those"),
+        (SGLANG | {"enable_eplb": True, "eplb_rebalance_num_iterations": 9}, "placed once"),
+        (SGLANG | {"tbo_token_distribution_treshold": 0.48}, "did you mean 'tbo_token_dist"),
+    ],
+)  # fmt: skip
+def test_what_has_no_effect_is_said(read: Read, said: Mapping[str, Any], part: str) -> None:
+    import re
+
+    (doubt,) = read(**said).doubts
+    assert re.search(part, doubt), doubt
+
+
+def test_errors_of_a_deployment_name_the_key(tmp_path: Path) -> None:
+    said = VLLM | {"enable_eplb": True, "eplb_config": {"num_redundant_experts": 3}}
+    scenario = Scenario.of("deepseek-v2-lite", "h100-2x8", engine=written(tmp_path, said))
+    with pytest.raises(
+        InputError, match=r"engine.json: eplb_config.num_redundant_experts .*multiple"
+    ):
+        deployment_of(scenario)
+
+
+def test_the_normal_kernels_run_without_graphs(read: Read) -> None:
+    """`check_and_update_config` of vLLM, `_handle_a2a_moe` of SGLang."""
+    for backend, graphs in (("deepep_high_throughput", False), ("deepep_low_latency", True)):
+        assert read(**VLLM, all2all_backend=backend).policy.graphs is graphs
+    launches = [
+        read(**SGLANG, moe_a2a_backend="deepep", deepep_mode=mode).policy.host.launch_s
+        for mode in ("normal", "auto")
+    ]
+    assert launches[0] > launches[1] == 0.0
+
+
+# --- a start is read back ---------------------------------------------------------------------------
+
+
+@given(said=st.one_of(vllm_said().map(lambda x: ("vllm", x[1])),
+                      sglang_said().map(lambda x: ("sglang", x[1]))))  # fmt: skip
+@settings(max_examples=40, suppress_health_check=FOLDERS)
+def test_a_start_is_read_back(tmp_path: Path, said: tuple[str, dict[str, Any]]) -> None:
+    engine, options = said
+    start = Start(1, dp=16, ep=16, sharing=Sharing(**options))
+    values = engine_values(engine, start)
+    found = read_engine(written(tmp_path, values))
+    assert not found.doubts
+    for name, value in options.items():
+        assert getattr(found.sharing, name) == value
+    assert start.unsaid(engine) == []
+    assert engine in command_line(engine, "m", values)
+
+
+def test_a_command_line_says_copies_and_halves() -> None:
+    sharing = Sharing("deepep-low-latency", "two-batch:32,512", None, 32)
+    start = Start(1, dp=32, ep=32, sharing=sharing)
+    line = command_line("vllm", "m", engine_values("vllm", start))
+    assert "--all2all-backend deepep_low_latency --enable-dbo" in line
+    assert """--enable-eplb --eplb-config '{"num_redundant_experts": 32}'""" in line
+    other = Start(1, dp=32, ep=32, sharing=Sharing(overlap="auto", redundant_experts=32))
+    assert other.unsaid("vllm") == ["--overlap auto"]
+
+
+# --- sense ------------------------------------------------------------------------------------------
+
+LARGE = (("deepseek-v3", "h800-4x8"), ("qwen3-235b-a22b", "h200-2x8"))
+
+
+@cache
+def large(case: int, **how: Any) -> Deployment:
+    name, system = LARGE[case]
+    return deploy(few(name), load_system(system), tp=1, routing="measured", **how)
+
+
+@pytest.mark.parametrize("case", range(2))
+def test_copies_load_no_device_more(case: int) -> None:
+    worst = []
+    for each in (0, 1, 2, 4):
+        d = large(case, placing=ExpertPlacing("balanced", each * large(case).layout.ep))
+        part = d.experts[0]
+        assert part.placed is not None
+        loads = part.placed.group_loads(part.router.inclusion[part.row])
+        worst.append(float(loads.max() / loads.mean()))
+    assert max(worst[1:]) < worst[0]
+
+
+@pytest.mark.parametrize("case", range(2))
+@pytest.mark.parametrize("prompts", [False, True])
+def test_auto_takes_the_mode_of_the_step(case: int, prompts: bool) -> None:
+    batches = dealt(large(case), 32 * 8, 1000, [(500, 0)] if prompts else [])
+    auto, normal, quick = (
+        explicit_stage(large(case, all_to_all=f"deepep-{mode}"), batches, expected=True)
+        for mode in ("auto", "normal", "low-latency")
+    )
+    assert auto.seconds == (normal if prompts else quick).seconds
+    assert normal.seconds != quick.seconds
+
+
+@pytest.mark.parametrize("case", range(2))
+@pytest.mark.parametrize("each", [16, 128, 512])
+def test_halves_hide_no_more_than_there_is(case: int, each: int) -> None:
+    mode = "deepep-low-latency"
+    batches = dealt(large(case), each * large(case).ranks, 1000)
+    plain = explicit_stage(large(case, all_to_all=mode), batches, expected=True)
+    found = explicit_stage(
+        large(case, all_to_all=mode, overlap="two-batch:32,512"), batches, expected=True
+    )
+    if each < 32:
+        assert found.seconds == plain.seconds
+        return
+    kinds = plain.times(lambda p: p.op.layer)
+    assert found.seconds >= plain.seconds - kinds["communication"]
+    assert found.seconds >= max(line.busy()["compute"] for line in found.timelines)
