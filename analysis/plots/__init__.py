@@ -4,6 +4,7 @@ from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
 from .fractions import roofline_fractions
+from .fronts import throughput_pace
 from .latencies import latency
 from .loads import throughput_latency
 from .points import points
@@ -27,6 +28,7 @@ __all__ = [
     "save",
     "serving",
     "throughput_latency",
+    "throughput_pace",
     "timeline",
     "trade_off",
 ]
