@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..studies.sweep.point import LATENCIES, METRICS, POOLED, QUANTILES
+from ..answers.summary import LATENCIES, QUANTILES
+from ..studies.sweep.point import METRICS, POOLED
 
 FIGURES = {
     "requests": "Requests that were served.",
