@@ -36,7 +36,7 @@ def sweep_command(
     from ..report.files import write_sweep
     from ..studies.sweep import sweep
 
-    with counting("points", rate=True) as told:
+    with counting("points") as told:
         result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_sweep)
     show(result, as_json)
     if result.failed == len(result.table):

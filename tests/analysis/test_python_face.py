@@ -11,6 +11,7 @@ import pickle
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ import opbyte
 import opbyte.analysis
 from opbyte.analysis.answers.several import Several
 from opbyte.analysis.commands.app import names
+from opbyte.analysis.names import LISTS, catalog
 from opbyte.analysis.plots.files import Picture
+from opbyte.analysis.show.console import table_lines
 from opbyte.analysis.show.result import Result
 from opbyte.simulator.scenario.keywords import ScenarioKeywords
 from opbyte.simulator.scenario.option import options_of
@@ -103,13 +106,20 @@ CALLS: dict[str, Callable[[], Result]] = {
     "kernel_shapes": lambda: opbyte.kernel_shapes("llama-3-8b", "h100-x1"),
     "tune": lambda: opbyte.tune("gemm", {"m": 64, "n": 4096, "k": 4096}, device="h100"),
 }  # fmt: skip
+
+
+@cache
+def called(name: str) -> Result:
+    return CALLS[name]()
+
+
 WITHOUT = {"inspect", "describe", "kernel_shapes"}
 """Answers that have no figure."""
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_answers_are_short_and_drawn(name: str) -> None:
-    result = CALLS[name]()
+    result = called(name)
     assert len(repr(result)) < 2000
     assert result._repr_html_().startswith("<table>")
     if name in WITHOUT:
@@ -119,6 +129,21 @@ def test_answers_are_short_and_drawn(name: str) -> None:
         picture = result.plot()
         assert isinstance(picture, Picture)
         assert picture._repr_png_()[0].startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [*CALLS, *LISTS])
+def test_tables_fit_80_columns_and_names_stay_whole(name: str) -> None:
+    rows = catalog(name) if name in LISTS else None
+    for block in [rows] if rows else called(name).blocks():
+        if isinstance(block, str) or not block:
+            continue
+        text = "\n".join(table_lines(block, 80))
+        for row in block:
+            first = next(iter(row.values()))  # what the row is about
+            for word in str(first).split() if isinstance(first, str) else ():
+                assert word in text
+        words = [w for row in block for value in row.values() for w in str(value).split()]
+        assert max(map(len, text.splitlines())) <= max(80, *map(len, words))
 
 
 class Many(Result):
