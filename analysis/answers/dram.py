@@ -106,7 +106,7 @@ class DramAnswer(Result):
         note = f"Mapping {self.run.mapping}, {self.run.read_queue} entries; strides touch 64 B."
         return bandwidth(table, f"{self.memory.title}: bandwidth by access", note)
 
-    def plot(self) -> Picture:
+    def plot(self, which: int = 0) -> Picture:
         """Bandwidth over strides and block sizes, simulated now."""
         from ..plots.files import Picture
 

@@ -1,4 +1,11 @@
-"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read."""
+"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read.
+
+Other modules of the package load when they are named: ``plots.memory``.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
@@ -32,3 +39,10 @@ __all__ = [
     "timeline",
     "trade_off",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a module of the package on first use (PEP 562)."""
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

@@ -138,20 +138,22 @@ class Result:
         """Figures of the report, each with its caption."""
         return ()
 
-    def plot(self) -> Picture:
-        """The answer's first figure, as a notebook shows it.
+    def plot(self, which: int = 0) -> Picture:
+        """One of the answer's figures, the first by default, as a notebook shows it.
 
         Raises
         ------
         InputError
-            An answer without figures.
+            An answer without figures, or with fewer.
         """
         from ..plots.files import Picture
 
         drawings = self.drawings()
         if not drawings:
             raise InputError(type(self).__name__, "has no figure; see .frame()")
-        return Picture(drawings[0].figure)
+        if not 0 <= which < len(drawings):
+            raise InputError("which", f"must be from 0 to {len(drawings) - 1}, not {which}")
+        return Picture(drawings[which].figure)
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""

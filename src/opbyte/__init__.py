@@ -29,6 +29,7 @@ _HOMES = {
     "dram": "analysis.answers.dram",
     "fastest_training": "analysis.answers.train_search",
     "frames": "analysis.answers.frames",
+    "front": "analysis.studies.front",
     "inspect": "analysis.answers.inspect",
     "kernel_shapes": "analysis.answers.kernel_shapes",
     "layouts": "analysis.answers.layouts",
@@ -47,6 +48,7 @@ _HOMES = {
     "measure_machine": "analysis.validate.measure",
     "measuring_script": "analysis.reference.kinds",
     "open_requests": "workloads.requests",
+    "ops_by_share": "analysis.report.simulation",
     "pareto": "analysis.studies.pareto",
     "placement": "analysis.answers.placement",
     "plan": "analysis.studies.plan",
@@ -90,6 +92,7 @@ __all__ = [
     "dram",
     "fastest_training",
     "frames",
+    "front",
     "inspect",
     "kernel_shapes",
     "layouts",
@@ -108,9 +111,11 @@ __all__ = [
     "measure_machine",
     "measuring_script",
     "open_requests",
+    "ops_by_share",
     "pareto",
     "placement",
     "plan",
+    "plots",
     "record",
     "reproduce",
     "roofline",
@@ -138,6 +143,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from opbyte.analysis import plots
     from opbyte.analysis.answers.compare import compare
     from opbyte.analysis.answers.demo import compare_demo
     from opbyte.analysis.answers.description import describe
@@ -160,8 +166,10 @@ if TYPE_CHECKING:
     from opbyte.analysis.live.serve import serve
     from opbyte.analysis.names import catalog
     from opbyte.analysis.reference.kinds import measuring_script, schema, template
+    from opbyte.analysis.report.simulation import ops_by_share
     from opbyte.analysis.reproduce import reproduce
     from opbyte.analysis.studies.capacity import capacity
+    from opbyte.analysis.studies.front import front
     from opbyte.analysis.studies.kernel_sweep import sweep_kernels
     from opbyte.analysis.studies.pareto import pareto
     from opbyte.analysis.studies.plan import plan
@@ -191,6 +199,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module on first use (PEP 562)."""
+    if name == "plots":
+        return import_module("opbyte.analysis.plots")
     if name not in _HOMES:
         raise AttributeError(f"module 'opbyte' has no attribute {name!r}")
     value = getattr(import_module(f"opbyte.{_HOMES[name]}"), name)
