@@ -102,7 +102,10 @@ def _run(axes: Axes, rows: pd.DataFrame, columns: Sequence[str], i: int, run: st
         at = part[[X, Y]].to_numpy(dtype=np.float64)
         if within:
             line = at[sorted(unbeaten(-at, once=True), key=lambda k: at[k, 0])]
-            axes.plot(*line.T, color=style.color, linestyle=dashes, linewidth=1.1, gid="front")
+            (joined,) = axes.plot(
+                *line.T, color=style.color, linestyle=dashes, linewidth=1.1, gid="front"
+            )
+            told(joined, run)
         (drawn,) = axes.plot(
             *at.T, linestyle="none", marker=style.marker, color=style.color, markersize=5,
             markerfacecolor=style.color if within else "none", markeredgewidth=0.8,
