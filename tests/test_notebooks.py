@@ -13,7 +13,7 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MOST_LINES = 25
+MOST_IMPORTS, MOST_LINES = 2, 25
 """Of one cell: what is longer belongs into the library, with a test."""
 
 
@@ -43,6 +43,9 @@ def test_a_notebook_is_thin(path: Path) -> None:
     found = cells(path)
     assert found[0]["cell_type"] == "markdown"
     assert "".join(found[0]["source"]).startswith("# ")
+    code = "\n".join("".join(c["source"]) for c in found if c["cell_type"] == "code")
+    imports = [x for x in code.splitlines() if x.startswith(("import ", "from "))]
+    assert len(imports) <= MOST_IMPORTS
     for cell in found:
         if cell["cell_type"] == "code":
             assert len("".join(cell["source"]).splitlines()) <= MOST_LINES

@@ -7,11 +7,20 @@ The command line prints the message of an :class:`InputError` and nothing else.
 from __future__ import annotations
 
 import difflib
+import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 MOST_SUBJECT = 500
 """Characters of a message's subject; the longest path of a file that people meet is shorter."""
+
+
+OPTION = re.compile(r"""(?<![\w/.'"-])--([a-z][\w-]*)""")
+"""How a message names an option."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class InputError(ValueError):
@@ -37,6 +46,14 @@ class InputError(ValueError):
             subject = f"{subject[: MOST_SUBJECT - 3]}..."
         return f"{subject}: {self.reason}".replace("\n", " ")
 
+    def name_parameters(self) -> None:
+        """Name the parameters of a function where the message names options of the command line."""
+        self.subject, self.reason = (
+            OPTION.sub(lambda found: found[1].replace("-", "_"), text)
+            for text in (self.subject, self.reason)
+        )
+        self.args = (self.subject, self.reason)
+
 
 class SpecError(InputError):
     """A device, system or model description that breaks its schema."""
@@ -44,6 +61,31 @@ class SpecError(InputError):
 
 class CapacityError(InputError):
     """Something that does not fit; the message holds needed and available."""
+
+
+def for_scripts(function: Callable[P, R], name: str) -> Callable[P, R]:
+    """A function of the library as scripts see it: its errors name parameters, not options.
+
+    Examples
+    --------
+    >>> def serve(tp: int) -> None:
+    ...     raise InputError("--tp", "must be 1 with --policy-of-mine")
+    >>> for_scripts(serve, "serve")(2)
+    Traceback (most recent call last):
+    ...
+    opbyte.workloads.errors.InputError: tp: must be 1 with policy_of_mine
+    """
+
+    @wraps(function)
+    def called(*args: P.args, **options: P.kwargs) -> R:
+        try:
+            return function(*args, **options)
+        except InputError as error:
+            error.name_parameters()
+            raise
+
+    called.__module__, called.__qualname__ = "opbyte", name  # so that it can be pickled
+    return called
 
 
 def reason_of(error: BaseException) -> str:

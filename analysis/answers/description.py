@@ -1,4 +1,4 @@
-"""A device, system or host as a file that describes the same one (``opbyte show``)."""
+"""What a name stands for, spelled out: of a device, system or host a file that describes it (``opbyte show``)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ...workloads.errors import InputError, SpecError
 from ...workloads.specfile import to_si
 from ...workloads.yamlfile import read_yaml
 from ..show.result import Result
+from .spelled_out import SpelledOut, spelled_out
 
 HEADING = (
     "Whole description, nothing extended; its name is not the catalog's, so that it can be used."
@@ -40,6 +41,11 @@ class Shown(Result):
         """The description as a file holds it: keys with units, numbers with their sources."""
         return _written(self.spec, self.sources)
 
+    @property
+    def name(self) -> str:
+        """Of the file."""
+        return str(self.tree["name"])
+
     def text(self) -> str:
         """The file."""
         body = yaml.safe_dump(self.tree, sort_keys=False, width=100, allow_unicode=True)
@@ -55,8 +61,8 @@ class Shown(Result):
         return [self.text()]
 
 
-def describe(name: str | Path) -> Shown:
-    """Look up a device, system or host by name or file.
+def describe(name: str | Path) -> Shown | SpelledOut:
+    """Look up a device, system or host by name or file, or a model, policy or engine by name.
 
     Raises
     ------
@@ -73,9 +79,12 @@ def describe(name: str | Path) -> Shown:
         try:
             return Shown(*describe_system(name))
         except InputError as error:
+            named = spelled_out(str(name))
+            if named is not None:
+                return named
             raise InputError(
                 repr(str(name)),
-                "is no device, system or host; see opbyte list devices, or opbyte list hosts",
+                "is no device, system, host, model, policy or engine; see opbyte list devices, or another list",
             ) from error
 
 

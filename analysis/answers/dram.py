@@ -19,6 +19,9 @@ from ..show.text import seconds, si
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
+
+    from ..plots.files import Picture
 
 PIM_COMMANDS = 32_768
 """Commands of a stream over many banks, unless ``commands=`` says otherwise."""
@@ -95,6 +98,19 @@ class DramAnswer(Result):
         if self.limits:
             lines.append(self.rows())
         return lines
+
+    def figure(self, table: pd.DataFrame) -> Figure:
+        """Draw what `sweep` found."""
+        from ..plots.memory import bandwidth
+
+        note = f"Mapping {self.run.mapping}, {self.run.read_queue} entries; strides touch 64 B."
+        return bandwidth(table, f"{self.memory.title}: bandwidth by access", note)
+
+    def plot(self, which: int = 0) -> Picture:
+        """Bandwidth over strides and block sizes, simulated now."""
+        from ..plots.files import Picture
+
+        return Picture(self.figure(self.sweep()))
 
     def sweep(self) -> pd.DataFrame:
         """Fraction of peak over strides and block sizes, with this run's mapping and queues."""

@@ -12,10 +12,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import DTYPES, SCHEMAS
 from ...workloads.model import ModelSpec
@@ -92,7 +93,7 @@ def kernel_shapes(
     batches: Sequence[int] = BATCHES,
     contexts: Sequence[int] = CONTEXTS,
     prompts: Sequence[int] = PROMPTS,
-    **options: Any,
+    **options: Unpack[DeployOptionsKeywords],
 ) -> KernelShapes:
     """Collect the shapes of the kernels that one device runs in some steps.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ...devices.spec import DeviceSpec
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
@@ -31,6 +33,45 @@ def costs_of(
         "usd_per_million_tokens": None if per_token is None else 1e6 * per_token,
         "processor_area_mm2": added_area_mm2(run.deployment.system.device),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What deployments are judged by, in the order of `WORTH`; None where it is unknown.
+
+    Attributes
+    ----------
+    tokens_per_s_per_device : float or None
+        Output of all, by the devices that make it.
+    tokens_per_s_per_user : float or None
+        One over the mean time per output token.
+    joules_per_token, usd_per_million_tokens : float or None
+        Of output tokens.
+    """
+
+    tokens_per_s_per_device: float | None
+    tokens_per_s_per_user: float | None
+    joules_per_token: float | None
+    usd_per_million_tokens: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        return {name: getattr(self, name) for name in WORTH}
+
+
+WORTH = (
+    "tokens_per_s_per_device", "tokens_per_s_per_user", "joules_per_token", "usd_per_million_tokens",
+)  # fmt: skip
+
+
+def worth_of(run: Run, scenario: Scenario) -> Worth:
+    """Throughput of a device against the pace of a user, with what tokens take."""
+    rate, pace = run.output_tokens_per_s, run.tpot_s.mean
+    price = costs_of(run, scenario, rate)
+    return Worth(
+        rate / price["devices"] if rate and price["devices"] else None,
+        1.0 / pace if pace else None,
+        run.joules_per_token, price["usd_per_million_tokens"],
+    )  # fmt: skip
 
 
 def added_area_mm2(device: DeviceSpec) -> float | None:

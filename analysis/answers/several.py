@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from .simulate import Simulation
 
 
@@ -20,6 +20,10 @@ class Several(Result):
     def warnings(self) -> tuple[str, ...]:
         """Warnings of all runs, each once."""
         return tuple(dict.fromkeys(w for r in self.runs for w in r.warnings))
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Figures of every run, in their order."""
+        return [drawing for run in self.runs for drawing in run.drawings()]
 
     def remarks(self) -> Sequence[str]:
         return self.warnings

@@ -163,6 +163,15 @@ class Training(Result):
             text += f" Beside computation, {most} shows most: {others[most] / step.seconds:.1%}."
         return text
 
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """What a step's time goes to."""
+        step = self.step
+        return [
+            {"time": name, "of the step": seconds(took), "share": f"{took / step.seconds:.1%}"}
+            for name, took in step.by_stream.items()
+            if took or name == "compute"
+        ]
+
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         d, la, o, step = self.deployment, self.layout, self.options, self.step
         degrees = f"tp {la.tp}, dp {la.dp}, pp {la.pp}"
@@ -177,11 +186,7 @@ class Training(Result):
             f"{la.microbatches:,} micro-batches of {o.micro_batch} a rank; {how}",
             f"one step takes {seconds(step.seconds)}: {rate}",
             *self._search(),
-            [
-                {"time": name, "of the step": seconds(took), "share": f"{took / step.seconds:.1%}"}
-                for name, took in step.by_stream.items()
-                if took or name == "compute"
-            ],
+            self.rows(),
             f"{EXPOSED} Hidden: {seconds(step.hidden_s)}.",
             [
                 *({"memory of a device": name, "GiB": size / 2**30}

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from ...devices.spec import SystemSpec
+from ...simulator.scenario.keywords import TrainKeywords
 from ...simulator.scenario.load import load
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
@@ -24,7 +25,7 @@ CHOICES = ("tp", "pp", "ep", "micro_batch", "recompute")
 
 
 def fastest_training(
-    model: str | Path | ModelSpec, system: str | Path | SystemSpec, **options: Any
+    model: str | Path | ModelSpec, system: str | Path | SystemSpec, **options: Unpack[TrainKeywords]
 ) -> Training:
     """Cost training steps over degrees and return the fastest that fits.
 
@@ -52,8 +53,9 @@ def fastest_training(
         Nothing tried fits; of the smallest.
     """
     spec, where = load(model, system)
-    given = {name: options[name] for name in CHOICES if options.get(name) is not None}
-    rest = {name: value for name, value in options.items() if name not in CHOICES}
+    asked: dict[str, Any] = dict(options)
+    given = {name: asked[name] for name in CHOICES if asked.get(name) is not None}
+    rest = {name: value for name, value in asked.items() if name not in CHOICES}
     found: list[Training] = []
     refused: InputError | None = None
     too_large: list[CapacityError] = []

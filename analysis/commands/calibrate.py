@@ -81,7 +81,7 @@ def calibrate_command(
 
     kept = resumed("calibrate", fresh)
     make = partial(calibrate, tables, device, date=date, family=family, progress=told, kept=kept)
-    answer(make, out, as_json, write=write, kept=kept)
+    answer(make, out, as_json, write=write, kept=kept, waits=False)
 
 
 def _shared(

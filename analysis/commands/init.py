@@ -10,7 +10,7 @@ from .app import app
 from .io import folder, print_json
 from .options import Out
 
-KINDS = "device, system, host, sweep, engine or kernels"
+KINDS = "device, system, host, memory, sweep, engine or kernels"
 
 
 @app.command("init")
@@ -21,7 +21,7 @@ def init_command(
     ] = False,
     out: Out = None,
 ) -> None:
-    """Print a commented file to start from: a device, a system, a host, a sweep, an engine."""
+    """Print a commented file to start from: a device, a host, a memory, a sweep, an engine, ..."""
     from ..reference.kinds import TEMPLATES, schema, template
 
     with folder(out) as files:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..show.result import Result
 
 R = TypeVar("R", bound="Result")
+PATIENCE_S = 1.5
+"""After which a bar shows that work goes on."""
 
 
 def answer(
@@ -27,6 +29,7 @@ def answer(
     counted: str = "",
     write: Callable[[R, OutputFolder], object] | None = None,
     kept: Kept | None = None,
+    waits: bool = True,
 ) -> R:
     """Work out an answer, write its files, and print it: what a command does.
 
@@ -37,6 +40,8 @@ def answer(
     ----------
     counted : str
         What the work counts; `make` is then told of it by its keyword ``told``.
+    waits : bool
+        Whether a bar says that work goes on where nothing is counted; not of what prints meanwhile.
     write : callable, optional
         Writes the answer's files, instead of `report.files.write_files`; the report comes before.
     """
@@ -45,7 +50,8 @@ def answer(
             with counting(counted) as told:
                 result = make(told=told)
         else:
-            result = make()
+            with waiting() if waits else nullcontext():
+                result = make()
         if files:
             from ..report.files import write_files, write_report
 
@@ -116,15 +122,11 @@ def print_json(data: Mapping[str, Any]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Progress | None]:
-    """A progress bar on stderr when somebody watches."""
+    """A progress bar on stderr when somebody watches: requests, their rate and the time left."""
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _bar(False) as bar:
         task = bar.add_task("starting (the first run compiles)", total=None)
 
         def update(done: int, known: int, clock: float) -> None:
@@ -135,14 +137,43 @@ def progress() -> Iterator[Progress | None]:
 
 
 @contextmanager
-def counting(what: str, rate: bool = False) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar over a known number of things, when somebody watches.
-
-    `rate` also shows how many a second.
-    """
+def counting(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar over a number of things, with rate and time left, when somebody watches."""
     if not sys.stderr.isatty():
         yield None
         return
+    with _bar(True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """A bar that moves while something uncounted takes longer than `PATIENCE_S`, when somebody watches."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Event, Thread
+
+    done = Event()
+
+    def watch() -> None:
+        if not done.wait(PATIENCE_S):
+            with _bar(False) as bar:
+                bar.add_task("working", total=None)
+                done.wait()
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bar(counts: bool) -> Any:
+    """A bar with what is done, the time since the start, the rate and the time left."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -151,16 +182,36 @@ def counting(what: str, rate: bool = False) -> Iterator[Callable[[int, int], Non
         ProgressColumn,
         Task,
         TextColumn,
+        TimeElapsedColumn,
         TimeRemainingColumn,
     )
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f}/s" if task.speed else "")
+        """Things a second, or seconds a thing."""
 
-    columns: list[ProgressColumn] = [TextColumn(what), BarColumn(), MofNCompleteColumn()]
-    columns += [Rate(), TimeRemainingColumn()] if rate else [TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        def render(self, task: Task) -> Text:
+            return Text(paced(task.speed or 0.0))
+
+    class Left(TimeRemainingColumn):
+        """Time left, where it is known."""
+
+        def render(self, task: Task) -> Text:
+            known = task.total is not None and task.speed
+            return Text.assemble(super().render(task), " left") if known else Text("")
+
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn(bar_width=16)]
+    columns += [MofNCompleteColumn()] if counts else []
+    columns += [TimeElapsedColumn(), Rate(), Left(compact=True)]
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def paced(per_s: float) -> str:
+    """How fast something goes, in words.
+
+    >>> paced(12.34), paced(0.25), paced(0.0)
+    ('12.3/s', '4.0 s each', '')
+    """
+    if per_s <= 0:
+        return ""
+    return f"{per_s:,.1f}/s" if per_s >= 1 else f"{1 / per_s:,.1f} s each"

@@ -62,9 +62,9 @@ def plan_command(
     from ..studies.plan import plan
 
     varied: dict[str, Any] = {"tp": tp, "dp": dp, "ep": ep, "pp": pp, "dtype": dtype, "kv_dtype": kv_dtype,
-              "policy": policy, "token_budget": token_budget}  # fmt: skip
+              "policy": policy, "token_budget": token_budget, "goal": goal}  # fmt: skip
     make = partial(
-        plan, model, systems, slo, load=load, goal=goal, budget=budget, most_devices=most_devices,
+        plan, model, systems, slo, load=load, budget=budget, most_devices=most_devices,
         workers=workers, **options, **varied,
     )  # fmt: skip
     answer(make, out, as_json, counted="systems")

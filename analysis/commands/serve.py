@@ -47,4 +47,4 @@ def serve_command(
         serve, model, system, host=host, port=port, time_scale=time_scale,
         served_model_name=served_model_name, gpu_host=gpu_host, **options,
     )  # fmt: skip
-    answer(make, out, as_json)
+    answer(make, out, as_json, waits=False)

@@ -14,18 +14,21 @@ from .options import Json, Out
 @app.command("show")
 def show_command(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Device, system or host, or its file.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="Device, system, host (or its file), model, policy or engine."
+        ),
     ],
     as_json: Json = False,
     out: Out = None,
 ) -> None:
-    """Print a device, system or host as a file to copy: every number with its unit and source."""
+    """Print what a name stands for as a file to copy: every number with its unit and source."""
     from ..answers.description import describe
 
     with folder(out) as files:
         found = describe(name)
         if files:
-            files.text(f"{found.tree['name']}.yaml", found.text())
+            files.text(f"{found.name}.yaml", found.text())
     if as_json:
         print_json(found.to_dict())
     else:

@@ -43,4 +43,4 @@ def simulate_command(
                 return compare_demo(scenario, keep_stages=keep, progress=watch)
             return simulate(scenario, keep_stages=keep, steps=steps, progress=watch)
 
-    answer(make, out, as_json)
+    answer(make, out, as_json, waits=False)  # `progress` says how far it is

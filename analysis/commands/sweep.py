@@ -33,11 +33,11 @@ def sweep_command(
     if chooses_kernels(file):
         _of_kernels(file, out, as_json, workers, dask)
         return
-    from ..report.files import write_report
+    from ..report.files import write_sweep
     from ..studies.sweep import sweep
 
-    with counting("points", rate=True) as told:
-        result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_report)
+    with counting("points") as told:
+        result = sweep(file, out, workers=workers, dask=dask, told=told, also=write_sweep)
     show(result, as_json)
     if result.failed == len(result.table):
         raise typer.Exit(1)

@@ -15,15 +15,103 @@ import typer
 from ...workloads.errors import nearest
 
 ALIASES = {
-    "--tensor-parallel-size": "--tp", "--data-parallel-size": "--dp",
-    "--pipeline-parallel-size": "--pp", "--max-num-seqs": "--max-seqs",
-    "--max-num-batched-tokens": "--token-budget", "--kv-cache-dtype": "--kv-dtype",
-    "--request-rate": "--rate", "--qps": "--rate", "--num-prompts": "--requests",
-    "--num-requests": "--requests", "--isl": "--input-len", "--random-input-len": "--input-len",
-    "--osl": "--output-len", "--random-output-len": "--output-len",
+    "--tensor-parallel-size": "--tp", "--tp-size": "--tp", "--tensor-parallelism": "--tp",
+    "--data-parallel-size": "--dp", "--dp-size": "--dp",
+    "--pipeline-parallel-size": "--pp", "--pp-size": "--pp",
+    "--expert-parallel-size": "--ep", "--ep-size": "--ep",
+    "--max-num-seqs": "--max-seqs", "--max-running-requests": "--max-seqs", "--max-batch-size": "--max-seqs",
+    "--max-num-batched-tokens": "--token-budget", "--chunked-prefill-size": "--token-budget",
+    "--max-num-tokens": "--token-budget",
+    "--context-length": "--max-model-len", "--max-seq-len": "--max-model-len",
+    "--kv-cache-dtype": "--kv-dtype", "--quantization": "--dtype",
+    "--request-rate": "--rate", "--qps": "--rate", "--rps": "--rate",
+    "--num-prompts": "--requests", "--num-requests": "--requests", "--request-count": "--requests",
+    "--isl": "--input-len", "--random-input-len": "--input-len", "--prompt-len": "--input-len",
+    "--synthetic-input-tokens-mean": "--input-len",
+    "--osl": "--output-len", "--random-output-len": "--output-len", "--max-tokens": "--output-len",
+    "--output-tokens-mean": "--output-len",
     "--concurrency": "--closed-loop", "--max-concurrency": "--closed-loop",
 }  # fmt: skip
-"""What vLLM, SGLang and the benchmarks of both call an option -> what it is called here."""
+"""What vLLM, SGLang, TensorRT-LLM and their benchmarks call an option -> what it is called here."""
+MEANT = {
+    "--tp": "tensor parallel parallelism shards gpus ways",
+    "--dp": "data parallel ranks attention",
+    "--ep": "expert parallel groups experts",
+    "--pp": "pipeline parallel stages",
+    "--rate": "arrivals arrival load traffic throughput second speed poisson qps",
+    "--requests": "count number prompts queries samples limit",
+    "--input-len": "prompt input length tokens isl context size mean",
+    "--output-len": "output length generated generate new response completion osl decode tokens max",
+    "--closed-loop": "concurrent concurrency clients users inflight flight parallel parallelism streams",
+    "--max-seqs": "batch size sequences maximum running concurrent slots",
+    "--token-budget": "batched tokens budget chunk chunked prefill step",
+    "--max-model-len": "context window longest length maximum sequence",
+    "--dtype": "precision quantization quantize quant format weights bits weight fp8 int8 fp4 bf16",
+    "--kv-dtype": "kv cache precision quantization format",
+    "--cv": "burstiness bursty variation variance gamma",
+    "--lengths": "distribution random range ratio shape",
+    "--trace": "dataset file workload log requests path",
+    "--policy": "scheduler scheduling scheduler-policy batching preemption",
+    "--engine": "config settings yaml json server args",
+    "--framework": "backend vllm sglang trtllm runtime",
+    "--system": "hardware gpu device machine cluster accelerator node gpus",
+    "--systems": "hardware gpu devices machines clusters accelerators compare gpus",
+    "--replicas": "instances copies workers servers number",
+    "--router": "routing balancer balance loadbalancer load-balancing dispatch",
+    "--routing": "expert popularity skew imbalance gate gating balance",
+    "--seed": "random rng state",
+    "--seeds": "repeat repeats runs trials repetitions confidence",
+    "--warmup": "warm skip ramp first",
+    "--speculative": "draft drafts eagle medusa mtp ngram speculation decoding model tokens",
+    "--prefill": "disaggregation disaggregate pd pool",
+    "--slo": "latency target sla goodput ttft tpot constraint",
+    "--batch": "bs size sequences",
+    "--context": "kv length past cached history",
+    "--out": "output dir folder directory save path file result report filename",
+    "--json": "format machine print",
+    "--workers": "processes jobs threads cores parallel",
+    "--power-cap": "limit watts tdp power",
+    "--host": "numa pcie nvlink topology cpu interconnect",
+    "--overlap": "async streams hide comm communication microbatch",
+    "--budget": "price dollars cost money usd",
+    "--load": "rate qps requests second traffic",
+    "--goal": "objective optimize minimise minimize target",
+    "--memory": "dram hbm standard bandwidth",
+}  # fmt: skip
+"""Option -> words that mean it, beside those of its name."""
+
+
+def meant(option: str, known: Sequence[str]) -> str:
+    """Say which known option a mistaken one means, by its words; empty where none is closer than others.
+
+    Examples
+    --------
+    >>> meant("--batch-size", ["--max-seqs", "--rate", "--cv"])
+    "; did you mean '--max-seqs'?"
+    >>> meant("--burstiness", ["--max-seqs", "--rate", "--cv"])
+    "; did you mean '--cv'?"
+    >>> meant("--colour", ["--max-seqs", "--rate", "--cv"])
+    ''
+    """
+    here = ALIASES.get(option)
+    if here in known:
+        return f"; did you mean {here!r}?"
+    words = {
+        word for word in option.strip("-").lower().replace("_", "-").split("-") if len(word) > 1
+    }
+    scores = sorted(((_alike(words, name), name) for name in known), reverse=True)
+    best = scores[0] if scores else (0.0, "")
+    if best[0] < 0.5 or (len(scores) > 1 and scores[1][0] == best[0]):
+        return ""
+    return f"; did you mean {best[1]!r}?"
+
+
+def _alike(words: set[str], name: str) -> float:
+    """Share of the words that an option's name or meaning has; those of its name count a little more."""
+    own = set(name.strip("-").split("-"))
+    also = set(MEANT.get(name, "").split())
+    found = sum(1.1 if w in own else 1.0 if w in also else 0.0 for w in words)
+    return found / len(words) if words else 0.0
 
 
 def translated(arguments: Sequence[str]) -> list[str]:
@@ -88,8 +176,10 @@ def usage_line(error: Any, commands: list[str]) -> str:
         name = message.split("'")[1] if "'" in message else message
         return f"{name!r}: no such command{_known(name, _group(error), commands)}"
     if option and message.startswith("No such option"):
-        close = nearest(option, _options(error), cutoff=0.75)
-        if not close.startswith("; did you mean"):  # a list of forty helps nobody
+        close = nearest(option, _options(error), cutoff=0.8)
+        if not close.startswith("; did you mean"):
+            close = meant(option, _options(error))
+        if not close:  # a list of forty helps nobody
             close = f"; see {_command(error)} --help"
         return f"{option}: no such option of {_command(error)}{close}"
     if option:

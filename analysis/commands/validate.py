@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from ...workloads.errors import InputError
 from .app import App, app
 from .io import answer, folder, parent_of
 from .options import Family, Json, Out
+
+if TYPE_CHECKING:
+    from ..parallel import Told
 
 validate_app = App(help="Compare predictions with measurements.", rich_markup_mode=None)
 app.add_typer(validate_app, name="validate")
@@ -42,12 +45,12 @@ def validate_kernels_command(
     from ..show.output import SIGNIFICANT
     from ..validate.kernels import KernelValidation, validate_kernels
 
-    def make() -> KernelValidation:
+    def make(told: Told | None) -> KernelValidation:
         with folder(parent_of(predictions, "--predictions"), "--predictions") as beside:
-            result = validate_kernels(tables or (), family=family)
+            result = validate_kernels(tables or (), family=family, told=told)
             if beside and predictions:
                 beside.csv(os.path.basename(predictions), result.predictions(), SIGNIFICANT)
         return result
 
-    if not answer(make, out, as_json).passed:
+    if not answer(make, out, as_json, counted="tables").passed:
         raise typer.Exit(1)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
 {parts}
@@ -37,13 +37,20 @@ from .parts import (
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
     from ...workloads.model import ModelSpec
+    from ...workloads.requests.frames import Table
 
 Name = str | os.PathLike[str] | None
+Several = int | str | Sequence[int | str] | None
 '''.format(parts="\n".join(f"    {name}," for name in sorted(part.__name__ for part in PARTS)))
 KINDS = {int: "int | None", float: "float | None", str: "str | None", tuple: "Sequence[str]",
          bool: "bool"}  # fmt: skip
 FILES = ("host",)
 """Options that take a name or a file."""
+VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
+"""Options of which a plan tries several values (`studies.plan`)."""
+TRAINED = ("batch: int", "seq: int | None", "micro_batch: int", "zero: int", "recompute: str",
+           "sequence_parallel: bool", "interleave: int", "dropout: bool")  # fmt: skip
+"""What `train` takes beside a deployment's options."""
 APART = ("host", "strict")
 """Options of a deployment that a server, which has a host of its own, does not take."""
 
@@ -65,6 +72,11 @@ def module() -> str:
         ("StepKeywords", (_of(DeployOptions), _of(SpeculationOptions)), [], "Of one step."),
         ("ChangeKeywords", ("ScenarioKeywords",),
          ["model: Name | ModelSpec", "system: Name | SystemSpec"], "The same with model and system."),
+        ("TrainKeywords", (_of(DeployOptions),), TRAINED, "Of `train`."),
+        ("PlanKeywords", (_of(Workload), _of(FleetOptions)),
+         [*_lines(p for p in (*options_of(EngineOptions), *deploy, *own) if p.name not in VARIED),
+          *(f"{name}: Several" for name in VARIED)],
+         "Of a plan: some options may have several values, a list or a text with commas."),
         ("ServedKeywords",
          ("DeployedKeywords", _of(EngineOptions), _of(SpeculationOptions), _of(FleetOptions)),
          ["seed: int"], "Of a server."),
@@ -89,4 +101,8 @@ def _class(name: str, bases: Iterable[str], lines: Iterable[str], text: str) -> 
 def _lines(options: Iterable[Placed]) -> Iterator[str]:
     for p in options:
         kind = "Name" if p.option.file or p.name in FILES else KINDS[p.option.kind]
+        if p.option.table:
+            kind = "Name | Table"
+        if p.option.choices:
+            kind = f"Literal[{', '.join(map(repr, p.option.choices))}] | None".replace("'", '"')
         yield f"{p.name}: {kind if p.default is None else kind.removesuffix(' | None')}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from ..reference.keys import Block, blocks
+from ..reference.keys import Block, attributes, blocks
 
 HEAD = """\
 # Reference
@@ -116,15 +116,57 @@ def _range(low: float | None, high: float | None) -> str:
 
 
 def _files() -> Iterator[str]:
+    from ...devices.dram.spec import DramSpec
     from ...devices.spec import SystemSpec
+    from ...workloads.specfile import UNITS
 
     yield "## Keys of device and system files\n"
     yield (
         "Numbers carry their unit in the key (`bandwidth_GBps`) and a source: `{value: 80, source: ...}`, or that "
         "of their block. `extends: NAME` starts from another description, `null` drops an inherited key.\n"
     )
+    yield "Units of keys, and what they are in SI:\n"
+    units = ((f"`_{unit}`", f"{_factor(factor)} {_si(si)}") for unit, (si, factor) in UNITS.items())
+    yield _table(("ending", "is"), units) + "\n"
     for block in blocks(SystemSpec):
         yield from _block(block)
+    yield "## Keys of a memory's file\n"
+    yield "A DRAM standard (`opbyte init memory`), for `--memory` of `opbyte dram` and `layout`.\n"
+    for block in blocks(DramSpec):
+        yield from _block(block)
+    yield from _policy()
+
+
+def _factor(value: float) -> str:
+    """A unit's factor: powers of two of bytes as such.
+
+    >>> _factor(2.0**30), _factor(1e12), _factor(1e-6)
+    ('2^30', '1e+12', '1e-06')
+    """
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if value == 2.0**power and power > 0 else f"{value:g}"
+
+
+def _si(suffix: str) -> str:
+    """A unit as it is written: J_per_byte is J/byte.
+
+    >>> _si("bytes_per_s")
+    'bytes/s'
+    """
+    return suffix.replace("_per_", "/")
+
+
+def _policy() -> Iterator[str]:
+    """Keys of a policy, as `opbyte show` spells them out."""
+    from dataclasses import fields
+
+    from ...simulator.batching.policies import Policy
+
+    yield "## Keys of a policy\n"
+    yield "As `opbyte show NAME` spells out one of `opbyte list policies`.\n"
+    told = {"name": "What answers call it."} | attributes(Policy.__doc__ or "")
+    rows = ((f"`{f.name}`", told[f.name]) for f in fields(Policy))
+    yield _table(("key", "what it is"), rows) + "\n"
 
 
 def _block(block: Block) -> Iterator[str]:
@@ -146,6 +188,7 @@ def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
     from ..studies.sweep.point import BASES, METRICS, POOLED
+    from .meanings import metrics
 
     yield "## Keys of an engine file\n"
     for engine, (keys, only) in KEYS.items():
@@ -179,21 +222,29 @@ def _columns() -> Iterator[str]:
         "Columns of `points.csv`, for constraints and objectives; `_s` is seconds, `_mm2` square "
         f"millimetres. Then {' and '.join(f'`{name}`' for name in BASES)}, in words.\n"
     )
-    yield ", ".join(f"`{name}`" for name in METRICS) + ".\n"
-    yield f"Of two pools also {', '.join(f'`{name}`' for name in POOLED)}.\n"
+    known = metrics()
+    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in METRICS)) + "\n"
+    yield "Of two pools also:\n"
+    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in POOLED)) + "\n"
 
 
-LISTED = ("hosts", "policies", "orders", "placements", "routers", "routings", "layers", "speculators", "processors",
-          "memories", "traces", "experiments")  # fmt: skip
+NAMED_ELSEWHERE = ("models", "devices", "systems")
+"""Lists that are too long for this page, and grow with every file of the catalog."""
 
 
 def _names() -> Iterator[str]:
     from ...workloads.ops import OP_KINDS
-    from ..names import catalog
+    from ..names import LISTS, catalog
+    from .meanings import KINDS
 
     yield "## Names\n"
-    yield "Kinds of op, for `runs` and `excludes`: " + ", ".join(f"`{k}`" for k in OP_KINDS) + ".\n"
-    for kind in LISTED:
+    yield f"Of {', '.join(NAMED_ELSEWHERE)} see `opbyte list`, and `opbyte show NAME` for one of them.\n"
+    yield "### kinds of op\n"
+    yield "For `runs` and `excludes` of a processor.\n"
+    yield _table(("kind", "what it is"), ((f"`{k}`", KINDS[k]) for k in OP_KINDS)) + "\n"
+    for kind in LISTS:
+        if kind in NAMED_ELSEWHERE:
+            continue
         yield f"### {kind}\n"
         rows = [(f"`{row['name']}`", str(row.get("title", ""))) for row in catalog(kind)]
         yield _table(("name", "what it is"), rows) + "\n"

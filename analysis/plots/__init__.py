@@ -1,9 +1,17 @@
-"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read."""
+"""Figures from tidy tables: DataFrames in, matplotlib figures out, nothing else read.
+
+Other modules of the package load when they are named: ``plots.memory``.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
 from .fractions import roofline_fractions
+from .fronts import throughput_pace
 from .latencies import latency
 from .loads import throughput_latency
 from .points import points
@@ -27,6 +35,14 @@ __all__ = [
     "save",
     "serving",
     "throughput_latency",
+    "throughput_pace",
     "timeline",
     "trade_off",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Load a module of the package on first use (PEP 562)."""
+    if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return import_module(f"{__name__}.{name}")

@@ -87,7 +87,7 @@ def throughput_latency(
         handles = [
             Line2D([], [], color=s.color, marker=s.marker, linestyle=d, markersize=5, label=run)
             for run in runs
-            for s, d in [_look(runs.index(run))]
+            for s, d in [run_look(runs.index(run))]
         ]
         if handles:
             figure.legend(handles=handles, loc="outside lower left", ncols=3, handlelength=2.6)
@@ -95,7 +95,8 @@ def throughput_latency(
     return figure
 
 
-def _look(i: int) -> tuple[Style, Any]:
+def run_look(i: int) -> tuple[Style, Any]:
+    """Marker, colour and dashes of the i-th run of a figure."""
     return RUNS[i % len(RUNS)], DASHES[i // len(RUNS) % len(DASHES)]
 
 
@@ -124,7 +125,7 @@ def _panel(
     log_axis(axes, "y", min(values) / 1.4, max(values) * 1.4)
     for run in runs:
         curve = rows[rows["run"].astype(str) == run].sort_values(load, kind="stable")
-        style, dashes = _look(runs.index(run))
+        style, dashes = run_look(runs.index(run))
         (drawn,) = axes.plot(
             curve[load].astype(float), curve[name].astype(float), color=style.color,
             marker=style.marker, linestyle=dashes, markersize=4.5, markeredgecolor="white",

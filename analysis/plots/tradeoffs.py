@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,20 +16,24 @@ from .labels import Point, place
 from .style import (
     BLUE,
     GREY,
+    HEIGHT,
     LIGHT,
+    NORMAL,
     VERMILLION,
     finish,
     house_style,
     new_figure,
     number,
+    renderer,
     require,
     say_empty,
+    wrapped,
 )
 from .told import told
 
 Array = npt.NDArray[np.float64]
 
-MAX_LABELS = 12
+MAX_LABELS, MAX_PANELS = 12, 6
 METRICS = {
     "output_tokens_per_s": "Output (tokens/s)",
     "total_tokens_per_s": "Tokens, prompts too (tokens/s)",
@@ -68,7 +72,12 @@ def metric_label(name: str) -> str:
 
 
 def trade_off(
-    table: pd.DataFrame, objectives: Mapping[str, str], columns: Sequence[str], title: str
+    table: pd.DataFrame,
+    objectives: Mapping[str, str],
+    columns: Sequence[str],
+    title: str,
+    *,
+    facets: Sequence[str] = (),
 ) -> Figure:
     """Draw rows over two objectives; a line joins those that no other beats in both.
 
@@ -81,6 +90,9 @@ def trade_off(
     columns : sequence of str
         What labels of the best rows say.
     title : str
+    facets : sequence of str
+        Columns whose values are no choice, such as a workload's: a panel each, with a front of its own;
+        the first `MAX_PANELS` of them.
 
     Returns
     -------
@@ -91,61 +103,127 @@ def trade_off(
     ValueError
         A column is missing, or fewer than two objectives.
     """
-    require(table, (*objectives, *columns), "table")
+    require(table, (*objectives, *columns, *facets), "table")
     if len(objectives) < 2:
         raise ValueError("a trade-off needs two objectives")
-    first, second = list(objectives)[:2]
-    rows = table[np.isfinite(table[[first, second]].astype(float)).all(axis=1)]
-    at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
-    sign = np.array([-1.0 if objectives[name] == "max" else 1.0 for name in (first, second)])
-    best = sorted(unbeaten(at * sign, once=True), key=lambda i: at[i, 0])
-    varying = _telling(pd.DataFrame(rows), columns)
+    pair = list(objectives)[:2]
+    rows = pd.DataFrame(table[np.isfinite(table[pair].astype(float)).all(axis=1)])
+    parts = _parts(rows, facets)
+    told_columns = [name for name in columns if name not in facets]
+    varying = _telling(rows, told_columns)
+    shown = parts[:MAX_PANELS]
     with house_style():
-        figure = new_figure(title)
-        axes = figure.add_subplot()
-        axes.set_xlabel(f"{metric_label(first)}, {_better(objectives[first])}")
-        axes.set_ylabel(f"{metric_label(second)}, {_better(objectives[second])}")
-        axes.grid(True, color=LIGHT, linewidth=0.5)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(lambda value, _: number(value))
-        line = at[best]
-        (every,) = axes.plot(
-            *at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row"
-        )
-        designs = [
-            _design(row, columns, (first, second)) for row in pd.DataFrame(rows).to_dict("records")
-        ]
-        told(every, "feasible points", designs)
-        (front,) = axes.plot(
-            *line.T, "-D", color=VERMILLION, markersize=5, markeredgecolor="black",
-            markeredgewidth=0.4, linewidth=1.0, gid="best",
-        )  # fmt: skip
-        told(front, "none beats these in both", [designs[i] for i in best])
-        _limits(axes, at)
-        note = f"{len(at):,} feasible points; diamonds: the {len(best):,} that none beats in both."
-        if varying and len(best):
+        across = min(len(shown), 2)
+        down = -(-len(shown) // 2)
+        figure = new_figure(title, height=HEIGHT if down == 1 else 1.0 + 2.7 * down)
+        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+        panels = list(grid.flat)
+        for axes in panels[len(shown) :]:
+            axes.set_visible(False)
+        for name, axis in ((pair[0], "x"), (pair[1], "y")):
+            text = f"{metric_label(name)}, {_better(objectives[name])}"
+            _label_edges(grid, axis, text, len(shown))
+        for axes, (name, part) in zip(panels, shown, strict=False):
+            _panel(axes, part, objectives, told_columns, name)
+        _limits(panels[0], rows[pair].to_numpy(dtype=np.float64))
+        best = sum(len(_best(part, objectives)) for _, part in shown)
+        note = f"{len(rows):,} feasible points; diamonds: the {best:,} that none beats in both."
+        if facets and len(parts) > 1:
+            note += " Each panel has a front of its own."
+        if len(parts) > len(shown):
+            note += f" Not drawn: {len(parts) - len(shown):,} more panels."
+        if varying and best:
             note += f" Labels: {', '.join(name.replace('_', ' ') for name in varying)}."
         if len(objectives) > 2:
             note += f" Not drawn: {', '.join(map(metric_label, list(objectives)[2:]))}."
         finish(figure, note)
-        if not len(at):
-            say_empty(axes, "No feasible point")
-        texts = [", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in best]
-        shown = np.unique(np.linspace(0, len(best) - 1, min(len(best), MAX_LABELS)).astype(int))
-        dots = [
-            Point(float(line[i, 0]), float(line[i, 1]), 2.5, texts[i], BLUE)
-            for i in shown
-            if texts[i]
-        ]
-        markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
-        place(axes, dots, markers, (), [line] if len(line) > 1 else ())
+        for axes, (_, part) in zip(panels, shown, strict=False):
+            _labels(axes, part, objectives, varying, MAX_LABELS // across)
     return figure
 
 
-def _design(row: Mapping[Hashable, Any], columns: Sequence[str], shown: Sequence[str]) -> str:
+def _parts(rows: pd.DataFrame, facets: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """Rows of each panel under its name; all where nothing tells panels apart."""
+    facets = [name for name in facets if rows[name].nunique(dropna=False) > 1]
+    if not facets:
+        return [("", rows)]
+    groups = rows.groupby(facets, sort=False, dropna=False)
+    return [
+        (", ".join(f"{n.replace('_', ' ')} {_cell(x)}" for n, x in zip(facets, key, strict=True)),
+         part)
+        for key, part in groups
+    ]  # fmt: skip
+
+
+def _label_edges(grid: npt.NDArray[Any], axis: str, text: str, shown: int) -> None:
+    """Name an axis at the panels that have none below, or to the left."""
+    down, across = grid.shape
+    for i, axes in enumerate(grid.flat[:shown]):
+        if axis == "y" and i % across == 0:
+            axes.set_ylabel(text if down == 1 else text.replace(", ", ",\n"))
+        elif axis == "x" and i + across >= shown:
+            axes.set_xlabel(text if across == 1 else text.replace(", ", ",\n"))
+            axes.xaxis.set_tick_params(labelbottom=True)
+
+
+def _best(rows: pd.DataFrame, objectives: Mapping[str, str]) -> list[int]:
+    """Rows that none beats in the first two objectives, along x."""
+    pair = list(objectives)[:2]
+    at: Array = rows[pair].to_numpy(dtype=np.float64)
+    sign = np.array([-1.0 if objectives[name] == "max" else 1.0 for name in pair])
+    return sorted(unbeaten(at * sign, once=True), key=lambda i: at[i, 0])
+
+
+def _panel(
+    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], columns: Sequence[str], name: str
+) -> None:
+    """Points of one panel and its front."""
+    first, second = list(objectives)[:2]
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    if name:
+        axes.set_title(wrapped(name, 200, renderer(figure), NORMAL), fontsize=NORMAL)
+    axes.grid(True, color=LIGHT, linewidth=0.5)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: number(value))
+    at: Array = rows[[first, second]].to_numpy(dtype=np.float64)
+    best = _best(rows, objectives)
+    designs = [design_of(row, columns, objectives) for row in rows.to_dict("records")]
+    (every,) = axes.plot(
+        *at.T, "o", color=GREY, alpha=0.45, markersize=3.5, markeredgewidth=0, gid="row"
+    )
+    told(every, "feasible points", designs)
+    (front,) = axes.plot(
+        *at[best].T, "-D", color=VERMILLION, markersize=5, markeredgecolor="black",
+        markeredgewidth=0.4, linewidth=1.0, gid="best",
+    )  # fmt: skip
+    told(front, "none beats these in both", [designs[i] for i in best])
+    if not len(at):
+        say_empty(axes, "No feasible point")
+
+
+def _labels(
+    axes: Axes, rows: pd.DataFrame, objectives: Mapping[str, str], varying: Sequence[str], most: int
+) -> None:
+    """Write beside some of the best points what tells them apart."""
+    best = _best(rows, objectives)
+    line: Array = rows[list(objectives)[:2]].to_numpy(dtype=np.float64)[best]
+    texts = [", ".join(_cell(rows.iloc[i][name]) for name in varying) for i in best]
+    shown = np.unique(np.linspace(0, len(best) - 1, min(len(best), most)).astype(int))
+    dots = [
+        Point(float(line[i, 0]), float(line[i, 1]), 2.5, texts[i], BLUE) for i in shown if texts[i]
+    ]
+    markers = [Point(float(x), float(y), 2.5, "") for x, y in line]
+    place(axes, dots, markers, (), [line] if len(line) > 1 else ())
+
+
+def design_of(
+    row: Mapping[Hashable, Any], columns: Sequence[str], figures: Iterable[str]
+) -> str:  # fmt: skip
     """What a row's point says: its settings, then what it reaches."""
     told = [f"{name.replace('_', ' ')}: {_cell(row[name])}" for name in columns]
-    return "\n".join([*told, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in shown)])
+    known = [n for n in figures if row[n] is not None and np.isfinite(float(row[n]))]
+    return "\n".join([*told, *(f"{metric_label(n)}: {number(float(row[n]))}" for n in known)])
 
 
 def _better(goal: str) -> str:
@@ -163,12 +241,14 @@ def _limits(axes: Axes, at: Array) -> None:
 
 
 def _cell(value: object) -> str:
-    if not isinstance(value, (int, float, np.number)):
+    """A setting as it was given: never rounded, it is a name.
+
+    >>> _cell(1024), _cell(0.12345), _cell("h100-x4")
+    ('1,024', '0.12345', 'h100-x4')
+    """
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         return str(value)
-    real = float(value)
-    if real.is_integer() and abs(real) < 1e9:  # a setting, not a measurement: 1,024
-        return f"{real:,.0f}"
-    return number(real)
+    return f"{float(value):,.12g}"
 
 
 def _telling(rows: pd.DataFrame, columns: Sequence[str]) -> list[str]:

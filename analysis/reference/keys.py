@@ -106,8 +106,8 @@ def sentences(doc: str) -> list[str]:
 
 def attributes(doc: str) -> dict[str, str]:
     """Texts of a numpydoc docstring's attributes by name."""
-    found = re.findall(r"^ *(\w+) : [^\n]*\n((?: {8,}[^\n]*\n?)+)", doc, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in found}
+    found = re.findall(r"^ *(\w+(?:, \w+)*) : [^\n]*\n((?: {8,}[^\n]*\n?)+)", doc, re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
 def _first(doc: str) -> str:

@@ -12,6 +12,7 @@ TEMPLATES = {
     "device": "device.yaml",
     "system": "system.yaml",
     "host": "host.yaml",
+    "memory": "memory.yaml",
     "sweep": "sweep.yaml",
     "engine": "engine.json",
     "kernels": "kernels.csv",
@@ -44,7 +45,8 @@ def schema(kind: str) -> dict[str, Any]:
         No such kind, or one that is no YAML or JSON.
     """
     made = {
-        "device": _device, "system": _system, "host": _host, "sweep": _sweep, "engine": _engine,
+        "device": _device, "system": _system, "host": _host, "memory": _memory, "sweep": _sweep,
+        "engine": _engine,
     }  # fmt: skip
     if _known(kind) not in made:
         raise InputError("--schema", f"{kind} files are tables; their columns: docs/reference.md")
@@ -78,6 +80,12 @@ def _host() -> dict[str, Any]:
     from ...devices.hosts.spec import HostSpec
 
     return json_schema(HostSpec, "A host")
+
+
+def _memory() -> dict[str, Any]:
+    from ...devices.dram.spec import DramSpec
+
+    return json_schema(DramSpec, "A DRAM standard")
 
 
 def _sweep() -> dict[str, Any]:

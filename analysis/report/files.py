@@ -33,6 +33,7 @@ from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.search import DesignSearch
 from ..studies.stream_search import StreamSearch
+from ..studies.sweep.run import Sweep
 from ..validate.deployments import PointsValidation
 from ..validate.dram import DramValidation
 from ..validate.kernels import KernelValidation
@@ -106,6 +107,13 @@ def _schedules(result: SchedulesValidation, folder: OutputFolder) -> None:
     folder.json("schedules.json", result.to_dict())
 
 
+def write_sweep(result: Sweep, folder: OutputFolder) -> None:
+    """Write what the command adds to a sweep's folder: the trade-off's figure and report.html."""
+    for drawing in result.drawings():
+        folder.figure("sweep.png", drawing.figure)
+    write_report(result, folder)
+
+
 def write_report(result: Result, folder: OutputFolder) -> None:
     """Write report.html."""
     folder.text("report.html", report(result))
@@ -166,40 +174,36 @@ def _simulation(result: Simulation | Seeds | Comparison, folder: OutputFolder) -
 @write_files.register
 def _pareto(result: Pareto, folder: OutputFolder) -> None:
     """Write the best rows, their figure where there are two objectives, and pareto.json."""
-    import pandas as pd
-
-    from ..plots import trade_off
-
     columns = {name: np.array([row[name] for row in result.best]) for name in result.best[0]}
     folder.csv("pareto.csv", columns, floats="%.17g")
-    if len(result.objectives) > 1:
-        table = pd.DataFrame(result.table)
-        figure = trade_off(table, result.objectives, result.columns, result.title)
-        folder.figure("pareto.png", figure)
+    for drawing in result.drawings():
+        folder.figure("pareto.png", drawing.figure)
     folder.answer("pareto.json", result)
 
 
 @write_files.register
 def _capacity(result: Capacity, folder: OutputFolder) -> None:
-    """Write every simulated load, the figure of latency against load, and capacity.json."""
+    """Write every simulated load, latency against load, the front, and capacity.json."""
     import pandas as pd
 
     table = pd.DataFrame(result.curve())
     folder.frame("loads.csv", table, "%.17g")
-    figure = result.figure()
-    folder.figure("capacity.png", figure)
+    folder.figure("capacity.png", result.figure())
+    folder.figure("front.png", result.front())
     folder.answer("capacity.json", result)
 
 
 @write_files.register
 def _plan(result: Plan, folder: OutputFolder) -> None:
-    """Write every candidate, the figure, how the best is started, and plan.json."""
+    """Write every candidate, the figures, how the best is started, and plan.json."""
     import pandas as pd
 
     folder.frame("candidates.csv", pd.DataFrame(list(result.records())), "%.17g")
     figure = result.figure()
     if figure is not None:
         folder.figure("plan.png", figure)
+    if len(result.drawings()) > 1:
+        folder.figure("front.png", result.front())
     if result.winner is not None and result.winner.candidate.engine is not None:
         folder.json("engine.json", result.winner.candidate.engine)
     folder.answer("plan.json", result)

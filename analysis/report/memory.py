@@ -15,13 +15,9 @@ from ..show.output import SIGNIFICANT, OutputFolder
 def write_dram(result: DramAnswer | PimAnswer, folder: OutputFolder) -> None:
     """Write dram.json, and for streams of requests the sweep, its figure and the timeline."""
     if isinstance(result, DramAnswer):
-        from ..plots.memory import bandwidth
-
         table = result.sweep()
         folder.frame("sweep.csv", table, SIGNIFICANT)
-        note = f"Mapping {result.run.mapping}, {result.run.read_queue} entries; strides touch 64 B."
-        figure = bandwidth(table, f"{result.memory.title}: bandwidth by access", note)
-        folder.figure("bandwidth.png", figure)
+        folder.figure("bandwidth.png", result.figure(table))
         folder.write("timeline.json", partial(write_commands, result.commands()))
     folder.answer("dram.json", result)
 

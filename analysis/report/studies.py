@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from ..answers.evidence import evidence, used_sources
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
 from ..answers.train import Training
-from ..plots import throughput_latency, trade_off
+from ..plots import throughput_latency
 from ..show.result import Drawing, Section
 from ..studies.capacity_result import Capacity
 from ..studies.drafts import drafts_by_load
@@ -26,10 +24,12 @@ from .sections import sections
 
 @sections.register
 def capacity_sections(result: Capacity) -> list[Section]:
-    """The answer, latency against load, every simulated load, and what it rests on."""
+    """The answer, latency against load, the front, every simulated load, and what it rests on."""
+    loads, front = result.drawings()
     out = [
         Section("Result", result.blocks()),
-        Section("Latency against load", [*result.drawings(), result.curve()]),
+        Section("Throughput against pace", [front]),
+        Section("Latency against load", [loads, result.curve()]),
     ]
     for found in result.found:
         text = evidence_text(found.evidence, found.system)
@@ -75,8 +75,7 @@ def training_sections(result: Training) -> list[Section]:
 @sections.register
 def pareto_sections(result: Pareto) -> list[Section]:
     """The best points and where they lie among the others."""
-    drawn = _trade_off(result.title, result.table, result.objectives, result.columns)
-    return [Section("Result", result.blocks()), *drawn]
+    return [Section("Result", result.blocks()), *_drawn(result)]
 
 
 @sections.register
@@ -101,7 +100,7 @@ def sweep_sections(result: Sweep) -> list[Section]:
         told.append(f"{study.samples:,} draws of the random axes from seed {study.seed}.")
     return [
         Section("Result", result.blocks()),
-        *_trade_off(study.title, feasible, study.objectives, study.columns),
+        *_drawn(result),
         *_drafts_by_load(result, feasible),
         Section("Study", told),
         Section("Points", [[{name: row[name] for name in order} for row in result.table]]),
@@ -109,17 +108,9 @@ def sweep_sections(result: Sweep) -> list[Section]:
     ]
 
 
-def _trade_off(
-    title: str,
-    rows: Sequence[Mapping[str, Any]],
-    objectives: Mapping[str, str],
-    columns: Sequence[str],
-) -> list[Section]:
-    if len(objectives) < 2 or not rows:
-        return []
-    figure = trade_off(pd.DataFrame(list(rows)), objectives, columns, title)
-    caption = "Every feasible point over the first two objectives; the line joins the best."
-    return [Section("Trade-off", [Drawing(figure, caption)])]
+def _drawn(result: Sweep | Pareto) -> list[Section]:
+    drawn = result.drawings()
+    return [Section("Trade-off", drawn)] if drawn else []
 
 
 def _drafts_by_load(result: Sweep, rows: Sequence[Mapping[str, Any]]) -> list[Section]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ..reproduce.base import Reproduction
-from ..reproduce.write import figures_of
-from ..show.result import Drawing, Section
+from ..show.result import Section
 from ..validate.kernels import KernelValidation
 from .sections import sections
 
@@ -21,6 +20,4 @@ def kernel_sections(result: KernelValidation) -> list[Section]:
 @sections.register
 def reproduction_sections(result: Reproduction) -> list[Section]:
     """Every row with its verdict, and the figures where they were asked for."""
-    titles = {table.name: table.title for table in result.figures}
-    drawn = [Drawing(f, titles.get(name, name)) for name, f in figures_of(result).items()]
-    return [Section("Result", [*drawn, *result.blocks()])]
+    return [Section("Result", [*result.drawings(), *result.blocks()])]

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
 from ..parallel import Told
 from ..show.kept import NOTHING, Kept
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from ..show.text import show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PASS, FAIL, PREDICTION = "pass", "fail", "prediction"
 
@@ -173,6 +177,11 @@ class Reproduction(Result):
             out += list(self.assumptions)
         return out
 
+    def drawings(self) -> Sequence[Drawing]:
+        """The experiment's figures; none where they were not asked for."""
+        titles = {table.name: table.title for table in self.figures}
+        return [Drawing(f, titles.get(name, name)) for name, f in figures_of(self).items()]
+
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [
             {
@@ -185,6 +194,18 @@ class Reproduction(Result):
             }
             for row in self.table
         ]
+
+
+def figures_of(result: Reproduction) -> dict[str, Figure]:
+    """Figures by the name of the table they draw; none where they were not asked for."""
+    if not result.plots or not result.figures:
+        return {}
+    import pandas as pd
+
+    draw = import_module(f"...plots.{result.plots}", __name__).draw
+    frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
+    drawn: dict[str, Figure] = draw(frames)
+    return drawn
 
 
 Experiment = Callable[..., Reproduction]

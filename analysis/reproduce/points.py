@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..answers.identity import whole
 from ..parallel import Told
@@ -55,13 +55,13 @@ class Point:
     output_len: int
     seed: int
     routing: str = "uniform"
-    lengths: str = "gaussian"
+    lengths: Literal["gaussian", "fixed"] = "gaussian"
     rate: float | None = None
     warmup: int = 0
     stop: int = 0
     latency_s: float | None = None
     efficiency: float | None = None
-    memory: str = "flat"
+    memory: Literal["flat", "derived"] = "flat"
     layout_of: str | None = None
 
 

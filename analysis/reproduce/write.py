@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..show.output import OutputFolder
 from ..show.text import show
-from .base import Reproduction
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .base import Reproduction, figures_of
 
 NUMBERS = "%.9g"
 
@@ -28,18 +24,6 @@ def write_reproduction(result: Reproduction, files: OutputFolder) -> None:
     for name, figure in figures_of(result).items():
         files.figure(f"{name}.png", figure)
     files.answer("rows.json", result)
-
-
-def figures_of(result: Reproduction) -> dict[str, Figure]:
-    """Figures by the name of the table they draw; none where they were not asked for."""
-    if not result.plots or not result.figures:
-        return {}
-    import pandas as pd
-
-    draw = import_module(f"...plots.{result.plots}", __name__).draw
-    frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
-    drawn: dict[str, Figure] = draw(frames)
-    return drawn
 
 
 def markdown(result: Reproduction) -> str:

@@ -18,12 +18,15 @@ def print_table(rows: Rows) -> None:
 
 
 def print_text(text: str) -> None:
-    """Print a paragraph, wrapped to the terminal; whole in a pipe."""
+    """Print a paragraph, wrapped to the terminal between words, so that no name is cut; whole in a pipe."""
     import textwrap
 
     width = _terminal_width()
     text = visible(text)
-    print(textwrap.fill(text, width, subsequent_indent="  ") if width else text)
+    if width:
+        text = textwrap.fill(text, width, subsequent_indent="  ", break_long_words=False,
+                             break_on_hyphens=False)  # fmt: skip
+    print(text)
 
 
 def table_lines(rows: Rows, width: int | None = None) -> list[str]:

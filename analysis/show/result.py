@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ..plots.files import Picture
 
 
+MOST_SHOWN = 200
+"""Rows of a table that a notebook shows."""
 MOST_SKIPPED = 20
 """Rows and files left out that a command names."""
 
@@ -136,20 +138,22 @@ class Result:
         """Figures of the report, each with its caption."""
         return ()
 
-    def plot(self) -> Picture:
-        """The answer's first figure, as a notebook shows it.
+    def plot(self, which: int = 0) -> Picture:
+        """One of the answer's figures, the first by default, as a notebook shows it.
 
         Raises
         ------
         InputError
-            An answer without figures.
+            An answer without figures, or with fewer.
         """
         from ..plots.files import Picture
 
         drawings = self.drawings()
         if not drawings:
             raise InputError(type(self).__name__, "has no figure; see .frame()")
-        return Picture(drawings[0].figure)
+        if not 0 <= which < len(drawings):
+            raise InputError("which", f"must be from 0 to {len(drawings) - 1}, not {which}")
+        return Picture(drawings[which].figure)
 
     def frame(self) -> pd.DataFrame:
         """The answer as a pandas frame, in SI units."""
@@ -158,13 +162,18 @@ class Result:
         return pd.DataFrame(list(self.records()))
 
     def _repr_html_(self) -> str:
-        """Show as a table in a notebook; everything is escaped."""
+        """Show as a table in a notebook, its first `MOST_SHOWN` rows; everything is escaped."""
         rows = list(self.rows())
         if not rows:
             return "<p>no rows</p>"
+        more = (
+            f"<p>and {len(rows) - MOST_SHOWN:,} more rows: .frame()</p>"
+            if len(rows) > MOST_SHOWN
+            else ""
+        )
         head = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(show(v))}</td>" for v in row.values()) + "</tr>"
-            for row in rows
+            for row in rows[:MOST_SHOWN]
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

@@ -8,7 +8,7 @@ until the level is missed, then bisects on the logarithm down to the tolerance.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,7 +23,7 @@ from ..answers.bases import bases_of
 from ..answers.identity import identity
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
-from ..answers.price import costs_of
+from ..answers.price import costs_of, worth_of
 from ..answers.simulate import Simulation, simulate
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
@@ -185,7 +185,7 @@ def _searched(task: _Task, system: Variant) -> Answer:
         if not found.missed:
             within.clear()  # of the loads that pass, the last is the highest
             within[rate] = simulation
-        return found
+        return replace(found, worth=worth_of(simulation.run, simulation.scenario))
 
     def passes(rate: float) -> bool:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))

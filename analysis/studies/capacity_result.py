@@ -11,6 +11,7 @@ from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
+from ..answers.price import WORTH
 from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
@@ -105,12 +106,13 @@ class Capacity(Result):
         }
 
     def curve(self) -> list[dict[str, Any]]:
-        """One row per simulated load: run, load, throughput, latencies, whether it holds."""
+        """One row per simulated load: run, load, throughput, what it is worth, latencies, whether it holds."""
         return [
             {
                 "run": f.system,
                 "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
+                **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
                 **{MEASURES_OF[name]: t.figures[name] for name in self.level},
                 "within": not t.missed,
             }
@@ -177,7 +179,10 @@ class Capacity(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         caption = "Latencies of the service level against load; dashed: the most allowed."
-        return [Drawing(self.figure(), caption)]
+        front = (
+            "What each system makes of its devices against what a user gets, at every load tried."
+        )
+        return [Drawing(self.figure(), caption), Drawing(self.front(), front)]
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""
@@ -191,6 +196,15 @@ class Capacity(Result):
         return throughput_latency(
             pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits
         )
+
+    def front(self) -> Figure:
+        """Draw the output of a device against the pace of a user, a curve a system."""
+        import pandas as pd
+
+        from ..plots import throughput_pace
+
+        rows = [row | {"load": f"{row['load_per_s']:.6g} requests/s"} for row in self.curve()]
+        return throughput_pace(pd.DataFrame(rows), ("load",), f"{self.model}, {self.workload}")
 
 
 _NESTED = ("limit", "window", "intervals", "out_of_range", "at_load")

@@ -12,11 +12,14 @@ from ...workloads.pareto import unbeaten
 SIGN = {"max": -1.0, "min": 1.0}
 
 
-def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> list[dict[str, Any]]:
+def front(
+    rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str], within: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Rows that no other row beats: at least as good in all objectives and better in one.
 
     Rows with an undefined objective are left out; of equal rows all stay. In order of the first
-    objective, the best first.
+    objective, the best first. Only rows that are equal in the columns `within` are held against
+    each other.
 
     Examples
     --------
@@ -29,7 +32,19 @@ def front(rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str]) -> l
         return []
     signs = np.array([SIGN[goal] for goal in objectives.values()])
     costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
-    return [dict(known[i]) for i in unbeaten(costs)]
+    parts: dict[tuple[Any, ...], list[int]] = {}
+    for i, row in enumerate(known):
+        parts.setdefault(tuple(row[name] for name in within), []).append(i)
+    return [dict(known[part[i]]) for part in parts.values() for i in unbeaten(costs[part])]
+
+
+def apart(within: Sequence[str]) -> str:
+    """Among which rows a front is, in words.
+
+    >>> apart(("model", "input_len"))
+    ' of its model and input len'
+    """
+    return f" of its {' and '.join(name.replace('_', ' ') for name in within)}" if within else ""
 
 
 def _number(value: Any) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
+from ..answers.price import Worth
 from ..show.text import seconds
 from .service_level import MEASURES
 
@@ -24,6 +25,8 @@ class Tried:
     output_tokens_per_s : float or None
     figures : dict of str to float
         The latencies of the service level, by name [s].
+    worth : Worth or None
+        What it is judged by beside the level.
     missed : tuple of str
         Names whose limit is exceeded; "load" where requests come faster than they are served.
     """
@@ -32,6 +35,7 @@ class Tried:
     output_tokens_per_s: float | None
     figures: dict[str, float | None]
     missed: tuple[str, ...]
+    worth: Worth | None = None
 
 
 def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:

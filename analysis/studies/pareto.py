@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...workloads.errors import InputError, nearest
 from ..answers.bases import Bases, not_like_for_like
-from ..show.result import Result
-from .front import front
+from ..show.result import Drawing, Result
+from .front import apart, front
+from .front_figure import trade_off_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,8 @@ class Pareto(Result):
         Metric or column -> "max" or "min".
     columns : tuple of str
         The axes' columns.
+    workloads : tuple of str
+        Those of them within whose values points are compared.
     table : list of dict
         Every feasible row of the sweep.
     best : list of dict
@@ -36,6 +39,7 @@ class Pareto(Result):
     title: str
     objectives: dict[str, str]
     columns: tuple[str, ...]
+    workloads: tuple[str, ...]
     table: list[dict[str, Any]]
     best: list[dict[str, Any]]
 
@@ -61,7 +65,17 @@ class Pareto(Result):
             (str(row.get("system", "points")), Bases(row["basis"] or "", row["energy_basis"] or ""))
             for row in self.table
         )
-        return [f"{self.title}: {count} are beaten by none ({goals})", self.rows(), *mixed]
+        return [
+            f"{self.title}: {count} are beaten by none{apart(self.workloads)} ({goals})",
+            self.rows(),
+            *mixed,
+        ]
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Where the best points lie among the others."""
+        return trade_off_of(
+            self.title, self.table, self.objectives, self.columns, self.workloads
+        )  # fmt: skip
 
 
 def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> Pareto:
@@ -100,12 +114,13 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     ]
     if not rows:
         raise InputError(Path(folder) / SUMMARY, "no point is feasible; see the column error")
-    best = front(rows, wanted)
+    workloads = tuple(summary.get("workloads", ()))
+    best = front(rows, wanted, workloads)
     if not best:
         named = ", ".join(wanted)
         reason = f"no feasible point has a value of all of {named}; see {TABLE}"
         raise InputError("--objectives", reason)
-    return Pareto(summary["title"], wanted, tuple(summary["columns"]), rows, best)
+    return Pareto(summary["title"], wanted, tuple(summary["columns"]), workloads, rows, best)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:

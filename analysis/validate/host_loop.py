@@ -36,7 +36,7 @@ from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.kernel_tables import Skipped, Table, read_tables
 from ..answers.simulate import Simulation, simulate
-from ..show.result import Result
+from ..show.result import Drawing, Result
 from ..show.text import seconds
 
 if TYPE_CHECKING:
@@ -173,15 +173,19 @@ class Loop(Result):
 
     def write(self, files: OutputFolder) -> None:
         """Write the fitted device, the small model's config, its steps, and the figure."""
-        from ..plots.steps import step_times
-
         files.text(f"{self.name}-calibrated.yaml", self.device)
         files.json("toy/config.json", self.config)
         columns = {
             own.name: np.array([getattr(s, own.name) for s in self.steps]) for own in fields(Step)
         }
         files.csv("steps.csv", columns)
-        files.figure("steps.png", step_times(self.steps, self.name))
+        files.figure("steps.png", self.drawings()[0].figure)
+
+    def drawings(self) -> Sequence[Drawing]:
+        """Times of the small model's steps, measured and predicted."""
+        from ..plots.steps import step_times
+
+        return [Drawing(step_times(self.steps, self.name), "Steps of the small model here.")]
 
 
 def close_loop(run: Measurement, machine: str, small: SmallModel, *, seed: int = 0) -> Loop:

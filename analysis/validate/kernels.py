@@ -23,6 +23,7 @@ from ...devices.spec import DeviceSpec
 from ...workloads.errors import InputError
 from ...workloads.kernel_schemas import SCHEMAS
 from ...workloads.kernel_tables import Skipped, read_tables
+from ..parallel import Told
 from ..show.result import Drawing, Result, skipped_remarks
 from .check import KernelCheck
 from .fractions import SHOWN, fractions
@@ -187,7 +188,7 @@ def _short(value: Any) -> str:
 
 
 def validate_kernels(
-    tables: Iterable[str | Path] = (), *, family: str | None = None
+    tables: Iterable[str | Path] = (), *, family: str | None = None, told: Told | None = None
 ) -> KernelValidation:
     """Compare the kernel models with measured tables.
 
@@ -200,6 +201,8 @@ def validate_kernels(
         Tables, or folders of them; those that come with the package where none is named.
     family : str, optional
         What all tables are of, whatever their names.
+    told : callable, optional
+        Told (tables of a device done, in all).
 
     Raises
     ------
@@ -210,8 +213,12 @@ def validate_kernels(
     skewed = read.pop(NAME, None)
     checks: list[KernelCheck | SkewCheck] = []
     found = by_device(read, skipped)
+    total = sum(len(measured) for _, measured in found.values())
     for name, (spec, measured) in sorted(found.items()):
-        checks += [_check(name, spec, rows) for rows in measured.values()]
+        for rows in measured.values():
+            checks.append(_check(name, spec, rows))
+            if told is not None:
+                told(len(checks), total)
     if skewed is not None:
         checks += skew_checks(skewed, skipped)
     if not checks and skipped:

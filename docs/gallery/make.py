@@ -63,6 +63,7 @@ def main(folder: Path) -> None:
 
     found = capacity(MODEL, [DUPLEX, GPU], "ttft_p99=1,tbt_p99=0.05", requests=500, **WORK)
     save(found.figure(), folder / "throughput_latency.png")
+    save(found.front(), folder / "throughput_pace.png")
 
     done = sweep(STUDY, folder / "sweep")
     rows = done.frame()

@@ -57,6 +57,16 @@ def contents(app: Any, name: str, source: list[str]) -> None:
             source[0] += CONTENTS % (title + ("\n:glob:" if glob else ""), "\n".join(pages.split()))
 
 
+def accessible(app: Any, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
+    """What the theme leaves out: levels of the contents' headings, code that can be scrolled by key."""
+    for key in ("body", "furo_navigation_tree"):
+        text = context.get(key)
+        if text:
+            text = text.replace('role="heading">', 'role="heading" aria-level="2">')
+            context[key] = text.replace("<pre>", '<pre tabindex="0">')
+
+
 def setup(app: Any) -> None:
     """Connect what is above."""
     app.connect("source-read", contents)
+    app.connect("html-page-context", accessible, priority=900)  # after the theme's own

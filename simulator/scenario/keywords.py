@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
     DeployOptions,
@@ -18,8 +18,10 @@ from .parts import (
 if TYPE_CHECKING:
     from ...devices.spec import SystemSpec
     from ...workloads.model import ModelSpec
+    from ...workloads.requests.frames import Table
 
 Name = str | os.PathLike[str] | None
+Several = int | str | Sequence[int | str] | None
 
 
 class DeployedKeywords(TypedDict, total=False):  # fmt: skip
@@ -27,8 +29,8 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
 
     kernels: Name
     framework: str | None
-    costs: str
-    memory: str
+    costs: Literal["auto", "roofline"]
+    memory: Literal["flat", "derived"]
     routing: str
     dtype: str | None
     kv_dtype: str | None
@@ -43,10 +45,13 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     expert_dispatch: str | None
     attention: str | None
     overlap: str | None
+    expert_dispatch: Literal["any", "node", "local"] | None
+    attention: Literal["flash", "unfused"] | None
+    overlap: str
     experts_resident: str | None
     expert_cache: str | None
     expert_predictor: str | None
-    expert_horizon: str | None
+    expert_horizon: Literal["layer", "step"] | None
     adapters: int | None
     adapter_rank: int | None
     adapters_resident: int | None
@@ -57,13 +62,13 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
 class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     """Those of `Workload`."""
 
-    trace: Name
+    trace: Name | Table
     rate: float | None
     closed_loop: int | None
     requests: int | None
     input_len: int | None
     output_len: int | None
-    lengths: str | None
+    lengths: Literal["fixed", "lognormal", "gaussian", "uniform"] | None
     turns: float | None
     think: float | None
     cv: float | None
@@ -116,7 +121,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prefill: str | None
     decode: str | None
     kv_link: str | None
-    kv_overlap: str | None
+    kv_overlap: Literal["layers", "none"] | None
     prefill_tp: int | None
     prefill_dp: int | None
     prefill_ep: int | None
@@ -159,6 +164,63 @@ class ChangeKeywords(ScenarioKeywords, total=False):  # fmt: skip
 
     model: Name | ModelSpec
     system: Name | SystemSpec
+
+
+class TrainKeywords(DeployOptionsKeywords, total=False):  # fmt: skip
+    """Of `train`."""
+
+    batch: int
+    seq: int | None
+    micro_batch: int
+    zero: int
+    recompute: str
+    sequence_parallel: bool
+    interleave: int
+    dropout: bool
+
+
+class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt: skip
+    """Of a plan: some options may have several values, a list or a text with commas."""
+
+    engine: Name
+    max_seqs: int | None
+    max_model_len: int | None
+    prompt_room: int | None
+    kernels: Name
+    framework: str | None
+    costs: Literal["auto", "roofline"]
+    memory: Literal["flat", "derived"]
+    host: Name
+    routing: str
+    all_to_all: str | None
+    placement: str | None
+    expert_placement: str | None
+    redundant_experts: int | None
+    expert_dispatch: Literal["any", "node", "local"] | None
+    attention: Literal["flash", "unfused"] | None
+    overlap: str
+    experts_resident: str | None
+    expert_cache: str | None
+    expert_predictor: str | None
+    expert_horizon: Literal["layer", "step"] | None
+    adapters: int | None
+    adapter_rank: int | None
+    adapters_resident: int | None
+    adapter_popularity: str | None
+    power_cap: float | None
+    strict: bool
+    warmup: int | None
+    stop: int | None
+    seed: int
+    grid_gCO2_per_kWh: float | None
+    tp: Several
+    dp: Several
+    ep: Several
+    pp: Several
+    dtype: Several
+    kv_dtype: Several
+    policy: Several
+    token_budget: Several
 
 
 class ServedKeywords(DeployedKeywords, EngineOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, total=False):  # fmt: skip

@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from ...workloads.errors import InputError, nearest
+from ...workloads.requests.frames import is_table, table_file
 from ...workloads.requests.options import check_count, check_real, check_whole
 
 OPTION = "option"
@@ -38,6 +39,10 @@ class Option:
         What stands for the value in ``--help``.
     file : bool
         It names a file, whose content is part of what is simulated.
+    table : bool
+        It may be a table instead of a file, from a script.
+    choices : tuple of str
+        All that it can be, where nothing can add to it.
     argument : bool
         Written without its name on a command line.
     """
@@ -50,6 +55,8 @@ class Option:
     metavar: str = ""
     file: bool = False
     argument: bool = False
+    table: bool = False
+    choices: tuple[str, ...] = ()
 
     def checked(self, value: Any, where: str) -> Any:
         """The value if it is of the kind and in the range; numpy's whole numbers become int.
@@ -69,6 +76,8 @@ class Option:
             check_real(value, where, self.low, self.high)
         elif self.kind is bool and not isinstance(value, bool):
             raise InputError(where, f"must be true or false, not {value!r}")
+        elif self.table and is_table(value):
+            return table_file(value, where)
         elif self.kind is str and not isinstance(value, (str, os.PathLike)):
             raise InputError(where, f"must be text, not {value!r}")
         elif self.kind is tuple:
@@ -96,11 +105,13 @@ def real(help: str, low: float, high: float, unit: str = "") -> Any:
     return field(default=None, metadata={OPTION: Option(float, help, unit, low, high, "X")})
 
 
-def text(help: str, metavar: str, default: str | None = None, file: bool = False) -> Any:
+def text(
+    help: str, metavar: str, default: str | None = None, file: bool = False, table: bool = False,
+    choices: tuple[str, ...] = (),
+) -> Any:  # fmt: skip
     """An option that takes a name, a rule or a path."""
-    return field(
-        default=default, metadata={OPTION: Option(str, help, metavar=metavar, file=file)}
-    )  # fmt: skip
+    option = Option(str, help, metavar=metavar, file=file, table=table, choices=choices)
+    return field(default=default, metadata={OPTION: option})
 
 
 def flag(help: str) -> Any:

@@ -17,13 +17,16 @@ from .option import Checked, described, flag, real, text, texts, whole
 class Workload(Checked):
     """Requests: a trace, generated ones, or the embedded sample; see `workloads.requests`."""
 
-    trace: str | None = text("Request trace, file or folder.", "PATH", file=True)
+    trace: str | None = text("Request trace, file or folder.", "PATH", file=True, table=True)
     rate: float | None = real("Requests per second.", MIN_RATE, MAX_RATE)
     closed_loop: int | None = whole("Requests kept in flight.", 1)
     requests: int | None = whole("Most requests.", 1)
     input_len: int | None = whole("Mean prompt tokens.", 1)
     output_len: int | None = whole("Mean output tokens.", 1)
-    lengths: str | None = text("fixed, lognormal, gaussian or uniform.", "NAME")
+    lengths: str | None = text(
+        "fixed, lognormal, gaussian or uniform.", "NAME",
+        choices=("fixed", "lognormal", "gaussian", "uniform"),
+    )  # fmt: skip
     turns: float | None = real("Mean requests of a session (generated).", 1.0, MAX_TURNS)
     think: float | None = real(
         "Mean pause before the next of a session.", 0.0, MAX_TIME_S, unit="s"
@@ -98,11 +101,17 @@ class DeployOptions(Checked):
         "typical, best, measured-blend.",
         "NAME",
     )
-    costs: str = text("auto (fitted kernel models) or roofline.", "MODEL", default="auto")
+    costs: str = text(
+        "auto (fitted kernel models) or roofline.",
+        "MODEL",
+        default="auto",
+        choices=("auto", "roofline"),
+    )
     memory: str = text(
         "flat (one efficiency) or derived (that of each access pattern on the DRAM).",
         "MODEL",
         "flat",
+        choices=("flat", "derived"),
     )
     host: str | None = text(
         "How the GPUs of a node are connected: a name of `opbyte list hosts`, or a host's file.",
@@ -135,8 +144,9 @@ class DeployOptions(Checked):
         "Copies that a token may go to: any, node (of its node if there are some) or local (of its "
         "device, else its node); any without it.",
         "RULE",
+        choices=("any", "node", "local"),
     )
-    attention: str | None = text("flash or unfused.", "ALGORITHM")
+    attention: str | None = text("flash or unfused.", "ALGORITHM", choices=("flash", "unfused"))
     overlap: str | None = text(
         "What of the exchanges runs beside computation: none, pipelined:N, two-batch (two-batch:D,P, "
         ":alike or :decodes as engines do) or auto; none without it.",
@@ -155,7 +165,9 @@ class DeployOptions(Checked):
         "ACCURACY[:FALSE_RATE]",
     )
     expert_horizon: str | None = text(
-        "When it does: layer (as the layer before begins) or step (before the first layer).", "WHEN"
+        "When it does: layer (as the layer before begins) or step (before the first layer).",
+        "WHEN",
+        choices=("layer", "step"),
     )
     adapters: int | None = whole(
         "LoRA adapters of tenants, one of which a request uses.", 1, MAX_ADAPTERS
@@ -206,7 +218,9 @@ class PoolOptions(Checked):
         "NAME|RATE[,US]",
     )
     kv_overlap: str | None = text(
-        "layers (a layer's cache leaves as soon as the prompt has passed it) or none.", "WAY"
+        "layers (a layer's cache leaves as soon as the prompt has passed it) or none.",
+        "WAY",
+        choices=("layers", "none"),
     )
     prefill_tp: int | None = whole("As --tp, of the devices that prefill.")
     prefill_dp: int | None = whole("As --dp, of the devices that prefill.")

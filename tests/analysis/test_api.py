@@ -82,13 +82,13 @@ def test_tables_of_a_notebook_escape_names() -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"batch": 1.5}, "--batch"),
-        ({"batch": True}, "--batch"),
-        ({"batch": "64"}, "--batch"),
-        ({"context": None}, "--context"),
-        ({"prefill": -1}, "--prefill"),
-        ({"placement": 3}, "--placement"),
-        ({"tp": 1.0}, "--tp"),
+        ({"batch": 1.5}, "batch"),
+        ({"batch": True}, "batch"),
+        ({"batch": "64"}, "batch"),
+        ({"context": None}, "context"),
+        ({"prefill": -1}, "prefill"),
+        ({"placement": 3}, "placement"),
+        ({"tp": 1.0}, "tp"),
     ],
 )
 def test_wrong_types_are_input_errors(options: dict[str, object], part: str) -> None:
@@ -99,15 +99,15 @@ def test_wrong_types_are_input_errors(options: dict[str, object], part: str) -> 
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"rate": "5"}, "--rate"),
-        ({"rate": 5, "requests": 2.0}, "--requests"),
-        ({"rate": 5, "warmup": True}, "--warmup"),
-        ({"rate": 5, "sede": 1}, "--sede: unknown option; did you mean 'seed'"),
-        ({"rate": 5, "lengths": 3}, "--lengths: must be text"),
-        ({"rate": 5, "fail": "0@1"}, "--fail: must be a list"),
-        ({"rate": 5, "seed": None}, "--seed"),
-        ({"rate": 5, "seed": "1"}, "--seed"),
-        ({"rate": 5, "token_budget": 2.5}, "--token-budget"),
+        ({"rate": "5"}, "rate"),
+        ({"rate": 5, "requests": 2.0}, "requests"),
+        ({"rate": 5, "warmup": True}, "warmup"),
+        ({"rate": 5, "sede": 1}, "sede: unknown option; did you mean 'seed'"),
+        ({"rate": 5, "lengths": 3}, "lengths: must be text"),
+        ({"rate": 5, "fail": "0@1"}, "fail: must be a list"),
+        ({"rate": 5, "seed": None}, "seed"),
+        ({"rate": 5, "seed": "1"}, "seed"),
+        ({"rate": 5, "token_budget": 2.5}, "token_budget"),
     ],
 )
 def test_wrong_types_of_simulate_are_input_errors(options: dict[str, object], part: str) -> None:

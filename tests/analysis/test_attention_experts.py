@@ -12,7 +12,7 @@ import pytest
 
 from opbyte.analysis.reproduce import bam, moa, moa_step, moh, moh_step, published, reproduce
 from opbyte.analysis.reproduce.bam_step import token_flops, with_top_k
-from opbyte.analysis.reproduce.write import figures_of
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from opbyte.analysis.reproduce import deepseek_serving, published, reproduce
-from opbyte.analysis.reproduce.write import figures_of
+from opbyte.analysis.reproduce.base import figures_of
 
 
 def test_rows_are_predictions_with_their_evidence() -> None:

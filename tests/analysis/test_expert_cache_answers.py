@@ -73,11 +73,11 @@ def test_a_comparison_counts_what_lies_in_the_devices_memory() -> None:
 
 
 def test_bad_options_name_themselves() -> None:
-    with pytest.raises(InputError, match="--experts-resident: must be at most the 4 experts"):
+    with pytest.raises(InputError, match="experts_resident: must be at most the 4 experts"):
         simulate(BASE.changed(experts_resident="5"))
-    with pytest.raises(InputError, match="--expert-cache"):
+    with pytest.raises(InputError, match="expert_cache"):
         simulate(BASE.changed(experts_resident="2", expert_cache="least"))
     with pytest.raises(InputError, match="needs the key `host_memory`"):
         simulate(BASE.changed(system="mi300x-x2", experts_resident="2"))
-    with pytest.raises(CapacityError, match="--experts-resident N leaves all but N"):
+    with pytest.raises(CapacityError, match="experts_resident N leaves all but N"):
         simulate(BASE.changed(system="h100-x1"))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+import typer.main
 
 from opbyte import capacity, load_model, load_system, roofline, simulate
 from opbyte.analysis.answers.simulate import Simulation
+from opbyte.analysis.cli import app
+from opbyte.analysis.commands.usage import ALIASES, MEANT, translated
+from opbyte.analysis.manual.page import _leaves
 from opbyte.analysis.plots.tradeoffs import _cell, _telling
 from opbyte.analysis.show.console import table_lines
 from opbyte.devices.catalog import list_devices, load_device
@@ -180,7 +184,7 @@ def test_names_are_whole_in_narrow_tables(width: int) -> None:
 
 def test_whole_settings_are_labelled_exactly() -> None:
     assert [_cell(x) for x in (1024, 2048.0, 12345.678, "co-process")] == [
-        "1,024", "2,048", "12,300", "co-process",
+        "1,024", "2,048", "12,345.678", "co-process",
     ]  # fmt: skip
 
 
@@ -206,11 +210,25 @@ def test_engines_names_of_options(ask: Ask, theirs: str, ours: str) -> None:
     assert first == second
 
 
+def test_other_names_lead_to_options_and_hide_none() -> None:
+    top: Any = typer.main.get_command(app)
+    own = {name: {o for p in command.params for o in p.opts} for name, command in _leaves(top)}
+    options = set().union(*own.values())
+    assert not set(ALIASES) & options  # an alias would hide an option
+    assert set(ALIASES.values()) <= own["simulate"]
+    assert set(MEANT) <= options
+    for theirs, ours in ALIASES.items():
+        line = translated(["simulate", f"{theirs}=3"])
+        assert line == ["simulate", f"{ours}=3"]
+
+
 def test_help_and_suggestions(ask: Ask) -> None:
     assert ask("help", "simulate").out == ask("simulate", "--help").out
     assert ask("help").code == 0
     refused = ask(*f"{S} --burstiness 1".split()).refused()
-    assert refused == "--burstiness: no such option of opbyte simulate; see opbyte simulate --help"
+    assert refused == "--burstiness: no such option of opbyte simulate; did you mean '--cv'?"
+    refused = ask(*f"{S} --colour red".split()).refused()
+    assert refused == "--colour: no such option of opbyte simulate; see opbyte simulate --help"
     assert "did you mean '--requests'" in ask(*f"{S} --request 1".split()).refused()
 
 

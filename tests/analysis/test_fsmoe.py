@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.reproduce import fsmoe, published, reproduce
-from opbyte.analysis.reproduce.base import Row
+from opbyte.analysis.reproduce.base import Row, figures_of
 from opbyte.analysis.reproduce.fsmoe.layer import MIXTRAL, SIMPLE, Size, layers, ops_of, times_of
 from opbyte.analysis.reproduce.fsmoe.schedules import DEGREES, SCHEMES, SHARED, schedule
-from opbyte.analysis.reproduce.write import figures_of
 
 GIVEN = 10
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.reproduce import hecate, published, reproduce
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.analysis.reproduce.hecate_step import (
     CLUSTERS,
     EP,
@@ -24,7 +25,6 @@ from opbyte.analysis.reproduce.hecate_step import (
     tasks,
     trained,
 )
-from opbyte.analysis.reproduce.write import figures_of
 from opbyte.simulator.streams.scheduler import run
 from opbyte.workloads.layers import MixtureOfExperts
 

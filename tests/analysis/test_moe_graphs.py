@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from opbyte.analysis.reproduce import moe_graphs, published, reproduce
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.analysis.reproduce.graphs import GRAPHS
 from opbyte.analysis.reproduce.published import Prediction
-from opbyte.analysis.reproduce.write import figures_of
 from opbyte.devices.catalog import load_system
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.reproduce import expertflow, published, read_me, reproduce
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.analysis.reproduce.expertflow_step import (
     ALL,
     PRELOAD,
@@ -25,7 +26,6 @@ from opbyte.analysis.reproduce.expertflow_step import (
 )
 from opbyte.analysis.reproduce.expertflow_step import expertflow as store
 from opbyte.analysis.reproduce.read_me_step import StepTimes, model
-from opbyte.analysis.reproduce.write import figures_of
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
 

@@ -29,6 +29,7 @@ from opbyte.analysis.plots import (
     roofline_fractions,
     save,
     throughput_latency,
+    throughput_pace,
     timeline,
     trade_off,
 )
@@ -36,7 +37,8 @@ from opbyte.analysis.plots.labels import Point, crosses, overlaps, place, spread
 from opbyte.analysis.plots.latencies import MAX_BINS, MAX_POINTS, _tokens_by
 from opbyte.analysis.plots.style import LAYERS, PROCESSORS, layer_styles, processor_styles
 from opbyte.analysis.plots.timelines import BINS, binned_max, binned_mean
-from opbyte.analysis.studies.pareto import front
+from opbyte.analysis.plots.told import told_of
+from opbyte.analysis.studies.front import front
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.step.explicit import StageCost, explicit_stage
@@ -601,6 +603,57 @@ def test_trade_off_of_nothing_and_of_one_objective() -> None:
         trade_off(designs(3), {"joules_per_token": "min"}, (), "")
     with pytest.raises(ValueError, match="table lacks the columns e2e_s_p99"):
         trade_off(designs(3), GOALS | {"e2e_s_p99": "min"}, (), "")
+
+
+def test_workloads_have_panels_and_fronts_of_their_own() -> None:
+    """A longer prompt is no design: what serves the shorter one never hides what serves it best."""
+    table = designs(60)
+    table["input_len"] = np.where(np.arange(60) % 2, 128, 4096)
+    table.loc[table["input_len"] == 4096, "output_tokens_per_s"] /= 100
+    figure = trade_off(table, GOALS, ("tsv", "input_len"), "designs", facets=("input_len",))
+    assert_legible(figure)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["input len 4,096", "input len 128"]
+    best = front(table.to_dict("records"), GOALS, ("input_len",))
+    assert len({row["input_len"] for row in best}) == 2
+    joined = sum(len(line.get_xdata()) for line in drawn(figure, "best"))
+    assert joined == len(best)
+
+
+def test_settings_in_labels_are_never_rounded() -> None:
+    table = designs(3).assign(tsv=[1.23456, 2048, 8], modules="a-name-that-is-long-x4")
+    figure = trade_off(table, GOALS, ("tsv", "modules"), "designs")
+    (rows,) = drawn(figure, "row")
+    said = "\n".join(told_of(rows).texts)
+    assert "tsv: 1.23456\n" in said
+    assert "tsv: 2,048\n" in said
+    assert "modules: a-name-that-is-long-x4" in said
+
+
+@pytest.mark.parametrize("runs", [0, 1, 7])
+def test_throughput_against_pace(runs: int) -> None:
+    draw = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {"run": f"system-{i}-x4", "load": f"{n} requests/s", "within": bool(n % 3),
+         "tokens_per_s_per_user": draw.uniform(20, 90), "usd_per_million_tokens": 0.5,
+         "tokens_per_s_per_device": draw.uniform(500, 3000), "joules_per_token": np.nan}
+        for i in range(runs) for n in range(6)
+    )  # fmt: skip
+    if not runs:
+        columns = ("run", "load", "within", "tokens_per_s_per_user", "tokens_per_s_per_device",
+                   "usd_per_million_tokens", "joules_per_token")  # fmt: skip
+        table = pd.DataFrame(columns=columns)
+    figure = throughput_pace(table, ("load",), "every load of every system")
+    assert_legible(figure)
+    goals = {"tokens_per_s_per_user": "max", "tokens_per_s_per_device": "max"}
+    good = [row for row in table.to_dict("records") if row["within"]]
+    assert sum(len(x.get_xdata()) for x in drawn(figure, "best")) == len(front(good, goals))
+    fronts = sum(len(x.get_xdata()) for x in drawn(figure, "front"))
+    assert fronts == len(front(good, goals, ("run",)))
+    for line in drawn(figure, "within"):
+        assert len(told_of(line).texts) == 4
+        assert "Price of a million output tokens (USD): 0.5" in told_of(line).texts[0]
+        assert "Energy" not in told_of(line).texts[0]  # unknown
 
 
 def loads(runs: int) -> pd.DataFrame:

@@ -32,10 +32,9 @@ from opbyte.analysis.reproduce import (
     stratum,
     z_code,
 )
-from opbyte.analysis.reproduce.base import Row
+from opbyte.analysis.reproduce.base import Row, figures_of
 from opbyte.analysis.reproduce.cent_step import Mapping as Blocks
 from opbyte.analysis.reproduce.cent_step import decode_tokens_s, exchanges, token, vector
-from opbyte.analysis.reproduce.write import figures_of
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.published.gemv import BankGemv
 from opbyte.simulator.deploy.layout import make_layout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +15,21 @@ import jsonschema
 import pytest
 import yaml
 
+from opbyte.analysis.commands.app import names
 from opbyte.analysis.manual.keywords import module
-from opbyte.analysis.manual.page import page
+from opbyte.analysis.manual.meanings import KINDS, metrics
+from opbyte.analysis.manual.page import NAMED_ELSEWHERE, page
+from opbyte.analysis.names import LISTS
 from opbyte.analysis.reference.keys import blocks
 from opbyte.analysis.reference.kinds import TEMPLATES, schema, template
 from opbyte.analysis.reference.meanings import MEANINGS
+from opbyte.analysis.studies.sweep.point import METRICS, POOLED
 from opbyte.devices.catalog import load_device, load_system
+from opbyte.devices.dram.catalog import load_memory
+from opbyte.devices.dram.spec import DramSpec
 from opbyte.devices.hosts.catalog import load_host
 from opbyte.devices.spec import SystemSpec
+from opbyte.workloads.ops import OP_KINDS
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -58,9 +66,10 @@ def test_the_example_of_a_study_runs(tmp_path: Path) -> None:
 
 
 def test_every_key_says_what_it_is() -> None:
-    silent = [f"{b.name}.{k.name}" for b in blocks(SystemSpec) for k in b.keys if not k.text]
+    known = [*blocks(SystemSpec), *blocks(DramSpec)]
+    silent = [f"{b.name}.{k.name}" for b in known for k in b.keys if not k.text]
     assert not silent
-    keys = {f"{b.name}.{k.name}" for b in blocks(SystemSpec) for k in b.keys}
+    keys = {f"{b.name}.{k.name}" for b in known for k in b.keys}
     assert set(MEANINGS) <= keys  # none of a key that is gone
 
 
@@ -69,7 +78,7 @@ def test_the_schema_knows_every_device_of_the_catalog(path: Path) -> None:
     assert errors("device", yaml.safe_load(path.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("kind", ["device", "system", "host", "sweep", "engine"])
+@pytest.mark.parametrize("kind", ["device", "system", "host", "memory", "sweep", "engine"])
 def test_schemas_are_schemas_and_know_their_templates(kind: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(kind))
     read = json.loads if kind == "engine" else yaml.safe_load
@@ -90,6 +99,27 @@ def test_schemas_are_schemas_and_know_their_templates(kind: str) -> None:
 )
 def test_schemas_refuse_what_the_reader_refuses(kind: str, wrong: dict[str, Any]) -> None:
     assert errors(kind, wrong)
+
+
+def test_the_schema_knows_every_memory_and_the_template_is_one(tmp_path: Path) -> None:
+    for path in sorted((ROOT / "devices" / "dram" / "specs").glob("*.yaml")):
+        assert errors("memory", yaml.safe_load(path.read_text(encoding="utf-8"))) == [], path.name
+    assert errors("memory", {"timings": {"CLS": 3}})
+    path = tmp_path / "hbm3-7200.yaml"
+    path.write_text(template("memory"), encoding="utf-8")
+    assert load_memory(path).timings.CL == 23
+
+
+def test_every_command_metric_kind_and_list_is_on_the_page() -> None:
+    text = page()
+    assert [name for name in names() if f"### opbyte {name}\n" not in text] == []
+    assert set(metrics()) == {*METRICS, *POOLED}
+    assert set(KINDS) == set(OP_KINDS)
+    for name in (*metrics(), *KINDS):
+        assert f"| `{name}` | " in text
+    assert [kind for kind in LISTS if f"### {kind}\n" not in text] == list(NAMED_ELSEWHERE)
+    silent = re.findall(r"^\| `[^`]+` \|\s*\|$", text, re.MULTILINE)
+    assert silent == []
 
 
 def test_a_device_and_a_system_to_start_from_work(ask: Ask, tmp_path: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 from opbyte import roofline
 from opbyte.analysis.answers.description import describe
 from opbyte.devices.catalog import describe_system, list_devices, load_device
+from opbyte.simulator.batching.policies import POLICIES, Policy
+from opbyte.simulator.frameworks.engine_file import ENGINES
+from opbyte.workloads.catalog import load_model
 
 if TYPE_CHECKING:
     from conftest import Ask
@@ -60,4 +65,25 @@ def test_the_command(ask: Ask, tmp_path: Path) -> None:
     assert "bandwidth_GBps:\n    value: 3352" in found.out
     assert (tmp_path / "o/my-h100.yaml").read_text() == found.out
     assert ask("show", "h100", "--json").json()["description"]["limit_W"]["value"] == 700
-    assert "no device, system or host" in ask("show", "nothing").refused()
+    assert "no device, system, host" in ask("show", "nothing").refused()
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-70b", "mixture-of-mamba-1.4b", "gemma-3-270m"])
+def test_models_are_shown_as_files_of_the_same_model(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(describe(name).text(), encoding="utf-8")
+    own, known = load_model(path), load_model(name)
+    assert own.layers == known.layers
+    assert own.total_params == known.total_params
+    assert known.source in path.read_text().partition("\n")[0]
+
+
+@pytest.mark.parametrize("name", [*POLICIES, *ENGINES])
+def test_policies_and_engines_are_spelled_out(name: str) -> None:
+    tree = yaml.safe_load(describe(name).text())
+    policy = tree["policy"] if name in ENGINES else tree
+    if name in POLICIES:
+        assert policy["token_budget"] == POLICIES[name].token_budget
+    assert set(policy) == {field.name for field in fields(Policy)}
+    if name in ENGINES:
+        assert {"max_num_seqs", "max_running_requests", "max_batch_size"} & set(tree["keys"])

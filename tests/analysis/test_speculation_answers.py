@@ -177,7 +177,7 @@ def test_what_speculation_is_not_built_for(options: dict[str, Any], says: str) -
 
 
 def test_two_pools_do_not_speculate() -> None:
-    with pytest.raises(InputError, match="is not simulated with the two pools of --prefill"):
+    with pytest.raises(InputError, match="is not simulated with the two pools of prefill"):
         simulate(
             "llama-3-8b", prefill="h100-x1", decode="h100-x1", rate=4.0, requests=4,
             speculative="eagle:1", acceptance="0.5",

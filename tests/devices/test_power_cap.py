@@ -97,7 +97,7 @@ def test_a_run_is_slower_and_draws_less() -> None:
         ("duplex-x4", 300.0, "duplex has no power model"),
         ("h100-logic-pim-x1", 300.0, "has no power model"),
         ("zcu102-x1", 5.0, "has no power model"),
-        ("h100-x1", -1.0, "--power-cap: must be a number"),
+        ("h100-x1", -1.0, "power_cap: must be a number"),
     ],
 )
 def test_what_cannot_be_capped(system: str, cap: float, message: str) -> None:

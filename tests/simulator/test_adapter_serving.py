@@ -166,13 +166,13 @@ def test_steps_use_adapters_as_often_as_requests_name_them() -> None:
 @pytest.mark.parametrize(
     ("cell", "options", "message"),
     [
-        ("7", {"adapters": 4}, "t.csv: row 3: adapter must be from 0 to 3 (--adapters 4), not 7"),
+        ("7", {"adapters": 4}, "t.csv: row 3: adapter must be from 0 to 3 (adapters 4), not 7"),
         ("-1", {"adapters": 4}, "t.csv:4: adapter '-1' must be a whole number from 0"),
         ("x", {"adapters": 4}, "t.csv:4"),
         ("0", {"adapters": 4, "adapters_resident": 2, "replicas": 2}, "needs one engine"),
-        ("0", {"adapter_rank": 4}, "--adapter-rank: needs --adapters N"),
-        ("0", {"adapters": 4, "adapter_rank": 9000}, "--adapter-rank: must be at most 4096"),
-        ("0", {"adapters": 4, "experts_resident": "2"}, "--experts-resident"),
+        ("0", {"adapter_rank": 4}, "adapter_rank: needs adapters N"),
+        ("0", {"adapters": 4, "adapter_rank": 9000}, "adapter_rank: must be at most 4096"),
+        ("0", {"adapters": 4, "experts_resident": "2"}, "experts_resident"),
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line(
@@ -187,7 +187,7 @@ def test_what_cannot_be_served_is_one_clear_line(
 
 
 def test_adapters_that_no_memory_holds_are_refused() -> None:
-    with pytest.raises(CapacityError, match="--adapters-resident N leaves all but N"):
+    with pytest.raises(CapacityError, match="adapters_resident N leaves all but N"):
         run(adapters=1000)
     with pytest.raises(CapacityError, match=r"4000 adapters need 297\.9 GiB"):
         run(adapters=4000, adapters_resident=4)

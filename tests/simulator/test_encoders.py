@@ -122,12 +122,12 @@ def test_closed_loops_adapters_and_replicas_pass_the_encoder() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"images": 2}, "--images: needs --encoder MODEL"),
-        ({"encoder": CLIP}, "--encoder: needs --images N, or a trace with a column images"),
-        ({"encoder": "llama-3-8b", "images": 1}, "--encoder: llama-3-8b takes tokens, not images"),
-        ({"encoder_system": "h100-x1"}, "--encoder-system: needs --encoder MODEL"),
-        ({"encoder": CLIP, "images": 1, "turns": 3}, "--encoder: cannot go with sessions"),
-        ({"encoder": CLIP, "images": 0}, "--images: must be a whole number from 1"),
+        ({"images": 2}, "images: needs encoder MODEL"),
+        ({"encoder": CLIP}, "encoder: needs images N, or a trace with a column images"),
+        ({"encoder": "llama-3-8b", "images": 1}, "encoder: llama-3-8b takes tokens, not images"),
+        ({"encoder_system": "h100-x1"}, "encoder_system: needs encoder MODEL"),
+        ({"encoder": CLIP, "images": 1, "turns": 3}, "encoder: cannot go with sessions"),
+        ({"encoder": CLIP, "images": 0}, "images: must be a whole number from 1"),
     ],
 )
 def test_what_cannot_be_served_is_one_clear_line(options: dict[str, object], message: str) -> None:

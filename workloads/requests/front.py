@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from ..errors import InputError
 from ..registry import Registry
 from .arrivals import ARRIVALS, Gaps, with_arrivals
 from .block import MAX_BLOCK, RequestBlock, RequestStream
+from .frames import Table, is_table, table_file
 from .lengths import LENGTHS, Draw
 from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
@@ -34,7 +35,7 @@ Step = Callable[[Iterable[Rows]], Iterator[Rows]]
 
 
 def open_requests(
-    source: str | Path | None = None,
+    source: str | Path | Table | None = None,
     *,
     rate: float | None = None,
     closed_loop: int | None = None,
@@ -60,8 +61,8 @@ def open_requests(
 
     Parameters
     ----------
-    source : str or Path, optional
-        Trace file, its format told from its first line (Azure CSV, Mooncake JSON lines, our
+    source : str, Path or table, optional
+        Trace file (or a pandas frame or list of rows with its columns), its format told from its first line (Azure CSV, Mooncake JSON lines, our
         `requests.csv`, Vidur lengths CSV), or ServeGen clients: a folder of `*-trace.csv` and
         `*-dataset.json` pairs, or the path that the names of some of them start with.
     rate : float, optional
@@ -119,13 +120,15 @@ def open_requests(
     check_seed(seed)
     _check_numbers(closed_loop, limit, duration, rate_scale, spread, block_size)
     gaps = _gaps(rate, arrivals, cv)
+    if is_table(source):
+        source = table_file(cast(Table, source), "--trace")
     if source is not None:
         if not str(source):
             raise InputError("--trace", "is empty; give a file or a folder")
         _refuse("lengths come from the trace", {"--input-len": input_len, "--lengths": lengths})
         _refuse("lengths come from the trace", {"--output-len": output_len})
         _refuse("sessions come from the trace", {"--turns": turns, "--think": think})
-        origin = trace(Path(source), seed, rate_scale or 1.0)
+        origin = trace(Path(cast(str, source)), seed, rate_scale or 1.0)
     else:
         if limit is None and duration is None:
             limit = DEFAULT_REQUESTS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ..base import Row, Table, judged
 from ..points import Point, Runner
@@ -16,7 +16,7 @@ from .cases import BANK, BANK_GROUP, ET, GPU, LABELS, MIXTRAL, MOE, SIZES, close
 from .cases import mean as average
 
 ASSUMED, OWN, ALIKE = "0.85 of every path", "own DRAM", "own DRAM, GPU laid out as Duplex"
-CASES: dict[str, tuple[str, str | None]] = {
+CASES: dict[str, tuple[Literal["flat", "derived"], str | None]] = {
     ASSUMED: ("flat", None),
     OWN: ("derived", None),
     ALIKE: ("derived", ET),

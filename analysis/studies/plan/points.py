@@ -14,7 +14,7 @@ from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
 from ...answers.interval import Interval
-from ...answers.price import costs_of
+from ...answers.price import Worth, worth_of
 from ...answers.ranges import Ranges
 from ...answers.simulate import Simulation, simulate
 from ..loads import judged, too_long
@@ -93,7 +93,9 @@ class Point:
     candidate : Candidate
     system : str
     copies, devices : int
-    usd_per_hour, usd_per_million_tokens, joules_per_token, output_tokens_per_s : float or None
+    usd_per_hour, output_tokens_per_s : float or None
+    worth : Worth
+        What deployments are judged by, dollars and joules a token among it.
     gco2_per_token : float or None
         Carbon of the energy, where the grid's intensity is given [g].
     figures : mapping of str to float or None
@@ -114,9 +116,8 @@ class Point:
     copies: int
     devices: int
     usd_per_hour: float | None
-    usd_per_million_tokens: float | None
-    joules_per_token: float | None
     output_tokens_per_s: float | None
+    worth: Worth
     gco2_per_token: float | None
     figures: Mapping[str, float | None]
     missed: tuple[str, ...]
@@ -126,6 +127,10 @@ class Point:
     bases: Bases = NONE
     rests_on: str = ""
     ranges: Ranges | None = None
+
+    @property
+    def joules_per_token(self) -> float | None:
+        return self.worth.joules_per_token
 
     def worst(self, level: Mapping[str, float]) -> float:
         """Largest quotient of a latency and its limit; infinite where the queue grows."""
@@ -146,12 +151,11 @@ def point_of(
     run, sure = made.run, made.intervals
     rate = run.output_tokens_per_s
     tried = judged(run, task.load_per_s, task.level)
-    price = costs_of(run, made.scenario, rate)
-    joules = run.joules_per_token
+    worth = worth_of(run, made.scenario)
     return Point(
         candidate, system.name, copies, copies * candidate.devices,
-        task.usd_per_hour(system, copies), price["usd_per_million_tokens"], joules, rate,
-        gco2(joules, task.scenario.grid_gCO2_per_kWh),
+        task.usd_per_hour(system, copies), rate, worth,
+        gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
         tried.figures, tried.missed, None if sure is None else sure.ttft,
         None if sure is None else sure.tpot, None if sure is None else sure.cost,
         bases_of(run.deployment), made.rests_on(), made.ranges,

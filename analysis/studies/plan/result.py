@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...answers.bases import not_like_for_like
 from ...answers.interval import LEVEL, Interval, interval_dict, spoken
+from ...answers.price import WORTH
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched, Tried
@@ -118,8 +119,7 @@ class Plan(Result):
             "system": p.system, "layout": c.layout, "policy": c.policy,
             "token_budget": c.token_budget, "dtype": c.dtype, "kv_dtype": c.kv_dtype,
             "copies": p.copies, "devices": p.devices, "usd_per_hour": p.usd_per_hour,
-            "usd_per_million_tokens": p.usd_per_million_tokens,
-            "joules_per_token": p.joules_per_token, "gco2_per_token": p.gco2_per_token,
+            **p.worth.to_dict(), "gco2_per_token": p.gco2_per_token,
             "output_tokens_per_s": p.output_tokens_per_s,
             "outside_share": None if p.ranges is None else p.ranges.share,
             **{name: p.figures.get(name) for name in self.task.level}, "meets": not p.missed,
@@ -144,7 +144,7 @@ class Plan(Result):
     def _columns(self) -> list[str]:
         return [
             "system", "layout", "policy", "token_budget", "dtype", "kv_dtype", "copies", "devices",
-            "usd_per_hour", "usd_per_million_tokens", "joules_per_token", "gco2_per_token",
+            "usd_per_hour", *WORTH, "gco2_per_token",
             "output_tokens_per_s", "outside_share", *self.task.level, "meets",
         ]  # fmt: skip
 
@@ -296,9 +296,25 @@ class Plan(Result):
 
     def drawings(self) -> Sequence[Drawing]:
         figure = self.figure()
-        if figure is None:
-            return ()
-        return [Drawing(figure, "Candidates that meet the level; the line joins the best.")]
+        takes = "Candidates that meet the level; the line joins the best."
+        drawn = [] if figure is None else [Drawing(figure, takes)]
+        if any(t.points for s in self.searched for t in s.tried):
+            gives = "Every candidate that was simulated: what a device puts out against what a user gets."
+            drawn.append(Drawing(self.front(), gives))
+        return drawn
+
+    def front(self) -> Figure:
+        """Draw the output of a device against the pace of a user, all that was simulated."""
+        import pandas as pd
+
+        from ...plots import throughput_pace
+
+        rows = [
+            self._row(p) | {"run": str(s.name), "within": not p.missed}
+            for s in self.searched for t in s.tried for p in t.points
+        ]  # fmt: skip
+        columns = ("system", "copies", "layout", "policy", "dtype")
+        return throughput_pace(pd.DataFrame(rows), columns, self._title())
 
     def figure(self) -> Figure | None:
         """Draw what every candidate that meets the level takes; None without any."""
@@ -312,5 +328,9 @@ class Plan(Result):
         goals = dict(FRONT)
         if table["usd_per_hour"].notna().all():
             goals = {"usd_per_hour": "min", "joules_per_token": "min"}
-        title = f"{self.model}, {show(self.task.load_per_s)} requests/s within the level"
-        return trade_off(table, goals, ("system", "copies", "layout"), title)
+        return trade_off(
+            table, goals, ("system", "copies", "layout"), f"{self._title()} within the level"
+        )
+
+    def _title(self) -> str:
+        return f"{self.model}, {show(self.task.load_per_s)} requests/s"

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Unpack, cast
 
 from ....simulator.scenario import Scenario
+from ....simulator.scenario.keywords import PlanKeywords, ScenarioKeywords
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_count, check_rate
@@ -20,6 +21,7 @@ from .best import Searched, limit_on, search_on, start_on
 from .points import WORST, Task, check_goal
 from .result import Plan
 
+Goal = Literal["devices", "cost", "energy", "carbon"]
 SPAN_S, FEWEST_REQUESTS, MOST_REQUESTS = 60.0, 400, 4000
 """Requests of every simulation: those of a minute, within bounds."""
 MOST_DEVICES = 64
@@ -38,12 +40,12 @@ def plan(
     slo: str | Mapping[str, float],
     *,
     load: float | None = None,
-    goal: str = "devices",
+    goal: Goal = "devices",
     budget: float | None = None,
     most_devices: int = MOST_DEVICES,
     workers: int | None = None,
     told: Told | None = None,
-    **options: Any,
+    **options: Unpack[PlanKeywords],
 ) -> Plan:
     """Find the system, layout and policy that serve a load within a service level best.
 
@@ -83,11 +85,12 @@ def plan(
         Anything wrong with the arguments or files.
     """
     level, names = read_level(slo), names_of(systems)
+    given = dict(options)
     for name in ("system", *SEARCHED):
-        if options.get(name) is not None:
+        if given.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
-    axes = {name: _values(name, options.pop(name, None)) for name in VARIED}
-    scenario = Scenario.of(model, **options)
+    axes = {name: _values(name, given.pop(name, None)) for name in VARIED}
+    scenario = Scenario.of(model, **cast(ScenarioKeywords, given))
     for placed, _ in scenario.given():
         if placed.group in APART:
             raise InputError(placed.flag, "is no part of a plan; `capacity` takes it")

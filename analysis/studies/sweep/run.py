@@ -22,8 +22,9 @@ from ...parallel.cluster import run_cluster
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ...show.output import OutputFolder
 from ...show.provenance import code_version
-from ...show.result import Result
-from ..front import front
+from ...show.result import Drawing, Result
+from ..front import apart, front
+from ..front_figure import trade_off_of
 from .dataset import Dataset
 from .parameters import systems_of
 from .point import BASES, METRICS, POOLED, Outcome, evaluate
@@ -68,7 +69,11 @@ class Sweep(Result):
     def best(self) -> list[dict[str, Any]]:
         """Rows that no other feasible one beats in every objective."""
         good = [row for row in self.table if row["feasible"]]
-        return front(good, self.study.objectives) if self.study.objectives else []
+        return (
+            front(good, self.study.objectives, self.study.workloads)
+            if self.study.objectives
+            else []
+        )
 
     @property
     def errors(self) -> dict[str, int]:
@@ -87,6 +92,7 @@ class Sweep(Result):
             "folder": str(self.folder),
             "code": self.code,
             "columns": list(self.study.columns),
+            "workloads": list(self.study.workloads),
             "objectives": self.study.objectives,
             "pareto": self.best,
             "errors": self.errors,
@@ -115,13 +121,19 @@ class Sweep(Result):
             if self.study.objectives:
                 goals = ", ".join(f"{goal} {name}" for name, goal in self.study.objectives.items())
                 out.append(
-                    f"best for {goals}: {len(self.best):,} points that no other beats in all"
+                    f"best for {goals}: {len(self.best):,} points that no other"
+                    f"{apart(self.study.workloads)} beats in all"
                 )
             out.append(self.rows())
             out += not_like_for_like(self._bases())
         for text, count in list(self.errors.items())[:MOST_ERRORS]:
             out.append(f"{count:,} failed: {text}")
         return [*out, f"all points: {self.folder / TABLE}"]
+
+    def drawings(self) -> Sequence[Drawing]:
+        """The trade-off of the study's first two objectives."""
+        study, good = self.study, [row for row in self.table if row["feasible"]]
+        return trade_off_of(study.title, good, study.objectives, study.columns, study.workloads)
 
     def _bases(self) -> Iterator[tuple[str, Bases]]:
         """What each row rests on, by its system."""

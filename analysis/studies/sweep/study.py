@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ....simulator.scenario.option import options_of
+from ....simulator.scenario.parts import Workload
 from ....workloads.errors import InputError, nearest, visible
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
@@ -22,6 +24,9 @@ from .point import METRICS, POOLED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
+LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
+SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
+"""Parameters that say what is served."""
 FIGURES = frozenset((*METRICS, *POOLED))
 """What conditions and objectives may name."""
 
@@ -103,6 +108,19 @@ class Study:
             columns |= dict(zip(axis.columns, row, strict=True))
             chosen |= dict(zip(axis.parameters, row, strict=True))
         return Point(columns, located({**self.base, **chosen}, self.folder))
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Columns that say what is served, not how: designs are compared within each of their values.
+
+        The load is none of them: how many users share a device is a choice.
+        """
+        return tuple(
+            column
+            for axis in self.axes
+            for column, parameter in zip(axis.columns, axis.parameters, strict=True)
+            if parameter in SERVED
+        )
 
     @property
     def size(self) -> int:
