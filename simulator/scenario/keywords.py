@@ -42,12 +42,9 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     placement: str | None
     expert_placement: str | None
     redundant_experts: int | None
-    expert_dispatch: str | None
-    attention: str | None
-    overlap: str | None
     expert_dispatch: Literal["any", "node", "local"] | None
     attention: Literal["flash", "unfused"] | None
-    overlap: str
+    overlap: str | None
     experts_resident: str | None
     expert_cache: str | None
     expert_predictor: str | None
@@ -198,7 +195,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt:
     redundant_experts: int | None
     expert_dispatch: Literal["any", "node", "local"] | None
     attention: Literal["flash", "unfused"] | None
-    overlap: str
+    overlap: str | None
     experts_resident: str | None
     expert_cache: str | None
     expert_predictor: str | None

@@ -145,8 +145,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from opbyte.analysis.answers.afd import afd
     from opbyte.analysis import plots
+    from opbyte.analysis.answers.afd import afd
     from opbyte.analysis.answers.compare import compare
     from opbyte.analysis.answers.demo import compare_demo
     from opbyte.analysis.answers.description import describe
