@@ -183,7 +183,7 @@ def _columns() -> Iterator[str]:
     yield f"Of two pools also {', '.join(f'`{name}`' for name in POOLED)}.\n"
 
 
-LISTED = ("hosts", "policies", "orders", "placements", "routers", "routings", "layers", "speculators", "processors",
+LISTED = ("hosts", "policies", "orders", "placements", "routers", "autoscalers", "routings", "layers", "speculators", "processors",
           "memories", "traces", "experiments")  # fmt: skip
 
 

@@ -182,6 +182,11 @@ class FleetOptions(Checked):
 
     router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
+    autoscale: str | None = text(
+        "Replicas that come and go, by a rule of `opbyte list autoscalers`: "
+        "1:8,by=requests:20,start=60.",
+        "MIN:MAX,KEY=VALUE,...",
+    )
     fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
     mtbf: float | None = real(
         "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"
