@@ -3,6 +3,7 @@
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
+from .fleets import replicas_over_time
 from .fractions import roofline_fractions
 from .latencies import latency
 from .loads import throughput_latency
@@ -22,6 +23,7 @@ __all__ = [
     "op_per_byte_vs_batch",
     "points",
     "replays",
+    "replicas_over_time",
     "roofline",
     "roofline_fractions",
     "save",

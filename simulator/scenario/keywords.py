@@ -103,6 +103,7 @@ class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
 
     router: str | None
     replicas: int | None
+    autoscale: str | None
     fail: Sequence[str]
     mtbf: float | None
     repair: float | None
