@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...simulator.serving.record import Run
 from ...simulator.serving.replicas import PHASES, Scaling
 from ...simulator.serving.start_up import ENGINE_START_S
+from ..show.result import Drawing
 from ..show.text import seconds, show
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def autoscale_text(run: Run) -> list[str | Sequence[Mapping[str, Any]]]:
     entry = autoscale_dict(run)["autoscale"]
     price = "" if entry["usd"] is None else f", {show(entry['usd'])} USD"
     parts = [
-        f"Replicas: {show(entry['mean_replicas'])} on average, {found.most} at most; "
-        f"{show(entry['device_hours'])} device-hours{price}"
+        (
+            f"Replicas: {show(entry['mean_replicas'])} on average, {found.most} at most; "
+            f"{show(entry['device_hours'])} device-hours{price}"
+        )
     ]
     if found.spec.decides:
         parts.append(
@@ -100,6 +103,19 @@ def replica_frame(found: Scaling) -> pd.DataFrame:
 
     rows = replica_rows(found)
     return pd.DataFrame([*rows, {**rows[-1], "from_s": found.end_s}])
+
+
+def replicas_drawn(run: Run, name: str) -> list[Drawing]:
+    """Replicas over time, where they come and go."""
+    import pandas as pd
+
+    from ..plots import replicas_over_time
+
+    if run.scaling is None or not run.scaling.spec.decides:
+        return []
+    arrival = pd.Series(run.requests.arrival_s)
+    figure = replicas_over_time(replica_frame(run.scaling), arrival, name)
+    return [Drawing(figure, "Arrivals, and replicas that serve, start and drain, over time.")]
 
 
 def start_up_evidence(run: Run) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
-from .autoscale import autoscale_dict, autoscale_text, replica_frame, start_up_evidence
+from .autoscale import autoscale_dict, autoscale_text, replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
 from .encoders import encoder_dict, encoder_text
@@ -53,6 +53,7 @@ from .summary import (
     window_dict,
     window_text,
 )
+from .tasks import tasks_dict, tasks_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +135,7 @@ class Simulation(Result):
             **run_speculation(r),
             **encoder_dict(r),
             **autoscale_dict(r),
+            **tasks_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -168,7 +170,7 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
-            *autoscale_text(self.run), self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
+            *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
             self.rests_on(), took(self.run.wall_s),
@@ -227,17 +229,7 @@ class Simulation(Result):
 
         name = f"{self.run.deployment.model.name} on {self.run.deployment.system.name}"
         text = "Latency of requests as cumulative shares; output and arrivals over time."
-        return [Drawing(latency(self.requests(), name), text), *self.replicas_drawn(name)]
-
-    def replicas_drawn(self, name: str) -> list[Drawing]:
-        """Replicas over time, where they come and go."""
-        from ..plots import replicas_over_time
-
-        found = self.run.scaling
-        if found is None or not found.spec.decides:
-            return []
-        figure = replicas_over_time(replica_frame(found), self.requests()["arrival_s"], name)
-        return [Drawing(figure, "Arrivals, and replicas that serve, start and drain, over time.")]
+        return [Drawing(latency(self.requests(), name), text), *replicas_drawn(self.run, name)]
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""

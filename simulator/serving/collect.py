@@ -60,6 +60,7 @@ from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
 from .steady import find_window
+from .task_paths import tasks_of
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""
@@ -84,8 +85,7 @@ def collect(
     wall_s : float
         Seconds of real time that it took.
     """
-    engines = served.engines
-    requests = _finished(served)
+    engines, requests = served.engines, _finished(served)
     end = float(requests.last_token_s.max())
     boards = boards_of(served, deployment, copies)
     curves = [curve for each in boards for curve in each.curves]
@@ -138,6 +138,7 @@ def collect(
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
         scaling=scaling,
+        tasks=tasks_of(served.table),
     )
 
 

@@ -172,12 +172,12 @@ class Driver:
         env = self.env = simpy.Environment()
         self.pools, self.warmup, self.stop, self.warm_s = pools, warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
-        blocks = iter(stream)
-        first = next(blocks, None)
+        first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
-        chained = first is not None and first.turns is not None
+        turns = None if first is None else first.turns
+        chained = turns is not None
         # A key of the policy's order may need the arrival, which turns get when they are played.
-        played = not (chained and policy.order)
+        played = turns is None or (turns.after is None and not policy.order)
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
         staged = swapped or pools.encoder is not None
@@ -219,8 +219,8 @@ class Driver:
         )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
         comes_back = chained or stream.closed_loop is not None or faults is not None or staged
-        counted = self.warmup > 0 or self.stop > 0
-        self.onward = bool(pools.decode) and not (comes_back or counted or self.dealer.looks)
+        comes_back = comes_back or self.warmup > 0 or self.stop > 0
+        self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scaler = None if autoscale is None else self._scaler(autoscale)
 

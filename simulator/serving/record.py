@@ -20,6 +20,7 @@ from .pools import KvLink
 from .replicas import Scaling
 from .speculation import Speculated
 from .steady import Window
+from .tasks import Tasks
 
 if TYPE_CHECKING:
     from .steps import RunStep
@@ -235,6 +236,8 @@ class Run:
         What requests with images asked of their encoder.
     scaling : Scaling or None
         Which replicas there were when, where an autoscaler decides.
+    tasks : Tasks or None
+        What sessions or agents' tasks took, where requests follow others.
     """
 
     deployment: Deployment
@@ -276,6 +279,7 @@ class Run:
     steps: tuple[RunStep, ...] = ()
     encoder: EncoderCounts | None = None
     scaling: Scaling | None = None
+    tasks: Tasks | None = None
 
     def __repr__(self) -> str:
         return (

@@ -13,11 +13,12 @@ import numpy as np
 from ..csvfile import Column
 from ..errors import InputError, nearest
 from ..textfile import Lines, at_line, read_lines, readable, shown
+from .agents import CallReader
 from .block import PREFIX_BLOCK_TOKENS
 from .cells import check_order, times, tokens
 from .formats import request_format
 from .rows import Rows
-from .sessions import SessionReader, session_columns
+from .sessions import OTHERWISE, SessionReader, session_columns, turns_reader
 
 KEYS = ("timestamp", "input_length", "output_length")
 
@@ -34,14 +35,14 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
     """
     last = -np.inf
     hashed: bool | None = None
-    sessions = SessionReader(())
+    sessions: SessionReader | CallReader = SessionReader(())
     for chunk in read_lines(path):
         lines, objects = _objects(path, chunk)
         if not objects:
             continue
         if hashed is None:
             hashed = "hash_ids" in objects[0]
-            sessions = SessionReader(session_columns(objects[0], at_line(path, lines[0])))
+            sessions = turns_reader(session_columns(objects[0], at_line(path, lines[0])))
         columns = [_column(path, lines, key, objects) for key in KEYS]
         stamp_ms = times(columns[0])
         last = check_order(columns[0], stamp_ms, last)
@@ -81,16 +82,18 @@ def _check_late_keys(
     path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]
 ) -> None:
     """Refuse keys of sessions that the first line did not have: its requests are read already."""
-    late = [key for key in ("session", "predecessor", "think_s") if key not in names]
+    late = [key for key in ("session", "predecessor", "after", "think_s") if key not in names]
     for line, item in zip(lines, objects, strict=True):
         for key in late:
             if key in item:
                 raise InputError(at_line(path, line), f"has {key!r}, which the first line has not")
 
 
-def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], key: str) -> Column:
-    """Collect one key of which a line may have none."""
-    return Column(path, lines, key, [item.get(key) for item in objects])
+def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], name: str) -> Column:
+    """Collect one key of which a line may have none, under whichever of its names a line has it."""
+    others = [other for other, usual in OTHERWISE.items() if usual == name]
+    key = next((other for other in others if any(other in item for item in objects)), name)
+    return Column(path, lines, key, [item.get(key, item.get(name)) for item in objects])
 
 
 def _column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]]) -> Column:
