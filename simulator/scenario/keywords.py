@@ -70,6 +70,9 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     rate_scale: float | None
     spread: float | None
     duration: float | None
+    since: float | None
+    mean_rate: float | None
+    rate_profile: Name
     images: int | None
 
 
