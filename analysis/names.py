@@ -125,6 +125,12 @@ def _routers() -> list[dict[str, Any]]:
     return _titles(ROUTERS)
 
 
+def _autoscalers() -> list[dict[str, Any]]:
+    from ..simulator.serving.scalers import SCALERS
+
+    return _titles(SCALERS)
+
+
 def _routings() -> list[dict[str, Any]]:
     from ..workloads.routing import ROUTINGS
 
@@ -232,6 +238,7 @@ LISTS = {
     "expert-caches": _expert_caches,
     "expert-placements": _expert_placements,
     "routers": _routers,
+    "autoscalers": _autoscalers,
     "routings": _routings,
     "layers": _layers,
     "speculators": _speculators,

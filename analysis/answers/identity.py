@@ -111,6 +111,6 @@ def _file_digest(name: str, value: str) -> str:
             return digest_of_files([config_file(path)])
         if name == "kernels":
             return digest_of_files(table_files([path]))
-        return digest_of_files(trace_files(path) if name == "trace" else [path])
+        return digest_of_files(trace_files(path) if name in ("trace", "rate_profile") else [path])
     except (InputError, OSError) as error:
         return f"{UNREADABLE} {value}: {error}"

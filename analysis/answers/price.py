@@ -15,8 +15,9 @@ def costs_of(
     """Devices, their price and what tokens cost; None where the device has no price.
 
     ``processor_area_mm2`` is `added_area_mm2`. Of two pools the price is that of their mean device, and
-    the area that of one that decodes.
+    the area that of one that decodes. Of replicas that come and go the devices are their mean.
     """
+    devices: float
     if run.pools:
         devices = sum(p.devices for p in run.pools)
         prices = [p.deployment.system.device.price_USD_per_hour for p in run.pools]
@@ -24,7 +25,8 @@ def costs_of(
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system
-        devices = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
+        own = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
+        devices = own if run.scaling is None else run.mean_devices
         price = system.device.price_USD_per_hour
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
     return {

@@ -22,6 +22,7 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
+from .autoscale import autoscale_dict, autoscale_text, replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
 from .coverage import coverage, coverage_blocks
 from .encoders import encoder_dict, encoder_text
@@ -52,6 +53,7 @@ from .summary import (
     window_dict,
     window_text,
 )
+from .tasks import tasks_dict, tasks_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +134,8 @@ class Simulation(Result):
             **placing_dict(r.deployment),
             **run_speculation(r),
             **encoder_dict(r),
+            **autoscale_dict(r),
+            **tasks_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -166,7 +170,7 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
-            self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
+            *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
             self.rests_on(), took(self.run.wall_s),
@@ -225,7 +229,7 @@ class Simulation(Result):
 
         name = f"{self.run.deployment.model.name} on {self.run.deployment.system.name}"
         text = "Latency of requests as cumulative shares; output and arrivals over time."
-        return [Drawing(latency(self.requests(), name), text)]
+        return [Drawing(latency(self.requests(), name), text), *replicas_drawn(self.run, name)]
 
     def rests_on(self) -> str:
         """The cost models behind the figures, and the constants they assume."""
@@ -320,7 +324,7 @@ def simulate(
     sources, batches = _sources(scenario, scenario.system), typical(made)
     ranges = ranges_of_run(made, batches)
     ranges.refuse(scenario.deployment.strict)
-    found = evidence(made.deployment, sources, made.policy, batches)
+    found = evidence(made.deployment, sources, made.policy, batches) + start_up_evidence(made)
     if scenario.pools.given:
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)

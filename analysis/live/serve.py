@@ -121,6 +121,8 @@ def serve(
     if deployment.model.front is not None:
         raise InputError(deployment.model.name, "takes images, not tokens; serve answers text")
     fleet = fleet_of(scenario, deployment.system) or Fleet()
+    if fleet.autoscale is not None:
+        raise InputError("serve", "has no --autoscale; see simulate")
     if fleet.encoder is not None or (deployment.tenants is not None and deployment.tenants.swapped):
         raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)

@@ -10,6 +10,7 @@ from types import ModuleType
 from .batches import op_per_byte_vs_batch
 from .breakdowns import breakdown
 from .files import Picture, save
+from .fleets import replicas_over_time
 from .fractions import roofline_fractions
 from .fronts import throughput_pace
 from .latencies import latency
@@ -30,6 +31,7 @@ __all__ = [
     "op_per_byte_vs_batch",
     "points",
     "replays",
+    "replicas_over_time",
     "roofline",
     "roofline_fractions",
     "save",

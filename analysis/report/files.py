@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.serving.record import Run
+from ..answers.autoscale import replica_frame, replicas_drawn
 from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
 from ..answers.dram import DramAnswer, PimAnswer
@@ -222,6 +223,10 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
+    for drawing in replicas_drawn(run, title):
+        folder.figure(f"{below}replicas.png", drawing.figure)
+    if run.scaling is not None:
+        folder.frame(f"{below}replicas.csv", replica_frame(run.scaling), "%.12g")
     if each.steps is not None:
         _write_steps(each.steps, f"{title}", folder)
     if below:

@@ -12,6 +12,7 @@ from ...devices.device import Processor
 from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.digest import digest_of
+from ..answers.autoscale import autoscale_text, replicas_drawn
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
@@ -207,6 +208,7 @@ def _over_time(result: Simulation, name: str) -> list[Any]:
             "Latency of requests as cumulative shares; output and arrivals over time.",
         )
     ]
+    out += [*replicas_drawn(run, name), *autoscale_text(run)]
     if len(run.stages):
         out.append(
             Drawing(

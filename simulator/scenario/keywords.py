@@ -72,6 +72,9 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     rate_scale: float | None
     spread: float | None
     duration: float | None
+    since: float | None
+    mean_rate: float | None
+    rate_profile: Name
     images: int | None
 
 
@@ -105,6 +108,7 @@ class FleetOptionsKeywords(TypedDict, total=False):  # fmt: skip
 
     router: str | None
     replicas: int | None
+    autoscale: str | None
     fail: Sequence[str]
     mtbf: float | None
     repair: float | None

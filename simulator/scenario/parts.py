@@ -37,6 +37,17 @@ class Workload(Checked):
         "Spread equal time stamps over this long.", MIN_TIME_S, MAX_TIME_S, unit="s"
     )
     duration: float | None = real("Only arrivals before this.", MIN_TIME_S, MAX_TIME_S, unit="s")
+    since: float | None = real(
+        "Only arrivals from this on, counted from there.", 0.0, MAX_TIME_S, unit="s"
+    )
+    mean_rate: float | None = real(
+        "Play a trace so that all of it has this mean rate.", MIN_RATE, MAX_RATE, unit="1/s"
+    )
+    rate_profile: str | None = text(
+        "How --rate, the mean, changes over time: diurnal:DEPTH, a CSV of start_s and rate, or "
+        "ServeGen clients.",
+        "PROFILE", file=True,
+    )  # fmt: skip
     images: int | None = whole(
         "Images of each request, where a trace does not say how many.", 1, MAX_IMAGES
     )
@@ -54,6 +65,7 @@ class Workload(Checked):
             duration=self.duration, seed=seed, input_len=self.input_len,
             output_len=self.output_len, lengths=self.lengths, turns=self.turns, think=self.think,
             cv=self.cv, rate_scale=self.rate_scale, spread=self.spread,
+            rate_profile=self.rate_profile, mean_rate=self.mean_rate, since=self.since,
         )  # fmt: skip
 
 
@@ -194,6 +206,11 @@ class FleetOptions(Checked):
 
     router: str | None = text("A name of `opbyte list routers`; round-robin without it.", "NAME")
     replicas: int | None = whole("Copies of the whole system.", 1, MAX_REPLICAS)
+    autoscale: str | None = text(
+        "Replicas that come and go, by a rule of `opbyte list autoscalers`: "
+        "1:8,by=requests:20,start=60.",
+        "MIN:MAX,KEY=VALUE,...",
+    )
     fail: tuple[str, ...] = texts("A replica's failure, as often as wanted.", "REPLICA@SECONDS")
     mtbf: float | None = real(
         "Mean time between a replica's failures.", MIN_MTBF_S, MAX_TIME_S, unit="s"

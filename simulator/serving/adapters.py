@@ -190,7 +190,7 @@ def shelf_of(
     Raises
     ------
     InputError
-        Several engines, each of which would have slots of its own, or failures.
+        Several engines, each of which would have slots of its own, or engines that fail or come and go.
     """
     d = entry[0]
     if len(entry) > 1 or d.system.mapping.prefill_share is not None or faults is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 import simpy
 
+from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from .dealing import Dealer
 from .sessions import Sessions
@@ -89,6 +91,9 @@ class Arrivals:
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         for node in nodes.all:
             node.engine.widen(longest)
+        if self.clients is not None and block.turns is not None and block.turns.after is not None:
+            reason = "cannot go with calls that wait for several others (after)"
+            raise InputError("--closed-loop", reason)
         for read in self.readers:
             read(block)
         return self.table.append(block)
@@ -105,14 +110,14 @@ class Arrivals:
         """Deal requests when they arrive."""
         for block in self.blocks:
             rows = self.read(block)
-            follows = [-1] * len(block) if block.turns is None else block.turns.follows.tolist()
-            for row, at, before in zip(rows, block.arrival_s.tolist(), follows, strict=True):
+            waits = repeat((), len(block)) if block.turns is None else block.turns.waits()
+            for row, at, before in zip(rows, block.arrival_s.tolist(), waits, strict=True):
                 if at > env.now:
                     yield env.timeout(at - env.now)
-                if before < 0:
-                    self.dealer.arrive(row, at)
-                else:
+                if before:
                     self.sessions.follow(row, before)
+                else:
+                    self.dealer.arrive(row, at)
         self.exhausted = True
 
     def _next_clients(self, now: float) -> None:
@@ -130,7 +135,7 @@ class Arrivals:
                 table.arrival_s[row] = now
                 self.dealer.arrive(row, now)
             else:
-                self._in_flight += self.sessions.follow(row, int(table.follows[row]))
+                self._in_flight += self.sessions.follow(row, table.waits(row))
 
 
 def _with_horizon(blocks: Iterator[RequestBlock]) -> Iterator[tuple[RequestBlock, float]]:

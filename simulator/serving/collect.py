@@ -51,14 +51,16 @@ from ..step.shelf import (
     F_NEEDED,
     F_WAIT_S,
 )
-from .course import X_BUSY, X_EMITTED, X_JOULES, X_PROMPT, totals_at
+from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
+from .drawn import busy_joules, joules_half_width, static_joules
 from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
-from .pool_runs import Boards, boards_of, kv_moves, pool_runs
+from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
-from .steady import Window, find_window, half_width
+from .steady import find_window
+from .task_paths import tasks_of
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""
@@ -83,8 +85,7 @@ def collect(
     wall_s : float
         Seconds of real time that it took.
     """
-    engines = served.engines
-    requests = served.table.finished(len(engines) > 1 or served.failures > 0)
+    engines, requests = served.engines, _finished(served)
     end = float(requests.last_token_s.max())
     boards = boards_of(served, deployment, copies)
     curves = [curve for each in boards for curve in each.curves]
@@ -96,8 +97,8 @@ def collect(
     ends = (window.start_s, window.end_s if window.end_s < end else np.inf)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
-    joules = sum(_work(totals(plan, books.tally)) for _, _, plan, books in _programs(engines))
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
+    scaling = None if served.scaling is None else served.scaling.until(end, _ttft(requests))
     return Run(
         deployment=deployment,
         policy=served.pools.policy or policy,
@@ -105,7 +106,7 @@ def collect(
         seed=seed,
         requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
-        ops=_op_totals(engines, spent / joules if spent else 1.0) + _waiting(engines),
+        ops=_op_totals(engines, _clock(engines, spent)) + _waiting(engines),
         iterations=_count(engines, C_STEPS),
         preemptions=_count(engines, C_PREEMPTIONS),
         output_tokens=_count(engines, C_EMITTED),
@@ -117,9 +118,9 @@ def collect(
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
         interval_joules=float(within[X_JOULES]),
-        interval_static_joules=_static_joules(boards, window.length_s),
-        interval_busy_joules=sum(_busy_joules(each, ends, window.length_s) for each in boards),
-        joules_half_width=_joules_half_width(boards, curves, window),
+        interval_static_joules=static_joules(boards, window, scaling),
+        interval_busy_joules=sum(busy_joules(each, ends, window.length_s) for each in boards),
+        joules_half_width=joules_half_width(boards, curves, window, scaling),
         devices=sum(each.devices for each in boards),
         ttft_s=ttft,
         tbt_s=_gaps(engines),
@@ -136,34 +137,21 @@ def collect(
         adapters=served.adapters,
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
+        scaling=scaling,
+        tasks=tasks_of(served.table),
     )
 
 
-def _static_joules(boards: list[Boards], length_s: float) -> float:
-    """What devices draw in any case, over some time."""
-    return sum(each.board.idle_joules(each.devices * length_s) for each in boards)
+def _finished(served: Served) -> Requests:
+    """Completed requests, with their places among all."""
+    scaled = served.scaling is not None and served.scaling.spec.decides
+    return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
 
 
-def _busy_joules(each: Boards, ends: tuple[float, float], length_s: float) -> float:
-    """What devices draw on top while they run kernels, between two times."""
-    within = np.diff(totals_at(each.curves, ends), axis=0)[0]
-    busy_s = min(float(within[X_BUSY]), each.devices * length_s)
-    return each.board.busy_joules(busy_s)
-
-
-def _joules_half_width(
-    boards: list[Boards], curves: list[tuple[F8, F8]], window: Window
-) -> float | None:
-    """Half of the 95 % interval of energy per token, as a fraction, from the window's batches."""
-    if not window.batches:
-        return None
-    made = np.diff(totals_at(curves, window.edges), axis=0)
-    joules = made[:, X_JOULES].copy()
-    for each in boards:
-        busy_s = np.diff(totals_at(each.curves, window.edges), axis=0)[:, X_BUSY]
-        drawn = each.board.idle_joules(1.0) * each.devices * np.diff(window.edges)
-        joules = joules + each.board.busy_joules(1.0) * busy_s + drawn
-    return half_width(joules, made[:, X_EMITTED]) if joules.sum() > 0 else None
+def _clock(engines: list[Engine], spent: float) -> float:
+    """What is left of the energy of all work at the clock that power limits allow."""
+    joules = sum(_work(totals(plan, books.tally)) for _, _, plan, books in _programs(engines))
+    return spent / joules if spent else 1.0
 
 
 def _count(engines: list[Engine], counter: int) -> int:
@@ -202,7 +190,7 @@ def _work(sums: F8) -> float:
 
 def _latencies(requests: Requests, warm: npt.NDArray[np.bool_]) -> tuple[Quantiles, ...]:
     """TTFT, TPOT and E2E of some of the requests, see `metrics`."""
-    waited = requests.first_token_s - requests.arrival_s
+    waited = _ttft(requests)
     decode = requests.last_token_s - requests.first_token_s
     gaps = requests.output_tokens - 1
     return (
@@ -210,6 +198,11 @@ def _latencies(requests: Requests, warm: npt.NDArray[np.bool_]) -> tuple[Quantil
         quantiles((decode / np.maximum(gaps, 1))[warm & (gaps > 0)]),
         quantiles((requests.last_token_s - requests.arrival_s)[warm]),
     )
+
+
+def _ttft(requests: Requests) -> F8:
+    """Times to first token [s]."""
+    return requests.first_token_s - requests.arrival_s
 
 
 def _gaps(engines: list[Engine]) -> Quantiles:

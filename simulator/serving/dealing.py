@@ -31,6 +31,8 @@ class Dealer:
         Chooses a node.
     entrance : callable, optional
         What requests pass before they are admitted: takes a row and the time.
+    told : callable, optional
+        Is told of each request that has been given to a node.
     gate : deque of int
         Requests that wait because no entry node is up, or has room.
     dealt : int
@@ -45,6 +47,7 @@ class Dealer:
     nodes: Nodes
     route: Route
     entrance: Callable[[int, float], None] | None = None
+    told: Callable[[Node, int], None] | None = None
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
     restarts: Counter[int] = field(default_factory=Counter)
@@ -89,7 +92,7 @@ class Dealer:
         """
         table, pooled = self.table, bool(self.nodes.decode)
         while self.gate:
-            up = [node for node in self.nodes.entry if node.up]
+            up = [node for node in self.nodes.entry if node.up and node.ready]
             if not up:
                 return
             row = self.gate[0]
@@ -139,6 +142,8 @@ class Dealer:
         node.engine.resume(table.single(row, now, last), generated, cached, *stamps)
         node.rows.append(row)
         node.held_tokens += int(table.input_tokens[row])
+        if self.told is not None:
+            self.told(node, row)
         self.nodes.wake(node)
 
     def deal_block(self, block: RequestBlock, rows: range) -> None:

@@ -21,6 +21,7 @@ from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .adapters import AdapterCounts, Shelf, shelf_of
 from .arrivals import Arrivals
+from .autoscale import OPTION, Autoscale
 from .dealing import Dealer
 from .encoders import EncoderCounts, EncoderQueue
 from .engine import Engine
@@ -29,8 +30,11 @@ from .faults import Faults
 from .nodes import Node, Nodes
 from .pools import Pools
 from .progress import Progress, now_and_then
+from .replicas import Scaling
 from .routers import ROUTERS
+from .scaling import Scaler
 from .sessions import Sessions
+from .start_up import start_up_s
 from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
@@ -62,6 +66,8 @@ class Served:
         What requests asked of the slots for adapters, where not all fit.
     encoder : EncoderCounts, optional
         What requests with images asked of their encoder.
+    scaling : Scaling, optional
+        Which replicas there were when, where an autoscaler decides.
     """
 
     engines: list[Engine]
@@ -75,6 +81,7 @@ class Served:
     moves: Moves | None = None
     adapters: AdapterCounts | None = None
     encoder: EncoderCounts | None = None
+    scaling: Scaling | None = None
 
 
 def serve(
@@ -91,6 +98,7 @@ def serve(
     cache: CacheSettings | None = None,
     stop: int | None = None,
     steps: int = 0,
+    autoscale: Autoscale | None = None,
 ) -> Served:
     """Run a stream of requests through one engine or several.
 
@@ -114,6 +122,8 @@ def serve(
         Completions after which the run ends, whatever is still under way.
     steps : int
         Keep the plans of so many steps, see `steps.check_steps`.
+    autoscale : Autoscale, optional
+        How many of the replicas there are when; entry nodes are all that there may be.
 
     Raises
     ------
@@ -131,7 +141,11 @@ def serve(
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
     if steps:
         check_steps(pools.entry[0], policy, count, steps)
-    how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps
+    if autoscale is not None and pools.decode:
+        raise InputError(OPTION, "is for replicas of one system, not for two pools")
+    how = (
+        pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale
+    )  # fmt: skip
     driver = Driver(*how)
     if driver.onward:
         found = driver.run_on(progress)
@@ -146,31 +160,31 @@ class Driver:
 
     Parameters
     ----------
-    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps
+    pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale
         See `serve`.
     """
 
     def __init__(
         self, pools: Pools, policy: Policy, stream: RequestStream, router: str,
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
-        cache: CacheSettings | None, seed: int, steps: int,
+        cache: CacheSettings | None, seed: int, steps: int, autoscale: Autoscale | None,
     ) -> None:  # fmt: skip
-        self.env, self.pools = simpy.Environment(), pools
-        env = self.env
-        self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
+        env = self.env = simpy.Environment()
+        self.pools, self.warmup, self.stop, self.warm_s = pools, warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
-        blocks = iter(stream)
-        first = next(blocks, None)
+        first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
-        chained = first is not None and first.turns is not None
+        turns = None if first is None else first.turns
+        chained = turns is not None
         # A key of the policy's order may need the arrival, which turns get when they are played.
-        played = not (chained and policy.order)
+        played = turns is None or (turns.after is None and not policy.order)
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
         staged = swapped or pools.encoder is not None
+        scaled = autoscale is not None and autoscale.decides
         self.alone = (
             len(pools.entry) == 1 and not pools.decode and faults is None and played
-            and not staged
+            and not staged and not scaled
         )  # fmt: skip
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
@@ -193,11 +207,11 @@ class Driver:
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
-        self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
+        nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        self.shelf, self.queue = self._stages(pools, faults, seed)
+        self.shelf, self.queue = self._stages(pools, faults or scaled or None, seed)
         self.sessions = Sessions(env, table, self.dealer)
-        whole = self.alone or not (staged or self.always or faults or self.dealer.looks)
+        whole = self.alone or not (staged or scaled or self.always or faults or self.dealer.looks)
         readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
             table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
@@ -205,13 +219,13 @@ class Driver:
         )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
         comes_back = chained or stream.closed_loop is not None or faults is not None or staged
-        counted = self.warmup > 0 or self.stop > 0
-        self.onward = bool(pools.decode) and not (comes_back or counted or self.dealer.looks)
-        faults = faults or Faults()
-        self.failures = Failures(self.nodes, table, self.dealer, self.transfers, faults)
+        comes_back = comes_back or self.warmup > 0 or self.stop > 0
+        self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
+        self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
+        self.scaler = None if autoscale is None else self._scaler(autoscale)
 
     def _stages(
-        self, pools: Pools, faults: Faults | None, seed: int
+        self, pools: Pools, faults: object, seed: int
     ) -> tuple[Shelf | None, EncoderQueue | None]:
         """What requests pass before they reach an engine: their images, then their adapter."""
         tenants, dealer = pools.entry[0].tenants, self.dealer
@@ -224,6 +238,16 @@ class Driver:
             queue = EncoderQueue(self.env, pools.encoder, dealer.entrance or dealer.admit)
             dealer.entrance = queue.ask
         return shelf, queue
+
+    def _scaler(self, autoscale: Autoscale) -> Scaler:
+        """What decides how many replicas there are."""
+        deployment = self.pools.entry[0]
+        start_s = autoscale.start
+        if start_s is None:
+            start_s = start_up_s(deployment) if autoscale.decides else 0.0
+        return Scaler(
+            autoscale, start_s, self.nodes, self.table, self.dealer, deployment.replicas
+        )  # fmt: skip
 
     def _tell(self, progress: Progress) -> None:
         """Say how far the simulation is."""
@@ -238,6 +262,8 @@ class Driver:
         self._aim()
         self.failures.start(env, seed)
         self.arrivals.start(env)
+        if self.scaler is not None:
+            self.scaler.start(env)
         while True:
             nodes.bring(env.peek())
             if nodes.ended or self._all_done():
@@ -274,6 +300,7 @@ class Driver:
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
             None if self.shelf is None else self.shelf.counts,
             None if self.queue is None else self.queue.counts,
+            None if self.scaler is None else self.scaler.scaling(),
         )  # fmt: skip
 
     def _completed(self) -> int:

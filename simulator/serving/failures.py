@@ -53,11 +53,11 @@ class Failures:
             env.process(self._fail(env, node, self.faults.times(node.index, seed)))
 
     def _fail(self, env: simpy.Environment, node: Node, times: Iterator[float]) -> Process:
-        """Let a node fail at given times, unless it is down; at the end of the step under way."""
+        """Let a node fail at given times, unless it is down or off; at the end of the step under way."""
         for time in times:
             if time > env.now:
                 yield env.timeout(time - env.now)
-            if not node.up or node.failing:
+            if not node.up or node.failing or (not node.ready and node.engine.done):
                 continue
             node.failing = True
             env.process(self._lose(env, node))

@@ -9,6 +9,7 @@ from ...devices.hosts.catalog import link_of
 from ...workloads.errors import InputError
 from ..deploy.deployment import Deployment
 from ..limits import MAX_REPLICAS
+from .autoscale import OPTION, Autoscale, parse_autoscale
 from .encoders import Encoder
 from .faults import Faults
 from .pools import KvLink, Pools
@@ -27,12 +28,15 @@ class Fleet:
     faults : Faults or None
     encoder : Encoder or None
         Of the images that come with requests; one for all replicas.
+    autoscale : Autoscale or None
+        How many of the replicas there are when.
     """
 
     router: str = "round-robin"
     replicas: int = 1
     faults: Faults | None = None
     encoder: Encoder | None = None
+    autoscale: Autoscale | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.replicas <= MAX_REPLICAS:
@@ -56,6 +60,7 @@ def parse_fleet(
     fail: Sequence[str] = (),
     mtbf: float | None = None,
     repair: float | None = None,
+    autoscale: str | None = None,
 ) -> Fleet | None:
     """A fleet from options as they are typed; None where none is given.
 
@@ -69,11 +74,16 @@ def parse_fleet(
     faults = None
     if fail or mtbf is not None:
         faults = Faults(tuple(map(_failure, fail)), mtbf, repair or 0.0)
-    if router is None and replicas is None and faults is None:
+    scaled = None if autoscale is None else parse_autoscale(autoscale)
+    if scaled is not None and replicas is not None:
+        raise InputError("--replicas", f"cannot go with {OPTION}, which says how many there are")
+    if router is None and replicas is None and faults is None and scaled is None:
         return None
+    count = 1 if replicas is None else replicas
     return Fleet(
-        "round-robin" if router is None else router, 1 if replicas is None else replicas, faults
-    )
+        "round-robin" if router is None else router, scaled.most if scaled else count, faults,
+        autoscale=scaled,
+    )  # fmt: skip
 
 
 def _failure(text: str) -> tuple[int, float]:

@@ -56,6 +56,8 @@ class Node:
         Request of each row of the engine's state; -1 once it has been taken over.
     up, failing : bool
         Whether it takes requests; whether it fails at the end of the step.
+    ready : bool
+        Whether the router may send it requests: not before it has started, nor while it drains.
     life, earlier : int
         Failures so far, which tells whether what was sent to or from it is still there; requests
         that completed before the last of them.
@@ -81,6 +83,7 @@ class Node:
     rows: array[int] = field(default_factory=no_rows)
     up: bool = True
     failing: bool = False
+    ready: bool = True
     life: int = 0
     earlier: int = 0
     inbound: int = 0

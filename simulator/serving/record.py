@@ -17,8 +17,10 @@ from .adapters import AdapterCounts
 from .encoders import EncoderCounts
 from .metrics import Quantiles
 from .pools import KvLink
+from .replicas import Scaling
 from .speculation import Speculated
 from .steady import Window
+from .tasks import Tasks
 
 if TYPE_CHECKING:
     from .steps import RunStep
@@ -232,6 +234,10 @@ class Run:
         Its first steps, where they were kept.
     encoder : EncoderCounts or None
         What requests with images asked of their encoder.
+    scaling : Scaling or None
+        Which replicas there were when, where an autoscaler decides.
+    tasks : Tasks or None
+        What sessions or agents' tasks took, where requests follow others.
     """
 
     deployment: Deployment
@@ -272,6 +278,8 @@ class Run:
     speculated: Speculated | None = None
     steps: tuple[RunStep, ...] = ()
     encoder: EncoderCounts | None = None
+    scaling: Scaling | None = None
+    tasks: Tasks | None = None
 
     def __repr__(self) -> str:
         return (
@@ -339,7 +347,15 @@ class Run:
         return self.interval_joules + self.interval_static_joules + self.interval_busy_joules
 
     @property
+    def mean_devices(self) -> float:
+        """Devices of all replicas; of those that come and go their mean over the window."""
+        if self.scaling is None or self.interval_s <= 0:
+            return self.devices
+        held_s = self.scaling.held_s(begin=self.window.start_s, end=self.window.end_s)
+        return held_s * self.scaling.devices / self.interval_s
+
+    @property
     def watts_per_device(self) -> float | None:
         """Mean power of a device over the window [W]."""
-        device_s = self.interval_s * self.devices
+        device_s = self.interval_s * self.mean_devices
         return self.board_joules / device_s if device_s > 0 else None

@@ -81,7 +81,7 @@ def run(
     served = serve(
         pools or pools_of(deployment, fleet), policy, stream, router=fleet.router, faults=fleet.faults,
         seed=seed, warmup=warmup, keep_log=keep_stages or steps > 0, progress=progress, cache=cache,
-        stop=stop, steps=steps,
+        stop=stop, steps=steps, autoscale=fleet.autoscale,
     )  # fmt: skip
     if served.completed == 0:
         raise InputError(stream.name, "has no requests")

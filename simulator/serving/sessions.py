@@ -31,30 +31,40 @@ class Sessions:
     table: Table
     dealer: Dealer
     to_come: int = 0
-    _following: dict[int, int] = field(default_factory=dict)
+    _following: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    _left: dict[int, int] = field(default_factory=dict)  # of those that wait for several
 
-    def follow(self, row: int, before: int) -> bool:
-        """Let a request come after another; whether that one has completed already."""
+    def follow(self, row: int, waits: tuple[int, ...]) -> bool:
+        """Let a request come after others; whether they have all completed already."""
         self.to_come += 1
         table = self.table
-        ended = bool(table.generated[before] == table.output_tokens[before])
-        if ended:
-            self._come_after(row, before)
-        else:
-            self._following[before] = row
-        return ended
+        left = [i for i in waits if table.generated[i] != table.output_tokens[i]]
+        for before in left:
+            self._following[before] = (*self._following.get(before, ()), row)
+        if len(left) > 1:
+            self._left[row] = len(left)
+        elif not left:
+            self._come_after(row, waits)
+        return not left
 
     def completed(self, row: int) -> bool:
         """Let what follows a completed request come; whether there is anything known to."""
-        following = self._following.pop(row, None)
-        if following is not None:
-            self._come_after(following, row)
-        return following is not None
+        following = self._following.pop(row, ())
+        for after in following:
+            left = self._left.pop(after, 1) - 1
+            if left:
+                self._left[after] = left
+            else:
+                self._come_after(after, self.table.waits(after))
+        return bool(following)
 
-    def _come_after(self, row: int, before: int) -> None:
-        """A request arrives when its client has read the answer before and thought about it."""
+    def _come_after(self, row: int, waits: tuple[int, ...]) -> None:
+        """A request arrives when its client has read what was before and thought about it.
+
+        What an agent calls next is sent when the last of what it waits for has ended, and its tool.
+        """
         table = self.table
-        ready = float(table.last_s[before] + table.think_s[row])
+        ready = max(float(table.last_s[before] + table.think_s[row]) for before in waits)
         at = max(float(table.arrival_s[row]), ready)
         table.arrival_s[row] = at
         if at <= self.env.now:

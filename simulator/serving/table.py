@@ -51,8 +51,10 @@ class Table:
         Place among the completions of the engine that it ended on; -1 before.
     arrival_s, scheduled_s, first_s, last_s : float64 array
         Times [s], NaN until they happen; of a closed loop or session, the arrival when it is known.
-    follows, session, think_s : array
-        See `Turns`; empty without sessions.
+    follows, session, think_s, task : array
+        See `Turns`; empty without sessions, `task` also where no request waits for several.
+    after : list
+        What each request waits for, where some may wait for several.
     hash_tokens : int
         Tokens behind each of them.
     hash_ids : list
@@ -75,6 +77,8 @@ class Table:
     follows: I8 = field(default_factory=_none)
     session: I8 = field(default_factory=_none)
     think_s: F8 = field(default_factory=lambda: np.zeros(0))
+    task: I8 = field(default_factory=_none)
+    after: list[tuple[int, ...]] = field(default_factory=list)
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
     hash_tokens: int = PREFIX_BLOCK_TOKENS
     acceptance: F8 = field(default_factory=lambda: np.zeros(0))
@@ -84,6 +88,8 @@ class Table:
         first, last = self.count, self.count + len(block)
         turns, new = block.turns, slice(first, last)
         names = [*WHOLE, *REAL, *((*CHAIN, "think_s") if turns is not None else ())]
+        if turns is not None and turns.task is not None:
+            names.append("task")
         if last > len(self.id):  # doubled: appending is linear, and spare rows are not written
             # Of one piece: many small ones, let go, leave holes that nothing fills.
             room = np.empty((len(names), max(last, 2 * len(self.id), 1024)), np.int64)
@@ -100,6 +106,9 @@ class Table:
         if turns is not None:
             self.follows[new], self.session[new] = turns.follows, turns.session
             self.think_s[new] = turns.think_s
+            if turns.task is not None and turns.after is not None:
+                self.task[new] = turns.task
+                self.after.extend(turns.after)
         if block.acceptance is not None or len(self.acceptance):
             told = self.acceptance if len(self.acceptance) else None
             joined = joined_acceptance([(told, first), (block.acceptance, len(block))])
@@ -122,6 +131,10 @@ class Table:
             (self.hash_ids[row],) if self.hash_ids else None, turns, self.hash_tokens,
             acceptance=self.acceptance[one] if len(self.acceptance) else None,
         )  # fmt: skip
+
+    def waits(self, row: int) -> tuple[int, ...]:
+        """Requests that one waits for."""
+        return self.after[row] if self.after else (int(self.follows[row]),)
 
     def cached(self, row: int) -> int:
         """Tokens in a request's KV cache once its latest token has come."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..registry import Registry
+from .block import Turns
 from .options import check_real
 from .rows import Rows
 
@@ -46,9 +47,11 @@ def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator)
     rows are batched, to the last bit.
     """
     now = latest = 0.0
+    done = 0
     for rows in batches:
         if rows.turns is not None:
-            first = rows.turns.follows < 0
+            first = _first(rows.turns, done)
+            done += len(rows)
             edges = np.cumsum(np.concatenate([[now], gaps(rng, int(first.sum()))]))
             now = float(edges[-1])
             times = np.concatenate([[latest], edges[:-1]])[np.cumsum(first)]
@@ -58,3 +61,11 @@ def with_arrivals(batches: Iterable[Rows], gaps: Gaps, rng: np.random.Generator)
         edges = np.cumsum(np.concatenate([[now], gaps(rng, len(rows))]))
         now = float(edges[-1])
         yield replace(rows, arrival_s=edges[:-1])
+
+
+def _first(turns: Turns, done: int) -> npt.NDArray[np.bool_]:
+    """Which rows are the first of their session or task; `done` rows were before them."""
+    if turns.task is None:
+        return turns.follows < 0
+    first: npt.NDArray[np.bool_] = turns.task == np.arange(done, done + len(turns.task))
+    return first

@@ -30,16 +30,33 @@ class Turns:
     session : int64 array, shape (n,)
         First request of the session.
     think_s : float64 array, shape (n,)
-        Time from the end of the one before [s].
+        Time from the end of the one before, or of the last of several [s].
+    after : tuple of tuple of int, or None
+        Where requests may wait for several: all that each one waits for, `follows` among them;
+        `session` then is the first request of what its prompt continues.
+    task : int64 array, shape (n,), or None
+        Of such requests: the first one of the task that each belongs to.
     """
 
     follows: npt.NDArray[np.int64]
     session: npt.NDArray[np.int64]
     think_s: npt.NDArray[np.float64]
+    after: tuple[tuple[int, ...], ...] | None = None
+    task: npt.NDArray[np.int64] | None = None
 
     def take(self, which: slice | npt.NDArray[np.bool_]) -> Turns:
         """Those of some of the requests."""
-        return Turns(self.follows[which], self.session[which], self.think_s[which])
+        own = self.follows[which], self.session[which], self.think_s[which]
+        if self.after is None or self.task is None:
+            return Turns(*own)
+        places = np.arange(len(self.task))[which].tolist()
+        return Turns(*own, tuple(self.after[i] for i in places), self.task[which])
+
+    def waits(self) -> Iterator[tuple[int, ...]]:
+        """What each request waits for; nothing of those that come by themselves."""
+        if self.after is not None:
+            return iter(self.after)
+        return ((one,) if one >= 0 else () for one in self.follows.tolist())
 
     @classmethod
     def joined(cls, parts: Sequence[Turns | None]) -> Turns | None:
@@ -48,7 +65,14 @@ class Turns:
         if len(known) < len(parts) or not known:
             return None
         names = ("follows", "session", "think_s")
-        return cls(*(np.concatenate([getattr(part, name) for part in known]) for name in names))
+        follows, session, think_s = (
+            np.concatenate([getattr(part, name) for part in known]) for name in names
+        )
+        task = joined([part.task for part in known if part.task is not None])
+        if task is None or len(task) < len(follows):
+            return cls(follows, session, think_s)
+        after = tuple(one for part in known for one in part.after or ())
+        return cls(follows, session, think_s, after, task)
 
 
 def joined(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:

@@ -14,12 +14,14 @@ from .block import MAX_BLOCK, RequestBlock, RequestStream
 from .frames import Table, is_table, table_file
 from .lengths import LENGTHS, Draw
 from .options import MAX_RATE, MIN_RATE, check_rate, check_real, check_seed, check_size
+from .profiles import profile_of, warped
 from .randomness import ARRIVALS as ARRIVAL_DRAWS
 from .randomness import THINKING, TURNS, generator
 from .rows import Rows, at_zero, bounded, first, numbered, spread_stamps, until
+from .rows import since as later
 from .sample import GAP_CV, RATE_PER_S, sample_lengths
 from .sessions import with_turns
-from .sources import Source, generated, trace
+from .sources import Source, generated, own_rate, trace
 
 DEFAULT_REQUESTS = 1000
 """Requests generated when neither a limit nor a duration is given."""
@@ -52,6 +54,9 @@ def open_requests(
     rate_scale: float | None = None,
     spread: float | None = None,
     block_size: int = MAX_BLOCK,
+    rate_profile: str | Path | None = None,
+    mean_rate: float | None = None,
+    since: float | None = None,
 ) -> RequestStream:
     """Open a workload: a trace, generated requests, or the embedded sample.
 
@@ -99,6 +104,14 @@ def open_requests(
         as they are.
     block_size : int
         Most requests in a block, up to 65,536.
+    rate_profile : str or Path, optional
+        How `rate`, then the mean, changes over time; see `profiles.profile_of`.
+    mean_rate : float, optional
+        Instead of `rate_scale`: scales a trace's own arrivals so that all of them come at this mean
+        rate [1/s].
+    since : float, optional
+        Only requests that arrive from this time on, counted from there [s]; `duration` is from there,
+        too.
 
     Returns
     -------
@@ -122,6 +135,9 @@ def open_requests(
     gaps = _gaps(rate, arrivals, cv)
     if is_table(source):
         source = table_file(cast(Table, source), "--trace")
+    _refuse("needs --rate" if rate is None else "", {"--rate-profile": rate_profile})
+    if mean_rate is not None:
+        rate_scale = _scale(source, gaps, closed_loop, rate_scale, mean_rate, seed)
     if source is not None:
         if not str(source):
             raise InputError("--trace", "is empty; give a file or a folder")
@@ -134,11 +150,12 @@ def open_requests(
             limit = DEFAULT_REQUESTS
         draws = _draws(input_len, output_len, lengths)
         name = "sample" if input_len is None else f"{input_len}+{output_len} tokens"
-        origin = generated(name, draws, seed, limit, block_size)
+        origin = generated(name, draws, seed, None if since else limit, block_size)
         if gaps is None and closed_loop is None and input_len is None:
             gaps = ARRIVALS["gamma"](RATE_PER_S, GAP_CV)
     steps = _sessions(turns, think, seed)
-    steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, duration)
+    over_time = _over_time(origin, closed_loop, rate_profile, since)
+    steps += _timing(origin, gaps, closed_loop, seed, rate_scale, spread, over_time, duration)
     if limit is not None:
         steps.append(partial(first, limit=limit))
     steps.append(partial(bounded, most=MAX_REQUESTS))
@@ -150,6 +167,34 @@ def open_requests(
         return numbered(rows, block_size)
 
     return RequestStream(origin.name, closed_loop is None, closed_loop, blocks)
+
+
+def _scale(
+    source: str | Path | None, gaps: Gaps | None, closed_loop: int | None, rate_scale: float | None,
+    mean_rate: float, seed: int,
+) -> float:  # fmt: skip
+    """How much faster a trace is played for its mean rate to be the one that is asked for."""
+    check_rate(mean_rate, "--mean-rate")
+    _refuse("cannot go with --mean-rate", {"--rate-scale": rate_scale})
+    if source is None or gaps is not None or closed_loop is not None:
+        raise InputError("--mean-rate", "needs a trace that keeps its own arrivals")
+    factor = mean_rate / own_rate(Path(source), seed)
+    return check_real(factor, "--mean-rate over the trace's own", MIN_RATE, MAX_RATE)
+
+
+def _over_time(
+    origin: Source, closed_loop: int | None, rate_profile: str | Path | None, since: float | None
+) -> list[Step]:
+    """Steps by which rates change over time, and by which what is before a time is left out."""
+    steps: list[Step] = []
+    if closed_loop is not None:
+        _refuse("cannot go with --closed-loop", {"--rate-profile": rate_profile, "--since": since})
+    if rate_profile is not None:
+        steps.append(partial(warped, profile=profile_of(str(rate_profile))))
+    if since is not None:
+        begin = check_real(since, "--since", 0.0, MAX_TIME_S)
+        steps.append(partial(later, begin_s=begin, subject=origin.name))
+    return steps
 
 
 def _sessions(turns: float | None, think: float | None, seed: int) -> list[Step]:
@@ -218,6 +263,7 @@ def _timing(
     seed: int,
     rate_scale: float | None,
     spread: float | None,
+    over_time: list[Step],
     duration: float | None,
 ) -> list[Step]:
     """Choose the steps that set arrival times, refusing options that contradict them."""
@@ -237,7 +283,8 @@ def _timing(
     if spread is not None:
         width = spread / (rate_scale or 1.0)
         steps.append(partial(spread_stamps, bin_s=width, subject=origin.name))
-    if duration is not None:
+    steps += over_time
+    if duration is not None:  # from where the steps before begin
         steps.append(partial(until, duration_s=duration))
     return steps
 
@@ -250,7 +297,7 @@ def _named(registry: Registry[T], name: str, option: str) -> T:
 
 
 def _refuse(reason: str, options: dict[str, object]) -> None:
-    """Raise for the first option of `options` that was given."""
+    """Raise for the first option of `options` that was given; not without a reason."""
     for option, value in options.items():
-        if value is not None:
+        if value is not None and reason:
             raise InputError(option, reason)

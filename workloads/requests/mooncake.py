@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..csvfile import Column
-from ..errors import InputError, nearest
-from ..textfile import Lines, at_line, read_lines, readable, shown
+from ..errors import InputError
+from ..textfile import at_line, read_lines
+from .agents import CallReader
 from .block import PREFIX_BLOCK_TOKENS
 from .cells import check_order, times, tokens
 from .formats import request_format
+from .json_lines import number_column, objects_of
 from .rows import Rows
-from .sessions import SessionReader, session_columns
+from .sessions import OTHERWISE, SessionReader, session_columns, turns_reader
 
 KEYS = ("timestamp", "input_length", "output_length")
 
@@ -34,15 +35,15 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
     """
     last = -np.inf
     hashed: bool | None = None
-    sessions = SessionReader(())
+    sessions: SessionReader | CallReader = SessionReader(())
     for chunk in read_lines(path):
-        lines, objects = _objects(path, chunk)
+        lines, objects = objects_of(path, chunk)
         if not objects:
             continue
         if hashed is None:
             hashed = "hash_ids" in objects[0]
-            sessions = SessionReader(session_columns(objects[0], at_line(path, lines[0])))
-        columns = [_column(path, lines, key, objects) for key in KEYS]
+            sessions = turns_reader(session_columns(objects[0], at_line(path, lines[0])))
+        columns = [number_column(path, lines, key, objects) for key in KEYS]
         stamp_ms = times(columns[0])
         last = check_order(columns[0], stamp_ms, last)
         inputs, outputs = tokens(columns[1]), tokens(columns[2])
@@ -60,50 +61,22 @@ def read_mooncake(path: Path) -> Iterator[Rows]:
         raise InputError(path, "is empty")
 
 
-def _objects(path: Path, chunk: Lines) -> tuple[list[int], list[dict[str, Any]]]:
-    lines, objects = [], []
-    for number, text in enumerate(chunk.text, chunk.first):
-        if not text.strip():
-            continue
-        try:
-            item = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", "nested too deep or a number too long")
-            raise InputError(at_line(path, number), f"is not valid JSON ({reason})") from None
-        if not isinstance(item, dict):
-            raise InputError(at_line(path, number), f"must be a JSON object, not {shown(item)}")
-        lines.append(number)
-        objects.append(item)
-    return lines, objects
-
-
 def _check_late_keys(
     path: Path, lines: list[int], objects: list[dict[str, Any]], names: tuple[str, ...]
 ) -> None:
     """Refuse keys of sessions that the first line did not have: its requests are read already."""
-    late = [key for key in ("session", "predecessor", "think_s") if key not in names]
+    late = [key for key in ("session", "predecessor", "after", "think_s") if key not in names]
     for line, item in zip(lines, objects, strict=True):
         for key in late:
             if key in item:
                 raise InputError(at_line(path, line), f"has {key!r}, which the first line has not")
 
 
-def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], key: str) -> Column:
-    """Collect one key of which a line may have none."""
-    return Column(path, lines, key, [item.get(key) for item in objects])
-
-
-def _column(path: Path, lines: list[int], key: str, objects: list[dict[str, Any]]) -> Column:
-    """Collect one key; only numbers pass, though `float` would also take text and booleans."""
-    cells = [item.get(key) for item in objects]
-    column = Column(path, lines, key, cells)
-    if not {int, float}.issuperset(map(type, cells)):
-        bad = next(i for i, cell in enumerate(cells) if type(cell) not in (int, float))
-        if key in objects[bad]:
-            raise column.error(bad, "is not a number")
-        reason = f"missing key {key!r}{nearest(key, readable(objects[bad]))}"
-        raise InputError(at_line(path, lines[bad]), reason)
-    return column
+def _named(path: Path, lines: list[int], objects: list[dict[str, Any]], name: str) -> Column:
+    """Collect one key of which a line may have none, under whichever of its names a line has it."""
+    others = [other for other, usual in OTHERWISE.items() if usual == name]
+    key = next((other for other in others if any(other in item for item in objects)), name)
+    return Column(path, lines, key, [item.get(key, item.get(name)) for item in objects])
 
 
 def _hash_ids(path: Path, line: int, item: dict[str, Any], most: int) -> tuple[int, ...]:

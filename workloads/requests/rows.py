@@ -89,6 +89,27 @@ def at_zero(batches: Iterable[Rows]) -> Iterator[Rows]:
         yield replace(rows, arrival_s=np.zeros(len(rows)))
 
 
+def since(batches: Iterable[Rows], begin_s: float, subject: str) -> Iterator[Rows]:
+    """Keep the requests that arrive at `begin_s` [s] or later, and count time from there.
+
+    Raises
+    ------
+    InputError
+        Requests that follow others, which may have been left out, or none that late.
+    """
+    empty = True
+    for rows in batches:
+        if rows.turns is not None:
+            raise InputError("--since", f"cannot cut {subject}, whose requests follow each other")
+        keep = int(np.searchsorted(rows.arrival_s, begin_s, side="left"))
+        if keep < len(rows):
+            empty = False
+            late = rows.part(keep, len(rows))
+            yield replace(late, arrival_s=late.arrival_s - begin_s)
+    if empty:
+        raise InputError("--since", f"{subject} has no arrival at {begin_s:g} s or later")
+
+
 def until(batches: Iterable[Rows], duration_s: float) -> Iterator[Rows]:
     """Keep the requests that arrive before `duration_s` [s]."""
     for rows in batches:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import InputError
 from .block import MAX_BLOCK
 from .rows import Rows
-from .servegen_client import DATASET, TRACE, ClientFiles, client_rows
+from .servegen_client import DATASET, TRACE, WINDOW_S, ClientFiles, client_rows, windows
 
 
 def find_clients(source: Path) -> list[ClientFiles]:
@@ -59,6 +60,40 @@ def read_servegen(clients: list[ClientFiles], seed: int, rate_scale: float = 1.0
     if empty:
         names = ", ".join(client.name for client in clients[:3])
         raise InputError(clients[0].trace, f"no window of {names} has a request")
+
+
+def window_rates(
+    clients: list[ClientFiles],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
+    """Requests per second of all clients together, window by window.
+
+    Returns
+    -------
+    starts_s : float64 array, shape (n,)
+        From the first window with a request [s]; windows without any are there, too.
+    rates : float64 array, shape (n,)
+        [1/s].
+    period_s : float
+        End of the last window with a request [s].
+
+    Raises
+    ------
+    InputError
+        A bad line, or no window with a request.
+    """
+    counts: dict[float, float] = {}
+    for client in clients:
+        for window in windows(client.trace):
+            counts[window.start_s] = counts.get(window.start_s, 0.0) + window.count
+    if not counts:
+        raise InputError(clients[0].trace, "no window has a request")
+    starts = np.array(sorted(counts))
+    edges = np.unique(np.concatenate([starts, starts + WINDOW_S]))
+    rates = np.zeros(len(edges))
+    for start, count in counts.items():  # windows of two clients need not begin together
+        inside = (edges >= start) & (edges < start + WINDOW_S)
+        rates[inside] += count / WINDOW_S
+    return edges[:-1] - edges[0], rates[:-1], float(edges[-1] - edges[0])
 
 
 def merged(streams: list[Iterator[Rows]]) -> Iterator[Rows]:

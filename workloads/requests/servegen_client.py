@@ -68,7 +68,7 @@ def client_rows(client: ClientFiles, seed: int, rate_scale: float) -> Iterator[R
     """Draw a client's requests, one batch per window that has any."""
     rng = generator(seed, CLIENT, zlib.crc32(client.name.encode()))
     periods = _Periods(client.dataset)
-    for window in _windows(client.trace):
+    for window in windows(client.trace):
         mean = window.count * rate_scale
         if mean > MAX_WINDOW:
             where = at_line(client.trace, window.line)
@@ -93,7 +93,7 @@ def _places(rng: np.random.Generator, window: Window, count: int) -> npt.NDArray
     return np.minimum(edges[:-1] / total, 1.0) if total > 0 else np.zeros(count)
 
 
-def _windows(path: Path) -> Iterator[Window]:
+def windows(path: Path) -> Iterator[Window]:
     """Read the windows with activity, checking every row."""
     end = 0.0
     empty = True

@@ -2,33 +2,54 @@
 
 In a trace, optional columns (or keys) say so: `session`, the same text for all requests of one
 session, in order; or `predecessor`, the `request_id` of the row before it in its session. With
-either, `think_s` may give the time from the end of the one to the arrival of the next [s].
+either, `think_s` may give the time from the end of the one to the arrival of the next [s]. Where calls
+wait for several others, `after` says so, see `agents`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from ..csvfile import Column, numbers
+from ..csvfile import Column
 from ..errors import InputError
+from .agents import CallReader
 from .block import Turns
 from .options import MAX_SIZE
 from .rows import Rows
+from .session_cells import Find, check_prompt, text_of, think_times
 
-COLUMNS = ("session", "predecessor", "request_id", "think_s")
-"""Optional columns of a trace; `request_id` counts with `predecessor` only."""
+COLUMNS = ("session", "predecessor", "after", "request_id", "think_s")
+"""Optional columns of a trace; `request_id` counts with `predecessor` or `after` only."""
+OTHERWISE = {"parent": "predecessor", "wait_s": "think_s"}
+"""Other names that columns may have beside `after`."""
 
-MAX_THINK_S = 1e12
 
-Find = Callable[[str], Column]
+def meant(known: Iterable[str], where: str) -> dict[str, str]:
+    """Columns of sessions that a file has: what is meant, and the name there.
+
+    Raises
+    ------
+    InputError
+        One under two names.
+    """
+    found: dict[str, str] = {}
+    names = list(known)
+    for name in names:
+        usual = OTHERWISE.get(name, name) if "after" in names else name
+        if usual in found and usual in COLUMNS:
+            raise InputError(where, f"has {found[usual]} and {name}; give one of them")
+        if usual in COLUMNS:
+            found[usual] = name
+    return found
 
 
 def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
     """Which of `COLUMNS` a file has that bear on its requests; none where it has no sessions.
+
+    All of them beside `after`: a line may have any.
 
     Raises
     ------
@@ -36,6 +57,10 @@ def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
         Columns that contradict or lack each other.
     """
     found = [name for name in COLUMNS if name in known]
+    if "after" in found:
+        if "request_id" not in found:
+            raise InputError(where, "has after but no request_id, which it refers to")
+        return COLUMNS
     if "session" in found and "predecessor" in found:
         raise InputError(where, "has session and predecessor; give one of them")
     if "predecessor" in found and "request_id" not in found:
@@ -47,6 +72,11 @@ def session_columns(known: Iterable[str], where: str) -> tuple[str, ...]:
     if "think_s" in found:
         raise InputError(where, "has think_s but neither session nor predecessor")
     return ()
+
+
+def turns_reader(names: tuple[str, ...]) -> SessionReader | CallReader:
+    """What reads the columns that `session_columns` found."""
+    return CallReader(names) if "after" in names else SessionReader(names)
 
 
 @dataclass(slots=True)
@@ -84,21 +114,21 @@ class SessionReader:
         session = np.empty(len(rows), dtype=np.int64)
         size = (rows.input_tokens + rows.output_tokens).tolist()
         for i, cell in enumerate(column.cells):
-            row, name = self._count, _text(cell)
+            row, name = self._count, text_of(cell)
             before = self._before(column, i, name, key)
             if ids is not None:
                 self._register(ids, i, row)
             elif name:
                 self._at[name] = row
             if before >= 0:
-                self._check_prompt(column, i, int(rows.input_tokens[i]), before)
+                check_prompt(column, i, int(rows.input_tokens[i]), self._tokens[before])
                 self._followed[before] = row
             follows[i] = before
             session[i] = self._root[before] if before >= 0 else row
             self._root.append(int(session[i]))
             self._tokens.append(size[i])
             self._count += 1
-        think = _think(find("think_s")) if "think_s" in self.names else np.zeros(len(rows))
+        think = think_times(find("think_s")) if "think_s" in self.names else np.zeros(len(rows))
         return replace(rows, turns=Turns(follows, session, think))
 
     def _before(self, column: Column, i: int, name: str, key: str) -> int:
@@ -115,31 +145,10 @@ class SessionReader:
         return before
 
     def _register(self, ids: Column, i: int, row: int) -> None:
-        name = _text(ids.cells[i])
+        name = text_of(ids.cells[i])
         if not name or name in self._at:
             raise ids.error(i, "must be there" if not name else "appears twice")
         self._at[name] = row
-
-    def _check_prompt(self, column: Column, i: int, prompt: int, before: int) -> None:
-        if prompt < self._tokens[before]:
-            raise column.error(
-                i, f"has a prompt of {prompt} tokens, fewer than the {self._tokens[before]} of the "
-                "prompt and output that it starts with",
-            )  # fmt: skip
-
-
-def _text(cell: object) -> str:
-    return "" if cell is None else str(cell).strip()
-
-
-def _think(column: Column) -> npt.NDArray[np.float64]:
-    """Parse think times [s]; an empty cell is 0."""
-    cells = ["0" if _text(cell) == "" else cell for cell in column.cells]
-    values = numbers(replace(column, cells=cells))
-    good = (values >= 0) & (values <= MAX_THINK_S)
-    if not good.all():
-        raise column.error(int(np.argmin(good)), f"must be seconds from 0 to {MAX_THINK_S:g}")
-    return values
 
 
 def with_turns(

@@ -14,7 +14,7 @@ from .formats import detect
 from .lengths import Draw
 from .randomness import INPUT_LENGTHS, OUTPUT_LENGTHS, generator
 from .rows import Rows, checked, compressed, from_zero
-from .servegen import find_clients, read_servegen
+from .servegen import find_clients, read_servegen, window_rates
 from .servegen_client import DATASET, TRACE
 
 
@@ -35,6 +35,28 @@ class Source:
     name: str
     has_arrivals: bool
     rows: Callable[[], Iterator[Rows]]
+
+
+def own_rate(path: Path, seed: int) -> float:
+    """Mean rate of a trace's own arrivals, all of them [1/s].
+
+    ServeGen's clients say theirs; any other file is read once for it, in bounded memory.
+
+    Raises
+    ------
+    InputError
+        No arrivals, or all at once.
+    """
+    clients = find_clients(path) if not path.is_file() or _has_dataset(path) else []
+    if clients:
+        starts, rates, period = window_rates(clients)
+        return float((rates * np.diff(starts, append=period)).sum()) / period
+    origin, count, last = trace(path, seed), 0, 0.0
+    for rows in origin.rows() if origin.has_arrivals else ():
+        count, last = count + len(rows), float(rows.arrival_s[-1])
+    if not last:
+        raise InputError("--mean-rate", f"{origin.name} has no arrivals over time of its own")
+    return count / last
 
 
 def trace(path: Path, seed: int, rate_scale: float = 1.0) -> Source:

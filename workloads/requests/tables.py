@@ -15,7 +15,7 @@ from .cells import chances, check_order, times, tokens
 from .formats import request_format
 from .options import MAX_SIZE
 from .rows import Rows
-from .sessions import SessionReader, session_columns
+from .sessions import meant, session_columns, turns_reader
 
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT = ("Timestamp", "Request tokens", "Response tokens")
@@ -73,10 +73,13 @@ def read_own(path: Path) -> Iterator[Rows]:
     one a request uses, and ``images``, how many come with it; and `ACCEPTANCE`.
     """
     header = header_of(path)
-    names = session_columns(header, str(path))
+    as_named = meant(header, str(path))
+    names = session_columns(as_named, str(path))
     more = tuple(name for name in (*NAMED, ACCEPTANCE) if name in header)
-    sessions, last = SessionReader(names), -np.inf
-    for columns in read_columns(path, (*OWN, *names, *more)):
+    sessions, last = turns_reader(names), -np.inf
+    for columns in read_columns(
+        path, (*OWN, *(as_named[name] for name in names if name in as_named), *more)
+    ):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
         rows = Rows(arrival_s, tokens(columns[1]), tokens(columns[2]))
@@ -88,7 +91,10 @@ def read_own(path: Path) -> Iterator[Rows]:
         if ACCEPTANCE in more:
             own["acceptance"] = chances(found[ACCEPTANCE])
         rows = replace(rows, **own)
-        yield sessions.read(found.__getitem__, rows)
+        named = {name: found[as_named[name]] for name in names if name in as_named}
+        empty = replace(columns[0], cells=[""] * len(rows))
+        named |= {name: empty for name in names if name not in as_named}
+        yield sessions.read(named.__getitem__, rows)
 
 
 @request_format("lengths", LENGTHS, has_arrivals=False)

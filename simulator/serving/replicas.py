@@ -1,0 +1,100 @@
+"""Replicas over time: what each did from when to when, and what that adds up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from ..batching.state import F8, I8
+from .autoscale import Autoscale
+
+Phase = Literal["starting", "ready", "draining"]
+PHASES: tuple[Phase, ...] = ("starting", "ready", "draining")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A replica that holds its devices: from when to when [s], and what for."""
+
+    replica: int
+    phase: Phase
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What an autoscaler did.
+
+    Attributes
+    ----------
+    spec : Autoscale
+    start_s : float
+        Seconds that a replica took to start.
+    devices : int
+        Of one replica.
+    spans : tuple of Span
+        In order of their start; a replica that is not in one holds no devices.
+    end_s : float
+        End of the run [s].
+    attained : float or None
+        Share of requests whose first token came within `Autoscale.slo_s`; None without it.
+    """
+
+    spec: Autoscale
+    start_s: float
+    devices: int
+    spans: tuple[Span, ...]
+    end_s: float = np.inf
+    attained: float | None = None
+
+    def until(self, end: float, ttft_s: F8) -> Scaling:
+        """The same of a run that ended then, with the times to first token of its requests [s]."""
+        cut = [replace(span, end_s=min(span.end_s, end)) for span in self.spans]
+        spans = sorted(
+            (span for span in cut if span.start_s < span.end_s),
+            key=lambda s: (s.start_s, s.replica),
+        )
+        limit = self.spec.slo_s
+        attained = None if limit is None else float(np.mean(ttft_s <= limit))
+        return replace(self, spans=tuple(spans), end_s=end, attained=attained)
+
+    def held_s(self, phase: Phase | None = None, begin: float = 0.0, end: float = np.inf) -> float:
+        """Replica-seconds that devices were held between two times, in one phase or in all [s]."""
+        return sum(
+            max(min(span.end_s, end) - max(span.start_s, begin), 0.0)
+            for span in self.spans
+            if phase in (None, span.phase)
+        )
+
+    @property
+    def device_hours(self) -> float:
+        """Devices held, over the whole run [h]."""
+        return self.held_s() * self.devices / 3600
+
+    @property
+    def most(self) -> int:
+        """Most replicas that held devices at once."""
+        counts = self.counts()[1]
+        return int(counts.sum(axis=1).max(initial=0))
+
+    def counts(self) -> tuple[F8, I8]:
+        """Replicas in each of `PHASES` over time.
+
+        Returns
+        -------
+        times : float64 array, shape (n,)
+            When a number changes, from 0 on [s].
+        counts : int64 array, shape (n, 3)
+            From that time on.
+        """
+        edges = sorted({0.0} | {t for s in self.spans for t in (s.start_s, s.end_s)})
+        times = np.array(edges)
+        change = np.zeros((len(times), len(PHASES)), dtype=np.int64)
+        for span in self.spans:
+            column = PHASES.index(span.phase)
+            change[np.searchsorted(times, span.start_s), column] += 1
+            change[np.searchsorted(times, span.end_s), column] -= 1
+        return times, np.cumsum(change, axis=0)

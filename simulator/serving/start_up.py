@@ -1,0 +1,37 @@
+"""How long a replica takes to start: its weights are read, and its engine gets ready."""
+
+from __future__ import annotations
+
+import math
+
+from ...workloads.errors import InputError
+from ..deploy.deployment import Deployment
+
+ENGINE_START_S = 38.7
+"""Everything but reading weights, from the start of the process until it serves [s]: imports, what is
+compiled (found in a cache), profiling and capturing graphs. vLLM with Llama-2-7B on an A100 and graphs
+up to 512 sequences: 46.15 s in all, 7.42 s of them loading weights (means of five runs,
+github.com/upb-cn/vllm-startup-profiler 9ef96f47, experiments/A100/examples/batch_size; arXiv
+2606.07362). Other models and hosts differ; so does the first start, which compiles."""
+
+
+def start_up_s(deployment: Deployment) -> float:
+    """Seconds from asking for a replica until it serves, as far as a description tells.
+
+    All devices read their weights at once, from the disk and through the host's memory, whichever
+    is slower; finding a machine and its container are left out.
+
+    Raises
+    ------
+    InputError
+        A device whose description gives neither a disk nor a host's memory.
+    """
+    device = deployment.system.device
+    rates = [
+        tier.bandwidth_bytes_per_s for tier in (device.disk, device.host_memory) if tier is not None
+    ]
+    if not rates:
+        reason = f"{device.name} has neither disk nor host_memory to read weights from: give start=SECONDS"
+        raise InputError("--autoscale", reason)
+    weights = deployment.memory(math.inf).weights
+    return weights / min(rates) + ENGINE_START_S

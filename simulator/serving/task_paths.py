@@ -1,0 +1,52 @@
+"""Tasks of a run, measured: what they took, and the calls on their critical paths."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..batching.state import F8, I8
+from .metrics import quantiles
+from .table import Table
+from .tasks import Tasks
+
+
+def tasks_of(table: Table) -> Tasks | None:
+    """Measure the tasks of a run; None where no request follows another."""
+    if not len(table.follows):
+        return None
+    count = slice(0, table.count)
+    task = (table.task if table.after else table.session)[count]
+    done = table.generated[count] == table.output_tokens[count]
+    _, place, calls = np.unique(task, return_inverse=True, return_counts=True)
+    whole = np.bincount(place, weights=done).astype(np.int64) == calls
+    if not whole.any():
+        return None
+    arrival, last = table.arrival_s[count], table.last_s[count]
+    order = np.argsort(place, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(calls)[:-1]])
+    begin = np.minimum.reduceat(arrival[order], starts)[whole]
+    end = np.maximum.reduceat(last[order], starts)[whole]
+    steps, serving = _paths(table, place, len(calls), last - arrival, whole)
+    e2e = end - begin
+    return Tasks(
+        int(whole.sum()), int(calls[whole].sum()), quantiles(e2e), float(steps.mean()),
+        float(serving.mean()), float((e2e - serving).mean()),
+    )  # fmt: skip
+
+
+def _paths(table: Table, place: I8, tasks: int, took: F8, whole: np.ndarray) -> tuple[F8, F8]:
+    """Calls on the critical path of each whole task, and the time in them [s]."""
+    if not table.after:  # every request of a session is on it
+        steps = np.bincount(place, minlength=tasks).astype(np.float64)
+        return steps[whole], np.bincount(place, weights=took, minlength=tasks)[whole]
+    last = table.last_s[: table.count].tolist()
+    steps, serving = np.ones(table.count), took.copy()
+    ends = np.full(tasks, -1)
+    for row, waits in enumerate(table.after):  # what is waited for comes before
+        if waits:
+            before = max(waits, key=last.__getitem__)
+            steps[row] += steps[before]
+            serving[row] += serving[before]
+        if ends[place[row]] < 0 or last[row] >= last[ends[place[row]]]:
+            ends[place[row]] = row
+    return steps[ends[whole]], serving[ends[whole]]

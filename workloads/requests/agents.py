@@ -1,0 +1,125 @@
+"""Agents: calls of a task that wait for other calls and for tools, a directed graph without cycles.
+
+In a trace, `after` says so: the `request_id` of every earlier row that must have ended before this one
+is sent, a list in JSON lines, names apart by spaces or semicolons in a CSV. `wait_s` (or `think_s`) is
+the time from the end of the last of them until then: a tool's [s]. `session` names the task of a call;
+without it a call is of the task of those that it waits for. `predecessor` (or `parent`) is waited for,
+too, and the prompt starts with its prompt and output. Several calls may follow one; only the first of them
+is then known to continue its content, and others say by `hash_ids` what they share.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from ..csvfile import Column
+from .block import Turns
+from .rows import Rows
+from .session_cells import Find, check_prompt, text_of, think_times
+
+
+def _numbers() -> array[int]:
+    return array("q")
+
+
+@dataclass(slots=True)
+class CallReader:
+    """Turns the columns of a file's chunks into `Turns` with calls that wait for several.
+
+    Attributes
+    ----------
+    names : tuple of str
+        From `sessions.session_columns`, `after` among them.
+    """
+
+    names: tuple[str, ...]
+    _at: dict[str, int] = field(default_factory=dict)  # row of a request_id
+    _named: dict[str, int] = field(default_factory=dict)  # first row of a task
+    _task: array[int] = field(default_factory=_numbers)  # first row of each row's task
+    _content: array[int] = field(default_factory=_numbers)  # first row of what it continues
+    _tokens: array[int] = field(default_factory=_numbers)  # prompt and output of each row
+    _followed: set[int] = field(default_factory=set)
+
+    def read(self, find: Find, rows: Rows) -> Rows:
+        """Rows of one chunk with their turns; `find` gives a column by name.
+
+        Raises
+        ------
+        InputError
+            Names the line: a call that waits for no earlier row or for one of another task, a prompt that
+            cannot hold what was said before, a time that is none.
+        """
+        ids, after = find("request_id"), find("after")
+        session, before = find("session"), find("predecessor")
+        count = len(rows)
+        first = len(self._task)
+        follows = np.full(count, -1, dtype=np.int64)
+        waits: list[tuple[int, ...]] = []
+        size = (rows.input_tokens + rows.output_tokens).tolist()
+        for i in range(count):
+            row = first + i
+            own = self._rows(after, i, _names(after, i))
+            if name := text_of(before.cells[i]):
+                (follows[i],) = self._rows(before, i, [name])
+                check_prompt(before, i, int(rows.input_tokens[i]), self._tokens[follows[i]])
+            if follows[i] >= 0 and follows[i] not in own:
+                own = (int(follows[i]), *own)
+            self._register(ids, i, row)
+            self._task.append(self._task_of(after, session, i, row, own))
+            self._content.append(self._continues(int(follows[i]), row))
+            self._tokens.append(size[i])
+            waits.append(own)
+        think = think_times(find("think_s"))
+        task, content = (np.array(column[first:]) for column in (self._task, self._content))
+        return replace(rows, turns=Turns(follows, content, think, tuple(waits), task))
+
+    def _rows(self, column: Column, i: int, names: list[str]) -> tuple[int, ...]:
+        """Earlier rows by name, each once."""
+        found = [self._at.get(name, -1) for name in names]
+        if -1 in found:
+            name = names[found.index(-1)]
+            raise column.error(
+                i, f"names {name!r}, the request_id of no earlier row: unknown, or a cycle"
+            )
+        return tuple(dict.fromkeys(found))
+
+    def _register(self, ids: Column, i: int, row: int) -> None:
+        name = text_of(ids.cells[i])
+        if not name or name in self._at:
+            raise ids.error(i, "must be there" if not name else "appears twice")
+        self._at[name] = row
+
+    def _task_of(
+        self, after: Column, session: Column, i: int, row: int, waits: tuple[int, ...]
+    ) -> int:
+        """First row of a call's task."""
+        name = text_of(session.cells[i])
+        tasks = {self._task[other] for other in waits}
+        if name:
+            tasks.add(self._named.setdefault(name, row))
+        if len(tasks) > 1:
+            raise after.error(i, "waits for a call of another session")
+        return tasks.pop() if tasks else row
+
+    def _continues(self, follows: int, row: int) -> int:
+        """First row of what a call's prompt continues; its own where nobody says so."""
+        if follows < 0 or follows in self._followed:
+            return row
+        self._followed.add(follows)
+        return self._content[follows]
+
+
+def _names(column: Column, i: int) -> list[str]:
+    """Names in a cell: a list, one name, or several apart by spaces or semicolons."""
+    cell = column.cells[i]
+    if isinstance(cell, list):
+        names = [text_of(each) for each in cell]
+        if not all(names) or any(isinstance(each, (list, dict, bool)) for each in cell):
+            raise column.error(i, "must be a list of request_ids")
+        return names
+    if isinstance(cell, (dict, bool)):
+        raise column.error(i, "must be a list of request_ids")
+    return text_of(cell).replace(";", " ").split()
