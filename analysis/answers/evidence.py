@@ -125,7 +125,7 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
     if host.request_s in REQUEST_S.values():
         sources["host.request_s"] = (
             f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured "
-            "runs of the framework"
+            "runs of vLLM"
         )
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
 

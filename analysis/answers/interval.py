@@ -32,9 +32,9 @@ from ...workloads.batch import Batch
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
 DRAWS = 2000
-WAITING = Ratios(-0.36, 0.08, 0.78)
+WAITING = Ratios(-0.14, 0.21, 1.21)
 """How far off the time to a first token is beyond the steps it takes: what lets prompts wait, network,
-tokenisation. From the 917 measured TTFTs of serving_points, simulated with one constant a framework;
+tokenisation. From the 917 measured TTFTs of serving_points as `validate points` simulates them;
 `validate points` takes it from the other models' points when it judges a model's."""
 BETWEEN = 0.03 / 0.6745
 """Standard deviation of the host and framework's share: modelled steps are within 3 % (median) of a
@@ -219,12 +219,15 @@ def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
 
 
 def first_token(steps: Interval, waiting: Ratios = WAITING) -> Interval:
-    """Factors on the time to a first token: those of its steps, and of what else lets it wait."""
+    """Factors on the time to a first token: those of its steps, and of what else lets it wait.
+
+    No surer than its steps, whatever the middle of `waiting` is.
+    """
     w = waiting
     below = np.hypot(np.log(steps.low), w.middle - w.low)
     above = np.hypot(np.log(steps.high), w.high - w.middle)
     low, high = float(np.exp(w.middle - below)), float(np.exp(w.middle + above))
-    return Interval(min(low, 1.0), max(high, 1.0), steps.level)
+    return Interval(min(low, steps.low), max(high, steps.high), steps.level)
 
 
 def _held(drawn: F8, e: float) -> F8:

@@ -16,7 +16,7 @@ from ..parallel import Told
 from ..show.kept import NOTHING, Kept
 from ..show.result import Drawing, Result, skipped_remarks
 from .points.pool import predict_all
-from .points.predict import Prediction
+from .points.predict import REQUESTS, Prediction
 from .points.table import Point, Skipped, read_points
 
 if TYPE_CHECKING:
@@ -196,26 +196,30 @@ def errors(scored: Sequence[Scored]) -> dict[str, Any]:
 
 
 def constants(scored: Sequence[Scored]) -> dict[str, float | None]:
-    """What requests of a framework spend outside the engine: as used, and as fitted to these points.
+    """What requests of a framework wait beside its engine: as used, and as fitted to these points.
 
-    The fit is the value at which the median error of TTFT is least [s], over deployments that are
-    not split: what else delays a request between the pools is not simulated.
+    The fit is of what the first requests wait where there are experts, the value at which the
+    median error of TTFT is least [s], over deployments that are not split: what else delays a
+    request between the pools is not simulated.
     """
-    known = [s for s in scored if not s.point.suspect and s.point.prefill is None]
+    waiting = [s for s in scored if s.predicted.first_use_s is not None]
+    known = [s for s in waiting if not s.point.suspect and s.point.prefill is None]
     out: dict[str, float | None] = {"request_s": scored[0].predicted.request_s}
-    out["request_fitted_s"] = None
+    out["first_use_s"] = waiting[0].predicted.first_use_s if waiting else None
+    out["first_use_fitted_s"] = None
     if known:
         measured = np.array([s.point.ttft_s for s in known])
-        engine = np.array([s.predicted.engine_ttft_s for s in known])
-        tried = np.arange(0.0, 0.5, 0.005)
-        missed = np.abs((engine + tried[:, None]) / measured - 1.0)
-        out["request_fitted_s"] = float(tried[np.argmin(np.median(missed, axis=1))])
+        own = np.array([s.predicted.engine_ttft_s + s.predicted.request_s for s in known])
+        tried = np.arange(0.0, 5.0, 0.05)
+        missed = np.abs((own + tried[:, None] / REQUESTS) / measured - 1.0)
+        out["first_use_fitted_s"] = float(tried[np.argmin(np.median(missed, axis=1))])
     return out
 
 
 def _milliseconds(values: Mapping[str, float | None]) -> dict[str, str]:
     """Constants for people."""
-    names = {"request_s": "outside the engine", "request_fitted_s": "best here"}
+    names = {"request_s": "outside the engine", "first_use_s": "first use of experts",
+             "first_use_fitted_s": "best here"}  # fmt: skip
     return {names[k]: "-" if v is None else f"{1e3 * v:.0f} ms" for k, v in values.items()}
 
 

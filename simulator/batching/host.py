@@ -24,12 +24,19 @@ pair says: a decode step of Llama-3.1-8B on an H100 of 8.4 ms started op by op, 
 323 ops, and 5.1 ms as a graph (cloudai.pt, "CUDA Graphs + torch.compile", 2026)."""
 
 
-REQUEST_S: Mapping[str, float] = {"vllm": 7.4e-3, "sglang": 0.135, "trtllm": 0.115}
-"""Seconds that a request spends outside the steps, by framework: the one fitted constant of each.
-vLLM: the median of what the mean TTFT of dense models lacks in ../shared/serving_h100 (0.15.1, Poisson
-arrivals). SGLang and TensorRT-LLM: the value with the least median error of TTFT in
-../shared/serving_points (closed loops of a public benchmark), deployments that are not split; `opbyte
-validate points` prints it anew."""
+PROMPTS_S = 61e-3
+"""Seconds to start a step with prompts in vLLM where its compiled model is one flattened graph: 56 ms to
+launch the model and 5 ms of checks before (profile of a mixed step, github.com/vllm-project/vllm/pull/20059,
+which does not say of which model). `cudagraph_mode` FULL_DECODE_ONLY with `splitting_ops` [] runs such
+steps so."""
+
+
+OUTSIDE_S = 7.4e-3
+"""Seconds that a request spends outside the steps: the median of what the mean TTFT of dense models
+lacks in ../shared/serving_h100 (vLLM 0.15.1, Poisson arrivals)."""
+REQUEST_S: Mapping[str, float] = dict.fromkeys(("vllm", "sglang", "trtllm"), OUTSIDE_S)
+"""The same by framework: vLLM's own, and assumed to be the others' too, whose servers do the same work
+and were never measured apart from a benchmark's cold start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,8 @@ class Host:
         What a request spends outside all steps, until its first token is seen and until its last.
     gap_s : float
         What the devices wait between two steps, whatever the scheduling hides.
+    prompts_s : float
+        To start a step with prompts, where that is no captured graph but decodes are.
     """
 
     step_s: float = 0.0
@@ -56,6 +65,7 @@ class Host:
     launch_s: float = 0.0
     request_s: float = 0.0
     gap_s: float = 0.0
+    prompts_s: float = 0.0
 
 
 NO_HOST = Host()
@@ -69,11 +79,21 @@ class Pace(NamedTuple):
     launching_s: float  # all ops of a step; 0 where it is a captured graph
     hidden: bool  # behind the devices' work
     gap_s: float = 0.0
+    prompting_s: float = 0.0  # all ops of a step with prompts, where only those are no graph
 
 
 @compiled_part
-def paced(pace: Pace, seconds: float, sequences: float) -> float:
-    """Seconds of a step that takes the devices `seconds`, with `sequences` a rank on average."""
-    seconds = max(seconds, pace.launching_s)
+def starting(pace: Pace, chunks: int) -> float:
+    """Seconds to start all ops of a step with so many prompts."""
+    return max(pace.launching_s, pace.prompting_s) if chunks > 0 else pace.launching_s
+
+
+@compiled_part
+def paced(pace: Pace, seconds: float, sequences: float, chunks: int) -> float:
+    """Seconds of a step that takes the devices `seconds`, with `sequences` a rank on average.
+
+    Of the sequences of all ranks `chunks` are prompts.
+    """
+    seconds = max(seconds, starting(pace, chunks))
     own = pace.step_s + pace.sequence_s * sequences
     return (max(seconds, own) if pace.hidden else seconds + own) + pace.gap_s

@@ -24,7 +24,7 @@ from ..step.lowering import Plan
 from ..step.timed import step_seconds
 from .clients import complete, release
 from .holding import drop, found_again
-from .host import paced
+from .host import paced, starting
 from .kv import KvRules
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, write_log
 from .policies import Limits
@@ -154,9 +154,9 @@ def launch(
         limits.captured, books,
     )  # fmt: skip
     sequences = (decodes + counters[C_CHUNKS]) / st.ranks.shape[0]
-    books.stages[0] = paced(limits.pace, books.stages[0], sequences)
+    books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[C_CHUNKS])
     for s in range(1, books.stages.size):  # the batch is planned once
-        books.stages[s] = max(books.stages[s], limits.pace.launching_s)
+        books.stages[s] = max(books.stages[s], starting(limits.pace, counters[C_CHUNKS]))
     start = send_through(pipe, books.stages, clocks[T_NOW], limits.ahead)
     counters[C_STEPS] += 1
     counters[C_PROMPT] += int(tokens - decodes)

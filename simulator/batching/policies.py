@@ -156,7 +156,10 @@ class Policy:
         """What the host takes for the steps of a deployment of so many ops and stages."""
         starting = 0.0 if self.graphs else self.host.launch_s * ops / stages
         hidden = self.ahead or stages > 1
-        return Pace(self.host.step_s, self.host.sequence_s, starting, hidden, self.host.gap_s)
+        own = self.host
+        return Pace(
+            own.step_s, own.sequence_s, starting, hidden, own.gap_s, own.prompts_s / stages
+        )  # fmt: skip
 
     def limits(self, ops: int, stages: int) -> Limits:
         """The same for the compiled path and a deployment of so many ops and stages."""

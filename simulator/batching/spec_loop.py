@@ -234,9 +234,8 @@ def run_several(
     x.seconds[Z_VERIFY] += verify
     x.seconds[Z_DRAFT] += draft
     st.counters[C_STEPS] += 1
-    return float(
-        st.clocks[T_NOW] + paced(limits.pace, verify + draft, sequences / st.ranks.shape[0])
-    )
+    each = sequences / st.ranks.shape[0]
+    return float(st.clocks[T_NOW] + paced(limits.pace, verify + draft, each, chunks))
 
 
 @compiled

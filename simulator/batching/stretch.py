@@ -176,7 +176,7 @@ def run_stretch(
             plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, chunks, done == 0,
             limits.captured, books,
         )  # fmt: skip
-        now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0])
+        now += paced(limits.pace, seconds, (decodes + chunks) / st.ranks.shape[0], chunks)
         counters[C_STEPS] += 1
         if done == 0:
             first_end = now

@@ -40,6 +40,8 @@ class Launch:
         Whether computed prompts can be found again.
     poll_steps, gather_steps, gather_tokens, even_steps, even_batches : int
         See `Policy` and `TrtllmRules`.
+    prompts_s : float
+        See `Host` (vLLM).
     """
 
     tokens: int | None = None
@@ -52,6 +54,7 @@ class Launch:
     gather_tokens: int = 0
     even_steps: int = 0
     even_batches: int = 10
+    prompts_s: float = 0.0
 
 
 Limits = Callable[[Deployment, Launch], EngineSettings]
@@ -66,6 +69,8 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     sequences, 0.9 of memory.
     """
     policy = make_policy("vllm", launch.tokens, launch.sequences)
+    if launch.prompts_s:
+        policy = replace(policy, host=replace(policy.host, prompts_s=launch.prompts_s))
     total = deployment.system.device.memory.capacity_bytes
     return EngineSettings(policy, CacheSettings(memory_bytes=(launch.memory or 0.9) * total))
 

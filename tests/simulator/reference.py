@@ -246,6 +246,8 @@ class Reference:
         devices = np.atleast_1d(self.cost([batch_of(plan) for plan in plans], self.steps)).tolist()
         self.steps += 1
         starting = 0.0 if policy.graphs else host.launch_s * self.ops / len(devices)
+        if any(r.in_prefill for plan in plans for r, _ in plan):
+            starting = max(starting, host.prompts_s / len(devices))
         devices = [max(seconds, starting) for seconds in devices]
         own = host.step_s + host.sequence_s * sum(map(len, plans)) / len(plans)
         hidden = policy.ahead or len(devices) > 1

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.simulator.batching.host import LAUNCH_S, REQUEST_S, Host
+from opbyte.simulator.batching.host import LAUNCH_S, PROMPTS_S, REQUEST_S, Host
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.batching.state import F_FIRST, F_LAST
 from opbyte.simulator.deploy.deployment import Deployment
@@ -57,6 +57,22 @@ def test_kernels_are_started_one_by_one_without_graphs(deployment: Deployment) -
     host = Host(launch_s=2 * alone / ops)
     assert step_seconds(deployment, host=host) == pytest.approx(alone, rel=1e-9)
     assert step_seconds(deployment, host=host, graphs=False) == pytest.approx(2 * alone, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["vllm", "tensorrt-llm"])
+def test_only_steps_with_prompts_are_started_op_by_op(deployment: Deployment, name: str) -> None:
+    def stamps(prompts_s: float) -> tuple[float, float]:
+        host = Host(prompts_s=prompts_s)
+        engine = Engine(deployment, replace(POLICIES[name], host=host))
+        count = np.full(1, 16, dtype=np.int64)
+        engine.submit(RequestBlock(np.zeros(1, np.int64), np.zeros(1), count, np.full(1, TOKENS)))
+        engine.advance(math.inf)
+        first, last = engine.state.floats[0, [F_FIRST, F_LAST]]
+        return float(first), float(last - first)
+
+    (prompt, decodes), (short, _), (longer, kept) = map(stamps, (0.0, 1e-9, PROMPTS_S))
+    assert prompt == short < PROMPTS_S == longer
+    assert kept == pytest.approx(decodes, rel=1e-9)
 
 
 @pytest.mark.parametrize(

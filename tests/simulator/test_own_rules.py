@@ -53,6 +53,7 @@ from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
+from opbyte.workloads.batch import PREFILL
 
 from .pieces import GAP_S, block_of, check_pieces, stamps
 
@@ -132,7 +133,13 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
 
 hosts = st.one_of(
     st.just(Host()),
-    st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S)),
+    st.builds(
+        Host,
+        st.floats(0, 3 * GAP_S),
+        st.floats(0, GAP_S),
+        st.floats(0, 0.2 * GAP_S),
+        prompts_s=st.floats(0, 3 * GAP_S),
+    ),
 )
 
 
@@ -161,6 +168,8 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
     def seconds(batches: Any, step: int) -> float:
         devices = explicit_stage(deployment, batches, step=step, captured=policy.captured).seconds
         starting = 0.0 if policy.graphs else policy.host.launch_s * ops_of(engine.plan)
+        if any((batch.phase == PREFILL).any() for batch in batches):
+            starting = max(starting, policy.host.prompts_s)
         count = sum(len(batch.q_len) for batch in batches) / len(batches)
         own = policy.host.step_s + policy.host.sequence_s * count
         devices = max(devices, starting)

@@ -117,7 +117,13 @@ def workloads(draw: st.DrawFn, caching: bool = True) -> dict[str, Any]:
 
 hosts = st.one_of(
     st.just(Host()),
-    st.builds(Host, st.floats(0, 3 * GAP_S), st.floats(0, GAP_S), st.floats(0, 0.2 * GAP_S)),
+    st.builds(
+        Host,
+        st.floats(0, 3 * GAP_S),
+        st.floats(0, GAP_S),
+        st.floats(0, 0.2 * GAP_S),
+        prompts_s=st.floats(0, 3 * GAP_S),
+    ),
 )
 """Times of the host about as long as the devices'."""
 

@@ -22,13 +22,14 @@ from ....workloads.model import ModelSpec
 from ....workloads.requests import RequestStream
 from ....workloads.sampling import GREEDY
 from ...answers.interval import Interval, step_intervals
+from .cold import first_use_s
 from .engines import NAMES, settings, with_experts
 from .table import Point, Workers
 
 REQUESTS = 10
 """Requests for each client (README of ../shared/serving_points)."""
 MEAN = 0.9
-"""Mean length over the nominal one."""
+"""Mean length over the nominal one in the public benchmark."""
 MANY, LEAST = 1000, 3
 """Split deployments have up to thousands of clients, and their engines stop at every event of the
 cluster: no more than so many requests in all, but at least so many for each client."""
@@ -44,6 +45,9 @@ class Prediction:
         From a request's arrival at the engine to its first token [s].
     request_s : float
         What it spends outside, see `Host.request_s` [s].
+    first_use_s : float or None
+        What the first request of every client waits besides, see `cold.first_use_s` [s]; None for
+        models without experts, which do not.
     tpot_s : float
         (Last token - first token) / (output tokens - 1) [s].
     steps : tuple of Interval, optional
@@ -56,11 +60,12 @@ class Prediction:
     requests: int
     preemptions: int
     steps: tuple[Interval, Interval] | None = None
+    first_use_s: float | None = None
 
     @property
     def ttft_s(self) -> float:
         """From sending a request to seeing its first token [s]."""
-        return self.engine_ttft_s + self.request_s
+        return self.engine_ttft_s + self.request_s + (self.first_use_s or 0.0) / REQUESTS
 
 
 def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
@@ -94,7 +99,7 @@ def predict(point: Point, folder: Path, seed: int = 0) -> Prediction:
     outside = own.policy.host.request_s
     return Prediction(
         float((first - arrival).mean()), outside, float(tpot.mean()), len(tokens), preempted,
-        _intervals(point, serving, side),
+        _intervals(point, serving, side), first_use_s(point.framework, serving),
     )  # fmt: skip
 
 
@@ -103,7 +108,8 @@ def _intervals(
 ) -> tuple[Interval, Interval] | None:
     """How sure the usual steps are: of the devices that decode, and of those that take prompts."""
     decodes = max(round(point.clients / (serving.ranks * point.workers.count)), 1)
-    prompt, context = (max(round(MEAN * n), 1) for n in (point.isl, point.isl + point.osl / 2))
+    isl, osl = (MEAN * n for n in longest(point))
+    prompt, context = (max(round(n), 1) for n in (isl, isl + osl / 2))
     decoding = step_intervals(serving, decodes, context, prompt)
     if side is serving or decoding is None:
         return decoding
@@ -115,17 +121,26 @@ def requests(point: Point, seed: int) -> RequestStream:
     """Draw a point's closed loop.
 
     The benchmark draws lengths from 0.8 to 1.0 of the nominal ones. Other sources state none
-    (README of ../shared/serving_points); equal ones would keep all clients in step for a whole
-    run, which their TPOT contradicts, so they are drawn the same way.
+    (README of ../shared/serving_points); their tool asks for the nominal ones without a spread
+    (ai-dynamo/aiconfigurator, eval/benchmarks: stddev 0, random-range-ratio 1). Equal ones would
+    keep all clients in step for a whole run, which their TPOT contradicts, so they are drawn as
+    widely, around the nominal ones.
     """
+    isl, osl = longest(point)
     limit = REQUESTS * point.clients
     if point.prefill is not None:
         limit = min(limit, max(MANY, LEAST * point.clients))
     work = Workload(
-        closed_loop=point.clients, requests=limit, input_len=point.isl, output_len=point.osl,
-        lengths="uniform",
+        closed_loop=point.clients, requests=limit, input_len=isl, output_len=osl, lengths="uniform",
     )  # fmt: skip
     return work.open(seed)
+
+
+def longest(point: Point) -> tuple[int, int]:
+    """Longest prompt and output that a point's requests have [tokens]; their mean is `MEAN` of them."""
+    if point.scripted:
+        return point.isl, point.osl
+    return round(point.isl / MEAN), round(point.osl / MEAN)
 
 
 def _deployment(point: Point, workers: Workers, folder: Path) -> Deployment:

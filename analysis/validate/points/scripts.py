@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ....devices.calibrated.libraries import BLACKWELL, generation
+from ....simulator.batching.host import PROMPTS_S
 from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engines import Launch
 from ....workloads.registry import Registry
@@ -23,8 +24,13 @@ SCRIPTS: Registry[Rule] = Registry("serving framework")
 
 @SCRIPTS.register("vLLM")
 def vllm(point: Point, deployment: Deployment) -> Launch:
-    """512 sequences; the rest are the engine's defaults."""
-    return Launch(sequences=512)
+    """512 sequences; the rest are the engine's defaults.
+
+    The scripts of dense models for Blackwell (70b_fp8_b200_docker.sh, 70b_fp4_b200_docker.sh) set
+    cudagraph_mode FULL_DECODE_ONLY and no splitting_ops: steps with prompts are started op by op.
+    """
+    flat = blackwell(deployment) and not deployment.experts
+    return Launch(sequences=512, prompts_s=PROMPTS_S if flat else 0.0)
 
 
 @SCRIPTS.register("TensorRT-LLM")
