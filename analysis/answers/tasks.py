@@ -31,9 +31,10 @@ def tasks_text(run: Run) -> list[str]:
     if found is None:
         return []
     took = found.e2e_s
+    tasks = "1 task" if found.count == 1 else f"{found.count:,} tasks"
     return [
         (
-            f"{found.count:,} tasks of {show(found.calls / found.count)} calls: {seconds(took.p50)} from "
+            f"{tasks} of {show(found.calls / found.count)} calls: {seconds(took.p50)} from "
             f"first arrival to last token (p99 {seconds(took.p99)}). Their critical paths have "
             f"{show(found.path_calls)} calls, {seconds(found.serving_s)} in them and "
             f"{seconds(found.between_s)} between them on average."

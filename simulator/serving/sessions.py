@@ -49,14 +49,16 @@ class Sessions:
 
     def completed(self, row: int) -> bool:
         """Let what follows a completed request come; whether there is anything known to."""
-        following = self._following.pop(row, ())
+        following = self._following.pop(row, None)
+        if following is None:
+            return False
         for after in following:
             left = self._left.pop(after, 1) - 1
             if left:
                 self._left[after] = left
             else:
                 self._come_after(after, self.table.waits(after))
-        return bool(following)
+        return True
 
     def _come_after(self, row: int, waits: tuple[int, ...]) -> None:
         """A request arrives when its client has read what was before and thought about it.
@@ -64,7 +66,8 @@ class Sessions:
         What an agent calls next is sent when the last of what it waits for has ended, and its tool.
         """
         table = self.table
-        ready = max(float(table.last_s[before] + table.think_s[row]) for before in waits)
+        last = table.last_s[waits[0]] if len(waits) == 1 else max(table.last_s[i] for i in waits)
+        ready = float(last + table.think_s[row])
         at = max(float(table.arrival_s[row]), ready)
         table.arrival_s[row] = at
         if at <= self.env.now:
