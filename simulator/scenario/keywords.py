@@ -71,6 +71,7 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     spread: float | None
     duration: float | None
     images: int | None
+    classes: str | None
 
 
 class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip

@@ -31,6 +31,8 @@ class Dealer:
         Chooses a node.
     entrance : callable, optional
         What requests pass before they are admitted: takes a row and the time.
+    door : callable, optional
+        Whether a request that arrives is let in at all: takes a row and the time.
     gate : deque of int
         Requests that wait because no entry node is up, or has room.
     dealt : int
@@ -45,6 +47,7 @@ class Dealer:
     nodes: Nodes
     route: Route
     entrance: Callable[[int, float], None] | None = None
+    door: Callable[[int, float], bool] | None = None
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
     restarts: Counter[int] = field(default_factory=Counter)
@@ -59,6 +62,9 @@ class Dealer:
 
     def arrive(self, row: int, now: float) -> None:
         """Deal a request that arrives now, behind those that wait, once it is past the entrance."""
+        if self.door is not None and not self.door(row, now):
+            self.table.refused.append(row)
+            return
         (self.entrance or self.admit)(row, now)
 
     def admit(self, row: int, now: float) -> None:
@@ -192,4 +198,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
         None if block.adapters is None else block.adapters[which],
         None if block.acceptance is None else block.acceptance[which],
         None if block.images is None else block.images[which],
+        None if block.labels is None else block.labels.take(which),
     )  # fmt: skip

@@ -17,9 +17,12 @@ import simpy
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
+from ..batching.lanes import O_REFUSED
+from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .adapters import AdapterCounts, Shelf, shelf_of
+from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .dealing import Dealer
 from .encoders import EncoderCounts, EncoderQueue
@@ -164,7 +167,8 @@ class Driver:
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         chained = first is not None and first.turns is not None
         # A key of the policy's order may need the arrival, which turns get when they are played.
-        played = not (chained and policy.order)
+        played = not (chained and policy.order not in ("", *LANED))
+        check_bounds(stream, first, bool(pools.decode))
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
         staged = swapped or pools.encoder is not None
@@ -180,9 +184,10 @@ class Driver:
             deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
         ) -> Node:
             clients = stream.closed_loop if self.alone else None
+            policy, lanes = laned(policy, deployment, first, stream, self.alone)
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps,
+                cache or CacheSettings(), steps > 0, seed, steps, lanes,
             )  # fmt: skip
             return Node(index, engine)
 
@@ -197,7 +202,11 @@ class Driver:
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(pools, faults, seed)
         self.sessions = Sessions(env, table, self.dealer)
-        whole = self.alone or not (staged or self.always or faults or self.dealer.looks)
+        judged = bounded(stream) and not self.alone
+        if judged:
+            self.dealer.door = Door(stream.classes, self.nodes, table, self.dealer.gate).admits
+        looked_at = judged or self.dealer.looks
+        whole = self.alone or not (staged or self.always or faults or looked_at)
         readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
             table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
@@ -269,6 +278,10 @@ class Driver:
 
     def _served(self, moves: Moves | None) -> Served:
         nodes = self.nodes.all
+        for node in nodes if self.alone else ():
+            if node.engine.state.lanes is not None:
+                places = node.engine.state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
+                self.table.refused += [node.rows[place] for place in places.tolist()]
         return Served(
             [node.engine for node in nodes], self.table, self._completed(), self.warm_s,
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
@@ -282,7 +295,8 @@ class Driver:
 
     def _all_done(self) -> bool:
         arrived = self.arrivals.exhausted and not self.sessions.to_come
-        return arrived and self._completed() == self.table.count
+        refused = len(self.table.refused) + sum(node.engine.refused for node in self.nodes.all)
+        return arrived and self._completed() + refused == self.table.count
 
     def _deliver(self, node: Node) -> None:
         """Let completions on a node have their effects, at the time of its clock."""

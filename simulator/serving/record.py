@@ -21,6 +21,7 @@ from .speculation import Speculated
 from .steady import Window
 
 if TYPE_CHECKING:
+    from .classes import Classes
     from .steps import RunStep
 
 
@@ -232,6 +233,8 @@ class Run:
         Its first steps, where they were kept.
     encoder : EncoderCounts or None
         What requests with images asked of their encoder.
+    classes : Classes or None
+        The same by class and tenant, where requests have one.
     """
 
     deployment: Deployment
@@ -272,6 +275,7 @@ class Run:
     speculated: Speculated | None = None
     steps: tuple[RunStep, ...] = ()
     encoder: EncoderCounts | None = None
+    classes: Classes | None = None
 
     def __repr__(self) -> str:
         return (
@@ -312,6 +316,8 @@ class Run:
             sent = table.arrival_s - self.outside_s
             columns["client_ttft_s"] = table.first_token_s - sent
             columns["client_e2e_s"] = table.last_token_s - sent
+        if self.classes is not None:
+            columns |= self.classes.labels.columns()
         if self.moves is not None:
             columns["kv_start_s"], columns["kv_end_s"] = self.moves.start_s, self.moves.end_s
         return columns

@@ -84,11 +84,14 @@ def run(
         stop=stop, steps=steps,
     )  # fmt: skip
     if served.completed == 0:
+        if served.table.refused:
+            raise InputError("--classes", "turns every request away; raise max_waiting or max_wait")
         raise InputError(stream.name, "has no requests")
     if warmup >= (count := served.completed):
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
     found = collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
+        classes=stream.classes,
     )  # fmt: skip
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found

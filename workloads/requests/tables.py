@@ -13,6 +13,7 @@ from ..csvfile import Column, header_of, numbers, read_columns
 from . import stamps
 from .cells import chances, check_order, times, tokens
 from .formats import request_format
+from .labelling import COLUMNS, LabelReader
 from .options import MAX_SIZE
 from .rows import Rows
 from .sessions import SessionReader, session_columns
@@ -70,12 +71,12 @@ def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
     It may have the columns of `sessions`; those of `NAMED`, whole numbers from 0: ``adapter``, which
-    one a request uses, and ``images``, how many come with it; and `ACCEPTANCE`.
+    one a request uses, and ``images``, how many come with it; `ACCEPTANCE`; and those of `labelling`.
     """
     header = header_of(path)
     names = session_columns(header, str(path))
-    more = tuple(name for name in (*NAMED, ACCEPTANCE) if name in header)
-    sessions, last = SessionReader(names), -np.inf
+    more = tuple(name for name in (*NAMED, ACCEPTANCE, *COLUMNS) if name in header)
+    sessions, labels, last = SessionReader(names), LabelReader(), -np.inf
     for columns in read_columns(path, (*OWN, *names, *more)):
         arrival_s = times(columns[0])
         last = check_order(columns[0], arrival_s, last)
@@ -87,7 +88,7 @@ def read_own(path: Path) -> Iterator[Rows]:
         }  # fmt: skip
         if ACCEPTANCE in more:
             own["acceptance"] = chances(found[ACCEPTANCE])
-        rows = replace(rows, **own)
+        rows = replace(rows, **own, labels=labels.read(found, len(rows)))
         yield sessions.read(found.__getitem__, rows)
 
 
