@@ -78,8 +78,8 @@ def class_rows(run: Run) -> list[dict[str, Any]]:
 def _row(c: ClassRun) -> dict[str, Any]:
     return {
         "class": c.name, "sent": c.sent, "refused": c.refused,
-        "TTFT p50": seconds(c.ttft_s.p50), "p99": seconds(c.ttft_s.p99),
-        "TPOT p50": seconds(c.tpot_s.p50), "p99 ": seconds(c.tpot_s.p99),
+        "TTFT p50": seconds(c.ttft_s.p50), "TTFT p99": seconds(c.ttft_s.p99),
+        "TPOT p50": seconds(c.tpot_s.p50), "TPOT p99": seconds(c.tpot_s.p99),
         "preemptions": c.preemptions, "in time": _percent(c.attained),
         "goodput/s": "-" if c.goodput_per_s is None else show(c.goodput_per_s),
     }  # fmt: skip

@@ -14,9 +14,9 @@ from ..answers.limits import Limit
 from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show
+from ..show.text import show
 from .loads import Tried
-from .service_level import MEASURES_OF
+from .service_level import ATTAINMENT, MEASURES_OF, NAMES_OF, figure_text, limit_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,7 +111,7 @@ class Capacity(Result):
                 "run": f.system,
                 "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
-                **{MEASURES_OF[name]: t.figures[name] for name in self.level},
+                **{NAMES_OF[name]: t.figures[name] for name in self.level},
                 "within": not t.missed,
             }
             for f in self.found
@@ -137,7 +137,9 @@ class Capacity(Result):
                     f"{LEVEL:.0%}": spoken(f.step.inverse) if f.step else None,
                     "output tokens/s": f.output_tokens_per_s,
                     **{
-                        name.replace("_", " "): seconds(best.figures[name]) if best else None
+                        name.replace("_", " "): figure_text(name, best.figures[name])
+                        if best
+                        else None
                         for name in self.level
                     },
                     "J/token": f.joules_per_token,
@@ -148,7 +150,7 @@ class Capacity(Result):
         return out
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in self.level.items())
+        level = ", ".join(limit_text(n, x) for n, x in self.level.items())
         return [
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
@@ -176,8 +178,14 @@ class Capacity(Result):
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def drawings(self) -> Sequence[Drawing]:
+        if not self._latencies():
+            return []
         caption = "Latencies of the service level against load; dashed: the most allowed."
         return [Drawing(self.figure(), caption)]
+
+    def _latencies(self) -> dict[str, float]:
+        """The latencies of the level with their limits [s]."""
+        return {MEASURES_OF[n]: most for n, most in self.level.items() if n != ATTAINMENT}
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""
@@ -185,8 +193,8 @@ class Capacity(Result):
 
         from ..plots import throughput_latency
 
-        names = tuple(MEASURES_OF[name] for name in self.level)[:3]
-        limits = {MEASURES_OF[name]: most for name, most in self.level.items()}
+        names = tuple(self._latencies())[:3]
+        limits = self._latencies()
         title = f"{self.model}, {self.workload}"
         return throughput_latency(
             pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits

@@ -97,10 +97,7 @@ def read_classes(text: str) -> tuple[RequestClass, ...]:
     >>> chat.promises[0].most_s, batch.priority
     (0.5, 1)
     """
-    if text.endswith((".yaml", ".yml")) or ("=" not in text and Path(text).is_file()):
-        found = dict(_of_file(text))
-    else:
-        found = dict(_of_text(text))
+    found = dict(_of_file(text) if is_classes_path(text) else _of_text(text))
     if not found:
         raise InputError("--classes", f"needs at least one: {FORM}")
     classes = tuple(_class_of(name, keys) for name, keys in found.items())
@@ -109,6 +106,22 @@ def read_classes(text: str) -> tuple[RequestClass, ...]:
         total = sum(filter(None, shares))
         raise InputError("--classes", f"the shares must add up to 1, not {total:g}")
     return classes
+
+
+def is_classes_path(text: str) -> bool:
+    """Whether a text names a file of classes."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def without_bounds(text: str) -> str:
+    """The same classes, which turn no request away, as `read_classes` takes them."""
+    out = []
+    for c in read_classes(text):
+        names = ("share", "priority", "tenants", "input_len", "output_len")
+        keys = {name: getattr(c, name) for name in names} | {p.name: p.most_s for p in c.promises}
+        pairs = [f"{name}={value!r}" for name, value in keys.items() if value is not None]
+        out.append(f"{c.name}:{','.join(pairs)}")
+    return ";".join(out)
 
 
 def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -15,7 +15,7 @@ from ....workloads.requests.options import check_count, check_rate
 from ...parallel import Told
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ..loads import knob_of, names_of
-from ..service_level import read_level
+from ..service_level import ATTAINMENT, read_level
 from .best import Searched, limit_on, search_on, start_on
 from .points import WORST, Task, check_goal
 from .result import Plan
@@ -83,6 +83,9 @@ def plan(
         Anything wrong with the arguments or files.
     """
     level, names = read_level(slo), names_of(systems)
+    if ATTAINMENT in level or options.get("classes") is not None:
+        name = "--slo attainment" if ATTAINMENT in level else "--classes"
+        raise InputError(name, "is no part of a plan; `capacity` takes it")
     for name in ("system", *SEARCHED):
         if options.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")
