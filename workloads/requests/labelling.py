@@ -153,13 +153,13 @@ def _with_labels(name: str, block: RequestBlock, book: _Book, draws: Draws) -> R
         priority = np.where(own.priority == NO_PRIORITY, priority, own.priority)
     tenant = np.empty(len(block), dtype=np.int64)
     which = draws[1].integers(0, 1 << 31, len(block))
-    for k in np.unique(kind).tolist():
+    said = np.zeros(len(block), bool) if own is None else own.tenant >= 0
+    for k in np.unique(kind[~said]).tolist():
         names = classes[k].tenant_names() if k < len(classes) else [book.kinds[k]]
-        mine = kind == k
+        mine = (kind == k) & ~said
         tenant[mine] = np.array([book.tenant(n) for n in names])[which[mine] % len(names)]
-    if own is not None and (own.tenant >= 0).any():
-        known = {t: book.tenant(own.tenants[t]) for t in np.unique(own.tenant).tolist() if t >= 0}
-        said = own.tenant >= 0
+    if own is not None and said.any():
+        known = {t: book.tenant(own.tenants[t]) for t in np.unique(own.tenant[said]).tolist()}
         tenant[said] = [known[t] for t in own.tenant[said].tolist()]
     return replace(block, labels=Labels(kind, priority, tenant, book.kinds, book.tenants))
 
