@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from ...devices.cost import BOUNDS
-from ...workloads.requests.classes import RequestClass
 from ..batching.policies import Policy
 from ..batching.state import (
     C_EMITTED,
@@ -52,7 +51,6 @@ from ..step.shelf import (
     F_NEEDED,
     F_WAIT_S,
 )
-from .classes import classes_of
 from .course import X_BUSY, X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .driver import Served
 from .engine import Engine
@@ -69,7 +67,6 @@ FETCH = "expert_fetch"
 def collect(
     served: Served, deployment: Deployment, policy: Policy, workload: str, *,
     seed: int, warmup: int, copies: int, clients: int | None, stop: bool, wall_s: float,
-    classes: Sequence[RequestClass] = (),
 ) -> Run:  # fmt: skip
     """Measure a run.
 
@@ -85,8 +82,6 @@ def collect(
         Whether the run was cut off by a number of completions.
     wall_s : float
         Seconds of real time that it took.
-    classes : sequence of RequestClass
-        What is known of the classes of requests.
     """
     engines = served.engines
     requests = served.table.finished(len(engines) > 1 or served.failures > 0)
@@ -141,7 +136,6 @@ def collect(
         adapters=served.adapters,
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
-        classes=classes_of(served, requests, classes, window, warmup, policy.host.request_s),
     )
 
 

@@ -159,7 +159,6 @@ class Driver:
         cache: CacheSettings | None, seed: int, steps: int,
     ) -> None:  # fmt: skip
         self.env, self.pools = simpy.Environment(), pools
-        env = self.env
         self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
         blocks = iter(stream)
@@ -172,10 +171,8 @@ class Driver:
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
         staged = swapped or pools.encoder is not None
-        self.alone = (
-            len(pools.entry) == 1 and not pools.decode and faults is None and played
-            and not staged
-        )  # fmt: skip
+        one = len(pools.entry) == 1 and not pools.decode
+        self.alone = one and faults is None and played and not staged
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
@@ -198,15 +195,12 @@ class Driver:
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
-        self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
+        self.nodes = Nodes(self.env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        self.shelf, self.queue = self._stages(pools, faults, seed)
-        self.sessions = Sessions(env, table, self.dealer)
-        judged = bounded(stream) and not self.alone
-        if judged:
-            self.dealer.door = Door(stream.classes, self.nodes, table, self.dealer.gate).admits
-        looked_at = judged or self.dealer.looks
-        whole = self.alone or not (staged or self.always or faults or looked_at)
+        self.shelf, self.queue = self._stages(stream, faults, seed)
+        self.sessions = Sessions(self.env, table, self.dealer)
+        judged = self.dealer.looks or self.dealer.door is not None
+        whole = self.alone or not (staged or self.always or faults or judged)
         readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
             table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
@@ -220,11 +214,13 @@ class Driver:
         self.failures = Failures(self.nodes, table, self.dealer, self.transfers, faults)
 
     def _stages(
-        self, pools: Pools, faults: Faults | None, seed: int
+        self, stream: RequestStream, faults: Faults | None, seed: int
     ) -> tuple[Shelf | None, EncoderQueue | None]:
-        """What requests pass before they reach an engine: their images, then their adapter."""
-        tenants, dealer = pools.entry[0].tenants, self.dealer
-        shelf = queue = None
+        """What requests pass before they reach an engine: a door, their images, then their adapter."""
+        pools, dealer = self.pools, self.dealer
+        tenants, shelf, queue = pools.entry[0].tenants, None, None
+        if bounded(stream) and not self.alone:
+            dealer.door = Door(stream.classes, self.nodes, self.table, dealer.gate).admits
         if tenants is not None and tenants.swapped:
             nodes = (*pools.entry, *pools.decode)
             shelf = shelf_of(self.env, nodes, faults, seed, dealer.admit)

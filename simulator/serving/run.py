@@ -11,6 +11,7 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .adapters import by_names, known
+from .class_runs import classes_of
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
@@ -92,6 +93,10 @@ def run(
     found = collect(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
-        classes=stream.classes,
     )  # fmt: skip
+    by_class = classes_of(
+        served, found.requests, stream.classes, found.window, warmup, policy.host.request_s
+    )
+    if by_class is not None:
+        found = replace(found, classes=by_class)
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found

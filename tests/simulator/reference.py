@@ -231,6 +231,7 @@ class Reference:
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
     coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
     spare: int = 0  # tokens that a sequence may hold beyond those it will ever have
+    gave_way: bool = False  # whether a plan preempted the only request that it could have run
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
@@ -275,6 +276,7 @@ class Reference:
             plans = [self.plan(rank, closed) for rank in ranks]
             unfree = self.forget_late(ranks)
             if not any(plans):
+                unfree = unfree or self.gave_way
                 assert unfree or self.known < self.now, "no sequence can make progress"
                 self.known = self.now  # the step in flight has ended: look again
                 self.landed([])
@@ -654,6 +656,7 @@ class ByPriority(Reference):
 
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
         budget, index, preempted = self.policy.token_budget, 0, False
+        self.gave_way = False
         scheduled: dict[Request, int] = {}
         while index < len(rank.admitted) and budget > 0:
             request = rank.admitted[index]
@@ -673,6 +676,7 @@ class ByPriority(Reference):
                 preempted = True
                 fits = victim is not request
             if not fits:
+                self.gave_way = True
                 break
             self.note(rank, request, tokens)
             scheduled[request] = tokens

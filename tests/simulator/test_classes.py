@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
@@ -49,13 +49,13 @@ NAMES = ["a", "b", "c"]
 @st.composite
 def workloads(draw: st.DrawFn) -> dict[str, Any]:
     """Requests with priorities and tenants, a policy as vLLM's or plainer, and little memory."""
-    n = draw(st.integers(2, 14))
-    sizes = st.one_of(st.integers(1, 4), st.integers(1, 70))
-    few = st.integers(0, 2)
+    n = draw(st.integers(4, 14))
+    sizes = st.one_of(st.integers(1, 9), st.integers(1, 70))
+    few, gap = st.integers(0, 2), draw(st.sampled_from([0.5, 3.0, 9.0]))
     return {
         "inputs": draw(st.lists(sizes, min_size=n, max_size=n)),
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
-        "gaps": draw(st.lists(st.floats(0.0, 9.0), min_size=n, max_size=n)),
+        "gaps": draw(st.lists(st.floats(0.0, gap), min_size=n, max_size=n)),
         "priority": draw(st.lists(few, min_size=n, max_size=n)),
         "clients": None,
         "hashes": None,
@@ -63,15 +63,15 @@ def workloads(draw: st.DrawFn) -> dict[str, Any]:
         "policy": Policy(
             "random",
             token_budget=draw(st.one_of(st.integers(1, 8), st.integers(1, 200))),
-            max_sequences=draw(st.integers(1, 6)),
+            max_sequences=draw(st.integers(2, 6)),
             chunked=True,
-            reserve=draw(st.booleans()) and draw(st.booleans()),
+            reserve=draw(st.sampled_from([False, False, False, True])),
             lazy=draw(st.booleans()),
             ahead=draw(st.booleans()),
             caching=draw(st.booleans()),
             threshold=draw(st.sampled_from([0, 0, 5])),
         ),
-        "room": draw(st.floats(1.0, 3.0)),
+        "room": draw(st.floats(1.0, 2.0)),
     }
 
 
@@ -131,7 +131,46 @@ def check_same(engine: Engine, made: Any, requests: list[Any]) -> None:
     assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
 
 
+def rare(
+    inputs: list[int], outputs: list[int], priority: list[int], gaps: list[float], budget: int,
+    caching: bool, blocks: int,
+) -> dict[str, Any]:  # fmt: skip
+    """A workload in which one that the step in flight ends gives way, and the next is passed over."""
+    longest = max(i + o - 1 for i, o in zip(inputs, outputs, strict=True))
+    policy = Policy(
+        "rare", budget, 6, chunked=True, reserve=False, lazy=True, ahead=True, caching=caching
+    )
+    return {
+        "inputs": inputs, "outputs": outputs, "priority": priority, "gaps": gaps, "clients": None,
+        "hashes": None, "block": 4, "policy": policy, "room": (blocks + 0.01) / -(-longest // 4),
+    }  # fmt: skip
+
+
 @given(load=workloads())
+@example(rare([5, 12, 3], [8, 6, 11], [2, 0, 1], [0.0, 2.0, 0.0], 40, True, 9))
+@example(rare([12, 8, 10, 6], [7, 9, 14, 11], [2, 0, 1, 0], [0.0, 1.0, 0.5, 0.5], 47, False, 11))
+@example(
+    rare(
+        [11, 11, 3, 6, 1, 9],
+        [6, 3, 4, 12, 7, 3],
+        [2, 2, 0, 0, 0, 0],
+        [0, 0.5, 2, 1, 1, 1],
+        9,
+        True,
+        8,
+    )
+)
+@example(
+    rare(
+        [3, 10, 8, 11, 1, 2],
+        [9, 4, 1, 14, 7, 8],
+        [2, 2, 0, 1, 0, 0],
+        [0, 1, 1, 1, 1, 1],
+        14,
+        False,
+        8,
+    )
+)
 @settings(max_examples=25)
 def test_priorities_as_vllm(
     small: Callable[..., Deployment], reference: ModuleType, load: dict[str, Any]

@@ -52,11 +52,14 @@ def test_a_line_and_a_file_say_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_ones_are_refused(text: str, part: str) -> None:
+    other = ";b:share=0.5" if text == "chat" else ""
+    load = Workload(rate=1.0, requests=9, input_len=5, output_len=5, classes=text + other)
+
+    def read() -> None:
+        load.open(0).read()
+
     with pytest.raises(InputError) as found:
-        other = ";b:share=0.5" if text == "chat" else ""
-        Workload(rate=1.0, requests=9, input_len=5, output_len=5, classes=text + other).open(
-            0
-        ).read()
+        read()
     assert part in str(found.value)
     assert "--classes" in str(found.value)
     assert "\n" not in str(found.value)
