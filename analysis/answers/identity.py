@@ -17,6 +17,7 @@ from ...workloads.digest import digest_of, digest_of_files
 from ...workloads.errors import InputError
 from ...workloads.hf.json_file import config_file
 from ...workloads.kernel_tables import table_files
+from ...workloads.requests.classes import is_classes_path
 from ...workloads.requests.sources import trace_files
 
 UNREADABLE = "unreadable"
@@ -47,7 +48,8 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
         path = rest.rpartition(":")[0]
         return (f"{kind}:", path) if kind == "draft" and is_model_path(path) else ("", "")
     takes_path = {
-        "system": is_path, "model": is_model_path, "host": is_path, **dict.fromkeys(POOLS, _is_pool_path),
+        "system": is_path, "model": is_model_path, "host": is_path, "classes": is_classes_path,
+        **dict.fromkeys(POOLS, _is_pool_path),
     }.get(name)  # fmt: skip
     found = _names_file(name) if takes_path is None else takes_path(value)
     return "", value if found else ""

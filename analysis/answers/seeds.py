@@ -41,7 +41,8 @@ class Seeds(Several):
         rates = ("output_tokens_per_s", "total_tokens_per_s", "joules_per_token")
         out["ci95"] = {key: mean_ci95([t[key] for t in tables])[1] for key in rates}
         out["warnings"] = list(self.warnings)
-        out.pop("layers")
+        for name in ("layers", "classes", "tenants"):
+            out.pop(name, None)
         return out
 
     def headline(self) -> str:

@@ -24,6 +24,7 @@ from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
 from .autoscale import autoscale_dict, autoscale_text, replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
+from .classes import class_blocks, class_figures, classes_dict
 from .coverage import coverage, coverage_blocks
 from .encoders import encoder_dict, encoder_text
 from .evidence import evidence, link_evidence
@@ -136,6 +137,7 @@ class Simulation(Result):
             **encoder_dict(r),
             **autoscale_dict(r),
             **tasks_dict(r),
+            **classes_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -161,7 +163,10 @@ class Simulation(Result):
         ]  # fmt: skip
 
     def records(self) -> Sequence[Mapping[str, Any]]:
-        return [{"metric": name, "value": value} for name, value in flat(self.run).items()]
+        return [
+            {"metric": name, "value": value}
+            for name, value in (flat(self.run) | class_figures(self.run)).items()
+        ]
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         return [
@@ -170,7 +175,8 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
-            *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
+            *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run),
+            *class_blocks(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),
             self.rests_on(), took(self.run.wall_s),

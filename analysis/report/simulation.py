@@ -13,6 +13,7 @@ from ...simulator.deploy.placement import processors_of
 from ...simulator.serving.record import OpTotal, Run
 from ...workloads.digest import digest_of
 from ..answers.autoscale import autoscale_text, replicas_drawn
+from ..answers.classes import class_blocks
 from ..answers.demo import Comparison
 from ..answers.evidence import used_sources
 from ..answers.inspect import inspect
@@ -59,6 +60,7 @@ def run_sections(result: Simulation) -> list[Section]:
                 *run_speculation_text(run),
                 result.sure(),
                 latency_rows(run),
+                *class_blocks(run),
             ],
         ),
         Section(

@@ -18,6 +18,7 @@ from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
+from ...workloads.requests.classes import without_bounds
 from ...workloads.requests.options import check_count, check_real
 from ..answers.bases import bases_of
 from ..answers.identity import identity
@@ -67,7 +68,8 @@ def capacity(
         among the options their pools are one more, behind the others.
     slo : str or mapping of str to float
         For example ``ttft_p99=1,tbt_p99=0.05``: ttft, tbt, tpot or e2e, with mean, p50, p90 or
-        p99, and the most seconds allowed.
+        p99, and the most seconds allowed; or attainment, the least share of requests that keep what their
+        classes are promised.
     devices : int, optional
         Of both pools together: every number of their systems that makes so many is tried.
     tolerance : float
@@ -147,6 +149,9 @@ class _Task:
         """A short closed loop, whose rate says where to begin."""
         few = min(self.scenario.workload.requests or PROBE_REQUESTS, PROBE_REQUESTS)
         timing: dict[str, Any] = dict.fromkeys(("warmup", "stop", "cv", "spread", "duration"))
+        classes = self.scenario.workload.classes
+        if classes is not None:  # a closed loop turns nobody away
+            timing["classes"] = without_bounds(classes)
         return self.run(system, closed_loop=PROBE_CLIENTS, requests=few, **timing)
 
 

@@ -15,9 +15,9 @@ from ..answers.price import WORTH
 from ..answers.ranges import Ranges
 from ..answers.summary import window_dict, window_text
 from ..show.result import Drawing, Result
-from ..show.text import seconds, show
+from ..show.text import show
 from .loads import Tried
-from .service_level import MEASURES_OF
+from .service_level import ATTAINMENT, MEASURES_OF, NAMES_OF, figure_text, limit_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,7 +113,7 @@ class Capacity(Result):
                 "load_per_s": t.load_per_s,
                 "output_tokens_per_s": t.output_tokens_per_s,
                 **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
-                **{MEASURES_OF[name]: t.figures[name] for name in self.level},
+                **{NAMES_OF[name]: t.figures[name] for name in self.level},
                 "within": not t.missed,
             }
             for f in self.found
@@ -139,7 +139,9 @@ class Capacity(Result):
                     f"{LEVEL:.0%}": spoken(f.step.inverse) if f.step else None,
                     "output tokens/s": f.output_tokens_per_s,
                     **{
-                        name.replace("_", " "): seconds(best.figures[name]) if best else None
+                        name.replace("_", " "): figure_text(name, best.figures[name])
+                        if best
+                        else None
                         for name in self.level
                     },
                     "J/token": f.joules_per_token,
@@ -150,7 +152,7 @@ class Capacity(Result):
         return out
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in self.level.items())
+        level = ", ".join(limit_text(n, x) for n, x in self.level.items())
         return [
             f"{self.model}, {self.workload}: highest load with {level}",
             self.rows(),
@@ -178,11 +180,17 @@ class Capacity(Result):
         return [f"{f.system}: {window_text(f.window)}" for f in self.found if f.window]
 
     def drawings(self) -> Sequence[Drawing]:
+        if not self._latencies():
+            return []
         caption = "Latencies of the service level against load; dashed: the most allowed."
         front = (
             "What each system makes of its devices against what a user gets, at every load tried."
         )
         return [Drawing(self.figure(), caption), Drawing(self.front(), front)]
+
+    def _latencies(self) -> dict[str, float]:
+        """The latencies of the level with their limits [s]."""
+        return {MEASURES_OF[n]: most for n, most in self.level.items() if n != ATTAINMENT}
 
     def figure(self) -> Figure:
         """Draw the latencies of the level against load."""
@@ -190,8 +198,8 @@ class Capacity(Result):
 
         from ..plots import throughput_latency
 
-        names = tuple(MEASURES_OF[name] for name in self.level)[:3]
-        limits = {MEASURES_OF[name]: most for name, most in self.level.items()}
+        names = tuple(self._latencies())[:3]
+        limits = self._latencies()
         title = f"{self.model}, {self.workload}"
         return throughput_latency(
             pd.DataFrame(self.curve()), names, title, load="load_per_s", limits=limits

@@ -9,9 +9,9 @@ from pathlib import Path
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
 from ...workloads.errors import InputError
+from ..answers.classes import needs_promises
 from ..answers.price import Worth
-from ..show.text import seconds
-from .service_level import MEASURES
+from .service_level import ATTAINMENT, MEASURES, figure_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +72,38 @@ def knob_of(scenario: Scenario) -> tuple[str, float]:
 
 def judged(run: Run, load: float, level: Mapping[str, float]) -> Tried:
     """Hold a run against a service level."""
-    figures = {
-        name: getattr(getattr(run, MEASURES[name.partition("_")[0]]), name.partition("_")[2])
-        for name in level
-    }
-    missed = [name for name, most in level.items() if (figures[name] or 0.0) > most]
-    if run.window.overloaded:
+    figures = {name: _figure(run, name) for name in level}
+    missed = [name for name, most in level.items() if _misses(name, figures[name] or 0.0, most)]
+    refuses = run.classes is not None and len(run.classes.refused_id) > 0
+    if run.window.overloaded or (refuses and ATTAINMENT not in level):
         missed.append("load")
     return Tried(load, run.output_tokens_per_s, figures, tuple(missed))
+
+
+def _figure(run: Run, name: str) -> float | None:
+    """What a run has for a name of a service level."""
+    if name == ATTAINMENT:
+        return needs_promises(run, f"--slo {name}").attained
+    latency, _, quantile = name.rpartition("_")
+    found: float | None = getattr(getattr(run, MEASURES[latency]), quantile)
+    return found
+
+
+def _misses(name: str, figure: float, limit: float) -> bool:
+    return figure < limit if name == ATTAINMENT else figure > limit
 
 
 def too_long(missed: Iterable[str], figures: Mapping[str, float | None], level: Mapping[str, float],
              form: str) -> str:  # fmt: skip
     """What a run exceeds, in words; `form` takes a latency's name and value, and by how much it is `over`."""
     told = [
-        form.format(name=name.replace("_", " "), value=seconds(value), over=value / level[name] - 1)
+        form.format(
+            name=name.replace("_", " "),
+            value=figure_text(name, value),
+            over=value / level[name] - 1,
+        )
+        if name != ATTAINMENT
+        else f"{figure_text(name, value)} of the requests are in time"
         for name in missed
         if (value := figures.get(name)) is not None
     ]

@@ -1,4 +1,4 @@
-"""A service level: which latencies may be how long."""
+"""A service level: which latencies may be how long, and how many requests must be in time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from typing import Any
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests.options import check_real
 from ..answers.summary import LATENCIES, QUANTILES
+from ..show.text import seconds
 
 MEASURES = {name.removesuffix("_s"): name for name in LATENCIES}
 """Names in a service level -> names in results."""
 MEASURES_OF = {f"{s}_{q}": f"{name}_{q}" for s, name in MEASURES.items() for q in QUANTILES}
 """``ttft_p99`` -> ``ttft_s_p99``."""
+ATTAINMENT = "attainment"
+"""Least share of requests that keep what their classes are promised."""
+NAMES_OF = MEASURES_OF | {ATTAINMENT: ATTAINMENT}
+"""Every name in a service level -> name in results."""
 
 
 def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
-    """Read a service level: latency and quantile -> most seconds.
+    """Read a service level: latency and quantile -> most seconds; attainment -> least share.
 
     Raises
     ------
@@ -43,9 +48,22 @@ def read_level(given: str | Mapping[str, float]) -> dict[str, float]:
     else:
         pairs = dict(given)
     for name, value in pairs.items():
-        if name not in MEASURES_OF:
-            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, MEASURES_OF)}")
-        check_real(value, f"--slo {name}", 1e-9, 1e9)
+        if name not in NAMES_OF:
+            raise InputError(f"--slo {name!r}", f"unknown latency{nearest(name, NAMES_OF)}")
+        check_real(value, f"--slo {name}", 1e-9, 1.0 if name == ATTAINMENT else 1e9)
     if not pairs:
         raise InputError("--slo", "needs at least one limit, for example ttft_p99=1")
     return {name: float(value) for name, value in pairs.items()}
+
+
+def figure_text(name: str, value: float | None) -> str:
+    """A figure of a service level with its unit."""
+    if name == ATTAINMENT:
+        return "-" if value is None else f"{value:.1%}"
+    return seconds(value)
+
+
+def limit_text(name: str, value: float) -> str:
+    """A limit of a service level in words."""
+    sign = ">=" if name == ATTAINMENT else "<="
+    return f"{name.replace('_', ' ')} {sign} {figure_text(name, value)}"

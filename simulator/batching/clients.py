@@ -11,6 +11,7 @@ import numpy as np
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from .chains import arrived, go_on, soonest_of
 from .holding import enqueue
+from .lane_queue import join_lane, turned_away
 from .state import (
     C_COMPLETED,
     C_OPENED,
@@ -78,6 +79,12 @@ def lightest_rank(st: State, waiting_load: int) -> int:
     return best
 
 
+@compiled_given("st.lanes", otherwise=enqueue)
+def join_queue(st: State, r: int, i: int) -> None:
+    """Queue a request that has just come."""
+    join_lane(st, st.lanes, r, i)
+
+
 @compiled_part
 def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
@@ -92,7 +99,10 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
         if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
         take(st, i)
-        enqueue(st, lightest_rank(st, waiting_load), i)
+        r = lightest_rank(st, waiting_load)
+        if turned_away(st, r, i):
+            continue
+        join_queue(st, r, i)
         counters[C_RELEASED] += 1
 
 

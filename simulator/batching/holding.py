@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
+from .lane_queue import back_to_lane
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, remember, share, take
 from .state import (
@@ -253,15 +254,17 @@ def preempt_last(st: State, kv: KvRules, r: int) -> None:
     rank = st.ranks[r]
     rank[R_RUNNING] -= 1
     i = st.running[r, rank[R_RUNNING]]
-    request = st.ints[i]
     give_up(st, kv, r, i)
+    put_back(st, r, i)
+
+
+@compiled_inside
+def put_back(st: State, r: int, i: int) -> None:
+    """Queue a request that was preempted: all it has is computed again."""
+    request = st.ints[i]
     request[I_CACHED] = request[I_NOTED] = 0
     request[I_TARGET] = request[I_INPUT] + request[I_GENERATED]
-    request[I_NEXT] = rank[R_HEAD]
-    rank[R_HEAD] = i
-    if rank[R_TAIL] < 0:
-        rank[R_TAIL] = i
-    rank[R_WAITING] += 1
+    back_to_lane(st, r, i)
 
 
 @compiled_part

@@ -19,6 +19,7 @@ from ..step.lowering import Plan
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
+from .lane_queue import count_served, measure_lanes, same_head
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
 from .policies import Limits
@@ -100,6 +101,7 @@ def finish(
             hold(st, kv, r, i, request[I_CACHED])
         count = 1 if left > 0 else steps
         counters[C_EMITTED] += count
+        count_served(st, r, i, count)
         stamps = st.floats[i]
         if request[I_GENERATED] == 0:
             stamps[F_FIRST] = now
@@ -120,6 +122,7 @@ def finish(
         record_gap(st.hist, st.clocks, gap, gaps)
     st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
     rank[R_RUNNING] = kept
+    measure_lanes(st, r)
     if not ahead:
         drop_late(st, kv, r)
 
@@ -221,6 +224,7 @@ def advance(
         k = int64(1)
         if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
             k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
+            k = min(k, same_head(st, limits))
         cut = last_start(st, limits, arrival, until)
         first_end, now, done = run_stretch(plan, limits, st, books, k, cut, decodes, chunks)
         clocks[T_NOW] = now

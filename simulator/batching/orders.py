@@ -1,7 +1,8 @@
 """In which order waiting requests are admitted: rules that give each request a key, by name.
 
 A key is worked out once, when a request reaches an engine. The queue is sorted by it, the smallest
-first, equal keys by arrival: a policy without an order is first come, first served.
+first, equal keys by arrival: a policy without an order is first come, first served. Requests of some
+orders wait in lanes of their own, among which an engine chooses every time (`LANED`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from ...workloads.errors import InputError, reason_of
 from ...workloads.registry import Registry
+from ...workloads.requests import RequestBlock
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -30,12 +32,25 @@ class Waiting(NamedTuple):
         When they come [s]; 0 in a closed loop, whose clients ask when they are answered.
     input_tokens, output_tokens : int64 array
         Of prompt and answer. A real engine does not know the second.
+    priority, tenant : int64 array
+        The smaller, the sooner; and whose requests they are. 0 where nobody says.
     """
 
     request_id: I8
     arrival_s: F8
     input_tokens: I8
     output_tokens: I8
+    priority: I8
+    tenant: I8
+
+    @classmethod
+    def of(cls, block: RequestBlock) -> Waiting:
+        """Those of a block."""
+        own = block.request_id, block.arrival_s, block.input_tokens, block.output_tokens
+        if block.labels is not None:
+            return cls(*own, block.labels.priority, block.labels.tenant)
+        none = np.zeros(len(block), dtype=np.int64)
+        return cls(*own, none, none)
 
 
 Order = Callable[[Waiting], npt.NDArray[np.float64 | np.int64]]
@@ -59,7 +74,8 @@ def keys_of(order: Order, requests: Waiting) -> F8:
 def _sorts(order: Order) -> None:
     """Refuse a rule that gives no keys."""
     lengths = np.array([7, 1, 300])
-    keys_of(order, Waiting(np.arange(3), np.array([0.0, 0.5, 0.5]), lengths, lengths[::-1].copy()))
+    came = np.array([0.0, 0.5, 0.5])
+    keys_of(order, Waiting(np.arange(3), came, lengths, lengths[::-1].copy(), lengths, lengths))
 
 
 ORDERS: Registry[Order] = Registry("order", described=True, check=_sorts)
@@ -75,6 +91,22 @@ def shortest_prompt(requests: Waiting) -> I8:
 def shortest_answer(requests: Waiting) -> I8:
     """Shortest answer first, as if its length were known: a bound for predictors of it."""
     return requests.output_tokens
+
+
+@ORDERS.register("priority")
+def priority(requests: Waiting) -> I8:
+    """Smallest priority first, and last preempted, as vLLM's priority scheduling."""
+    return requests.priority
+
+
+@ORDERS.register("vtc")
+def vtc(requests: Waiting) -> I8:
+    """Of the tenant that was served least, by virtual token counters (Sheng et al., OSDI 2024)."""
+    return requests.tenant
+
+
+LANED = ("priority", "vtc")
+"""Orders whose requests wait in lanes, see `lanes`; without priorities or tenants both are none."""
 
 
 def queue_keys(name: str, requests: Waiting) -> F8:

@@ -21,18 +21,19 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ...workloads.jit import compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from .holding import (
     hold,
     kv_bytes,
     note_planned,
-    preempt_last,
-    preempt_late,
     use_prefix,
 )
 from .kv import KvRules
+from .lane_queue import find_head, leave_lane
+from .lanes import M_UNDONE
 from .plans import record_tokens
 from .policies import Limits
+from .preempting import make_room
 from .state import (
     C_CHUNKS,
     C_WAITED,
@@ -51,8 +52,6 @@ from .state import (
     R_LATE,
     R_LEFT,
     R_RUNNING,
-    R_TAIL,
-    R_WAITING,
     State,
 )
 
@@ -133,10 +132,7 @@ def admit(
         whole = request[I_CACHED] + want
     if not hold(st, kv, r, i, whole):
         return 0
-    rank[R_HEAD] = request[I_NEXT]
-    if rank[R_HEAD] < 0:
-        rank[R_TAIL] = -1
-    rank[R_WAITING] -= 1
+    leave_lane(st, r, i)
     if np.isnan(st.floats[i, F_SCHEDULED]):
         st.floats[i, F_SCHEDULED] = now
     st.running[r, rank[R_RUNNING]] = i
@@ -234,6 +230,27 @@ def next_tokens(request: I8) -> int:
     return int(request[I_INPUT] + request[I_GENERATED] + flight - request[I_CACHED])
 
 
+@compiled_given("st.lanes", otherwise=lambda st, windows, r, chunks: None)
+def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
+    """Sum the planned batch of a rank anew, where tokens were taken back; `chunks` were others'."""
+    if st.lanes.marks[M_UNDONE] == 0:
+        return
+    st.lanes.marks[M_UNDONE] = 0
+    m = st.moments[r]
+    for w in range(m.size):
+        m[w] = 0.0
+    st.counters[C_CHUNKS] = chunks
+    for j in range(st.ranks[r, R_RUNNING]):
+        i, want = st.running[r, j], st.fresh[r, j]
+        if is_chunk(st.ints[i], want):
+            count_chunk(m, windows, st.ints[i, I_CACHED], want)
+            c = st.counters[C_CHUNKS]
+            st.chunks[0, c], st.chunks[1, c] = want, i
+            st.counters[C_CHUNKS] += 1
+        elif want > 0:
+            count_decode(m, windows, st.ints[i, I_CACHED])
+
+
 @compiled_part
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
@@ -242,10 +259,12 @@ def plan_pass(
     """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j = int64(0), int64(0), int64(0)
+    passed, chunks = int64(0), st.counters[C_CHUNKS]
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
+            find_head(st, r)
             decodes = rank[R_HEAD] >= 0 and brings_cache(st, rank[R_HEAD])
             prompt_may = not closed and alone == limits.prompts_alone
             if not (not alone if decodes else prompt_may):
@@ -262,19 +281,20 @@ def plan_pass(
                 want = limits.threshold
             want = min(want, budget)
             prompts += alone and want > 0
-            fits = request[I_CACHED] + want <= request[I_ROOM] or want == 0
-            while not fits and j < rank[R_RUNNING]:
-                fits = hold(st, kv, r, i, request[I_CACHED] + want)
-                if fits:
+            if request[I_CACHED] + want > request[I_ROOM] and want > 0:
+                need = request[I_CACHED] + want
+                fits, j, budget, lost, passed = make_room(st, kv, r, j, budget, need)
+                preemptions += lost
+                if not fits:
                     break
-                if not preempt_late(st, kv, r):
-                    preempt_last(st, kv, r)
-                preemptions += 1
-            if not fits:
-                break
         set_tokens(st, kv, windows, r, j, want)
         budget -= min(want, budget)
         j += 1
+        while passed > 0:
+            st.fresh[r, j] = 0
+            passed -= 1
+            j += 1
+    count_again(st, windows, r, chunks)
     return preemptions
 
 

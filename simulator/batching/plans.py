@@ -53,6 +53,21 @@ def record_preempted(st: State, i: int) -> None:
     write_entry(st.plans, i, PREEMPTED, 0)
 
 
+@compiled_part
+def undo_entry(plans: Plans, i: int) -> None:
+    """Let the latest entry of a request be of no tokens."""
+    at = plans.counts[N_ENTRIES] - 1
+    while plans.entries[at, E_REQUEST] != i:
+        at -= 1
+    plans.entries[at, E_TOKENS] = 0
+
+
+@compiled_given("st.plans", otherwise=lambda st, i: None)
+def record_undone(st: State, i: int) -> None:
+    """Note that the plan being made has no tokens for a request after all."""
+    undo_entry(st.plans, i)
+
+
 @compiled_given("st.plans", otherwise=lambda st, r, now: None)
 def record_plan(st: State, r: int, now: float) -> None:
     """Note that a plan is made."""

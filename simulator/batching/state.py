@@ -119,6 +119,7 @@ class State(NamedTuple):
     pool: Pool | Any  # None without prefix caching
     chain: Chain | Any  # None where requests follow no others here
     plans: Plans | Any = None  # None where plans are not recorded
+    lanes: Any = None  # of `lanes`; None where requests wait in one queue
 
 
 def new_state(
@@ -150,6 +151,17 @@ def new_state(
         pool=new_pool(ranks, blocks, sequences) if blocks else None,
         chain=new_chain() if chained else None,
     )
+
+
+LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
+"""Counters of what an engine has done, which outlast its failures."""
+
+
+def outlasting(old: State, new: State, now: float) -> State:
+    """A state without requests that goes on from one that failed at a time: its books and its clock."""
+    new.counters[LASTING] = old.counters[LASTING]
+    old.clocks[[T_NOW, T_KNOWN]] = now
+    return new._replace(clocks=old.clocks, hist=old.hist, log=old.log)
 
 
 def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:

@@ -24,7 +24,9 @@ VERSION = (0, 5)
 
 ONLY: Mapping[str, tuple[Any, str]] = {
     "prefill_max_requests": (None, "prompts of a step are not counted here"),
-    "enable_priority_scheduling": (False, "no request has a priority here"),
+    "enable_priority_scheduling": (False, "its preemption by priority is not simulated; vLLM's is"),
+    "schedule_low_priority_values_first": (False, "needs enable_priority_scheduling"),
+    "priority_scheduling_preemption_threshold": (10, "needs enable_priority_scheduling"),
     "enable_prefill_delayer": (False, "prompts do not wait for other ranks'"),
     "enable_dynamic_chunking": (False, "chunks have one size here"),
     "radix_eviction_policy": ("lru", "the tree is evicted by last use"),

@@ -99,7 +99,7 @@ def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: in
     """The batching that the file asks for."""
     base = POLICIES["vllm"]
     order = keys.text("scheduling_policy", "fcfs")
-    if order not in ("fcfs", "priority"):  # alike, as no request has a priority here
+    if order not in ("fcfs", "priority"):
         known = nearest(order, ("fcfs", "priority"))
         raise SpecError(keys.path, f"scheduling_policy: unknown policy {order!r}{known}")
     tokens = keys.count("max_num_batched_tokens", base.token_budget)
@@ -125,4 +125,5 @@ def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: in
         caching=cache.flag("enable_prefix_caching", base.caching),
         bare_first=rules.bare_first,
         serial_stages=rules.serial_stages,
+        order=order if order == "priority" else "",
     )

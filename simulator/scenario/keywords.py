@@ -76,6 +76,7 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     mean_rate: float | None
     rate_profile: Name
     images: int | None
+    classes: str | None
 
 
 class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from ...workloads.requests import RequestStream, open_requests
 from ...workloads.requests.arrivals import MAX_CV, MIN_CV
+from ...workloads.requests.classes import read_classes
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
+from ...workloads.requests.labelling import labelled
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
 from ..limits import MAX_ADAPTERS, MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
 from .option import Checked, described, flag, real, text, texts, whole
@@ -51,6 +53,11 @@ class Workload(Checked):
     images: int | None = whole(
         "Images of each request, where a trace does not say how many.", 1, MAX_IMAGES
     )
+    classes: str | None = text(
+        "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
+        "input_len, output_len, max_waiting, max_wait, and latencies promised, such as ttft_p99=0.5.",
+        "CLASSES",
+    )
 
     @property
     def given(self) -> bool:
@@ -60,13 +67,18 @@ class Workload(Checked):
 
     def open(self, seed: int) -> RequestStream:
         """The requests themselves; see `workloads.requests.open_requests`."""
-        return open_requests(
+        stream = open_requests(
             self.trace, rate=self.rate, closed_loop=self.closed_loop, limit=self.requests,
             duration=self.duration, seed=seed, input_len=self.input_len,
             output_len=self.output_len, lengths=self.lengths, turns=self.turns, think=self.think,
             cv=self.cv, rate_scale=self.rate_scale, spread=self.spread,
             rate_profile=self.rate_profile, mean_rate=self.mean_rate, since=self.since,
         )  # fmt: skip
+        if self.classes is None and self.trace is None:
+            return stream
+        known = read_classes(self.classes) if self.classes is not None else ()
+        drawn = self.trace is None and self.turns is None
+        return labelled(stream, known, seed, (self.lengths or "fixed") if drawn else None)
 
 
 @described

@@ -69,4 +69,4 @@ def _within(stream: RequestStream, longest: int) -> RequestStream:
                 )
             yield block
 
-    return RequestStream(stream.name, stream.has_arrivals, stream.closed_loop, blocks)
+    return replace(stream, blocks=blocks)

@@ -33,6 +33,8 @@ class Dealer:
         What requests pass before they are admitted: takes a row and the time.
     told : callable, optional
         Is told of each request that has been given to a node.
+    door : callable, optional
+        Whether a request that arrives is let in at all: takes a row and the time.
     gate : deque of int
         Requests that wait because no entry node is up, or has room.
     dealt : int
@@ -48,6 +50,7 @@ class Dealer:
     route: Route
     entrance: Callable[[int, float], None] | None = None
     told: Callable[[Node, int], None] | None = None
+    door: Callable[[int, float], bool] | None = None
     gate: deque[int] = field(default_factory=deque)
     dealt: int = 0
     restarts: Counter[int] = field(default_factory=Counter)
@@ -62,6 +65,9 @@ class Dealer:
 
     def arrive(self, row: int, now: float) -> None:
         """Deal a request that arrives now, behind those that wait, once it is past the entrance."""
+        if self.door is not None and not self.door(row, now):
+            self.table.refused.append(row)
+            return
         (self.entrance or self.admit)(row, now)
 
     def admit(self, row: int, now: float) -> None:
@@ -197,4 +203,5 @@ def _part(block: RequestBlock, which: slice) -> RequestBlock:
         None if block.adapters is None else block.adapters[which],
         None if block.acceptance is None else block.acceptance[which],
         None if block.images is None else block.images[which],
+        None if block.labels is None else block.labels.take(which),
     )  # fmt: skip

@@ -17,9 +17,12 @@ import simpy
 from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
+from ..batching.lanes import O_REFUSED
+from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .adapters import AdapterCounts, Shelf, shelf_of
+from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .autoscale import OPTION, Autoscale
 from .dealing import Dealer
@@ -177,15 +180,14 @@ class Driver:
         turns = None if first is None else first.turns
         chained = turns is not None
         # A key of the policy's order may need the arrival, which turns get when they are played.
-        played = turns is None or (turns.after is None and not policy.order)
+        played = turns is None or (turns.after is None and policy.order in ("", *LANED))
+        check_bounds(stream, first, bool(pools.decode))
         tenants = pools.entry[0].tenants
         swapped = tenants is not None and tenants.swapped
         staged = swapped or pools.encoder is not None
         scaled = autoscale is not None and autoscale.decides
-        self.alone = (
-            len(pools.entry) == 1 and not pools.decode and faults is None and played
-            and not staged and not scaled
-        )  # fmt: skip
+        one = len(pools.entry) == 1 and not pools.decode
+        self.alone = one and faults is None and played and not staged and not scaled
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
@@ -194,9 +196,10 @@ class Driver:
             deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
         ) -> Node:
             clients = stream.closed_loop if self.alone else None
+            policy, lanes = laned(policy, deployment, first, stream, self.alone)
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps,
+                cache or CacheSettings(), steps > 0, seed, steps, lanes,
             )  # fmt: skip
             return Node(index, engine)
 
@@ -209,9 +212,10 @@ class Driver:
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        self.shelf, self.queue = self._stages(pools, faults or scaled or None, seed)
+        self.shelf, self.queue = self._stages(stream, faults or scaled or None, seed)
         self.sessions = Sessions(env, table, self.dealer)
-        whole = self.alone or not (staged or scaled or self.always or faults or self.dealer.looks)
+        judged = self.dealer.looks or self.dealer.door is not None
+        whole = self.alone or not (staged or scaled or self.always or faults or judged)
         readers = [stage.read for stage in (self.shelf, self.queue) if stage is not None]
         self.arrivals = Arrivals(
             table, self.dealer, self.sessions, blocks, stream.closed_loop, whole, faults is not None,
@@ -225,11 +229,13 @@ class Driver:
         self.scaler = None if autoscale is None else self._scaler(autoscale)
 
     def _stages(
-        self, pools: Pools, faults: object, seed: int
+        self, stream: RequestStream, faults: object, seed: int
     ) -> tuple[Shelf | None, EncoderQueue | None]:
-        """What requests pass before they reach an engine: their images, then their adapter."""
-        tenants, dealer = pools.entry[0].tenants, self.dealer
-        shelf = queue = None
+        """What requests pass before they reach an engine: a door, their images, then their adapter."""
+        pools, dealer = self.pools, self.dealer
+        tenants, shelf, queue = pools.entry[0].tenants, None, None
+        if bounded(stream) and not self.alone:
+            dealer.door = Door(stream.classes, self.nodes, self.table, dealer.gate).admits
         if tenants is not None and tenants.swapped:
             nodes = (*pools.entry, *pools.decode)
             shelf = shelf_of(self.env, nodes, faults, seed, dealer.admit)
@@ -295,6 +301,10 @@ class Driver:
 
     def _served(self, moves: Moves | None) -> Served:
         nodes = self.nodes.all
+        for node in nodes if self.alone else ():
+            if node.engine.state.lanes is not None:
+                places = node.engine.state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
+                self.table.refused += [node.rows[place] for place in places.tolist()]
         return Served(
             [node.engine for node in nodes], self.table, self._completed(), self.warm_s,
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
@@ -309,7 +319,8 @@ class Driver:
 
     def _all_done(self) -> bool:
         arrived = self.arrivals.exhausted and not self.sessions.to_come
-        return arrived and self._completed() == self.table.count
+        refused = len(self.table.refused) + sum(node.engine.refused for node in self.nodes.all)
+        return arrived and self._completed() + refused == self.table.count
 
     def _deliver(self, node: Node) -> None:
         """Let completions on a node have their effects, at the time of its clock."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
@@ -18,6 +17,7 @@ from ..batching.chains import linked, open_clients
 from ..batching.exact import advance_exact
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
+from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
 from ..batching.loop import LOG_FULL, STUCK, advance
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
@@ -29,18 +29,16 @@ from ..batching.spec_state import Spec, with_requests
 from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
-    C_HITS,
     C_LOG,
     C_OPENED,
-    C_PREEMPTIONS,
-    C_PROMPT,
     C_RELEASED,
-    C_STEPS,
     C_SUBMITTED,
     C_WALK,
+    F8,
     F_ARRIVAL,
     F_FIRST,
     F_LAST,
+    I8,
     I_CACHED,
     I_GENERATED,
     I_INPUT,
@@ -48,13 +46,13 @@ from ..batching.state import (
     L_JOULES,
     LOG_ROWS,
     NUM_INTS,
-    T_KNOWN,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
     State,
     grown,
     new_state,
+    outlasting,
 )
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
@@ -62,13 +60,6 @@ from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .contents import Contents
 from .course import Course
 from .speculation import acceptance_of, speculating_policy, start_speculation
-
-F8 = npt.NDArray[np.float64]
-I8 = npt.NDArray[np.int64]
-
-
-LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
-"""Counters of what an engine has done, which outlast its failures."""
 
 
 @dataclass(slots=True)
@@ -94,6 +85,8 @@ class Engine:
         Of what is drawn of requests: how many drafts are accepted.
     most_plans : int or None
         How many are kept, the first ones; all of them if not given.
+    lanes : LaneRules, optional
+        Where requests do not wait in one queue.
     """
 
     deployment: Deployment
@@ -106,6 +99,7 @@ class Engine:
     keep_plans: bool = False
     seed: int = 0
     most_plans: int | None = None
+    lanes: LaneRules | None = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -120,6 +114,7 @@ class Engine:
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
+    book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
 
     def __post_init__(self) -> None:
@@ -168,14 +163,15 @@ class Engine:
             self.state = self.state._replace(plans=plans)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
         self.contents = Contents()
+        if self.lanes is not None:
+            self.book = LaneBook(self.lanes)
+            self.state = self.state._replace(lanes=self.lanes.start(ranks))
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
         old = self.state
         self._empty()
-        self.state.counters[LASTING] = old.counters[LASTING]
-        old.clocks[[T_NOW, T_KNOWN]] = now
-        self.state = self.state._replace(clocks=old.clocks, hist=old.hist, log=old.log)
+        self.state = outlasting(old, self.state, now)
         if self.state.pool is not None and old.pool is not None:
             pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
             self.state = self.state._replace(pool=pool)
@@ -198,9 +194,14 @@ class Engine:
 
     @property
     def done(self) -> bool:
-        """Whether every submitted request has finished."""
+        """Whether every submitted request has finished, or was turned away."""
         counters = self.state.counters
-        return bool(counters[C_COMPLETED] == counters[C_SUBMITTED])
+        return bool(counters[C_COMPLETED] == counters[C_SUBMITTED] - self.refused)
+
+    @property
+    def refused(self) -> int:
+        """Requests turned away since the latest failure."""
+        return 0 if self.state.lanes is None else int(self.state.lanes.marks[M_REFUSED])
 
     def curve(self) -> tuple[F8, F8]:
         """Running totals over time, see `Course.curve`."""
@@ -272,9 +273,10 @@ class Engine:
         if self.clients is not None and not chained:
             arrival = np.full(len(block), np.inf)
         lengths = block.input_tokens, block.output_tokens
-        keys = queue_keys(self.policy.order, Waiting(block.request_id, block.arrival_s, *lengths))
-        have = self.submitted
+        have, keys = self.submitted, queue_keys(self.policy.order, Waiting.of(block))
         self.state = grown(self.state, arrival, *lengths, keys)
+        if self.book is not None:
+            self.state = self.book.place(block, self.state)
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.speculation)
             self.spec = with_requests(self.spec, have, block.request_id, rates)

@@ -17,6 +17,7 @@ import numpy as np
 import simpy
 
 from ..batching.kv import KvRules, rank_rules, sequence_bytes
+from ..batching.lanes import M_SPREAD
 from ..batching.state import (
     C_RELEASED,
     C_SUBMITTED,
@@ -73,6 +74,8 @@ class Node:
         Prompt tokens of requests that a router has not seen come back.
     sent : Sent or None
         What the router remembers of it, where its rule asks.
+    apart : int
+        Most that the counters of two tenants differed by before its latest failure.
     queued, held : bool
         Whether it waits for its turn to run; whether a completion on it has yet to be delivered; it stands still until then.
     """
@@ -93,6 +96,7 @@ class Node:
     gone: int = 0
     held_tokens: int = 0
     sent: Sent | None = None
+    apart: int = 0
     queued: bool = False
     held: bool = False
     _whole: KvRules | None = None
@@ -139,11 +143,17 @@ class Node:
     def fail(self, now: float) -> None:
         """Lose all that is here."""
         self.earlier += self.engine.completed
+        self.apart = self.apart_now()
         if self.engine.submitted:
             self.engine.fail(now)
         self.rows, self.life, self.clock = no_rows(), self.life + 1, now
         self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
         self.held_tokens, self.sent = 0, None
+
+    def apart_now(self) -> int:
+        """Most that the virtual counters of two tenants in its queue have differed by."""
+        lanes = self.engine.state.lanes
+        return self.apart if lanes is None else max(self.apart, int(lanes.marks[M_SPREAD]))
 
     @property
     def live(self) -> int:

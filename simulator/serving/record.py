@@ -23,6 +23,7 @@ from .steady import Window
 from .tasks import Tasks
 
 if TYPE_CHECKING:
+    from .classes import Classes
     from .steps import RunStep
 
 
@@ -238,6 +239,8 @@ class Run:
         Which replicas there were when, where an autoscaler decides.
     tasks : Tasks or None
         What sessions or agents' tasks took, where requests follow others.
+    classes : Classes or None
+        The same by class and tenant, where requests have one.
     """
 
     deployment: Deployment
@@ -280,6 +283,7 @@ class Run:
     encoder: EncoderCounts | None = None
     scaling: Scaling | None = None
     tasks: Tasks | None = None
+    classes: Classes | None = None
 
     def __repr__(self) -> str:
         return (
@@ -320,6 +324,8 @@ class Run:
             sent = table.arrival_s - self.outside_s
             columns["client_ttft_s"] = table.first_token_s - sent
             columns["client_e2e_s"] = table.last_token_s - sent
+        if self.classes is not None:
+            columns |= self.classes.labels.columns()
         if self.moves is not None:
             columns["kv_start_s"], columns["kv_end_s"] = self.moves.start_s, self.moves.end_s
         return columns

@@ -11,6 +11,7 @@ from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
 from .adapters import by_names, known
+from .class_runs import classes_of
 from .collect import collect
 from .driver import serve
 from .fleet import Fleet, pools_of
@@ -84,6 +85,8 @@ def run(
         stop=stop, steps=steps, autoscale=fleet.autoscale,
     )  # fmt: skip
     if served.completed == 0:
+        if served.table.refused:
+            raise InputError("--classes", "turns every request away; raise max_waiting or max_wait")
         raise InputError(stream.name, "has no requests")
     if warmup >= (count := served.completed):
         raise InputError("--warmup", f"must be below the {count} requests, not {warmup}")
@@ -91,4 +94,9 @@ def run(
         served, deployment, policy, stream.name, seed=seed, warmup=warmup,
         copies=fleet.replicas, clients=clients, stop=bool(stop), wall_s=time.perf_counter() - began,
     )  # fmt: skip
+    by_class = classes_of(
+        served, found.requests, stream.classes, found.window, warmup, policy.host.request_s
+    )
+    if by_class is not None:
+        found = replace(found, classes=by_class)
     return replace(found, steps=steps_of(served.engines[0], steps)) if steps else found

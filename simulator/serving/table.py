@@ -8,6 +8,7 @@ import numpy as np
 
 from ...workloads.requests import PREFIX_BLOCK_TOKENS, RequestBlock, Turns
 from ...workloads.requests.block import joined_acceptance
+from ...workloads.requests.labels import Labels
 from ..batching.state import (
     F8,
     F_ARRIVAL,
@@ -61,6 +62,10 @@ class Table:
         Content of prompts' blocks; empty where none is told.
     acceptance : float64 array
         Chance that a draft is accepted, NaN where nobody says; empty where no request says.
+    labels : Labels or None
+        Class, priority and tenant of each.
+    refused : list of int
+        Rows that were turned away.
     """
 
     count: int = 0
@@ -82,6 +87,8 @@ class Table:
     hash_ids: list[tuple[int, ...]] = field(default_factory=list)
     hash_tokens: int = PREFIX_BLOCK_TOKENS
     acceptance: F8 = field(default_factory=lambda: np.zeros(0))
+    labels: Labels | None = None
+    refused: list[int] = field(default_factory=list)
 
     def append(self, block: RequestBlock) -> range:
         """Take in requests; returns their rows."""
@@ -114,6 +121,8 @@ class Table:
             joined = joined_acceptance([(told, first), (block.acceptance, len(block))])
             assert joined is not None
             self.acceptance = joined
+        if block.labels is not None:
+            self.labels = Labels.joined([self.labels, block.labels] if first else [block.labels])
         if block.hash_ids is not None:
             self.hash_ids.extend(block.hash_ids)
             self.hash_tokens = block.hash_tokens
@@ -130,6 +139,7 @@ class Table:
             self.id[one], np.array([arrival_s]), self.input_tokens[one], np.array([output_tokens]),
             (self.hash_ids[row],) if self.hash_ids else None, turns, self.hash_tokens,
             acceptance=self.acceptance[one] if len(self.acceptance) else None,
+            labels=self.labels.take(one) if self.labels is not None else None,
         )  # fmt: skip
 
     def waits(self, row: int) -> tuple[int, ...]:
@@ -172,8 +182,10 @@ class Table:
             self.arrival_s[rows] = floats[places, F_ARRIVAL]
 
     def stamps(self) -> Stamps:
-        """Times of all requests that were read."""
-        rows = slice(0, self.count)
+        """Times of all requests that were read and not turned away."""
+        rows: slice | I8 = slice(0, self.count)
+        if self.refused:
+            rows = np.delete(np.arange(self.count), self.refused)
         return Stamps(
             self.arrival_s[rows], self.scheduled_s[rows], self.last_s[rows],
             self.generated[rows] == self.output_tokens[rows],

@@ -116,8 +116,9 @@ class Tandem:
         """Give a decode node the requests whose caches come to it, in order of their coming."""
         table = self.table
         block = RequestBlock(
-            table.id[rows], moves.end_s[rows], table.input_tokens[rows], table.output_tokens[rows]
-        )
+            table.id[rows], moves.end_s[rows], table.input_tokens[rows], table.output_tokens[rows],
+            labels=None if table.labels is None else table.labels.take(rows),
+        )  # fmt: skip
         node.engine.take_up(block, table.input_tokens[rows], table.first_s[rows])
         node.rows.frombytes(np.ascontiguousarray(rows).tobytes())
 

@@ -44,6 +44,9 @@ class Request:
     gaps: list[float] = field(default_factory=list)
     far: int = 0  # tokens it would have cached had all drafts of its latest step been accepted
     came: int = 0  # tokens that its latest step brought
+    priority: int = 0
+    tenant: int = 0
+    place: int = -1  # among arrivals
 
     @property
     def in_prefill(self) -> bool:
@@ -228,6 +231,7 @@ class Reference:
     later: list[Request] = field(default_factory=list)  # what follows a request that is not done
     coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
     spare: int = 0  # tokens that a sequence may hold beyond those it will ever have
+    gave_way: bool = False  # whether a plan preempted the only request that it could have run
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
@@ -274,6 +278,7 @@ class Reference:
             plans = [self.plan(rank, closed) for rank in ranks]
             unfree = self.forget_late(ranks)
             if not any(plans):
+                unfree = unfree or self.gave_way
                 assert unfree or self.known < self.now, "no sequence can make progress"
                 self.known = self.now  # the step in flight has ended: look again
                 self.landed([])
@@ -633,6 +638,122 @@ class Verifying(Reference):
             self.token(request)
         if self.policy.ahead:
             self.coming.append(request)
+
+
+@dataclass
+class ByPriority(Reference):
+    """The same with vLLM's priorities: its own loop over running requests, in its own words.
+
+    `Rank.admitted` is its list of running requests, those among them that the step in flight ends.
+    """
+
+    arrived: int = 0
+
+    def queue(self, rank: Rank, request: Request) -> None:
+        if request.place < 0:
+            request.place = self.arrived
+            self.arrived += 1
+        rank.waiting.append(request)
+        rank.waiting.sort(key=lambda r: (r.priority, r.place))
+
+    def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
+        budget, index, preempted = self.policy.token_budget, 0, False
+        self.gave_way = False
+        scheduled: dict[Request, int] = {}
+        while index < len(rank.admitted) and budget > 0:
+            request = rank.admitted[index]
+            if request in rank.late:  # sure to have its last token
+                index += 1
+                continue
+            tokens = request.input + request.generated - request.cached
+            tokens = min(tokens, budget, self.policy.threshold or tokens)
+            fits = True
+            while fits and not rank.kv.hold(request, request.cached + tokens):
+                victim = max(rank.admitted, key=lambda r: (r.priority, r.place))
+                rank.admitted.remove(victim)
+                if victim in scheduled:
+                    budget += scheduled.pop(victim)
+                    index -= 1
+                self.preempt(rank, victim)
+                preempted = True
+                fits = victim is not request
+            if not fits:
+                self.gave_way = True
+                break
+            self.note(rank, request, tokens)
+            scheduled[request] = tokens
+            budget -= tokens
+            index += 1
+        plan = list(scheduled.items())
+        return plan if preempted or closed else plan + self.admit(rank, budget)
+
+    def preempt(self, rank: Rank, victim: Request) -> None:
+        ended = victim in rank.late
+        super().preempt(rank, victim)
+        if not ended:
+            rank.waiting.remove(victim)
+            self.queue(rank, victim)
+
+
+@dataclass
+class ByService(Reference):
+    """The same with virtual token counters (algorithm 2 of Sheng et al., OSDI 2024), of one rank."""
+
+    served: dict[int, int] = field(default_factory=dict)
+    arrived: int = 0
+    last: int = -1  # tenant whose request left the queue last
+    apart: int = 0  # most that the counters of two tenants in the queue differed by
+    ranks: list[Rank] = field(default_factory=list)
+
+    def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
+        to_come, self.ranks = super().begin(requests)
+        return to_come, self.ranks
+
+    def open(self, to_come: list[Request], done: Sequence[Request]) -> None:
+        super().open(to_come, done)
+        for rank in self.ranks:
+            self.measure(rank)
+
+    def measure(self, rank: Rank) -> None:
+        found = [self.served[r.tenant] for r in rank.waiting]
+        self.apart = max([self.apart, *(max(found) - c for c in found)])
+
+    def queue(self, rank: Rank, request: Request) -> None:
+        waiting = {r.tenant for r in rank.waiting}
+        mine = self.served.setdefault(request.tenant, 0)
+        if request.tenant not in waiting:
+            others = [self.served[t] for t in waiting] or [self.served.get(self.last, 0)]
+            self.served[request.tenant] = max(mine, min(others))
+        request.place = self.arrived
+        self.arrived += 1
+        rank.waiting.append(request)
+        self.measure(rank)
+
+    def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
+        """One at a time, of the tenant served least."""
+        plan: list[tuple[Request, int]] = []
+        while rank.waiting and budget > 0:
+            rank.waiting.sort(key=lambda r: r.place)
+            least = min(self.served[r.tenant] for r in rank.waiting)
+            first = next(r for r in rank.waiting if self.served[r.tenant] == least)
+            rank.waiting.remove(first)
+            others, rank.waiting = rank.waiting, [first]
+            new = math.isnan(first.scheduled)
+            own = super().admit(rank, budget)
+            rank.waiting += others
+            if not own:
+                break
+            self.last = first.tenant
+            if new:
+                self.served[first.tenant] += first.input
+            self.measure(rank)
+            plan += own
+            budget -= min(own[0][1], budget)
+        return plan
+
+    def token(self, request: Request) -> None:
+        super().token(request)
+        self.served[request.tenant] += 2
 
 
 def batch_of(plan: Sequence[tuple[Request, int]]) -> Batch:

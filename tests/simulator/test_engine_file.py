@@ -145,6 +145,7 @@ def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> Non
     })  # fmt: skip
     policy = read_engine(path).policy
     assert (policy.threshold, policy.token_budget, policy.chunked) == (300, 700, True)
+    assert policy.order == "priority"
     whole = {"max_num_batched_tokens": 4096, "max_model_len": 4096, "enable_chunked_prefill": False}
     assert not read_engine(engine_json(whole)).policy.chunked
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .classes import RequestClass
+from .labels import Labels
+
 MAX_BLOCK = 65_536
 """Most requests in one block."""
 
@@ -106,6 +109,8 @@ class RequestBlock:
         Chance that a draft of a request is accepted once those before it are; NaN where nobody says.
     images : int64 array, shape (n,), or None
         Images of each request.
+    labels : Labels or None
+        Class, priority and tenant of each request.
     """
 
     request_id: npt.NDArray[np.int64]
@@ -118,6 +123,7 @@ class RequestBlock:
     adapters: npt.NDArray[np.int64] | None = None
     acceptance: npt.NDArray[np.float64] | None = None
     images: npt.NDArray[np.int64] | None = None
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.request_id)
@@ -141,12 +147,15 @@ class RequestStream:
         the next one at a completion. None for an open loop.
     blocks : callable
         Starts an iteration.
+    classes : tuple of RequestClass
+        What is known of its requests' classes, whose numbers are places here.
     """
 
     name: str
     has_arrivals: bool
     closed_loop: int | None
     blocks: Callable[[], Iterator[RequestBlock]]
+    classes: tuple[RequestClass, ...] = ()
 
     def __iter__(self) -> Iterator[RequestBlock]:
         return self.blocks()
@@ -169,6 +178,7 @@ class RequestStream:
             joined([b.adapters for b in blocks]),
             joined_acceptance([(b.acceptance, len(b)) for b in blocks]),
             joined([b.images for b in blocks]),
+            Labels.joined([b.labels for b in blocks]),
         )
 
 

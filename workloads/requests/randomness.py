@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ARRIVALS, INPUT_LENGTHS, OUTPUT_LENGTHS, CLIENT, TURNS, THINKING = range(6)
+(ARRIVALS, INPUT_LENGTHS, OUTPUT_LENGTHS, CLIENT, TURNS, THINKING, KINDS, TENANTS) = range(8)
 """What a generator is for; a client adds a number made from its name."""
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from .block import MAX_BLOCK, HashIds, RequestBlock, Turns, joined, joined_acceptance
+from .labels import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Rows:
     adapters: npt.NDArray[np.int64] | None = None
     acceptance: npt.NDArray[np.float64] | None = None
     images: npt.NDArray[np.int64] | None = None
+    labels: Labels | None = None
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -39,9 +41,10 @@ class Rows:
         adapters = None if self.adapters is None else self.adapters[cut]
         own = None if self.acceptance is None else self.acceptance[cut]
         images = None if self.images is None else self.images[cut]
+        labels = None if self.labels is None else self.labels.take(cut)
         return Rows(
             self.arrival_s[cut], self.input_tokens[cut], self.output_tokens[cut], hashes, turns,
-            adapters, own, images,
+            adapters, own, images, labels,
         )  # fmt: skip
 
 
@@ -173,6 +176,7 @@ def _joined(a: Rows, b: Rows) -> Rows:
         joined([a.adapters, b.adapters]),
         joined_acceptance([(a.acceptance, len(a)), (b.acceptance, len(b))]),
         joined([a.images, b.images]),
+        Labels.joined([a.labels, b.labels]),
     )
 
 
@@ -194,4 +198,5 @@ def numbered(batches: Iterable[Rows], block_size: int) -> Iterator[RequestBlock]
             yield RequestBlock(
                 ids, part.arrival_s, part.input_tokens, part.output_tokens, part.hash_ids,
                 part.turns, adapters=part.adapters, acceptance=part.acceptance, images=part.images,
+                labels=part.labels,
             )  # fmt: skip

@@ -13,6 +13,7 @@ from ..csvfile import Column, header_of, numbers, read_columns
 from . import stamps
 from .cells import chances, check_order, times, tokens
 from .formats import request_format
+from .labelling import COLUMNS, LabelReader
 from .options import MAX_SIZE
 from .rows import Rows
 from .sessions import meant, session_columns, turns_reader
@@ -70,13 +71,13 @@ def read_own(path: Path) -> Iterator[Rows]:
     """Read a `requests.csv` as simulations write it and servers' logs are kept; arrivals in s.
 
     It may have the columns of `sessions`; those of `NAMED`, whole numbers from 0: ``adapter``, which
-    one a request uses, and ``images``, how many come with it; and `ACCEPTANCE`.
+    one a request uses, and ``images``, how many come with it; `ACCEPTANCE`; and those of `labelling`.
     """
     header = header_of(path)
     as_named = meant(header, str(path))
     names = session_columns(as_named, str(path))
-    more = tuple(name for name in (*NAMED, ACCEPTANCE) if name in header)
-    sessions, last = turns_reader(names), -np.inf
+    more = tuple(name for name in (*NAMED, ACCEPTANCE, *COLUMNS) if name in header)
+    sessions, labels, last = turns_reader(names), LabelReader(), -np.inf
     for columns in read_columns(
         path, (*OWN, *(as_named[name] for name in names if name in as_named), *more)
     ):
@@ -90,7 +91,7 @@ def read_own(path: Path) -> Iterator[Rows]:
         }  # fmt: skip
         if ACCEPTANCE in more:
             own["acceptance"] = chances(found[ACCEPTANCE])
-        rows = replace(rows, **own)
+        rows = replace(rows, **own, labels=labels.read(found, len(rows)))
         named = {name: found[as_named[name]] for name in names if name in as_named}
         empty = replace(columns[0], cells=[""] * len(rows))
         named |= {name: empty for name in names if name not in as_named}

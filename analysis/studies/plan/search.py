@@ -16,7 +16,7 @@ from ....workloads.requests.options import check_count, check_rate
 from ...parallel import Told
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ..loads import knob_of, names_of
-from ..service_level import read_level
+from ..service_level import ATTAINMENT, read_level
 from .best import Searched, limit_on, search_on, start_on
 from .points import WORST, Task, check_goal
 from .result import Plan
@@ -86,6 +86,9 @@ def plan(
     """
     level, names = read_level(slo), names_of(systems)
     given = dict(options)
+    if ATTAINMENT in level or options.get("classes") is not None:
+        name = "--slo attainment" if ATTAINMENT in level else "--classes"
+        raise InputError(name, "is no part of a plan; `capacity` takes it")
     for name in ("system", *SEARCHED):
         if given.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the plan sets")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....workloads.errors import InputError
 from ...answers.bases import bases_of
 from ...answers.carbon import gco2
+from ...answers.classes import class_figures
 from ...answers.pools import pool_dict
 from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
@@ -47,6 +48,8 @@ POOLED = (
     "kv_share_of_latency", "limiting_pool",
 )  # fmt: skip
 """Columns behind those, of points with two pools."""
+CLASSED = ("refused", "attainment", "goodput_per_s")
+"""And of points with classes of requests."""
 Figure = float | int | str | None
 
 
@@ -100,8 +103,19 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
-        "basis": bases.times, "energy_basis": bases.energy, **_pooled(first),
+        "basis": bases.times, "energy_basis": bases.energy, **_pooled(first), **_classed(runs),
     }  # fmt: skip
+
+
+def _classed(runs: Sequence[Simulation]) -> dict[str, Figure]:
+    """Figures of classes, means over the seeds; nothing without classes."""
+    found = [class_figures(r.run) for r in runs]
+    out: dict[str, Figure] = {}
+    for name in CLASSED if found[0] else ():
+        values = [each[name] for each in found]
+        known = [x for x in values if x is not None]
+        out[name] = sum(known) / len(known) if len(known) == len(values) else None
+    return out
 
 
 def _pooled(first: Simulation) -> dict[str, Figure]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,21 @@ import numpy as np
 from ....simulator.scenario.option import options_of
 from ....simulator.scenario.parts import Workload
 from ....workloads.errors import InputError, nearest, visible
+from ....workloads.requests.classes import is_classes_path, read_classes
 from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
 from .parameters import check_parameter
-from .point import METRICS, POOLED
+from .point import CLASSED, METRICS, POOLED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
 LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
-FIGURES = frozenset((*METRICS, *POOLED))
+FIGURES = frozenset((*METRICS, *POOLED, *CLASSED))
 """What conditions and objectives may name."""
 
 
@@ -170,6 +171,9 @@ def read_study(path: str | Path) -> Study:
     objectives = read_objectives(
         _mapping(raw, "objectives", path), f"{path}: objectives", {*FIGURES, *columns}
     )
+    asked = {*objectives, *(name for c in constraints for name in c.names)} & {*CLASSED[1:]}
+    if asked:
+        _check_promised(min(asked), base, axes, path)
     title = raw.get("title", visible(path.stem))
     if not isinstance(title, str):
         raise InputError(f"{path}: title", "must be text")
@@ -178,6 +182,25 @@ def read_study(path: str | Path) -> Study:
     if study.size > MAX_POINTS:
         raise InputError(f"{path}: axes", f"span {study.size:,} points, more than {MAX_POINTS:,}")
     return study
+
+
+def _check_promised(
+    asked: str, base: Mapping[str, Value], axes: Sequence[Axis], path: Path
+) -> None:
+    """Refuse shares of requests in time where a class is promised nothing."""
+    known = [base["classes"]] if "classes" in base else []
+    for axis in axes:
+        if "classes" in axis.parameters:
+            known += [row[axis.parameters.index("classes")] for row in axis.values]
+    if not known:
+        reason = "needs classes with a latency each, such as chat:ttft_p99=0.5"
+        raise InputError(f"{path}: {asked}", reason)
+    for text in known:
+        where = str(path.parent / str(text)) if is_classes_path(str(text)) else str(text)
+        for c in read_classes(where):
+            if not c.promises:
+                reason = f"class {c.name!r} has no latency, such as ttft_p99=1"
+                raise InputError(f"{path}: {asked}", reason)
 
 
 def read_objectives(given: Mapping[str, Any], where: str, known: set[str]) -> dict[str, str]:

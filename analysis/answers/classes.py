@@ -1,0 +1,158 @@
+"""Classes of requests and tenants in an answer: what each was promised and what it got."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...workloads.errors import InputError
+from ..show.text import seconds, show
+
+if TYPE_CHECKING:
+    from ...simulator.serving.classes import Classes, ClassRun, Tenants
+    from ...simulator.serving.record import Run
+
+MOST_TENANTS = 16
+"""Tenants that a table shows, those served most; JSON has them all."""
+
+
+def classes_dict(run: Run) -> dict[str, Any]:
+    """Entries of an answer's JSON; nothing where requests have no classes."""
+    found = run.classes
+    if found is None:
+        return {}
+    return {
+        "sent": sum(c.sent for c in found.kinds),
+        "refused": len(found.refused_id),
+        "attainment": found.attained,
+        "goodput_per_s": found.goodput_per_s,
+        "classes": [_class_dict(c) for c in found.kinds],
+        "tenants": _tenants_dict(found.tenants),
+    }
+
+
+def _class_dict(c: ClassRun) -> dict[str, Any]:
+    return {
+        "class": c.name,
+        **{name: getattr(c, name) for name in ("sent", "refused", "finished", "preemptions")},
+        **{name: getattr(c, name).as_dict() for name in ("ttft_s", "tpot_s", "e2e_s")},
+        "attainment": c.attained,
+        "goodput_per_s": c.goodput_per_s,
+        "promises": [
+            {"latency": k.promise.name, "most_s": k.promise.most_s, "kept": k.share, "met": k.met}
+            for k in c.kept
+        ],
+    }
+
+
+def _tenants_dict(t: Tenants) -> dict[str, Any]:
+    columns = t.sent.tolist(), t.refused.tolist(), t.served.tolist()
+    return {
+        "served": [
+            {"tenant": name, "sent": sent, "refused": refused, "service": served}
+            for name, sent, refused, served in zip(t.names, *columns, strict=True)
+        ],
+        "counters_apart": t.apart,
+        "counters_bound": t.bound,
+    }
+
+
+def class_rows(run: Run) -> list[dict[str, Any]]:
+    """One row a class, and one of all where every class is promised something."""
+    found = run.classes
+    if found is None:
+        return []
+    rows = [_row(c) for c in found.kinds]
+    if len(rows) > 1 and found.attained is not None:
+        rows.append({
+            "class": "all", "sent": sum(c.sent for c in found.kinds), "refused": len(found.refused_id),
+            **dict.fromkeys(list(rows[0])[3:7], "-"),
+            "preemptions": sum(c.preemptions for c in found.kinds),
+            "in time": _percent(found.attained), "goodput/s": show(found.goodput_per_s),
+        })  # fmt: skip
+    return rows
+
+
+def _row(c: ClassRun) -> dict[str, Any]:
+    return {
+        "class": c.name, "sent": c.sent, "refused": c.refused,
+        "TTFT p50": seconds(c.ttft_s.p50), "TTFT p99": seconds(c.ttft_s.p99),
+        "TPOT p50": seconds(c.tpot_s.p50), "TPOT p99": seconds(c.tpot_s.p99),
+        "preemptions": c.preemptions, "in time": _percent(c.attained),
+        "goodput/s": "-" if c.goodput_per_s is None else show(c.goodput_per_s),
+    }  # fmt: skip
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def class_blocks(run: Run) -> list[str | Sequence[Mapping[str, Any]]]:
+    """The same as a table, then what was promised, and what tenants got; nothing without classes."""
+    found = run.classes
+    if found is None:
+        return []
+    return [class_rows(run), *_promises(found), *_tenant_blocks(found.tenants)]
+
+
+def _promises(found: Classes) -> list[str]:
+    """Every promise with the share that kept it, in a sentence."""
+    told = []
+    for c in found.kinds:
+        for k in c.kept:
+            text = f"{c.name} {k.promise.name.replace('_', ' ')} <= {seconds(k.promise.most_s)}"
+            text += f" kept by {_percent(k.share)}"
+            told.append(text + ("" if k.met is not False else " (MISSED)"))
+    return [f"Promised: {'; '.join(told)}."] if told else []
+
+
+def _tenant_blocks(t: Tenants) -> list[str | Sequence[Mapping[str, Any]]]:
+    """What tenants got, where there are several."""
+    if len(t.names) < 2:
+        return []
+    total = int(t.served.sum())
+    order = np.argsort(-t.served, kind="stable")[:MOST_TENANTS].tolist()
+    rows = [
+        {
+            "tenant": t.names[i], "sent": int(t.sent[i]), "refused": int(t.refused[i]),
+            "service": int(t.served[i]), "share": f"{t.served[i] / total:.1%}" if total else "-",
+        }
+        for i in order
+    ]  # fmt: skip
+    if t.apart is None:
+        return [rows]
+    text = f"Counters of tenants that wait were at most {t.apart:,} apart; "
+    return [rows, f"{text}{t.bound:,} is the most that is fair, where nothing is preempted."]
+
+
+def class_figures(run: Run) -> dict[str, float | None]:
+    """Figures of classes by name, as columns of tables; nothing without classes."""
+    found = run.classes
+    if found is None:
+        return {}
+    out: dict[str, float | None] = {
+        "attainment": found.attained, "goodput_per_s": found.goodput_per_s,
+        "refused": float(len(found.refused_id)),
+    }  # fmt: skip
+    for c in found.kinds:
+        out |= {f"attainment_{c.name}": c.attained, f"goodput_per_s_{c.name}": c.goodput_per_s}
+    return out
+
+
+def needs_promises(run: Run, where: str) -> Classes:
+    """Classes of a run that is asked how many of its requests are in time.
+
+    Raises
+    ------
+    InputError
+        No classes, or one that is promised nothing.
+    """
+    if run.classes is None:
+        raise InputError(where, "needs --classes with a latency each, such as chat:ttft_p99=0.5")
+    for c in run.classes.kinds:
+        if c.attained is None and c.sent and not c.kept:
+            reason = f"class {c.name!r} has no latency in --classes, such as ttft_p99=1"
+            raise InputError(where, reason)
+    return run.classes

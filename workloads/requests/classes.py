@@ -1,0 +1,202 @@
+"""Classes of requests: how many there are of each, what each is promised, and what it may ask of a queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, nearest
+from .options import check_count, check_real
+
+LATENCIES = ("ttft", "tpot", "e2e", "client_ttft", "client_e2e")
+"""Latencies that every request has of its own."""
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+KEYS = ("share", "priority", "tenants", "input_len", "output_len", "max_waiting", "max_wait")
+"""Keys of a class beside its latencies."""
+FORM = "NAME:KEY=VALUE,...;NAME:..., for example chat:share=0.7,ttft_p99=0.5;batch:share=0.3,priority=1"
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """Most seconds of one latency of a request.
+
+    Attributes
+    ----------
+    name : str
+        As it is written: one of `LATENCIES`, with or without a quantile.
+    latency : str
+    most_s : float
+    share : float or None
+        Of the class's requests that must keep it; None where nobody says.
+    """
+
+    name: str
+    latency: str
+    most_s: float
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestClass:
+    """Requests of one kind.
+
+    Attributes
+    ----------
+    name : str
+    share : float or None
+        Of all requests, where these do not say of which class they are.
+    priority : int
+        The smaller, the sooner; of requests that do not say.
+    promises : tuple of Promise
+        Its service level.
+    tenants : int
+        Whose requests they are, in equal parts; of requests that do not say.
+    input_len, output_len : int or None
+        Mean lengths of generated requests [tokens]; those of all others if not given.
+    max_waiting : int or None
+        Requests of the class that may wait where another is let in.
+    max_wait : float or None
+        How long the first of them may have waited [s].
+    """
+
+    name: str
+    share: float | None = None
+    priority: int = 0
+    promises: tuple[Promise, ...] = ()
+    tenants: int = 1
+    input_len: int | None = None
+    output_len: int | None = None
+    max_waiting: int | None = None
+    max_wait: float | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a request of it may be turned away."""
+        return self.max_waiting is not None or self.max_wait is not None
+
+    def tenant_names(self) -> list[str]:
+        """Names of its tenants."""
+        if self.tenants == 1:
+            return [self.name]
+        return [f"{self.name}-{i}" for i in range(self.tenants)]
+
+
+def read_classes(text: str) -> tuple[RequestClass, ...]:
+    """Read classes: ``NAME:KEY=VALUE,...;NAME:...``, or a YAML file of the same names and keys.
+
+    Raises
+    ------
+    InputError
+        Not of the form, an unknown key, or a value out of range.
+
+    Examples
+    --------
+    >>> chat, batch = read_classes("chat:share=0.7,ttft_p99=0.5; batch:share=0.3,priority=1")
+    >>> chat.promises[0].most_s, batch.priority
+    (0.5, 1)
+    """
+    found = dict(_of_file(text) if is_classes_path(text) else _of_text(text))
+    if not found:
+        raise InputError("--classes", f"needs at least one: {FORM}")
+    classes = tuple(_class_of(name, keys) for name, keys in found.items())
+    shares = [c.share for c in classes]
+    if None not in shares and abs(sum(filter(None, shares)) - 1) > 1e-6:
+        total = sum(filter(None, shares))
+        raise InputError("--classes", f"the shares must add up to 1, not {total:g}")
+    return classes
+
+
+def is_classes_path(text: str) -> bool:
+    """Whether a text names a file of classes."""
+    return text.endswith((".yaml", ".yml"))
+
+
+def without_bounds(text: str) -> str:
+    """The same classes, which turn no request away, as `read_classes` takes them."""
+    out = []
+    for c in read_classes(text):
+        names = ("share", "priority", "tenants", "input_len", "output_len")
+        keys = {name: getattr(c, name) for name in names} | {p.name: p.most_s for p in c.promises}
+        pairs = [f"{name}={value!r}" for name, value in keys.items() if value is not None]
+        out.append(f"{c.name}:{','.join(pairs)}")
+    return ";".join(out)
+
+
+def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and keys of classes as they are typed."""
+    seen: set[str] = set()
+    for entry in filter(None, (part.strip() for part in text.split(";"))):
+        name, _, rest = (part.strip() for part in entry.partition(":"))
+        if not name or "=" in name or name in seen:
+            raise InputError("--classes", f"must be {FORM}, each name once, not {entry!r}")
+        seen.add(name)
+        keys: dict[str, Any] = {}
+        for pair in filter(None, (part.strip() for part in rest.split(","))):
+            key, equals, value = (part.strip() for part in pair.partition("="))
+            if not equals or key in keys:
+                raise InputError(f"--classes {name}", f"must be KEY=VALUE, each once, not {pair!r}")
+            keys[key] = _number(f"--classes {name}.{key}", value)
+        yield name, keys
+
+
+def _number(where: str, text: str) -> float | int:
+    """A number as it is typed."""
+    try:
+        if "_" in text:  # Python reads 1_0 as 10; no other option does
+            raise ValueError
+        return int(text) if text.lstrip("+-").isdecimal() else float(text)
+    except ValueError:
+        raise InputError(where, f"must be a number, not {text!r}") from None
+
+
+def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and keys of classes in a file."""
+    from ..yamlfile import read_yaml
+
+    values = read_yaml(Path(text))
+    for name, keys in values.items():
+        if not isinstance(keys or {}, Mapping):
+            raise InputError(f"{text}: {name}", f"must be keys with values: {', '.join(KEYS)}")
+        yield str(name), dict(keys or {})
+
+
+def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:
+    """One class from its keys."""
+    own: dict[str, Any] = {}
+    promises: list[Promise] = []
+    for key, value in keys.items():
+        where = f"--classes {name}.{key}"
+        if key == "share":
+            own[key] = check_real(value, where, 1e-9, 1.0)
+        elif key == "priority":
+            own[key] = check_count(value, where, -(2**31))
+        elif key == "tenants":
+            own[key] = check_count(value, where, 1, 4096)
+        elif key in ("input_len", "output_len"):
+            own[key] = check_count(value, where, 1)
+        elif key == "max_waiting":
+            own[key] = check_count(value, where, 0)
+        elif key == "max_wait":
+            own[key] = check_real(value, where, 0.0, 1e9)
+        else:
+            promises.append(_promise(key, value, where))
+    if ("input_len" in own) != ("output_len" in own):
+        raise InputError(f"--classes {name}", "needs both input_len and output_len, or neither")
+    return RequestClass(name, promises=tuple(promises), **own)
+
+
+def _promise(key: str, value: Any, where: str) -> Promise:
+    """A latency of a class's level."""
+    latency, _, quantile = key.rpartition("_")
+    if quantile not in QUANTILES:
+        latency, quantile = key, ""
+    if latency not in LATENCIES:
+        if key.startswith("tbt") or key.endswith("_mean"):
+            reason = "a request has none of its own; take ttft, tpot or e2e, alone or with _p50, _p90 or _p99"
+            raise InputError(where, reason)
+        known = (*KEYS, *LATENCIES, *(f"{x}_{q}" for x in LATENCIES for q in QUANTILES))
+        raise InputError(where, f"unknown key{nearest(key, known)}")
+    seconds = check_real(value, where, 1e-9, 1e9)
+    return Promise(key, latency, seconds, QUANTILES.get(quantile))

@@ -1,0 +1,206 @@
+"""Requests and their labels: read from a trace's columns, else drawn by the shares of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..csvfile import Column, numbers
+from ..errors import InputError, nearest
+from .block import RequestBlock, RequestStream
+from .classes import RequestClass
+from .labels import Labels
+from .lengths import LENGTHS
+from .randomness import INPUT_LENGTHS, KINDS, OUTPUT_LENGTHS, TENANTS, generator
+
+I8 = npt.NDArray[np.int64]
+
+COLUMNS = ("class", "priority", "tenant")
+"""Optional columns of a trace: texts, and whole numbers, of which the smaller goes first; empty: not said."""
+
+NO_PRIORITY = -(2**40)
+"""Stands for the priority of a request that has none; -1 for a class or tenant."""
+
+
+@dataclass(slots=True)
+class LabelReader:
+    """Labels of a trace's requests, its names numbered in order of their first use."""
+
+    kinds: list[str] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
+
+    def read(self, columns: dict[str, Column], count: int) -> Labels | None:
+        """Those of one chunk of rows; None where the trace has none of `COLUMNS`.
+
+        Raises
+        ------
+        InputError
+            A priority that is no whole number.
+        """
+        if not any(name in columns for name in COLUMNS):
+            return None
+        priority = np.full(count, NO_PRIORITY)
+        if "priority" in columns:
+            cells = [str(cell).strip() for cell in columns["priority"].cells]
+            empty = np.array([not cell for cell in cells], dtype=np.bool_)
+            column = replace(columns["priority"], cells=[cell or "0" for cell in cells])
+            priority[~empty] = numbers(column, -(2**31), 2**31 - 1, whole=True)[~empty]
+        kind, tenant = (
+            _numbered(columns.get(name), names, count)
+            for name, names in (("class", self.kinds), ("tenant", self.tenants))
+        )
+        return Labels(kind, priority, tenant, self.kinds, self.tenants)
+
+
+def _numbered(column: Column | None, names: list[str], count: int) -> I8:
+    """Numbers of names; -1 for none."""
+    if column is None:
+        return np.full(count, -1)
+    known = {"": -1} | {name: i for i, name in enumerate(names)}
+    out = [known.setdefault(str(cell).strip(), len(known) - 1) for cell in column.cells]
+    names[:] = list(known)[1:]
+    return np.array(out, dtype=np.int64)
+
+
+@dataclass(slots=True)
+class _Book:
+    """Names of classes and tenants in the order of one pass, those of `--classes` first."""
+
+    classes: Sequence[RequestClass]
+    kinds: list[str] = field(default_factory=list)
+    tenants: list[str] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)  # of a tenant's name
+
+    def tenant(self, name: str) -> int:
+        """Number of a tenant."""
+        found = self.numbers.setdefault(name, len(self.numbers))
+        if found == len(self.tenants):
+            self.tenants.append(name)
+        return found
+
+
+def labelled(
+    stream: RequestStream, classes: Sequence[RequestClass], seed: int, lengths: str | None = None
+) -> RequestStream:
+    """The same stream, each request with its class, priority and tenant.
+
+    A trace's own class is one of the classes where there are any; of requests that have none it is
+    drawn by the shares.
+
+    Parameters
+    ----------
+    lengths : str, optional
+        A name in `LENGTHS`, of classes with lengths of their own; None where requests have theirs.
+
+    Raises
+    ------
+    InputError
+        Lengths of classes where requests have theirs, or grow by what was said before.
+    """
+    own = [c for c in classes if c.input_len is not None]
+    if own and lengths is None:
+        raise InputError(f"--classes {own[0].name}.input_len", "cannot go with --trace or --turns")
+
+    def blocks() -> Iterator[RequestBlock]:
+        book = _Book(classes, [c.name for c in classes])
+        draws = generator(seed, KINDS), generator(seed, TENANTS)
+        drawn = [_lengths(c, str(lengths), seed, k) for k, c in enumerate(classes)]
+        for block in stream:
+            yield _sized(_with_labels(stream.name, block, book, draws), drawn)
+
+    return replace(stream, blocks=blocks, classes=tuple(classes))
+
+
+def _lengths(
+    c: RequestClass, name: str, seed: int, k: int
+) -> Callable[[int], tuple[I8, I8]] | None:
+    """Draws lengths of requests of the k-th class; None where it has none of its own."""
+    if c.input_len is None or c.output_len is None:
+        return None
+    inputs, outputs = LENGTHS[name](c.input_len, c.output_len)
+    rng = generator(seed, INPUT_LENGTHS, k), generator(seed, OUTPUT_LENGTHS, k)
+    return lambda n: (inputs(rng[0], n), outputs(rng[1], n))
+
+
+def _sized(
+    block: RequestBlock, drawn: Sequence[Callable[[int], tuple[I8, I8]] | None]
+) -> RequestBlock:
+    """A block whose requests have the lengths of their classes, where these have some."""
+    if block.labels is None or not any(drawn):
+        return block
+    inputs, outputs = block.input_tokens.copy(), block.output_tokens.copy()
+    for k, draw in enumerate(drawn):
+        mine = block.labels.kind == k
+        if draw is not None:
+            inputs[mine], outputs[mine] = draw(int(mine.sum()))
+    return replace(block, input_tokens=inputs, output_tokens=outputs)
+
+
+Draws = tuple[np.random.Generator, np.random.Generator]
+
+
+def _with_labels(name: str, block: RequestBlock, book: _Book, draws: Draws) -> RequestBlock:
+    """A block with all labels; -1 stands for one that its reader did not find."""
+    own, classes = block.labels, book.classes
+    if own is None and not classes:
+        return block
+    kind = _kinds(name, block, book, draws[0])
+    priority = np.array([c.priority for c in classes] or [0])[kind if classes else 0 * kind]
+    if own is not None:
+        priority = np.where(own.priority == NO_PRIORITY, priority, own.priority)
+    tenant = np.empty(len(block), dtype=np.int64)
+    which = draws[1].integers(0, 1 << 31, len(block))
+    said = np.zeros(len(block), bool) if own is None else own.tenant >= 0
+    for k in np.unique(kind[~said]).tolist():
+        names = classes[k].tenant_names() if k < len(classes) else [book.kinds[k]]
+        mine = (kind == k) & ~said
+        tenant[mine] = np.array([book.tenant(n) for n in names])[which[mine] % len(names)]
+    if own is not None and said.any():
+        known = {t: book.tenant(own.tenants[t]) for t in np.unique(own.tenant[said]).tolist()}
+        tenant[said] = [known[t] for t in own.tenant[said].tolist()]
+    return replace(block, labels=Labels(kind, priority, tenant, book.kinds, book.tenants))
+
+
+def _kinds(name: str, block: RequestBlock, book: _Book, draw: np.random.Generator) -> I8:
+    """Class of each request of a block."""
+    own, classes = block.labels, book.classes
+    drawn = draw.random(len(block))
+    said = np.zeros(len(block), bool) if own is None else own.kind >= 0
+    kind = np.zeros(len(block), dtype=np.int64)
+    if classes and not said.all():
+        shares = [c.share for c in classes] if len(classes) > 1 else [1.0]
+        for c, share in zip(classes, shares, strict=True):
+            if share is None:
+                raise InputError(
+                    f"--classes {c.name}", f"needs share=: {name} has requests without class"
+                )
+        edges = np.cumsum(np.array(shares, dtype=np.float64))
+        kind = np.minimum(np.searchsorted(edges, drawn, side="right"), len(classes) - 1)
+    elif not classes:
+        kind[:] = _number_of(name, block, 0, "all", book) if not said.all() else 0
+    if own is not None and said.any():
+        for k in np.unique(own.kind[said]).tolist():
+            at = int(block.request_id[int(np.argmax(own.kind == k))])
+            kind[own.kind == k] = _number_of(name, block, at, own.kinds[k], book)
+    return kind
+
+
+def _number_of(name: str, block: RequestBlock, row: int, kind: str, book: _Book) -> int:
+    """Number of a class by its name.
+
+    Raises
+    ------
+    InputError
+        A class of a trace that is none of those asked for.
+    """
+    if kind not in book.kinds:
+        if book.classes:
+            known = nearest(kind, book.kinds)
+            raise InputError(
+                f"{name}: row {row + 1}", f"class {kind!r} is none of --classes{known}"
+            )
+        book.kinds.append(kind)
+    return book.kinds.index(kind)
