@@ -111,7 +111,8 @@ def compiled_given(
     """
 
     def decorate(function: Callable[..., R]) -> Callable[..., R]:
-        absent = otherwise if hasattr(otherwise, "py_func") else compiled_part(otherwise)
+        known = hasattr(otherwise, "py_func") or isinstance(otherwise, Either)
+        absent = otherwise if known else compiled_part(otherwise)
         either: Any = Either(compiled_part(function), absent, path)
         return cast(Callable[..., R], either)
 

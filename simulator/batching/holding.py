@@ -8,7 +8,7 @@ from __future__ import annotations
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .plans import record_preempted
-from .prefix import USERS, content_key, find, give_back, remember, share, take
+from .prefix import USERS, content_key, find, give_back, remember, share
 from .state import (
     C_HITS,
     C_STRETCH,
@@ -41,6 +41,8 @@ from .state import (
     T_NOW,
     State,
 )
+from .tier_state import W_STORED, Z_NOW
+from .tier_store import keep, take_block, tier_key
 
 
 @compiled_part
@@ -62,7 +64,7 @@ def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
         return False
     row = pool.held[r, request[I_SLOT]]
     while request[I_BLOCKS] < want:
-        row[request[I_BLOCKS]] = take(pool, r)
+        row[request[I_BLOCKS]] = take_block(pool, r)
         request[I_BLOCKS] += 1
         rank[R_BLOCKS] -= 1
     count_blocks(st, kv, r, i)
@@ -89,7 +91,7 @@ def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, noted: None)
-def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """`drop` with prefix caching.
 
     The last block is handed out first of them all. Where the rules say so (`kv.bare_first`), what
@@ -110,6 +112,30 @@ def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     rank[R_SLOTS] += 1
     request[I_SLOT], request[I_KEYED] = -1, 0
     count_blocks(st, kv, r, i)
+
+
+@compiled_given("st.pool.tiers", otherwise=drop_pooled)
+def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """`drop_pooled` where tiers keep what leaves: they take all content, told or not."""
+    note_content(st, kv, r, i, noted)
+    write_through(st, kv, r, i, noted)
+    st.pool.tiers.rows[i, W_STORED] = 0
+    drop_pooled(st, kv, r, i, noted)
+
+
+@compiled_part
+def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
+    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
+    pool, request = st.pool, st.ints[i]
+    t, full = pool.tiers, tokens // kv.block
+    if not t.through:
+        return
+    while t.rows[i, W_STORED] < full:
+        j = t.rows[i, W_STORED]
+        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        for level in range(t.which.shape[1]):
+            keep(t, r, level, tier_key(t, key), t.seconds[Z_NOW])
+        t.rows[i, W_STORED] += 1
 
 
 @compiled_part
@@ -199,7 +225,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
-def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
     request = st.ints[i]
     known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
@@ -207,6 +233,14 @@ def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     found = min(request[I_NOTED], request[I_HASHED])
     if found >= (request[I_KEYED] + 1) * kv.block:
         note_content(st, kv, r, i, found)
+
+
+@compiled_given("st.pool.tiers", otherwise=note_pooled)
+def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+    """`note_pooled` where tiers keep what leaves: all content is noted, and written once computed."""
+    write_through(st, kv, r, i, st.ints[i, I_CACHED])
+    note_pooled(st, kv, r, i, want)
+    note_content(st, kv, r, i, st.ints[i, I_NOTED])
 
 
 @compiled_part

@@ -56,12 +56,15 @@ from ..batching.state import (
     grown,
     new_state,
 )
+from ..batching.tier_loop import advance_tiered
+from ..batching.tier_state import Shelves
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .contents import Contents
 from .course import Course
 from .speculation import acceptance_of, speculating_policy, start_speculation
+from .tiers import Below
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -94,6 +97,8 @@ class Engine:
         Of what is drawn of requests: how many drafts are accepted.
     most_plans : int or None
         How many are kept, the first ones; all of them if not given.
+    shelves : Shelves or None
+        Of KV cache tiers that several engines share; its own if not given.
     """
 
     deployment: Deployment
@@ -106,6 +111,7 @@ class Engine:
     keep_plans: bool = False
     seed: int = 0
     most_plans: int | None = None
+    shelves: Shelves | None = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -116,6 +122,7 @@ class Engine:
     exact: Exact | None = field(init=False, default=None)
     spec: Spec | None = field(init=False, default=None)
     draft_slots: Slots | None = field(init=False, default=None)
+    below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
@@ -143,6 +150,8 @@ class Engine:
             self.limits, self.spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
+        if self.cache.tiers is not None:
+            self.below = Below.of(d, self.policy, self.kv, self.cache, self.plan, self.replica, self.shelves)
         self._empty()
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
@@ -165,12 +174,16 @@ class Engine:
         if self.keep_plans:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
+        if self.below is not None:
+            self.state = self.below.under(self.state, self.kv.blocks, most)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
         self.contents = Contents()
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
         old = self.state
+        if self.below is not None:
+            self.below.lose(old, now)
         self._empty()
         self.state.counters[LASTING] = old.counters[LASTING]
         old.clocks[[T_NOW, T_KNOWN]] = now
@@ -277,6 +290,8 @@ class Engine:
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.speculation)
             self.spec = with_requests(self.spec, have, block.request_id, rates)
+        if self.below is not None:
+            self.state = self.below.with_requests(self.state, have)
         if self.state.pool is not None:
             self.state = self.contents.name(block, self.state, self.state.pool)
         if chained:
@@ -364,6 +379,8 @@ class Engine:
             status = advance_exact(*what, self.exact, *how)
         elif self.spec is not None:
             status = advance_several(*what, self.spec, *how)
+        elif self.below is not None:
+            status = advance_tiered(*what, *how)
         elif self.pipe is None:
             status = advance(*what, *how)
         else:
