@@ -52,6 +52,7 @@ from .summary import (
     window_dict,
     window_text,
 )
+from .tiers import tiers_dict, tiers_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +133,7 @@ class Simulation(Result):
             **placing_dict(r.deployment),
             **run_speculation(r),
             **encoder_dict(r),
+            **tiers_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -166,6 +168,7 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
+            *tiers_text(self.run),
             self.sure(), latency_rows(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
             *self.outside_tables(), *([] if self.ranges is None else self.ranges.text()),

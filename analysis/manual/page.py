@@ -145,7 +145,7 @@ def _block(block: Block) -> Iterator[str]:
 def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
-    from ..studies.sweep.point import BASES, METRICS, POOLED
+    from ..studies.sweep.point import BASES, METRICS, POOLED, TIERED
 
     yield "## Keys of an engine file\n"
     for engine, (keys, only) in KEYS.items():
@@ -181,6 +181,7 @@ def _columns() -> Iterator[str]:
     )
     yield ", ".join(f"`{name}`" for name in METRICS) + ".\n"
     yield f"Of two pools also {', '.join(f'`{name}`' for name in POOLED)}.\n"
+    yield f"Of KV cache tiers also {', '.join(f'`{name}`' for name in TIERED)}.\n"
 
 
 LISTED = ("hosts", "policies", "orders", "placements", "routers", "routings", "layers", "speculators", "processors",

@@ -28,6 +28,7 @@ from ..answers.summary import (
     where_rows,
     window_text,
 )
+from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, Section
 from ..show.text import show
@@ -56,6 +57,7 @@ def run_sections(result: Simulation) -> list[Section]:
                 figure_rows(run),
                 window_text(run.window),
                 *run_speculation_text(run),
+                *tiers_text(run),
                 result.sure(),
                 latency_rows(run),
             ],

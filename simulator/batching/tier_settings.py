@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
-WRITES = ("back", "through")
-"""When a block is copied to the first tier: as it leaves the devices' memory, or as soon as it is computed."""
+WRITES = ("through", "back")
+"""When a block is copied: as soon as it is computed, to all tiers; or as it leaves the memory above."""
 LOADS = ("always", "cheaper")
 """When found blocks are loaded: always, or where that is sooner than computing them."""
 
@@ -35,6 +36,11 @@ class KvTier:
     source: str = "given"
 
     @property
+    def paced(self) -> bool:
+        """Whether bytes take time on its link."""
+        return isfinite(self.bandwidth_bytes_per_s)
+
+    @property
     def shared(self) -> bool:
         """Whether all replicas keep their blocks in the same one."""
         return self.name == "shared"
@@ -56,6 +62,6 @@ class TierSettings:
     """
 
     tiers: tuple[KvTier, ...]
-    write: str = "back"
+    write: str = "through"
     load: str = "always"
     prefetch: bool = False

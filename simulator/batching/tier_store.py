@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...workloads.jit import compiled_given, compiled_part, int64
 from .prefix import AFTER, KEY, NEXT, Pool, place, take
 from .tier_state import (
@@ -166,13 +168,15 @@ def leave(t: Tiers, r: int, key: int) -> None:
     """A content leaves the devices' memory: a copy must be out before its block is written anew."""
     now, x, key = t.seconds[Z_NOW], t.shelves, tier_key(t, key)
     ready = now
-    if t.through:
+    if t.through:  # the first copy that is there serves the others
+        ready = np.inf
         for level in range(t.which.shape[1]):
             e = entry_of(x, t.which[r, level], key)
             if e >= 0:
                 touch(x, t.which[r, level], e)
-                if x.entries[e, E_OWNER] == t.owner:
-                    ready = max(ready, x.came[e])
+                ready = min(ready, x.came[e])
+        if ready == np.inf:
+            return
     else:
         ready = keep(t, r, 0, key, now)
     t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)

@@ -27,7 +27,16 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
     "speculative_algorithm": (None, "speculative decoding is not simulated"),
     "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
-    "enable_hierarchical_cache": (False, "caches in host memory are not simulated"),
+    "enable_hierarchical_cache": (
+        False,
+        "SGLang's rules for caches in host memory are not simulated; "
+        "--policy vllm with --kv-tiers is",
+    ),
+    "hicache_storage_backend": (
+        None,
+        "storage below the host's memory is simulated with --policy vllm and --kv-tiers alone",
+    ),
+    "enable_lmcache": (False, "LMCache is not simulated; --policy vllm with --kv-tiers is"),
     "enable_lora": (False, "adapters are not simulated"),
     "enable_two_batch_overlap": (False, "two batches at once are not simulated"),
     "enable_single_batch_overlap": (False, "overlap within a batch is not simulated"),
@@ -53,7 +62,8 @@ KEYS = (
 HARMLESS = frozenset({
     "model", "model_path", "tokenizer_path", "served_model_name", "random_seed", "host_name", "port",
     "stream_interval", "trust_remote_code", "log_level", "watchdog_timeout", "load_format",
-    "max_queued_requests", "context_len", "attention_backend", "dist_timeout",
+    "max_queued_requests", "hicache_ratio", "hicache_size", "hicache_write_policy", "hicache_io_backend",
+    "hicache_mem_layout", "hicache_storage_prefetch_policy", "context_len", "attention_backend", "dist_timeout",
 })  # fmt: skip
 """Keys of SGLang's that do not bear on time here, though some look like others."""
 

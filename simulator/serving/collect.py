@@ -59,6 +59,7 @@ from .pool_runs import Boards, boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
 from .steady import Window, find_window, half_width
+from .tiers import TiersRun
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""
@@ -136,6 +137,7 @@ def collect(
         adapters=served.adapters,
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
+        tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
     )
 
 

@@ -34,6 +34,7 @@ from .sessions import Sessions
 from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
+from .tiers import common_of
 from .transfers import Moves, Transfers
 
 
@@ -130,7 +131,8 @@ def serve(
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
     if steps:
-        check_steps(pools.entry[0], policy, count, steps)
+        tiered = cache is not None and cache.tiers is not None
+        check_steps(pools.entry[0], policy, count, steps, tiered)
     how = pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps
     driver = Driver(*how)
     if driver.onward:
@@ -175,6 +177,7 @@ class Driver:
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
+        common = common_of(pools, policy, cache)
 
         def made(
             deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
@@ -182,7 +185,7 @@ class Driver:
             clients = stream.closed_loop if self.alone else None
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps,
+                cache or CacheSettings(), steps > 0, seed, steps, common,
             )  # fmt: skip
             return Node(index, engine)
 
@@ -194,6 +197,7 @@ class Driver:
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
         self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
+        self.nodes.level = common is not None
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(pools, faults, seed)
         self.sessions = Sessions(env, table, self.dealer)

@@ -15,16 +15,14 @@ import numpy.typing as npt
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.chains import linked, open_clients
-from ..batching.exact import advance_exact
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
-from ..batching.loop import LOG_FULL, STUCK, advance
+from ..batching.loop import LOG_FULL, STUCK
 from ..batching.orders import Waiting, queue_keys
-from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
+from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
-from ..batching.spec_loop import advance_several
 from ..batching.spec_state import Spec, with_requests
 from ..batching.state import (
     C_COMPLETED,
@@ -56,15 +54,14 @@ from ..batching.state import (
     grown,
     new_state,
 )
-from ..batching.tier_loop import advance_tiered
-from ..batching.tier_state import Shelves
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .contents import Contents
 from .course import Course
+from .loops import advance_engine
 from .speculation import acceptance_of, speculating_policy, start_speculation
-from .tiers import Below
+from .tiers import Below, Common
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -97,8 +94,8 @@ class Engine:
         Of what is drawn of requests: how many drafts are accepted.
     most_plans : int or None
         How many are kept, the first ones; all of them if not given.
-    shelves : Shelves or None
-        Of KV cache tiers that several engines share; its own if not given.
+    common : Common or None
+        Stores of KV cache tiers that several engines share; its own if not given.
     """
 
     deployment: Deployment
@@ -111,7 +108,7 @@ class Engine:
     keep_plans: bool = False
     seed: int = 0
     most_plans: int | None = None
-    shelves: Shelves | None = None
+    common: Common | None = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -151,7 +148,8 @@ class Engine:
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
         if self.cache.tiers is not None:
-            self.below = Below.of(d, self.policy, self.kv, self.cache, self.plan, self.replica, self.shelves)
+            what = d, self.policy, self.kv, self.cache, self.plan, self.replica
+            self.below = Below.of(*what, self.common)
         self._empty()
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
@@ -177,7 +175,7 @@ class Engine:
         if self.below is not None:
             self.state = self.below.under(self.state, self.kv.blocks, most)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
-        self.contents = Contents()
+        self.contents = Contents() if self.below is None else Contents(self.below.names)
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
@@ -373,18 +371,7 @@ class Engine:
 
     def _run(self, until: float, goal: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
-        what = self.plan, self.limits, self.kv, self.state, self.books
-        how = until, self.clients is not None, goal
-        if self.exact is not None:
-            status = advance_exact(*what, self.exact, *how)
-        elif self.spec is not None:
-            status = advance_several(*what, self.spec, *how)
-        elif self.below is not None:
-            status = advance_tiered(*what, *how)
-        elif self.pipe is None:
-            status = advance(*what, *how)
-        else:
-            status = advance_pipeline(*what, self.pipe, *how)
+        status = advance_engine(self, until, goal)
         rows = int(self.state.counters[C_LOG])
         if rows:
             log = self.state.log[:rows]

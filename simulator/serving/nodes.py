@@ -130,6 +130,8 @@ class Node:
         if self.sent is None:
             kv = self.engine.kv
             tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
+            if self.engine.below is not None:
+                tokens += self.engine.below.room * kv.block
             self.sent = Sent(tokens)
         self.sent.note(prompt)
 
@@ -197,6 +199,8 @@ class Nodes:
         Nodes that requests arrive at, and those that go on after the first token.
     stops : bool
         Whether engines stop at completions; `on_completion` is then called at their time.
+    level : bool
+        Whether engines see each other's caches, and so run level with each other.
     goal : int
         Of a single engine: completions at which it stops and `on_goal` is called.
     ended : bool
@@ -212,6 +216,7 @@ class Nodes:
     on_completion: Callable[[Node], None]
     on_goal: Callable[[float], None]
     stops: bool = False
+    level: bool = False
     goal: int = 0
     ended: bool = False
     report: Callable[[], None] | None = None
@@ -250,7 +255,7 @@ class Nodes:
                 self.wake(node)
                 continue
             limit = until
-            if self.stops and busy:
+            if (self.stops or self.level) and busy:
                 limit = min(until, max(busy[0][0], float(np.nextafter(node.clock, np.inf))))
             self._run(node, limit)
             if self.stops and node.engine.completed > node.delivered:

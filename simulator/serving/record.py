@@ -19,6 +19,7 @@ from .metrics import Quantiles
 from .pools import KvLink
 from .speculation import Speculated
 from .steady import Window
+from .tiers import TiersRun
 
 if TYPE_CHECKING:
     from .steps import RunStep
@@ -232,6 +233,8 @@ class Run:
         Its first steps, where they were kept.
     encoder : EncoderCounts or None
         What requests with images asked of their encoder.
+    tiers : TiersRun or None
+        What KV cache tiers did, where there were some.
     """
 
     deployment: Deployment
@@ -272,6 +275,7 @@ class Run:
     speculated: Speculated | None = None
     steps: tuple[RunStep, ...] = ()
     encoder: EncoderCounts | None = None
+    tiers: TiersRun | None = None
 
     def __repr__(self) -> str:
         return (

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from ..batching.tier_state import (
     E_NEXT,
     E_OWNER,
     E_PREVIOUS,
+    F8,
     H_FIRST,
     H_HELD,
     H_MASK,
@@ -27,6 +28,7 @@ from ..batching.tier_state import (
     H_ROOM,
     H_TABLE,
     H_USED,
+    I8,
     N_EVICTED,
     N_LOADED,
     N_PREFETCHED,
@@ -38,8 +40,6 @@ from ..batching.tier_state import (
     Z_HELD_UNTIL,
     Z_LONGEST,
     Z_WAITED,
-    F8,
-    I8,
     Shelves,
     Tiers,
     new_shelves,
@@ -50,6 +50,7 @@ from ..batching.tier_store import erase
 from ..deploy.deployment import Deployment
 from ..step.explicit import explicit_stage
 from ..step.lowering import Plan
+from .pools import Pools
 
 OPTION = "--kv-tiers"
 
@@ -80,7 +81,10 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
         (d.speculation is not None, "--speculative"),
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
         (d.store is not None, "--experts-resident, which uses the same link"),
-        (d.tenants is not None and d.tenants.swapped, "--adapters-resident, which uses the same link"),
+        (
+            d.tenants is not None and d.tenants.swapped,
+            "--adapters-resident, which uses the same link",
+        ),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")
@@ -118,18 +122,40 @@ def rooms(d: Deployment, cache: CacheSettings, settings: TierSettings) -> list[i
     return out
 
 
-def shelves_of(
-    nodes: Sequence[Deployment], policy: Policy, cache: CacheSettings | None
-) -> Shelves | None:
-    """Stores of all engines of a run, where some of them are shared; else each has its own."""
-    settings = None if cache is None else cache.tiers
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What engines that share a pool have in common.
+
+    Attributes
+    ----------
+    shelves : Shelves
+        Stores of all of them.
+    names : dict of hashable to int
+        Numbers of the hashes that a trace tells.
+    """
+
+    shelves: Shelves
+    names: dict[Hashable, int] = field(default_factory=dict)
+
+
+def common_of(pools: Pools, policy: Policy, cache: CacheSettings | None) -> Common | None:
+    """Stores of all engines of a run, where some of them are shared; else each has its own.
+
+    Raises
+    ------
+    InputError
+        Two pools, for which tiers are not built.
+    """
+    settings, nodes = None if cache is None else cache.tiers, pools.entry
+    if settings is not None and pools.decode:
+        raise InputError(OPTION, "is not simulated with two pools")
     if cache is None or settings is None or len(nodes) == 1:
         return None
     if not any(tier.shared for tier in settings.tiers):
         return None
     d = nodes[0]
     check_tiers(d, policy, kv_rules(d, cache, policy.caching))
-    return _stores(settings.tiers, rooms(d, cache, settings), d.ranks, len(nodes))
+    return Common(_stores(settings.tiers, rooms(d, cache, settings), d.ranks, len(nodes)))
 
 
 def _stores(tiers: Sequence[KvTier], blocks: Sequence[int], ranks: int, engines: int) -> Shelves:
@@ -151,6 +177,8 @@ class Below:
         On all devices of a rank.
     tiers : Tiers
         Their arrays, as they are before any request.
+    names : dict of hashable to int
+        Numbers of the hashes that a trace tells; they outlast failures.
     life : int
         Failures so far.
     """
@@ -159,37 +187,40 @@ class Below:
     blocks: list[int]
     block_bytes: float
     tiers: Tiers
+    names: dict[Hashable, int]
     life: int = 0
 
     @classmethod
     def of(
         cls, d: Deployment, policy: Policy, kv: KvRules, cache: CacheSettings, plan: Plan,
-        index: int, shelves: Shelves | None,
+        index: int, common: Common | None,
     ) -> Below:  # fmt: skip
-        """Empty tiers of an engine, its number among others where `shelves` hold theirs too."""
+        """Empty tiers of an engine, by its number among those with which it has some in common."""
         settings = cache.tiers
         assert settings is not None
         check_tiers(d, policy, kv)
         tiers, blocks = settings.tiers, rooms(d, cache, settings)
         near = sum(not tier.shared for tier in tiers)
-        if shelves is None:
-            first, shelves = 0, _stores(tiers, blocks, d.ranks, 1)
-        else:
-            first = index * near * d.ranks
-        which, common = np.zeros((d.ranks, len(tiers)), dtype=np.int64), len(shelves.stores)
-        common -= len(tiers) - near
+        first = 0 if common is None else index * near * d.ranks
+        common = common or Common(_stores(tiers, blocks, d.ranks, 1))
+        shelves, which = common.shelves, np.zeros((d.ranks, len(tiers)), dtype=np.int64)
+        last = len(shelves.stores) - (len(tiers) - near)
         for level, tier in enumerate(tiers):
             before = sum(other.shared == tier.shared for other in tiers[:level])
             own = first + before + near * np.arange(d.ranks)
-            which[:, level] = common + before if tier.shared else own
-        pace = np.array(
-            [(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers]
-        )
+            which[:, level] = last + before if tier.shared else own
+        pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
         cheaper = settings.load == "cheaper"
         made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0)
         if cheaper:
             made.worth[:] = pace[:, 0] <= block_seconds(d, policy, cache.block_tokens)
-        return cls(settings, blocks, block_bytes(d, cache), made)
+        return cls(settings, blocks, block_bytes(d, cache), made, common.names)
+
+    @property
+    def room(self) -> int:
+        """Blocks that all tiers keep of it, shared ones as if they were its own."""
+        stores = self.tiers.shelves.stores
+        return int(stores[np.unique(self.tiers.which), H_ROOM].sum())
 
     def under(self, state: State, blocks: int, sequences: int) -> State:
         """An engine's state without requests, with these tiers; requests that load have slots too."""
@@ -315,7 +346,7 @@ class TiersRun:
         """Measure engines' tiers, each with the tokens of a block; None where there are none."""
         if not belows:
             return None
-        (first, state, block), size = belows[0], belows[0][0].block_bytes
+        (first, _, block), size = belows[0], belows[0][0].block_bytes
         own: list[Tiers] = [s.pool.tiers for _, s, _ in belows if s.pool is not None]
         counts = np.sum([t.counts for t in own], axis=0)
         link_s: F8 = np.sum([t.link_s for t in own], axis=0)

@@ -14,6 +14,7 @@ from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
+from ...answers.tiers import tiers_metrics
 from ...show.provenance import code_version
 from ...show.text import plain
 from .parameters import scenario_of
@@ -101,6 +102,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
         "basis": bases.times, "energy_basis": bases.energy, **_pooled(first),
+        **{name: plain(value) for name, value in tiers_metrics(first.run).items()},
     }  # fmt: skip
 
 

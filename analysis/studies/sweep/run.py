@@ -26,7 +26,7 @@ from ...show.result import Result
 from ..front import front
 from .dataset import Dataset
 from .parameters import systems_of
-from .point import BASES, METRICS, POOLED, Outcome, evaluate
+from .point import BASES, METRICS, POOLED, TIERED, Outcome, evaluate
 from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
@@ -234,6 +234,7 @@ def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, An
     metrics = outcome.metrics or {}
     row: dict[str, Any] = {"point": key, **point.columns}
     pooled = POOLED if "prefill" in point.settings else ()
-    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled)}
+    tiered = TIERED if TIERED[0] in metrics else ()
+    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled, *tiered)}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -18,11 +18,11 @@ from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
 from .parameters import check_parameter
-from .point import METRICS, POOLED
+from .point import METRICS, POOLED, TIERED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
-FIGURES = frozenset((*METRICS, *POOLED))
+FIGURES = frozenset((*METRICS, *POOLED, *TIERED))
 """What conditions and objectives may name."""
 
 
