@@ -27,8 +27,10 @@ from .state import (
     C_RELEASED,
     C_STRETCH,
     F_ARRIVAL,
+    I_CACHED,
     L_EMITTED,
     R_LATE,
+    R_RUNNING,
     T_BUSY,
     T_KNOWN,
     T_KV_PEAK,
@@ -57,6 +59,16 @@ def release_tiered(
         enqueue(st, r, i)
         prefetch(st, kv, r, i)
         st.counters[C_RELEASED] += 1
+
+
+@compiled_part
+def until_full(st: State, kv: KvRules) -> int:
+    """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
+    k = int64(1 << 40)
+    for r in range(st.ranks.shape[0]):
+        for j in range(st.ranks[r, R_RUNNING]):
+            k = min(k, kv.block - st.ints[st.running[r, j], I_CACHED] % kv.block)
+    return k
 
 
 @compiled_part
@@ -119,7 +131,7 @@ def advance_tiered(
         chunks = counters[C_CHUNKS]
         k = int64(1)
         if chunks == 0 and preemptions == 0 and late == 0:
-            k = stretch_limit(st, kv, limits.token_budget)
+            k = min(stretch_limit(st, kv, limits.token_budget), until_full(st, kv))
         clocks[T_NOW] = start = held_until(st, start)
         cut = min(min(arrival, until), landing)
         first_end, now, done = run_stretch(plan, limits, st, books, k, cut, decodes, chunks)

@@ -14,6 +14,7 @@ from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
+from ...answers.tiers import METRICS as OF_TIERS
 from ...answers.tiers import tiers_metrics
 from ...show.provenance import code_version
 from ...show.text import plain
@@ -48,6 +49,8 @@ POOLED = (
     "kv_share_of_latency", "limiting_pool",
 )  # fmt: skip
 """Columns behind those, of points with two pools."""
+TIERED = OF_TIERS
+"""The same of points with KV cache tiers."""
 Figure = float | int | str | None
 
 
