@@ -5,6 +5,8 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .plans import record_preempted
@@ -130,11 +132,14 @@ def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     t, full = pool.tiers, tokens // kv.block
     if not t.through:
         return
+    row = pool.held[r, request[I_SLOT]]
     while t.rows[i, W_STORED] < full:
-        j = t.rows[i, W_STORED]
-        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        j, ready = t.rows[i, W_STORED], np.inf
+        key = tier_key(t, content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block))
         for level in range(t.which.shape[1]):
-            keep(t, r, level, tier_key(t, key), t.seconds[Z_NOW])
+            if t.worth[level] == 1:
+                ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))
+        t.out_s[r, row[j]] = 0.0 if ready == np.inf else ready
         t.rows[i, W_STORED] += 1
 
 

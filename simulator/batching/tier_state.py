@@ -85,6 +85,7 @@ class Tiers(NamedTuple):
     totals: I8  # [NUM_OF_ALL]
     seconds: F8  # [NUM_SECONDS]
     rows: I8  # [N, NUM_OWN]
+    out_s: F8  # [R, blocks] when the first copy of what a block holds is there, written through
     spans: F8  # [N, 2] when a request's load began and ends
     lines: I8  # [R, 5]
     levels: I8  # [W] of the blocks that the latest look found; -1: in the devices' memory
@@ -102,7 +103,7 @@ class Tiers(NamedTuple):
 def new_shelves(rooms: Sequence[int]) -> Shelves:
     """Empty stores of so many blocks each. Memory is touched only where something is kept."""
     stores = np.zeros((len(rooms), NUM_STORE), dtype=np.int64)
-    sizes = [1 << max(int(2 * room - 1).bit_length(), 1) for room in rooms]
+    sizes = [1 << max(int(2 * room - 1).bit_length(), 4) for room in rooms]
     stores[:, H_ROOM], stores[:, H_MASK] = rooms, np.array(sizes) - 1
     stores[:, H_FIRST] = np.cumsum([0, *(room + 1 for room in rooms[:-1])])
     stores[:, H_TABLE] = np.cumsum([0, *sizes[:-1]])
@@ -129,7 +130,8 @@ def new_tiers(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
         np.ones(levels, dtype=np.int64), np.zeros(levels, dtype=np.int64),
         np.zeros((levels, NUM_COUNTS), dtype=np.int64), np.zeros(NUM_OF_ALL, dtype=np.int64),
-        np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64), np.zeros((0, 2)),
+        np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64),
+        np.zeros((ranks, 0)), np.zeros((0, 2)),
         np.tile(np.array([-1, -1, -1, -1, 0], dtype=np.int64), (ranks, 1)),
         np.zeros(0, dtype=np.int64), own, owner, settings.write == "through",
         settings.load == "cheaper", settings.prefetch, plan,

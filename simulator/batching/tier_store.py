@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ...workloads.jit import compiled_given, compiled_part, int64
 from .prefix import AFTER, KEY, NEXT, Pool, place, take
 from .tier_state import (
@@ -37,10 +35,19 @@ def tier_key(t: Tiers, key: int) -> int:
 
 
 @compiled_part
+def home(key: int, mask: int) -> int:
+    """Where a key's search starts: blocks that follow each other lie side by side, eight to a place.
+
+    They are asked for one after another, and a large table is in no cache.
+    """
+    return int((place(key >> 4, mask >> 3) << 3) + ((key >> 1) & 7))
+
+
+@compiled_part
 def spot(x: Shelves, s: int, key: int) -> int:
     """Row of the table where a store's content is, or would be."""
     base, mask = x.stores[s, H_TABLE], x.stores[s, H_MASK]
-    at = place(key, mask)
+    at = home(key, mask)
     while x.table[base + at, 0] != 0 and x.table[base + at, 0] != key:
         at = (at + 1) & mask
     return int(base + at)
@@ -60,8 +67,8 @@ def erase(x: Shelves, s: int, key: int) -> None:
     hole = spot(x, s, key) - base
     at = (hole + 1) & mask
     while table[base + at, 0] != 0:
-        home = place(table[base + at, 0], mask)
-        if ((at - home) & mask) >= ((at - hole) & mask):
+        begin = home(table[base + at, 0], mask)
+        if ((at - begin) & mask) >= ((at - hole) & mask):
             table[base + hole, 0], table[base + hole, 1] = table[base + at, 0], table[base + at, 1]
             hole = at
         at = (at + 1) & mask
@@ -164,21 +171,9 @@ def keep(t: Tiers, r: int, level: int, key: int, now: float) -> float:
 
 
 @compiled_part
-def leave(t: Tiers, r: int, key: int) -> None:
+def leave(t: Tiers, r: int, b: int, key: int) -> None:
     """A content leaves the devices' memory: a copy must be out before its block is written anew."""
-    now, x, key = t.seconds[Z_NOW], t.shelves, tier_key(t, key)
-    ready = now
-    if t.through:  # the first copy that is there serves the others
-        ready = np.inf
-        for level in range(t.which.shape[1]):
-            e = entry_of(x, t.which[r, level], key)
-            if e >= 0:
-                touch(x, t.which[r, level], e)
-                ready = min(ready, x.came[e])
-        if ready == np.inf:
-            return
-    else:
-        ready = keep(t, r, 0, key, now)
+    ready = t.out_s[r, b] if t.through else keep(t, r, 0, tier_key(t, key), t.seconds[Z_NOW])
     t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)
 
 
@@ -188,5 +183,7 @@ def take_block(pool: Pool, r: int) -> int:
     b = pool.links[r, pool.links.shape[1] - 1, NEXT]
     key = pool.blocks[r, b, KEY]
     if key != 0 and pool.blocks[r, b, AFTER] == b:
-        leave(pool.tiers, r, key)
+        leave(pool.tiers, r, b, key)
+    if pool.tiers.through:
+        pool.tiers.out_s[r, b] = 0.0
     return take(pool, r)

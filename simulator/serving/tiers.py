@@ -225,7 +225,8 @@ class Below:
     def under(self, state: State, blocks: int, sequences: int) -> State:
         """An engine's state without requests, with these tiers; requests that load have slots too."""
         ranks = len(state.ranks)
-        pool = new_pool(ranks, blocks, 2 * sequences)._replace(tiers=self.tiers)
+        tiers = self.tiers._replace(out_s=np.zeros((ranks, blocks)))
+        pool = new_pool(ranks, blocks, 2 * sequences)._replace(tiers=tiers)
         state.ranks[:, R_SLOTS] = 2 * sequences
         return state._replace(pool=pool)
 

@@ -44,6 +44,7 @@ class Tiered(Blocks):
     through: bool = True
     now: float = 0.0
     held: float = 0.0  # before when the next step cannot begin
+    out: dict[int, float] = field(default_factory=dict)  # when a block's first copy is there
     written: dict[int, int] = field(default_factory=dict)  # blocks of a request written through
 
     def copy(self, level: int, name: Name, now: float) -> float | None:
@@ -71,14 +72,10 @@ class Tiered(Blocks):
         tier.ever.add(name)
         return tier.items[name]
 
-    def leave(self, name: Name) -> None:
+    def leave(self, b: int, name: Name) -> None:
         """The last copy of a content is about to be written over."""
         if self.through:
-            there = [t.items[name] for t in self.tiers if name in t.items]
-            for tier in self.tiers:
-                if name in tier.items:
-                    tier.items.move_to_end(name)
-            self.held = max([self.held, *([min(there)] if there else [])])
+            self.held = max(self.held, self.out.get(b, 0.0))
             return
         ready = self.copy(0, name, self.now)
         if ready is None:
@@ -91,8 +88,9 @@ class Tiered(Blocks):
         for name, same in self.content.items():
             if b in same:
                 if same == [b]:
-                    self.leave(name)
+                    self.leave(b, name)
                 same.remove(b)
+        self.out[b] = 0.0
         self.users[b] = 1
         return b
 
@@ -107,8 +105,12 @@ class Tiered(Blocks):
         """Copy the blocks that are full to all tiers."""
         first = self.written.get(request.index, 0)
         for j in range(first, tokens // self.block) if self.through else ():
-            for level in range(len(self.tiers)):
-                self.copy(level, self.name(request, j), self.now)
+            name, ends = self.name(request, j), []
+            for level, tier in enumerate(self.tiers):
+                if tier.worth:
+                    self.copy(level, name, self.now)
+                    ends.append(tier.items[name])
+            self.out[request.blocks[j]] = min(ends, default=0.0)
         self.written[request.index] = max(first, tokens // self.block)
 
     def note(self, request: Request, tokens: int) -> None:
