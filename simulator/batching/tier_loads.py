@@ -52,6 +52,7 @@ from .tier_state import (
     N_PREFETCHED,
     O_FOUND,
     O_LOADS,
+    O_LONGEST,
     P_BLOCK,
     P_LATENCY,
     UP,
@@ -163,6 +164,24 @@ def prefill_seconds(
     for w in range(m.size):
         m[w] = 0.0
     return seconds
+
+
+@compiled_part
+def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+    """See whether blocks are worth writing now that a request has arrived, where they are loaded if that is sooner.
+
+    They are where a device's link moves one in less time than a full step computes it, at the end of the
+    longest text so far.
+    """
+    t, longest = st.pool.tiers, st.ints[i, I_INPUT] + st.ints[i, I_OUTPUT]
+    if not t.cheaper or longest <= t.totals[O_LONGEST]:
+        return
+    t.totals[O_LONGEST], tokens = longest, limits.token_budget
+    start = max(longest - tokens, 0)
+    takes = prefill_seconds(st, limits, t, r, start, start + tokens) * kv.block / tokens
+    for level in range(t.which.shape[1]):
+        if t.pace[level, P_BLOCK] <= takes:
+            t.worth[level] = 1
 
 
 @compiled_part

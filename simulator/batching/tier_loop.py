@@ -38,14 +38,14 @@ from .state import (
     State,
 )
 from .stretch import count_steps, run_stretch, stretch_limit
-from .tier_loads import land, next_landing, prefetch
+from .tier_loads import land, next_landing, prefetch, weigh
 from .tier_plan import plan_tiered
 from .tier_state import Z_HELD, Z_HELD_UNTIL, Z_NOW
 
 
 @compiled_part
 def release_tiered(
-    st: State, kv: KvRules, closed_loop: bool, known_at: float, waiting_load: int
+    st: State, limits: Limits, kv: KvRules, closed_loop: bool, known_at: float
 ) -> float:  # fmt: skip
     """`clients.release`; what a request will find comes nearer as it arrives."""
     while True:
@@ -55,8 +55,9 @@ def release_tiered(
         if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
         take(st, i)
-        r = lightest_rank(st, waiting_load)
+        r = lightest_rank(st, limits.waiting_load)
         enqueue(st, r, i)
+        weigh(st, limits, kv, r, i)
         prefetch(st, kv, r, i)
         st.counters[C_RELEASED] += 1
 
@@ -91,7 +92,7 @@ def advance_tiered(
         if not limits.ahead:
             clocks[T_KNOWN] = clocks[T_NOW]
         st.pool.tiers.seconds[Z_NOW] = clocks[T_NOW]
-        arrival = release_tiered(st, kv, closed_loop, clocks[T_KNOWN], limits.waiting_load)
+        arrival = release_tiered(st, limits, kv, closed_loop, clocks[T_KNOWN])
         if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
             for r in range(ranks.shape[0]):
                 drop_late(st, kv, r)

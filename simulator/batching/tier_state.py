@@ -40,10 +40,10 @@ NUM_COUNTS = 4
 """Columns of `Tiers.counts`, a level each: blocks that went up to the devices; that were written; that had to
 leave; that were brought to the first level ahead."""
 
-(O_LOADS, O_DECLINED, O_FOUND) = range(3)
-NUM_OF_ALL = 3
+(O_LOADS, O_DECLINED, O_FOUND, O_LONGEST) = range(4)
+NUM_OF_ALL = 4
 """Entries of `Tiers.totals`: loads; blocks that lay in a tier and were computed all the same; blocks found
-in the devices' own memory."""
+in the devices' own memory; tokens of the longest request that has arrived."""
 
 (Z_NOW, Z_HELD_UNTIL, Z_HELD, Z_WAITED, Z_LONGEST) = range(5)
 NUM_SECONDS = 5
@@ -128,7 +128,7 @@ def new_tiers(
     moments = 0 if plan is None else plan.forms.shape[2] - 1
     return Tiers(
         shelves, which, pace, np.zeros((ranks, levels, 2)), np.zeros((levels, 2)),
-        np.ones(levels, dtype=np.int64), np.zeros(levels, dtype=np.int64),
+        np.full(levels, settings.load != "cheaper", dtype=np.int64), np.zeros(levels, dtype=np.int64),
         np.zeros((levels, NUM_COUNTS), dtype=np.int64), np.zeros(NUM_OF_ALL, dtype=np.int64),
         np.zeros(NUM_SECONDS), np.zeros((0, NUM_OWN), dtype=np.int64),
         np.zeros((ranks, 0)), np.zeros((0, 2)),

@@ -19,6 +19,8 @@ from .settings import EngineSettings
 VERSION = (0, 5)
 """Versions (major, minor) whose rules these are; they were read from 0.5.9."""
 
+TIERS = "by its own rules; --policy vllm with --kv-tiers is"
+
 ONLY: Mapping[str, tuple[Any, str]] = {
     "prefill_max_requests": (None, "prompts of a step are not counted here"),
     "enable_priority_scheduling": (False, "no request has a priority here"),
@@ -27,16 +29,9 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
     "speculative_algorithm": (None, "speculative decoding is not simulated"),
     "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
-    "enable_hierarchical_cache": (
-        False,
-        "SGLang's rules for caches in host memory are not simulated; "
-        "--policy vllm with --kv-tiers is",
-    ),
-    "hicache_storage_backend": (
-        None,
-        "storage below the host's memory is simulated with --policy vllm and --kv-tiers alone",
-    ),
-    "enable_lmcache": (False, "LMCache is not simulated; --policy vllm with --kv-tiers is"),
+    "enable_hierarchical_cache": (False, f"caches in host memory are not simulated {TIERS}"),
+    "hicache_storage_backend": (None, f"storage below the host's memory is not simulated {TIERS}"),
+    "enable_lmcache": (False, f"LMCache is not simulated {TIERS}"),
     "enable_lora": (False, "adapters are not simulated"),
     "enable_two_batch_overlap": (False, "two batches at once are not simulated"),
     "enable_single_batch_overlap": (False, "overlap within a batch is not simulated"),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.jit import compiled
 from ..batching.kv import MOST_BLOCKS, CacheSettings, KvRules, kv_rules, rank_rules
@@ -48,7 +47,6 @@ from ..batching.tier_state import (
 )
 from ..batching.tier_store import erase
 from ..deploy.deployment import Deployment
-from ..step.explicit import explicit_stage
 from ..step.lowering import Plan
 from .pools import Pools
 
@@ -212,8 +210,6 @@ class Below:
         pace = np.array([(kv.block_bytes[0] / x.bandwidth_bytes_per_s, x.latency_s) for x in tiers])
         cheaper = settings.load == "cheaper"
         made = new_tiers(settings, shelves, which, pace, plan if cheaper else None, index, 0)
-        if cheaper:
-            made.worth[:] = pace[:, 0] <= block_seconds(d, policy, cache.block_tokens)
         return cls(settings, blocks, block_bytes(d, cache), made, common.names)
 
     @property
@@ -253,17 +249,6 @@ class Below:
             worth=old.worth, link_s=old.link_s, counts=old.counts, totals=old.totals,
             seconds=old.seconds,
         )  # fmt: skip
-
-
-def block_seconds(d: Deployment, policy: Policy, block: int) -> float:
-    """Seconds of computing a block in a full step at the end of the longest text [s].
-
-    Where blocks are loaded only if that is sooner, one that takes longer on its link is not even written.
-    """
-    tokens = policy.token_budget
-    before = max((d.model.max_position or tokens) - tokens, 0)
-    batches = [Batch.of(chunks=[(tokens, before)] if r == 0 else []) for r in range(d.ranks)]
-    return explicit_stage(d, batches, expected=True).seconds * block / tokens
 
 
 def _clear(x: Shelves, s: int) -> None:

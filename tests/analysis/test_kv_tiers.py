@@ -75,7 +75,10 @@ def engine(folder: Path, **keys: Any) -> Path:
     return path
 
 
-OWN = {"kv_connector": "OffloadingConnector", "kv_connector_extra_config": {"cpu_bytes_to_use": 2**33}}
+OWN = {
+    "kv_connector": "OffloadingConnector",
+    "kv_connector_extra_config": {"cpu_bytes_to_use": 2**33},
+}
 
 
 def test_keys_of_vllm(tmp_path: Path) -> None:
@@ -83,7 +86,11 @@ def test_keys_of_vllm(tmp_path: Path) -> None:
     for keys in ({"kv_offloading_size": 8}, {"kv_transfer_config": OWN}):
         tiers = read_engine(engine(tmp_path, **keys)).cache.tiers
         assert tiers is not None
-        assert (tiers.write, tiers.load, tiers.tiers[0].capacity_bytes) == ("through", "always", 2**33)
+        assert (tiers.write, tiers.load, tiers.tiers[0].capacity_bytes) == (
+            "through",
+            "always",
+            2**33,
+        )
     assert read_engine(engine(tmp_path, max_num_seqs=8)).cache.tiers is None
 
 
@@ -114,7 +121,9 @@ def test_figures_add_up() -> None:
     assert sum(rates) == pytest.approx(found["hit_rate"], rel=1e-12)
     for tier in found["tiers"]:
         assert tier["peak_bytes"] <= tier["capacity_bytes"]
-        assert tier["loaded_bytes"] == tier["hit_tokens"] * 131_072  # 2 x 8 x 128 x 2 bytes, 32 layers
+        assert (
+            tier["loaded_bytes"] == tier["hit_tokens"] * 131_072
+        )  # 2 x 8 x 128 x 2 bytes, 32 layers
     row = metrics_of(result)
     assert set(TIERED) <= set(row)
     assert row["kv_hit_rate"] == found["hit_rate"]

@@ -212,11 +212,19 @@ class TieredReference(Reference):
     loading: list[tuple[Rank, Request, int, float, float]] = field(default_factory=list)
     there: list[tuple[Rank, Request, int]] = field(default_factory=list)
     loads: int = 0
+    longest: int = 0
     waited: float = 0.0
     stood: float = 0.0
 
     def queue(self, rank: Rank, request: Request) -> None:
         super().queue(rank, request)
+        longest = request.input + request.output
+        if self.cheaper and longest > self.longest:
+            self.longest, tokens = longest, self.policy.token_budget
+            start = max(longest - tokens, 0)
+            takes = self.price(start, start + tokens) * self.kv(rank).block / tokens
+            for tier in (tier for kv in self.memories for tier in kv.tiers):
+                tier.worth = tier.worth or tier.block_s <= takes
         if self.ahead_of:
             self.kv(rank).prefetch(request)
 
@@ -226,9 +234,7 @@ class TieredReference(Reference):
 
     def least_loaded(self, ranks: Sequence[Rank]) -> Rank:
         weight = self.policy.waiting_load
-        return min(
-            ranks, key=lambda r: len(r.running) + weight * (len(r.waiting) + self.away(r))
-        )
+        return min(ranks, key=lambda r: len(r.running) + weight * (len(r.waiting) + self.away(r)))
 
     def away(self, rank: Rank) -> int:
         """Requests whose blocks are on their way or there."""
@@ -338,18 +344,18 @@ class TieredReference(Reference):
             if not mine:
                 there = kv.look(request)
                 wanted = self.wanted(kv, request, there)
-                if any(isinstance(x, Tier) for x in wanted):
-                    if kv.load_end(request, wanted) > self.now:
-                        if len(rank.running) + len(rank.late) + self.away(rank) >= policy.max_sequences:
-                            break
+                if kv.load_end(request, wanted) > self.now:
+                    seats = len(rank.running) + len(rank.late) + self.away(rank)
+                    end = None
+                    if seats < policy.max_sequences:
                         end = kv.take_over(request, wanted, whole)
-                        if end is None:
-                            break
-                        assert kv.hold(request, whole)
-                        self.loading.append((rank, request, len(wanted), self.now, end))
-                        self.loads += 1
-                        rank.waiting.pop(0)
-                        continue
+                    if end is None:
+                        break
+                    assert kv.hold(request, whole)
+                    self.loading.append((rank, request, len(wanted), self.now, end))
+                    self.loads += 1
+                    rank.waiting.pop(0)
+                    continue
                 found = wanted
             room = budget
             if not policy.chunked and request.target > room:

@@ -75,7 +75,7 @@ def tiered(draw: st.DrawFn) -> dict[str, Any]:
     )  # fmt: skip
     names = ("host", "disk", "shared")[: draw(st.integers(1, 3))]
     blocks = st.one_of(st.integers(1, 6), st.integers(1, 400))
-    seconds = st.one_of(st.just(0.0), st.floats(0.0, GAP_S))
+    seconds = st.one_of(st.just(0.0), st.floats(1e-9, GAP_S))
     load["tiers"] = [(name, draw(blocks), draw(seconds), draw(seconds)) for name in names]
     load["write"] = draw(st.sampled_from(["through", "back"]))
     load["load"] = draw(st.sampled_from(["always", "always", "cheaper"]))
@@ -109,7 +109,7 @@ def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
     for level, (name, blocks, _, _) in enumerate(load["tiers"]):
         pace = t.pace[level].tolist()
         for tiers in own:
-            tiers.append(Tier(blocks, *pace, worth=bool(t.worth[level])))
+            tiers.append(Tier(blocks, *pace, worth=load["load"] != "cheaper"))
             if name == "shared" and tiers is not own[0]:
                 tiers[-1].items, tiers[-1].ever = own[0][-1].items, own[0][-1].ever
     memories = [
@@ -156,7 +156,10 @@ def test_same_schedule_as_the_reference(
     assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
     for level in range(len(load["tiers"])):
         tiers = [kv.tiers[level] for kv in slow.memories]
-        told = [sum(getattr(x, name) for x in tiers) for name in ("loaded", "stored", "evicted", "prefetched")]
+        told = [
+            sum(getattr(x, name) for x in tiers)
+            for name in ("loaded", "stored", "evicted", "prefetched")
+        ]
         assert t.counts[level, [N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED]].tolist() == told
     assert t.totals[O_LOADS] == slow.loads
     assert t.seconds[Z_WAITED] == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
@@ -199,7 +202,9 @@ def turns(seed: int, n: int = 40) -> RequestBlock:
     """Sixteen texts asked again and again, in prompts of one to three pieces."""
     rng = np.random.default_rng(seed)
     which, pieces = rng.integers(0, 16, n), rng.integers(1, 4, n)
-    hashes = tuple(tuple(int(w) * 8 + j for j in range(p)) for w, p in zip(which, pieces, strict=True))
+    hashes = tuple(
+        tuple(int(w) * 8 + j for j in range(p)) for w, p in zip(which, pieces, strict=True)
+    )
     return RequestBlock(
         np.arange(n), np.cumsum(rng.exponential(30 * GAP_S, n)), pieces * 512,
         rng.integers(1, 30, n), hashes,
@@ -222,11 +227,17 @@ def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], 
     """Memory for three running prompts, and all that ever was in tiers of no time: all is found."""
     d = small("llama-3-8b")
     settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
-    endless, found, short = served(d, None, 100_000), served(d, settings_, 320), served(d, None, 320)
+    endless, found, short = (
+        served(d, None, 100_000),
+        served(d, settings_, 320),
+        served(d, None, 320),
+    )
     assert np.array_equal(stamps(endless, 40), stamps(found, 40))
     for counter in (C_HITS, C_PROMPT, C_STEPS):
         assert endless.state.counters[counter] == found.state.counters[counter]
-    assert short.state.counters[C_HITS] < found.state.counters[C_HITS]  # there was something to find
+    assert (
+        short.state.counters[C_HITS] < found.state.counters[C_HITS]
+    )  # there was something to find
     assert (found.state.pool.tiers.counts[:, N_LOADED] > 0).all() or write == "through"
 
 
