@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import DECODES, TOKENS
-from ...workloads.jit import compiled, compiled_part, int64
+from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from .clients import lightest_rank, soonest, take
@@ -81,6 +81,25 @@ def held_until(st: State, start: float) -> float:
     return float(begin)
 
 
+@compiled_inline
+def plan_all(
+    plan: Plan, limits: Limits, kv: KvRules, st: State
+) -> tuple[float, float, float, int]:  # fmt: skip
+    """Plan the next step of every rank; its tokens and decodes, KV bytes in use, and preemptions."""
+    clocks, preemptions = st.clocks, int64(0)
+    tokens, decodes, used = 0.0, 0.0, 0.0
+    st.counters[C_CHUNKS] = 0
+    for r in range(st.ranks.shape[0]):
+        land(st, kv, r)
+        preemptions += plan_tiered(st, limits, kv, plan.windows, r, clocks[T_KNOWN])
+        tokens += st.moments[r, TOKENS]
+        decodes += st.moments[r, DECODES]
+        used += kv.capacity - st.free[r]
+        clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
+    st.counters[C_PREEMPTIONS] += preemptions
+    return tokens, decodes, used, preemptions
+
+
 @compiled
 def advance_tiered(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
@@ -104,17 +123,8 @@ def advance_tiered(
             return REACHED
         if counters[C_LOG] >= st.log.shape[0]:
             return LOG_FULL
-        start, late, preemptions = clocks[T_NOW], int64(0), int64(0)
-        tokens, decodes, used = 0.0, 0.0, 0.0
-        counters[C_CHUNKS] = 0
-        for r in range(ranks.shape[0]):
-            land(st, kv, r)
-            preemptions += plan_tiered(st, limits, kv, plan.windows, r, clocks[T_KNOWN])
-            tokens += st.moments[r, TOKENS]
-            decodes += st.moments[r, DECODES]
-            used += kv.capacity - st.free[r]
-            clocks[T_KV_PEAK] = max(clocks[T_KV_PEAK], kv.capacity - st.free[r])
-        counters[C_PREEMPTIONS] += preemptions
+        start, late = clocks[T_NOW], int64(0)
+        tokens, decodes, used, preemptions = plan_all(plan, limits, kv, st)
         for r in range(ranks.shape[0]):
             late += ranks[r, R_LATE]
             drop_late(st, kv, r)

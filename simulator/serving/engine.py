@@ -66,7 +66,6 @@ from .tiers import Below, Common
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
 
-
 LASTING = [C_EMITTED, C_HITS, C_PREEMPTIONS, C_PROMPT, C_STEPS]
 """Counters of what an engine has done, which outlast its failures."""
 

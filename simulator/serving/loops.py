@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ..batching.exact import advance_exact
+from ..batching.exact_state import Exact
+from ..batching.kv import KvRules
 from ..batching.loop import advance
-from ..batching.pipeline import advance_pipeline
+from ..batching.pipeline import Pipe, advance_pipeline
+from ..batching.policies import Limits
 from ..batching.spec_loop import advance_several
+from ..batching.spec_state import Spec
+from ..batching.state import State
 from ..batching.tier_loop import advance_tiered
+from ..step.books import Books
+from ..step.lowering import Plan
+from .tiers import Below
 
-if TYPE_CHECKING:
-    from .engine import Engine
+
+class Steps(Protocol):
+    """What an engine's steps run on; see `engine.Engine`."""
+
+    plan: Plan
+    limits: Limits
+    kv: KvRules
+    state: State
+    books: Books
+    clients: int | None
+    exact: Exact | None
+    spec: Spec | None
+    below: Below | None
+    pipe: Pipe | None
 
 
-def advance_engine(engine: Engine, until: float, goal: int) -> int:
+def advance_engine(engine: Steps, until: float, goal: int) -> int:
     """Run compiled steps until something is to be done outside; why they stopped, see `loop.advance`."""
     what = engine.plan, engine.limits, engine.kv, engine.state, engine.books
     how = until, engine.clients is not None, goal
