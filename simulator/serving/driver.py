@@ -197,7 +197,6 @@ class Driver:
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
         decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
         self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
-        self.nodes.level = common is not None
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(pools, faults, seed)
         self.sessions = Sessions(env, table, self.dealer)

@@ -216,15 +216,16 @@ class Nodes:
     on_completion: Callable[[Node], None]
     on_goal: Callable[[float], None]
     stops: bool = False
-    level: bool = False
     goal: int = 0
     ended: bool = False
     report: Callable[[], None] | None = None
     _busy: list[tuple[float, int]] = field(default_factory=list)
+    level: bool = field(init=False)
     _all: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
         self._all = [*self.entry, *self.decode]
+        self.level = any(node.engine.common is not None for node in self._all)
 
     @property
     def all(self) -> list[Node]:
