@@ -144,7 +144,7 @@ def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
 
 @pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
 @given(load=tiered())
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_same_schedule_as_the_reference(
     model: str, system: str, routing: str, small: Callable[..., Deployment], load: dict[str, Any]
 ) -> None:
