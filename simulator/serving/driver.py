@@ -157,7 +157,7 @@ class Driver:
         faults: Faults | None, warmup: int, stop: int | None, keep_log: bool,
         cache: CacheSettings | None, seed: int, steps: int,
     ) -> None:  # fmt: skip
-        self.env, self.pools = simpy.Environment(), pools
+        self.env, self.pools, common = simpy.Environment(), pools, common_of(pools, policy, cache)
         env = self.env
         self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
@@ -177,7 +177,6 @@ class Driver:
         shared = not self.alone and (chained or stream.closed_loop is not None)
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
-        common = common_of(pools, policy, cache)
 
         def made(
             deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
