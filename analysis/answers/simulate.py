@@ -55,6 +55,7 @@ from .summary import (
     window_text,
 )
 from .tasks import tasks_dict, tasks_text
+from .tiers import tiers_dict, tiers_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +139,7 @@ class Simulation(Result):
             **autoscale_dict(r),
             **tasks_dict(r),
             **classes_dict(r),
+            **tiers_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -175,6 +177,7 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
+            *tiers_text(self.run),
             *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run),
             *class_blocks(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),

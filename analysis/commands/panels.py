@@ -28,7 +28,7 @@ COMMANDS = {
 OTHERS = "Of plug-ins"
 """Panel of commands that are not named above."""
 OPTIONS = {
-    "workload": "Requests", "serving": "Engine", "speculation": "Engine",
+    "workload": "Requests", "serving": "Engine", "speculation": "Engine", "tiers": "Engine",
     "deployment": "Model on devices", "fleet": "Fleet and failures", "pools": "Two pools",
 }  # fmt: skip
 """Part of a scenario -> panel of its options; the others are the command's own."""

@@ -126,6 +126,10 @@ def serve(
     if fleet.encoder is not None or (deployment.tenants is not None and deployment.tenants.swapped):
         raise InputError("serve", "has no --encoder and no --adapters-resident; see simulate")
     cache = settings.cache_for(deployment)
+    if cache.tiers is not None:
+        raise InputError(
+            "serve", "has no KV cache tiers (--kv-tiers, kv_offloading_size); see simulate"
+        )
     listening = _listen(host, port)
     with listening:
         live = Live(pools_of(deployment, fleet), settings.policy, cache, fleet.router)

@@ -16,11 +16,14 @@ from ...simulator.scenario.parts import (
     FleetOptions,
     PoolOptions,
     SpeculationOptions,
+    TierOptions,
     Workload,
 )
 from ...simulator.scenario.scenario import Scenario
 
-PARTS = (Workload, EngineOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions)
+PARTS = (
+    Workload, EngineOptions, TierOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions,
+)  # fmt: skip
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""
 

@@ -187,7 +187,7 @@ def _block(block: Block) -> Iterator[str]:
 def _columns() -> Iterator[str]:
     from ...simulator.frameworks.engine_file import KEYS
     from ...workloads.kernel_schemas import DTYPES, SCHEMAS, TIMINGS
-    from ..studies.sweep.point import BASES, CLASSED, METRICS, POOLED
+    from ..studies.sweep.point import BASES, CLASSED, METRICS, POOLED, TIERED
     from .meanings import metrics
 
     yield "## Keys of an engine file\n"
@@ -228,6 +228,8 @@ def _columns() -> Iterator[str]:
     yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in POOLED)) + "\n"
     yield "Of classes of requests also:\n"
     yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in CLASSED)) + "\n"
+    yield "Of KV cache tiers also:\n"
+    yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in TIERED)) + "\n"
 
 
 NAMED_ELSEWHERE = ("models", "devices", "systems")

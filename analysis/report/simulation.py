@@ -30,6 +30,7 @@ from ..answers.summary import (
     where_rows,
     window_text,
 )
+from ..answers.tiers import tiers_text
 from ..plots import breakdown, latency, roofline, timeline
 from ..show.result import Drawing, Section
 from ..show.text import show
@@ -58,6 +59,7 @@ def run_sections(result: Simulation) -> list[Section]:
                 figure_rows(run),
                 window_text(run.window),
                 *run_speculation_text(run),
+                *tiers_text(run),
                 result.sure(),
                 latency_rows(run),
                 *class_blocks(run),

@@ -5,11 +5,13 @@ Without prefix caching a sequence holds bytes, with it blocks of a pool (`prefix
 
 from __future__ import annotations
 
+import numpy as np
+
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .lane_queue import back_to_lane
 from .plans import record_preempted
-from .prefix import USERS, content_key, find, give_back, remember, share, take
+from .prefix import USERS, content_key, find, give_back, remember, share
 from .state import (
     C_HITS,
     C_STRETCH,
@@ -42,6 +44,8 @@ from .state import (
     T_NOW,
     State,
 )
+from .tier_state import W_STORED, Z_NOW
+from .tier_store import keep, take_block, tier_key
 
 
 @compiled_part
@@ -63,7 +67,7 @@ def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
         return False
     row = pool.held[r, request[I_SLOT]]
     while request[I_BLOCKS] < want:
-        row[request[I_BLOCKS]] = take(pool, r)
+        row[request[I_BLOCKS]] = take_block(pool, r)
         request[I_BLOCKS] += 1
         rank[R_BLOCKS] -= 1
     count_blocks(st, kv, r, i)
@@ -90,7 +94,7 @@ def drop(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, noted: None)
-def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """`drop` with prefix caching.
 
     The last block is handed out first of them all. Where the rules say so (`kv.bare_first`), what
@@ -111,6 +115,33 @@ def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     rank[R_SLOTS] += 1
     request[I_SLOT], request[I_KEYED] = -1, 0
     count_blocks(st, kv, r, i)
+
+
+@compiled_given("st.pool.tiers", otherwise=drop_pooled)
+def drop_blocks(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
+    """`drop_pooled` where tiers keep what leaves: they take all content, told or not."""
+    note_content(st, kv, r, i, noted)
+    write_through(st, kv, r, i, noted)
+    st.pool.tiers.rows[i, W_STORED] = 0
+    drop_pooled(st, kv, r, i, noted)
+
+
+@compiled_part
+def write_through(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
+    """Copy the blocks that a sequence's first `tokens` tokens fill to all tiers, each once."""
+    pool, request = st.pool, st.ints[i]
+    t, full = pool.tiers, tokens // kv.block
+    if not t.through:
+        return
+    row = pool.held[r, request[I_SLOT]]
+    while t.rows[i, W_STORED] < full:
+        j, ready = t.rows[i, W_STORED], np.inf
+        key = tier_key(t, content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block))
+        for level in range(t.which.shape[1]):
+            if t.worth[level] == 1:
+                ready = min(ready, keep(t, r, level, key, t.seconds[Z_NOW]))
+        t.out_s[r, row[j]] = 0.0 if ready == np.inf else ready
+        t.rows[i, W_STORED] += 1
 
 
 @compiled_part
@@ -200,7 +231,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
 
 
 @compiled_given("st.pool", otherwise=lambda st, kv, r, i, want: None)
-def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
     request = st.ints[i]
     known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
@@ -208,6 +239,14 @@ def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     found = min(request[I_NOTED], request[I_HASHED])
     if found >= (request[I_KEYED] + 1) * kv.block:
         note_content(st, kv, r, i, found)
+
+
+@compiled_given("st.pool.tiers", otherwise=note_pooled)
+def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
+    """`note_pooled` where tiers keep what leaves: all content is noted, and written once computed."""
+    write_through(st, kv, r, i, st.ints[i, I_CACHED])
+    note_pooled(st, kv, r, i, want)
+    note_content(st, kv, r, i, st.ints[i, I_NOTED])
 
 
 @compiled_part

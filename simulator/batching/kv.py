@@ -13,6 +13,7 @@ from ...workloads.jit import compiled_inside
 from ...workloads.jit_held import held
 from ...workloads.model import ModelSpec
 from ..deploy.deployment import Deployment
+from .tier_settings import TierSettings
 
 BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""
@@ -43,12 +44,15 @@ class CacheSettings:
     prompt_room : int
         Tokens of a prompt whose activations every sequence has room for: of engines that compute a
         batch's prompts at once and uncut. 0: the usable fraction leaves enough for a step's tokens.
+    tiers : TierSettings, optional
+        Memories below the device's, which keep blocks that it cannot.
     """
 
     block_tokens: int = BLOCK_TOKENS
     blocks: int | None = None
     memory_bytes: float | None = None
     prompt_room: int = 0
+    tiers: TierSettings | None = None
 
 
 @held

@@ -10,7 +10,7 @@ that got it first before the others (vLLM's BlockHashToBlockMap).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ class Pool(NamedTuple):
     held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
     piece: int  # tokens behind each of them
+    tiers: Any = None  # `tier_state.Tiers`: what keeps contents that are lost here
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
@@ -67,6 +68,8 @@ def widened(pool: Pool, width: int) -> Pool:
         return pool
     held = np.zeros((ranks, sequences, width + 1), dtype=np.int64)
     held[:, :, : have - 1], held[:, :, -1] = pool.held[:, :, :-1], pool.held[:, :, -1]
+    if pool.tiers is not None:
+        pool = pool._replace(tiers=pool.tiers._replace(levels=np.zeros(width, dtype=np.int64)))
     return pool._replace(held=held)
 
 

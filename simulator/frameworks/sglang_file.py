@@ -22,6 +22,8 @@ from .sglang_sharing import captures, sends_tokens, sharing_of
 VERSION = (0, 5)
 """Versions (major, minor) whose rules these are; they were read from 0.5.9."""
 
+TIERS = "by its own rules; --policy vllm with --kv-tiers is"
+
 ONLY: Mapping[str, tuple[Any, str]] = {
     "prefill_max_requests": (None, "prompts of a step are not counted here"),
     "enable_priority_scheduling": (False, "its preemption by priority is not simulated; vLLM's is"),
@@ -32,7 +34,9 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
     "speculative_algorithm": (None, "speculative decoding is not simulated"),
     "disaggregation_mode": ("null", "an engine's transfers are not simulated; use pools"),
-    "enable_hierarchical_cache": (False, "caches in host memory are not simulated"),
+    "enable_hierarchical_cache": (False, f"caches in host memory are not simulated {TIERS}"),
+    "hicache_storage_backend": (None, f"storage below the host's memory is not simulated {TIERS}"),
+    "enable_lmcache": (False, f"LMCache is not simulated {TIERS}"),
     "enable_lora": (False, "adapters are not simulated"),
     "attention_context_parallel_size": (1, "contexts are not split here"),
     "cpu_offload_gb": (0, "weights in host memory are not simulated"),
@@ -56,7 +60,8 @@ KEYS = (
 HARMLESS = frozenset({
     "model", "model_path", "tokenizer_path", "served_model_name", "random_seed", "host_name", "port",
     "stream_interval", "trust_remote_code", "log_level", "watchdog_timeout", "load_format",
-    "max_queued_requests", "context_len", "attention_backend", "dist_timeout",
+    "max_queued_requests", "hicache_ratio", "hicache_size", "hicache_write_policy", "hicache_io_backend",
+    "hicache_mem_layout", "hicache_storage_prefetch_policy", "context_len", "attention_backend", "dist_timeout",
 })  # fmt: skip
 """Keys of SGLang's that do not bear on time here, though some look like others."""
 

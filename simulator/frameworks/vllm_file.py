@@ -10,6 +10,8 @@ from ..batching.policies import POLICIES, Policy
 from ..limits import MAX_SEQUENCES
 from .keys import Keys, host_of, sampling_of
 from .settings import EngineSettings
+from .vllm_offload import KEYS as OFFLOADED
+from .vllm_offload import tiers_of_vllm
 from .vllm_rules import DEFAULT_VERSION, HARMLESS, ONLY, RULES, Rules, rules_of
 from .vllm_sharing import HARMLESS as APART
 from .vllm_sharing import KEYS as SHARING
@@ -25,7 +27,7 @@ KEYS = (
     "device_total_memory_bytes", "device_name", "step_ms", "sequence_us", "launch_us", "request_ms", "version",
     "engine_version", "max_num_scheduled_tokens", "enable_chunked_prefill",
     "long_prefill_token_threshold", "scheduling_policy", "override_generation_config",
-    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *ONLY, *SHARING,
+    "temperature", "top_p", "top_k", "speculative_config", *SPECULATIVE, *OFFLOADED, *ONLY, *SHARING,
 )  # fmt: skip
 """Every key that is read, of the file and of its parts."""
 NULL_BLOCKS = 1
@@ -55,6 +57,7 @@ def vllm_settings(keys: Keys) -> EngineSettings:
         cache=CacheSettings(
             cache.count("block_size", BLOCK_TOKENS),
             None if blocks is None else max(blocks - NULL_BLOCKS, 1),
+            tiers=tiers_of_vllm(keys, cache),
         ),
         tp=tp,
         dp=dp,

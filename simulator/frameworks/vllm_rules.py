@@ -56,7 +56,6 @@ ONLY: Mapping[str, tuple[Any, str]] = {
     "scheduler_reserve_full_isl": (True, "admission asks for room for the whole prompt"),
     "decode_context_parallel_size": (1, "contexts are not split here"),
     "prefill_context_parallel_size": (1, "contexts are not split here"),
-    "kv_transfer_config": (None, "an engine's transfers are not simulated; use pools"),
     "enable_lora": (False, "adapters are not simulated"),
     "cpu_offload_gb": (0, "weights in host memory are not simulated"),
     "watermark": (0.0, "all blocks are used"),

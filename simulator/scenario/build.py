@@ -18,6 +18,7 @@ from ..serving.fleet import Fleet, parse_fleet
 from .load import load
 from .place import deployed, drafted
 from .scenario import Scenario
+from .tiers import tiers_asked
 
 
 def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
@@ -36,7 +37,11 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
         deployment, scenario.speculation, scenario.deployment.routing, scenario.seed,
         settings.speculative, traced,
     )  # fmt: skip
-    return deployment, framed(scenario, settings, deployment).in_host(deployment.system)
+    settings = framed(scenario, settings, deployment).in_host(deployment.system)
+    tiers = tiers_asked(scenario.tiers, deployment.system, settings.cache.tiers)
+    if tiers is not None:
+        settings = replace(settings, cache=replace(settings.cache, tiers=tiers))
+    return deployment, settings
 
 
 def engine_settings(scenario: Scenario) -> EngineSettings:

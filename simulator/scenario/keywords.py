@@ -12,6 +12,7 @@ from .parts import (
     FleetOptions,
     PoolOptions,
     SpeculationOptions,
+    TierOptions,
     Workload,
 )
 
@@ -90,6 +91,15 @@ class EngineOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prompt_room: int | None
 
 
+class TierOptionsKeywords(TypedDict, total=False):  # fmt: skip
+    """Those of `TierOptions`."""
+
+    kv_tiers: str | None
+    kv_write: str | None
+    kv_load: str | None
+    kv_prefetch: bool
+
+
 class DeployOptionsKeywords(DeployedKeywords, total=False):  # fmt: skip
     """Those of `DeployOptions`."""
 
@@ -142,13 +152,14 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     decode_max_seqs: int | None
 
 
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
     serving: EngineOptions
     deployment: DeployOptions
     speculation: SpeculationOptions
+    tiers: TierOptions
     fleet: FleetOptions
     pools: PoolOptions
     warmup: int | None

@@ -13,6 +13,7 @@ from .parts import (
     FleetOptions,
     PoolOptions,
     SpeculationOptions,
+    TierOptions,
     Workload,
 )
 
@@ -51,6 +52,7 @@ class Scenario(Checked):
     serving: EngineOptions = field(default_factory=EngineOptions)
     deployment: DeployOptions = field(default_factory=DeployOptions)
     speculation: SpeculationOptions = field(default_factory=SpeculationOptions)
+    tiers: TierOptions = field(default_factory=TierOptions)
     warmup: int | None = whole("Completions left out of the metrics.", 0)
     stop: int | None = whole("End after this many completions, the system still full.", 1)
     seed: int = whole("Seed of requests and routing.", 0, 2**63 - 1, default=0)

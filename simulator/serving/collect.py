@@ -61,6 +61,7 @@ from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
 from .steady import find_window
 from .task_paths import tasks_of
+from .tiers import TiersRun
 
 FETCH = "expert_fetch"
 """Name of the op that stands for what layers wait for experts."""
@@ -139,6 +140,7 @@ def collect(
         encoder=served.encoder,
         scaling=scaling,
         tasks=tasks_of(served.table),
+        tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
     )
 
 

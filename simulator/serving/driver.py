@@ -41,6 +41,7 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
+from .tiers import common_of
 from .transfers import Moves, Transfers
 
 
@@ -143,7 +144,8 @@ def serve(
         if node >= count:
             raise InputError("--fail", f"there are replicas 0 to {count - 1}, not {node}")
     if steps:
-        check_steps(pools.entry[0], policy, count, steps)
+        tiered = cache is not None and cache.tiers is not None
+        check_steps(pools.entry[0], policy, count, steps, tiered)
     if autoscale is not None and pools.decode:
         raise InputError(OPTION, "is for replicas of one system, not for two pools")
     how = (
@@ -173,7 +175,8 @@ class Driver:
         cache: CacheSettings | None, seed: int, steps: int, autoscale: Autoscale | None,
     ) -> None:  # fmt: skip
         env = self.env = simpy.Environment()
-        self.pools, self.warmup, self.stop, self.warm_s = pools, warmup, stop or 0, 0.0
+        self.pools, common = pools, common_of(pools, policy, cache)
+        self.warmup, self.stop, self.warm_s = warmup, stop or 0, 0.0
         self.delivered = 0  # completions that have had their effects
         first = next(blocks := iter(stream), None)
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
@@ -199,7 +202,7 @@ class Driver:
             policy, lanes = laned(policy, deployment, first, stream, self.alone)
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps, lanes,
+                cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
             )  # fmt: skip
             return Node(index, engine)
 

@@ -14,17 +14,15 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.chains import linked, open_clients
-from ..batching.exact import advance_exact
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import LOG_FULL, STUCK, advance
+from ..batching.loop import LOG_FULL, STUCK
 from ..batching.orders import Waiting, queue_keys
-from ..batching.pipeline import Pipe, advance_pipeline, new_pipe
+from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
-from ..batching.spec_loop import advance_several
 from ..batching.spec_state import Spec, with_requests
 from ..batching.state import (
     C_COMPLETED,
@@ -59,7 +57,9 @@ from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .contents import Contents
 from .course import Course
+from .loops import advance_engine
 from .speculation import acceptance_of, speculating_policy, start_speculation
+from .tiers import Below, Common
 
 
 @dataclass(slots=True)
@@ -87,6 +87,8 @@ class Engine:
         How many are kept, the first ones; all of them if not given.
     lanes : LaneRules, optional
         Where requests do not wait in one queue.
+    common : Common or None
+        Stores of KV cache tiers that several engines share; its own if not given.
     """
 
     deployment: Deployment
@@ -100,6 +102,7 @@ class Engine:
     seed: int = 0
     most_plans: int | None = None
     lanes: LaneRules | None = None
+    common: Common | None = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -110,6 +113,7 @@ class Engine:
     exact: Exact | None = field(init=False, default=None)
     spec: Spec | None = field(init=False, default=None)
     draft_slots: Slots | None = field(init=False, default=None)
+    below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
@@ -139,6 +143,9 @@ class Engine:
             self.limits, self.spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
+        if self.cache.tiers is not None:
+            what = d, self.policy, self.kv, self.cache, self.plan, self.replica
+            self.below = Below.of(*what, self.common)
         self._empty()
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
@@ -161,8 +168,10 @@ class Engine:
         if self.keep_plans:
             plans = new_plans(LOG_ROWS * (stages + 2), LOG_ROWS * 2 * most)
             self.state = self.state._replace(plans=plans)
+        if self.below is not None:
+            self.state = self.below.under(self.state, self.kv.blocks, most)
         self.pipe = new_pipe(stages, ranks, most) if stages > 1 else None
-        self.contents = Contents()
+        self.contents = Contents() if self.below is None else Contents(self.below.names)
         if self.lanes is not None:
             self.book = LaneBook(self.lanes)
             self.state = self.state._replace(lanes=self.lanes.start(ranks))
@@ -170,6 +179,8 @@ class Engine:
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
         old = self.state
+        if self.below is not None:
+            self.below.lose(old, now)
         self._empty()
         self.state = outlasting(old, self.state, now)
         if self.state.pool is not None and old.pool is not None:
@@ -280,6 +291,8 @@ class Engine:
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.speculation)
             self.spec = with_requests(self.spec, have, block.request_id, rates)
+        if self.below is not None:
+            self.state = self.below.with_requests(self.state, have)
         if self.state.pool is not None:
             self.state = self.contents.name(block, self.state, self.state.pool)
         if chained:
@@ -361,16 +374,7 @@ class Engine:
 
     def _run(self, until: float, goal: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
-        what = self.plan, self.limits, self.kv, self.state, self.books
-        how = until, self.clients is not None, goal
-        if self.exact is not None:
-            status = advance_exact(*what, self.exact, *how)
-        elif self.spec is not None:
-            status = advance_several(*what, self.spec, *how)
-        elif self.pipe is None:
-            status = advance(*what, *how)
-        else:
-            status = advance_pipeline(*what, self.pipe, *how)
+        status = advance_engine(self, until, goal)
         rows = int(self.state.counters[C_LOG])
         if rows:
             log = self.state.log[:rows]

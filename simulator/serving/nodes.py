@@ -137,6 +137,8 @@ class Node:
         if self.sent is None:
             kv = self.engine.kv
             tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
+            if self.engine.below is not None:
+                tokens += self.engine.below.room * kv.block
             self.sent = Sent(tokens)
         self.sent.note(prompt)
 
@@ -210,6 +212,8 @@ class Nodes:
         Nodes that requests arrive at, and those that go on after the first token.
     stops : bool
         Whether engines stop at completions; `on_completion` is then called at their time.
+    level : bool
+        Whether engines see each other's caches, and so run level with each other.
     goal : int
         Of a single engine: completions at which it stops and `on_goal` is called.
     ended : bool
@@ -229,10 +233,12 @@ class Nodes:
     ended: bool = False
     report: Callable[[], None] | None = None
     _busy: list[tuple[float, int]] = field(default_factory=list)
+    level: bool = field(init=False)
     _all: list[Node] = field(init=False)
 
     def __post_init__(self) -> None:
         self._all = [*self.entry, *self.decode]
+        self.level = any(node.engine.common is not None for node in self._all)
 
     @property
     def all(self) -> list[Node]:
@@ -263,7 +269,7 @@ class Nodes:
                 self.wake(node)
                 continue
             limit = until
-            if self.stops and busy:
+            if (self.stops or self.level) and busy:
                 limit = min(until, max(busy[0][0], float(np.nextafter(node.clock, np.inf))))
             self._run(node, limit)
             if self.stops and node.engine.completed > node.delivered:

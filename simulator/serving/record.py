@@ -21,6 +21,7 @@ from .replicas import Scaling
 from .speculation import Speculated
 from .steady import Window
 from .tasks import Tasks
+from .tiers import TiersRun
 
 if TYPE_CHECKING:
     from .classes import Classes
@@ -241,6 +242,8 @@ class Run:
         What sessions or agents' tasks took, where requests follow others.
     classes : Classes or None
         The same by class and tenant, where requests have one.
+    tiers : TiersRun or None
+        What KV cache tiers did, where there were some.
     """
 
     deployment: Deployment
@@ -284,6 +287,7 @@ class Run:
     scaling: Scaling | None = None
     tasks: Tasks | None = None
     classes: Classes | None = None
+    tiers: TiersRun | None = None
 
     def __repr__(self) -> str:
         return (

@@ -42,13 +42,15 @@ class RunStep:
     batch: Batch
 
 
-def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int) -> None:
+def check_steps(
+    deployment: Deployment, policy: Policy, engines: int, last: int, tiered: bool = False
+) -> None:
     """Refuse what has no steps that could be shown one by one.
 
     Raises
     ------
     InputError
-        Several engines, ranks or pipeline stages, expert caches, a scheduler of an engine's own that
+        Several engines, ranks or pipeline stages, expert or KV caches elsewhere, a scheduler of an engine's own that
         keeps no plans, drafts, or steps too far into a run.
     """
     if last > MOST_STEPS:
@@ -62,6 +64,8 @@ def check_steps(deployment: Deployment, policy: Policy, engines: int, last: int)
     if policy.rules is not None:
         reason = f"cannot show those of {policy.name}'s own scheduler; take another --policy"
         raise InputError("--steps", reason)
+    if tiered:
+        raise InputError("--steps", "cannot show steps of requests that load; leave --kv-tiers")
     if deployment.store is not None:
         raise InputError(
             "--steps", "cannot show steps that fetch experts; leave --experts-resident"

@@ -15,6 +15,8 @@ from ...answers.price import costs_of
 from ...answers.seeds import Seeds, simulate_seeds
 from ...answers.simulate import Simulation, simulate
 from ...answers.summary import LATENCIES, QUANTILES
+from ...answers.tiers import METRICS as OF_TIERS
+from ...answers.tiers import tiers_metrics
 from ...show.provenance import code_version
 from ...show.text import plain
 from .parameters import scenario_of
@@ -50,6 +52,8 @@ POOLED = (
 """Columns behind those, of points with two pools."""
 CLASSED = ("refused", "attainment", "goodput_per_s")
 """And of points with classes of requests."""
+TIERED = OF_TIERS
+"""The same of points with KV cache tiers."""
 Figure = float | int | str | None
 
 
@@ -104,6 +108,7 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
         "basis": bases.times, "energy_basis": bases.energy, **_pooled(first), **_classed(runs),
+        **{name: plain(value) for name, value in tiers_metrics(first.run).items()},
     }  # fmt: skip
 
 

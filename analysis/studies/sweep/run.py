@@ -27,7 +27,7 @@ from ..front import apart, front
 from ..front_figure import trade_off_of
 from .dataset import Dataset
 from .parameters import systems_of
-from .point import BASES, CLASSED, METRICS, POOLED, Outcome, evaluate
+from .point import BASES, CLASSED, METRICS, POOLED, TIERED, Outcome, evaluate
 from .study import Point, Study, read_study
 
 MOST_ERRORS = 10
@@ -247,6 +247,7 @@ def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, An
     row: dict[str, Any] = {"point": key, **point.columns}
     pooled = POOLED if "prefill" in point.settings else ()
     classed = CLASSED if "classes" in point.settings else ()
-    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled, *classed)}
+    tiered = TIERED if TIERED[0] in metrics else ()
+    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled, *classed, *tiered)}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

@@ -21,14 +21,14 @@ from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
 from .expression import Expression, parse
 from .parameters import check_parameter
-from .point import CLASSED, METRICS, POOLED
+from .point import CLASSED, METRICS, POOLED, TIERED
 
 KEYS = ("title", "base", "axes", "samples", "seed", "constraints", "objectives")
 GOALS = ("max", "min")
 LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
-FIGURES = frozenset((*METRICS, *POOLED, *CLASSED))
+FIGURES = frozenset((*METRICS, *POOLED, *CLASSED, *TIERED))
 """What conditions and objectives may name."""
 
 

@@ -1,0 +1,370 @@
+"""Blocks that come back: what a waiting request finds in the tiers, whether to load it, and its way.
+
+A request whose load is under way holds all blocks of its prompt and stands in no queue; when they are there it
+is admitted before those that wait.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.jit import compiled_given, compiled_part, int64
+from ..step.timed import step_seconds
+from .holding import count_blocks, hold
+from .host import paced
+from .kv import KvRules
+from .planning import count_chunk
+from .policies import Limits
+from .prefix import KEY, USERS, content_key, find, remember, share
+from .state import (
+    F_ARRIVAL,
+    I8,
+    I_BLOCKS,
+    I_HASHED,
+    I_HASHES,
+    I_INPUT,
+    I_KEYED,
+    I_NEXT,
+    I_OUTPUT,
+    I_PREEMPTED,
+    I_SLOT,
+    I_TARGET,
+    R_BLOCKS,
+    R_HEAD,
+    R_LATE,
+    R_RUNNING,
+    R_SLOTS,
+    R_TAIL,
+    T_KNOWN,
+    T_NOW,
+    State,
+)
+from .tier_state import (
+    L_COUNT,
+    L_LANDED,
+    L_LAST,
+    L_LAST_LANDED,
+    L_LOADING,
+    LANDED,
+    LOADING,
+    N_EVICTED,
+    N_LOADED,
+    N_PREFETCHED,
+    O_FOUND,
+    O_LOADS,
+    O_LONGEST,
+    P_BLOCK,
+    P_LATENCY,
+    UP,
+    W_BLOCKS,
+    W_PASSED,
+    W_STATE,
+    Z_LONGEST,
+    Z_WAITED,
+    Tiers,
+)
+from .tier_store import entry_of, keep, moved, put, take_block, tier_key, touch
+
+NOTHING, BEGUN, BLOCKED = range(3)
+"""What became of a look at the head of the queue: nothing to load; a load; one that has no place yet."""
+
+
+@compiled_part
+def next_slot(st: State, r: int) -> int:
+    """The slot that the next sequence gets."""
+    held = st.pool.held[r]
+    return int(held[st.ranks[r, R_SLOTS] - 1, held.shape[1] - 1])
+
+
+@compiled_part
+def look(st: State, kv: KvRules, r: int, i: int) -> int:
+    """Find a waiting request's leading blocks, wherever they are; how many.
+
+    The blocks, or entries of a tier, are left in the next slot's row, their levels in `Tiers.levels`. Its last
+    token is never taken from a cache: its result is needed.
+    """
+    pool, request, t = st.pool, st.ints[i], st.pool.tiers
+    row, most = pool.held[r, next_slot(st, r)], (request[I_TARGET] - 1) // kv.block
+    if request[I_PREEMPTED] == 0:  # nothing of its own yet
+        most = min(most, request[I_HASHED] // kv.block)
+    for j in range(most):
+        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        row[j] = find(pool.table[r], key)
+        t.levels[j] = -1
+        if row[j] >= 0:
+            continue
+        key, level = tier_key(t, key), int64(0)
+        while level < t.which.shape[1]:
+            row[j] = entry_of(t.shelves, t.which[r, level], key)
+            if row[j] >= 0:
+                break
+            level += 1
+        if row[j] < 0:
+            return int(j)
+        t.levels[j] = level
+    return int(most)
+
+
+@compiled_part
+def first_below(t: Tiers, blocks: int, level: int) -> int:
+    """Leading blocks of those looked at before the first one that lies below a level."""
+    j = int64(0)
+    while j < blocks and t.levels[j] <= level:
+        j += 1
+    return int(j)
+
+
+@compiled_part
+def load_end(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
+    """When so many leading blocks would be there if their load began now."""
+    end = now
+    for level in range(t.which.shape[1]):
+        count, begin = int64(0), max(now, t.free_s[r, level, UP])
+        for j in range(blocks):
+            if t.levels[j] == level:
+                count += 1
+                begin = max(begin, t.shelves.came[row[j]])
+        if count > 0:
+            end = max(end, begin + count * t.pace[level, P_BLOCK] + t.pace[level, P_LATENCY])
+    return end
+
+
+@compiled_part
+def bring(t: Tiers, r: int, row: I8, blocks: int, now: float) -> float:
+    """Put so many leading blocks on the links, counted and used last; when they are there."""
+    end = now
+    for level in range(t.which.shape[1]):
+        count, begin = int64(0), now
+        for j in range(blocks):
+            if t.levels[j] == level:
+                count += 1
+                begin = max(begin, t.shelves.came[row[j]])
+                touch(t.shelves, t.which[r, level], row[j])
+        if count > 0:
+            t.counts[level, N_LOADED] += count
+            end = max(end, moved(t, r, level, UP, begin, count))
+    return end
+
+
+@compiled_given("t.plan", otherwise=lambda st, limits, t, r, start, end: 0.0)
+def prefill_seconds(
+    st: State, limits: Limits, t: Tiers, r: int, start: int, end: int
+) -> float:  # fmt: skip
+    """Seconds of computing a prompt's tokens from `start` on alone, by the price list."""
+    seconds, m, windows = 0.0, t.moments[r], t.plan.windows
+    while start < end:
+        q = min(end - start, limits.token_budget) if limits.chunked else end - start
+        for w in range(m.size):
+            m[w] = 0.0
+        count_chunk(m, windows, start, q)
+        t.chunk[0, 0], t.chunk[1, 0] = q, 0
+        step = step_seconds(t.plan, t.moments, 0, 0, t.chunk, 1, True, limits.captured, t.books)
+        seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0])
+        start += q
+    for w in range(m.size):
+        m[w] = 0.0
+    return seconds
+
+
+@compiled_part
+def weigh(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+    """See whether blocks are worth writing now that a request has arrived, where they are loaded if that is sooner.
+
+    They are where a device's link moves one in less time than a full step computes it, at the end of the
+    longest text so far.
+    """
+    t, longest = st.pool.tiers, st.ints[i, I_INPUT] + st.ints[i, I_OUTPUT]
+    if not t.cheaper or longest <= t.totals[O_LONGEST]:
+        return
+    t.totals[O_LONGEST], tokens = longest, limits.token_budget
+    start = max(longest - tokens, 0)
+    takes = prefill_seconds(st, limits, t, r, start, start + tokens) * kv.block / tokens
+    for level in range(t.which.shape[1]):
+        if t.pace[level, P_BLOCK] <= takes:
+            t.worth[level] = 1
+
+
+@compiled_part
+def worth_loading(
+    st: State, limits: Limits, kv: KvRules, r: int, i: int, row: I8, blocks: int, now: float
+) -> int:  # fmt: skip
+    """Leading blocks to take over: all, or as many as bring the end of the prompt soonest."""
+    t, target = st.pool.tiers, st.ints[i, I_TARGET]
+    if not t.cheaper:
+        return blocks
+    best = first_below(t, blocks, -1)
+    soonest, before = prefill_seconds(st, limits, t, r, best * kv.block, target), best
+    for level in range(t.which.shape[1]):
+        cut = first_below(t, blocks, level)
+        if cut == before:
+            continue
+        before = cut
+        takes = load_end(t, r, row, cut, now) - now
+        takes += prefill_seconds(st, limits, t, r, cut * kv.block, target)
+        if takes < soonest:
+            best, soonest = cut, takes
+    return best
+
+
+@compiled_part
+def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -> bool:
+    """Give a request its leading blocks as found, if the rest of `whole` tokens then fits too.
+
+    False, and no change, if not. What lies in a tier gets a block to land in, and is on its way.
+    """
+    pool, rank, request, t = st.pool, st.ranks[r], st.ints[i], st.pool.tiers
+    row, near, taken, now = pool.held[r, next_slot(st, r)], int64(0), int64(0), st.clocks[T_NOW]
+    for j in range(blocks):
+        if t.levels[j] < 0:
+            near += 1
+            taken += pool.blocks[r, row[j], USERS] == 0
+    if (whole + kv.block - 1) // kv.block - near + taken > rank[R_BLOCKS]:
+        return False
+    rank[R_SLOTS] -= 1
+    request[I_SLOT] = pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1]
+    t.spans[i, 0], t.spans[i, 1] = now, bring(t, r, row, blocks, now)
+    for j in range(blocks):
+        if t.levels[j] < 0:
+            rank[R_BLOCKS] -= share(pool, r, row[j])
+    for j in range(blocks):
+        if t.levels[j] >= 0:
+            row[j] = take_block(pool, r)
+            rank[R_BLOCKS] -= 1
+    t.totals[O_FOUND] += near
+    request[I_BLOCKS] = blocks
+    request[I_KEYED] = 0
+    t.rows[i, W_BLOCKS] = blocks
+    count_blocks(st, kv, r, i)
+    return True
+
+
+@compiled_part
+def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Note the content of blocks that a request has found or loaded: others can share it."""
+    pool, request = st.pool, st.ints[i]
+    row = pool.held[r, request[I_SLOT]]
+    for j in range(pool.tiers.rows[i, W_BLOCKS]):
+        if pool.blocks[r, row[j], KEY] == 0:
+            key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+            remember(pool, r, row[j], key)
+    request[I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
+
+
+@compiled_part
+def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """Begin the load of the request at the head of a rank's queue, if it has something to load.
+
+    What takes no time is no load: `Tiers.rows` says how many blocks the request then takes over as it is
+    admitted.
+    """
+    t, rank, i, now = st.pool.tiers, st.ranks[r], st.ranks[r, R_HEAD], st.clocks[T_NOW]
+    request, blocks = st.ints[i], look(st, kv, r, i)
+    near, row, line = first_below(t, blocks, -1), st.pool.held[r, next_slot(st, r)], t.lines[r]
+    t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = near, 0
+    if near == blocks:
+        return NOTHING
+    whole = request[I_TARGET]
+    if limits.reserve:
+        whole = request[I_INPUT] + request[I_OUTPUT] - 1 + limits.spare
+    cut = worth_loading(st, limits, kv, r, i, row, blocks, now)
+    if load_end(t, r, row, cut, now) <= now:
+        t.rows[i, W_BLOCKS], t.rows[i, W_PASSED] = cut, blocks - cut
+        return NOTHING
+    if rank[R_RUNNING] + rank[R_LATE] + line[L_COUNT] >= limits.max_sequences:
+        return BLOCKED
+    if not take_over(st, kv, r, i, cut, whole):
+        return BLOCKED  # what is near alone would not fit either
+    hold(st, kv, r, i, whole)
+    t.totals[O_LOADS] += 1
+    t.rows[i, W_STATE], t.rows[i, W_PASSED] = LOADING, blocks - cut
+    rank[R_HEAD] = request[I_NEXT]
+    if rank[R_HEAD] < 0:
+        rank[R_TAIL] = -1
+    append_line(st, t, r, i, L_LOADING, L_LAST)
+    line[L_COUNT] += 1
+    return BEGUN
+
+
+@compiled_part
+def append_line(st: State, t: Tiers, r: int, i: int, head: int, last: int) -> None:
+    """Put a request at the end of one of a rank's lines."""
+    line = t.lines[r]
+    st.ints[i, I_NEXT] = -1
+    if line[head] < 0:
+        line[head] = i
+    else:
+        st.ints[line[last], I_NEXT] = i
+    line[last] = i
+
+
+@compiled_part
+def land(st: State, kv: KvRules, r: int) -> None:
+    """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
+    t = st.pool.tiers
+    line, before, i = t.lines[r], int64(-1), t.lines[r, L_LOADING]
+    while i >= 0:
+        after = st.ints[i, I_NEXT]
+        if t.spans[i, 1] > st.clocks[T_KNOWN]:
+            before, i = i, after
+            continue
+        if before < 0:
+            line[L_LOADING] = after
+        else:
+            st.ints[before, I_NEXT] = after
+        if after < 0:
+            line[L_LAST] = before
+        waited = t.spans[i, 1] - t.spans[i, 0]
+        t.seconds[Z_WAITED] += waited
+        t.seconds[Z_LONGEST] = max(t.seconds[Z_LONGEST], waited)
+        t.rows[i, W_STATE] = LANDED
+        note_landed(st, kv, r, i)
+        append_line(st, t, r, i, L_LANDED, L_LAST_LANDED)
+        i = after
+
+
+@compiled_part
+def next_landing(st: State) -> float:
+    """When the next load ends; infinity where there is none."""
+    t, soonest = st.pool.tiers, np.inf
+    for r in range(st.ranks.shape[0]):
+        i = t.lines[r, L_LOADING]
+        while i >= 0:
+            soonest = min(soonest, t.spans[i, 1])
+            i = st.ints[i, I_NEXT]
+    return soonest
+
+
+@compiled_part
+def prefetch(st: State, kv: KvRules, r: int, i: int) -> None:
+    """Bring what a request that arrives will find below the first tier to that one.
+
+    What it will find there is used now.
+    """
+    t, pool, request = st.pool.tiers, st.pool, st.ints[i]
+    if not t.prefetch or t.worth[0] == 0:
+        return
+    x, top, at = t.shelves, t.which[r, 0], st.floats[i, F_ARRIVAL]
+    for j in range(min(request[I_TARGET] - 1, request[I_HASHED]) // kv.block):
+        key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
+        if find(pool.table[r], key) >= 0:
+            continue
+        key, level = tier_key(t, key), int64(1)
+        e = entry_of(x, top, key)
+        if e >= 0:
+            touch(x, top, e)
+            continue
+        while e < 0 and level < t.which.shape[1]:
+            e = entry_of(x, t.which[r, level], key)
+            level += 1
+        if e < 0:
+            return
+        touch(x, t.which[r, level - 1], e)
+        there = moved(t, r, level - 1, UP, max(at, x.came[e]), 1)
+        e, out = put(x, top, key, -1)
+        before = x.came[e]
+        t.counts[0, N_PREFETCHED] += 1
+        if out != 0:
+            t.counts[0, N_EVICTED] += 1
+            if not t.through:
+                there = max(there, keep(t, r, 1, out, max(at, before)))
+        x.came[e] = there

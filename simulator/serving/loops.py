@@ -1,0 +1,49 @@
+"""Which inner loop an engine's steps run in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..batching.exact import advance_exact
+from ..batching.exact_state import Exact
+from ..batching.kv import KvRules
+from ..batching.loop import advance
+from ..batching.pipeline import Pipe, advance_pipeline
+from ..batching.policies import Limits
+from ..batching.spec_loop import advance_several
+from ..batching.spec_state import Spec
+from ..batching.state import State
+from ..batching.tier_loop import advance_tiered
+from ..step.books import Books
+from ..step.lowering import Plan
+from .tiers import Below
+
+
+class Steps(Protocol):
+    """What an engine's steps run on; see `engine.Engine`."""
+
+    plan: Plan
+    limits: Limits
+    kv: KvRules
+    state: State
+    books: Books
+    clients: int | None
+    exact: Exact | None
+    spec: Spec | None
+    below: Below | None
+    pipe: Pipe | None
+
+
+def advance_engine(engine: Steps, until: float, goal: int) -> int:
+    """Run compiled steps until something is to be done outside; why they stopped, see `loop.advance`."""
+    what = engine.plan, engine.limits, engine.kv, engine.state, engine.books
+    how = until, engine.clients is not None, goal
+    if engine.exact is not None:
+        return advance_exact(*what, engine.exact, *how)
+    if engine.spec is not None:
+        return advance_several(*what, engine.spec, *how)
+    if engine.below is not None:
+        return advance_tiered(*what, *how)
+    if engine.pipe is None:
+        return advance(*what, *how)
+    return advance_pipeline(*what, engine.pipe, *how)

@@ -1,0 +1,370 @@
+"""Do KV cache tiers find, keep and move what they should, and is nothing lost in them?
+
+Expected values: an engine whose own memory never ends (tiers of infinite rate are that, stamp for stamp) and one
+without tiers (those that nothing is ever loaded from), closed forms of one load, and `reference_tiers`, a slow
+scheduler over dictionaries in order of use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.batching.kv import CacheSettings
+from opbyte.simulator.batching.policies import POLICIES, make_policy
+from opbyte.simulator.batching.state import (
+    C_COMPLETED,
+    C_HITS,
+    C_PREEMPTIONS,
+    C_PROMPT,
+    C_STEPS,
+    I_PREEMPTED,
+)
+from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
+from opbyte.simulator.batching.tier_state import (
+    H_HELD,
+    H_PEAK,
+    H_ROOM,
+    L_COUNT,
+    N_EVICTED,
+    N_LOADED,
+    N_PREFETCHED,
+    N_STORED,
+    O_FOUND,
+    O_LOADS,
+    Z_HELD,
+    Z_WAITED,
+    new_shelves,
+)
+from opbyte.simulator.batching.tier_store import entry_of, put, touch
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.faults import Faults
+from opbyte.simulator.serving.fleet import Fleet
+from opbyte.simulator.serving.run import run
+from opbyte.simulator.serving.tiers import block_bytes
+from opbyte.simulator.step.explicit import explicit_stage
+from opbyte.simulator.step.lowering import ops_of
+from opbyte.workloads.errors import CapacityError, InputError
+from opbyte.workloads.jit import compiled
+from opbyte.workloads.requests import RequestBlock, RequestStream
+
+from .pieces import GAP_S, block_of, check_pieces, stamps
+from .reference import Request
+from .reference_tiers import Tier, Tiered, TieredReference
+from .test_scheduler import check_pool, cuts, workloads
+
+SETUPS = (("llama-3-8b", "h100-x1", "uniform"), ("mixtral-8x7b", "h100-2x2", "measured"))
+
+
+@st.composite
+def tiered(draw: st.DrawFn) -> dict[str, Any]:
+    """Three texts asked again and again in prompts of one to three pieces, with room for little more than one
+    of them; a policy that may have tiers, and one to three of them, some tiny."""
+    load, n = draw(workloads()), draw(st.integers(5, 12))
+    times = {"min_size": n, "max_size": n}
+    texts, pieces = (draw(st.lists(st.integers(low, 2 + low), **times)) for low in (0, 1))
+    load["hashes"] = tuple(
+        tuple(8 * text + j for j in range(many)) for text, many in zip(texts, pieces, strict=True)
+    )
+    short = draw(st.lists(st.sampled_from([0, 0, 1, 70]), **times))
+    load["inputs"] = [512 * many - less for many, less in zip(pieces, short, strict=True)]
+    load["outputs"] = draw(st.lists(st.integers(1, 70), **times))
+    load["gaps"] = draw(st.lists(st.floats(0.0, 20.0), **times))
+    load["block"], load["room"] = draw(st.sampled_from([64, 128, 512])), draw(st.floats(1.0, 1.8))
+    load["policy"] = replace(
+        load["policy"], caching=True, prompts_alone=False, poll_steps=1, gather_steps=0,
+        even_steps=0, order="", token_budget=draw(st.integers(90, 2500)),
+    )  # fmt: skip
+    names = ("host", "disk", "shared")[: draw(st.sampled_from([1, 2, 2, 3]))]
+    seconds = st.one_of(st.just(0.0), st.floats(1e-9, 0.1 * GAP_S), st.floats(1e-9, 3 * GAP_S))
+    blocks = st.one_of(st.integers(1, 12), st.integers(30, 400))
+    load["tiers"] = [(name, draw(blocks), draw(seconds), draw(seconds)) for name in names]
+    load["write"] = draw(st.sampled_from(["through", "back"]))
+    load["load"] = draw(st.sampled_from(["always", "cheaper"]))
+    load["prefetch"] = len(names) > 1 and draw(st.sampled_from([True, True, False]))
+    if load["prefetch"]:  # something to bring nearer
+        load["tiers"][:2] = [
+            (x[0], most, *x[2:]) for x, most in zip(load["tiers"], (9, 99), strict=False)
+        ]
+    return load
+
+
+def settings_of(d: Deployment, load: dict[str, Any], cache: CacheSettings) -> TierSettings:
+    """Tiers of so many blocks a rank (a shared one in all), each so many seconds of its link."""
+    whole, each = block_bytes(d, cache), Engine(d, load["policy"], cache=cache).kv.block_bytes[0]
+    tiers = tuple(
+        KvTier(name, blocks * whole * (1 if name == "shared" else d.ranks),
+               each / pace if pace else math.inf, latency)
+        for name, blocks, pace, latency in load["tiers"]
+    )  # fmt: skip
+    return TierSettings(tiers, load["write"], load["load"], load["prefetch"])
+
+
+def engine_for(d: Deployment, load: dict[str, Any]) -> Engine:
+    """An engine with as little KV memory as the workload says, and its tiers."""
+    block, tokens = block_of(load), load["block"]
+    longest = int((block.input_tokens + block.output_tokens - 1).max())
+    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    cache = replace(cache, tiers=settings_of(d, load, cache))
+    return Engine(d, load["policy"], clients=load["clients"], keep_log=True, cache=cache)
+
+
+def reference_for(engine: Engine, load: dict[str, Any]) -> TieredReference:
+    d, t = engine.deployment, engine.state.pool.tiers
+    own: list[list[Tier]] = [[] for _ in range(d.ranks)]
+    for level, (name, blocks, _, _) in enumerate(load["tiers"]):
+        pace = t.pace[level].tolist()
+        for tiers in own:
+            tiers.append(Tier(blocks, *pace, worth=load["load"] != "cheaper"))
+            if name == "shared" and tiers is not own[0]:
+                tiers[-1].items, tiers[-1].ever = own[0][-1].items, own[0][-1].ever
+    memories = [
+        Tiered(engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
+               through=load["write"] == "through")
+        for tiers in own
+    ]  # fmt: skip
+    return TieredReference(
+        load["policy"], memories,
+        lambda batches, step: explicit_stage(
+            d, batches, step=step, captured=load["policy"].captured
+        ).seconds,
+        load["clients"], ops_of(engine.plan), cheaper=load["load"] == "cheaper",
+        ahead_of=load["prefetch"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "system", "routing"), SETUPS)
+@given(load=tiered())
+@settings(max_examples=8)
+def test_same_schedule_as_the_reference(
+    model: str, system: str, routing: str, small: Callable[..., Deployment], load: dict[str, Any]
+) -> None:
+    d = small(model, system, routing)
+    engine, block = engine_for(d, load), block_of(load)
+    slow = reference_for(engine, load)
+    engine.submit(block)
+    engine.advance(math.inf)
+    arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
+    requests = [
+        Request(i, float(a), int(p), int(o), hashes)
+        for i, (a, p, o, hashes) in enumerate(
+            zip(arrivals, block.input_tokens, block.output_tokens,
+                block.hash_ids or [()] * len(block), strict=True)
+        )
+    ]  # fmt: skip
+    slow.serve(requests)
+    counters, t = engine.state.counters, engine.state.pool.tiers
+    assert counters[C_STEPS] == slow.steps
+    preemptions = engine.state.ints[: len(block), I_PREEMPTED].tolist()
+    assert preemptions == [r.preemptions for r in requests]
+    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, len(block)) == pytest.approx(expected, rel=1e-9)
+    for level in range(len(load["tiers"])):
+        tiers = [kv.tiers[level] for kv in slow.memories]
+        told = [
+            sum(getattr(x, name) for x in tiers)
+            for name in ("loaded", "stored", "evicted", "prefetched")
+        ]
+        assert t.counts[level, [N_LOADED, N_STORED, N_EVICTED, N_PREFETCHED]].tolist() == told
+    assert t.totals[O_LOADS] == slow.loads
+    assert t.seconds[Z_WAITED] == pytest.approx(slow.waited, rel=1e-6, abs=1e-12)
+    assert t.seconds[Z_HELD] == pytest.approx(slow.stood, rel=1e-6, abs=1e-12)
+
+
+@given(load=tiered(), data=st.data())
+@settings(max_examples=8)
+def test_what_every_schedule_owes(
+    small: Callable[..., Deployment], load: dict[str, Any], data: st.DataObject
+) -> None:
+    """Blocks of the pool and of tiers are conserved at any time, and in pieces nothing is another."""
+    d = small(*SETUPS[1])
+    engine, block = engine_for(d, load), block_of(load)
+    engine.submit(block)
+    state, t = engine.state, engine.state.pool.tiers
+    for cut in (*data.draw(cuts), math.inf):
+        engine.advance(cut)
+        check_pool(engine, len(block))
+        stores, levels = t.shelves.stores, range(t.which.shape[1])
+        assert (stores[:, H_HELD] <= stores[:, H_ROOM]).all()
+        assert (stores[:, H_HELD] <= stores[:, H_PEAK]).all()
+        for level in levels:
+            counts, own = t.counts[level], np.unique(t.which[:, level])
+            came = counts[N_STORED] + counts[N_PREFETCHED]
+            assert came - counts[N_EVICTED] == stores[own, H_HELD].sum()
+    assert state.counters[C_COMPLETED] == len(block)
+    assert not t.lines[:, L_COUNT].any()
+    found = t.totals[O_FOUND] + t.counts[:, N_LOADED].sum()
+    assert found * engine.kv.block == state.counters[C_HITS]
+    prompt = state.counters[C_PROMPT] + state.counters[C_HITS]
+    assert prompt >= sum(load["inputs"])
+    if not state.counters[C_PREEMPTIONS]:
+        assert prompt == sum(load["inputs"])
+    load = load | {"clients": None}
+    check_pieces(lambda: engine_for(d, load), load, data.draw(cuts), [])
+
+
+def turns(seed: int, n: int = 40) -> RequestBlock:
+    """Sixteen texts asked again and again, in prompts of one to three pieces."""
+    rng = np.random.default_rng(seed)
+    which, pieces = rng.integers(0, 16, n), rng.integers(1, 4, n)
+    hashes = tuple(
+        tuple(int(w) * 8 + j for j in range(p)) for w, p in zip(which, pieces, strict=True)
+    )
+    return RequestBlock(
+        np.arange(n), np.cumsum(rng.exponential(30 * GAP_S, n)), pieces * 512,
+        rng.integers(1, 30, n), hashes,
+    )  # fmt: skip
+
+
+def served(d: Deployment, tiers: TierSettings | None, blocks: int, seed: int = 0) -> Engine:
+    policy = make_policy("vllm", max_sequences=3)
+    engine = Engine(d, policy, cache=CacheSettings(16, blocks, tiers=tiers))
+    engine.submit(turns(seed))
+    engine.advance(math.inf)
+    return engine
+
+
+FREE = math.inf, 0.0
+
+
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_infinite_rate_is_a_cache_without_end(small: Callable[..., Deployment], write: str) -> None:
+    """Memory for three running prompts, and all that ever was in tiers of no time: all is found."""
+    d = small("llama-3-8b")
+    settings_ = TierSettings((KvTier("host", 1e8, *FREE), KvTier("disk", 1e10, *FREE)), write)
+    endless, found, short = (
+        served(d, None, 100_000),
+        served(d, settings_, 320),
+        served(d, None, 320),
+    )
+    assert np.array_equal(stamps(endless, 40), stamps(found, 40))
+    for counter in (C_HITS, C_PROMPT, C_STEPS):
+        assert endless.state.counters[counter] == found.state.counters[counter]
+    assert (
+        short.state.counters[C_HITS] < found.state.counters[C_HITS]
+    )  # there was something to find
+    assert (found.state.pool.tiers.counts[:, N_LOADED] > 0).all() or write == "through"
+
+
+def test_what_is_never_cheaper_is_no_tier(small: Callable[..., Deployment]) -> None:
+    """A link of a byte a second: nothing is written or loaded, and no step waits."""
+    d = small("llama-3-8b")
+    slow = TierSettings((KvTier("host", 1e10, 1.0, 0.0),), "back", "cheaper")
+    without, found = served(d, None, 320), served(d, slow, 320)
+    assert np.array_equal(stamps(without, 40), stamps(found, 40))
+    assert not found.state.pool.tiers.counts.any()
+
+
+def test_one_load_takes_its_bytes_over_the_link(small: Callable[..., Deployment]) -> None:
+    """Of three blocks of 512 tokens another prompt pushes the later two out of five: the third request finds
+    the first, waits for latency and bytes of the second, and computes the last one only."""
+    d, policy = small("llama-3-8b"), make_policy("vllm", max_sequences=1)
+    rate, latency = 20e9, 3e-4
+    tiers = TierSettings((KvTier("host", 1e10, rate, latency),))
+    engine = Engine(d, policy, cache=CacheSettings(512, 5, tiers=tiers))
+    engine.submit(RequestBlock(
+        np.arange(3), np.array([0.0, 1.0, 2.0]), np.array([1536, 2048, 1536]), np.array([1, 1, 1]),
+        ((1, 2, 3), (4, 5, 6, 7), (1, 2, 3)),
+    ))  # fmt: skip
+    engine.advance(math.inf)
+    t = engine.state.pool.tiers
+    seconds = engine.kv.block_bytes[0] / rate + latency
+    assert t.counts[0, N_LOADED] == 1
+    assert t.seconds[Z_WAITED] == pytest.approx(seconds, rel=1e-12)
+    arrival, scheduled, first, _ = stamps(engine, 3)[2]
+    assert scheduled - arrival == pytest.approx(seconds, rel=1e-12)
+    first_time = stamps(engine, 3)[0, 2]
+    assert first - scheduled < 0.7 * first_time
+
+
+@compiled
+def accesses(x: Any, keys: Any, hits: Any) -> None:
+    """Ask a store for contents, and keep each."""
+    for i in range(keys.size):
+        e = entry_of(x, 0, keys[i])
+        hits[i] = e >= 0
+        if e >= 0:
+            touch(x, 0, e)
+        else:
+            put(x, 0, keys[i], 0)
+
+
+@given(st.lists(st.integers(1, 40), max_size=300), st.integers(1, 30), st.integers(0, 30))
+@settings(max_examples=60)
+def test_a_larger_tier_never_hits_less(keys: list[int], room: int, more: int) -> None:
+    """Least recently used first: what a dictionary in order of use does; a stack algorithm."""
+    asked = np.array(keys, dtype=np.int64) * 2 + 1
+    found = []
+    for size in (room, room + more):
+        hits = np.zeros(len(asked), dtype=np.int64)
+        accesses(new_shelves([size]), asked, hits)
+        kept: OrderedDict[int, None] = OrderedDict()
+        for key, hit in zip(asked.tolist(), hits.tolist(), strict=True):
+            assert (key in kept) == bool(hit)
+            kept[key] = None
+            kept.move_to_end(key)
+            if len(kept) > size:
+                kept.popitem(last=False)
+        found.append(hits)
+    assert (found[0] <= found[1]).all()
+
+
+def stream_of(seed: int, n: int = 60) -> RequestStream:
+    return RequestStream("turns", True, None, lambda: iter((turns(seed, n),)))
+
+
+def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]) -> None:
+    """Of two replicas that take turns each finds what the other has stored; a failure loses the one's memory
+    and nothing of the pool but what was on its way."""
+    d, policy = small("llama-3-8b"), make_policy("vllm", max_sequences=3)
+    own = KvTier("host", 1e10, 50e9, 1e-5)
+    pool = KvTier("shared", 1e10, 25e9, 1e-5)
+
+    def found(*tiers: KvTier, faults: Faults | None = None) -> Any:
+        cache = CacheSettings(16, 320, tiers=TierSettings(tiers))
+        return run(d, policy, stream_of(1), fleet=Fleet(replicas=2, faults=faults), cache=cache)
+
+    alone, shared = found(own), found(own, pool)
+    assert shared.cached_tokens > alone.cached_tokens
+    assert shared.tiers.tiers[1].hit_tokens > 0
+    again = found(own, pool, faults=Faults(((0, 300 * GAP_S),)))
+    assert again.failures == 1
+    assert len(again.requests.request_id) == 60
+    assert again.tiers.tiers[1].hit_tokens > shared.tiers.tiers[1].hit_tokens
+    for tier in again.tiers.tiers:
+        assert tier.peak_bytes <= tier.capacity_bytes
+
+
+REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
+    ({}, "llama-3-8b", "chunked", "finds no blocks again"),
+    ({}, "llama-3-8b", "sglang", "own scheduler"),
+    ({}, "llama-3-8b", "vllm+shortest-prompt", "order of the queue"),
+    ({"pp": 2}, "llama-3-8b", "vllm", "pipeline stages"),
+    ({}, "windowed", "vllm", "windows or constant states"),
+)
+
+
+@pytest.mark.parametrize(("degrees", "model", "policy", "reason"), REFUSED)
+def test_what_is_not_simulated_is_refused(
+    degrees: dict[str, Any], model: str, policy: str, reason: str, small: Callable[..., Deployment]
+) -> None:
+    d = small(model, "h100-x2" if degrees else "h100-x1", "uniform", **degrees)
+    cache = CacheSettings(tiers=TierSettings((KvTier("host", 1e12, 50e9, 1e-5),)))
+    with pytest.raises(InputError, match=rf"--kv-tiers.*{reason}"):
+        Engine(d, make_policy(policy), cache=cache)
+
+
+def test_a_tier_smaller_than_a_block(small: Callable[..., Deployment]) -> None:
+    cache = CacheSettings(tiers=TierSettings((KvTier("host", 10.0, 50e9, 1e-5),)))
+    with pytest.raises(CapacityError, match=r"--kv-tiers host: is smaller than a block.*16 tokens"):
+        Engine(small("llama-3-8b"), POLICIES["vllm"], cache=cache)
