@@ -159,7 +159,7 @@ def prefill_seconds(
         count_chunk(m, windows, start, q)
         t.chunk[0, 0], t.chunk[1, 0] = q, 0
         step = step_seconds(t.plan, t.moments, 0, 0, t.chunk, 1, True, limits.captured, t.books)
-        seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0])
+        seconds += paced(limits.pace, step, 1.0 / st.ranks.shape[0], 1)
         start += q
     for w in range(m.size):
         m[w] = 0.0

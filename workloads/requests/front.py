@@ -137,7 +137,9 @@ def open_requests(
         source = table_file(cast(Table, source), "--trace")
     _refuse("needs --rate" if rate is None else "", {"--rate-profile": rate_profile})
     if mean_rate is not None:
-        rate_scale = _scale(source, gaps, closed_loop, rate_scale, mean_rate, seed)
+        rate_scale = _scale(
+            cast("str | Path | None", source), gaps, closed_loop, rate_scale, mean_rate, seed
+        )
     if source is not None:
         if not str(source):
             raise InputError("--trace", "is empty; give a file or a folder")
