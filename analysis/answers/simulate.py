@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ...devices.catalog import describe_system
-from ...devices.doubts import doubts
 from ...devices.hosts.catalog import host_sources
 from ...devices.spec import SystemSpec
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.build import engine_settings
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.play import run_scenario
 from ...simulator.scenario.pools import counted
@@ -36,6 +34,7 @@ from .pools import pool_blocks, pool_dict
 from .price import costs_of
 from .ranges import Ranges, ranges_of_run
 from .run_steps import Steps, read_window, steps_seen
+from .run_warnings import warnings_of
 from .speculation import run_speculation, run_speculation_text
 from .summary import (
     LATENCIES,
@@ -46,7 +45,6 @@ from .summary import (
     flat,
     heading,
     latency_rows,
-    overload,
     ratio,
     text_of,
     took,
@@ -338,7 +336,9 @@ def simulate(
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
     seen = steps_seen(made, window) if window else None
-    return Simulation(made, found, _warnings(scenario, made), sources, scenario, sure, seen, ranges)
+    return Simulation(
+        made, found, warnings_of(scenario, made), sources, scenario, sure, seen, ranges
+    )
 
 
 def _sources(scenario: Scenario, where: str | Path | SystemSpec | None) -> Mapping[str, str]:
@@ -360,47 +360,3 @@ def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str
         node_link = r.deployment.system.device.node_link.name
         out.append(link_evidence(r.moves.link.name, node_link, sources))
     return out, sources
-
-
-def _warnings(scenario: Scenario, r: Run) -> tuple[str, ...]:
-    """What a reader should know: of the files read, the run, and the options."""
-    sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
-    known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
-    if scenario.deployment.power_cap is not None:
-        out += [device.title for device in sides.values()]
-    if r.window.overloaded:
-        out.append(overload(r))
-    # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
-    named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None
-    groups = r.deployment.layout.ep
-    if named_vllm and scenario.deployment.ep is None and groups > 1:
-        out.append(
-            f"experts are dealt to {groups} groups; vLLM itself does so only with "
-            "--enable-expert-parallel: --ep 1 is its default"
-        )
-    return tuple(out)
-
-
-def _stands_in(r: Run) -> list[str]:
-    """Pools whose engine's own scheduler is not built for one that does half of the work."""
-    names = {p.policy.name: None for p in r.pools if p.policy.rules is not None}
-    return [
-        f"{name}'s own scheduler is that of an engine that does both: pools batch by the fields of its "
-        "policy instead"
-        for name in names
-    ]
-
-
-def _too_long(r: Run) -> list[str]:
-    """Requests beyond the positions that the model was made for."""
-    longest = r.deployment.model.max_position
-    lengths = r.requests.input_tokens + r.requests.output_tokens
-    beyond = 0 if longest is None else int((lengths > longest).sum())
-    if not beyond:
-        return []
-    text = (
-        f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
-        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
-    )
-    return [text]

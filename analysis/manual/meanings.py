@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..answers.summary import LATENCIES, QUANTILES
-from ..studies.sweep.point import METRICS, POOLED
+from ..studies.sweep.point import CLASSED, METRICS, POOLED, TIERED
 
 FIGURES = {
     "requests": "Requests that were served.",
@@ -31,6 +31,18 @@ FIGURES = {
     "kv_wait_s_mean": "Mean wait of a KV cache for the link between pools [s].",
     "kv_transfer_s_mean": "Mean time of its transfer [s].",
     "kv_share_of_latency": "Share of a request's time that its transfer takes.",
+    "refused": "Requests that admission turned away.",
+    "attainment": "Share of the requests that were sent which kept what their class promises.",
+    "goodput_per_s": "Requests that kept it [1/s].",
+    "kv_hit_rate": "Share of the prompt tokens asked for that were found somewhere.",
+    "kv_hit_rate_hbm": "Share that was found in the devices' own memory.",
+    "kv_hit_rate_host": "Share that came from the host's memory.",
+    "kv_hit_rate_disk": "Share that came from the disk.",
+    "kv_hit_rate_shared": "Share that came from the shared pool.",
+    "kv_loaded_bytes": "Bytes loaded from tiers.",
+    "kv_stored_bytes": "Bytes written to tiers.",
+    "kv_load_wait_s_mean": "Mean time from a load's order to its end [s].",
+    "kv_steps_held_s": "Time that steps waited for blocks to be copied [s].",
     "limiting_pool": "The pool that more load would fill first.",
 }
 """Metric -> meaning; of latencies see `TIMES`."""
@@ -58,7 +70,7 @@ KINDS = {
 def metrics() -> dict[str, str]:
     """Every column of figures with its meaning, in the order of the table."""
     out = {}
-    for name in (*METRICS, *POOLED):
+    for name in (*METRICS, *POOLED, *CLASSED, *TIERED):
         stem, _, quantile = name.rpartition("_")
         if stem in LATENCIES and quantile in QUANTILES:
             share = "mean" if quantile == "mean" else f"{quantile[1:]}th percentile"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,7 +13,7 @@ SIGN = {"max": -1.0, "min": 1.0}
 
 
 def front(
-    rows: Sequence[Mapping[str, Any]], objectives: Mapping[str, str], within: Sequence[str] = ()
+    rows: Sequence[Mapping[str, object]], objectives: Mapping[str, str], within: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Rows that no other row beats: at least as good in all objectives and better in one.
 
@@ -31,7 +31,9 @@ def front(
     if not known or not objectives:
         return []
     signs = np.array([SIGN[goal] for goal in objectives.values()])
-    costs = np.array([[float(row[name]) for name in objectives] for row in known]) * signs
+    costs = (
+        np.array([[float(cast(float, row[name])) for name in objectives] for row in known]) * signs
+    )
     parts: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(known):
         parts.setdefault(tuple(row[name] for name in within), []).append(i)

@@ -145,6 +145,15 @@ def linked(st: State, block: RequestBlock) -> State:
     return st
 
 
+def open_first(st: State, clients: int) -> None:
+    """Give the first requests of a closed loop their arrival at time 0, one a client."""
+    counters = st.counters
+    first = min(clients, int(counters[C_SUBMITTED]))
+    if counters[C_OPENED] < first:
+        st.floats[counters[C_OPENED] : first, F_ARRIVAL] = 0.0
+        counters[C_OPENED] = first
+
+
 def open_clients(st: State, clients: int) -> None:
     """Let the first sessions of a closed loop begin at time 0, one a client."""
     counters, chain = st.counters, st.chain

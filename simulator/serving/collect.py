@@ -59,7 +59,7 @@ from .metrics import Quantiles, histogram_quantiles, quantiles
 from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .speculation import Speculated, drafting
-from .steady import find_window
+from .steady import Window, find_window
 from .task_paths import tasks_of
 from .tiers import TiersRun
 
@@ -94,8 +94,7 @@ def collect(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.table.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
-    # What ends with the run counts in full, though steps of other engines may go on.
-    ends = (window.start_s, window.end_s if window.end_s < end else np.inf)
+    ends = _ends(window, end)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
@@ -142,6 +141,11 @@ def collect(
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
     )
+
+
+def _ends(window: Window, end: float) -> tuple[float, float]:
+    """What a window counts; what ends with the run counts in full, though other engines' steps may go on."""
+    return window.start_s, window.end_s if window.end_s < end else np.inf
 
 
 def _finished(served: Served) -> Requests:

@@ -160,6 +160,16 @@ def serve(
     return driver.run(seed, progress)
 
 
+ARRIVING = ("", *LANED)
+"""Orders whose keys need no arrival, which turns get when they are played."""
+
+
+def _swapped(pools: Pools) -> bool:
+    """Whether adapters wait for slots."""
+    tenants = pools.entry[0].tenants
+    return tenants is not None and tenants.swapped
+
+
 class Driver:
     """One run: puts its parts together and steps through the events.
 
@@ -182,11 +192,9 @@ class Driver:
         blocks = chain(() if first is None else (first,), blocks)  # drawn once
         turns = None if first is None else first.turns
         chained = turns is not None
-        # A key of the policy's order may need the arrival, which turns get when they are played.
-        played = turns is None or (turns.after is None and policy.order in ("", *LANED))
+        played = turns is None or (turns.after is None and policy.order in ARRIVING)
         check_bounds(stream, first, bool(pools.decode))
-        tenants = pools.entry[0].tenants
-        swapped = tenants is not None and tenants.swapped
+        swapped = _swapped(pools)
         staged = swapped or pools.encoder is not None
         scaled = autoscale is not None and autoscale.decides
         one = len(pools.entry) == 1 and not pools.decode
@@ -236,10 +244,10 @@ class Driver:
     ) -> tuple[Shelf | None, EncoderQueue | None]:
         """What requests pass before they reach an engine: a door, their images, then their adapter."""
         pools, dealer = self.pools, self.dealer
-        tenants, shelf, queue = pools.entry[0].tenants, None, None
+        shelf = queue = None
         if bounded(stream) and not self.alone:
             dealer.door = Door(stream.classes, self.nodes, self.table, dealer.gate).admits
-        if tenants is not None and tenants.swapped:
+        if _swapped(pools):
             nodes = (*pools.entry, *pools.decode)
             shelf = shelf_of(self.env, nodes, faults, seed, dealer.admit)
             dealer.entrance = shelf.ask

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
-from ..batching.chains import linked, open_clients
+from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
@@ -28,7 +28,6 @@ from ..batching.state import (
     C_COMPLETED,
     C_EMITTED,
     C_LOG,
-    C_OPENED,
     C_RELEASED,
     C_SUBMITTED,
     C_WALK,
@@ -298,18 +297,7 @@ class Engine:
         if chained:
             self.state = linked(self.state, block)
         if self.clients is not None:
-            self._open(self.clients, chained)
-
-    def _open(self, clients: int, chained: bool) -> None:
-        """Give the first requests of a closed loop their arrival at time 0, one a client."""
-        counters = self.state.counters
-        if chained:
-            open_clients(self.state, clients)
-            return
-        first = min(clients, int(counters[C_SUBMITTED]))
-        if counters[C_OPENED] < first:
-            self.state.floats[counters[C_OPENED] : first, F_ARRIVAL] = 0.0
-            counters[C_OPENED] = first
+            (open_clients if chained else open_first)(self.state, self.clients)
 
     def advance(self, until: float, goal: int = 0) -> float:
         """Run until `until`, until `goal` requests have completed or nothing is left.

@@ -137,9 +137,7 @@ def open_requests(
         source = table_file(cast(Table, source), "--trace")
     _refuse("needs --rate" if rate is None else "", {"--rate-profile": rate_profile})
     if mean_rate is not None:
-        rate_scale = _scale(
-            cast("str | Path | None", source), gaps, closed_loop, rate_scale, mean_rate, seed
-        )
+        rate_scale = _scale(source, gaps, closed_loop, rate_scale, mean_rate, seed)
     if source is not None:
         if not str(source):
             raise InputError("--trace", "is empty; give a file or a folder")
@@ -172,7 +170,7 @@ def open_requests(
 
 
 def _scale(
-    source: str | Path | None, gaps: Gaps | None, closed_loop: int | None, rate_scale: float | None,
+    source: str | Path | Table | None, gaps: Gaps | None, closed_loop: int | None, rate_scale: float | None,
     mean_rate: float, seed: int,
 ) -> float:  # fmt: skip
     """How much faster a trace is played for its mean rate to be the one that is asked for."""
@@ -180,7 +178,7 @@ def _scale(
     _refuse("cannot go with --mean-rate", {"--rate-scale": rate_scale})
     if source is None or gaps is not None or closed_loop is not None:
         raise InputError("--mean-rate", "needs a trace that keeps its own arrivals")
-    factor = mean_rate / own_rate(Path(source), seed)
+    factor = mean_rate / own_rate(Path(cast(str, source)), seed)
     return check_real(factor, "--mean-rate over the trace's own", MIN_RATE, MAX_RATE)
 
 

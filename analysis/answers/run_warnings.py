@@ -1,0 +1,53 @@
+"""What a reader of a run should know: of the files read, the run, and the options."""
+
+from __future__ import annotations
+
+from ...devices.doubts import doubts
+from ...simulator.scenario import Scenario
+from ...simulator.scenario.build import engine_settings
+from ...simulator.serving.record import Run
+from .summary import overload
+
+
+def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
+    """What a reader should know: of the files read, the run, and the options."""
+    sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
+    known = [doubt for device in sides.values() for doubt in doubts(device)]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
+    if scenario.deployment.power_cap is not None:
+        out += [device.title for device in sides.values()]
+    if r.window.overloaded:
+        out.append(overload(r))
+    # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
+    named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None
+    groups = r.deployment.layout.ep
+    if named_vllm and scenario.deployment.ep is None and groups > 1:
+        out.append(
+            f"experts are dealt to {groups} groups; vLLM itself does so only with "
+            "--enable-expert-parallel: --ep 1 is its default"
+        )
+    return tuple(out)
+
+
+def _stands_in(r: Run) -> list[str]:
+    """Pools whose engine's own scheduler is not built for one that does half of the work."""
+    names = {p.policy.name: None for p in r.pools if p.policy.rules is not None}
+    return [
+        f"{name}'s own scheduler is that of an engine that does both: pools batch by the fields of its "
+        "policy instead"
+        for name in names
+    ]
+
+
+def _too_long(r: Run) -> list[str]:
+    """Requests beyond the positions that the model was made for."""
+    longest = r.deployment.model.max_position
+    lengths = r.requests.input_tokens + r.requests.output_tokens
+    beyond = 0 if longest is None else int((lengths > longest).sum())
+    if not beyond:
+        return []
+    text = (
+        f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
+        f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
+    )
+    return [text]
