@@ -10,6 +10,7 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.classes import RequestClass
+from ..batching.kv import CacheSettings
 from ..batching.lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
 from ..batching.orders import LANED
 from ..batching.policies import Policy
@@ -42,8 +43,9 @@ def check_bounds(stream: RequestStream, first: RequestBlock | None, pools: bool)
 
 
 def laned(
-    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool
-) -> tuple[Policy, LaneRules | None]:
+    policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool,
+    cache: CacheSettings | None,
+) -> tuple[Policy, LaneRules | None]:  # fmt: skip
     """A policy and the lanes of its engines; none, and first come first served, where nothing tells requests apart.
 
     Parameters
@@ -52,6 +54,8 @@ def laned(
         Of the stream.
     alone : bool
         Whether the engine itself turns requests away.
+    cache : CacheSettings or None
+        Of its engines.
 
     Raises
     ------
@@ -66,8 +70,9 @@ def laned(
     if policy.rules is not None or policy.prompts_alone or policy.holds_back:
         reason = "has one queue: no order by priority or tenant, no bounds of classes"
         raise InputError(f"--policy {policy.name}", reason)
-    if d.layout.pp > 1 or d.speculation is not None:
-        what = "--pp" if d.layout.pp > 1 else "--speculative"
+    without = {"--pp": d.layout.pp > 1, "--speculative": d.speculation is not None,
+               "--kv-tiers": cache is not None and cache.tiers is not None}  # fmt: skip
+    for what in (option for option, given in without.items() if given):
         raise InputError(
             what, "cannot go with an order by priority or tenant, nor bounds of classes"
         )

@@ -207,7 +207,7 @@ class Driver:
             deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
         ) -> Node:
             clients = stream.closed_loop if self.alone else None
-            policy, lanes = laned(policy, deployment, first, stream, self.alone)
+            policy, lanes = laned(policy, deployment, first, stream, self.alone, cache)
             engine = Engine(
                 deployment, policy, index, clients, chained and self.alone, keep_log,
                 cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
