@@ -107,12 +107,12 @@ def replica_frame(found: Scaling) -> pd.DataFrame:
 
 def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     """Replicas over time, where they come and go."""
+    if run.scaling is None or not run.scaling.spec.decides:
+        return []
     import pandas as pd
 
     from ..plots import replicas_over_time
 
-    if run.scaling is None or not run.scaling.spec.decides:
-        return []
     arrival = pd.Series(run.requests.arrival_s)
     figure = replicas_over_time(replica_frame(run.scaling), arrival, name)
     return [Drawing(figure, "Arrivals, and replicas that serve, start and drain, over time.")]

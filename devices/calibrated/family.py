@@ -166,6 +166,10 @@ class Family:
 
     def prices(self, values: F8, h: F8, x: F8) -> F8:
         """Prices of the rows of `x`, shape (n, NUM_PRICE); columns as in `terms`."""
+        if x.shape[1] != len(self.quantities):  # compiled code would read past the rows
+            raise ValueError(
+                f"{self.name} takes {len(self.quantities)} quantities, not {x.shape[1]}"
+            )
         out = np.empty((len(x), NUM_PRICE))
         self.rows(values, h, np.ascontiguousarray(x, dtype=np.float64), out)
         return out

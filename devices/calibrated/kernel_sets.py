@@ -54,10 +54,11 @@ LINK_PARENTS: Mapping[str, str] = {**PARENTS, "a100-pcie": "l40s", "a40": "l40s"
 LINKS = ("allreduce", "collectives")
 """Families whose time is of the links between devices."""
 ATTENTION_PARENTS: Mapping[str, str] = {**PARENTS, "a40": "l40s"}
-"""The same for attention, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
+"""The same for `ATTENTION`, whose libraries choose tiles for the cores of GA102 and AD102 alike (compute
 capabilities 8.6 and 8.9, 100 KiB of shared memory) and others for an A100's (8.0, 164 KiB):
 ``is_sm8x`` in ``flash_fwd_launch_template.h`` of Dao-AILab/flash-attention."""
-ATTENTION = ("attention_prefill", "attention_decode", "mla")
+ATTENTION = ("attention_prefill", "attention_decode")
+"""Families of attention to keys and values of each head."""
 DEVICES: Mapping[str, str] = {"a100-pcie": "a100-pcie-80gb"}
 """Device that stands for a set of another name."""
 Positive = Annotated[float, Field(gt=0)]

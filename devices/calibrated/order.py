@@ -10,10 +10,10 @@ FORMATS = ("bf16", "fp8", "fp4")
 WHOLE_NUMBERS = "int8"
 """Compared only for steps in that format: the newest products give it up."""
 
-MEASURED_BELOW = frozenset({("l40", "a40"), ("l40", "rtx-a6000")})
-"""Devices slower than their peaks say, and whom they lose to: an L40 took 1.12 and 1.17 times as long as an
-A40 and an RTX A6000 for prompts of Qwen2.5-14B under SGLang, and slowed from repetition to repetition, at 300 W
-for 1.7 times the cores (static batches of zksainx/pipeweave 55e0317)."""
+MEASURED_BELOW = frozenset({("l40", "a40")})
+"""Devices slower than their peaks say, and whom they lose to: an L40 took 1.12 times as long as an A40 for prompts
+of Qwen2.5-14B under SGLang, and slowed from repetition to repetition, at 300 W for 1.7 times the cores (static
+batches of zksainx/pipeweave 55e0317)."""
 
 
 def peaks(spec: DeviceSpec, *formats: str) -> tuple[float, ...]:

@@ -129,7 +129,10 @@ def link_of(system: SystemSpec) -> LinkSpec:
     if host is None or host.plain:
         return link
     own, nominal = host.link, host.link.bandwidth_bytes_per_s
-    rate = (nominal or link.bandwidth_bytes_per_s) * (own.rate or 1.0) / host.multiple
+    share = own.rate or 1.0
+    if system.devices_per_node > 2 and own.shared is not None:
+        share = min(share, own.shared)
+    rate = (nominal or link.bandwidth_bytes_per_s) * share / host.multiple
     return link.model_copy(
         update={
             "name": link.name if nominal is None else host.name,

@@ -46,6 +46,9 @@ class HostLinkSpec(Spec):
     (parameters ``link_2`` to ``link_8`` and ``chunks`` of `calibrated.allreduce`); a device whose own
     rows are slower keeps those.
 
+    Of more than two devices a ring gets `shared` of the link, since they share the host's bridges: where a
+    device's own rows do not say how much less.
+
     `rests_on` says in words what was measured, `rows` how much of it; `spread` how far hosts of the
     class lie apart. `tables` are kernel tables of collectives timed on this very host, relative to
     the file; they come first.
@@ -57,6 +60,7 @@ class HostLinkSpec(Spec):
     rows: Annotated[int, Field(ge=0)] = 0
     bandwidth_bytes_per_s: Positive | None = None
     rate: Fraction | None = None
+    shared: Fraction | None = None
     chunks: NonNegative = 0.0
     spread: SpreadSpec | None = None
     tables: tuple[str, ...] = ()

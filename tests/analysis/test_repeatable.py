@@ -46,7 +46,7 @@ def test_answers_say_what_made_them(ask: Ask, tmp_path: Path, trace: Path) -> No
     assert made["command"] == f"opbyte {shlex.join(RUN)} --trace {trace}"
     assert made["options"] == {
         "model": "llama-3-8b", "system": "h100-x1", "trace": str(trace), "requests": 20,
-        "costs": "auto", "memory": "flat", "routing": "uniform", "overlap": "none", "seed": 0,
+        "costs": "auto", "memory": "flat", "routing": "uniform", "seed": 0,
     }  # fmt: skip
     assert made["files"] == {str(trace): digest_of_files([trace])}
     assert {"opbyte", "python", "numpy", "numba"} <= set(made["versions"])

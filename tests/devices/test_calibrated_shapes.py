@@ -50,7 +50,7 @@ def decode(rng: np.random.Generator, n: int) -> F8:
         [powers(rng, 0, 10, n), powers(rng, 0, 17, n), kv_heads * group, kv_heads, dim,
          rng.choice([1, 2], n), np.ones(n), rng.choice([1, COLD], n),
          rng.choice([attention_decode.XQA_HEADS, attention_decode.NO_LIMIT], n),
-         rng.choice([0, 1], n), rng.choice([-1, 0, 3], n)]
+         rng.choice([0, 1], n), rng.choice([-1, 0, 3], n), np.ones(n)]
     )  # fmt: skip
 
 
@@ -149,8 +149,8 @@ def test_more_work_is_never_faster(
 
 # Ten times the largest batch, context, tokens or message of the tables, in the shape of a model.
 FAR = {
-    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0, -1],
-                         [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0, -1]],
+    "attention_decode": [[20480, 8192, 32, 8, 128, 2, 1, COLD, 1e9, 0, -1, 1],
+                         [64, 1310720, 64, 8, 128, 2, 1, COLD, 1e9, 0, -1, 1]],
     "attention_prefill": [[1, 163840, 81920.5, 163840, 32, 8, 128, 0, 0, 0, 2, 1, 0, 0, -1]],
     "mla": [[0, 10240, 1, 8192, 8192, 128, 2, COLD], [0, 64, 1, 1310720, 1310720, 16, 2, COLD]],
     "moe": [[655360 * 2, 655360 * 2, 4096, 14336, 3, 8, 8, 0, 0, 2, 1, COLD]],
