@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> Path:
     family, h = families()["gemm"], hardware(load_device("h100")[0])
     rng = np.random.default_rng(0)
     shapes = 2.0 ** (4 + np.array(np.unravel_index(rng.permutation(1000)[:120], (10, 10, 10))).T)
-    x = np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0] for m, n, k in shapes])
+    x = np.array([[m, n, k, 1, 0, 2, 2, 0, COLD, 0, 0] for m, n, k in shapes])
     seconds = family.seconds(family.defaults, h, x)
     lines = [HEAD] + [
         f"lab/one,H100-SXM-80GB,gemm,bf16,{m:g},{n:g},{k:g},1,kernel,{t:.6g}"
