@@ -307,11 +307,13 @@ def afd(
     plain, missed = None, ""
     if against is not None:
         plain, missed = _plain_row(spec, against, how, batch, context, tpot)
-    sources = tuple(
+    beside_attention, beside_experts = (
         {} if isinstance(s, SystemSpec) else describe_system(s)[1]
         for s in (attention_on, experts_on)
     )
-    return Afd(a, memory, context, tpot, tuple(found), plain, missed, sources)  # type: ignore[arg-type]
+    return Afd(
+        a, memory, context, tpot, tuple(found), plain, missed, (beside_attention, beside_experts)
+    )
 
 
 def most_of(fits: Callable[[int], bool], most: int) -> int:
