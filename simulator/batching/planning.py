@@ -252,6 +252,40 @@ def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
 
 
 @compiled_part
+def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
+    """Plan a rank's leading sequences that decode, as far as they have room; how many, and tokens.
+
+    Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
+    prompts need. Attention that ends at a window is left to `set_tokens`.
+    """
+    rank, m, left = st.ranks[r], st.moments[r], st.ranks[r, R_LEFT]
+    context, tokens, j = int64(0), int64(0), int64(0)
+    while windows.size == 1 and windows[0] == 0 and j < rank[R_RUNNING]:
+        i = st.running[r, j]
+        request = st.ints[i]
+        cached, want = request[I_CACHED], next_tokens(request)
+        if want > 0:
+            if want > 1 or cached < request[I_TARGET] or tokens == budget:
+                break
+            if cached >= request[I_ROOM] and not hold(st, kv, r, i, cached + 1):
+                break
+            if kv.cached:
+                note_planned(st, kv, r, i, want)
+            record_tokens(st, i, want)
+            tokens += 1
+            context += cached + 1
+        st.fresh[r, j] = want
+        left = min(left, request[I_OUTPUT] - request[I_GENERATED])
+        j += 1
+    rank[R_LEFT] = left
+    m[TOKENS] += tokens
+    m[SEQUENCES] += tokens
+    m[DECODES] += tokens
+    m[BASE_MOMENTS + DECODE_KV] += context
+    return int(j), int(tokens)
+
+
+@compiled_part
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
     alone: bool,
@@ -260,6 +294,9 @@ def plan_pass(
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j = int64(0), int64(0), int64(0)
     passed, chunks = int64(0), st.counters[C_CHUNKS]
+    if not alone:
+        j, want = plan_decodes(st, kv, windows, r, budget)
+        budget -= want
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
