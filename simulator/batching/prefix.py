@@ -102,8 +102,12 @@ def content_key(pool: Pool, first: int, hashed: int, request: int, j: int, block
 
 @compiled_part
 def place(key: int, mask: int) -> int:
-    """Where a key's search starts in a table of ``mask + 1`` entries."""
-    return int(((key * 7046029254386353131) >> 16) & mask)
+    """Where a key's search starts in a table of ``mask + 1`` entries.
+
+    By bits of the product that the whole key decides: sessions are far apart (`MOST_PIECES`), and the
+    low bits would give all of them the same places.
+    """
+    return int(((key * 7046029254386353131) >> 32) & mask)
 
 
 @compiled_part
