@@ -21,7 +21,7 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
 from .holding import (
     hold,
     kv_bytes,
@@ -74,6 +74,21 @@ def count_decode(m: F8, windows: I8, context: int) -> None:
         if windows[w] > 0:
             kv = min(kv, windows[w])
         m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+
+
+@compiled_inside
+def unbounded(windows: I8) -> bool:
+    """Whether all attention sees all before it: decodes can then be counted together."""
+    return bool(windows.size == 1 and windows[0] == 0)
+
+
+@compiled_inside
+def count_decodes(m: F8, decodes: int, context: int) -> None:
+    """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
+    m[TOKENS] += decodes
+    m[SEQUENCES] += decodes
+    m[DECODES] += decodes
+    m[BASE_MOMENTS + DECODE_KV] += context
 
 
 @compiled_part
@@ -258,9 +273,9 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
     Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
     prompts need. Attention that ends at a window is left to `set_tokens`.
     """
-    rank, m, left = st.ranks[r], st.moments[r], st.ranks[r, R_LEFT]
+    rank, left = st.ranks[r], st.ranks[r, R_LEFT]
     context, tokens, j = int64(0), int64(0), int64(0)
-    while windows.size == 1 and windows[0] == 0 and j < rank[R_RUNNING]:
+    while unbounded(windows) and j < rank[R_RUNNING]:
         i = st.running[r, j]
         request = st.ints[i]
         cached, want = request[I_CACHED], next_tokens(request)
@@ -278,10 +293,7 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
         left = min(left, request[I_OUTPUT] - request[I_GENERATED])
         j += 1
     rank[R_LEFT] = left
-    m[TOKENS] += tokens
-    m[SEQUENCES] += tokens
-    m[DECODES] += tokens
-    m[BASE_MOMENTS + DECODE_KV] += context
+    count_decodes(st.moments[r], tokens, context)
     return int(j), int(tokens)
 
 
