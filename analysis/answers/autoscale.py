@@ -14,51 +14,62 @@ from ..show.text import seconds, show
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ...devices.spec import DeviceSpec
+
 MOST_ROWS = 12
 """Changes that are printed; all are in the files."""
 
 
+def scaled(run: Run) -> list[tuple[str, Scaling, DeviceSpec]]:
+    """What autoscalers did, with the name of the pool if there are two, and its device."""
+    own = [(pool.name, pool.scaling, pool.deployment) for pool in run.pools]
+    every = own or [("", run.scaling, run.deployment)]
+    return [(name, found, d.system.device) for name, found, d in every if found is not None]
+
+
 def autoscale_dict(run: Run) -> dict[str, Any]:
-    """Entry of an answer's JSON; nothing without an autoscaler."""
-    found = run.scaling
-    if found is None:
+    """Entry of an answer's JSON, of two pools one of each; nothing without an autoscaler."""
+    entries = {name: _entry(found, device) for name, found, device in scaled(run)}
+    if not entries:
         return {}
-    device = run.deployment.system.device
+    return {"autoscale": entries if run.pools else entries[""]}
+
+
+def _entry(found: Scaling, device: DeviceSpec) -> dict[str, Any]:
     price, hours = device.price_USD_per_hour, found.device_hours
     idle = device.static_W * found.devices
     held = {phase: found.held_s(phase) for phase in PHASES}
     return {
-        "autoscale": {
-            "least": found.spec.least,
-            "most": found.spec.most,
-            "rule": found.spec.by,
-            "target": found.spec.target if found.spec.by else None,
-            "start_s": found.start_s,
-            "device_hours": hours,
-            **{f"{phase}_device_hours": s * found.devices / 3600 for phase, s in held.items()},
-            "mean_replicas": found.held_s() / found.end_s if found.end_s > 0 else None,
-            "most_replicas": found.most,
-            "started": sum(span.phase == "starting" for span in found.spans),
-            "drained": sum(span.phase == "draining" for span in found.spans),
-            "usd": None if price is None else hours * price,
-            "static_joules": idle * found.held_s(),
-            "starting_joules": idle * held["starting"],
-            "slo_ttft_s": found.spec.slo_s,
-            "slo_attained": found.attained,
-        }
+        "least": found.spec.least,
+        "most": found.spec.most,
+        "rule": found.spec.by,
+        "target": found.spec.target if found.spec.by else None,
+        "start_s": found.start_s,
+        "device_hours": hours,
+        **{f"{phase}_device_hours": s * found.devices / 3600 for phase, s in held.items()},
+        "mean_replicas": found.held_s() / found.end_s if found.end_s > 0 else None,
+        "most_replicas": found.most,
+        "started": sum(span.phase == "starting" for span in found.spans),
+        "drained": sum(span.phase == "draining" for span in found.spans),
+        "usd": None if price is None else hours * price,
+        "static_joules": idle * found.held_s(),
+        "starting_joules": idle * held["starting"],
+        "slo_ttft_s": found.spec.slo_s,
+        "slo_attained": found.attained,
     }
 
 
 def autoscale_text(run: Run) -> list[str | Sequence[Mapping[str, Any]]]:
     """The same as sentences, and the table of replicas over time; nothing without an autoscaler."""
-    found = run.scaling
-    if found is None:
-        return []
-    entry = autoscale_dict(run)["autoscale"]
+    return [block for own in scaled(run) for block in _text(*own)]
+
+
+def _text(name: str, found: Scaling, device: DeviceSpec) -> list[str | Sequence[Mapping[str, Any]]]:
+    entry = _entry(found, device)
     price = "" if entry["usd"] is None else f", {show(entry['usd'])} USD"
     parts = [
         (
-            f"Replicas: {show(entry['mean_replicas'])} on average, {found.most} at most; "
+            f"Replicas{f' of the {name} pool' * bool(name)}: {show(entry['mean_replicas'])} on average, {found.most} at most; "
             f"{show(entry['device_hours'])} device-hours{price}"
         )
     ]
@@ -107,21 +118,25 @@ def replica_frame(found: Scaling) -> pd.DataFrame:
 
 def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     """Replicas over time, where they come and go."""
-    if run.scaling is None or not run.scaling.spec.decides:
+    changing = [own for own in scaled(run) if own[1].spec.decides]
+    if not changing:
         return []
     import pandas as pd
 
     from ..plots import replicas_over_time
 
-    arrival = pd.Series(run.requests.arrival_s)
-    figure = replicas_over_time(replica_frame(run.scaling), arrival, name)
-    return [Drawing(figure, "Arrivals, and replicas that serve, start and drain, over time.")]
+    arrival, out = pd.Series(run.requests.arrival_s), []
+    for pool, found, _ in changing:
+        title = f"{name}, {pool} pool" if pool else name
+        text = f"Arrivals, and replicas{f' of the {pool} pool' * bool(pool)} that serve, start and drain, over time."
+        out.append(Drawing(replicas_over_time(replica_frame(found), arrival, title), text))
+    return out
 
 
 def start_up_evidence(run: Run) -> list[dict[str, Any]]:
     """What a start-up time that nobody gave rests on; nothing where it was given or is not needed."""
-    found = run.scaling
-    if found is None or found.spec.start is not None or not found.spec.decides:
+    every = [found for _, found, _ in scaled(run)]
+    if not any(found.spec.start is None and found.spec.decides for found in every):
         return []
     text = (
         "the weights of a device at the rate of its disk or its share of host memory, whichever is "

@@ -12,8 +12,9 @@ import numpy as np
 from ...devices.catalog import describe_system
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.deploy.expert_parts import sites_of
 from ...simulator.deploy.layout import exchange_link
-from ...simulator.expert_map.placing import expert_placing
+from ...simulator.expert_map.placing import ExpertPlacing, expert_placing
 from ...simulator.expert_map.policies import MAP_POLICIES
 from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
@@ -171,7 +172,7 @@ class Placement(Result):
         for layer, part in enumerate(spreading(self.after.deployment)):
             assert part.placed is not None
             for device, own in enumerate(part.placed.map.slots.tolist()):
-                held = sorted({expert for expert in own if expert >= 0})
+                held = sorted(expert for expert in own if expert >= 0)
                 out += [{"layer": layer, "expert": e, "device": device} for e in held]
         return out
 
@@ -302,18 +303,27 @@ def placement(
     )
     found = tuple(
         _placed(each.expert_placement or "", deployed(spec, where, each), work, before.deployment)
-        for each in _tries(how, plain.layout.ep)
+        for each in _tries(how, plain)
     )  # fmt: skip
     sources = {} if isinstance(system, SystemSpec) else describe_system(system)[1]
     return Placement(before, found, batch, context, prefill, period, sources)
 
 
-def _tries(how: DeployOptions, groups: int) -> list[DeployOptions]:
-    """What to hold against experts in order: every policy and one copy a group, unless options say."""
+def _tries(how: DeployOptions, plain: Deployment) -> list[DeployOptions]:
+    """What to hold against experts in order: every policy and one copy a group, unless options say.
+
+    Policies that these nodes do not allow are tried where they are named.
+    """
     given, copies = how.expert_placement, how.redundant_experts
     if given is not None and given.startswith("file:"):
         return [how]
-    names = [given] if given is not None else [*MAP_POLICIES]
+    groups, bare = plain.layout.ep, ExpertPlacing("even")
+    by_node = all(
+        sites_of(part, bare, plain.layout, plain.system).deals_by_node for part in spreading(plain)
+    )
+    names = [given] if given is not None else [
+        name for name in MAP_POLICIES if by_node or not MAP_POLICIES[name].needs_nodes
+    ]  # fmt: skip
     expert_placing(names[0], copies, how.expert_dispatch)  # refused before anything is costed
     out = []
     for name in names:

@@ -19,9 +19,10 @@ def costs_of(
     """
     devices: float
     if run.pools:
-        devices = sum(p.devices for p in run.pools)
+        each = [p.mean_devices(run.window) for p in run.pools]
+        devices = sum(each)
         prices = [p.deployment.system.device.price_USD_per_hour for p in run.pools]
-        known = [x * p.devices for x, p in zip(prices, run.pools, strict=True) if x]
+        known = [x * n for x, n in zip(prices, each, strict=True) if x]
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system

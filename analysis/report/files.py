@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...simulator.serving.record import Run
-from ..answers.autoscale import replica_frame, replicas_drawn
+from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.comparison import SystemComparison
 from ..answers.demo import Comparison
 from ..answers.dram import DramAnswer, PimAnswer
@@ -223,10 +223,12 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     title = f"{run.deployment.model.name} on {run.deployment.system.name}, {run.policy.name}"
     figure = latency(each.requests(), title)
     folder.figure(f"{below}latency.png", figure)
-    for drawing in replicas_drawn(run, title):
-        folder.figure(f"{below}replicas.png", drawing.figure)
-    if run.scaling is not None:
-        folder.frame(f"{below}replicas.csv", replica_frame(run.scaling), "%.12g")
+    every = [(f"{pool}-" if pool else "", found) for pool, found, _ in scaled(run)]
+    changing = [pool for pool, found in every if found.spec.decides]
+    for pool, drawing in zip(changing, replicas_drawn(run, title), strict=True):
+        folder.figure(f"{below}{pool}replicas.png", drawing.figure)
+    for pool, found in every:
+        folder.frame(f"{below}{pool}replicas.csv", replica_frame(found), "%.12g")
     if each.steps is not None:
         _write_steps(each.steps, f"{title}", folder)
     if below:

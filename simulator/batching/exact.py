@@ -32,6 +32,7 @@ from .holding import enqueue
 from .kv import KvRules
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, write_log
 from .policies import Limits
+from .sglang_priority import come_back
 from .state import (
     C_CHUNKS,
     C_COMPLETED,
@@ -147,13 +148,25 @@ def next_arrival(st: State, closed_loop: bool) -> float:
 
 
 @compiled_part
+def enqueue_one(x: Exact, st: State, r: int, i: int) -> None:
+    """`queue_one` by the key of an order, if the policy has one."""
+    enqueue(st, r, i)
+
+
+@compiled_given("x.sglang.urgent", otherwise=enqueue_one)
+def queue_one(x: Exact, st: State, r: int, i: int) -> None:
+    """Queue a request that has come."""
+    come_back(st, x.sglang, r, i)
+
+
+@compiled_part
 def queue_arrivals(x: Exact, st: State, closed_loop: bool, known: float) -> None:
     """Queue requests that have arrived by a time."""
     counters = st.counters
     while next_arrival(st, closed_loop) <= known:
         i = soonest(st, closed_loop)
         take(st, i)
-        enqueue(st, rank_for(x, st), i)
+        queue_one(x, st, rank_for(x, st), i)
         counters[C_RELEASED] += 1
 
 

@@ -258,7 +258,11 @@ def _ordered(name: str) -> Policy:
     if not plus or name in POLICIES:
         return POLICIES[name]
     ORDERS[order]  # says which there are
-    return replace(POLICIES[base], name=name, order=order)
+    policy = POLICIES[base]
+    rules = policy.rules
+    if order == "priority" and isinstance(rules, SglangRules):
+        rules = replace(rules, priority=True, low_first=True)
+    return replace(policy, name=name, order=order, rules=rules)
 
 
 def limited(policy: Policy, token_budget: int | None, max_sequences: int | None) -> Policy:

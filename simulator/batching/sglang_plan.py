@@ -14,6 +14,7 @@ from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
 from .sglang_cache import keep_prompt, retract, take_tokens
+from .sglang_priority import come_back, look_again, makes_way, preempts, queue_preempted
 from .sglang_state import (
     A_CUT,
     RETRACT_STEPS,
@@ -95,14 +96,13 @@ def plan_chunk(st: State, windows: I8, r: int, i: int, tokens: int) -> None:
 def admit_waiting(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     """Add waiting requests to a step as long as there is room."""
     own, rank = x.ranks[r], st.ranks[r]
-    first = own[S_LIST]
     while rank[R_HEAD] >= 0:
+        i = rank[R_HEAD]
         if rank[R_RUNNING] >= x.rules.sequences:
             own[S_FULL] = 1
-        if own[S_FULL] == 1:
+        if own[S_FULL] == 1 and not makes_way(st, x, r, i):
             return
-        i = rank[R_HEAD]
-        tokens, after = try_next(st, x, r, first)
+        tokens, after = try_next(st, x, r, own[S_LIST])
         if tokens > 0:
             rank[R_HEAD] = st.ints[i, I_NEXT]
             if rank[R_HEAD] < 0:
@@ -138,10 +138,11 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     """Plan a step's prompts; how many there are."""
     own, rank = x.ranks[r], st.ranks[r]
     cut = own[S_CHUNKED]
+    look_again(x, r)
     if cut < 0 and (own[S_FULL] == 1 or rank[R_WAITING] == 0):
         return 0
     first = own[S_LIST]
-    if cut >= 0 and first >= x.rules.sequences:
+    if cut >= 0 and first >= x.rules.sequences and not preempts(x):
         own[S_FULL] = 1
         return 0
     if rank[R_WAITING] > 0:
@@ -155,6 +156,8 @@ def plan_prompts(st: State, x: Sglang, windows: I8, r: int, known: float) -> int
     for j in range(first):
         st.fresh[r, j] = 0
     admit_waiting(st, x, windows, r, known)
+    queue_preempted(st, x, r)
+    first = own[S_LIST]
     if rank[R_RUNNING] == first:
         return 0
     own[S_CHUNKED] = x.adder[A_CUT]
@@ -242,12 +245,7 @@ def retract_some(st: State, x: Sglang, r: int) -> None:
         request[I_PREEMPTED] += 1
         st.counters[C_PREEMPTIONS] += 1
         record_preempted(st, i)
-        if rank[R_TAIL] >= 0:
-            st.ints[rank[R_TAIL], I_NEXT] = i
-        else:
-            rank[R_HEAD] = i
-        rank[R_TAIL], request[I_NEXT] = i, -1
-        rank[R_WAITING] += 1
+        come_back(st, x, r, i)
         more = not decode_fits(st, x, r) and own[S_LIST] > 1
     rank[R_RUNNING] = own[S_LIST]
     came, most = int64(0), int64(0)

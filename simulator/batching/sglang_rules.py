@@ -14,6 +14,8 @@ from .sglang_state import Numbers, new_sglang
 INIT_RATIO, MIN_SHARE, DECAY_STEPS = 0.7, 0.14, 600
 """SGLANG_INIT_NEW_TOKEN_RATIO, _MIN_NEW_TOKEN_RATIO_FACTOR and _NEW_TOKEN_RATIO_DECAY_STEPS
 (sglang/srt/environ.py)."""
+THRESHOLD = 10
+"""Default of `priority_scheduling_preemption_threshold` (sglang/srt/server_args.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,13 @@ class SglangRules:
         Results are processed while the next step runs; not with `disable_overlap_schedule`.
     conservativeness : float
         `schedule_conservativeness`, of the estimate of tokens to come.
+    priority : bool
+        `enable_priority_scheduling`; not with `lpm`.
+    low_first : bool
+        `schedule_low_priority_values_first`: the smaller a priority, the sooner; if not, the larger.
+    threshold : int
+        `priority_scheduling_preemption_threshold`: running requests make way for waiting ones whose
+        priority is better by more than this.
     """
 
     max_prefill_tokens: int = 16_384
@@ -45,6 +54,9 @@ class SglangRules:
     radix: bool = True
     overlap: bool = True
     conservativeness: float = 1.0
+    priority: bool = False
+    low_first: bool = False
+    threshold: int = THRESHOLD
 
     @property
     def init_ratio(self) -> float:
@@ -71,7 +83,11 @@ class SglangRules:
             page, sequences, self.max_prefill_tokens, self.chunked_prefill_size, self.mixed,
             self.lpm and self.radix, self.radix, self.init_ratio, self.min_ratio, self.decay,
         )  # fmt: skip
-        return new_exact(self.overlap, sglang=new_sglang(numbers, ranks, pages))
+        threshold = self.threshold if self.priority else -1
+        sign = 1.0 if self.low_first else -1.0
+        return new_exact(
+            self.overlap, sglang=new_sglang(numbers, ranks, pages, threshold, sign)
+        )  # fmt: skip
 
     def widen(self, x: Exact, blocks: int) -> Exact:
         """The same state: pages are counted, not listed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,20 @@ tokens taken by it; pages, those of decodes beside it included; requests added, 
 cut (-1: none); entries of `keys` for requests without an end (-1: not looked for)."""
 
 
+(U_CAME, U_OUT) = range(2)
+"""Entries of `Urgent.marks`: entries to queues so far, and requests that made way in the planned step."""
+
+
+@held
+class Urgent(NamedTuple):
+    """What priority scheduling goes by and keeps."""
+
+    threshold: int  # a running request makes way for one more urgent by more than this
+    sign: float  # of a priority: 1 where smaller values are sooner, else -1
+    marks: I8  # [2]
+    out: I8  # [B] requests that made way in the planned step
+
+
 @held
 class Sglang(NamedTuple):
     """What SGLang's scheduler keeps, beside the engine's state, of R ranks."""
@@ -66,10 +80,13 @@ class Sglang(NamedTuple):
     offset: F8  # [1] tokens that admission counts as taken
     keys: F8  # [2, B] scratch
     order: I8  # [2, B] scratch
+    urgent: Urgent | Any  # None without priority scheduling
 
 
-def new_sglang(numbers: Numbers, ranks: int, pages: int) -> Sglang:
-    """The state before the first request."""
+def new_sglang(
+    numbers: Numbers, ranks: int, pages: int, threshold: int = -1, sign: float = 1.0
+) -> Sglang:
+    """The state before the first request; a threshold below 0: without priority scheduling."""
     schedule = np.zeros((ranks, NUM_SCHEDULE), dtype=np.int64)
     schedule[:, [S_CHUNKED, S_LAST_CHUNK, S_FLIGHT_CHUNK]] = -1
     scratch = max(2 * numbers.sequences, LPM_QUEUE) + 1
@@ -82,4 +99,7 @@ def new_sglang(numbers: Numbers, ranks: int, pages: int) -> Sglang:
         np.zeros(1),
         np.zeros((2, scratch)),
         np.zeros((2, scratch), dtype=np.int64),
-    )
+        None if threshold < 0 else Urgent(
+            threshold, sign, np.zeros(2, dtype=np.int64), np.zeros(scratch, dtype=np.int64)
+        ),
+    )  # fmt: skip

@@ -8,6 +8,7 @@ from .kv import KvRules, blocks_of
 from .radix import K_FREE, K_HEAP
 from .sglang_cache import count_free, give_up, keep_prompt, take_tokens
 from .sglang_plan import plan_step
+from .sglang_priority import preempts
 from .sglang_state import (
     S_CHUNKED,
     S_EXTENDED,
@@ -136,9 +137,11 @@ def most_steps(st: State, x: Sglang) -> int:
     most, heeds = int64(1 << 40), False
     for r in range(st.ranks.shape[0]):
         own = x.ranks[r]
-        if own[S_CHUNKED] >= 0 or (st.ranks[r, R_WAITING] > 0 and own[S_FULL] == 0):
+        if own[S_CHUNKED] >= 0 or (
+            st.ranks[r, R_WAITING] > 0 and (own[S_FULL] == 0 or preempts(x))
+        ):
             return -1
-        heeds = heeds or own[S_FULL] == 0
+        heeds = heeds or own[S_FULL] == 0 or preempts(x)
         size = own[S_LIST]
         for j in range(size):
             request = st.ints[st.running[r, j]]

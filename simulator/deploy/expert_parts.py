@@ -191,7 +191,7 @@ def sites_of(part: ExpertPart, placing: ExpertPlacing, layout: Layout, system: S
     groups, wide = layout.dealt(experts)
     slots = experts // groups + placing.copies(experts, groups, system.name)
     node = max(system.groups_per_node // layout.pp, 1)
-    return Sites(experts, groups, slots, wide, layout.tp, node)
+    return Sites(experts, groups, slots, wide, layout.tp, node, part.spec.routed.groups)
 
 
 def sent_share(parts: Sequence[ExpertPart]) -> float:

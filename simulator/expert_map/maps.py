@@ -32,6 +32,8 @@ class Sites:
         Devices that hold the same tokens (tensor parallel).
     node : int
         Devices of a node.
+    expert_groups : int
+        Groups of equally many experts in a row that the model's router chooses from first (``n_group``).
     """
 
     experts: int
@@ -40,6 +42,7 @@ class Sites:
     wide: int = 1
     rank: int = 1
     node: int = 1
+    expert_groups: int = 1
 
     def __post_init__(self) -> None:
         if not self.experts <= self.groups * self.slots:
@@ -62,6 +65,17 @@ class Sites:
     def nodes(self) -> I8:
         """First node of each group."""
         return np.arange(self.groups) * self.wide // self.node
+
+    @property
+    def whole_nodes(self) -> int:
+        """Nodes with equally many groups each; 1 where they are not, as vLLM counts them then."""
+        each = np.bincount(self.nodes)
+        return len(each) if each.min() == each.max() else 1
+
+    @property
+    def deals_by_node(self) -> bool:
+        """Whether every node can hold as many of the model's groups of experts as any other."""
+        return self.expert_groups % self.whole_nodes == 0
 
     @property
     def ranks(self) -> int:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ...workloads.csvfile import numbers, read_whole
 from ...workloads.errors import InputError, nearest, reason_of
-from ...workloads.textfile import at_line
 from .dispatch import DISPATCHES, Dispatch, check_dispatch, dispatch
 from .maps import EMPTY, F8, I8, ExpertMap, Sites
 from .policies import MAP_POLICIES
@@ -85,7 +84,8 @@ class ExpertPlacing:
         Raises
         ------
         InputError
-            A map that names an expert that there is not, or none for some expert.
+            A map that names an expert that there is not, or none for some expert; a policy that needs
+            other nodes.
         """
         if self.read:
             found = self.read[layer % len(self.read)]
@@ -96,20 +96,17 @@ class ExpertPlacing:
             except InputError as error:
                 path = self.policy.partition(":")[2]
                 raise InputError(f"{path}: layer {layer % len(self.read)}", error.reason) from None
-        made = self._made(self.policy, loads, sites)
-        if not MAP_POLICIES[self.policy].guarded:
-            return made
-        plain = self._made("even", loads, sites)
-        worse = made.group_loads(loads).max() > plain.group_loads(loads).max()
-        return plain if worse else made
-
-    def _made(self, policy: str, loads: F8, sites: Sites) -> Dispatch:
-        """The map that a policy makes."""
+        if MAP_POLICIES[self.policy].needs_nodes and not sites.deals_by_node:
+            raise InputError(
+                f"--expert-placement {self.policy}",
+                f"needs groups of experts (n_group) that {sites.whole_nodes} nodes divide; the model has "
+                f"{sites.expert_groups}: say eplb or balanced",
+            )
         try:
-            slots = np.array(MAP_POLICIES[policy].make(loads.copy(), sites), dtype=np.int64)
+            slots = np.array(MAP_POLICIES[self.policy].make(loads.copy(), sites), dtype=np.int64)
             return dispatch(ExpertMap(sites, slots), self.dispatch)
         except Exception as error:  # whatever a policy from outside raises
-            where = f"expert placement {policy!r}"
+            where = f"expert placement {self.policy!r}"
             raise InputError(where, f"makes no map ({reason_of(error)})") from error
 
 
@@ -152,6 +149,8 @@ def expert_placing(
 def read_maps(path: Path) -> tuple[I8, ...]:
     """Maps from a CSV with columns layer, expert and device, a row for each copy of an expert.
 
+    A device may have two of one expert, as EPLB makes them where one expert has most of the load.
+
     Layers are MoE layers, from 0 and none left out; devices are groups that hold experts, from 0.
 
     Raises
@@ -166,12 +165,6 @@ def read_maps(path: Path) -> tuple[I8, ...]:
     if len(missing := np.flatnonzero(np.bincount(layers) == 0)):
         raise InputError(path, f"has no row of layer {missing[0]}")
     rows = list(zip(layers.tolist(), experts.tolist(), devices.tolist(), strict=True))
-    seen: set[tuple[int, int, int]] = set()
-    for line, row in zip(columns["layer"].lines, rows, strict=True):
-        if row in seen:
-            reason = f"expert {row[1]} of layer {row[0]} stands twice on device {row[2]}"
-            raise InputError(at_line(path, line), reason)
-        seen.add(row)
     groups = int(devices.max()) + 1
     held: list[list[list[int]]] = [[[] for _ in range(groups)] for _ in range(layers.max() + 1)]
     for layer, expert, device in rows:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...workloads.registry import Registry, first_line
-from .maps import EMPTY, F8, I8, Sites
+from .eplb import by_node, globally
+from .maps import F8, I8, Sites
 
 Make = Callable[[F8, Sites], I8]
 
@@ -25,18 +26,18 @@ class MapPolicy:
     ----------
     make : callable
         ``make(loads, sites)``: experts in the slots of every group, shape (groups, slots).
-    guarded : bool
-        Where what it makes loads some group more than `even` would, `even` is taken.
+    needs_nodes : bool
+        Refused where the nodes do not divide the model's groups of experts (`Sites.deals_by_node`).
     """
 
     make: Make
-    guarded: bool = False
+    needs_nodes: bool = False
 
 
 MAP_POLICIES: Registry[MapPolicy] = Registry("expert placement", described=True)
 
 
-def map_policy(name: str, *, guarded: bool = False) -> Callable[[Make], Make]:
+def map_policy(name: str, *, needs_nodes: bool = False) -> Callable[[Make], Make]:
     """Register a function that makes maps; see `MapPolicy`.
 
     Raises
@@ -46,7 +47,7 @@ def map_policy(name: str, *, guarded: bool = False) -> Callable[[Make], Make]:
     """
 
     def add(make: Make) -> Make:
-        MAP_POLICIES.register(name, first_line(make))(MapPolicy(make, guarded))
+        MAP_POLICIES.register(name, first_line(make))(MapPolicy(make, needs_nodes))
         return make
 
     return add
@@ -110,46 +111,26 @@ def _hottest(own: I8, loads: F8, sites: Sites) -> I8:
     return np.hstack([own, np.array(copies, dtype=np.int64).reshape(sites.groups, extra)])
 
 
-@map_policy("balanced", guarded=True)
+@map_policy("balanced")
 def balanced(loads: F8, sites: Sites) -> I8:
-    """Copies where the load of one is largest, packed so that devices are loaded alike (EPLB)."""
-    shares = _shares(loads, np.arange(sites.experts), sites.groups * sites.slots, sites.groups)
-    return _packed(shares, np.arange(sites.groups), sites.slots)
+    """Copies where the load of one is largest, packed so that devices are loaded alike (EPLB, global)."""
+    return globally(loads, sites)
 
 
-@map_policy("balanced-by-node", guarded=True)
+@map_policy("balanced-by-node", needs_nodes=True)
 def balanced_by_node(loads: F8, sites: Sites) -> I8:
-    """As balanced, experts dealt to nodes first and copied within them (EPLB, hierarchical)."""
-    nodes = np.unique(sites.nodes)
-    per_node = sites.groups // len(nodes)
-    if sites.experts % len(nodes) or per_node * len(nodes) != sites.groups:
-        return balanced(loads, sites)
-    every = [(float(loads[e]), int(e)) for e in np.argsort(-loads, kind="stable")]
-    dealt = _packed(every, np.arange(len(nodes)), sites.experts // len(nodes))
-    found = [
-        _packed(_shares(loads, own, per_node * sites.slots, per_node), np.arange(per_node),
-                sites.slots)
-        for own in dealt
-    ]  # fmt: skip
-    return np.vstack(found)
+    """The model's groups of experts packed on nodes, then as balanced within each (EPLB, hierarchical)."""
+    return by_node(loads, sites)
 
 
-def _shares(loads: F8, experts: I8, slots: int, most: int) -> list[tuple[float, int]]:
-    """Load of every copy and its expert, by falling load: each slot more goes where a copy has most.
-
-    No expert has more than `most` copies: two on one device would be of no use.
-    """
-    copies = np.ones(len(experts))
-    for _ in range(slots - len(experts)):
-        each = np.where(copies < most, loads[experts] / copies, -1.0)
-        copies[int(each.argmax())] += 1
-    each = loads[experts] / copies
-    order = np.argsort(-each, kind="stable")
-    return [(float(each[i]), int(experts[i])) for i in order for _ in range(int(copies[i]))]
+@map_policy("eplb")
+def eplb(loads: F8, sites: Sites) -> I8:
+    """Balanced-by-node where the nodes divide the model's groups of experts, else balanced, as engines choose."""
+    return by_node(loads, sites) if sites.deals_by_node else globally(loads, sites)
 
 
 def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
-    """Deal copies by falling load, each to the least loaded group that has room for it.
+    """Deal experts by falling load, each to the least loaded group that has room for it.
 
     Parameters
     ----------
@@ -162,9 +143,8 @@ def _packed(shares: list[tuple[float, int]], units: I8, slots: int) -> I8:
     load, node = np.zeros(groups), {int(name): 0.0 for name in names}
     for share, expert in shares:
         room = [g for g in range(groups) if len(held[g]) < slots]
-        fresh = [g for g in room if expert not in held[g]]
-        g = min(fresh or room, key=lambda g: (node[int(units[g])], load[g], g))
+        g = min(room, key=lambda g: (node[int(units[g])], load[g], g))
         held[g].append(expert)
         load[g] += share
         node[int(units[g])] += share
-    return np.array([own + [EMPTY] * (slots - len(own)) for own in held], dtype=np.int64)
+    return np.array(held, dtype=np.int64)

@@ -18,7 +18,9 @@ FLAGS = {
     "all_to_all": "--all-to-all", "overlap": "--overlap", "expert_placement": "--expert-placement",
     "redundant_experts": "--redundant-experts", "expert_dispatch": "--expert-dispatch",
 }  # fmt: skip
-EPLB = {"balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical"}
+EPLB = {
+    "eplb": "auto", "balanced": "deepseek", "balanced-by-node": "deepseek_hierarchical",
+}  # fmt: skip
 """Placements of SGLang's `eplb_algorithm`."""
 
 Written = tuple[dict[str, Any], frozenset[str]]
@@ -39,11 +41,13 @@ def _vllm(s: Sharing, dp: int) -> Written:
         }  # fmt: skip
         said.add("overlap")
     placed = s.expert_placement or ("balanced" if s.redundant_experts is not None else None)
-    if placed == "balanced":
+    if placed in EPLB:
         values |= {
             "enable_eplb": True, "eplb_config": {"num_redundant_experts": s.redundant_experts or 0},
         }  # fmt: skip
-        said |= {"expert_placement", "redundant_experts"}
+        said.add("redundant_experts")
+        if placed == "eplb":  # vLLM chooses between the other two by itself
+            said.add("expert_placement")
     elif placed == "round-robin" and not s.redundant_experts:
         values["expert_placement_strategy"] = "round_robin"
         said |= {"expert_placement", "redundant_experts"}

@@ -10,7 +10,7 @@ from ...workloads.errors import SpecError
 from ..batching.host import LAUNCH_S
 from ..batching.kv import CacheSettings
 from ..batching.policies import SGLANG, Policy
-from ..batching.sglang_rules import SglangRules
+from ..batching.sglang_rules import THRESHOLD, SglangRules
 from ..limits import MAX_SEQUENCES
 from .engines import kept_by_sglang
 from .keys import Keys, host_of, sampling_of, version_doubts
@@ -18,6 +18,7 @@ from .settings import EngineSettings
 from .sglang_sharing import HARMLESS as APART
 from .sglang_sharing import KEYS as SHARING
 from .sglang_sharing import captures, sends_tokens, sharing_of
+from .sharing import without_effect
 
 VERSION = (0, 5)
 """Versions (major, minor) whose rules these are; they were read from 0.5.9."""
@@ -26,9 +27,6 @@ TIERS = "by its own rules; --policy vllm with --kv-tiers is"
 
 ONLY: Mapping[str, tuple[Any, str]] = {
     "prefill_max_requests": (None, "prompts of a step are not counted here"),
-    "enable_priority_scheduling": (False, "its preemption by priority is not simulated; vLLM's is"),
-    "schedule_low_priority_values_first": (False, "needs enable_priority_scheduling"),
-    "priority_scheduling_preemption_threshold": (10, "needs enable_priority_scheduling"),
     "enable_prefill_delayer": (False, "prompts do not wait for other ranks'"),
     "enable_dynamic_chunking": (False, "chunks have one size here"),
     "radix_eviction_policy": ("lru", "the tree is evicted by last use"),
@@ -44,12 +42,16 @@ ONLY: Mapping[str, tuple[Any, str]] = {
 }
 """Settings that bear on time and of which only one value, their default, is simulated, and why."""
 
+PRIORITY = ("schedule_low_priority_values_first", "priority_scheduling_preemption_threshold")
+"""Keys that say how `enable_priority_scheduling` schedules."""
+
 KEYS = (
     "engine", "version", "engine_version", "hardware", "host", "tp_size", "dp_size", "ep_size",
     "pp_size", "tensor_parallel_size", "data_parallel_size", "expert_parallel_size",
     "pipeline_parallel_size", "enable_dp_attention", "max_running_requests", "max_total_tokens",
     "mem_fraction_static", "chunked_prefill_size", "max_prefill_tokens", "schedule_policy",
-    "schedule_conservativeness", "page_size", "disable_radix_cache", "disable_overlap_schedule",
+    "schedule_conservativeness", "enable_priority_scheduling", "abort_on_priority_when_disabled",
+    *PRIORITY, "page_size", "disable_radix_cache", "disable_overlap_schedule",
     "enable_mixed_chunk", "scheduler_recv_interval", "disable_cuda_graph", "context_length",
     "dtype", "kv_cache_dtype", "override_generation_config", "temperature", "top_p", "top_k",
     "device_name", "device_total_memory_bytes", "step_ms", "sequence_us", "launch_us",
@@ -76,6 +78,7 @@ def sglang_settings(keys: Keys) -> EngineSettings:
     """
     doubts = version_doubts(keys, VERSION, "0.5.9")
     keys.refuse_unsimulated(ONLY)
+    doubts += _without_priorities(keys)
     hardware, host = keys.part("hardware"), keys.part("host")
     tp, dp, pp = (_degree(keys, name) for name in ("tensor", "data", "pipeline"))
     apart = dp > 1 and keys.flag("enable_dp_attention", False)
@@ -127,6 +130,45 @@ def _degree(keys: Keys, of: str) -> int:
     return keys.count(short if keys.values.get(short) is not None else long, 1)
 
 
+def _without_priorities(keys: Keys) -> list[str]:
+    """What is to be said of keys of priority scheduling where it is not on.
+
+    Raises
+    ------
+    SpecError
+        Requests with a priority would be turned away.
+    """
+    if keys.flag("enable_priority_scheduling", False):
+        return []
+    if keys.flag("abort_on_priority_when_disabled", False):
+        raise SpecError(
+            keys.path, "abort_on_priority_when_disabled: must be false, or enable_priority_scheduling "
+            "true: SGLang turns requests with a priority away, here they are served without",
+        )  # fmt: skip
+    return without_effect(keys, PRIORITY, "without enable_priority_scheduling")
+
+
+def _priorities(keys: Keys, lpm: bool) -> dict[str, Any]:
+    """Options of `SglangRules` that say who goes before whom.
+
+    Raises
+    ------
+    SpecError
+        A policy of the queue that SGLang does not combine with it.
+    """
+    if not keys.flag("enable_priority_scheduling", False):
+        return {}
+    if lpm:
+        raise SpecError(
+            keys.path, "schedule_policy: must be fcfs with enable_priority_scheduling, not lpm"
+        )
+    low, threshold = PRIORITY
+    return {
+        "priority": True, "low_first": keys.flag(low, False),
+        "threshold": keys.count(threshold, THRESHOLD, least=0),
+    }  # fmt: skip
+
+
 def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
     """The batching that the file asks for."""
     own = SglangRules()
@@ -146,6 +188,8 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
         )  # fmt: skip
     care = keys.real("schedule_conservativeness", own.conservativeness, 0.0, 1e6)
     overlap = not keys.flag("disable_overlap_schedule", False) and pp == 1
+    lpm = keys.one_of("schedule_policy", "fcfs", ("fcfs", "lpm")) == "lpm"
+    urgent = _priorities(keys, lpm)
     captured = not keys.flag("disable_cuda_graph", False) and captures(keys)
     took = host_of(host, replace(SGLANG.host, launch_s=0.0 if captured else LAUNCH_S))
     return replace(
@@ -159,9 +203,11 @@ def _policy(keys: Keys, host: Keys, page: int, ranks: int, pp: int) -> Policy:
             max_prefill_tokens=keys.count("max_prefill_tokens", own.max_prefill_tokens),
             chunked_prefill_size=chunk,
             mixed=mixed,
-            lpm=keys.one_of("schedule_policy", "fcfs", ("fcfs", "lpm")) == "lpm",
+            lpm=lpm,
             radix=not keys.flag("disable_radix_cache", False),
             overlap=overlap,
             conservativeness=care * (0.3 if ranks > 1 else 1.0),
+            **urgent,
         ),
+        order="priority" if urgent else "",
     )

@@ -19,7 +19,7 @@ MODES = {
 }  # fmt: skip
 """Values of `deepep_mode` and the exchange of each; the first is the default."""
 ALGORITHMS = {
-    "auto": "balanced", "deepseek": "balanced", "deepseek_vec": "balanced",
+    "auto": "eplb", "deepseek": "balanced", "deepseek_vec": "balanced",
     "deepseek_hierarchical": "balanced-by-node", "deepseek_vec_hierarchical": "balanced-by-node",
 }  # fmt: skip
 """Values of `eplb_algorithm` and the placement of each; the first is the default."""

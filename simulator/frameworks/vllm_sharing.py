@@ -136,7 +136,7 @@ def _placed(keys: Keys, spread: bool) -> tuple[str | None, int | None, list[str]
     doubts = told(own, {"window_size": PLACED_ONCE, "step_interval": PLACED_ONCE})
     if strategy == "round_robin":
         doubts += without_effect(keys, ["expert_placement_strategy"], "enable_eplb places experts")
-    return "balanced", copies, doubts
+    return "eplb", copies, doubts
 
 
 def _halves(keys: Keys, backend: str, spread: bool, dp: int) -> tuple[str | None, list[str]]:

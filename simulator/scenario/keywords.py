@@ -142,6 +142,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     prefill_engine: Name
     prefill_token_budget: int | None
     prefill_max_seqs: int | None
+    prefill_autoscale: str | None
     decode_tp: int | None
     decode_dp: int | None
     decode_ep: int | None
@@ -150,6 +151,7 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     decode_engine: Name
     decode_token_budget: int | None
     decode_max_seqs: int | None
+    decode_autoscale: str | None
 
 
 class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip

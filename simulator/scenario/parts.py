@@ -285,6 +285,9 @@ class PoolOptions(Checked):
     prefill_engine: str | None = text("As --engine, where prompts run.", "FILE", file=True)
     prefill_token_budget: int | None = whole("As --token-budget, where prompts run.", 1)
     prefill_max_seqs: int | None = whole("As --max-seqs, where prompts run.", 1, MAX_SEQUENCES)
+    prefill_autoscale: str | None = text(
+        "As --autoscale, of the systems that prefill.", "MIN:MAX,KEY=VALUE,..."
+    )
     decode_tp: int | None = whole("As --tp, of the devices that decode.")
     decode_dp: int | None = whole("As --dp, of the devices that decode.")
     decode_ep: int | None = whole("As --ep, of the devices that decode.")
@@ -293,6 +296,9 @@ class PoolOptions(Checked):
     decode_engine: str | None = text("As --engine, where decodes run.", "FILE", file=True)
     decode_token_budget: int | None = whole("As --token-budget, where decodes run.", 1)
     decode_max_seqs: int | None = whole("As --max-seqs, where decodes run.", 1, MAX_SEQUENCES)
+    decode_autoscale: str | None = text(
+        "As --autoscale, of the systems that decode.", "MIN:MAX,KEY=VALUE,..."
+    )
 
     @property
     def given(self) -> bool:

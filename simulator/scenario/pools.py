@@ -13,6 +13,8 @@ from ...workloads.speculators.asked import OPTION
 from ..deploy.deployment import Deployment
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_REPLICAS
+from ..serving.autoscale import OPTION as AUTOSCALE
+from ..serving.autoscale import Autoscale, parse_autoscale
 from ..serving.pools import KvLink, Pools
 from .build import deployment_of
 from .parts import PoolOptions
@@ -36,17 +38,22 @@ class Side:
         Of one replica.
     settings : EngineSettings
     count : int
-        Replicas.
+        Replicas; all that there may be where they come and go.
+    scale : Autoscale or None
+        How many of them there are when.
     """
 
     deployment: Deployment
     settings: EngineSettings
     count: int
+    scale: Autoscale | None = None
 
     @property
     def name(self) -> str:
         """The system, and how many of it if there are several."""
         name = self.deployment.system.name
+        if self.scale is not None and self.scale.decides:
+            return f"{name}x({self.scale.least} to {self.scale.most})"
         return name if self.count == 1 else f"{name}x{self.count}"
 
     @property
@@ -77,7 +84,7 @@ class Pair:
         other = self.decode
         return Pools(
             self.prefill.nodes, other.nodes, self.link, other.settings.policy,
-            other.settings.cache_for(other.deployment),
+            other.settings.cache_for(other.deployment), scales=(self.prefill.scale, other.scale),
         )  # fmt: skip
 
 
@@ -94,6 +101,9 @@ def pair_of(scenario: Scenario) -> Pair:
     """
     own = scenario.pools
     both(own)
+    if scenario.fleet.autoscale is not None:
+        reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
+        raise InputError(AUTOSCALE, reason)
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
             reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
@@ -149,10 +159,37 @@ def counted(text: str, where: str) -> tuple[str, int]:
     return (text if found is None else found["system"]), count
 
 
+def _scale(own: PoolOptions, name: str) -> Autoscale | None:
+    """How many replicas a pool has when, if that changes.
+
+    Raises
+    ------
+    InputError
+        What cannot be read, or is told by first tokens where none come.
+    """
+    text = getattr(own, f"{name}_autoscale")
+    if text is None:
+        return None
+    flag = f"--{name}-autoscale"
+    try:
+        found = parse_autoscale(text)
+    except InputError as error:
+        raise InputError(flag, error.reason) from None
+    if name == "decode" and found.slo_s is not None:
+        raise InputError(
+            flag, "knows no first tokens, which come from the pool that prefills: no slo"
+        )
+    if counted(str(getattr(own, name)), f"--{name}")[1] > 1:
+        reason = f"cannot go with --{name} SYSTEMxN; it says how many there are"
+        raise InputError(flag, reason)
+    return found
+
+
 def _side(scenario: Scenario, name: str) -> Side:
     """One pool: the scenario on its own system, with the options that are its own."""
-    own = scenario.pools
+    own, scale = scenario.pools, _scale(scenario.pools, name)
     system, count = counted(str(getattr(own, name)), f"--{name}")
+    count = count if scale is None else scale.most
     given = {key: getattr(own, f"{name}_{key}") for key in OWN}
     alone = scenario.changed(
         system=system, pools=PoolOptions(),
@@ -170,7 +207,7 @@ def _side(scenario: Scenario, name: str) -> Side:
     if deployment.pools:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
     deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit
-    return Side(deployment, settings, count)
+    return Side(deployment, settings, count, scale)
 
 
 def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink:

@@ -14,6 +14,7 @@ from ..batching.kv import CacheSettings
 from ..batching.lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
 from ..batching.orders import LANED
 from ..batching.policies import Policy
+from ..batching.sglang_rules import SglangRules
 from ..batching.state import C_SUBMITTED, C_WALK, F_ARRIVAL, F_SCHEDULED, I_NEXT
 from ..deploy.deployment import Deployment
 from .nodes import Node, Nodes
@@ -67,6 +68,10 @@ def laned(
     order = policy.order if policy.order in LANED else ""
     if not order and not bounded(stream):
         return policy, None
+    if order == "priority" and isinstance(policy.rules, SglangRules):
+        if bounded(stream):
+            raise InputError(f"--policy {policy.name}", "has one queue: no bounds of classes")
+        return policy, None  # which keeps its queue in order by itself
     if policy.rules is not None or policy.prompts_alone or policy.holds_back:
         reason = "has one queue: no order by priority or tenant, no bounds of classes"
         raise InputError(f"--policy {policy.name}", reason)

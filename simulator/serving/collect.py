@@ -58,6 +58,7 @@ from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
+from .replicas import Scaling
 from .speculation import Speculated, drafting
 from .steady import Window, find_window
 from .task_paths import tasks_of
@@ -88,7 +89,8 @@ def collect(
     """
     engines, requests = served.engines, _finished(served)
     end = float(requests.last_token_s.max())
-    boards = boards_of(served, deployment, copies)
+    scalings = _scalings(served, end, requests)
+    boards = boards_of(served, deployment, copies, scalings)
     curves = [curve for each in boards for curve in each.curves]
     window = find_window(
         lambda times: totals_at(curves, times)[:, X_EMITTED], served.table.stamps(),
@@ -98,7 +100,6 @@ def collect(
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
-    scaling = None if served.scaling is None else served.scaling.until(end, _ttft(requests))
     return Run(
         deployment=deployment,
         policy=served.pools.policy or policy,
@@ -118,9 +119,9 @@ def collect(
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
         interval_joules=float(within[X_JOULES]),
-        interval_static_joules=static_joules(boards, window, scaling),
+        interval_static_joules=static_joules(boards, window),
         interval_busy_joules=sum(busy_joules(each, ends, window.length_s) for each in boards),
-        joules_half_width=joules_half_width(boards, curves, window, scaling),
+        joules_half_width=joules_half_width(boards, curves, window),
         devices=sum(each.devices for each in boards),
         ttft_s=ttft,
         tbt_s=_gaps(engines),
@@ -131,16 +132,22 @@ def collect(
         wall_s=wall_s,
         failures=served.failures,
         restarts=served.restarts,
-        pools=pool_runs(served, policy, window, end),
+        pools=pool_runs(served, policy, window, end, scalings),
         moves=kv_moves(served, requests),
         fetch=_fetch(engines),
         adapters=served.adapters,
         speculated=Speculated.of([e.spec for e in engines if e.spec is not None]),
         encoder=served.encoder,
-        scaling=scaling,
+        scaling=None if served.pools.decode else scalings[0],
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
     )
+
+
+def _scalings(served: Served, end: float, requests: Requests) -> list[Scaling | None]:
+    """What autoscalers did until the end: of all replicas, or of each of two pools."""
+    found = served.scalings if served.pools.decode else (served.scaling,)
+    return [None if own is None else own.until(end, _ttft(requests)) for own in found]
 
 
 def _ends(window: Window, end: float) -> tuple[float, float]:
@@ -150,7 +157,8 @@ def _ends(window: Window, end: float) -> tuple[float, float]:
 
 def _finished(served: Served) -> Requests:
     """Completed requests, with their places among all."""
-    scaled = served.scaling is not None and served.scaling.spec.decides
+    found = (served.scaling, *served.scalings)
+    scaled = any(own is not None and own.spec.decides for own in found)
     return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
 
 

@@ -72,6 +72,8 @@ class Served:
         What requests with images asked of their encoder.
     scaling : Scaling, optional
         Which replicas there were when, where an autoscaler decides.
+    scalings : tuple of Scaling or None
+        Of two pools those of each.
     """
 
     engines: list[Engine]
@@ -86,6 +88,7 @@ class Served:
     adapters: AdapterCounts | None = None
     encoder: EncoderCounts | None = None
     scaling: Scaling | None = None
+    scalings: tuple[Scaling | None, ...] = (None, None)
 
 
 def serve(
@@ -147,7 +150,10 @@ def serve(
         tiered = cache is not None and cache.tiers is not None
         check_steps(pools.entry[0], policy, count, steps, tiered)
     if autoscale is not None and pools.decode:
-        raise InputError(OPTION, "is for replicas of one system, not for two pools")
+        reason = (
+            "is for a system that is not split; the pools of --prefill and --decode have their own"
+        )
+        raise InputError(OPTION, reason)
     how = (
         pools, policy, stream, router, faults, warmup, stop, keep_log, cache, seed, steps, autoscale
     )  # fmt: skip
@@ -196,7 +202,8 @@ class Driver:
         check_bounds(stream, first, bool(pools.decode))
         swapped = _swapped(pools)
         staged = swapped or pools.encoder is not None
-        scaled = autoscale is not None and autoscale.decides
+        scales = pools.scales if pools.decode else (autoscale, None)
+        scaled = any(scale.decides for scale in scales if scale is not None)
         one = len(pools.entry) == 1 and not pools.decode
         self.alone = one and faults is None and played and not staged and not scaled
         shared = not self.alone and (chained or stream.closed_loop is not None)
@@ -233,11 +240,10 @@ class Driver:
             readers,
         )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
-        comes_back = chained or stream.closed_loop is not None or faults is not None or staged
-        comes_back = comes_back or self.warmup > 0 or self.stop > 0
+        comes_back = any((shared, faults, staged, scaled, self.warmup, self.stop))
         self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
-        self.scaler = None if autoscale is None else self._scaler(autoscale)
+        self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
 
     def _stages(
         self, stream: RequestStream, faults: object, seed: int
@@ -256,15 +262,18 @@ class Driver:
             dealer.entrance = queue.ask
         return shelf, queue
 
-    def _scaler(self, autoscale: Autoscale) -> Scaler:
-        """What decides how many replicas there are."""
-        deployment = self.pools.entry[0]
+    def _scaler(self, autoscale: Autoscale | None, decodes: bool) -> Scaler | None:
+        """What decides how many replicas there are, of the nodes that requests arrive at or the others."""
+        if autoscale is None:
+            return None
+        deployment = (self.pools.decode if decodes else self.pools.entry)[0]
         start_s = autoscale.start
         if start_s is None:
             start_s = start_up_s(deployment) if autoscale.decides else 0.0
-        return Scaler(
-            autoscale, start_s, self.nodes, self.table, self.dealer, deployment.replicas
-        )  # fmt: skip
+        own = autoscale, start_s, self.nodes, self.table, self.dealer, deployment.replicas
+        if decodes:
+            return Scaler(*own, self.nodes.decode, self.transfers.ready, self.transfers.send)
+        return Scaler(*own, self.nodes.entry, self.dealer.gate, self.dealer.deal)
 
     def _tell(self, progress: Progress) -> None:
         """Say how far the simulation is."""
@@ -279,8 +288,9 @@ class Driver:
         self._aim()
         self.failures.start(env, seed)
         self.arrivals.start(env)
-        if self.scaler is not None:
-            self.scaler.start(env)
+        for scaler in self.scalers:
+            if scaler is not None:
+                scaler.start(env)
         while True:
             nodes.bring(env.peek())
             if nodes.ended or self._all_done():
@@ -321,8 +331,13 @@ class Driver:
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
             None if self.shelf is None else self.shelf.counts,
             None if self.queue is None else self.queue.counts,
-            None if self.scaler is None else self.scaler.scaling(),
+            *self._scalings(),
         )  # fmt: skip
+
+    def _scalings(self) -> tuple[Scaling | None, tuple[Scaling | None, ...]]:
+        """What autoscalers did: of all replicas, or of each of two pools."""
+        found = tuple(None if s is None else s.scaling() for s in self.scalers)
+        return (None, found) if self.pools.decode else (found[0], (None, None))
 
     def _completed(self) -> int:
         """Requests that have completed, on all engines together."""

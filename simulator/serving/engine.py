@@ -18,7 +18,7 @@ from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
 from ..batching.loop import LOG_FULL, STUCK
-from ..batching.orders import Waiting, queue_keys
+from ..batching.orders import LANED, Waiting, queue_keys
 from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
 from ..batching.policies import Limits, Policy
@@ -146,6 +146,12 @@ class Engine:
             what = d, self.policy, self.kv, self.cache, self.plan, self.replica
             self.below = Below.of(*what, self.common)
         self._empty()
+        if self.policy.order in LANED and self.lanes is None and self.exact is None:
+            raise InputError(
+                f"--policy {self.policy.name}",
+                "orders by priority only where its own scheduler runs: one pipeline stage, and a model whose "
+                "layers all cache every token",
+            )
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 

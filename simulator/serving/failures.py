@@ -57,7 +57,11 @@ class Failures:
         for time in times:
             if time > env.now:
                 yield env.timeout(time - env.now)
-            if not node.up or node.failing or (not node.ready and node.engine.done):
+            if (
+                not node.up
+                or node.failing
+                or (not node.ready and node.engine.done and not node.promised)
+            ):
                 continue
             node.failing = True
             env.process(self._lose(env, node))

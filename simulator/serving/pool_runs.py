@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from .driver import Served
 from .metrics import quantiles
 from .nodes import Node
 from .record import KvMoves, PoolRun, Requests
+from .replicas import Scaling
 from .steady import Window
 
 
@@ -33,30 +36,58 @@ class Boards:
     devices : int
     curves : list
         See `Course.curve`.
+    fixed : int
+        Of the devices those that are always there.
+    scalings : tuple of Scaling
+        When the others are.
     """
 
     board: Board
     devices: int
     curves: list[tuple[F8, F8]]
+    fixed: int
+    scalings: tuple[Scaling, ...] = ()
+
+    def held(self, edges: Sequence[float]) -> list[tuple[int, F8]]:
+        """Devices, and the seconds that they are held from each of some times to the next.
+
+        Of replicas that come and go the devices are those of one, the seconds those of all together.
+        """
+        out = [(self.fixed, np.diff(edges))] if self.fixed else []
+        for own in self.scalings:
+            spans = [own.held_s(None, a, b) for a, b in pairwise(edges)]
+            out.append((own.devices, np.array(spans)))
+        return out
 
 
-def boards_of(served: Served, deployment: Deployment, copies: int) -> list[Boards]:
+def boards_of(
+    served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]
+) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
     pools = served.pools
     if not pools.decode:
         curves = [engine.curve() for engine in served.engines]
-        return [Boards(deployment.device.board, devices_of(deployment) * copies, curves)]
+        devices = devices_of(deployment) * copies
+        return [_boards(deployment.device.board, devices, curves, scalings[0])]
     first = len(pools.entry)
     out: list[Boards] = []
-    for nodes in (served.nodes[:first], served.nodes[first:]):
+    for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
         board = nodes[0].engine.deployment.device.board
-        curves = [node.engine.curve() for node in nodes]
-        same = out and out[0].board == board
-        more = Boards(board, _devices(nodes), curves)
-        if same:
-            more = Boards(board, out[0].devices + more.devices, [*out.pop().curves, *curves])
+        more = _boards(board, _devices(nodes), [node.engine.curve() for node in nodes], own)
+        if out and out[0].board == board:
+            one = out.pop()
+            more = Boards(
+                board, one.devices + more.devices, [*one.curves, *more.curves],
+                one.fixed + more.fixed, (*one.scalings, *more.scalings),
+            )  # fmt: skip
         out.append(more)
     return out
+
+
+def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None) -> Boards:
+    if own is None:
+        return Boards(board, devices, curves, devices)
+    return Boards(board, devices, curves, 0, (own,))
 
 
 def _devices(nodes: list[Node]) -> int:
@@ -65,7 +96,9 @@ def _devices(nodes: list[Node]) -> int:
     return devices_of(d) * len(nodes) // d.replicas
 
 
-def pool_runs(served: Served, policy: Policy, window: Window, end: float) -> tuple[PoolRun, ...]:
+def pool_runs(
+    served: Served, policy: Policy, window: Window, end: float, scalings: Sequence[Scaling | None]
+) -> tuple[PoolRun, ...]:
     """Measure both pools; nothing where there is one.
 
     Parameters
@@ -74,18 +107,22 @@ def pool_runs(served: Served, policy: Policy, window: Window, end: float) -> tup
         Of the entry nodes.
     end : float
         Of the run [s].
+    scalings : sequence of Scaling or None
+        Of each.
     """
     pools, first = served.pools, len(served.pools.entry)
     if not pools.decode:
         return ()
     sides = (
-        ("prefill", policy, served.nodes[:first]),
-        ("decode", pools.policy or policy, served.nodes[first:]),
+        ("prefill", policy, served.nodes[:first], scalings[0]),
+        ("decode", pools.policy or policy, served.nodes[first:], scalings[1]),
     )
-    return tuple(_pool(name, own, nodes, window, end) for name, own, nodes in sides)
+    return tuple(_pool(*side, window, end) for side in sides)
 
 
-def _pool(name: str, policy: Policy, nodes: list[Node], window: Window, end: float) -> PoolRun:
+def _pool(
+    name: str, policy: Policy, nodes: list[Node], scaling: Scaling | None, window: Window, end: float
+) -> PoolRun:  # fmt: skip
     engines = [node.engine for node in nodes]
     curves = [engine.curve() for engine in engines]
     ends = (window.start_s, window.end_s)
@@ -93,7 +130,11 @@ def _pool(name: str, policy: Policy, nodes: list[Node], window: Window, end: flo
     busy_s = sum(node.ports.busy_s for node in nodes)
     ports = sum(node.ports.count for node in nodes)
     deployment = engines[0].deployment
-    whole = len(nodes) * window.length_s * deployment.layout.pp
+    there_s, run_s = len(nodes) * window.length_s, ports * end
+    if scaling is not None:  # of all that there may be those that were
+        there_s = scaling.held_s(None, window.start_s, window.end_s) * deployment.replicas
+        run_s = scaling.held_s() * deployment.replicas * nodes[0].ports.count
+    whole = there_s * deployment.layout.pp
 
     def count(counter: int) -> int:
         return sum(int(engine.state.counters[counter]) for engine in engines)
@@ -101,11 +142,11 @@ def _pool(name: str, policy: Policy, nodes: list[Node], window: Window, end: flo
     return PoolRun(
         name, deployment, policy, len(nodes), _devices(nodes),
         stepping=min(stepping / whole, 1.0) if whole > 0 else 0.0,
-        sending=min(busy_s / (ports * end), 1.0) if end > 0 else 0.0,
+        sending=min(busy_s / run_s, 1.0) if run_s > 0 else 0.0,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
         kv_capacity=engines[0].kv.capacity, iterations=count(C_STEPS),
         preemptions=count(C_PREEMPTIONS), output_tokens=count(C_EMITTED),
-        prompt_tokens=count(C_PROMPT),
+        prompt_tokens=count(C_PROMPT), scaling=scaling,
     )  # fmt: skip
 
 

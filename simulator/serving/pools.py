@@ -9,6 +9,7 @@ from ...devices.spec import LinkSpec
 from ..batching.kv import CacheSettings
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
+from .autoscale import Autoscale
 from .encoders import Encoder
 
 
@@ -59,6 +60,8 @@ class Pools:
         Those of the decode nodes, where they are not those of the entry nodes.
     encoder : Encoder or None
         What requests' images pass before them.
+    scales : tuple of Autoscale or None
+        How many replicas of each of two pools there are when; the nodes are then all that there may be.
     """
 
     entry: tuple[Deployment, ...]
@@ -67,6 +70,7 @@ class Pools:
     policy: Policy | None = None
     cache: CacheSettings | None = None
     encoder: Encoder | None = None
+    scales: tuple[Autoscale | None, Autoscale | None] = (None, None)
 
 
 @dataclass(slots=True)

@@ -129,6 +129,8 @@ class PoolRun:
         See `Run.kv_peak`.
     kv_capacity : float
     iterations, preemptions, output_tokens, prompt_tokens : int
+    scaling : Scaling or None
+        Which replicas there were when, where an autoscaler decides.
     """
 
     name: str
@@ -144,6 +146,11 @@ class PoolRun:
     preemptions: int
     output_tokens: int
     prompt_tokens: int
+    scaling: Scaling | None = None
+
+    def mean_devices(self, window: Window) -> float:
+        """Its devices; of replicas that come and go their mean over a window."""
+        return self.devices if self.scaling is None else self.scaling.mean_devices(window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,10 +366,11 @@ class Run:
     @property
     def mean_devices(self) -> float:
         """Devices of all replicas; of those that come and go their mean over the window."""
-        if self.scaling is None or self.interval_s <= 0:
+        if self.interval_s <= 0:
             return self.devices
-        held_s = self.scaling.held_s(begin=self.window.start_s, end=self.window.end_s)
-        return held_s * self.scaling.devices / self.interval_s
+        if any(pool.scaling is not None for pool in self.pools):
+            return sum(pool.mean_devices(self.window) for pool in self.pools)
+        return self.devices if self.scaling is None else self.scaling.mean_devices(self.window)
 
     @property
     def watts_per_device(self) -> float | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..batching.state import F8, I8
 from .autoscale import Autoscale
+from .steady import Window
 
 Phase = Literal["starting", "ready", "draining"]
 PHASES: tuple[Phase, ...] = ("starting", "ready", "draining")
@@ -68,6 +69,11 @@ class Scaling:
             for span in self.spans
             if phase in (None, span.phase)
         )
+
+    def mean_devices(self, window: Window) -> float:
+        """Devices held over a window, on average."""
+        held_s = self.held_s(begin=window.start_s, end=window.end_s)
+        return held_s * self.devices / window.length_s
 
     @property
     def device_hours(self) -> float:

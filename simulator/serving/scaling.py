@@ -8,7 +8,7 @@ ends those that it has, and comes back empty if it is asked for again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -64,15 +64,20 @@ class Firsts:
     ----------
     window : float
         How long they are kept [s].
+    pool : range
+        Numbers of the nodes that make them.
     """
 
     window: float
+    pool: range
     _open: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
     _come: deque[tuple[float, float]] = field(default_factory=deque)
     _looked: float = -np.inf
 
     def note(self, node: Node, row: int) -> None:
         """A request has been given to a node."""
+        if node.index not in self.pool:
+            return
         place = node.engine.submitted - 1
         self._open.setdefault(node.index, []).append((place, row, node.life))
 
@@ -102,9 +107,21 @@ class Firsts:
         return np.array(found, dtype=np.float64)
 
 
+def _used(node: Node) -> float:
+    """Share of a node's KV capacity that is in use; of two pools caches that wait to cross are there too."""
+    engine = node.engine
+    used = 1.0 - float(np.mean(engine.state.free)) / engine.kv.capacity
+    return max(used, node.promised / node.capacity)
+
+
+def _ended(node: Node, now: float) -> float:
+    """When a node that has nothing left had its last step, or sent its last cache, at the latest `now` [s]."""
+    return max(node.engine.now, min(max(node.ports.last_s), now))
+
+
 @dataclass(slots=True)
 class Scaler:
-    """Decides now and then how many replicas there are.
+    """Decides now and then how many replicas there are, of all nodes or of one of two pools.
 
     Attributes
     ----------
@@ -114,6 +131,12 @@ class Scaler:
     nodes, table, dealer
     each : int
         Independent engines of a replica.
+    pool : list of Node
+        Engines of all replicas that there may be.
+    gate : deque
+        What waits for a replica: requests, or in front of a decode pool caches.
+    served : callable
+        Called with the time when a replica begins to serve.
     """
 
     spec: Autoscale
@@ -122,19 +145,22 @@ class Scaler:
     table: Table
     dealer: Dealer
     each: int
+    pool: list[Node]
+    gate: deque[Any]
+    served: Callable[[float], None]
     replicas: list[Replica] = field(init=False)
     _spans: list[Span] = field(default_factory=list)
     _wanted: deque[tuple[float, int]] = field(default_factory=deque)
     _firsts: Firsts | None = None
 
     def __post_init__(self) -> None:
-        entry, each = self.nodes.entry, self.each
-        count = len(entry) // each
-        self.replicas = [Replica(i, entry[i * each : (i + 1) * each]) for i in range(count)]
+        pool, each = self.pool, self.each
+        count = len(pool) // each
+        self.replicas = [Replica(i, pool[i * each : (i + 1) * each]) for i in range(count)]
         for replica in self.replicas:
             self._turn(replica, "ready" if replica.index < self.spec.first else None, 0.0)
         if self.spec.by is not None and self.spec.decides and asks_ttft(SCALERS[self.spec.by]):
-            self._firsts = Firsts(self.spec.window)
+            self._firsts = Firsts(self.spec.window, range(len(self.nodes.entry)))
             self.dealer.told = self._firsts.note
 
     def start(self, env: simpy.Environment) -> None:
@@ -164,7 +190,7 @@ class Scaler:
         """Let go of devices whose replica has ended its requests; it keeps no cache."""
         for replica in self._in("draining"):
             if all(self._empty(node, now) for node in replica.nodes):
-                ended = max(node.engine.now for node in replica.nodes)
+                ended = max(_ended(node, now) for node in replica.nodes)
                 self._turn(replica, None, max(ended, replica.since))
                 for node in replica.nodes:
                     places, rows = node.untaken()
@@ -174,23 +200,23 @@ class Scaler:
     def _empty(self, node: Node, now: float) -> bool:
         """Whether a node has nothing left, its completions delivered."""
         told = not self.nodes.stops or not node.live
-        return node.engine.done and not node.held and told and node.engine.now <= now
+        moved = node.promised < 1.0 and not node.inbound  # caches that were kept have left, or come
+        return node.engine.done and not node.held and told and moved and node.engine.now <= now
 
     def _seen(self, now: float) -> Seen:
         """What the rule is told."""
-        ready, gate = self._in("ready"), self.dealer.gate
+        ready, gate = self._in("ready"), self.gate
         # Those that drain still have requests, which the fleet will be rid of by itself.
         loads = [node.load(now) for replica in ready for node in replica.nodes]
-        used = [
-            1.0 - float(np.mean(node.engine.state.free)) / node.engine.kv.capacity
-            for replica in ready for node in replica.nodes
-        ]  # fmt: skip
+        used = [_used(node) for replica in ready for node in replica.nodes]
+        coming = sum(node.inbound for replica in ready for node in replica.nodes)
         late = np.zeros(0)
         if self._firsts is not None:
             late = self._firsts.look(self.nodes, self.table, gate, now, self.spec.target)
         return Seen(
             len(self._in("ready", "starting")), len(ready),
-            len(gate) + sum(load.waiting for load in loads), sum(load.running for load in loads),
+            len(gate) + sum(load.waiting for load in loads),
+            coming + sum(load.running for load in loads),
             sum(used) / self.each, late, self.spec.share,
         )  # fmt: skip
 
@@ -201,7 +227,7 @@ class Scaler:
         wanted = SCALERS[self.spec.by](seen, self.spec.target)
         have = seen.replicas
         number = have if have and abs(wanted / have - 1.0) <= TOLERANCE else ceil(wanted)
-        if self.dealer.gate:  # somebody waits for the first one
+        if self.gate:  # somebody waits for the first one
             least = max(least, 1)
         number = min(max(number, least), self.spec.most)
         history = self._wanted
@@ -233,7 +259,7 @@ class Scaler:
         def serve() -> None:
             if replica.phase == "starting" and replica.starts == asked:
                 self._turn(replica, "ready", env.now)
-                self.dealer.deal(env.now)
+                self.served(env.now)
 
         if self.start_s:
             call_at(env, env.now + self.start_s, serve)
@@ -245,9 +271,9 @@ class Scaler:
         spans = list(self._spans)
         for replica in self.replicas:
             if replica.phase is not None:
-                until = max(node.engine.now for node in replica.nodes)
+                until = max(_ended(node, np.inf) for node in replica.nodes)
                 until = max(until, replica.since) if replica.phase == "draining" else np.inf
                 spans.append(Span(replica.index, replica.phase, replica.since, until))
-        deployment = self.nodes.entry[0].engine.deployment
+        deployment = self.pool[0].engine.deployment
         devices = deployment.system.devices_per_node * deployment.system.nodes
         return Scaling(self.spec, self.start_s, devices, tuple(spans))

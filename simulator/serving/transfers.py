@@ -81,7 +81,11 @@ class Transfers:
             row, source, _ = self.ready[0]
             tokens = int(table.input_tokens[row] + table.output_tokens[row] - 1)
             tokens = tokens if self.policy.reserve else table.cached(row) + 1
-            able = [n for n in decode if n.up and self._has_slot(n) and n.fits(n.need(tokens))]
+            able = [
+                n
+                for n in decode
+                if n.up and n.ready and self._has_slot(n) and n.fits(n.need(tokens))
+            ]
             if not able:
                 return
             target = self.dealer.choose(able, self._sent, now, None)
@@ -144,7 +148,9 @@ class Transfers:
     def lost(self, node: Node) -> list[int]:
         """Requests whose caches wait on a node that fails."""
         rows = [row for row, source, _ in self.ready if source is node]
-        self.ready = deque(entry for entry in self.ready if entry[1] is not node)
+        kept = [entry for entry in self.ready if entry[1] is not node]
+        self.ready.clear()
+        self.ready.extend(kept)
         return rows
 
     def moves(self) -> Moves:

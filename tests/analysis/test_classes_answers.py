@@ -91,7 +91,8 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"policy": "sglang+priority"}, "has one queue"),
+        ({"policy": "sglang+vtc"}, "has one queue"),
+        ({"policy": "sglang+priority"}, "has one queue: no bounds of classes"),
         (
             {"policy": "vllm+priority", "speculative": "ngram:2", "acceptance": "0.5,0.4"},
             "speculative",

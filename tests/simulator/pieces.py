@@ -12,6 +12,7 @@ import pytest
 from opbyte.simulator.batching.state import F_ARRIVAL, F_FIRST, F_LAST, F_SCHEDULED
 from opbyte.simulator.serving.engine import Engine
 from opbyte.workloads.requests import RequestBlock
+from opbyte.workloads.requests.labels import Labels
 
 GAP_S = 2e-4
 """Scale of the gaps between arrivals: about a step of the tests' small models."""
@@ -20,12 +21,17 @@ GAP_S = 2e-4
 def block_of(load: dict[str, Any], part: slice = slice(None)) -> RequestBlock:
     """Requests of a workload as one block."""
     inputs = np.array(load["inputs"], dtype=np.int64)
+    labels = None
+    if load.get("urgent") is not None:
+        own = np.array(load["urgent"], dtype=np.int64)[part]
+        labels = Labels(np.zeros_like(own), own, np.zeros_like(own), ["one"], ["one"])
     return RequestBlock(
         np.arange(len(inputs))[part],
         (np.cumsum(load["gaps"]) * GAP_S)[part],
         inputs[part],
         np.array(load["outputs"], dtype=np.int64)[part],
         load["hashes"][part] if load["hashes"] else None,
+        labels=labels,
     )
 
 

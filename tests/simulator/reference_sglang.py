@@ -27,6 +27,8 @@ class Request:
     input: int
     output: int
     hashes: Sequence[int] = ()
+    priority: int = 0
+    entry: int = 0  # place among all entries to the queue
     generated: int = 0
     committed: int = 0  # tokens that have memory, those of the planned step included
     computed: int = 0  # tokens in the cache before the planned step
@@ -162,6 +164,7 @@ class Adder:
         )
         self.current_offset = beside
         self.added: list[tuple[Request, int]] = []
+        self.preempted: list[Request] = []
         self.cut: Request | None = None
         self.states: list[tuple[int, int]] | None = None
         decodes = [r for r in rank.running if not r.finished and r.committed % self.page == 0]
@@ -191,6 +194,34 @@ class Adder:
         if self.total <= 0 or self.current <= 0:
             return "no token"
         return "other" if self.input <= 0 or self.chunk <= 0 else "continue"
+
+    def to_come(self, request: Request) -> float:
+        return float(min(request.output - request.generated, 4096) * self.rank.ratio)
+
+    def preempt_for(self, request: Request) -> bool:
+        """preempt_to_schedule, but a prompt that has not been looked at yet counts as a whole."""
+        rank = self.rank
+        missing = request.length - request.protected + min(request.output, 4096) - self.total
+        chosen = []
+        running = [r for r in rank.running if not r.finished]
+        for other in sorted(running, key=lambda r: (-rank.urgency(r), -r.entry)):
+            if rank.urgency(other) - rank.urgency(request) <= rank.rules.threshold:
+                break
+            chosen.append(other)
+            missing -= self.to_come(other)
+            if missing <= 0:
+                break
+        if not chosen or missing > 0:
+            return False
+        many = len(rank.running)
+        for other in [r for r in rank.running if r in chosen]:
+            many -= 1
+            self.total_offset -= self.to_come(other)
+            self.pages -= int(rank.rules.mixed and other.committed % self.page == 0)
+            rank.drop(other, many)
+        rank.running = [r for r in rank.running if r not in chosen]
+        self.preempted += chosen
+        return True
 
     def add_chunked(self, request: Request) -> bool:
         """Go on with a prompt; False where its memory is short (SGLang would stop)."""
@@ -286,6 +317,27 @@ class Rank:
         self.ratio = rules.init_ratio
         self.hits = 0
         self.known = 0.0
+        self.entries = 0
+
+    def urgency(self, request: Request) -> int:
+        """The smaller, the sooner."""
+        if not self.rules.priority:
+            return 0
+        return request.priority if self.rules.low_first else -request.priority
+
+    def queue(self, request: Request) -> None:
+        """_add_request_to_queue"""
+        self.entries += 1
+        request.entry = self.entries
+        self.waiting.append(request)
+
+    def drop(self, request: Request, others: int) -> None:
+        """release_req, of a request that is retracted or preempted"""
+        self.release(request, keep=False)
+        self.make_room(others * 20)
+        request.committed = request.computed = 0
+        request.retracted = True
+        request.preemptions += 1
 
     def available(self) -> int:
         return self.free * self.page + (self.tree.evictable() if self.tree else 0)
@@ -345,6 +397,9 @@ class Rank:
 
     def sort_queue(self) -> None:
         """calc_priority"""
+        if self.rules.priority:
+            self.waiting.sort(key=lambda r: (self.urgency(r), r.entry))
+            return
         if not (self.rules.lpm and self.tree) or len(self.waiting) > 128:
             return
         keys: dict[Request, float] = {}
@@ -362,9 +417,12 @@ class Rank:
 
     def prefill(self) -> list[tuple[Request, int]] | None:
         """get_new_batch_prefill"""
+        if self.rules.priority:
+            self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
-        if self.sequences <= len(self.running) and self.chunked is not None:
+        crowded = self.sequences <= len(self.running)
+        if crowded and self.chunked is not None and not self.rules.priority:
             self.full = True
             return None
         self.sort_queue()
@@ -374,7 +432,7 @@ class Rank:
         for request in list(self.waiting):
             if len(adder.added) >= self.sequences - len(self.running):
                 self.full = True
-            if self.full:
+            if self.full and not (self.rules.priority and adder.preempt_for(request)):
                 break
             request.protected, request.node = 0, None
             if self.tree is not None:
@@ -389,6 +447,8 @@ class Rank:
                 if result == "no token":
                     self.full = True
                 break
+        for request in adder.preempted:
+            self.queue(request)
         if not adder.added:
             return None
         self.chunked = adder.cut
@@ -452,12 +512,8 @@ class Rank:
                 break
             first = False
             request = kept.pop()
-            self.release(request, keep=False)
-            self.make_room(len(kept) * 20)
-            request.committed = request.computed = 0
-            request.retracted = True
-            request.preemptions += 1
-            self.waiting.append(request)
+            self.drop(request, len(kept))
+            self.queue(request)
         self.running = kept
         came, most = sum(r.generated for r in kept), sum(r.output for r in kept)
         self.ratio = min(1.0, (came + 20 * len(kept)) / (most + 1))
@@ -517,7 +573,7 @@ class Reference:
             self.weight = 0
             while self.to_come and self.to_come[0].arrival <= self.host:
                 rank = self.ranks[self.dealt % len(self.ranks)]
-                rank.waiting.append(self.to_come.pop(0))
+                rank.queue(self.to_come.pop(0))
                 self.dealt += 1
 
     extended: bool = False

@@ -257,5 +257,5 @@ def test_it_goes_with_neither_replicas_nor_two_pools(small: Small) -> None:
     fleet = parse_fleet(autoscale="1:2,by=kv:0.5,start=1")
     assert fleet is not None
     assert fleet.replicas == 2
-    with pytest.raises(InputError, match="two pools"):
+    with pytest.raises(InputError, match="not split; the pools"):
         run_of(small("llama-3-8b", "duplex-split-x4"), stream(), fleet)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.policies import SGLANG, TRTLLM
+from opbyte.simulator.batching.policies import SGLANG, TRTLLM, make_policy
 from opbyte.simulator.batching.sglang_rules import SglangRules
 from opbyte.simulator.batching.trtllm_rules import TrtllmRules
 from opbyte.simulator.deploy.deployment import deploy
@@ -66,6 +66,19 @@ def test_sglangs_options(read: Read) -> None:
     )
 
 
+def test_sglangs_priorities(read: Read) -> None:
+    """Defaults of server_args.py: the larger value first, more than 10 apart to preempt."""
+    found = read("sglang", enable_priority_scheduling=True)
+    assert found.policy.order == "priority"
+    assert found.policy.rules == SglangRules(priority=True, low_first=False, threshold=10)
+    found = read("sglang", enable_priority_scheduling=True, priority_scheduling_preemption_threshold=2,
+                 schedule_low_priority_values_first=True, abort_on_priority_when_disabled=True)  # fmt: skip
+    assert found.policy.rules == SglangRules(priority=True, low_first=True, threshold=2)
+    assert make_policy("sglang+priority").rules == SglangRules(priority=True, low_first=True)
+    (doubt,) = read("sglang", schedule_low_priority_values_first=True).doubts
+    assert "has no effect: without enable_priority_scheduling" in doubt
+
+
 def test_data_parallel_attention_divides_sglangs_limits(read: Read) -> None:
     """Of 8 devices in 4 ranks: chunks and places of a rank, 0.3 of the care (server_args.py)."""
     found = read("sglang", tp_size=8, dp_size=4, enable_dp_attention=True, max_running_requests=400)
@@ -100,6 +113,10 @@ def test_tensorrt_llms_options(read: Read) -> None:
         ("sglang", {"schedule_policy": "lmp"}, "schedule_policy: unknown 'lmp'; did you mean 'lpm'"),
         ("sglang", {"schedule_policy": "dfs-weight"}, "schedule_policy: unknown"),
         ("sglang", {"radix_eviction_policy": "lfu"}, 'radix_eviction_policy: must be "lru"'),
+        ("sglang", {"enable_priority_scheduling": True, "schedule_policy": "lpm"}, "must be fcfs with"),
+        ("sglang", {"enable_priority_scheduling": True, "priority_scheduling_preemption_threshold": -1},
+         "priority_scheduling_preemption_threshold: must be a whole number in"),
+        ("sglang", {"abort_on_priority_when_disabled": True}, "turns requests with a priority away"),
         ("sglang", {"page_size": 64, "chunked_prefill_size": 100}, "pages of 64 tokens"),
         ("sglang", {"enable_mixed_chunk": True, "chunked_prefill_size": 99}, "max_running_requests"),
         ("sglang", {"tp_size": 2, "tensor_parallel_size": 2}, "tp_size: .* give one"),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings
-from opbyte.simulator.batching.policies import Policy
+from opbyte.simulator.batching.policies import Policy, make_policy
 from opbyte.simulator.batching.prefix import NEXT
 from opbyte.simulator.batching.radix import (
     K_EVICTABLE,
@@ -54,6 +54,7 @@ from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import ops_of
 from opbyte.workloads.batch import PREFILL
+from opbyte.workloads.errors import InputError
 
 from .pieces import GAP_S, block_of, check_pieces, stamps
 
@@ -76,14 +77,18 @@ def paths(size: int) -> st.SearchStrategy[tuple[int, ...]]:
 def sglang_rules(draw: st.DrawFn, long: bool, page: int, sequences: int) -> SglangRules:
     """Options of SGLang for small requests."""
     chunk = draw(st.sampled_from([0, 1, 2] if long else [0, 1, 2, 7])) * page
+    priority = draw(st.booleans())
     return SglangRules(
         max_prefill_tokens=draw(st.sampled_from([20, 90, 2000])),
         chunked_prefill_size=chunk,
         mixed=draw(st.booleans()) and chunk > sequences,
-        lpm=draw(st.booleans()),
+        lpm=draw(st.booleans()) and not priority,
         radix=draw(st.integers(0, 3)) > 0,
         overlap=draw(st.booleans()),
         conservativeness=draw(st.sampled_from([0.0, 0.3, 1.0, 2.0])),
+        priority=priority,
+        low_first=draw(st.booleans()),
+        threshold=draw(st.sampled_from([0, 0, 1, 10])),
     )
 
 
@@ -115,7 +120,9 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
     inputs = draw(st.lists(prompts, min_size=n, max_size=n))
     make = sglang_rules if kind == "sglang" else trtllm_rules
     rules = make(draw, long, page, sequences)
+    urgent = isinstance(rules, SglangRules) and rules.priority
     return {
+        "urgent": draw(st.lists(st.sampled_from([0, 1, 2, 14]), min_size=n, max_size=n)) if urgent else None,
         "inputs": inputs,
         "outputs": draw(st.lists(sizes, min_size=n, max_size=n)),
         "gaps": draw(st.lists(st.floats(0.0, 20.0), min_size=n, max_size=n)),
@@ -127,6 +134,7 @@ def workloads(draw: st.DrawFn, kind: str) -> dict[str, Any]:
             "random", 8192, sequences, chunked=True, reserve=False, ahead=rules.overlap,
             poll_steps=draw(st.sampled_from([1, 1, 3])) if kind == "sglang" else 1,
             graphs=draw(st.booleans()), host=draw(hosts), rules=rules,
+            order="priority" if urgent else "",
         ),
     }  # fmt: skip
 
@@ -158,7 +166,10 @@ def slow_run(reference: ModuleType, engine: Engine, load: dict[str, Any]) -> tup
     block, policy, deployment = block_of(load), engine.policy, engine.deployment
     arrivals = block.arrival_s if load["clients"] is None else np.full(len(block), np.inf)
     requests = [
-        reference.Request(i, float(a), int(p), int(o), hashes)
+        reference.Request(
+            i, float(a), int(p), int(o), hashes,
+            **({} if load["urgent"] is None else {"priority": load["urgent"][i]}),
+        )
         for i, (a, p, o, hashes) in enumerate(
             zip(arrivals, block.input_tokens, block.output_tokens,
                 block.hash_ids or [()] * len(block), strict=True)
@@ -253,6 +264,70 @@ def test_same_schedule_as_the_reference(
         check_tree(engine.exact.sglang.tree, slow.ranks)
     if engine.exact.trtllm is not None:
         check_blocks(engine.exact.trtllm, slow.ranks)
+
+
+@given(load=workloads("sglang"), mixed=st.booleans())
+@settings(max_examples=25)
+def test_one_priority_is_first_come_first_served(
+    load: dict[str, Any], mixed: bool, small: Callable[..., Deployment]
+) -> None:
+    """Stamp for stamp where memory is never short.
+
+    Where it is, SGLang looks at a full batch in every step with priorities, and without them once a
+    request has left it.
+    """
+    own = load["policy"]
+    rules = replace(own.rules, priority=False, lpm=False, mixed=own.rules.mixed and mixed)
+    urgent = replace(rules, priority=True, threshold=0)
+    load |= {"room": 60.0, "urgent": [3] * len(load["inputs"])}
+    found = []
+    for one, order in ((rules, ""), (urgent, "priority")):
+        load["policy"] = replace(own, rules=one, order=order)
+        engine = engine_for(small("llama-3-8b", "h100-x1", "uniform"), load)
+        engine.submit(block_of(load))
+        engine.advance(math.inf)
+        found.append(engine)
+    assert (stamps(found[0], len(load["inputs"])) == stamps(found[1], len(load["inputs"]))).all()
+    assert found[0].state.counters[C_STEPS] == found[1].state.counters[C_STEPS]
+    assert found[1].state.counters[C_PREEMPTIONS] == 0
+
+
+@pytest.mark.parametrize(("low_first", "threshold"), [(True, 0), (True, 5), (False, 0), (False, 4)])
+def test_who_makes_way_for_whom(
+    low_first: bool, threshold: int, small: Callable[..., Deployment]
+) -> None:
+    """One place: requests of priorities 0, 5 and 9 that come while one of priority 4 runs.
+
+    By hand: the place is given up at once if the best is better than 4 by more than the threshold; the first one
+    then waits its turn among the others. The one that runs until then ends before them.
+    """
+    load = {
+        "inputs": [8, 8, 8, 8], "outputs": [40, 3, 3, 3], "gaps": [0.0, 20.0, 0.0, 0.0], "hashes": None,
+        "urgent": [4, 0, 5, 9], "clients": None, "page": 4, "room": 9.0,
+        "policy": Policy(
+            "one", 8192, 1, chunked=True, reserve=False, order="priority",
+            rules=SglangRules(priority=True, low_first=low_first, threshold=threshold),
+        ),
+    }  # fmt: skip
+    engine = engine_for(small("llama-3-8b", "h100-x1", "uniform"), load)
+    engine.submit(block_of(load))
+    engine.advance(math.inf)
+    sign = 1 if low_first else -1
+    order = sorted(range(1, 4), key=lambda i: sign * load["urgent"][i])
+    better = [sign * (4 - load["urgent"][i]) for i in order]
+    urgent = better[0] > threshold
+    first = np.argsort(stamps(engine, 4)[1:, 2]) + 1
+    assert first.tolist() == order
+    last = stamps(engine, 4)[:, 3]
+    before = [i for i, by in zip(order, better, strict=True) if urgent and by > 0]
+    assert [i for i in order if last[i] < last[0]] == before
+    assert engine.state.ints[:4, I_PREEMPTED].tolist() == [int(urgent), 0, 0, 0]
+
+
+def test_priorities_need_the_own_scheduler(small: Callable[..., Deployment]) -> None:
+    """With attention windows its fields stand for it, and those know one order."""
+    with pytest.raises(InputError, match="orders by priority only where its own scheduler runs"):
+        Engine(small("windowed"), make_policy("sglang+priority"))
 
 
 cuts = st.lists(st.floats(0.0, 100.0).map(lambda x: x * GAP_S), max_size=6).map(sorted)

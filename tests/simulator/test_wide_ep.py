@@ -34,6 +34,7 @@ from opbyte.simulator.streams.gates import ALIKE, AT_LEAST, DECODING, gate_of, h
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.layers import MixtureOfExperts
 from opbyte.workloads.model import ModelSpec
 
 Read = Callable[..., EngineSettings]
@@ -60,6 +61,17 @@ def few(name: str, layers: int = 5) -> ModelSpec:
     """A model of few layers."""
     model = load_model(name)
     return replace(model, layers=model.layers[:layers])
+
+
+def grouped(name: str, layers: int) -> ModelSpec:
+    """The same with its experts in groups that two nodes divide, as DeepSeek-V3's are."""
+    model = few(name, layers)
+    made = [
+        replace(layer, ffn=replace(layer.ffn, expert_groups=8))
+        if isinstance(layer.ffn, MixtureOfExperts) else layer
+        for layer in model.layers
+    ]  # fmt: skip
+    return replace(model, layers=tuple(made))
 
 
 # --- which steps are halved ---------------------------------------------------------------------
@@ -144,11 +156,14 @@ def vllm_said(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     copies = draw(st.sampled_from((None, 0, 16)))
     if copies is not None:
         keys |= {"enable_eplb": True, "eplb_config": {"num_redundant_experts": copies}}
-        options |= {"expert_placement": "balanced", "redundant_experts": copies}
+        options |= {"expert_placement": "eplb", "redundant_experts": copies}
     elif draw(st.booleans()):
         keys["expert_placement_strategy"] = "round_robin"
         options["expert_placement"] = "round-robin"
     return keys, options
+
+
+EPLB = {"auto": "eplb", "deepseek": "balanced", "deepseek_hierarchical": "balanced-by-node"}
 
 
 @st.composite
@@ -175,7 +190,7 @@ def sglang_said(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
                 "expert_dispatch": "any" if rule == "dynamic" else "local"}  # fmt: skip
     if how != "trivial":
         keys["eplb_algorithm"] = algorithm
-        options["expert_placement"] = "balanced-by-node" if "_" in algorithm else "balanced"
+        options["expert_placement"] = EPLB[algorithm]
         keys |= {"enable_eplb": True} if how == "eplb" else {"init_expert_location": "loads.json"}  # type: ignore[dict-item]
     return keys, options
 
@@ -183,7 +198,7 @@ def sglang_said(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
 def same(folder: Path, base: Mapping[str, Any], keys: Any, options: Mapping[str, Any]) -> None:
     """Whether the file with keys and the bare file with options come to the same."""
     made = []
-    model = few("deepseek-v2-lite", 3)
+    model = grouped("deepseek-v2-lite", 3)
     for said, given_ in ((base | keys, {}), (base, options)):
         scenario = Scenario.of(model, "h100-2x8", engine=written(folder, said), routing="measured",
                                rate=1.0, requests=1, **given_)  # fmt: skip
@@ -217,7 +232,7 @@ def test_a_run_of_the_keys_is_a_run_of_the_options(tmp_path: Path) -> None:
     keys = {"all2all_backend": "deepep_low_latency", "enable_dbo": True, "enable_eplb": True,
             "dbo_decode_token_threshold": 2, "eplb_config": {"num_redundant_experts": 16}}  # fmt: skip
     options = {"all_to_all": "deepep-low-latency", "overlap": "two-batch:2,512",
-               "redundant_experts": 16}  # fmt: skip
+               "expert_placement": "eplb", "redundant_experts": 16}  # fmt: skip
     found = []
     for said, given_ in ((VLLM | keys, {}), (VLLM, options)):
         answer = simulate(
@@ -342,6 +357,12 @@ def test_a_command_line_says_copies_and_halves() -> None:
     line = command_line("vllm", "m", engine_values("vllm", start))
     assert "--all2all-backend deepep_low_latency --enable-dbo" in line
     assert """--enable-eplb --eplb-config '{"num_redundant_experts": 32}'""" in line
+    for placed, left in (("eplb", []), ("balanced", ["--expert-placement balanced"])):
+        start = Start(
+            1, dp=32, ep=32, sharing=Sharing(expert_placement=placed, redundant_experts=32)
+        )
+        assert start.unsaid("vllm") == left  # vLLM chooses between the two by itself
+        assert start.unsaid("sglang") == []
     other = Start(1, dp=32, ep=32, sharing=Sharing(overlap="auto", redundant_experts=32))
     assert other.unsaid("vllm") == ["--overlap auto"]
 

@@ -49,6 +49,7 @@ def routed_and_shared(c: Config, hidden: int, *, router_bias: bool) -> MixtureOf
         experts=EXPERTS,
         shared_width=c.count("n_shared_experts") * width,
         router_bias=router_bias,
+        groups="n_group",
     )
 
 

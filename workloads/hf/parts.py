@@ -144,12 +144,16 @@ def read_experts(
     router_bias: bool = False,
     expert_bias: bool = False,
     residual_width: int = 0,
+    groups: str = "",
 ) -> MixtureOfExperts:
     """Read expert count and `top_k`, and check that a token finds enough experts."""
     count, routed = c.experts(*experts), c.size(*top_k)
     if routed > count:
         key = next(k for k in top_k if c.has(k))
         raise c.error(key, f"must be at most the {count} experts, not {routed}")
+    parts = c.size(groups, default=1) if groups else 1
+    if count % parts:
+        raise c.error(groups, f"must divide the {count} experts, not {parts}")
     return MixtureOfExperts(
         hidden=hidden,
         experts=count,
@@ -161,6 +165,7 @@ def read_experts(
         router_bias=router_bias,
         expert_bias=expert_bias,
         residual_width=residual_width,
+        expert_groups=parts,
     )
 
 

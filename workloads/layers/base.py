@@ -98,12 +98,15 @@ class Routed:
         parallel). If not, every rank runs all of them, split as `shard` says.
     by_request : bool
         Whether all tokens of a request have the same one, in every layer (adapters of tenants).
+    groups : int
+        Groups of equally many experts in a row, that EPLB keeps on one node each.
     """
 
     experts: int
     top_k: int
     spreads: bool = True
     by_request: bool = False
+    groups: int = 1
 
 
 class LayerKind(Protocol):

@@ -28,6 +28,9 @@ class MixtureOfExperts:
         A sigmoid gate of one column on the shared experts (Qwen).
     router_bias : bool
         One correction bias per expert (DeepSeek-V3), or a router bias (gpt-oss).
+    expert_groups : int
+        Groups that the router chooses from first (``n_group`` of DeepSeek-V3); they bear on where experts
+        are placed, not on which are chosen here.
     experts_held : int
         After sharding: experts on one device; the router still sees all. 0 = all.
     """
@@ -44,10 +47,16 @@ class MixtureOfExperts:
     expert_bias: bool = False
     residual_width: int = 0
     experts_held: int = 0
+    expert_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.expert_groups < 1 or self.experts % self.expert_groups:
+            reason = f"must divide the {self.experts} experts, not {self.expert_groups}"
+            raise InputError("expert_groups", reason)
 
     @property
     def routed(self) -> Routed:
-        return Routed(self.experts, self.top_k)
+        return Routed(self.experts, self.top_k, groups=self.expert_groups)
 
     @property
     def held(self) -> int:

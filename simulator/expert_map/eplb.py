@@ -1,0 +1,56 @@
+"""DeepSeek's EPLB: copies of experts where a copy's load is largest, packed so that devices are loaded alike.
+
+As published (github.com/deepseek-ai/EPLB, eplb.py) and as vLLM (vllm/distributed/eplb) and SGLang
+(sglang/srt/eplb) have it, but that loads keep their 64 bits, and of equal ones the first comes first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .maps import F8, I8, Sites
+
+
+def globally(loads: F8, sites: Sites) -> I8:
+    """Experts in the slots of every group of devices, wherever their nodes are; shape (groups, slots)."""
+    return _shared(loads, np.arange(sites.experts), sites.groups, sites.slots)
+
+
+def by_node(loads: F8, sites: Sites) -> I8:
+    """The same, but a model's groups of experts are packed on nodes first, and copied within theirs.
+
+    `Sites.deals_by_node` says whether they can be.
+    """
+    nodes, size = sites.whole_nodes, sites.experts // sites.expert_groups
+    found = []
+    for held in packed(loads.reshape(-1, size).sum(axis=1), nodes):
+        own = (held[:, None] * size + np.arange(size)).reshape(-1)
+        found.append(_shared(loads[own], own, sites.groups // nodes, sites.slots))
+    return np.vstack(found)
+
+
+def _shared(loads: F8, experts: I8, groups: int, slots: int) -> I8:
+    """Experts and their copies on groups of devices with so many slots each."""
+    copies, line = np.ones(len(experts)), [*range(len(experts))]
+    while len(line) < groups * slots:  # one more of the expert whose copies are loaded most
+        line.append(int((loads / copies).argmax()))
+        copies[line[-1]] += 1
+    every = np.array(line, dtype=np.int64)
+    return experts[every[packed((loads / copies)[every], groups)]]
+
+
+def packed(loads: F8, packs: int) -> I8:
+    """Things of these loads in packs of equally many, by falling load each to the lightest with room.
+
+    Packs of one thing hold them in order. Shape (packs, things of a pack).
+    """
+    each = len(loads) // packs
+    if each == 1:
+        return np.arange(packs)[:, None]
+    held: list[list[int]] = [[] for _ in range(packs)]
+    weight = np.zeros(packs)
+    for thing in np.argsort(-loads, kind="stable").tolist():
+        pack = int(weight.argmin())
+        held[pack].append(thing)
+        weight[pack] += loads[thing] if len(held[pack]) < each else np.inf
+    return np.array(held, dtype=np.int64)

@@ -1,0 +1,41 @@
+"""Does an answer of two pools that come and go tell them apart, in its text, its JSON and its files?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from opbyte.devices.catalog import load_device
+
+if TYPE_CHECKING:
+    from conftest import Ask
+
+LINE = (
+    "simulate", "llama-3-8b", "--prefill", "h100-x1", "--decode", "h100-x1", "--rate", "20", "--requests", "40",
+    "--input-len", "64", "--output-len", "8", "--prefill-autoscale", "1:1,slo=0.5",
+    "--decode-autoscale", "1:3,by=requests:2,start=0.2,every=0.2",
+)  # fmt: skip
+
+
+def price_per_hour(device: str) -> float:
+    price = load_device(device)[0].price_USD_per_hour
+    assert price is not None
+    return price
+
+
+def test_an_answer_tells_both_pools_apart(ask: Ask, tmp_path: Path) -> None:
+    found = ask(*LINE, "--json", "--out", tmp_path / "out").json()
+    entry = found["autoscale"]
+    assert entry["prefill"]["slo_attained"] == 1.0
+    assert (entry["decode"]["least"], entry["decode"]["most"]) == (1, 3)
+    assert entry["decode"]["device_hours"] >= entry["prefill"]["device_hours"] > 0
+    for own in entry.values():
+        assert own["usd"] == pytest.approx(own["device_hours"] * price_per_hour("h100"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"prefill-replicas.csv", "decode-replicas.csv", "decode-replicas.png"} <= names
+    assert "prefill-replicas.png" not in names
+    text = ask(*LINE).out
+    assert "Replicas of the prefill pool: 1.000 on average, 1 at most" in text
+    assert "Replicas of the decode pool: " in text

@@ -1,0 +1,232 @@
+"""Do both of two pools come and go by their own rules, without losing a request, a cache or a device's second?
+
+Expected values: pools of a fixed number, which autoscalers that change nothing must equal; sums over spans
+against the integral of the replica count, and against what engines did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte import simulate
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.state import L_END, L_START
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.autoscale import Autoscale
+from opbyte.simulator.serving.collect import collect
+from opbyte.simulator.serving.driver import Served, serve
+from opbyte.simulator.serving.faults import Faults
+from opbyte.simulator.serving.pools import KvLink, Pools
+from opbyte.simulator.serving.record import Run
+from opbyte.simulator.serving.replicas import PHASES, Scaling
+from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.serving.scalers import SCALERS, Seen
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.requests import RequestStream, open_requests
+
+Small = Callable[..., Deployment]
+LINK = KvLink("link", 50e9, 5e-6)
+
+
+def stream(rate: float = 400.0, count: int = 100, turns: float | None = None) -> RequestStream:
+    return open_requests(
+        rate=rate, input_len=200, output_len=40, lengths="uniform", limit=count, seed=1, turns=turns
+    )
+
+
+def ran(
+    d: Deployment, load: RequestStream, counts: tuple[int, int],
+    scales: tuple[Autoscale | None, Autoscale | None] = (None, None), router: str = "round-robin",
+    faults: Faults | None = None,
+) -> tuple[Served, Run]:  # fmt: skip
+    """A run of two pools of one small system, with the logs of its engines."""
+    policy = make_policy("chunked", max_sequences=8)
+    entry, decode = ((d,) * (d.replicas * count) for count in counts)
+    pools = Pools(entry, decode, LINK, scales=scales)
+    served = serve(pools, policy, load, router=router, faults=faults, keep_log=True)
+    whole = replace(d, pools=(d, d))
+    return served, collect(
+        served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0
+    )
+
+
+@pytest.fixture(scope="module")
+def always() -> Iterator[str]:
+    """A rule that wants what its target says, whatever is seen."""
+
+    @SCALERS.register("always")
+    def want(seen: Seen, target: float) -> float:
+        """So many."""
+        return target
+
+    yield "always"
+    del SCALERS._items["always"]
+
+
+def spans_of(found: Run) -> list[Scaling]:
+    out = [pool.scaling for pool in found.pools if pool.scaling is not None]
+    assert len(out) == 2
+    return out
+
+
+@pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
+def test_equal_bounds_are_fixed_pools_byte_for_byte(small: Small, router: str) -> None:
+    """Both where pools run one after the other and where every event is played."""
+    d = small("llama-3-8b", "duplex-gpu-x1")
+    fixed, found = (
+        ran(d, stream(), (2, 3), scales, router)[1]
+        for scales in ((None, None), (Autoscale(2, 2, slo=0.01), Autoscale(3, 3)))
+    )
+    for name, column in fixed.requests.columns().items():
+        assert column.tobytes() == found.requests.columns()[name].tobytes(), name
+    assert found.moves is not None
+    assert fixed.moves is not None
+    assert found.moves.end_s.tobytes() == fixed.moves.end_s.tobytes()
+    assert found.joules_per_token == pytest.approx(fixed.joules_per_token, rel=1e-12)
+    assert found.watts_per_device == pytest.approx(fixed.watts_per_device, rel=1e-12)
+    for pool, same, scaling in zip(found.pools, fixed.pools, spans_of(found), strict=True):
+        assert replace(pool, scaling=None) == same
+        assert scaling.held_s() == pytest.approx(pool.replicas * found.makespan_s, rel=1e-12)
+    waited = fixed.requests.first_token_s - fixed.requests.arrival_s
+    assert spans_of(found)[0].attained == np.mean(waited <= 0.01)
+
+
+def test_rules_that_change_nothing_are_fixed_pools(small: Small, always: str) -> None:
+    d = small("llama-3-8b", "duplex-gpu-x1")
+    scales = tuple(Autoscale(1, 5, always, n, begin=int(n), every=0.1) for n in (2.0, 3.0))
+    scales = tuple(replace(scale, start=0.01) for scale in scales)
+    one, other = ran(d, stream(), (2, 3))[1], ran(d, stream(), (5, 5), scales)[1]  # type: ignore[arg-type]
+    for name, column in one.requests.columns().items():
+        np.testing.assert_allclose(other.requests.columns()[name], column, rtol=1e-9, err_msg=name)
+    assert one.interval_static_joules == pytest.approx(other.interval_static_joules, rel=1e-9)
+    assert [pool.stepping for pool in one.pools] == pytest.approx([p.stepping for p in other.pools])
+
+
+def check_spans(served: Served, found: Run) -> None:
+    """Nothing runs, and no cache waits, outside of spans that serve; spans add up to the count over time."""
+    first = len(served.pools.entry)
+    moves = served.moves
+    assert moves is not None
+    for scaling, nodes in zip(
+        spans_of(found), (served.nodes[:first], served.nodes[first:]), strict=True
+    ):
+        times, counts = scaling.counts()
+        assert (counts >= 0).all()
+        assert (counts.sum(axis=1) <= scaling.spec.most).all()
+        integral = (counts[:-1].sum(axis=1) * np.diff(times)).sum()
+        assert scaling.held_s() == pytest.approx(integral, rel=1e-9)
+        assert scaling.held_s() == pytest.approx(sum(map(scaling.held_s, PHASES)), rel=1e-9)
+        hours = scaling.held_s() * scaling.devices / 3600
+        assert scaling.device_hours == pytest.approx(hours, rel=1e-12)
+        each = len(nodes) // scaling.spec.most
+        for i, node in enumerate(nodes):
+            if not node.engine.logs:
+                continue
+            log = np.concatenate(node.engine.logs)
+            start, end = log[:, L_START], np.minimum(log[:, L_END], found.makespan_s)
+            inside = np.zeros(len(log), dtype=bool)
+            mine = [s for s in scaling.spans if s.replica == i // each and s.phase != "starting"]
+            for span in mine:
+                more = [t for t in mine if t.start_s == span.end_s and t.phase == "draining"]
+                last = more[0].end_s if more else span.end_s
+                inside |= (start >= span.start_s - 1e-9) & (end <= last + 1e-9)
+            assert inside.all()
+
+
+@given(
+    least=st.tuples(st.integers(0, 1), st.integers(0, 1)), more=st.tuples(st.integers(0, 2), st.integers(1, 2)),
+    rules=st.tuples(
+        st.sampled_from([("requests", 6.0), ("queue", 2.0), ("kv", 0.02), ("slo", 0.01)]),
+        st.sampled_from([("requests", 6.0), ("queue", 2.0), ("kv", 0.02)]),
+    ),
+    router=st.sampled_from(sorted(ROUTERS)), start=st.sampled_from([0.0, 0.03]), hold=st.sampled_from([0.0, 0.2]),
+    fails=st.lists(st.tuples(st.integers(0, 1), st.floats(0.0, 0.8)), max_size=2),
+    turns=st.sampled_from([None, 2.0]), system=st.sampled_from(["duplex-gpu-x1", "duplex-gpu-2x1"]),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_nothing_is_lost_whatever_comes_and_goes(
+    small: Small, least: tuple[int, int], more: tuple[int, int], rules: tuple[tuple[str, float], ...],
+    router: str, start: float, hold: float, fails: list[tuple[int, float]], turns: float | None, system: str,
+) -> None:  # fmt: skip
+    """Every request ends once with all its tokens, its cache crosses once, on replicas that are there."""
+    bounds = [(a, max(a + b, 1)) for a, b in zip(least, more, strict=True)]
+    scales = tuple(
+        Autoscale(low, high, *rule, start=start, every=0.1, hold=hold, window=0.3)
+        for (low, high), rule in zip(bounds, rules, strict=True)
+    )
+    faults = Faults(at=tuple(fails), repair_s=0.02) if fails else None
+    counts = (bounds[0][1], bounds[1][1])
+    served, found = ran(
+        small("llama-3-8b", system), stream(150.0, 80, turns), counts, scales, router, faults  # type: ignore[arg-type]
+    )  # fmt: skip
+    rows = found.requests
+    assert found.output_tokens == rows.output_tokens.sum()
+    assert sorted(rows.request_id) == list(range(80))
+    assert found.moves is not None
+    if not found.restarts:
+        assert found.moves.count == (rows.output_tokens > 1).sum()
+    for node in served.nodes:
+        assert node.inbound == 0
+        assert node.promised == pytest.approx(0.0, abs=1.0)
+        assert (node.engine.state.free == node.engine.kv.capacity).all()
+    check_spans(served, found)
+
+
+def test_a_pool_that_drains_keeps_its_caches_until_they_have_left(
+    small: Small, always: str
+) -> None:
+    """Prefill goes from two to one at 0.1 s, while all caches wait for a decode pool that starts at 0.5 s."""
+    d = small("llama-3-8b", "duplex-gpu-x1")
+    scales = (
+        Autoscale(1, 2, always, 1.0, begin=2, every=0.1, hold=0.0),
+        Autoscale(0, 1, always, 1.0, start=0.4, every=0.1),
+    )
+    scales = (replace(scales[0], start=0.0), scales[1])
+    served, found = ran(d, stream(2000.0, 60), (2, 1), scales)
+    prefill, decode = spans_of(found)
+    assert [(s.replica, s.phase) for s in prefill.spans] == [(0, "ready"), (1, "ready"), (1, "draining")]  # fmt: skip
+    assert [(s.phase, s.start_s) for s in decode.spans] == [
+        ("starting", pytest.approx(0.1)), ("ready", pytest.approx(0.5))
+    ]  # fmt: skip
+    assert found.moves is not None
+    assert np.nanmin(found.moves.start_s) == pytest.approx(0.5)
+    last = max(served.nodes[1].ports.last_s)
+    assert prefill.spans[-1].end_s == pytest.approx(last, rel=1e-9)
+    assert last > 0.5
+    check_spans(served, found)
+
+
+def test_devices_that_are_held_draw_power_and_cost(small: Small, always: str) -> None:
+    d = small("llama-3-8b", "h100-x1")
+    scales = tuple(Autoscale(1, n, always, float(n), start=0.05, every=0.1) for n in (2, 4))
+    _, found = ran(d, stream(), (2, 4), scales)  # type: ignore[arg-type]
+    held = sum(s.held_s(None, found.window.start_s, found.window.end_s) for s in spans_of(found))
+    assert found.interval_static_joules == pytest.approx(
+        d.device.board.idle_joules(held), rel=1e-12
+    )
+    assert found.mean_devices == pytest.approx(held / found.interval_s, rel=1e-12)
+
+
+LOAD = {"rate": 20.0, "requests": 40, "input_len": 64, "output_len": 8}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"prefill_autoscale": "1:4"}, "prefill_autoscale: needs by=RULE:TARGET"),
+        ({"decode_autoscale": "1:4,by=slo:1,start=1"}, "decode_autoscale: knows no first tokens"),
+        ({"decode": "h100-x1x2", "decode_autoscale": "1:2,by=kv:0.5"}, "cannot go with decode SYSTEMxN"),
+        ({"autoscale": "1:2,by=kv:0.5"}, "two pools have prefill_autoscale and decode_autoscale"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(options: dict[str, str], says: str) -> None:
+    base = {"prefill": "h100-x1", "decode": "h100-x1"}
+    with pytest.raises(InputError, match=says) as caught:
+        simulate("llama-3-8b", **{**base, **options}, **LOAD)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
