@@ -18,6 +18,7 @@ from ...workloads.errors import InputError, nearest
 from ...workloads.requests import RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
+from ..batching.loop import REACHED
 from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
@@ -31,6 +32,7 @@ from .engine import Engine
 from .failures import Failures
 from .faults import Faults
 from .nodes import Node, Nodes
+from .played import Played
 from .pools import Pools
 from .progress import Progress, now_and_then
 from .replicas import Scaling
@@ -238,6 +240,13 @@ class Driver:
         self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scaler = None if autoscale is None else self._scaler(autoscale)
+        plain = turns is None or turns.after is None
+        plain = plain and stream.closed_loop is None and not policy.order and not whole
+        self.played: Played | None = None
+        if plain and not (
+            self.alone or pools.decode or staged or faults or autoscale or self.dealer.door
+        ):
+            self.played = Played.of(nodes, table, self.arrivals)
 
     def _stages(
         self, stream: RequestStream, faults: object, seed: int
@@ -277,6 +286,21 @@ class Driver:
         if progress is not None:
             nodes.report = now_and_then(lambda: self._tell(progress))
         self._aim()
+        if self.played is not None:
+            self.played.run(self._noted, self._goal)
+            self.delivered = sum(node.delivered for node in nodes.all)
+        else:
+            self._step(seed)
+        if progress is not None:  # the last report may have been left out as too soon
+            self._tell(progress)
+        for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
+            places, rows = node.untaken()
+            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
+        return self._served(self.transfers.moves() if nodes.decode else None)
+
+    def _step(self, seed: int) -> None:
+        """Step through the events, to the last one."""
+        env, nodes = self.env, self.nodes
         self.failures.start(env, seed)
         self.arrivals.start(env)
         if self.scaler is not None:
@@ -286,12 +310,12 @@ class Driver:
             if nodes.ended or self._all_done():
                 break
             env.step()
-        if progress is not None:  # the last report may have been left out as too soon
-            self._tell(progress)
-        for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
-            places, rows = node.untaken()
-            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
-        return self._served(self.transfers.moves() if nodes.decode else None)
+
+    def _noted(self, delivered: int, now: float) -> bool:
+        """Note that so many completions have had their effects; whether the run goes on."""
+        self.delivered = delivered
+        self._note(now)
+        return not self.nodes.ended
 
     def run_on(self, progress: Progress | None) -> Served | None:
         """Run two pools one after the other, see `tandem`; None if the events must be played."""
@@ -312,6 +336,8 @@ class Driver:
 
     def _served(self, moves: Moves | None) -> Served:
         nodes = self.nodes.all
+        for node in nodes:
+            node.engine.take_log(REACHED)
         for node in nodes if self.alone else ():
             if node.engine.state.lanes is not None:
                 places = node.engine.state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
@@ -364,9 +390,13 @@ class Driver:
             self.nodes.ended = True
         self._aim()
 
+    def _goal(self) -> int:
+        """Completions that are to be noted next; 0: none."""
+        return min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+
     def _aim(self) -> None:
         """Let engines stop where completions are counted or have effects."""
-        ahead = min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+        ahead = self._goal()
         if self.alone:
             self.nodes.goal = ahead
         else:

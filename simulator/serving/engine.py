@@ -17,7 +17,7 @@ from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import LOG_FULL, STUCK
+from ..batching.loop import LOG_FULL, REACHED, STUCK
 from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
@@ -50,7 +50,9 @@ from ..batching.state import (
     grown,
     new_state,
     outlasting,
+    roomier,
 )
+from ..batching.tier_state import roomier_rows
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
@@ -177,6 +179,7 @@ class Engine:
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
+        self.take_log(REACHED)
         old = self.state
         if self.below is not None:
             self.below.lose(old, now)
@@ -299,6 +302,15 @@ class Engine:
         if self.clients is not None:
             (open_clients if chained else open_first)(self.state, self.clients)
 
+    def reserve(self) -> None:
+        """Make room for twice as many requests."""
+        size, have = max(2 * len(self.state.ints), 1024), self.submitted
+        self.state = roomier(self.state, size)
+        pool = self.state.pool
+        if pool is not None and pool.tiers is not None:
+            pool = pool._replace(tiers=roomier_rows(pool.tiers, have, size))
+            self.state = self.state._replace(pool=pool)
+
     def advance(self, until: float, goal: int = 0) -> float:
         """Run until `until`, until `goal` requests have completed or nothing is left.
 
@@ -363,6 +375,11 @@ class Engine:
     def _run(self, until: float, goal: int) -> int:
         """Run compiled steps until something is to be done here; why they stopped."""
         status = advance_engine(self, until, goal)
+        self.take_log(status)
+        return int(status)
+
+    def take_log(self, status: int) -> None:
+        """Take the stretches that have been logged, after steps that stopped for a reason."""
         rows = int(self.state.counters[C_LOG])
         if rows:
             log = self.state.log[:rows]
@@ -376,7 +393,6 @@ class Engine:
             self._take_plans(self.state.plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
-        return int(status)
 
     def _take_plans(self, plans: Plans) -> None:
         """Move the recorded plans out of the state."""
