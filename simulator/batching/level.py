@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit import compiled, compiled_given, compiled_part
-from ...workloads.jit_held import held, held_at
+from ...workloads.jit_held import held, held_at, kept
 from ..step.books import Books
 from ..step.lowering import Plan
 from .heap import Heap, drop_first, new_heap, push
@@ -43,7 +43,7 @@ ASKED = 2
 """Entries of `Fleet.under`: the engine that is under way (-1: none), and at how many completions it stops."""
 
 
-@held
+@kept
 class Loop(NamedTuple):
     """What the steps of one engine run on."""
 

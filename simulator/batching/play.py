@@ -97,7 +97,9 @@ class Rows(NamedTuple):
     follows: I8  # empty without sessions
     session: I8
     think_s: F8
-    pieces: I8  # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    pieces: (
+        I8  # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    )
 
 
 @held
@@ -106,7 +108,9 @@ class Play(NamedTuple):
 
     fleet: Fleet
     rows: Rows
-    places: I8  # [N, rows of an engine's state] request of each; -1 once its completion had its effects
+    places: (
+        I8  # [N, rows of an engine's state] request of each; -1 once its completion had its effects
+    )
     own: I8  # [N, NUM_OWN]
     loads: I8  # [N, NUM_LOAD] as the router sees them
     events: Heap

@@ -9,7 +9,8 @@ the turns of sessions itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import simpy
@@ -22,12 +23,12 @@ from ..batching.loop import REACHED
 from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from .adapters import AdapterCounts, Shelf, shelf_of
+from .adapters import Shelf, shelf_of
 from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .autoscale import OPTION, Autoscale
 from .dealing import Dealer
-from .encoders import EncoderCounts, EncoderQueue
+from .encoders import EncoderQueue
 from .engine import Engine
 from .failures import Failures
 from .faults import Faults
@@ -35,9 +36,9 @@ from .nodes import Node, Nodes
 from .played import Played
 from .pools import Pools
 from .progress import Progress, now_and_then
-from .replicas import Scaling
 from .routers import ROUTERS
 from .scaling import Scaler
+from .served import Served
 from .sessions import Sessions
 from .start_up import start_up_s
 from .steps import check_steps
@@ -45,49 +46,6 @@ from .table import Table
 from .tandem import Tandem
 from .tiers import common_of
 from .transfers import Moves, Transfers
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What a run leaves behind.
-
-    Attributes
-    ----------
-    engines : list of Engine
-        Those of all nodes.
-    table : Table
-        Every request that was read, and what has come of it.
-    completed : int
-        Requests that have.
-    warm_s : float
-        End of the warm-up [s].
-    failures, restarts : int
-        Nodes that failed, and requests that were put back because of it.
-    pools : Pools
-        What ran it.
-    nodes : list of Node
-    moves : Moves or None
-        KV caches that crossed the link, of two pools.
-    adapters : AdapterCounts, optional
-        What requests asked of the slots for adapters, where not all fit.
-    encoder : EncoderCounts, optional
-        What requests with images asked of their encoder.
-    scaling : Scaling, optional
-        Which replicas there were when, where an autoscaler decides.
-    """
-
-    engines: list[Engine]
-    table: Table
-    completed: int
-    warm_s: float
-    failures: int
-    restarts: int
-    pools: Pools
-    nodes: list[Node]
-    moves: Moves | None = None
-    adapters: AdapterCounts | None = None
-    encoder: EncoderCounts | None = None
-    scaling: Scaling | None = None
 
 
 def serve(
@@ -206,23 +164,28 @@ class Driver:
         self.table = table = Table()
 
         def made(
-            deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
-        ) -> Node:
+            deployments: Sequence[Deployment], first_index: int, policy: Policy,
+            cache: CacheSettings | None,
+        ) -> list[Node]:  # fmt: skip
             clients = stream.closed_loop if self.alone else None
-            policy, lanes = laned(policy, deployment, first, stream, self.alone, cache)
-            engine = Engine(
-                deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
-            )  # fmt: skip
-            return Node(index, engine)
+            out: list[Node] = []
+            for index, d in enumerate(deployments, first_index):
+                rules, lanes = laned(policy, d, first, stream, self.alone, cache)
+                engine = Engine(
+                    d, rules, index, clients, chained and self.alone, keep_log,
+                    cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
+                    out[0].engine if out and d is deployments[0] else None,
+                )  # fmt: skip
+                out.append(Node(index, engine))
+            return out
 
         decoding = pools.policy or policy
         if pools.decode:  # an engine's own scheduler is that of one that does both
             policy = replace(policy, rules=None)
-        entry = [made(d, i, policy, cache) for i, d in enumerate(pools.entry)]
+        entry = made(pools.entry, 0, policy, cache)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
-        decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
+        decode = made(pools.decode, len(entry), decoding, there)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(stream, faults or scaled or None, seed)
@@ -282,7 +245,7 @@ class Driver:
 
     def run(self, seed: int, progress: Progress | None) -> Served:
         """Run everything until the last completion."""
-        env, nodes = self.env, self.nodes
+        nodes = self.nodes
         if progress is not None:
             nodes.report = now_and_then(lambda: self._tell(progress))
         self._aim()
@@ -336,7 +299,7 @@ class Driver:
 
     def _served(self, moves: Moves | None) -> Served:
         nodes = self.nodes.all
-        for node in nodes:
+        for node in nodes if self.nodes.together is not None else ():
             node.engine.take_log(REACHED)
         for node in nodes if self.alone else ():
             if node.engine.state.lanes is not None:

@@ -35,8 +35,10 @@ from ..batching.play import (
 )
 from ..batching.recall import NUM_SLOT, P_PIECE, Recall, new_recall
 from ..batching.route_rules import NUM_LOAD
-from ..batching.state import I8
+from ..batching.state import I8, roomier
+from ..batching.tier_state import roomier_rows
 from .arrivals import Arrivals
+from .engine import Engine
 from .nodes import Nodes
 from .routers import compiled_rule
 from .table import Table
@@ -47,6 +49,17 @@ def _more(have: I8, size: int, fill: int) -> I8:
     new = np.full((size, *have.shape[1:]), fill, dtype=np.int64)
     new[: len(have)] = have
     return new
+
+
+def _double(engine: Engine) -> None:
+    """Make room for twice as many requests in an engine's state."""
+    size, have = max(2 * len(engine.state.ints), 1024), engine.submitted
+    state = roomier(engine.state, size)
+    pool = state.pool
+    if pool is not None and pool.tiers is not None:
+        tiers = roomier_rows(pool.tiers, have, size)
+        state = state._replace(pool=pool._replace(tiers=tiers))
+    engine.state = state
 
 
 @dataclass(slots=True)
@@ -191,7 +204,7 @@ class Played:
         """Let an engine have room for more requests."""
         engine, places = self.nodes.all[n].engine, self.play.places
         if engine.submitted >= len(engine.state.ints):
-            engine.reserve()
+            _double(engine)
         if engine.submitted >= places.shape[1]:
             wider = np.zeros((len(places), max(2 * places.shape[1], 1024)), dtype=np.int64)
             wider[:, : places.shape[1]] = places

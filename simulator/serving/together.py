@@ -40,7 +40,9 @@ class Together:
     engines: Sequence[Engine]
     level: bool
     fleet: Fleet = field(init=False)
-    _loops: list[Loop] = field(init=False)  # written down; alive as long as their addresses are known
+    _loops: list[Loop] = field(
+        init=False
+    )  # written down; alive as long as their addresses are known
     _kind: bytes = b""
     _like: Handle | None = None
 
