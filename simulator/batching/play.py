@@ -7,7 +7,7 @@ SimPy comes after a delay, so that its time is now and the difference to it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from .heap import Heap, drop_first, push
 from .level import X_HELD, Fleet, Loop, bring, is_done, ready_at, wake
 from .loop import GOAL, REACHED, STUCK
 from .prefix import MOST_PIECES
-from .recall import G_KNOWN, Z_KEPT, look_everywhere, note_sent
+from .recall import G_KNOWN, Z_KEPT, Recall, look_everywhere, note_sent
 from .route_rules import (
     BY_TURN,
     V_FOUND,
@@ -119,7 +119,7 @@ class Play(NamedTuple):
     homes: I8  # [requests] engine of a session's latest request, by its name; -1
     at: I8  # [NUM_AT]
     times: F8  # [2]
-    recall: Any  # `recall.Recall`; None where the router's rule asks for no prompts
+    recall: Recall  # of no requests where the router's rule asks for no prompts
 
 
 @compiled_part
@@ -185,9 +185,11 @@ def let_arrive(p: Play) -> None:
             ask(p, row)
 
 
-@compiled_given("p.recall", otherwise=lambda p, row: None)
+@compiled_part
 def look(p: Play, row: int) -> None:
-    """See how much of a prompt each engine was sent before."""
+    """See how much of a prompt each engine was sent before, where the rule asks."""
+    if p.recall.starts.size == 0:
+        return
     tokens = p.rows.input_tokens[row]
     look_everywhere(p.recall, row, tokens)
     for n in range(p.loads.shape[0]):
@@ -196,10 +198,11 @@ def look(p: Play, row: int) -> None:
         p.loads[n, V_KEPT] = p.recall.ends[n, Z_KEPT]
 
 
-@compiled_given("p.recall", otherwise=lambda p, row, n: None)
+@compiled_part
 def keep_in_mind(p: Play, row: int, n: int) -> None:
-    """Note that a request has been sent to an engine."""
-    note_sent(p.recall, row, p.rows.input_tokens[row] + p.rows.output_tokens[row], n)
+    """Note that a request has been sent to an engine, where the rule asks."""
+    if p.recall.starts.size > 0:
+        note_sent(p.recall, row, p.rows.input_tokens[row] + p.rows.output_tokens[row], n)
 
 
 @compiled_part

@@ -4,7 +4,8 @@ Everything that engines share is an event on that clock: arrivals (`arrivals`, `
 router's choice (`dealing`), transfers between two pools (`transfers`), failures (`failures`). Before
 each event the engines are brought up to it (`nodes`), compiled. They stop at completions only where
 those have effects outside of their engine. A single engine plays the clients of a closed loop and
-the turns of sessions itself.
+the turns of sessions itself; arrivals and sessions before the library's own routers are played in one
+compiled call (`played`), to the same bits.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 An engine runs, compiled, up to the next moment at which another could change what it does. That
 is the next event on the clock of SimPy (an arrival, a failure, the end of a transfer) and, where
 completions have effects elsewhere, the next completion on any engine. Then the engine that is
-furthest behind runs, until it is level with the next one, and stops at its completions.
+furthest behind runs, until it is level with the next one, and stops at its completions. Several
+engines of one kind do so in one compiled call (`together`).
 """
 
 from __future__ import annotations

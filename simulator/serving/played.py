@@ -95,9 +95,7 @@ class Played:
         together = self.nodes.together
         assert together is not None
         none, count = np.zeros(0, dtype=np.int64), len(self.nodes.all)
-        recall = None
-        if self.arrivals.dealer.prefixes:
-            recall = new_recall([node.remembers for node in self.nodes.all], 0)
+        recall = new_recall([node.remembers for node in self.nodes.all], 0)
         self.play = Play(
             together.fleet, self._rows(), none.reshape(0, 0), np.zeros((count, NUM_OWN), np.int64),
             np.zeros((count, NUM_LOAD), np.int64), new_heap(1), none, none.reshape(0, 2), none,
@@ -159,7 +157,7 @@ class Played:
         if told:
             self._name(rows)
         p, wide = self.play, len(self.play.gate) < room
-        recall = None if p.recall is None else self._remember(p.recall, rows)
+        recall = self._remember(p.recall, rows) if self.arrivals.dealer.prefixes else p.recall
         self.play = p = p._replace(rows=self._rows(), recall=recall)
         if wide:
             events = room + len(self.nodes.all) + 1

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numba
 
 from ...workloads.jit_held import Handle, address_of, kind_of
-from ..batching.level import U_NODE, Fleet, Loop, bring_level, new_fleet
+from ..batching.level import U_NODE, Fleet, Loop, bring_level, new_fleet, write_down
 from ..batching.loop import GOAL, LOG_FULL, STUCK
 from .engine import Engine
 
@@ -99,12 +99,8 @@ class Together:
         loop = self._loops[n]
         if kind_of(loop) != self._kind:
             raise RuntimeError("engines of a fleet are no longer of one kind; a bug")
-        bring_level(_NONE, loop, False, False)
+        write_down(loop)
         self.fleet.loops[n] = address_of(loop)
-
-
-_NONE = new_fleet(0)
-"""A fleet of no engines: a call that does nothing but write its argument down."""
 
 
 def _loop(engine: Engine) -> Loop:
