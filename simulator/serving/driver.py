@@ -17,7 +17,7 @@ from itertools import chain
 import simpy
 
 from ...workloads.errors import InputError, nearest
-from ...workloads.requests import RequestStream
+from ...workloads.requests import RequestBlock, RequestStream, Turns
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
 from ..batching.loop import REACHED
@@ -45,7 +45,7 @@ from .start_up import start_up_s
 from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
-from .tiers import common_of
+from .tiers import Common, common_of
 from .transfers import Moves, Transfers
 
 
@@ -131,6 +131,24 @@ def _swapped(pools: Pools) -> bool:
     return tenants is not None and tenants.swapped
 
 
+def _nodes(
+    deployments: Sequence[Deployment], start: int, policy: Policy, cache: CacheSettings | None,
+    first: RequestBlock | None, stream: RequestStream, alone: bool, chained: bool, keep_log: bool,
+    steps: int, seed: int, common: Common | None,
+) -> list[Node]:  # fmt: skip
+    """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
+    clients, out = stream.closed_loop if alone else None, list[Node]()
+    for index, d in enumerate(deployments, start):
+        rules, lanes = laned(policy, d, first, stream, alone, cache)
+        twin = out[0].engine if out and d is deployments[0] else None
+        engine = Engine(
+            d, rules, index, clients, chained and alone, keep_log, cache or CacheSettings(),
+            steps > 0, seed, steps, lanes, common, twin,
+        )  # fmt: skip
+        out.append(Node(index, engine))
+    return out
+
+
 class Driver:
     """One run: puts its parts together and steps through the events.
 
@@ -164,29 +182,14 @@ class Driver:
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
 
-        def made(
-            deployments: Sequence[Deployment], first_index: int, policy: Policy,
-            cache: CacheSettings | None,
-        ) -> list[Node]:  # fmt: skip
-            clients = stream.closed_loop if self.alone else None
-            out: list[Node] = []
-            for index, d in enumerate(deployments, first_index):
-                rules, lanes = laned(policy, d, first, stream, self.alone, cache)
-                engine = Engine(
-                    d, rules, index, clients, chained and self.alone, keep_log,
-                    cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
-                    out[0].engine if out and d is deployments[0] else None,
-                )  # fmt: skip
-                out.append(Node(index, engine))
-            return out
-
+        how = first, stream, self.alone, chained, keep_log, steps, seed, common
         decoding = pools.policy or policy
         if pools.decode:  # an engine's own scheduler is that of one that does both
             policy = replace(policy, rules=None)
-        entry = made(pools.entry, 0, policy, cache)
+        entry = _nodes(pools.entry, 0, policy, cache, *how)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
-        decode = made(pools.decode, len(entry), decoding, there)
+        decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(stream, faults or scaled or None, seed)
@@ -204,13 +207,15 @@ class Driver:
         self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scaler = None if autoscale is None else self._scaler(autoscale)
-        plain = turns is None or turns.after is None
-        plain = plain and stream.closed_loop is None and not policy.order and not whole
-        self.played: Played | None = None
-        if plain and not (
-            self.alone or pools.decode or staged or faults or autoscale or self.dealer.door
-        ):
-            self.played = Played.of(nodes, table, self.arrivals)
+        own = self.alone or pools.decode or staged or faults or autoscale or whole or policy.order
+        self.played = None if own else self._played(stream, turns)
+
+    def _played(self, stream: RequestStream, turns: Turns | None) -> Played | None:
+        """The same events in one compiled call, where nothing but arrivals and sessions is played."""
+        several = turns is not None and turns.after is not None
+        if several or stream.closed_loop is not None or self.dealer.door is not None:
+            return None
+        return Played.of(self.nodes, self.table, self.arrivals)
 
     def _stages(
         self, stream: RequestStream, faults: object, seed: int
