@@ -4,15 +4,19 @@ Numba passes a tuple as one argument per field, and an array as seven or more: a
 of an engine took some two hundred, taken apart and put together again in every function. The tuples
 of classes marked `held` are written down once, where Python calls; from there on a call passes one
 address, and a field is read where it is used.
+
+Those of classes marked `kept` stay written down from their first call on, where compiled code can find many of
+them by their addresses.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+import numpy as np
 from llvmlite import ir
-from numba import extending
+from numba import _dispatcher, extending, typeof
 from numba.core import cgutils, types
 from numba.core.boxing import unbox_tuple
 
@@ -21,6 +25,7 @@ C = TypeVar("C", bound=type)
 numba: Any = extending  # types of most of these are not known
 build: Any = cgutils
 tuple_of: Any = types.BaseTuple.from_types
+type_of_value: Any = typeof
 
 
 class Held(types.NamedTuple):
@@ -47,6 +52,53 @@ def held(cls: C) -> C:
     return cls
 
 
+class Kept(Held):
+    """Type of a named tuple that stays written down."""
+
+
+KEPT = "_written"
+"""Attribute of a tuple of a class marked `kept`: what is written down of it and of the tuples in it, itself last;
+None before its first call."""
+
+
+def kept(cls: C) -> C:
+    """Mark a class like `held`, whose tuples stay written down; no array in one may be resized in place."""
+    what = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    keeping: Any = type(cls)(cls.__name__, (cls,), {**what, KEPT: None})  # with room for attributes
+
+    def type_of(value: Any, context: Any) -> Kept:
+        return Kept([numba.typeof_impl(field, context) for field in value], keeping)
+
+    numba.typeof_impl.register(keeping)(type_of)
+    return cast(C, keeping)
+
+
+class Handle:
+    """A tuple of a class marked `kept` as an argument of which nothing is looked at any more.
+
+    Parameters
+    ----------
+    value : named tuple
+        Which has been an argument before.
+    """
+
+    __slots__ = ("_numba_type_", KEPT, "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value, self._written = value, value._written
+        self._numba_type_ = type_of_value(value)
+
+
+def address_of(value: Any) -> int:
+    """Where a tuple of a class marked `kept` is written down, after its first call and as long as it lives."""
+    return int(np.frombuffer(value._written[-1], dtype=np.uint8).ctypes.data)
+
+
+def kind_of(value: Any) -> bytes:
+    """What tells tuples of one type from those of another, found sooner than the type is."""
+    return bytes(_dispatcher.compute_fingerprint(value))
+
+
 class _Address(numba.models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, type_: Held) -> None:
         super().__init__(manager, type_, manager[type_.plain].get_value_type().as_pointer())
@@ -56,11 +108,71 @@ def _write_down(type_: Held, value: Any, c: Any) -> Any:
     """Write the fields of a tuple of Python's where compiled code reads them."""
     fields = unbox_tuple(type_.plain, value, c)
     written = build.alloca_once_value(c.builder, fields.value)
+    return numba.NativeValue(_hidden(c, written), cleanup=fields.cleanup, is_error=fields.is_error)
+
+
+def _hidden(c: Any, written: Any) -> Any:
     # Fields are read as what never changes. The optimiser must not know that this is the memory
     # that was just written, or it might read first.
     hide = ir.FunctionType(written.type, [written.type])
-    known = c.builder.asm(hide, "", "=r,0,~{memory}", [written], side_effect=True)
-    return numba.NativeValue(known, cleanup=fields.cleanup, is_error=fields.is_error)
+    return c.builder.asm(hide, "", "=r,0,~{memory}", [written], side_effect=True)
+
+
+def _write_to_keep(type_: Held, value: Any, c: Any, buffers: Any, failed: Any) -> Any:
+    """Write a tuple, and those in it before, to new buffers of Python's; where it is."""
+    builder, api, values = c.builder, c.pyapi, []
+    for i, field in enumerate(type_.plain):
+        own = api.tuple_getitem(value, i)
+        if isinstance(field, Held):
+            values.append(_write_to_keep(field, own, c, buffers, failed))
+            continue
+        native = c.unbox(field, own)
+        assert native.cleanup is None  # nothing of it is lent for one call only
+        builder.store(builder.or_(builder.load(failed), native.is_error), failed)
+        values.append(native.value)
+    fields = c.context.make_tuple(builder, type_.plain, values)
+    source = builder.bitcast(build.alloca_once_value(builder, fields), api.cstring)
+    size = ir.Constant(api.py_ssize_t, c.context.get_abi_sizeof(fields.type))
+    copy = api.bytes_from_string_and_size(source, size)
+    api.list_append(buffers, copy)
+    api.decref(copy)  # the list has it
+    return builder.bitcast(api.bytes_as_string(copy), fields.type.as_pointer())
+
+
+def _find_or_write(type_: Kept, value: Any, c: Any) -> Any:
+    """Find what is written down of a tuple of Python's, or its `Handle`; write it down the first time."""
+    builder, api = c.builder, c.pyapi
+    pointer = c.context.get_value_type(type_)
+    where = build.alloca_once(builder, pointer)
+    failed = build.alloca_once_value(builder, build.false_bit)
+    buffers = api.object_getattr_string(value, KEPT)
+    new = builder.icmp_unsigned("==", buffers, api.borrow_none())
+    with builder.if_else(new, likely=False) as (first, again):
+        with first:
+            written = api.list_new(ir.Constant(api.py_ssize_t, 0))
+            builder.store(_write_to_keep(type_, value, c, written, failed), where)
+            with builder.if_then(builder.not_(builder.load(failed))):
+                api.object_setattr_string(value, KEPT, written)
+            api.decref(written)
+        with again:
+            last = builder.sub(api.list_size(buffers), ir.Constant(api.py_ssize_t, 1))
+            text = api.bytes_as_string(api.list_getitem(buffers, last))
+            builder.store(builder.bitcast(text, pointer), where)
+    api.decref(buffers)
+    known = _hidden(c, builder.load(where))
+    return numba.NativeValue(known, is_error=builder.load(failed))
+
+
+def _held_at(context: Any, address: Any, like: Any) -> Any:
+    """In compiled code: the tuple of the type of `like` that is written down at an address."""
+
+    def made(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(like))
+
+    return like(types.int64, like), made
+
+
+held_at = numba.intrinsic(_held_at)
 
 
 def _field(context: Any, builder: Any, type_: Held, value: Any, name: str) -> Any:
@@ -82,5 +194,7 @@ def _read(builder: Any, at: Any, what: Any) -> Any:
 
 
 numba.register_model(Held)(_Address)
+numba.register_model(Kept)(_Address)
 numba.unbox(Held)(_write_down)
+numba.unbox(Kept)(_find_or_write)
 numba.lower_getattr_generic(Held)(_field)

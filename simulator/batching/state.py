@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
 from .plan_log import Plans
 from .prefix import Pool, new_pool
@@ -164,6 +165,15 @@ def outlasting(old: State, new: State, now: float) -> State:
     return new._replace(clocks=old.clocks, hist=old.hist, log=old.log)
 
 
+def roomier(st: State, size: int) -> State:
+    """A state with room for so many requests."""
+    have = int(st.counters[C_SUBMITTED])
+    ints = np.empty((size, st.ints.shape[1]), dtype=np.int64)
+    floats = np.empty((size, NUM_FLOATS))
+    ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
+    return st._replace(ints=ints, floats=floats)
+
+
 def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     """Append requests, with keys of the policy's order; the arrays' capacity doubles, so that appending is linear.
 
@@ -171,11 +181,7 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     """
     have, new = int(st.counters[C_SUBMITTED]), len(arrival)
     if have + new > len(st.ints):
-        size = max(have + new, 2 * len(st.ints), 1024)
-        ints = np.empty((size, st.ints.shape[1]), dtype=np.int64)
-        floats = np.empty((size, NUM_FLOATS))
-        ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
-        st = st._replace(ints=ints, floats=floats)
+        st = roomier(st, max(have + new, 2 * len(st.ints), 1024))
     rows, stamps = st.ints[have : have + new], st.floats[have : have + new]
     rows[:], stamps[:] = 0, np.nan
     rows[:, I_ORDER] = rows[:, I_NEXT] = -1
@@ -185,3 +191,22 @@ def grown(st: State, arrival: F8, inputs: I8, outputs: I8, keys: F8) -> State:
     stamps[:, F_ARRIVAL], stamps[:, F_HELD], stamps[:, F_KEY] = arrival, 0.0, keys
     st.counters[C_SUBMITTED] += new
     return st
+
+
+@compiled_part
+def append_request(st: State, arrival: float, tokens: int, output: int) -> int:
+    """`grown` by one request without a key, where there is room; its row."""
+    i = st.counters[C_SUBMITTED]
+    st.counters[C_SUBMITTED] += 1
+    request, stamps = st.ints[i], st.floats[i]
+    for c in range(request.size):
+        request[c] = 0
+    for c in range(stamps.size):
+        stamps[c] = np.nan
+    request[I_ORDER] = request[I_NEXT] = -1
+    if request.size > NUM_PLAIN:
+        request[I_SLOT] = -1
+    request[I_INPUT] = request[I_TARGET] = tokens
+    request[I_OUTPUT] = output
+    stamps[F_ARRIVAL], stamps[F_HELD], stamps[F_KEY] = arrival, 0.0, 0.0
+    return int(i)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import DECODES, TOKENS
-from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled, compiled_given, compiled_inline, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from .clients import lightest_rank, soonest, take
@@ -41,6 +41,15 @@ from .stretch import count_steps, run_stretch, stretch_limit
 from .tier_loads import land, next_landing, prefetch, weigh
 from .tier_plan import plan_tiered
 from .tier_state import Z_HELD, Z_HELD_UNTIL, Z_NOW
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, i: None)
+def renew(st: State, i: int) -> None:
+    """`tier_state.with_rows` for a request that was appended where there is room."""
+    t = st.pool.tiers
+    for c in range(t.rows.shape[1]):
+        t.rows[i, c] = 0
+    t.spans[i, 0] = t.spans[i, 1] = np.nan
 
 
 @compiled_part

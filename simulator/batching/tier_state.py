@@ -140,13 +140,17 @@ def new_tiers(
     )  # fmt: skip
 
 
+def roomier_rows(t: Tiers, have: int, size: int) -> Tiers:
+    """Room for so many requests, of which the first `have` are kept."""
+    rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
+    rows[:have], spans[:have] = t.rows[:have], t.spans[:have]
+    return t._replace(rows=rows, spans=spans)
+
+
 def with_rows(t: Tiers, have: int, new: int) -> Tiers:
     """Room for `new` requests behind `have`; capacity doubles, so that appending is linear."""
     if have + new > len(t.rows):
-        size = max(have + new, 2 * len(t.rows), 1024)
-        rows, spans = np.empty((size, NUM_OWN), dtype=np.int64), np.empty((size, 2))
-        rows[:have], spans[:have] = t.rows[:have], t.spans[:have]
-        t = t._replace(rows=rows, spans=spans)
+        t = roomier_rows(t, have, max(have + new, 2 * len(t.rows), 1024))
     t.rows[have : have + new] = 0
     t.spans[have : have + new] = np.nan
     return t

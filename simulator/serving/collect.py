@@ -53,12 +53,12 @@ from ..step.shelf import (
 )
 from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
 from .drawn import busy_joules, joules_half_width, static_joules
-from .driver import Served
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
 from .pool_runs import boards_of, kv_moves, pool_runs
 from .record import OpTotal, Requests, Run
 from .replicas import Scaling
+from .served import Served
 from .speculation import Speculated, drafting
 from .steady import Window, find_window
 from .task_paths import tasks_of

@@ -4,91 +4,50 @@ Everything that engines share is an event on that clock: arrivals (`arrivals`, `
 router's choice (`dealing`), transfers between two pools (`transfers`), failures (`failures`). Before
 each event the engines are brought up to it (`nodes`), compiled. They stop at completions only where
 those have effects outside of their engine. A single engine plays the clients of a closed loop and
-the turns of sessions itself.
+the turns of sessions itself; arrivals and sessions before the library's own routers are played in one
+compiled call (`played`), to the same bits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 import simpy
 
 from ...workloads.errors import InputError, nearest
-from ...workloads.requests import RequestStream
+from ...workloads.requests import RequestBlock, RequestStream, Turns
 from ..batching.kv import CacheSettings
 from ..batching.lanes import O_REFUSED
+from ..batching.loop import REACHED
 from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..deploy.deployment import Deployment
-from .adapters import AdapterCounts, Shelf, shelf_of
+from .adapters import Shelf, shelf_of
 from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .autoscale import OPTION, Autoscale
 from .dealing import Dealer
-from .encoders import EncoderCounts, EncoderQueue
+from .encoders import EncoderQueue
 from .engine import Engine
 from .failures import Failures
 from .faults import Faults
 from .nodes import Node, Nodes
+from .played import Played
 from .pools import Pools
 from .progress import Progress, now_and_then
 from .replicas import Scaling
 from .routers import ROUTERS
 from .scaling import Scaler
+from .served import Served
 from .sessions import Sessions
 from .start_up import start_up_s
 from .steps import check_steps
 from .table import Table
 from .tandem import Tandem
-from .tiers import common_of
+from .tiers import Common, common_of
 from .transfers import Moves, Transfers
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What a run leaves behind.
-
-    Attributes
-    ----------
-    engines : list of Engine
-        Those of all nodes.
-    table : Table
-        Every request that was read, and what has come of it.
-    completed : int
-        Requests that have.
-    warm_s : float
-        End of the warm-up [s].
-    failures, restarts : int
-        Nodes that failed, and requests that were put back because of it.
-    pools : Pools
-        What ran it.
-    nodes : list of Node
-    moves : Moves or None
-        KV caches that crossed the link, of two pools.
-    adapters : AdapterCounts, optional
-        What requests asked of the slots for adapters, where not all fit.
-    encoder : EncoderCounts, optional
-        What requests with images asked of their encoder.
-    scaling : Scaling, optional
-        Which replicas there were when, where an autoscaler decides.
-    scalings : tuple of Scaling or None
-        Of two pools those of each.
-    """
-
-    engines: list[Engine]
-    table: Table
-    completed: int
-    warm_s: float
-    failures: int
-    restarts: int
-    pools: Pools
-    nodes: list[Node]
-    moves: Moves | None = None
-    adapters: AdapterCounts | None = None
-    encoder: EncoderCounts | None = None
-    scaling: Scaling | None = None
-    scalings: tuple[Scaling | None, ...] = (None, None)
 
 
 def serve(
@@ -176,6 +135,24 @@ def _swapped(pools: Pools) -> bool:
     return tenants is not None and tenants.swapped
 
 
+def _nodes(
+    deployments: Sequence[Deployment], start: int, policy: Policy, cache: CacheSettings | None,
+    first: RequestBlock | None, stream: RequestStream, alone: bool, chained: bool, keep_log: bool,
+    steps: int, seed: int, common: Common | None,
+) -> list[Node]:  # fmt: skip
+    """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
+    clients, out = stream.closed_loop if alone else None, list[Node]()
+    for index, d in enumerate(deployments, start):
+        rules, lanes = laned(policy, d, first, stream, alone, cache)
+        twin = out[0].engine if out and d is deployments[0] else None
+        engine = Engine(
+            d, rules, index, clients, chained and alone, keep_log, cache or CacheSettings(),
+            steps > 0, seed, steps, lanes, common, twin,
+        )  # fmt: skip
+        out.append(Node(index, engine))
+    return out
+
+
 class Driver:
     """One run: puts its parts together and steps through the events.
 
@@ -210,24 +187,14 @@ class Driver:
         self.always = bool(pools.decode) or shared or swapped
         self.table = table = Table()
 
-        def made(
-            deployment: Deployment, index: int, policy: Policy, cache: CacheSettings | None
-        ) -> Node:
-            clients = stream.closed_loop if self.alone else None
-            policy, lanes = laned(policy, deployment, first, stream, self.alone, cache)
-            engine = Engine(
-                deployment, policy, index, clients, chained and self.alone, keep_log,
-                cache or CacheSettings(), steps > 0, seed, steps, lanes, common,
-            )  # fmt: skip
-            return Node(index, engine)
-
+        how = first, stream, self.alone, chained, keep_log, steps, seed, common
         decoding = pools.policy or policy
         if pools.decode:  # an engine's own scheduler is that of one that does both
             policy = replace(policy, rules=None)
-        entry = [made(d, i, policy, cache) for i, d in enumerate(pools.entry)]
+        entry = _nodes(pools.entry, 0, policy, cache, *how)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
-        decode = [made(d, i, decoding, there) for i, d in enumerate(pools.decode, len(entry))]
+        decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
         self.shelf, self.queue = self._stages(stream, faults or scaled or None, seed)
@@ -244,6 +211,16 @@ class Driver:
         self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
+        scaling = any(scaler is not None for scaler in self.scalers)
+        own = self.alone or pools.decode or staged or faults or scaling or whole or policy.order
+        self.played = None if own else self._played(stream, turns)
+
+    def _played(self, stream: RequestStream, turns: Turns | None) -> Played | None:
+        """The same events in one compiled call, where nothing but arrivals and sessions is played."""
+        several = turns is not None and turns.after is not None
+        if several or stream.closed_loop is not None or self.dealer.door is not None:
+            return None
+        return Played.of(self.nodes, self.table, self.arrivals)
 
     def _stages(
         self, stream: RequestStream, faults: object, seed: int
@@ -282,10 +259,25 @@ class Driver:
 
     def run(self, seed: int, progress: Progress | None) -> Served:
         """Run everything until the last completion."""
-        env, nodes = self.env, self.nodes
+        nodes = self.nodes
         if progress is not None:
             nodes.report = now_and_then(lambda: self._tell(progress))
         self._aim()
+        if self.played is not None:
+            self.played.run(self._noted, self._goal)
+            self.delivered = sum(node.delivered for node in nodes.all)
+        else:
+            self._step(seed)
+        if progress is not None:  # the last report may have been left out as too soon
+            self._tell(progress)
+        for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
+            places, rows = node.untaken()
+            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
+        return self._served(self.transfers.moves() if nodes.decode else None)
+
+    def _step(self, seed: int) -> None:
+        """Step through the events, to the last one."""
+        env, nodes = self.env, self.nodes
         self.failures.start(env, seed)
         self.arrivals.start(env)
         for scaler in self.scalers:
@@ -296,12 +288,12 @@ class Driver:
             if nodes.ended or self._all_done():
                 break
             env.step()
-        if progress is not None:  # the last report may have been left out as too soon
-            self._tell(progress)
-        for node in nodes.all if self.alone or not nodes.ended else ():  # else: what is cut off
-            places, rows = node.untaken()
-            self.table.take_over_all(node.engine, places, rows, arrivals=self.alone)
-        return self._served(self.transfers.moves() if nodes.decode else None)
+
+    def _noted(self, delivered: int, now: float) -> bool:
+        """Note that so many completions have had their effects; whether the run goes on."""
+        self.delivered = delivered
+        self._note(now)
+        return not self.nodes.ended
 
     def run_on(self, progress: Progress | None) -> Served | None:
         """Run two pools one after the other, see `tandem`; None if the events must be played."""
@@ -322,6 +314,8 @@ class Driver:
 
     def _served(self, moves: Moves | None) -> Served:
         nodes = self.nodes.all
+        for node in nodes if self.nodes.together is not None else ():
+            node.engine.take_log(REACHED)
         for node in nodes if self.alone else ():
             if node.engine.state.lanes is not None:
                 places = node.engine.state.lanes.of[: node.engine.submitted, O_REFUSED].nonzero()[0]
@@ -379,9 +373,13 @@ class Driver:
             self.nodes.ended = True
         self._aim()
 
+    def _goal(self) -> int:
+        """Completions that are to be noted next; 0: none."""
+        return min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+
     def _aim(self) -> None:
         """Let engines stop where completions are counted or have effects."""
-        ahead = min((goal for goal in (self.warmup, self.stop) if goal > 0), default=0)
+        ahead = self._goal()
         if self.alone:
             self.nodes.goal = ahead
         else:

@@ -7,7 +7,7 @@ the driver's, see `driver`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
-from ..batching.loop import LOG_FULL, STUCK
+from ..batching.loop import LOG_FULL, REACHED, STUCK
 from ..batching.orders import LANED, Waiting, queue_keys
 from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
@@ -88,6 +88,8 @@ class Engine:
         Where requests do not wait in one queue.
     common : Common or None
         Stores of KV cache tiers that several engines share; its own if not given.
+    twin : Engine, optional
+        Another engine of the same deployment and policy, which has been lowered.
     """
 
     deployment: Deployment
@@ -102,6 +104,7 @@ class Engine:
     most_plans: int | None = None
     lanes: LaneRules | None = None
     common: Common | None = None
+    twin: InitVar[Engine | None] = None
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -120,10 +123,13 @@ class Engine:
     book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, twin: Engine | None) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.policy = speculating_policy(self.policy, self.deployment.speculation)
-        self.plan, self.slots = lower(self.deployment, self.replica, counts)
+        if twin is None:
+            self.plan, self.slots = lower(self.deployment, self.replica, counts)
+        else:
+            self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
         own = self.policy.rules is not None and self.plan.stages == 1
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching or own)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
@@ -183,6 +189,7 @@ class Engine:
 
     def fail(self, now: float) -> None:
         """Lose all requests and caches; what was done until now stays in the books."""
+        self.take_log(REACHED)  # of steps that were not run from here
         old = self.state
         if self.below is not None:
             self.below.lose(old, now)
@@ -315,7 +322,7 @@ class Engine:
         """
         status = LOG_FULL
         while status == LOG_FULL:
-            status = self._run(until, goal)
+            status = self.take_log(advance_engine(self, until, goal))
         return self.now
 
     def resume(
@@ -366,9 +373,8 @@ class Engine:
         ints[rows, I_TARGET] = ints[rows, I_INPUT] + generated - (np.asarray(cached) > 0)
         floats[rows, F_FIRST], floats[rows, F_LAST] = first_s, last_s
 
-    def _run(self, until: float, goal: int) -> int:
-        """Run compiled steps until something is to be done here; why they stopped."""
-        status = advance_engine(self, until, goal)
+    def take_log(self, status: int) -> int:
+        """Take the stretches that have been logged by steps that stopped for a reason; the reason."""
         rows = int(self.state.counters[C_LOG])
         if rows:
             log = self.state.log[:rows]

@@ -3,7 +3,8 @@
 An engine runs, compiled, up to the next moment at which another could change what it does. That
 is the next event on the clock of SimPy (an arrival, a failure, the end of a transfer) and, where
 completions have effects elsewhere, the next completion on any engine. Then the engine that is
-furthest behind runs, until it is level with the next one, and stops at its completions.
+furthest behind runs, until it is level with the next one, and stops at its completions. Several
+engines of one kind do so in one compiled call (`together`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import simpy
 
 from ..batching.kv import KvRules, rank_rules, sequence_bytes
 from ..batching.lanes import M_SPREAD
+from ..batching.level import ASKED, NUM_MARKS, X_FAILING, X_HELD, X_QUEUED
 from ..batching.state import (
     C_RELEASED,
     C_SUBMITTED,
@@ -35,6 +37,7 @@ from .prefixes import Prompt, Sent
 from .progress import advance_reporting
 from .routers import Load
 from .table import Table
+from .together import Together
 
 
 def no_rows() -> array[int]:
@@ -55,8 +58,8 @@ class Node:
         Its ends of the link between two pools.
     rows : array of int
         Request of each row of the engine's state; -1 once it has been taken over.
-    up, failing : bool
-        Whether it takes requests; whether it fails at the end of the step.
+    up : bool
+        Whether it takes requests.
     ready : bool
         Whether the router may send it requests: not before it has started, nor while it drains.
     life, earlier : int
@@ -66,8 +69,6 @@ class Node:
         Requests whose cache is on its way.
     promised : float
         KV bytes of one device kept for requests that are here, come, or have a cache parked here.
-    clock : float
-        Time before which it has nothing left to do [s].
     delivered, gone : int
         Completions that have had their effects, and those that a router has seen.
     held_tokens : int
@@ -76,8 +77,8 @@ class Node:
         What the router remembers of it, where its rule asks.
     apart : int
         Most that the counters of two tenants differed by before its latest failure.
-    queued, held : bool
-        Whether it waits for its turn to run; whether a completion on it has yet to be delivered; it stands still until then.
+    mark, at : array
+        What engines on one clock know of each other, its row of `Fleet.marks` and of `Fleet.clock`.
     """
 
     index: int
@@ -85,24 +86,45 @@ class Node:
     ports: Ports = field(init=False)
     rows: array[int] = field(default_factory=no_rows)
     up: bool = True
-    failing: bool = False
     ready: bool = True
     life: int = 0
     earlier: int = 0
     inbound: int = 0
     promised: float = 0.0
-    clock: float = 0.0
     delivered: int = 0
     gone: int = 0
     held_tokens: int = 0
     sent: Sent | None = None
     apart: int = 0
-    queued: bool = False
-    held: bool = False
+    mark: I8 = field(default_factory=lambda: np.zeros(NUM_MARKS, dtype=np.int64))
+    at: F8 = field(default_factory=lambda: np.zeros(1))
     _whole: KvRules | None = None
 
     def __post_init__(self) -> None:
         self.ports = Ports(self.engine.deployment.ranks)
+
+    @property
+    def clock(self) -> float:
+        """Time before which it has nothing left to do [s]."""
+        return float(self.at[0])
+
+    @clock.setter
+    def clock(self, now: float) -> None:
+        self.at[0] = now
+
+    @property
+    def held(self) -> bool:
+        """Whether a completion on it has yet to be delivered; it stands still until then."""
+        return bool(self.mark[X_HELD])
+
+    @property
+    def failing(self) -> bool:
+        """Whether it fails at the end of the step."""
+        return bool(self.mark[X_FAILING])
+
+    @failing.setter
+    def failing(self, whether: bool) -> None:
+        self.mark[X_FAILING] = whether
 
     @property
     def lanes(self) -> int:
@@ -135,12 +157,17 @@ class Node:
     def remember(self, prompt: Prompt) -> None:
         """Note what has been sent here."""
         if self.sent is None:
-            kv = self.engine.kv
-            tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
-            if self.engine.below is not None:
-                tokens += self.engine.below.room * kv.block
-            self.sent = Sent(tokens)
+            self.sent = Sent(self.remembers)
         self.sent.note(prompt)
+
+    @property
+    def remembers(self) -> int:
+        """Tokens that its cache, and what is below it, can hold; 0 where it finds nothing again."""
+        kv = self.engine.kv
+        tokens = kv.blocks * kv.block * self.engine.deployment.ranks if kv.cached else 0
+        if self.engine.below is not None:
+            tokens += self.engine.below.room * kv.block
+        return int(tokens)
 
     def fail(self, now: float) -> None:
         """Lose all that is here."""
@@ -220,6 +247,8 @@ class Nodes:
         Whether nothing is to run any more.
     report : callable or None
         Called every now and then while engines run.
+    together : Together or None
+        Several engines of one kind, which run in one compiled call.
     """
 
     env: simpy.Environment
@@ -235,10 +264,17 @@ class Nodes:
     _busy: list[tuple[float, int]] = field(default_factory=list)
     level: bool = field(init=False)
     _all: list[Node] = field(init=False)
+    together: Together | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._all = [*self.entry, *self.decode]
-        self.level = any(node.engine.common is not None for node in self._all)
+        engines = [node.engine for node in self._all]
+        self.level = any(engine.common is not None for engine in engines)
+        self.together = Together.of(engines, self.level)
+        if self.together is not None:
+            fleet = self.together.fleet
+            for n, node in enumerate(self._all):
+                node.mark, node.at = fleet.marks[n], fleet.clock[n : n + 1]
 
     @property
     def all(self) -> list[Node]:
@@ -252,17 +288,32 @@ class Nodes:
 
     def wake(self, node: Node) -> None:
         """Let a node run that has something to do."""
-        if not node.queued and not node.held:
-            node.queued, node.clock = True, max(node.clock, node.engine.ready)
+        mark = node.mark
+        if mark[X_QUEUED] or mark[X_HELD]:
+            return
+        mark[X_QUEUED], node.clock = ASKED, max(node.clock, node.engine.ready)
+        if self.together is None:
             heapq.heappush(self._busy, (node.clock, node.index))
 
     def bring(self, until: float) -> None:
         """Run engines up to `until` or the first completion that matters before it."""
+        if self.together is None:
+            self._bring_each(until)
+            return
+        while not self.ended:
+            n = self.together.bring(until, self.stops, self.report)
+            if n is None:
+                return
+            until = min(until, self._all[n].clock)
+            self._hold(self._all[n])
+
+    def _bring_each(self, until: float) -> None:
+        """Run engines one by one, each from here."""
         busy = self._busy
         while busy and busy[0][0] < until and not self.ended:
             clock, index = heapq.heappop(busy)
             node = self._all[index]
-            node.queued = False
+            node.mark[X_QUEUED] = 0
             if node.failing or node.engine.done:
                 continue
             if clock < node.clock:  # it has failed since
@@ -297,7 +348,7 @@ class Nodes:
 
     def _hold(self, node: Node) -> None:
         """Let completions have their effects at their time; the node stands still until then."""
-        node.held, life = True, node.life
+        node.mark[X_HELD], life = 1, node.life
 
         def deliver() -> None:
             if node.life == life and node.held:
@@ -307,7 +358,7 @@ class Nodes:
 
     def deliver(self, node: Node) -> None:
         """Let a node's completions have their effects now."""
-        node.held = False
+        node.mark[X_HELD] = 0
         self.on_completion(node)
         if not node.engine.done:
             self.wake(node)

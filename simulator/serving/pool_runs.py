@@ -13,11 +13,11 @@ from ..batching.policies import Policy
 from ..batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
 from ..deploy.deployment import Deployment
 from .course import X_STEPPING, totals_at
-from .driver import Served
 from .metrics import quantiles
 from .nodes import Node
 from .record import KvMoves, PoolRun, Requests
 from .replicas import Scaling
+from .served import Served
 from .steady import Window
 
 

@@ -13,6 +13,18 @@ from dataclasses import dataclass
 
 from ...workloads.errors import InputError
 from ...workloads.registry import Registry
+from ..batching.route_rules import (
+    APART,
+    BY_CACHE,
+    BY_HOME,
+    BY_REQUESTS,
+    BY_TOKENS,
+    BY_TURN,
+    BY_WAITING,
+    SHARE,
+    TIMES,
+    WAITING_COUNTS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ def _deals(route: Route) -> None:
 
 ROUTERS: Registry[Route] = Registry("router", described=True, check=_deals)
 _BY_PREFIX: set[Route] = set()
+_COMPILED: dict[Route, int] = {}
 
 
 def by_prefix(route: Route) -> Route:
@@ -67,38 +80,58 @@ def asks_prefix(route: Route) -> bool:
     return route in _BY_PREFIX
 
 
+def _compiled_as(rule: int) -> Callable[[Route], Route]:
+    """Decorate a rule that compiled code knows too, see `batching.route_rules`."""
+
+    def decorate(route: Route) -> Route:
+        _COMPILED[route] = rule
+        return route
+
+    return decorate
+
+
+def compiled_rule(route: Route) -> int | None:
+    """The number of a rule among those that compiled code knows; None of others' rules."""
+    return _COMPILED.get(route)
+
+
 def _first_smallest(scores: Sequence[int]) -> int:
     return min(range(len(scores)), key=lambda i: scores[i])
 
 
 @ROUTERS.register("round-robin")
+@_compiled_as(BY_TURN)
 def round_robin(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """In turn; `count` requests have been dealt before."""
     return count % len(loads)
 
 
 @ROUTERS.register("least-loaded")
+@_compiled_as(BY_REQUESTS)
 def least_loaded(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Fewest requests, waiting or running; the first of equals."""
     return _first_smallest([load.waiting + load.running for load in loads])
 
 
 @ROUTERS.register("vllm")
+@_compiled_as(BY_WAITING)
 def vllm(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Smallest 4 x waiting + running: vLLM's balancer of data-parallel engines.
 
     Its ``DPLBAsyncMPClient`` scores engines so (vllm/v1/engine/core_client.py).
     """
-    return _first_smallest([4 * load.waiting + load.running for load in loads])
+    return _first_smallest([WAITING_COUNTS * load.waiting + load.running for load in loads])
 
 
 @ROUTERS.register("sticky")
+@_compiled_as(BY_HOME)
 def sticky(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where the session's last request ran, whose blocks may still be there; else least loaded."""
     return least_loaded(count, loads, home) if home is None else home
 
 
 @ROUTERS.register("kv-aware")
+@_compiled_as(BY_TOKENS)
 @by_prefix
 def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Fewest tokens to compute and to hold: the prompt's that are missing, and prompts in flight.
@@ -109,10 +142,8 @@ def kv_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     return _first_smallest([load.missing + load.held for load in loads])
 
 
-SHARE, APART, TIMES = 0.3, 64, 1.5
-
-
 @ROUTERS.register("cache-aware")
+@_compiled_as(BY_CACHE)
 @by_prefix
 def cache_aware(count: int, loads: Sequence[Load], home: int | None = None) -> int:
     """Where 30 % of the prompt or more may be found, else where least is kept; uneven: least loaded.

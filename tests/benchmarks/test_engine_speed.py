@@ -18,13 +18,16 @@ import numpy as np
 import pytest
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.batching.kv import sequence_bytes
+from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import make_policy
 from opbyte.simulator.batching.state import C_STEPS, F_LAST
+from opbyte.simulator.batching.tier_settings import TierSettings
 from opbyte.simulator.deploy.deployment import Deployment, deploy
 from opbyte.simulator.deploy.speculating import speculating
 from opbyte.simulator.expert_cache.store import ExpertStore
+from opbyte.simulator.scenario.tiers import read_tiers
 from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.serving.fleet import Fleet
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.catalog import load_model
@@ -98,6 +101,32 @@ def test_speculation_is_quick(method: str, capsys: pytest.CaptureFixture[str]) -
     with capsys.disabled():
         print(f"\n{method}:3: {20_000 / took:,.0f} requests/s", end="")
     assert result.speculated is not None
+    assert 20_000 / took >= 30_000
+
+
+@pytest.mark.parametrize(
+    ("router", "load", "tiers"),
+    [
+        ("kv-aware", {"rate": 50.0, "turns": 4.0}, ""),
+        ("cache-aware", {"rate": 50.0, "turns": 4.0}, ""),
+        ("round-robin", {"rate": 50.0, "turns": 4.0}, ""),
+        ("round-robin", {"rate": 200.0}, "host:64GiB,shared:1TiB"),
+    ],
+)
+def test_replicas_are_quick(
+    router: str, load: dict[str, Any], tiers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bar: 30,000 requests a CPU second on four replicas."""
+    d, rules = made("llama-3-8b", "h100-x1", {}), make_policy("vllm")
+    own = TierSettings(read_tiers(tiers, d.system)) if tiers else None
+    options: dict[str, Any] = {"fleet": Fleet(router, 4), "cache": CacheSettings(tiers=own)}
+    load = {"input_len": 512, "output_len": 128, "lengths": "lognormal", **load}
+    run(d, rules, open_requests(**load, limit=20), **options)  # compiles
+    began = time.process_time()
+    run(d, rules, open_requests(**load, limit=20_000), **options)
+    took = time.process_time() - began
+    with capsys.disabled():
+        print(f"\n4 replicas, {router} {tiers}: {20_000 / took:,.0f} requests/s", end="")
     assert 20_000 / took >= 30_000
 
 

@@ -24,11 +24,12 @@ from opbyte.simulator.batching.state import C_EMITTED, F_ARRIVAL, F_FIRST, F_LAS
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.scenario import Scenario
 from opbyte.simulator.scenario.play import run_scenario
-from opbyte.simulator.serving.driver import Served, serve
+from opbyte.simulator.serving.driver import serve
 from opbyte.simulator.serving.engine import Engine
 from opbyte.simulator.serving.faults import Faults
 from opbyte.simulator.serving.pools import KvLink, Pools, Ports, cross
 from opbyte.simulator.serving.routers import ROUTERS
+from opbyte.simulator.serving.served import Served
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, RequestStream

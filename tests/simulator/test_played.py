@@ -1,0 +1,225 @@
+"""Do engines that run in one compiled call, and events that are played there, change anything?
+
+They must do what the driver does on SimPy and engine by engine, to the last bit: stamps, counters,
+histograms, books. Workloads are drawn so that events coincide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.simulator.batching.heap import Heap, drop_first, new_heap, push
+from opbyte.simulator.batching.kv import CacheSettings
+from opbyte.simulator.batching.policies import make_policy
+from opbyte.simulator.batching.route_rules import APART, NUM_LOAD, choose
+from opbyte.simulator.batching.tier_settings import KvTier, TierSettings
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.autoscale import parse_autoscale
+from opbyte.simulator.serving.driver import serve
+from opbyte.simulator.serving.faults import Faults
+from opbyte.simulator.serving.played import Played
+from opbyte.simulator.serving.pools import Pools
+from opbyte.simulator.serving.routers import ROUTERS, Load, compiled_rule
+from opbyte.simulator.serving.served import Served
+from opbyte.simulator.serving.together import Together
+from opbyte.workloads.jit import compiled
+from opbyte.workloads.requests import RequestBlock, RequestStream, Turns
+
+Small = Callable[..., Deployment]
+
+I8 = np.ndarray[Any, np.dtype[np.int64]]
+BY_LIBRARY = sorted(name for name in ROUTERS if compiled_rule(ROUTERS[name]) is not None)
+
+
+@compiled
+def chosen(rule: int, dealt: int, loads: I8, home: int) -> int:
+    return choose(rule, dealt, loads, home)
+
+
+@given(
+    st.sampled_from(BY_LIBRARY), st.integers(0, 9), st.integers(-1, 1), st.integers(0, 2 * APART),
+    st.lists(st.tuples(*[st.integers(0, 12)] * NUM_LOAD), min_size=2, max_size=5),
+)  # fmt: skip
+@settings(deadline=None)
+def test_compiled_rules_choose_as_those_of_python(
+    name: str, dealt: int, home: int, more: int, drawn: list[tuple[int, ...]]
+) -> None:
+    rows = [(waiting + more * (k == 0), *rest) for k, (waiting, *rest) in enumerate(drawn)]
+    rule, loads = compiled_rule(ROUTERS[name]), [Load(*row) for row in rows]
+    assert rule is not None
+    found = chosen(rule, dealt, np.array(rows), home)
+    assert found == ROUTERS[name](dealt, loads, None if home < 0 else home)
+
+
+@compiled
+def put(heap: Heap, time: float, tie: int) -> None:
+    push(heap, time, tie, 7 * tie)
+
+
+@compiled
+def let_go(heap: Heap) -> int:
+    what = heap.tags[0, 1]
+    drop_first(heap)
+    return int(what)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=40))
+@settings(deadline=None)
+def test_a_heap_gives_what_is_soonest(drawn: list[int | None]) -> None:
+    heap, known = new_heap(3), list[tuple[int, int]]()
+    for tie, time in enumerate(drawn):
+        if time is not None:
+            if int(heap.size[0]) == len(heap.time):
+                heap = new_heap(2 * len(heap.time), heap)
+            put(heap, float(time), tie)
+            known.append((time, tie))
+        elif known:
+            known.sort()
+            assert let_go(heap) == 7 * known.pop(0)[1]
+
+
+Turn = tuple[int, int, int, int]
+"""Of a request: whether it begins a session; time since the one before, or to think; tokens."""
+
+STEP_S = 1e-3
+
+
+def stream_of(
+    drawn: list[Turn], hashed: bool, block: int, step: float = STEP_S
+) -> RequestStream:  # fmt: skip
+    """Requests in blocks; a session's prompt starts with what was said before."""
+    rows: list[tuple[float, int, int, int, int, float]] = []
+    last = dict[int, int]()
+    now = 0.0
+    for i, (begins, gap, new, out) in enumerate(drawn):
+        session = i if begins == 0 or i == 0 else rows[begins % i][4]
+        before = last.get(session, -1)
+        said = 0 if before < 0 else rows[before][1] + rows[before][2]
+        now += gap * step if before < 0 else 0.0
+        think = 0.0 if before < 0 else gap * step
+        rows.append((now, said + new, out, before, session, think))
+        last[session] = i
+    arrival, inputs, outputs, follows, session, think = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    turns = Turns(follows, session, think.astype(np.float64))
+
+    def blocks() -> Iterator[RequestBlock]:
+        for first in range(0, len(rows), block):
+            part = slice(first, first + block)
+            names = None
+            if hashed:  # of pieces of 16 tokens
+                own = zip(session[part], inputs[part], strict=True)
+                names = tuple(tuple(100 * int(s) + j for j in range(n // 16)) for s, n in own)
+            yield RequestBlock(
+                np.arange(len(rows))[part], arrival.astype(np.float64)[part], inputs[part],
+                outputs[part], names, None if hashed else turns.take(part), 16,
+            )  # fmt: skip
+
+    return RequestStream("drawn", True, None, blocks)
+
+
+drawn_requests = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(1, 60), st.integers(1, 12)),
+    min_size=1, max_size=20,
+)  # fmt: skip
+
+
+def outcome(served: Served) -> list[Any]:
+    """All that is known of a run."""
+    table, out = served.table, [served.completed, served.warm_s, served.restarts]
+    for name in ("arrival_s", "scheduled_s", "first_s", "last_s", "order", "preemptions"):
+        out.append(getattr(table, name)[: table.count].tobytes())
+    for engine in served.engines:
+        state = engine.state
+        out += [state.counters.tobytes(), state.hist.tobytes(), state.clocks.tobytes()]
+        out += [engine.books.tally.tobytes(), engine.course.joules]
+        out += [np.concatenate([*engine.logs, np.zeros((0, state.log.shape[1]))]).tobytes()]
+    return out
+
+
+def both(make: Callable[[], Served], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare a run with the same one step by step in Python."""
+    used = list[object]()
+    with monkeypatch.context() as patch:
+        made = Together.bring
+
+        def seen(self: Together, *args: Any) -> int | None:
+            used.append(self)
+            return made(self, *args)
+
+        patch.setattr(Together, "bring", seen)
+        patch.setattr(Played, "_end", lambda self, end=Played._end: (used.append(self), end(self)))
+        quick = make()
+    assert used
+    with monkeypatch.context() as patch:
+        patch.setattr(Together, "of", lambda *_: None)
+        slow = make()
+    assert outcome(quick) == outcome(slow)
+
+
+CACHE = CacheSettings(blocks=96, block_tokens=16)
+"""Room for a few requests of the draws: they wait and are preempted."""
+
+
+@pytest.mark.parametrize(
+    ("hashed", "caching", "examples"), [(False, True, 8), (True, True, 6), (False, False, 3)]
+)
+def test_what_is_played_is_what_simpy_plays(
+    small: Small, monkeypatch: pytest.MonkeyPatch, hashed: bool, caching: bool, examples: int
+) -> None:
+    d, policy = small("llama-3-8b"), make_policy("vllm" if caching else "chunked")
+
+    @given(
+        drawn_requests, st.sampled_from(BY_LIBRARY), st.integers(2, 3), st.integers(1, 9),
+        st.sampled_from([(0, None), (3, None), (2, 6), (0, 4)]),
+    )  # fmt: skip
+    @settings(deadline=None, max_examples=examples)
+    def check(
+        drawn: list[Turn], router: str, count: int, block: int, ends: tuple[int, int | None]
+    ) -> None:
+        warmup, stop = ends
+        if router == "round-robin" and hashed and not warmup and stop is None:
+            router = "kv-aware"  # else it is dealt whole
+
+        def make() -> Served:
+            return serve(
+                Pools((d,) * count), policy, stream_of(drawn, hashed, block), router=router,
+                warmup=warmup, stop=stop, keep_log=True, cache=CACHE if caching else None,
+            )  # fmt: skip
+
+        both(make, monkeypatch)
+
+    check()
+
+
+@pytest.mark.parametrize("how", ["tiers", "tiers in turn", "failures", "autoscaler", "own router"])
+def test_engines_run_together_as_one_by_one(
+    small: Small, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    d = small("llama-3-8b")
+    tiers = TierSettings((KvTier("host", 4e6, 2e9, 1e-5), KvTier("shared", 4e8, 1e9, 1e-5)))
+    cache = replace(CACHE, tiers=tiers) if "tiers" in how else CACHE
+    rng = np.random.default_rng(1)
+    drawn = list(zip(*rng.integers([0, 0, 1, 1], [7, 3, 60, 12], (20, 4)).T.tolist(), strict=True))
+    if how == "own router":
+        monkeypatch.setitem(ROUTERS._items, "mine", lambda count, loads, home: loads[1].running % 2)
+    router = {"own router": "mine", "tiers in turn": "round-robin"}.get(how, "kv-aware")
+
+    def make() -> Served:
+        return serve(
+            Pools((d,) * 3), make_policy("vllm"), stream_of(drawn, how == "tiers in turn", 9),
+            router=router, cache=cache, keep_log=True,
+            faults=Faults(((0, 0.004), (1, 0.006)), None, 0.005) if how == "failures" else None,
+            autoscale=parse_autoscale("1:3,by=requests:2,every=0.1,hold=0.1,start=0.05")
+            if how == "autoscaler" else None,
+        )  # fmt: skip
+
+    both(make, monkeypatch)
