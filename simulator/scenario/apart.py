@@ -19,11 +19,13 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec, embedding_ops
 from ...workloads.ops import Loads, Op
 from ..batching.kv import CacheSettings, rank_rules, sequence_bytes
+from ..deploy.apart import expert_bytes
 from ..deploy.deployment import Deployment
 from ..deploy.memory import device_memory
 from ..deploy.placement import regions
 from ..deploy.programs import LOGITS, head_program
 from ..step.sections import whole_layer
+from ..streams.chunking import chunk_tokens
 from ..streams.pingpong import ATTENTION, BACK, EXPERTS, OUT, Trip, pingpong
 from ..streams.scheduler import Timeline, run
 from .parts import DeployOptions, PoolOptions
@@ -183,18 +185,13 @@ def memories(a: Apart, context: int) -> Memories:
     return Memories(own.capacity, own.weights, sequence, usable, held)
 
 
-def expert_bytes(d: Deployment) -> float:
-    """Bytes of the routed experts that a device of a deployment holds."""
-    return sum(part.held * part.layers * part.expert_bytes(d.run) for part in d.experts)
-
-
 def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:
     """A step of decodes at equal contexts, with expected loads of experts.
 
     Parameters
     ----------
     sequences : int
-        Of all ranks that attend, dealt evenly to micro-batches and ranks.
+        Dealt evenly to the ranks that attend, and those of a rank to its micro-batches.
     batches : int
         Micro-batches.
 
@@ -203,22 +200,29 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     CapacityError
         Weights or KV cache that do not fit.
     """
-    layout = a.attention.layout
-    sizes = tuple(len(range(i, sequences, batches)) for i in range(batches) if i < sequences)
+    ranks = a.attention.layout.dp
+    each, over = divmod(sequences, ranks)
+    dealt = [
+        (over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * own, most)
+        for i in range(batches)
+        for own, most in [[int(chunk_tokens(n, batches, i)) for n in (each, each + (over > 0))]]
+    ]
+    sizes = tuple(size for size, _ in dealt if size)
     found = memories(a, context)
-    each = sum(-(-size // layout.dp) for size in sizes)
+    each += over > 0
     if each > found.most:
         raise CapacityError(
             a.attention.system.name, f"the KV cache of {each:,} sequences does not fit: needs "
             f"{each * found.sequence / 2**30:.2f} GiB per device, "
             f"{(found.attention - found.attention_weights) / 2**30:.2f} GiB available",
         )  # fmt: skip
-    known = {size: _Batch(a, size, context) for size in dict.fromkeys(sizes)}
-    trips = [known[size].trip for size in sizes]
+    dealt = dealt[: len(sizes)]
+    known = {own: _Batch(a, *own, context) for own in dict.fromkeys(dealt)}
+    trips = [known[own].trip for own in dealt]
     timeline = run(pingpong(trips))
     layers = len(trips[0].out)
     joules = [
-        _spent(d, [known[size].works[side] for size in sizes], timeline.makespan, n)
+        _spent(d, [known[own].works[side] for own in dealt], timeline.makespan, n)
         for side, (d, n) in enumerate(zip((a.attention, a.experts), a.devices, strict=True))
     ]
 
@@ -242,10 +246,10 @@ def _spent(d: Deployment, works: Sequence[Work], seconds: float, devices: int) -
 class _Batch:
     """One micro-batch: what it takes where."""
 
-    def __init__(self, a: Apart, size: int, context: int) -> None:
+    def __init__(self, a: Apart, size: int, most: int, context: int) -> None:
         d = a.attention
-        self.a, self.size, self.known = a, size, dict[bytes, Work]()
-        batch = Batch.of([context] * -(-size // d.layout.dp))
+        self.a, self.size, self.most, self.known = a, size, most, dict[bytes, Work]()
+        batch = Batch.of([context] * most)
         self.moments = batch.moments(d.shard.windows)
         self.works = (NO_WORK, NO_WORK)
         attention, out, experts, back = [NO_WORK], list[float](), list[float](), list[float]()
@@ -319,7 +323,7 @@ class _Batch:
         """Seconds of what the busiest device of either group sends or receives."""
         layout = self.a.attention.layout
         vector = hidden * self.a.attention.run.numerics.act_bytes
-        sent = -(-self.size // layout.dp) * top_k / layout.tp
+        sent = self.most * top_k / layout.tp
         return self.a.latency_s + vector * max(sent, most) / self.a.rate
 
 
