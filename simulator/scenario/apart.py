@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...devices.spec import SystemSpec
+from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec, embedding_ops
 from ...workloads.ops import Loads, Op
 from ..batching.kv import CacheSettings, rank_rules, sequence_bytes
-from ..deploy.apart import expert_bytes
+from ..deploy.apart import expert_bytes, with_experts_on
 from ..deploy.deployment import Deployment
 from ..deploy.memory import device_memory
 from ..deploy.placement import regions
@@ -339,7 +339,7 @@ def _run(d: Deployment, ops: Sequence[Op]) -> Work:
 
 def apart_of(
     model: ModelSpec, attention: SystemSpec, experts: SystemSpec, options: DeployOptions,
-    link: str | None = None,
+    link: str | None = None, seed: int = 0,
 ) -> Apart:  # fmt: skip
     """A model over two systems.
 
@@ -350,6 +350,8 @@ def apart_of(
         them.
     link : str, optional
         As ``--kv-link`` of two pools; see `pools.kv_link`.
+    seed : int
+        Of the experts' draws.
 
     Raises
     ------
@@ -370,10 +372,11 @@ def apart_of(
         options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
         overlap=None, all_to_all=None, ep=None,
     )  # fmt: skip
-    attend = deployed(model, attention, plain)
+    attend = deployed(model, attention, plain, seed=seed)
     hold = deployed(
         model, experts,
         replace(options, tp=1, dp=None, ep=experts.groups if counts else None, overlap=None, all_to_all=None, placement=None),
+        seed=seed,
     )  # fmt: skip
     try:
         found = kv_link(PoolOptions(kv_link=link), attention, experts)
@@ -382,3 +385,16 @@ def apart_of(
     made = Apart(attend, hold, found.bandwidth_bytes_per_s, found.latency_s)
     check_apart(made)
     return made
+
+
+def one_of(a: Apart, batches: int) -> Deployment:
+    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
+
+    Parameters
+    ----------
+    batches : int
+        Micro-batches of a step.
+    """
+    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
+    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
+    return with_experts_on(a.attention, a.experts, link, batches)

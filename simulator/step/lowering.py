@@ -22,6 +22,7 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
+from .beside import Beside, beside_of
 from .modes import Modes, modes_of
 from .places import Places, places_of
 from .prices import Kernels, gather
@@ -109,6 +110,7 @@ class Plan(NamedTuple):
     fetch: Fetch | Any  # the expert cache; None without one
     places: Places | Any  # None where experts lie in order and have no copies
     modes: Modes | Any  # None where exchanges are the same in every step
+    apart: Beside | Any  # devices that hold the experts; None where those that attend do
 
 
 def ops_of(plan: Plan) -> int:
@@ -125,6 +127,7 @@ class Slots(NamedTuple):
     kind: tuple[str, ...]
     processors: tuple[str, ...]
     link: tuple[str | None, ...]
+    beside: Slots | None = None  # of devices that hold the experts
 
 
 def lower(
@@ -158,6 +161,10 @@ def lower(
     work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
+    streams, apart, beside = streams_of(d, [0, *ends[:-1]]), None, None
+    if d.apart is not None and streams is not None:
+        other, beside = lower(d.apart.holder, replica, counts)
+        apart = beside_of(d, other, streams, len(form))
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
@@ -185,8 +192,8 @@ def lower(
         tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
-        places=places_of(d), modes=modes_of(d, ops),
+        uneven=uneven_of(d), streams=streams, fetch=fetch_of(d), places=places_of(d),
+        modes=modes_of(d, ops), apart=apart,
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),
@@ -194,6 +201,7 @@ def lower(
         kind=tuple(op.kind for op in ops),
         processors=tuple(p.name for p in processors),
         link=tuple(link.spec.name if link else None for link in links),
+        beside=beside,
     )
 
 
