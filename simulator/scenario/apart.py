@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...devices.spec import LinkSpec, SystemSpec
+from ...devices.spec import SystemSpec
 from ...workloads.batch import Batch
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec, embedding_ops
 from ...workloads.ops import Loads, Op
 from ..batching.kv import CacheSettings, rank_rules, sequence_bytes
-from ..deploy.apart import expert_bytes, with_experts_on
+from ..deploy.apart import expert_bytes
 from ..deploy.deployment import Deployment
 from ..deploy.memory import device_memory
 from ..deploy.placement import regions
@@ -30,7 +30,10 @@ from ..streams.pingpong import ATTENTION, BACK, EXPERTS, OUT, Trip, pingpong
 from ..streams.scheduler import Timeline, run
 from .parts import DeployOptions, PoolOptions
 from .place import deployed
-from .pools import kv_link
+from .links import kv_link
+
+if TYPE_CHECKING:
+    from ..frameworks.settings import EngineSettings
 
 MOST_BATCHES = 64
 """Micro-batches of a step."""
@@ -175,14 +178,25 @@ def memories(a: Apart, context: int) -> Memories:
     d = a.attention
     own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d))
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
+    return Memories(own.capacity, own.weights, sequence, *held_bytes(a))
+
+
+def held_bytes(a: Apart) -> tuple[float, float]:
+    """What a device that holds experts has for them, and what they take [B].
+
+    Raises
+    ------
+    CapacityError
+        Experts that do not fit.
+    """
     memory, held = a.experts.system.device.memory, expert_bytes(a.experts)
     usable = memory.capacity_bytes * memory.usable_fraction
     if held > usable:
         raise CapacityError(
-            a.experts.system.name, f"the experts of {d.model.name} do not fit: need {held / 2**30:.1f} GiB "
-            f"per device, {usable / 2**30:.1f} GiB available",
+            a.experts.system.name, f"the experts of {a.experts.model.name} do not fit: need "
+            f"{held / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
         )  # fmt: skip
-    return Memories(own.capacity, own.weights, sequence, usable, held)
+    return usable, held
 
 
 def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:
@@ -339,7 +353,7 @@ def _run(d: Deployment, ops: Sequence[Op]) -> Work:
 
 def apart_of(
     model: ModelSpec, attention: SystemSpec, experts: SystemSpec, options: DeployOptions,
-    link: str | None = None, seed: int = 0,
+    link: str | None = None, seed: int = 0, settings: EngineSettings | None = None,
 ) -> Apart:  # fmt: skip
     """A model over two systems.
 
@@ -349,9 +363,11 @@ def apart_of(
         Degrees are those of the devices that attend; placement of experts and copies of those that hold
         them.
     link : str, optional
-        As ``--kv-link`` of two pools; see `pools.kv_link`.
+        As ``--kv-link`` of two pools; see `links.kv_link`.
     seed : int
         Of the experts' draws.
+    settings : EngineSettings, optional
+        Of the engine on the devices that attend.
 
     Raises
     ------
@@ -372,7 +388,7 @@ def apart_of(
         options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
         overlap=None, all_to_all=None, ep=None,
     )  # fmt: skip
-    attend = deployed(model, attention, plain, seed=seed)
+    attend = deployed(model, attention, plain, settings, seed)
     hold = deployed(
         model, experts,
         replace(options, tp=1, dp=None, ep=experts.groups if counts else None, overlap=None, all_to_all=None, placement=None),
@@ -385,16 +401,3 @@ def apart_of(
     made = Apart(attend, hold, found.bandwidth_bytes_per_s, found.latency_s)
     check_apart(made)
     return made
-
-
-def one_of(a: Apart, batches: int) -> Deployment:
-    """Both groups as one deployment, whose steps are micro-batches that go to and fro.
-
-    Parameters
-    ----------
-    batches : int
-        Micro-batches of a step.
-    """
-    link = LinkSpec(name="link to experts", bandwidth_bytes_per_s=1.0, latency_s=a.latency_s)
-    link = link.model_copy(update={"bandwidth_bytes_per_s": a.rate})  # may be without limit
-    return with_experts_on(a.attention, a.experts, link, batches)

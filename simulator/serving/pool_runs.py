@@ -9,9 +9,11 @@ import numpy as np
 from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
+from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
 from .course import X_STEPPING, totals_at
 from .driver import Served
+from .engine import Engine
 from .metrics import quantiles
 from .nodes import Node
 from .record import KvMoves, PoolRun, Requests
@@ -42,10 +44,10 @@ class Boards:
 
 def boards_of(served: Served, deployment: Deployment, copies: int) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
-    pools = served.pools
+    pools, beside = served.pools, _beside(served.engines)
     if not pools.decode:
         curves = [engine.curve() for engine in served.engines]
-        return [Boards(deployment.device.board, devices_of(deployment) * copies, curves)]
+        return [Boards(deployment.device.board, devices_of(deployment) * copies, curves), *beside]
     first = len(pools.entry)
     out: list[Boards] = []
     for nodes in (served.nodes[:first], served.nodes[first:]):
@@ -56,7 +58,17 @@ def boards_of(served: Served, deployment: Deployment, copies: int) -> list[Board
         if same:
             more = Boards(board, out[0].devices + more.devices, [*out.pop().curves, *curves])
         out.append(more)
-    return out
+    return out + beside
+
+
+def _beside(engines: list[Engine]) -> list[Boards]:
+    """Devices that hold experts alone; they emit nothing."""
+    found = [(engine, engine.beside) for engine in engines if engine.beside is not None]
+    if not found:
+        return []
+    devices = sum(devices_apart(engine.deployment) for engine, _ in found)
+    curves = [side.course.curve(engine.now, 0) for engine, side in found]
+    return [Boards(found[0][1].course.board, devices, curves)]
 
 
 def _devices(nodes: list[Node]) -> int:
@@ -99,7 +111,7 @@ def _pool(name: str, policy: Policy, nodes: list[Node], window: Window, end: flo
         return sum(int(engine.state.counters[counter]) for engine in engines)
 
     return PoolRun(
-        name, deployment, policy, len(nodes), _devices(nodes),
+        name, deployment, policy, len(nodes), _devices(nodes) + devices_apart(deployment) * len(nodes),
         stepping=min(stepping / whole, 1.0) if whole > 0 else 0.0,
         sending=min(busy_s / (ports * end), 1.0) if end > 0 else 0.0,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),

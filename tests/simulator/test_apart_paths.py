@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step, one_of
+from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step
+from opbyte.simulator.scenario.beside import one_of
 from opbyte.simulator.scenario.parts import DeployOptions
 from opbyte.simulator.step.beside import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
