@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...devices.spec import LinkSpec
+from ...workloads.ops import Op
 from .deployment import Deployment, ExpertsApart
 
 
@@ -23,6 +24,11 @@ def devices_apart(d: Deployment) -> int:
         return 0
     system = d.apart.holder.system
     return system.devices_per_node * system.nodes
+
+
+def runs_on(d: Deployment, op: Op) -> Deployment:
+    """The deployment whose devices run an op: that of the holder for experts that lie apart."""
+    return d.apart.holder if d.apart is not None and op.kind == "experts" else d
 
 
 def with_experts_on(

@@ -43,9 +43,14 @@ def deployed_beside(
     else:
         _, experts = load(model, own.experts_on)
     bare = replace(settings, ep=None, sharing=NOTHING)
+    placing = {
+        name: getattr(scenario.deployment, name) or getattr(settings.sharing, name)
+        for name in ("expert_placement", "redundant_experts", "expert_dispatch")
+    }
+    options = replace(scenario.deployment, **placing)
     try:
         a = apart_of(
-            model, system, experts, scenario.deployment, own.experts_link, scenario.seed, bare
+            model, system, experts, options, own.experts_link, scenario.seed, bare
         )
     except InputError as error:
         flags = {"--attention-on": OPTION, "--link": "--experts-link"}

@@ -131,7 +131,7 @@ class Slots(NamedTuple):
 
 
 def lower(
-    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS
+    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS, experts_alone: bool = False
 ) -> tuple[Plan, Slots]:
     """Lower a deployment.
 
@@ -141,10 +141,12 @@ def lower(
         Counter of its expert draws.
     counts : int
         Most tokens of a step that kernel models are tabulated for.
+    experts_alone : bool
+        Whether its devices hold the experts of others: of all else the first section will do.
     """
     d = deployment
     processors = processors_of(d.device)
-    sections = sections_of(d)
+    sections = sections_of(d)[: 1 if experts_alone else None]
     probed = [_probe(d, section.build, counts) for section in sections]
     ends = np.cumsum([len(ops) for ops, _, _ in probed])
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
@@ -163,7 +165,7 @@ def lower(
     rule = PLACEMENTS[d.placement]
     streams, apart, beside = streams_of(d, [0, *ends[:-1]]), None, None
     if d.apart is not None and streams is not None:
-        other, beside = lower(d.apart.holder, replica, counts)
+        other, beside = lower(d.apart.holder, replica, counts, experts_alone=True)
         apart = beside_of(d, other, streams, len(form))
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
