@@ -45,13 +45,13 @@ def apart_text(r: Run) -> list[str]:
         return []
     rate = apart.link.bandwidth_bytes_per_s
     link = "free" if rate == float("inf") else f"{rate / 1e9:g} GB/s a device"
-    many = "es" * (a.batches > 1)
-    return [
-        f"Of the time in steps of {a.batches} micro-batch{many}, {a.attention_devices} devices attend for "
-        f"{a.attention:.1%}, {a.experts_devices} with experts work for {a.experts:.1%}, and the link "
-        f"({link}, {seconds(apart.link.latency_s)} a message) for {a.link:.1%}; steps are limited by: "
-        f"{a.limit}."
-    ]
+    text = (
+        f"Of the time in steps, of {a.batches} micro-batches at most, the devices that attend "
+        f"({a.attention_devices}) work {a.attention:.1%}, those with experts ({a.experts_devices}) "
+        f"{a.experts:.1%}, and the link ({link}, {seconds(apart.link.latency_s)} a message) {a.link:.1%}; "
+        f"steps are limited by: {a.limit}."
+    )
+    return [text]
 
 
 def of_run(r: Run) -> Deployment:
@@ -86,7 +86,7 @@ def apart_evidence(
         )
         for entry in own
     ]
-    link = {
+    link: dict[str, Any] = {
         "cost_model": LATENCY_BYTES, "applies_to": "what crosses to the experts and back",
         "basis": "spec", "error": None, "rows": 0, "assumptions": {}, "why": "the rate given, or that of the slower network",
     }  # fmt: skip

@@ -28,9 +28,9 @@ from ..step.sections import whole_layer
 from ..streams.chunking import chunk_tokens
 from ..streams.pingpong import ATTENTION, BACK, EXPERTS, OUT, Trip, pingpong
 from ..streams.scheduler import Timeline, run
+from .links import kv_link
 from .parts import DeployOptions, PoolOptions
 from .place import deployed
-from .links import kv_link
 
 if TYPE_CHECKING:
     from ..frameworks.settings import EngineSettings

@@ -38,10 +38,11 @@ def deployed_beside(
     """
     own = scenario.apart
     _check(scenario, settings)
-    if isinstance(own.experts_on, SystemSpec):
-        experts = own.experts_on
-    else:
-        _, experts = load(model, own.experts_on)
+    _, experts = load(model, str(own.experts_on))
+    for each in (system, experts):
+        mapping = each.mapping
+        if mapping.prefill_share is not None or mapping.separate or mapping.pipeline:
+            raise InputError(OPTION, f"{each.name} has a mapping of its own; use plain devices")
     bare = replace(settings, ep=None, sharing=NOTHING)
     placing = {
         name: getattr(scenario.deployment, name) or getattr(settings.sharing, name)
@@ -49,9 +50,7 @@ def deployed_beside(
     }
     options = replace(scenario.deployment, **placing)
     try:
-        a = apart_of(
-            model, system, experts, options, own.experts_link, scenario.seed, bare
-        )
+        a = apart_of(model, system, experts, options, own.experts_link, scenario.seed, bare)
     except InputError as error:
         flags = {"--attention-on": OPTION, "--link": "--experts-link"}
         first, _, rest = str(error.subject).partition(" ")
@@ -67,8 +66,8 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
     """Refuse what is not simulated with experts on devices of their own."""
     own, how = scenario.apart, scenario.deployment
     if own.experts_on is None:
-        given = "--micro-batches" if own.micro_batches is not None else "--experts-link"
-        raise InputError(given, f"needs {OPTION} SYSTEM, for example h200-x8")
+        flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
+        raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
     shared = settings.sharing
     refused = {
         "--ep": how.ep is not None, "--pp": (settings.pp or 1) > 1,

@@ -272,7 +272,9 @@ class FleetOptions(Checked):
 class ApartOptions(Checked):
     """Routed experts on devices of their own, of the pool that decodes where there are two; see `scenario.beside`."""
 
-    experts_on: str | None = text("System that holds the routed experts and nothing else.", "SYSTEM")
+    experts_on: str | None = text(
+        "System that holds the routed experts and nothing else.", "SYSTEM"
+    )
     micro_batches: int | None = whole(
         "Micro-batches of a step, which go to and fro; 3 without it.", 1, MAX_MICRO_BATCHES
     )

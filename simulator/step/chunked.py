@@ -14,7 +14,7 @@ from ..deploy.expert_parts import ExpertPart
 from ..deploy.programs import to_and_fro
 from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
 from ..streams.graph import COMPUTE, Part
-from ..streams.overlap import NONE, PIPELINED, PING_PONG, TWO_BATCH, Way
+from ..streams.overlap import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 from .costing import PlacedOp, Stage, StageCost, lengthened
 from .overlap import Key, Piece, Uncut, parts_of, scheduled
 from .sections import Section, sections_of

@@ -123,7 +123,9 @@ def price_part(
         for r in range(lanes.moments.shape[1]):
             m = lanes.moments[place, r]
             lanes.routed[place] += experts[E_TOP_K] * (m[DECODES] + m[PREFILL_TOKENS])
-    deal_loads(key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads)
+    deal_loads(
+        key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads
+    )
     clear_share(books.share)
     for place in range(count):
         loads = on_slots(plan, x, key, lanes.loads[place], books.placed)

@@ -96,8 +96,5 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
         holder = d.apart.holder
         placed = [*placed, *regions(apart, holder.device, holder.placement, mixed)]
     return [(op, d.link(op).spec.name) for op in links] + [
-        (op, name)
-        for region in placed
-        for name, track in region.tracks.items()
-        for op in track
+        (op, name) for region in placed for name, track in region.tracks.items() for op in track
     ]

@@ -117,7 +117,9 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
 
 
 @compiled_part
-def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int) -> np.uint64:
+def deal_out(
+    state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int
+) -> np.uint64:
     """Move about a `share` of the tokens of `rest` to `own`, which is empty, and `want` of them."""
     most, kept = np.uint64(int(share * CHANCES)), int64(0)
     bits, left = np.uint64(0), int64(0)
@@ -127,7 +129,8 @@ def deal_out(state: np.uint64, rest: I8, own: I8, experts: int, share: float, wa
             if left == 0:  # each 64-bit output serves four tokens
                 state += GOLDEN
                 bits, left = mix(state), int64(4)
-            taken += int64((bits & FOUR_HEX) < most)
+            if bits & FOUR_HEX < most:
+                taken += 1
             bits >>= S16
             left -= 1
         rest[e] -= taken

@@ -15,7 +15,7 @@ from ...workloads.ops import Op
 from ..deploy.deployment import Deployment
 from ..deploy.programs import TO_AND_FRO
 from ..streams.graph import COMPUTE
-from ..streams.overlap import NONE, PIPELINED, PING_PONG, SERIAL, Way, ways
+from ..streams.overlap import NONE, PING_PONG, PIPELINED, SERIAL, Way, ways
 from ..streams.pingpong import BACK, EXPERTS, OUT
 from .sections import Section, whole_layer
 

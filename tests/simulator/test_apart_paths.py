@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step
 from opbyte.simulator.scenario.beside import one_of
 from opbyte.simulator.scenario.parts import DeployOptions
@@ -26,7 +26,7 @@ from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, 
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
 from opbyte.simulator.streams.chunking import micro_moments
-from opbyte.simulator.streams.pingpong import ATTENTION, enough, step_seconds
+from opbyte.simulator.streams.pingpong import enough, step_seconds
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.model import ModelSpec
@@ -110,7 +110,9 @@ def test_both_paths_agree(
                      W_ATTENTION: "compute"}  # fmt: skip
             for at, name in names.items():
                 assert books.aside.busy[at] == pytest.approx(busy.get(name, 0.0), rel=1e-9)
-    assert books.busy[0, -1] == pytest.approx(joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6)
+    assert books.busy[0, -1] == pytest.approx(
+        joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("case", range(3))
@@ -124,9 +126,10 @@ def test_a_step_is_that_of_afd(
     found = explicit_stage(d, dealt(d, sequences, context), expected=True)
     step = apart_step(a, sequences, context, batches)
     assert found.seconds == pytest.approx(step.seconds, rel=1e-9)
-    groups = [p for p in found.ops if p.op.kind != "experts"], [
-        p for p in found.ops if p.op.kind == "experts"
-    ]
+    groups = (
+        [p for p in found.ops if p.op.kind != "experts"],
+        [p for p in found.ops if p.op.kind == "experts"],
+    )
     for own, other, devices, joules in zip(
         groups, (a.attention, a.experts), a.devices, step.joules, strict=True
     ):
