@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...devices.spec import LinkSpec
+from ...workloads.errors import CapacityError
 from ...workloads.ops import Op
 from .deployment import Deployment, ExpertsApart
 
@@ -16,6 +17,24 @@ from .deployment import Deployment, ExpertsApart
 def expert_bytes(d: Deployment) -> float:
     """Bytes of the routed experts that a device of a deployment holds."""
     return sum(part.held * part.layers * part.expert_bytes(d.run) for part in d.experts)
+
+
+def held_bytes(holder: Deployment) -> tuple[float, float]:
+    """What a device that holds experts has for them, and what they take [B].
+
+    Raises
+    ------
+    CapacityError
+        Experts that do not fit.
+    """
+    memory, held = holder.system.device.memory, expert_bytes(holder)
+    usable = memory.capacity_bytes * memory.usable_fraction
+    if held > usable:
+        raise CapacityError(
+            holder.system.name, f"the experts of {holder.model.name} do not fit: need "
+            f"{held / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
+        )  # fmt: skip
+    return usable, held
 
 
 def devices_apart(d: Deployment) -> int:

@@ -19,7 +19,7 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec, embedding_ops
 from ...workloads.ops import Loads, Op
 from ..batching.kv import CacheSettings, rank_rules, sequence_bytes
-from ..deploy.apart import expert_bytes
+from ..deploy.apart import expert_bytes, held_bytes
 from ..deploy.deployment import Deployment
 from ..deploy.memory import device_memory
 from ..deploy.placement import regions
@@ -178,25 +178,7 @@ def memories(a: Apart, context: int) -> Memories:
     d = a.attention
     own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d))
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
-    return Memories(own.capacity, own.weights, sequence, *held_bytes(a))
-
-
-def held_bytes(a: Apart) -> tuple[float, float]:
-    """What a device that holds experts has for them, and what they take [B].
-
-    Raises
-    ------
-    CapacityError
-        Experts that do not fit.
-    """
-    memory, held = a.experts.system.device.memory, expert_bytes(a.experts)
-    usable = memory.capacity_bytes * memory.usable_fraction
-    if held > usable:
-        raise CapacityError(
-            a.experts.system.name, f"the experts of {a.experts.model.name} do not fit: need "
-            f"{held / 2**30:.1f} GiB per device, {usable / 2**30:.1f} GiB available",
-        )  # fmt: skip
-    return usable, held
+    return Memories(own.capacity, own.weights, sequence, *held_bytes(a.experts))
 
 
 def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:

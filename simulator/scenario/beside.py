@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ..deploy.apart import with_experts_on
+from ..deploy.apart import held_bytes, with_experts_on
 from ..deploy.deployment import Deployment
 from ..frameworks.sharing import NOTHING
-from .apart import Apart, apart_of, held_bytes
+from .apart import Apart, apart_of
 from .load import load
 from .scenario import Scenario
 
@@ -58,7 +58,7 @@ def deployed_beside(
         raise type(error)(where, error.reason) from None
     if any(not part.routed.spreads for layer in model.layers for part in layer.expert_parts):
         raise InputError(OPTION, f"{model.name} has experts that do not spread over devices")
-    held_bytes(a)
+    held_bytes(a.experts)  # refuses what does not fit
     return one_of(a, own.micro_batches or BATCHES)
 
 

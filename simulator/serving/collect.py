@@ -106,8 +106,7 @@ def collect(
         deployment=deployment,
         policy=served.pools.policy or policy,
         workload=workload,
-        seed=seed,
-        requests=requests,
+        seed=seed, requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, _clock(engines, spent)) + _waiting(engines),
         iterations=_count(engines, C_STEPS),
@@ -132,8 +131,7 @@ def collect(
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
-        failures=served.failures,
-        restarts=served.restarts,
+        failures=served.failures, restarts=served.restarts,
         pools=pool_runs(served, policy, window, end),
         moves=kv_moves(served, requests),
         fetch=_fetch(engines),
@@ -144,7 +142,7 @@ def collect(
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
         apart=_apart(engines),
-    )
+    )  # fmt: skip
 
 
 def _apart(engines: list[Engine]) -> ApartRun | None:

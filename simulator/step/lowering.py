@@ -163,10 +163,8 @@ def lower(
     work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
-    streams, apart, beside = streams_of(d, [0, *ends[:-1]]), None, None
-    if d.apart is not None and streams is not None:
-        other, beside = lower(d.apart.holder, replica, counts, experts_alone=True)
-        apart = beside_of(d, other, streams, len(form))
+    streams = streams_of(d, [0, *ends[:-1]])
+    apart, beside = _beside(d, streams, len(form), replica, counts)
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
@@ -182,16 +180,13 @@ def lower(
         expert_work=work,
         expert_table=tables,
         router=_padded([p.router.table(p.row) for p in d.experts]),
-        seed=d.experts[0].router.seed if d.experts else 0,
-        replica=replica,
+        seed=d.experts[0].router.seed if d.experts else 0, replica=replica,
         rule=rule_code(d.placement),
         custom=custom_rule(d.placement),
         priced=rule.priced, shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
         optimal=d.system.mapping.splitter == "optimal",
-        ranks=d.ranks,
-        stages=d.layout.pp,
-        tp=d.layout.tp,
+        ranks=d.ranks, stages=d.layout.pp, tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
         uneven=uneven_of(d), streams=streams, fetch=fetch_of(d), places=places_of(d),
@@ -205,6 +200,16 @@ def lower(
         link=tuple(link.spec.name if link else None for link in links),
         beside=beside,
     )
+
+
+def _beside(
+    d: Deployment, streams: Streams | None, slots: int, replica: int, counts: int
+) -> tuple[Beside | None, Slots | None]:
+    """Devices that hold the experts of a deployment of so many slots; None where its own do."""
+    if d.apart is None or streams is None:
+        return None, None
+    plan, names = lower(d.apart.holder, replica, counts, experts_alone=True)
+    return beside_of(d, plan, streams, slots), names
 
 
 def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:

@@ -24,14 +24,13 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ..limits import MAX_MICRO_BATCHES
 
 F8 = npt.NDArray[np.float64]
 
 BIG, SMALL, WHOLE = range(3)
 """Sizes of a batch's chunks: the larger, the smaller, and the batch uncut."""
 
-MOST_CHUNKS = MAX_MICRO_BATCHES
+MOST_CHUNKS = 16
 """Chunks of a step at most."""
 
 

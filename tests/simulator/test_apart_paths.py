@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.limits import MAX_MICRO_BATCHES
 from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step
 from opbyte.simulator.scenario.beside import one_of
 from opbyte.simulator.scenario.parts import DeployOptions
@@ -25,7 +26,7 @@ from opbyte.simulator.step.beside import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
 from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
 from opbyte.simulator.step.explicit import dealt, explicit_stage
 from opbyte.simulator.step.lowering import Plan, lower
-from opbyte.simulator.streams.chunking import micro_moments
+from opbyte.simulator.streams.chunking import MOST_CHUNKS, micro_moments
 from opbyte.simulator.streams.pingpong import enough, step_seconds
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model
@@ -184,3 +185,4 @@ def test_micro_batches_add_up(data: st.DataObject) -> None:
     assert np.ptp(parts[:, 3]) <= 1
     if count == 1:
         assert parts[0] == pytest.approx(m)
+    assert MAX_MICRO_BATCHES == MOST_CHUNKS
