@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
     ApartOptions,
+    ApartOptions,
     DeployOptions,
     EngineOptions,
     FleetOptions,
