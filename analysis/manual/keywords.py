@@ -36,7 +36,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
-    ApartOptions,
 {parts}
 )
 

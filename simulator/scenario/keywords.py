@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
     ApartOptions,
-    ApartOptions,
     DeployOptions,
     EngineOptions,
     FleetOptions,
