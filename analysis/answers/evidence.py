@@ -19,6 +19,7 @@ from ...simulator.batching.host import LAUNCH_S, REQUEST_S
 from ...simulator.batching.policies import Policy
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.deploy.placement import processors_of
+from ...simulator.frameworks.vllm_rules import EARLY_GAP_S
 from ...workloads.batch import Batch
 from ...workloads.numerics import WEIGHT_GROUPS, Numerics
 from .memory_rows import USUAL, by_place
@@ -133,6 +134,11 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
         sources["host.request_s"] = (
             f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured "
             "runs of vLLM"
+        )
+    if host.gap_s == EARLY_GAP_S:
+        sources["host.gap_s"] = (
+            f"assumed: {host.gap_s * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
+            "deployments of 0.10.2"
         )
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []
 

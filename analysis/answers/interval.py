@@ -33,7 +33,7 @@ from ...workloads.batch import Batch
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
 DRAWS = 2000
-WAITING = Ratios(-0.14, 0.21, 1.21)
+WAITING = Ratios(-0.15, 0.12, 0.79)
 """How far off the time to a first token is beyond the steps it takes: what lets prompts wait, network,
 tokenisation. From the 917 measured TTFTs of serving_points as `validate points` simulates them;
 `validate points` takes it from the other models' points when it judges a model's."""

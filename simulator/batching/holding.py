@@ -11,7 +11,7 @@ from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int
 from .kv import KvRules
 from .lane_queue import back_to_lane
 from .plans import record_preempted
-from .prefix import USERS, content_key, find, give_back, remember, share
+from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
 from .state import (
     C_HITS,
     C_STRETCH,
@@ -45,7 +45,7 @@ from .state import (
     State,
 )
 from .tier_state import W_STORED, Z_NOW
-from .tier_store import keep, take_block, tier_key
+from .tier_store import keep, take, tier_key
 
 
 @compiled_part
@@ -62,14 +62,13 @@ def kv_bytes(kv: KvRules, tokens: int) -> float:
 def hold_blocks(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
     """`hold` with prefix caching: blocks of the pool."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
-    want = (tokens + kv.block - 1) // kv.block
-    if want - request[I_BLOCKS] > rank[R_BLOCKS]:
+    more = (tokens + kv.block - 1) // kv.block - request[I_BLOCKS]
+    if more > rank[R_BLOCKS]:
         return False
-    row = pool.held[r, request[I_SLOT]]
-    while request[I_BLOCKS] < want:
-        row[request[I_BLOCKS]] = take_block(pool, r)
-        request[I_BLOCKS] += 1
-        rank[R_BLOCKS] -= 1
+    if more > 0:
+        take(pool, r, more)
+        request[I_BLOCKS] += more
+        rank[R_BLOCKS] -= more
     count_blocks(st, kv, r, i)
     return True
 
@@ -102,15 +101,20 @@ def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     """
     request = st.ints[i]
     note_content(st, kv, r, i, min(noted, request[I_HASHED]))  # outputs of sessions
-    pool, rank = st.pool, st.ranks[r]
-    row = pool.held[r, request[I_SLOT]]
+    pool, rank, keyed = st.pool, st.ranks[r], request[I_KEYED]
+    row, full = pool.held[r, request[I_SLOT]], request[I_BLOCKS]
     if kv.bare_first:
-        for j in range(min(noted // kv.block, request[I_BLOCKS]), request[I_BLOCKS]):
+        full = min(noted // kv.block, full)
+        for j in range(full, keyed):
             rank[R_BLOCKS] += give_back(pool, r, row[j], True)
-        request[I_BLOCKS] = min(noted // kv.block, request[I_BLOCKS])
-    while request[I_BLOCKS] > 0:
-        request[I_BLOCKS] -= 1
-        rank[R_BLOCKS] += give_back(pool, r, row[request[I_BLOCKS]], False)
+        give_back_bare(pool, r, request[I_BLOCKS] - max(full, keyed), True)
+        rank[R_BLOCKS] += request[I_BLOCKS] - max(full, keyed)
+    if full > keyed:  # none of them can be told from another
+        give_back_bare(pool, r, full - keyed, False)
+        rank[R_BLOCKS] += full - keyed
+    for j in range(min(full, keyed) - 1, -1, -1):
+        rank[R_BLOCKS] += give_back(pool, r, row[j], False)
+    request[I_BLOCKS] = 0
     pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1] = request[I_SLOT]
     rank[R_SLOTS] += 1
     request[I_SLOT], request[I_KEYED] = -1, 0
@@ -226,7 +230,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
     while request[I_KEYED] < full:
         j = request[I_KEYED]
         key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-        remember(pool, r, row[j], key)
+        row[j] = remember(pool, r, key)
         request[I_KEYED] += 1
 
 
@@ -244,9 +248,9 @@ def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
 @compiled_given("st.pool.tiers", otherwise=note_pooled)
 def note_planned(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """`note_pooled` where tiers keep what leaves: all content is noted, and written once computed."""
-    write_through(st, kv, r, i, st.ints[i, I_CACHED])
     note_pooled(st, kv, r, i, want)
     note_content(st, kv, r, i, st.ints[i, I_NOTED])
+    write_through(st, kv, r, i, st.ints[i, I_CACHED])
 
 
 @compiled_part

@@ -19,7 +19,7 @@ BLOCK_TOKENS = 16
 """Tokens of one KV block (vLLM's default block_size)."""
 
 MOST_BLOCKS = 1 << 25
-"""Most blocks of one rank whose content is tracked: about 2 GiB of tables."""
+"""Most blocks of one rank whose content is tracked: 3 GiB of tables if all have content."""
 
 
 @compiled_inside

@@ -21,7 +21,7 @@ from ...workloads.batch import (
     TOKENS,
     WINDOW_MOMENTS,
 )
-from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
 from .holding import (
     hold,
     kv_bytes,
@@ -74,6 +74,21 @@ def count_decode(m: F8, windows: I8, context: int) -> None:
         if windows[w] > 0:
             kv = min(kv, windows[w])
         m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+
+
+@compiled_inside
+def unbounded(windows: I8) -> bool:
+    """Whether all attention sees all before it: decodes can then be counted together."""
+    return bool(windows.size == 1 and windows[0] == 0)
+
+
+@compiled_inside
+def count_decodes(m: F8, decodes: int, context: int) -> None:
+    """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
+    m[TOKENS] += decodes
+    m[SEQUENCES] += decodes
+    m[DECODES] += decodes
+    m[BASE_MOMENTS + DECODE_KV] += context
 
 
 @compiled_part
@@ -252,6 +267,37 @@ def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
 
 
 @compiled_part
+def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
+    """Plan a rank's leading sequences that decode, as far as they have room; how many, and tokens.
+
+    Almost all that runs is planned here: sums stay in registers, and nothing is asked that only
+    prompts need. Attention that ends at a window is left to `set_tokens`.
+    """
+    rank, left = st.ranks[r], st.ranks[r, R_LEFT]
+    context, tokens, j = int64(0), int64(0), int64(0)
+    while unbounded(windows) and j < rank[R_RUNNING]:
+        i = st.running[r, j]
+        request = st.ints[i]
+        cached, want = request[I_CACHED], next_tokens(request)
+        if want > 0:
+            if want > 1 or cached < request[I_TARGET] or tokens == budget:
+                break
+            if cached >= request[I_ROOM] and not hold(st, kv, r, i, cached + 1):
+                break
+            if kv.cached:
+                note_planned(st, kv, r, i, want)
+            record_tokens(st, i, want)
+            tokens += 1
+            context += cached + 1
+        st.fresh[r, j] = want
+        left = min(left, request[I_OUTPUT] - request[I_GENERATED])
+        j += 1
+    rank[R_LEFT] = left
+    count_decodes(st.moments[r], tokens, context)
+    return int(j), int(tokens)
+
+
+@compiled_part
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
     alone: bool,
@@ -260,6 +306,9 @@ def plan_pass(
     rank, budget = st.ranks[r], limits.token_budget
     preemptions, prompts, j = int64(0), int64(0), int64(0)
     passed, chunks = int64(0), st.counters[C_CHUNKS]
+    if not alone:
+        j, want = plan_decodes(st, kv, windows, r, budget)
+        budget -= want
     while budget > 0 or j < rank[R_RUNNING]:
         if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:

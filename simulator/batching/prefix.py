@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.jit import compiled_part
+from ...workloads.jit import compiled_inside, compiled_part
 from ...workloads.jit_held import held
 from ...workloads.requests.block import PREFIX_BLOCK_TOKENS
 
@@ -24,18 +24,26 @@ I8 = npt.NDArray[np.int64]
 MOST_PIECES = 1 << 22
 """Pieces of `PREFIX_BLOCK_TOKENS` in the longest text, prompt and output of 2^31 tokens in all."""
 
-NEXT, PREVIOUS = 0, 1
-USERS, KEY, AFTER, BEFORE = range(4)
-"""Columns of `Pool.blocks`: sequences that hold the block; the key of its content (0: none); the next
-and the previous block of the same content, in a ring in the order in which they got it."""
+(NEXT, PREVIOUS, BARE, USERS, KEY, AFTER, BEFORE) = range(7)
+NUM_BLOCK = 8
+"""Columns of `Pool.blocks`, a cache line a block: the next and the previous one in the free list; free
+blocks without content right before it there; sequences that hold it; the key of its content; the next and
+the previous block of the same content, in a ring in the order in which they got it."""
+
+(NAMED, UNUSED) = (USERS, KEY)
+"""Columns of the last row, which is the free list's head and tail: numbers ever given to blocks, and the
+one given back last (-1: none), which leads to the others by `NEXT`."""
 
 
 @held
 class Pool(NamedTuple):
-    """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries."""
+    """KV blocks of R ranks: N blocks, B sequences of at most W blocks, table of T entries.
 
-    links: I8  # [R, N+1, 2] free list; the last row is its head and tail
-    blocks: I8  # [R, N, 4]
+    A block has a number while it holds content that can be found. The others are all alike, so that they are
+    counted: of a sequence they are those behind its first `I_KEYED` ones, and of the free list `BARE`.
+    """
+
+    blocks: I8  # [R, N+1, NUM_BLOCK]
     table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
     held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
@@ -44,16 +52,15 @@ class Pool(NamedTuple):
 
 
 def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
-    """Return a pool of `blocks` free blocks per rank, in order of their numbers."""
-    links = np.zeros((ranks, blocks + 1, 2), dtype=np.int64)
-    ring = np.arange(blocks + 1)
-    links[:, :, NEXT], links[:, :, PREVIOUS] = (ring + 1) % (blocks + 1), (ring - 1) % (blocks + 1)
+    """Return a pool of `blocks` free blocks per rank, none of which has content."""
+    rows = np.zeros((ranks, blocks + 1, NUM_BLOCK), dtype=np.int64)
+    rows[:, -1, [NEXT, PREVIOUS]] = rows[:, -1, BARE] = blocks
+    rows[:, -1, UNUSED] = -1
     held = np.zeros((ranks, sequences, 1), dtype=np.int64)
     held[:, :, -1] = np.arange(sequences)[::-1]
     size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
     return Pool(
-        links,
-        np.zeros((ranks, blocks, 4), dtype=np.int64),
+        rows,
         np.zeros((ranks, size, 2), dtype=np.int64),
         held,
         np.zeros(0, dtype=np.int64),
@@ -95,8 +102,12 @@ def content_key(pool: Pool, first: int, hashed: int, request: int, j: int, block
 
 @compiled_part
 def place(key: int, mask: int) -> int:
-    """Where a key's search starts in a table of ``mask + 1`` entries."""
-    return int(((key * 7046029254386353131) >> 16) & mask)
+    """Where a key's search starts in a table of ``mask + 1`` entries.
+
+    By bits of the product that the whole key decides: sessions are far apart (`MOST_PIECES`), and the
+    low bits would give all of them the same places.
+    """
+    return int(((key * 7046029254386353131) >> 32) & mask)
 
 
 @compiled_part
@@ -112,30 +123,38 @@ def find(table: I8, key: int) -> int:
 
 
 @compiled_part
-def remember(pool: Pool, r: int, b: int, key: int) -> None:
-    """Note the content of a block, behind the others that hold it already."""
+def remember(pool: Pool, r: int, key: int) -> int:
+    """Note the content of a block of one sequence, behind the others that hold it; its number from now on."""
     table, blocks = pool.table[r], pool.blocks[r]
-    mask = table.shape[0] - 1
-    at = place(key, mask)
-    blocks[b, KEY] = key
+    top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
+    b, at = top[UNUSED], place(key, mask)
+    if b < 0:
+        b = top[NAMED]
+        top[NAMED] += 1
+    else:
+        top[UNUSED] = blocks[b, NEXT]
+    block = blocks[b]
+    block[USERS], block[KEY] = 1, key
     while table[at, 0] != 0:
         if table[at, 0] == key:
             first = table[at, 1]
             last = blocks[first, BEFORE]
-            blocks[last, AFTER], blocks[b, BEFORE] = b, last
-            blocks[b, AFTER], blocks[first, BEFORE] = first, b
-            return
+            blocks[last, AFTER], block[BEFORE] = b, last
+            block[AFTER], blocks[first, BEFORE] = first, b
+            return int(b)
         at = (at + 1) & mask
     table[at, 0], table[at, 1] = key, b
-    blocks[b, AFTER] = blocks[b, BEFORE] = b
+    block[AFTER] = block[BEFORE] = b
+    return int(b)
 
 
 @compiled_part
 def forget(pool: Pool, r: int, b: int) -> None:
-    """Drop the content of a block; of the last one, from the table (backward-shift deletion)."""
+    """Drop the content of a block, and its number; of the last one, from the table (backward-shift deletion)."""
     table, blocks = pool.table[r], pool.blocks[r]
     key, after, before = blocks[b, KEY], blocks[b, AFTER], blocks[b, BEFORE]
-    mask = table.shape[0] - 1
+    top, mask = blocks[blocks.shape[0] - 1], table.shape[0] - 1
+    blocks[b, NEXT], top[UNUSED] = top[UNUSED], b
     hole = place(key, mask)
     while table[hole, 0] != key:
         hole = (hole + 1) & mask
@@ -172,44 +191,52 @@ def append(links: I8, b: int) -> None:
 
 
 @compiled_part
-def take(pool: Pool, r: int) -> int:
-    """Hand out the block that was freed longest ago; its content is lost."""
-    links = pool.links[r]
-    b = links[links.shape[0] - 1, NEXT]
-    unlink(links, b)
-    if pool.blocks[r, b, KEY] != 0:
-        forget(pool, r, b)
-    pool.blocks[r, b, USERS] = 1
-    return int(b)
+def unlink_block(blocks: I8, b: int) -> None:
+    """`unlink`; those without content before it are before the next one from now on."""
+    blocks[blocks[b, NEXT], BARE] += blocks[b, BARE]
+    unlink(blocks, b)
 
 
 @compiled_part
 def share(pool: Pool, r: int, b: int) -> bool:
     """Use a block for its content; whether it was free."""
-    users = pool.blocks[r, b, USERS]
+    blocks = pool.blocks[r]
+    users = blocks[b, USERS]
     if users == 0:
-        unlink(pool.links[r], b)
-    pool.blocks[r, b, USERS] = users + 1
+        unlink_block(blocks, b)
+    blocks[b, USERS] = users + 1
     return bool(users == 0)
 
 
 @compiled_part
-def prepend(links: I8, b: int) -> None:
+def prepend(blocks: I8, b: int) -> None:
     """Put a block at the start of the free list: it is handed out next."""
-    end = links.shape[0] - 1
-    first = links[end, NEXT]
-    links[first, PREVIOUS], links[b, NEXT] = b, first
-    links[b, PREVIOUS], links[end, NEXT] = end, b
+    end = blocks.shape[0] - 1
+    first = blocks[end, NEXT]
+    blocks[first, PREVIOUS], blocks[b, NEXT] = b, first
+    blocks[b, PREVIOUS], blocks[end, NEXT] = end, b
+    blocks[b, BARE] = 0
 
 
 @compiled_part
 def give_back(pool: Pool, r: int, b: int, next_out: bool) -> bool:
     """Stop using a block, which is handed out next or last; whether it became free."""
-    pool.blocks[r, b, USERS] -= 1
-    if pool.blocks[r, b, USERS] > 0:
+    blocks = pool.blocks[r]
+    blocks[b, USERS] -= 1
+    if blocks[b, USERS] > 0:
         return False
     if next_out:
-        prepend(pool.links[r], b)
+        prepend(blocks, b)
     else:
-        append(pool.links[r], b)
+        top = blocks[blocks.shape[0] - 1]
+        blocks[b, BARE], top[BARE] = top[BARE], 0
+        append(blocks, b)
     return True
+
+
+@compiled_inside
+def give_back_bare(pool: Pool, r: int, count: int, next_out: bool) -> None:
+    """Stop using blocks without content, which are handed out next or last."""
+    blocks = pool.blocks[r]
+    end = blocks.shape[0] - 1
+    blocks[blocks[end, NEXT] if next_out else end, BARE] += count

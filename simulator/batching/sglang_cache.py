@@ -31,7 +31,9 @@ def count_free(st: State, kv: KvRules, x: Sglang, r: int) -> None:
 def take_tokens(st: State, x: Sglang, r: int, i: int, tokens: int) -> None:
     """Give a request memory for `tokens` more tokens; there is enough."""
     request, page = st.ints[i], x.rules.page
-    more = blocks_of(request[I_ROOM] + tokens, page) - blocks_of(request[I_ROOM], page)
+    more = tokens
+    if page > 1:
+        more = blocks_of(request[I_ROOM] + tokens, page) - blocks_of(request[I_ROOM], page)
     request[I_ROOM] += tokens
     request[I_BLOCKS] += more
     x.tree.tops[r, K_FREE] -= more

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from .planning import count_chunk, count_decode
+from .planning import count_chunk, count_decode, count_decodes, unbounded
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
@@ -167,12 +167,18 @@ def hold_decodes(st: State, x: Sglang, windows: I8, r: int, first: int) -> None:
     """Plan a token of everything that runs from a place on (`prepare_for_decode`)."""
     size, page = st.ranks[r, R_RUNNING] - first, x.rules.page
     make_room(x.tree, st, r, size * page, page)
+    plain, context = unbounded(windows), int64(0)
     for j in range(first, first + size):
         i = st.running[r, j]
         take_tokens(st, x, r, i, int64(1))
         st.fresh[r, j] = 1
         record_tokens(st, i, int64(1))
-        count_decode(st.moments[r], windows, st.ints[i, I_CACHED])
+        if plain:
+            context += st.ints[i, I_CACHED] + 1
+        else:
+            count_decode(st.moments[r], windows, st.ints[i, I_CACHED])
+    if plain:
+        count_decodes(st.moments[r], size, context)
 
 
 @compiled_part
@@ -198,9 +204,10 @@ def mix(st: State, x: Sglang, windows: I8, r: int, prompts: int) -> None:
 @compiled_part
 def decode_fits(st: State, x: Sglang, r: int) -> bool:
     """Whether the running batch's next tokens have memory, after evicting (`check_decode_mem`)."""
-    need, page = int64(0), x.rules.page
-    for j in range(x.ranks[r, S_LIST]):
-        need += st.ints[st.running[r, j], I_ROOM] % page == 0
+    need, page = x.ranks[r, S_LIST], x.rules.page
+    if page > 1:
+        for j in range(x.ranks[r, S_LIST]):
+            need -= st.ints[st.running[r, j], I_ROOM] % page != 0
     make_room(x.tree, st, r, need * page, page)
     return bool(x.tree.tops[r, K_FREE] >= need)
 

@@ -15,7 +15,7 @@ from .host import paced
 from .kv import KvRules
 from .planning import count_chunk
 from .policies import Limits
-from .prefix import KEY, USERS, content_key, find, remember, share
+from .prefix import USERS, content_key, find, remember, share
 from .state import (
     F_ARRIVAL,
     I8,
@@ -63,7 +63,7 @@ from .tier_state import (
     Z_WAITED,
     Tiers,
 )
-from .tier_store import entry_of, keep, moved, put, take_block, tier_key, touch
+from .tier_store import entry_of, keep, moved, put, take, tier_key, touch
 
 NOTHING, BEGUN, BLOCKED = range(3)
 """What became of a look at the head of the queue: nothing to load; a load; one that has no place yet."""
@@ -228,8 +228,9 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
             rank[R_BLOCKS] -= share(pool, r, row[j])
     for j in range(blocks):
         if t.levels[j] >= 0:
-            row[j] = take_block(pool, r)
-            rank[R_BLOCKS] -= 1
+            row[j] = -1
+    take(pool, r, blocks - near)
+    rank[R_BLOCKS] -= blocks - near
     t.totals[O_FOUND] += near
     request[I_BLOCKS] = blocks
     request[I_KEYED] = 0
@@ -244,9 +245,9 @@ def note_landed(st: State, kv: KvRules, r: int, i: int) -> None:
     pool, request = st.pool, st.ints[i]
     row = pool.held[r, request[I_SLOT]]
     for j in range(pool.tiers.rows[i, W_BLOCKS]):
-        if pool.blocks[r, row[j], KEY] == 0:
+        if row[j] < 0:
             key = content_key(pool, request[I_HASHES], request[I_HASHED], i, j, kv.block)
-            remember(pool, r, row[j], key)
+            row[j] = remember(pool, r, key)
     request[I_KEYED] = pool.tiers.rows[i, W_BLOCKS]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_part, int64
-from .prefix import AFTER, KEY, NEXT, Pool, place, take
+from .prefix import AFTER, BARE, KEY, NEXT, Pool, forget, place, unlink
 from .tier_state import (
     DOWN,
     E_KEY,
@@ -177,13 +177,29 @@ def leave(t: Tiers, r: int, b: int, key: int) -> None:
     t.seconds[Z_HELD_UNTIL] = max(t.seconds[Z_HELD_UNTIL], ready)
 
 
-@compiled_given("pool.tiers", otherwise=take)
-def take_block(pool: Pool, r: int) -> int:
-    """`prefix.take` where tiers keep what is lost: the last copy of a content goes there."""
-    b = pool.links[r, pool.links.shape[1] - 1, NEXT]
+@compiled_given("pool.tiers", otherwise=forget)
+def lose(pool: Pool, r: int, b: int) -> None:
+    """`prefix.forget` where tiers keep what is lost: the last copy of a content goes there."""
     key = pool.blocks[r, b, KEY]
-    if key != 0 and pool.blocks[r, b, AFTER] == b:
+    if pool.blocks[r, b, AFTER] == b:
         leave(pool.tiers, r, b, key)
     if pool.tiers.through:
         pool.tiers.out_s[r, b] = 0.0
-    return take(pool, r)
+    forget(pool, r, b)
+
+
+@compiled_part
+def take(pool: Pool, r: int, count: int) -> None:
+    """Hand out the blocks that were freed longest ago, of those that are free; their content is lost."""
+    blocks = pool.blocks[r]
+    end = blocks.shape[0] - 1
+    while True:
+        b = blocks[end, NEXT]
+        bare = min(blocks[b, BARE], count)
+        blocks[b, BARE] -= bare
+        count -= bare
+        if count == 0:
+            return
+        unlink(blocks, b)
+        lose(pool, r, b)
+        count -= 1

@@ -7,7 +7,8 @@ prompt takes over the leading full blocks that are there, but for its last token
 not reused here (`enable_partial_reuse`). Content that no trace tells is a request's own: only after a pause can it
 be found, by that request, so it is put into the tree then.
 
-Of a request's columns `I_ROOM` counts the tokens of its sequence (0: it has none), `I_BLOCKS` its blocks
+Of a request's columns `I_ROOM` counts the tokens of its sequence (0: it has none), `I_BLOCKS` its blocks,
+`I_KEYED` the leading ones that are in the tree behind one another, which none can leave while it holds them,
 and `I_SLOT` its row of `held`.
 """
 
@@ -17,7 +18,7 @@ from ...workloads.jit import compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .prefix import NEXT, append, unlink
 from .radix import enter, key_at, slot_of, strike
-from .state import I8, I_BLOCKS, I_ROOM, I_SLOT, I_TARGET, State
+from .state import I8, I_BLOCKS, I_KEYED, I_ROOM, I_SLOT, I_TARGET, State
 from .trtllm_state import (
     B_BEFORE,
     B_CHILD,
@@ -113,6 +114,7 @@ def begin(st: State, x: Trtllm, r: int, i: int) -> int:
         request[I_BLOCKS] += 1
         parent = b
     found = request[I_BLOCKS] * block
+    request[I_KEYED] = request[I_BLOCKS]
     while request[I_BLOCKS] * block < request[I_TARGET]:
         take_block(st, x, r, i)
     return int(found)
@@ -125,7 +127,10 @@ def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
         return
     blocks, request, block = x.blocks[r], st.ints[i], x.rules.block
     row, parent, matching = x.held[r, request[I_SLOT]], int64(-1), True
-    for j in range(min(tokens // block, request[I_BLOCKS])):
+    first = request[I_KEYED]
+    if first > 0:
+        parent = row[first - 1]
+    for j in range(first, min(tokens // block, request[I_BLOCKS])):
         b = child_of(st, x, r, i, j, parent) if matching else int64(-1)
         if b < 0:
             matching = False
@@ -137,10 +142,12 @@ def store(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
             blocks[b, B_KEY], blocks[b, B_PARENT], blocks[b, B_BEFORE] = key, parent, -1
             blocks[b, B_NEXT] = -1
             if parent >= 0:
-                first = blocks[parent, B_CHILD]
-                blocks[b, B_NEXT], blocks[parent, B_CHILD] = first, b
-                if first >= 0:
-                    blocks[first, B_BEFORE] = b
+                child = blocks[parent, B_CHILD]
+                blocks[b, B_NEXT], blocks[parent, B_CHILD] = child, b
+                if child >= 0:
+                    blocks[child, B_BEFORE] = b
+        if b == row[j] and request[I_KEYED] == j:
+            request[I_KEYED] += 1
         parent = b
 
 
@@ -160,7 +167,7 @@ def end(st: State, x: Trtllm, r: int, i: int, tokens: int) -> None:
             own[T_FREE] += 1
     x.held[r, own[T_SLOTS], x.held.shape[2] - 1] = request[I_SLOT]
     own[T_SLOTS] += 1
-    request[I_SLOT], request[I_ROOM] = -1, 0
+    request[I_SLOT], request[I_ROOM], request[I_KEYED] = -1, 0, 0
 
 
 @compiled_part

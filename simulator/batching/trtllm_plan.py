@@ -10,7 +10,7 @@ import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from .kv import blocks_of
-from .planning import count_chunk, count_decode
+from .planning import count_chunk, count_decode, count_decodes, unbounded
 from .plans import record_preempted, record_tokens
 from .state import (
     C_CHUNKS,
@@ -265,16 +265,23 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
         c = st.counters[C_CHUNKS]
         st.chunks[0, c], st.chunks[1, c] = tokens, i
         st.counters[C_CHUNKS] += 1
+    plain, count, context = unbounded(windows), int64(0), int64(0)
     for j in range(size):
         i = st.running[r, j]
         request = st.ints[i]
         if st.fresh[r, j] == 0 or not decodes(request):
             continue
-        if request[I_ROOM] % block == 0:
+        if request[I_ROOM] == request[I_BLOCKS] * block:
             take_block(st, x, r, i)
         request[I_ROOM] += 1
         record_tokens(st, i, int64(1))
-        count_decode(st.moments[r], windows, request[I_CACHED])
+        if plain:
+            count += 1
+            context += request[I_CACHED] + 1
+        else:
+            count_decode(st.moments[r], windows, request[I_CACHED])
+    if plain:
+        count_decodes(st.moments[r], count, context)
 
 
 @compiled_part

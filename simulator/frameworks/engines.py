@@ -40,7 +40,7 @@ class Launch:
         Whether computed prompts can be found again.
     poll_steps, gather_steps, gather_tokens, even_steps, even_batches : int
         See `Policy` and `TrtllmRules`.
-    prompts_s : float
+    prompts_s, gap_s : float
         See `Host` (vLLM).
     """
 
@@ -55,6 +55,7 @@ class Launch:
     even_steps: int = 0
     even_batches: int = 10
     prompts_s: float = 0.0
+    gap_s: float = 0.0
 
 
 Limits = Callable[[Deployment, Launch], EngineSettings]
@@ -69,10 +70,11 @@ def vllm(deployment: Deployment, launch: Launch) -> EngineSettings:
     sequences, 0.9 of memory.
     """
     policy = make_policy("vllm", launch.tokens, launch.sequences)
-    if launch.prompts_s:
-        policy = replace(policy, host=replace(policy.host, prompts_s=launch.prompts_s))
+    host = replace(policy.host, prompts_s=launch.prompts_s, gap_s=launch.gap_s)
     total = deployment.system.device.memory.capacity_bytes
-    return EngineSettings(policy, CacheSettings(memory_bytes=(launch.memory or 0.9) * total))
+    return EngineSettings(
+        replace(policy, host=host), CacheSettings(memory_bytes=(launch.memory or 0.9) * total)
+    )
 
 
 TRTLLM_SHARE, TRTLLM_BLOCK = 0.9, 32

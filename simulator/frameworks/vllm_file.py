@@ -124,7 +124,7 @@ def _policy(keys: Keys, cache: Keys, host: Keys, rules: Rules, max_model_len: in
         ahead=keys.flag("async_scheduling", base.ahead),
         graphs=not keys.flag("enforce_eager", not base.graphs)
         and captures(keys, keys.count("data_parallel_size", 1)),
-        host=host_of(host, base.host),
+        host=replace(host_of(host, base.host), gap_s=rules.gap_s),
         caching=cache.flag("enable_prefix_caching", base.caching),
         bare_first=rules.bare_first,
         serial_stages=rules.serial_stages,

@@ -135,6 +135,8 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192, *[8192] * 4
     ]  # fmt: skip
     assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3 + [False] * 4
+    # Dense models of other sources under TensorRT-LLM: one place fewer than clients, as their rows show.
+    assert [p.max_sequences for p in found][:4] == [2048, 2048, 1, 2048]
     # Dense models for Blackwell under vLLM: graphs for decodes only, of one flattened model.
     assert [p.host.prompts_s for p in found] == [0.0] * 11 + [PROMPTS_S, 0.0, 0.0]
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from opbyte import simulate
 from opbyte.devices.catalog import load_device
 from opbyte.simulator.batching.policies import POLICIES
 from opbyte.simulator.frameworks.engine_file import read_engine
 from opbyte.simulator.frameworks.vllm_file import NULL_BLOCKS
+from opbyte.simulator.frameworks.vllm_rules import EARLY_GAP_S
 from opbyte.workloads.errors import InputError
 
 
@@ -119,6 +121,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     ("said", "bare_first", "share"),
     [
         ({}, False, 0.9),
+        ({"version": "0.11.0"}, False, 0.9),
         ({"engine_version": "0.19.1"}, False, 0.9),
         ({"version": "0.21.0"}, False, 0.9),
         ({"version": "v0.25.1rc2"}, True, 0.92),
@@ -133,8 +136,24 @@ def test_versions_are_rule_sets(
     found = read_engine(engine_json(said))
     assert (found.policy.bare_first, found.memory_share) == (bare_first, share)
     assert found.policy.serial_stages is not bare_first
+    assert found.policy.host.gap_s == 0.0
     fixed = read_engine(engine_json(said | {"kv_cache": {"gpu_memory_utilization": 0.5}}))
     assert fixed.memory_share == 0.5
+
+
+def test_devices_wait_between_the_steps_of_an_early_vllm(
+    engine_json: Callable[[object], Path],
+) -> None:
+    """TPOT of 0.10 is that of 0.11 and the gap, whatever the load; nothing else differs."""
+    old, new = ({"version": v} for v in ("0.10.2", "0.11.0"))
+    for clients in (1, 12):
+        early, later = (
+            simulate("llama-3-8b", "h100-x1", engine=engine_json(version), closed_loop=clients,
+                     requests=clients, input_len=64, output_len=16)
+            for version in (old, new)
+        )  # fmt: skip
+        slower = early.to_dict()["tpot_s"]["mean"] - later.to_dict()["tpot_s"]["mean"]
+        assert slower == pytest.approx(EARLY_GAP_S, rel=1e-6)
 
 
 def test_options_that_bear_on_time(engine_json: Callable[[object], Path]) -> None:

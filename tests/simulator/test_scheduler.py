@@ -23,7 +23,16 @@ from opbyte.simulator.batching.host import Host
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.loop import REACHED
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.prefix import AFTER, KEY, NEXT, USERS
+from opbyte.simulator.batching.prefix import (
+    AFTER,
+    BARE,
+    KEY,
+    NAMED,
+    NEXT,
+    PREVIOUS,
+    UNUSED,
+    USERS,
+)
 from opbyte.simulator.batching.state import (
     C_COMPLETED,
     C_EMITTED,
@@ -35,6 +44,7 @@ from opbyte.simulator.batching.state import (
     I_BLOCKS,
     I_FLIGHT,
     I_GENERATED,
+    I_KEYED,
     I_ORDER,
     I_PREEMPTED,
     L_KV,
@@ -227,21 +237,33 @@ def test_same_schedule_as_the_reference(
 
 
 def check_pool(engine: Engine, count: int) -> None:
-    """Every block is used or free, the free list holds the free ones, contents are told apart."""
-    state, pool = engine.state, engine.state.pool
+    """Every block is used or free, the free list holds the free ones, contents are told apart.
+
+    Blocks with content have numbers, the others are counted.
+    """
+    state, pool, shared, apart = engine.state, engine.state.pool, 0, 0
     for r in range(len(state.ranks)):
         slots = pool.held[r, : state.ranks[r, R_SLOTS], -1].tolist()
         assert len(set(slots)) == len(slots) <= len(pool.held[r])
         assert set(slots) <= set(range(len(pool.held[r])))
-        users, keys = pool.blocks[r, :, USERS], pool.blocks[r, :, KEY]
-        end, free = len(users), []
-        b = int(pool.links[r, end, NEXT])
+        blocks, end = pool.blocks[r], len(pool.blocks[r]) - 1
+        users, keys = blocks[:end, USERS], blocks[:end, KEY]
+        free, bare, b = [], int(blocks[end, BARE]), int(blocks[end, NEXT])
         while b != end and len(free) <= end:
             free.append(b)
-            b = int(pool.links[r, b, NEXT])
-        assert sorted(free) == np.flatnonzero(users == 0).tolist()
-        assert state.ranks[r, R_BLOCKS] == len(free)
-        assert state.free[r] == len(free) * engine.kv.block_bytes[0]
+            bare += int(blocks[b, BARE])
+            assert blocks[blocks[b, NEXT], PREVIOUS] == b
+            b = int(blocks[b, NEXT])
+        numbers = np.flatnonzero(keys)
+        assert sorted(free) == numbers[users[numbers] == 0].tolist()
+        assert (blocks[:, BARE] >= 0).all()
+        assert state.ranks[r, R_BLOCKS] == len(free) + bare
+        assert state.free[r] == (len(free) + bare) * engine.kv.block_bytes[0]
+        unused, b = [], int(blocks[end, UNUSED])
+        while b >= 0 and len(unused) <= end:
+            unused.append(b)
+            b = int(blocks[b, NEXT])
+        assert sorted([*unused, *numbers.tolist()]) == list(range(blocks[end, NAMED]))
         found: list[int] = []
         for key, first in pool.table[r]:
             same = [int(first)] if key else []
@@ -249,9 +271,12 @@ def check_pool(engine: Engine, count: int) -> None:
                 same.append(int(pool.blocks[r, same[-1], AFTER]))
             assert all(keys[b] == key for b in same)
             found += same
-        assert sorted(found) == np.flatnonzero(keys).tolist()
-    assert (pool.blocks[:, :, USERS] >= 0).all()
-    assert pool.blocks[:, :, USERS].sum() == state.ints[:count, I_BLOCKS].sum()
+        assert sorted(found) == numbers.tolist()
+        shared += int(users[numbers].sum())
+        apart += end - len(numbers) - bare
+    held = state.ints[:count]
+    assert shared == held[:, I_KEYED].sum()
+    assert apart == (held[:, I_BLOCKS] - held[:, I_KEYED]).sum()
 
 
 def test_blocks_planned_beyond_an_end_have_room(small: Callable[..., Deployment]) -> None:

@@ -11,8 +11,9 @@ from ....simulator.deploy.deployment import Deployment
 from ....simulator.frameworks.engines import ENGINES, Launch
 from ....simulator.frameworks.kernels import expert_kernels
 from ....simulator.frameworks.settings import EngineSettings
+from ....simulator.frameworks.vllm_rules import rules_of
 from ....workloads.errors import InputError, nearest
-from .scripts import SCRIPTS
+from .scripts import OTHERS, SCRIPTS
 from .table import Point
 
 NAMES = {"vLLM": "vllm", "SGLang": "sglang", "TensorRT-LLM": "trtllm"}
@@ -33,9 +34,18 @@ def settings(point: Point, deployment: Deployment) -> EngineSettings:
         close = nearest(point.framework, NAMES)
         raise InputError(repr(point.framework), f"unknown serving framework{close}")
     launch = Launch()
-    if point.scripted and point.prefill is None and point.framework in SCRIPTS:
-        launch = SCRIPTS[point.framework](point, deployment)
-    return ENGINES[NAMES[point.framework]](deployment, launch)
+    known = SCRIPTS if point.scripted else OTHERS
+    if point.prefill is None and point.framework in known:
+        launch = known[point.framework](point, deployment)
+    return ENGINES[NAMES[point.framework]](deployment, replace(launch, gap_s=gap_s(point)))
+
+
+def gap_s(point: Point) -> float:
+    """What the devices of a run wait between two steps [s]: early versions of vLLM."""
+    if point.framework != "vLLM" or not point.version:
+        return 0.0
+    rules = rules_of(".".join(map(str, (*point.version, 0)[:2])))
+    return rules.gap_s if rules else 0.0
 
 
 def with_experts(point: Point, deployment: Deployment) -> Deployment:
