@@ -10,3 +10,6 @@ MAX_REPLICAS = 4096
 """Most copies of a system behind one router."""
 MIN_MTBF_S = 1e-3
 """Failures closer than this have no meaning: a step of an engine takes about as long."""
+
+MAX_MICRO_BATCHES = 16
+"""Micro-batches that go to and fro in a step, as many as chunks of one that overlaps."""

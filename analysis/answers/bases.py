@@ -41,6 +41,8 @@ def bases_of(deployment: Deployment | None) -> Bases:
     if deployment.system.device.on_engine:
         return Bases(ENGINE, STATIC)
     sides = [d.device for d in deployment.pools] or [deployment.device]
+    if deployment.apart is not None:
+        sides.append(deployment.apart.holder.device)
     return Bases(_each(map(_times, sides)), _each(map(_energy, sides)))
 
 

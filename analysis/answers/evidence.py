@@ -28,7 +28,7 @@ from .speculation import given_text
 
 def evidence(
     deployment: Deployment, sources: Mapping[str, str], policy: Policy | None = None,
-    batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL,
+    batches: Sequence[Batch] = (), usual: Sequence[Batch] = USUAL, experts: bool | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """One entry per cost model that a run used.
 
@@ -42,6 +42,8 @@ def evidence(
         Typical steps of a rank, whose ops are looked for among measured rows.
     usual : sequence of Batch
         Steps whose ops count besides.
+    experts : bool, optional
+        Whether to speak of routed experts alone, or of all else: where they lie on devices of their own.
 
     Returns
     -------
@@ -58,6 +60,11 @@ def evidence(
     out = []
     sources = used_sources(sources, deployment.model.numerics)
     placed = by_place(deployment, batches, usual)
+    if experts is not None:
+        placed = {
+            where: {name: op for name, op in ops.items() if (op.kind == "experts") == experts}
+            for where, ops in placed.items()
+        }
     for processor in processors_of(deployment.device):
         own = list(placed.get(processor.name, {}).values())
         prefixes = (f"processors.{processor.name}.", "memory.")

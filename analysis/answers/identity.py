@@ -48,7 +48,7 @@ def _path_in(name: str, value: object) -> tuple[str, str]:
         path = rest.rpartition(":")[0]
         return (f"{kind}:", path) if kind == "draft" and is_model_path(path) else ("", "")
     takes_path = {
-        "system": is_path, "model": is_model_path, "host": is_path, "classes": is_classes_path,
+        "system": is_path, "experts_on": is_path, "model": is_model_path, "host": is_path, "classes": is_classes_path,
         **dict.fromkeys(POOLS, _is_pool_path),
     }.get(name)  # fmt: skip
     found = _names_file(name) if takes_path is None else takes_path(value)
@@ -103,7 +103,7 @@ def _file_digest(name: str, value: str) -> str:
     try:
         if name in POOLS:
             value = counted(value, "")[0]
-        if name in ("system", *POOLS):
+        if name in ("system", "experts_on", *POOLS):
             return digest_of(whole(describe_system(value)[0]))
         if name == "host":
             host = load_host(path)[0]

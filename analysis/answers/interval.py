@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ...devices.cost import Evidence
 from ...devices.ratios import Ratios
+from ...simulator.deploy.apart import runs_on
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.serving.record import Run
 from ...simulator.step.explicit import StageCost, explicit_stage
@@ -92,11 +93,12 @@ def parts_of(d: Deployment, stage: StageCost) -> list[Part]:
         op = placed.op
         key = (op.layer, op.name, placed.processor)
         if key not in seen:
-            inside = d.device.processors.get(placed.processor)
+            inside = runs_on(d, op).device.processors.get(placed.processor)
             model = inside.model if inside is not None else d.link(op)
             found = model.evidence([op])
             seen[key] = (_kin(found[0]), found[0].ratios) if found else ("", None)
-        out.append(Part(placed.cost.seconds * placed.count, *seen[key]))
+        counts = placed.count * (1.0 if d.apart is None else placed.exposed)
+        out.append(Part(placed.cost.seconds * counts, *seen[key]))
     if stage.fetch is not None and stage.fetch.waited_s > 0.0:
         out.append(Part(stage.fetch.waited_s, "", None))  # no measurement tells of the link
     return out

@@ -14,15 +14,19 @@ def costs_of(
 ) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
-    ``processor_area_mm2`` is `added_area_mm2`. Of two pools the price is that of their mean device, and
-    the area that of one that decodes. Of replicas that come and go the devices are their mean.
+    ``processor_area_mm2`` is `added_area_mm2`. Of two pools, and with experts on devices of their own, the price is that of their mean device, and
+    the area that of one that decodes, and attends. Of replicas that come and go the devices are their mean.
     """
     devices: float
-    if run.pools:
-        each = [p.mean_devices(run.window) for p in run.pools]
-        devices = sum(each)
-        prices = [p.deployment.system.device.price_USD_per_hour for p in run.pools]
-        known = [x * n for x, n in zip(prices, each, strict=True) if x]
+    if run.pools or run.apart is not None:
+        kinds = [(p.deployment, p.mean_devices(run.window)) for p in run.pools]
+        devices = sum(each for _, each in kinds) or run.devices
+        if (beside := run.apart) is not None:  # of the last pool, or of the one system
+            here, there = kinds.pop() if kinds else (run.deployment, devices)
+            kinds += [(here, there - beside.experts_devices)]
+            kinds += [(beside.deployment, float(beside.experts_devices))]
+        prices = [d.system.device.price_USD_per_hour for d, _ in kinds]
+        known = [x * each for x, (_, each) in zip(prices, kinds, strict=True) if x]
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...devices.cost import Evidence
+from ...simulator.deploy.apart import runs_on
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.step.explicit import StageCost
 from ...simulator.step.sections import placed_ops
@@ -174,7 +175,7 @@ def ranges_of_run(r: Run, batches: Iterable[Batch]) -> Ranges:
 
 def _left(d: Deployment, op: Op, where: str) -> Evidence | None:
     """What the price of an op rests on, where that lies outside of its rows."""
-    inside = d.device.processors.get(where)
+    inside = runs_on(d, op).device.processors.get(where)
     model = d.link(op) if inside is None else inside.model
     told: Sequence[Evidence] = model.evidence([op])
     return next((e for e in told if e.beyond), None)

@@ -12,6 +12,9 @@ from .summary import overload
 def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     """What a reader should know: of the files read, the run, and the options."""
     sides = {d.system.device.name: d.system.device for d in r.deployment.pools or (r.deployment,)}
+    if r.apart is not None:
+        device = r.apart.deployment.system.device
+        sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
     if scenario.deployment.power_cap is not None:

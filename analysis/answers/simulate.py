@@ -20,12 +20,13 @@ from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .adapters import adapters_dict, adapters_text
+from .apart import apart_dict, apart_evidence, apart_text
 from .autoscale import autoscale_dict, autoscale_text, replicas_drawn, start_up_evidence
 from .carbon import carbon_of, carbon_text
 from .classes import class_blocks, class_figures, classes_dict
 from .coverage import coverage, coverage_blocks
 from .encoders import encoder_dict, encoder_text
-from .evidence import evidence, link_evidence
+from .evidence import link_evidence
 from .expert_cache import cache_dict, cache_text
 from .expert_loads import placing_dict, placing_text
 from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
@@ -138,6 +139,7 @@ class Simulation(Result):
             **tasks_dict(r),
             **classes_dict(r),
             **tiers_dict(r),
+            **apart_dict(r),
             **{name: getattr(r, name).as_dict() for name in LATENCIES},
             "layers": [_op_dict(op) for op in layer_totals(r)],
             **({"overlap": run_dict(r)} if r.deployment.overlap != "none" else {}),
@@ -175,7 +177,7 @@ class Simulation(Result):
             *cache_text(self.run.deployment, self.run.fetch, _stepping_s(self.run)),
             *placing_text(self.run.deployment), *run_speculation_text(self.run),
             *adapters_text(self.run.deployment, self.run.adapters), *encoder_text(self.run),
-            *tiers_text(self.run),
+            *tiers_text(self.run), *apart_text(self.run),
             *autoscale_text(self.run), *tasks_text(self.run), self.sure(), latency_rows(self.run),
             *class_blocks(self.run), *pool_blocks(self.run), where_rows(self.run),
             *(self.steps.blocks() if self.steps else []), *run_blocks(self.run),
@@ -331,7 +333,9 @@ def simulate(
     sources, batches = _sources(scenario, scenario.system), typical(made)
     ranges = ranges_of_run(made, batches)
     ranges.refuse(scenario.deployment.strict)
-    found = evidence(made.deployment, sources, made.policy, batches) + start_up_evidence(made)
+    beside = _sources(scenario, scenario.apart.experts_on)
+    found = apart_evidence(made.deployment, sources, beside, made.policy, batches)
+    found += start_up_evidence(made)
     if scenario.pools.given:
         found, sources = _both(scenario, made)
     sure = run_intervals(made, scenario.workload.closed_loop is None)
@@ -354,7 +358,8 @@ def _both(scenario: Scenario, r: Run) -> tuple[list[dict[str, Any]], Mapping[str
     out: list[dict[str, Any]] = []
     for pool, flag in zip(r.pools, (scenario.pools.prefill, scenario.pools.decode), strict=True):
         sources = _sources(scenario, counted(str(flag), f"--{pool.name}")[0])
-        own = evidence(pool.deployment, sources, pool.policy, typical(r))
+        beside = _sources(scenario, scenario.apart.experts_on)
+        own = apart_evidence(pool.deployment, sources, beside, pool.policy, typical(r))
         out += [{**entry, "applies_to": f"{entry['applies_to']}, {pool.name}"} for entry in own]
     if r.moves is not None:
         node_link = r.deployment.system.device.node_link.name

@@ -214,12 +214,15 @@ def where_rows(r: Run) -> list[dict[str, Any]]:
             small.append((share, part))
             continue
         for i, op in enumerate(ops):
+            on = devices
+            if r.apart is not None and op.kind == "experts":
+                on *= r.apart.experts_devices / r.apart.attention_devices
             rows.append(
                 {
                     "op": op.name if i == 0 else '  "',
                     "clock": f"{share:.1%}" if i == 0 else None,
                     "on": op.processor,
-                    "busy": f"{ratio(op.busy_s, clock * devices) or 0:.1%}",
+                    "busy": f"{ratio(op.busy_s, clock * on) or 0:.1%}",
                     "energy": f"{ratio(energy(op), joules) or 0:.1%}",
                     "Op/B": op.op_per_byte,
                     "bound": op.bound,

@@ -44,7 +44,7 @@ PARSERS = {int: whole, float: number}
 
 
 LISTED = {
-    "model": "models", "system": "systems", "prefill": "systems", "decode": "systems", "policy": "policies", "router": "routers",
+    "model": "models", "system": "systems", "prefill": "systems", "decode": "systems", "experts_on": "systems", "policy": "policies", "router": "routers",
     "host": "hosts", "routing": "routings", "placement": "placements",
     "expert_cache": "expert-caches", "expert_placement": "expert-placements", "all_to_all": "exchanges",
 }  # fmt: skip

@@ -30,6 +30,7 @@ OTHERS = "Of plug-ins"
 OPTIONS = {
     "workload": "Requests", "serving": "Engine", "speculation": "Engine", "tiers": "Engine",
     "deployment": "Model on devices", "fleet": "Fleet and failures", "pools": "Two pools",
+    "apart": "Experts on devices of their own",
 }  # fmt: skip
 """Part of a scenario -> panel of its options; the others are the command's own."""
 ARGUMENTS, OWN, OUTPUT = "Arguments", "Options", "Output"

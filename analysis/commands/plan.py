@@ -19,7 +19,7 @@ OWN = (
     "duration", "tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget",
 )  # fmt: skip
 """Options of a scenario that this command takes in another form, or that the plan sets."""
-APART = ("speculation", "tiers", "pools")
+APART = ("speculation", "tiers", "pools", "apart")
 """Parts of a scenario that no plan has."""
 GOAL = "devices, cost (dollars an hour), energy (of a token) or carbon."
 

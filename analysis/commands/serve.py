@@ -18,7 +18,9 @@ OWN = (
     "strict",
 )  # fmt: skip
 """Options of a scenario that this command takes otherwise, or that mean nothing here."""
-DEPLOYED = [p for p in options_of(Scenario) if p.group not in ("workload", "tiers", "pools")]
+DEPLOYED = [
+    p for p in options_of(Scenario) if p.group not in ("workload", "tiers", "pools", "apart")
+]
 
 
 @app.command("serve")

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from ...simulator.scenario.option import Placed, options_of
 from ...simulator.scenario.parts import (
+    ApartOptions,
     DeployOptions,
     EngineOptions,
     FleetOptions,
@@ -23,6 +24,7 @@ from ...simulator.scenario.scenario import Scenario
 
 PARTS = (
     Workload, EngineOptions, TierOptions, DeployOptions, SpeculationOptions, FleetOptions, PoolOptions,
+    ApartOptions,
 )  # fmt: skip
 HEAD = '''\
 """Options of a scenario as keywords: what type each takes. Written by ``python -m opbyte.analysis.manual``."""

@@ -7,6 +7,7 @@ from functools import singledispatch
 import numpy as np
 import numpy.typing as npt
 
+from ...simulator.deploy.apart import devices_apart
 from ...simulator.serving.record import Run
 from ..answers.autoscale import replica_frame, replicas_drawn, scaled
 from ..answers.comparison import SystemComparison
@@ -241,6 +242,8 @@ def _shown(run: Run) -> list[Shown]:
     if not run.pools:
         system = run.deployment.system
         devices = system.devices_per_node * system.nodes // run.deployment.replicas
+        if run.apart is not None:
+            devices += devices_apart(run.deployment)
         return [Shown("engine", devices, run.deployment.layout.pp)]
     return [
         Shown(f"{p.name} {i}", p.devices // p.replicas, p.deployment.layout.pp)

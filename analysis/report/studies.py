@@ -133,7 +133,7 @@ def _evidence(result: Sweep) -> list[Section]:
         return []
     made = simulate(scenario_of(first.settings), requests=1, warmup=None)  # needs no long run
     deployment, sources = made.run.deployment, sources_of(first.settings)
-    models = made.evidence if deployment.pools else evidence(deployment, sources)
+    models = made.evidence if deployment.pools or made.run.apart else evidence(deployment, sources)
     columns = ", ".join(f"{name} {value}" for name, value in first.columns.items())
     text = evidence_text(models, deployment.system.name)
     return [

@@ -135,7 +135,9 @@ class _Task:
         if not self.kept:
             return []
         options = {known.name: value for known, value in self.scenario.given()}
-        own = {name: value for name, value in system.options.items() if name != "pools"}
+        own = {
+            name: value for name, value in system.options.items() if name not in ("pools", "apart")
+        }
         options |= {"model": self.scenario.model, **own}
         return [options, identity(options), self.level, self.tolerance, self.asked, *what]
 

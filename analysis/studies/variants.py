@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...devices.catalog import load_system
 from ...simulator.limits import MAX_REPLICAS
 from ...simulator.scenario import Scenario
-from ...simulator.scenario.parts import PoolOptions
+from ...simulator.scenario.parts import ApartOptions, PoolOptions
 from ...simulator.scenario.pools import both, counted
 from ...workloads.errors import InputError
 from ...workloads.requests.options import check_count
@@ -32,17 +32,21 @@ class Variant:
         How many of each.
     options : mapping of str to object
         Of the scenario, where it is served so.
+    beside : str or Path, optional
+        The system that holds the experts of each that decodes.
     """
 
     name: str
     systems: tuple[str | Path, ...]
     counts: tuple[int, ...]
     options: Mapping[str, Any]
+    beside: str | Path | None = None
 
     @property
     def devices(self) -> int:
         """Devices of all systems."""
-        return sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
+        own = sum(n * _devices(s) for n, s in zip(self.counts, self.systems, strict=True))
+        return own if self.beside is None else own + self.counts[-1] * _devices(self.beside)
 
 
 def variants(
@@ -61,13 +65,26 @@ def variants(
             "--decode",
         )  # fmt: skip
     names = [] if systems is None else names_of(systems)
-    alone = {"pools": PoolOptions()} if scenario.pools.given else {}
+    alone: dict[str, Any] = {}
+    if scenario.pools.given:  # systems beside two pools do all
+        alone = {"pools": PoolOptions(), "apart": ApartOptions()}
     out = [Variant("", (name,), (1,), {"system": name, **alone}) for name in names]
+    beside = scenario.apart.experts_on
     if scenario.pools.given:
-        out += _pairs(scenario.pools, devices)
-    elif devices is not None:
+        if devices is not None and beside is not None:
+            reason = "cannot go with --experts-on; name both pools and leave it"
+            raise InputError("--devices", reason)
+        pairs = _pairs(scenario.pools, devices)
+        return out + (pairs if beside is None else [_beside(each, beside) for each in pairs])
+    if devices is not None:
         raise InputError("--devices", "are those of two pools: needs --prefill and --decode")
-    return out
+    return out if beside is None else [_beside(each, beside) for each in out]
+
+
+def _beside(variant: Variant, system: str | Path) -> Variant:
+    """A variant whose experts lie on another system."""
+    name = variant.name or str(variant.systems[0])
+    return replace(variant, name=f"{name} with experts on {system}", beside=system)
 
 
 def _pairs(own: PoolOptions, devices: int | None) -> list[Variant]:

@@ -11,7 +11,7 @@ from ...devices.collectives.model import PlannedLink
 from ...devices.device import SharedMemoryDevice
 from ...devices.hosts.catalog import link_of
 from ...devices.link import LinkModel
-from ...devices.spec import SystemSpec
+from ...devices.spec import LinkSpec, SystemSpec
 from ...workloads.adapters import Tenants, with_adapters
 from ...workloads.errors import InputError
 from ...workloads.layers import Run
@@ -44,11 +44,33 @@ from .layout import (
     stage_models,
 )
 from .memory import Memory, device_memory
-from .programs import LOGITS
+from .programs import LOGITS, TO_AND_FRO
 from .speculation import Speculation
 
 AnyLink = LinkModel | PlannedLink
 """What prices a collective: as measured or with all messages at once, or by a named algorithm."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsApart:
+    """Devices of their own that hold the routed experts; see `deploy.apart`.
+
+    Attributes
+    ----------
+    holder : Deployment
+        The model on them, of which only the routed experts are used.
+    link : LinkSpec
+        Between them and the devices that attend: of one device, one way.
+    batches : int
+        Micro-batches of a step, which go to and fro.
+    freed_bytes : float
+        Of the experts, on each device that attends, if it held them.
+    """
+
+    holder: Deployment
+    link: LinkSpec
+    batches: int
+    freed_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +113,9 @@ class Deployment:
         The model that drafts, on the same devices.
     several : int
         Most tokens of a decode in a step, of those two: captured graphs hold multiples of it.
+    apart : ExpertsApart, optional
+        Devices that hold the routed experts; all else, `system` and `layout` too, speaks of those that
+        attend.
     """
 
     model: ModelSpec
@@ -112,6 +137,7 @@ class Deployment:
     speculation: Speculation | None = None
     draft: Deployment | None = None
     several: int = 1
+    apart: ExpertsApart | None = None
 
     def __repr__(self) -> str:
         return f"<Deployment: {self.model.name} on {self.system.name}, {self.layout}>"
@@ -139,7 +165,7 @@ class Deployment:
     @property
     def exchanges(self) -> bool:
         """Whether the layers exchange anything between devices that work on them together."""
-        return self.layout.tp > 1 or self.lockstep
+        return self.layout.tp > 1 or self.lockstep or self.apart is not None
 
     def link(self, op: Op, prompts: bool = False) -> AnyLink:
         """Cost model of a collective: measured within a node, latency and bandwidth across.
@@ -151,6 +177,8 @@ class Deployment:
         prompts : bool
             Whether any rank of the step has prompts.
         """
+        if self.apart is not None and TO_AND_FRO in op.shape:
+            return LinkModel(self.apart.link, 2)
         if op.kind == "all_to_all" and self.all_to_all:
             top_k = int(op.shape["top_k"])
             return planned_exchange(self.layout, self.system, self.all_to_all, top_k, prompts)
@@ -194,6 +222,8 @@ class Deployment:
 
     def elsewhere(self, stage: int) -> float:
         """Bytes of the experts of a stage for which a device has no slots."""
+        if self.apart is not None:
+            return self.apart.freed_bytes
         return elsewhere_bytes(self.store, self.experts, stage, self.run, self.system.name)
 
 

@@ -59,6 +59,8 @@ class Layout:
         a copy on a token's own rank saves its way.
     by_layer : bool
         Whether experts of each layer go to as many groups as divide them.
+    apart : bool
+        Whether the experts lie on devices of their own, and every token's vectors cross to them.
     """
 
     tp: int
@@ -70,6 +72,7 @@ class Layout:
     pp: int = 1
     sent: float = 1.0
     by_layer: bool = False
+    apart: bool = False
 
     def dealt(self, experts: int) -> tuple[int, int]:
         """Groups that the experts of a layer are dealt to, and devices that each is split over."""

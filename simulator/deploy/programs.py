@@ -11,6 +11,8 @@ from ...workloads.model import Layer, ModelSpec, head_ops, sampling_ops
 from ...workloads.ops import Op
 from .layout import Layout
 
+TO_AND_FRO = "to_and_fro"
+"""Mark in the shape of what crosses to experts on devices of their own, and back."""
 LOGITS = "logits"
 """Label of what the devices of a rank gather after the head."""
 
@@ -39,6 +41,12 @@ def gather_tokens(kind: str, label: str, tokens: float, hidden: int, ranks: int,
 def transfer(label: str, values: float, run: Run) -> Op:
     """Send values from one device of a group to another."""
     return _collective("transfer", label, values, 2, run)
+
+
+def to_and_fro(label: str, values: float, run: Run) -> Op:
+    """Send values to experts on devices of their own, or back from them."""
+    op = transfer(label, values, run)
+    return replace(op, shape={**op.shape, TO_AND_FRO: 1})
 
 
 def stage_send(tokens: float, hidden: int, stage: int, run: Run) -> Op:
@@ -110,6 +118,9 @@ def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[
 
 def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:
     """The experts between what sends tokens to them and what brings their outputs back."""
+    if layout.apart:
+        values = tokens * part.hidden * part.routed.top_k / layout.tp
+        return [to_and_fro("dispatch", values, run), op, to_and_fro("collect", values, run)]
     if layout.gather:
         moved = (tokens, part.hidden, layout.dp, run)
         return [
@@ -127,14 +138,15 @@ def layer_program(
 
     An all-reduce follows each part's output projection (one for both parts of a parallel
     layer); experts sit between two all-to-alls, or an all-gather and a
-    reduce-scatter, when several ranks share them.
+    reduce-scatter, when several ranks share them, and between two transfers where they lie on
+    devices of their own.
     """
     out: list[Op] = []
     hidden = layer.mixer.hidden
     for part, ops in zip(layer.parts, parts, strict=True):
         ops = _with_transfers(ops, tokens, layout, hidden, run)
         for op in ops:
-            exchange = layout.dp > 1 and op.kind == "experts"
+            exchange = (layout.dp > 1 or layout.apart) and op.kind == "experts"
             if exchange and is_routed(part) and part.routed.spreads:
                 out += _exchanged(op, part, tokens, layout, run)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,16 +19,21 @@ from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec, embedding_ops
 from ...workloads.ops import Loads, Op
 from ..batching.kv import CacheSettings, rank_rules, sequence_bytes
+from ..deploy.apart import expert_bytes, held_bytes
 from ..deploy.deployment import Deployment
 from ..deploy.memory import device_memory
 from ..deploy.placement import regions
 from ..deploy.programs import LOGITS, head_program
 from ..step.sections import whole_layer
+from ..streams.chunking import chunk_tokens
 from ..streams.pingpong import ATTENTION, BACK, EXPERTS, OUT, Trip, pingpong
 from ..streams.scheduler import Timeline, run
+from .links import kv_link
 from .parts import DeployOptions, PoolOptions
 from .place import deployed
-from .pools import kv_link
+
+if TYPE_CHECKING:
+    from ..frameworks.settings import EngineSettings
 
 MOST_BATCHES = 64
 """Micro-batches of a step."""
@@ -173,19 +178,7 @@ def memories(a: Apart, context: int) -> Memories:
     d = a.attention
     own = device_memory(d.stages[0], d.layout, d.system, elsewhere=expert_bytes(d))
     sequence = float(sequence_bytes(rank_rules(d, CacheSettings()), np.array([context + 1]))[0])
-    memory, held = a.experts.system.device.memory, expert_bytes(a.experts)
-    usable = memory.capacity_bytes * memory.usable_fraction
-    if held > usable:
-        raise CapacityError(
-            a.experts.system.name, f"the experts of {d.model.name} do not fit: need {held / 2**30:.1f} GiB "
-            f"per device, {usable / 2**30:.1f} GiB available",
-        )  # fmt: skip
-    return Memories(own.capacity, own.weights, sequence, usable, held)
-
-
-def expert_bytes(d: Deployment) -> float:
-    """Bytes of the routed experts that a device of a deployment holds."""
-    return sum(part.held * part.layers * part.expert_bytes(d.run) for part in d.experts)
+    return Memories(own.capacity, own.weights, sequence, *held_bytes(a.experts))
 
 
 def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartStep:
@@ -194,7 +187,7 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     Parameters
     ----------
     sequences : int
-        Of all ranks that attend, dealt evenly to micro-batches and ranks.
+        Dealt evenly to the ranks that attend, and those of a rank to its micro-batches.
     batches : int
         Micro-batches.
 
@@ -203,22 +196,29 @@ def apart_step(a: Apart, sequences: int, context: int, batches: int) -> ApartSte
     CapacityError
         Weights or KV cache that do not fit.
     """
-    layout = a.attention.layout
-    sizes = tuple(len(range(i, sequences, batches)) for i in range(batches) if i < sequences)
+    ranks = a.attention.layout.dp
+    each, over = divmod(sequences, ranks)
+    dealt = [
+        (over * int(chunk_tokens(each + 1, batches, i)) + (ranks - over) * own, most)
+        for i in range(batches)
+        for own, most in [[int(chunk_tokens(n, batches, i)) for n in (each, each + (over > 0))]]
+    ]
+    sizes = tuple(size for size, _ in dealt if size)
     found = memories(a, context)
-    each = sum(-(-size // layout.dp) for size in sizes)
+    each += over > 0
     if each > found.most:
         raise CapacityError(
             a.attention.system.name, f"the KV cache of {each:,} sequences does not fit: needs "
             f"{each * found.sequence / 2**30:.2f} GiB per device, "
             f"{(found.attention - found.attention_weights) / 2**30:.2f} GiB available",
         )  # fmt: skip
-    known = {size: _Batch(a, size, context) for size in dict.fromkeys(sizes)}
-    trips = [known[size].trip for size in sizes]
+    dealt = dealt[: len(sizes)]
+    known = {own: _Batch(a, *own, context) for own in dict.fromkeys(dealt)}
+    trips = [known[own].trip for own in dealt]
     timeline = run(pingpong(trips))
     layers = len(trips[0].out)
     joules = [
-        _spent(d, [known[size].works[side] for size in sizes], timeline.makespan, n)
+        _spent(d, [known[own].works[side] for own in dealt], timeline.makespan, n)
         for side, (d, n) in enumerate(zip((a.attention, a.experts), a.devices, strict=True))
     ]
 
@@ -242,10 +242,10 @@ def _spent(d: Deployment, works: Sequence[Work], seconds: float, devices: int) -
 class _Batch:
     """One micro-batch: what it takes where."""
 
-    def __init__(self, a: Apart, size: int, context: int) -> None:
+    def __init__(self, a: Apart, size: int, most: int, context: int) -> None:
         d = a.attention
-        self.a, self.size, self.known = a, size, dict[bytes, Work]()
-        batch = Batch.of([context] * -(-size // d.layout.dp))
+        self.a, self.size, self.most, self.known = a, size, most, dict[bytes, Work]()
+        batch = Batch.of([context] * most)
         self.moments = batch.moments(d.shard.windows)
         self.works = (NO_WORK, NO_WORK)
         attention, out, experts, back = [NO_WORK], list[float](), list[float](), list[float]()
@@ -319,7 +319,7 @@ class _Batch:
         """Seconds of what the busiest device of either group sends or receives."""
         layout = self.a.attention.layout
         vector = hidden * self.a.attention.run.numerics.act_bytes
-        sent = -(-self.size // layout.dp) * top_k / layout.tp
+        sent = self.most * top_k / layout.tp
         return self.a.latency_s + vector * max(sent, most) / self.a.rate
 
 
@@ -335,7 +335,7 @@ def _run(d: Deployment, ops: Sequence[Op]) -> Work:
 
 def apart_of(
     model: ModelSpec, attention: SystemSpec, experts: SystemSpec, options: DeployOptions,
-    link: str | None = None,
+    link: str | None = None, seed: int = 0, settings: EngineSettings | None = None,
 ) -> Apart:  # fmt: skip
     """A model over two systems.
 
@@ -345,7 +345,11 @@ def apart_of(
         Degrees are those of the devices that attend; placement of experts and copies of those that hold
         them.
     link : str, optional
-        As ``--kv-link`` of two pools; see `pools.kv_link`.
+        As ``--kv-link`` of two pools; see `links.kv_link`.
+    seed : int
+        Of the experts' draws.
+    settings : EngineSettings, optional
+        Of the engine on the devices that attend.
 
     Raises
     ------
@@ -366,10 +370,11 @@ def apart_of(
         options, expert_placement=None, redundant_experts=None, expert_dispatch=None,
         overlap=None, all_to_all=None, ep=None,
     )  # fmt: skip
-    attend = deployed(model, attention, plain)
+    attend = deployed(model, attention, plain, settings, seed)
     hold = deployed(
         model, experts,
         replace(options, tp=1, dp=None, ep=experts.groups if counts else None, overlap=None, all_to_all=None, placement=None),
+        seed=seed,
     )  # fmt: skip
     try:
         found = kv_link(PoolOptions(kv_link=link), attention, experts)

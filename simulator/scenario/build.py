@@ -31,7 +31,12 @@ def deployment_of(scenario: Scenario) -> tuple[Deployment, EngineSettings]:
     """
     settings = engine_settings(scenario)
     model, system = _loaded(scenario, settings)
-    deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
+    if scenario.apart.given:
+        from .beside import deployed_beside  # of no use to others
+
+        deployment = deployed_beside(model, system, scenario, settings)
+    else:
+        deployment = deployed(model, system, scenario.deployment, settings, scenario.seed)
     traced = scenario.workload.trace is not None
     deployment = drafted(
         deployment, scenario.speculation, scenario.deployment.routing, scenario.seed,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .parts import (
+    ApartOptions,
     DeployOptions,
     EngineOptions,
     FleetOptions,
@@ -154,7 +155,15 @@ class PoolOptionsKeywords(TypedDict, total=False):  # fmt: skip
     decode_autoscale: str | None
 
 
-class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, total=False):  # fmt: skip
+class ApartOptionsKeywords(TypedDict, total=False):  # fmt: skip
+    """Those of `ApartOptions`."""
+
+    experts_on: str | None
+    micro_batches: int | None
+    experts_link: str | None
+
+
+class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywords, DeployOptionsKeywords, SpeculationOptionsKeywords, FleetOptionsKeywords, PoolOptionsKeywords, ApartOptionsKeywords, total=False):  # fmt: skip
     """All of a `Scenario`, and whole parts."""
 
     workload: Workload
@@ -164,6 +173,7 @@ class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywo
     tiers: TierOptions
     fleet: FleetOptions
     pools: PoolOptions
+    apart: ApartOptions
     warmup: int | None
     stop: int | None
     seed: int

@@ -10,7 +10,14 @@ from ...workloads.requests.classes import read_classes
 from ...workloads.requests.front import MAX_TIME_S, MAX_TURNS, MIN_TIME_S
 from ...workloads.requests.labelling import labelled
 from ...workloads.requests.options import MAX_RATE, MIN_RATE
-from ..limits import MAX_ADAPTERS, MAX_IMAGES, MAX_REPLICAS, MAX_SEQUENCES, MIN_MTBF_S
+from ..limits import (
+    MAX_ADAPTERS,
+    MAX_IMAGES,
+    MAX_MICRO_BATCHES,
+    MAX_REPLICAS,
+    MAX_SEQUENCES,
+    MIN_MTBF_S,
+)
 from .option import Checked, described, flag, real, text, texts, whole
 
 
@@ -258,6 +265,28 @@ class FleetOptions(Checked):
         "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
     )
     encoder_system: str | None = text("Its devices; without it one more of the system's.", "SYSTEM")
+
+
+@described
+@dataclass(frozen=True, slots=True)
+class ApartOptions(Checked):
+    """Routed experts on devices of their own, of the pool that decodes where there are two; see `scenario.beside`."""
+
+    experts_on: str | None = text(
+        "System that holds the routed experts and nothing else.", "SYSTEM"
+    )
+    micro_batches: int | None = whole(
+        "Micro-batches of a step, which go to and fro; 3 without it.", 1, MAX_MICRO_BATCHES
+    )
+    experts_link: str | None = text(
+        "What goes to the experts and back crosses: as --kv-link; the slower of both networks without it.",
+        "NAME|RATE[,US]",
+    )
+
+    @property
+    def given(self) -> bool:
+        """Whether experts lie on devices of their own, or anything that only those have."""
+        return self != ApartOptions()
 
 
 @described

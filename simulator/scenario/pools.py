@@ -5,10 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from ...devices.catalog import list_devices, load_device
-from ...devices.hosts.catalog import link_of
-from ...devices.spec import LinkSpec, SystemSpec
-from ...workloads.errors import CapacityError, InputError, nearest
+from ...workloads.errors import CapacityError, InputError
 from ...workloads.speculators.asked import OPTION
 from ..deploy.deployment import Deployment
 from ..frameworks.settings import EngineSettings
@@ -17,15 +14,14 @@ from ..serving.autoscale import OPTION as AUTOSCALE
 from ..serving.autoscale import Autoscale, parse_autoscale
 from ..serving.pools import KvLink, Pools
 from .build import deployment_of
-from .parts import PoolOptions
+from .links import kv_link
+from .parts import ApartOptions, PoolOptions
 from .scenario import Scenario
 
 COUNTED = re.compile(r"(?P<system>.+-(?:\d+)?x\d+|.+\.ya?ml)x(?P<count>\d+)")
 """A system's name or file, and how many of it; a name alone ends in the devices of a node."""
 OWN = ("tp", "dp", "ep", "pp", "policy", "engine", "token_budget", "max_seqs")
 """Options that a pool may have of its own."""
-FREE = "free"
-LAYERS = "layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +100,9 @@ def pair_of(scenario: Scenario) -> Pair:
     if scenario.fleet.autoscale is not None:
         reason = "is for one system; two pools have --prefill-autoscale and --decode-autoscale"
         raise InputError(AUTOSCALE, reason)
+    for name in ("prefill", "decode"):
+        if scenario.apart.given and getattr(own, f"{name}_autoscale") is not None:
+            raise InputError(f"--{name}-autoscale", "cannot go with --experts-on; leave one out")
     for flag, value in (("--system", scenario.system), ("--replicas", scenario.fleet.replicas)):
         if value is not None:
             reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
@@ -192,7 +191,7 @@ def _side(scenario: Scenario, name: str) -> Side:
     count = count if scale is None else scale.most
     given = {key: getattr(own, f"{name}_{key}") for key in OWN}
     alone = scenario.changed(
-        system=system, pools=PoolOptions(),
+        system=system, pools=PoolOptions(), apart=scenario.apart if name == "decode" else ApartOptions(),
         **{key: value for key, value in given.items() if value is not None},
     )  # fmt: skip
     try:
@@ -208,62 +207,3 @@ def _side(scenario: Scenario, name: str) -> Side:
         raise InputError(f"--{name}", f"{deployment.system.name} is split into two pools itself")
     deployment.memories(settings.cache_for(deployment).memory_bytes)  # refuses what does not fit
     return Side(deployment, settings, count, scale)
-
-
-def kv_link(own: PoolOptions, prefill: SystemSpec, decode: SystemSpec) -> KvLink:
-    """The link between two pools.
-
-    By name one of their devices' or of the catalog's; by rate, one way of one device [GB/s], with a
-    latency [us] behind a comma; without either the slower of both systems' networks.
-
-    Raises
-    ------
-    InputError
-        An unknown name, no rate, or a way to overlap that there is not.
-    """
-    if own.kv_overlap not in (None, "none", LAYERS):
-        raise InputError("--kv-overlap", f"must be none or {LAYERS}, not {own.kv_overlap!r}")
-    networks = [system.device.node_link for system in (prefill, decode)]
-    slower = min(networks, key=lambda link: (link.bandwidth_bytes_per_s, -link.latency_s))
-    text = own.kv_link
-    if text is None:
-        found = KvLink.of(slower)
-    elif text == FREE:
-        found = KvLink(FREE, float("inf"), 0.0)
-    elif text[:1].isdigit() or text[:1] in "+-.":
-        found = _by_rate(text, slower.latency_s)
-    else:
-        found = KvLink.of(_named(text, prefill, decode))
-    return replace(found, by_layer=own.kv_overlap == LAYERS)
-
-
-def _by_rate(text: str, latency_s: float) -> KvLink:
-    """A link by its numbers."""
-    rate, comma, latency = text.partition(",")
-    try:
-        numbers = float(rate), float(latency) if comma else latency_s * 1e6
-    except ValueError:
-        numbers = 0.0, 0.0
-    if not (0 < numbers[0] < float("inf") and 0 <= numbers[1] < float("inf")):
-        raise InputError(
-            "--kv-link", "must be a name, or a rate above 0 in GB/s, with a latency in us behind a "
-            f"comma if wanted, for example 50,5; not {text!r}",
-        )  # fmt: skip
-    return KvLink(f"{numbers[0]:g} GB/s", numbers[0] * 1e9, numbers[1] * 1e-6)
-
-
-def _named(name: str, prefill: SystemSpec, decode: SystemSpec) -> LinkSpec:
-    """A link by name; that of a pool comes first, the slower one of two."""
-    near = [link for s in (prefill, decode) for link in (link_of(s), s.device.node_link)]
-    same = [link for link in near if link.name == name]
-    if same:
-        return min(same, key=lambda link: link.bandwidth_bytes_per_s)
-    specs = [load_device(device)[0] for device in list_devices()]
-    known = {link.name: link for spec in specs for link in (spec.link, spec.node_link)}
-    if name not in known:
-        raise InputError("--kv-link", f"unknown link {name!r}{nearest(name, known)}")
-    found = [x for s in specs for x in (s.link, s.node_link) if x.name == name]
-    if len({link.bandwidth_bytes_per_s for link in found}) > 1:
-        rates = sorted({f"{link.bandwidth_bytes_per_s / 1e9:g}" for link in found})
-        raise InputError("--kv-link", f"{name} has {' or '.join(rates)} GB/s; give the rate")
-    return known[name]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from .option import Checked, Placed, described, options_of, real, thing, unknown, whole
 from .parts import (
+    ApartOptions,
     DeployOptions,
     EngineOptions,
     FleetOptions,
@@ -61,6 +62,7 @@ class Scenario(Checked):
         "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
     )
     pools: PoolOptions = field(default_factory=PoolOptions)
+    apart: ApartOptions = field(default_factory=ApartOptions)
 
     @classmethod
     def of(

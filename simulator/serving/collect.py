@@ -26,6 +26,7 @@ from ..batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
 from ..step.books import (
@@ -51,7 +52,8 @@ from ..step.shelf import (
     F_NEEDED,
     F_WAIT_S,
 )
-from .course import X_EMITTED, X_JOULES, X_PROMPT, totals_at
+from .beside import ApartRun, apart_run
+from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
 from .drawn import busy_joules, joules_half_width, static_joules
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
@@ -99,13 +101,13 @@ def collect(
     ends = _ends(window, end)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
+    spent += sum(engine.beside.course.joules for engine in engines if engine.beside is not None)
     ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
     return Run(
         deployment=deployment,
         policy=served.pools.policy or policy,
         workload=workload,
-        seed=seed,
-        requests=requests,
+        seed=seed, requests=requests,
         stages=_stages(engines, bool(served.pools.decode)),
         ops=_op_totals(engines, _clock(engines, spent)) + _waiting(engines),
         iterations=_count(engines, C_STEPS),
@@ -130,8 +132,7 @@ def collect(
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),
         kv_capacity=engines[-1].kv.capacity,
         wall_s=wall_s,
-        failures=served.failures,
-        restarts=served.restarts,
+        failures=served.failures, restarts=served.restarts,
         pools=pool_runs(served, policy, window, end, scalings),
         moves=kv_moves(served, requests),
         fetch=_fetch(engines),
@@ -141,7 +142,19 @@ def collect(
         scaling=None if served.pools.decode else scalings[0],
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
-    )
+        apart=_apart(engines),
+    )  # fmt: skip
+
+
+def _apart(engines: list[Engine]) -> ApartRun | None:
+    """What both groups of devices did; None where there is one."""
+    found = [engine for engine in engines if engine.beside is not None]
+    if not found:
+        return None
+    d = found[0].deployment
+    busy = np.sum([engine.books.aside.busy for engine in found], axis=0)
+    stepping = sum(float(engine.curve()[1][-1, X_STEPPING]) for engine in found)
+    return apart_run(d, busy, stepping, d.layout.all_devices * len(found), len(found))
 
 
 def _scalings(served: Served, end: float, requests: Requests) -> list[Scaling | None]:
@@ -231,12 +244,12 @@ def _gaps(engines: list[Engine]) -> Quantiles:
 
 def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
     """Stretches of all engines in order of time; `numbered` by engine where that matters."""
-    tracks = list(dict.fromkeys(name for e in engines for name in e.slots.processors))
+    tracks = list(dict.fromkeys(name for e in engines for name in _tracks(e)))
     rows = [
         np.column_stack([_aligned(log, e, tracks), _watts(log, e), np.full(len(log), i)])
         for i, e in enumerate(engines)
         if e.logs
-        for log in [_by_stretch(np.concatenate(e.logs))]
+        for log in [_whole(_by_stretch(np.concatenate(e.logs)), e)]
     ]
     if not rows:
         return {}
@@ -247,10 +260,24 @@ def _stages(engines: list[Engine], numbered: bool) -> dict[str, F8]:
     return {name: table[:, i] for i, name in enumerate(names)}
 
 
+def _tracks(engine: Engine) -> list[str]:
+    """Processors of an engine, those of devices that hold its experts among them."""
+    return [*engine.slots.processors, *(engine.beside.tracks if engine.beside else ())]
+
+
+def _whole(log: F8, engine: Engine) -> F8:
+    """A log with what devices that hold the engine's experts did: their energy, their processors."""
+    if engine.beside is None:
+        return log
+    more = np.concatenate(engine.beside.logs)
+    log[:, L_JOULES] += more[:, 0]
+    return np.column_stack([log[:, :-1], more[:, 1:], log[:, -1]])
+
+
 def _aligned(log: F8, engine: Engine, tracks: list[str]) -> F8:
     """A log with a column for each of some processors, the engine's own and others."""
-    own = engine.slots.processors
-    if list(own) == tracks:
+    own = _tracks(engine)
+    if own == tracks:
         return log
     out = np.zeros((len(log), NUM_LOG + len(tracks) + 1))
     at = [*range(NUM_LOG), *(NUM_LOG + tracks.index(name) for name in own), out.shape[1] - 1]
@@ -263,7 +290,18 @@ def _watts(log: F8, engine: Engine) -> F8:
     d = engine.deployment
     board, devices = d.device.board, d.layout.all_devices / d.replicas
     length = np.maximum(log[:, L_END] - log[:, L_START], 1e-12)
-    busy_s = np.minimum(log[:, NUM_LOG:].sum(axis=1), devices * length)
+    busy, side = log[:, NUM_LOG:], engine.beside
+    if side is not None:
+        more = range(len(engine.slots.processors), len(_tracks(engine)))
+        theirs, other = busy[:, more].sum(axis=1), side.course.board
+        here, there = devices, devices_apart(d)
+        busy_s = np.minimum(busy.sum(axis=1) - theirs, here * length)
+        drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
+        drawn = drawn + other.busy_joules(1.0) * np.minimum(theirs, there * length)
+        idle_W = (board.idle_W * here + other.idle_W * there) / (here + there)
+        both: F8 = idle_W + drawn / (length * (here + there))
+        return both
+    busy_s = np.minimum(busy.sum(axis=1), devices * length)
     drawn = log[:, L_JOULES] + board.busy_joules(1.0) * busy_s
     out: F8 = board.idle_W + drawn / (length * devices)
     return out
@@ -275,13 +313,17 @@ def _by_stretch(log: F8) -> F8:
     return log
 
 
-def _programs(engines: list[Engine]) -> Iterator[tuple[Engine, Slots, Plan, Books]]:
-    """What engines run, with its books: their models, and what drafts for them."""
+def _programs(engines: list[Engine]) -> Iterator[tuple[str, Slots, Plan, Books]]:
+    """What engines run, on which device and with its books: their models, what drafts, experts apart."""
     for engine in engines:
-        yield engine, engine.slots, engine.plan, engine.books
+        device = engine.deployment.system.device.name
+        yield device, engine.slots, engine.plan, engine.books
         spec, slots = engine.spec, engine.draft_slots
         if spec is not None and slots is not None:
-            yield engine, drafting(slots), spec.draft, spec.books
+            yield device, drafting(slots), spec.draft, spec.books
+        if (side := engine.beside) is not None:
+            where = side.deployment.system.device.name
+            yield where, side.slots, engine.plan.apart.plan, engine.books.aside.books
 
 
 def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
@@ -291,9 +333,9 @@ def _op_totals(engines: list[Engine], clock: float) -> tuple[OpTotal, ...]:
     """
     rows: dict[tuple[str, str, str, str], F8] = {}
     walls: dict[tuple[str, str, str], float] = {}
-    several = len({e.deployment.system.device.name for e in engines}) > 1
-    for engine, slots, plan, books in _programs(engines):  # two pools may have different ops
-        of = f" of {engine.deployment.system.device.name}" if several else ""
+    several = len({device for device, *_ in _programs(engines)}) > 1
+    for device, slots, plan, books in _programs(engines):  # two pools may have different ops
+        of = f" of {device}" if several else ""
         whole = totals(plan, books.tally)
         for s, op in enumerate(zip(slots.layer, slots.name, slots.kind, strict=True)):
             walls[op] = walls.get(op, 0.0) + float(books.wall[s])

@@ -54,6 +54,7 @@ from ..batching.state import (
 from ..deploy.deployment import Deployment
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
+from .beside import Side
 from .contents import Contents
 from .course import Course
 from .loops import advance_engine
@@ -117,6 +118,7 @@ class Engine:
     draft_slots: Slots | None = field(init=False, default=None)
     below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
+    beside: Side | None = field(init=False)
     logs: list[F8] = field(init=False, default_factory=list)
     plans: list[tuple[F8, I8]] = field(init=False, default_factory=list)
     contents: Contents = field(init=False)
@@ -144,6 +146,7 @@ class Engine:
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
         devices = d.layout.all_devices / d.replicas if overlaps else None
         self.course = Course(d.device.board, devices)
+        self.beside = Side.of(d, self.plan, self.slots)
         if d.speculation is not None:
             self.limits, self.spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
@@ -170,8 +173,7 @@ class Engine:
             self.exact = rules.start(ranks, most, blocks, self.kv.block)
             blocks = 0
         self.state = new_state(
-            ranks, most, moments, self.kv.capacity, blocks, len(self.slots.processors),
-            self.chained,
+            ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained,
         )  # fmt: skip
         if self.exact is not None:  # of what is told of content, hashes alone
             ints = np.zeros((0, NUM_INTS), dtype=np.int64)
@@ -378,6 +380,8 @@ class Engine:
         rows = int(self.state.counters[C_LOG])
         if rows:
             log = self.state.log[:rows]
+            if self.beside is not None:
+                log = self.beside.taken(log, self.keep_log)
             if self.keep_log:
                 self.logs.append(log.copy())
                 self.logs[-1][:, L_JOULES] = self.course.add(log)

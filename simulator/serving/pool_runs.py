@@ -11,8 +11,10 @@ import numpy as np
 from ...devices.power.board import Board
 from ..batching.policies import Policy
 from ..batching.state import C_EMITTED, C_PREEMPTIONS, C_PROMPT, C_STEPS, F8, T_KV_PEAK
+from ..deploy.apart import devices_apart
 from ..deploy.deployment import Deployment
 from .course import X_STEPPING, totals_at
+from .engine import Engine
 from .metrics import quantiles
 from .nodes import Node
 from .record import KvMoves, PoolRun, Requests
@@ -64,11 +66,11 @@ def boards_of(
     served: Served, deployment: Deployment, copies: int, scalings: Sequence[Scaling | None]
 ) -> list[Boards]:
     """Devices by kind; of two pools on the same kind all together."""
-    pools = served.pools
+    pools, beside = served.pools, _beside(served.engines)
     if not pools.decode:
         curves = [engine.curve() for engine in served.engines]
         devices = devices_of(deployment) * copies
-        return [_boards(deployment.device.board, devices, curves, scalings[0])]
+        return [_boards(deployment.device.board, devices, curves, scalings[0]), *beside]
     first = len(pools.entry)
     out: list[Boards] = []
     for nodes, own in zip((served.nodes[:first], served.nodes[first:]), scalings, strict=True):
@@ -81,7 +83,17 @@ def boards_of(
                 one.fixed + more.fixed, (*one.scalings, *more.scalings),
             )  # fmt: skip
         out.append(more)
-    return out
+    return out + beside
+
+
+def _beside(engines: list[Engine]) -> list[Boards]:
+    """Devices that hold experts alone; they emit nothing."""
+    found = [(engine, engine.beside) for engine in engines if engine.beside is not None]
+    if not found:
+        return []
+    devices = sum(devices_apart(engine.deployment) for engine, _ in found)
+    curves = [side.course.curve(engine.now, 0) for engine, side in found]
+    return [_boards(found[0][1].course.board, devices, curves, None)]
 
 
 def _boards(board: Board, devices: int, curves: list[tuple[F8, F8]], own: Scaling | None) -> Boards:
@@ -140,7 +152,7 @@ def _pool(
         return sum(int(engine.state.counters[counter]) for engine in engines)
 
     return PoolRun(
-        name, deployment, policy, len(nodes), _devices(nodes),
+        name, deployment, policy, len(nodes), _devices(nodes) + devices_apart(deployment) * len(nodes),
         stepping=min(stepping / whole, 1.0) if whole > 0 else 0.0,
         sending=min(busy_s / run_s, 1.0) if run_s > 0 else 0.0,
         kv_peak=max(float(e.state.clocks[T_KV_PEAK]) / e.kv.capacity for e in engines),

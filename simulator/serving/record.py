@@ -14,6 +14,7 @@ from ..batching.state import F8, I8
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
 from .adapters import AdapterCounts
+from .beside import ApartRun
 from .encoders import EncoderCounts
 from .metrics import Quantiles
 from .pools import KvLink
@@ -251,6 +252,8 @@ class Run:
         The same by class and tenant, where requests have one.
     tiers : TiersRun or None
         What KV cache tiers did, where there were some.
+    apart : ApartRun or None
+        What devices that attend and devices that hold experts did, where these are not the same.
     """
 
     deployment: Deployment
@@ -295,6 +298,7 @@ class Run:
     tasks: Tasks | None = None
     classes: Classes | None = None
     tiers: TiersRun | None = None
+    apart: ApartRun | None = None
 
     def __repr__(self) -> str:
         return (

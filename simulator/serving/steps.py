@@ -50,11 +50,16 @@ def check_steps(
     Raises
     ------
     InputError
-        Several engines, ranks or pipeline stages, expert or KV caches elsewhere, a scheduler of an engine's own that
+        Several engines, ranks or pipeline stages, experts on devices of their own, expert or KV caches elsewhere, a scheduler of an engine's own that
         keeps no plans, drafts, or steps too far into a run.
     """
     if last > MOST_STEPS:
         raise InputError("--steps", f"must end by step {MOST_STEPS:,}, not {last:,}")
+    if deployment.apart is not None:
+        raise InputError(
+            "--steps", "cannot show steps with experts on devices of their own; leave --experts-on, or "
+            "see `opbyte afd`",
+        )  # fmt: skip
     if engines > 1 or deployment.pools or deployment.ranks > 1 or deployment.layout.pp > 1:
         raise InputError(
             "--steps", "are those of one engine of one rank: leave replicas, pools, --dp and --pp"

@@ -12,9 +12,11 @@ from ...devices.tables.blocks import P_PLACES
 from ...workloads.draws import Scratch, new_scratch
 from ...workloads.jit import compiled_part
 from ...workloads.jit_held import held
+from .beside import NUM_STREAMS, Aside
 from .lanes import Lanes, new_lanes
 from .lowering import E_COUNT, E_GROUPS, F8, I8, ROLE_LINK, S_ROLE, Plan
 from .shelf import Shelf, new_shelf
+from .streams import Y_CHUNKS
 
 T_FLOPS, T_STREAM, T_ACT, T_RUNS, T_OUTSIDE = range(len(BOUNDS), len(BOUNDS) + 5)
 NUM_TALLIES = len(BOUNDS) + 5
@@ -63,9 +65,11 @@ class Books(NamedTuple):
     prompts: F8  # [2, B] new and earlier tokens of a rank's prompt chunks
     places: F8  # [blocks that run at once] see `unequal`
     spread: F8  # [R, 3] see `batching.stretch.set_uneven`
-    busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry
+    busy: F8  # [2, P+1] device-seconds of each processor and of links; as of the last log entry. Behind
+    # them those of devices that hold experts, and their energy
     stages: F8  # [pp] seconds of the latest step on each pipeline stage
     lanes: Lanes | Any  # None where nothing overlaps
+    aside: Aside | Any  # devices that hold experts; None where those that attend do
     shelf: Shelf | Any  # expert caches; None without any
 
 
@@ -86,11 +90,25 @@ def new_books(plan: Plan, sequences: int = 1) -> Books:
         prompts=np.zeros((2, sequences)),
         places=np.zeros(int(plan.uneven.blocks[P_PLACES]) if plan.uneven is not None else 0),
         spread=np.zeros((plan.ranks, NUM_SPREAD)),
-        busy=np.zeros((2, processors + 1)),
+        busy=np.zeros((2, processors + 1 + beside_columns(plan))),
         stages=np.zeros(plan.stages),
         lanes=new_lanes(plan, NUM_CELL, NUM_TALLIES),
         shelf=new_shelf(plan.fetch, plan.experts[:, [E_COUNT, E_GROUPS]]),
+        aside=_aside(plan),
     )
+
+
+def beside_columns(plan: Plan) -> int:
+    """Columns of `Books.busy` for devices that hold experts: their processors, links and energy."""
+    return 0 if plan.apart is None else int(plan.apart.plan.can.shape[1]) + 2
+
+
+def _aside(plan: Plan) -> Aside | None:
+    if plan.apart is None:
+        return None
+    batches = int(plan.streams.ways[0, Y_CHUNKS])
+    owner = np.zeros((batches, plan.ranks), dtype=np.int64)
+    return Aside(new_books(plan.apart.plan), owner, np.zeros(NUM_STREAMS))
 
 
 @compiled_part

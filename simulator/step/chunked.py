@@ -11,13 +11,14 @@ import numpy.typing as npt
 from ...workloads.batch import TOKENS, Moments
 from ...workloads.ops import Loads, Op
 from ..deploy.expert_parts import ExpertPart
-from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments
+from ..deploy.programs import to_and_fro
+from ..streams.chunking import BIG, SMALL, chunk_tokens, half_moments, micro_moments
 from ..streams.graph import COMPUTE, Part
-from ..streams.overlap import NONE, PIPELINED, TWO_BATCH, Way
+from ..streams.overlap import NONE, PING_PONG, PIPELINED, TWO_BATCH, Way
 from .costing import PlacedOp, Stage, StageCost, lengthened
 from .overlap import Key, Piece, Uncut, parts_of, scheduled
 from .sections import Section, sections_of
-from .tracks import Track, tracks_of, visits_of
+from .tracks import Track, crossing, tracks_of, visits_of
 
 
 class Overlapped(Stage):
@@ -45,9 +46,13 @@ class Overlapped(Stage):
             return None
         for x, part in enumerate(d.experts):
             for chunk, loads in enumerate(self._shares(part, way)):
+                first = len(self.placed)
                 seconds, _, regions = self._groups(part, loads)
                 piece = Piece("experts", "experts", seconds, parts_of(regions))
                 pieces[-1, x, chunk] = [piece] if seconds else []
+                if d.apart is not None:
+                    where[-1, x, chunk] = list(range(first, len(self.placed)))
+                    self._cross(x, chunk, way, loads, pieces, where)
                 more += seconds * part.layers
             if plain:
                 more -= plain.experts_s[x]
@@ -101,17 +106,45 @@ class Overlapped(Stage):
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
             return placed, [_exchange(p) for p in placed]
-        costs = self._regions(ops)
+        costs = self._regions([op for op in ops if op.layer != "communication"])
         placed = [
             PlacedOp(op, name, cost, count, self.d.layout.tp, True)
             for region in costs
             for op, name, cost in region.ops
         ]
         firsts = [region.ops[0][0] for region in costs]
-        return placed, [
-            Piece(op.name, op.layer, region.seconds, parts_of([region]))
-            for op, region in zip(firsts, costs, strict=True)
+        _, within = self._collectives(ops, count)  # of a track that waits for them
+        return placed + within, [
+            *(
+                Piece(op.name, op.layer, region.seconds, parts_of([region]))
+                for op, region in zip(firsts, costs, strict=True)
+            ),
+            *(_exchange(p) for p in within),
         ]
+
+    def _cross(
+        self, x: int, chunk: int, way: Way, loads: Loads, pieces: dict[Key, list[Piece]],
+        where: dict[Key, list[int]],
+    ) -> None:  # fmt: skip
+        """Send a micro-batch to an expert part on devices of its own, and back.
+
+        As long as the busiest device of either side sends or receives.
+        """
+        d, part = self.d, self.d.experts[x]
+        values = part.spec.hidden * part.spec.routed.top_k / d.layout.tp
+        sent = values * max(
+            float(_sums(m.values, way, len(m.windows), chunk)[TOKENS]) for m in self.moments
+        )
+        groups = self._slots(part, loads).tokens.reshape(part.ep, -1).sum(axis=1)
+        values = max(sent, part.spec.hidden * float(groups.max()))
+        for label, back in (("dispatch", False), ("collect", True)):
+            op = to_and_fro(label, values, d.run)
+            link = d.link(op)
+            placed = PlacedOp(op, link.spec.name, link.cost(op), part.layers, d.layout.tp, True)
+            if placed.cost.seconds > 0.0 and values > 0.0:
+                key = -1, crossing(d, x, back), chunk
+                pieces[key], where[key] = [_exchange(placed)], [len(self.placed)]
+                self.placed.append(placed)
 
     def _shares(self, part: ExpertPart, way: Way) -> list[Loads]:
         """Loads of every chunk."""
@@ -124,9 +157,10 @@ class Overlapped(Stage):
         ]
         if self.expected:
             return [part.expected(each) for each in tokens]
-        from .splitting import split_draw  # compiled code, as draws are
+        from .splitting import deal_draw, split_draw  # compiled code, as draws are
 
-        return split_draw(part, self._loads(part), tokens, self.step, self.replica)
+        deal = deal_draw if way.kind == PING_PONG else split_draw
+        return deal(part, self._loads(part), tokens, self.step, self.replica)
 
 
 def _exchange(p: PlacedOp) -> Piece:
@@ -145,4 +179,6 @@ def _sums(
         half_moments(m, windows, BIG if chunk == 0 else SMALL, out)
     elif way.kind == PIPELINED:
         out[TOKENS] = chunk_tokens(float(m[TOKENS]), way.chunks, chunk)
+    elif way.kind == PING_PONG:
+        micro_moments(m, windows, way.chunks, chunk, out)
     return out

@@ -184,8 +184,10 @@ class Stage:
         for r, (_, placed) in enumerate(per_rank):
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
-    def _place(self, ops: Sequence[Op], count: int, devices: int) -> Placed:
-        costs = self._regions(ops)
+    def _place(
+        self, ops: Sequence[Op], count: int, devices: int, on: Deployment | None = None
+    ) -> Placed:
+        costs = self._regions(ops, on)
         placed = [
             PlacedOp(op, name, cost, count, devices, True)
             for region in costs
@@ -193,8 +195,8 @@ class Stage:
         ]
         return Placed(sum(region.seconds for region in costs), placed, costs)
 
-    def _regions(self, ops: Sequence[Op]) -> list[RegionCost]:
-        d = self.d
+    def _regions(self, ops: Sequence[Op], on: Deployment | None = None) -> list[RegionCost]:
+        d = on or self.d
         return d.device.run(
             regions(ops, d.device, d.placement, self.mixed, d.system.mapping.splitter)
         )
@@ -219,12 +221,9 @@ class Stage:
         """Run the experts of one layer at given loads on every group; what the slowest runs."""
         if loads.routed == 0:
             return Placed(0.0, [], [])
-        if part.placed is not None and not self.expected:
-            from .placed import offsets_of  # compiled code, as draws are
-
-            drawn = loads.tokens.astype(np.int64)
-            loads = part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))
-        devices = self.d.layout.devices if self.d.ranks > 1 else self.d.layout.tp
+        loads = self._slots(part, loads)
+        holder = self.d if self.d.apart is None else self.d.apart.holder
+        devices = holder.layout.devices if holder.ranks > 1 else holder.layout.tp
         held = len(loads.tokens) // part.ep
         groups: list[Placed] = []
         known: dict[bytes, Placed] = {}  # equal loads cost the same
@@ -232,15 +231,24 @@ class Stage:
             own = slice(g * held, (g + 1) * held)
             key = loads.tokens[own].tobytes() + loads.experts[own].tobytes()
             if key not in known:
-                op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), self.d.run)
+                op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), holder.run)
                 if not op.flops > 0:
                     continue
-                known[key] = self._place([op], part.layers, devices // part.ep)
+                known[key] = self._place([op], part.layers, devices // part.ep, holder)
             groups.append(known[key])
         slowest = max(range(len(groups)), key=lambda g: groups[g].seconds)
         for g, group in enumerate(groups):
             self.placed += [replace(p, critical=g == slowest) for p in group.ops]
         return groups[slowest]
+
+    def _slots(self, part: ExpertPart, loads: Loads) -> Loads:
+        """Loads of what the groups hold, copies among it."""
+        if part.placed is None or self.expected:
+            return loads
+        from .placed import offsets_of  # compiled code, as draws are
+
+        drawn = loads.tokens.astype(np.int64)
+        return part.placed.drawn(drawn, offsets_of(part, self.step, self.replica))
 
     def _loads(self, part: ExpertPart) -> Loads:
         if self.expected:

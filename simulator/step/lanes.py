@@ -9,6 +9,7 @@ import numpy as np
 from ...workloads.jit_held import held
 from ..streams.chunking import MOST_CHUNKS
 from .lowering import F8, I8, Plan
+from .streams import Y_CHUNKS
 
 (L_START, L_END, L_SLOT) = range(3)
 """Columns of `Lanes.ring`."""
@@ -19,7 +20,11 @@ RING = 4 * MOST_CHUNKS
 
 @held
 class Lanes(NamedTuple):
-    """C ways, three sizes of chunks, and otherwise as in `Books` and `Plan`; T tracks, N chunks."""
+    """C ways, three sizes of chunks, and otherwise as in `Books` and `Plan`; T tracks, N chunks.
+
+    Where experts lie on devices of their own every chunk is a size, and behind the experts stand what
+    crosses to them, and what crosses back.
+    """
 
     cells: F8  # [C, 3, R, S, NUM_CELL]
     tally: F8  # [C, S+X, P, NUM_TALLIES]
@@ -51,8 +56,9 @@ def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
         return None
     rows, processors = plan.can.shape
     ways, parts, n = len(plan.streams.ways), len(plan.experts), MOST_CHUNKS
+    sizes, kinds = (3, 1) if plan.apart is None else (int(plan.streams.ways[0, Y_CHUNKS]), 3)
     return Lanes(
-        cells=np.zeros((ways, 3, plan.ranks, len(plan.slots), cell)),
+        cells=np.zeros((ways, sizes, plan.ranks, len(plan.slots), cell)),
         tally=np.zeros((ways, rows, processors, tallies)),
         wall=np.zeros((ways, rows)),
         busy=np.zeros((ways, 2, processors + 1)),
@@ -60,8 +66,8 @@ def new_lanes(plan: Plan, cell: int, tallies: int) -> Lanes | None:
         serial=np.zeros((ways, 2)),
         compute=np.zeros(ways),
         tracks=np.zeros((ways, len(plan.streams.tracks), n)),
-        experts=np.zeros((ways, parts, n)),
-        moments=np.zeros((3, plan.ranks, plan.forms.shape[2] - 1)),
+        experts=np.zeros((ways, kinds * parts, n)),
+        moments=np.zeros((sizes, plan.ranks, plan.forms.shape[2] - 1)),
         seconds=np.zeros((3, plan.ranks)),
         drawn=np.zeros((parts, plan.router.shape[2]), dtype=np.int64),
         loads=np.zeros((n, plan.router.shape[2]), dtype=np.int64),

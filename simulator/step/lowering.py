@@ -22,6 +22,7 @@ from ...workloads.ops import Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
+from .beside import Beside, beside_of
 from .modes import Modes, modes_of
 from .places import Places, places_of
 from .prices import Kernels, gather
@@ -109,6 +110,7 @@ class Plan(NamedTuple):
     fetch: Fetch | Any  # the expert cache; None without one
     places: Places | Any  # None where experts lie in order and have no copies
     modes: Modes | Any  # None where exchanges are the same in every step
+    apart: Beside | Any  # devices that hold the experts; None where those that attend do
 
 
 def ops_of(plan: Plan) -> int:
@@ -125,10 +127,11 @@ class Slots(NamedTuple):
     kind: tuple[str, ...]
     processors: tuple[str, ...]
     link: tuple[str | None, ...]
+    beside: Slots | None = None  # of devices that hold the experts
 
 
 def lower(
-    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS
+    deployment: Deployment, replica: int = 0, counts: int = MOST_TOKENS, experts_alone: bool = False
 ) -> tuple[Plan, Slots]:
     """Lower a deployment.
 
@@ -138,10 +141,12 @@ def lower(
         Counter of its expert draws.
     counts : int
         Most tokens of a step that kernel models are tabulated for.
+    experts_alone : bool
+        Whether its devices hold the experts of others: of all else the first section will do.
     """
     d = deployment
     processors = processors_of(d.device)
-    sections = sections_of(d)
+    sections = sections_of(d)[: 1 if experts_alone else None]
     probed = [_probe(d, section.build, counts) for section in sections]
     ends = np.cumsum([len(ops) for ops, _, _ in probed])
     form = np.ascontiguousarray(np.concatenate([forms for _, forms, _ in probed]))
@@ -158,6 +163,8 @@ def lower(
     work = np.array([_expert_work(part, d) for part in d.experts]).reshape(-1, 5)
     tables, classes = _expert_tables(work, params[len(form) :])
     rule = PLACEMENTS[d.placement]
+    streams = streams_of(d, [0, *ends[:-1]])
+    apart, beside = _beside(d, streams, len(form), replica, counts)
     plan = Plan(
         windows=np.array(d.shard.windows, dtype=np.int64),
         sections=np.column_stack(
@@ -173,20 +180,17 @@ def lower(
         expert_work=work,
         expert_table=tables,
         router=_padded([p.router.table(p.row) for p in d.experts]),
-        seed=d.experts[0].router.seed if d.experts else 0,
-        replica=replica,
+        seed=d.experts[0].router.seed if d.experts else 0, replica=replica,
         rule=rule_code(d.placement),
         custom=custom_rule(d.placement),
         priced=rule.priced, shares=rule.shares,
         spaces=d.device.spec.memory.spaces,
         optimal=d.system.mapping.splitter == "optimal",
-        ranks=d.ranks,
-        stages=d.layout.pp,
-        tp=d.layout.tp,
+        ranks=d.ranks, stages=d.layout.pp, tp=d.layout.tp,
         expert_devices=d.layout.devices if d.ranks > 1 else d.layout.tp,
         kernels=gather(rows, shape, form.shape[2] - 1),
-        uneven=uneven_of(d), streams=streams_of(d, [0, *ends[:-1]]), fetch=fetch_of(d),
-        places=places_of(d), modes=modes_of(d, ops),
+        uneven=uneven_of(d), streams=streams, fetch=fetch_of(d), places=places_of(d),
+        modes=modes_of(d, ops), apart=apart,
     )  # fmt: skip
     return plan, Slots(
         name=tuple(op.name for op in ops),
@@ -194,7 +198,18 @@ def lower(
         kind=tuple(op.kind for op in ops),
         processors=tuple(p.name for p in processors),
         link=tuple(link.spec.name if link else None for link in links),
+        beside=beside,
     )
+
+
+def _beside(
+    d: Deployment, streams: Streams | None, slots: int, replica: int, counts: int
+) -> tuple[Beside | None, Slots | None]:
+    """Devices that hold the experts of a deployment of so many slots; None where its own do."""
+    if d.apart is None or streams is None:
+        return None, None
+    plan, names = lower(d.apart.holder, replica, counts, experts_alone=True)
+    return beside_of(d, plan, streams, slots), names
 
 
 def _probe(d: Deployment, build: Build, counts: int) -> tuple[list[Op], F8, list[Probe]]:

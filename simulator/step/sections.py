@@ -81,18 +81,20 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
         Of each rank.
     """
     m = batch.moments(d.shard.windows, d.several > 1)
-    ops = [op for section in sections_of(d) for op in section.build(m)]
+    ops, apart = [op for section in sections_of(d) for op in section.build(m)], list[Op]()
     for part in d.experts:
         loads = part.expected(float(batch.tokens))
         held = slice(0, max(len(loads.tokens) // part.ep, 1))
-        ops.append(part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run))
+        op = part.spec.expert_op(Loads(loads.tokens[held], loads.experts[held]), d.run)
+        (ops if d.apart is None else apart).append(op)
     active = [op for op in ops if op.flops > 0 or op.act_bytes > 0]
     links = [op for op in active if op.layer == "communication"]
     mixed = bool((batch.phase == PREFILL).any())
     inside = [op for op in active if op.layer != "communication"]
+    placed = regions(inside, d.device, d.placement, mixed)
+    if apart and d.apart is not None:
+        holder = d.apart.holder
+        placed = [*placed, *regions(apart, holder.device, holder.placement, mixed)]
     return [(op, d.link(op).spec.name) for op in links] + [
-        (op, name)
-        for region in regions(inside, d.device, d.placement, mixed)
-        for name, track in region.tracks.items()
-        for op in track
+        (op, name) for region in placed for name, track in region.tracks.items() for op in track
     ]

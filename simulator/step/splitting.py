@@ -27,6 +27,7 @@ PAIRS, FOURS, BYTES, SUM = (
 )
 S1, S2, S4, S56 = (np.uint64(n) for n in (1, 2, 4, 56))
 WORD = 64
+S16, FOUR_HEX, CHANCES = np.uint64(16), np.uint64(0xFFFF), 65536.0
 
 
 @compiled_part
@@ -113,6 +114,80 @@ def _split(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8
     split_loads(
         step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out
     )  # fmt: skip
+
+
+@compiled_part
+def deal_out(
+    state: np.uint64, rest: I8, own: I8, experts: int, share: float, want: int
+) -> np.uint64:
+    """Move about a `share` of the tokens of `rest` to `own`, which is empty, and `want` of them."""
+    most, kept = np.uint64(int(share * CHANCES)), int64(0)
+    bits, left = np.uint64(0), int64(0)
+    for e in range(experts):
+        taken = int64(0)
+        for _ in range(rest[e]):
+            if left == 0:  # each 64-bit output serves four tokens
+                state += GOLDEN
+                bits, left = mix(state), int64(4)
+            if bits & FOUR_HEX < most:
+                taken += 1
+            bits >>= S16
+            left -= 1
+        rest[e] -= taken
+        own[e] = taken
+        kept += taken
+    state += GOLDEN
+    e = int(np.int64(mix(state) % np.uint64(experts)))
+    while kept != want:
+        if kept > want and own[e] > 0:
+            own[e] -= 1
+            rest[e] += 1
+            kept -= 1
+        elif kept < want and rest[e] > 0:
+            own[e] += 1
+            rest[e] -= 1
+            kept += 1
+        e = (e + 1) % experts
+    return state
+
+
+@compiled_part
+def deal_loads(
+    key: np.uint64, layer: int, loads: I8, experts: int, routed: F8, chunks: int, out: I8
+) -> None:
+    """`split_loads` into any number of micro-batches: one after another draws its tokens."""
+    state = mix(layer_key(key, layer) ^ MIX_2)
+    held, wanted, last = int64(0), 0.0, chunks - 1
+    for e in range(experts):
+        out[last, e] = loads[e]
+        held += loads[e]
+    for c in range(chunks):
+        wanted += routed[c]
+    for c in range(last):
+        want = min(int64(int(routed[c])), held)
+        state = deal_out(state, out[last], out[c], experts, routed[c] / max(wanted, 1.0), want)
+        held -= want
+        wanted -= routed[c]
+
+
+@compiled
+def _deal(seed: int, replica: int, step: int, layer: int, loads: I8, routed: F8, out: I8) -> None:
+    """`deal_loads` for callers outside compiled code."""
+    deal_loads(
+        step_key(seed, replica, step), layer, loads, loads.size, routed, routed.size, out
+    )  # fmt: skip
+
+
+def deal_draw(
+    part: ExpertPart, loads: Loads, tokens: Sequence[float], step: int, replica: int
+) -> list[Loads]:
+    """`split_draw` into any number of micro-batches."""
+    own = loads.tokens.astype(np.int64)
+    out = np.zeros((len(tokens), len(own)), dtype=np.int64)
+    router = part.router
+    routed = np.array(tokens) * router.top_k
+    _deal(router.seed, replica, step, router.keys[part.row], own, routed, out)
+    return [Loads.drawn(row) for row in out]
 
 
 def split_draw(

@@ -1,6 +1,6 @@
 """Seconds of one step for the engine's loops; overlap is compiled only where a plan asks for it.
 
-So is what sets the prices of exchanges that go by the kind of step.
+So are micro-batches that go to and fro between devices that attend and devices that hold experts, and what sets the prices of exchanges that go by the kind of step.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from .books import Books
 from .compiled import serial_seconds
 from .lowering import F8, I8, Plan
 from .overlapped import overlapped_seconds
+from .ping_pong import ping_pong_seconds
 
 
 @compiled_given("plan.streams", serial_seconds)
-def _step_seconds(
+def _overlapping(
     plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
     captured: int, books: Books,
 ) -> float:  # fmt: skip
@@ -21,6 +22,18 @@ def _step_seconds(
     return overlapped_seconds(
         plan, plan.streams, books.lanes, moments, step, decodes, chunks, num_chunks, fresh, captured,
         books,
+    )  # fmt: skip
+
+
+@compiled_given("plan.apart", _overlapping)
+def _step_seconds(
+    plan: Plan, moments: F8, step: int, decodes: int, chunks: I8, num_chunks: int, fresh: bool,
+    captured: int, books: Books,
+) -> float:  # fmt: skip
+    """Seconds of one step; see `compiled.serial_seconds`."""
+    return ping_pong_seconds(
+        plan, plan.apart, books.lanes, books.aside, moments, step, decodes, chunks, num_chunks, fresh,
+        captured, books,
     )  # fmt: skip
 
 

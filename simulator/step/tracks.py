@@ -13,8 +13,10 @@ import numpy as np
 from ...workloads.batch import BASE_MOMENTS, TOKENS, WINDOW_MOMENTS, Moments
 from ...workloads.ops import Op
 from ..deploy.deployment import Deployment
+from ..deploy.programs import TO_AND_FRO
 from ..streams.graph import COMPUTE
-from ..streams.overlap import NONE, PIPELINED, SERIAL, Way, ways
+from ..streams.overlap import NONE, PING_PONG, PIPELINED, SERIAL, Way, ways
+from ..streams.pingpong import BACK, EXPERTS, OUT
 from .sections import Section, whole_layer
 
 
@@ -26,11 +28,13 @@ class Track(NamedTuple):
     start, stop : int
         Which ops of the section.
     resource : str
-        `COMPUTE`, or what the exchange runs over.
+        `COMPUTE`, or what the exchange runs over; of experts on devices of their own, their stream.
     part : int
-        Which of the layer's expert parts it is; -1 where it is none.
+        Which of the layer's expert parts it is; -1 where it is none. What crosses to those and back is
+        one too, numbered behind all experts: see `crossing`.
     layer : bool
-        Whether it is of a layer, not of the embedding, the head or what is sent on.
+        Whether it is of a layer, not of the embedding, the head or what is sent on; with experts on
+        devices of their own micro-batches go through these too.
     cut : bool
         Whether pipelining cuts it: its ops depend on a batch's tokens alone and stand, without
         others between, before or after an exchange.
@@ -69,6 +73,8 @@ class Visit(NamedTuple):
 
 def ways_of(d: Deployment) -> tuple[Way, ...]:
     """What a step of a deployment chooses from."""
+    if d.apart is not None:
+        return (Way(PING_PONG, d.apart.batches),)
     return ways(d.overlap) if d.exchanges else (NONE,)
 
 
@@ -76,16 +82,22 @@ def tracks_of(d: Deployment, section: Section) -> list[Track]:
     """Tracks of a section in order."""
     m = _moments(d, None)
     program = section.build(m) if section.layer is None else whole_layer(d, section.layer, m)
-    cut = _cut(d, section, program)
+    cut = _cut(d, section, program) if d.apart is None else [False] * len(program)
     out: list[Track] = []
     slot, part = 0, 0
     for op, own in zip(program, cut, strict=True):
-        layer = section.layer is not None
+        layer = section.layer is not None or d.apart is not None
         if op.kind == "experts":
-            out.append(Track(slot, slot, COMPUTE, part, layer, own))
+            where = COMPUTE if d.apart is None else EXPERTS
+            out.append(Track(slot, slot, where, part, layer, own))
             part += 1
             continue
         resource, last = stream(d, op), out[-1] if out else None
+        if resource in (OUT, BACK):
+            number = crossing(d, part if resource == OUT else part - 1, resource == BACK)
+            out.append(Track(slot, slot + 1, resource, number, layer, own))
+            slot += 1
+            continue
         joins = last is not None and last.part < 0 and last.resource == COMPUTE == resource
         if last is not None and joins and last.cut == own:
             out[-1] = last._replace(stop=slot + 1)
@@ -116,10 +128,19 @@ def visits_of(d: Deployment, sections: Sequence[Section]) -> list[Visit]:
     return out
 
 
+def crossing(d: Deployment, part: int, back: bool) -> int:
+    """Number of what crosses to an expert part on devices of its own, or back from it."""
+    return part + len(d.experts) * (2 if back else 1)
+
+
 def stream(d: Deployment, op: Op) -> str:
     """The stream that an op runs on: links that share a medium are one."""
     if op.layer != "communication":
         return COMPUTE
+    if d.apart is not None:  # devices that attend wait for each other; links to the others do not
+        if TO_AND_FRO not in op.shape:
+            return COMPUTE
+        return OUT if op.name.startswith("dispatch") else BACK
     link = d.link(op).spec
     return link.medium or link.name
 

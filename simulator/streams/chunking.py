@@ -1,4 +1,4 @@
-"""Cutting a step: how many tokens each chunk has, and the sums of each half of a batch.
+"""Cutting a step: how many tokens each chunk has, and the sums of each half or micro-batch of a batch.
 
 Plain functions of numbers: the explicit path calls them as they stand, simulations compiled. The
 larger chunks come first, so that those of one step have at most two sizes.
@@ -85,5 +85,45 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
         out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
         out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
         out[at + PREFILL_KV] = m[at + PREFILL_KV] * of_prompts
+    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
+        out[j] = m[j] * of_decodes
+
+
+def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None:
+    """Sums of one of `chunks` micro-batches of a batch: its sequences are dealt to them.
+
+    As if all were of mean length, like `half_moments`: decodes are dealt one by one, the first
+    micro-batches get those left over; prompts are cut along their tokens where they are fewer than
+    micro-batches, and the last ones get the tokens left over. A cut prompt has in each its share of
+    the queries and of the pairs that they form, and reads all of its keys.
+
+    Parameters
+    ----------
+    m, out : float64 array, shape (moments,)
+        Those of the batch, and of the micro-batch.
+    """
+    decodes, prompts, tokens = m[DECODES], m[PREFILLS], m[PREFILL_TOKENS]
+    own = math.floor(decodes / chunks)
+    own += 1 if place < decodes - own * chunks else 0
+    new = math.floor(tokens / chunks)
+    new += 1 if chunks - 1 - place < tokens - new * chunks else 0
+    padding = m[TOKENS] - decodes - tokens
+    more = math.floor(padding / chunks)
+    more += 1 if place < padding - more * chunks else 0
+    cut = min(math.ceil(prompts / chunks), new)
+    out[TOKENS] = own + new + more
+    out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
+    out[SEQUENCES] = own + cut
+    of_decodes = own / decodes if decodes > 0.0 else 0.0
+    of_tokens = new / tokens if tokens > 0.0 else 0.0
+    of_prompts = cut / prompts if prompts > 0.0 else 0.0
+    for w in range(windows):
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
+        out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
+        out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
+        out[at + PREFILL_KV] = math.floor(
+            m[at + PREFILL_KV] * of_prompts + 0.5
+        )  # kernels take whole ones
     for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
         out[j] = m[j] * of_decodes

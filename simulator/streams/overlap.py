@@ -18,7 +18,7 @@ from .chunking import MOST_CHUNKS
 from .gates import ALWAYS, gate_of
 from .gates import FORMS as GATED
 
-SERIAL, PIPELINED, TWO_BATCH = range(3)
+SERIAL, PIPELINED, TWO_BATCH, PING_PONG = range(4)
 """Kinds of `Way`."""
 
 COUNTS = (2, 4, 8, MOST_CHUNKS)
@@ -34,7 +34,8 @@ class Way:
     Attributes
     ----------
     kind : int
-        `SERIAL`, `PIPELINED` or `TWO_BATCH`.
+        `SERIAL`, `PIPELINED`, `TWO_BATCH`, or `PING_PONG`: micro-batches that go to and fro between
+        devices that attend and devices that hold experts, which nothing asks for by a name.
     chunks : int
         Into how many a batch is cut.
     """
@@ -45,7 +46,8 @@ class Way:
     @property
     def name(self) -> str:
         """As it is asked for."""
-        return ("none", f"pipelined:{self.chunks}", "two-batch")[self.kind]
+        names = "none", f"pipelined:{self.chunks}", "two-batch", f"ping-pong:{self.chunks}"
+        return names[self.kind]
 
 
 NONE = Way(SERIAL, 1)

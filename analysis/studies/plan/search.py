@@ -30,7 +30,7 @@ VARIED = ("tp", "dp", "ep", "pp", "dtype", "kv_dtype", "policy", "token_budget")
 """Options of a scenario that may have several values, by commas."""
 SEARCHED = ("rate", "rate_scale", "closed_loop", "replicas", "engine", "warmup", "stop", "duration")
 """Options that the plan sets itself, or that would change what its bounds count."""
-APART = ("speculation", "tiers", "pools")
+APART = ("speculation", "tiers", "pools", "apart")
 """Parts of a scenario that no plan has: neither its bounds nor the engines' command lines know them."""
 
 

@@ -1,0 +1,188 @@
+"""Experts on devices of their own in a step of serving: do both paths agree, and lose nothing?
+
+The explicit path (`step.explicit`, with the list scheduler) is the definition; its own reference is the
+step of ``opbyte afd`` (`scenario.apart`), and devices that do both where the link is free and a step is
+one micro-batch. Closed form of the schedule: MegaScale-Infer (arXiv 2504.02263), equation 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.limits import MAX_MICRO_BATCHES
+from opbyte.simulator.scenario.apart import Apart, apart_of, apart_step
+from opbyte.simulator.scenario.beside import one_of
+from opbyte.simulator.scenario.parts import DeployOptions
+from opbyte.simulator.step.beside import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT
+from opbyte.simulator.step.books import T_FLOPS, T_J_DRAM, T_J_LINK, new_books, totals
+from opbyte.simulator.step.explicit import dealt, explicit_stage
+from opbyte.simulator.step.lowering import Plan, lower
+from opbyte.simulator.streams.chunking import MOST_CHUNKS, micro_moments
+from opbyte.simulator.streams.pingpong import enough, step_seconds
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.model import ModelSpec
+
+CASES = (
+    ("deepseek-v3", "h200-x2", "h100-x4", {"tp": 1, "routing": "measured", "costs": "roofline"}),
+    ("deepseek-v3", "h200-x4", "h200-x2", {"tp": 2, "redundant_experts": 8}),
+    ("mixtral-8x7b", "h100-x1", "h100-x2", {}),
+    ("qwen3-235b-a22b", "h100-logic-pim-x2", "h200-x4", {"tp": 1, "routing": "power_law:1"}),
+    ("mixtral-8x7b", "h100-x2", "duplex-x4", {"tp": 1}),
+)  # fmt: skip
+LINKS = ("free", "50,5", "2", "400,0")
+
+contexts = st.one_of(st.integers(0, 40), st.integers(0, 20_000))
+batches_of = st.builds(
+    Batch.of,
+    st.lists(contexts, max_size=9),
+    st.lists(st.tuples(st.one_of(st.integers(1, 40), st.integers(1, 4000)), contexts), max_size=3),
+)
+
+
+@cache
+def few(name: str, layers: int = 5) -> ModelSpec:
+    model = load_model(name)
+    return replace(model, layers=model.layers[:layers])
+
+
+@cache
+def apart(case: int, link: str | None = None) -> Apart:
+    name, attention, experts, options = CASES[case]
+    systems = load_system(attention), load_system(experts)
+    return apart_of(few(name), *systems, DeployOptions(**options), link, seed=3)
+
+
+@cache
+def deployed(case: int, link: str, batches: int) -> Deployment:
+    return one_of(apart(case, link), batches)
+
+
+@cache
+def lowered(case: int, link: str, batches: int) -> Plan:
+    return lower(deployed(case, link, batches), 1)[0]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+@given(data=st.data())
+@settings(max_examples=6)
+def test_both_paths_agree(
+    case: int, compiled_step: Callable[..., float], data: st.DataObject
+) -> None:
+    link, batches = data.draw(st.sampled_from(LINKS)), data.draw(st.integers(1, 5))
+    d, plan = deployed(case, link, batches), lowered(case, link, batches)
+    step, captured = data.draw(st.integers(0, 10**6)), data.draw(st.sampled_from((0, 16)))
+    first = [data.draw(batches_of) for _ in range(d.ranks)]
+    if not any(len(b.q_len) for b in first):
+        first[0] = Batch.of([7])
+    steps = [first]
+    if not any((b.phase > 0).any() for b in first):  # a stretch: contexts grow by one
+        steps.append([Batch.of((b.context + 1).tolist()) for b in first])
+    books, before, wall = new_books(plan), 0.0, 0.0
+    for i, batches in enumerate(steps):
+        moments = [b.moments(d.shard.windows) for b in batches]
+        found = compiled_step(plan, books, batches, moments, step + i, i == 0, captured)
+        stage = explicit_stage(d, batches, step=step + i, replica=1, captured=captured)
+        assert found == pytest.approx(stage.seconds, rel=1e-9)
+        pairs = (plan, books), (plan.apart.plan, books.aside.books)
+        sums = [totals(own, kept.tally) for own, kept in pairs]
+        joules = sum(float(t[:, :, T_J_DRAM : T_J_LINK + 1].sum()) for t in sums)
+        assert joules - before == pytest.approx(stage.joules, rel=1e-8)
+        before, wall = joules, wall + found
+        assert books.wall.sum() == pytest.approx(wall, rel=1e-9)
+        counted = sum(stage.times(lambda p: p.op.layer).values())
+        if case < 3:  # processors side by side count in full
+            assert counted == pytest.approx(found, rel=1e-9)
+        if i == 0:
+            flops = sum(p.op.flops * p.count * p.devices for p in stage.ops)
+            assert sum(t[:, :, T_FLOPS].sum() for t in sums) == pytest.approx(flops, rel=1e-9)
+            (line,) = stage.timelines
+            busy = line.busy()
+            names = {W_OUT: "link to experts", W_EXPERTS: "experts", W_BACK: "link back",
+                     W_ATTENTION: "compute"}  # fmt: skip
+            for at, name in names.items():
+                assert books.aside.busy[at] == pytest.approx(busy.get(name, 0.0), rel=1e-9)
+    assert books.busy[0, -1] == pytest.approx(
+        joules - float(sums[0][:, :, T_J_DRAM:].sum()), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("case", range(3))
+@given(sequences=st.integers(1, 300), context=st.integers(1, 9000), batches=st.integers(1, 6),
+       link=st.sampled_from(LINKS))  # fmt: skip
+@settings(max_examples=6)
+def test_a_step_is_that_of_afd(
+    case: int, sequences: int, context: int, batches: int, link: str
+) -> None:
+    a, d = apart(case, link), deployed(case, link, batches)
+    found = explicit_stage(d, dealt(d, sequences, context), expected=True)
+    step = apart_step(a, sequences, context, batches)
+    assert found.seconds == pytest.approx(step.seconds, rel=1e-9)
+    groups = (
+        [p for p in found.ops if p.op.kind != "experts"],
+        [p for p in found.ops if p.op.kind == "experts"],
+    )
+    for own, other, devices, joules in zip(
+        groups, (a.attention, a.experts), a.devices, step.joules, strict=True
+    ):
+        own = [p for p in own if p.processor != "link to experts"]
+        busy = sum(p.cost.seconds * p.count * p.devices for p in own)
+        worked = sum(p.cost.total_joules * p.count * p.devices for p in own)
+        board = other.device.board
+        spent = board.work_joules(worked, busy) + board.busy_joules(busy)
+        spent += board.idle_joules(found.seconds * devices)
+        if sequences % d.ranks == 0:  # `afd` lets all ranks have what the fullest has
+            assert spent == pytest.approx(joules, rel=1e-9)
+        model = board.model
+        if model is not None:
+            assert spent <= model.limit_W * devices * found.seconds * (1 + 1e-9)
+
+
+def test_equal_layers_take_the_closed_form() -> None:
+    """Nothing but a final norm and the embedding comes beside: the form holds within them."""
+    model = replace(load_model("mixtral-8x7b"), vocab=0)
+    systems = load_system("h100-x2"), load_system("h100-x2")
+    for link, sequences in (("free", 256), ("400,0", 256), ("200,2", 2048)):
+        a = apart_of(model, *systems, DeployOptions(tp=1), link)
+        seen = set()
+        for batches in (1, 2, 3, 4):
+            d = one_of(a, batches)
+            found = explicit_stage(d, dealt(d, sequences, 1000), expected=True)
+            busy, runs = found.timelines[0].busy(), batches * len(model.layers)
+            names = ("compute", "experts", "link back")
+            attention, experts, crossing = (busy.get(name, 0.0) / runs for name in names)
+            if enough(attention, experts, crossing, batches):
+                form = step_seconds(attention, experts, crossing, batches, len(model.layers))
+                assert found.seconds == pytest.approx(form, rel=0.01)
+                seen.add(batches)
+            elif batches == 1:
+                once = attention + experts + 2 * crossing
+                assert found.seconds == pytest.approx(once * len(model.layers), rel=1e-9)
+        assert seen
+
+
+@given(data=st.data())
+@settings(max_examples=30)
+def test_micro_batches_add_up(data: st.DataObject) -> None:
+    batch, count = data.draw(batches_of), data.draw(st.integers(1, 16))
+    m = batch.moments((0, 64)).values
+    parts = np.zeros((count, len(m)))
+    for place in range(count):
+        micro_moments(m, 2, count, place, parts[place])
+    tokens = [0, 2, 3]  # of all, decodes, tokens of prompts
+    assert parts.sum(axis=0)[tokens] == pytest.approx(m[tokens])
+    assert (parts >= 0).all()
+    assert np.ptp(parts[:, 2]) <= 1
+    assert np.ptp(parts[:, 3]) <= 1
+    if count == 1:
+        assert parts[0] == pytest.approx(m)
+    assert MAX_MICRO_BATCHES == MOST_CHUNKS
