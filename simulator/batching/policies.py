@@ -162,7 +162,16 @@ class Policy:
         )  # fmt: skip
 
     def limits(self, ops: int, stages: int) -> Limits:
-        """The same for the compiled path and a deployment of so many ops and stages."""
+        """The same for the compiled path and a deployment of so many ops and stages.
+
+        Raises
+        ------
+        InputError
+            Several stages, of a policy that polls or lets prompts wait.
+        """
+        if stages > 1 and (self.poll_steps > 1 or self.holds_back):
+            reason = f"cannot go with policy {self.name}, which polls or lets prompts wait"
+            raise InputError("--pp", reason)
         return Limits(
             self.token_budget, self.max_sequences, self.chunked, self.reserve, self.lazy,
             self.ahead and (stages == 1 or self.serial_stages), self.threshold, self.waiting_load, self.prompts_alone, self.poll_steps,

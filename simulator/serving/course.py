@@ -84,6 +84,15 @@ class Course:
             self._join()
         return joules
 
+    def taken(self, log: F8, keep: bool) -> F8 | None:
+        """Take in stretches: now if they are kept, with the energy of each one's work; else later."""
+        if not keep:
+            self.note(log)
+            return None
+        own = log.copy()
+        own[:, L_JOULES] = self.add(log)
+        return own
+
     def _join(self) -> None:
         """Join each stretch with the next one."""
         rows = np.concatenate(self._rows)

@@ -40,7 +40,6 @@ from ..batching.state import (
     I_GENERATED,
     I_INPUT,
     I_TARGET,
-    L_JOULES,
     LOG_ROWS,
     NUM_INTS,
     T_NOW,
@@ -136,11 +135,6 @@ class Engine:
         self.kv = kv_rules(self.deployment, self.cache, self.policy.caching or own)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
-        if self.plan.stages > 1 and (self.policy.poll_steps > 1 or self.policy.holds_back):
-            raise InputError(
-                "--pp",
-                f"cannot go with policy {self.policy.name}, which polls or lets prompts wait",
-            )
         self.books = new_books(self.plan, self.policy.max_sequences)
         d = self.deployment
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
@@ -382,11 +376,8 @@ class Engine:
             log = self.state.log[:rows]
             if self.beside is not None:
                 log = self.beside.taken(log, self.keep_log)
-            if self.keep_log:
-                self.logs.append(log.copy())
-                self.logs[-1][:, L_JOULES] = self.course.add(log)
-            else:
-                self.course.note(log)
+            own = self.course.taken(log, self.keep_log)
+            self.logs += [] if own is None else [own]
         self.state.counters[C_LOG] = 0
         if self.state.plans is not None:
             self._take_plans(self.state.plans)
