@@ -96,7 +96,7 @@ def evidence(
         _static(deployment, sources),
         *_power(deployment),
     ]
-    return out if policy is None else out + _host(policy)
+    return out if policy is None else out + _host(policy, deployment)
 
 
 FLAT = "memory_efficiency"
@@ -122,7 +122,7 @@ def _told(
     }  # fmt: skip
 
 
-def _host(policy: Policy) -> list[dict[str, Any]]:
+def _host(policy: Policy, deployment: Deployment) -> list[dict[str, Any]]:
     """The times of the host, where there are any."""
     host = replace(policy.host, launch_s=0.0) if policy.graphs else policy.host
     sources = {f"host.{f.name}": "given" for f in fields(host) if getattr(host, f.name) > 0.0}
@@ -135,9 +135,10 @@ def _host(policy: Policy) -> list[dict[str, Any]]:
             f"assumed: {host.request_s * 1e3:g} ms a request outside the steps, fitted to measured "
             "runs of vLLM"
         )
-    if host.gap_s == EARLY_GAP_S:
+    fitted = host_of(deployment.system)
+    if np.isclose(host.gap_s - (fitted.gap_s if fitted else 0.0), EARLY_GAP_S, rtol=1e-9):
         sources["host.gap_s"] = (
-            f"assumed: {host.gap_s * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
+            f"assumed: {EARLY_GAP_S * 1e3:g} ms between steps before vLLM 0.11, fitted to measured "
             "deployments of 0.10.2"
         )
     return [_entry("host", "steps and requests", sources, ("host.",))] if sources else []

@@ -83,7 +83,8 @@ class EngineSettings:
         host = host_of(system)
         if host is None or not host.gap_s:
             return self
-        waits = replace(self.policy.host, gap_s=host.gap_s)
+        own = self.policy.host
+        waits = replace(own, gap_s=own.gap_s + host.gap_s)  # of the version, and of the host
         return replace(self, policy=replace(self.policy, host=waits))
 
     def cache_on(self, device: DeviceSpec) -> CacheSettings:

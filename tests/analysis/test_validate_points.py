@@ -135,10 +135,28 @@ def test_engine_settings_by_framework_and_script(table: Callable[..., Path]) -> 
         16_384, 16_384, 8192, 1152, 8192, 1152, 8192, 32_768, 32_768, 8192, *[8192] * 4
     ]  # fmt: skip
     assert [p.prompts_alone for p in found] == [False] * 7 + [True] * 3 + [False] * 4
-    # Dense models of other sources under TensorRT-LLM: one place fewer than clients, as their rows show.
-    assert [p.max_sequences for p in found][:4] == [2048, 2048, 1, 2048]
     # Dense models for Blackwell under vLLM: graphs for decodes only, of one flattened model.
     assert [p.host.prompts_s for p in found] == [0.0] * 11 + [PROMPTS_S, 0.0, 0.0]
+
+
+def test_a_place_less_where_rows_show_it(table: Callable[..., Path]) -> None:
+    """Dense models of other sources under TensorRT-LLM 1.0; see `scripts.others_tensorrt_llm`."""
+    first = {
+        "framework": "TensorRT-LLM",
+        "framework_version": "1.0.0rc3",
+        "batch_or_concurrency": 9,
+    }
+    rows = [
+        first, first | {"batch_or_concurrency": 1}, first | {"source": "InferenceX"},
+        first | {"framework_version": "1.2.0"}, first | {"framework": "SGLang"},
+        first | {"model": "mixtral-8x7b", "weight_dtype": "fp8", "gpus": 4, "tp": 4},
+    ]  # fmt: skip
+    found = []
+    for p in read_points(table(*rows))[0]:
+        own = deployed(Path("."), p.device, p.model, p.weight_dtype, p.kv_dtype, p.workers.tp, 1, 1)
+        found.append(settings(p, own).policy.max_sequences)
+    assert found[:2] == [8, 1]
+    assert min(found[2:]) > 9
 
 
 @pytest.mark.parametrize(

@@ -91,15 +91,15 @@ def sglang(point: Point, deployment: Deployment) -> Launch:
 
 @OTHERS.register("TensorRT-LLM")
 def others_tensorrt_llm(point: Point, deployment: Deployment) -> Launch:
-    """Dense models have one place fewer than clients: read from the rows, its cause is not known.
+    """Dense models have one place fewer than clients in version 1.0: read from the rows, its cause is not known.
 
     The mean TTFT of Llama-3.1-8B under TensorRT-LLM 1.0.0rc3 (AIConfigurator's authors, H100) exceeds
     its steps by the time between two completions, which is what a client waits where all but one are
     served, and falls as clients grow. Seen with 8 clients on one device (9 rows), it predicts the other 168 rows
     within 13 % (median; 59 % without), and their TPOT, too, is one of a sequence fewer. Qwen3-235B of
-    the same authors and version shows no such wait.
+    the same authors and version shows no such wait, and nothing is known of other versions.
     """
-    if deployment.experts:
+    if deployment.experts or point.version[:2] != (1, 0):
         return Launch()
     return Launch(sequences=max(point.clients - 1, 1))
 
