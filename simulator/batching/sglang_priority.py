@@ -8,6 +8,7 @@ keys, the smaller the sooner: `F_KEY` times a sign. Who comes back into the queu
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from .holding import link_in
 from .plans import record_preempted
 from .radix import K_EVICTABLE, K_FREE
 from .sglang_cache import retract
@@ -74,14 +75,7 @@ def come_back(st: State, x: Sglang, r: int, i: int) -> None:
         before, after = int64(-1), rank[R_HEAD]
         while key_of(st, x, after) <= key:
             before, after = after, st.ints[after, I_NEXT]
-    st.ints[i, I_NEXT] = after
-    if before >= 0:
-        st.ints[before, I_NEXT] = i
-    else:
-        rank[R_HEAD] = i
-    if after < 0:
-        rank[R_TAIL] = i
-    rank[R_WAITING] += 1
+    link_in(st, r, i, before, after)
 
 
 @compiled_given("x.urgent", otherwise=lambda x: False)

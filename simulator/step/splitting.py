@@ -40,6 +40,24 @@ def count_ones(x: np.uint64) -> int:
 
 
 @compiled_part
+def even_out(state: np.uint64, own: I8, rest: I8, experts: int, kept: int, want: int) -> np.uint64:
+    """Move single tokens between `own`, which has `kept`, and `rest` until it has `want`."""
+    state += GOLDEN
+    e = int(np.int64(mix(state) % np.uint64(experts)))
+    while kept != want:
+        if kept > want and own[e] > 0:
+            own[e] -= 1
+            rest[e] += 1
+            kept -= 1
+        elif kept < want and rest[e] > 0:
+            own[e] += 1
+            rest[e] -= 1
+            kept += 1
+        e = (e + 1) % experts
+    return state
+
+
+@compiled_part
 def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.uint64:
     """Move about half of the tokens of `left` to `right`, which is empty, and keep `want` of them."""
     kept = int64(0)
@@ -55,19 +73,7 @@ def halve(state: np.uint64, left: I8, right: I8, experts: int, want: int) -> np.
             rest -= WORD
         left[e], right[e] = heads, tokens - heads
         kept += heads
-    state += GOLDEN
-    e = int(np.int64(mix(state) % np.uint64(experts)))
-    while kept != want:
-        if kept > want and left[e] > 0:
-            left[e] -= 1
-            right[e] += 1
-            kept -= 1
-        elif kept < want and right[e] > 0:
-            left[e] += 1
-            right[e] -= 1
-            kept += 1
-        e = (e + 1) % experts
-    return state
+    return even_out(state, left, right, experts, kept, want)
 
 
 @compiled_part
@@ -136,19 +142,7 @@ def deal_out(
         rest[e] -= taken
         own[e] = taken
         kept += taken
-    state += GOLDEN
-    e = int(np.int64(mix(state) % np.uint64(experts)))
-    while kept != want:
-        if kept > want and own[e] > 0:
-            own[e] -= 1
-            rest[e] += 1
-            kept -= 1
-        elif kept < want and rest[e] > 0:
-            own[e] += 1
-            rest[e] -= 1
-            kept += 1
-        e = (e + 1) % experts
-    return state
+    return even_out(state, own, rest, experts, kept, want)
 
 
 @compiled_part
