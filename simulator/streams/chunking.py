@@ -84,8 +84,7 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
         out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
         out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
         out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
-        kv = m[at + PREFILL_KV] * of_prompts
-        out[at + PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
+        out[at + PREFILL_KV] = m[at + PREFILL_KV] * of_prompts
     for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
         out[j] = m[j] * of_decodes
 
