@@ -62,10 +62,10 @@ _halved = compiled_part(halved)
 
 
 @compiled_inside
-def size_of(m: F8, kind: int, chunks: int, place: int) -> int:
+def size_of(m: F8, windows: int, kind: int, chunks: int, place: int) -> int:
     """Size of a chunk of a rank's batch: `BIG` for the first ones, which have what is left over."""
     if kind == TWO_BATCH:
-        return BIG if place == 0 or _even_halves(m) else SMALL
+        return BIG if place == 0 or _even_halves(m, windows) else SMALL
     first = _chunk_tokens(m[TOKENS], chunks, 0)
     return BIG if _chunk_tokens(m[TOKENS], chunks, place) == first else SMALL
 
@@ -126,11 +126,11 @@ def price_whole(plan: Plan, lanes: Lanes, c: int, g: int, moments: F8, fresh: bo
 
 
 @compiled_part
-def bigs_of(m: F8, kind: int, chunks: int) -> int:
+def bigs_of(m: F8, windows: int, kind: int, chunks: int) -> int:
     """How many of a rank's chunks are of the larger size."""
     bigs = int64(0)
     for place in range(chunks):
-        bigs += size_of(m, kind, chunks, place) == BIG
+        bigs += size_of(m, windows, kind, chunks, place) == BIG
     return bigs
 
 
@@ -172,7 +172,7 @@ def price_section(
             slowest, longest = r, seconds
     take_tracks(plan, streams, lanes, c, g, slowest, WHOLE, 0)
     for r in range(ranks):
-        bigs = bigs_of(moments[r], kind, chunks)
+        bigs = bigs_of(moments[r], plan.windows.size, kind, chunks)
         lanes.seconds[BIG, r] = lanes.seconds[SMALL, r] = 0.0
         if bigs > 0:
             lanes.seconds[BIG, r] = price_tracks(plan, streams, lanes, c, g, r, BIG, fresh)
@@ -181,10 +181,10 @@ def price_section(
     for place in range(chunks):
         slowest, longest = int64(0), -1.0
         for r in range(ranks):
-            seconds = lanes.seconds[size_of(moments[r], kind, chunks, place), r]
+            seconds = lanes.seconds[size_of(moments[r], plan.windows.size, kind, chunks, place), r]
             if seconds > longest:
                 slowest, longest = r, seconds
-        size = size_of(moments[slowest], kind, chunks, place)
+        size = size_of(moments[slowest], plan.windows.size, kind, chunks, place)
         take_tracks(plan, streams, lanes, c, g, slowest, size, place)
     return 0.0
 
@@ -285,7 +285,7 @@ def book_way(
     for g in range(plan.sections.shape[0]):
         times = plan.sections[g, G_LAYERS] * plan.tp
         for r in range(moments.shape[0]):
-            cells, bigs = lanes.cells[c], bigs_of(moments[r], kind, chunks)
+            cells, bigs = lanes.cells[c], bigs_of(moments[r], plan.windows.size, kind, chunks)
             for t in range(streams.spans[g, 0], streams.spans[g, 1]):
                 row = streams.tracks[t]
                 first, end = row[T_START], row[T_STOP]

@@ -46,11 +46,12 @@ def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
     return each + 1.0 if place < tokens - each * chunks else each
 
 
-def even_halves(m: F8) -> bool:
+def even_halves(m: F8, windows: int) -> bool:
     """Whether both halves of a batch have the same sums."""
-    return bool(
-        m[DECODES] % 2.0 == 0.0 and m[PREFILL_TOKENS] % 2.0 == 0.0 and m[TOKENS] % 2.0 == 0.0
-    )
+    even = m[DECODES] % 2.0 == 0.0 and m[PREFILL_TOKENS] % 2.0 == 0.0 and m[TOKENS] % 2.0 == 0.0
+    for w in range(windows):
+        even = even and m[BASE_MOMENTS + WINDOW_MOMENTS * w + PREFILL_KV] % 2.0 == 0.0
+    return bool(even)
 
 
 def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
@@ -84,7 +85,8 @@ def half_moments(m: F8, windows: int, size: int, out: F8) -> None:
         out[at + DECODE_KV] = m[at + DECODE_KV] * of_decodes
         out[at + PREFILL_PAIRS] = m[at + PREFILL_PAIRS] * of_tokens
         out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
-        out[at + PREFILL_KV] = m[at + PREFILL_KV] * of_prompts
+        kv = m[at + PREFILL_KV] * of_prompts  # kernels take whole keys, of which none is lost
+        out[at + PREFILL_KV] = math.floor(kv + 0.5) if size == BIG else math.ceil(kv - 0.5)
     for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
         out[j] = m[j] * of_decodes
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from opbyte.simulator.streams.chunking import BIG, SMALL, chunk_tokens, half_moments
+from opbyte.simulator.streams.chunking import BIG, SMALL, chunk_tokens, even_halves, half_moments
 from opbyte.simulator.streams.graph import Builder, Graph, Medium, Task
 from opbyte.simulator.streams.orders import add_chunks
 from opbyte.simulator.streams.overlap import ways
@@ -206,6 +206,8 @@ def test_halves_hold_every_sum_once(
         assert both[at] >= m[at] * (1 - 1e-12)
         if len(chunks) % 2 == 0 and all(half[PREFILLS] == len(chunks) / 2 for half in halves):
             assert both[at] == pytest.approx(m[at], rel=1e-12)
+        assert (halves[:, at] % 1.0 == 0.0).all()  # as kernels take them
+    assert (halves[BIG] == halves[SMALL]).all() or not even_halves(m, len(windows))
     assert (halves >= 0).all()
     for half in halves:
         assert half[TOKENS] >= half[DECODES] + half[PREFILL_TOKENS]
