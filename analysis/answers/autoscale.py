@@ -27,6 +27,10 @@ def scaled(run: Run) -> list[tuple[str, Scaling, DeviceSpec]]:
     return [(name, found, d.system.device) for name, found, d in every if found is not None]
 
 
+def _of_pool(name: str) -> str:
+    return f" of the {name} pool" if name else ""
+
+
 def autoscale_dict(run: Run) -> dict[str, Any]:
     """Entry of an answer's JSON, of two pools one of each; nothing without an autoscaler."""
     entries = {name: _entry(found, device) for name, found, device in scaled(run)}
@@ -65,11 +69,11 @@ def autoscale_text(run: Run) -> list[str | Sequence[Mapping[str, Any]]]:
 
 
 def _text(name: str, found: Scaling, device: DeviceSpec) -> list[str | Sequence[Mapping[str, Any]]]:
-    entry = _entry(found, device)
+    entry, of = _entry(found, device), _of_pool(name)
     price = "" if entry["usd"] is None else f", {show(entry['usd'])} USD"
     parts = [
         (
-            f"Replicas{f' of the {name} pool' * bool(name)}: {show(entry['mean_replicas'])} on average, {found.most} at most; "
+            f"Replicas{of}: {show(entry['mean_replicas'])} on average, {found.most} at most; "
             f"{show(entry['device_hours'])} device-hours{price}"
         )
     ]
@@ -128,7 +132,7 @@ def replicas_drawn(run: Run, name: str) -> list[Drawing]:
     arrival, out = pd.Series(run.requests.arrival_s), []
     for pool, found, _ in changing:
         title = f"{name}, {pool} pool" if pool else name
-        text = f"Arrivals, and replicas{f' of the {pool} pool' * bool(pool)} that serve, start and drain, over time."
+        text = f"Arrivals, and replicas{_of_pool(pool)} that serve, start and drain, over time."
         out.append(Drawing(replicas_over_time(replica_frame(found), arrival, title), text))
     return out
 

@@ -14,8 +14,9 @@ def costs_of(
 ) -> dict[str, float | int | None]:
     """Devices, their price and what tokens cost; None where the device has no price.
 
-    ``processor_area_mm2`` is `added_area_mm2`. Of two pools, and with experts on devices of their own, the price is that of their mean device, and
-    the area that of one that decodes, and attends. Of replicas that come and go the devices are their mean.
+    ``processor_area_mm2`` is `added_area_mm2`. Of two pools, and with experts on devices of their own, the
+    price is that of their mean device, and the area that of one that decodes, and attends. Of replicas that
+    come and go the devices are their mean.
     """
     devices: float
     if run.pools or run.apart is not None:

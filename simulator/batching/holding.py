@@ -10,6 +10,7 @@ import numpy as np
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
 from .kv import KvRules
 from .lane_queue import back_to_lane
+from .links import link_in
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
 from .state import (
@@ -270,20 +271,6 @@ def hold(st: State, kv: KvRules, r: int, i: int, tokens: int) -> bool:
 
 
 @compiled_part
-def link_in(st: State, r: int, i: int, before: int, after: int) -> None:
-    """Put a request into a rank's queue between two, either of which may be none (-1)."""
-    rank = st.ranks[r]
-    st.ints[i, I_NEXT] = after
-    if before >= 0:
-        st.ints[before, I_NEXT] = i
-    else:
-        rank[R_HEAD] = i
-    if after < 0:
-        rank[R_TAIL] = i
-    rank[R_WAITING] += 1
-
-
-@compiled_part
 def enqueue(st: State, r: int, i: int) -> None:
     """Put a request into a rank's queue: before the first with a larger key, else last.
 
@@ -295,7 +282,8 @@ def enqueue(st: State, r: int, i: int) -> None:
         before, after = int64(-1), rank[R_HEAD]
         while st.ints[after, I_PREEMPTED] > 0 or st.floats[after, F_KEY] <= key:
             before, after = after, st.ints[after, I_NEXT]
-    link_in(st, r, i, before, after)
+    link_in(st, rank, R_HEAD, R_TAIL, i, before, after)
+    rank[R_WAITING] += 1
 
 
 @compiled_part

@@ -30,6 +30,7 @@ from .lanes import (
     Q_WAITING,
     Lanes,
 )
+from .links import link_in
 from .policies import Limits
 from .state import (
     F_ARRIVAL,
@@ -55,13 +56,7 @@ def insert(st: State, lanes: Lanes, r: int, i: int) -> None:
         before, after = int64(-1), row[Q_HEAD]
         while lanes.of[after, O_PLACE] < place:
             before, after = after, st.ints[after, I_NEXT]
-    st.ints[i, I_NEXT] = after
-    if before >= 0:
-        st.ints[before, I_NEXT] = i
-    else:
-        row[Q_HEAD] = i
-    if after < 0:
-        row[Q_TAIL] = i
+    link_in(st, row, Q_HEAD, Q_TAIL, i, before, after)
     row[Q_WAITING] += 1
     lanes.kinds[of[O_KIND], K_WAITING] += 1
     st.ranks[r, R_WAITING] += 1

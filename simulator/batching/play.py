@@ -97,9 +97,8 @@ class Rows(NamedTuple):
     follows: I8  # empty without sessions
     session: I8
     think_s: F8
-    pieces: (
-        I8  # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
-    )
+    # [requests + 1] first of a request's hashes in `Pool.hashes`; empty where none are told
+    pieces: I8
 
 
 @held
@@ -108,9 +107,8 @@ class Play(NamedTuple):
 
     fleet: Fleet
     rows: Rows
-    places: (
-        I8  # [N, rows of an engine's state] request of each; -1 once its completion had its effects
-    )
+    # [N, rows of an engine's state] request of each; -1 once its completion had its effects
+    places: I8
     own: I8  # [N, NUM_OWN]
     loads: I8  # [N, NUM_LOAD] as the router sees them
     events: Heap

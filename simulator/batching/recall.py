@@ -35,9 +35,8 @@ class Recall(NamedTuple):
     first: I8  # [P] a slot of each content that is on a list, or -1
     ends: I8  # [N, 4]
     found: I8  # [N, 2]
-    piece: (
-        int  # tokens of each; 0 where the only piece is a session, which is as long as it was sent
-    )
+    # Tokens of each; 0 where the only piece is a session, which is as long as it was sent.
+    piece: int
 
 
 def new_recall(capacities: list[int], piece: int) -> Recall:

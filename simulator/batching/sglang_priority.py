@@ -8,7 +8,7 @@ keys, the smaller the sooner: `F_KEY` times a sign. Who comes back into the queu
 from __future__ import annotations
 
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
-from .holding import link_in
+from .links import link_in
 from .plans import record_preempted
 from .radix import K_EVICTABLE, K_FREE
 from .sglang_cache import retract
@@ -50,11 +50,7 @@ I_CAME = I_NOTED
 def append(st: State, x: Sglang, r: int, i: int) -> None:
     """Put a request at the end of a rank's queue."""
     rank = st.ranks[r]
-    if rank[R_TAIL] >= 0:
-        st.ints[rank[R_TAIL], I_NEXT] = i
-    else:
-        rank[R_HEAD] = i
-    rank[R_TAIL], st.ints[i, I_NEXT] = i, -1
+    link_in(st, rank, R_HEAD, R_TAIL, i, rank[R_TAIL], int64(-1))
     rank[R_WAITING] += 1
 
 
@@ -75,7 +71,8 @@ def come_back(st: State, x: Sglang, r: int, i: int) -> None:
         before, after = int64(-1), rank[R_HEAD]
         while key_of(st, x, after) <= key:
             before, after = after, st.ints[after, I_NEXT]
-    link_in(st, r, i, before, after)
+    link_in(st, rank, R_HEAD, R_TAIL, i, before, after)
+    rank[R_WAITING] += 1
 
 
 @compiled_given("x.urgent", otherwise=lambda x: False)

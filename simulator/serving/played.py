@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..batching.heap import new_heap
-from ..batching.level import U_NODE
 from ..batching.loop import REACHED
 from ..batching.play import (
     A_AWAKE,
@@ -97,11 +96,10 @@ class Played:
         none, count = np.zeros(0, dtype=np.int64), len(self.nodes.all)
         recall = new_recall([node.remembers for node in self.nodes.all], 0)
         self.play = Play(
-            together.fleet, self._rows(), none.reshape(0, 0), np.zeros((count, NUM_OWN), np.int64),
+            together.fleet, self._rows(), np.zeros((count, 0), np.int64), np.zeros((count, NUM_OWN), np.int64),
             np.zeros((count, NUM_LOAD), np.int64), new_heap(1), none, none.reshape(0, 2), none,
             np.zeros(NUM_AT, np.int64), np.zeros(2), recall,
         )  # fmt: skip
-        self.play = self.play._replace(places=np.zeros((count, 0), np.int64))
 
     def _rows(self) -> Rows:
         """Columns of the table as they are now."""
@@ -135,8 +133,7 @@ class Played:
                 going = note(int(at[A_DELIVERED]), float(self.play.times[T_NOTED]))
                 at[A_GOAL] = goal()
             else:
-                node = int(together.fleet.under[U_NODE])
-                nodes.all[max(node, 0)].engine.take_log(status)
+                together.emptied(status)
             if going:
                 like = together.refresh()
                 status = play(self.play, like, self.rule, nodes.stops, nodes.level)

@@ -40,9 +40,8 @@ class Together:
     engines: Sequence[Engine]
     level: bool
     fleet: Fleet = field(init=False)
-    _loops: list[Loop] = field(
-        init=False
-    )  # written down; alive as long as their addresses are known
+    # Written down; alive as long as their addresses are known.
+    _loops: list[Loop] = field(init=False)
     _kind: bytes = b""
     _like: Handle | None = None
 
@@ -78,7 +77,8 @@ class Together:
     def emptied(self, status: int) -> None:
         """Take what an engine's log holds that has no room for more."""
         if status in (LOG_FULL, STUCK):
-            self.engines[int(self.fleet.under[U_NODE])].take_log(status)
+            # Where nothing is under way any engine says that all are stuck.
+            self.engines[max(int(self.fleet.under[U_NODE]), 0)].take_log(status)
 
     def refresh(self) -> Loop:
         """Let compiled code find engines' states that have been replaced; any of them, for its type."""

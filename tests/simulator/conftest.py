@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import pytest
 
 from opbyte.devices.catalog import load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
+from opbyte.simulator.serving.scalers import SCALERS, Seen
 from opbyte.simulator.step.books import Books
 from opbyte.simulator.step.lowering import F8, I8, Plan
 from opbyte.simulator.step.timed import step_seconds
@@ -155,3 +156,16 @@ def small() -> Callable[..., Deployment]:
         return deploy(model, load_system(system), routing=routing, **degrees)
 
     return find
+
+
+@pytest.fixture(scope="module")
+def always() -> Iterator[str]:
+    """A rule that wants what its target says, whatever is seen."""
+
+    @SCALERS.register("always")
+    def want(seen: Seen, target: float) -> float:
+        """So many."""
+        return target
+
+    yield "always"
+    del SCALERS._items["always"]

@@ -6,7 +6,7 @@ closed forms of rules and start-up; sums over spans against the integral of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -49,19 +49,6 @@ def run_of(d: Deployment, load: RequestStream, fleet: Fleet) -> Run:
 
 def scaled(spec: Autoscale, router: str = "round-robin", faults: Faults | None = None) -> Fleet:
     return Fleet(router, spec.most, faults, autoscale=spec)
-
-
-@pytest.fixture(scope="module")
-def always() -> Iterator[str]:
-    """A rule that wants what its target says, whatever is seen."""
-
-    @SCALERS.register("always")
-    def want(seen: Seen, target: float) -> float:
-        """So many."""
-        return target
-
-    yield "always"
-    del SCALERS._items["always"]
 
 
 def same(one: Run, other: Run, exact: bool = False) -> None:

@@ -6,7 +6,7 @@ against the integral of the replica count, and against what engines did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +26,6 @@ from opbyte.simulator.serving.pools import KvLink, Pools
 from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.replicas import PHASES, Scaling
 from opbyte.simulator.serving.routers import ROUTERS
-from opbyte.simulator.serving.scalers import SCALERS, Seen
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestStream, open_requests
 
@@ -54,19 +53,6 @@ def ran(
     return served, collect(
         served, whole, policy, "", seed=0, warmup=0, copies=1, clients=None, stop=False, wall_s=0.0
     )
-
-
-@pytest.fixture(scope="module")
-def always() -> Iterator[str]:
-    """A rule that wants what its target says, whatever is seen."""
-
-    @SCALERS.register("always")
-    def want(seen: Seen, target: float) -> float:
-        """So many."""
-        return target
-
-    yield "always"
-    del SCALERS._items["always"]
 
 
 def spans_of(found: Run) -> list[Scaling]:
