@@ -22,6 +22,7 @@ from ..workloads.errors import SpecError, nearest
 from ..workloads.shown import Sources
 from ..workloads.specfile import (
     Description,
+    below,
     build,
     describe,
     load_description,
@@ -268,7 +269,7 @@ def _find(text: str, path: Path) -> Path:
         fitted = None if own else _calibrated(found)
         return fitted or _catalog_files()[found]
     if is_path(text):
-        return path.parent / text
+        return below(path, text)
     raise SpecError(path, f"unknown device {text!r}{_suggest(text)}")
 
 

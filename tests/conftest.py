@@ -5,11 +5,15 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
+
+from .processes import Start, end, usual_signals
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # hash of its sources (workloads/jit.py), here instead of in the home of whoever runs the tests.
 os.environ.setdefault("OPBYTE_CACHE", str(ROOT / ".cache"))
 os.environ["MPLBACKEND"] = "Agg"
+usual_signals()
 
 # Examples are drawn from a fixed seed: a failure here is a failure everywhere.
 # It is reported as found: making a broken scheduler's example smaller takes minutes, in which it
@@ -28,6 +33,13 @@ settings.register_profile(
 )  # fmt: skip
 settings.register_profile("shrink", **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "opbyte"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what depends on measured data, so that it can be run without them too."""
+    for item in items:
+        if {"data", "data_set"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("data")
 
 
 def pytest_collection_finish() -> None:
@@ -46,6 +58,20 @@ def limited() -> Iterator[None]:
     faulthandler.dump_traceback_later(LIMIT_S, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start processes as `subprocess.Popen` does; none, nor what they started, outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(*arguments, **options))
+        return started[-1]
+
+    yield run
+    for process in started:
+        end(process)
 
 
 @pytest.fixture(scope="session")

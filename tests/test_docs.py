@@ -3,7 +3,8 @@
 Blocks fenced as ``console`` or ``bash`` hold commands on lines that start with ``$ ``; the lines
 below a command are its output. All commands of one document run in order in one empty folder,
 with the installed ``opbyte`` first on PATH. Not run: commands with ``make`` or ``git clone``,
-those that need OPBYTE_DATA where it is unset, and blocks below ``<!-- not run: reason -->``.
+those that need OPBYTE_DATA where it is unset, those that read what one of these would have written,
+and blocks below ``<!-- not run: reason -->``.
 
 A block below ``<!-- file: NAME -->`` is a file that lies in the folder beforehand. The first line
 of output must match, numbers and spacing aside; Python blocks of a document run after its
@@ -17,8 +18,10 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,7 +69,23 @@ def commands(text: str) -> list[Command]:
             elif last:
                 last.output.append(line)
         before = line if line.strip() else before
-    return found
+    return [*_without_what_is_not_there(found)]
+
+
+def _without_what_is_not_there(found: list[Command]) -> Iterator[Command]:
+    """Commands; not run are those that read a file which a command that is not run would write."""
+    absent: set[str] = set()
+    for command in found:
+        written = set(re.findall(r"(?:>|--out|-o)\s*(\S+)", command.text))
+        words = {word.split("/")[0] for word in command.text.split()}
+        lacks = sorted((words & absent) - written)
+        if lacks and not command.reason:
+            command = replace(command, reason=f"{lacks[0]} is not there")
+        if command.reason:
+            absent |= {name.split("/")[0] for name in written}
+        else:
+            absent -= written
+        yield command
 
 
 def files(text: str) -> dict[str, str]:
@@ -97,8 +116,14 @@ def first_line(lines: list[str]) -> str:
     return next((masked(line) for line in lines if line.strip()), "")
 
 
+def _marked(path: Path) -> Any:
+    """A document; marked where some of its commands need measured data."""
+    needs = "OPBYTE_DATA" in path.read_text(encoding="utf-8")
+    return pytest.param(path, marks=[pytest.mark.data] if needs else [])
+
+
 @pytest.mark.docs
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("document", [_marked(p) for p in DOCUMENTS], ids=lambda p: p.name)
 def test_commands_run(document: Path, tmp_home: Path) -> None:
     text = document.read_text(encoding="utf-8")
     found = commands(text)
@@ -110,9 +135,7 @@ def test_commands_run(document: Path, tmp_home: Path) -> None:
         env["OPBYTE_DATA"] = str(ROOT / env["OPBYTE_DATA"])
     for name, body in files(text).items():
         (tmp_home / name).write_text(body, encoding="utf-8")
-    for command in found:
-        if command.reason:
-            continue
+    for command in (c for c in found if not c.reason):
         where = f"{document.name}:{command.line}: {command.text}"
         run = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", command.text],
@@ -178,3 +201,17 @@ def test_reader_of_commands() -> None:
         Command(10, "false", [], "needs a GPU"),
     ]
     assert masked("x  1,234.5 s (-3e-4)") == "x # s (#)"
+
+
+def test_what_a_skipped_command_would_write_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPBYTE_DATA", raising=False)
+    text = (
+        "```console\n$ head $OPBYTE_DATA/a.csv > small.csv\n$ wc small.csv\n$ wc other.csv\n"
+        "$ opbyte x $OPBYTE_DATA/b --out run\n$ opbyte y run/a.csv --out next\n$ ls next\n"
+        "$ opbyte z --out run\n$ opbyte y run\n```\n"
+    )
+    assert [bool(command.reason) for command in commands(text)] == [
+        True, True, False, True, True, True, False, False,
+    ]  # fmt: skip
+    monkeypatch.setenv("OPBYTE_DATA", "somewhere")
+    assert not [command for command in commands(text) if command.reason]

@@ -8,8 +8,6 @@ library never meets an old cache, and an unchanged one starts warm.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
@@ -23,6 +21,7 @@ from . import jit_typing
 from .errors import InputError
 from .jit_given import Either
 from .jit_parts import PartCompiler
+from .own_folder import cache_folder
 
 F = TypeVar("F", bound=Callable[..., object])
 R = TypeVar("R")
@@ -34,9 +33,9 @@ whatever function takes `n` is then compiled twice, for the literal and for a nu
 
 @lru_cache(maxsize=1)
 def cache_dir() -> Path | None:
-    """Folder of this library version's compiled code; None where none can be written.
+    """Folder of this library version's compiled code; None where none is the caller's alone.
 
-    ``OPBYTE_CACHE`` names another base folder than the user's cache folder.
+    ``OPBYTE_CACHE`` names another base folder than the user's cache folder. What lies there is run.
     """
     digest = hashlib.sha256(f"{numba.__version__}".encode())
     root = Path(__file__).resolve().parent.parent
@@ -44,16 +43,7 @@ def cache_dir() -> Path | None:
         for file in sorted((root / folder).rglob("*.py")):
             digest.update(str(file.relative_to(root)).encode())
             digest.update(file.read_bytes())
-    base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    for candidate in (Path(base).expanduser(), Path(tempfile.gettempdir())):
-        path = candidate / "opbyte" / digest.hexdigest()[:16]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(path, os.W_OK):
-            return path
-    return None
+    return cache_folder(digest.hexdigest()[:16])
 
 
 def compiled(function: F) -> F:

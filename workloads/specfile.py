@@ -73,6 +73,16 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def below(path: Path, text: str) -> Path:
+    """The description that the file at `path` names by a path of its own.
+
+    A YAML file only: what a parser says of another file would show its lines to whoever wrote `path`.
+    """
+    if not text.lower().endswith((".yaml", ".yml")):
+        raise SpecError(path, f"{text!r} must be a YAML file")
+    return path.parent / text
+
+
 Find = Callable[[str, Path], Path]
 """Turns the text after ``extends:`` in a file into the path of another description."""
 

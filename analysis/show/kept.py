@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...workloads.digest import digest_of, digest_of_files
+from ...workloads.own_folder import cache_folder
 from ...workloads.plugins import plugin_files
 from .record import asked, versions
 
@@ -103,12 +104,13 @@ NOTHING = Kept()
 
 
 def kept_by(command: str) -> Kept:
-    """The parts of a command with the options that it was given.
+    """The parts of a command with the options that it was given; none where they could be another's.
 
     They lie below ``OPBYTE_CACHE`` or the user's cache folder, which must be the caller's own.
     """
-    base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    parts = Path(base).expanduser() / "opbyte" / "parts"
+    parts = cache_folder("parts")
+    if parts is None:
+        return NOTHING
     _forget_old(parts)
     code = digest_of([versions(), {str(f): digest_of_files([f]) for f in plugin_files()}])
     return Kept(parts / f"{command}-{digest_of([os.getcwd(), asked()])}", code)

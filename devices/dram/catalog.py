@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from ...workloads.errors import SpecError, nearest
-from ...workloads.specfile import build, load_description
+from ...workloads.specfile import below, build, load_description
 from .spec import DramSpec
 
 IDENTITY = ("name", "title", "aliases")
@@ -55,7 +55,7 @@ def _is_path(name: str) -> bool:
 def _find(name: str, beside: Path) -> Path:
     """The file that ``extends: name`` means in the file `beside`."""
     if _is_path(name):
-        return beside.parent / name
+        return below(beside, name)
     files = _files()
     if name not in files:
         raise SpecError(f"{beside}: extends", f"unknown memory {name!r}{nearest(name, files)}")

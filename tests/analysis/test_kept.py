@@ -29,11 +29,12 @@ from opbyte.analysis.show.record import command_of, parsed
 from opbyte.analysis.studies import capacity
 from opbyte.workloads.errors import InputError
 
+from ..processes import PATIENCE_S, Start
+
 if TYPE_CHECKING:
-    from conftest import Ask
+    from .conftest import Ask
 
 COMMAND = [sys.executable, "-m", "opbyte"]
-PATIENCE_S = 120.0
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -168,16 +169,17 @@ def few_points(data: Path, folder: Path) -> Path:
     return folder / "few.csv"
 
 
-def test_an_ended_capacity_goes_on(tmp_path: Path) -> None:
-    goes_on(tmp_path, CAPACITY, signal.SIGKILL)
+def test_an_ended_capacity_goes_on(tmp_path: Path, start: Start) -> None:
+    goes_on(start, tmp_path, CAPACITY, signal.SIGKILL)
 
 
-def test_an_ended_fit_goes_on(tmp_path: Path) -> None:
-    goes_on(tmp_path, CALIBRATE, signal.SIGINT)
+def test_an_ended_fit_goes_on(tmp_path: Path, start: Start) -> None:
+    goes_on(start, tmp_path, CALIBRATE, signal.SIGINT)
 
 
-def test_an_ended_validation_of_points_goes_on(data: Path, tmp_path: Path) -> None:
-    goes_on(tmp_path, ("validate", "points", str(few_points(data, tmp_path))), signal.SIGKILL)
+def test_an_ended_validation_of_points_goes_on(data: Path, tmp_path: Path, start: Start) -> None:
+    points = str(few_points(data, tmp_path))
+    goes_on(start, tmp_path, ("validate", "points", points), signal.SIGKILL)
 
 
 def own_cache(shared: Path, own: Path) -> Path:
@@ -189,7 +191,7 @@ def own_cache(shared: Path, own: Path) -> Path:
     return own / "opbyte" / "parts"
 
 
-def goes_on(folder: Path, command: Sequence[str], number: signal.Signals) -> None:
+def goes_on(start: Start, folder: Path, command: Sequence[str], number: signal.Signals) -> None:
     """End a command as soon as it has kept a part, then call it again."""
     line = [*COMMAND, *command]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -203,8 +205,8 @@ def goes_on(folder: Path, command: Sequence[str], number: signal.Signals) -> Non
     whole = run("whole")
     cache = own_cache(Path(env["OPBYTE_CACHE"]).expanduser(), folder / "cache")
     env["OPBYTE_CACHE"] = str(folder / "cache")
-    process = subprocess.Popen([*line, "--out", "again"], cwd=folder, env=env,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+    process = start([*line, "--out", "again"], cwd=folder, env=env,
+                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     until = time.monotonic() + PATIENCE_S
     while not list(cache.glob("*/*.part")) and time.monotonic() < until:
         time.sleep(0.01)

@@ -25,6 +25,7 @@ from opbyte.analysis.live.target import address
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 
+from ..processes import PATIENCE_S, Start
 from .conftest import Ask
 from .fake_server import Fake, served
 
@@ -105,17 +106,19 @@ def test_a_folder_is_a_trace_and_says_what_ran(ask: Ask, trace: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_cut_run_is_whole(trace: Path, tmp_path: Path, name: str, code: int) -> None:
+def test_a_cut_run_is_whole(
+    trace: Path, tmp_path: Path, start: Start, name: str, code: int
+) -> None:
     trace.write_text(trace.read_text() + "3600,20,5\n")
     with served(Fake(fails={3: "hang"})) as fake:
         command = [sys.executable, "-m", "opbyte", "record", fake.url, "--trace", str(trace),
                    "--out", str(tmp_path / "run")]  # fmt: skip
-        process = subprocess.Popen(command, env=ENV, text=True, stderr=subprocess.PIPE)
+        process = start(command, env=ENV, text=True, stderr=subprocess.PIPE)
         while len(fake.asked) < 8 or fake.open > 1:  # seven are answered, one hangs, one is far off
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.Signals[name])
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code, err
     assert f"cut by {name}: 1 of 9 were not sent" in err
     run = json.loads((tmp_path / "run/run.json").read_text())

@@ -25,11 +25,11 @@ pytest.importorskip("uvicorn")
 from opbyte import simulate
 from opbyte.analysis.live.record import record
 
+from ..processes import PATIENCE_S, Start
 from .conftest import Ask
 
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 MODEL = ("llama-3-8b", "--system", "h100-x1")
-PATIENCE_S = 120.0
 
 
 class Serving:
@@ -177,15 +177,14 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_sigterm_ends_it_in_order(tmp_path: Path) -> None:
+def test_sigterm_ends_it_in_order(tmp_path: Path, start: Start) -> None:
     """A stream under way gets an error, `record` counts it, the process ends with 0."""
     trace = tmp_path / "t.csv"
     trace.write_text("arrival_s,input_tokens,output_tokens\n0,10,2\n0,10,8000\n")
     with serving(*MODEL, "--json") as own:
         command = [sys.executable, "-m", "opbyte", "record", own.url, "--trace", str(trace),
                    "--json"]  # fmt: skip
-        client = subprocess.Popen(command, env=ENV, text=True, stdout=subprocess.PIPE,
-                                  stderr=subprocess.PIPE)  # fmt: skip
+        client = start(command, env=ENV, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         running = 'vllm:num_requests_running{engine="0",model_name="llama-3-8b"}'
         until(lambda: samples(own)[running] == 1.0 and samples(own)[
             'vllm:request_success_total{engine="0",model_name="llama-3-8b",finished_reason="length"}'

@@ -37,6 +37,8 @@ from opbyte.devices.spec import SystemSpec
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.model import ModelSpec
 
+from ..processes import Start, descendants, ends
+
 BASE = "base: {model: llama-3-8b, system: h100-x1, requests: 20, input_len: 64, output_len: 8}\n"
 Write = Callable[[str, str], Path]
 
@@ -295,7 +297,7 @@ def test_a_torn_line_is_cut_off_and_a_wrong_one_named(tmp_path: Path) -> None:
 
 
 def test_killed_at_random_moments_the_table_is_the_same(
-    small: tuple[Path, Path], tmp_path: Path
+    small: tuple[Path, Path], tmp_path: Path, start: Start
 ) -> None:
     """`kill -9` of the sweep alone: its workers end with it, what is stored stays whole."""
     file, plain = small
@@ -303,31 +305,16 @@ def test_killed_at_random_moments_the_table_is_the_same(
     rng = np.random.default_rng(11)
     command = [sys.executable, "-m", "opbyte", "sweep", str(file), "--out", str(out)]
     for _ in range(3):
-        run = subprocess.Popen([*command, "--workers", "2"], stdout=subprocess.DEVNULL)
+        run = start([*command, "--workers", "2"], stdout=subprocess.DEVNULL)
         time.sleep(rng.uniform(0.5, 3.0))
-        workers = children(run.pid)
+        workers = descendants(run.pid)
         run.send_signal(signal.SIGKILL)
         run.wait()
-        until = time.monotonic() + 20
-        while any(alive(pid) for pid in workers) and time.monotonic() < until:
-            time.sleep(0.05)
-        assert not [pid for pid in workers if alive(pid)]
+        assert all(ends(pid) for pid in workers)
     result = sweep(file, out, workers=2)
     assert lines(out) == lines(plain)
     assert (out / TABLE).read_bytes() == (plain / TABLE).read_bytes()
     assert len(result.table) == 12
-
-
-def children(parent: int) -> list[int]:
-    listed = Path(f"/proc/{parent}/task/{parent}/children")
-    return [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
@@ -338,7 +325,7 @@ def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
         tasks = [{**point, "seed": i} for i in range(6)]
         finished = crew.run(partial(evaluate, version=code_version()), tasks)
         done = dict([next(finished)])
-        killed = children(os.getpid())
+        killed = descendants(os.getpid())
         os.kill(killed[-1], signal.SIGKILL)
         done |= dict(finished)
     assert sorted(done) == list(range(6))

@@ -6,12 +6,11 @@ import csv
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..errors import InputError
+from ..own_folder import temporary_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +32,8 @@ def is_table(value: object) -> bool:
 def table_file(table: Table, where: str) -> str:
     """The table as a CSV file, named by what it holds: equal tables are one file.
 
-    It lies in the folder for temporary files, so that other processes can read it too.
+    It lies in a folder of the caller's own for temporary files, so that other processes can read it
+    too; a file of its name that holds anything else is written anew.
 
     Raises
     ------
@@ -41,13 +41,12 @@ def table_file(table: Table, where: str) -> str:
         Rows of different columns, or a folder that cannot be written.
     """
     text = table.to_csv(index=False) if hasattr(table, "to_csv") else _written(table, where)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir()) / f"opbyte-{_user()}" / f"table-{digest}.csv"
+    data = text.encode()
+    path = temporary_folder() / f"table-{hashlib.sha256(data).hexdigest()[:16]}.csv"
     try:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        if not path.exists():
+        if not path.exists() or path.read_bytes() != data:
             own = path.with_suffix(f".{os.getpid()}")
-            own.write_text(text, encoding="utf-8")
+            own.write_bytes(data)
             own.replace(path)
     except OSError as error:
         raise InputError(where, f"cannot be handed on as {path} ({error.strerror})") from None
@@ -64,7 +63,3 @@ def _written(rows: Sequence[Mapping[str, object]], where: str) -> str:
             raise InputError(where, f"row {i} has the columns {list(row)}, the first {columns}")
         writer.writerow(["" if row[name] is None else row[name] for name in columns])
     return out.getvalue()
-
-
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else "user"

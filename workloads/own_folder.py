@@ -1,0 +1,86 @@
+"""Folders of which nobody but the caller can have written what lies in them.
+
+What is loaded out of a cache runs: compiled code and pickles. Such a folder is taken only where the
+caller made it and no other user can have put, or can put, another one in its place.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import stat
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+
+
+def own_folder(base: str | Path, *levels: str) -> Path | None:
+    """Folder `levels` below `base`, made where it is absent; None unless it is the caller's alone.
+
+    The levels belong to the caller, those above to the caller or to root; no other user may write to
+    one of them, but to one like ``/tmp``, where nobody can rename what is another's.
+
+    Parameters
+    ----------
+    base : str or Path
+        ``~`` is the caller's home.
+    *levels : str
+        At least one.
+    """
+    try:
+        path = Path(base).expanduser()
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for level in levels:
+            path /= level
+            path.mkdir(mode=0o700, exist_ok=True)
+        path = path.resolve(strict=True)
+        own = [path, *path.parents][: len(levels)]
+        if all(_is_own(p) for p in own) and all(_is_kept(p) for p in own[-1].parents):
+            return path if os.access(path, os.W_OK) else None
+    except (OSError, RuntimeError):  # not to be written; no home
+        return None
+    return None
+
+
+def cache_folder(*levels: str) -> Path | None:
+    """Own folder below ``OPBYTE_CACHE`` or the user's cache folder, else below the temporary one."""
+    base = os.environ.get("OPBYTE_CACHE") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return own_folder(base, "opbyte", *levels) or own_folder(
+        tempfile.gettempdir(), f"opbyte-{_user()}", *levels
+    )
+
+
+def temporary_folder() -> Path:
+    """Own folder for files that other processes of the caller read; a fresh one where need be."""
+    return own_folder(tempfile.gettempdir(), f"opbyte-{_user()}") or _fresh()
+
+
+@lru_cache(maxsize=1)
+def _fresh() -> Path:
+    path = tempfile.mkdtemp(prefix="opbyte-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return Path(path)
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0
+
+
+def _is_own(path: Path) -> bool:
+    return path.stat().st_uid == _user() and not _others_write(path.stat())
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether nobody can put another folder in the place of one that lies in `path`."""
+    found = path.stat()
+    trusted = (_user(), 0, Path(path.anchor).stat().st_uid)
+    return found.st_uid in trusted and (
+        bool(found.st_mode & stat.S_ISVTX) or not _others_write(found)
+    )
+
+
+def _others_write(found: os.stat_result) -> bool:
+    """Whether its mode lets others write; a group of the user's number is that user alone."""
+    group = found.st_mode & stat.S_IWGRP and found.st_gid != _user()
+    return bool(group or found.st_mode & stat.S_IWOTH)
