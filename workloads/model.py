@@ -115,6 +115,16 @@ class ModelSpec:
         """Stored size of all weights [B]."""
         return sum(count * self.numerics.weight_bytes(g) for g, count, _ in self._weights())
 
+    @property
+    def stored_bytes(self) -> dict[str, dict[str, float]]:
+        """Stored size of every weight group by format [B]."""
+        out: dict[str, dict[str, float]] = {}
+        for group, count, _ in self._weights():
+            for name, bits, share in self.numerics.parts(group) if count else ():
+                own = out.setdefault(group, {})
+                own[name] = own.get(name, 0.0) + count * share * bits / 8
+        return out
+
     def _weights(self) -> list[tuple[str, int, int]]:
         table = self.vocab * self.hidden
         rows = [("other", self.extra_weights, self.extra_weights)]

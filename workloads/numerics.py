@@ -9,17 +9,23 @@ from .errors import InputError, nearest
 BITS: dict[str, float] = {
     "fp32": 32, "bf16": 16, "fp16": 16, "fp8": 8, "fp8_block": 8 + 32 / 128**2, "int8": 8,
     "mxfp4": 4.25, "mxfp4_mxfp8": 4.25, "nvfp4": 4.5, "int4": 4.25,
+    "mxfp4_fp4": 4.25, "nvfp4_bf16": 4.5, "nvfp4_fp8": 4.5, "int4_fp8": 4.25, "mxfp6": 6.25, "mxfp8": 8.25,
 }  # fmt: skip
 """Stored bits per value, block scales included: 8 bits with a 32-bit scale per 128 x 128 block
 (DeepSeek-V3, Qwen3), OCP MX (8-bit scale per 32), NVFP4 (8 per 16),
-group-wise INT4 (assumed 32 bits of scale and zero per 128). ``mxfp4_mxfp8`` is MXFP4 whose inputs
-are 8 bits, which some matrix units multiply as they are."""
+group-wise INT4 (assumed 32 bits of scale and zero per 128; a file that states its groups is counted by them).
+A second name is the format of the inputs where it is not the usual one: ``mxfp4_mxfp8`` is MXFP4 whose
+inputs are 8 bits, which some matrix units multiply as they are, ``nvfp4_bf16`` what files call W4A16_NVFP4."""
 
 COMPUTE: dict[str, str] = {
-    "mxfp4": "bf16", "mxfp4_mxfp8": "fp8", "int4": "bf16", "nvfp4": "fp4"
+    "mxfp4": "bf16", "mxfp4_mxfp8": "fp8", "int4": "bf16", "nvfp4": "fp4",
+    "mxfp4_fp4": "fp4", "nvfp4_bf16": "bf16", "nvfp4_fp8": "fp8", "int4_fp8": "fp8", "mxfp6": "fp8",
+    "mxfp8": "fp8",
 }  # fmt: skip
 """Arithmetic of a weight format where it differs from the format itself (weight-only formats)."""
 
+Parts = tuple[tuple[str, float, float], ...]
+"""Format, bits per weight, and share of a group's weights."""
 WEIGHT_GROUPS = ("embedding", "head", "attention", "ffn", "experts", "other")
 
 
@@ -42,22 +48,42 @@ class Numerics:
         Weight groups stored in another format, e.g. ``("experts", "mxfp4")``.
     kv : str
         Format of the KV cache.
+    stored : tuple of (group, parts)
+        How a checkpoint stores groups of several formats, or with scales of its own: of each part its
+        format, bits per weight and share of the weights. The first, largest, is that of `weights`,
+        which says what the group's matmuls run in; a group whose format was changed since is not looked up here.
     """
 
     default: str = "bf16"
     weights: tuple[tuple[str, str], ...] = ()
     kv: str = "bf16"
+    stored: tuple[tuple[str, Parts], ...] = ()
     _by_group: dict[str, str] = field(init=False, repr=False, compare=False)
+    _bytes: dict[str, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_group", dict(self.weights))
+        own = {
+            group: sum(bits * share for _, bits, share in parts) / 8
+            for group, parts in self.stored
+            if self._by_group.get(group) == parts[0][0]
+        }
+        object.__setattr__(self, "_bytes", own)
 
     def weight_format(self, group: str) -> str:
         return self._by_group.get(group, self.default)
 
     def weight_bytes(self, group: str) -> float:
         """Bytes per weight of a group [B]."""
-        return BITS[self.weight_format(group)] / 8
+        own = self._bytes.get(group)
+        return BITS[self.weight_format(group)] / 8 if own is None else own
+
+    def parts(self, group: str) -> Parts:
+        """Format, bits per weight and share of the weights of each part of a group."""
+        if group in self._bytes:
+            return dict(self.stored)[group]
+        name = self.weight_format(group)
+        return ((name, BITS[name], 1.0),)
 
     def compute(self, group: str) -> str:
         """Arithmetic format of matmuls with this group's weights."""

@@ -47,6 +47,8 @@ class Inspection(Result):
             "max_position": spec.max_position,
             "dtype": spec.numerics.default,
             "weight_formats": dict(spec.numerics.weights),
+            "weight_bytes_by_format": spec.stored_bytes,
+            "kv_dtype": spec.numerics.kv,
             "source": spec.source,
         }
 
@@ -65,10 +67,11 @@ class Inspection(Result):
                 "parameters": f"{spec.total_params:,}",
                 "active for one token": active,
                 "weights": f"{spec.weight_bytes / 2**30:,.2f} GiB ({self._formats()})",
+                **self._stored(),
                 "layers": f"{len(spec.layers)}, {spec.hidden:,} wide",
                 "experts": experts,
                 "attention": f"{data['attention']}; {self._windows()}",
-                "KV cache of one token": f"{kv_bytes_16bit(spec):,} B in 16 bit",
+                "KV cache of one token": self._cache(),
                 "state of one sequence": f"{int(spec.state_bytes_per_sequence):,} B",
                 "vocabulary": f"{spec.vocab:,}",
                 "positions": show(spec.max_position),
@@ -83,6 +86,25 @@ class Inspection(Result):
         numerics = self.model.numerics
         others = "".join(f", {group} {name}" for group, name in numerics.weights)
         return f"{numerics.default}{others}"
+
+    def _cache(self) -> str:
+        """Bytes of a token in 16 bit, and as the checkpoint has them kept."""
+        spec = self.model
+        plain = f"{kv_bytes_16bit(spec):,} B in 16 bit"
+        if spec.numerics.kv == spec.numerics.default:
+            return plain
+        return f"{plain}, {spec.kv_bytes_per_token:,.0f} B in {spec.numerics.kv} as the file asks"
+
+    def _stored(self) -> dict[str, str]:
+        """Each weight group's bytes by format, of checkpoints that are not in one format."""
+        if not self.model.numerics.weights:
+            return {}
+        return {
+            f"  {group}": ", ".join(
+                f"{size / 2**30:,.2f} GiB {name}" for name, size in formats.items()
+            )
+            for group, formats in self.model.stored_bytes.items()
+        }
 
     def _windows(self) -> str:
         """Layers by how far they look back."""

@@ -12,6 +12,7 @@ from ..model import ModelSpec
 from .config import Config
 from .families import ARCHITECTURES, build
 from .json_file import config_file, read_json_object
+from .quantization import SIDE_FILE
 
 YAML = (".yaml", ".yml")
 """Endings of files that hold the keys of a ``config.json`` as YAML."""
@@ -31,9 +32,13 @@ def read_config(path: str | Path) -> ModelSpec:
         Whatever is wrong, in one line that names the file and the key.
     """
     file = config_file(Path(path))
+    keys = _keys(file)
+    side = file.parent / SIDE_FILE
+    if file.name == "config.json" and SIDE_FILE not in keys and os.path.isfile(side):
+        keys = {**keys, SIDE_FILE: read_json_object(side)}
     whole = Path(os.path.abspath(file))
     name = whole.parent.name if whole.name == "config.json" else whole.stem
-    return model_from_keys(_keys(file), name=visible(name), where=str(file))
+    return model_from_keys(keys, name=visible(name), where=str(file))
 
 
 def _keys(file: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def vision_transformer(c: Config) -> ModelSpec:
         vocab=0,
         layers=tuple(layers),
         tied=True,
-        numerics=numerics(c, len(layers)),
+        numerics=numerics(c, layers),
         extra_weights=2 * hidden,  # the final norm
         max_position=front.tokens,
         source=c.source,

@@ -1,0 +1,376 @@
+"""What a ``quant_method`` stores: which format for which modules; unknown ones are refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import nearest
+from ..numerics import BITS
+from .config import Config, shown
+
+LINEAR = ("attention", "ffn", "experts")
+"""Weight groups that quantisation converts; embeddings, head, norms and routers keep 16 bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A format as a checkpoint stores it: its name, and bits per weight with all scales."""
+
+    name: str
+    bits: float
+
+
+Rule = tuple[tuple[str, ...], Stored | None]
+"""Names or patterns of modules, and their format; None keeps 16 bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a checkpoint is stored.
+
+    Attributes
+    ----------
+    default : Stored or None
+        Of every linear module that no rule names; None keeps 16 bit.
+    rules : tuple of Rule
+        The first that fits a module decides.
+    exempt : tuple of str
+        Modules that keep 16 bit, whatever the rules say.
+    groups : tuple of str
+        Weight groups that are converted at all.
+    experts : Stored or None
+        Of routed experts, where the file says so apart.
+    kv : str
+        Format of the KV cache; empty where the file does not say.
+    """
+
+    default: Stored | None
+    rules: tuple[Rule, ...] = ()
+    exempt: tuple[str, ...] = ()
+    groups: tuple[str, ...] = LINEAR
+    experts: Stored | None = None
+    kv: str = ""
+
+
+def as_it_is(name: str) -> Stored:
+    """A format with its usual scales."""
+    return Stored(name, BITS[name])
+
+
+def grouped(q: Config, bits: int, zeros: bool) -> Stored:
+    """Integers in groups of ``group_size``, each with a 16-bit scale and a zero of its own width."""
+    if bits not in (4, 8):
+        raise q.error("bits", f"must be 4 or 8, not {bits}")
+    name = f"int{bits}"
+    size = q.values.get("group_size")
+    if size is None or bits == 8:
+        return as_it_is(name)
+    if type(size) is not int or not (size == -1 or 0 < size < 2**31):
+        reason = f"must be a whole number from 1, or -1 for whole rows, not {shown(size)}"
+        raise q.error("group_size", reason)
+    return Stored(name, bits if size == -1 else bits + (16 + bits * zeros) / size)
+
+
+def _integers(q: Config) -> Recipe:
+    """GPTQ, AWQ and AutoRound: scales and packed zeros for each group."""
+    stored = grouped(q, q.size("bits", "w_bit", "weight_bits"), zeros=True)
+    rules: list[Rule] = []
+    if q.has("dynamic"):  # GPTQModel: "-:regex" is left out, "+:regex" has bits of its own
+        own = q.section("dynamic")
+        for key in own.values:
+            text = key.removeprefix("+:").removeprefix("-:")
+            bits = None if key.startswith("-:") else own.section(key).optional("bits")
+            rules.append(((f"re:{text}",), None if bits is None else grouped(q, bits, True)))
+    if q.has("extra_config"):  # AutoRound
+        own = q.section("extra_config")
+        for key in own.values:
+            bits = own.section(key).optional("bits")
+            if bits is not None:
+                rules.append(((key,), None if bits >= 16 else grouped(q, bits, True)))
+    return Recipe(stored, tuple(rules))
+
+
+def _bitsandbytes(q: Config) -> Recipe:
+    if q.flag("load_in_4bit", False):
+        return Recipe(as_it_is("int4"))
+    if q.flag("load_in_8bit", False):
+        return Recipe(as_it_is("int8"))
+    raise q.error("load_in_4bit", "must be true unless load_in_8bit is")
+
+
+def _fp8(q: Config) -> Recipe:
+    if not q.has("weight_block_size"):
+        return Recipe(as_it_is("fp8"))
+    block = q.items("weight_block_size") or []
+    if len(block) != 2 or any(type(n) is not int or n < 1 for n in block):
+        raise q.error("weight_block_size", f"must be two sizes from 1, not {block}")
+    # Blocks of 1 x 32 with 8-bit exponents are OCP MXFP8, whatever the file calls them.
+    return Recipe(as_it_is("mxfp8" if tuple(block) == (1, 32) else "fp8_block"))
+
+
+MODELOPT = {
+    "FP8": "fp8", "FP8_PB_WO": "fp8", "FP8_PB_REAL": "fp8_block", "FP8_BLOCK_SCALES": "fp8",
+    "FP8_PER_CHANNEL_PER_TOKEN": "fp8", "NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4", "NVFP4_SVDQUANT": "nvfp4",
+    "W4A16_NVFP4": "nvfp4_bf16", "W4A8_NVFP4_FP8": "nvfp4_fp8", "W4A16_AWQ": "int4", "W4A16": "int4",
+    "W4A8_AWQ": "int4_fp8", "W8A16": "int8", "INT8_SQ": "int8", "W8A8_SQ_PER_CHANNEL": "int8",
+    "MXFP8": "mxfp8", "MXFP4": "mxfp4_fp4", "W4A8_MXFP4_FP8": "mxfp4_mxfp8",
+    "W4A8_MXFP4_MXFP8": "mxfp4_mxfp8", "W4A16_MXFP4": "mxfp4",
+}  # fmt: skip
+"""``quant_algo`` of modelopt (and what TensorRT-LLM and vLLM add) -> weight format."""
+
+
+def _algorithm(q: Config, key: str = "quant_algo") -> Stored:
+    name = q.text(key)
+    if name not in MODELOPT:
+        raise q.error(key, f"unknown algorithm {shown(name)}{nearest(name, MODELOPT)}")
+    return as_it_is(MODELOPT[name])
+
+
+def _modelopt(q: Config) -> Recipe:
+    if q.text("quant_algo") != "MIXED_PRECISION":
+        return Recipe(_algorithm(q))
+    named = q.section("quantized_layers")
+    by_format: dict[Stored, list[str]] = {}
+    for name in named.values:
+        by_format.setdefault(_algorithm(named.section(name)), []).append(name)
+    return Recipe(None, tuple((tuple(names), stored) for stored, names in by_format.items()))
+
+
+def _tensors(w: Config, inputs: Config | None, known: bool) -> Stored:
+    """One group of compressed-tensors: weights of some bits and type, inputs of others.
+
+    `known` is whether the file says anything of inputs; without, they are those the format is made for.
+    """
+    bits, kind, size = w.size("num_bits"), w.text("type", "int"), w.values.get("group_size")
+    acts = inputs.size("num_bits") if inputs is not None else 16 if known else 0
+    if (bits, kind) == (4, "float"):
+        names = {16: "nvfp4_bf16", 8: "nvfp4_fp8"}
+        if size == 32 or w.text("scale_dtype").endswith("uint8"):
+            return as_it_is(
+                {16: "mxfp4", 8: "mxfp4_mxfp8"}.get(acts, "mxfp4_fp4" if acts else "mxfp4")
+            )
+        return as_it_is(names.get(acts, "nvfp4"))
+    if (bits, kind) == (4, "int"):
+        stored = grouped(w, 4, zeros=not w.flag("symmetric", True))
+        floats = inputs is not None and inputs.text("type", "int") == "float" and acts == 8
+        return Stored("int4_fp8", stored.bits) if floats else stored
+    if (bits, kind) == (8, "float"):
+        block = w.has("block_structure") or w.text("strategy") == "block"
+        return as_it_is("mxfp8" if size == 32 else "fp8_block" if block else "fp8")
+    if (bits, kind) == (8, "int"):
+        return as_it_is("int8")
+    raise w.error("num_bits", f"{bits} bits of type {kind!r} are not known")
+
+
+def _compressed_tensors(q: Config) -> Recipe:
+    groups = q.section("config_groups")
+    if not groups.values:
+        raise groups.error("group_0", "is missing; an object is required")
+    rules: list[Rule] = []
+    default: Stored | None = None
+    for name in groups.values:
+        own = groups.section(name)
+        inputs = own.section("input_activations") if own.has("input_activations") else None
+        known = "input_activations" in own.values
+        stored = _tensors(own.section("weights"), inputs, known)
+        targets = _names(own, ("targets",)) or ("Linear",)
+        if any(re.fullmatch(r"\w*Linear|\w*MoE\w*", target) for target in targets):
+            if default is not None and default != stored:
+                reason = f"mixes {default.name} and {stored.name} in groups that name no modules"
+                raise q.error("config_groups", reason)
+            default = stored
+        else:
+            rules.append((targets, stored))
+    return Recipe(default, tuple(rules))
+
+
+QUARK = {"fp4": "mxfp4", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8", "int8": "int8", "uint8": "int8",
+         "int4": "int4", "uint4": "int4", "fp6_e2m3": "mxfp6", "fp6_e3m2": "mxfp6", "mxfp4": "mxfp4",
+         "mx": "mxfp4"}  # fmt: skip
+"""``dtype`` of AMD Quark's tensors -> weight format."""
+
+
+def _quark_tensors(q: Config) -> Stored | None:
+    """One configuration of Quark; None without weights."""
+    w: Config | None = None
+    if isinstance(
+        listed := q.values.get("weight"), list
+    ):  # weights scaled twice: the first is stored
+        if not listed or not isinstance(listed[0], Mapping):
+            raise q.error("weight", "must hold an object for each scale")
+        w = _in(q, "weight[0]", listed[0])
+    elif q.has("weight"):
+        w = q.section("weight")
+    if w is None:
+        return None
+    name = w.text("dtype")
+    if name not in QUARK:
+        raise w.error("dtype", f"unknown format {shown(name)}{nearest(name, QUARK)}")
+    stored = QUARK[name]
+    if stored == "fp8" and w.values.get("group_size") == 32:
+        stored = "mxfp8"
+    inputs = q.values.get("input_tensors")
+    acts = inputs.get("dtype") if isinstance(inputs, Mapping) else None
+    if stored == "mxfp4" and acts is not None:
+        stored = "mxfp4_fp4" if acts in ("fp4", "mxfp4", "mx") else "mxfp4_mxfp8"
+    if stored == "int4" and acts in ("fp8_e4m3", "fp8_e5m2"):
+        stored = "int4_fp8"
+    return as_it_is(stored)
+
+
+def _quark(q: Config) -> Recipe:
+    rules: list[Rule] = []
+    if q.has("layer_quant_config"):
+        own = q.section("layer_quant_config")
+        rules += [((name,), _quark_tensors(own.section(name))) for name in own.values]
+    default = _quark_tensors(q.section("global_quant_config"))
+    kv = ""
+    if q.has("kv_cache_quant_config"):
+        own = q.section("kv_cache_quant_config")
+        for name in own.values:
+            outputs = own.section(name)
+            if outputs.has("output_tensors"):
+                outputs = outputs.section("output_tensors")
+            dtype = outputs.text("dtype")
+            if dtype and dtype not in QUARK:
+                raise outputs.error(
+                    "dtype", f"unknown format {shown(dtype)}{nearest(dtype, QUARK)}"
+                )
+            kv = QUARK[dtype] if dtype else kv
+    return Recipe(default, tuple(rules), kv=kv)
+
+
+def _in(q: Config, key: str, value: Mapping[str, Any]) -> Config:
+    from dataclasses import replace
+
+    return replace(q, values=value, prefix=f"{q.prefix}{key}.", outer=q)
+
+
+def _one(name: str, *groups: str) -> Callable[[Config], Recipe]:
+    return lambda q: Recipe(as_it_is(name), groups=groups or LINEAR)
+
+
+def _width(q: Config) -> Recipe:
+    """Formats that say their bits alone (HQQ, EETQ, ExpertsInt8)."""
+    bits = q.size("bits", "nbits", "weight_bits", default=8)
+    return Recipe(grouped(q, bits, zeros=True))
+
+
+METHODS: dict[str, Callable[[Config], Recipe]] = {
+    "fp8": _fp8,
+    "fbgemm_fp8": _one("fp8"),
+    "ptpc_fp8": _one("fp8"),
+    "w8a8_fp8": _one("fp8"),
+    "w8a8_int8": _one("int8"),
+    "mxfp8": _one("mxfp8"),
+    # The checkpoints in this format (gpt-oss) convert their experts and nothing else.
+    "mxfp4": _one("mxfp4", "experts"),
+    "gpt_oss_mxfp4": _one("mxfp4", "experts"),
+    "nvfp4": _one("nvfp4"),
+    "w4afp8": _one("int4_fp8", "experts"),
+    "experts_int8": _one("int8", "experts"),
+    "gptq": _integers,
+    "gptq_marlin": _integers,
+    "awq": _integers,
+    "awq_marlin": _integers,
+    "auto-round": _integers,
+    "auto_round": _integers,
+    "intel/auto-round": _integers,
+    "inc": _integers,
+    "moe_wna16": _integers,
+    "hqq": _width,
+    "eetq": _width,
+    "bitsandbytes": _bitsandbytes,
+    "modelopt": _modelopt,
+    "modelopt_fp4": _modelopt,
+    "modelopt_mxfp8": _modelopt,
+    "modelopt_mixed": _modelopt,
+    "compressed-tensors": _compressed_tensors,
+    "quark": _quark,
+}
+"""``quant_method`` -> what it stores."""
+
+EXEMPT = (
+    "modules_to_not_convert", "ignored_layers", "ignored_modules", "ignore", "exclude_modules", "exclude",
+    "llm_int8_skip_modules", "unquantized_modules",
+)  # fmt: skip
+"""Keys that hold the modules left alone."""
+EXPERTS = {"fp4": "mxfp4_mxfp8", "mxfp4": "mxfp4_mxfp8", "nvfp4": "nvfp4", "fp8": "", "int4": "int4",
+           "int8": "int8", "bf16": "bf16", "bfloat16": "bf16"}  # fmt: skip
+"""``expert_dtype``: DeepSeek-V4's fp4 experts have an 8-bit scale per 32 and 8-bit inputs."""
+CACHE = {"FP8": "fp8", "NVFP4": "nvfp4", "INT8": "int8"}
+"""``kv_cache_quant_algo`` -> format of the KV cache."""
+
+
+def recipe_of(q: Config, c: Config) -> Recipe:
+    """How the checkpoint of a section like ``quantization_config`` is stored.
+
+    Raises
+    ------
+    SpecError
+        A method, algorithm or format that is not known: it is not taken for 16 bit.
+    """
+    from dataclasses import replace
+
+    method = q.text("quant_method")
+    if not method and q.has("config_groups"):
+        method = "compressed-tensors"
+    if not method:
+        raise q.error("quant_method", f"is missing; known: {', '.join(sorted(METHODS))}")
+    if method not in METHODS:
+        raise q.error(
+            "quant_method",
+            f"unknown quantisation method {shown(method)}{nearest(method, METHODS)}",
+        )
+    # A file of modelopt's without an algorithm has the groups of compressed-tensors.
+    groups = method.startswith("modelopt") and not q.has("quant_algo") and q.has("config_groups")
+    recipe = _compressed_tensors(q) if groups else METHODS[method](q)
+    experts, outer = recipe.experts, c.nearest_with("expert_dtype")
+    if outer.has("expert_dtype"):
+        name = outer.text("expert_dtype")
+        if name not in EXPERTS:
+            raise outer.error(
+                "expert_dtype", f"unknown format {shown(name)}{nearest(name, EXPERTS)}"
+            )
+        experts = as_it_is(EXPERTS[name]) if EXPERTS[name] else experts
+    return replace(
+        recipe, exempt=_names(q, EXEMPT), experts=experts, kv=recipe.kv or cache_format(q)
+    )
+
+
+def _names(q: Config, keys: Iterable[str]) -> tuple[str, ...]:
+    """Module names or patterns under several keys."""
+    found: list[str] = []
+    for key in keys:
+        for name in q.items(key) or ():
+            if not isinstance(name, str):
+                raise q.error(key, f"must hold module names, not {shown(name)}")
+            found.append(name)
+    return tuple(found)
+
+
+def cache_format(q: Config) -> str:
+    """Format of the KV cache that a file asks for; empty where it does not."""
+    name = q.text("kv_cache_quant_algo")
+    if name:
+        if name not in CACHE:
+            raise q.error(
+                "kv_cache_quant_algo", f"unknown format {shown(name)}{nearest(name, CACHE)}"
+            )
+        return CACHE[name]
+    if not q.has("kv_cache_scheme"):
+        return ""
+    if isinstance(q.values["kv_cache_scheme"], str):
+        name = q.text("kv_cache_scheme").upper()
+        if name not in CACHE:
+            raise q.error("kv_cache_scheme", f"unknown format {shown(name)}{nearest(name, CACHE)}")
+        return CACHE[name]
+    scheme = q.section("kv_cache_scheme")
+    formats = {(8, "float"): "fp8", (8, "int"): "int8", (4, "float"): "nvfp4"}
+    key = (scheme.size("num_bits"), scheme.text("type", "int"))
+    if key not in formats:
+        raise scheme.error("num_bits", f"{key[0]} bits of type {key[1]!r} are not known")
+    return formats[key]

@@ -1,0 +1,242 @@
+"""Which modules of a model a recipe converts, by the names that checkpoints give them.
+
+Names differ between families (``self_attn``, ``linear_attn``, ``mixer`` ...), so that each module is asked for
+under all of them; what stands before ``layers.N`` is left out, other towers' names are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..numerics import BITS, Parts
+from .config import Config
+from .quant_methods import LINEAR, Recipe, Stored
+
+if TYPE_CHECKING:
+    from ..layers import LayerKind
+    from ..model import Layer
+
+OWNERS = {
+    "attention": ("self_attn", "linear_attn", "attn", "attention", "self_attention", "mamba", "mixer", "conv",
+                  "short_conv", "temporal_block"),
+    "ffn": ("mlp", "feed_forward", "block_sparse_moe", "moe", "mixer", "ffn"),
+    "experts": ("mlp", "feed_forward", "block_sparse_moe", "moe", "mixer", "ffn"),
+}  # fmt: skip
+"""What the part of a layer is called."""
+OTHER_MODELS = re.compile(
+    r"vision|visual|audio|projector|mtp\b|mtp\.|draft|image|\bvit\b|patch_embed"
+)
+"""Parts of a file's model that are no decoder layers."""
+SHARED = ("shared_experts", "shared_expert", "shared_mlp", "share_expert", "shared_experts.0")
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """A linear module: its group, its names after ``layers.N.`` and its weights."""
+
+    group: str
+    names: tuple[str, ...]
+    weights: float
+
+
+def _modules(part: LayerKind, others: bool) -> list[_Module]:
+    """Linear modules of a layer part. `others`: the layer has experts, so dense blocks are shared ones."""
+    totals = dict.fromkeys(LINEAR, 0)
+    for w in part.weights():
+        if w.group in totals:
+            totals[w.group] += w.total
+    out: list[_Module] = []
+    if totals["attention"]:
+        out += _scaled("attention", _projections(part), totals["attention"])
+    if totals["experts"]:
+        names = (
+            "experts",
+            "experts.0.gate_proj",
+            "experts.0.up_proj",
+            "experts.gate_up_proj",
+            "experts.0.w1",
+        )
+        out += _scaled("experts", {names: 1.0}, totals["experts"])
+    if totals["ffn"]:
+        owners = SHARED if others else ("",)
+        gated = getattr(part, "matrices", 3) == 3 or others
+        columns = {("gate_proj", "gate_up_proj", "w1", "gate"): 1.0} if gated else {}
+        columns |= {
+            ("up_proj", "gate_up_proj", "w3", "fc1", "up"): 1.0,
+            ("down_proj", "w2", "fc2", "down"): 1.0,
+        }
+        spelled = {
+            tuple(f"{o}.{n}".lstrip(".") for o in owners for n in names): w
+            for names, w in columns.items()
+        }
+        out += _scaled("ffn", spelled, totals["ffn"])
+    return out
+
+
+def _projections(part: LayerKind) -> Mapping[tuple[str, ...], float]:
+    """Projections of a mixer and their weights, as far as they can be told apart."""
+    linears = getattr(part, "linears", None)
+    if linears is not None:
+        names = {"q": ("q_proj", "qkv_proj"), "k": ("k_proj", "qkv_proj"), "v": ("v_proj", "qkv_proj"),
+                 "out": ("o_proj", "out_proj", "dense")}  # fmt: skip
+        found = {names.get(li.name, (li.name,)): float(li.inputs * li.outputs) for li in linears()}
+        if found:
+            return found
+    latent = all(
+        hasattr(part, key) for key in ("q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+    )
+    if latent:
+        p: object = part
+        g = {
+            k: int(getattr(p, k))
+            for k in ("hidden", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")
+        }
+        q = g["heads"] * (g["nope_dim"] + g["rope_dim"])
+        made: dict[tuple[str, ...], float] = {
+            ("kv_a_proj_with_mqa", "fused_qkv_a_proj"): float(
+                g["hidden"] * (g["kv_rank"] + g["rope_dim"])
+            ),
+            ("kv_b_proj",): float(g["kv_rank"] * g["heads"] * (g["nope_dim"] + g["v_dim"])),
+            ("o_proj",): float(g["heads"] * g["v_dim"] * g["hidden"]),
+        }
+        if g["q_rank"]:
+            made[("q_a_proj", "fused_qkv_a_proj")] = float(g["hidden"] * g["q_rank"])
+            made[("q_b_proj",)] = float(g["q_rank"] * q)
+        else:
+            made[("q_proj",)] = float(g["hidden"] * q)
+        return made
+    # Recurrent and other mixers: what goes in, about twice as large as what comes out.
+    return {
+        ("in_proj", "in_proj_qkv", "in_proj_qkvz", "q_proj", "qkv_proj"): 2.0,
+        ("out_proj", "o_proj"): 1.0,
+    }
+
+
+def _scaled(group: str, found: Mapping[tuple[str, ...], float], total: float) -> list[_Module]:
+    whole = sum(found.values())
+    return [
+        _Module(
+            group,
+            tuple(f"{owner}.{name}" for owner in OWNERS[group] for name in names),
+            total * w / whole,
+        )
+        for names, w in found.items()
+    ]
+
+
+@dataclass(slots=True)
+class _Patterns:
+    """Names and patterns of modules, sorted by the layer they name; None stands for every layer."""
+
+    texts: Iterable[str]
+    layers: int
+    _named: dict[int | None, list[str]] = field(default_factory=dict)
+    _regex: list[re.Pattern[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for text in self.texts:
+            if text.startswith("re:") or re.search(r"[\\^$(\[+]", text):
+                try:
+                    self._regex.append(re.compile(text.removeprefix("re:")))
+                except re.error:  # an engine would fail on it too; it names nothing
+                    continue
+                continue
+            before, layer, after = text.rpartition("layers.")
+            if OTHER_MODELS.search(before if layer else text):
+                continue
+            for number, rest in self._places(layer, after):
+                self._named.setdefault(number, []).append(rest)
+
+    def _places(self, layer: str, after: str) -> list[tuple[int | None, str]]:
+        """Layers a text names, and what it says of the name behind them."""
+        if not layer:
+            return [(None, after)]
+        number, dot, rest = after.partition(".")
+        if number.isdigit():
+            return [(int(number), rest if dot else "*")] if int(number) < self.layers else []
+        if "*" in number or "?" in number:
+            fits = [i for i in range(self.layers) if fnmatchcase(str(i), number)]
+            everywhere = rest if dot else "*" if number.rstrip("*").isdigit() else number
+            return [(None if len(fits) == self.layers else i, everywhere)
+                    for i in (fits[:1] if len(fits) == self.layers else fits)]  # fmt: skip
+        return [(None, after)]
+
+    @property
+    def by_layer(self) -> bool:
+        """Whether any text names layers apart."""
+        return bool(self._regex) or any(number is not None for number in self._named)
+
+    def fit(self, names: Sequence[str], layer: int) -> bool:
+        """Whether a module under any of its names is among them."""
+        texts = [*self._named.get(None, ()), *self._named.get(layer, ())]
+        if any(_is(name, text) for text in texts for name in names):
+            return True
+        return any(
+            p.match(full) or p.match(name)
+            for name in names
+            for full in (f"model.layers.{layer}.{name}",)
+            for p in self._regex
+        )
+
+
+@lru_cache(maxsize=20_000)
+def _is(name: str, text: str) -> bool:
+    """Whether a text (a name, one of its ends or beginnings, or a glob) covers a module."""
+    if "*" in text or "?" in text:
+        return fnmatchcase(name, text) or fnmatchcase(f"model.layers.0.{name}", text)
+    text = text.strip(".")
+    return bool(text) and f".{text}." in f".{name}."
+
+
+def group_formats(
+    recipe: Recipe, q: Config, layers: Sequence[Layer], default: str
+) -> list[tuple[str, Parts]]:
+    """Of every weight group its formats, bits and shares, the largest first; and of a named output head."""
+    exempt = _Patterns(recipe.exempt, len(layers))
+    rules = [(_Patterns(texts, len(layers)), stored) for texts, stored in recipe.rules]
+    plain = Stored(default, BITS[default])
+
+    def of(module: _Module, layer: int) -> Stored:
+        if module.group not in recipe.groups:
+            return plain
+        if exempt.fit(module.names, layer):
+            return plain
+        if module.group == "experts" and recipe.experts is not None:
+            return recipe.experts
+        for patterns, stored in rules:
+            if patterns.fit(module.names, layer):
+                return stored or plain
+        return recipe.default or plain
+
+    same = not (exempt.by_layer or any(patterns.by_layer for patterns, _ in rules))
+    sums: dict[str, dict[Stored, float]] = {group: {} for group in LINEAR}
+    seen: dict[tuple[LayerKind, bool], list[tuple[_Module, Stored]]] = {}
+    for i, layer in enumerate(layers):
+        for part in layer.parts:
+            others = bool(layer.expert_parts) and part is layer.ffn
+            found = seen.get((part, others)) if same else None
+            if found is None:
+                found = [(module, of(module, i)) for module in _modules(part, others)]
+                seen[part, others] = found
+            for module, stored in found:
+                own = sums[module.group]
+                own[stored] = own.get(stored, 0.0) + module.weights
+    for group in LINEAR:
+        if not sums[group]:  # none of them in this model; --dtype and reports ask all the same
+            names = {"attention": "q_proj", "ffn": "down_proj", "experts": "experts"}
+            module = _scaled(group, {(names[group],): 1.0}, 1.0)[0]
+            sums[group][of(module, 0)] = 1.0
+    out = [(group, _parts(sums[group])) for group in LINEAR]
+    heads = [stored for texts, stored in recipe.rules if stored and "lm_head" in texts]
+    return out + [("head", _parts({stored: 1.0})) for stored in heads[:1]]
+
+
+def _parts(found: Mapping[Stored, float]) -> Parts:
+    whole = sum(found.values())
+    rows = sorted(((s.name, s.bits, w / whole) for s, w in found.items()), key=lambda row: -row[2])
+    return tuple(rows)
