@@ -141,19 +141,20 @@ class ModelSpec:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """Distinct attention windows, 0 (none) always among them."""
-        kept = {w for la in self.layers for p in la.parts for _, w in p.state().classes}
-        return tuple(sorted({0} | kept))
+        """Numbers of tokens whose sums over a batch ops ask for; 0 (all of them) always among them.
+
+        Of what is kept and of what is read: attention windows, and the most that a query reads.
+        """
+        return tuple(sorted({0}.union(*(p.state().spans for la in self.layers for p in la.parts))))
 
     def kv_classes(self) -> dict[int, float]:
         """KV bytes per token of all layers, by attention window (0 = unlimited) [B]."""
         out: dict[int, float] = {}
         for layer in self.layers:
             for part in layer.parts:
-                for values, window in part.state().classes:
-                    if values:
-                        size = values * self.numerics.kv_bytes
-                        out[window] = out.get(window, 0.0) + size
+                for kept in part.state().keeps:
+                    size = kept.token_bytes(self.numerics)
+                    out[kept.window] = out.get(kept.window, 0.0) + size
         return out
 
     @property
@@ -177,8 +178,8 @@ class ModelSpec:
     @property
     def state_bytes_per_sequence(self) -> float:
         """Constant-size state of one sequence [B]."""
-        values = sum(p.state().constant_values for la in self.layers for p in la.parts)
-        return values * self.numerics.act_bytes
+        states = [f for la in self.layers for p in la.parts for f in p.state().fixed]
+        return sum(each.bytes(self.numerics) for each in states)
 
     @property
     def moe_layers(self) -> int:
@@ -199,8 +200,8 @@ class ModelSpec:
         """The same model for sequences of at most `longest` tokens: windows that never bind are none."""
 
         def change(layer: Layer) -> Layer:
-            if not layer.mixer.state().spans and 0 < longest <= layer.mixer.state().window:
-                mixer: Any = layer.mixer  # a dataclass with a window of its own
+            mixer: Any = layer.mixer  # maybe a dataclass with a window of its own
+            if 0 < longest <= getattr(mixer, "window", 0):
                 return replace(layer, mixer=replace(mixer, window=0))
             return layer
 

@@ -9,13 +9,86 @@ import numpy as np
 import numpy.typing as npt
 
 from .access import IN_SEQUENCE, Access
+from .errors import InputError
 
-OP_KINDS = (
-    "gemm", "elementwise", "attention_prefill", "attention_decode", "attention_image",
-    "mla_prefill", "mla_decode", "linear_state", "experts",
-)  # fmt: skip
-"""Kinds of op that a processor runs; `Op.kind` of all but exchanges between devices. An op's name
-(``qkv``, ``gate_up``) says which one of its kind it is."""
+
+@dataclass(frozen=True, slots=True)
+class OpKind:
+    """What is true of all ops of a kind, whoever asks: placement, training, tables, pages.
+
+    Attributes
+    ----------
+    meaning : str
+        A sentence for tables of kinds.
+    table : str
+        Which family of measured tables its rows would stand in.
+    matrix : bool
+        Whether its FLOPs are the model's; those of vector ops are left out of every utilisation.
+    backward : str
+        What of its operands a backward pass needs: "matmul", "vector", "experts", "state" (all that
+        it moves) or "attention" (queries, keys, values, output).
+    scores : bool
+        Whether it has scores of all pairs, which an attention of one pass never writes.
+    cached : bool
+        Whether its decodes read what one sequence keeps, and little else: low Op/B at every batch.
+    """
+
+    meaning: str
+    table: str
+    matrix: bool = True
+    backward: str = "attention"
+    scores: bool = False
+    cached: bool = False
+
+
+OP_KINDS: dict[str, OpKind] = {}
+"""Kinds of op that a processor runs, by name; `Op.kind` of all but exchanges between devices. An op's
+name (``qkv``, ``gate_up``) says which one of its kind it is."""
+
+
+EXCHANGE = OpKind("Exchange between devices.", "collectives", matrix=False)
+"""What is true of an op between devices, whose kind names the exchange."""
+
+
+def about(kind: str) -> OpKind:
+    """What is true of ops of a kind; of an exchange where no processor runs it."""
+    return OP_KINDS.get(kind, EXCHANGE)
+
+
+def op_kind(name: str, kind: OpKind) -> None:
+    """Register a kind of op under its name.
+
+    Raises
+    ------
+    InputError
+        The name is taken.
+    """
+    if name in OP_KINDS:
+        raise InputError(f"kind of op {name!r}", "is registered twice")
+    OP_KINDS[name] = kind
+
+
+for _name, _kind in {
+    "gemm": OpKind(
+        "Product of activations with a weight matrix: projections, dense feed-forward blocks, the head.",
+        "matmul", backward="matmul",
+    ),
+    "elementwise": OpKind("Norms, activations, embeddings, sampling: bytes and few operations.",
+                          "vector", matrix=False, backward="vector"),
+    "attention_prefill": OpKind("Attention of prompt tokens to those before them.", "attention",
+                                scores=True),
+    "attention_decode": OpKind("Attention of one new token a sequence to its cache.", "attention",
+                               cached=True),
+    "attention_image": OpKind("Attention between all patches of an image.", "attention_image",
+                              scores=True),
+    "mla_prefill": OpKind("`attention_prefill` with a latent cache (MLA).", "mla_prefill", scores=True),
+    "mla_decode": OpKind("`attention_decode` with a latent cache (MLA).", "mla_decode", cached=True),
+    "linear_state": OpKind("Layers with a state of constant size: Mamba, linear attention.",
+                           "linear_state", backward="state", cached=True),
+    "experts": OpKind("Feed-forward experts of the tokens that are sent to them.", "moe",
+                      backward="experts"),
+}.items():  # fmt: skip
+    op_kind(_name, _kind)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,7 @@ from .layers import Run, is_routed
 from .layers.base import Routed, elementwise
 from .model import ModelSpec, embedding_ops, head_ops, layer_ops
 from .numerics import BITS
-from .ops import Loads, Op
-
-MATMUL_KINDS = frozenset(
-    {"gemm", "attention_prefill", "attention_image", "mla_prefill", "linear_state", "experts"}
-)
-"""Kinds of op whose FLOPs are those of the model; vector ops are left out of every utilisation."""
-
-FUSED = frozenset({"attention_prefill", "attention_image", "mla_prefill"})
-"""Kinds of op that keep no scores where attention is one pass."""
+from .ops import Loads, Op, about
 
 FUSED_BACKWARD = 2.5
 """Matmuls of a fused attention's backward pass over its forward pass: five (scores again, and the
@@ -115,7 +107,7 @@ def idle(op: Op) -> bool:
 
 def backward_times(op: Op, run: Run) -> float:
     """FLOPs of an op's backward pass over those of its forward pass."""
-    fused = run.attention == "flash" and op.kind in FUSED
+    fused = run.attention == "flash" and about(op.kind).scores
     return FUSED_BACKWARD if fused else PLAIN_BACKWARD
 
 
@@ -140,7 +132,7 @@ def made_anew(op: Op, run: Run, recompute: str) -> bool:
         "none", "selective" (attention whose scores are not kept on chip), or "full".
     """
     if recompute == "selective":
-        return run.attention == "unfused" and op.kind in FUSED
+        return run.attention == "unfused" and about(op.kind).scores
     return recompute == "full"
 
 
@@ -178,7 +170,7 @@ def step_flops(spec: ModelSpec, m: Moments, run: Run, recompute: str) -> Flops:
     """
     forward = hardware = 0.0
     for op, again in _every_op(spec, m, run):
-        if op.kind not in MATMUL_KINDS:
+        if not about(op.kind).matrix:
             continue
         flops = op.flops * op.count
         forward += flops
@@ -249,14 +241,15 @@ def kept(op: Op, run: Run, hidden: int, dropout: bool = False) -> list[Kept]:
     s = op.shape
     if op.name in KEEPS_NOTHING or idle(op):
         return []
-    if op.kind == "gemm":
+    needs = about(op.kind).backward
+    if needs == "matmul":
         return _kept_by_matmul(op, value, hidden)
-    if op.kind == "elementwise":
+    if needs == "vector":
         return _kept_by_vector(op, value, hidden)
-    if op.kind == "experts":
+    if needs == "experts":
         rows = s["hidden"] + s["matrices"] * s["inter"]
         return [Kept(op.name, s["routed"] * rows * value)]
-    if op.kind == "linear_state":
+    if needs == "state":
         return [Kept(op.name, op.bytes)]
     scores = _scores(op) if run.attention == "unfused" else 0.0
     operands = op.act_bytes - 4 * value * scores  # scores are written and read twice
@@ -273,7 +266,7 @@ def _scores(op: Op) -> float:
     s = op.shape
     if op.kind == "attention_image":
         return s["heads"] * s["pairs"]
-    heads = s["heads_q"] if op.kind == "attention_prefill" else s["heads"]
+    heads = s["heads_q"] if "heads_q" in s else s["heads"]
     return heads * s["tokens"] * s["kv"] / s["batch"] if s["batch"] else 0.0
 
 

@@ -6,14 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...simulator.serving.record import Run
-
-FAMILIES: Mapping[str, str] = {
-    "gemm": "matmul", "elementwise": "vector", "attention_prefill": "attention",
-    "attention_decode": "attention", "experts": "moe", "all_reduce": "collectives",
-    "all_to_all": "collectives", "all_gather": "collectives", "reduce_scatter": "collectives",
-    "transfer": "collectives",
-}  # fmt: skip
-"""Family of an op's kind; other kinds are families of their own."""
+from ...workloads.ops import about
 
 
 def coverage(r: Run) -> list[dict[str, Any]]:
@@ -32,7 +25,7 @@ def coverage(r: Run) -> list[dict[str, Any]]:
     runs: dict[str, float] = {}
     outside: dict[str, float] = {}
     for op in r.ops:
-        family = FAMILIES.get(op.kind, op.kind)
+        family = about(op.kind).table
         runs[family] = runs.get(family, 0.0) + op.runs
         outside[family] = outside.get(family, 0.0) + op.outside
     return [

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...workloads.catalog import load_model
-from ...workloads.layers import Attention, ExpertAttention, LatentAttention, is_routed
+from ...workloads.layers import Attention, ExpertAttention, LatentAttention, Reads, State, is_routed
 from ...workloads.model import ModelSpec
 from ..show.result import Result
 from ..show.text import show
@@ -34,7 +34,7 @@ class Inspection(Result):
             "total_params": spec.total_params,
             "active_params": spec.active_params,
             "weight_bytes": spec.weight_bytes,
-            "kv_bytes_per_token": kv_bytes_16bit(spec),
+            "kv_bytes_per_token": kv_bytes(spec),
             "kv_window": list(spec.kv_window),
             "state_bytes_per_sequence": spec.state_bytes_per_sequence,
             "layers": len(spec.layers),
@@ -90,8 +90,8 @@ class Inspection(Result):
     def _cache(self) -> str:
         """Bytes of a token in 16 bit, and as the checkpoint has them kept."""
         spec = self.model
-        plain = f"{kv_bytes_16bit(spec):,} B in 16 bit"
-        if spec.numerics.kv == spec.numerics.default:
+        plain = f"{kv_bytes(spec):,} B{_in_bits(spec)}"
+        if kv_bytes(spec) == round(spec.kv_bytes_per_token):
             return plain
         return f"{plain}, {spec.kv_bytes_per_token:,.0f} B in {spec.numerics.kv} as the file asks"
 
@@ -109,13 +109,12 @@ class Inspection(Result):
     def _windows(self) -> str:
         """Layers by how far they look back."""
         kept = Counter(
-            tuple(window for _, window in layer.mixer.state().classes)
-            for layer in self.model.layers
+            tuple(_looks(layer.mixer.state())) or ("all",) for layer in self.model.layers
         )
-        if set(kept) == {(0,)}:
+        if set(kept) == {("all",)}:
             return "no window"
         if len(kept) > MOST_KINDS:
-            ends = sorted({w for windows in kept for w in windows})
+            ends = sorted({k.window for la in self.model.layers for k in la.mixer.state().keeps})
             return f"heads of {ends[ends[0] == 0]:,} to {ends[-1]:,} tokens"
         return ", ".join(f"{count} layers {_reach(windows)}" for windows, count in kept.items())
 
@@ -124,17 +123,35 @@ MOST_KINDS = 4
 """Kinds of layers whose windows are listed one by one."""
 
 
-def _reach(windows: tuple[int, ...]) -> str:
+def _looks(state: State) -> Iterator[str]:
+    """What a layer's queries read, or where nothing is said, what it keeps."""
+    for each in state.reads or (Reads(kept.window) for kept in state.keeps):
+        text = f"{each.most:,}" if each.most else "all"
+        text = f"the best {text}" if each.chosen else text
+        yield f"{text} pools of {each.pool:,}" if each.pool > 1 else text
+
+
+def _reach(looks: tuple[str, ...]) -> str:
     """How far heads look back."""
-    texts = ["all" if w == 0 else f"{w:,}" for w in windows]
-    if texts == ["all"]:
+    if looks == ("all",):
         return "without window"
-    return f"of {' and '.join(texts)} tokens"
+    return f"of {' and '.join(looks)} tokens"
 
 
-def kv_bytes_16bit(spec: ModelSpec) -> int:
-    """KV bytes of one token over all layers at 16 bits a value, whatever the model keeps."""
-    return round(spec.kv_bytes_per_token * 2 / spec.numerics.kv_bytes)
+def kv_bytes(spec: ModelSpec) -> int:
+    """KV bytes of one token over all layers, at 16 bits a value whatever a file asks for.
+
+    But for rows with scales of their own (sparse latent attention): engines keep those as they are.
+    """
+    own, plain = spec.numerics, replace(spec.numerics, kv="bf16")
+    kept = [k for la in spec.layers for part in la.parts for k in part.state().keeps]
+    return round(sum(k.token_bytes(own if k.scale_bytes else plain) for k in kept))
+
+
+def _in_bits(spec: ModelSpec) -> str:
+    """Of which format the bytes of a token are."""
+    own = any(k.scale_bytes for la in spec.layers for p in la.parts for k in p.state().keeps)
+    return f" in {spec.numerics.kv}" if own else " in 16 bit"
 
 
 def _most_common(values: list[int]) -> int | None:

@@ -53,18 +53,6 @@ TIMES = {
     "client_e2e_s": "Arrival to last token as a client sees it",
 }  # fmt: skip
 """Latency -> meaning."""
-KINDS = {
-    "gemm": "Product of activations with a weight matrix: projections, dense feed-forward blocks, the head.",
-    "elementwise": "Norms, activations, embeddings, sampling: bytes and few operations.",
-    "attention_prefill": "Attention of prompt tokens to those before them.",
-    "attention_decode": "Attention of one new token a sequence to its cache.",
-    "attention_image": "Attention between all patches of an image.",
-    "mla_prefill": "`attention_prefill` with a latent cache (MLA).",
-    "mla_decode": "`attention_decode` with a latent cache (MLA).",
-    "linear_state": "Layers with a state of constant size: Mamba, linear attention.",
-    "experts": "Feed-forward experts of the tokens that are sent to them.",
-}
-"""Kind of op -> meaning."""
 
 
 def metrics() -> dict[str, str]:

@@ -239,13 +239,15 @@ NAMED_ELSEWHERE = ("models", "devices", "systems")
 def _names() -> Iterator[str]:
     from ...workloads.ops import OP_KINDS
     from ..names import LISTS, catalog
-    from .meanings import KINDS
 
     yield "## Names\n"
     yield f"Of {', '.join(NAMED_ELSEWHERE)} see `opbyte list`, and `opbyte show NAME` for one of them.\n"
     yield "### kinds of op\n"
     yield "For `runs` and `excludes` of a processor.\n"
-    yield _table(("kind", "what it is"), ((f"`{k}`", KINDS[k]) for k in OP_KINDS)) + "\n"
+    yield (
+        _table(("kind", "what it is"), ((f"`{k}`", kind.meaning) for k, kind in OP_KINDS.items()))
+        + "\n"
+    )
     for kind in LISTS:
         if kind in NAMED_ELSEWHERE:
             continue

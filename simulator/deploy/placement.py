@@ -17,15 +17,12 @@ import numpy.typing as npt
 
 from ...devices.device import Processor, Region, SharedMemoryDevice
 from ...workloads.errors import InputError, SpecError
-from ...workloads.ops import Loads, Op
+from ...workloads.ops import Loads, Op, about
 from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
 """A split must beat another by more than rounding: with equal loads two can last equally long,
 and both paths must choose the same."""
-
-PAPER_DECODE = ("attention_decode", "mla_decode", "linear_state")
-"""Kinds of op that Duplex runs near memory when they decode, for their low Op/B (section IV)."""
 
 
 class Option(NamedTuple):
@@ -203,13 +200,18 @@ def regions(
     return out
 
 
+def alone_in_cache(op: Op) -> bool:
+    """Whether an op is what Duplex runs near memory when it decodes, for its low Op/B (section IV)."""
+    return op.phase == "decode" and about(op.kind).cached
+
+
 def choose(
     rule: Rule, op: Op, can: Sequence[Processor], processors: Sequence[Processor], mixed: bool
 ) -> Processor:
     """The processor on which a rule runs an op whole."""
     if len(can) == 1:
         return can[0]
-    decode = op.kind in PAPER_DECODE and op.phase == "decode"
+    decode = alone_in_cache(op)
     experts = op.kind == "experts" and not mixed
     first = can[0].attained(op.flops, op.bytes, op.dtype)
 

@@ -21,7 +21,7 @@ from ...workloads.jit_held import held
 from ...workloads.ops import Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
-from ..deploy.placement import PAPER_DECODE, PLACEMENTS, able, processors_of, sum_bytes, sums_op
+from ..deploy.placement import PLACEMENTS, able, alone_in_cache, processors_of, sum_bytes, sums_op
 from .beside import Beside, beside_of
 from .modes import Modes, modes_of
 from .places import Places, places_of
@@ -317,7 +317,7 @@ def _link(d: Deployment, op: Op) -> AnyLink | None:
 def _role(op: Op, before: Op | None) -> int:
     if op.layer == "communication":
         return ROLE_LINK
-    if op.phase == "decode" and op.kind in PAPER_DECODE:
+    if alone_in_cache(op):
         paired = before is not None and before.phase == "prefill" and before.layer == op.layer
         return ROLE_PAIR_DECODE if paired else ROLE_DECODE
     return ROLE_PLAIN

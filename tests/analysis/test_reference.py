@@ -17,7 +17,7 @@ import yaml
 
 from opbyte.analysis.commands.app import names
 from opbyte.analysis.manual.keywords import module
-from opbyte.analysis.manual.meanings import KINDS, metrics
+from opbyte.analysis.manual.meanings import metrics
 from opbyte.analysis.manual.page import NAMED_ELSEWHERE, page
 from opbyte.analysis.names import LISTS
 from opbyte.analysis.reference.keys import blocks
@@ -114,8 +114,7 @@ def test_every_command_metric_kind_and_list_is_on_the_page() -> None:
     text = page()
     assert [name for name in names() if f"### opbyte {name}\n" not in text] == []
     assert set(metrics()) == {*METRICS, *POOLED, *CLASSED, *TIERED}
-    assert set(KINDS) == set(OP_KINDS)
-    for name in (*metrics(), *KINDS):
+    for name in (*metrics(), *OP_KINDS):
         assert f"| `{name}` | " in text
     assert [kind for kind in LISTS if f"### {kind}\n" not in text] == list(NAMED_ELSEWHERE)
     silent = re.findall(r"^\| `[^`]+` \|\s*\|$", text, re.MULTILINE)

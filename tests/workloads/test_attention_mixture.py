@@ -33,7 +33,7 @@ def test_four_experts_by_hand(shared: bool) -> None:
         assert found[name].kv_write_bytes == n * plain[name].kv_write_bytes
     assert found["qkv"].flops == 2 * 257 * 1024 * (4 + 2 * n) * 1024
     assert found["out"].flops == 4 * plain["out"].flops
-    assert ours.state().values_per_token == n * BASE.state().values_per_token
+    assert ours.state().keeps[0].values == n * BASE.state().keeps[0].values
     count = (4 + 2 * n + 4) * 1024 * 1024 + 4 * 1024
     assert sum(w.total for w in ours.weights()) == sum(w.active for w in ours.weights()) == count
 

@@ -28,7 +28,7 @@ def test_states_and_traffic_by_hand() -> None:
     """Five states of 4 x 256 x 256; a decode reads and writes three, a chunk all of them."""
     memories, m = Memories(NET, 4, 2), BATCH.moments((0,))
     matrix, conv = 4 * 256 * 256, 3 * 3 * 1024
-    assert memories.state().constant_values == 5 * matrix + conv
+    assert memories.state().fixed[0].values == 5 * matrix + conv
     plain = {op.name: op for op in NET.ops(m, RUN, None)}
     ours = {op.name: op for op in memories.ops(m, RUN, None)}
     assert ours["delta_decode"].kv_read_bytes == 3 * 2 * (3 * matrix + conv)
@@ -42,7 +42,7 @@ def test_states_and_traffic_by_hand() -> None:
 
 def test_a_device_holds_its_heads_of_every_state() -> None:
     whole, half = Memories(NET, 4, 2), Memories(NET, 4, 2).shard(2)
-    assert 2 * half.state().constant_values == whole.state().constant_values
+    assert 2 * half.state().fixed[0].values == whole.state().fixed[0].values
     with pytest.raises(InputError, match="does not divide the 4 linear key heads"):
         whole.shard(3)
 

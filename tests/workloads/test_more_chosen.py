@@ -41,14 +41,15 @@ MATMULS = ("gemm", "experts", "attention_prefill", "attention_decode", "linear_s
 
 def costs(part: LayerKind, batch: Batch) -> tuple[float, float, float]:
     """Matmul FLOP and weights and keys read of a step, and bytes of a long sequence."""
-    windows = sorted({0} | {w for _, w in part.state().classes})
+    windows = sorted({0} | part.state().spans)
     loads = None
     if is_routed(part):
         r = part.routed
         loads = Loads.expected(batch.tokens, r.top_k, r.experts, r.experts)
     ops = part.ops(batch.moments(tuple(windows)), Run(Numerics()), loads)
     state = part.state()
-    kept = sum(v * (min(w, 4096) if w else 4096) for v, w in state.classes) + state.constant_values
+    kept = sum(k.values * (min(k.window, 4096) or 4096) for k in state.keeps)
+    kept += sum(f.values for f in state.fixed)
     flops = sum(op.flops for op in ops if op.kind in MATMULS)
     return flops, sum(op.stream_bytes for op in ops), float(kept)
 

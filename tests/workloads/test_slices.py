@@ -39,7 +39,7 @@ def test_half_of_the_slices_by_hand() -> None:
     assert found["attention_decode"].kv_read_bytes == 2 * 256 * 2 * (2 + (999 + 49) / 2)
     assert found["attention_prefill"].kv_read_bytes == 2 * 256 * 2 * 130
     assert found["slices"].flops == 2 * 102 * 4 * 512 * 512 / 2
-    assert ours.state().values_per_token == BASE.state().values_per_token / 2
+    assert ours.state().keeps[0].values == BASE.state().keeps[0].values / 2
     block = SlicedFeedForward(FFN, 4, 2)
     assert (
         block.expert_op(Loads(np.array([51.0]), np.array([4.0])), RUN).flops == 102 * 3 * 512 * 2048

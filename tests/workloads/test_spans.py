@@ -58,7 +58,7 @@ def test_spans_of_the_whole_context_are_the_plain_layer_exactly(contexts: list[i
     ours = SpanAttention(BASE, ((3, 0.0, 1.0), (5, 4096.0, 0.5)), 4096)
     assert ours.ops(m, RUN, None) == BASE.ops(m, RUN, None)
     assert ours.weights() == BASE.weights()
-    assert ours.state().classes == BASE.state().classes
+    assert ours.state().keeps == BASE.state().keeps
 
 
 def test_groups_keep_their_longest_span_by_hand() -> None:
@@ -73,7 +73,9 @@ def test_groups_keep_their_longest_span_by_hand() -> None:
     )
     ours = SpanAttention(BASE, spans, 4096)
     assert ours.windows == (1024, 2048, 0, 512)
-    assert ours.state().spans == ((128, 0), (128, 512), (128, 1024), (128, 2048))
+    assert [(k.values, k.window) for k in ours.state().keeps] == [
+        (128, 0), (128, 512), (128, 1024), (128, 2048)
+    ]  # fmt: skip
     m = Batch.of([3999], [(10, 600)]).moments((0, 512, 1024, 2048))
     decode, prefill = (op for op in ours.ops(m, RUN, None)[3:1:-1])
     kept = 4000 + 512 + 1024 + 2048

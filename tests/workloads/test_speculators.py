@@ -54,7 +54,7 @@ def test_heads_are_counted(model: str) -> None:
     last = target.layers[-1]
     assert found.model.layers[-1] == last
     assert found.model.kv_bytes_per_token * 1.0 == pytest.approx(
-        last.mixer.state().values_per_token * target.numerics.kv_bytes
+        last.mixer.state().keeps[0].token_bytes(target.numerics)
     )
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Kept, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .linears import Linear
 
 
@@ -61,7 +61,7 @@ class Attention:
         return Weights("attention", count, count), Weights("other", extra, extra)
 
     def state(self) -> State:
-        return State(values_per_token=2 * self._kv_width, window=self.window)
+        return State((Kept(2 * self._kv_width, self.window),))
 
     def shard(self, tp: int) -> Attention:
         # Key/value heads are copied once there are fewer of them than devices.

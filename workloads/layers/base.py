@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeGuard, TypeVar
 from ..access import IN_SEQUENCE, Access
 from ..batch import Moments
 from ..errors import InputError
-from ..numerics import Numerics
+from ..numerics import BITS, Numerics
 from ..ops import Loads, Op
 from ..registry import Registry
 from ..sampling import NONE
@@ -35,31 +35,107 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What a layer keeps per sequence.
+class Kept:
+    """One cache of a layer: what tokens leave behind for later ones.
 
     Attributes
     ----------
-    values_per_token : int
-        K and V (or latent) values added by each token.
+    values : int
+        Values of an entry, in the format of the KV cache.
+    exact : int
+        Values beside those that stay in the format of activations.
     window : int
         Tokens kept at most; 0 = all.
-    constant_values : int
-        Values of constant-size state (linear attention, state space).
-    spans : tuple of (int, int)
-        Where heads keep differently many tokens: values per token, and the window, of each class.
-        `values_per_token` is then their sum and `window` the longest.
+    pool : int
+        Tokens that leave one entry together.
+    scale_bytes : int
+        Bytes of scales an entry where its values are narrower than 16 bits.
+    format : str
+        Number format of `values` whatever a run asks for; empty: that of the KV cache.
     """
 
-    values_per_token: int = 0
+    values: int
     window: int = 0
-    constant_values: int = 0
-    spans: tuple[tuple[int, int], ...] = ()
+    exact: int = 0
+    pool: int = 1
+    scale_bytes: int = 0
+    format: str = ""
+
+    def entry_bytes(self, numerics: Numerics) -> float:
+        """Bytes of an entry."""
+        bits = BITS[self.format or numerics.kv]
+        scales = self.scale_bytes if bits < 16 else 0
+        return self.values * bits / 8 + self.exact * numerics.act_bytes + scales
+
+    def token_bytes(self, numerics: Numerics) -> float:
+        """Bytes that a token adds."""
+        return self.entry_bytes(numerics) / self.pool
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a query reads of a cache: all, the latest entries, or the best of those that were scored.
+
+    Attributes
+    ----------
+    most : int
+        Entries read at most; 0 = all.
+    pool : int
+        Tokens of an entry.
+    chosen : bool
+        Whether they are the best of what was scored, not the latest.
+    """
+
+    most: int = 0
+    pool: int = 1
+    chosen: bool = False
 
     @property
-    def classes(self) -> tuple[tuple[int, int], ...]:
-        """Values per token and window of everything that is kept."""
-        return self.spans or ((self.values_per_token, self.window),)
+    def span(self) -> int:
+        """Tokens up to which a query reads everything; 0 = any number."""
+        return self.most * self.pool
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """A state of constant size: so many values, in a format; empty: that of activations."""
+
+    values: int
+    format: str = ""
+
+    def bytes(self, numerics: Numerics) -> float:
+        """Bytes of a sequence's state."""
+        return self.values * (BITS[self.format] / 8 if self.format else numerics.act_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a layer keeps per sequence, and what of it a query reads.
+
+    Attributes
+    ----------
+    keeps : tuple of Kept
+        Caches that grow with a sequence; several where heads keep differently many tokens.
+    reads : tuple of Reads
+        What a query reads of them; without any, all that is kept.
+    fixed : tuple of Fixed
+        State of constant size (linear attention, state space).
+    """
+
+    keeps: tuple[Kept, ...] = ()
+    reads: tuple[Reads, ...] = ()
+    fixed: tuple[Fixed, ...] = ()
+
+    @property
+    def window(self) -> int:
+        """Tokens within which everything that is kept lies; 0 = all, or no cache."""
+        windows = [each.window for each in self.keeps]
+        return max(windows) if windows and all(windows) else 0
+
+    @property
+    def spans(self) -> set[int]:
+        """Numbers of tokens whose sums over a batch the layer's ops may ask for; 0 = all."""
+        return {each.window for each in self.keeps} | {each.span for each in self.reads}
 
 
 @dataclass(frozen=True, slots=True)

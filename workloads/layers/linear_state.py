@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 def _scan(
@@ -62,7 +62,7 @@ class Mamba:
         return Weights("attention", big, big), Weights("other", small, small)
 
     def state(self) -> State:
-        return State(constant_values=self._state_values)
+        return State(fixed=(Fixed(self._state_values),))
 
     @property
     def _state_values(self) -> int:
@@ -126,10 +126,11 @@ class GatedDeltaNet:
         return Weights("attention", big, big), Weights("other", small, small)
 
     def state(self) -> State:
-        return State(constant_values=self._state_values)
+        return State(fixed=(Fixed(self.kept_values),))
 
     @property
-    def _state_values(self) -> int:
+    def kept_values(self) -> int:
+        """Values of the state, and of the convolution's last inputs."""
         return self.matrix + (2 * self._key + self.value) * (self.d_conv - 1)
 
     def shard(self, tp: int) -> GatedDeltaNet:
@@ -146,6 +147,6 @@ class GatedDeltaNet:
             gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads,
                  self.hidden, run),
             elementwise("conv", "state", m.tokens, 2 * self._key + self.value, 2, run),
-            *_scan("delta", m, run, flops, self.value, self._state_values),
+            *_scan("delta", m, run, flops, self.value, self.kept_values),
             gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
         ]  # fmt: skip

@@ -9,7 +9,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind
 from .linear_state import GatedDeltaNet
 
 
@@ -68,10 +68,10 @@ class Memories:
 
     def _held(self, states: int) -> int:
         """Values of so many states, and of the convolution's last inputs."""
-        return self.net.state().constant_values + (states - 1) * self.net.matrix
+        return self.net.kept_values + (states - 1) * self.net.matrix
 
     def state(self) -> State:
-        return State(constant_values=self._held(self.states + self.shared))
+        return State(fixed=(Fixed(self._held(self.states + self.shared)),))
 
     def shard(self, tp: int) -> Memories:
         return replace(self, net=self.net.shard(tp))

@@ -12,7 +12,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Kept, Run, State, Weights, elementwise, gemm, layer_kind, split
 
 
 @layer_kind("mla")
@@ -52,7 +52,7 @@ class LatentAttention:
         return Weights("attention", count, count), Weights("other", norms, norms)
 
     def state(self) -> State:
-        return State(values_per_token=self._latent)
+        return State((Kept(self._latent),))
 
     def shard(self, tp: int) -> LatentAttention:
         return replace(self, heads=split(self.heads, tp, "query heads"))

@@ -11,7 +11,7 @@ from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
 from .attention import Attention, Keys, keys_within
-from .base import Run, State, Weights, layer_kind
+from .base import Kept, Run, State, Weights, layer_kind
 
 LEAST_TOKENS, PAGE_TOKENS = 128, 64
 """Fewest keys that a head keeps, and what their number is rounded up to; the first `PAGE_TOKENS` are
@@ -86,10 +86,7 @@ class SpanAttention:
     def state(self) -> State:
         one, windows = 2 * self.base.head_dim, self.windows
         classes = sorted(Counter(windows).items())
-        return State(
-            one * len(windows), _longest(windows),
-            spans=tuple((one * heads, window) for window, heads in classes),
-        )  # fmt: skip
+        return State(tuple(Kept(one * heads, window) for window, heads in classes))
 
     def within(self, longest: int) -> SpanAttention:
         """The same for sequences of at most `longest` tokens."""

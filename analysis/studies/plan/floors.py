@@ -18,6 +18,7 @@ from ....devices.calibrated.model import CalibratedModel
 from ....devices.cost import Roofline
 from ....devices.dram.model import DerivedRoofline
 from ....simulator.deploy.deployment import Deployment
+from ....simulator.deploy.placement import alone_in_cache
 from ....simulator.step.sections import sections_of
 from ....workloads.batch import Batch
 from ....workloads.layers import Attention, FeedForward, LatentAttention, MixtureOfExperts
@@ -88,7 +89,7 @@ def least_of(d: Deployment) -> Least | None:
     read_s = sum(rate.read_s(op.weight_bytes) * n for op, n in decode if op.kind == "gemm")
     keys: dict[int, float] = {}
     for op, layers in decode:
-        if op.kind in ("attention_decode", "mla_decode"):
+        if alone_in_cache(op):
             window = int(op.shape.get("window", 0))
             keys[window] = keys.get(window, 0.0) + rate.read_s(op.kv_read_bytes) * layers
     dealt = lone = 0.0
