@@ -23,6 +23,7 @@ setup(
             "specs/systems/*.yaml",
         ],
         "opbyte.devices.power": ["*.yaml"],
+        "opbyte.devices.silicon": ["*.yaml"],
         "opbyte.devices.tiles": ["*.yaml"],
         "opbyte.devices.dram": ["specs/*.yaml", "derived.csv"],
         "opbyte.kernels": ["cuda/*.cu", "cuda/*.cuh", "measured/*"],

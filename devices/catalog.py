@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..workloads.errors import SpecError, nearest
+from ..workloads.parameters import Template
 from ..workloads.shown import Sources
 from ..workloads.specfile import (
     Description,
@@ -65,8 +66,15 @@ def device_aliases() -> dict[str, str]:
     return dict(_aliases())
 
 
-def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
+def load_device(
+    name_or_path: str | Path, parameters: Mapping[str, Any] | None = None
+) -> tuple[DeviceSpec, dict[str, str]]:
     """Load a device of the catalog, by name or alias, or a YAML file.
+
+    Parameters
+    ----------
+    parameters : mapping of str to number, optional
+        Values of its `parameters` other than its own (`workloads.parameters`).
 
     Returns
     -------
@@ -88,12 +96,28 @@ def load_device(name_or_path: str | Path) -> tuple[DeviceSpec, dict[str, str]]:
     if not isinstance(name_or_path, Path):
         found = _lookup(name_or_path)
         if found is not None:
-            spec, sources = _catalog_device(found)
+            spec, sources = (
+                build(DeviceSpec, device_template(found).at(parameters))
+                if parameters
+                else _catalog_device(found)
+            )
             return spec, Sources(sources)
         if not is_path(name_or_path):
             raise SpecError(repr(name_or_path), f"unknown device{_suggest(name_or_path)}")
-    path = Path(name_or_path)
-    return _own_device(load_description(path, _find, IDENTITY))
+    return _own_device(device_template(Path(name_or_path)).at(parameters))
+
+
+def device_template(name_or_path: str | Path) -> Template:
+    """A device's description with its expressions open; see :func:`load_device`."""
+    found = None if isinstance(name_or_path, Path) else _lookup(name_or_path)
+    if found is None:
+        return Template(load_description(Path(name_or_path), _find, IDENTITY))
+    path = _catalog_files()[found]
+    description, fitted = load_description(path, _find, IDENTITY), _calibrated(found)
+    if fitted is not None:
+        raw = {k: v for k, v in read_yaml(fitted).items() if k in ("sources", "calibration")}
+        description = Description(merge(description.tree, describe(raw, fitted).tree), path)
+    return Template(description)
 
 
 def load_system(name: str | Path) -> SystemSpec:
@@ -116,10 +140,15 @@ def load_system(name: str | Path) -> SystemSpec:
     return describe_system(name)[0]
 
 
-def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
-    """Load a system as :func:`load_system` does, with the source of every number."""
+def describe_system(
+    name: str | Path, parameters: Mapping[str, Any] | None = None
+) -> tuple[SystemSpec, dict[str, str]]:
+    """Load a system as :func:`load_system` does, with the source of every number.
+
+    `parameters` are those of its device, see :func:`load_device`.
+    """
     if not isinstance(name, Path):
-        named = _named_system(name)
+        named = _named_system(name, parameters)
         if named is not None:
             return named
         if not is_path(name):
@@ -127,12 +156,16 @@ def describe_system(name: str | Path) -> tuple[SystemSpec, dict[str, str]]:
     path = Path(name)
     raw = read_yaml(path)
     if "device" in raw:
-        return _system_file(raw, path)
-    return of_device(path)
+        return _system_file(raw, path, parameters)
+    return of_device(path, parameters=parameters)
 
 
 def of_device(
-    name_or_path: str | Path, devices: int | None = None, nodes: int = 1, counted: bool = False
+    name_or_path: str | Path,
+    devices: int | None = None,
+    nodes: int = 1,
+    counted: bool = False,
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[SystemSpec, dict[str, str]]:
     """A system of a catalog name's or a file's device, mapped as that name or what it extends.
 
@@ -146,7 +179,7 @@ def of_device(
     """
     text = "" if isinstance(name_or_path, Path) else name_or_path
     known = family(text)
-    device, sources = load_device(known[0].device if known else name_or_path)
+    device, sources = load_device(known[0].device if known else name_or_path, parameters)
     name, title = (known[0].name, known[0].title) if known else (device.name, device.title)
     mapping, given = MappingSpec(), dict[str, str]()
     if known is not None:
@@ -160,7 +193,9 @@ def of_device(
     return system, Sources(given | _of_device(sources))
 
 
-def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
+def _named_system(
+    name: str, parameters: Mapping[str, Any] | None
+) -> tuple[SystemSpec, dict[str, str]] | None:
     """The system a name stands for, or None where it is no name of a catalog system."""
     match = _SYSTEM.fullmatch(name)
     if match is None or not _taken(match["device"]):
@@ -171,7 +206,8 @@ def _named_system(name: str) -> tuple[SystemSpec, dict[str, str]] | None:
         raise SpecError(repr(name), f"devices per node and nodes must be 1 to {MAX_DEVICES}")
     try:
         devices, nodes = map(int, counts)
-        return of_device(match["device"], devices, nodes, counted=match["nodes"] is not None)
+        many = match["nodes"] is not None
+        return of_device(match["device"], devices, nodes, counted=many, parameters=parameters)
     except ValidationError as error:
         raise SpecError(repr(name), _reason(error)) from None
 
@@ -215,23 +251,26 @@ def _suggest(name: str) -> str:
     return close if close.startswith("; did you mean") else nearest(name, list_devices())
 
 
-def _system_file(raw: dict[str, Any], path: Path) -> tuple[SystemSpec, dict[str, str]]:
+def _system_file(
+    raw: dict[str, Any], path: Path, parameters: Mapping[str, Any] | None
+) -> tuple[SystemSpec, dict[str, str]]:
     device, host = raw.pop("device"), raw.pop("host", None)
     table = source_table(raw, path)
     tree = describe(raw, path).tree
     mapping, inner = inherited(device, path)
     if isinstance(device, dict):
-        tree["device"] = describe(device, path, _find, IDENTITY, table).tree
+        own = Template(describe(device, path, _find, IDENTITY, table))
+        tree["device"] = own.at(parameters).tree
     elif isinstance(device, str):
         found = _lookup(device)
-        spec, own = load_device(found if found is not None else _find(device, path))
+        spec, given = load_device(found if found is not None else _find(device, path), parameters)
         tree["device"] = spec
-        inner = inner | _of_device(own)
+        inner = inner | _of_device(given)
     else:
         raise SpecError(f"{path}: device", "must be a name, a path or a device description")
     if host is not None:
-        tree["host"], own = host_in(host, path, table)
-        inner = inner | own
+        tree["host"], of_host = host_in(host, path, table)
+        inner = inner | of_host
     if isinstance(tree.get("mapping", {}), dict):
         tree["mapping"] = merge(mapping.model_dump(), tree.get("mapping", {}))
     system, sources = build(SystemSpec, Description(tree, path))
@@ -323,14 +362,8 @@ def _lookup(name: str) -> str | None:
 
 @cache
 def _catalog_device(name: str) -> tuple[DeviceSpec, dict[str, str]]:
-    path = _catalog_files()[name]
-    description = load_description(path, _find, IDENTITY)
-    fitted = _calibrated(name)
-    if fitted is not None:
-        raw = {k: v for k, v in read_yaml(fitted).items() if k in ("sources", "calibration")}
-        over = describe(raw, fitted)
-        description = Description(merge(description.tree, over.tree), path)
+    description = device_template(name).at()
     spec, sources = build(DeviceSpec, description)
     if spec.name != name:
-        raise SpecError(f"{path}: name", f"must be {name!r}, as the file is named")
+        raise SpecError(f"{description.path}: name", f"must be {name!r}, as the file is named")
     return spec, sources

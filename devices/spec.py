@@ -19,6 +19,7 @@ from .fpga.spec import EngineSpec, FabricSpec
 from .hosts.spec import HostSpec
 from .kinds import PROCESSOR_KINDS
 from .lines import Lines
+from .silicon.spec import SiliconSpec
 from .tier import TierSpec
 
 MAX_DEVICES = 4096
@@ -218,6 +219,8 @@ class DeviceSpec(Spec):
     What it has of its host's, `host_memory`, keeps experts that its own does not hold
     (`simulator.expert_cache`). A `disk` keeps those that the host's does not hold either.
     `lines` are fitted lines of kinds of op, which come before any other price (`devices.lines`).
+    `silicon` says what is on its dies, of which its area and cost follow (`devices.silicon`);
+    `parameters` are what expressions of the description are put into (`workloads.parameters`).
     """
 
     name: Name
@@ -239,6 +242,8 @@ class DeviceSpec(Spec):
     host: Name | None = None
     calibration: dict[Name, FamilyFitSpec] = Field(default_factory=dict)
     fabric: FabricSpec | None = None
+    silicon: SiliconSpec | None = None
+    parameters: dict[Name, float] = Field(default_factory=dict)
     lines: Lines = Field(default_factory=dict)
 
     def among(self, devices: int) -> DeviceSpec:

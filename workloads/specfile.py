@@ -4,7 +4,8 @@ A number is written either ``{value: 989.4, source: datasheet}`` or plain inside
 that has a ``source:`` key, which then covers every plain number of that block. A source is
 a key of the file's ``sources:`` table or a sentence. Units stand in the key
 (``bandwidth_GBps``) and are turned into SI once, here (``bandwidth_bytes_per_s``).
-``extends: NAME`` starts from another description and replaces only the keys given; a key set
+A value that begins with ``=`` is an expression of the description's `parameters`
+(`workloads.parameters`). ``extends: NAME`` starts from another description and replaces only the keys given; a key set
 to ``null`` drops the inherited one.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import SpecError, nearest
+from .formula import Formula
 from .shown import Sources
 from .yamlfile import read_yaml
 
@@ -175,6 +177,13 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
         return [_attach(v, f"{key}[{i}]", source, table, path) for i, v in enumerate(node)]
     if key.endswith("dram.standard") and isinstance(node, str) and node.endswith(".yaml"):
         return str(path.parent / node)  # a file lies relative to the one that names it
+    if isinstance(node, str) and node.startswith("="):
+        where = f"{path}: {key}"
+        if source is None:
+            raise SpecError(
+                where, f"'{node}' has no source; write {{value: '{node}', source: ...}}"
+            )
+        return Formula(node[1:].strip(), source, where)
     if isinstance(node, bool) or node is None or isinstance(node, str):
         return node
     if not isinstance(node, (int, float)):
@@ -263,6 +272,9 @@ def build(schema: type[S], description: Description) -> tuple[S, dict[str, str]]
             return tuple(
                 plain(v, (*at, str(i)), f"{label}[{i}]", factor) for i, v in enumerate(node)
             )
+        if isinstance(node, Formula):
+            reason = f"'= {node.text}': expressions are for devices and what is inside of them"
+            raise SpecError(node.where, reason)
         if isinstance(node, Quantity):
             sources[label] = node.source
             return node.value * factor if factor != 1.0 else node.value

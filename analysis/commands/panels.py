@@ -8,7 +8,7 @@ from typing import Any
 import typer.core
 
 COMMANDS = {
-    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "sweep", "pareto"),
+    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "design", "sweep", "pareto"),
     "Look closer": (
         "inspect",
         "layout",

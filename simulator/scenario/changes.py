@@ -63,14 +63,20 @@ def _replaced(keys: Mapping[str, Any], path: list[str], value: Any, where: str) 
 def changed_system(name: str, changes: Overrides) -> SystemSpec:
     """A system with values of its description replaced, units in the keys as in YAML.
 
+    ``parameters.NAME`` sets a parameter of the device, and with it all expressions that it is in.
+
     Raises
     ------
     SpecError
         An unknown key or a value that the schema does not allow.
     """
-    spec = describe_system(name)[0]
+    heads = ("parameters.", "device.parameters.")
+    own = {path.rpartition(".")[2]: value for path, value in changes if path.startswith(heads)}
+    spec = describe_system(name, own)[0]
     tree = {**spec.model_dump(), "name": f"{spec.name}-{digest_of(changes)[:6]}"}
     for path_text, value in changes:
+        if path_text.startswith(heads):
+            continue
         over = _nested(path_text.split("."), value, tree, f"system.{path_text}")
         tree = merge(tree, over)
     try:

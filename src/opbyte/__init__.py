@@ -27,6 +27,7 @@ _HOMES = {
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
     "describe": "analysis.answers.description",
+    "design_describe": "analysis.studies.design",
     "dram": "analysis.answers.dram",
     "fastest_training": "analysis.answers.train_search",
     "frames": "analysis.answers.frames",
@@ -91,6 +92,7 @@ __all__ = [
     "compare",
     "compare_demo",
     "describe",
+    "design_describe",
     "dram",
     "fastest_training",
     "frames",
@@ -172,6 +174,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.report.simulation import ops_by_share
     from opbyte.analysis.reproduce import reproduce
     from opbyte.analysis.studies.capacity import capacity
+    from opbyte.analysis.studies.design import design_describe
     from opbyte.analysis.studies.front import front
     from opbyte.analysis.studies.kernel_sweep import sweep_kernels
     from opbyte.analysis.studies.pareto import pareto

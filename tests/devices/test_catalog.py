@@ -48,6 +48,8 @@ def numbers(node: Any) -> int:
     """How many numbers a dumped spec holds."""
     if isinstance(node, dict):
         return sum(numbers(value) for value in node.values())
+    if isinstance(node, tuple):
+        return sum(map(numbers, node))
     return int(isinstance(node, (int, float)) and not isinstance(node, bool))
 
 

@@ -1,0 +1,135 @@
+"""`opbyte design describe`: area, power and cost of a device, and of the catalog's against what is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ....devices.catalog import load_device
+from ....devices.silicon.constants import constants
+from ....devices.silicon.describe import Estimate, Silicon, silicon_of
+from ....devices.spec import DeviceSpec
+from ...show.result import Result
+from ...show.text import show
+
+WITHIN = 0.15
+"""What a re-derived area or power limit is held to."""
+UNITS = {"area_mm2": "mm2", "watts": "W", "usd": "USD"}
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedDevice(Result):
+    """Area, power and cost of one device; see `design_describe`."""
+
+    device: DeviceSpec
+    silicon: Silicon
+
+    def to_dict(self) -> dict[str, Any]:
+        each = {name: getattr(self.silicon, name).to_dict() for name in UNITS}
+        return {"device": self.device.name, **each}
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        out = []
+        for name, unit in UNITS.items():
+            found: Estimate = getattr(self.silicon, name)
+            out += [
+                {
+                    "of": name,
+                    "part": part,
+                    "value": value,
+                    "unit": unit,
+                    "share": _share(value, found),
+                }
+                for part, value in found.parts.items()
+            ]
+        return out
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        told = []
+        for name, unit in UNITS.items():
+            found: Estimate = getattr(self.silicon, name)
+            if found.value is None or found.interval is None:
+                told.append(found.why)
+                continue
+            low, high = found.interval
+            text = f"{show(found.value)} {unit} ({show(low)} to {show(high)}); {found.why}"
+            told.append(f"{name}: {text}")
+        title = f"{self.device.name}: {self.device.title or 'no title'}"
+        return [title, *told, self.rows()]
+
+    def headline(self) -> str:
+        known = ((getattr(self.silicon, n).value, unit) for n, unit in UNITS.items())
+        text = ", ".join(f"{show(v)} {unit}" for v, unit in known if v is not None)
+        return f"{self.device.name} takes {text or 'nothing that is known'}."
+
+
+def _share(value: float, of: Estimate) -> str:
+    return f"{value / of.value:.1%}" if of.value else "-"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedProducts(Result):
+    """The catalog's products, re-derived, against what is published; see `design_describe`."""
+
+    table: tuple[Mapping[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"within": WITHIN, "rows": [dict(row) for row in self.table],
+                "held": {name: self._held(name) for name in ("area", "watts", "usd")}}  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        percent = ("area_error", "watts_error", "usd_error")
+        return [
+            {k: (f"{v:+.1%}" if k in percent and v is not None else v) for k, v in row.items()}
+            for row in self.table
+        ]
+
+    def _held(self, name: str) -> str:
+        errors = [row[f"{name}_error"] for row in self.table if row[f"{name}_error"] is not None]
+        return f"{sum(abs(e) <= WITHIN for e in errors)} of {len(errors)}"
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        told = ", ".join(f"{name} {self._held(name)}" for name in ("area", "watts", "usd"))
+        return [
+            f"Within {WITHIN:.0%} of what is published: {told}. Cost is held against analysts' estimates.",
+            self.rows(),
+        ]  # fmt: skip
+
+
+def design_describe(device: str | Path | None = None) -> DescribedDevice | CheckedProducts:
+    """Estimate area, power at full load and cost of a device, or of all products as a check.
+
+    Parameters
+    ----------
+    device : str or Path, optional
+        Name or YAML file; every product of the catalog, beside what is published, without one.
+
+    Raises
+    ------
+    InputError
+        No such device.
+    """
+    if device is not None:
+        spec, _ = load_device(device)
+        return DescribedDevice(spec, silicon_of(spec))
+    return CheckedProducts(tuple(_checked(name) for name in constants().products))
+
+
+def _checked(name: str) -> dict[str, Any]:
+    spec, _ = load_device(name)
+    found, known = silicon_of(spec), constants()
+    assert spec.silicon is not None
+    areas = [known.dies[d.like].area_mm2 if d.like and d.node is None and d.cores is None else None
+             for d in spec.silicon.dies]  # fmt: skip
+    whole = [a * d.count for a, d in zip(areas, spec.silicon.dies, strict=True) if a is not None]
+    area = sum(whole) if len(whole) == len(areas) else None
+    row: dict[str, Any] = {"device": name}
+    published = {"area": area, "watts": spec.limit_W, "usd": known.published_USD.get(name)}
+    values = found.values()
+    for label, key in (("area", "area_mm2"), ("watts", "watts"), ("usd", "usd")):
+        value, told = values[key], published[label]
+        row |= {key: value, f"published_{key}": told}
+        row[f"{label}_error"] = value / told - 1 if value and told else None
+    return row

@@ -1,0 +1,91 @@
+"""Area of a die from what is on it.
+
+Memories, interfaces and links cost what photos and LLMCompass say; the logic of a core is fitted to
+whole dies: a constant, a term of its fp32 lanes and one of its matrix units, none below 0. Logic and SRAM
+shrink with the node, the analogue parts of interfaces do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from .constants import Die, constants
+
+F8 = npt.NDArray[np.float64]
+LOGIC = ("control", "lanes", "matrix")
+"""Fitted parts of a core."""
+
+
+@dataclass(frozen=True, slots=True)
+class AreaModel:
+    """Fitted area of a core's logic at N7 [mm2]: a core, a lane, a MAC; and errors of dies left out."""
+
+    core: float
+    lane: float
+    mac: float
+    left_out: dict[str, float]
+
+    @property
+    def spread(self) -> float:
+        """Share that 80 % of the dies left out stay within."""
+        return float(np.quantile(np.abs(list(self.left_out.values())), 0.8))
+
+
+def given_parts(die: Die) -> dict[str, float]:
+    """Parts of a die whose area is not fitted [mm2]."""
+    known, node = constants(), constants().nodes[die.node]
+    c = known.area
+    phy, control = known.links[die.link] if die.link is not None else (0.0, 0.0)
+    return {
+        "registers": die.cores * die.registers * c["register_mm2_per_MiB"] * node.sram,
+        "local memory": die.cores * die.local * c["local_mm2_per_MiB"] * node.sram,
+        "cache": die.cache * c["cache_mm2_per_MiB"] * node.sram,
+        "memory interface": die.hbm * (c["hbm_phy_mm2"] + c["hbm_control_mm2"] * node.logic)
+        + die.gddr * (c["gddr_phy_mm2"] + c["gddr_control_mm2"] * node.logic),
+        "links": die.links * (phy + control * node.logic),
+    }
+
+
+def logic_terms(die: Die) -> F8:
+    """What the fitted areas are multiplied with: cores, lanes and MACs at the die's node."""
+    return constants().nodes[die.node].logic * die.cores * np.array([1.0, die.lanes, die.macs])
+
+
+def parts_of(die: Die) -> dict[str, float]:
+    """Every part of a die [mm2]; a die of a given area is one part.
+
+    Examples
+    --------
+    >>> round(sum(parts_of(Die("N7", cores=128, macs=1024, lanes=64, hbm=6)).values()))
+    425
+    """
+    model = area_model()
+    fitted = logic_terms(die) * [model.core, model.lane, model.mac]
+    return dict(zip(LOGIC, map(float, fitted), strict=True)) | given_parts(die)
+
+
+@cache
+def area_model() -> AreaModel:
+    """The model of all published dies, with the error of each when the others are fitted without it."""
+    dies = {name: d for name, d in constants().dies.items() if d.fitted}
+    terms = np.array([logic_terms(d) for d in dies.values()])
+    rest = np.array([sum(given_parts(d).values()) for d in dies.values()])
+    whole = np.array([d.area_mm2 for d in dies.values()], dtype=float)
+    left_out = {}
+    for i, name in enumerate(dies):
+        others = np.arange(len(dies)) != i
+        found = _fitted(terms[others], (whole - rest)[others], whole[others])
+        left_out[name] = float((terms[i] @ found + rest[i]) / whole[i] - 1)
+    return AreaModel(*map(float, _fitted(terms, whole - rest, whole)), left_out=left_out)
+
+
+def _fitted(terms: F8, left: F8, whole: F8) -> F8:
+    """Least squares of relative errors, no term below 0."""
+    from scipy.optimize import nnls
+
+    scale = terms.max(axis=0)
+    return np.asarray(nnls(terms / scale / whole[:, None], left / whole)[0]) / scale

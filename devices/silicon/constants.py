@@ -1,0 +1,93 @@
+"""The constants of `constants.yaml`, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ...workloads.yamlfile import read_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A process: area of logic and of SRAM relative to N7, and a wafer's price [USD]."""
+
+    logic: float
+    sram: float
+    wafer_USD: float
+
+
+@dataclass(frozen=True, slots=True)
+class Die:
+    """What is on a die: counts, and memories [MiB]; `area_mm2` where it is published.
+
+    `registers` and `local` are those of one core, `macs` its dense 16-bit multiply-accumulates a clock,
+    `lanes` its fp32 ones; `hbm` interfaces to stacks, `gddr` blocks of 32 bits.
+    """
+
+    node: str
+    cores: float = 0.0
+    macs: float = 0.0
+    lanes: float = 0.0
+    registers: float = 0.0
+    local: float = 0.0
+    cache: float = 0.0
+    hbm: float = 0.0
+    gddr: float = 0.0
+    links: float = 0.0
+    link: str | None = None
+    area_mm2: float | None = None
+    fitted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """All of them; `area`, `near` and `cost` by the names of the file."""
+
+    nodes: Mapping[str, Node]
+    links: Mapping[str, tuple[float, float]]
+    area: Mapping[str, float]
+    near: Mapping[str, float]
+    products: tuple[str, ...]
+    cost: Mapping[str, float]
+    USD_per_GB: Mapping[str, float]
+    published_USD: Mapping[str, float]
+    dies: Mapping[str, Die]
+    sources: Mapping[str, str]
+
+
+@cache
+def constants() -> Constants:
+    """The package's constants."""
+    raw = read_yaml(Path(str(files("opbyte.devices.silicon") / "constants.yaml")))
+    area, cost = dict(raw["area"]), dict(raw["cost"])
+    links = area.pop("links")
+    per_gb, published = cost.pop("USD_per_GB"), cost.pop("published_USD")
+    return Constants(
+        nodes={k: Node(v["logic"], v["sram"], v["wafer_USD"]) for k, v in raw["nodes"].items()},
+        links={k: (v["phy"], v["control"]) for k, v in links.items()},
+        area=_values(area), near=_values(raw["near"]), products=tuple(raw["power"]["products"]),
+        cost=_values(cost), USD_per_GB=_plain(per_gb), published_USD=_plain(published),
+        dies={k: _die(v) for k, v in raw["dies"].items()}, sources=raw["sources"],
+    )  # fmt: skip
+
+
+def _values(block: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(entry["value"]) for name, entry in block.items()}
+
+
+def _plain(block: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in block.items() if name != "source"}
+
+
+def _die(given: Mapping[str, Any]) -> Die:
+    return Die(
+        given["node"], given["cores"], given["macs_per_core"], given["lanes_per_core"],
+        given["registers_KiB"] / 1024, given["local_KiB"] / 1024, given["cache_MiB"],
+        given.get("hbm", 0), given.get("gddr_bits", 0) / 32, given.get("links", 0),
+        given.get("link"), given["area_mm2"], given.get("fitted", True),
+    )  # fmt: skip

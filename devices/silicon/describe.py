@@ -1,0 +1,171 @@
+"""Area, power and cost of a device, each with its parts and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from ..catalog import load_device
+from ..spec import DeviceSpec
+from .area import area_model, parts_of
+from .constants import Die, constants
+from .cost import cost_parts, cost_spread
+from .near import is_near, near_parts
+from .power import main_of, power_law, power_parts
+from .spec import DieSpec
+
+MIB = float(2**20)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value with what it is the sum of.
+
+    Attributes
+    ----------
+    value : float or None
+        None where the description does not say enough.
+    interval : tuple of float or None
+        What 80 % of the known devices left out of its model stay within.
+    parts : mapping of str to float
+    why : str
+        What is lacking where the value is None, else what it rests on.
+    """
+
+    value: float | None
+    interval: tuple[float, float] | None
+    parts: Mapping[str, float]
+    why: str
+
+    def to_dict(self) -> dict[str, Any]:
+        interval = None if self.interval is None else list(self.interval)
+        return {"value": self.value, "interval": interval, "parts": dict(self.parts),
+                "why": self.why}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Silicon:
+    """Area [mm2], power at full load [W] and cost [USD] of one device."""
+
+    area_mm2: Estimate
+    watts: Estimate
+    usd: Estimate
+
+    def values(self) -> dict[str, float | None]:
+        return {n: getattr(self, n).value for n in ("area_mm2", "watts", "usd")}
+
+
+NO_DIES = "has no value: no `silicon:` block says what is on its dies"
+NO_PROCESS = "has no value: the description gives no process"
+
+
+def silicon_of(device: DeviceSpec) -> Silicon:
+    """Estimate area, power and cost of a device from its description."""
+    return Silicon(_area(device), _power(device), _cost(device))
+
+
+def die_of(given: DieSpec) -> Die:
+    """A die of a description, what it does not say taken from the published one it is like."""
+    base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
+    told = {
+        "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
+        "lanes": given.lanes_per_core, "registers": _mib(given.registers_bytes),
+        "local": _mib(given.local_bytes), "cache": _mib(given.cache_bytes), "hbm": given.hbm,
+        "gddr": None if given.gddr_bits is None else given.gddr_bits / 32,
+        "links": given.links, "link": given.link,
+    }  # fmt: skip
+    return replace(base, **{name: value for name, value in told.items() if value is not None})
+
+
+def _mib(value: float | None) -> float | None:
+    return None if value is None else value / MIB
+
+
+def die_parts(device: DeviceSpec) -> list[tuple[str, int, dict[str, float]]]:
+    """Node, count and parts [mm2] of every kind of die."""
+    out = []
+    for given in device.silicon.dies if device.silicon is not None else ():
+        die = die_of(given)
+        whole = {"die": given.area_mm2} if given.area_mm2 is not None else parts_of(die)
+        out.append((die.node, given.count, whole))
+    return out
+
+
+def near_of(device: DeviceSpec) -> dict[str, float]:
+    """Parts of units near memory, of all stacks of a device [mm2]."""
+    return {
+        f"{name} {part}": area * device.memory.stacks
+        for name, p in device.processors.items()
+        if is_near(p)
+        for part, area in near_parts(p, device).items()
+    }
+
+
+def _around(value: float, spread: float) -> tuple[float, float]:
+    return value * (1 - spread), value * (1 + spread)
+
+
+def _area(device: DeviceSpec) -> Estimate:
+    dies, beside = die_parts(device), near_of(device)
+    parts, near = dict(beside), sum(beside.values())
+    for _, count, whole in dies:
+        for name, area in whole.items():
+            parts[name] = parts.get(name, 0.0) + count * area
+    parts = {name: area for name, area in parts.items() if area > 0}
+    if not dies and main_of(device) is not None:
+        return Estimate(None, None, parts, f"area_mm2 of {device.name} {NO_DIES}")
+    value, model = sum(parts.values()), area_model()
+    low, high = _around(value - near, model.spread)
+    text = (
+        f"fitted to {len(model.left_out)} published dies, 80 % of which are within "
+        f"{model.spread:.0%} when left out; units near memory to Duplex's (MICRO 2024)"
+    )
+    return Estimate(value, (low + near * 0.75, high + near * 1.25), parts, text)
+
+
+def _power(device: DeviceSpec) -> Estimate:
+    process = process_of(device)
+    if process is None and main_of(device) is not None:
+        return Estimate(None, None, {}, f"watts of {device.name} {NO_PROCESS}")
+    parts, law = power_parts(device, process or "N7"), power_law()
+    value = sum(parts.values())
+    text = (
+        f"fitted to the limits of {len(law.left_out)} products, 80 % of which are within "
+        f"{law.spread:.0%} when their die is left out"
+    )
+    return Estimate(value, _around(value, law.spread), parts, text)
+
+
+def process_of(device: DeviceSpec) -> str | None:
+    """The process of a device's cores: its own, or that of its first die."""
+    if device.process is not None or device.silicon is None or not device.silicon.dies:
+        return device.process
+    node = die_of(device.silicon.dies[0]).node
+    return "N7" if node in ("16FF", "12FFN") else node  # older ones have no energy: N7's is a floor
+
+
+def _cost(device: DeviceSpec) -> Estimate:
+    silicon = device.silicon
+    if silicon is None:
+        return Estimate(None, None, {}, f"usd of {device.name} {NO_DIES}")
+    near = sum(near_of(device).values())
+    parts, spread = cost_parts(device, silicon, die_parts(device), near), _cost_spread()
+    value = sum(parts.values())
+    text = (
+        f"80 % of {len(constants().published_USD)} published estimates of products are within "
+        f"{spread:.0%}; analysts' figures, none of them primary"
+    )
+    return Estimate(value, _around(value, spread), parts, text)
+
+
+@cache
+def _cost_spread() -> float:
+    """How far the model is from the published estimates of the catalog's products."""
+    found = {}
+    for name in constants().published_USD:
+        spec, _ = load_device(name)
+        if spec.silicon is not None:
+            found[name] = sum(cost_parts(spec, spec.silicon, die_parts(spec)).values())
+    return cost_spread(found)

@@ -1,0 +1,126 @@
+"""Power of a device at full load from its peaks, memory and process: what its board must carry.
+
+Dynamic power of matrix units and lanes goes with the process as `devices.power` has it, that of the
+memory is its bandwidth times its energy a bit, and a constant holds leakage, clocks, links and the board. The
+three coefficients are fitted to the power limits of the catalog's products; products of one die are left out
+together. A limit is a choice of the product: one die is sold at 300 W and at 450 W.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from ..catalog import load_device
+from ..power.transfer import PROCESS
+from ..spec import DeviceSpec, ProcessorSpec
+from .constants import constants
+from .near import is_near
+
+F8 = npt.NDArray[np.float64]
+TERMS = ("matrix units", "lanes", "leakage, clocks, links, board")
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLaw:
+    """Fitted coefficients of `TERMS` [J per FLOP of N5, J per FLOP of N5, W].
+
+    `share` is the fp32 over the fp16 rate where a description has no fp32; `left_out` the error of each
+    product whose die was left out.
+    """
+
+    matrix: float
+    lanes: float
+    constant: float
+    share: float
+    left_out: dict[str, float]
+
+    @property
+    def spread(self) -> float:
+        """Share that 80 % of the products left out stay within."""
+        return float(np.quantile(np.abs(list(self.left_out.values())), 0.8))
+
+
+def main_of(device: DeviceSpec) -> ProcessorSpec | None:
+    """The processor whose work its die does; None on a card of near-memory units alone."""
+    found = [p for p in device.processors.values() if not is_near(p)]
+    return found[0] if found else None
+
+
+def memory_watts(device: DeviceSpec, processor: ProcessorSpec) -> float:
+    """Power of a processor's memory at its bandwidth [W]."""
+    own = device.memory.bandwidth_bytes_per_s * processor.bandwidth_multiple
+    return own * processor.memory_J_per_byte
+
+
+def power_parts(device: DeviceSpec, process: str) -> dict[str, float]:
+    """Parts of a device's power at full load [W]: its main die, its memory, its units near memory."""
+    law, parts = power_law(), dict[str, float]()
+    main = main_of(device)
+    if main is not None:
+        terms = _terms(main, PROCESS[process][0], law.share)
+        fitted = terms * [law.matrix, law.lanes, law.constant]
+        parts |= dict(zip(TERMS, map(float, fitted), strict=True))
+        parts["memory"] = memory_watts(device, main)
+    for name, p in device.processors.items():
+        if not is_near(p):
+            continue
+        peak = _peak16(p, device)
+        dtype = "fp16" if "fp16" in p.compute_J_per_flop else next(iter(p.compute_J_per_flop))
+        parts[f"{name} arithmetic"] = peak * p.compute_J_per_flop[dtype]
+        parts[f"{name} memory"] = memory_watts(device, p)
+    if main is None:
+        parts["static"] = device.static_W
+    return parts
+
+
+def _peak16(p: ProcessorSpec, device: DeviceSpec) -> float:
+    """16-bit FLOP/s of a processor, or those of its widest format."""
+    if p.mac_array is not None:
+        units = p.mac_array.modules_per_stack * p.mac_array.macs_per_module
+        return 2.0 * units * p.mac_array.clock_Hz * device.memory.stacks
+    if p.peak_flops_per_s is not None:
+        peaks = p.peak_flops_per_s
+        return peaks.get("fp16") or peaks.get("bf16") or max(peaks.values())
+    own = device.memory.bandwidth_bytes_per_s * p.bandwidth_multiple
+    return (p.peak_op_per_byte or 0.0) * own
+
+
+def _terms(main: ProcessorSpec, energy: float, share: float) -> F8:
+    peaks = main.peak_flops_per_s or {}
+    half = peaks.get("fp16") or peaks.get("bf16") or max(peaks.values(), default=0.0)
+    return np.array([half * energy, (peaks.get("fp32") or half * share) * energy, 1.0])
+
+
+@cache
+def power_law() -> PowerLaw:
+    """The law of the catalog's products with a power limit, with errors of dies left out."""
+    products = [load_device(name)[0] for name in constants().products]
+    dies = [p.silicon.dies[0].like if p.silicon is not None else None for p in products]
+    mains = [p for p in map(main_of, products) if p is not None]
+    ratios = [p.peak_flops_per_s["fp32"] / p.peak_flops_per_s["fp16"] for p in mains
+              if p.peak_flops_per_s and "fp32" in p.peak_flops_per_s]  # fmt: skip
+    share = float(np.median(ratios))
+    energies = [PROCESS[str(spec.process)][0] for spec in products]
+    terms = np.array([_terms(p, e, share) for p, e in zip(mains, energies, strict=True)])
+    limits = np.array([spec.limit_W for spec in products], dtype=float)
+    rest = limits - [memory_watts(s, p) for s, p in zip(products, mains, strict=True)]
+    weights = 1.0 / limits / np.sqrt([dies.count(die) for die in dies])  # a die counts once
+    left_out = {}
+    for i, spec in enumerate(products):
+        others = np.array([die != dies[i] for die in dies])
+        found = _fitted(terms[others], rest[others], weights[others])
+        left_out[spec.name] = float((terms[i] @ found + limits[i] - rest[i]) / limits[i] - 1)
+    return PowerLaw(*map(float, _fitted(terms, rest, weights)), share=share, left_out=left_out)
+
+
+def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
+    """Weighted least squares of relative errors, no coefficient below 0."""
+    from scipy.optimize import nnls
+
+    scale = terms.max(axis=0)
+    found = nnls(terms / scale * weights[:, None], rest * weights)[0]
+    return np.asarray(found) / scale

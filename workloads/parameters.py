@@ -1,0 +1,109 @@
+"""A description as a function: its `parameters`, and the expressions that they are put into."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import SpecError, nearest
+from .formula import NONE, SI, Amount, Dims, Formula, as_number, evaluate, solved
+from .specfile import UNITS, Description, Quantity, to_si
+
+PARAMETERS = "parameters"
+"""Key of a description under which they are named, with their values."""
+SET = "assumed: a parameter set by the search or sweep"
+PLAIN = ("mm2", "USD")
+"""Units of keys that are SI as they stand."""
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def unit_of(path: tuple[str, ...]) -> tuple[Dims, float]:
+    """Powers and factor of the unit that a key, or one above it, ends with; a plain number without one."""
+    for key in reversed(path):
+        field, factor = to_si(key)
+        for suffix in sorted(SI, key=len, reverse=True):
+            if field.endswith(f"_{suffix}") or field == suffix:
+                return SI[suffix], factor
+    return NONE, 1.0
+
+
+def unit_names() -> dict[str, Amount]:
+    """What an expression calls units: ``GBps``, ``MiB``, ``mm2``."""
+    known = {name: Amount(factor, SI[si]) for name, (si, factor) in UNITS.items()}
+    return known | {name: Amount(1.0, SI[name]) for name in PLAIN}
+
+
+UNIT_NAMES = unit_names()
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A description with its expressions open: quick to work out for many parameters."""
+
+    description: Description
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its parameters."""
+        given = self.description.tree.get(PARAMETERS, {})
+        return tuple(given) if isinstance(given, dict) else ()
+
+    def at(self, values: Mapping[str, Any] | None = None) -> Description:
+        """The description with parameters set to other values than its own.
+
+        Raises
+        ------
+        SpecError
+            A parameter that it does not have, or an expression that cannot be worked out.
+        """
+        tree, path = dict(self.description.tree), self.description.path
+        own = tree.get(PARAMETERS, {})
+        if not isinstance(own, dict):
+            raise SpecError(f"{path}: {PARAMETERS}", "must map names to numbers or expressions")
+        own = dict(own)
+        for name, value in (values or {}).items():
+            if name not in own:
+                where, close = f"{path}: {PARAMETERS}", nearest(name, own)
+                raise SpecError(where, f"has no parameter {name!r}{close}")
+            own[name] = Quantity(value, SET)
+        amounts = solved({name: _open(name, v, path) for name, v in own.items()}, UNIT_NAMES)
+        known = {**UNIT_NAMES, **amounts}
+        out = {k: _closed(v, (k,), known) for k, v in tree.items() if k != PARAMETERS}
+        if own:
+            out[PARAMETERS] = {n: _shown(n, v, amounts[n], path) for n, v in own.items()}
+        return Description(out, path)
+
+
+def _open(name: str, value: Any, path: Path) -> Formula | Amount:
+    where = f"{path}: {PARAMETERS}.{name}"
+    if NAME.fullmatch(name) is None or name in UNIT_NAMES:
+        raise SpecError(where, "must be named by a word that is no unit")
+    dims, factor = unit_of((name,))
+    if isinstance(value, Quantity):
+        return Amount(float(value.value) * factor, dims)
+    if isinstance(value, Formula):
+        return value
+    raise SpecError(where, f"must be a number or an expression, not {value!r:.40}")
+
+
+def _shown(name: str, given: Any, amount: Amount, path: Path) -> Quantity:
+    wanted, factor = unit_of((name,))
+    text = given.text if isinstance(given, Formula) else f"{given.value}"
+    where = f"{path}: {PARAMETERS}.{name}"
+    return Quantity(as_number(amount, factor, wanted, where, text), given.source)
+
+
+def _closed(node: Any, path: tuple[str, ...], known: Mapping[str, Amount]) -> Any:
+    """A tree with the values of its expressions."""
+    if isinstance(node, dict):
+        return {key: _closed(value, (*path, key), known) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_closed(value, path, known) for value in node]
+    if not isinstance(node, Formula):
+        return node
+    wanted, factor = unit_of(path)
+    value = as_number(evaluate(node, known), factor, wanted, node.where, node.text)
+    return Quantity(value, f"{node.source}; = {node.text}")
