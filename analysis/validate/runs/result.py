@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from ....workloads.errors import InputError
+from ...answers.interval import LEVEL
 from ...parallel import Told
 from ...show.result import Drawing, Result, skipped_remarks
 from ...show.text import seconds
 from ..serving import replay_requests
+from .published import read_published
+from .published_run import replay_published
 from .replay import Entry, replay
 from .spec import find_runs, read_run
 from .static import read_static, replay_static
@@ -21,6 +24,8 @@ from .static import read_static, replay_static
 MOST_SEEDS = 100
 KERNELS, STATIC_KERNELS = "vllm", "sglang"
 """Whose kernels cost runs and static batches: those of the engines that served them."""
+NO_TIMES = {"per_s": "1/s", "power": "W", "energy": "J"}
+"""Units of metrics that are no times, by a part of their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class RunsValidation(Result):
                 for e in self.entries
             ],
             "medians": self.medians(),
+            "sets": self.sets(),
             "skipped": list(self.skipped),
         }
 
@@ -63,12 +69,25 @@ class RunsValidation(Result):
                 found.setdefault(name, []).append(abs(values["error"]))
         return {name: float(np.median(values)) for name, values in found.items()}
 
+    def sets(self) -> dict[str, dict[str, dict[str, float | int | None]]]:
+        """Errors of published points by set and metric: count, median, bias, share inside intervals."""
+        found: dict[str, dict[str, list[tuple[float, bool | None]]]] = {}
+        for e in self.entries:
+            for name, values in e.metrics().items() if e.group else ():
+                errors = found.setdefault(e.group, {}).setdefault(name, [])
+                errors.append((values["error"], e.within(name)))
+        return {
+            group: {name: _summary(errors) for name, errors in own.items()}
+            for group, own in found.items()
+        }
+
     def records(self) -> Sequence[Mapping[str, Any]]:
         return [
-            {"run": e.run, "stage": e.stage, "metric": name, **values}
+            {"run": e.run, "stage": e.stage, "set": e.group, "metric": name, **values,
+             "within": e.within(name)}
             for e in self.entries
             for name, values in e.metrics().items()
-        ]
+        ]  # fmt: skip
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [row for e in self.entries for row in _table(e)]
@@ -76,12 +95,20 @@ class RunsValidation(Result):
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         out: list[str | Sequence[Mapping[str, Any]]] = []
         for e in self.entries:
+            if e.group:
+                continue
             stage = "static batch" if e.stage is None else f"stage {e.stage}"
             out += [f"{e.run}: {stage}, {e.costs}", _table(e)]
-        count = len(self.entries)
-        out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
-        out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"}
-                    for n, v in self.medians().items()])  # fmt: skip
+        count = sum(not e.group for e in self.entries)
+        if count:
+            out.append(f"medians of |error| over {count} stages and batches, {self.seeds} seeds:")
+            out.append([{"metric": n.replace("_", " "), "median": f"{v:.1%}"}
+                        for n, v in self.medians().items()])  # fmt: skip
+        if sets := self.sets():
+            out.append(
+                f"published points by set, {LEVEL:.0%} intervals (every point: --out, --json):"
+            )
+            out.append(_set_rows(sets))
         return out
 
     def report_title(self) -> str:
@@ -94,14 +121,45 @@ class RunsValidation(Result):
         return [Drawing(replays(self.frame(), self.report_title()), caption)]
 
 
+def _summary(errors: Sequence[tuple[float, bool | None]]) -> dict[str, float | int | None]:
+    """Of one metric of a set."""
+    values = np.array([error for error, _ in errors])
+    held = [within for _, within in errors if within is not None]
+    return {
+        "n": len(values),
+        "median_ape": float(np.median(np.abs(values))),
+        "p90_ape": float(np.quantile(np.abs(values), 0.9)),
+        "median_bias": float(np.median(values)),
+        "within": float(np.mean(held)) if held else None,
+    }
+
+
+def _set_rows(sets: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "set": group, "metric": name.replace("_", " "), "n": s["n"],
+            "median error": f"{s['median_ape']:.1%}", "90 % below": f"{s['p90_ape']:.1%}",
+            "bias": f"{s['median_bias']:+.1%}",
+            "in interval": "" if s["within"] is None else f"{s['within']:.0%}",
+        }
+        for group, own in sets.items()
+        for name, s in own.items()
+    ]  # fmt: skip
+
+
 def _table(e: Entry) -> list[dict[str, Any]]:
     return [
         {
-            "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
-            "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
+            "metric": name.replace("_", " "), "measured": _shown(name, v["measured"]),
+            "simulated": _shown(name, v["simulated"]), "error": f"{v['error']:+.1%}",
         }
         for name, v in e.metrics().items()
     ]  # fmt: skip
+
+
+def _shown(metric: str, value: float) -> str:
+    unit = next((u for name, u in NO_TIMES.items() if name in metric), None)
+    return seconds(value) if unit is None else f"{value:,.4g} {unit}"
 
 
 def _every_request(folder: Path, host: str | Path | None) -> Entry:
@@ -127,7 +185,8 @@ def validate_runs(
     ----------
     paths : iterable of path-like
         A run's folder (with ``run.json``, or with every request as `validate_serving` takes it), a
-        table of static batches, or a folder that holds such at any depth; see `spec.find_runs`.
+        table of static batches or of published points, or a folder that holds such at any depth; see
+        `spec.find_runs`.
     seeds : int
         Draws of each run's requests; every figure is the mean of theirs.
     host : str or Path, optional
@@ -147,18 +206,26 @@ def validate_runs(
     runs = [read_run(folder) for each in found for folder in each.runs]
     tables = {path: read_static(path) for each in found for path in each.tables}
     entries: list[Entry] = []
-    skipped = [text for _, left in tables.values() for text in left]
-    work: list[Callable[[], list[Entry]]] = [
+    points = {path: read_published(path) for each in found for path in each.published}
+    skipped = [text for _, left in (*tables.values(), *points.values()) for text in left]
+    work: list[Callable[[], list[Entry | str]]] = [
         *(lambda run=run: replay(run, seeds, KERNELS, host) for run in runs),
         *(lambda folder=folder: [_every_request(folder, host)]
           for each in found for folder in each.requests),
         *(lambda path=path, own=own: replay_static(path, own, STATIC_KERNELS, host)
           for path, (own, _) in tables.items()),
+        *(lambda one=one: [replay_published(one, None if host is None else str(host))]
+          for own, _ in points.values() for one in own),
     ]  # fmt: skip
     for done, job in enumerate(work, 1):
-        entries += job()
+        for result in job():
+            if isinstance(result, Entry):
+                entries.append(result)
+            else:
+                skipped.append(result)
         if told:
             told(done, len(work))
     if not entries:
-        raise InputError("opbyte validate runs", "found nothing to replay")
+        why = f": {skipped[0]}" if skipped else ""
+        raise InputError("opbyte validate runs", f"found nothing to replay{why}")
     return RunsValidation(seeds, tuple(entries), tuple(skipped))

@@ -12,6 +12,7 @@ from ....devices.catalog import list_devices, load_device
 from ....workloads.errors import InputError, SpecError, nearest
 from ....workloads.hf.json_file import read_json_object
 from ..statistics import STATISTICS, TIMES
+from .published import is_published
 
 RUN = "run.json"
 ARRIVALS = "poisson, count fixed"
@@ -243,11 +244,14 @@ class Found:
         Folders with ``requests.csv`` and ``engine.json``: runs whose every request is known.
     tables : list of Path
         Static batches.
+    published : list of Path
+        Tables of published points.
     """
 
     runs: list[Path]
     requests: list[Path]
     tables: list[Path]
+    published: list[Path]
 
 
 def _every_request(folder: Path) -> bool:
@@ -265,16 +269,22 @@ def find_runs(path: Path) -> Found:
         The path does not exist, or there is none of either.
     """
     if path.is_file():
-        return Found([path.parent], [], []) if path.name == RUN else Found([], [], [path])
+        if path.name == RUN:
+            return Found([path.parent], [], [], [])
+        return Found([], [], [], [path]) if is_published(path) else Found([], [], [path], [])
     if not path.is_dir():
-        raise InputError(path, "is neither a run's folder nor a table of static batches")
+        raise InputError(
+            path, "is neither a run's folder nor a table of static batches or published points"
+        )
     if (path / RUN).is_file():
-        return Found([path], [], [])
+        return Found([path], [], [], [])
     found = Found(
         sorted(p.parent for p in path.rglob(RUN) if p.is_file()),
         sorted(p.parent for p in path.rglob("requests.csv") if _every_request(p.parent)),
         sorted(p for p in path.rglob("static.csv") if p.is_file()),
+        sorted(p for p in path.rglob("*.csv") if p.is_file() and is_published(p)),
     )
-    if not (found.runs or found.requests or found.tables):
-        raise InputError(path, f"holds neither {RUN} of a run nor static.csv, at any depth")
+    if not (found.runs or found.requests or found.tables or found.published):
+        wanted = f"neither {RUN} of a run nor static.csv nor a table of published points"
+        raise InputError(path, f"holds {wanted}, at any depth")
     return found

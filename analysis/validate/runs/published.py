@@ -1,0 +1,282 @@
+"""Published measurements of servers as one table of points: system, model, load, metric, value.
+
+A row is one figure of one deployment under one load; rows that differ in nothing but metric and
+value are one point. The columns are those of ``../shared/real_runs`` (docs/accuracy.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ....devices.catalog import list_devices, load_device
+from ....workloads.csvfile import numbers, read_whole
+from ....workloads.errors import InputError
+from ....workloads.registry import Registry
+
+TEXTS = ("source", "device", "model", "framework", "precision", "parallelism", "isl", "osl",
+         "load", "metric", "unit", "note")  # fmt: skip
+COLUMNS = (*TEXTS, "count", "value")
+MOST = 1e12
+
+UNITS: Mapping[str, tuple[str, float]] = {
+    "s": ("s", 1.0), "ms": ("s", 1e-3), "us": ("s", 1e-6), "W": ("W", 1.0), "J": ("J", 1.0),
+    "1/s": ("1/s", 1.0), "tokens/s": ("1/s", 1.0),
+}  # fmt: skip
+"""Units of a value, in lower or upper case: what they are turned into, and by which factor."""
+FORMATS: Mapping[str, str | None] = {
+    "bf16": None, "bfloat16": None, "fp16": None, "float16": None, "16bit": None, "": None,
+    "fp8": "fp8", "fp8_block": "fp8_block", "fp4": "nvfp4", "nvfp4": "nvfp4", "mxfp4": None,
+    "int4": "int4",
+}  # fmt: skip
+"""Option ``dtype`` of a precision; None as the checkpoint is."""
+FRAMEWORKS: Mapping[str, tuple[str, str]] = {
+    "vllm": ("vllm", "vllm"), "tensorrt-llm": ("trtllm", "tensorrt-llm"),
+    "tensorrt": ("trtllm", "tensorrt-llm"), "sglang": ("sglang", "sglang"),
+}  # fmt: skip
+"""Kernels and policy of a framework, by the first word of its name."""
+MAKERS = {"nvidia", "amd", "instinct", "geforce", "gpu", "superchip", "sxm", "cts"}
+"""Words of a device's name that tell no device from another."""
+FORMS = {"pcie", "nvl", "d", "ti", "ada"}
+"""Words that do: a name with one is no name without."""
+NAMED = {"Nvidia A100 GPU": "a100-40gb"}
+"""Names that mean another device than they say: of LLM-Inference-Bench, whose A100 have 40 GB."""
+LAYOUT = re.compile(r"(tp|pp|dp|ep)(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How requests arrive.
+
+    Attributes
+    ----------
+    kind : str
+        "closed" (so many in flight), "open" (Poisson), "batch" (all prompts, then all decodes).
+    level : float
+        Requests in flight, requests a second, sequences of the batch.
+    requests : int or None
+        Of the run, where it is said.
+    limit : int or None
+        Most sequences that the engine runs at once, where the load is that limit.
+    """
+
+    kind: str
+    level: float
+    requests: int | None = None
+    limit: int | None = None
+
+
+READERS: Registry[Callable[[float, int | None], Load]] = Registry("load of a published run")
+SATURATED = 2048
+"""Clients of a run that had all its requests queued at once: the largest default batch of the
+engines (tensorrt_llm/llmapi/llm_args.py)."""
+
+
+@READERS.register("concurrency")
+def _concurrency(level: float, requests: int | None) -> Load:
+    return Load("closed", level, requests)
+
+
+@READERS.register("max_num_seqs")
+def _max_num_seqs(level: float, requests: int | None) -> Load:
+    return Load("closed", level, requests, int(level))
+
+
+@READERS.register("rate")
+def _rate(level: float, requests: int | None) -> Load:
+    return Load("open", level, requests)
+
+
+@READERS.register("static_batch")
+def _static_batch(level: float, requests: int | None) -> Load:
+    return Load("batch", level)
+
+
+@READERS.register("saturated")
+def _saturated(level: float, requests: int | None) -> Load:
+    return Load("closed", min(SATURATED, requests or SATURATED), requests)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedRun:
+    """One deployment under one load, with everything published of it.
+
+    Attributes
+    ----------
+    line : int
+        Of its first row in the file; the header is line 1.
+    source, device, model : str
+        The set; name in the catalog; name on the hub.
+    framework, version, policy : str
+        Whose kernels; of the engine, "" where it is not told; its scheduler.
+    dtype : str or None
+        Format of weights; None as the checkpoint is.
+    layout : mapping of str to int
+        tp, pp, dp, ep as far as they are told.
+    devices : int
+    input_len, output_len : float
+        Mean tokens of a prompt and an answer; 0 where they are not published.
+    load : Load
+    kv_dtype : str or None
+        Format of the KV cache, where it is not the checkpoint's.
+    lengths : str
+        How the lengths of requests spread, an option of ``opbyte simulate``.
+    measured : dict of str to float
+        By metric, SI units.
+    """
+
+    line: int
+    source: str
+    device: str
+    devices: int
+    model: str
+    framework: str
+    version: str
+    policy: str
+    dtype: str | None
+    layout: Mapping[str, int]
+    input_len: float
+    output_len: float
+    load: Load
+    kv_dtype: str | None = None
+    lengths: str = "fixed"
+    measured: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What tells it from others of its set."""
+        ways = "".join(f" {k}{v}" for k, v in self.layout.items() if v > 1)
+        level = f"{self.load.kind} {self.load.level:g}"
+        return (
+            f"{self.model} {self.device}-x{self.devices}{ways} "
+            f"{self.input_len:.0f}+{self.output_len:.0f} {level}"
+        )
+
+
+def device_of(text: str, names: Mapping[str, str]) -> str | None:
+    """The catalog's name of a device as published: makers' words, capitals and memory sizes aside.
+
+    Examples
+    --------
+    >>> known = {"h100": "h100", "h200-sxm": "h200", "rtx-pro-6000": "rtx-pro-6000"}
+    >>> device_of("NVIDIA H200-SXM-141GB", known), device_of("RTX-PRO-6000", known)
+    ('h200', 'rtx-pro-6000')
+    >>> device_of("NVIDIA H100-NVL-94GB", known) is None
+    True
+    """
+    if text in NAMED:
+        return NAMED[text]
+    words = _words(text)
+    known = {_words(name): device for name, device in names.items()}
+    for end in range(len(words), 0, -1):
+        if words[:end] in known and not FORMS & set(words[end:]):
+            return known[words[:end]]
+    return None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(w for w in re.split(r"[\W_]+", text.lower()) if w and w not in MAKERS)
+
+
+def is_published(path: Path) -> bool:
+    """Whether a table is of this form, by its header."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return set(COLUMNS) <= set(file.readline().strip().split(","))
+
+
+def read_published(path: Path) -> tuple[list[PublishedRun], list[str]]:
+    """Points of a table, and what was left out with the reason.
+
+    Raises
+    ------
+    InputError
+        No table, a missing column, or a cell that cannot be used.
+    """
+    columns = read_whole(path, COLUMNS)
+    value, count = (
+        numbers(columns["value"], 0.0, MOST),
+        numbers(columns["count"], 1, 2**20, whole=True),
+    )
+    names = {n: d for d in list_devices() for n in (d, *load_device(d)[0].aliases)}
+    runs: dict[tuple[object, ...], PublishedRun] = {}
+    left: dict[tuple[object, ...], str] = {}
+    for i, line in enumerate(columns["value"].lines):
+        row = {name: str(columns[name].cells[i]) for name in TEXTS}
+        key = (int(count[i]), *(x for n, x in row.items() if n not in ("metric", "unit")))
+        if key not in runs and key not in left:
+            made = _run(line, row, int(count[i]), names)
+            if isinstance(made, str):
+                left[key] = f"{path}:{line}: {made}"
+            else:
+                runs[key] = made
+        if key in runs:
+            runs[key].measured[row["metric"]] = _si(f"{path}:{line}", row["unit"], float(value[i]))
+    return list(runs.values()), list(left.values())
+
+
+def _si(where: str, unit: str, value: float) -> float:
+    scales = {name.lower(): scale for name, (_, scale) in UNITS.items()} | {"1": 1.0}
+    if unit.lower() not in scales:
+        raise InputError(where, f"unit: must be one of {', '.join(UNITS)}, not {unit[:40]!r}")
+    return value * scales[unit.lower()]
+
+
+def _run(
+    line: int, row: Mapping[str, str], count: int, names: Mapping[str, str]
+) -> PublishedRun | str:
+    """A point without its figures, or why it is left out."""
+    device = device_of(row["device"], names)
+    if device is None:
+        return f"device {row['device'][:60]!r} is not in the catalog"
+    words = row["framework"].lower().split() or [""]
+    if words[0] not in FRAMEWORKS:
+        return f"framework {row['framework'][:60]!r} is none of {', '.join(FRAMEWORKS)}"
+    if row["precision"] not in FORMATS:
+        return f"precision {row['precision'][:40]!r} is none of {', '.join(filter(None, FORMATS))}"
+    load = _load(row)
+    if isinstance(load, str):
+        return load
+    framework, policy = FRAMEWORKS[words[0]]
+    version = next((w for w in words[1:] if re.match(r"\d", w)), "")
+    layout = {name: int(n) for name, n in LAYOUT.findall(row["parallelism"])}
+    dtype = FORMATS[row["precision"]]
+    return PublishedRun(
+        line, row["source"], device, count, row["model"], framework, version, policy,
+        dtype, layout, _length(row["isl"]), _length(row["osl"]), load, _kv(framework, dtype),
+        _spread(row["note"], load),
+    )  # fmt: skip
+
+
+def _kv(framework: str, dtype: str | None) -> str | None:
+    """TensorRT-LLM's checkpoints of 8 and 4 bits keep their cache in fp8 (README of the data set)."""
+    return "fp8" if framework == "trtllm" and dtype in ("fp8", "nvfp4") else None
+
+
+def _spread(note: str, load: Load) -> str:
+    """Lengths vary where a source says so, in chats, and where answers end by themselves."""
+    if "uniform in 0.8 to 1.0" in note:
+        return "uniform"
+    return "lognormal" if load.kind == "open" or load.limit is not None else "fixed"
+
+
+def _length(text: str) -> float:
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        return 0.0
+
+
+def _load(row: Mapping[str, str]) -> Load | str:
+    """``concurrency=8``, ``rate=4 requests=200`` and their like, or why it is not one."""
+    found = re.fullmatch(r"(\w+)(?:=([\d.]+))?(?:\s+requests=(\d+))?", row["load"].strip())
+    if found is None or found[1] not in READERS:
+        return f"load {row['load'][:40]!r} is none of {', '.join(READERS.names())}"
+    told = found[3] or next(iter(re.findall(r"num_(?:prompts|requests)=(\d+)", row["note"])), None)
+    return READERS[found[1]](float(found[2] or 0), int(told) if told else None)
+
+
+def with_lengths(run: PublishedRun, prompt: float) -> PublishedRun:
+    """A run whose prompts have an assumed mean length where none was published."""
+    return run if run.input_len else replace(run, input_len=prompt)

@@ -1,0 +1,157 @@
+"""Simulate a published point by the options of ``opbyte simulate``, and measure it as its source did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ....devices.catalog import load_system
+from ....simulator.scenario.load import load
+from ....simulator.scenario.parts import DeployOptions
+from ....simulator.scenario.place import deployed
+from ....workloads.catalog import load_model
+from ....workloads.errors import InputError
+from ...answers.interval import Interval
+from ...answers.simulate import Simulation, simulate
+from .published import PublishedRun, with_lengths
+from .replay import Entry
+from .static import static_times
+
+PROMPT = 250.0
+"""Assumed mean prompt [tokens] where a set publishes none: questions of GPQA have about 250 tokens and
+those of chats a few hundred (README of the data set)."""
+LEAST, FOR_EACH, MOST = 40, 4, 6_000
+"""Requests of a closed loop: four for each client, at least 40, at most what the source sent."""
+
+Answer = Simulation
+Figure = Callable[[Answer, PublishedRun], float | None]
+
+
+def _rate(answer: Answer, run: PublishedRun) -> float | None:
+    return answer.run.output_tokens_per_s
+
+
+def _power(answer: Answer, run: PublishedRun) -> float | None:
+    watts = answer.run.watts_per_device
+    return None if watts is None else watts * run.devices
+
+
+def _energy(answer: Answer, run: PublishedRun) -> float | None:
+    return answer.run.joules_per_token
+
+
+FIGURES: Mapping[str, Figure] = {
+    "output_tokens_per_s": _rate, "tokens_per_s": _rate, "power_all_gpus": _power,
+    "energy_per_output_token": _energy,
+}  # fmt: skip
+"""Metrics of a whole run; others are statistics of a time, `_time`."""
+WAYS = {
+    "mean": np.mean,
+    **{f"p{q}": lambda x, q=q: np.quantile(x, q / 100) for q in (50, 90, 95, 99)},
+}
+
+
+def _time(answer: Answer, metric: str) -> float | None:
+    """A statistic of first tokens, time a token, whole requests, or gaps between tokens [s]."""
+    name, _, statistic = metric.rpartition("_")
+    run = answer.run
+    if name == "itl":
+        found = getattr(run.tbt_s, statistic, None)
+        return None if found is None else float(found)
+    if statistic not in WAYS or name not in ("ttft", "tpot", "e2e"):
+        return None
+    rows, outside = run.requests, run.policy.host.request_s
+    first, last, sent = rows.first_token_s, rows.last_token_s, rows.arrival_s
+    several = rows.output_tokens > 1
+    times = {
+        "ttft": first - sent + outside, "e2e": last - sent + outside,
+        "tpot": ((last - first) / np.maximum(rows.output_tokens - 1, 1))[several],
+    }[name]  # fmt: skip
+    return float(WAYS[statistic](times)) if len(times) else None
+
+
+def _interval(answer: Answer, metric: str) -> Interval | None:
+    """Factors on a figure, of those that have them."""
+    known = answer.intervals
+    if known is None:
+        return None
+    if metric in FIGURES:
+        return known.throughput if metric.endswith("tokens_per_s") else None
+    kind = metric.partition("_")[0]
+    return {"ttft": known.ttft, "tpot": known.tpot, "itl": known.tpot}.get(kind)
+
+
+def replay_published(run: PublishedRun, host: str | None = None) -> Entry | str:
+    """Simulate a point.
+
+    Returns
+    -------
+    Entry or str
+        Its metrics; or why it could not be simulated.
+    """
+    try:
+        return _replay(with_lengths(run, PROMPT), host)
+    except InputError as error:
+        return f"{run.source}, line {run.line}: {error}"
+
+
+def _replay(run: PublishedRun, host: str | None) -> Entry | str:
+    if not run.output_len and "batch_latency" not in run.measured:
+        return f"{run.source}, line {run.line}: osl: the tokens of an answer are not published"
+    costs = f"{run.device}-x{run.devices}, {run.framework} kernels"
+    if run.load.kind == "batch":
+        simulated, factors = {"batch_latency": _static(run, host)}, {}
+    else:
+        answer = simulate(run.model, f"{run.device}-x{run.devices}", **_options(run, host))
+        figures = {
+            name: FIGURES[name](answer, run) if name in FIGURES else _time(answer, name)
+            for name in run.measured
+        }
+        simulated = {name: x for name, x in figures.items() if x is not None}
+        found = {name: _interval(answer, name) for name in simulated}
+        factors = {name: f for name, f in found.items() if f is not None}
+    measured = {name: run.measured[name] for name in simulated if name in run.measured}
+    if not measured:
+        known = ", ".join((*FIGURES, "ttft_p90", "tpot_mean", "itl_p50", "batch_latency"))
+        return (
+            f"{run.source}, line {run.line}: metric: none of its metrics is known, such as {known}"
+        )
+    own = {name: simulated[name] for name in measured}
+    return Entry(run.name, None, measured, own, costs, run.source, factors)
+
+
+def _dtype(run: PublishedRun) -> str | None:
+    """Format to convert weights to; a checkpoint that is of 4 bits already stays as it is."""
+    if run.dtype == "nvfp4" and load_model(run.model).numerics.weight_format("experts") == "mxfp4":
+        return None
+    return run.dtype
+
+
+def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
+    """Options of ``opbyte simulate`` for a point."""
+    out: dict[str, Any] = {
+        "framework": run.framework, "policy": run.policy, "dtype": _dtype(run),
+        "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
+        "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
+    }  # fmt: skip
+    level, told = run.load.level, run.load.requests
+    if run.load.kind == "open":
+        return out | {"rate": level, "requests": told or LEAST * FOR_EACH}
+    clients = max(round(level), 1)
+    requests = max(FOR_EACH * clients, LEAST)
+    out |= {"closed_loop": clients, "requests": min(requests, MOST, told or MOST)}
+    if run.load.limit is not None:
+        out |= {"max_seqs": run.load.limit}
+    return out
+
+
+def _static(run: PublishedRun, host: str | None) -> float:
+    """Seconds of a whole static batch: one pass over all prompts, then steps of all sequences."""
+    options = replace(DeployOptions(), framework=run.framework, host=host, **run.layout)
+    model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
+    d = deployed(model, system, options)
+    lengths = [round(run.input_len)] * round(run.load.level)
+    return static_times(d, lengths, max(round(run.output_len), 1))["total"]

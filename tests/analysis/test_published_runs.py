@@ -1,0 +1,94 @@
+"""Do tables of published points read as their header says, and are their figures those of `simulate`?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from opbyte import simulate, validate_runs
+from opbyte.analysis.validate.runs.published import read_published
+from opbyte.workloads.errors import InputError
+
+HEADER = (
+    "source,device,count,model,framework,precision,parallelism,isl,osl,load,metric,value,unit,note"
+)
+POINT = "set,NVIDIA H100-SXM-80GB,1,Qwen/Qwen3-8B,vllm 0.30.0,bf16,tp1,128,32,{load},{metric},{value},{unit},{note}"
+
+
+def table(folder: Path, *rows: str) -> Path:
+    path = folder / "points.csv"
+    path.write_text("\n".join((HEADER, *rows)) + "\n", encoding="utf-8")
+    return path
+
+
+def row(load: str, metric: str, value: object, unit: str = "ms", note: str = "") -> str:
+    return POINT.format(load=load, metric=metric, value=value, unit=unit, note=note)
+
+
+def test_rows_of_one_load_are_one_point(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        row("concurrency=4", "itl_p50", 7, note="num_prompts=50"),
+        row("concurrency=4", "power_all_gpus", 423, "W", "num_prompts=50"),
+        row("rate=2 requests=9", "ttft_mean", 20),
+        row("all at once", "ttft_mean", 20),
+        row("rate=2", "ttft_mean", 20).replace("H100-SXM-80GB", "H100-NVL-94GB"),
+    )
+    runs, left = read_published(path)
+    assert [(r.load.kind, r.load.level, r.load.requests) for r in runs] == [
+        ("closed", 4.0, 50), ("open", 2.0, 9),
+    ]  # fmt: skip
+    assert runs[0].measured == {"itl_p50": 0.007, "power_all_gpus": 423.0}
+    assert (
+        runs[0].layout == {"tp": 1} and runs[0].framework == "vllm" and runs[0].version == "0.30.0"
+    )
+    assert len(left) == 2
+    assert "load 'all at once' is none of" in left[0]
+    assert "'NVIDIA H100-NVL-94GB' is not in the catalog" in left[1]
+
+
+def test_figures_are_those_of_simulate(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        row("concurrency=4", "itl_p50", 7, note="num_prompts=40"),
+        row("concurrency=4", "output_tokens_per_s", 500, "1/s", "num_prompts=40"),
+        row("concurrency=4", "power_all_gpus", 423, "W", "num_prompts=40"),
+        row("concurrency=4", "wind", 3, "1/s", "num_prompts=40"),
+    )
+    found = validate_runs([path]).to_dict()
+    metrics = found["runs"][0]["metrics"]
+    alone = simulate(
+        "Qwen/Qwen3-8B", "h100-x1", framework="vllm", policy="vllm", closed_loop=4, requests=40,
+        input_len=128, output_len=32,
+    )  # fmt: skip
+    assert set(metrics) == {"itl_p50", "output_tokens_per_s", "power_all_gpus"}
+    assert metrics["itl_p50"]["simulated"] == alone.run.tbt_s.p50
+    assert metrics["output_tokens_per_s"]["simulated"] == alone.run.output_tokens_per_s
+    assert metrics["power_all_gpus"]["simulated"] == alone.run.watts_per_device
+    error = metrics["itl_p50"]["error"]
+    summary = found["sets"]["set"]["itl_p50"]
+    assert summary["median_ape"] == abs(error)
+    assert alone.intervals is not None
+    assert alone.run.tbt_s.p50 is not None
+    low, high = alone.intervals.tpot.of(alone.run.tbt_s.p50)
+    assert high is not None
+    assert summary["within"] == float(low <= 0.007 <= high)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (row("concurrency=4", "itl_p50", 7, unit="weeks"), "unit: must be one of"),
+        (row("concurrency=4", "itl_p50", "x"), "value"),
+    ],
+)
+def test_bad_cells_are_named(tmp_path: Path, bad: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        validate_runs([table(tmp_path, bad)])
+
+
+def test_nothing_to_replay_says_why(tmp_path: Path) -> None:
+    path = table(tmp_path, row("Offline", "tokens_per_s", 7, "1/s"))
+    with pytest.raises(InputError, match="found nothing to replay: .*'Offline' is none of"):
+        validate_runs([path])
