@@ -40,9 +40,8 @@ def test_rows_of_one_load_are_one_point(tmp_path: Path) -> None:
         ("closed", 4.0, 50), ("open", 2.0, 9),
     ]  # fmt: skip
     assert runs[0].measured == {"itl_p50": 0.007, "power_all_gpus": 423.0}
-    assert (
-        runs[0].layout == {"tp": 1} and runs[0].framework == "vllm" and runs[0].version == "0.30.0"
-    )
+    assert runs[0].layout == {"tp": 1}
+    assert (runs[0].framework, runs[0].version) == ("vllm", "0.30.0")
     assert len(left) == 2
     assert "load 'all at once' is none of" in left[0]
     assert "'NVIDIA H100-NVL-94GB' is not in the catalog" in left[1]
@@ -90,5 +89,5 @@ def test_bad_cells_are_named(tmp_path: Path, bad: str, said: str) -> None:
 
 def test_nothing_to_replay_says_why(tmp_path: Path) -> None:
     path = table(tmp_path, row("Offline", "tokens_per_s", 7, "1/s"))
-    with pytest.raises(InputError, match="found nothing to replay: .*'Offline' is none of"):
+    with pytest.raises(InputError, match=r"found nothing to replay: .*'Offline' is none of"):
         validate_runs([path])
