@@ -1,8 +1,9 @@
 """`opbyte capacity`: the highest load within a service level, and what stands in the way of more.
 
 Load is requests per second. A trace keeps its own arrivals, played faster or slower; lengths
-alone get Poisson (or gamma) arrivals. The search runs whole simulations: it doubles the load
-until the level is missed, then bisects on the logarithm down to the tolerance.
+alone get Poisson (or gamma) arrivals. The search runs whole simulations, each as long as it takes to
+tell whether the load is held (`stationary`): it doubles the load until the level is missed, then bisects
+on the logarithm down to the tolerance.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
+from ...devices.catalog import load_system
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
@@ -31,12 +33,16 @@ from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.kept import NOTHING, Kept
 from ..show.text import show
 from .capacity_result import Capacity, Found
-from .loads import Tried, judged, knob_of, too_long
+from .loads import Tried, knob_of, too_long
 from .service_level import read_level
+from .stationary import decide
+from .usual import as_usual, served_by
 from .variants import Variant, variants
 
-DEFAULT_REQUESTS, MOST_REQUESTS = 1000, 16_000
-"""Of every simulation; of the one whose rates are told, where rates do not settle before."""
+DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
+"""Of a simulation at least; of a trace that is not said to be shorter."""
+MOST_STAGES = 16_000
+"""Requests of the run that says what a load fails by, whose stages are kept."""
 PROBE_CLIENTS, PROBE_REQUESTS = 64, 256
 """Closed loop whose rate says where to begin: a quarter of it."""
 LOWEST, HIGHEST = 1 / 1024, 4096.0
@@ -82,8 +88,8 @@ def capacity(
         Loads and systems that an earlier call finished; those of this one are added.
     **options
         Other options of `Scenario`, such as ``trace``, ``input_len`` or ``policy``. `requests` are
-        those of every simulation (of a trace, the first ones); 1,000 by default, and as many more
-        at the load that is found as its rates need to settle.
+        the fewest of every simulation, which grow until the load is decided; of a trace the first ones,
+        16,000 by default. Without ``policy`` it is vLLM's, and so are a GPU's kernels without ``framework``.
 
     Returns
     -------
@@ -103,10 +109,10 @@ def capacity(
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
     check_real(tolerance, "--tolerance", 1e-4, 1.0)
-    asked = scenario.workload.requests is not None
-    requests = scenario.workload.requests or DEFAULT_REQUESTS
+    whole = scenario.workload.trace is not None
+    requests = scenario.workload.requests or (MOST_OF_TRACE if whole else DEFAULT_REQUESTS)
     check_count(requests, "--requests", 2)
-    task = _Task(scenario.changed(requests=requests), level, tolerance, asked, kept)
+    task = _Task(scenario.changed(requests=requests), level, tolerance, kept)
     if workers is None:
         workers = min(cores(), len(names))
     check_count(workers, "--workers", 1, MAX_WORKERS)
@@ -127,7 +133,6 @@ class _Task:
     scenario: Scenario
     level: dict[str, float]
     tolerance: float
-    asked: bool  # whether the number of requests was asked for
     kept: Kept
 
     def known(self, system: Variant, *what: Any) -> list[Any]:
@@ -139,13 +144,15 @@ class _Task:
             name: value for name, value in system.options.items() if name not in ("pools", "apart")
         }
         options |= {"model": self.scenario.model, **own}
-        return [options, identity(options), self.level, self.tolerance, self.asked, *what]
+        return [options, identity(options), self.level, self.tolerance, *what]
 
     def run(
         self, system: Variant, *, keep_stages: bool = False, **changes: Any
     ) -> Simulation:  # fmt: skip
         """Serve the scenario on a system, some of its options changed."""
-        return simulate(self.scenario.changed(**system.options, **changes), keep_stages=keep_stages)
+        scenario = self.scenario.changed(**system.options, **changes)
+        usual = as_usual(scenario, [load_system(name) for name in system.systems])
+        return simulate(usual, keep_stages=keep_stages)
 
     def probe(self, system: Variant) -> Simulation:
         """A short closed loop, whose rate says where to begin."""
@@ -187,16 +194,19 @@ def _searched(task: _Task, system: Variant) -> Answer:
         return {knob: rate / unit}
 
     def at_rate(rate: float) -> Tried:
-        simulation = task.run(system, **at(rate))
-        found = judged(simulation.run, rate, task.level)
-        if not found.missed:
+        held = decide(
+            lambda count: task.run(system, requests=count, **at(rate)), rate, task.level,
+            task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate",
+        )  # fmt: skip
+        found, simulation = held.tried, held.simulation
+        if found.holds:
             within.clear()  # of the loads that pass, the last is the highest
             within[rate] = simulation
         return replace(found, worth=worth_of(simulation.run, simulation.scenario))
 
     def passes(rate: float) -> bool:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
-        return not tried[rate].missed
+        return tried[rate].holds
 
     probe = task.probe(system)
     start = len(probe.run.requests.request_id) / probe.run.makespan_s / 4
@@ -206,34 +216,24 @@ def _searched(task: _Task, system: Variant) -> Answer:
         if middle in (low, high):
             break
         low, high = (middle, high) if passes(middle) else (low, middle)
+    high = _surely(tried, low, high, task.tolerance)
     best = None
     if low is not None:  # an earlier call may have tried it: it is then simulated once more
-        found = within.get(low) or task.run(system, **at(low))
-        best = _settled(task, system, found, at(low))
+        best = within.get(low) or task.run(system, requests=tried[low].requests, **at(low))
     limit = None
     if high is None:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
-    else:
-        failing = task.run(system, keep_stages=True, **at(high))
+    elif tried[high].missed:
+        few = min(tried[high].requests, MOST_STAGES)
+        failing = task.run(system, keep_stages=True, requests=few, **at(high))
         missed = tried[high].missed
         missed_level = {n: x for n, x in task.level.items() if n in missed}
         limit = (pool_limit if failing.run.pools else limit_of)(failing.run, missed_level)
         reason = _reason(tried[high], task.level, limit, low is None)
+    else:
+        reason = _undecided(tried[high], low)
     ordered = tuple(sorted(tried.values(), key=lambda t: t.load_per_s))
     return _answer(probe, best, low, high, limit, reason, ordered)
-
-
-def _settled(
-    task: _Task, system: Variant, found: Simulation, load: Mapping[str, Any]
-) -> Simulation:
-    """The same load over more requests, where so few as were taken by default never settle."""
-    requests = task.scenario.workload.requests or DEFAULT_REQUESTS
-    if task.asked or task.scenario.workload.trace is not None:
-        return found
-    while found.run.window.kind == "whole" and requests < MOST_REQUESTS:
-        requests *= 2
-        found = task.run(system, requests=requests, **load)
-    return found
 
 
 def _answer(
@@ -248,6 +248,8 @@ def _answer(
     """What was found, with the figures of the highest load within the level."""
     shown = best or probe
     where = shown.run.deployment.system
+    if high is not None and tried[[t.load_per_s for t in tried].index(high)].open:
+        low = None  # what is not decided has no number
     rate = best.run.output_tokens_per_s if best else None
     price = costs_of(shown.run, shown.scenario, rate)
     found = Found(
@@ -257,7 +259,7 @@ def _answer(
         usd_per_million_tokens=price["usd_per_million_tokens"],
         limit=limit, reason=reason, tried=tried,
         spec=where, sources=shown.sources, evidence=shown.evidence,
-        bases=bases_of(shown.run.deployment), window=best.run.window if best else None,
+        bases=bases_of(shown.run.deployment), served=served_by(shown), window=best.run.window if best else None,
         step=best.intervals.step if best and best.intervals else None,
         ranges=best.ranges if best else None,
     )  # fmt: skip
@@ -278,6 +280,29 @@ def _bracket(passes: Callable[[float], bool], start: float) -> tuple[float | Non
             return load / 2, load
         load /= 2
     return None, load
+
+
+def _surely(
+    tried: Mapping[float, Tried], low: float | None, high: float | None, tolerance: float
+) -> float | None:
+    """The lowest load that surely misses the level, where it lies within twice the tolerance of one that holds.
+
+    What cannot be told of a load in between does not matter then.
+    """
+    surely = min((load for load, t in tried.items() if t.missed), default=None)
+    if low is None or high is None or surely is None or surely > low * (1 + tolerance) ** 2:
+        return high
+    return surely
+
+
+def _undecided(tried: Tried, low: float | None) -> str:
+    """What no run could tell, in words."""
+    holds = "" if low is None else f"{show(low)} requests/s holds; "
+    what = " and ".join("the queue" if n == "load" else n.replace("_", " ") for n in tried.open)
+    return (
+        f"NOT DECIDED: {holds}at {show(tried.load_per_s)} {what} cannot be told after "
+        f"{tried.requests:,} requests, the most of a load"
+    )
 
 
 def _reason(tried: Tried, level: Mapping[str, float], limit: Limit, none: bool) -> str:

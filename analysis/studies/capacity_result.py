@@ -45,6 +45,8 @@ class Found:
         What the figures rest on; see `Simulation`.
     bases : Bases
         The same in words.
+    served : str
+        Layout, policy and kernels in words.
     window : Window or None
         What the rates at that load are of, see `serving.steady`.
     step : Interval or None
@@ -68,9 +70,15 @@ class Found:
     sources: Mapping[str, str]
     evidence: Sequence[Mapping[str, Any]]
     bases: Bases = NONE
+    served: str = ""
     window: Window | None = None
     step: Interval | None = None
     ranges: Ranges | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether some load could not be told, and so no number is said."""
+        return self.load_per_s is None and any(t.open for t in self.tried)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +93,7 @@ class Capacity(Result):
 
     def to_dict(self) -> dict[str, Any]:
         names = ("system", "devices", "load_per_s", "next_load_per_s", "output_tokens_per_s",
-                 "joules_per_token", "usd_per_million_tokens", "reason")  # fmt: skip
+                 "joules_per_token", "usd_per_million_tokens", "served", "reason")  # fmt: skip
         return {
             "model": self.model,
             "workload": self.workload,
@@ -114,7 +122,8 @@ class Capacity(Result):
                 "output_tokens_per_s": t.output_tokens_per_s,
                 **(t.worth.to_dict() if t.worth else dict.fromkeys(WORTH)),
                 **{NAMES_OF[name]: t.figures[name] for name in self.level},
-                "within": not t.missed,
+                "within": t.holds,
+                "requests": t.requests,
             }
             for f in self.found
             for t in f.tried
@@ -135,8 +144,13 @@ class Capacity(Result):
             out.append(
                 {
                     "system": f.system,
-                    "requests/s": "none" if f.load_per_s is None else show(f.load_per_s),
-                    f"{LEVEL:.0%}": spoken(f.step.inverse) if f.step else None,
+                    "served as": f.served,
+                    "requests/s": show(f.load_per_s)
+                    if f.load_per_s
+                    else "not decided"
+                    if f.undecided
+                    else "none",
+                    f"{LEVEL:.0%} interval": spoken(f.step.inverse) if f.step else None,
                     "output tokens/s": f.output_tokens_per_s,
                     **{
                         name.replace("_", " "): figure_text(name, best.figures[name])

@@ -29,6 +29,12 @@ class Tried:
         What it is judged by beside the level.
     missed : tuple of str
         Names whose limit is exceeded; "load" where requests come faster than they are served.
+    open : tuple of str
+        Names that the run is too short, or its chances too wide, to decide.
+    requests : int
+        Of the run.
+    growth : float or None
+        Share of the arrivals by which those that wait for a place become more.
     """
 
     load_per_s: float
@@ -36,6 +42,14 @@ class Tried:
     figures: dict[str, float | None]
     missed: tuple[str, ...]
     worth: Worth | None = None
+    open: tuple[str, ...] = ()
+    requests: int = 0
+    growth: float | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the load is surely held."""
+        return not self.missed and not self.open
 
 
 def names_of(systems: Sequence[str | Path] | str) -> list[str | Path]:

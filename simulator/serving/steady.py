@@ -261,6 +261,39 @@ def _trend(edges: F8, values: F8) -> tuple[float, float]:
     return slope, (variance / square) ** 0.5
 
 
+def trend_share(arrival: F8, last: F8, edges: F8) -> tuple[float, float]:
+    """Ends of the 95 % interval of the share of arrivals that stay in a system.
+
+    Parameters
+    ----------
+    arrival, last : float64 array, shape (requests,)
+        When requests come and when they are done, each in order [s].
+    edges : float64 array, shape (batches + 1,)
+        Ends of batches of a generation or more [s].
+
+    Examples
+    --------
+    >>> came = np.arange(1000.0)
+    >>> [round(x, 3) for x in trend_share(came, came * 1.25 + 1, np.linspace(100, 900, 11))]
+    [0.2, 0.2]
+    """
+    from scipy.special import stdtrit
+
+    held = _waits(arrival, edges) - _waits(last, edges)
+    slope, error = _trend(edges, np.diff(held) / np.diff(edges))
+    rate = float(np.diff(np.searchsorted(arrival, edges[[0, -1]]))[0]) / float(edges[-1] - edges[0])
+    half = float(stdtrit(max(len(edges) - 3, 1), LEVEL)) * error
+    return (slope - half) / max(rate, 1e-300), (slope + half) / max(rate, 1e-300)
+
+
+def _waits(times: F8, until: F8) -> F8:
+    """Integral up to some moments of how many of `times`, in order, have come."""
+    total = np.append(0.0, np.cumsum(times))
+    count = np.searchsorted(times, until, side="right")
+    integral: F8 = count * until - total[count]
+    return integral
+
+
 def _surely_drifts(tokens: Rate, edges: F8, window: Window) -> bool:
     """Whether the rate changes by more than `DRIFTS`, and by more than chance does."""
     from scipy.special import stdtrit

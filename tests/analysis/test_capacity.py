@@ -60,8 +60,11 @@ def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
     assert found.load_per_s is not None
     assert found.next_load_per_s is not None
     assert 1 < found.next_load_per_s / found.load_per_s <= 1.02
+    tried = {t.load_per_s: t for t in found.tried}
     for load, holds in ((found.load_per_s, True), (found.next_load_per_s, False)):
-        alone = simulate(MODEL, SYSTEM, rate=load, requests=200, **WORK)
+        alone = simulate(
+            MODEL, SYSTEM, rate=load, framework="vllm", **{**WORK, "requests": tried[load].requests}
+        )
         within = alone.run.ttft_s.p99 <= 0.2 and alone.run.tbt_s.p99 <= 0.03  # type: ignore[operator]
         assert within is holds
         if holds:
@@ -69,6 +72,7 @@ def test_found_load_lies_between_one_that_holds_and_one_that_fails() -> None:
             assert found.usd_per_million_tokens == pytest.approx(
                 2.99 / 3600 / alone.run.output_tokens_per_s * 1e6  # type: ignore[operator]
             )
+    assert "tp 1; vllm on vllm's kernels" in str(result.rows())
     data = result.to_dict()
     assert data["rows"][0]["limit"]["resource"] == found.limit.resource  # type: ignore[union-attr]
     assert len(data["tried"]) == len(found.tried)
@@ -141,14 +145,23 @@ def test_long_prompts_are_bound_by_arithmetic() -> None:
 
 
 def test_a_trace_is_played_faster(tmp_path: Path) -> None:
-    trace = tmp_path / "requests.csv"
-    rows = "".join(f"{i * 2},{200 + i % 7},{10 + i % 5}\n" for i in range(60))
-    trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
-    (found,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=str(trace)).found
+    def trace_of(count: int) -> str:
+        trace = tmp_path / f"{count}.csv"
+        rows = "".join(f"{i * 2},{200 + i % 7},{10 + i % 5}\n" for i in range(count))
+        trace.write_text("arrival_s,input_tokens,output_tokens\n" + rows)
+        return str(trace)
+
+    (found,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=trace_of(1500)).found
     assert found.load_per_s is not None
     assert found.load_per_s > 5  # the trace itself has 0.5 requests a second
-    alone = simulate(MODEL, SYSTEM, trace=trace, rate_scale=found.load_per_s / 0.5)
+    alone = simulate(
+        MODEL, SYSTEM, trace=trace_of(1500), rate_scale=found.load_per_s / 0.5, framework="vllm"
+    )
     assert alone.run.output_tokens_per_s == pytest.approx(found.output_tokens_per_s)
+    # 60 requests played so fast all come while the first ones are served.
+    (short,) = capacity(MODEL, [SYSTEM], "ttft_p99=0.05", trace=trace_of(60)).found
+    assert short.load_per_s is None
+    assert "NOT DECIDED" in short.reason
 
 
 def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:

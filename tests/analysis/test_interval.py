@@ -110,10 +110,10 @@ def test_light_loads_are_served_whatever_the_errors() -> None:
 
 def test_tables_show_intervals() -> None:
     row = compare("llama-3-8b", ["h100-x1", "duplex-x4"], batch=8).rows()
-    assert "% to +" in row[0]["80%"]
-    assert row[1]["80%"] is None
+    assert "% to +" in row[0]["80% interval"]
+    assert row[1]["80% interval"] is None
     found = capacity("llama-3-8b", "h100-x1", "ttft_p99=0.3", requests=60, **WORK)
-    assert "% to +" in found.rows()[0]["80%"]
+    assert "% to +" in found.rows()[0]["80% interval"]
     (told,) = (r["intervals"] for r in found.to_dict()["rows"])
     assert told["load_per_s"]["low"] < found.found[0].load_per_s < told["load_per_s"]["high"]
 

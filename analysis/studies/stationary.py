@@ -1,0 +1,231 @@
+"""Whether a system holds a load: runs that grow until they can tell, the same for every study.
+
+A load is held where the queue is stationary over the run: what comes goes, at the rate it came. A run
+says so by means of batches of a generation or more (`serving.steady`): the trend of the requests in the
+system, with its confidence interval, must lie below `GROWS` of the arrivals. Each latency of the service
+level has an interval from the same batches; a run that is too short for either, or whose interval holds
+the limit and is wider than `NARROW`, tells nothing yet, and the next one has twice the requests or as
+many as it takes. After `MOST_REQUESTS` the load is not decided.
+
+A run from an empty system has no longer latencies than a longer one at the same load, so that what
+surely misses a limit misses it at any length. Counts of requests are `FIRST` times powers of two: studies
+that begin with 600 requests or with 20,000 end on the same runs. Of a looser level a run never says
+less than of a stricter one, whatever is drawn, so that what a search finds grows with the level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ...simulator.serving.record import Run
+from ...simulator.serving.steady import half_width, trend_share
+from ..answers.simulate import Simulation
+from .loads import Tried, judged
+from .service_level import ATTAINMENT
+
+F8 = npt.NDArray[np.float64]
+State = Literal["holds", "missed", "open"]
+
+FIRST, MOST_REQUESTS = 2000, 128_000
+"""Requests of the first run at a load, and of the last."""
+BATCHES = 10
+"""Generations that a stationary part has at least."""
+GROWS = 0.02
+"""Largest share of the arrivals that may stay in the system, at the upper end of its interval."""
+SURELY = 0.1
+"""A share that is larger than this at its lower end needs no second look."""
+NARROW = 0.04
+"""Half of a latency's interval, as a fraction, below which the estimate itself decides."""
+SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a run says of a load.
+
+    Attributes
+    ----------
+    tried : Tried
+    simulation : Simulation
+        The last run, of the most requests.
+    """
+
+    tried: Tried
+    simulation: Simulation
+
+
+def counted(asked: int) -> int:
+    """Requests of a run that has `asked` of them at least.
+
+    Examples
+    --------
+    >>> counted(600), counted(1001), counted(20_000)
+    (2000, 2000, 32000)
+    """
+    count = FIRST
+    while count < asked:
+        count *= 2
+    return count
+
+
+def decide(
+    make: Callable[[int], Simulation], load: float, level: Mapping[str, float], asked: int,
+    *, grows: bool = True,
+) -> Held:  # fmt: skip
+    """Simulate a load until it is decided whether it is held.
+
+    Parameters
+    ----------
+    make : callable
+        Simulates so many requests; where a trace has fewer, all of them.
+    load : float
+        Requests per second.
+    asked : int
+        Fewest requests.
+    grows : bool
+        Whether longer runs are of the same load; those of a trace with its own arrivals are not.
+    """
+    count, before = counted(asked) if grows else asked, None
+    while True:
+        made = make(count)
+        short = not grows or _count(made.run) < count
+        tried, need = judge(made.run, load, level, before, sampled=not short)
+        if not tried.open or short or count >= MOST_REQUESTS:
+            return Held(tried, made)
+        before, count = tried, min(max(2 * count, counted(need)), MOST_REQUESTS)
+
+
+def judge(
+    run: Run, load: float, level: Mapping[str, float], before: Tried | None, *, sampled: bool
+) -> tuple[Tried, int]:
+    """What a run says of a load, and how many requests would say more.
+
+    Parameters
+    ----------
+    before : Tried or None
+        The same of a run of fewer requests.
+    sampled : bool
+        Whether requests are drawn; those of a trace are all there are, and its quantiles exact.
+    """
+    found = judged(run, load, level)
+    queue, growth = _queue(run, before, sampled)
+    states: dict[str, State] = {}
+    for name, most in level.items():
+        exact: State = "missed" if name in found.missed else "holds"
+        states[name] = _latency(run, found, name, most, before) if sampled else exact
+    refuses = run.classes is not None and len(run.classes.refused_id) > 0
+    states["load"] = "missed" if refuses and ATTAINMENT not in level else queue
+    missed = tuple(n for n, state in states.items() if state == "missed")
+    left = () if missed else tuple(n for n, state in states.items() if state == "open")
+    return replace(found, missed=missed, open=left, requests=_count(run), growth=growth), _needed(
+        run
+    )
+
+
+def _queue(run: Run, before: Tried | None, sampled: bool) -> tuple[State, float | None]:
+    """Whether requests go as they come, and the share of them that stay.
+
+    A system that fills up to a stationary number keeps some for a while, the longer the nearer it is to
+    what it can do; so that a load is too much only where those that wait for a place grow as well, and
+    their share does not shrink in a run of twice the requests.
+    """
+    w, r = run.window, run.requests
+    if w.kind == "whole" or len(w.edges) < 4:
+        return "open", None
+    edges, came = np.array(w.edges), np.sort(r.arrival_s)
+    low, high = trend_share(came, np.sort(r.last_token_s), edges)
+    waits = trend_share(came, np.sort(r.scheduled_s), edges)
+    old, share = None if before is None else before.growth, sum(waits) / 2
+    again = old is not None and share > 0.8 * old
+    if low > SURELY or (waits[0] > GROWS / 2 and again) or (not sampled and w.overloaded):
+        return "missed", share
+    steady = not sampled or (high < GROWS and w.batches >= BATCHES)
+    return "holds" if steady else "open", share
+
+
+def _count(run: Run) -> int:
+    """Requests of a run, those that are turned away among them."""
+    return len(run.requests.request_id) + (
+        0 if run.classes is None else len(run.classes.refused_id)
+    )
+
+
+def _needed(run: Run) -> int:
+    """Requests that make `BATCHES` generations."""
+    r = run.requests
+    served, span = r.last_token_s - r.scheduled_s, float(np.ptp(r.arrival_s))
+    if span <= 0.0 or not len(served):
+        return 0
+    most = float(np.quantile(served, 0.9)) + 1.25 * BATCHES * float(served.mean())
+    return int(np.ceil(len(served) * most / span))
+
+
+def _latency(run: Run, found: Tried, name: str, most: float, before: Tried | None) -> State:
+    """Whether a latency is surely within its limit, or beyond it, or known well enough."""
+    figure = found.figures[name]
+    if figure is None:
+        return "holds"
+    if name == ATTAINMENT:
+        wide = _since(figure, before, name)
+        figure, most = most, figure  # the larger, the better
+    elif name.startswith("tbt"):
+        wide = _since(figure, before, name)
+    else:
+        wide = _spread(run, name, figure)
+    if figure * (1.0 + wide) <= most:
+        return "holds"
+    if figure * (1.0 - wide) > most:
+        return "missed"
+    if wide > NARROW:
+        return "open"
+    return "holds" if figure <= most else "missed"
+
+
+def _since(figure: float, before: Tried | None, name: str) -> float:
+    """How far a figure moved from a run of half the requests, as a fraction; of tokens there is no row."""
+    old = None if before is None else before.figures[name]
+    return abs(figure - old) / figure if old and figure else 1.0
+
+
+def _spread(run: Run, name: str, figure: float) -> float:
+    """Half of the 95 % interval of a latency, as a fraction of it, from the batches of the steady part."""
+    measure, _, share = name.partition("_")
+    values, arrival = _values(run, measure)
+    edges = np.array(run.window.edges)
+    if len(edges) < 3 or figure <= 0.0:
+        return 1.0
+    batch = np.digitize(arrival, edges) - 1
+    inside = (batch >= 0) & (batch < len(edges) - 1)
+    count = np.bincount(batch[inside], minlength=len(edges) - 1).astype(float)
+    if not (count > 0).all():
+        return 1.0
+
+    def per_batch(x: F8) -> F8:
+        return np.bincount(batch[inside], x[inside], minlength=len(edges) - 1)
+
+    if share == "mean":
+        return half_width(per_batch(values), count)
+    over = per_batch((values > figure).astype(float))
+    if over.sum() < BATCHES:
+        return 1.0
+    part = (1.0 - SHARES[share]) * half_width(over, count)
+    ends = np.clip([SHARES[share] - part, SHARES[share] + part], 0.0, 1.0)
+    low, high = np.quantile(values[inside], ends)
+    return float(max(high / figure - 1.0, 1.0 - low / figure))
+
+
+def _values(run: Run, measure: str) -> tuple[F8, F8]:
+    """A latency of each request that has it [s], and when the request came [s]."""
+    r = run.requests
+    if measure == "ttft":
+        return r.first_token_s - r.arrival_s, r.arrival_s
+    if measure == "e2e":
+        return r.last_token_s - r.arrival_s, r.arrival_s
+    several = r.output_tokens > 1
+    gaps = (r.last_token_s - r.first_token_s)[several] / (r.output_tokens[several] - 1)
+    return gaps, r.arrival_s[several]

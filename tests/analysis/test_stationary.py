@@ -1,0 +1,115 @@
+"""Is a load held only where the queue is stationary over it, however many requests are asked for?
+
+Expected values: the closed loop's rate, which no load exceeds; Little's law and the conservation of
+requests; queues whose growth is known; the order of levels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from opbyte import capacity, simulate
+from opbyte.analysis.answers.simulate import Simulation
+from opbyte.analysis.studies.capacity_result import Found
+from opbyte.analysis.studies.stationary import FIRST, MOST_REQUESTS, counted, decide, judge
+from opbyte.simulator.serving.steady import trend_share
+
+MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
+WORK: dict[str, Any] = {"input_len": 150, "output_len": 294, "lengths": "lognormal",
+                        "framework": "vllm"}  # fmt: skip
+NOISE = 0.03
+
+
+def found(requests: int | None) -> Found:
+    (each,) = capacity(
+        MODEL, SYSTEM, "ttft_p99=2,tpot_p99=0.2", requests=requests, workers=1, **WORK
+    ).found
+    return each
+
+
+@pytest.fixture(scope="module")
+def by_default() -> Found:
+    return found(None)
+
+
+def test_a_burst_is_no_capacity(by_default: Found) -> None:
+    """A run of 1,000 requests held 294 a second, a burst that never filled the queue; a closed loop of
+    as many clients as the engine takes serves 63."""
+    most = simulate(MODEL, SYSTEM, closed_loop=1024, requests=9000, **WORK).run
+    assert most.output_tokens_per_s is not None
+    rate = most.output_tokens_per_s / (most.output_tokens / 9000)
+    assert by_default.load_per_s is not None
+    assert 0.9 * rate < by_default.load_per_s < rate * (1 + NOISE)
+
+
+def test_load_times_mean_output_is_the_output_rate(by_default: Found) -> None:
+    for t in by_default.tried:
+        assert t.output_tokens_per_s is not None
+        assert t.output_tokens_per_s <= t.load_per_s * 294 * (1 + 2 * NOISE)
+        if t.holds:
+            assert t.output_tokens_per_s == pytest.approx(t.load_per_s * 294, rel=1.2 * NOISE)
+
+
+@pytest.mark.parametrize("requests", [600, 20_000])
+def test_the_number_of_requests_does_not_matter(by_default: Found, requests: int) -> None:
+    assert found(requests).load_per_s == pytest.approx(by_default.load_per_s, rel=NOISE)
+
+
+def test_counts_are_shared_by_all_that_ask() -> None:
+    assert {counted(n) for n in (1, 600, FIRST)} == {FIRST}
+    assert all(counted(n) >= n for n in range(1, 5000, 37))
+
+
+def test_shares_that_stay_are_found() -> None:
+    """Of arrivals at rate 1, served at 1 / s, a share 1 - 1 / s stays."""
+    came = np.cumsum(np.random.default_rng(1).exponential(1.0, 20_000))
+    for slower, share in ((1.0, 0.0), (1.25, 0.2), (2.0, 0.5)):
+        low, high = trend_share(came, came * slower + 5.0, np.linspace(1000.0, 19_000.0, 21))
+        assert low - 0.01 <= share <= high + 0.01
+
+
+def test_what_cannot_be_told_has_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opbyte.analysis.studies.stationary.MOST_REQUESTS", FIRST)
+    each = found(None)
+    assert each.load_per_s is None
+    assert each.undecided
+    assert "NOT DECIDED" in each.reason
+    assert f"{FIRST:,} requests" in each.reason
+    assert MOST_REQUESTS > FIRST
+
+
+RUNS: dict[tuple[float, int], Simulation] = {}
+
+
+def run(rate: float, count: int) -> Simulation:
+    if (rate, count) not in RUNS:
+        RUNS[rate, count] = simulate(MODEL, SYSTEM, rate=rate, requests=count, **WORK)
+    return RUNS[rate, count]
+
+
+@settings(max_examples=300)
+@given(
+    rate=st.sampled_from([20.0, 50.0, 60.0, 62.0, 64.0, 90.0]),
+    ttft=st.floats(0.01, 30.0), tpot=st.floats(0.005, 0.1), looser=st.floats(1.0, 3.0),
+    share=st.sampled_from(["p50", "p90", "p99", "mean"]),
+)  # fmt: skip
+def test_a_looser_level_is_never_held_less(
+    rate: float, ttft: float, tpot: float, looser: float, share: str
+) -> None:
+    """Of one run, and so of the runs that grow until they can tell."""
+
+    def verdict(times: float, count: int | None) -> int:
+        level = {f"ttft_{share}": ttft * times, f"tpot_{share}": tpot * times}
+        if count is None:
+            tried = decide(lambda n: run(rate, min(n, 16_000)), rate, level, 1).tried
+        else:
+            tried = judge(run(rate, count).run, rate, level, None, sampled=True)[0]
+        return 0 if tried.missed else 2 if tried.holds else 1
+
+    assert verdict(looser, 8000) >= verdict(1.0, 8000)
+    assert verdict(looser, None) >= verdict(1.0, None)
