@@ -161,7 +161,7 @@ class SystemComparison(Result):
                 {
                     "system": row.system,
                     "time": seconds(row.latency_s),
-                    f"{LEVEL:.0%}": spoken(row.interval) if row.interval else None,
+                    f"{LEVEL:.0%} interval": spoken(row.interval) if row.interval else None,
                     f"{self.item}s/s": show(row.items_per_s),
                     f"J/{self.item}": show(joules),
                     "memory GiB": f"{row.memory_bytes / 2**30:,.2f} of "

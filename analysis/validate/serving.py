@@ -218,7 +218,7 @@ class ServingValidation(Result):
             {
                 "metric": name.replace("_", " "), "measured": seconds(v["measured"]),
                 "simulated": seconds(v["simulated"]), "error": f"{v['error']:+.1%}",
-                f"{LEVEL:.0%}": _ends(v),
+                f"{LEVEL:.0%} interval": _ends(v),
             }
             for name, v in r.metrics().items()
         ]  # fmt: skip

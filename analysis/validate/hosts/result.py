@@ -83,7 +83,7 @@ class HostCalibration(Result):
         out: list[str | Sequence[Mapping[str, Any]]] = [
             self._heading(),
             [{"number": n.free.title, "fitted": _shown(n, n.value),
-              "80%": f"{_shown(n, n.low)} to {_shown(n, n.high)}"} for n in f.numbers],
+              "80% interval": f"{_shown(n, n.low)} to {_shown(n, n.high)}"} for n in f.numbers],
             self.rows(),
         ]  # fmt: skip
         used, left = _spread(f, True), _spread(f, False)
