@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from ..workloads.errors import InputError, visible
+from ..workloads.errors import InputError, shortened, visible
 from ..workloads.plugins import load_plugins
 from . import commands
 from .commands.app import app, names
@@ -114,5 +114,5 @@ def _leave(message: str, code: int) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"opbyte: error: {visible(' '.join(message.split()))}", file=sys.stderr)
+    print(f"opbyte: error: {visible(shortened(' '.join(message.split())))}", file=sys.stderr)
     raise SystemExit(code)

@@ -154,7 +154,7 @@ FLOORS = {
         "limits streams expert_cache expert_map", "deploy fpga", "step training", "batching", "serving", "frameworks", "scenario",
     ),
     "analysis": (
-        "plots", "show parallel", "answers", "studies validate reproduce", "live reference",
+        "plots", "show", "parallel", "answers", "studies validate reproduce", "live reference",
         "report names",
         "commands", "cli", "manual",
     ),

@@ -9,13 +9,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-MOST_SUBJECT = 500
-"""Characters of a message's subject; the longest path of a file that people meet is shorter."""
-
+MOST_SHOWN = 200
+"""Characters of a word or a quotation that a message repeats."""
+LONG = re.compile(rf"\S{{{MOST_SHOWN + 1},}}|(?<=')[^']{{{MOST_SHOWN + 1},}}(?=')")
 
 OPTION = re.compile(r"""(?<![\w/.'"-])--([a-z][\w-]*)""")
 """How a message names an option."""
@@ -41,10 +42,7 @@ class InputError(ValueError):
         super().__init__(self.subject, reason)
 
     def __str__(self) -> str:
-        subject = self.subject
-        if len(subject) > MOST_SUBJECT:  # a name of thousands of characters says no more than these
-            subject = f"{subject[: MOST_SUBJECT - 3]}..."
-        return f"{subject}: {self.reason}".replace("\n", " ")
+        return shortened(f"{self.subject}: {self.reason}".replace("\n", " "))
 
     def name_parameters(self) -> None:
         """Name the parameters of a function where the message names options of the command line."""
@@ -53,6 +51,38 @@ class InputError(ValueError):
             for text in (self.subject, self.reason)
         )
         self.args = (self.subject, self.reason)
+
+
+def shortened(text: str) -> str:
+    """A message whose long words and quotations keep their two ends: a name of thousands of characters says no more.
+
+    Examples
+    --------
+    >>> len(shortened("a" * 5000 + ".csv: no such file")) < 250
+    True
+    """
+    half = MOST_SHOWN // 2
+    return LONG.sub(lambda found: f"{found[0][: half - 3]}...{found[0][-half:]}", text)
+
+
+@contextmanager
+def told_of(where: object) -> Iterator[None]:
+    """Name the place in a file that what runs inside comes from, in errors that do not.
+
+    Examples
+    --------
+    >>> with told_of("runs.csv:3"):
+    ...     raise InputError("--tp", "must be 1")
+    Traceback (most recent call last):
+    ...
+    opbyte.workloads.errors.InputError: runs.csv:3: --tp must be 1
+    """
+    try:
+        yield
+    except InputError as error:
+        if str(where) in error.subject:
+            raise
+        raise type(error)(where, f"{error.subject} {error.reason}") from None
 
 
 class SpecError(InputError):

@@ -9,6 +9,7 @@ from typing import Unpack
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.break_even import break_evens, routed_part
+from ...simulator.fpga.schedules import SCHEDULES
 from ...simulator.scenario.keywords import DeployOptionsKeywords
 from ...simulator.scenario.load import load
 from ...simulator.scenario.one_step import (
@@ -73,6 +74,7 @@ def compare(
     """
     if not systems:
         raise InputError("--systems", "needs at least one system, such as h100-x1")
+    SCHEDULES[schedule]  # an unknown name is refused whatever the systems are
     check_seed(seed)
     check_count(batch, "--batch", 1, MAX_BATCH)
     check_count(context, "--context", 0)

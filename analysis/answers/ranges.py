@@ -60,8 +60,9 @@ class Outside:
     @property
     def text(self) -> str:
         """In words."""
-        trust = f"; in 8 of 10 it takes {self.low:.2f} to {self.high:.2f} times as long"
-        trust = "" if self.low is None else trust
+        trust = ""
+        if self.low is not None and self.high is not None:
+            trust = f"; in 8 of 10 it takes {self.low:.2f} to {self.high:.2f} times as long"
         return f"{self.op} ({self.kernels}, {self.beyond}{trust})"
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...devices.doubts import doubts
+from ...devices.power.cap import told_cap
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.build import engine_settings
 from ...simulator.serving.record import Run
@@ -17,8 +18,8 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
-    if scenario.deployment.power_cap is not None:
-        out += [device.title for device in sides.values()]
+    cap = scenario.deployment.power_cap
+    out += [line for device in sides.values() for line in told_cap(device, cap)]
     if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.

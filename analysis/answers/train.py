@@ -22,6 +22,7 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ...workloads.routing import check_routing
 from ..show.result import Drawing, Result
 from ..show.text import seconds, show
 from .evidence import evidence
@@ -288,6 +289,7 @@ def train(
     """
     how = chosen(DeployOptions, options)
     _refuse_others(options)
+    check_routing(how.routing)  # of dense models too
     loaded, plain = load(model, system)
     where = placed_in(plain, how.host)
     spec = training_formats(loaded, how.dtype)

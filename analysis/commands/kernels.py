@@ -67,7 +67,7 @@ def measure_torch_command() -> None:
 def _counts(text: str, option: str) -> list[int]:
     """Numbers parted by commas."""
     found = []
-    for part in filter(None, (cell.strip() for cell in text.split(","))):
+    for part in map(str.strip, text.split(",") if text.strip() else ()):
         if not part.isdecimal() or int(part) < 1:
             raise InputError(option, f"must be numbers of at least 1 by commas, not {part!r}")
         found.append(int(part))

@@ -57,7 +57,7 @@ def measure_command(
     """Measure real kernels here; --out writes their tables and this machine as a device."""
     from ..validate.measure import Measured, measure_machine
 
-    names = tuple(name.strip() for name in only.split(",") if name.strip())
+    names = tuple(map(str.strip, only.split(","))) if only.strip() else ()
     if what == "configs":
         _refuse_for_configs(loop, threads, compare, lenient)
         _configs(backend, quick, names, seed, out, as_json)

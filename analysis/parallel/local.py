@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ...workloads.errors import InputError
+from ..show.interrupt import uninterrupted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -169,7 +170,8 @@ def _start() -> _Worker:
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    process.start()
+    with uninterrupted():  # a signal ends the children that are known of, so that none is half one
+        process.start()
     theirs.close()  # so that the pipe ends with the worker
     return _Worker(process, ours)
 

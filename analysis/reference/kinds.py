@@ -55,7 +55,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 def _known(kind: str) -> str:
     if kind not in TEMPLATES:
-        reason = f"is no kind of file{nearest(kind, TEMPLATES)}; known: {', '.join(TEMPLATES)}"
+        reason = f"is no kind of file{nearest(kind, TEMPLATES)}"
         raise InputError(f"KIND {kind!r}", reason)
     return kind
 

@@ -21,7 +21,7 @@ def pairs(text: str, option: str) -> dict[str, str]:
     {'m': '16', 'n': '4096'}
     """
     out: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
+    for part in map(str.strip, text.split(",") if text.strip() else ()):
         key, equals, value = (p.strip() for p in part.partition("="))
         if not equals or not key or not value:
             raise InputError(option, f"{part!r:.60} is not KEY=VALUE")

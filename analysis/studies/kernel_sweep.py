@@ -19,6 +19,7 @@ from ...devices.tiles.variant import changed_spec
 from ...simulator.deploy.deployment import Deployment
 from ...simulator.step.explicit import StageCost
 from ...workloads.errors import InputError, nearest, visible
+from ...workloads.requests.options import check_count
 from ...workloads.yamlfile import read_yaml
 from ..answers.price import added_area_mm2
 from ..answers.step import step_of, work_joules
@@ -117,8 +118,9 @@ class KernelSweep(Result):
         return [p.row() for p in self.points]
 
     def rows(self) -> list[dict[str, Any]]:
+        known = [k for k in METRICS if any(p.metrics[k] is not None for p in self.points)]
         return [
-            {**p.columns, **{k: v for k, v in p.metrics.items() if v is not None or p.error},
+            {**p.columns, **{k: p.metrics[k] for k in known},
              "kernels changed": sum(k.to_dict()["changed"] for k in p.kernels), "error": p.error}
             for p in self.points
         ]  # fmt: skip
@@ -249,10 +251,15 @@ def _point(
 
 def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple[Chosen, ...]]:
     """Kernels of a step and what it comes to."""
-    changes = {k.removeprefix(DEVICE): float(v) for k, v in values.items() if k.startswith(DEVICE)}
+    changes = {
+        k.removeprefix(DEVICE): _real(k, v) for k, v in values.items() if k.startswith(DEVICE)
+    }
     options = {k: v for k, v in values.items() if not k.startswith(DEVICE)}
     model, system = str(options.pop("model")), load_system(str(options.pop("system")))
-    size = {name: int(options.pop(name, usual)) for name, usual in STEP.items()}
+    size = {
+        name: check_count(options.pop(name, usual), name, 0, 1 << 31)
+        for name, usual in STEP.items()
+    }
     device = changed_spec(system.device, changes)
     deployment, stage = step_of(
         model, system.model_copy(update={"device": device}), size["batch"], size["context"],
@@ -269,6 +276,13 @@ def _evaluate(values: Mapping[str, Any]) -> tuple[dict[str, float | None], tuple
         "processor_area_mm2": added_area_mm2(device),
     }
     return metrics, kernels
+
+
+def _real(name: str, value: Any) -> float:
+    """A number of a device."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InputError(name, f"must be a number, not {value!r}")
+    return float(value)
 
 
 def _sum(kernels: Sequence[Chosen], seconds: Any) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...workloads.csvfile import read_whole
 from ...workloads.errors import InputError, nearest
 from ..answers.bases import Bases, not_like_for_like
 from ..show.result import Drawing, Result
@@ -114,7 +115,7 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
     ]
     if not rows:
         raise InputError(Path(folder) / SUMMARY, "no point is feasible; see the column error")
-    workloads = tuple(summary.get("workloads", ()))
+    workloads = tuple(summary["workloads"])
     best = front(rows, wanted, workloads)
     if not best:
         named = ", ".join(wanted)
@@ -126,15 +127,28 @@ def pareto(folder: str | Path, objectives: Mapping[str, str] | None = None) -> P
 def _read(folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     import pandas as pd
 
+    from .sweep.point import BASES
     from .sweep.run import SUMMARY, TABLE
 
     try:
         summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
         table = pd.read_csv(folder / TABLE)
         complete = {"title", "objectives", "columns"} <= set(summary)
-    except (OSError, ValueError):
-        complete = False
-    if not complete or "feasible" not in table:
+        named = [*summary["columns"], *summary.setdefault("workloads", [])] if complete else []
+        complete = complete and all(isinstance(name, str) for name in named)
+    except (OSError, ValueError, TypeError, AttributeError):  # no object, or no lists in it
+        complete, named = False, []
+    # A table that was cut off or edited: each point has a number and says whether it counts.
+    if (
+        not complete
+        or not {*named, *BASES, "feasible", "point"} <= set(table)
+        or table["feasible"].dtype != bool
+    ):
         reason = "holds no finished sweep; run opbyte sweep again with --out and this folder"
         raise InputError(folder, reason)
+    read_whole(folder / TABLE, named)  # a row that was cut off is told with its line
+    for name in ("point", *summary["columns"]):
+        if (empty := table[name].isna()).any():
+            line = int(empty.to_numpy().argmax()) + 2
+            raise InputError(f"{folder / TABLE}:{line}", f"{name} is empty")
     return summary, table

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...simulator.frameworks.replay import Case, read_cases, replay
+from ...workloads.errors import told_of
 from ..parallel import Told
 from ..show.result import Result
 
@@ -105,7 +106,8 @@ def validate_schedules(path: str | Path, *, told: Told | None = None) -> Schedul
     cases = read_cases(Path(path))
     found = []
     for k, case in enumerate(cases):
-        difference = compare(case)
+        with told_of(f"{path}: case {case.name!r}"):
+            difference = compare(case)
         if difference is not None:
             found.append(difference)
         if told:

@@ -79,6 +79,12 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
     )
 
 
+def told_cap(spec: DeviceSpec, cap_W: float | None) -> tuple[str, ...]:
+    """What a cap leaves of a device that is `capped`; nothing where the cap is above its limit."""
+    title = spec.title or ""
+    return (title,) if cap_W is not None and f" capped at {cap_W:g} W" in title else ()
+
+
 def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
     """Share of the memory's rate that a cap leaves; 1 at the limit, under which it was measured."""
     memory = spec.memory

@@ -56,6 +56,7 @@ def hits(measured: Measured, chosen: Picks, depth: int) -> float:
 def random_hits(measured: Measured, depth: int) -> float:
     """The same of picks at random."""
     n = len(measured.configs)
+    depth = min(depth, n)
     good = (~np.isnan(measured.times)).sum(axis=1)
     return float(np.mean([1.0 - comb(n - int(m), depth) / comb(n, depth) for m in good]))
 

@@ -177,10 +177,9 @@ def read_configs(
         for stem, file in found.items() if stem not in used
     ]  # fmt: skip
     if needed and not measured and not fixed:
-        raise InputError(
-            ", ".join(map(str, paths)),
-            "holds no table of configurations (fused_moe_near_best.csv, ...)",
-        )
+        why = "; ".join(s.reason for s in skipped if s.reason.startswith("device "))
+        reason = why or "holds no table of configurations (fused_moe_near_best.csv, ...)"
+        raise InputError(", ".join(map(str, paths)), reason)
     return measured, fixed, skipped
 
 
@@ -202,7 +201,12 @@ def _near_best(
         except InputError as error:
             skipped.append(Skipped(str(shapes), 0, f"device {device}: {error.reason}"))
             continue
-        out.append(_device(form, device, machine, keys, quadruples, rows, totals))
+        found = _device(form, device, machine, keys, quadruples, rows, totals)
+        if found.shapes:
+            out.append(found)
+        else:
+            reason = f"device {device}: {near.name} times none of the configurations of {grid.name}"
+            skipped.append(Skipped(str(near), 0, reason))
     return out, skipped
 
 
@@ -253,14 +257,20 @@ def _only(all_: Measured, kept: npt.NDArray[np.bool_]) -> Measured:
 
 def _optional(column: Column) -> F8:
     """Numbers of a column in which cells may be empty."""
-    return np.array([float(c) if (c := str(cell).strip()) else np.nan for cell in column.cells])
+    cells = ["nan" if str(cell).strip() == "" else cell for cell in column.cells]
+    return numbers(replace(column, cells=cells))
 
 
 def _defaults(totals: Mapping[str, Column], mine: list[int], otherwise: I8) -> I8:
     """Configurations that the table calls the default; the form's own where it says nothing."""
-    given = np.stack([_optional(totals[f"default_{name}"])[mine] for name in NAMES[:6]], axis=1)
+    columns = [totals[f"default_{name}"] for name in NAMES[:6]]
+    given = np.stack([_optional(column)[mine] for column in columns], axis=1)
     out = otherwise.copy()
     said = ~np.isnan(given).any(axis=1)
+    for column, cells in zip(columns, given.T, strict=True):
+        bad = said & ~((cells >= 1) & (cells <= 65536) & (cells == np.floor(cells)))
+        if bad.any():
+            raise column.error(mine[int(np.argmax(bad))], "must be a whole number from 1 to 65536")
     out[said, :6] = given[said].astype(np.int64)
     return out
 

@@ -144,7 +144,7 @@ def _policy(text: str) -> tuple[str, int]:
 
 def _predictor(text: str) -> tuple[float, float]:
     first, _, second = text.partition(":")
-    reason = f"must be ACCURACY or ACCURACY:FALSE_RATE, each from 0 to 1, not {text!r}"
+    reason = f"must be ACCURACY or ACCURACY:FALSE_RATE, above 0 and from 0 to 1, not {text!r}"
     try:
         accuracy, false_rate = float(first), float(second or 0.0)
     except ValueError:

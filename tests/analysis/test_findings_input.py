@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from conftest import Ask
 
 S = "simulate llama-3-8b --system h100-x1"
+AFD = "afd qwen3-30b-a3b --attention-on h100-x2 --experts-on h100-x2 --batch 64 --micro-batches 2"
 SMALL = f"{S} --rate 20 --requests 20 --input-len 64 --output-len 8"
 Write = Callable[[str, "str | bytes"], Path]
 
@@ -48,6 +49,19 @@ Write = Callable[[str, "str | bytes"], Path]
         "capacity llama-3-8b --systems h100-x1 --slo ttft_p99=1_0": ("--slo", "1_0"),
         "roofline llama-3-8b --system mine.yaml-x4": ("mine.yaml-x4", "write a system file"),
         f"inspect {'x' * 5000}": ("xxx", "opbyte list models"),
+        f"validate configs {'x' * 5000}": ("xxx", "too long"),
+        f"sweep {'x' * 5000}": ("xxx", "..."),
+        f"roofline mixtral-8x7b --system h100-x4 --expert-dispatch {'x' * 5000}": ("xxx", "..."),
+        f"{AFD} --all-to-all auto": ("--all-to-all", "--against"),
+        f"{AFD} --overlap pipelined:2": ("--overlap", "--against"),
+        "train llama-3.2-1b --system h100-x1 --batch 1 --routing zzz": ("--routing", "unknown"),
+        "compare llama-3-8b --systems h100-x1 --schedule zzz": ("zzz", "unknown"),
+        "kernels shapes llama-3-8b --system h100-x1 --contexts ,,": ("--contexts", "at least 1"),
+        f"{SMALL} --classes ab": ("--classes", "NAME:KEY=VALUE"),
+        "roofline mixtral-8x7b --system h100-x4 --experts-resident 4 --expert-predictor 0":
+            ("--expert-predictor", "above 0"),
+        "tune fused_moe --device h100 --shape tokens=1 --set ,,": ("--set", "KEY=VALUE"),
+        "measure --only ,,": ("--only", "unknown kernel"),
     }.items(),
 )  # fmt: skip
 def test_bad_options(ask: Ask, line: str, parts: tuple[str, str]) -> None:
@@ -189,3 +203,76 @@ def test_stamps_out_of_order_are_refused(write: Write) -> None:
         InputError, match=r"requests.csv:3: first_token_s '1e6' lies after last_token_s"
     ):
         _requests(path)
+
+
+def test_what_is_known_is_said_once(ask: Ask) -> None:
+    assert ask("init", "zzz").refused().count("known:") == 1
+
+
+def test_a_cap_above_the_limit_says_nothing(ask: Ask) -> None:
+    step = ("roofline", "llama-3.2-1b", "--system", "h100-x1", "--power-cap")
+    assert ask(*step, "700").err == ""
+    assert "capped at 500 W" in ask(*step, "500").err
+
+
+def test_a_class_s_key_that_is_no_text(ask: Ask, write: Write) -> None:
+    path = write("c.yaml", "chat: {share: 1, 5: 1}\n")
+    assert "chat.5" in ask(*SMALL.split(), "--classes", path).refused()
+
+
+def test_formats_as_vllm_spells_them(write: Write) -> None:
+    assert read_engine(write("engine.json", '{"dtype": "float32"}')).dtype == "fp32"
+
+
+KERNELS = "base: {kernel: best, model: llama-3.2-1b, system: h100-x1, batch: 2, context: 64}\n"
+
+
+@pytest.mark.parametrize("objectives", ["", "[a]", "a", "true"])
+def test_objectives_of_kernels_that_are_no_names(ask: Ask, write: Write, objectives: str) -> None:
+    axes = "axes: {device.shared_memory_KiB: [228]}\n"
+    path = write("s.yaml", f"{KERNELS}{axes}objectives: {objectives}\n")
+    assert "objectives: must be a mapping" in ask("sweep", path).refused()
+
+
+def test_a_device_s_number_that_is_none(ask: Ask, write: Write) -> None:
+    path = write("s.yaml", f"{KERNELS}axes: {{device.shared_memory_KiB: [x, 228]}}\n")
+    rows = ask("sweep", path, "--json").json()["rows"]
+    assert "device.shared_memory_KiB: must be a number" in rows[0]["error"]
+    assert rows[1]["error"] is None
+
+
+NEAR = (
+    "device,tokens,experts,topk,hidden,inter,block_m,block_n,block_k,group_m,warps,stages,measured_s\n"
+    "H100-SXM-80GB,1,8,2,1024,512,16,64,64,1,4,3,7e-06\n"
+)
+SHAPES = (
+    "device,tokens,experts,topk,hidden,inter,best_s,default_block_m,default_block_n,default_block_k,"
+    "default_group_m,default_warps,default_stages,default_s,grid_median_s\n"
+    "H100-SXM-80GB,1,8,2,1024,512,7e-06,16,32,64,1,4,3,{},1.3e-05\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("cell", "grid", "said"),
+    [("8e-6", "16,128,128,1", "none of the configurations"),
+     ("0x1", "16,64,64,1", "fused_moe_shapes.csv:2: default_s '0x1' is not a number"),
+     ("None", "16,64,64,1", "fused_moe_shapes.csv:2: default_s 'None' is not a number")],
+)  # fmt: skip
+def test_tables_of_configurations(ask: Ask, write: Write, cell: str, grid: str, said: str) -> None:
+    write("k/fused_moe_near_best.csv", NEAR)
+    write("k/fused_moe_shapes.csv", SHAPES.format(cell))
+    folder = write("k/fused_moe_grid.csv", f"block_m,block_n,block_k,group_m\n{grid}\n").parent
+    assert said in ask("validate", "configs", folder).err
+
+
+POINTS = "point,rate,a,feasible,error,basis,energy_basis\n0,1,2.0,True,,fitted,fitted\n"
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [(POINTS[:60], "points.csv:2:"), (POINTS + "1,,3.0,True,,fitted,fitted\n", "points.csv:3: rate"),
+     (POINTS + "1,2,3.0", "no finished sweep"), (POINTS + "1,2,3.0,maybe,,fitted,fitted\n", "no finished")],
+)  # fmt: skip
+def test_a_table_of_points_that_was_cut_off(ask: Ask, write: Write, points: str, said: str) -> None:
+    write("d/sweep.json", '{"title": "t", "objectives": {"a": "max"}, "columns": ["rate"]}')
+    assert said in ask("pareto", write("d/points.csv", points).parent).refused()

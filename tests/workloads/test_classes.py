@@ -36,7 +36,7 @@ def test_a_line_and_a_file_say_the_same(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("", "needs at least one"),
-        ("chat", "needs share="),
+        ("chat", "must be NAME:KEY=VALUE"),
         ("share=0.5", "must be NAME:KEY=VALUE"),
         ("a:share=0.5;a:share=0.5", "each name once"),
         ("a:share=0.5;b:share=0.6", "must add up to 1, not 1.1"),

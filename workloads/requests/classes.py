@@ -129,7 +129,7 @@ def _of_text(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     seen: set[str] = set()
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         name, _, rest = (part.strip() for part in entry.partition(":"))
-        if not name or "=" in name or name in seen:
+        if not (name and rest) or "=" in name or name in seen:
             raise InputError("--classes", f"must be {FORM}, each name once, not {entry!r}")
         seen.add(name)
         keys: dict[str, Any] = {}
@@ -159,7 +159,7 @@ def _of_file(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, keys in values.items():
         if not isinstance(keys or {}, Mapping):
             raise InputError(f"{text}: {name}", f"must be keys with values: {', '.join(KEYS)}")
-        yield str(name), dict(keys or {})
+        yield str(name), {str(key): value for key, value in (keys or {}).items()}
 
 
 def _class_of(name: str, keys: Mapping[str, Any]) -> RequestClass:

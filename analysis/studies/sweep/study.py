@@ -203,7 +203,7 @@ def _check_promised(
                 raise InputError(f"{path}: {asked}", reason)
 
 
-def read_objectives(given: Mapping[str, Any], where: str, known: set[str]) -> dict[str, str]:
+def read_objectives(given: Any, where: str, known: set[str]) -> dict[str, str]:
     """Check objectives: a metric or column each, to be made large or small.
 
     Raises
@@ -211,6 +211,8 @@ def read_objectives(given: Mapping[str, Any], where: str, known: set[str]) -> di
     InputError
         An unknown name or goal.
     """
+    if not isinstance(given, Mapping):
+        raise InputError(where, "must be a mapping of names to max or min")
     for name, goal in given.items():
         if name not in known:
             raise InputError(f"{where}.{name}", f"unknown metric{nearest(str(name), known)}")

@@ -227,5 +227,5 @@ def validate_runs(
             told(done, len(work))
     if not entries:
         why = f": {skipped[0]}" if skipped else ""
-        raise InputError("opbyte validate runs", f"found nothing to replay{why}")
+        raise InputError(", ".join(map(str, paths)), f"found nothing to replay{why}")
     return RunsValidation(seeds, tuple(entries), tuple(skipped))

@@ -18,7 +18,7 @@ from ....simulator.scenario.place import deployed
 from ....simulator.step.explicit import explicit_stage
 from ....workloads.batch import Batch
 from ....workloads.csvfile import numbers, read_whole
-from ....workloads.errors import InputError
+from ....workloads.errors import InputError, told_of
 from .replay import Entry
 
 TEXTS = ("run", "device", "model", "dtype", "lengths")
@@ -94,7 +94,11 @@ def replay_static(
 ) -> list[Entry]:
     """Cost the batches of a table; one entry a batch."""
     options = replace(DeployOptions(), framework=kernels, host=None if host is None else str(host))
-    return [_entry(path.parent, b, options) for b in batches]
+    entries = []
+    for batch in batches:
+        with told_of(f"{path}: run {batch.name!r}"):
+            entries.append(_entry(path.parent, batch, options))
+    return entries
 
 
 def _entry(folder: Path, batch: StaticBatch, options: DeployOptions) -> Entry:

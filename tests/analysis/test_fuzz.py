@@ -1,0 +1,264 @@
+"""Is whatever is wrong with a file or an option told in one line, quickly, and never a traceback?
+
+2,000 cases in all: of every command that reads a file some hundred, and options with values that are none.
+The seed is fixed: a failure names its case, which then fails everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opbyte.analysis import cli
+from opbyte.analysis.reference.kinds import template
+from opbyte.workloads.errors import visible
+
+from .conftest import Ask
+from .fuzzing import LONG, SCALARS, spoilt
+from .test_validate_points import ROW
+from .test_validate_runs import CONFIG, RUN, STATIC
+from .test_validate_schedules import ONE, STAGES
+
+LIMIT_S = 20
+"""CPU seconds of one case; all of them take some ten milliseconds."""
+MOST_BYTES = 8 << 30
+TINY = ("--requests", "3", "--rate", "5", "--input-len", "20", "--output-len", "3")
+TRACE = "arrival_s,input_tokens,output_tokens\n0.0,20,3\n0.5,30,2\n0.6,10,2\n"
+NEAR = (
+    "device,tokens,experts,topk,hidden,inter,block_m,block_n,block_k,group_m,warps,stages,measured_s\n"
+    "H100-SXM-80GB,1,8,2,1024,512,16,64,64,1,4,3,7.33e-06\n"
+    "H100-SXM-80GB,1,8,2,1024,512,16,64,64,1,4,4,7.36e-06\n"
+)
+SHAPES = (
+    "device,tokens,experts,topk,hidden,inter,best_s,near_best,default_block_m,default_block_n,"
+    "default_block_k,default_group_m,default_warps,default_stages,default_s,grid_median_s,grid_mean_s\n"
+    "H100-SXM-80GB,1,8,2,1024,512,7.33e-06,5,16,32,64,1,4,3,8.01e-06,1.29e-05,4.37e-05\n"
+)
+GRID = "block_m,block_n,block_k,group_m\n16,64,64,1\n16,128,64,1\n"
+POWER = (
+    "source,device,kernel,dtype,batch,context,heads,kv_heads,head_dim,timing,measured_s,power_W,power_limit_W\n"
+    "made,H100-SXM-80GB,attention_decode,bf16,32,4096,32,8,128,graph,1e-4,600,700\n"
+)
+SUMMARY = {"title": "t", "objectives": {"a": "max"}, "columns": ["rate"], "workloads": []}
+POINTS = "point,rate,a,feasible,error,basis,energy_basis\n0,1,2.0,True,,fitted,fitted\n1,2,3.0,True,,fitted,fitted\n"
+KERNELS = (
+    "base: {kernel: best, model: llama-3.2-1b, system: h100-x1, batch: 2, context: 64}\n"
+    "axes: {device.shared_memory_KiB: [228]}\nobjectives: {step_s: min}\n"
+)
+SWEEP = (
+    "base: {model: llama-3.2-1b, system: h100-x1, requests: 2, input_len: 8, output_len: 2}\n"
+    "axes: {rate: [2]}\nconstraints: ['ttft_s_p99 <= 1']\nobjectives: {output_tokens_per_s: max}\n"
+)
+CLASSES = "chat: {share: 0.7, ttft_p99: 0.5, priority: 1}\nbatch: {share: 0.3}\n"
+MODEL = json.dumps(CONFIG)
+STEP = ("roofline", "llama-3.2-1b", "--batch", "2", "--context", "64", "--system")
+RUNS = ("simulate", "llama-3.2-1b", "--system", "h100-x1")
+ROUTING = "layer,e0,e1,e2,e3,e4,e5,e6,e7\n" + "".join(f"{i},1,2,3,4,5,6,7,8\n" for i in range(32))
+
+Files = dict[str, str]
+TARGETS: dict[str, tuple[tuple[str, ...], Files]] = {
+    "system": ((*STEP, "{my.yaml}"), {"my.yaml": template("system")}),
+    "device": (("show", "{d.yaml}"), {"d.yaml": template("device")}),
+    "host": ((*STEP, "rtx-4090-x2", "--host", "{h.yaml}"), {"h.yaml": template("host")}),
+    "memory": (("show", "{m.yaml}"), {"m.yaml": template("memory")}),
+    "config": (("inspect", "{config.json}"), {"config.json": MODEL}),
+    "config of a step": (("roofline", "{config.json}", "--system", "h100-x1"), {"config.json": MODEL}),
+    "trace": ((*RUNS, "--trace", "{t.csv}"), {"t.csv": TRACE}),
+    "trace of lines": (
+        (*RUNS, "--trace", "{t.jsonl}"),
+        {"t.jsonl": '{"timestamp": 0, "input_length": 20, "output_length": 2, "hash_ids": [1]}\n'
+                    '{"timestamp": 5, "input_length": 30, "output_length": 2, "hash_ids": [1]}\n'},
+    ),
+    "profile": ((*RUNS, *TINY, "--rate-profile", "{p.csv}"), {"p.csv": "start_s,rate\n0,5\n1,6\n"}),
+    "engine": ((*RUNS, *TINY, "--engine", "{engine.json}"), {"engine.json": template("engine")}),
+    "classes": ((*RUNS, *TINY, "--classes", "{c.yaml}"), {"c.yaml": CLASSES}),
+    "kernels": ((*RUNS, *TINY, "--kernels", "{gemm.csv}"), {"gemm.csv": template("kernels")}),
+    "routing": (
+        ("roofline", "mixtral-8x7b", "--system", "h100-x2", "--routing", "trace:{r.csv}"), {"r.csv": ROUTING},
+    ),
+    "experts": (
+        ("roofline", "mixtral-8x7b", "--system", "h100-x2", "--ep", "2", "--expert-placement", "file:{e.json}"),
+        {"e.json": json.dumps({"physical_to_logical_map": [[0, 1, 2, 3, 4, 5, 6, 7]] * 32})},
+    ),
+    "sweep": (("sweep", "{s.yaml}", "--workers", "1", "--out", "{}"), {"s.yaml": SWEEP}),
+    "sweep of kernels": (("sweep", "{s.yaml}"), {"s.yaml": KERNELS}),
+    "pareto": (("pareto", "{}"), {"points.csv": POINTS, "sweep.json": json.dumps(SUMMARY)}),
+    "tuned shapes": (
+        ("tune", "fused_moe", "--device", "h100", "--shapes", "{s.csv}"),
+        {"s.csv": "tokens,experts,topk,hidden,inter\n1,8,2,1024,512\n2,8,2,1024,512\n"},
+    ),
+    "tuned grid": (
+        ("tune", "fused_moe", "--device", "h100", "--shape", "tokens=1,experts=8,topk=2,hidden=512,inter=512",
+         "--grid", "{g.csv}"), {"g.csv": GRID},
+    ),
+    "configs": (
+        ("validate", "configs", "{}"),
+        {"fused_moe_near_best.csv": NEAR, "fused_moe_shapes.csv": SHAPES, "fused_moe_grid.csv": GRID},
+    ),
+    "tables": (("validate", "kernels", "{gemm.csv}"), {"gemm.csv": template("kernels")}),
+    "power": (("validate", "power", "{attention_decode.csv}"), {"attention_decode.csv": POWER}),
+    "schedules": (
+        ("validate", "schedules", "{c.jsonl}"),
+        {"c.jsonl": "".join(json.dumps(case) + "\n" for case in (ONE, STAGES))},
+    ),
+    "run": (("validate", "runs", "{}"), {"run.json": json.dumps(RUN), "config.json": MODEL}),
+    "static run": (
+        ("validate", "runs", "{static.csv}"),
+        {"static.csv": f"{STATIC}made,h100,1,llama-3.2-1b,bf16,4,0.01,0.02,0.03,20 30\n"},
+    ),
+    "points": (
+        ("validate", "points", "{points.csv}"),
+        {"points.csv": f"{','.join(ROW)}\n{','.join(map(str, (ROW | {'osl': 2, 'isl': 16}).values()))}\n"},
+    ),
+}  # fmt: skip
+CASES = 48
+"""Of each."""
+SLOW = {"sweep": 12}
+"""Cases of those that draw figures."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory() -> Iterator[None]:
+    """No case may ask for more than some gibibytes."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + MOST_BYTES, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+class TooLong(BaseException):
+    """Of a case that computes on and on."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise TooLong
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def check(ask: Ask, line: list[str], names: tuple[str, ...]) -> None:
+    """One line that names a file or an option, with no more of what was typed than helps."""
+    with limited():
+        answer = ask(*line)
+    assert "too little memory" not in answer.err
+    if answer.code == 2:
+        told = answer.refused()
+        assert "--" in told or any(name in told for name in names), told
+        assert LONG[:201] not in told
+    else:
+        assert answer.code in (0, 1), answer
+        assert "Traceback" not in answer.err
+    assert "\x1b" not in answer.err
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_spoilt_files(ask: Ask, tmp_path: Path, target: str) -> None:
+    command, files = TARGETS[target]
+    for case in range(SLOW.get(target, CASES)):
+        rng = random.Random(f"{target} {case}")
+        folder = tmp_path / str(case)
+        folder.mkdir()
+        for name, whole in files.items():
+            (folder / name).write_text(whole, encoding="utf-8")
+        name = rng.choice(list(files))
+        (folder / name).write_text(spoilt(rng, name, files[name]), encoding="utf-8")
+        line = [re.sub(r"\{(.*)\}", rf"{folder}/\1", word) for word in command]
+        try:
+            check(ask, line, (folder.name, *files))
+        except BaseException as error:
+            error.add_note(f"case {case}: opbyte {' '.join(line)}")
+            raise
+
+
+def commands() -> list[tuple[str, Any]]:
+    """Commands with their options, as the option parser knows them."""
+    found: list[tuple[str, Any]] = []
+
+    def visit(command: Any, path: tuple[str, ...]) -> None:
+        for name, below in getattr(command, "commands", {}).items():
+            visit(below, (*path, name))
+        if not hasattr(command, "commands"):
+            found.append((" ".join(path), command))
+
+    visit(cli._command(), ())
+    return found
+
+
+LOAD = ("--requests", "2", "--input-len", "8", "--output-len", "2")
+SLO = ("--systems", "h100-x1", "--slo", "ttft_p99=1")
+COMPLETE: dict[str, tuple[str, ...]] = {
+    "afd": ("mixtral-8x7b", "--attention-on", "h100-x2", "--experts-on", "h100-x2", "--batch", "8"),
+    "capacity": ("llama-3.2-1b", *SLO, *LOAD),
+    "compare": ("llama-3.2-1b", "--systems", "h100-x1"),
+    "dram": ("seq_read",),
+    "frames": ("edge-moe-cityscapes", "--system", "zcu102-x1"),
+    "kernels shapes": ("llama-3.2-1b", "--system", "h100-x1"),
+    "layout": ("llama-3.2-1b", "--system", "h100-logic-pim-x1"),
+    "measure": (),
+    "placement": ("llama-3.2-1b", "--system", "h100-logic-pim-x1"),
+    "plan": ("llama-3.2-1b", *SLO, *LOAD, "--load", "1"),
+    "reproduce": ("dsmoe",),
+    "roofline": ("llama-3.2-1b", "--system", "h100-x1"),
+    "search": ("edge-moe-cityscapes", "--board", "zcu102"),
+    "simulate": ("llama-3.2-1b", "--system", "h100-x1", "--rate", "5", *LOAD),
+    "train": ("llama-3.2-1b", "--system", "h100-x1", "--batch", "1"),
+    "tune": ("fused_moe", "--device", "h100", "--shape", "tokens=1,experts=8,topk=2,hidden=512,inter=512"),
+}  # fmt: skip
+"""Commands that are answered as they stand."""
+FREE = {"--out": "any folder", "--dask": "an address", "--served-model-name": "any name"}
+"""Options that take any text, and why."""
+
+
+@pytest.mark.parametrize("nonsense", ["zzz", ",,"])
+@pytest.mark.parametrize("command", COMPLETE)
+def test_no_option_takes_nonsense(ask: Ask, tmp_home: Path, command: str, nonsense: str) -> None:
+    """Whether or not it has a part in the question."""
+    parser = dict(commands())[command]
+    for option in parser.params:
+        if option.param_type_name == "argument" or option.is_flag or option.opts[0] in FREE:
+            continue
+        line = [*command.split(), *COMPLETE[command], option.opts[0], nonsense]
+        with limited():
+            ask(*line).refused()
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_spoilt_options(ask: Ask, tmp_home: Path, case: int) -> None:
+    """Any option of any command with any odd value: answered or refused, quickly either way."""
+    rng = random.Random(f"options {case}")
+    known = dict(commands())
+    for _ in range(70):
+        command = rng.choice([c for c in COMPLETE if c not in ("measure", "plan", "capacity")])
+        options = [
+            o for o in known[command].params if o.param_type_name != "argument" and not o.is_flag
+        ]
+        option = rng.choice([o.opts[0] for o in options if o.opts[0] not in FREE])
+        value = str(rng.choice(SCALARS))
+        line = [*command.split(), *COMPLETE[command], option, value]
+        try:
+            check(
+                ask,
+                line,
+                (option, command, *COMPLETE[command][:1], visible(value[:20].strip("/ "))),
+            )
+        except BaseException as error:
+            error.add_note(f"opbyte {line}")
+            raise
