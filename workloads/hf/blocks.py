@@ -21,8 +21,7 @@ TOP_K = (
     "experts_per_token",
 )  # fmt: skip
 WIDTH = (
-    "moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "moe_hidden_size",
-    "intermediate_size",
+    "moe_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "intermediate_size",
 )  # fmt: skip
 SHARED_COUNT = (
     "n_shared_experts",

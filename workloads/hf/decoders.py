@@ -254,6 +254,7 @@ FAMILIES: dict[tuple[str, ...], tuple[Sequence[str], Habits, str]] = {
         ("plamo3",), Habits(128, qk_norm="head", norms=4, windows="8", window=2048, tied=True),
         "PLaMo 3: four norms, windows",
     ),
+    ("AriaTextForCausalLM",): (("aria_text",), BIASED, "Aria's text model: Llama with experts"),
     ("BaichuanForCausalLM", "BaiChuanForCausalLM"): (("baichuan",), Habits(), "Baichuan 1 and 2"),
     ("Param2MoEForCausalLM",): (
         ("param2moe",), replace(LINGS, qk_norm="head:+use_qk_norm"), "Param2: Ling's shape",

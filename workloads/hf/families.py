@@ -54,7 +54,7 @@ def build(config: Config) -> ModelSpec:
     name, kind = _architecture(config), config.text("model_type")
     section = text_section(config)
     if name is not None and name in ARCHITECTURES:
-        where = config if section is None or config.has("hidden_size") else section
+        where = config if section is None or _whole(config) else section
         return ARCHITECTURES[name](replace(where, architecture=name))
     if section is not None:
         found = _by_section(section, name)
@@ -66,9 +66,14 @@ def build(config: Config) -> ModelSpec:
         return guess(replace(section or config, architecture=name), config)
     if config.prefix and kind in MODEL_TYPES:
         return MODEL_TYPES[kind](replace(config, architecture=kind))
-    if section is not None and not config.has("hidden_size") and kind not in MODEL_TYPES:
-        return build_by_type(section)
-    return build_by_type(config if section is None or config.has("hidden_size") else section)
+    return build_by_type(config if section is None or _whole(config) else section)
+
+
+def _whole(config: Config) -> bool:
+    """Whether the text model's sizes stand at the top; some files repeat its width alone there."""
+    return config.has("hidden_size") and any(
+        map(config.has, ("num_hidden_layers", "num_layers", "n_layer"))
+    )
 
 
 def text_section(config: Config) -> Config | None:

@@ -6,6 +6,7 @@ letters say nothing of a model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,28 @@ NO_STRUCTURE = (
     "expert_selection", "route", "sep_token", "prefix", "alibi", "position_embedding", "causal", "routed_scaling",
 )  # fmt: skip
 """Parts of names of keys that say nothing of a model's weights, state or work."""
+SIZES = re.compile(
+    r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
+)
+"""Keys that say something all the same."""
+GATED = (
+    "silu",
+    "swish",
+    "gelu",
+    "swiglu",
+    "quick_gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_fast",
+)
+"""Activations of the usual gated blocks; another (squared ReLU) tells of two matrices, which is not guessed."""
+USUAL = (
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM",
+    "Glm4MoeForCausalLM", "DeepseekV3ForCausalLM", "Qwen3NextForCausalLM",
+)  # fmt: skip
+"""Families that others are most often like; of several that read the same keys the first is taken."""
+GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForCausalLMV")
+"""Ends of names of classes that generate text; others (encoders, classifiers) are not guessed."""
 CLOSEST = 3
 """Families that a refusal names."""
 
@@ -52,19 +75,23 @@ class _Read(Mapping[str, Any]):
 
 @dataclass(frozen=True, slots=True)
 class _Try:
-    """A family on the keys of a file: its name, the keys it read, and the model, if it could be built."""
+    """A family on the keys of a file: the keys it read, how many it asked for, the model if it could be built."""
 
     name: str
     read: frozenset[str]
+    asked: int
     model: ModelSpec | None
 
 
 def meaningful(values: Mapping[str, Any]) -> set[str]:
     """Keys that may say something of a model's structure: switches that are off and nulls do not."""
-    return {
+    strange = {
+        k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in GATED
+    }
+    return strange | {
         key for key, value in values.items()
         if value not in (None, False, "") and value != [] and value != {}
-        and not any(part in key for part in NO_STRUCTURE)
+        and (SIZES.search(key) or not any(part in key for part in NO_STRUCTURE))
     }  # fmt: skip
 
 
@@ -79,10 +106,14 @@ def guess(c: Config, file: Config, key: str = "architectures") -> ModelSpec:
         No family does: the line names those that share most of its keys, and keys that none of them reads.
     """
     wanted = meaningful(c.values)
-    tries = sorted(_tries(c), key=lambda t: (-len(t.read & wanted), len(t.read), t.name))
+    usual = {name: i for i, name in enumerate(USUAL)}
+    tries = sorted(
+        _tries(c),
+        key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name),
+    )
     whole = [t for t in tries if t.model is not None and wanted <= t.read]
     noun = "architecture" if key == "architectures" else "model type"
-    if whole and wanted:
+    if whole and wanted and key == "architectures" and c.architecture.endswith(GENERATORS):
         best = whole[0]
         assert best.model is not None
         note = (
@@ -122,5 +153,5 @@ def _tries(c: Config) -> list[_Try]:
             model: ModelSpec | None = read(replace(c, values=_Read(own, seen), architecture=name))
         except (InputError, RecursionError):
             model = None
-        out.append(_Try(name, frozenset(k for k in seen if c.has(k)), model))
+        out.append(_Try(name, frozenset(k for k in seen if c.has(k)), len(seen), model))
     return out
