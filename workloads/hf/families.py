@@ -63,7 +63,7 @@ def build(config: Config) -> ModelSpec:
     if name is not None:
         from .guess import guess  # only where a class is not known
 
-        return guess(replace(section or config, architecture=name), config)
+        return guess(replace(section or config, architecture=name), config, ARCHITECTURES)
     if config.prefix and kind in MODEL_TYPES:
         return MODEL_TYPES[kind](replace(config, architecture=kind))
     return build_by_type(config if section is None or _whole(config) else section)
@@ -105,9 +105,7 @@ def build_by_type(config: Config) -> ModelSpec:
     if kind not in MODEL_TYPES:
         from .guess import guess
 
-        return guess(
-            replace(config, architecture=config.architecture or kind), config, "model_type"
-        )
+        return guess(replace(config, architecture=kind), config, ARCHITECTURES, "model_type")
     return MODEL_TYPES[kind](replace(config, architecture=config.architecture or kind))
 
 

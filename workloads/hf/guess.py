@@ -7,14 +7,14 @@ letters say nothing of a model.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
 from ..model import ModelSpec
+from ..registry import Registry
 from .config import Config, shown
-from .families import ARCHITECTURES, Family
 
 NO_STRUCTURE = (
     "rope", "rotary", "token_id", "token_index", "initializer", "dropout", "init_std", "init_method", "eps", "epsilon",
@@ -53,6 +53,9 @@ GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForCaus
 """Ends of names of classes that generate text; others (encoders, classifiers) are not guessed."""
 CLOSEST = 3
 """Families that a refusal names."""
+
+
+Family = Callable[[Config], ModelSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +98,12 @@ def meaningful(values: Mapping[str, Any]) -> set[str]:
     }  # fmt: skip
 
 
-def guess(c: Config, file: Config, key: str = "architectures") -> ModelSpec:
+def guess(
+    c: Config, file: Config, known: Registry[Family], key: str = "architectures"
+) -> ModelSpec:
     """Read a file of an unknown class as a family that understands all its keys, with a note that says so.
 
-    `c` is the section that holds the text model's keys, `file` what names the class.
+    `c` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
 
     Raises
     ------
@@ -108,7 +113,7 @@ def guess(c: Config, file: Config, key: str = "architectures") -> ModelSpec:
     wanted = meaningful(c.values)
     usual = {name: i for i, name in enumerate(USUAL)}
     tries = sorted(
-        _tries(c),
+        _tries(c, known),
         key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name),
     )
     whole = [t for t in tries if t.model is not None and wanted <= t.read]
@@ -131,20 +136,16 @@ def guess(c: Config, file: Config, key: str = "architectures") -> ModelSpec:
             reason += f"; not understood by the first: {', '.join(strange)}"
     reason += "; write its layers out as architecture LayerList (docs/moe-systems.md)"
     raise (
-        file.error(key, reason)
-        if near
-        else file.error(key, f"{reason}; known: {', '.join(ARCHITECTURES)}")
+        file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}")
     )
 
 
-def _tries(c: Config) -> list[_Try]:
+def _tries(c: Config, known: Registry[Family]) -> list[_Try]:
     """Every text family on the keys of a file, by its first class; those of this project's papers are left out."""
     readers: dict[Family, str] = {}
-    for name in ARCHITECTURES:
-        if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(
-            ARCHITECTURES[name], "wraps"
-        ):
-            readers.setdefault(ARCHITECTURES[name], name)
+    for name in known:
+        if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):
+            readers.setdefault(known[name], name)
     out = []
     own = {key: value for key, value in c.values.items() if key != "model_type"}
     for read, name in readers.items():
