@@ -125,11 +125,20 @@ class Pages:
         return answer
 
     async def models(self, request: Request) -> Response:
-        model = {
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def one_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self.model:
+            reason = f"The model {name!r:.200} does not exist; it is {self.model!r}"
+            return JSONResponse(Refused(reason, "model", 404).body(), 404)
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {
             "id": self.model, "object": "model", "created": 0, "owned_by": "opbyte",
             "root": self.model, "parent": None, "max_model_len": self.longest, "permission": [],
         }  # fmt: skip
-        return JSONResponse({"object": "list", "data": [model]})
 
     async def metrics(self, request: Request) -> Response:
         gauges = self.pacer.live.gauges()
@@ -169,6 +178,7 @@ def make_app(pacer: Pacer, model: str, longest: int | None) -> Starlette:
             Route("/v1/completions", pages.completions, methods=["POST"]),
             Route("/v1/chat/completions", pages.chat, methods=["POST"]),
             Route("/v1/models", pages.models),
+            Route("/v1/models/{name:path}", pages.one_model),
             Route("/metrics", pages.metrics),
             Route("/health", pages.health),
             Route("/version", pages.version),

@@ -10,6 +10,8 @@ from typing import Any
 DEFAULT_TOKENS = 16
 """Output tokens of a completion that says nothing of them, as OpenAI's and vLLM's servers."""
 MOST_TOKENS = 2**31 - 1
+ROOM_COMMAS, SPACES = 10_000, 16
+"""Commas of a body beside those of its prompt, at most; blanks of a token where a body is indented."""
 
 
 class Refused(Exception):
@@ -75,12 +77,15 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     Refused
         Anything that is not served, and what would be right.
     """
+    _check_size(raw, longest)
     body = _object(raw)
     if body.get("model", model) != model:
         raise Refused(f"The model {body['model']!r} does not exist; it is {model!r}", "model", 404)
     if body.get("n", 1) not in (1, None) or body.get("best_of", 1) not in (1, None):
         raise Refused("n: one answer a request is simulated", "n")
-    tokens = _tokens(_text(body["messages"]) if chat and "messages" in body else body.get("prompt"))
+    if not isinstance(body.get("stream"), bool | None):
+        raise Refused(f"stream: must be true or false, not {body['stream']!r:.40}", "stream")
+    tokens = _tokens(_text(body.get("messages", [])) if chat else body.get("prompt"))
     if not tokens:
         key = "messages" if chat else "prompt"
         raise Refused(f"{key}: must be {'messages' if chat else 'a text or token ids'}", key)
@@ -95,6 +100,20 @@ def read_asked(raw: bytes, chat: bool, model: str, longest: int | None, block: i
     options = body.get("stream_options") or {}
     usage = isinstance(options, dict) and bool(options.get("include_usage"))
     return Asked(chat, bool(body.get("stream")), usage, len(tokens), output, _blocks(tokens, block))
+
+
+def _check_size(raw: bytes, longest: int | None) -> None:
+    """Refuse what is far too long before it is parsed, which holds up every stream.
+
+    Token ids are parted by commas, and a text has a word or more between two spaces of several: so
+    many of either are more tokens than fit, whatever the body is laid out like.
+    """
+    if longest is not None and (
+        raw.count(b",") > longest + ROOM_COMMAS or raw.count(b" ") > SPACES * longest + ROOM_COMMAS
+    ):
+        raise Refused(
+            f"This model's maximum context length is {longest} tokens; the prompt is longer"
+        )
 
 
 def _object(raw: bytes) -> Mapping[str, Any]:

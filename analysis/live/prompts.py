@@ -9,7 +9,7 @@ from ...workloads.requests import RequestBlock
 
 LOWEST_ID, HIGHEST_ID = 1_000, 30_000
 """Token ids that are drawn: ordinary tokens of any vocabulary of 30,000 and more (assumed: special
-ones stand at the ends, beyond the 32,000 of Llama-2 or below these)."""
+ones stand at the ends, beyond the 32,000 of Llama-2 or below these). Of a smaller vocabulary the upper half."""
 
 WORDS = [
     "time",
@@ -82,7 +82,7 @@ WORDS = [
 ]
 """Common words, one token each in the usual vocabularies (assumed; a server's own count comes first)."""
 
-PROBE, PROBE_TOKENS = -1, 8
+PROBE, PROBE_TOKENS = -1, 7
 """Row of the prompt that is sent before the run: its blocks must not be in a prefix cache afterwards."""
 
 
@@ -94,14 +94,19 @@ class Prompts:
     trace : RequestBlock
         Lengths, and where it says so which blocks of prompts are equal; all else is different.
     seed : int
+    vocab : int, optional
+        Entries of the server's vocabulary: no id lies beyond it.
     """
 
-    def __init__(self, trace: RequestBlock, seed: int) -> None:
+    def __init__(self, trace: RequestBlock, seed: int, vocab: int | None = None) -> None:
         self.trace, self.seed = trace, seed
+        self.high = min(HIGHEST_ID, vocab or HIGHEST_ID)
+        self.low = min(LOWEST_ID, self.high // 2)
 
     def ids(self, row: int) -> list[int]:
-        """Token ids of a prompt; row `PROBE` is a short one that no request has."""
-        return [int(n) for n in LOWEST_ID + self._draws(row) % (HIGHEST_ID - LOWEST_ID)]
+        """Token ids of a prompt; row `PROBE` is a short one that no request has, with the highest id."""
+        own = [] if row != PROBE else [self.high - 1]
+        return own + [int(n) for n in self.low + self._draws(row) % (self.high - self.low)]
 
     def words(self, row: int) -> str:
         """As many words as tokens are asked for."""

@@ -94,7 +94,7 @@ def record(
         raise InputError(stream.name, "has no requests")
     if trace.turns is not None:
         raise InputError(stream.name, "has requests that follow others; record plays single ones")
-    play = _Play(target, server, trace, Prompts(trace, seed), timeout, told)
+    play = _Play(target, server, trace, Prompts(trace, seed, server.vocab), timeout, told)
     open_loop = stream.closed_loop is None and stream.has_arrivals
     due = trace.arrival_s if open_loop else None
     if due is None and stream.closed_loop is None:
@@ -135,7 +135,7 @@ class _Play:
             loop.call_soon_threadsafe(stop.set)
 
         async with open_clients(self.target.base, places) as clients:
-            target = await find_out(clients[0], self.target, form, self.prompts)
+            target, self.prompts = await find_out(clients[0], self.target, form, self.prompts)
             player = Player(
                 clients, target, self.prompts, self.trace.output_tokens, due, places,
                 self.limit_s, self.told,

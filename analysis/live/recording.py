@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,23 @@ from .target import Target
 F8 = npt.NDArray[np.float64]
 LATE_S = 0.05
 """Requests that are sent later than this after their time are told of."""
+
+
+MOST_KINDS = 10
+"""Kinds of failure that are told of."""
+
+
+def kind_of(status: str) -> str:
+    """A failure with its numbers and names left out, so that equal ones are counted together.
+
+    Examples
+    --------
+    >>> kind_of("error: Token id 29396 is out of vocabulary"), kind_of("HTTP 500")
+    ('error: Token id N is out of vocabulary', 'HTTP 500')
+    """
+    if not status.startswith("error: "):
+        return status
+    return re.sub(r"'[^']*'|\"[^\"]*\"|\b[0-9a-f]{8,}\b|\d+", "N", status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +80,20 @@ class Recording(Result):
 
     @property
     def failed(self) -> dict[str, int]:
-        """Requests that were sent and not answered whole, by reason."""
-        return dict(Counter(o.status for o in self.outcomes if o.status not in (OK, NOT_SENT)))
+        """Requests that were sent and not answered whole, by kind, the most frequent first."""
+        return dict(Counter(map(kind_of, self._failures)).most_common())
+
+    @property
+    def examples(self) -> dict[str, str]:
+        """What the server said first, of kinds that leave something out."""
+        found: dict[str, str] = {}
+        for status in self._failures:
+            found.setdefault(kind_of(status), status)
+        return {kind: text for kind, text in found.items() if kind != text}
+
+    @property
+    def _failures(self) -> list[str]:
+        return [o.status for o in self.outcomes if o.status not in (OK, NOT_SENT)]
 
     @property
     def sent(self) -> list[int]:
@@ -128,7 +158,7 @@ class Recording(Result):
         return {
             "run": self.name, "url": self.target.base, "checkpoint": self.target.model,
             "workload": self.workload, "requests": len(self.outcomes), "sent": len(self.sent),
-            "answered": len(self.answered), "failed": self.failed, "cut": self.cut or None,
+            "answered": len(self.answered), "failed": self.failed, "examples": self.examples, "cut": self.cut or None,
             "prompts": "ids" if self.target.ids else "words", "places": self.places,
             "late_p99_s": self.lateness(), "stall_p99_s": self.stall(),
             **{n: self.measured().get(f"{n}_s") for n in TIMES},
@@ -139,8 +169,13 @@ class Recording(Result):
         if self.cut:
             left = len(self.outcomes) - len(self.sent)
             out.append(f"cut by {self.cut}: {left:,} of {len(self.outcomes):,} were not sent")
-        for reason, count in self.failed.items():
-            out.append(f"{count:,} of {len(self.sent):,} requests failed: {reason}")
+        failed, examples = self.failed, self.examples
+        for kind, count in list(failed.items())[:MOST_KINDS]:
+            told = examples.get(kind, kind)
+            out.append(f"{count:,} of {len(self.sent):,} requests failed: {told}")
+        if len(failed) > MOST_KINDS:
+            rest = sum(list(failed.values())[MOST_KINDS:])
+            out.append(f"{rest:,} more failed in {len(failed) - MOST_KINDS:,} other ways: run.json")
         late = self.lateness()
         if late is not None and late > LATE_S:
             out.append(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..show.output import OutputFolder
-from ..validate.runs.spec import RECORDED
+from ..validate.runs.spec import RECORDED, SYSTEM
 from .client import NOT_SENT
 from .recording import Recording
 
@@ -23,6 +23,8 @@ def write_recording(result: Recording, folder: OutputFolder) -> None:
     folder.csv("chunks.csv", _chunks(result))
     if result.server.config is not None:
         folder.json("config.json", result.server.config)
+    if result.server.description is not None:
+        folder.text(SYSTEM, result.server.description)
     folder.json("run.json", run_json(result))
 
 
@@ -39,6 +41,7 @@ def run_json(result: Recording) -> dict[str, Any]:
         "run": result.name,
         "origin": f"opbyte record {target.url}",
         **({} if server.device is None else {"device": server.device, "devices": server.devices}),
+        **({} if server.description is None else {"system": SYSTEM}),
         **({} if server.config is None else {"model": "config.json"}),
         "checkpoint": target.model,
         "engine": engine,
@@ -47,7 +50,8 @@ def run_json(result: Recording) -> dict[str, Any]:
         "recorded": {
             "cut": result.cut or None, "requests": len(result.outcomes), "sent": len(result.sent),
             "not_sent": sum(o.status == NOT_SENT for o in result.outcomes),
-            "failed": result.failed, "late_p99_s": result.lateness(),
+            "failed": result.failed,
+            **({"examples": result.examples} if result.examples else {}), "late_p99_s": result.lateness(),
             "stall_p99_s": result.stall(),
         },
         "assumed": _assumed(result),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ...workloads.errors import InputError
-from .prompts import PROBE
+from .prompts import PROBE, Prompts
 
 if TYPE_CHECKING:
     import httpx
-
-    from .prompts import Prompts
 
 KEY = "OPENAI_API_KEY"
 """Environment variable of the key; it is given in no other way and written nowhere."""
@@ -136,10 +135,13 @@ async def open_clients(base: str, places: int) -> AsyncIterator[Sequence[httpx.A
         yield [await stack.enter_async_context(client) for client in clients]
 
 
-async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts) -> Target:
+async def find_out(
+    client: httpx.AsyncClient, wanted: Target, prompts: str, own: Prompts
+) -> tuple[Target, Prompts]:
     """Complete what is known of a server by asking it: its model, and what requests may hold.
 
-    One short request is sent for each form of prompt until one is taken.
+    One short request is sent for each form of prompt until one is taken. vLLM answers an id beyond its
+    vocabulary with 200 and an error event; the prompts that are returned have lower ones.
 
     Raises
     ------
@@ -154,8 +156,11 @@ async def find_out(client: httpx.AsyncClient, wanted: Target, prompts: str, own:
     for ids, extras, usage in _forms(prompts, target.chat):
         form = replace(target, ids=ids, extras=extras, usage=usage)
         status, refused = await _try(client, form, own)
+        while ids and own.high > 2 and _OUT_OF_VOCABULARY.search(refused):
+            own = Prompts(own.trace, own.seed, own.high // 2)
+            status, refused = await _try(client, form, own)
         if status not in (400, 404, 422):
-            return form  # a server that fails is recorded as such
+            return form, own  # a server that fails is recorded as such
         if status == 404:
             break
     raise InputError(wanted.base, f"takes no such request: {refused}")
@@ -169,6 +174,9 @@ def _forms(prompts: str, chat: bool) -> list[tuple[bool, bool, bool]]:
         for ids in ((False,) if chat else kinds)
         for extras, usage in ((True, True), (False, True), (False, False))
     ]
+
+
+_OUT_OF_VOCABULARY = re.compile(r"oken id \d+ is out of vocab")
 
 
 async def _ask(client: httpx.AsyncClient, url: str) -> tuple[int, Mapping[str, Any]]:

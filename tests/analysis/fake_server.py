@@ -25,10 +25,13 @@ class Fake:
         (before its first), "error" (an event that says so) or "plain" (no stream).
     refuses : set of str
         Keys of a request that are answered with 400, and "ids" for prompts of token ids.
+    vocab : int
+        Ids from here on are answered as vLLM does: with 200 and an error event; 0 for none.
     """
 
     fails: dict[int, str] = field(default_factory=dict)
     refuses: set[str] = field(default_factory=set)
+    vocab: int = 0
     gap_s: float = GAP_S
     port: int = 0
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -95,6 +98,12 @@ class Fake:
             if way == "die" and i == 2:
                 writer.transport.abort()
                 return False
+            beyond = [
+                n for n in asked.get("prompt", ()) if isinstance(n, int) and n >= self.vocab > 0
+            ]
+            if beyond:
+                _event(writer, {"error": {"message": f"Token id {beyond[0]} is out of vocabulary"}})
+                break
             if way == "error" and i == 2:
                 _event(writer, {"error": {"message": "out of\nmemory"}})
                 break

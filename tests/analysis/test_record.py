@@ -15,19 +15,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("httpx")
 
+from opbyte.analysis.live.client import Outcome
+from opbyte.analysis.live.deployed_as import DeployedAs
 from opbyte.analysis.live.prompts import Prompts
 from opbyte.analysis.live.record import record
-from opbyte.analysis.live.target import address
+from opbyte.analysis.live.recording import Recording, kind_of
+from opbyte.analysis.live.target import Target, address
+from opbyte.devices.catalog import load_system
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock, open_requests
 
 from ..processes import PATIENCE_S, Start
 from .conftest import Ask
 from .fake_server import Fake, served
+from .test_validate_runs import CONFIG
 
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
@@ -155,8 +161,6 @@ def test_prompts_have_the_asked_length_in_each_form(trace: Path) -> None:
 
 
 def test_equal_blocks_of_a_trace_are_equal_prompts() -> None:
-    import numpy as np
-
     whole = np.array([1024, 700])
     trace = RequestBlock(np.arange(2), np.zeros(2), whole, whole, ((5, 6), (5,)))
     own = Prompts(trace, seed=1)
@@ -233,3 +237,53 @@ def test_sessions_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="has requests that follow others"):
         record("http://127.0.0.1:9", trace=str(path))
+
+
+def test_ids_lie_within_the_vocabulary(trace: Path, ask: Ask, write: Any) -> None:
+    """Of the model that is named, else as far as the server's errors tell."""
+    with served(Fake(vocab=2000)) as fake:
+        found = record(fake.url, trace=str(trace))
+        assert len(found.answered) == 8
+        config = write("config.json", json.dumps(CONFIG | {"vocab_size": 2000}))
+        fake.asked.clear()
+        assert len(record(fake.url, trace=str(trace), model=str(config)).answered) == 8
+    assert all(0 < n < 2000 for a in fake.asked for n in a["prompt"])
+
+
+def test_failures_are_counted_by_kind() -> None:
+    assert kind_of("error: Token id 29396 is out of vocabulary") == (
+        "error: Token id N is out of vocabulary"
+    )
+    trace = RequestBlock(np.arange(60), np.zeros(60), np.full(60, 5), np.full(60, 2))
+    ways = [f"error: Token id {i} is out" for i in range(30)] + [
+        f"HTTP {400 + i}" for i in range(30)
+    ]
+    found = Recording(
+        "run", "load", Target("http://x/v1"), DeployedAs(), trace,
+        [Outcome(status=way, sent_s=0.0) for way in ways], None, 1,
+    )  # fmt: skip
+    assert found.failed["error: Token id N is out"] == 30
+    assert found.examples == {"error: Token id N is out": "error: Token id 0 is out"}
+    told = [line for line in found.remarks() if "failed" in line]
+    assert len(told) == 11
+    assert told[0] == "30 of 60 requests failed: error: Token id 0 is out"
+    assert told[-1] == "21 more failed in 21 other ways: run.json"
+
+
+def test_a_system_of_one_s_own_goes_along(
+    ask: Ask, trace: Path, tmp_path: Path, write: Any
+) -> None:
+    """Its description lies in the folder, whole, so that the run is replayed on it and nothing else."""
+    write(
+        "my/my-h100.yaml",
+        'extends: h100\nname: mine\nmemory: {capacity_GB: {value: 96, source: "assumed: x"}}\n',
+    )
+    system = write("my/my.yaml", "name: my\ndevice: ./my-h100.yaml\n"
+                   'devices_per_node: {value: 1, source: "one card"}\n')  # fmt: skip
+    with served(Fake()) as fake:
+        ask("record", fake.url, "--trace", trace, "--model", "llama-3-8b", "--system", system,
+            "--json", "--out", tmp_path / "run").json()  # fmt: skip
+    (tmp_path / "my" / "my-h100.yaml").unlink()
+    assert load_system(tmp_path / "run/system.yaml").device.memory.capacity_bytes == 96e9
+    (entry,) = ask("validate", "runs", tmp_path / "run", "--json").json()["runs"]
+    assert "my" in entry["costs"]

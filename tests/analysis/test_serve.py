@@ -23,6 +23,7 @@ httpx = pytest.importorskip("httpx")
 pytest.importorskip("uvicorn")
 
 from opbyte import simulate
+from opbyte.analysis.live import asked
 from opbyte.analysis.live.record import record
 
 from ..processes import PATIENCE_S, Start
@@ -147,6 +148,9 @@ def samples(server: Serving) -> dict[str, float]:
         ({"prompt": ""}, 400, "prompt: must be"),
         ({}, 400, "prompt: must be"),
         ([], 400, "must be a JSON object"),
+        ({"prompt": "a", "stream": "no"}, 400, "stream: must be true or false"),
+        ({"prompt": [1] * 30_000}, 400, "maximum context length is 4096"),
+        ({"prompt": "a " * 90_000}, 400, "maximum context length is 4096"),
     ],
 )
 def test_what_is_not_served_is_said(server: Serving, body: Any, status: int, said: str) -> None:
@@ -156,6 +160,27 @@ def test_what_is_not_served_is_said(server: Serving, body: Any, status: int, sai
     assert said in error["message"]
     assert httpx.post(f"{server.url}/v1/completions", content=b"{").status_code == 400
     assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["code"] == 404
+
+
+def test_a_model_is_found_by_its_name(server: Serving) -> None:
+    one = httpx.get(f"{server.url}/v1/models/org/model").json()
+    assert (one["id"], one["object"]) == ("org/model", "model")
+    assert httpx.get(f"{server.url}/v1/models/other").status_code == 404
+    chat = httpx.post(f"{server.url}/v1/chat/completions", json={"prompt": "a"})
+    assert (chat.status_code, chat.json()["error"]["param"]) == (400, "messages")
+
+
+def test_a_large_body_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(raw: bytes) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(asked, "_object", parse)
+    for body in (
+        b'{"prompt": [' + b"1," * 30_000_000 + b"1]}",
+        b'{"prompt": "' + b"a " * 30_000_000,
+    ):
+        with pytest.raises(asked.Refused, match="maximum context length"):
+            asked.read_asked(body, False, "m", 131_072, 16)
 
 
 def test_a_client_that_leaves_frees_its_place(server: Serving) -> None:

@@ -18,6 +18,8 @@ RUN = "run.json"
 ARRIVALS = "poisson, count fixed"
 RECORDED = "as recorded"
 """Requests stand in a table, as `opbyte record` writes it."""
+SYSTEM = "system.yaml"
+"""Description of the system of a run, where it is of a device of one's own."""
 MOST_REQUESTS = 2_000_000
 MOST_TOKENS = 2**31 - 1
 
@@ -67,7 +69,7 @@ class MeasuredRun:
     folder : Path
     name, checkpoint : str
     device : str
-        Name in the catalog.
+        Name in the catalog, or in the file `described`.
     devices : int
     model : Path
         Its ``config.json``.
@@ -83,6 +85,8 @@ class MeasuredRun:
         Table of the requests as they were sent; None where they are drawn.
     measured : tuple of mapping
         A stage each: metric -> seconds, such as ``ttft_p90``.
+    described : Path or None
+        The system's file, where it is of a device of one's own.
     """
 
     folder: Path
@@ -98,11 +102,12 @@ class MeasuredRun:
     output_tokens: int | None
     requests: Path | None
     measured: tuple[Mapping[str, float], ...]
+    described: Path | None = None
 
     @property
-    def system(self) -> str:
-        """Name of the system it ran on."""
-        return f"{self.device}-x{self.devices}"
+    def system(self) -> str | Path:
+        """The system it ran on, by name or file."""
+        return self.described or f"{self.device}-x{self.devices}"
 
 
 def read_run(folder: Path) -> MeasuredRun:
@@ -130,7 +135,7 @@ def read_run(folder: Path) -> MeasuredRun:
         folder=folder,
         name=top.text("run", folder.name),
         checkpoint=top.text("checkpoint", ""),
-        device=_device(top),
+        device=top.text("device") if "system" in top.values else _device(top),
         devices=top.count("devices", 1, 4096),
         model=_beside(top, "model", "config.json"),
         engine=top.part("engine").values,
@@ -140,6 +145,7 @@ def read_run(folder: Path) -> MeasuredRun:
         output_tokens=None if recorded else load.count("output_tokens", 1, MOST_TOKENS),
         requests=_beside(load, "requests", "requests.csv") if recorded else None,
         measured=_measured(top, len(stages)),
+        described=_beside(top, "system", SYSTEM) if "system" in top.values else None,
     )
 
 
