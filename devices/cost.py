@@ -204,6 +204,9 @@ class Roofline:
         Energy of weights and KV, and of activations.
     J_per_flop : mapping of str to float
         Arithmetic energy by format.
+    kv_J_per_byte : float or None
+        Energy of what an op streams where none of it is weights: keys, values and state, with what
+        the cores do to them; as weights without it.
     """
 
     peak: Mapping[str, float]
@@ -214,6 +217,12 @@ class Roofline:
     stream_J_per_byte: float
     act_J_per_byte: float
     J_per_flop: Mapping[str, float]
+    kv_J_per_byte: float | None = None
+
+    def streamed_J_per_byte(self, op: Op) -> float:
+        """Energy of a byte that an op streams."""
+        of_kv = self.kv_J_per_byte is not None and op.weight_bytes == 0.0
+        return self.kv_J_per_byte or 0.0 if of_kv else self.stream_J_per_byte
 
     def cost(self, op: Op) -> Cost:
         peak = self.peak[op.dtype] * self.compute_efficiency
@@ -225,7 +234,8 @@ class Roofline:
     def joules(self, op: Op) -> Mapping[str, float]:
         """Dynamic energy of an op by path [J]."""
         return {
-            "dram": op.stream_bytes * self.stream_J_per_byte + op.act_bytes * self.act_J_per_byte,
+            "dram": op.stream_bytes * self.streamed_J_per_byte(op)
+            + op.act_bytes * self.act_J_per_byte,
             "compute": op.flops * self.J_per_flop[op.dtype],
         }
 
@@ -236,7 +246,7 @@ class Roofline:
                     self.peak[op.dtype] * self.compute_efficiency,
                     self.bandwidth * self.memory_efficiency,
                     self.fixed_s,
-                    self.stream_J_per_byte,
+                    self.streamed_J_per_byte(op),
                     self.act_J_per_byte,
                     self.J_per_flop[op.dtype],
                     self.peak[op.dtype],

@@ -209,7 +209,8 @@ class DeviceSpec(Spec):
 
     `static_W` is drawn without any work. A board that keeps itself below a power limit, by its
     clock, has `limit_W` and the `process` of its cores: the energy of its work then comes from the
-    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`.
+    power model (`devices.power`), not from `memory_J_per_byte` and `compute_J_per_flop`. `clock_share` is
+    what a cap or a locked clock leaves of the clock it runs at when held at its limit: its voltage goes with it.
 
     `host` is the class of host (`devices.hosts`) that systems of it stand in where nobody says otherwise;
     without it the link is what the description and the device's rows say. A `bridge` stands for
@@ -236,6 +237,7 @@ class DeviceSpec(Spec):
     node_size: Count = 8
     static_W: NonNegative = 0.0
     limit_W: Positive | None = None
+    clock_share: Fraction = 1.0
     process: Literal["N7", "N6", "8N", "N5", "4N", "4NP", "N3P"] | None = None
     price_USD_per_hour: Positive | None = None
     kernels: Name | None = None

@@ -11,7 +11,7 @@ from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from .layers.base import elementwise, gemm, split
 from .numerics import Numerics
 from .ops import Loads, Op
-from .sampling import SAMPLE_BYTES, SORT_BYTES
+from .sampling import sample_bytes, sort_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,6 @@ class ModelSpec:
         no part of the model's own weights and ops.
     mtp_heads : int
         How many such heads there are.
-    notes : tuple of str
-        What a reader should know of how the file was read, such as a class that was guessed.
     borrows : bool
         Embedding and head are another model's, whose weights count there: of draft heads.
     """
@@ -94,7 +92,6 @@ class ModelSpec:
     mtp: tuple[Layer, ...] = ()
     mtp_heads: int = 0
     borrows: bool = False
-    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))
@@ -270,13 +267,13 @@ def sampling_ops(spec: ModelSpec, m: Moments, run: Run) -> list[Op]:
     """What turns logits into tokens; every device that has the whole rows does all of it."""
     if not spec.vocab:
         return []
-    parts = (("sampling", SAMPLE_BYTES), ("sampling_sort", SORT_BYTES))
+    parts = (("sampling", sample_bytes), ("sampling_sort", sort_bytes))
     return [
         elementwise(
-            name, "head", m.sequences, spec.vocab, moved[run.sampling] / run.numerics.act_bytes, run
+            name, "head", m.sequences, spec.vocab, moved(run.sampling) / run.numerics.act_bytes, run
         )
         for name, moved in parts
-        if moved[run.sampling]
+        if moved(run.sampling)
     ]
 
 

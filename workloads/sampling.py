@@ -10,23 +10,72 @@ tensor read or written once a kernel, logits in 32 bits:
   with 8 bytes beside them and then by row (``segmented_sort_pairs_by_full_sort`` in
   aten/src/ATen/native/cuda/SortStable.cu): positions (8), a radix sort's histogram (4) and four passes
   of 8 bits (4 x 24), one of 8-byte keys with its histogram (24), values and positions (24). Then
-  softmax (8), sum (8), compare (5), mask (9) and scatter back (24).
+  softmax (8), sum (8), compare (5), mask (9) and scatter back (24);
+- min-p: softmax (8), largest (4), compare (5), mask (9);
+- penalties (repetition, frequency, presence; vllm/model_executor/layers/utils.py): tables of counts in 64 bits
+  for prompts and answers, scattered into, compared, and subtracted in several passes. Their kernels name 85
+  bytes; measured is ten times that, see `PENALTY_BYTES`;
+- logprobs: log-softmax (8), the tokens above the drawn one (5), the largest ones (radix selection, 4 passes
+  of 4).
+
+A row is sampled on every device that holds it whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from .errors import InputError, SpecError, nearest
 
 NONE, GREEDY, RANDOM, NUCLEUS = "none", "greedy", "random", "nucleus"
 SAMPLING = (NONE, GREEDY, RANDOM, NUCLEUS)
 """What follows the logits; "none" where nothing is said of an engine."""
 
-SAMPLE_BYTES: Mapping[str, float] = {NONE: 0.0, GREEDY: 10.0, RANDOM: 42.0, NUCLEUS: 42.0}
-"""Bytes per logit of what every row goes through."""
-SORT_BYTES: Mapping[str, float] = {NONE: 0.0, GREEDY: 0.0, RANDOM: 0.0, NUCLEUS: 210.0}
-"""Bytes per logit of the sort and what uses it."""
+PENALTIES, MIN_P, LOGPROBS = "penalties", "min-p", "logprobs"
+PENALTY_BYTES = 900.0
+"""Bytes per logit that penalties are worth at the rate of an H100's memory: least mean |log error| of the median
+gap between tokens of three dense models on one H100 under vLLM 0.11 (ML.ENERGY v3.0, chats with
+penalty 1.1, 8 to 768 sequences; median error 2.0 %, 2.8 to 4.0 with a model left out). Per logit, not per
+sequence: vocabularies of 128 to 262 thousand words agree; and on the device, whose board is at its limit
+there. Assumed of other engines and versions."""
+EXTRAS: Mapping[str, float] = {
+    PENALTIES: PENALTY_BYTES, MIN_P: 26.0, LOGPROBS: 29.0,
+}  # fmt: skip
+"""Bytes per logit of what may come on top; a kind of sampling is named KIND+EXTRA+EXTRA."""
+
+_SAMPLE: Mapping[str, float] = {NONE: 0.0, GREEDY: 10.0, RANDOM: 42.0, NUCLEUS: 42.0}
+_SORT: Mapping[str, float] = {NONE: 0.0, GREEDY: 0.0, RANDOM: 0.0, NUCLEUS: 210.0}
+FACTORS = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+NEUTRAL: Mapping[str, float] = {
+    "temperature": 1.0, "top_p": 1.0, "top_k": 0.0, "min_p": 0.0, "repetition_penalty": 1.0,
+    "frequency_penalty": 0.0, "presence_penalty": 0.0, "logprobs": 0.0,
+}  # fmt: skip
+"""Keys of a request's sampling parameters, as vLLM names them, and the values that do nothing."""
+RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0.0, 1e3), "top_p": (0.0, 1.0), "top_k": (-1.0, 1e9), "min_p": (0.0, 1.0),
+    "repetition_penalty": (1e-3, 1e3), "frequency_penalty": (-1e3, 1e3),
+    "presence_penalty": (-1e3, 1e3), "logprobs": (0.0, 1e3),
+}  # fmt: skip
+
+
+def sample_bytes(sampling: str) -> float:
+    """Bytes per logit of what every row goes through, the sort aside.
+
+    Examples
+    --------
+    >>> sample_bytes("greedy"), sample_bytes("nucleus+penalties")
+    (10.0, 942.0)
+    """
+    kind, *extras = sampling.split("+")
+    return _SAMPLE[kind] + sum(EXTRAS[name] for name in extras)
+
+
+def sort_bytes(sampling: str) -> float:
+    """Bytes per logit of the sort and what uses it."""
+    return _SORT[sampling.partition("+")[0]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +125,96 @@ def checkpoint_sampling(name: str) -> str:
 
 
 def asked_sampling(values: Mapping[str, Any]) -> str:
-    """The kind of sampling that ``temperature``, ``top_p`` and ``top_k`` ask for.
+    """The kind of sampling that a request's parameters ask for.
 
     Examples
     --------
     >>> asked_sampling({"temperature": 0}), asked_sampling({"top_p": 0.9}), asked_sampling({})
     ('greedy', 'nucleus', 'random')
+    >>> asked_sampling({"temperature": 0, "logprobs": 5, "min_p": 0.1, "presence_penalty": 0.5})
+    'greedy+penalties+logprobs'
     """
+    kind = _kind(values)
+    extras = []
+    if any(values.get(key, NEUTRAL[key]) != NEUTRAL[key] for key in FACTORS):
+        extras.append(PENALTIES)
+    if values.get("min_p", 0.0) > 0.0 and kind != GREEDY:
+        extras.append(MIN_P)
+    if values.get("logprobs", 0.0) > 0.0:
+        extras.append(LOGPROBS)
+    return "+".join((kind, *extras))
+
+
+def _kind(values: Mapping[str, Any]) -> str:
     if values.get("temperature", 1.0) == 0:
         return GREEDY
     nucleus = values.get("top_p", 1.0) < 1.0 or values.get("top_k", 0) not in (0, -1)
     return NUCLEUS if nucleus else RANDOM
+
+
+def parse_sampling(text: str) -> str:
+    """A kind of sampling from its name, or from a request's parameters as ``KEY=VALUE,...``.
+
+    Raises
+    ------
+    InputError
+        Neither a known name nor known keys with values in range.
+
+    Examples
+    --------
+    >>> parse_sampling("nucleus"), parse_sampling("temperature=0.8,top_p=0.95,repetition_penalty=1.1")
+    ('nucleus', 'nucleus+penalties')
+    """
+    if "=" not in text:
+        kind, *extras = text.split("+")
+        if kind not in SAMPLING or any(name not in EXTRAS for name in extras):
+            kinds, more = ", ".join(SAMPLING), ", ".join(EXTRAS)
+            wanted = f"one of {kinds} with +{more}, or KEY=VALUE,... of {', '.join(NEUTRAL)}"
+            raise InputError("--sampling", f"must be {wanted}; it is {text[:60]!r}")
+        return text
+    values: dict[str, float] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if key not in NEUTRAL:
+            raise InputError("--sampling", f"unknown key {key[:40]!r}{nearest(key, NEUTRAL)}")
+        low, high = RANGES[key]
+        try:
+            values[key] = float(value)
+        except ValueError:
+            values[key] = float("nan")
+        if not low <= values[key] <= high:
+            reason = f"{key} must be in [{low:g}, {high:g}], not {value[:40]!r}"
+            raise InputError("--sampling", reason)
+    return asked_sampling(values)
+
+
+def sampling_named(text: str, model: str) -> str:
+    """A kind of sampling as option ``--sampling`` names it.
+
+    Parameters
+    ----------
+    text : str
+        A kind, parameters, the path of a ``generation_config.json``, or "checkpoint".
+    model : str
+        Name of the model, by which a checkpoint's own parameters are known.
+
+    Raises
+    ------
+    InputError
+        None of these, or a file that cannot be read.
+    """
+    if text == "checkpoint":
+        return checkpoint_sampling(model)
+    if not text.endswith(".json"):
+        return parse_sampling(text)
+    from .hf.json_file import read_json_object  # of no use without a file
+
+    path = Path(text)
+    values = read_json_object(path)
+    for key in NEUTRAL:
+        value = values.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise SpecError(path, f"{key}: must be a number, not {str(value)[:40]!r}")
+    if values.get("do_sample") is False:
+        values = {**values, "temperature": 0.0}
+    return asked_sampling({key: values[key] for key in NEUTRAL if values.get(key) is not None})

@@ -13,7 +13,7 @@ from ...devices.dram.model import DERIVED
 from ...devices.hosts.catalog import host_of, joined, link_of
 from ...devices.link import LATENCY_BYTES
 from ...devices.peaks import FALLBACK
-from ...devices.power.transfer import power_model
+from ...devices.power.transfer import power_model, reference_of
 from ...devices.spec import ARITHMETIC
 from ...simulator.batching.host import LAUNCH_S, REQUEST_S
 from ...simulator.batching.policies import Policy
@@ -209,8 +209,8 @@ def _power(deployment: Deployment) -> list[dict[str, Any]]:
     if deployment.device.board.model is None:
         return []
     known = power_model(spec)
-    rules = {"device.power": "assumed: carried over from b200 by limit, idle power, process and "
-             "memory (docs/power.md)"}  # fmt: skip
+    rules = {"device.power": f"assumed: carried over from {reference_of(spec)} by limit, idle power, process "
+             "and memory (docs/power.md)"}  # fmt: skip
     return [
         {
             "cost_model": "power model", "applies_to": "energy per token", "basis": known.basis,

@@ -220,6 +220,15 @@ def _pool_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     )
 
 
+def power_interval(d: Deployment) -> Interval | None:
+    """Factors on the mean power of a device; None where its power is not modelled."""
+    from ...devices.power.transfer import power_model
+
+    if d.device.board.model is None:
+        return None
+    return Interval(*power_model(d.system.device).sure)
+
+
 def first_token(steps: Interval, waiting: Ratios = WAITING) -> Interval:
     """Factors on the time to a first token: those of its steps, and of what else lets it wait.
 

@@ -307,7 +307,7 @@ def roofline(
         deployment, batch, context, prefill, stage.seconds,
         work, _watts(deployment, stage), merged(stage, work / stage.joules if work else 1.0),
         (*_warnings(deployment, context + deployment.several, prefill), *doubts(where.device),
-         *told_cap(where.device, how.power_cap)),
+         *told_cap(where.device)),
         {} if isinstance(system, SystemSpec)
         else describe_system(system)[1] | host_sources(where, how.host),
         overlap, stage.timelines, stage.fetch, gain_of(deployment, batch, context, prefill),
@@ -323,7 +323,7 @@ def _watts(d: Deployment, stage: StageCost) -> float:
 
 
 def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
-    out = list(d.model.notes)
+    out = []
     try:
         d.memory()
     except InputError as error:

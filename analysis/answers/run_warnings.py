@@ -18,8 +18,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
     out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
-    cap = scenario.deployment.power_cap
-    out += [line for device in sides.values() for line in told_cap(device, cap)]
+    out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
         out.append(overload(r))
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
@@ -44,15 +43,14 @@ def _stands_in(r: Run) -> list[str]:
 
 
 def _too_long(r: Run) -> list[str]:
-    """How its file was read, and requests beyond the positions that the model was made for."""
-    notes = list(r.deployment.model.notes)
+    """Requests beyond the positions that the model was made for."""
     longest = r.deployment.model.max_position
     lengths = r.requests.input_tokens + r.requests.output_tokens
     beyond = 0 if longest is None else int((lengths > longest).sum())
     if not beyond:
-        return notes
+        return []
     text = (
         f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
         f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
     )
-    return [*notes, text]
+    return [text]

@@ -29,7 +29,7 @@ from .encoders import encoder_dict, encoder_text
 from .evidence import link_evidence
 from .expert_cache import cache_dict, cache_text
 from .expert_loads import placing_dict, placing_text
-from .interval import RunIntervals, interval_dict, run_intervals, spoken, typical
+from .interval import RunIntervals, interval_dict, power_interval, run_intervals, spoken, typical
 from .overlaps import run_blocks, run_dict
 from .pools import pool_blocks, pool_dict
 from .price import costs_of
@@ -227,6 +227,7 @@ class Simulation(Result):
             "usd_per_million_tokens": interval_dict(price, found.cost),
             "tpot_s_mean": interval_dict(r.tpot_s.mean, found.tpot),
             "ttft_s_mean": interval_dict(r.ttft_s.mean, found.ttft),
+            "watts_per_device": interval_dict(r.watts_per_device, power_interval(r.deployment)),
         }
 
     def outside_tables(self) -> list[str | Sequence[Mapping[str, Any]]]:

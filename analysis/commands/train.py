@@ -15,7 +15,9 @@ from .options import Json, Model, Out, System, count, takes
 
 
 @app.command("train")
-@takes([*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict", "power_cap"))
+@takes(
+    [*options_of(DeployOptions)], without=("kernels", "kv_dtype", "strict", "power_cap", "clock")
+)
 def train_command(
     model: Model,
     system: System,

@@ -73,6 +73,7 @@ class Energies(TypedDict):
     """Energy terms of a roofline; see `coefficients`."""
 
     stream_J_per_byte: float
+    kv_J_per_byte: float
     act_J_per_byte: float
     J_per_flop: dict[str, float]
 
@@ -97,6 +98,7 @@ def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
     -------
     Energies
         ``stream_J_per_byte`` (weights and KV come from main memory and pass the cache),
+        ``kv_J_per_byte`` (KV, with what attention does to it),
         ``act_J_per_byte`` (inputs and outputs of chains of kernels) and ``J_per_flop``. A 32-bit
         FLOP takes twice a 16-bit one, as a multiplier's area goes with the square of its width and
         half of its rate is given up already.
@@ -106,6 +108,7 @@ def coefficients(model: PowerModel, formats: Iterable[str]) -> Energies:
              32.0: 2.0 * m.J_per_flop_16}  # fmt: skip
     return {
         "stream_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte,
+        "kv_J_per_byte": m.dram_J_per_byte + m.cache_J_per_byte + m.kv_J_per_byte,
         "act_J_per_byte": m.cache_J_per_byte + m.vector_J_per_byte,
         "J_per_flop": {name: width[BITS.get(name, 16.0)] for name in formats},
     }

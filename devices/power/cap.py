@@ -1,11 +1,10 @@
-"""A device under a power cap: a lower clock, and the memory's rate where its power leaves no other way.
+"""A device under a power cap or at a locked clock: a lower clock and voltage, then the memory's rate.
 
-A board meets a cap below its limit by its clock, as it meets the limit. Of the power above idle everything
-is taken to go with the clock: at a share of the room between idle and limit, cores and matrix units run at that
-share of their nominal rates. The voltage is left as it is, so that energy of a FLOP stays: a board that lowers
-it too is faster than is said here. Memory keeps its rate while idle power, what is awake while kernels run,
-and its own fit under the cap; cores that wait for it may be clocked lower than those that compute. Below that
-its rate falls with what is left.
+A board meets a cap below its limit by its clock, as it meets the limit. Of the power above idle all but the
+memory's is taken to go with clock and voltage (`clock.draw`): cores and matrix units run at the clock whose
+draw is the cap's share of the room between idle and limit. Memory keeps its rate while idle power, cores at the
+voltage's floor and its own energy fit under the cap, since cores that wait for it may be clocked lower than those
+that compute; below that its rate falls with what is left. At a locked clock memory keeps its rate.
 """
 
 from __future__ import annotations
@@ -14,20 +13,28 @@ from typing import Any
 
 from ...workloads.errors import InputError
 from ..spec import DeviceSpec, ProcessorSpec, SystemSpec
+from .clock import FLOOR, SUSTAINED, capped_clock, draw
 from .model import HELD, PowerModel
 
+LEAST_CLOCK = 0.1
+"""Share of the nominal clock below which no board was measured."""
 
-def capped_system(system: SystemSpec, cap_W: float | None) -> SystemSpec:
-    """A system whose boards draw no more than a cap; the same without one, or with one above the limit.
+
+def capped_system(
+    system: SystemSpec, cap_W: float | None, clock_MHz: float | None = None
+) -> SystemSpec:
+    """A system whose boards draw no more than a cap and are locked at a clock; the same without either.
 
     Raises
     ------
     InputError
-        A device whose power is not modelled, or a cap that it cannot meet.
+        A device whose power is not modelled, or a cap or clock that it cannot meet.
     """
-    if cap_W is None:
-        return system
-    device = capped(system.device, cap_W)
+    device = system.device
+    if clock_MHz is not None:
+        device = clocked(device, clock_MHz)
+    if cap_W is not None:
+        device = capped(device, cap_W)
     return system if device is system.device else system.model_copy(update={"device": device})
 
 
@@ -56,33 +63,70 @@ def capped(spec: DeviceSpec, cap_W: float) -> DeviceSpec:
     known = power_model(spec).model
     if cap_W >= known.limit_W:
         return spec
-    least = (known.idle_W + known.awake_W) / HELD
+    least = _waiting_W(known) / HELD
     if cap_W <= least:
         raise InputError(
             where, f"{spec.name} draws {least:.0f} W before it computes anything; give more, up to its "
             f"limit of {known.limit_W:.0f} W",
         )  # fmt: skip
-    clock = (cap_W - known.idle_W) / (known.limit_W - known.idle_W)
+    clock = capped_clock((cap_W - known.idle_W) / (known.limit_W - known.idle_W))
     rate = memory_rate(spec, known, cap_W)
+    told = f"capped at {cap_W:g} W: {clock:.2f} of its clock at the limit, {rate:.2f} of its memory's rate"
+    return _at(spec, clock, cap_W, rate, f"{cap_W:g}W", told)
+
+
+def clocked(spec: DeviceSpec, clock_MHz: float) -> DeviceSpec:
+    """A device whose cores are locked at a clock [MHz]; the same where work at the limit runs below it.
+
+    Raises
+    ------
+    InputError
+        A device whose power is not modelled or whose clock is not known, or no clock of it.
+    """
+    from .transfer import can_model, power_model
+
+    where = f"--clock {clock_MHz:g}"
+    nominal = next(iter(spec.processors.values())).clock_Hz
+    if not can_model(spec) or len(spec.processors) > 1 or nominal is None:
+        reason = (
+            "has no power model or no clock_Hz: --clock is of GPUs with limit_W and process alone"
+        )
+        raise InputError(where, f"{spec.name} {reason}")
+    clock = clock_MHz * 1e6 / nominal / SUSTAINED
+    if clock >= 1.0:
+        return spec
+    if clock * SUSTAINED < LEAST_CLOCK:
+        least = LEAST_CLOCK * nominal / 1e6
+        raise InputError(where, f"must be at least {least:.0f}, a tenth of {spec.name}'s clock")
+    known = power_model(spec).model
+    room = draw(clock * SUSTAINED) / draw(SUSTAINED)
+    limit = known.idle_W + room * (known.limit_W - known.idle_W)
+    told = f"locked at {clock_MHz:g} MHz: {clock:.2f} of the rate it has at its limit"
+    return _at(spec, clock, limit, 1.0, f"{clock_MHz:g}MHz", told)
+
+
+def _at(
+    spec: DeviceSpec, clock: float, limit_W: float, rate: float, suffix: str, told: str
+) -> DeviceSpec:
+    """A device at a share of its clock and of its memory's rate."""
     memory = spec.memory.model_copy(
         update={"bandwidth_bytes_per_s": spec.memory.bandwidth_bytes_per_s * rate}
     )
     return spec.model_copy(
         update={
-            "name": f"{spec.name}-{cap_W:g}W",
-            "title": f"{spec.title or spec.name} capped at {cap_W:g} W: {clock:.2f} of its clock, "
-            f"{rate:.2f} of its memory's rate",
-            "limit_W": cap_W,
+            "name": f"{spec.name}-{suffix}",
+            "title": f"{spec.title or spec.name} {told}",
+            "limit_W": limit_W,
+            "clock_share": spec.clock_share * clock,
             "memory": memory,
             "processors": {name: _slower(p, clock) for name, p in spec.processors.items()},
         }
     )
 
 
-def told_cap(spec: DeviceSpec, cap_W: float | None) -> tuple[str, ...]:
-    """What a cap leaves of a device that is `capped`; nothing where the cap is above its limit."""
-    title = spec.title or ""
-    return (title,) if cap_W is not None and f" capped at {cap_W:g} W" in title else ()
+def told_cap(spec: DeviceSpec) -> tuple[str, ...]:
+    """What a cap or a locked clock leaves of a device; nothing where it changes nothing."""
+    return (spec.title,) if spec.clock_share < 1.0 else ()
 
 
 def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
@@ -90,9 +134,14 @@ def memory_rate(spec: DeviceSpec, known: PowerModel, cap_W: float) -> float:
     memory = spec.memory
     each = known.dram_J_per_byte + known.cache_J_per_byte
     streaming = each * memory.bandwidth_bytes_per_s * memory.data_fraction
-    beside = known.idle_W + known.awake_W
+    beside = _waiting_W(known)
     nominal = min(streaming, HELD * known.limit_W - beside)
     return min((HELD * cap_W - beside) / nominal, 1.0)
+
+
+def _waiting_W(known: PowerModel) -> float:
+    """What a board draws whose cores wait for memory, at the floor of their voltage."""
+    return known.idle_W + known.busy_W * draw(FLOOR)
 
 
 def _slower(p: ProcessorSpec, clock: float) -> ProcessorSpec:

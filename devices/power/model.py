@@ -59,6 +59,8 @@ class PowerModel:
         Cores (SMs, CUs).
     kept_bytes : float
         Operands that stay in the last-level cache from one call of a kernel to its next.
+    kv_J_per_byte : float
+        On top of its bytes: what the cores do to a byte of keys and values in attention.
     """
 
     limit_W: float
@@ -76,6 +78,7 @@ class PowerModel:
     J_per_score: float
     cores: float
     kept_bytes: float
+    kv_J_per_byte: float = 0.0
 
     @property
     def busy_W(self) -> float:

@@ -25,7 +25,9 @@ from .model import PowerModel
 F8 = npt.NDArray[np.float64]
 DIGITS = 4
 REFERENCE = "b200"
-"""The device with measured power, from which the others' is carried over."""
+"""The device with measured power of kernels, from which newer ones' is carried over."""
+SERVED = "h100"
+"""The device with measured power of serving runs, from which older ones' is carried over."""
 
 
 class FamilyErrorsSpec(Spec):
@@ -56,6 +58,31 @@ class PowerSpec(Spec):
         device = [self.parameters[p.name] for p in (*DEVICE, SENSOR)]
         starts = [self.start[f][p.name] for f in families for p in STARTS[f]]
         return families, np.array([*device, *starts])
+
+
+class ServedSpec(Spec):
+    """What serving runs say of a board's power; SI units.
+
+    `beside_W` is drawn on top of idle power while kernels run, `kv_J_per_byte` by attention on top of
+    its bytes, `J_per_flop_16` by a 16-bit FLOP of the small products of decoding, `vector_J_per_byte` by a
+    byte of chains of kernels such as a sampler's.
+    """
+
+    device: str
+    rows: Count
+    date: str
+    beside_W: Positive
+    kv_J_per_byte: NonNegative
+    J_per_flop_16: Positive
+    vector_J_per_byte: Positive
+    errors: ErrorSpec
+
+
+@cache
+def served() -> ServedSpec:
+    """The fit to serving runs."""
+    path = Path(str(files(__package__) / "served.yaml"))
+    return build(ServedSpec, load_description(path))[0]
 
 
 def base_model(spec: DeviceSpec, limit_W: float | None = None) -> PowerModel:

@@ -11,7 +11,6 @@ from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError, nearest
 from ...workloads.model import ModelSpec
 from ...workloads.numerics import WEIGHT_GROUPS
-from ...workloads.sampling import SAMPLING
 from .placement import PLACEMENTS
 
 ATTENTION = ("flash", "unfused")
@@ -72,7 +71,7 @@ def check_choices(system: SystemSpec, given: Mapping[str, str | None]) -> None:
     own = f"mapping.placement of {system.name}"
     known: dict[str, Iterable[str]] = {
         "--placement": PLACEMENTS, own: PLACEMENTS, "--attention": ATTENTION, "--costs": COSTS,
-        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES, "sampling": SAMPLING,
+        "--memory": MEMORIES, "draws": DRAWS, "exchange": EXCHANGES,
     }  # fmt: skip
     for where, name in {**given, own: system.mapping.placement}.items():
         if name is not None and name not in known[where]:

@@ -18,7 +18,7 @@ from ...workloads.layers import Run
 from ...workloads.model import ModelSpec
 from ...workloads.ops import Op
 from ...workloads.routing import check_routing
-from ...workloads.sampling import NONE
+from ...workloads.sampling import NONE, parse_sampling
 from ..expert_cache.store import ExpertStore
 from ..expert_map.placing import ExpertPlacing
 from ..streams.overlap import ways
@@ -287,7 +287,7 @@ def deploy(
         Algorithm of the former, a name of `devices.collectives.exchanges`; without it every device
         sends all its messages at once.
     sampling : str
-        How logits become tokens, one of `workloads.sampling.SAMPLING`.
+        How logits become tokens, see `workloads.sampling.parse_sampling`.
     joint : bool
         Whether one kernel serves the attention of a step's prompts and decodes.
     overlap : str
@@ -305,9 +305,9 @@ def deploy(
         Degrees, placement or routing that do not fit the model or system; a system of FPGAs.
     """
     check_choices(system, {"--placement": placement, "--attention": attention, "--costs": costs,
-                            "--memory": memory, "draws": draws, "exchange": exchange,
-                            "sampling": sampling})  # fmt: skip
+                            "--memory": memory, "draws": draws, "exchange": exchange})  # fmt: skip
     check_routing(routing)
+    parse_sampling(sampling)
     ways(overlap)
     if system.mapping.prefill_share is not None:
         _check_pools(system, pp)

@@ -34,6 +34,7 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     costs: Literal["auto", "roofline"]
     memory: Literal["flat", "derived"]
     routing: str
+    sampling: str | None
     dtype: str | None
     kv_dtype: str | None
     tp: int | None
@@ -56,6 +57,7 @@ class DeployedKeywords(TypedDict, total=False):  # fmt: skip
     adapters_resident: int | None
     adapter_popularity: str | None
     power_cap: float | None
+    clock: float | None
 
 
 class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
@@ -217,6 +219,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt:
     memory: Literal["flat", "derived"]
     host: Name
     routing: str
+    sampling: str | None
     all_to_all: str | None
     placement: str | None
     expert_placement: str | None
@@ -233,6 +236,7 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt:
     adapters_resident: int | None
     adapter_popularity: str | None
     power_cap: float | None
+    clock: float | None
     strict: bool
     warmup: int | None
     stop: int | None

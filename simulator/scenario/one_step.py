@@ -101,7 +101,9 @@ def step_cost(model: ModelSpec, system: SystemSpec, load: Load, options: DeployO
         Weights and KV cache that its memory does not hold.
     """
     if system.device.on_engine:
-        capped_system(system, options.power_cap)  # refuses one: its power is not modelled
+        capped_system(
+            system, options.power_cap, options.clock
+        )  # refuses one: its power is not modelled
         return _on_board(model, system, load, options.routing)
     return _op_by_op(deployed(model, system, options), system, load)
 

@@ -177,6 +177,12 @@ class DeployOptions(Checked):
     routing: str = text(
         "uniform, measured, power_law:S, trace:FILE or modality:SHARES.", "ROUTING", "uniform"
     )
+    sampling: str | None = text(
+        "How tokens are drawn from logits: greedy, random, nucleus, KEY=VALUE,... as a request says it "
+        "(top_p=0.95,repetition_penalty=1.1), a generation_config.json, or checkpoint (as vLLM "
+        "does unasked); an engine's default without it.",
+        "SAMPLING",
+    )
     dtype: str | None = text("Format of linear weights, e.g. fp8.", "FORMAT")
     kv_dtype: str | None = text("Format of the KV cache, e.g. fp8.", "FORMAT")
     tp: int | None = whole("Tensor-parallel devices per rank.")
@@ -241,6 +247,7 @@ class DeployOptions(Checked):
     power_cap: float | None = real(
         "Most that a board may draw: its clock falls for it.", 1.0, 1e5, unit="W"
     )
+    clock: float | None = real("Clock that the cores are locked at.", 1.0, 1e5, unit="MHz")
     strict: bool = flag("Refuse what is priced out of the range that its model was fitted on.")
 
 

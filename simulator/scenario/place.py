@@ -12,7 +12,7 @@ from ...devices.spec import SystemSpec
 from ...workloads.adapters import tenants_of
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
-from ...workloads.sampling import GREEDY, NONE
+from ...workloads.sampling import GREEDY, NONE, sampling_named
 from ...workloads.speculators.asked import OPTION, RATES, read_asked, read_rates
 from ..deploy.deployment import Deployment, deploy
 from ..deploy.layout import make_layout
@@ -92,7 +92,7 @@ def _deployed(
     model: ModelSpec, system: SystemSpec, options: DeployOptions, settings: EngineSettings | None,
     seed: int,
 ) -> Deployment:  # fmt: skip
-    system = capped_system(placed_in(system, options.host), options.power_cap)
+    system = capped_system(placed_in(system, options.host), options.power_cap, options.clock)
     degrees = {name: getattr(settings or options, name) for name in ("tp", "dp", "ep", "pp")}
     if settings is not None and options.ep is None and not model.moe_layers:
         degrees["ep"] = None  # an engine started with expert parallelism takes dense models too
@@ -115,6 +115,8 @@ def _deployed(
         if options.framework in ENGINES and (settings is None or not settings.given):
             exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
             sampling = GREEDY
+    if options.sampling is not None:
+        sampling = sampling_named(options.sampling, model.name)
     if options.all_to_all is not None:  # asked for by name: whatever an engine does by itself
         exchange = "all_to_all"
     return deploy(

@@ -147,7 +147,7 @@ def _nodes(
         twin = out[0].engine if out and d is deployments[0] else None
         engine = Engine(
             d, rules, index, clients, chained and alone, keep_log, cache or CacheSettings(),
-            steps > 0, seed, steps, lanes, common, twin, len(deployments),
+            steps > 0, seed, steps, lanes, common, twin,
         )  # fmt: skip
         out.append(Node(index, engine))
     return out
@@ -338,10 +338,9 @@ class Driver:
         return self.delivered if self.nodes.stops or self.onward else self.nodes.completed
 
     def _all_done(self) -> bool:
-        if not self.arrivals.exhausted or self.sessions.to_come:
-            return False
+        arrived = self.arrivals.exhausted and not self.sessions.to_come
         refused = len(self.table.refused) + sum(node.engine.refused for node in self.nodes.all)
-        return self._completed() + refused == self.table.count
+        return arrived and self._completed() + refused == self.table.count
 
     def _deliver(self, node: Node) -> None:
         """Let completions on a node have their effects, at the time of its clock."""

@@ -49,10 +49,8 @@ class Failures:
 
     def start(self, env: simpy.Environment, seed: int) -> None:
         """Begin at time 0; `seed` is that of random failures."""
-        known, random = {index for index, _ in self.faults.at}, self.faults.mtbf_s is not None
         for node in self.nodes.all:
-            if random or node.index in known:
-                env.process(self._fail(env, node, self.faults.times(node.index, seed)))
+            env.process(self._fail(env, node, self.faults.times(node.index, seed)))
 
     def _fail(self, env: simpy.Environment, node: Node, times: Iterator[float]) -> Process:
         """Let a node fail at given times, unless it is down or off; at the end of the step under way."""

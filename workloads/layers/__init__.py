@@ -30,7 +30,6 @@ from .modal import ModalMamba
 from .moe import MixtureOfExperts
 from .rmoe import RecurrentExperts
 from .shard_pool import PooledAdapter
-from .side_inputs import SideInputs
 from .slices import SlicedAttention, SlicedFeedForward
 from .smora import RankExperts
 from .spans import SpanAttention
@@ -66,7 +65,6 @@ __all__ = [
     "Routed",
     "RoutedKind",
     "Run",
-    "SideInputs",
     "SlicedAttention",
     "SlicedFeedForward",
     "SpanAttention",

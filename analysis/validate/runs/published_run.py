@@ -14,9 +14,9 @@ from ....simulator.scenario.parts import DeployOptions
 from ....simulator.scenario.place import deployed
 from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
-from ...answers.interval import Interval
+from ...answers.interval import Interval, power_interval
 from ...answers.simulate import Simulation, simulate
-from .published import PublishedRun, with_lengths
+from .published import SAMPLED, PublishedRun, with_lengths
 from .replay import Entry
 from .static import static_times
 
@@ -48,10 +48,7 @@ FIGURES: Mapping[str, Figure] = {
     "energy_per_output_token": _energy,
 }  # fmt: skip
 """Metrics of a whole run; others are statistics of a time, `_time`."""
-WAYS = {
-    "mean": np.mean,
-    **{f"p{q}": lambda x, q=q: np.quantile(x, q / 100) for q in (50, 90, 95, 99)},
-}
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
 
 
 def _time(answer: Answer, metric: str) -> float | None:
@@ -61,7 +58,7 @@ def _time(answer: Answer, metric: str) -> float | None:
     if name == "itl":
         found = getattr(run.tbt_s, statistic, None)
         return None if found is None else float(found)
-    if statistic not in WAYS or name not in ("ttft", "tpot", "e2e"):
+    if statistic not in ("mean", *QUANTILES) or name not in ("ttft", "tpot", "e2e"):
         return None
     rows, outside = run.requests, run.policy.host.request_s
     first, last, sent = rows.first_token_s, rows.last_token_s, rows.arrival_s
@@ -70,12 +67,16 @@ def _time(answer: Answer, metric: str) -> float | None:
         "ttft": first - sent + outside, "e2e": last - sent + outside,
         "tpot": ((last - first) / np.maximum(rows.output_tokens - 1, 1))[several],
     }[name]  # fmt: skip
-    return float(WAYS[statistic](times)) if len(times) else None
+    if not len(times):
+        return None
+    return float(times.mean() if statistic == "mean" else np.quantile(times, QUANTILES[statistic]))
 
 
 def _interval(answer: Answer, metric: str) -> Interval | None:
     """Factors on a figure, of those that have them."""
     known = answer.intervals
+    if metric == "power_all_gpus":
+        return power_interval(answer.run.deployment)
     if known is None:
         return None
     if metric in FIGURES:
@@ -134,6 +135,7 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
     """Options of ``opbyte simulate`` for a point."""
     out: dict[str, Any] = {
         "framework": run.framework, "policy": run.policy, "dtype": _dtype(run),
+        "sampling": next((s for name, s in SAMPLED.items() if run.source.startswith(name)), None),
         "kv_dtype": run.kv_dtype, "host": host, **run.layout, "lengths": run.lengths,
         "input_len": round(run.input_len), "output_len": max(round(run.output_len), 1),
     }  # fmt: skip
@@ -150,7 +152,8 @@ def _options(run: PublishedRun, host: str | None) -> dict[str, Any]:
 
 def _static(run: PublishedRun, host: str | None) -> float:
     """Seconds of a whole static batch: one pass over all prompts, then steps of all sequences."""
-    options = replace(DeployOptions(), framework=run.framework, host=host, **run.layout)
+    degrees: dict[str, Any] = dict(run.layout)
+    options = replace(DeployOptions(), framework=run.framework, host=host, **degrees)
     model, system = load(run.model, load_system(f"{run.device}-x{run.devices}"), run.dtype)
     d = deployed(model, system, options)
     lengths = [round(run.input_len)] * round(run.load.level)

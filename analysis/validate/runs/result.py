@@ -208,7 +208,7 @@ def validate_runs(
     entries: list[Entry] = []
     points = {path: read_published(path) for each in found for path in each.published}
     skipped = [text for _, left in (*tables.values(), *points.values()) for text in left]
-    work: list[Callable[[], list[Entry | str]]] = [
+    work: list[Callable[[], Sequence[Entry | str]]] = [
         *(lambda run=run: replay(run, seeds, KERNELS, host) for run in runs),
         *(lambda folder=folder: [_every_request(folder, host)]
           for each in found for folder in each.requests),

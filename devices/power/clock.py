@@ -1,0 +1,71 @@
+"""How a board's power follows its clock: voltage falls with it down to a floor, then stays.
+
+Work at a share `x` of the nominal clock draws ``x v(x)^2`` of what it draws at the nominal one, with the voltage
+``v`` linear in the clock above a transition and constant below it. An A100 under GROMACS draws 59.6 + 0.0730 f W
+below 810 of 1,410 MHz and 259.5 W at 1,410 (arXiv 2607.00819, with its data; A40 and L4 have the
+transition at 0.56 and 0.55 of their clocks): (259.5 - 59.6) / (118.7 - 59.6) = 3.38 for a clock 1.74 times as
+high, so that the voltage is 1.39 times as high. Assumed of every board.
+
+Work that is held at the board's limit runs below the nominal clock already, at `SUSTAINED` of it. So a cap, which
+takes a share of the room above idle, and a locked clock are counted from there.
+"""
+
+from __future__ import annotations
+
+FLOOR = 0.57
+"""Share of the nominal clock below which the voltage stays."""
+FLOOR_VOLTAGE = (810.0 / 1410.0 * (259.5 - 59.6) / (118.7 - 59.6)) ** -0.5
+"""Voltage there, of the nominal one."""
+SUSTAINED = 0.86
+"""Share of the nominal clock at which products held at the limit run: mean of parameter `sustained` of the
+matrix products of three frameworks on an H100 (``specs/kernels/h100.yaml``: 0.88, 0.91, 0.79)."""
+
+
+def voltage(clock: float) -> float:
+    """Voltage at a share of the nominal clock, of the nominal one.
+
+    Examples
+    --------
+    >>> round(voltage(1.0), 3), round(voltage(0.785), 3), voltage(0.3) == voltage(FLOOR)
+    (1.0, 0.859, True)
+    """
+    above = max(clock - FLOOR, 0.0) / (1.0 - FLOOR)
+    return FLOOR_VOLTAGE + (1.0 - FLOOR_VOLTAGE) * above
+
+
+def draw(clock: float) -> float:
+    """Power at a share of the nominal clock, of what the same work draws at the nominal one."""
+    return clock * voltage(clock) ** 2
+
+
+def clock_of(share: float) -> float:
+    """The share of the nominal clock that draws a share of the power; the inverse of `draw`.
+
+    Examples
+    --------
+    >>> round(clock_of(1.0), 6), round(draw(clock_of(0.68)), 6), round(clock_of(0.2), 3)
+    (1.0, 0.68, 0.389)
+    """
+    if share <= draw(FLOOR):
+        return share / FLOOR_VOLTAGE**2
+    low, high = FLOOR, 1.0
+    for _ in range(60):  # to the last digit
+        middle = (low + high) / 2
+        low, high = (middle, high) if draw(middle) < share else (low, middle)
+    return high
+
+
+def capped_clock(share: float) -> float:
+    """Rate of work held at a cap of a share of the room above idle, over its rate at the limit.
+
+    Examples
+    --------
+    >>> round(capped_clock(1.0), 6), round(capped_clock(0.68), 3)
+    (1.0, 0.839)
+    """
+    return clock_of(share * draw(SUSTAINED)) / SUSTAINED
+
+
+def capped_energy(rate: float) -> float:
+    """Energy of work at a share of its rate at the limit, over its energy there."""
+    return (voltage(rate * SUSTAINED) / voltage(SUSTAINED)) ** 2
