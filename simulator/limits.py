@@ -6,7 +6,7 @@ MAX_ADAPTERS = 65_536
 """Most adapters of tenants; every step looks at each."""
 MAX_IMAGES = 1024
 """Most images of one request."""
-MAX_REPLICAS = 4096
+MAX_REPLICAS = 65_536
 """Most copies of a system behind one router."""
 MIN_MTBF_S = 1e-3
 """Failures closer than this have no meaning: a step of an engine takes about as long."""

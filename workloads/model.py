@@ -74,6 +74,8 @@ class ModelSpec:
         no part of the model's own weights and ops.
     mtp_heads : int
         How many such heads there are.
+    notes : tuple of str
+        What a reader should know of how the file was read, such as a class that was guessed.
     borrows : bool
         Embedding and head are another model's, whose weights count there: of draft heads.
     """
@@ -92,6 +94,7 @@ class ModelSpec:
     mtp: tuple[Layer, ...] = ()
     mtp_heads: int = 0
     borrows: bool = False
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))

@@ -50,7 +50,11 @@ class Inspection(Result):
             "weight_bytes_by_format": spec.stored_bytes,
             "kv_dtype": spec.numerics.kv,
             "source": spec.source,
+            **({"notes": list(spec.notes)} if spec.notes else {}),
         }
+
+    def remarks(self) -> Sequence[str]:
+        return self.model.notes
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         spec, data = self.model, self.to_dict()

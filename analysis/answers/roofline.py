@@ -323,7 +323,7 @@ def _watts(d: Deployment, stage: StageCost) -> float:
 
 
 def _warnings(d: Deployment, *lengths: int) -> tuple[str, ...]:
-    out = []
+    out = list(d.model.notes)
     try:
         d.memory()
     except InputError as error:

@@ -43,14 +43,15 @@ def _stands_in(r: Run) -> list[str]:
 
 
 def _too_long(r: Run) -> list[str]:
-    """Requests beyond the positions that the model was made for."""
+    """How its file was read, and requests beyond the positions that the model was made for."""
+    notes = list(r.deployment.model.notes)
     longest = r.deployment.model.max_position
     lengths = r.requests.input_tokens + r.requests.output_tokens
     beyond = 0 if longest is None else int((lengths > longest).sum())
     if not beyond:
-        return []
+        return notes
     text = (
         f"{beyond:,} of {len(lengths):,} requests are longer than the {longest:,} positions "
         f"{r.deployment.model.name} was made for (longest: {int(lengths.max()):,})"
     )
-    return [text]
+    return [*notes, text]

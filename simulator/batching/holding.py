@@ -116,7 +116,7 @@ def drop_pooled(st: State, kv: KvRules, r: int, i: int, noted: int) -> None:
     for j in range(min(full, keyed) - 1, -1, -1):
         rank[R_BLOCKS] += give_back(pool, r, row[j], False)
     request[I_BLOCKS] = 0
-    pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1] = request[I_SLOT]
+    pool.slots[r, rank[R_SLOTS]] = request[I_SLOT]
     rank[R_SLOTS] += 1
     request[I_SLOT], request[I_KEYED] = -1, 0
     count_blocks(st, kv, r, i)
@@ -205,7 +205,7 @@ def find_prefix(st: State, kv: KvRules, r: int, i: int, row: I8) -> int:
 def use_prefix(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
     """Take over cached blocks, if the rest of `whole` tokens then fits; False, and no change."""
     pool, rank, request = st.pool, st.ranks[r], st.ints[i]
-    slot = pool.held[r, rank[R_SLOTS] - 1, pool.held.shape[2] - 1]
+    slot = pool.slots[r, rank[R_SLOTS] - 1]
     row = pool.held[r, slot]
     hits, taken = find_prefix(st, kv, r, i, row), 0
     for j in range(hits):

@@ -39,3 +39,13 @@ def new_plans(plans: int, entries: int) -> Plans:
         np.zeros((entries, 3), dtype=np.int64),
         np.zeros(2, dtype=np.int64),
     )
+
+
+def taken(
+    log: Plans, have: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]], most: int | None
+) -> None:
+    """Move the recorded plans to those there are, unless these are so many already."""
+    made, entries = int(log.counts[N_PLANS]), int(log.counts[N_ENTRIES])
+    if most is None or sum(len(own) for own, _ in have) < most:
+        have.append((log.plans[:made].copy(), log.entries[:entries].copy()))
+    log.counts[:] = 0

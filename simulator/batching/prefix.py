@@ -45,7 +45,8 @@ class Pool(NamedTuple):
 
     blocks: I8  # [R, N+1, NUM_BLOCK]
     table: I8  # [R, T, 2] key (0: empty) and first block; open addressing, T a power of 2
-    held: I8  # [R, B, W+1] blocks of each slot; the last column is the stack of free slots
+    held: I8  # [R, B, W] blocks of each slot
+    slots: I8  # [R, B] stack of free slots
     hashes: I8  # [H] prefix hashes of all requests, one request after another
     piece: int  # tokens behind each of them
     tiers: Any = None  # `tier_state.Tiers`: what keeps contents that are lost here
@@ -56,25 +57,26 @@ def new_pool(ranks: int, blocks: int, sequences: int) -> Pool:
     rows = np.zeros((ranks, blocks + 1, NUM_BLOCK), dtype=np.int64)
     rows[:, -1, [NEXT, PREVIOUS]] = rows[:, -1, BARE] = blocks
     rows[:, -1, UNUSED] = -1
-    held = np.zeros((ranks, sequences, 1), dtype=np.int64)
-    held[:, :, -1] = np.arange(sequences)[::-1]
     size = 1 << max(int(2 * blocks - 1).bit_length(), 1)
     return Pool(
         rows,
         np.zeros((ranks, size, 2), dtype=np.int64),
-        held,
+        np.zeros((ranks, sequences, 0), dtype=np.int64),
+        np.tile(np.arange(sequences)[::-1], (ranks, 1)),
         np.zeros(0, dtype=np.int64),
         PREFIX_BLOCK_TOKENS,
     )
 
 
-def widened(pool: Pool, width: int) -> Pool:
-    """The same pool with room for sequences of `width` blocks."""
+def widened(pool: Pool, width: int, free: I8) -> Pool:
+    """The same pool with room for sequences of `width` blocks; `free` slots of each rank hold nothing."""
     ranks, sequences, have = pool.held.shape
-    if width < have:
+    if width <= have:
         return pool
-    held = np.zeros((ranks, sequences, width + 1), dtype=np.int64)
-    held[:, :, : have - 1], held[:, :, -1] = pool.held[:, :, :-1], pool.held[:, :, -1]
+    held = np.zeros((ranks, sequences, width), dtype=np.int64)
+    for r, count in enumerate(free.tolist()):  # slots that hold nothing cost addresses, not memory
+        used = np.setdiff1d(np.arange(sequences), pool.slots[r, :count])
+        held[r, used, :have] = pool.held[r, used]
     if pool.tiers is not None:
         pool = pool._replace(tiers=pool.tiers._replace(levels=np.zeros(width, dtype=np.int64)))
     return pool._replace(held=held)

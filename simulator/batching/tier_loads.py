@@ -72,8 +72,7 @@ NOTHING, BEGUN, BLOCKED = range(3)
 @compiled_part
 def next_slot(st: State, r: int) -> int:
     """The slot that the next sequence gets."""
-    held = st.pool.held[r]
-    return int(held[st.ranks[r, R_SLOTS] - 1, held.shape[1] - 1])
+    return int(st.pool.slots[r, st.ranks[r, R_SLOTS] - 1])
 
 
 @compiled_part
@@ -221,7 +220,7 @@ def take_over(st: State, kv: KvRules, r: int, i: int, blocks: int, whole: int) -
     if (whole + kv.block - 1) // kv.block - near + taken > rank[R_BLOCKS]:
         return False
     rank[R_SLOTS] -= 1
-    request[I_SLOT] = pool.held[r, rank[R_SLOTS], pool.held.shape[2] - 1]
+    request[I_SLOT] = pool.slots[r, rank[R_SLOTS]]
     t.spans[i, 0], t.spans[i, 1] = now, bring(t, r, row, blocks, now)
     for j in range(blocks):
         if t.levels[j] < 0:

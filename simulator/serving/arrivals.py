@@ -91,6 +91,7 @@ class Arrivals:
         longest = int((block.input_tokens + block.output_tokens).max(initial=0))
         for node in nodes.all:
             node.engine.widen(longest)
+            node.stale.add(node.index)
         if self.clients is not None and block.turns is not None and block.turns.after is not None:
             reason = "cannot go with calls that wait for several others (after)"
             raise InputError("--closed-loop", reason)

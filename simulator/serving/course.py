@@ -15,11 +15,11 @@ NUM_TOTALS = 5
 """Columns of running totals: tokens emitted, prompt tokens computed, energy of the work [J], busy
 device-seconds, and seconds in steps (batches in flight side by side count each)."""
 
-AT_ONCE = 2048
+AT_ONCE, LEAST_AT_ONCE = 2048, 128
 """Stretches that are taken in together: a log costs as much as many of them."""
-MOST_ROWS = 1 << 15
-"""Stretches kept; beyond, neighbours are joined, so that a run of any length takes as little room.
-Totals stay exact at the ends of what is kept."""
+MOST_ROWS, ALL_ROWS, LEAST_ROWS = 1 << 15, 1 << 22, 1 << 8
+"""Stretches kept of an engine, and of all engines of a run, but so many of each; beyond, neighbours are joined,
+so that a run of any length takes as little room. Totals stay exact at the ends of what is kept."""
 
 
 @dataclass(slots=True)
@@ -34,10 +34,13 @@ class Course:
     devices : float or None
         How many they are, where they may run two things at once: all that they run counts as busy
         once.
+    among : int
+        Engines that share the room for `ALL_ROWS`.
     """
 
     board: Board
     devices: float | None = None
+    among: int = 1
     _rows: list[F8] = field(default_factory=list)  # each [n, 2 + NUM_TOTALS]: start, end, totals
     _kept: int = 0
     _nominal: float = 0.0
@@ -49,7 +52,7 @@ class Course:
         """Take in the stretches of `State.log` some time; an engine among others has few at once."""
         self._noted.append(log.copy())
         self._waiting += len(log)
-        if self._waiting >= AT_ONCE:
+        if self._waiting >= max(min(AT_ONCE, (ALL_ROWS >> 2) // self.among), LEAST_AT_ONCE):
             self._settle()
 
     def _settle(self) -> None:
@@ -80,7 +83,7 @@ class Course:
         self._totals = rows[-1, 2:]
         self._rows.append(rows)
         self._kept += len(rows)
-        if self._kept > MOST_ROWS:
+        if self._kept > max(min(MOST_ROWS, ALL_ROWS // self.among), LEAST_ROWS):
             self._join()
         return joules
 

@@ -147,7 +147,7 @@ def _nodes(
         twin = out[0].engine if out and d is deployments[0] else None
         engine = Engine(
             d, rules, index, clients, chained and alone, keep_log, cache or CacheSettings(),
-            steps > 0, seed, steps, lanes, common, twin,
+            steps > 0, seed, steps, lanes, common, twin, len(deployments),
         )  # fmt: skip
         out.append(Node(index, engine))
     return out
@@ -338,9 +338,10 @@ class Driver:
         return self.delivered if self.nodes.stops or self.onward else self.nodes.completed
 
     def _all_done(self) -> bool:
-        arrived = self.arrivals.exhausted and not self.sessions.to_come
+        if not self.arrivals.exhausted or self.sessions.to_come:
+            return False
         refused = len(self.table.refused) + sum(node.engine.refused for node in self.nodes.all)
-        return arrived and self._completed() + refused == self.table.count
+        return self._completed() + refused == self.table.count
 
     def _deliver(self, node: Node) -> None:
         """Let completions on a node have their effects, at the time of its clock."""

@@ -20,7 +20,7 @@ from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
 from ..batching.loop import LOG_FULL, REACHED, STUCK
 from ..batching.orders import LANED, Waiting, queue_keys
 from ..batching.pipeline import Pipe, new_pipe
-from ..batching.plan_log import N_ENTRIES, N_PLANS, Plans, new_plans
+from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
 from ..batching.prefix import new_pool, widened
 from ..batching.spec_state import Spec, with_requests
@@ -42,6 +42,7 @@ from ..batching.state import (
     I_TARGET,
     LOG_ROWS,
     NUM_INTS,
+    R_SLOTS,
     T_NOW,
     T_TBT_COUNT,
     T_TBT_SUM,
@@ -89,7 +90,9 @@ class Engine:
     common : Common or None
         Stores of KV cache tiers that several engines share; its own if not given.
     twin : Engine, optional
-        Another engine of the same deployment and policy, which has been lowered.
+        Another engine of the same deployment and policy, which has been lowered; both have one histogram.
+    among : int
+        See `Course`.
     """
 
     deployment: Deployment
@@ -105,6 +108,7 @@ class Engine:
     lanes: LaneRules | None = None
     common: Common | None = None
     twin: InitVar[Engine | None] = None
+    among: int = 1
     plan: Plan = field(init=False)
     slots: Slots = field(init=False)
     limits: Limits = field(init=False)
@@ -132,14 +136,15 @@ class Engine:
         else:
             self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
         own = self.policy.rules is not None and self.plan.stages == 1
-        self.kv = kv_rules(self.deployment, self.cache, self.policy.caching or own)
+        caching = self.policy.caching or own
+        self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
         self.books = new_books(self.plan, self.policy.max_sequences)
         d = self.deployment
         overlaps = self.plan.streams is not None or bool(self.plan.shares)
         devices = d.layout.all_devices / d.replicas if overlaps else None
-        self.course = Course(d.device.board, devices)
+        self.course = Course(d.device.board, devices, self.among)
         self.beside = Side.of(d, self.plan, self.slots)
         if d.speculation is not None:
             self.limits, self.spec, self.draft_slots = start_speculation(
@@ -149,6 +154,8 @@ class Engine:
             what = d, self.policy, self.kv, self.cache, self.plan, self.replica
             self.below = Below.of(*what, self.common)
         self._empty()
+        if twin is not None:
+            self.state = self.state._replace(hist=twin.state.hist)
         if self.policy.order in LANED and self.lanes is None and self.exact is None:
             raise InputError(
                 f"--policy {self.policy.name}",
@@ -191,9 +198,8 @@ class Engine:
             self.below.lose(old, now)
         self._empty()
         self.state = outlasting(old, self.state, now)
-        if self.state.pool is not None and old.pool is not None:
-            pool = widened(self.state.pool, old.pool.held.shape[2] - 1)
-            self.state = self.state._replace(pool=pool)
+        if old.pool is not None:
+            self._widen(old.pool.held.shape[2])
         if self.exact is not None and self.policy.rules is not None:
             self.exact = self.policy.rules.widen(self.exact, self.width)
 
@@ -282,8 +288,11 @@ class Engine:
             self.exact = self.policy.rules.widen(self.exact, self.width)
         elif self.state.pool is not None:
             tokens += self.plan.stages - 1 + self.limits.spare
-            pool = widened(self.state.pool, -(-tokens // self.kv.block))
-            self.state = self.state._replace(pool=pool)
+            self._widen(-(-tokens // self.kv.block))
+
+    def _widen(self, blocks: int) -> None:
+        pool = widened(self.state.pool, blocks, self.state.ranks[:, R_SLOTS])
+        self.state = self.state._replace(pool=pool)
 
     def add(self, block: RequestBlock) -> None:
         """Queue requests that have been checked and made room for."""
@@ -316,9 +325,8 @@ class Engine:
         float
             The time reached [s]: that of the end of a step.
         """
-        status = LOG_FULL
-        while status == LOG_FULL:
-            status = self.take_log(advance_engine(self, until, goal))
+        while self.take_log(advance_engine(self, until, goal)) == LOG_FULL:
+            pass
         return self.now
 
     def resume(
@@ -338,7 +346,7 @@ class Engine:
         first_s, last_s : float
             When its first and its latest token came [s].
         """
-        row = int(self.state.counters[C_SUBMITTED])
+        row = self.submitted
         self.add(block)
         if generated:
             self._carry(row, generated, cached, first_s, last_s)
@@ -380,17 +388,10 @@ class Engine:
             self.logs += [] if own is None else [own]
         self.state.counters[C_LOG] = 0
         if self.state.plans is not None:
-            self._take_plans(self.state.plans)
+            taken(self.state.plans, self.plans, self.most_plans)
         if status == STUCK:
             raise RuntimeError("no sequence can make progress; a bug in the policy")
         return int(status)
-
-    def _take_plans(self, plans: Plans) -> None:
-        """Move the recorded plans out of the state."""
-        made, entries = int(plans.counts[N_PLANS]), int(plans.counts[N_ENTRIES])
-        if self.most_plans is None or sum(len(own) for own, _ in self.plans) < self.most_plans:
-            self.plans.append((plans.plans[:made].copy(), plans.entries[:entries].copy()))
-        plans.counts[:] = 0
 
     def end_warmup(self) -> None:
         """Gap statistics start here."""

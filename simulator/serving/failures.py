@@ -49,8 +49,10 @@ class Failures:
 
     def start(self, env: simpy.Environment, seed: int) -> None:
         """Begin at time 0; `seed` is that of random failures."""
+        known, random = {index for index, _ in self.faults.at}, self.faults.mtbf_s is not None
         for node in self.nodes.all:
-            env.process(self._fail(env, node, self.faults.times(node.index, seed)))
+            if random or node.index in known:
+                env.process(self._fail(env, node, self.faults.times(node.index, seed)))
 
     def _fail(self, env: simpy.Environment, node: Node, times: Iterator[float]) -> Process:
         """Let a node fail at given times, unless it is down or off; at the end of the step under way."""

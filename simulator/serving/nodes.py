@@ -79,6 +79,8 @@ class Node:
         Most that the counters of two tenants differed by before its latest failure.
     mark, at : array
         What engines on one clock know of each other, its row of `Fleet.marks` and of `Fleet.clock`.
+    stale : set of int
+        Nodes whose engine's state may have been replaced, see `together`.
     """
 
     index: int
@@ -98,6 +100,7 @@ class Node:
     apart: int = 0
     mark: I8 = field(default_factory=lambda: np.zeros(NUM_MARKS, dtype=np.int64))
     at: F8 = field(default_factory=lambda: np.zeros(1))
+    stale: set[int] = field(default_factory=set)
     _whole: KvRules | None = None
 
     def __post_init__(self) -> None:
@@ -175,6 +178,7 @@ class Node:
         self.apart = self.apart_now()
         if self.engine.submitted:
             self.engine.fail(now)
+            self.stale.add(self.index)
         self.rows, self.life, self.clock = no_rows(), self.life + 1, now
         self.promised, self.inbound, self.delivered, self.gone = 0.0, 0, 0, 0
         self.held_tokens, self.sent = 0, None
@@ -275,6 +279,7 @@ class Nodes:
             fleet = self.together.fleet
             for n, node in enumerate(self._all):
                 node.mark, node.at = fleet.marks[n], fleet.clock[n : n + 1]
+                node.stale = self.together.stale
 
     @property
     def all(self) -> list[Node]:
@@ -289,6 +294,7 @@ class Nodes:
     def wake(self, node: Node) -> None:
         """Let a node run that has something to do."""
         mark = node.mark
+        node.stale.add(node.index)
         if mark[X_QUEUED] or mark[X_HELD]:
             return
         mark[X_QUEUED], node.clock = ASKED, max(node.clock, node.engine.ready)

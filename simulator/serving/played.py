@@ -176,6 +176,7 @@ class Played:
             if state.pool is not None:
                 pool = state.pool._replace(hashes=self._hashes, piece=piece)
                 node.engine.state = state._replace(pool=pool)
+                node.stale.add(node.index)
 
     def _remember(self, recall: Recall, rows: range) -> Recall:
         """Slots for the pieces of requests that have been read."""
@@ -200,6 +201,7 @@ class Played:
         engine, places = self.nodes.all[n].engine, self.play.places
         if engine.submitted >= len(engine.state.ints):
             _double(engine)
+            self.nodes.all[n].stale.add(n)
         if engine.submitted >= places.shape[1]:
             wider = np.zeros((len(places), max(2 * places.shape[1], 1024)), dtype=np.int64)
             wider[:, : places.shape[1]] = places

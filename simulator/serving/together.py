@@ -35,18 +35,21 @@ class Together:
         Whether they see each other's caches, and so run level with each other.
     fleet : Fleet
         What is known of each.
+    stale : set of int
+        Those whose state may have been replaced.
     """
 
     engines: Sequence[Engine]
     level: bool
     fleet: Fleet = field(init=False)
+    stale: set[int] = field(init=False)
     # Written down; alive as long as their addresses are known.
     _loops: list[Loop] = field(init=False)
     _kind: bytes = b""
     _like: Handle | None = None
 
     def __post_init__(self) -> None:
-        self.fleet, self._loops = new_fleet(len(self.engines)), []
+        self.fleet, self._loops, self.stale = new_fleet(len(self.engines)), [], set()
 
     @classmethod
     def of(cls, engines: Sequence[Engine], level: bool) -> Together | None:
@@ -88,10 +91,11 @@ class Together:
             for n in range(len(self.engines)):
                 self._write(n)
             self._like = Handle(self._loops[0])
-        for n, engine in enumerate(self.engines):
-            if engine.state is not self._loops[n].state:
-                self._loops[n] = _loop(engine)
+        for n in self.stale:
+            if self.engines[n].state is not self._loops[n].state:
+                self._loops[n] = _loop(self.engines[n])
                 self._write(n)
+        self.stale.clear()
         return cast(Loop, self._like)
 
     def _write(self, n: int) -> None:

@@ -243,7 +243,7 @@ def check_pool(engine: Engine, count: int) -> None:
     """
     state, pool, shared, apart = engine.state, engine.state.pool, 0, 0
     for r in range(len(state.ranks)):
-        slots = pool.held[r, : state.ranks[r, R_SLOTS], -1].tolist()
+        slots = pool.slots[r, : state.ranks[r, R_SLOTS]].tolist()
         assert len(set(slots)) == len(slots) <= len(pool.held[r])
         assert set(slots) <= set(range(len(pool.held[r])))
         blocks, end = pool.blocks[r], len(pool.blocks[r]) - 1
@@ -289,7 +289,7 @@ def test_blocks_planned_beyond_an_end_have_room(small: Callable[..., Deployment]
     engine.submit(RequestBlock(np.arange(1), np.zeros(1), np.array([66]), np.array([2])))
     engine.advance(math.inf)
     check_pool(engine, 1)
-    assert sorted(engine.state.pool.held[0, :, -1].tolist()) == [0, 1]
+    assert sorted(engine.state.pool.slots[0].tolist()) == [0, 1]
 
 
 @pytest.mark.parametrize(("model", "system", "routing", "degrees"), SETUPS)

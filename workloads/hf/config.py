@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from ..errors import SpecError, nearest
 
@@ -159,6 +160,19 @@ class Config:
             state = "is missing" if key not in self.values else f"is {shown(value)}"
             raise self.error(key, f"{state}; an object is required")
         return replace(self, values=value, prefix=f"{self.prefix}{key}.", outer=self)
+
+    def but(self, **changed: Any) -> Config:
+        """The same section with some keys changed; the others are looked up as they are asked for."""
+        return replace(self, values=ChainMap(changed, cast("dict[str, Any]", self.values)))
+
+    def outermost_with(self, key: str) -> Config:
+        """Return the outermost section that sets `key`, else this one."""
+        at: Config | None = self
+        found = self
+        while at is not None:
+            found = at if at.has(key) else found
+            at = at.outer
+        return found
 
     def nearest_with(self, key: str) -> Config:
         """Return this section or the closest outer one that sets `key`, else this one."""

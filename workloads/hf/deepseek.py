@@ -106,7 +106,12 @@ def deepseek_v1(c: Config) -> ModelSpec:
 
 @family("DeepseekV2ForCausalLM", types=("deepseek_v2",))
 def deepseek_v2(c: Config) -> ModelSpec:
-    """DeepSeek-V2 and V2-Lite: latent attention, softmax routing without a bias."""
+    """DeepSeek-V2 and V2-Lite: latent attention, softmax routing without a bias.
+
+    Text models of DeepSeek-VL2 and -OCR may have plain attention (``use_mla``).
+    """
+    if not c.flag("use_mla", c.has("kv_lora_rank") or not c.has("num_key_value_heads")):
+        return deepseek_v1(c)
     return _latent(c, router_bias=c.text("topk_method") == "noaux_tc")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ..errors import SpecError, nearest
+from ..errors import SpecError
 from ..model import ModelSpec
 from ..registry import Registry
 from .config import Config, shown
@@ -34,22 +34,64 @@ def family(*architectures: str, types: Sequence[str] = ()) -> Callable[[Family],
     return add
 
 
+TEXT_SECTIONS = (
+    "text_config",
+    "llm_config",
+    "language_config",
+    "thinker_config",
+    "text_model_config",
+)
+"""Sections that hold the language model of a file with towers."""
+
+
 def build(config: Config) -> ModelSpec:
     """Turn the keys of a whole file into a model, by its architecture class.
 
     The class decides. Files without one (text sections, old files) go by ``model_type``.
-    Sizes may stand at the top or in ``text_config``, whatever the class.
+    Sizes may stand at the top or in a section of the text model, whatever the class; a class that is not known is
+    read by that section's own name, else by its keys where one family understands them all.
     """
     name, kind = _architecture(config), config.text("model_type")
-    if name is not None and name not in ARCHITECTURES:
-        raise _unknown(config, "architectures", "architecture", name, ARCHITECTURES)
-    if config.has("text_config") and not config.has("hidden_size"):
-        config = config.section("text_config")
+    section = text_section(config)
+    if name is not None and name in ARCHITECTURES:
+        where = config if section is None or _whole(config) else section
+        return ARCHITECTURES[name](replace(where, architecture=name))
+    if section is not None:
+        found = _by_section(section, name)
+        if found is not None:
+            return found
     if name is not None:
-        return ARCHITECTURES[name](replace(config, architecture=name))
+        from .guess import guess  # only where a class is not known
+
+        return guess(replace(section or config, architecture=name), config, ARCHITECTURES)
     if config.prefix and kind in MODEL_TYPES:
         return MODEL_TYPES[kind](replace(config, architecture=kind))
-    return build_by_type(config)
+    return build_by_type(config if section is None or _whole(config) else section)
+
+
+def _whole(config: Config) -> bool:
+    """Whether the text model's sizes stand at the top; some files repeat its width alone there."""
+    return config.has("hidden_size") and any(
+        map(config.has, ("num_hidden_layers", "num_layers", "n_layer"))
+    )
+
+
+def text_section(config: Config) -> Config | None:
+    """The section of a file that holds its language model, however deep; None without any."""
+    for key in TEXT_SECTIONS:
+        if isinstance(config.values.get(key), dict):
+            inner = config.section(key)
+            return text_section(inner) or inner
+    return None
+
+
+def _by_section(section: Config, name: str | None) -> ModelSpec | None:
+    """A file of an unknown class by what its text section calls itself; None where that is not known either."""
+    inner, kind = _architecture(section), section.text("model_type")
+    read = ARCHITECTURES[inner] if inner is not None and inner in ARCHITECTURES else None
+    if read is None and kind and kind in MODEL_TYPES:
+        read = MODEL_TYPES[kind]
+    return None if read is None else read(replace(section, architecture=name or inner or kind))
 
 
 def build_by_type(config: Config) -> ModelSpec:
@@ -61,7 +103,9 @@ def build_by_type(config: Config) -> ModelSpec:
             "is missing, and so is model_type; one of them must say what the model is",
         )
     if kind not in MODEL_TYPES:
-        raise _unknown(config, "model_type", "model type", kind, MODEL_TYPES)
+        from .guess import guess
+
+        return guess(replace(config, architecture=kind), config, ARCHITECTURES, "model_type")
     return MODEL_TYPES[kind](replace(config, architecture=config.architecture or kind))
 
 
@@ -75,12 +119,3 @@ def _architecture(config: Config) -> str | None:
     if not isinstance(found[0], str):
         raise config.error("architectures", f"must hold a class name, not {shown(found[0])}")
     return found[0].split(" (")[0]
-
-
-def _unknown(
-    config: Config, key: str, noun: str, name: str, known: Registry[Family]
-) -> SpecError:  # fmt: skip
-    listed = f"; known: {', '.join(known)}"
-    close = nearest(name, known)
-    hint = f"{close}{listed}" if close.startswith("; did") else listed
-    return config.error(key, f"unknown {noun} {shown(name)}{hint}")

@@ -82,7 +82,9 @@ def qwen3_next(c: Config) -> ModelSpec:
         )
     mixers: list[LayerKind] = [attention if a else delta for a in attends]
     # Qwen3.5 has dense models too, under a class of their own.
-    dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text"))
+    dense = c.architecture.startswith(("Qwen3_5For", "qwen3_5_text")) or (
+        c.text("model_type") == "qwen3_5_text" and not c.has("num_experts")
+    )
     blocks = [read_ffn(c, shape.hidden)] * layers if dense else qwen_blocks(c, shape.hidden, layers)
     # The head's layer is one of full attention (vllm-project/vllm, qwen3_next_mtp.py). Qwen3-Next's
     # file has no key for it, its checkpoint has one head (`mtp.layers.0`); Qwen3.5's says how many.

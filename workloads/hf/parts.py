@@ -233,7 +233,7 @@ def assemble(
         hidden=hidden,
         vocab=c.size("vocab_size", default=vocab),
         layers=layers,
-        tied=c.nearest_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
+        tied=c.outermost_with("tie_word_embeddings").flag("tie_word_embeddings", tied),
         numerics=numerics(c, layers),
         extra_weights=extra + (hidden if final_norm is None else final_norm),
         max_position=c.optional(*positions),

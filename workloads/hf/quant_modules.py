@@ -65,7 +65,9 @@ def _modules(part: LayerKind, others: bool) -> list[_Module]:
     if totals["ffn"]:
         owners = SHARED if others else ("",)
         gated = getattr(part, "matrices", 3) == 3 or others
-        columns = {("gate_proj", "gate_up_proj", "w1", "gate"): 1.0} if gated else {}
+        columns: dict[tuple[str, ...], float] = (
+            {("gate_proj", "gate_up_proj", "w1", "gate"): 1.0} if gated else {}
+        )
         columns |= {
             ("up_proj", "gate_up_proj", "w3", "fc1", "up"): 1.0,
             ("down_proj", "w2", "fc2", "down"): 1.0,

@@ -30,6 +30,7 @@ from .modal import ModalMamba
 from .moe import MixtureOfExperts
 from .rmoe import RecurrentExperts
 from .shard_pool import PooledAdapter
+from .side_inputs import SideInputs
 from .slices import SlicedAttention, SlicedFeedForward
 from .smora import RankExperts
 from .spans import SpanAttention
@@ -65,6 +66,7 @@ __all__ = [
     "Routed",
     "RoutedKind",
     "Run",
+    "SideInputs",
     "SlicedAttention",
     "SlicedFeedForward",
     "SpanAttention",

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..access import Access
 from ..batch import Moments
 from ..ops import Loads, Op
-from .base import Kept, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind, split
 from .linears import Linear
 
 
@@ -30,6 +30,15 @@ class Attention:
         Output gate from the query projection, doubling its width (Qwen3-Next).
     sinks : bool
         One learned sink logit per head (gpt-oss).
+    v_dim : int
+        Width of a value where it is not that of a key (MiMo-V2); 0 = `head_dim`.
+    head_gate : bool
+        A gate of one column per head (Step-3.5, Laguna).
+    k_is_v : bool
+        Values come from the keys' projection, so that there are no weights for them (Gemma 4); both are cached.
+    shares : bool
+        It reads the cache of a layer before it: no weights of keys and values, nothing is written (Gemma 3n and 4,
+        Hunyuan-Large).
     """
 
     kind: ClassVar[str]
@@ -44,24 +53,48 @@ class Attention:
     qk_norm: int = 0
     gated: bool = False
     sinks: bool = False
+    v_dim: int = 0
+    head_gate: bool = False
+    k_is_v: bool = False
+    shares: bool = False
+
+    @property
+    def value_dim(self) -> int:
+        """Width of a value."""
+        return self.v_dim or self.head_dim
+
+    @property
+    def _out_width(self) -> int:
+        return self.heads * self.value_dim
 
     @property
     def _q_width(self) -> int:
-        return self.heads * self.head_dim * (2 if self.gated else 1)
+        return self.heads * self.head_dim + self._out_width * self.gated
 
     @property
     def _kv_width(self) -> int:
-        return self.kv_heads * self.head_dim
+        """Columns of keys and values."""
+        return self.kv_heads * (self.head_dim + self.value_dim)
+
+    @property
+    def _in_width(self) -> int:
+        """Columns of all that the hidden state is projected to."""
+        own = self._q_width + self.heads * self.head_gate
+        if self.shares:
+            return own
+        return own + self.kv_heads * (self.head_dim + (0 if self.k_is_v else self.value_dim))
 
     def weights(self) -> tuple[Weights, ...]:
-        qkv = self._q_width + 2 * self._kv_width
-        count = self.hidden * (qkv + self.heads * self.head_dim)
+        qkv = self._in_width
+        count = self.hidden * (qkv + self._out_width)
         extra = qkv * self.qkv_bias + self.hidden * self.out_bias + self.qk_norm
         extra += self.heads * self.sinks
         return Weights("attention", count, count), Weights("other", extra, extra)
 
     def state(self) -> State:
-        return State((Kept(2 * self._kv_width, self.window),))
+        if self.shares:
+            return State(reads=(Reads(self.window),))
+        return State((Kept(self._kv_width, self.window),))
 
     def shard(self, tp: int) -> Attention:
         # Key/value heads are copied once there are fewer of them than devices.
@@ -70,23 +103,22 @@ class Attention:
 
     def linears(self) -> tuple[Linear, ...]:
         """Query, key, value and output projections."""
-        kv, width = self._kv_width, self.heads * self.head_dim
         return (
-            Linear("q", self.hidden, self._q_width), Linear("k", self.hidden, kv),
-            Linear("v", self.hidden, kv), Linear("out", width, self.hidden),
-        )  # fmt: skip
+            Linear("q", self.hidden, self._q_width),
+            Linear("k", self.hidden, self.kv_heads * self.head_dim),
+            Linear("v", self.hidden, self.kv_heads * self.value_dim),
+            Linear("out", self._out_width, self.hidden),
+        )
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         return self.ops_seeing(keys_within(m, self.window), m, run)
 
     def ops_seeing(self, keys: Keys, m: Moments, run: Run) -> list[Op]:
         """The ops where the queries of a step see `keys`."""
-        qkv = self._q_width + 2 * self._kv_width
+        roped = (self.heads + self.kv_heads * (not self.shares)) * self.head_dim
         return [
-            gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
-            elementwise(
-                "rope", "attention", m.tokens, self.heads * self.head_dim + self._kv_width, 2, run
-            ),
+            gemm("qkv", "attention", "attention", m.tokens, self._in_width, self.hidden, run),
+            elementwise("rope", "attention", m.tokens, roped, 2, run),
             *attention_core(self, m, run, keys),
             gemm(
                 "out",
@@ -94,7 +126,7 @@ class Attention:
                 "attention",
                 m.tokens,
                 self.hidden,
-                self.heads * self.head_dim,
+                self._out_width,
                 run,
             ),
         ]
@@ -147,8 +179,8 @@ def attention_core(
         Share of the KV heads that a decode reads: those of which it has query heads.
     """
     num = run.numerics
-    width = spec.heads * spec.head_dim
-    kv_row = 2 * spec._kv_width * num.kv_bytes
+    width = spec.heads * (spec.head_dim + spec.value_dim) / 2
+    kv_row = spec._kv_width * num.kv_bytes
     seen = keys or keys_within(m, spec.window)
 
     def op(phase: str, tokens: float, pairs: float, kv: float, scores: float, seqs: float) -> Op:
@@ -170,7 +202,7 @@ def attention_core(
             act_bytes=num.act_bytes
             * (2.0 * width * tokens + (4.0 * spec.heads * scores if unfused else 0.0)),
             kv_read_bytes=kv_row * part * kv,
-            kv_write_bytes=kv_row * tokens,
+            kv_write_bytes=0.0 if spec.shares else kv_row * tokens,
             access=Access("pages", kv_row, 2),
         )  # fmt: skip
 

@@ -1,0 +1,183 @@
+"""Families of 2024 to 2026 against counts of their tensors, and how many of the engines' classes are known.
+
+`hf_counted.json` holds the default configuration of each class in transformers 5.24.0, without keys that say nothing of
+the structure, and the weights of the text model as that package counts them on its meta device. Routing biases
+that it keeps as buffers are weights here. `engine_classes.json` lists the classes in the registries of vLLM 0.33.0,
+SGLang 0.5.23 (drafts, embedders, rewards left out) and transformers 5.24.0 (encoders used as decoders left out).
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from opbyte.analysis.answers.inspect import inspect
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.hf import known_architectures, model_from_keys, read_config
+
+HERE = Path(__file__).parent
+COUNTED = json.loads((HERE / "hf_counted.json").read_text())
+CLASSES = json.loads((HERE / "engine_classes.json").read_text())
+
+# README of the model_configs_2026 data folder, column "reference" [1e9], the text model.
+REFERENCE = {
+    "DeepSeek-V3.1-NVFP4": 671.0264,
+    "DeepSeek-V3.2": 671.8779,
+    "EXAONE-4.0-32B": 32.0032,
+    "GLM-5.1-NVFP4": 743.9112,
+    "GLM-5.2-FP8": 743.3770,
+    "Hy3-preview": 295.0335,
+    "Laguna-XS.2": 33.1900,
+    "Llama-3.1-70B-Instruct-FP8": 70.5537,
+    "MiMo-V2-Flash": 308.7788,
+    "Qwen3-VL-8B-Instruct": 8.1907,
+    "Qwen3.5-35B-A3B": 34.6606,
+    "Qwen3.6-35B-A3B-NVFP4": 34.6606,
+    "Step-3.7-Flash": 195.8438,
+    "gemma-4-26B-A4B": 25.2331,
+    "gemma-4-E4B-it": 7.4630,
+}
+
+
+def unrolled(value):
+    """Lists are written as runs: [value, times]."""
+    if isinstance(value, dict) and set(value) == {"runs"}:
+        return [item for item, times in value["runs"] for _ in range(times)]
+    if isinstance(value, dict):
+        return {key: unrolled(item) for key, item in value.items()}
+    return value
+
+
+def model(name, **changes):
+    return model_from_keys({**unrolled(COUNTED[name]["config"]), **changes}, name=name, where=name)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_weights(name):
+    spec = model(name)
+    assert spec.total_params == pytest.approx(COUNTED[name]["total"], rel=1e-4)
+    assert not spec.notes
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_weights_of_real_files(name, data_set):
+    spec = read_config(data_set("model_configs_2026") / name)
+    assert spec.total_params / 1e9 == pytest.approx(REFERENCE[name], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "known"),
+    [("vllm 0.33.0, text generation", 89), ("vllm 0.33.0, multimodal", 80), ("sglang 0.5.23", 138)],
+)
+def test_classes_of_the_engines_that_are_known(engine, known):
+    here = set(known_architectures())
+    assert sum(name in here for name in CLASSES[engine]) >= known
+
+
+def test_gemma_4_layers_share_caches_and_write_none():
+    """E4B's last 18 of 42 layers read caches of the 24 before them: no key or value weights, nothing written."""
+    keys = unrolled(COUNTED["gemma4_text"]["config"])
+    plain, shared = (model("gemma4_text", num_kv_shared_layers=n) for n in (0, 10))
+    own = [layer.mixer for layer in shared.layers]
+    assert [m.shares for m in own] == [False] * 20 + [True] * 10
+    gone = [layer.mixer for layer in plain.layers[20:]]
+    assert plain.kv_bytes_per_token - shared.kv_bytes_per_token == sum(
+        4 * m.kv_heads * m.head_dim for m in gone
+    )
+    hidden = keys["hidden_size"]
+    weights = sum(2 * hidden * m.kv_heads * m.head_dim + m.head_dim for m in gone)
+    assert plain.total_params - shared.total_params == weights
+    assert [m.window for m in own[:6]] == [512] * 5 + [0]
+    assert {m.head_dim for m in own if not m.window} == {512}
+
+
+def test_mimo_keeps_narrow_values():
+    """192-wide keys and 128-wide values: 4 heads without a window, 8 with one of 129 tokens (transformers' default)."""
+    spec = model("mimo_v2_flash")
+    assert spec.kv_classes() == {0: 9 * 4 * 320 * 2, 129: 39 * 8 * 320 * 2}
+    assert (spec.mtp_heads, spec.mtp[-1].mixer.window, spec.mtp[-1].ffn.kind) == (3, 129, "ffn")
+
+
+UNKNOWN = {
+    "architectures": ["NewForCausalLM"], "model_type": "new", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
+    "rope_theta": 1e6, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def test_a_class_whose_keys_are_all_understood_is_read_with_a_note():
+    spec = model_from_keys(UNKNOWN, name="m", where="m")
+    llama = model_from_keys({**UNKNOWN, "architectures": ["LlamaForCausalLM"]}, name="m", where="m")
+    assert spec.architecture == "NewForCausalLM"
+    assert spec.total_params == pytest.approx(llama.total_params, rel=0.01)
+    (note,) = spec.notes
+    assert "NewForCausalLM is not known" in note
+    assert "ForCausalLM, so it is read as that" in note
+    assert inspect(spec).remarks() == spec.notes
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"mystery_dim": 8}, {"hidden_act": "relu2"}, {"num_memory_layers": 3}, {"ssm_state_size": 16}],
+)
+def test_a_class_with_a_key_that_no_family_reads_is_refused_by_what_it_shares(more):
+    with pytest.raises(InputError) as error:
+        model_from_keys({**UNKNOWN, **more}, name="m", where="m")
+    text = str(error.value)
+    assert "unknown architecture 'NewForCausalLM'; families that share its keys:" in text
+    assert f"not understood by the first: {next(iter(more))}" in text
+    assert "did you mean" not in text
+
+
+def test_text_sections_that_name_themselves_need_no_entry():
+    inner = {k: v for k, v in UNKNOWN.items() if k != "architectures"} | {
+        "model_type": "qwen3",
+        "head_dim": 16,
+    }
+    for key in ("text_config", "llm_config", "language_config"):
+        spec = model_from_keys({"architectures": ["NewVLModel"], key: inner}, name="m", where="m")
+        assert (spec.hidden, spec.notes) == (64, ())
+    thinker = {"architectures": ["NewOmni"], "thinker_config": {"text_config": inner}}
+    assert model_from_keys(thinker, name="m", where="m").hidden == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 30},
+            "num_kv_shared_layers: must be below the 30 layers",
+        ),
+        (
+            "gemma4_text",
+            {"num_kv_shared_layers": 27},
+            "leaves layer 5 (without a window) no cache of its kind",
+        ),
+        (
+            "laguna",
+            {"num_attention_heads_per_layer": [48] * 39 + [7]},
+            "num_attention_heads_per_layer[39]: must be a",
+        ),
+        ("laguna", {"gating": "sometimes"}, "gating: must be true, false, per-head or per-element"),
+        (
+            "mimo_v2_flash",
+            {"layer_types": None, "hybrid_layer_pattern": [2]},
+            "hybrid_layer_pattern: must hold 0 or 1",
+        ),
+        (
+            "exaone4",
+            {"layer_types": None, "sliding_window_pattern": "LLX"},
+            "must be of L and G, not 'LLX'",
+        ),
+        (
+            "hy_v3",
+            {"num_experts_per_tok": 500},
+            "num_experts_per_tok: must be at most the 192 experts",
+        ),
+    ],
+)
+def test_impossible_combinations_name_their_key(name, changes, message):
+    with pytest.raises(InputError) as error:
+        model(name, **changes)
+    assert message in str(error.value)

@@ -1,0 +1,158 @@
+"""Classes that are not known: read as the family that understands every key, else refused by what their keys share.
+
+A family is tried on the file's keys, and what it reads of them is written down. Names of classes are not compared:
+letters say nothing of a model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import InputError
+from ..model import ModelSpec
+from ..registry import Registry
+from .config import Config, shown
+
+NO_STRUCTURE = (
+    "rope", "rotary", "token_id", "token_index", "initializer", "dropout", "init_std", "init_method", "eps", "epsilon",
+    "use_cache", "transformers", "version", "hidden_act", "activation", "act_fn", "logit", "scal", "temperature",
+    "pretraining", "torch_dtype", "dtype", "auto_map", "aux_loss", "z_loss", "jitter", "output_", "return_dict",
+    "architectures", "model_type", "name_or_path", "problem_type", "id2label", "label2id", "chunk_size_feed",
+    "is_encoder_decoder", "is_decoder", "task_specific", "quantization", "compression", "max_position",
+    "max_sequence", "seq_length", "multiplier", "norm_topk", "topk_method", "topk_group", "scoring_func", "score_func",
+    "tokenizer", "vision", "image", "video", "audio", "attn_implementation", "use_flash", "gradient", "loss", "mup",
+    "_name", "bos", "eos", "unk", "attribute_map", "fp32", "_pdrop", "use_sliding_window", "max_window_layers",
+    "query_pre_attn", "yarn", "window_attn_skip", "layer_norm_type", "softcap", "norm_type", "cross_attention",
+    "expert_selection", "route", "sep_token", "prefix", "alibi", "position_embedding", "causal", "routed_scaling",
+)  # fmt: skip
+"""Parts of names of keys that say nothing of a model's weights, state or work."""
+SIZES = re.compile(
+    r"^(?!.*(vision|image|video|audio|rotary)).*(experts|experts_per_tok|_dim|_rank|_heads|_layers|intermediate_size)$"
+)
+"""Keys that say something all the same."""
+GATED = (
+    "silu",
+    "swish",
+    "gelu",
+    "swiglu",
+    "quick_gelu",
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_fast",
+)
+"""Activations of the usual gated blocks; another (squared ReLU) tells of two matrices, which is not guessed."""
+USUAL = (
+    "LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "MixtralForCausalLM", "Qwen3MoeForCausalLM",
+    "Glm4MoeForCausalLM", "DeepseekV3ForCausalLM", "Qwen3NextForCausalLM",
+)  # fmt: skip
+"""Families that others are most often like; of several that read the same keys the first is taken."""
+GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForCausalLMV")
+"""Ends of names of classes that generate text; others (encoders, classifiers) are not guessed."""
+CLOSEST = 3
+"""Families that a refusal names."""
+
+
+Family = Callable[[Config], ModelSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read(Mapping[str, Any]):
+    """Keys of a file that remember which were looked at."""
+
+    own: Mapping[str, Any]
+    seen: set[str]
+
+    def __getitem__(self, key: str) -> Any:
+        self.seen.add(key)
+        return self.own[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """A family on the keys of a file: the keys it read, how many it asked for, the model if it could be built."""
+
+    name: str
+    read: frozenset[str]
+    asked: int
+    model: ModelSpec | None
+
+
+def meaningful(values: Mapping[str, Any]) -> set[str]:
+    """Keys that may say something of a model's structure: switches that are off and nulls do not."""
+    strange = {
+        k for k in ("hidden_act", "activation_function") if values.get(k, "silu") not in GATED
+    }
+    return strange | {
+        key for key, value in values.items()
+        if value not in (None, False, "") and value != [] and value != {}
+        and (SIZES.search(key) or not any(part in key for part in NO_STRUCTURE))
+    }  # fmt: skip
+
+
+def guess(
+    c: Config, file: Config, known: Registry[Family], key: str = "architectures"
+) -> ModelSpec:
+    """Read a file of an unknown class as a family that understands all its keys, with a note that says so.
+
+    `c` is the section that holds the text model's keys, `file` what names the class, `known` every family by class.
+
+    Raises
+    ------
+    SpecError
+        No family does: the line names those that share most of its keys, and keys that none of them reads.
+    """
+    wanted = meaningful(c.values)
+    usual = {name: i for i, name in enumerate(USUAL)}
+    tries = sorted(
+        _tries(c, known),
+        key=lambda t: (-len(t.read & wanted), usual.get(t.name, len(usual)), t.asked, t.name),
+    )
+    whole = [t for t in tries if t.model is not None and wanted <= t.read]
+    noun = "architecture" if key == "architectures" else "model type"
+    if whole and wanted and key == "architectures" and c.architecture.endswith(GENERATORS):
+        best = whole[0]
+        assert best.model is not None
+        note = (
+            f"{c.path}: {noun} {c.architecture} is not known; every key of its file has a meaning in "
+            f"{best.name}, so it is read as that: check its parameters"
+        )
+        return replace(best.model, architecture=c.architecture, notes=(*best.model.notes, note))
+    near = [t for t in tries if t.read & wanted][:CLOSEST]
+    reason = f"unknown {noun} {shown(c.architecture)}"
+    if near:
+        named = ", ".join(f"{t.name} ({len(t.read & wanted)} of {len(wanted)})" for t in near)
+        strange = sorted(wanted - near[0].read)[:6]
+        reason += f"; families that share its keys: {named}"
+        if strange:
+            reason += f"; not understood by the first: {', '.join(strange)}"
+    reason += "; write its layers out as architecture LayerList (docs/moe-systems.md)"
+    raise (
+        file.error(key, reason) if near else file.error(key, f"{reason}; known: {', '.join(known)}")
+    )
+
+
+def _tries(c: Config, known: Registry[Family]) -> list[_Try]:
+    """Every text family on the keys of a file, by its first class; those of this project's papers are left out."""
+    readers: dict[Family, str] = {}
+    for name in known:
+        if name.endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(known[name], "wraps"):
+            readers.setdefault(known[name], name)
+    out = []
+    own = {key: value for key, value in c.values.items() if key != "model_type"}
+    for read, name in readers.items():
+        seen: set[str] = set()
+        try:
+            model: ModelSpec | None = read(replace(c, values=_Read(own, seen), architecture=name))
+        except (InputError, RecursionError):
+            model = None
+        out.append(_Try(name, frozenset(k for k in seen if c.has(k)), len(seen), model))
+    return out

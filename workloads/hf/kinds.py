@@ -1,0 +1,135 @@
+"""Decoders whose layers differ in their heads: MiMo-V2, Step-3.5 and 3.7, Laguna."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..layers import Attention, FeedForward
+from ..model import ModelSpec
+from .blocks import dense_of, read_blocks
+from .config import Config, shown
+from .decoders import mtp_heads
+from .families import family
+from .parts import WINDOWED, Heads, assemble, check_heads, read_heads, stack
+
+
+def windowed_layers(c: Config, layers: int, default: Sequence[bool]) -> list[bool]:
+    """Which layers have the window; lists that go on with the layers of MTP heads are cut."""
+    kinds = c.items("layer_types")
+    if kinds is not None and len(kinds) > layers:
+        c = c.but(layer_types=kinds[:layers])
+    words = c.words("layer_types", layers, WINDOWED)
+    if words is not None:
+        return [WINDOWED[word] for word in words]
+    pattern = c.items("hybrid_layer_pattern")
+    if pattern is None:
+        return list(default)
+    if len(pattern) < layers or any(v not in (0, 1) for v in pattern):
+        raise c.error("hybrid_layer_pattern", f"must hold 0 or 1 for each of the {layers} layers")
+    return [bool(v) for v in pattern[:layers]]
+
+
+@family(
+    "MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM", "MiMoV2OmniForCausalLM", "MiMoV2ASRForCausalLM",
+    types=("mimo_v2_flash", "mimo_v2", "mimo_v2_omni"),
+)  # fmt: skip
+def mimo_v2(c: Config) -> ModelSpec:
+    """MiMo-V2: keys wider than values, other head counts and sinks in layers with a window.
+
+    The checkpoints have three multi-token-prediction heads of a window and a dense block, which their files do not
+    mention (SGLang, mimo_v2_flash_nextn).
+    """
+    layers, hidden = c.layers(), c.size("hidden_size")
+    heads, kv = c.size("num_attention_heads"), c.size("num_key_value_heads")
+    head_dim = c.size("head_dim", default=192)
+    v_dim = c.size("v_head_dim", default=128)
+    bias = c.flag("attention_bias", False)
+    check_heads(c, hidden, heads, kv, head_dim)
+    full = Attention(
+        hidden, heads, kv, head_dim, qkv_bias=bias, v_dim=v_dim,
+        sinks=c.flag("add_full_attention_sink_bias", False),
+    )  # fmt: skip
+    local = Attention(
+        hidden, c.size("swa_num_attention_heads", default=heads),
+        c.size("swa_num_key_value_heads", default=2 * kv), c.size("swa_head_dim", default=head_dim),
+        c.size("sliding_window", "sliding_window_size"), bias,
+        v_dim=c.size("swa_v_head_dim", default=v_dim), sinks=c.flag("add_swa_attention_sink_bias", True),
+    )  # fmt: skip
+    windowed = windowed_layers(c, layers, [(i % 6) not in (0, 5) for i in range(layers)])
+    blocks = read_blocks(c, hidden, layers, router_bias=True, first=1)
+    head = stack([local], [dense_of(c, hidden)])[0]
+    mixers = [local if w else full for w in windowed]
+    return assemble(c, stack(mixers, blocks), head=head, heads=mtp_heads(c, 3))
+
+
+@family(
+    "Step3p5ForCausalLM", "Step3p5FlashForCausalLM", "Step3p7FlashForCausalLM", "Step3p7ForCausalLM",
+    types=("step3p5", "step3p7_text"),
+)  # fmt: skip
+def step3p5(c: Config) -> ModelSpec:
+    """Step-3.5 and 3.7: head counts of their own in layers with a window, a gate a head, MTP heads of a window."""
+    layers, hidden = c.layers(), c.size("hidden_size")
+    heads = c.size("num_attention_heads")
+    kv = c.size("num_attention_groups", "num_key_value_heads", default=heads)
+    shape = check_heads(c, hidden, heads, kv, c.optional("head_dim"))
+    own = c.section("attention_other_setting") if c.has("attention_other_setting") else c
+    groups = own.size("num_attention_groups", "num_key_value_heads", default=kv)
+    local = check_heads(
+        own,
+        hidden,
+        own.size("num_attention_heads"),
+        groups,
+        own.optional("head_dim") or shape.head_dim,
+    )
+    gate = c.flag("use_head_wise_attn_gate", True)
+    made = [
+        replace(
+            Attention(h.hidden, h.heads, h.kv_heads, h.head_dim, w, qk_norm=h.head_norm),
+            head_gate=gate,
+        )
+        for h, w in ((shape, 0), (local, c.size("sliding_window", default=512)))
+    ]
+    windowed = windowed_layers(c, layers, [i % 4 != 0 for i in range(layers)])
+    blocks = read_blocks(
+        c, hidden, layers, router_bias=c.flag("use_moe_router_bias", True), first=3
+    )
+    dense: FeedForward = dense_of(c, hidden)
+    return assemble(
+        c, stack([made[w] for w in windowed], blocks), head=stack([made[1]], [dense])[0], heads=mtp_heads(c),
+    )  # fmt: skip
+
+
+@family("LagunaForCausalLM", types=("laguna",))
+def laguna(c: Config) -> ModelSpec:
+    """Laguna: query heads by layer, a gate for each, windows, experts after one dense layer."""
+    shape, layers = read_heads(c, head_dim=128), c.layers()
+    counts = c.items("num_attention_heads_per_layer") or [shape.heads] * layers
+    if len(counts) != layers:
+        raise c.error(
+            "num_attention_heads_per_layer", f"must hold {layers} numbers, not {len(counts)}"
+        )
+    gating = c.values.get("gating", True)
+    if gating not in (True, False, None, "per-head", "per-element"):
+        raise c.error(
+            "gating", f"must be true, false, per-head or per-element, not {shown(gating)}"
+        )
+    window = c.window("sliding_window", 512)
+    windowed = windowed_layers(c, layers, [False] * layers)
+    bias = c.flag("attention_bias", False)
+    made: dict[tuple[int, bool], Attention] = {}
+    for i, (count, w) in enumerate(zip(counts, windowed, strict=True)):
+        if type(count) is not int or count < 1 or count % shape.kv_heads:
+            reason = (
+                f"must be a multiple of the {shape.kv_heads} key/value heads, not {shown(count)}"
+            )
+            raise c.error(f"num_attention_heads_per_layer[{i}]", reason)
+        own = Heads(shape.hidden, count, shape.kv_heads, shape.head_dim)
+        made[count, w] = Attention(
+            own.hidden, own.heads, own.kv_heads, own.head_dim, window if w else 0, bias, bias, own.head_norm,
+            gated=gating == "per-element", head_gate=gating in (True, "per-head"),
+        )  # fmt: skip
+    mixers = [made[pair] for pair in zip(counts, windowed, strict=True)]
+    return assemble(
+        c, stack(mixers, read_blocks(c, shape.hidden, layers, router_bias=True, first=1))
+    )

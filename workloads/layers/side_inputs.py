@@ -1,0 +1,84 @@
+"""What Gemma 3n and 4 add to a feed-forward block: an input of each layer's own, low-rank side paths, several streams.
+
+Each token has a row of a table for every layer, as wide as `inputs`; the layer gates it and adds it (Gemma 3n's
+per-layer embeddings). LAuReL is a low-rank path beside attention; AltUp keeps several residual streams, of which
+one is worked on (arXiv 2411.07501, 2301.13310).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..ops import Loads, Op
+from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .ffn import FeedForward
+
+
+@layer_kind("ffn_side_inputs")
+@dataclass(frozen=True, slots=True)
+class SideInputs:
+    """A feed-forward block with inputs of its layer's own and side paths.
+
+    Attributes
+    ----------
+    inner : FeedForward
+    inputs : int
+        Width of the layer's own input of a token; 0 = none.
+    rank : int
+        Of the low-rank path beside attention; 0 = none.
+    streams : int
+        Residual streams; 1 = the usual one.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    inner: FeedForward
+    inputs: int = 0
+    rank: int = 0
+    streams: int = 1
+
+    @property
+    def hidden(self) -> int:
+        return self.inner.hidden
+
+    @property
+    def working_values(self) -> int:
+        """Values a token of a prompt holds at once."""
+        return self.inner.working_values
+
+    def weights(self) -> tuple[Weights, ...]:
+        h, n = self.hidden, self.streams
+        # Projection from the hidden state, gate, projection back; then the side path.
+        big = 3 * h * self.inputs + 2 * h * self.rank
+        small = h * bool(self.inputs) + h * bool(self.rank)
+        if (
+            n > 1
+        ):  # router with its norm, scale of the output, coefficients of prediction and correction
+            small += n * h + 2 * h + n * n + n**3
+        return (*self.inner.weights(), Weights("ffn", big, big), Weights("other", small, small))
+
+    def state(self) -> State:
+        return State()
+
+    def shard(self, tp: int) -> SideInputs:
+        return replace(self, inner=self.inner.shard(tp))  # the side paths are whole on every device
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops, h = self.inner.ops(m, run, loads), self.hidden
+        if self.rank:
+            ops += [
+                gemm("laurel_down", "ffn", "ffn", m.tokens, self.rank, h, run),
+                gemm("laurel_up", "ffn", "ffn", m.tokens, h, self.rank, run),
+            ]
+        if self.inputs:
+            ops += [
+                elementwise("layer_input", "ffn", m.tokens, self.inputs, 3, run, access="gather"),
+                gemm("layer_input_projection", "ffn", "ffn", m.tokens, self.inputs, h, run),
+                gemm("layer_input_gate", "ffn", "ffn", m.tokens, self.inputs, h, run),
+                gemm("layer_input_out", "ffn", "ffn", m.tokens, h, self.inputs, run),
+            ]
+        if self.streams > 1:  # all streams are read and written twice: predicted, then corrected
+            ops.append(elementwise("streams", "ffn", m.tokens, h, 4 * self.streams, run))
+        return ops
