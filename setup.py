@@ -20,6 +20,7 @@ setup(
             "specs/evidence/*.csv",
             "specs/hosts/*.yaml",
             "specs/kernels/*.yaml",
+            "specs/layer_kernels/*.yaml",
             "specs/systems/*.yaml",
         ],
         "opbyte.devices.power": ["*.yaml"],

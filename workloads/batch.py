@@ -23,6 +23,9 @@ TOKENS, SEQUENCES, DECODES, PREFILL_TOKENS, PREFILLS = range(5)
 BASE_MOMENTS = 5
 """Those of the whole batch."""
 DECODE_KV, PREFILL_PAIRS, PREFILL_KV, PREFILL_RECT = range(4)
+SHORT_TOKENS = PREFILL_RECT
+"""Of a negative window, -n: sums over prompt chunks that see at most `n` tokens, their new tokens in
+place of the entries of score matrices."""
 WINDOW_MOMENTS = 4
 
 
@@ -75,7 +78,7 @@ class Batch:
         return int(self.q_len.sum())
 
     def moments(self, windows: tuple[int, ...], several: bool = False) -> Moments:
-        """Sum up the batch for a model whose attention windows are `windows` (0 = none).
+        """Sum up the batch for a model whose attention windows are `windows` (0 = none; see `SHORT_TOKENS`).
 
         With the sums of decodes of `several` tokens, which such a batch needs.
         """
@@ -93,6 +96,12 @@ class Batch:
         seen = before + own
         for i, window in enumerate(windows):
             at = BASE_MOMENTS + WINDOW_MOMENTS * i
+            if window < 0:  # of prompts that see at most so many tokens
+                new, all_ = q[c + q <= -window], (c + q)[c + q <= -window]
+                pairs = visible_pairs(all_, 0) - visible_pairs(all_ - new, 0)
+                values[at + PREFILL_PAIRS], values[at + PREFILL_KV] = pairs.sum(), all_.sum()
+                values[at + SHORT_TOKENS] = new.sum()
+                continue
             read = np.minimum(seen, window + own - 1) if window else seen
             values[at + DECODE_KV] = read.sum()
             if several:
@@ -176,6 +185,10 @@ class Moments:
     def prefill_kv(self, window: int) -> float:
         """Keys read by all prompt chunks, each key once a chunk."""
         return self._window(window, PREFILL_KV)
+
+    def short_tokens(self, most: int) -> float:
+        """New tokens of prompt chunks that see at most `most` tokens."""
+        return self._window(-most, SHORT_TOKENS)
 
     def prefill_rect(self, window: int) -> float:
         """Entries of the full (unmasked) score matrices of all chunks."""

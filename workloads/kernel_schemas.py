@@ -22,7 +22,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-TEXT = ("source", "device", "kernel", "dtype", "kv_dtype", "timing", "layout", "distribution")
+TEXT = (
+    "source",
+    "device",
+    "kernel",
+    "dtype",
+    "kv_dtype",
+    "timing",
+    "layout",
+    "distribution",
+    "model",
+    "phase",
+    "scores",
+)
 """Columns that hold names; all others hold numbers."""
 
 DTYPES = ("fp32", "fp16", "bf16", "fp8", "fp8_block", "int8", "nvfp4", "mxfp4", "w4a16_mxfp4")
@@ -59,7 +71,25 @@ VECTOR = ("layernorm", "rmsnorm", "softmax", "gelu", "relu", "tanh", "rope", "si
 COLLECTIVE = ("all_gather", "reduce_scatter", "alltoall", "send_recv")
 LIBRARIES = ("nccl", "rccl", "custom")
 
+INDEXER = Schema(("model", "heads", "batch", "q_len", "kv_prefix", "compress_ratio", "scores"),
+                 (), ("kv_prefix",))  # fmt: skip
+DELTA = Schema(
+    ("phase", "batch", "q_len", "tokens", "conv", "heads_k", "dim_k", "heads_v", "dim_v")
+)
+CONV = Schema(("phase", "batch", "q_len", "tokens", "conv", "channels"))
+HYPER = Schema(("tokens", "hidden", "streams", "sites", "sinkhorn_iters"))
+
 SCHEMAS: dict[str, Schema] = {
+    "indexer": INDEXER, "gdn": DELTA, "kda": DELTA, "mhc": HYPER,
+    "mamba2": Schema(
+        ("phase", "batch", "q_len", "tokens", "state", "conv", "heads", "head_dim", "groups", "chunk")
+    ),
+    **dict.fromkeys(
+        ("index_prefill", "index_decode", "index_select", "sparse_prefill", "sparse_decode"), INDEXER
+    ),
+    **dict.fromkeys(("delta_prefill", "delta_decode", "kda_prefill", "kda_decode"), DELTA),
+    **dict.fromkeys(("conv_prefill", "conv_decode"), CONV),
+    **dict.fromkeys(("hyper_pre", "hyper_post"), HYPER),
     "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant")),
     "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
     "attention_prefill": Schema(

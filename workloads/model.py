@@ -9,6 +9,7 @@ from typing import Any
 from .batch import Moments
 from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
 from .layers.base import elementwise, gemm, split
+from .layers.hyper import hyper_ops, mixer_weights
 from .numerics import Numerics
 from .ops import Loads, Op
 from .sampling import sample_bytes, sort_bytes
@@ -30,6 +31,8 @@ class Layer:
         Both parts read the same normed input and share one all-reduce (Falcon, Phi-2).
     replicated : bool
         Every device of a rank runs all of it: nothing is added up behind it.
+    streams : int
+        Residual streams that are mixed before and after each part (hyper-connections).
     """
 
     mixer: LayerKind
@@ -38,6 +41,7 @@ class Layer:
     norm_width: int
     parallel: bool = False
     replicated: bool = False
+    streams: int = 1
 
     @property
     def parts(self) -> tuple[LayerKind, ...]:
@@ -138,7 +142,10 @@ class ModelSpec:
         if self.front is not None:
             rows += [(w.group, w.total, w.active) for w in self.front.weights()]
         for layer in self.layers:
-            rows.append(("other", layer.norms * layer.norm_width, layer.norms * layer.norm_width))
+            own = layer.norms * layer.norm_width
+            if layer.streams > 1:
+                own += len(layer.parts) * mixer_weights(layer.mixer.hidden, layer.streams)
+            rows.append(("other", own, own))
             rows += [(w.group, w.total, w.active) for p in layer.parts for w in p.weights()]
         return rows
 
@@ -253,7 +260,11 @@ def layer_ops(layer: Layer, m: Moments, run: Run, loads: Loads | None) -> list[l
         ops: list[Op] = []
         if layer.norms and not (layer.parallel and i):
             ops.append(elementwise("norm", "norm", m.tokens, part.hidden, 4 * per_part, run))
-        out.append(ops + part.ops(m, run, loads if is_routed(part) else None))
+        ops += part.ops(m, run, loads if is_routed(part) else None)
+        if layer.streams > 1:
+            before, after = hyper_ops(part.hidden, layer.streams, m, run)
+            ops = [before, *ops, after]
+        out.append(ops)
     return out
 
 

@@ -13,10 +13,12 @@ import numpy.typing as npt
 from ...devices.calibrated.calibrate import Rows, by_device
 from ...devices.calibrated.errors import errors
 from ...devices.calibrated.fit import predict
-from ...devices.calibrated.kernel_sets import LINKS
+from ...devices.calibrated.kernel_sets import LINKS, layer_parameters
+from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, split_layers
 from ...devices.calibrated.rules import parameters
 from ...devices.catalog import load_device
 from ...devices.device import build_device
+from ...devices.fits import BoundsSpec
 from ...devices.hosts.catalog import load_host
 from ...devices.hosts.links import HostedLinks
 from ...devices.spec import DeviceSpec
@@ -210,6 +212,7 @@ def validate_kernels(
         A path that does not exist, a file that is no kernel table, or no row with a time.
     """
     read, skipped = read_tables(list(tables) or [own_tables()], family=family)
+    split_layers(read)
     skewed = read.pop(NAME, None)
     checks: list[KernelCheck | SkewCheck] = []
     found = by_device(read, skipped)
@@ -235,6 +238,8 @@ def own_tables() -> Path:
 
 
 def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
+    if rows.family.name in LAYER_FAMILIES:
+        return _layer_check(name, spec, rows)
     known, own = parameters(spec, rows.family), spec.calibration.get(rows.family.name)
     basis = known.basis
     predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
@@ -247,6 +252,23 @@ def _check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
         None if own is None else own.bounds,
         errors(predicted[held], rows.measured[held]) if held.any() else None, int(seen.sum()),
     )  # fmt: skip
+
+
+def _layer_check(name: str, spec: DeviceSpec, rows: Rows) -> KernelCheck:
+    """A kernel of sparse or recurrent layers: its bounds follow from the errors of its set's fits."""
+    known = layer_parameters(spec, rows.family)
+    predicted = predict(rows.family, known.fit, rows.h, rows.x, rows.labels)
+    found = errors(predicted, rows.measured)
+    seen = [known.under[label].errors["fit"] for label in set(rows.labels.tolist())
+            if "fit" in known.under[label].errors]  # fmt: skip
+    bounds = None
+    if seen and known.basis == "fitted":
+        median, tail = (
+            1.25 * max(getattr(e, what) for e in seen) + 0.02 for what in ("median_ape", "p90_ape")
+        )
+        bias = 2.0 * max(abs(e.median_bias) for e in seen) + 0.05
+        bounds = BoundsSpec(median_ape=median, p90_ape=tail, median_bias=bias)
+    return KernelCheck(rows, name, predicted, found, known.basis, bounds, found, len(predicted))
 
 
 def _hosted(spec: DeviceSpec, rows: Rows) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from .errors import Errors, by_shape, by_source, errors, simple_by_shape
 from .family import F8, Family, families
 from .fit import Fit, Labels, fit, fit_simple, predict
 from .hardware import hardware
+from .layer_kernels import LAYER_FAMILIES
 
 MIN_ROWS = 5
 """Fewer rows of a family are not fitted: the device takes the parameters of similar ones."""
@@ -133,7 +134,7 @@ def by_device(
     """
     out: dict[str, tuple[DeviceSpec, dict[str, Rows]]] = {}
     for name, table in tables.items():
-        family = families().get(name)
+        family = families().get(name) or LAYER_FAMILIES.get(name)
         if family is None:
             for file in sorted(set(table.file.tolist())):
                 reason = UNFITTED.get(name, f"{name} has no kernel model yet")

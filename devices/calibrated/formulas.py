@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from ...workloads.jit import compiled_part
 from ..cost import MEMORY
-from . import attention_decode, attention_prefill, mla, moe
+from . import attention_decode, attention_prefill, mla, moe, streamed
 from .family import F8
+from .layer_kernels import LAYER_FAMILIES
 from .terms import price
 
 (ROOFLINE, CURVE, DECODE, PREFILL, MLA, MOE, MIXED_PREFILL, MIXED_DECODE,
- MOE_GRID) = range(9)  # fmt: skip
-"""Codes of formulas; the last three are read from measured grids (`devices.tables`)."""
+ MOE_GRID, STREAMED) = range(10)  # fmt: skip
+"""Codes of formulas; three of them are read from measured grids (`devices.tables`)."""
 
 CODES = {"attention_decode": DECODE, "attention_prefill": PREFILL, "mla_decode": MLA,
-         "mla_prefill": MLA, "experts": MOE}  # fmt: skip
+         "mla_prefill": MLA, "experts": MOE,
+         **{kind: STREAMED for own in LAYER_FAMILIES.values() for kind in own.kinds}}  # fmt: skip
 
 SUMS = ("batch", "tokens", "pairs", "kv", "decodes", "decode_kv", "uneven", "prompts")
 """Entries of an attention op's shape that depend on the batch; `uneven` are seconds that unequal
 contexts of its decodes add (see the simulator's `step.unequal`)."""
 (U_BATCH, U_TOKENS, U_PAIRS, U_KV, U_DECODES, U_DECODE_KV, U_UNEVEN, U_PROMPTS) = range(8)
-WIDTH = 15
+WIDTH = 18
 """Most parameters, and most quantities, of a formula."""
 
 Price = tuple[float, int]
@@ -58,6 +60,16 @@ def mla_price(p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv
     if not mla.at_sums(x, batch, tokens, pairs, kv):
         return 0.0, MEMORY
     return price(mla.parts(p, h, x), mla.work(x), h)
+
+
+@compiled_part
+def streamed_price(
+    p: F8, h: F8, x: F8, batch: float, tokens: float, pairs: float, kv: float
+) -> Price:
+    """A kernel of `layer_kernels`, at its sums."""
+    if not streamed.at_sums(x, batch, tokens, pairs, kv):
+        return 0.0, MEMORY
+    return price(streamed.parts(p, h, x), streamed.work(x), h)
 
 
 @compiled_part

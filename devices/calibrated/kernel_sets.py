@@ -29,7 +29,7 @@ from ..catalog import load_device
 from ..spec import DeviceSpec
 from .errors import Errors
 from .family import Family
-from .fit import Fit
+from .fit import Fit, Part
 from .hardware import hardware
 from .order import at_least_as_good, peaks
 from .rules import Parameters, distance, parameters
@@ -69,6 +69,10 @@ def parents_of(family: str) -> Mapping[str, str]:
     if family in LINKS:
         return LINK_PARENTS
     return ATTENTION_PARENTS if family in ATTENTION else PARENTS
+
+
+LAYERS = "layer_kernels"
+"""Folder of the entries of `layer_kernels.LAYER_FAMILIES`."""
 
 
 class Entry(Spec):
@@ -116,8 +120,8 @@ class KernelSet:
         return held.get(framework) or held.get(TYPICAL)
 
 
-def _folder() -> Path:
-    return Path(str(files("opbyte.devices") / "specs" / "kernels"))
+def _folder(kind: str = "kernels") -> Path:
+    return Path(str(files("opbyte.devices") / "specs" / kind))
 
 
 @cache
@@ -141,6 +145,42 @@ def load_set(name: str) -> KernelSet:
         raise InputError(f"kernels: {name}", f"is no known set{nearest(name, list_sets())}")
     read = _File.model_validate(read_yaml(_folder() / f"{name}.yaml"), strict=False)
     return KernelSet(name, read.families)
+
+
+@cache
+def load_layer_set(name: str) -> KernelSet:
+    """Entries of a set for the kernels of sparse and recurrent layers; empty where it has none."""
+    path = _folder(LAYERS) / f"{name}.yaml"
+    if not path.exists():
+        return KernelSet(name, {})
+    return KernelSet(name, _File.model_validate(read_yaml(path), strict=False).families)
+
+
+def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL) -> Parameters:
+    """Parameters of one of those families on a device; others by their name and label.
+
+    A device without a set of its own has those of the set that `set_of` gives it.
+    """
+    name = set_of(spec)
+    held: dict[str, Entry] = {}
+    while name is not None and not held:
+        held = dict(load_layer_set(name).families.get(family.name, {}))
+        name = PARENTS.get(name)
+    if TYPICAL not in held:
+        return Parameters(Fit(family.defaults, {}), "default", 0, {})
+    labels = {label: _part(family, held[key]) for key, label in LABELS.items() if key in held}
+    under = {}
+    for key, entry in held.items():
+        seen = {} if entry.errors is None else {"fit": Errors(entry.rows, *entry.errors)}
+        basis = "fitted" if entry.basis in ("own", "library") else "transferred"
+        values = family.vector(entry.parameters)
+        under[key] = Parameters(Fit(values, {}, labels), basis, entry.rows, seen)
+    under |= {label: under.get(key, under[TYPICAL]) for key, label in LABELS.items()}
+    return replace(under.get(framework, under[TYPICAL]), under=under)
+
+
+def _part(family: Family, entry: Entry) -> tuple[Part, ...]:
+    return (Part(1.0, family.vector(entry.parameters), 1.0),)
 
 
 def representative(name: str) -> DeviceSpec:

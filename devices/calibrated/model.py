@@ -16,7 +16,8 @@ from .behind import ANY, behind, formats_of
 from .family import F8, Family, families
 from .fit import Fit
 from .hardware import hardware
-from .kernel_sets import TYPICAL, shared_parameters
+from .kernel_sets import TYPICAL, layer_parameters, shared_parameters
+from .layer_kernels import LAYER_FAMILIES
 from .rules import Parameters
 from .terms import O_BOUND, O_COMPUTE, O_FIXED, O_MEMORY, O_SECONDS
 
@@ -236,4 +237,7 @@ def calibrated_model(
         if family.kinds:
             model = Model(family, shared_parameters(spec, family, framework), h)
             found.update(dict.fromkeys(family.kinds, model))
+    for family in LAYER_FAMILIES.values():
+        model = Model(family, layer_parameters(spec, family, framework), h)
+        found.update(dict.fromkeys(family.kinds, model))
     return CalibratedModel(base, found, h, spec)

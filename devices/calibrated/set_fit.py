@@ -103,6 +103,8 @@ class SetFit:
         Device -> seconds of each whole step, which an excess is a share of.
     """
 
+    enough = ENOUGH
+
     def __init__(
         self, family: Family, specs: Mapping[str, DeviceSpec], measured: Mapping[str, Rows],
         probes: Probes, steps: Steps, whole: Mapping[str, F8],
@@ -172,7 +174,7 @@ class SetFit:
     def _framework(self, label: str | None) -> tuple[dict[str, F8], dict[str, Told]]:
         """Parameters of every set with one framework's kernels; of all kernels without a label."""
         told = {name: self._told(name, label) for name in self.sets}
-        firm = [n for n in self.sets if told[n].rows >= ENOUGH
+        firm = [n for n in self.sets if told[n].rows >= self.enough
                 and (label is None or told[n].basis in ("own", "library"))]  # fmt: skip
         default = np.log(self.family.defaults)
         alone = {name: self._alone(told[name], default) for name in firm}

@@ -18,6 +18,7 @@ from ...workloads.batch import (
     PREFILL_TOKENS,
     PREFILLS,
     SEQUENCES,
+    SHORT_TOKENS,
     TOKENS,
     WINDOW_MOMENTS,
 )
@@ -70,6 +71,8 @@ def count_decode(m: F8, windows: I8, context: int) -> None:
     m[SEQUENCES] += 1.0
     m[DECODES] += 1.0
     for w in range(windows.size):
+        if windows[w] < 0:
+            continue
         kv = context + 1
         if windows[w] > 0:
             kv = min(kv, windows[w])
@@ -104,6 +107,12 @@ def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
         if window > 0:
             kv = min(kv, window + q - 1)
         at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        if window < 0:  # `batch.SHORT_TOKENS`
+            if kv <= -window:
+                m[at + PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
+                m[at + PREFILL_KV] += kv
+                m[at + SHORT_TOKENS] += q
+            continue
         m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
         m[at + PREFILL_KV] += kv
         m[at + PREFILL_RECT] += q * kv

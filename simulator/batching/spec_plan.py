@@ -53,6 +53,8 @@ def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
     m[behind] += q
     for w in range(windows.size):
         window, kv = windows[w], context + q
+        if window < 0:
+            continue
         if window > 0:
             kv = min(kv, window + q - 1)
         m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv

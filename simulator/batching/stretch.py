@@ -69,6 +69,8 @@ def lengthen(st: State, windows: I8, r: int, done: int) -> None:
     """Moments of the next decode step of a stretch, `done` steps into it."""
     for w in range(windows.size):
         at = BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV
+        if windows[w] < 0:
+            continue
         if windows[w] == 0:
             st.moments[r, at] += st.moments[r, DECODES]
             continue

@@ -248,6 +248,7 @@ def deploy(
     all_to_all: str | None = None,
     sampling: str = NONE,
     joint: bool = False,
+    short_dense: bool = False,
     overlap: str = "none",
     store: ExpertStore | None = None,
     tenants: Tenants | None = None,
@@ -290,6 +291,8 @@ def deploy(
         How logits become tokens, see `workloads.sampling.parse_sampling`.
     joint : bool
         Whether one kernel serves the attention of a step's prompts and decodes.
+    short_dense : bool
+        Whether sparse attention computes short prompts without choosing keys.
     overlap : str
         "none", "pipelined:N", "two-batch" or "auto"; see `streams.overlap`.
     store : ExpertStore, optional
@@ -311,15 +314,13 @@ def deploy(
     ways(overlap)
     if system.mapping.prefill_share is not None:
         _check_pools(system, pp)
-        sides = tuple(
-            deploy(
+        sides = tuple(deploy(
                 model, side, tp=tp, dp=dp, ep=ep, placement=placement, attention=attention,
                 routing=routing, seed=seed, draws=draws, costs=costs, memory=memory, kernels=kernels,
                 frameworks=frameworks, exchange=exchange, all_to_all=all_to_all, sampling=sampling,
-                joint=joint, overlap=overlap, store=store, tenants=tenants, placing=placing,
-            )
-            for side in system.pools()
-        )  # fmt: skip
+                joint=joint, short_dense=short_dense, overlap=overlap, store=store, tenants=tenants,
+                placing=placing,
+            ) for side in system.pools())  # fmt: skip
         return replace(sides[1], system=system, pools=sides)
     model, popularity = _adapted(model, tenants)
     layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), system, exchange, all_to_all)
@@ -334,7 +335,7 @@ def deploy(
         model=model, shard=shard, stages=stages, system=system, device=device, experts=experts,
         layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
-        run=Run(model.numerics, chosen, sampling, joint), all_to_all=all_to_all or "",
+        run=Run(model.numerics, chosen, sampling, joint, short_dense), all_to_all=all_to_all or "",
         store=checked_store(store, model, system, overlap),
     ))  # fmt: skip
 

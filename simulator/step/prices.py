@@ -23,6 +23,7 @@ from ...devices.calibrated.formulas import (
     MOE,
     MOE_GRID,
     ROOFLINE,
+    STREAMED,
     SUMS,
     U_BATCH,
     U_DECODE_KV,
@@ -36,6 +37,7 @@ from ...devices.calibrated.formulas import (
     mla_price,
     moe_price,
     prefill_price,
+    streamed_price,
 )
 from ...devices.calibrated.hardware import NUM_HARDWARE
 from ...devices.calibrated.terms import bound
@@ -78,6 +80,7 @@ class Kernels(NamedTuple):
     """Rows that are no rooflines: N = S+X rows as in `lowering.Plan`, P processors, G grids."""
 
     tables: int | None  # grids of measured tables; None where no kernel tables are in use
+    streamed: int | None  # rows of `calibrated.streamed`; None without any
     slots: I8  # [N, P, NUM_SLOT]
     curves: F8  # [K, 2] seconds and bound at counts 0, 1, 2, ... of every curve
     formulas: F8  # [N, P, 2, WIDTH + 1] parameters and window; quantities and experts of a token
@@ -134,7 +137,10 @@ def gather(rows: Rows, shape: tuple[int, int], moments: int) -> Kernels | None:
             slots[i, p, K_GRID] = len(grids)
             grids.append(row.grid)
     measured = len(grids) if any(row.most != NO_TABLES for row in rows.values()) else None
-    return Kernels(measured, slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids))
+    streams = int((slots[:, :, K_CODE] == STREAMED).sum()) or None
+    return Kernels(
+        measured, streams, slots, np.concatenate(curves), formulas, sums, h, *_stacked(grids)
+    )
 
 
 def _stacked(grids: list[Grid]) -> tuple[F8, I8, I8, F8]:
@@ -169,10 +175,23 @@ def kernel_price(kernels: Kernels, s: int, p: int, m: F8, seconds: float, limit:
         tokens, pairs = _form(forms[U_TOKENS], m), _form(forms[U_PAIRS], m)
         if code == MLA:
             return mla_price(parameters, h, x, batch, tokens, pairs, kv)
+        if code == STREAMED:
+            return flowing(kernels, s, p, batch, tokens, pairs, kv)
         window = parameters[WIDTH]
         decodes = _form(forms[U_DECODES], m)
         seconds, limit = prefill_price(parameters, h, x, window, batch, tokens, pairs, kv, decodes)
     return tabled_seconds(kernels, s, p, m, seconds, (batch, kv, tokens, pairs)), limit
+
+
+@compiled_given(
+    "kernels.streamed", otherwise=lambda kernels, s, p, batch, tokens, pairs, kv: (0.0, 0)
+)
+def flowing(
+    kernels: Kernels, s: int, p: int, batch: float, tokens: float, pairs: float, kv: float
+) -> Price:
+    """Price of an op of `calibrated.streamed`, of which most plans have none."""
+    x = kernels.formulas[s, p, 1]
+    return streamed_price(kernels.formulas[s, p, 0], kernels.h[p], x, batch, tokens, pairs, kv)
 
 
 @compiled_given("kernels.tables", otherwise=lambda kernels, s, p, m, seconds, u: seconds)

@@ -20,7 +20,17 @@ from opbyte.devices.link import LinkModel
 from opbyte.devices.spec import LinkSpec
 from opbyte.simulator.deploy.programs import all_reduce
 from opbyte.workloads.batch import Batch
-from opbyte.workloads.layers import Attention, MixtureOfExperts, Run
+from opbyte.workloads.layers import (
+    Attention,
+    GatedDeltaNet,
+    Indexer,
+    KimiDelta,
+    Mamba2,
+    MixtureOfExperts,
+    Run,
+    SparseLatentAttention,
+)
+from opbyte.workloads.layers.hyper import hyper_ops
 from opbyte.workloads.layers.linear_state import _scan
 from opbyte.workloads.layers.mla import LatentAttention
 from opbyte.workloads.layers.vit import BidirectionalAttention
@@ -32,12 +42,20 @@ MOMENTS = Batch.of([10, 20], [(4, 6)]).moments((0,))
 IMAGE = Batch.of([], [(5, 0)]).moments((0,))
 GQA = Attention(hidden=8, heads=4, kv_heads=2, head_dim=2)
 MLA = LatentAttention(hidden=8, heads=2, q_rank=0, kv_rank=4, nope_dim=3, rope_dim=2, v_dim=3)
+WIDE = Batch.of([10, 20], [(4, 6)]).moments((-8, 0, 8))
+SPARSE = SparseLatentAttention(
+    LatentAttention(hidden=8, heads=2, q_rank=3, kv_rank=4, nope_dim=3, rope_dim=2, v_dim=3),
+    Indexer(2, 4, 8),
+)
+NET = GatedDeltaNet(8, key_heads=1, value_heads=2, key_dim=2, value_dim=2, d_conv=4)
+KDA = KimiDelta(8, heads=2, head_dim=2, d_conv=4, state_format="bf16")
+SCAN = Mamba2(8, heads=2, head_dim=2, groups=1, d_state=2, d_conv=4)
 MOE = MixtureOfExperts(hidden=8, experts=4, top_k=2, width=6)
 LOADS = Loads(np.array([5.0, 4.0, 3.0, 0.0]), np.ones(4))
 """6 tokens of 2 experts each: 12 pairs on three experts; the fourth stays in memory."""
 DEVICE = Roofline(
-    peak={"bf16": 1e12}, bandwidth=1e12, compute_efficiency=1.0, memory_efficiency=1.0,
-    fixed_s=0.0, stream_J_per_byte=3e-12, act_J_per_byte=5e-12, J_per_flop={"bf16": 2e-12},
+    peak={"bf16": 1e12, "fp8": 1e12}, bandwidth=1e12, compute_efficiency=1.0, memory_efficiency=1.0,
+    fixed_s=0.0, stream_J_per_byte=3e-12, act_J_per_byte=5e-12, J_per_flop={"bf16": 2e-12, "fp8": 2e-12},
 )  # fmt: skip
 
 OPS: dict[str, Op] = {
@@ -45,7 +63,19 @@ OPS: dict[str, Op] = {
     "unfused": GQA.ops(MOMENTS, UNFUSED, None)[2],
     **{op.name: op for op in MLA.ops(MOMENTS, FLASH, None) if op.kind.startswith("mla")},
     **{op.name: op for op in MOE.ops(MOMENTS, FLASH, LOADS)},
-    **{op.name: op for op in _scan("scan", MOMENTS, FLASH, 10, 6, 12)},
+    **{op.name: op for op in _scan("mamba", MOMENTS, FLASH, 10, 6, 12)},
+    **{
+        op.name: op
+        for op in SPARSE.ops(WIDE, FLASH, None)
+        if op.kind.startswith(("index", "sparse"))
+    },
+    **{
+        op.name: op
+        for net in (KDA, SCAN, NET)
+        for op in net.ops(MOMENTS, FLASH, None)
+        if op.kind.startswith(("delta", "kda", "scan", "conv"))
+    },
+    **{op.name: op for op in hyper_ops(8, 2, MOMENTS, FLASH)},
     "image": BidirectionalAttention(hidden=8, heads=2, head_dim=4).ops(IMAGE, FLASH, None)[1],
 }
 
@@ -76,8 +106,36 @@ COUNTED = [
     # two outputs read and one written of 8 columns: 3 x 6 x 8 | that x 2
     ("combine", 144, 0, 0, 0, 288),
     # 10 x 4 | a state of 12 values read and written once | 6 in, 6 out: 12 x 4 x 2
-    ("scan_prefill", 40, 0, 24, 24, 96),
-    ("scan_decode", 20, 0, 48, 48, 48),
+    ("mamba_prefill", 40, 0, 24, 24, 96),
+    ("mamba_decode", 20, 0, 48, 48, 48),
+    # 2 heads of 4: 2 x 8 x 34 | keys of 4 + 4 B: x 10 | x 4 | queries 2 x 8 B x 4, scores 4 B x 34
+    ("index_prefill", 544, 0, 80, 32, 64 + 136),
+    # 16 x 32 | 8 x 32 | 8 x 2 | 16 x 2 + 4 x 32
+    ("index_decode", 512, 0, 256, 16, 160),
+    # every score of 34 + 32 read, 8 places of 4 B written for each of 6 tokens
+    ("index_select", 66, 0, 0, 0, 4 * 66 + 32 * 6),
+    # the best 8 of 7, 8, 9, 10: 31 pairs of 6 + 4 values and 2 heads | latent 12 B x 10 | x 4
+    # queries and outputs of 10 values, 2 heads, 2 B: 40 x 4
+    ("sparse_prefill", 1240, 0, 120, 48, 160),
+    # 8 + 8 pairs: 40 x 16 | each its own 12 B | 12 x 2 | 40 x 2
+    ("sparse_decode", 640, 0, 192, 24, 80),
+    # 8 channels of 4 taps: 64 x 4 | 3 inputs of 8 kept, read and written | in and out 32 B x 4
+    ("conv_prefill", 256, 0, 48, 48, 128),
+    ("conv_decode", 128, 0, 96, 96, 64),
+    # 2 heads of 2 x 2 in chunks of 64: 2 (6 x 4 + 3 x 2 x 64 + 64²) = 9008 a token | states 8 x 2 B
+    # key, value, output and gate: 2 x 8 x 2 B = 32 B a token; a decode takes 8 FLOP an entry
+    ("delta_prefill", 36032, 0, 16, 16, 128),
+    ("delta_decode", 128, 0, 32, 32, 64),
+    ("kda_prefill", 36032, 0, 16, 16, 128),
+    ("kda_decode", 128, 0, 32, 32, 64),
+    # 2 (256 x 2 + 4 x 4) + 256 x 2 = 1568 a token | 8 values | 2 (2 x 4 + 2 x 2) = 24 B a token
+    ("scan_prefill", 6272, 0, 16, 16, 96),
+    ("scan_decode", 96, 0, 32, 32, 48),
+    # 2 streams of 8, mixers of 8 columns: 2 x 16 x 9 x 6 | their 16 x 8 weights of 4 B read once
+    # 16 + 8 values of 2 B for each of 6 tokens
+    ("hyper_pre", 1728, 0, 512, 0, 288),
+    # 2 x 16 x 3 x 6 | 16 read, 16 written and the output of 8
+    ("hyper_post", 576, 0, 0, 0, 480),
     # 2 heads of 4, every pair of 5: 4 x 8 x 25 | Q, K, V and out: 4 x 8 x 5 x 2
     ("image", 800, 0, 0, 0, 320),
 ]

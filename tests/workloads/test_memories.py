@@ -28,13 +28,15 @@ def test_states_and_traffic_by_hand() -> None:
     """Five states of 4 x 256 x 256; a decode reads and writes three, a chunk all of them."""
     memories, m = Memories(NET, 4, 2), BATCH.moments((0,))
     matrix, conv = 4 * 256 * 256, 3 * 3 * 1024
-    assert memories.state().fixed[0].values == 5 * matrix + conv
+    assert [f.values for f in memories.state().fixed] == [5 * matrix, conv]
     plain = {op.name: op for op in NET.ops(m, RUN, None)}
     ours = {op.name: op for op in memories.ops(m, RUN, None)}
-    assert ours["delta_decode"].kv_read_bytes == 3 * 2 * (3 * matrix + conv)
-    assert ours["delta_prefill"].kv_write_bytes == 2 * 2 * (5 * matrix + conv)
-    for name, tokens in (("delta_decode", 3), ("delta_prefill", 320)):
-        assert ours[name].flops - plain[name].flops == tokens * 2 * 8 * matrix
+    assert ours["delta_decode"].kv_read_bytes == 3 * 2 * 3 * matrix
+    assert ours["delta_prefill"].kv_write_bytes == 2 * 2 * 5 * matrix
+    assert ours["conv_decode"].kv_read_bytes == 3 * 2 * conv
+    chunk = 4 * (6 * 256 * 256 + 3 * 256 * 64 + 64**2)
+    for name, tokens, flops in (("delta_decode", 3, 8 * matrix), ("delta_prefill", 320, chunk)):
+        assert ours[name].flops - plain[name].flops == tokens * 2 * flops
     assert ours["router"].flops == 2 * 323 * 4 * 1024
     assert set(ours) - set(plain) == {"router", "mix"}
     assert [op.name for op in memories.ops(m, RUN, None)][-2:] == ["mix", "out"]

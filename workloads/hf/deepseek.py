@@ -6,7 +6,15 @@ Multi-token-prediction layers (``num_nextn_predict_layers``) are a draft model b
 
 from __future__ import annotations
 
-from ..layers import LatentAttention, MixtureOfExperts
+from dataclasses import replace
+
+from ..layers import (
+    Indexer,
+    LatentAttention,
+    LayerKind,
+    MixtureOfExperts,
+    SparseLatentAttention,
+)
 from ..model import ModelSpec
 from .config import Config
 from .families import family
@@ -170,17 +178,19 @@ def _latent(c: Config, *, router_bias: bool, indexer: tuple[bool, ...] = ()) -> 
     )
     # transformers' DeepseekV3Config and its kin default to three dense layers, V2's to none.
     blocks = _blocks(c, hidden, layers, router_bias=router_bias, dense=3 if router_bias else 0)
-    extra = sum(indexer) * _indexer(c, attention) if any(indexer) else 0
-    return assemble(c, stack([attention] * layers, blocks), extra=extra, heads=c.count(MTP))
+    mixers: list[LayerKind] = [attention] * layers
+    chosen = _indexer(c) if any(indexer) else None
+    if chosen is not None:
+        if not indexer[0]:
+            raise c.error("indexer_types[0]", "must be full: there is no choice before it to share")
+        mixers = [SparseLatentAttention(attention, chosen, not runs) for runs in indexer]
+    spec = assemble(c, stack(mixers, blocks), heads=c.count(MTP))
+    # Engines keep this latent in 8 bits unasked (`fp8_ds_mla` in vllm-project/vllm).
+    return replace(spec, numerics=replace(spec.numerics, kv="fp8")) if chosen else spec
 
 
-def _indexer(c: Config, attention: LatentAttention) -> int:
-    """Weights of one sparse-attention indexer: queries, one key head with its norm, head weights.
-
-    They are counted as weights of the model. The attention they prune is costed in full, and
-    their own small cache of keys is left out.
-    """
-    if not (c.has("index_n_heads") and c.has("index_head_dim")):
-        return 0
-    heads, dim = c.size("index_n_heads"), c.size("index_head_dim")
-    return attention.q_rank * heads * dim + attention.hidden * (dim + heads) + 2 * dim
+def _indexer(c: Config) -> Indexer | None:
+    """The indexer of a layer; None where a file has none, or says null."""
+    if not c.has("index_n_heads"):
+        return None
+    return Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk"))

@@ -7,7 +7,7 @@ from ..model import ModelSpec
 from .config import Config
 from .families import family
 from .moe import qwen_blocks
-from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack
+from .parts import assemble, read_experts, read_ffn, read_heads, read_windows, stack, state_format
 
 
 @family("JambaForCausalLM", types=("jamba",))
@@ -75,6 +75,7 @@ def qwen3_next(c: Config) -> ModelSpec:
         key_dim=c.size("linear_key_head_dim"),
         value_dim=c.size("linear_value_head_dim"),
         d_conv=c.size("linear_conv_kernel_dim", default=4),
+        state_format=state_format(c, "mamba_ssm_dtype"),
     )
     if delta.value_heads % delta.key_heads:
         raise c.error(

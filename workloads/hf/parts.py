@@ -110,6 +110,20 @@ def check_heads(
     return Heads(hidden, heads, kv_heads, head_dim)
 
 
+STATES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "auto": ""}
+"""Formats of recurrent states, as files spell them."""
+
+
+def state_format(c: Config, key: str, default: str = "") -> str:
+    """Format of a recurrent state; empty: that of activations."""
+    text = c.text(key)
+    if not text:
+        return default
+    if text not in STATES:
+        raise c.error(key, f"must be one of {', '.join(STATES)}, not {text!r}")
+    return STATES[text]
+
+
 def read_windows(
     c: Config,
     layers: int,

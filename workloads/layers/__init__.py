@@ -17,11 +17,16 @@ from .base import (
     is_routed,
     layer_kind,
 )
+from .block_sparse import BlockSparseAttention
+from .compressed import CompressedAttention
 from .ffn import FeedForward
 from .fusion import Fusion
 from .head_experts import HeadExperts
+from .indexer import Indexer
+from .kimi_delta import KimiDelta
 from .linear_state import GatedDeltaNet, Mamba
 from .lora import LowRank
+from .mamba2 import Lightning, Mamba2
 from .memories import Memories
 from .merged import MergedExperts
 from .mixlora import AdapterExperts
@@ -30,10 +35,12 @@ from .modal import ModalMamba
 from .moe import MixtureOfExperts
 from .rmoe import RecurrentExperts
 from .shard_pool import PooledAdapter
+from .short_conv import ShortConv
 from .side_inputs import SideInputs
 from .slices import SlicedAttention, SlicedFeedForward
 from .smora import RankExperts
 from .spans import SpanAttention
+from .sparse_latent import SparseLatentAttention
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
@@ -42,17 +49,23 @@ __all__ = [
     "Attention",
     "AttentionMixture",
     "BidirectionalAttention",
+    "BlockSparseAttention",
+    "CompressedAttention",
     "ExpertAttention",
     "FeedForward",
     "Fixed",
     "Fusion",
     "GatedDeltaNet",
     "HeadExperts",
+    "Indexer",
     "Kept",
+    "KimiDelta",
     "LatentAttention",
     "LayerKind",
+    "Lightning",
     "LowRank",
     "Mamba",
+    "Mamba2",
     "Memories",
     "MergedExperts",
     "MixtureOfExperts",
@@ -66,10 +79,12 @@ __all__ = [
     "Routed",
     "RoutedKind",
     "Run",
+    "ShortConv",
     "SideInputs",
     "SlicedAttention",
     "SlicedFeedForward",
     "SpanAttention",
+    "SparseLatentAttention",
     "State",
     "Weights",
     "is_routed",

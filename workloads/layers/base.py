@@ -84,11 +84,14 @@ class Reads:
         Tokens of an entry.
     chosen : bool
         Whether they are the best of what was scored, not the latest.
+    dense : int
+        Prompts that see at most so many tokens may be computed without choosing; 0 = none.
     """
 
     most: int = 0
     pool: int = 1
     chosen: bool = False
+    dense: int = 0
 
     @property
     def span(self) -> int:
@@ -135,7 +138,8 @@ class State:
     @property
     def spans(self) -> set[int]:
         """Numbers of tokens whose sums over a batch the layer's ops may ask for; 0 = all."""
-        return {each.window for each in self.keeps} | {each.span for each in self.reads}
+        short = {-each.dense for each in self.reads}
+        return short.union(k.window for k in self.keeps).union(r.span for r in self.reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +155,15 @@ class Run:
         How logits become tokens, see `sampling`.
     joint : bool
         Whether one call serves the attention of prompts and decodes of a step.
+    short_dense : bool
+        Whether prompts below `Reads.dense` are computed without choosing keys.
     """
 
     numerics: Numerics
     attention: str = "flash"
     sampling: str = NONE
     joint: bool = False
+    short_dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from ..access import Access
 from ..batch import Moments
+from ..numerics import check_dtype
 from ..ops import Loads, Op
-from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .base import Fixed, Run, State, Weights, gemm, layer_kind, split
+from .recurrent import conv_ops, delta_rates, state_ops
 
 
 def _scan(
@@ -89,7 +91,13 @@ class Mamba:
 @layer_kind("delta_net")
 @dataclass(frozen=True, slots=True)
 class GatedDeltaNet:
-    """Gated DeltaNet (Qwen3-Next; arXiv 2412.06464): a matrix state per value head."""
+    """Gated DeltaNet (Qwen3-Next; arXiv 2412.06464): a matrix state per value head.
+
+    Attributes
+    ----------
+    state_format : str
+        Number format of the matrix states (``mamba_ssm_dtype``); empty: that of activations.
+    """
 
     kind: ClassVar[str]
     routed: ClassVar[None] = None
@@ -99,6 +107,11 @@ class GatedDeltaNet:
     key_dim: int
     value_dim: int
     d_conv: int
+    state_format: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state_format:
+            check_dtype(self.state_format, "state_format")
 
     @property
     def _key(self) -> int:
@@ -115,23 +128,27 @@ class GatedDeltaNet:
         return self.value_heads * self.key_dim * self.value_dim
 
     @property
-    def matrix_flops(self) -> int:
-        """FLOP of a token: decay, erase (read and rank one), write (rank one) and read out."""
-        return 8 * self.matrix
+    def channels(self) -> int:
+        """Channels of the convolution."""
+        return 2 * self._key + self.value
 
     def weights(self) -> tuple[Weights, ...]:
         big = self.hidden * (2 * self._key + 2 * self.value + 2 * self.value_heads)
         big += self.value * self.hidden
-        small = (2 * self._key + self.value) * self.d_conv + 2 * self.value_heads + self.value_dim
+        small = self.channels * self.d_conv + 2 * self.value_heads + self.value_dim
         return Weights("attention", big, big), Weights("other", small, small)
 
     def state(self) -> State:
-        return State(fixed=(Fixed(self.kept_values),))
+        return self.states(1)
 
-    @property
-    def kept_values(self) -> int:
-        """Values of the state, and of the convolution's last inputs."""
-        return self.matrix + (2 * self._key + self.value) * (self.d_conv - 1)
+    def states(self, count: int) -> State:
+        """What is kept with so many matrix states in each head."""
+        return State(
+            fixed=(
+                Fixed(count * self.matrix, self.state_format),
+                Fixed(self.channels * (self.d_conv - 1)),
+            )
+        )
 
     def shard(self, tp: int) -> GatedDeltaNet:
         return replace(
@@ -141,12 +158,20 @@ class GatedDeltaNet:
         )
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.ops_with(m, run, 1, 1)
+
+    def ops_with(self, m: Moments, run: Run, used: int, held: int) -> list[Op]:
+        """The ops where a token goes through `used` states of each head, a prompt's tokens through `held`."""
         width = 2 * self._key + 2 * self.value
-        flops = self.matrix_flops + 2 * self.d_conv * (2 * self._key + self.value)
+        each = Fixed(self.matrix, self.state_format).bytes(run.numerics)
+        heads, dims = used * self.value_heads, (self.key_dim, self.value_dim)
+        value = run.numerics.act_bytes
+        rates = (delta_rates(heads, *dims, held * each, False, value),
+                 delta_rates(heads, *dims, used * each, True, value))  # fmt: skip
         return [
             gemm("in", "state", "attention", m.tokens, width + 2 * self.value_heads,
                  self.hidden, run),
-            elementwise("conv", "state", m.tokens, 2 * self._key + self.value, 2, run),
-            *_scan("delta", m, run, flops, self.value, self.kept_values),
+            *conv_ops(self.channels, self.d_conv, m, run),
+            *state_ops("delta", m, run, rates, (held * each, used * each)),
             gemm("out", "state", "attention", m.tokens, self.hidden, self.value, run),
         ]  # fmt: skip

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Loads, Op
-from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind
+from .base import Run, State, Weights, elementwise, gemm, layer_kind
 from .linear_state import GatedDeltaNet
 
 
@@ -66,42 +65,20 @@ class Memories:
         own = self.net.weights()
         return (*own, Weights("other", router, router)) if router else own
 
-    def _held(self, states: int) -> int:
-        """Values of so many states, and of the convolution's last inputs."""
-        return self.net.kept_values + (states - 1) * self.net.matrix
-
     def state(self) -> State:
-        return State(fixed=(Fixed(self._held(self.states + self.shared)),))
+        return self.net.states(self.states + self.shared)
 
     def shard(self, tp: int) -> Memories:
         return replace(self, net=self.net.shard(tp))
 
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
-        net, ops = self.net, self.net.ops(m, run, None)
+        """A chunk goes through all states, a decode through those of its token."""
+        net = self.net
+        ops = net.ops_with(m, run, self._used, self.states + self.shared)
         if self._router:
             router = gemm("router", "state", "other", m.tokens, self._router, self.hidden, run)
             ops.insert(0, router)
         if self._used > 1:
             mix = elementwise("mix", "state", m.tokens, net.value, 1.0 + self._used, run)
             ops.insert(-1, mix)  # before the output projection
-        every = self._held(self.states + self.shared)
-        touched = {"prefill": every, "decode": self._held(self._used)}
-        return [self._scanned(op, run, touched) for op in ops]
-
-    def _scanned(self, op: Op, run: Run, touched: dict[str, int]) -> Op:
-        """The update of one state made that of all that are touched; other ops as they are."""
-        if op.kind != "linear_state":
-            return op
-        tokens, values = op.shape["tokens"], touched[op.phase]
-        size = run.numerics.act_bytes * values
-        moved = size * op.shape["batch"]
-        more = self._used - 1
-        return replace(
-            op,
-            shape={**op.shape, "state": values},
-            flops=op.flops + more * self.net.matrix_flops * tokens,
-            act_bytes=op.act_bytes * self._used,
-            kv_read_bytes=moved,
-            kv_write_bytes=size * tokens if op.phase == "decode" else moved,
-            access=Access("update", size),
-        )
+        return ops

@@ -18,7 +18,13 @@ from .base import Kept, Run, State, Weights, elementwise, gemm, layer_kind, spli
 @layer_kind("mla")
 @dataclass(frozen=True, slots=True)
 class LatentAttention:
-    """Latent attention; `q_rank` 0 means queries are projected directly."""
+    """Latent attention; `q_rank` 0 means queries are projected directly.
+
+    Attributes
+    ----------
+    gate_dim : int
+        Columns of an output gate for each head (Kimi-K3: as many as values, Ling-3.0: one); 0 = none.
+    """
 
     kind: ClassVar[str]
     routed: ClassVar[None] = None
@@ -30,6 +36,7 @@ class LatentAttention:
     rope_dim: int
     v_dim: int
     bias: bool = False
+    gate_dim: int = 0
 
     @property
     def _q_width(self) -> int:
@@ -44,7 +51,7 @@ class LatentAttention:
             self.hidden * self._q_width
         )  # fmt: skip
         kv = self.hidden * self._latent + self.kv_rank * self.heads * (self.nope_dim + self.v_dim)
-        count = q + kv + self.heads * self.v_dim * self.hidden
+        count = q + kv + self.heads * (self.v_dim + self.gate_dim) * self.hidden
         norms = self.q_rank + self.kv_rank
         if self.bias:
             # Only the down projections and the output have one (transformers' DeepseekV3Attention).
@@ -85,6 +92,9 @@ class LatentAttention:
             absorb("v_absorb", self.v_dim, self.kv_rank),
             linear("out", m.tokens, self.hidden, self.heads * self.v_dim),
         ]
+        if self.gate_dim:
+            gate = linear("gate", m.tokens, self.heads * self.gate_dim, self.hidden)
+            ops.insert(-1, gate)
         return ops
 
     def _prefill(self, m: Moments, run: Run) -> Op:

@@ -1,0 +1,108 @@
+"""Fit the kernels of sparse and recurrent layers (`devices.calibrated.layer_kernels`) to tables.
+
+``python -m opbyte.analysis.validate.layer_sets DATE TABLES OUT`` writes one file a set. Sets, bases and
+the order of devices are those of all kernels (`set_fit`); a call of measured size, its data cold, is
+the step that a better device may not be slower in.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ...devices.calibrated.bounded import Probes
+from ...devices.calibrated.calibrate import Rows, by_device
+from ...devices.calibrated.family import Family
+from ...devices.calibrated.hardware import hardware
+from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry, list_sets, representative
+from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
+from ...devices.calibrated.set_fit import SetFit, Steps
+from ...devices.calibrated.store import set_yaml
+from ...devices.calibrated.streamed import X_COPIES
+from ...devices.calibrated.terms import COLD
+from ...devices.spec import DeviceSpec
+from ...workloads.kernel_tables import Skipped, read_tables
+
+CALLS = 120
+"""Measured calls, of all devices, that the order of devices is asked at."""
+
+
+class LayerFit(SetFit):
+    """All sets of one family; frameworks that nobody timed have no entry, and get the typical one."""
+
+    enough = 30
+
+    def run(self) -> dict[str, dict[str, Entry]]:
+        out: dict[str, dict[str, Entry]] = {name: {} for name in self.sets}
+        found = {}
+        for name, label in LABELS.items():
+            if any(self._told(s, label).rows >= self.enough and self._told(s, label).basis == "own"
+                   for s in self.sets):  # fmt: skip
+                found[name], told = self._framework(label)
+                self._enter(out, name, found[name], told)
+        share = self._shares(found)
+        typical = self._combined(found, lambda logs: share @ logs) if len(found) > 1 else (
+            next(iter(found.values()))
+        )  # fmt: skip
+        self._enter(out, TYPICAL, typical, {s: self._all(s) for s in self.sets})
+        return out
+
+
+def fit_layers(
+    measured: Mapping[str, tuple[DeviceSpec, Mapping[str, Rows]]], only: tuple[str, ...] = ()
+) -> dict[str, dict[str, dict[str, Entry]]]:
+    """Set -> family -> framework -> entry.
+
+    Parameters
+    ----------
+    measured : mapping
+        Device -> (its description, family -> rows), as `calibrate.by_device` gives them.
+    only : tuple of str
+        Families; all without it.
+    """
+    specs = {spec.name: spec for spec in map(representative, list_sets())}
+    specs |= {name: spec for name, (spec, _) in measured.items() if spec.kernels}
+    out: dict[str, dict[str, dict[str, Entry]]] = {}
+    for name, family in LAYER_FAMILIES.items():
+        rows = {d: held[name] for d, (_, held) in measured.items() if name in held and d in specs}
+        if not rows or (only and name not in only):
+            continue
+        for key, entries in _fit(family, specs, rows).items():
+            out.setdefault(key, {})[name] = entries
+    return out
+
+
+def _fit(
+    family: Family, specs: Mapping[str, DeviceSpec], rows: Mapping[str, Rows]
+) -> dict[str, dict[str, Entry]]:
+    from scipy.sparse import identity
+
+    x = np.unique(np.concatenate([held.x for held in rows.values()]), axis=0)
+    x = x[np.random.default_rng(0).permutation(len(x))[:CALLS]]
+    x[:, X_COPIES] = COLD
+    none = np.array([], dtype=np.int64)
+    flags = np.zeros(len(x), dtype=bool)
+    whole = {
+        name: family.seconds(family.defaults, hardware(spec), x) for name, spec in specs.items()
+    }
+    probes = Probes(x, identity(len(x), format="csr"))
+    return LayerFit(family, specs, rows, probes, Steps(flags, flags, none, none), whole).run()
+
+
+def main(date: str, tables: str, out: str) -> None:
+    """Fit, and write one file a set."""
+    paths = [p for p in sorted(Path(tables).glob("*.csv")) if p.stem in LAYER_TABLES]
+    read, _ = read_tables(paths)
+    split_layers(read)
+    skipped: list[Skipped] = []
+    measured = by_device(read, skipped)
+    for name, held in fit_layers(measured).items():
+        (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, held), encoding="utf-8")
+    print(f"{len(skipped)} rows were not used", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,182 @@
+"""Families of the kernels of sparse attention and recurrent layers, all of one formula (`streamed`).
+
+A family reads its measured rows here: what a pair, a key, a token and a sequence of them cost is said
+as the layers say it (`workloads.layers`), so that rows and ops are the same quantities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...workloads.kernel_tables import Table, joined
+from ...workloads.layers.hyper import hyper_rates
+from ...workloads.layers.indexer import score_rates, select_rates
+from ...workloads.layers.recurrent import conv_rates, delta_rates
+from ...workloads.layers.streamed import Rates, sparse_rates
+from .family import F8, Family
+from .hardware import C_16, C_FP8
+from .streamed import PARAMETERS, QUANTITIES, from_op, rows
+
+
+def _x(
+    table: Table, format_: int, rates: Rates, batch: Any, tokens: Any, pairs: Any, kv: Any
+) -> F8:
+    """Quantities of rows; graph replays read one set of operands again."""
+    sums = {"batch": batch, "tokens": tokens, "pairs": pairs, "kv": kv}
+    values = {**sums, **asdict(rates), "copies": 1.0, "format": float(format_)}
+    columns = [np.broadcast_to(values[name], len(table)) for name in QUANTITIES]
+    return np.column_stack(columns).astype(np.float64)
+
+
+def _scores(table: Table) -> F8:
+    pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
+    paged = table.family == "index_decode"
+    heads = np.where(table["kernel"] == "glm5_mqa_logits", 32.0, 64.0)
+    rates = score_rates(heads, 128.0, 132.0, paged)
+    pairs = batch * q * (before + (q + 1.0) / 2.0) / pool
+    return _x(table, C_FP8, rates, batch, batch * q, pairs, batch * (before + q) / pool)
+
+
+def _select(table: Table) -> F8:
+    pool, batch, q, before = (table[c] for c in ("compress_ratio", "batch", "q_len", "kv_prefix"))
+    best = np.where(pool > 1.0, np.where(table["heads"] == 128.0, 1024.0, 512.0), 2048.0)
+    pairs = batch * q * (before + (q + 1.0) / 2.0) / pool
+    return _x(table, C_16, select_rates(best), batch, batch * q, pairs, pairs)
+
+
+def _sparse(table: Table) -> F8:
+    batch, q, before = table["batch"], table["q_len"], table["kv_prefix"]
+    dsa, decode = table["kernel"] == "glm5_dsa_attn", table.family == "sparse_decode"
+    tokens, total = batch * q, before + q
+    chosen = batch * (_below(total, 2048.0) - _below(before, 2048.0))
+    pooled = tokens * (128.0 + (before + (q + 1.0) / 2.0) / 128.0)
+    pairs = np.where(dsa, chosen, np.minimum(pooled, tokens * total))
+    every = np.where(dsa, batch * total, batch * (total / 128.0 + 128.0))
+    rates = sparse_rates(
+        table["heads"], np.where(dsa, 1088.0, 1024.0), np.where(dsa, 1152.0, 584.0), decode,
+        np.where(dsa, 2048.0, 192.0),
+    )  # fmt: skip
+    return _x(table, C_16, rates, batch, tokens, pairs, pairs if decode else every)
+
+
+def _below(tokens: F8, most: float) -> F8:
+    """Causal pairs of prompts of so many tokens, of at most `most` keys each."""
+    inside = np.minimum(tokens, most)
+    out: F8 = inside * (inside + 1.0) / 2.0 + (tokens - inside) * most
+    return out
+
+
+def _tokens(table: Table, rates: Rates) -> F8:
+    """Quantities of recurrent kernels: a token is its only pair."""
+    return _x(table, C_16, rates, table["batch"], table["tokens"], table["tokens"], table["tokens"])
+
+
+def _conv(table: Table) -> F8:
+    return _tokens(table, conv_rates(table["channels"], table["conv"]))
+
+
+def _delta(table: Table) -> F8:
+    heads, key, value = table["heads_v"], table["dim_k"], table["dim_v"]
+    decode = table.family.endswith("decode")
+    return _tokens(table, delta_rates(heads, key, value, 4.0 * heads * key * value, decode))
+
+
+def _hyper(table: Table) -> F8:
+    rates = hyper_rates(table["hidden"], table["streams"], table.family == "hyper_pre")
+    tokens = table["sites"] * table["tokens"]
+    return _x(table, C_16, rates, 1.0, tokens, tokens, tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What of a family is its own: title, reader, kinds of op, and kernels by the start of their names."""
+
+    title: str
+    read: Callable[[Table], F8]
+    kinds: tuple[str, ...]
+    kernels: tuple[str, ...]
+    phases: tuple[str, ...] = ()
+
+
+_DECODES = ("generation", "verify")
+_FAMILIES: dict[str, _Family] = {
+    "index_prefill": _Family("indexer scores of prompts", _scores, ("index_prefill",),
+                             ("glm5_mqa_logits",)),
+    "index_decode": _Family("indexer scores of paged keys", _scores, ("index_decode",),
+                            ("dsv4_paged_mqa_logits",)),
+    "index_select": _Family("choice of the best scores", _select, ("index_select",),
+                            ("glm5_topk", "dsv4_csa_topk")),
+    "sparse_prefill": _Family("sparse attention of prompts", _sparse, ("sparse_prefill",),
+                              ("glm5_dsa_attn", "dsv4_hca_attn")),
+    "sparse_decode": _Family("sparse attention of decodes", _sparse, ("sparse_decode",),
+                             ("dsv4_hca_attn",)),
+    "conv_prefill": _Family("short convolution of prompts", _conv, ("conv_prefill",),
+                            ("causal_conv1d_fn",)),
+    "conv_decode": _Family("short convolution of decodes", _conv, ("conv_decode",),
+                           ("causal_conv1d_update",)),
+    "delta_prefill": _Family("chunked delta rule", _delta, ("delta_prefill", "scan_prefill"),
+                             ("chunk_gated_delta_rule",), ("context",)),
+    "delta_decode": _Family("recurrent delta rule", _delta, ("delta_decode", "scan_decode"),
+                            ("fused_recurrent_gated_delta_rule",), _DECODES),
+    "kda_prefill": _Family("chunked delta rule, decay by channel", _delta, ("kda_prefill",),
+                           ("chunk_kda", "flashkda_fwd"), ("context",)),
+    "kda_decode": _Family("recurrent delta rule, decay by channel", _delta, ("kda_decode",),
+                          ("fused_recurrent_kda", "fused_sigmoid_gating_delta_rule_update"), _DECODES),
+    "hyper_pre": _Family("hyper-connections, mixing before a part", _hyper, ("hyper_pre",), ("mhc_pre",)),
+    "hyper_post": _Family("hyper-connections, after a part", _hyper, ("hyper_post",), ("mhc_post",)),
+}  # fmt: skip
+"""No rows of Mamba-2's scan were measured: it takes the parameters of the delta rule, whose recurrence
+moves the same states; with its own FLOP and bytes."""
+
+LAYER_FAMILIES: Mapping[str, Family] = {
+    name: Family(name, own.title, own.kinds, PARAMETERS, QUANTITIES, rows, own.read, from_op,
+                 silicon=("memory", "cache"))
+    for name, own in _FAMILIES.items()
+}  # fmt: skip
+"""Families by name. They share one formula; parameters stand in `specs/layer_kernels`."""
+
+LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc")
+"""Stems of tables whose rows belong to these families, by kernel."""
+
+
+def split_layers(tables: dict[str, Table]) -> None:
+    """Put rows of `LAYER_TABLES` under the families that they time, in place of their tables."""
+    for stem in LAYER_TABLES:
+        table = tables.pop(stem, None)
+        if table is None:
+            continue
+        for name, own in _FAMILIES.items():
+            kept = np.array([_times(own, table, i) for i in range(len(table))], dtype=np.bool_)
+            if kept.any():
+                held = tables.get(name)
+                found = _common(table.take(kept), name)
+                tables[name] = found if held is None else joined([held, found])
+
+
+def _times(own: _Family, table: Table, i: int) -> bool:
+    if not str(table["kernel"][i]).startswith(own.kernels) or table["timing"][i] != "graph":
+        return False
+    if "scores" in table.columns and str(table["scores"][i]).endswith("flat"):
+        return False  # all scores equal: no model's are
+    if own.read is _sparse:  # one kernel, decodes and prompts
+        q = table["q_len"][i]
+        return bool((q == 1.0) == ("sparse_decode" in own.kinds))
+    return not own.phases or table["phase"][i] in own.phases
+
+
+def _common(table: Table, name: str) -> Table:
+    """The columns that the family reads: tables of several kinds of layers then are one."""
+    c = dict(table.columns)
+    if name.startswith("conv"):
+        wide = (
+            2.0 * c["heads_k"] * c["dim_k"] + c["heads_v"] * c["dim_v"] if "heads_k" in c
+            else c["heads"] * c["head_dim"] + 2.0 * c["groups"] * c["state"]
+        )  # fmt: skip
+        names = ("source", "device", "kernel", "dtype", "batch", "tokens", "conv", "timing",
+                 "measured_s", "phase", "q_len")  # fmt: skip
+        c = {**{key: c[key] for key in names}, "channels": wide}
+    return replace(table, family=name, columns=c)

@@ -1,0 +1,113 @@
+"""The formula of kernels that stream: indexers, sparse attention, recurrences, scans, convolutions.
+
+Pieces of work run side by side, as many at once as there are cores. A piece computes in tiles of at
+least so many rows, moves its bytes at what one core can move, and walks its sequence step by step;
+all pieces together keep to the device's arithmetic and memory. Each family (`layer_kernels`) has
+parameters of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.jit import compiled, compiled_part
+from ...workloads.ops import Op
+from .family import F8, Parameter
+from .hardware import CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
+from .terms import COLD, Parts, Work, put_price, resident, soft_max
+
+QUANTITIES = (
+    "batch", "tokens", "pairs", "kv", "flops", "pair_bytes", "key_bytes", "token_bytes",
+    "seq_bytes", "token_units", "key_units", "seq_units", "rows", "walks_keys", "least_pairs",
+    "copies", "format",
+)  # fmt: skip
+"""Sums of a call, its rates (`workloads.layers.streamed`), copies of its operands and its format."""
+(X_BATCH, X_TOKENS, X_PAIRS, X_KV, X_FLOPS, X_PAIR_BYTES, X_KEY_BYTES, X_TOKEN_BYTES, X_SEQ_BYTES,
+ X_TOKEN_UNITS, X_KEY_UNITS, X_SEQ_UNITS, X_ROWS, X_WALKS_KEYS, X_LEAST, X_COPIES,
+ X_FORMAT) = range(len(QUANTITIES))  # fmt: skip
+
+PARAMETERS = (
+    Parameter("launch_s", "s", "shortest call", 5e-6, 5e-7, 2e-4),
+    Parameter("memory", "1", "attainable fraction of the memory bandwidth", 0.75, 0.05, 1.0),
+    Parameter("cache", "1", "part of the last-level cache that keeps what is read again",
+              0.7, 0.05, 2.0),
+    Parameter("peak", "1", "attainable fraction of the format's peak", 0.4, 0.005, 1.0, 1.0),
+    Parameter("core_bytes", "1", "bytes that one core moves in a clock", 24.0, 0.5, 400.0, 1.0),
+    Parameter("tile_rows", "1", "rows that a tile computes at least", 16.0, 1.0, 256.0, 1.0),
+    Parameter("unit_s", "s", "start and end of one piece on a core", 5e-7, 1e-9, 1e-4, 1.5),
+    Parameter("step_s", "s", "a piece's walk along its sequence, per 256 steps",
+              3e-7, 1e-10, 1e-3, 1.5),
+)  # fmt: skip
+(P_LAUNCH, P_MEMORY, P_CACHE, P_PEAK, P_CORE, P_ROWS, P_UNIT, P_STEP) = range(len(PARAMETERS))
+
+OVERLAP = 3.0
+"""Power of the soft maxima of arithmetic, memory and what cores can move."""
+STEPS = 256.0
+CACHE_RATE = 2.5
+"""Bandwidth of the last-level cache over the memory's, as in `mla`."""
+
+
+@compiled_part
+def moved(x: F8) -> float:
+    """Bytes of a call."""
+    return float(
+        x[X_PAIRS] * x[X_PAIR_BYTES]
+        + x[X_KV] * x[X_KEY_BYTES]
+        + x[X_TOKENS] * x[X_TOKEN_BYTES]
+        + x[X_BATCH] * x[X_SEQ_BYTES]
+    )
+
+
+@compiled_part
+def parts(p: F8, h: F8, x: F8) -> Parts:
+    """Seconds, with those of arithmetic, memory and fixed costs alone, of one call."""
+    if x[X_BATCH] <= 0.0 or x[X_TOKENS] <= 0.0:
+        return 0.0, 0.0, 0.0, 0.0
+    cores = h[H_CORES]
+    pieces = x[X_TOKENS] * x[X_TOKEN_UNITS] + x[X_KV] * x[X_KEY_UNITS] + x[X_BATCH] * x[X_SEQ_UNITS]
+    pieces = max(pieces, 1.0)
+    busy = pieces / (1.0 + (pieces / cores) ** 4) ** 0.25
+    padded = max(x[X_ROWS], p[P_ROWS]) / x[X_ROWS]
+    rate = p[P_PEAK] * h[H_PEAK + int(x[X_FORMAT])]
+    pairs = max(x[X_PAIRS], x[X_TOKENS] * x[X_LEAST])
+    math_s = pairs * x[X_FLOPS] * padded / rate * (cores / busy)
+    math_s += p[P_UNIT] * (1.0 + (pieces / cores) ** 4) ** 0.25
+    size = moved(x)
+    stays = resident(size * x[X_COPIES], p[P_CACHE] * h[H_CACHE])
+    cost = 1.0 - stays + stays / CACHE_RATE
+    memory_s = soft_max(
+        size * cost / (p[P_MEMORY] * h[H_BANDWIDTH]),
+        size / (p[P_CORE] * h[H_CLOCK] * busy),
+        OVERLAP,
+    )
+    length = x[X_KV] if x[X_WALKS_KEYS] > 0.0 else x[X_TOKENS]
+    fixed = p[P_LAUNCH] + p[P_STEP] * length / (x[X_BATCH] * STEPS)
+    return fixed + soft_max(math_s, memory_s, OVERLAP), math_s, memory_s, fixed
+
+
+@compiled_part
+def work(x: F8) -> Work:
+    """FLOP of the pairs, and bytes when every operand moves once."""
+    return x[X_PAIRS] * x[X_FLOPS], moved(x), 0.0, int(x[X_FORMAT])
+
+
+@compiled_part
+def at_sums(x: F8, batch: float, tokens: float, pairs: float, kv: float) -> bool:
+    """Set a call's sums; False where nothing is computed."""
+    x[X_BATCH], x[X_TOKENS], x[X_PAIRS], x[X_KV] = batch, tokens, pairs, kv
+    return batch > 0.0 and tokens > 0.0
+
+
+@compiled
+def rows(p: F8, h: F8, x: F8, out: F8) -> None:
+    """Price many calls; see `Family.rows`."""
+    for i in range(x.shape[0]):
+        put_price(out[i], parts(p, h, x[i]), work(x[i]), h)
+
+
+def from_op(op: Op) -> F8 | None:
+    """Quantities of an op of a serving step."""
+    if op.dtype not in CODES:
+        return None
+    rates = [op.shape[name] for name in QUANTITIES[:X_COPIES]]
+    return np.array([*rates, COLD, float(CODES[op.dtype])])

@@ -1,0 +1,105 @@
+"""Do the layers of 2025 and 2026 weigh, keep and compute what their published counts say?
+
+Weights are transformers' own counts or a checkpoint's tensors; bytes and FLOP follow from the formulas
+of the engines' sources (docs/attention-2026.md names them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from opbyte.analysis.answers.inspect import inspect
+from opbyte.workloads.batch import Batch
+from opbyte.workloads.catalog import load_model
+from opbyte.workloads.layers import Run
+from opbyte.workloads.model import ModelSpec, embedding_ops, head_ops, layer_ops
+from opbyte.workloads.ops import Loads
+
+WEIGHTS = {
+    "DeepSeek-V3.2": 671_877_944_064, "GLM-5.2-FP8": 743_377_019_904,
+    "DeepSeek-V4-Flash": 284_332_240_471, "MiniMax-M3": 426_174_572_928,
+    "Kimi-Linear-48B-A3B-Instruct": 49_122_681_728, "Ling-3.0-flash": 124_414_200_000,
+    "Olmo-Hybrid-7B": 7_430_900_000, "Qwen3.5-35B-A3B": 34_660_610_688,
+}  # fmt: skip
+ROUNDED = ("Ling-3.0-flash", "Olmo-Hybrid-7B")
+CACHES = {"DeepSeek-V3.2": 48_068, "GLM-5.2-FP8": 53_940, "DeepSeek-V4-Flash": 3_850.25,
+          "MiniMax-M3": 122_880 + 14_592, "Kimi-Linear-48B-A3B-Instruct": 8_064}  # fmt: skip
+
+
+VECTOR = ("elementwise", "hyper_pre", "hyper_post", "index_select")
+Read = Callable[[str], ModelSpec]
+
+
+@pytest.fixture
+def model(data_set: Callable[[str], Path]) -> Read:
+    folder = data_set("model_configs_2026")
+    return lambda name: load_model(Path(folder) / name / "config.json")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_by_count(name: str, model: Read) -> None:
+    found = model(name).total_params
+    assert found == pytest.approx(WEIGHTS[name], rel=5e-6 if name in ROUNDED else 0)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_bytes_of_a_token(name: str, model: Read) -> None:
+    assert model(name).kv_bytes_per_token == CACHES[name]
+
+
+def test_state_is_in_the_format_of_the_file(model: Read) -> None:
+    """Qwen3.5-35B: 30 layers of 32 x 128 x 128 in fp32, and 3 inputs of 8,192 channels in 16 bit."""
+    spec = model("Qwen3.5-35B-A3B")
+    assert spec.state_bytes_per_sequence == 30 * (4 * 32 * 128 * 128 + 2 * 3 * 8192)
+    assert model("Kimi-Linear-48B-A3B-Instruct").state_bytes_per_sequence == pytest.approx(
+        40 * 2**20, rel=0.04
+    )
+
+
+def flops(spec: ModelSpec, context: int) -> float:
+    """FLOP of one decoded token."""
+    m, run = Batch.of([context - 1]).moments(spec.windows), Run(spec.numerics)
+    total = sum(op.flops for op in (*embedding_ops(spec, m, run), *head_ops(spec, m, run, 1))
+                if op.kind != "elementwise")  # fmt: skip
+    for layer, count in spec.groups:
+        for ops in layer_ops(layer, m, run, _one(layer)):
+            total += count * sum(
+                op.flops
+                for op in ops
+                if op.kind not in ("elementwise", "hyper_pre", "hyper_post", "index_select")
+            )
+    return total
+
+
+def _one(layer: object) -> Loads | None:
+    parts = layer.expert_parts  # type: ignore[attr-defined]
+    return (
+        Loads.expected(1, parts[0].routed.top_k, parts[0].routed.experts, parts[0].routed.experts)
+        if parts
+        else None
+    )
+
+
+def test_sparse_attention_stops_growing(model: Read) -> None:
+    """A query of V3.2 reads 2,048 keys at most: from there on only the indexer's FLOP grow."""
+    spec = model("DeepSeek-V3.2")
+    near, far = flops(spec, 4_096), flops(spec, 131_072)
+    assert far - near == 61 * 2 * 64 * 128 * (131_072 - 4_096)
+    below = flops(spec, 2_048) - flops(spec, 1_024)
+    assert below == 61 * 1_024 * (2 * 64 * 128 + 2 * 128 * (576 + 512))
+    assert "the best 2,048" in str(inspect(spec).rows())
+
+
+def test_a_token_at_a_million(model: Read) -> None:
+    """V4 reads pools: at 1 M tokens a decoded token of Flash takes less than a tenth of V3.2's FLOP."""
+    v4, v3 = model("DeepSeek-V4-Flash"), model("DeepSeek-V3.2")
+    csa, hca, window = 21, 20, 2
+    attention = 4 * 64 * 512 * (csa * (512 + 128) + hca * (2**20 / 128 + 128) + window * 128)
+    indexer = csa * 2 * 64 * 128 * 2**20 / 4
+    grown = flops(v4, 2**20) - flops(v4, 1)
+    least = 4 * 64 * 512 * (43 + csa / 4 + hca / 128) + csa * 2 * 64 * 128 / 4
+    assert grown == pytest.approx(attention + indexer - least, rel=1e-9)
+    assert flops(v3, 2**20) / flops(v4, 2**20) > 8

@@ -1,0 +1,57 @@
+"""DeepSeek-V4: compressed attention, residual streams, experts in 4 bit, some chosen by a table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..layers import CompressedAttention, Indexer, LayerKind
+from ..model import ModelSpec
+from .config import Config
+from .deepseek import MTP, routed_and_shared
+from .families import family
+from .parts import assemble, stack
+
+CHOSEN = 4
+"""Ratio of the layers whose pools an indexer chooses from."""
+
+
+@family("DeepseekV4ForCausalLM", types=("deepseek_v4",))
+def deepseek_v4(c: Config) -> ModelSpec:
+    """DeepSeek-V4: windows and pools of 4 or 128 tokens, hyper-connections, hash-routed layers first."""
+    hidden, layers = c.size("hidden_size"), c.layers()
+    window = CompressedAttention(
+        hidden=hidden, heads=c.size("num_attention_heads"), head_dim=c.size("head_dim"),
+        rope_dim=c.size("qk_rope_head_dim"), q_rank=c.size("q_lora_rank"),
+        out_groups=c.size("o_groups"), out_rank=c.size("o_lora_rank"),
+        near=c.size("sliding_window"),
+    )  # fmt: skip
+    mixers: list[LayerKind] = [_pooled(c, window, ratio) for ratio in _ratios(c, layers)]
+    experts = routed_and_shared(c, hidden, router_bias=True)
+    hashed = min(c.count("num_hash_layers"), layers)
+    blocks = [replace(experts, router_bias=i >= hashed) for i in range(layers)]
+    streams = c.size("hc_mult", default=1)
+    made = tuple(replace(layer, streams=streams) for layer in stack(mixers, blocks))
+    head = replace(stack([window], [experts])[0], streams=streams)
+    extra = streams * streams * hidden + streams + 1 if streams > 1 else 0
+    spec = assemble(c, made, extra=extra, head=head, heads=c.count(MTP))
+    # Engines keep entries in 8 bits whatever is asked for (`fp8_ds_mla` in vllm-project/vllm).
+    return replace(spec, numerics=replace(spec.numerics, kv="fp8"))
+
+
+def _ratios(c: Config, layers: int) -> list[int]:
+    """Pool of each layer; files have entries of multi-token-prediction layers behind them."""
+    found = c.items("compress_ratios")
+    if found is None or len(found) < layers:
+        have = "nothing" if found is None else len(found)
+        raise c.error("compress_ratios", f"must have one entry per layer: {layers}, not {have}")
+    for i, ratio in enumerate(found):
+        if type(ratio) is not int or ratio < 0:
+            raise c.error(f"compress_ratios[{i}]", f"must be a number of tokens, not {ratio!r}")
+    return found[:layers]
+
+
+def _pooled(c: Config, window: CompressedAttention, ratio: int) -> CompressedAttention:
+    if ratio != CHOSEN:
+        return replace(window, ratio=ratio)
+    index = Indexer(c.size("index_n_heads"), c.size("index_head_dim"), c.size("index_topk"), ratio)
+    return replace(window, ratio=ratio, indexer=index)

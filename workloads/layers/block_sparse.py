@@ -1,0 +1,142 @@
+"""Grouped attention to chosen blocks of keys: MiniMax sparse attention, NSA and MoBA.
+
+Every KV head reads the best `blocks` of `block` tokens. What is scored differs: index keys of their own,
+one a token (MSA); the pools that are attended to as well (NSA, arXiv 2502.11089); means of the blocks'
+keys (MoBA, arXiv 2502.13189).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..access import Access
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Loads, Op
+from .attention import Attention
+from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
+from .indexer import SCORE_BYTES, score_rates, select_rates
+from .streamed import Sums, sparse_rates, streamed
+
+
+@layer_kind("attention_blocks")
+@dataclass(frozen=True, slots=True)
+class BlockSparseAttention:
+    """Attention to the best blocks of keys, and maybe to a window and to pools of all.
+
+    Attributes
+    ----------
+    base : Attention
+        Heads and projections; without a window.
+    block, blocks : int
+        Tokens of a block, and blocks that a query reads.
+    index_heads, index_dim : int
+        Query heads that score, and their width; heads are never split over devices.
+    index_pool : int
+        Tokens of a scored key.
+    learned : bool
+        Whether scores have projections, and one key, of their own; else the keys are those of the KV
+        heads, pooled.
+    near : int
+        Latest tokens that are read besides; 0 = none.
+    attends_pools : bool
+        Whether pools of keys and values are attended to as well; three gates a head weigh the branches.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    base: Attention
+    block: int
+    blocks: int
+    index_heads: int
+    index_dim: int
+    index_pool: int = 1
+    learned: bool = True
+    near: int = 0
+    attends_pools: bool = False
+
+    def __post_init__(self) -> None:
+        if self.base.window:
+            raise InputError("base.window", f"must be 0, not {self.base.window}: see near")
+        for name in ("block", "blocks", "index_heads", "index_dim", "index_pool"):
+            if getattr(self, name) < 1:
+                raise InputError(name, f"must be at least 1, not {getattr(self, name)}")
+        if self.learned and self.index_pool > 1:
+            raise InputError("index_pool", "must be 1 where scores have keys of their own")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def _index_width(self) -> int:
+        """Columns of the projections that only score."""
+        return (self.index_heads + 1) * self.index_dim if self.learned else 0
+
+    def weights(self) -> tuple[Weights, ...]:
+        big = self.hidden * self._index_width
+        small = (
+            2 * self.index_dim * self.learned
+            + 3 * self.hidden * self.base.heads * self.attends_pools
+        )
+        return *self.base.weights(), Weights("attention", big, big), Weights("other", small, small)
+
+    @property
+    def _index(self) -> Kept:
+        values = self.index_dim if self.learned else self.base.kv_heads * self.base.head_dim
+        return Kept(values * (1 + self.attends_pools), pool=self.index_pool)
+
+    def state(self) -> State:
+        reads = [Reads(self.blocks, self.block, chosen=True)]
+        reads += [Reads(self.near)] if self.near else []
+        reads += [Reads(0, self.index_pool)] if self.attends_pools else []
+        return State((*self.base.state().keeps, self._index), tuple(reads))
+
+    def shard(self, tp: int) -> BlockSparseAttention:
+        return replace(self, base=self.base.shard(tp))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        base = self.base
+        qkv = base._q_width + 2 * base._kv_width + self._index_width
+        wide = base.heads * base.head_dim
+        return [
+            gemm("qkv", "attention", "attention", m.tokens, qkv, self.hidden, run),
+            elementwise("rope", "attention", m.tokens, wide + base._kv_width + self._index_width, 2,
+                        run),
+            *(op for phase in ("prefill", "decode") for op in self._phase(phase, m, run)),
+            gemm("out", "attention", "attention", m.tokens, self.hidden, wide, run),
+        ]  # fmt: skip
+
+    def _phase(self, phase: str, m: Moments, run: Run) -> list[Op]:
+        """Scores, choice and attention of prompts or of decodes."""
+        base, num, decode = self.base, run.numerics, phase == "decode"
+        if decode:
+            batch, tokens, seen, kv = m.decodes, m.decode_tokens, m.decode_pairs, m.decode_kv(0)
+        else:
+            batch, tokens, seen, kv = m.prefills, m.prefill_tokens, m.prefill_pairs, m.prefill_kv(0)
+        key, pool = self._index.entry_bytes(num), self.index_pool
+        scored = Sums(batch, tokens, seen(0) / pool, kv / pool)
+        score = replace(
+            score_rates(self.index_heads, self.index_dim, key, decode, key / pool),
+            pair_bytes=SCORE_BYTES * self.index_heads * pool / max(self.block, pool),
+        )
+        blocks = self.index_heads * seen(0) / self.block
+        chosen = Sums(batch, tokens, blocks, blocks)
+        best = select_rates(self.index_heads * self.blocks)
+        pairs = seen(self.block * self.blocks) + (seen(self.near) if self.near else 0.0)
+        pairs += seen(0) / pool if self.attends_pools else 0.0
+        row = 2 * base._kv_width * num.kv_bytes
+        sums = Sums(batch, tokens, pairs, pairs if decode else kv)
+        rates = replace(sparse_rates(base.heads, 2 * base.head_dim, row, decode),
+                        rows=base.heads / base.kv_heads)  # fmt: skip
+        return [
+            streamed(f"index_{phase}", "indexer", f"index_{phase}", phase, run, scored, score,
+                     act=score.pair_bytes * scored.pairs, written=key / pool * tokens,
+                     access=Access("pages", key)),
+            streamed("index_select", "indexer", "index_select", phase, run, chosen, best,
+                     act=best.bytes(chosen)),
+            streamed(f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates,
+                     act=4.0 * base.heads * base.head_dim * tokens, written=row * tokens,
+                     access=Access("pages", row, 2)),
+        ]  # fmt: skip

@@ -1,0 +1,135 @@
+"""The indexer of sparse attention: narrow heads that score all keys, and the choice of the best.
+
+Index keys lie in a cache of their own, 8 bits and a 4-byte scale each whatever the KV cache is in
+(``class Indexer`` of deepseek-ai/DeepSeek-V3.2-Exp, ``inference/model.py``). Scores are written in 32
+bits and read again by the choice. Heads are never split over devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..access import Access
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Op
+from .base import Kept, Run, Weights, elementwise, gemm
+from .streamed import Amount, Rates, Sums, streamed
+
+INDEX_FORMAT = "fp8"
+SCORE_BYTES = 4.0
+SPLIT = 256
+"""Keys that one piece of a decode's scores takes."""
+
+
+def short_sums(m: Moments, most: int) -> tuple[float, float, float]:
+    """New tokens, pairs and keys of prompts that see at most `most` tokens; 0 = of none."""
+    if not most:
+        return 0.0, 0.0, 0.0
+    return m.short_tokens(most), m.prefill_pairs(-most), m.prefill_kv(-most)
+
+
+@dataclass(frozen=True, slots=True)
+class Indexer:
+    """Scores of all keys, or of all pools of them, and which are best.
+
+    Attributes
+    ----------
+    heads, dim : int
+        Query heads and their width; there is one key.
+    top_k : int
+        Entries chosen.
+    pool : int
+        Tokens of an entry.
+    format : str
+        Number format of the keys.
+    """
+
+    heads: int
+    dim: int
+    top_k: int
+    pool: int = 1
+    format: str = INDEX_FORMAT
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "dim", "top_k", "pool"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"indexer.{name}", f"must be at least 1, not {getattr(self, name)}"
+                )
+
+    @property
+    def span(self) -> int:
+        """Tokens that a query reads at most."""
+        return self.top_k * self.pool
+
+    def kept(self) -> Kept:
+        """The cache of keys."""
+        scales = 4 if self.format == INDEX_FORMAT else 0
+        return Kept(self.dim, pool=self.pool, scale_bytes=scales, format=self.format)
+
+    def weights(self, hidden: int, q_rank: int) -> tuple[Weights, ...]:
+        """Queries from their latent, one key with its norm, and a weight of each head (16 bit)."""
+        big, small = q_rank * self.heads * self.dim + hidden * self.dim, hidden * self.heads
+        small += 2 * self.dim
+        return Weights("attention", big, big), Weights("other", small, small)
+
+    def ops(self, m: Moments, run: Run, hidden: int, q_rank: int, short: int = 0) -> list[Op]:
+        """Projections, scores and choice; prompts that see at most `short` tokens only leave keys."""
+        wide = self.heads * self.dim
+        return [
+            gemm("index_q", "indexer", "attention", m.tokens, wide, q_rank, run),
+            gemm("index_k", "indexer", "attention", m.tokens, self.dim, hidden, run),
+            gemm("index_weights", "indexer", "other", m.tokens, self.heads, hidden, run),
+            elementwise("index_rope", "indexer", m.tokens, wide + self.dim, 1.5, run),
+            *self.choice(m, run, short),
+        ]
+
+    def choice(self, m: Moments, run: Run, short: int = 0) -> list[Op]:
+        """Scores and the best of them."""
+        key, share = self.kept().entry_bytes(run.numerics), 1.0 / self.pool
+        less = short_sums(m, short)
+        tokens = m.prefill_tokens - less[0]
+        prompts = Sums(m.prefills, tokens, (m.prefill_pairs(0) - less[1]) * share,
+                       (m.prefill_kv(0) - less[2]) * share)  # fmt: skip
+        decodes = Sums(
+            m.decodes, m.decode_tokens, m.decode_pairs(0) * share, m.decode_kv(0) * share
+        )
+        every = Sums(m.decodes + m.prefills, tokens + m.decode_tokens, prompts.pairs + decodes.pairs,
+                     prompts.pairs + decodes.pairs)  # fmt: skip
+
+        def scores(phase: str, sums: Sums) -> Op:
+            rates = score_rates(self.heads, self.dim, key, phase == "decode", key * share)
+            act = self.heads * (self.dim + 4.0) * sums.tokens + SCORE_BYTES * sums.pairs
+            return streamed(
+                f"index_{phase}", "indexer", f"index_{phase}", phase, run, sums, rates,
+                dtype=INDEX_FORMAT, act=act, written=key * share * sums.tokens,
+                access=Access("pages", key),
+            )  # fmt: skip
+
+        best = select_rates(self.top_k)
+        return [
+            scores("prefill", prompts), scores("decode", decodes),
+            streamed("index_select", "indexer", "index_select", "both", run, every, best,
+                     act=best.bytes(every)),
+        ]  # fmt: skip
+
+
+def score_rates(
+    heads: Amount, dim: Amount, key: Amount, paged: bool, written: Amount = 0.0
+) -> Rates:
+    """Scores of narrow heads over keys of `key` bytes, split over pieces where keys lie in pages.
+
+    A tile computes at least `SPLIT` keys. `written` are bytes of keys that a token leaves.
+    """
+    return Rates(
+        2.0 * heads * dim, pair_bytes=SCORE_BYTES, key_bytes=key,
+        token_bytes=heads * (dim + 4.0) + written, rows=heads, token_units=0.25,
+        key_units=1 / SPLIT if paged else 0.0, walks_keys=not paged, least_pairs=SPLIT,
+    )  # fmt: skip
+
+
+def select_rates(best: Amount) -> Rates:
+    """The best of a query's scores, one piece a query; their places are written."""
+    return Rates(1.0, pair_bytes=SCORE_BYTES, token_bytes=4.0 * best, token_units=1.0,
+                 walks_keys=True)  # fmt: skip

@@ -1,0 +1,130 @@
+"""Mamba-2 (NemotronH, FalconH1, Granite 4, Bamba, Zamba2) and lightning attention: one decay a head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..batch import Moments
+from ..numerics import check_dtype
+from ..ops import Loads, Op
+from .base import Fixed, Run, State, Weights, elementwise, gemm, layer_kind, split
+from .recurrent import conv_ops, scan_rates, state_ops
+
+
+@layer_kind("mamba2")
+@dataclass(frozen=True, slots=True)
+class Mamba2:
+    """State-space duality (arXiv 2405.21060): states of head width x `d_state`, keys by group.
+
+    Attributes
+    ----------
+    groups : int
+        Groups of heads that share keys and queries (``n_groups``).
+    conv_bias, proj_bias : bool
+        Whether the convolution and the projections have biases.
+    state_format : str
+        Number format of the states (``mamba_ssm_cache_dtype``); empty: that of activations.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    hidden: int
+    heads: int
+    head_dim: int
+    groups: int
+    d_state: int
+    d_conv: int
+    conv_bias: bool = True
+    proj_bias: bool = False
+    state_format: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state_format:
+            check_dtype(self.state_format, "state_format")
+
+    @property
+    def _inner(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def _channels(self) -> int:
+        return self._inner + 2 * self.groups * self.d_state
+
+    def weights(self) -> tuple[Weights, ...]:
+        columns = self._inner + self._channels + self.heads
+        big = self.hidden * (columns + self._inner)
+        small = self._channels * (self.d_conv + self.conv_bias) + 3 * self.heads + self._inner
+        small += (columns + self.hidden) * self.proj_bias
+        return Weights("attention", big, big), Weights("other", small, small)
+
+    def state(self) -> State:
+        return State(
+            fixed=(
+                Fixed(self._inner * self.d_state, self.state_format),
+                Fixed(self._channels * (self.d_conv - 1)),
+            )
+        )
+
+    def shard(self, tp: int) -> Mamba2:
+        """Groups are copied once there are fewer of them than devices."""
+        groups = split(self.groups, tp, "state groups") if self.groups >= tp else 1
+        return replace(self, heads=split(self.heads, tp, "state heads"), groups=groups)
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        each, value = self.state().fixed[0].bytes(run.numerics), run.numerics.act_bytes
+        shape = (self.heads, self.head_dim, self.d_state, self.groups, each)
+        rates = scan_rates(*shape, False, value), scan_rates(*shape, True, value)
+        columns = self._inner + self._channels + self.heads
+        return [
+            gemm("in", "state", "attention", m.tokens, columns, self.hidden, run),
+            *conv_ops(self._channels, self.d_conv, m, run),
+            *state_ops("scan", m, run, rates, (each, each)),
+            elementwise("gated_norm", "state", m.tokens, self._inner, 3, run),
+            gemm("out", "state", "attention", m.tokens, self.hidden, self._inner, run),
+        ]
+
+
+@layer_kind("lightning")
+@dataclass(frozen=True, slots=True)
+class Lightning:
+    """Lightning attention (MiniMax-Text-01, Ling 2.5): linear attention with one decay a head.
+
+    Attributes
+    ----------
+    qk_norm : int
+        Weights of query and key norms together.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    hidden: int
+    heads: int
+    head_dim: int
+    qk_norm: int = 0
+    state_format: str = "fp32"
+
+    @property
+    def _width(self) -> int:
+        return self.heads * self.head_dim
+
+    def weights(self) -> tuple[Weights, ...]:
+        big, small = 5 * self.hidden * self._width, self._width + self.qk_norm
+        return Weights("attention", big, big), Weights("other", small, small)
+
+    def state(self) -> State:
+        return State(fixed=(Fixed(self._width * self.head_dim, self.state_format),))
+
+    def shard(self, tp: int) -> Lightning:
+        return replace(self, heads=split(self.heads, tp, "linear heads"))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        wide, each = self._width, self.state().fixed[0].bytes(run.numerics)
+        shape = (self.heads, self.head_dim, self.head_dim, self.heads, each)
+        rates = tuple(scan_rates(*shape, late, run.numerics.act_bytes) for late in (False, True))
+        return [
+            gemm("in", "state", "attention", m.tokens, 4 * wide, self.hidden, run),
+            *state_ops("scan", m, run, (rates[0], rates[1]), (each, each)),
+            elementwise("gated_norm", "state", m.tokens, wide, 3, run),
+            gemm("out", "state", "attention", m.tokens, self.hidden, wide, run),
+        ]

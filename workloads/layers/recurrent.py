@@ -1,0 +1,109 @@
+"""What recurrent layers cost, and their ops: short convolutions, the delta rule, scans.
+
+A prompt is computed in chunks, as matrix products between them and a state that goes from one to
+the next; a decode reads its sequence's state and writes it. Of several new tokens of a decode the
+state after each is written, as the last accepted one is gone on from (`num_speculative_blocks` of
+vllm-project/vllm, vllm/v1/kv_cache_interface.py). Tables of measured kernels are read with the same
+rates (`devices.calibrated.layer_kernels`).
+"""
+
+from __future__ import annotations
+
+from ..access import Access
+from ..batch import Moments
+from ..ops import Op
+from .base import Run
+from .streamed import Amount, Rates, Sums, streamed
+
+CHUNK, SCAN_CHUNK = 64, 256
+"""Tokens of a chunk of the delta rule (Kimi-Linear, tech_report.pdf, equation 13) and of Mamba-2's scan."""
+
+
+def conv_rates(cols: Amount, taps: Amount, value_bytes: Amount = 2.0) -> Rates:
+    """A convolution along each of `cols` channels; its last ``taps - 1`` inputs are kept."""
+    return Rates(
+        2.0 * taps * cols, token_bytes=2.0 * value_bytes * cols,
+        seq_bytes=2.0 * value_bytes * (taps - 1.0) * cols, token_units=cols / 4096,
+        seq_units=cols / 512,
+    )  # fmt: skip
+
+
+def delta_rates(
+    heads: Amount,
+    key: Amount,
+    value: Amount,
+    state_bytes: Amount,
+    decode: bool,
+    value_bytes: Amount = 2.0,
+) -> Rates:
+    """The delta rule of `heads` states of key x value, their bytes together `state_bytes`.
+
+    A decode decays, erases (reads and adds a product), writes and reads out: 8 FLOP an entry. A chunk
+    of C tokens takes 6 dk dv + 3 C dk + C² FLOP a token and head.
+    """
+    act = heads * (2.0 * key + 2.0 * value) * value_bytes
+    if decode:
+        return Rates(8.0 * heads * key * value, token_bytes=act + state_bytes,
+                     seq_bytes=state_bytes, seq_units=4.0 * heads)  # fmt: skip
+    flops = heads * (6.0 * key * value + 3.0 * key * CHUNK + CHUNK**2)
+    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / CHUNK,
+                 seq_units=heads)  # fmt: skip
+
+
+def scan_rates(
+    heads: Amount,
+    width: Amount,
+    state: Amount,
+    groups: Amount,
+    state_bytes: Amount,
+    decode: bool,
+    value_bytes: Amount = 2.0,
+) -> Rates:
+    """A recurrence with one decay a head (Mamba-2, lightning attention): states of width x state.
+
+    A decode decays, adds a product and reads out: 6 FLOP an entry (facts: about 6). A chunk of C tokens
+    takes C state FLOP a group and C width + 4 width state a head (arXiv 2405.21060, section 6).
+    """
+    act = value_bytes * (2.0 * heads * width + 2.0 * groups * state)
+    if decode:
+        return Rates(6.0 * heads * width * state, token_bytes=act + state_bytes,
+                     seq_bytes=state_bytes, seq_units=4.0 * heads)  # fmt: skip
+    flops = heads * (SCAN_CHUNK * width + 4.0 * width * state) + groups * SCAN_CHUNK * state
+    return Rates(flops, token_bytes=act, seq_bytes=2.0 * state_bytes, token_units=heads / SCAN_CHUNK,
+                 seq_units=heads)  # fmt: skip
+
+
+def phases(m: Moments) -> tuple[tuple[str, Sums], tuple[str, Sums]]:
+    """Sums of prompts and of decodes, where a token is its only pair."""
+    prompt, decode = m.prefill_tokens, m.decode_tokens
+    return (
+        ("prefill", Sums(m.prefills, prompt, prompt, prompt)),
+        ("decode", Sums(m.decodes, decode, decode, decode)),
+    )
+
+
+def conv_ops(cols: int, taps: int, m: Moments, run: Run) -> list[Op]:
+    """Short convolutions of prompts and decodes."""
+    rates = conv_rates(cols, taps, run.numerics.act_bytes)
+    return [
+        streamed(
+            f"conv_{phase}", "state", f"conv_{phase}", phase, run, sums, rates,
+            act=rates.token_bytes * sums.tokens, written=rates.seq_bytes / 2 * sums.batch,
+        )
+        for phase, sums in phases(m)
+    ]  # fmt: skip
+
+
+def state_ops(
+    name: str, m: Moments, run: Run, rates: tuple[Rates, Rates], state_bytes: tuple[float, float]
+) -> list[Op]:
+    """The recurrence of prompts and of decodes, with the rates and the bytes of the states of each."""
+    out = []
+    for (phase, sums), own, size in zip(phases(m), rates, state_bytes, strict=True):
+        written = size * (sums.tokens if phase == "decode" else sums.batch)
+        act = own.bytes(sums) - size * sums.batch - written
+        out.append(streamed(
+            f"{name}_{phase}", "state", f"{name}_{phase}", phase, run, sums, own, act=act,
+            written=written, access=Access("update", size),
+        ))  # fmt: skip
+    return out

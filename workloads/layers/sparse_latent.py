@@ -1,0 +1,140 @@
+"""DeepSeek sparse attention (V3.2, GLM-5): latent attention to the keys that an indexer chose.
+
+The indexer scores every key with a few narrow heads in 8 bits from a cache of its own; the best
+`top_k` are then read, absorbed, by prefill and decode alike (DeepSeek_V3_2.pdf, sections 1 and 3;
+``inference/model.py`` of deepseek-ai/DeepSeek-V3.2-Exp). Layers may reuse the choice of one before
+them (GLM-5.2). Short prompts may run dense (``SGLANG_DSA_PREFILL_DENSE_ATTN_KV_LEN_THRESHOLD``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ..access import Access
+from ..batch import Moments
+from ..errors import InputError
+from ..ops import Loads, Op
+from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
+from .indexer import Indexer, short_sums
+from .mla import LatentAttention
+from .streamed import Sums, sparse_rates, streamed
+
+SCALED = 128
+"""Latent values that share a 4-byte scale in an 8-bit cache (deepseek-ai/FlashMLA, README)."""
+
+
+@layer_kind("sparse_latent")
+@dataclass(frozen=True, slots=True)
+class SparseLatentAttention:
+    """Latent attention to at most `indexer.top_k` keys.
+
+    Attributes
+    ----------
+    base : LatentAttention
+    indexer : Indexer
+    shared : bool
+        The choice is that of a layer before: no indexer runs, and none is kept.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    base: LatentAttention
+    indexer: Indexer
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.base.q_rank:
+            raise InputError("base.q_rank", "must be above 0: the indexer reads the query's latent")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def _row(self) -> Kept:
+        rank = self.base.kv_rank
+        return Kept(rank, exact=self.base.rope_dim, scale_bytes=4 * -(-rank // SCALED))
+
+    def weights(self) -> tuple[Weights, ...]:
+        own = self.base.weights()
+        return own if self.shared else (*own, *self.indexer.weights(self.hidden, self.base.q_rank))
+
+    def state(self) -> State:
+        keys = () if self.shared else (self.indexer.kept(),)
+        index = self.indexer
+        read = Reads(index.top_k, index.pool, chosen=True, dense=index.span)
+        return State((self._row, *keys), (read,))
+
+    def shard(self, tp: int) -> SparseLatentAttention:
+        """Heads are split; every device scores all keys with all heads of the indexer."""
+        return replace(self, base=self.base.shard(tp))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        base, top_k = self.base, self.indexer.span
+        short = top_k if run.short_dense else 0
+
+        def absorb(name: str, n: int, k: int) -> Op:
+            # All tokens: a matmul's price follows one sum of a batch. Short prompts that run dense have
+            # no need of it, which counts them a tenth of a layer's projections too much.
+            return gemm(name, "attention", "other", m.tokens, n, k, run, batch=base.heads)
+
+        down = base.q_rank + base.kv_rank + base.rope_dim
+        wide = base.nope_dim + base.v_dim
+        ops = [
+            gemm("qkv_down", "attention", "attention", m.tokens, down, self.hidden, run),
+            gemm("q_up", "attention", "attention", m.tokens,
+                 base.heads * (base.nope_dim + base.rope_dim), base.q_rank, run),
+            elementwise("rope", "attention", m.tokens, base.heads * base.rope_dim, 2, run),
+        ]  # fmt: skip
+        if not self.shared:
+            ops += self.indexer.ops(m, run, self.hidden, base.q_rank, short)
+        if short:
+            kv = m.prefill_kv(-short)
+            ops += [
+                gemm("kv_up", "attention", "attention", kv, base.heads * wide, base.kv_rank, run),
+                self._dense(m, run, short),
+            ]
+        ops += [
+            absorb("q_absorb", base.kv_rank, base.nope_dim),
+            self._sparse("prefill", m, run, short),
+            self._sparse("decode", m, run, short),
+            absorb("v_absorb", base.v_dim, base.kv_rank),
+            gemm("out", "attention", "attention", m.tokens, self.hidden, base.heads * base.v_dim,
+                 run),
+        ]  # fmt: skip
+        return ops
+
+    def _dense(self, m: Moments, run: Run, short: int) -> Op:
+        """Prompts that see few keys: expanded, causal, all of them."""
+        base, num = self.base, run.numerics
+        width = base.nope_dim + base.rope_dim + base.v_dim
+        tokens, pairs, kv = short_sums(m, short)
+        row = self._row.entry_bytes(num)
+        return Op(
+            name="mla_prefill", layer="attention", kind="mla_prefill", phase="prefill",
+            shape={"batch": m.prefills, "tokens": tokens, "kv": kv, "pairs": pairs,
+                   "heads": base.heads},
+            dtype=num.default, flops=2.0 * base.heads * width * pairs,
+            act_bytes=base.heads * width * num.act_bytes * (tokens + kv),
+            kv_read_bytes=row * kv, kv_write_bytes=row * tokens, access=Access("pages", row),
+        )  # fmt: skip
+
+    def _sparse(self, phase: str, m: Moments, run: Run, short: int) -> Op:
+        """Absorbed attention to the chosen keys: a prompt's tile shares them, a decode has its own."""
+        base, num, top_k = self.base, run.numerics, self.indexer.span
+        row = self._row.entry_bytes(num)
+        width = 2 * base.kv_rank + base.rope_dim
+        act = 2.0 * base.heads * width
+        if phase == "prefill":
+            less = short_sums(m, short)
+            sums = Sums(m.prefills, m.prefill_tokens - less[0], m.prefill_pairs(top_k) - less[1],
+                        m.prefill_kv(0) - less[2])  # fmt: skip
+        else:
+            pairs = m.decode_pairs(top_k)
+            sums = Sums(m.decodes, m.decode_tokens, pairs, pairs)
+        rates = sparse_rates(base.heads, width, row, phase == "decode", top_k)
+        return streamed(
+            f"sparse_{phase}", "attention", f"sparse_{phase}", phase, run, sums, rates,
+            act=act * sums.tokens, written=row * sums.tokens, access=Access("pages", row),
+        )  # fmt: skip

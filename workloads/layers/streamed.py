@@ -1,0 +1,123 @@
+"""Ops whose kernels stream: their work follows from four sums of a batch by rates that never change.
+
+Indexers, sparse attention, scans and recurrences differ in what a pair, a key, a token and a sequence
+cost; how long a device takes for that is one formula (`devices.calibrated.streamed`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..access import IN_SEQUENCE, Access
+from ..ops import Op
+from .base import Run
+
+Amount = Any
+"""A number; or an array of them, where tables of measured kernels are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What one call works on, over all of its sequences.
+
+    Attributes
+    ----------
+    batch, tokens : float
+        Sequences, and their new tokens.
+    pairs, kv : float
+        Pairs of query and key, and keys read; of a recurrence, the tokens for both.
+    """
+
+    batch: float
+    tokens: float
+    pairs: float
+    kv: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a pair, a key, a token and a sequence cost.
+
+    Attributes
+    ----------
+    flops : float
+        FLOP of a pair.
+    pair_bytes, key_bytes, token_bytes, seq_bytes : float
+        Main-memory traffic of each, writes to caches and states included [B].
+    token_units, key_units, seq_units : float
+        Pieces of each that run side by side.
+    rows : float
+        Rows of the matrix product that a piece computes at once: heads.
+    walks_keys : bool
+        Whether a piece walks along the keys of a sequence, not along its tokens.
+    least_pairs : float
+        Pairs that a kernel computes for a token whether or not there are so many keys.
+    """
+
+    flops: float
+    pair_bytes: float = 0.0
+    key_bytes: float = 0.0
+    token_bytes: float = 0.0
+    seq_bytes: float = 0.0
+    token_units: float = 0.0
+    key_units: float = 0.0
+    seq_units: float = 0.0
+    rows: float = 1e3
+    walks_keys: bool = False
+    least_pairs: float = 0.0
+
+    def bytes(self, s: Sums) -> float:
+        """Main-memory traffic of a call [B]."""
+        return (
+            self.pair_bytes * s.pairs + self.key_bytes * s.kv + self.token_bytes * s.tokens
+            + self.seq_bytes * s.batch
+        )  # fmt: skip
+
+
+def sparse_rates(
+    heads: Amount, width: Amount, row: Amount, decode: bool, least: Amount = 0.0
+) -> Rates:
+    """Attention to chosen entries that all heads share.
+
+    Parameters
+    ----------
+    heads, width : float
+        Query heads; values of an entry's key and value, with which each head multiplies.
+    row : float
+        Bytes of an entry.
+    decode : bool
+        Whether each query reads entries of its own, split over pieces; a prompt's queries share them.
+    least : float
+        See `Rates.least_pairs`; of prompts.
+    """
+    act = 2.0 * heads * width + row
+    if decode:
+        return Rates(
+            2.0 * heads * width, pair_bytes=row, token_bytes=act, key_units=1 / 64, rows=heads
+        )
+    return Rates(2.0 * heads * width, key_bytes=row, token_bytes=act, token_units=1.0, rows=heads,
+                 least_pairs=least)  # fmt: skip
+
+
+def streamed(
+    name: str, layer: str, kind: str, phase: str, run: Run, sums: Sums, rates: Rates, *,
+    dtype: str = "", act: float = 0.0, written: float = 0.0, access: Access = IN_SEQUENCE,
+) -> Op:  # fmt: skip
+    """One such op.
+
+    Parameters
+    ----------
+    dtype : str
+        Arithmetic format; that of activations without it.
+    act, written : float
+        Activations, and bytes written to caches and states, among the call's traffic [B].
+    """
+    return Op(
+        name=name, layer=layer, kind=kind, phase=phase,
+        shape={**asdict(sums), **{k: float(v) for k, v in asdict(rates).items()}},
+        dtype=dtype or run.numerics.default,
+        flops=rates.flops * sums.pairs,
+        act_bytes=act, kv_write_bytes=written, kv_read_bytes=rates.bytes(sums) - act - written,
+        access=access,
+    )  # fmt: skip
