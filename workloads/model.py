@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .batch import Moments
 from .layers import LayerKind, PatchEmbedding, RoutedKind, Run, is_routed
@@ -13,6 +13,9 @@ from .layers.hyper import hyper_ops, mixer_weights
 from .numerics import Numerics
 from .ops import Loads, Op
 from .sampling import sample_bytes, sort_bytes
+
+if TYPE_CHECKING:
+    from .tower import Tower
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class ModelSpec:
         How many such heads there are.
     notes : tuple of str
         What a reader should know of how the file was read, such as a class that was guessed.
+    tower : Tower or None
+        Its image tower, where the file describes one; no part of the model's own weights and ops, see `tower.with_tower`.
     borrows : bool
         Embedding and head are another model's, whose weights count there: of draft heads.
     """
@@ -99,6 +104,7 @@ class ModelSpec:
     mtp_heads: int = 0
     borrows: bool = False
     notes: tuple[str, ...] = ()
+    tower: Tower | None = None
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(type(p).__name__ for la in self.layers for p in la.parts))

@@ -51,6 +51,7 @@ class Inspection(Result):
             "kv_dtype": spec.numerics.kv,
             "source": spec.source,
             **({"notes": list(spec.notes)} if spec.notes else {}),
+            **self._tower(),
         }
 
     def remarks(self) -> Sequence[str]:
@@ -79,6 +80,7 @@ class Inspection(Result):
                 "state of one sequence": f"{int(spec.state_bytes_per_sequence):,} B",
                 "vocabulary": f"{spec.vocab:,}",
                 "positions": show(spec.max_position),
+                **self._vision(),
                 "source": spec.source,
             }.items()
         ]
@@ -98,6 +100,30 @@ class Inspection(Result):
         if kv_bytes(spec) == round(spec.kv_bytes_per_token):
             return plain
         return f"{plain}, {spec.kv_bytes_per_token:,.0f} B in {spec.numerics.kv} as the file asks"
+
+    def _vision(self) -> dict[str, str]:
+        """The image tower as a row."""
+        found = self._tower()
+        if not found:
+            return {}
+        text = f"{found['vision_params']:,} parameters beside those, {found['vision_bytes'] / 2**30:,.2f} GiB; "
+        return {
+            "image tower": text
+            + f"{found['tokens_per_1080p_image']:,} tokens for 1920 x 1080 pixels"
+        }
+
+    def _tower(self) -> dict[str, Any]:
+        """The image tower, where the file has one: it is not among the other counts."""
+        tower = self.model.tower
+        if tower is None:
+            return {}
+        size = tower.params * self.model.numerics.act_bytes
+        tokens = tower.tokens(SHOWN_IMAGE)
+        return {
+            "vision_params": tower.params,
+            "vision_bytes": size,
+            "tokens_per_1080p_image": tokens,
+        }
 
     def _stored(self) -> dict[str, str]:
         """Each weight group's bytes by format, of checkpoints that are not in one format."""
@@ -123,6 +149,8 @@ class Inspection(Result):
         return ", ".join(f"{count} layers {_reach(windows)}" for windows, count in kept.items())
 
 
+SHOWN_IMAGE = (1920, 1080)
+"""Pixels of the image whose tokens are shown."""
 MOST_KINDS = 4
 """Kinds of layers whose windows are listed one by one."""
 

@@ -20,6 +20,7 @@ from ...simulator.scenario.option import chosen
 from ...simulator.scenario.parts import DeployOptions
 from ...simulator.step.explicit import StageCost
 from ...simulator.streams.scheduler import Timeline
+from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..show.result import Drawing, Result
@@ -33,7 +34,16 @@ from .overlaps import overlap_of_step, step_blocks, tasks_shown
 from .ranges import Ranges, ranges_of_stage
 from .roofs import formats, roof_name, roof_rows, roofs
 from .speculation import StepGain, step_speculation, step_speculation_text
-from .step import SPECULATIVE, bars_of_step, engine_devices, gain_of, stage_of, step_of, work_joules
+from .step import (
+    SPECULATIVE,
+    bars_of_step,
+    engine_devices,
+    gain_of,
+    image_tokens,
+    stage_of,
+    step_of,
+    work_joules,
+)
 from .step_timeline import Bar, frame_of, lane_rows, middle_of, records_of
 from .summary import roof_of
 
@@ -259,6 +269,8 @@ def roofline(
     context: int = 2048,
     prefill: int = 0,
     timeline: bool = False,
+    images: int = 0,
+    image_size: str | None = None,
     **options: Unpack[StepKeywords],
 ) -> Roofline:
     """Cost every op of one step, with expected expert loads.
@@ -273,6 +285,8 @@ def roofline(
         Tokens each of them has in its KV cache.
     prefill : int
         Tokens of one prompt that joins the step (0 = a decoding-only stage).
+    images, image_size : int, str
+        Images of that prompt, whose tokens come on top, and their pixels (``1920x1080``).
     timeline : bool
         Also say when each op runs, on which processor or link (`Roofline.bars`).
     **options
@@ -294,7 +308,10 @@ def roofline(
     A model larger than the system's memory is costed all the same (its Op/B is a property of
     the model); the result then carries a warning.
     """
-    deployment, stage = step_of(model, system, batch, context, prefill, options)
+    if images:
+        model = model if isinstance(model, ModelSpec) else load_model(model)
+        prefill += image_tokens(model, images, image_size)
+    deployment, stage = step_of(model, system, batch, context, prefill, options, images, image_size)
     work = work_joules(deployment, stage)
     overlap: dict[str, Any] = {}
     if deployment.overlap != "none":

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...devices.spec import SystemSpec
 from ...simulator.deploy.deployment import Deployment
+from ...simulator.scenario.images import PLAIN, tower_of
 from ...simulator.scenario.load import load
 from ...simulator.scenario.option import chosen, options_of
 from ...simulator.scenario.parts import DeployOptions, SpeculationOptions
@@ -19,6 +20,8 @@ from ...workloads.batch import Batch
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
+from ...workloads.tower import read_size
+from ...workloads.towered import with_tower
 from .speculation import StepGain
 from .step_timeline import Bar, bars_of
 
@@ -34,8 +37,10 @@ def step_of(
     context: int,
     prefill: int,
     options: Mapping[str, Any],
+    images: int = 0,
+    image_size: str | None = None,
 ) -> tuple[Deployment, StageCost]:
-    """Cost one step with expected expert loads; see `roofline`.
+    """Cost one step with expected expert loads; see `roofline`. `prefill` has the tokens of the images in it.
 
     Raises
     ------
@@ -51,10 +56,30 @@ def step_of(
         raise InputError("--batch 0", "needs --prefill above 0; an empty step has no ops")
     spec, where = load(model, system, how.dtype, how.kv_dtype)
     spec = spec.of_length(max(context + 1, prefill))
+    if images:
+        size = read_size(image_size) if image_size is not None else PLAIN
+        share = image_tokens(spec, images, image_size) / prefill
+        spec = with_tower(spec, size, min(1.0, share), images)
     deployment = deployed(spec, where, how)
     speculation = chosen(SpeculationOptions, own)
     deployment = drafted(deployment, speculation, how.routing, 0)
     return deployment, stage_of(deployment, batch, context, prefill)
+
+
+def image_tokens(model: ModelSpec, images: int, image_size: str | None) -> int:
+    """Tokens of a prompt's images.
+
+    Raises
+    ------
+    InputError
+        A model without an image tower, or whose images' tokens follow from pixels that are not given.
+    """
+    tower = tower_of(model)
+    if image_size is None and (tower.tiles or not tower.fixed):
+        raise InputError(
+            "--images", f"needs --image-size WxH too, for tokens of {model.name}'s images"
+        )
+    return images * tower.tokens(PLAIN if image_size is None else read_size(image_size))
 
 
 def stage_of(d: Deployment, batch: int, context: int, prefill: int) -> StageCost:

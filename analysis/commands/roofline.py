@@ -26,6 +26,13 @@ def roofline_command(
     timeline: Annotated[
         bool, typer.Option("--timeline", help="When each op runs, on which processor or link.")
     ] = False,
+    images: Annotated[int, count("Images of that prompt; their tokens come on top.")] = 0,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            "--image-size", metavar="WxH", help="Pixels of the images, such as 1920x1080."
+        ),
+    ] = None,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -34,6 +41,6 @@ def roofline_command(
 
     make = partial(
         roofline, model, system, batch=batch, context=context, prefill=prefill, timeline=timeline,
-        **options,
+        images=images, image_size=image_size, **options,
     )  # fmt: skip
     answer(make, out, as_json)

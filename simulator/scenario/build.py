@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from ...devices.spec import SystemSpec
+from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..batching.policies import Policy, limited, make_policy
@@ -13,8 +14,8 @@ from ..deploy.deployment import Deployment
 from ..frameworks.engines import ENGINES, Launch
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_SEQUENCES
-from ..serving.encoders import encoder_of
 from ..serving.fleet import Fleet, parse_fleet
+from .images import apart, encoder_apart, towered
 from .load import load
 from .place import deployed, drafted
 from .scenario import Scenario
@@ -87,7 +88,8 @@ def _loaded(scenario: Scenario, settings: EngineSettings) -> tuple[ModelSpec, Sy
         raise InputError("MODEL", "is needed too, for example mixtral-8x7b")
     if system is None:
         raise InputError("--system", "is needed too, for example h100-x4")
-    return load(model, system, settings.dtype, settings.kv_dtype, settings.max_model_len)
+    spec, where = load(model, system, settings.dtype, settings.kv_dtype, settings.max_model_len)
+    return towered(spec, scenario), where
 
 
 def _policy(scenario: Scenario, base: Policy) -> Policy:
@@ -119,10 +121,11 @@ def fleet_of(scenario: Scenario, system: SystemSpec) -> Fleet | None:
     """The replicas, their failures and the encoder; None for one system on its own."""
     options = scenario.fleet
     given = {own.name: getattr(options, own.name) for own in fields(options)}
-    encoder, where = given.pop("encoder"), given.pop("encoder_system")
+    given.pop("encoder"), given.pop("encoder_system")
     fleet = parse_fleet(**given)
-    if encoder is None:
-        if where is not None:
-            raise InputError("--encoder-system", "needs --encoder MODEL")
+    if not apart(scenario):
         return fleet
-    return replace(fleet or Fleet(), encoder=encoder_of(str(encoder), where, system))
+    model = scenario.model
+    assert model is not None  # it is deployed by now
+    own = model if isinstance(model, ModelSpec) else load_model(model)
+    return replace(fleet or Fleet(), encoder=encoder_apart(scenario, own, system))

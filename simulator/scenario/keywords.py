@@ -80,6 +80,8 @@ class WorkloadKeywords(TypedDict, total=False):  # fmt: skip
     mean_rate: float | None
     rate_profile: Name
     images: int | None
+    image_size: str | None
+    encoder_cache_hits: float | None
     classes: str | None
 
 

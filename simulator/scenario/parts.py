@@ -60,6 +60,12 @@ class Workload(Checked):
     images: int | None = whole(
         "Images of each request, where a trace does not say how many.", 1, MAX_IMAGES
     )
+    image_size: str | None = text(
+        "Pixels of the images, such as 1920x1080, where their tokens follow from them.", "WxH"
+    )
+    encoder_cache_hits: float | None = real(
+        "Share of images whose tokens the encoder's cache has.", 0.0, 1.0
+    )
     classes: str | None = text(
         "Classes of requests, NAME:KEY=VALUE,...;NAME:... or a YAML file: share, priority, tenants, "
         "input_len, output_len, max_waiting, max_wait, and latencies promised, such as ttft_p99=0.5.",
@@ -271,7 +277,10 @@ class FleetOptions(Checked):
     encoder: str | None = text(
         "Image encoder of requests, a model of the catalog or a config.json.", "MODEL", file=True
     )
-    encoder_system: str | None = text("Its devices; without it one more of the system's.", "SYSTEM")
+    encoder_system: str | None = text(
+        "Devices of the encoder; with --encoder alone one more of the system's, without both the model's own.",
+        "SYSTEM",
+    )
 
 
 @described

@@ -7,10 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...workloads.errors import InputError
+from ...workloads.layers import ImageTower
+from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ..serving.encoders import with_images
 from ..serving.run import run
 from .build import deployment_of, fleet_of
+from .images import size_of, tower_of
 from .pools import pair_of
 from .scenario import Scenario
 
@@ -40,10 +43,12 @@ def run_scenario(
         own, each = deployment, [settings]
     fleet = fleet_of(scenario, deployment.system)
     if fleet is not None and fleet.encoder is not None:
-        stream = with_images(stream, scenario.workload.images, fleet.encoder)
+        stream = with_images(stream, scenario.workload.images, fleet.encoder.tokens)
         pools = None if pools is None else replace(pools, encoder=fleet.encoder)
-    elif scenario.workload.images is not None:
-        raise InputError("--images", "needs --encoder MODEL, for example clip-vit-l14-336")
+    elif scenario.workload.images is not None or _pictured(own.model):
+        tower = tower_of(own.model)
+        tokens = tower.tokens(size_of(scenario, tower, own.model.name))
+        stream = with_images(stream, scenario.workload.images, tokens)
     longest = [s.max_model_len for s in each if s.max_model_len is not None]
     if longest:
         stream = _within(stream, min(longest))
@@ -52,6 +57,11 @@ def run_scenario(
         keep_stages=keep_stages, progress=progress, fleet=fleet, pools=pools,
         cache=settings.cache_for(own), stop=scenario.stop, steps=steps,
     )  # fmt: skip
+
+
+def _pictured(model: ModelSpec) -> bool:
+    """Whether the model's own tower has work: requests of the trace have images."""
+    return any(isinstance(layer.mixer, ImageTower) for layer in model.layers)
 
 
 def _within(stream: RequestStream, longest: int) -> RequestStream:

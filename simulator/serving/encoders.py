@@ -18,7 +18,10 @@ from ...devices.spec import SystemSpec
 from ...workloads.batch import Batch
 from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
+from ...workloads.tower import Size
+from ...workloads.towered import tower_alone
 from ..deploy.deployment import Deployment, deploy
 from ..step.explicit import explicit_stage
 from .calls import call_at
@@ -50,17 +53,19 @@ class Encoder:
     Attributes
     ----------
     deployment : Deployment
+    tokens : int
+        Of an image in a prompt: its patches without the class token, or what a tower merges them to.
+    length : int
+        Tokens of the encoder that an image is.
+    hits : float
+        Share of images that a cache of encoded ones has.
     """
 
     deployment: Deployment
+    tokens: int
+    length: int
+    hits: float = 0.0
     _took: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of an image in a prompt: its patches, without the class token."""
-        front = self.deployment.model.front
-        assert front is not None
-        return front.patches
 
     @property
     def devices(self) -> int:
@@ -70,35 +75,47 @@ class Encoder:
     def seconds(self, images: int) -> float:
         """So many images in one batch on one device [s]."""
         if images not in self._took:
-            front = self.deployment.model.front
-            assert front is not None
-            batch = Batch.of(chunks=[(front.tokens, 0)] * images)
-            self._took[images] = explicit_stage(self.deployment, [batch], expected=True).seconds
+            batch = Batch.of(chunks=[(self.length, 0)] * images)
+            took = explicit_stage(self.deployment, [batch], expected=True).seconds
+            self._took[images] = took * (1.0 - self.hits)
         return self._took[images]
 
 
-def encoder_of(model: str, system: str | None, beside: SystemSpec) -> Encoder:
+def encoder_of(
+    model: str | ModelSpec, system: str | None, beside: SystemSpec, size: Size | None = None
+) -> Encoder:
     """An encoder by name on a system, or on one more device of the language model's kind.
+
+    Of a multimodal model it is the tower, for images of `size` pixels.
 
     Raises
     ------
     InputError
         A model that takes no images, or an FPGA.
     """
-    spec = load_model(model)
-    if spec.front is None:
-        raise InputError("--encoder", f"{spec.name} takes tokens, not images")
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
     where = load_system(f"{beside.device.name}-x1" if system is None else system)
-    return Encoder(deploy(spec, where, tp=1, dp=where.groups))
+    if spec.front is not None:
+        own = deploy(spec, where, tp=1, dp=where.groups)
+        return Encoder(own, spec.front.patches, spec.front.tokens)
+    if spec.tower is None:
+        raise InputError("--encoder", f"{spec.name} takes tokens, not images")
+    if size is None:
+        raise InputError("--encoder", f"needs --image-size WxH too, for the tower of {spec.name}")
+    alone = tower_alone(spec, spec.tower, size)
+    tokens = spec.tower.tokens(size)
+    return Encoder(deploy(alone, where, tp=1, dp=where.groups), tokens, tokens)
 
 
-def with_images(stream: RequestStream, each: int | None, encoder: Encoder) -> RequestStream:
+def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
     """The same stream, its prompts longer by their images' tokens.
 
     Parameters
     ----------
     each : int, optional
         Images of every request, where a trace does not say how many.
+    tokens : int
+        Of an image.
 
     Raises
     ------
@@ -117,7 +134,7 @@ def with_images(stream: RequestStream, each: int | None, encoder: Encoder) -> Re
                         "--encoder", "needs --images N, or a trace with a column images"
                     )
                 images = np.full(len(block), each)
-            prompts = block.input_tokens + images * encoder.tokens
+            prompts = block.input_tokens + images * tokens
             yield replace(block, input_tokens=prompts, images=images)
 
     return replace(stream, blocks=blocks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,32 @@ def model_from_keys(
     config = Config(keys, path=where, name=name, source=source or where)
     if config.has("text_config"):
         config.section("text_config")  # whoever reads it, it must be an object
-    return build(config)
+    return _with_towers(config, build(config))
+
+
+AUDIO = ("audio_config", "audio_encoder_config", "speech_config", "sound_config")
+
+
+def _with_towers(config: Config, spec: ModelSpec) -> ModelSpec:
+    """The model with its image tower; a tower for sounds is refused by name, the text part stands."""
+    inner = (
+        config.section("thinker_config")
+        if isinstance(config.values.get("thinker_config"), dict)
+        else config
+    )
+    notes = spec.notes
+    sounds = next((key for key in AUDIO if isinstance(inner.values.get(key), dict)), None)
+    if sounds is not None:
+        text = f"{config.path}: {inner.prefix}{sounds}: towers for sound are not costed; text and images are"
+        notes = (*notes, text)
+    tower = None
+    if isinstance(inner.values.get("vision_config"), dict):
+        from .towers import read_tower  # of files that have one
+
+        tower = read_tower(config, spec.hidden)
+    return (
+        spec if tower is None and notes == spec.notes else replace(spec, tower=tower, notes=notes)
+    )
 
 
 def known_architectures() -> tuple[str, ...]:

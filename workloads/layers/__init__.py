@@ -41,6 +41,7 @@ from .slices import SlicedAttention, SlicedFeedForward
 from .smora import RankExperts
 from .spans import SpanAttention
 from .sparse_latent import SparseLatentAttention
+from .tower import ImageTower
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Fusion",
     "GatedDeltaNet",
     "HeadExperts",
+    "ImageTower",
     "Indexer",
     "Kept",
     "KimiDelta",

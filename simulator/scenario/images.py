@@ -1,0 +1,110 @@
+"""Images of requests: on the model's own devices before prefill, or on devices of an encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...devices.spec import SystemSpec
+from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
+from ...workloads.tower import Size, Tower, read_size
+from ...workloads.towered import with_tower
+from ..serving.encoders import Encoder, encoder_of
+from .scenario import Scenario
+
+PLAIN = (1024, 1024)
+"""Pixels of an image of towers that see every image at one size, where nothing is said."""
+
+
+def apart(scenario: Scenario) -> bool:
+    """Whether images are encoded on devices of their own."""
+    return scenario.fleet.encoder is not None or scenario.fleet.encoder_system is not None
+
+
+def size_of(scenario: Scenario, tower: Tower, name: str) -> Size:
+    """Pixels of the images.
+
+    Raises
+    ------
+    InputError
+        They are not given, and the tower's tokens depend on them.
+    """
+    text = scenario.workload.image_size
+    if text is not None:
+        return read_size(text)
+    if not tower.fixed or tower.tiles:
+        raise InputError(
+            "--images",
+            f"needs --image-size too, such as 1920x1080: tokens of {name}'s images follow from their pixels",
+        )
+    return PLAIN
+
+
+def tower_of(model: ModelSpec, option: str = "--images") -> Tower:
+    """The model's image tower.
+
+    Raises
+    ------
+    InputError
+        It has none.
+    """
+    if model.tower is None:
+        raise InputError(
+            option, f"needs --encoder MODEL, for example clip-vit-l14-336: {model.name} has no image tower "
+            "(no vision_config in its file)",
+        )  # fmt: skip
+    return model.tower
+
+
+def towered(model: ModelSpec, scenario: Scenario) -> ModelSpec:
+    """The model as its devices hold it: with its tower, which has work where requests have images.
+
+    The work is spread over the tokens of all prompts, by the share of them that images make.
+    """
+    if model.tower is None or apart(scenario):
+        return model
+    images, text = _asked(scenario)
+    if not images:
+        return with_tower(model, None)
+    tower = model.tower
+    size = size_of(scenario, tower, model.name)
+    own = images * tower.tokens(size)
+    return with_tower(
+        model, size, own / (own + text), max(1, round(images / _requests(scenario))),
+        scenario.workload.encoder_cache_hits or 0.0,
+    )  # fmt: skip
+
+
+def _asked(scenario: Scenario) -> tuple[float, float]:
+    """Images, and tokens of prompts without them, of all requests."""
+    work = scenario.workload
+    if work.images is None and work.trace is None:
+        return 0.0, 0.0
+    images = text = 0.0
+    for block in work.open(scenario.seed):
+        found = block.images
+        count = float(found.sum()) if found is not None else float((work.images or 0) * len(block))
+        images, text = images + count, text + float(block.input_tokens.sum())
+        if found is None and work.images is None:
+            break  # a trace without such a column
+    return images, text
+
+
+def _requests(scenario: Scenario) -> int:
+    """Requests of the workload; one at least."""
+    return max(1, sum(len(block) for block in scenario.workload.open(scenario.seed)))
+
+
+def encoder_apart(scenario: Scenario, model: ModelSpec, system: SystemSpec) -> Encoder:
+    """The encoder on devices of its own: the one that is named, else the model's own tower."""
+    name, where = scenario.fleet.encoder, scenario.fleet.encoder_system
+    size = scenario.workload.image_size
+    own = model if name is None else str(name)
+    pixels = None
+    if name is None:
+        pixels = size_of(scenario, tower_of(model, "--encoder-system"), model.name)
+    elif size is not None:
+        pixels = read_size(size)
+    made = encoder_of(own, where, system, pixels)
+    hits = scenario.workload.encoder_cache_hits
+    return made if hits is None else replace(made, hits=hits)

@@ -1,0 +1,187 @@
+"""Image towers: weights as counted by tensors, tokens from pixels, and the tower's time where it runs.
+
+Counts: transformers 5.24.0 on its meta device (default configurations, and the README of the model_configs_2026 data).
+Tokens: pixels / (patch x merge)^2 with sides rounded to whole tokens (Qwen's smart_resize).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte import simulate
+from opbyte.analysis.answers.roofline import roofline
+from opbyte.devices.catalog import load_system
+from opbyte.simulator.serving.encoders import encoder_of
+from opbyte.workloads.errors import InputError
+from opbyte.workloads.hf import model_from_keys, read_config
+from opbyte.workloads.model import ModelSpec
+from opbyte.workloads.tower import read_size
+from opbyte.workloads.towered import with_tower
+
+TEXT = {
+    "model_type": "qwen3", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000,
+}  # fmt: skip
+VISION = {
+    "model_type": "qwen3_vl", "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16,
+    "in_channels": 3, "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 3584,
+    "num_position_embeddings": 2304, "deepstack_visual_indexes": [8, 16, 24],
+}  # fmt: skip
+SIZE = "640x480"
+SYSTEM = "duplex-gpu-x1"
+COMMON: dict[str, Any] = {"requests": 30, "rate": 20.0, "input_len": 64, "output_len": 4, "seed": 3}
+
+
+def model(vision: dict[str, Any] | None = None, **file: Any) -> ModelSpec:
+    keys = {"architectures": ["Qwen3VLForConditionalGeneration"], "text_config": TEXT, **file}
+    return model_from_keys({**keys, "vision_config": vision or VISION}, name="m", where="m")
+
+
+COUNTED = {
+    # `vision_config` and other keys of the file -> weights, and tokens of an image of 1920 x 1080
+    "qwen3": (VISION, {}, 566_949_104, 2040),
+    "qwen2.5": (
+        {"model_type": "qwen2_5_vl", "depth": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16,
+         "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+         "out_hidden_size": 3584, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]},
+        {}, 3_083_025_152, 2691,
+    ),
+    "pixtral": (
+        {"model_type": "pixtral", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+         "num_attention_heads": 16, "num_channels": 3, "image_size": 1540, "patch_size": 14, "head_dim": 64},
+        {"spatial_merge_size": 2, "text_config": {**TEXT, "hidden_size": 5120}}, 438_958_080, 1705,
+    ),
+    "clip": (
+        {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+         "num_attention_heads": 16, "num_channels": 3, "image_size": 336, "patch_size": 14},
+        {"text_config": {**TEXT, "hidden_size": 4096}}, 324_487_168, 576,
+    ),
+    "internvl": (
+        {"model_type": "internvl_vision", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+         "num_attention_heads": 16, "image_size": [448, 448], "patch_size": [14, 14], "num_channels": 3},
+        {"downsample_ratio": 0.5, "text_config": {**TEXT, "hidden_size": 4096}}, 337_509_376, 9 * 256,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_weights_and_tokens(name: str) -> None:
+    vision, file, weights, tokens = COUNTED[name]
+    tower = model(vision, **file).tower
+    assert tower is not None
+    assert (tower.params, tower.tokens((1920, 1080))) == (weights, tokens)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "tokens"),
+    [("Qwen3-VL-8B-Instruct", 0.5764, 2040), ("Qwen3.5-35B-A3B", 0.4466, 2040), ("gemma-4-26B-A4B", 0.5728, 280),
+     ("gemma-4-E4B-it", 0.1693, 280)],
+)  # fmt: skip
+def test_towers_of_real_files(name: str, billions: float, tokens: int, data_set: Any) -> None:
+    tower = read_config(data_set("model_configs_2026") / name).tower
+    assert tower is not None
+    assert tower.params / 1e9 == pytest.approx(billions, rel=1e-3)
+    assert tower.tokens((1920, 1080)) == tokens
+
+
+def test_the_tower_is_no_part_of_the_text_models_counts_but_of_a_devices_memory() -> None:
+    spec, plain = (
+        model(),
+        model_from_keys({**TEXT, "architectures": ["Qwen3ForCausalLM"]}, name="m", where="m"),
+    )
+    assert spec.total_params == plain.total_params
+    assert spec.tower is not None
+    assert with_tower(spec, None).total_params == plain.total_params + spec.tower.params
+    busy = with_tower(spec, (640, 480), 0.5)
+    assert busy.total_params == plain.total_params + spec.tower.params
+    assert busy.kv_bytes_per_token == plain.kv_bytes_per_token
+
+
+def test_a_step_does_the_work_of_its_images() -> None:
+    """Matrix FLOPs of 2 images: 2 x weights x rows, and 4 x width x patches^2 a block."""
+    spec = model()
+    assert spec.tower is not None
+    part, patches, tokens = spec.tower.part, 30 * 40, 15 * 20
+    ops = roofline(spec, SYSTEM, batch=0, prefill=40, images=2, image_size=SIZE).to_dict()["ops"]
+    own = [op for op in ops if op["layer"] == "vision"]
+    dense = part.depth * part.block + part.width * part.inputs
+    merged = sum(n * k for n, k in part.per_token)
+    wanted = 2 * (
+        2.0 * dense * patches + 2.0 * merged * tokens + 4.0 * part.width * part.depth * patches**2
+    )
+    vector = ("vision_norm", "vision_activation")
+    assert sum(
+        op["flops"] * op["count"] for op in own if op["name"] not in vector
+    ) == pytest.approx(wanted)
+
+
+def test_prompts_grow_and_wait_for_their_images() -> None:
+    """On the same devices, apart, and with a cache: prompts are as long, only the tower's time differs."""
+    spec = model()
+    ask = {**COMMON, "images": 1, "image_size": SIZE}
+    plain = simulate(spec, SYSTEM, **{**COMMON, "input_len": 64 + 300})
+    same, apart = (
+        simulate(spec, SYSTEM, **ask),
+        simulate(spec, SYSTEM, **ask, encoder_system=SYSTEM),
+    )
+    cached = simulate(spec, SYSTEM, **ask, encoder_cache_hits=1.0)
+    runs = (plain, same, apart, cached)
+    assert {int(run.run.requests.input_tokens.sum()) for run in runs} == {30 * 364}
+    first = [
+        float(np.mean(run.run.requests.first_token_s - run.run.requests.arrival_s)) for run in runs
+    ]
+    assert first[0] < first[1]
+    assert first[0] < first[2]
+    assert first[3] == pytest.approx(first[0], rel=0.05)
+    assert apart.to_dict()["encoder"]["images"] == 30
+
+
+def test_an_image_alone_takes_the_towers_step() -> None:
+    spec = model()
+    encoder = encoder_of(spec, None, load_system(SYSTEM), (640, 480))
+    assert encoder.tokens == 300
+    assert encoder.seconds(2) > 1.5 * encoder.seconds(1) > 0
+
+
+def test_a_traces_column_says_how_many(tmp_path: Path) -> None:
+    trace = tmp_path / "t.csv"
+    trace.write_text("arrival_s,input_tokens,output_tokens,images\n0,64,2,0\n1,64,2,1\n2,64,2,3\n")
+    run = simulate(model(), SYSTEM, trace=trace, image_size=SIZE).run
+    assert run.requests.input_tokens.tolist() == [64, 364, 964]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": 1}, "images: needs image_size too, such as 1920x1080"),
+        (
+            {"images": 1, "image_size": "big"},
+            "image_size 'big': must be width x height in pixels",
+        ),
+        ({"images": 1, "image_size": "0x5"}, "image_size '0x5': must be width x height"),
+    ],
+)
+def test_refusals(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        simulate(model(), SYSTEM, **COMMON, **options)
+    assert message in str(error.value)
+
+
+def test_models_without_a_tower_say_so() -> None:
+    with pytest.raises(InputError, match="has no image tower"):
+        simulate("llama-2-7b", "a100-80gb-x1", **COMMON, images=1)
+
+
+def test_a_tower_for_sound_is_refused_by_part() -> None:
+    spec = model(audio_config={"model_type": "whisper", "d_model": 1280})
+    assert spec.tower is not None
+    (note,) = spec.notes
+    assert "audio_config: towers for sound are not costed; text and images are" in note
+
+
+def test_sizes_are_read() -> None:
+    assert read_size("1920x1080") == (1920, 1080)

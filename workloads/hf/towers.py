@@ -1,0 +1,277 @@
+"""Image towers from the ``vision_config`` of a multimodal model's file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..layers import ImageTower
+from ..tower import Tower
+from .config import Config, shown
+
+WIDTH = ("hidden_size", "embed_dim", "width", "vt_hidden_size")
+DEPTH = ("num_hidden_layers", "depth", "layers", "num_layers", "vt_num_hidden_layers")
+HEADS = ("num_attention_heads", "num_heads", "heads", "vt_num_attention_heads")
+INNER = ("intermediate_size", "mlp_hidden_dim", "vt_intermediate_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a kind of tower does and its files do not say.
+
+    Attributes
+    ----------
+    projector : str
+        A name of `PROJECTORS`.
+    matrices : int
+        Of a feed-forward block.
+    norms, norm : int
+        Norms of a block, and weights of a norm by unit of width.
+    qkv_bias, out_bias, ffn_bias, patch_bias : bool
+    positions : str
+        ``grid``: one for each patch of ``image_size``; a key that holds their number; empty: none.
+    ends : int
+        Norms before and after all blocks.
+    scales, head_norms : int
+        Further weights of a block, by unit of width and of a head.
+    tiles : int
+        Tiles of an image at most; 0: it is not cut.
+    any_size : bool
+        Whether images keep their size.
+    """
+
+    projector: str = "mlp"
+    matrices: int = 2
+    norms: int = 2
+    norm: int = 2
+    qkv_bias: bool = True
+    out_bias: bool = True
+    ffn_bias: bool = True
+    patch_bias: bool = True
+    positions: str = "grid"
+    class_token: bool = False
+    ends: int = 1
+    scales: int = 0
+    head_norms: int = 0
+    tiles: int = 0
+    any_size: bool = False
+
+
+SIGLIP = Traits()
+QWEN3 = Traits("merger", positions="num_position_embeddings", ends=0, any_size=True)
+QWEN25 = Traits("merger", 3, norm=1, patch_bias=False, positions="", ends=0, any_size=True)
+MOON = Traits("merger", positions="pos_emb_height", any_size=True)
+KINDS: dict[str, Traits] = {
+    "siglip_vision_model": SIGLIP,
+    "siglip2_vision_model": Traits(positions="num_patches", tiles=10),
+    "clip_vision_model": Traits(class_token=True, ends=2, patch_bias=False),
+    "qwen2_vl": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
+    "qwen2_vl_vision": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
+    **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision", "qwen2_5_omni_vision_encoder"), QWEN25),
+    **dict.fromkeys(
+        ("qwen3_vl", "qwen3_vl_vision", "qwen3_vl_moe", "qwen3_vl_moe_vision", "qwen3_5", "qwen3_5_vision",
+         "qwen3_5_moe", "qwen3_5_moe_vision", "qwen3_omni_moe_vision_encoder"), QWEN3,
+    ),
+    **dict.fromkeys(("kimi_k25", "kimi_k25_vision", "moonvit"), MOON),
+    "pixtral": Traits("pixtral", 3, norm=1, qkv_bias=False, out_bias=False, ffn_bias=False, patch_bias=False,
+                      positions="", any_size=True),
+    "gemma4_vision": Traits("linear", 3, 4, 1, False, False, False, False, "table", ends=0, head_norms=2),
+    **dict.fromkeys(
+        ("glm4v", "glm4v_vision", "glm4v_moe", "glm4v_moe_vision"),
+        Traits("glm", 3, 2, 1, False, False, False, True, "grid", ends=2, any_size=True),
+    ),
+    "llama4_vision_model": Traits("llama4", patch_bias=False, class_token=True, ends=2, tiles=16),
+    "internvl_vision": Traits(qkv_bias=False, class_token=True, ends=0, scales=2, tiles=12),
+    "intern_vit_6b": Traits(class_token=True, ends=0, scales=2, tiles=12),
+}  # fmt: skip
+"""``model_type`` of a ``vision_config`` -> its traits; others are counted as the first."""
+
+Matrices = tuple[tuple[int, int], ...]
+Projected = tuple[Matrices, Matrices, int]
+"""Matrices [outputs, inputs] that see patches and that see tokens, and small weights."""
+
+
+def read_tower(file: Config, hidden: int) -> Tower | None:
+    """The image tower of a whole file; None without a ``vision_config`` that says enough.
+
+    Parameters
+    ----------
+    hidden : int
+        Width of the language model.
+
+    Raises
+    ------
+    SpecError
+        Sizes that cannot be.
+    """
+    at = (
+        file.section("thinker_config")
+        if isinstance(file.values.get("thinker_config"), dict)
+        else file
+    )
+    if not isinstance(at.values.get("vision_config"), dict):
+        return None
+    v = at.section("vision_config")
+    patch_key = v.values.get("patch_size", at.values.get("encoder_patch_size"))
+    if not (
+        any(map(v.has, WIDTH)) and any(map(v.has, DEPTH)) and any(map(v.has, HEADS)) and patch_key
+    ):
+        return None
+    traits = KINDS.get(v.text("model_type"), SIGLIP)
+    return _tower(at, v, traits, hidden)
+
+
+def _side(c: Config, key: str, default: int = 0) -> int:
+    """A side in pixels or patches, one number or two equal ones."""
+    value = c.values.get(key)
+    if isinstance(value, list) and value:
+        value = value[0]
+    if value is None:
+        return default
+    if type(value) is not int or not 0 < value < 2**31:
+        raise c.error(key, f"must be a whole number from 1, not {shown(value)}")
+    return value
+
+
+def _merge(at: Config, v: Config, traits: Traits) -> int:
+    """Side of the square of patches that become one token."""
+    for c, key in (
+        (v, "spatial_merge_size"), (at, "spatial_merge_size"), (at, "downsample_factor"), (v, "pooling_kernel_size"),
+    ):  # fmt: skip
+        if c.has(key):
+            return c.size(key)
+    if v.has("merge_kernel_size"):
+        return _side(v, "merge_kernel_size")
+    ratio = v.values.get("pixel_shuffle_ratio", at.values.get("downsample_ratio"))
+    if isinstance(ratio, (int, float)) and 0 < ratio <= 1:
+        return round(1 / ratio)
+    return 2 if traits.any_size else 1
+
+
+def _tower(at: Config, v: Config, t: Traits, hidden: int) -> Tower:
+    width = v.size(*((("embed_dim",) if v.has("embed_dim") else ()) + WIDTH))
+    depth, heads = v.layers(*DEPTH), v.size(*HEADS)
+    head_dim = v.size("head_dim", default=max(1, width // heads))
+    inner = v.size(*INNER, default=0, least=0) if not v.has("mlp_ratio") else 0
+    if v.has("mlp_ratio") and not inner:
+        ratio = v.values["mlp_ratio"]
+        if not isinstance(ratio, (int, float)) or not 0 < ratio < 100:
+            raise v.error("mlp_ratio", f"must be a number above 0, not {shown(ratio)}")
+        inner = int(width * ratio)
+    inner = inner or 4 * width
+    if (
+        t.projector == "glm"
+    ):  # its blocks are as wide inside as the language model; `intermediate_size` is the merger's
+        inner = v.size("out_hidden_size", default=hidden)
+    patch, merge = _side(v, "patch_size", 14), _merge(at, v, t)
+    channels = v.size("in_channels", "num_channels", "in_chans", default=3)
+    inputs = channels * patch**2 * v.size("temporal_patch_size", default=1)
+    per_patch, per_token, small = PROJECTORS[t.projector](at, v, width, merge, hidden)
+    small += _small(v, t, width, depth, heads * head_dim, head_dim, inner, patch)
+    windows = v.indices("fullatt_block_indexes", depth)
+    part = ImageTower(
+        hidden, width, depth, heads, head_dim, inner, t.matrices, inputs, per_patch, per_token, small,
+        windows=0 if windows is None else depth - len(windows),
+        window=(v.size("window_size") // patch) ** 2 if v.has("window_size") else 0,
+    )  # fmt: skip
+    side, fixed, tiles = _seen(at, v, t, patch, merge)
+    return Tower(v.text("model_type") or "vision", part, patch, merge, side, fixed, tiles)
+
+
+def _small(
+    v: Config, t: Traits, width: int, depth: int, heads: int, head_dim: int, inner: int, patch: int
+) -> int:
+    """Norms, biases and positions."""
+    block = t.norms * t.norm * width + t.scales * width + t.head_norms * head_dim
+    block += 3 * heads * t.qkv_bias + width * t.out_bias
+    block += ((t.matrices - 1) * inner + width) * t.ffn_bias
+    small = depth * block + t.ends * t.norm * width + width * (t.patch_bias + t.class_token)
+    if t.positions == "grid":
+        side = _side(v, "image_size", 0) // patch
+        small += (side * side + t.class_token) * width
+    elif t.positions == "pos_emb_height":
+        small += v.size("pos_emb_height", "init_pos_emb_height", default=64) ** 2 * width
+    elif t.positions == "table":
+        small += 2 * v.size("position_embedding_size", default=10_240) * width
+    elif t.positions:
+        small += v.count(t.positions) * width
+    return small
+
+
+def _seen(at: Config, v: Config, t: Traits, patch: int, merge: int) -> tuple[int, int, int]:
+    """Side, fixed tokens and tiles of what the tower sees."""
+    for c, key in (
+        (at, "mm_tokens_per_image"),
+        (at, "vision_soft_tokens_per_image"),
+        (v, "default_output_length"),
+    ):
+        if c.has(key):
+            return _side(v, "image_size"), c.size(key), 0
+    side = _side(v, "image_size", _side(at, "force_image_size"))
+    if t.tiles:
+        side = side or _side(at, "tile_size", 512)
+        return side, max(1, (side // patch) ** 2 // merge**2), t.tiles
+    if t.any_size:
+        return (side if t.projector == "pixtral" else 0), 0, 0
+    if not side:
+        return 0, 0, 0
+    return side, max(1, (side // patch) ** 2 // merge**2), 0
+
+
+def _mlp(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    """Two matrices with biases from the merged patches; LLaVA's, InternVL's and LFM2-VL's."""
+    if at.has("mm_tokens_per_image"):  # Gemma 3 pools and projects once
+        return (), ((hidden, width),), width
+    if at.text("model_type") == "paligemma":
+        return (), ((hidden, width),), hidden
+    wide = width * merge**2
+    middle = at.size("projector_hidden_size", default=hidden)
+    normed = 2 * wide * (merge > 1 and at.flag("projector_use_layernorm", True))
+    return (), ((middle, wide), (hidden, middle)), middle + hidden + normed
+
+
+def _linear(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    return (), ((hidden, width),), 0
+
+
+def _merger(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    """Qwen's and Kimi's: a norm and two matrices; one more of each for every layer that is fed apart."""
+    own = (
+        v.size("hidden_size") if v.has("embed_dim") else hidden
+    )  # Qwen2-VL's is the language model's
+    wide, out = width * merge**2, v.size("out_hidden_size", default=own)
+    each = ((wide, wide), (out, wide))
+    deep = len(v.items("deepstack_visual_indexes") or ())
+    norm = width * (1 if v.text("model_type").startswith("qwen2_5") else 2)
+    return (), each * (1 + deep), norm + (wide + out) * (1 + deep) + 2 * wide * deep
+
+
+def _pixtral(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    merging = ((width, width * merge**2),) if merge > 1 else ()
+    bias = 2 * hidden * at.flag("multimodal_projector_bias", merge == 1)
+    return (), (*merging, (hidden, width), (hidden, hidden)), width * (merge > 1) + bias
+
+
+def _glm(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    """A strided convolution, a matrix and a gated block."""
+    out, inner = (
+        v.size("out_hidden_size", default=hidden),
+        v.size("intermediate_size", default=4 * hidden),
+    )
+    return (), ((out, width * merge**2), (out, out), (2 * inner, out), (out, inner)), 3 * out
+
+
+def _llama4(at: Config, v: Config, width: int, merge: int, hidden: int) -> Projected:
+    middle = v.size("projector_input_dim", default=4096)
+    out = v.size("projector_output_dim", default=4096)
+    wide = v.size("intermediate_size")
+    return (
+        (),
+        ((middle, wide), (out, middle), (hidden, v.size("vision_output_dim", default=out))),
+        0,
+    )
+
+
+PROJECTORS: dict[str, Callable[[Config, Config, int, int, int], Projected]] = {
+    "mlp": _mlp, "linear": _linear, "merger": _merger, "pixtral": _pixtral, "glm": _glm, "llama4": _llama4,
+}  # fmt: skip

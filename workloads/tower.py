@@ -1,0 +1,114 @@
+"""Image towers of multimodal models: what they weigh, and how many patches and tokens an image is.
+
+A tower cuts an image into patches, runs a vision transformer over them, and merges neighbouring patches into tokens of
+the language model. Its weights are those of the checkpoint's ``vision_config`` (`hf.towers`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from .errors import InputError
+from .layers import ImageTower
+
+MAX_SIDE = 1 << 16
+"""Pixels of a side at most."""
+Size = tuple[int, int]
+"""Width and height [pixels]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """An image tower.
+
+    Attributes
+    ----------
+    kind : str
+        Its ``model_type``.
+    part : ImageTower
+        Its blocks and projector, as a part of a layer of the language model.
+    patch, merge : int
+        Side of a patch [pixels], and of the square of patches that becomes one token.
+    side : int
+        Longest side that is not scaled down, or the side of all images (`fixed`) or tiles [pixels]; 0 = any.
+    fixed : int
+        Tokens of every image, whatever its size; 0: as many as its pixels make.
+    tiles : int
+        Tiles of `side` that an image is cut into at most, beside one small copy of the whole; 0: it is not cut.
+    """
+
+    kind: str
+    part: ImageTower
+    patch: int
+    merge: int
+    side: int = 0
+    fixed: int = 0
+    tiles: int = 0
+
+    @property
+    def params(self) -> int:
+        """Weights."""
+        return sum(w.total for w in self.part.weights())
+
+    def cut(self, size: Size) -> tuple[int, int, int]:
+        """How an image is seen: pictures (tiles), patches and tokens of each.
+
+        Sides are rounded to whole tokens (Qwen's ``smart_resize``, without limits of the preprocessor's own);
+        tiles are chosen for the closest aspect ratio (InternVL's ``dynamic_preprocess``).
+        """
+        width, height = size
+        unit = self.patch * self.merge
+        if self.fixed and not self.tiles:
+            patches = self.fixed * self.merge**2
+            if self.side:
+                patches = (self.side // self.patch) ** 2
+            return 1, patches, self.fixed
+        if self.tiles:
+            cols, rows = _tiled(width, height, self.side, self.tiles)
+            count = cols * rows
+            patches = (self.side // self.patch) ** 2
+            return count + (count > 1), patches, self.fixed or patches // self.merge**2
+        if self.side and max(width, height) > self.side:
+            scale = self.side / max(width, height)
+            width, height = max(1, int(width * scale)), max(1, int(height * scale))
+        cols, rows = (max(1, round(side / unit)) for side in (width, height))
+        return 1, cols * rows * self.merge**2, cols * rows
+
+    def tokens(self, size: Size) -> int:
+        """Tokens of an image of so many pixels in a prompt."""
+        pictures, _, tokens = self.cut(size)
+        return pictures * tokens
+
+
+def _tiled(width: int, height: int, side: int, most: int) -> Size:
+    """Columns and rows of tiles, the closest to an image's aspect ratio; of equally close ones the most it fills."""
+    best, off = (1, 1), math.inf
+    for count in range(1, most + 1):
+        for cols in range(1, count + 1):
+            if count % cols:
+                continue
+            rows = count // cols
+            away = abs(width / height - cols / rows)
+            larger = away == off and width * height > 0.5 * side * side * cols * rows
+            if away < off or larger:
+                best, off = (cols, rows), away
+    return best
+
+
+def read_size(text: str, option: str = "--image-size") -> Size:
+    """Read ``1920x1080``: width and height in pixels.
+
+    Examples
+    --------
+    >>> read_size("1920x1080")
+    (1920, 1080)
+    """
+    found = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
+    if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
+        raise InputError(
+            f"{option} {text!r}",
+            f"must be width x height in pixels from 1 to {MAX_SIDE}, such as 1920x1080",
+        )
+    return int(found[1]), int(found[2])
