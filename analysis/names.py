@@ -131,6 +131,12 @@ def _autoscalers() -> list[dict[str, Any]]:
     return _titles(SCALERS)
 
 
+def _benchmarks() -> list[dict[str, Any]]:
+    from .studies.benchmark import BENCHMARKS
+
+    return _titles(BENCHMARKS)
+
+
 def _routings() -> list[dict[str, Any]]:
     from ..workloads.routing import ROUTINGS
 
@@ -247,6 +253,7 @@ LISTS = {
     "traces": _traces,
     "kernels": _kernels,
     "forms": _forms,
+    "benchmarks": _benchmarks,
     "experiments": _experiments,
 }
 

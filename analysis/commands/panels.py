@@ -8,7 +8,17 @@ from typing import Any
 import typer.core
 
 COMMANDS = {
-    "Ask": ("simulate", "roofline", "compare", "capacity", "plan", "design", "sweep", "pareto"),
+    "Ask": (
+        "simulate",
+        "roofline",
+        "compare",
+        "capacity",
+        "plan",
+        "benchmark",
+        "design",
+        "sweep",
+        "pareto",
+    ),
     "Look closer": (
         "inspect",
         "layout",

@@ -20,6 +20,7 @@ _HOMES = {
     "InputError": "workloads.errors",
     "Scenario": "simulator.scenario",
     "afd": "analysis.answers.afd",
+    "benchmark": "analysis.studies.benchmark",
     "calibrate": "analysis.validate.calibrate",
     "calibrate_run": "analysis.validate.hosts",
     "capacity": "analysis.studies.capacity",
@@ -85,6 +86,7 @@ __all__ = [
     "Scenario",
     "__version__",
     "afd",
+    "benchmark",
     "calibrate",
     "calibrate_run",
     "capacity",
@@ -173,6 +175,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.reference.kinds import measuring_script, schema, template
     from opbyte.analysis.report.simulation import ops_by_share
     from opbyte.analysis.reproduce import reproduce
+    from opbyte.analysis.studies.benchmark import benchmark
     from opbyte.analysis.studies.capacity import capacity
     from opbyte.analysis.studies.design import design_describe
     from opbyte.analysis.studies.front import front

@@ -1,0 +1,52 @@
+"""Are quoted benchmarks scored by their rules, without contradiction?"""
+
+from __future__ import annotations
+
+import pytest
+
+from opbyte import InputError, benchmark
+from opbyte.analysis.names import catalog
+
+
+def test_the_server_keeps_its_level_and_all_at_once_is_never_slower() -> None:
+    found = benchmark("mlperf-llama2-70b", "h100-x2", model="llama-3.2-1b", tolerance=0.2)
+    offline, server = found.to_dict()["rows"]
+    assert offline["output_tokens_per_s"] >= server["output_tokens_per_s"] > 0
+    assert server["ttft_s_p99"] <= 2.0
+    assert server["tpot_s_p99"] <= 0.2
+    # Below overload the rate is the load times the mean answer, of 294 tokens.
+    assert server["output_tokens_per_s"] == pytest.approx(294 * server["requests_per_s"], rel=0.06)
+    assert offline["output_tokens_per_s_per_device"] == offline["output_tokens_per_s"] / 2
+    assert all(
+        p["version"].startswith("MLPerf Inference v4.1") for p in found.to_dict()["published"]
+    )
+    assert "trademark" in found.blocks()[-1]
+
+
+def test_a_curve_has_a_point_for_each_closed_loop() -> None:
+    found = benchmark("inferencex-1k1k", "h100-x1", model="llama-3.2-1b")
+    rows = found.to_dict()["rows"]
+    assert [row["clients"] for row in rows] == [4, 8, 16, 32, 64, 128, 256]
+    rates = [row["output_tokens_per_s"] for row in rows]
+    assert rates == sorted(rates)
+    paces = [row["tpot_s_mean"] for row in rows]
+    assert paces == sorted(paces)
+
+
+def test_what_cannot_be_asked() -> None:
+    with pytest.raises(InputError, match="unknown benchmark 'mlperf'"):
+        benchmark("mlperf", "h100-x8")
+    with pytest.raises(InputError, match="is set by mlperf-llama2-70b"):
+        benchmark("mlperf-llama2-70b", "h100-x8", input_len=3)
+    with pytest.raises(InputError, match="does not fit"):
+        benchmark("mlperf-llama3.1-405b", "l4-x1" if "l4" in _names() else "rtx-4090-x1")
+
+
+def _names() -> set[str]:
+    return {row["name"] for row in catalog("devices")}
+
+
+def test_benchmarks_are_listed() -> None:
+    assert {"mlperf-llama2-70b", "inferencex-1k1k"} <= {
+        row["name"] for row in catalog("benchmarks")
+    }
