@@ -14,6 +14,7 @@ setup(
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
         "opbyte.analysis.reproduce": ["values/*.yaml"],
+        "opbyte.analysis.studies.design": ["spaces/*.yaml"],
         "opbyte.devices": [
             "specs/*.yaml",
             "specs/calibrated/*.yaml",

@@ -183,6 +183,17 @@ def _traces() -> list[dict[str, Any]]:
     ]
 
 
+def _spaces() -> list[dict[str, Any]]:
+    from .studies.design.space import read_space, spaces
+
+    rows = []
+    for name, path in spaces().items():
+        space = read_space(path)
+        rows.append({"name": name, "designs": space.size, "searched": ", ".join(space.names),
+                     "models": ", ".join(space.models), "title": space.title})  # fmt: skip
+    return rows
+
+
 def _experiments() -> list[dict[str, Any]]:
     from .reproduce import list_experiments
 
@@ -254,6 +265,7 @@ LISTS = {
     "kernels": _kernels,
     "forms": _forms,
     "benchmarks": _benchmarks,
+    "spaces": _spaces,
     "experiments": _experiments,
 }
 

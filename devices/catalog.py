@@ -255,6 +255,7 @@ def _system_file(
     raw: dict[str, Any], path: Path, parameters: Mapping[str, Any] | None
 ) -> tuple[SystemSpec, dict[str, str]]:
     device, host = raw.pop("device"), raw.pop("host", None)
+    raw.pop("design", None)  # what a search makes of it (`analysis.studies.design`)
     table = source_table(raw, path)
     tree = describe(raw, path).tree
     mapping, inner = inherited(device, path)
@@ -287,6 +288,24 @@ def _own_device(description: Description) -> tuple[DeviceSpec, dict[str, str]]:
     if not description.path.resolve().is_relative_to(_folder().resolve()):
         _refuse_taken(spec.name, f"{description.path}: name")
     return spec, sources
+
+
+def system_template(path: Path) -> Template:
+    """The device of a system's file with its expressions open.
+
+    Raises
+    ------
+    SpecError
+        No system's file.
+    """
+    raw = read_yaml(path)
+    device = raw.get("device")
+    if isinstance(device, dict):
+        return Template(describe(device, path, _find, IDENTITY, source_table(raw, path)))
+    if not isinstance(device, str):
+        raise SpecError(f"{path}: device", "must be a name, a path or a device description")
+    found = _lookup(device)
+    return device_template(found if found is not None else _find(device, path))
 
 
 def _refuse_taken(name: str, where: str) -> None:

@@ -31,6 +31,7 @@ from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.timeline import Sent, Shown, write_streams, write_timeline
 from ..studies.capacity_result import Capacity
+from ..studies.design import DesignAnswer
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.search import DesignSearch
@@ -91,6 +92,16 @@ def _search(result: DesignSearch | StreamSearch, folder: OutputFolder) -> None:
     """Write the figure of the front and search.json."""
     folder.figure("front.png", result.drawings()[0].figure)
     folder.answer("search.json", result)
+
+
+@write_files.register
+def _design(result: DesignAnswer, folder: OutputFolder) -> None:
+    """Write the figure of the front, the simulated designs, the best as a system, and design.json."""
+    for drawing in result.drawings():
+        folder.figure("front.png", drawing.figure)
+    folder.frame("designs.csv", result.frame())
+    folder.text("best.yaml", result.text)
+    folder.answer("design.json", result)
 
 
 @write_files.register

@@ -28,6 +28,7 @@ _HOMES = {
     "compare": "analysis.answers.compare",
     "compare_demo": "analysis.answers.demo",
     "describe": "analysis.answers.description",
+    "design": "analysis.studies.design",
     "design_describe": "analysis.studies.design",
     "dram": "analysis.answers.dram",
     "fastest_training": "analysis.answers.train_search",
@@ -94,6 +95,7 @@ __all__ = [
     "compare",
     "compare_demo",
     "describe",
+    "design",
     "design_describe",
     "dram",
     "fastest_training",
@@ -177,7 +179,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.reproduce import reproduce
     from opbyte.analysis.studies.benchmark import benchmark
     from opbyte.analysis.studies.capacity import capacity
-    from opbyte.analysis.studies.design import design_describe
+    from opbyte.analysis.studies.design import design, design_describe
     from opbyte.analysis.studies.front import front
     from opbyte.analysis.studies.kernel_sweep import sweep_kernels
     from opbyte.analysis.studies.pareto import pareto

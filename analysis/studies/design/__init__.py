@@ -1,5 +1,8 @@
 """`opbyte design`: devices that nobody has built yet, found; and what a device takes."""
 
 from .describe import design_describe
+from .result import DesignAnswer
+from .run import design
+from .space import spaces
 
-__all__ = ["design_describe"]
+__all__ = ["DesignAnswer", "design", "design_describe", "spaces"]

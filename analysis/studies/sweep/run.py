@@ -190,19 +190,19 @@ def sweep(
     folder = Path(out) if out is not None else Path(path.stem)
     version = code_version()
     known: dict[str, str] = {}
-    points = {_key(point, version, known): point for point in plan.points()}
+    points = {key_of(point, version, known): point for point in plan.points()}
     if not points:
         raise InputError(f"{path}: constraints", "leave no point")
     with OutputFolder(folder) as files:
         with Dataset(folder) as data:
             missing = [
-                (k, p.settings) for k, p in points.items() if not _is_stored(k, p, data, known)
+                (k, p.settings) for k, p in points.items() if not is_stored(k, p, data, known)
             ]
             stored = len(points) - len(missing)
             if told is not None:
                 told(stored, len(points))
             with closing(
-                _source([point for _, point in missing], version, workers, dask)
+                outcomes([point for _, point in missing], version, workers, dask)
             ) as finished:
                 for i, (number, outcome) in enumerate(finished, 1):
                     data.append(*missing[number], version, outcome)
@@ -218,7 +218,7 @@ def sweep(
     return result
 
 
-def _source(
+def outcomes(
     points: Sequence[Mapping[str, Any]], version: str, workers: int | None, dask: str | None
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Where outcomes come from; closing it ends the workers."""
@@ -230,13 +230,13 @@ def _source(
             yield from crew.run(call, points, lost)
 
 
-def _key(point: Point, version: str, known: dict[str, str]) -> str:
+def key_of(point: Point, version: str, known: dict[str, str]) -> str:
     """Digest of everything a point's outcome depends on; of files, what they hold."""
     files = identity(point.settings, known)
     return digest_of({"point": {**point.settings, **files}, "code": version})
 
 
-def _is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> bool:
+def is_stored(key: str, point: Point, data: Dataset, known: dict[str, str]) -> bool:
     """Whether a point's result is there, and stands for what the files hold now."""
     digests = identity(point.settings, known).values()
     return key in data.stored and not any(d.startswith(UNREADABLE) for d in digests)

@@ -1,0 +1,211 @@
+"""What a design can reach at best, without simulating it: roofs of its processors, and its memory.
+
+A decoding step of the whole batch lasts at least as long as its ops do one after another, each on the
+processor where it is fastest, or on all at once where experts are shared. Time a token falls with the batch, so no
+step of fewer sequences, and none that prefills beside, makes more tokens a second. The ops come once for a
+model and layout; a design costs only their roofs. A forecast places the same ops by the design's own rule, and
+adds the prompts: it is near, and bounds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from ....devices.device import Processor, SharedMemoryDevice
+from ....devices.spec import DeviceSpec, SystemSpec
+from ....simulator.deploy.placement import PLACEMENTS, processors_of, regions
+from ....simulator.scenario.option import options_of
+from ....simulator.scenario.parts import DeployOptions
+from ....simulator.step.costing import PlacedOp, StageCost
+from ...answers.step import step_of
+
+WHOLE = "xpu-only"
+"""A rule that leaves every op whole: the design's own places it then."""
+QUANTILES = ("mean", "p50", "p90", "p99")
+DEPLOY = frozenset(p.name for p in options_of(DeployOptions))
+
+
+@dataclass(frozen=True, slots=True)
+class Ops:
+    """The ops of one step: of the slowest rank, without exchanges, and what these take [s]."""
+
+    ops: tuple[PlacedOp, ...]
+    exchanged_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The steps of a layout, as a design is priced on them.
+
+    Attributes
+    ----------
+    decode, middle : Ops
+        Of all sequences, at the least context that they have, and at the mean one.
+    prompt : Ops
+        Of one prompt alone.
+    batch : int
+        Sequences of the whole system.
+    devices, passes : int
+        Devices of the system; batches under way at a time: pipeline stages.
+    rule, splitter : str
+        Of its placement; experts may run on two processors at once where it shares.
+    measured : bool
+        Times come from fitted kernels: bounds take nominal roofs.
+    output_len : int
+        Mean tokens of a request.
+    """
+
+    decode: Ops
+    middle: Ops
+    prompt: Ops
+    batch: int
+    devices: int
+    passes: int
+    rule: str
+    splitter: str
+    measured: bool
+    output_len: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """At best: seconds of a step, and dynamic joules of all its ops."""
+
+    seconds: float
+    joules: float
+
+
+def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Step | None:
+    """The steps of a workload with a fixed number of sequences; None of any other."""
+    batch, context = workload.get("closed_loop"), workload.get("input_len")
+    length = workload.get("output_len")
+    if None in (batch, context, length) or workload.get("overlap") not in (None, "none"):
+        return None
+    if system.mapping.separate:
+        return None
+    fixed = workload.get("lengths") in (None, "fixed")
+    options = {k: v for k, v in workload.items() if k in DEPLOY}
+    rule = str(options.get("placement") or system.mapping.placement)
+    options["placement"] = WHOLE
+
+    def ops(decodes: int, at: int, prompt: int) -> Ops:
+        return _ops(step_of(model, system, decodes, at, prompt, options)[1])
+
+    d, stage = step_of(model, system, int(batch), int(context) if fixed else 1, 0, options)
+    return Step(
+        _ops(stage), ops(int(batch), int(context) + int(length) // 2, 0), ops(0, 0, int(context)),
+        int(batch), d.system.nodes * d.system.devices_per_node, len(stage.stages), rule,
+        d.system.mapping.splitter, d.device.measured, int(length),
+    )  # fmt: skip
+
+
+def _ops(stage: StageCost) -> Ops:
+    """Ops of the slowest rank; partial sums come with the placement of experts."""
+    critical = [p for p in stage.ops if p.critical]
+    own = tuple(
+        p for p in critical if p.op.layer != "communication" and p.op.kind != "partial_sums"
+    )
+    sent = sum(p.cost.seconds * p.count for p in critical if p.op.layer == "communication")
+    return Ops(tuple(_merged(own)), sent)
+
+
+def _merged(ops: Sequence[PlacedOp]) -> Iterator[PlacedOp]:
+    """Equal ops of layers that follow each other as one of so many layers: experts come one by one."""
+    last: PlacedOp | None = None
+    for placed in ops:
+        if last is not None and _equal(last, placed):
+            last = replace(last, count=last.count + placed.count)
+            continue
+        if last is not None:
+            yield last
+        last = placed
+    if last is not None:
+        yield last
+
+
+def _equal(a: PlacedOp, b: PlacedOp) -> bool:
+    one, other = a.op, b.op
+    if (one.kind, one.flops, one.bytes, a.devices) != (
+        other.kind,
+        other.flops,
+        other.bytes,
+        b.devices,
+    ):
+        return False
+    if one.loads is None or other.loads is None:
+        return False  # dense ops come with their count
+    return bool(np.array_equal(one.loads.tokens, other.loads.tokens))
+
+
+def reach(step: Step, built: SharedMemoryDevice) -> Reach:
+    """The least time and energy of a decoding step on a device."""
+    processors = processors_of(built)
+    seconds, joules = step.decode.exchanged_s, 0.0
+    for placed in step.decode.ops:
+        able = [p for p in processors if p.can_run(placed.op.kind)]
+        took, spent = _least(placed, able, step)
+        seconds += took * placed.count
+        joules += spent * placed.count * placed.devices
+    return Reach(seconds, joules)
+
+
+def priced(found: Ops, step: Step, built: SharedMemoryDevice, mixed: bool) -> Reach:
+    """A step's time and energy as the design's own rule places its ops."""
+    seconds, joules = found.exchanged_s, 0.0
+    for count, part in groupby(found.ops, key=lambda p: (p.count, p.devices)):
+        placed = regions([p.op for p in part], built, step.rule, mixed, step.splitter)
+        for region in built.run(placed):
+            seconds += region.seconds * count[0]
+            spent = sum(cost.total_joules for _, _, cost in region.ops)
+            joules += spent * count[0] * count[1]
+    return Reach(seconds, joules)
+
+
+def _least(placed: PlacedOp, able: Sequence[Processor], step: Step) -> tuple[float, float]:
+    """Time and energy of one op where each is least."""
+    op, shared = placed.op, PLACEMENTS[step.rule].shares
+    joules = 0.0 if step.measured else min(p.base.cost(op).total_joules for p in able)
+    if step.measured or any(p.model is not p.base for p in able):
+        roofs = [(p.peak[op.dtype], p.bandwidth, 0.0) for p in able]
+    else:
+        found = [p.base.roof(op.dtype) for p in able]
+        roofs = [(r.peak * r.compute_efficiency, r.bandwidth * r.memory_efficiency, r.launch_s)
+                 for r in found]  # fmt: skip
+    if shared and op.kind == "experts" and len(able) > 1:
+        peak, wide = sum(r[0] for r in roofs), sum(r[1] for r in roofs)
+        return max(op.flops / peak, op.bytes / wide) + min(r[2] for r in roofs), joules
+    return min(max(op.flops / r[0], op.bytes / r[1]) + r[2] for r in roofs), joules
+
+
+def at_best(found: Reach, step: Step, device: DeviceSpec, price: float | None) -> dict[str, float]:
+    """The metrics that have a bound: the most tokens a second, the least energy and cost of one."""
+    rate = step.batch * step.passes / found.seconds
+    static = device.static_W * step.devices / rate
+    joules = found.joules / step.batch
+    out = {
+        "output_tokens_per_s": rate,
+        "tokens_per_s_per_device": rate / step.devices,
+        "joules_per_token": joules + static,
+    }
+    if price:
+        out["usd_per_million_tokens"] = price * step.devices / 3600 / rate * 1e6
+    return out
+
+
+def forecast(
+    step: Step, built: SharedMemoryDevice, device: DeviceSpec, price: float | None
+) -> dict[str, float]:
+    """What a request promises: its decodes at the mean context, and a prompt for each sequence."""
+    decode = priced(step.middle, step, built, False)
+    prompt = priced(step.prompt, step, built, True)
+    seconds = decode.seconds + prompt.seconds * step.batch / step.output_len
+    joules = decode.joules + prompt.joules * step.batch / step.output_len
+    out = at_best(Reach(seconds, joules), step, device, price)
+    times = {f"{name}_{q}": seconds for name in ("tpot_s", "tbt_s") for q in QUANTILES}
+    more = {"tokens_per_s_per_user": 1 / seconds, "ttft_s_mean": prompt.seconds}
+    return out | times | more

@@ -1,0 +1,133 @@
+"""Designs of a space with what they take, and what they promise, before any is simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from ....devices.catalog import describe_system
+from ....devices.device import build_device
+from ....devices.silicon.describe import Silicon, silicon_of
+from ....devices.spec import DeviceSpec
+from ....workloads.digest import digest_of
+from ....workloads.errors import InputError
+from ....workloads.specfile import build
+from ..sweep.axes import Value
+from .bounds import Step, at_best, forecast, reach, step_for
+from .goals import EDAP, MADE, SILICON
+from .space import Space
+
+Figures = Mapping[str, float | None]
+
+
+@dataclass(slots=True)
+class Design:
+    """One design.
+
+    Attributes
+    ----------
+    values : tuple
+        Of the searched parameters.
+    silicon : Silicon
+    bound, forecast : mapping of str to float
+        Metrics over all models at best, and as a step of each promises.
+    metrics : mapping or None
+        What its simulations gave.
+    error : str or None
+        Why it cannot be simulated.
+    """
+
+    values: tuple[Value, ...]
+    device: DeviceSpec
+    silicon: Silicon
+    bound: Figures = field(default_factory=dict)
+    forecast: Figures = field(default_factory=dict)
+    metrics: Figures | None = None
+    error: str | None = None
+
+
+class Forecaster:
+    """Bounds and forecasts of a space's designs; ops of a layout come once."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._steps: dict[str, Step | None] = {}
+
+    def describe(self, values: tuple[Value, ...]) -> Design:
+        """A design with its area, power and cost."""
+        parameters = self.space.parameters(values)
+        device = build(DeviceSpec, self.space.template.at(parameters))[0]
+        return Design(values, device, silicon_of(device))
+
+    def judge(self, design: Design) -> None:
+        """Work out bounds and forecasts of a design; an error of its layout makes it one."""
+        bounds: list[dict[str, float]] = []
+        promised: list[dict[str, float]] = []
+        options, device = self.space.options(design.values), design.device
+        price, built = device.price_USD_per_hour, build_device(device)
+        try:
+            for model, workload in product(self.space.models, self.space.workloads):
+                step = self._step(model, {**workload, **options}, design)
+                if step is None:
+                    bounds.append({})
+                    promised.append({})
+                    continue
+                bounds.append(at_best(reach(step, built), step, device, price))
+                promised.append(forecast(step, built, device, price))
+        except InputError as error:
+            design.error = str(error)
+            return
+        own = design.silicon.values()
+        design.bound = together(self.space, bounds, own)
+        design.forecast = together(self.space, promised, own)
+
+    def _step(self, model: str, load: Mapping[str, Any], design: Design) -> Step | None:
+        device = design.device
+        links = (device.link, device.node_link, device.bridge, device.host)
+        shape = (device.memory.stacks, device.memory.spaces, sorted(device.processors))
+        key = digest_of((model, dict(load), [str(each) for each in links], shape))
+        if key not in self._steps:
+            system, _ = describe_system(self.space.path, self.space.parameters(design.values))
+            self._steps[key] = step_for(system, model, load)
+        return self._steps[key]
+
+
+def together(space: Space, each: Sequence[Figures], silicon: Figures) -> dict[str, float | None]:
+    """Metrics over all models and workloads, with those of the silicon and what follows of both."""
+    weights = space.goals.weights
+    per = len(each) // len(weights) if weights else 0
+    names = dict.fromkeys(name for figures in each for name in figures)
+    goals = space.goals
+    out: dict[str, float | None] = {}
+    for name in names:
+        values = [figures.get(name) for figures in each]
+        if not all(v is None or isinstance(v, (int, float)) for v in values):
+            continue
+        out[name] = goals.together(name, values, per)
+    out |= silicon
+    joules, pace, area = (out.get(n) for n in ("joules_per_token", "tpot_s_mean", "area_mm2"))
+    out[EDAP] = None if None in (joules, pace, area) else float(joules * pace * area)  # type: ignore[operator]
+    return out
+
+
+def needed(space: Space, designs: Sequence[Design]) -> None:
+    """Refuse metrics of the silicon that no design has.
+
+    Raises
+    ------
+    InputError
+        An area, power or cost without a value; the line says what the description lacks.
+    """
+    asked = set(space.goals.names)
+    if EDAP in asked:
+        asked.add("area_mm2")
+    for name in SILICON:
+        if name in asked and all(d.silicon.values()[name] is None for d in designs):
+            raise InputError(name, getattr(designs[0].silicon, name).why.removeprefix(f"{name} "))
+
+
+def settled(names: Sequence[str]) -> tuple[str, ...]:
+    """Of metrics those that no simulation is needed for."""
+    return tuple(name for name in names if name in MADE and name != EDAP)

@@ -1,0 +1,131 @@
+"""What designs are judged by: goals, limits, and how several models count together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ....workloads.errors import InputError, nearest
+from ..sweep.expression import Expression, parse
+from ..sweep.study import FIGURES
+
+SILICON = ("area_mm2", "watts", "usd")
+"""Metrics of a design that no simulation is needed for."""
+EDAP = "edap"
+"""Energy a token x time a token x area [J s mm2]."""
+MADE = (*SILICON, EDAP)
+METRICS = frozenset(FIGURES) | set(MADE)
+MORE = ("per_s", "goodput", "attainment", "steady", "per_user", "per_device")
+"""Parts of names of metrics of which more is better; of all others less is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """Goals (metric -> max or min), limits, and how models are weighed.
+
+    `across` is "mean" (geometric, `weights` by model) or "worst".
+    """
+
+    wanted: Mapping[str, str]
+    limits: tuple[Expression, ...]
+    across: str
+    weights: tuple[float, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every metric that is asked about, goals first."""
+        asked = [name for limit in self.limits for name in sorted(limit.names)]
+        return tuple(dict.fromkeys([*self.wanted, *asked]))
+
+    def together(self, name: str, values: Sequence[float | None], each: int = 1) -> float | None:
+        """One value of a metric over all models: their mean or the worst; None where one lacks it.
+
+        A model has `each` values, one a workload, one after another.
+        """
+        known = [float(v) for v in values if v is not None]
+        if len(known) < len(values):
+            return None
+        if self.across == "worst":
+            return min(known) if direction(name, self.wanted) == "max" else max(known)
+        weights = [w / each for w in self.weights for _ in range(each)]
+        if min(known) <= 0:
+            return sum(w * v for w, v in zip(weights, known, strict=True))
+        return math.exp(sum(w * math.log(v) for w, v in zip(weights, known, strict=True)))
+
+
+def direction(name: str, wanted: Mapping[str, str]) -> str:
+    """Whether more or less of a metric is better."""
+    if name in wanted:
+        return wanted[name]
+    return "max" if any(part in name for part in MORE) else "min"
+
+
+def read_goals(given: Any, where: str) -> dict[str, str]:
+    """Goals of a text (``output_tokens_per_s,area_mm2:min``) or a mapping.
+
+    Raises
+    ------
+    InputError
+        None, an unknown metric, or a direction that is neither max nor min.
+    """
+    if isinstance(given, str):
+        label, pairs = "--goal", [part.strip().partition(":") for part in given.split(",")]
+        given = {name: goal or direction(name, {}) for name, _, goal in pairs if name}
+    else:
+        label = f"{where}.goals"
+    if not isinstance(given, dict) or not given:
+        raise InputError(label, "needs metrics, for example output_tokens_per_s:max,area_mm2:min")
+    for name, goal in given.items():
+        if name not in METRICS:
+            raise InputError(f"{label} {name}", f"unknown metric{nearest(str(name), METRICS)}")
+        if goal not in ("max", "min"):
+            raise InputError(f"{label} {name}", f"must be max or min, not {goal!r}")
+    return {str(name): str(goal) for name, goal in given.items()}
+
+
+def read_limits(given: Any, where: str) -> tuple[Expression, ...]:
+    """Limits of a text by commas (``area_mm2<=814,watts<=700``) or a list.
+
+    Raises
+    ------
+    InputError
+        No condition, or an unknown metric.
+    """
+    if given is None:
+        return ()
+    texts = [part for part in given.split(",") if part.strip()] if isinstance(given, str) else given
+    label = "--budget" if isinstance(given, str) else f"{where}.limits"
+    if not isinstance(texts, list):
+        raise InputError(label, "must be conditions by commas, for example area_mm2<=814")
+    return tuple(parse(text, label, METRICS) for text in texts)
+
+
+def read_across(given: Any, models: Sequence[str]) -> tuple[str, tuple[float, ...]]:
+    """How models count together: ``mean``, ``worst``, or weights (``A=2,B=1``).
+
+    Raises
+    ------
+    InputError
+        Neither, or a weight that is missing or not above 0.
+    """
+    equal = tuple(1.0 / len(models) for _ in models)
+    if given in ("mean", "worst"):
+        return str(given), equal
+    pairs = [part.partition("=") for part in str(given).split(",")]
+    found = {name.strip(): value for name, sign, value in pairs if sign}
+    try:
+        weights = [float(found[name]) for name in models]
+    except (KeyError, ValueError):
+        weights = []
+    if (
+        len(found) != len(models)
+        or not weights
+        or min(weights) <= 0
+        or not all(map(math.isfinite, weights))
+    ):
+        reason = f"must be mean, worst, or a weight above 0 for each model: {'=1,'.join(models)}=1"
+        raise InputError("--across", reason)
+    total = sum(weights)
+    return "mean", tuple(w / total for w in weights)

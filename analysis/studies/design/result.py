@@ -1,0 +1,181 @@
+"""The answer of `opbyte design`: a sentence, a front with what limits each design, and prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...show.result import Drawing, Result
+from ...show.text import show
+from .designs import Design
+from .goals import EDAP, SILICON, direction
+from .searching import Found
+from .space import Space
+from .why import Limit, Shadow
+
+MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class DesignAnswer(Result):
+    """What a search found; see `design`.
+
+    Attributes
+    ----------
+    found : Found
+        Every design of the space.
+    front : tuple of Design
+        Simulated ones that meet the limits and that none beats, the best in the first goal first.
+    limits : tuple of tuples
+        What limits each of them, model by model.
+    prices : tuple of Shadow
+        At the first of the front.
+    reference : Design or None
+        The space's own, simulated.
+    text : str
+        The best design as a system's file.
+    """
+
+    space: Space
+    found: Found
+    front: tuple[Design, ...]
+    limits: tuple[tuple[Limit, ...], ...]
+    prices: tuple[Shadow, ...]
+    reference: Design | None
+    text: str
+    method: str
+    seed: int
+
+    @property
+    def best(self) -> Design:
+        return self.front[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        space = self.space
+        return {
+            "space": space.path.stem,
+            "models": list(space.models),
+            "workloads": [dict(load) for load in space.workloads],
+            "goals": dict(space.goals.wanted),
+            "limits": [limit.text for limit in space.goals.limits],
+            "across": space.goals.across,
+            "method": self.method,
+            "seed": self.seed,
+            "evaluated": len(self.found.every),
+            "simulated": len(self.found.simulated),
+            "left_out": self.found.left_out,
+            "front": [
+                self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)
+            ],
+            "reference": None if self.reference is None else self._entry(self.reference, ()),
+            "shadow_prices": [price.to_dict() for price in self.prices],
+            "headline": self.headline(),
+        }
+
+    def _entry(self, design: Design, limits: Sequence[Limit]) -> dict[str, Any]:
+        metrics = design.metrics or {}
+        goals = self.space.goals.names
+        own = {n: getattr(design.silicon, n) for n in SILICON}
+        intervals = {n: e.interval and list(e.interval) for n, e in own.items()}
+        return {
+            "parameters": self.space.told(design.values),
+            "metrics": {name: metrics.get(name) for name in (*goals, *_also(goals))},
+            **{name: each.value for name, each in own.items()},
+            "intervals": intervals,
+            "why": "; ".join(limit.text() for limit in limits),
+        }
+
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        return [self._flat(design) for design in self.found.every if design.metrics is not None]
+
+    def _flat(self, design: Design) -> dict[str, Any]:
+        metrics = design.metrics or {}
+        names = dict.fromkeys((*self.space.goals.names, *SILICON, EDAP))
+        return {**self.space.told(design.values), **{n: metrics.get(n) for n in names},
+                "front": design in self.front}  # fmt: skip
+
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        out = []
+        for design in self.front[:MOST_SHOWN]:
+            row = self._flat(design)
+            del row["front"]
+            out.append({k: v for k, v in row.items() if v is not None})
+        known = set.intersection(*(set(row) for row in out)) if out else set()
+        return [{k: v for k, v in row.items() if k in known} for row in out]
+
+    def headline(self) -> str:
+        """The best design in a sentence, what it gains on the reference, and what limits it."""
+        told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(self.best.values).items())
+        within = " and ".join(limit.text for limit in self.space.goals.limits)
+        text = (
+            f"For {' and '.join(self.space.models)}{f' within {within}' if within else ''}: {told}"
+        )
+        text += "".join(f"; {part}" for part in self._against())
+        if self.limits and self.limits[0]:
+            text += f". What limits it: {'; '.join(limit.text() for limit in self.limits[0])}"
+        return text + "."
+
+    def _against(self) -> list[str]:
+        """The best design against the reference: goals, and area at which it is so."""
+        if self.reference is None or self.reference is self.best or self.reference.metrics is None:
+            return ["the reference itself"] if self.reference is self.best else []
+        out = []
+        names = dict.fromkeys((*self.space.goals.wanted, "area_mm2"))
+        for name in names:
+            mine, old = (self.best.metrics or {}).get(name), self.reference.metrics.get(name)
+            if mine is None or not old:
+                continue
+            out.append(f"{name} {mine / old - 1:+.1%}")
+        return [f"against the reference {', '.join(out)}"] if out else []
+
+    def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
+        every, done = len(self.found.every), len(self.found.simulated)
+        left = ", ".join(f"{n:,} {why}" for why, n in self.found.left_out.items() if n)
+        goals = ", ".join(f"{goal} {name}" for name, goal in self.space.goals.wanted.items())
+        out: list[str | Sequence[Mapping[str, Any]]] = [
+            self.headline(),
+            f"{every:,} designs judged, {done:,} simulated; left out: {left or 'none'}",
+            f"front of {goals}:",
+            self.rows(),
+        ]
+        if self.prices:
+            out += ["what one more unit is worth at the first of them:",
+                    [{"of": p.of, "unit": p.unit, "changes": f"{p.share:+.3%}", "how": p.how}
+                     for p in self.prices]]  # fmt: skip
+        out.append(self._sure())
+        return out
+
+    def _sure(self) -> str:
+        parts = []
+        for name in SILICON:
+            found = getattr(self.best.silicon, name)
+            if found.value is not None and found.interval is not None:
+                low, high = found.interval
+                parts.append(f"{name} {show(found.value)} ({show(low)} to {show(high)})")
+        text = ", ".join(parts) or "neither area, power nor cost is known of it"
+        return f"How sure: {text}; 80% intervals of the models, see opbyte design describe."
+
+    def drawings(self) -> Sequence[Drawing]:
+        import pandas as pd
+
+        from ...plots import trade_off
+
+        wanted = dict(self.space.goals.wanted)
+        if len(wanted) == 1:
+            own = next((n for n in SILICON if self.best.silicon.values()[n] is not None), None)
+            if own is None:
+                return []
+            wanted[own] = direction(own, {})
+        known = [d for d in self.found.every if d.metrics is not None]
+        table = pd.DataFrame([self._flat(d) for d in known])
+        title = f"{self.space.title}: {' and '.join(self.space.models)}"
+        figure = trade_off(table, dict(list(wanted.items())[::-1]), self.space.names, title)
+        text = "Every simulated design; labels are those on the front. What bounds excluded is not drawn."
+        return [Drawing(figure, text)]
+
+
+def _also(goals: Sequence[str]) -> tuple[str, ...]:
+    """Metrics that are told beside those asked about."""
+    usual = ("output_tokens_per_s", "tpot_s_mean", "ttft_s_p99", "joules_per_token", EDAP)
+    return tuple(name for name in usual if name not in goals)

@@ -1,0 +1,276 @@
+"""`opbyte design`: judge all designs of a space, simulate those that may be best, say which and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ....devices.catalog import describe_system
+from ....workloads.errors import InputError
+from ....workloads.requests.options import check_count
+from ...answers.description import Shown
+from ...parallel import Told
+from ...parallel.local import MAX_WORKERS
+from ...show.provenance import code_version
+from ...show.text import show
+from ..sweep.axes import Value
+from ..sweep.dataset import Dataset
+from ..sweep.point import Outcome, evaluate
+from ..sweep.run import is_stored, key_of, outcomes
+from ..sweep.study import Point
+from .designs import Design, Forecaster, needed, settled, together
+from .goals import SILICON, direction
+from .result import DesignAnswer
+from .searching import METHODS, Found, front_of, may_hold, search
+from .space import Space, read_space
+from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, along, limits_of, price_of
+
+LEAST = 12
+"""Simulations of a small space, whatever share of it they are."""
+
+
+def design(
+    space: str | Path,
+    *,
+    models: Sequence[str] | str | None = None,
+    workload: str | None = None,
+    goal: str | None = None,
+    budget: str | None = None,
+    across: str | None = None,
+    method: str = "bounds",
+    simulations: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    dask: str | None = None,
+    folder: str | Path | None = None,
+    told: Told | None = None,
+) -> DesignAnswer:
+    """Search a space of devices and mappings for what no other design beats.
+
+    Parameters
+    ----------
+    space : str or Path
+        A name of `opbyte list spaces`, or a system's file with a ``design:`` block.
+    models : sequence of str, or str by commas, optional
+        What is served; the space's own by default.
+    workload : str, optional
+        Options of a scenario, ``closed_loop=32,input_len=512,...``; several by semicolons.
+    goal, budget : str, optional
+        Metrics (``output_tokens_per_s,area_mm2:min``) and conditions (``area_mm2<=900``) by commas.
+    across : str, optional
+        mean, worst, or weights of the models (``A=2,B=1``).
+    method : str
+        "bounds", "exhaustive" or "random".
+    simulations : int, optional
+        Most designs simulated; a tenth of the space by default, 12 at least.
+    folder : str or Path, optional
+        Where results are kept: a later call simulates only what is missing.
+
+    Raises
+    ------
+    InputError
+        A wrong space, metric or limit, or no design within the limits: the line says how near any is.
+    """
+    if method not in METHODS:
+        raise InputError("--method", f"must be one of {', '.join(METHODS)}, not {method!r}")
+    workers = check_count(workers, "--workers", 1, MAX_WORKERS)
+    check_count(seed, "--seed", 0)
+    named = models.split(",") if isinstance(models, str) else models
+    plan = read_space(space, named, _workloads(workload), goal, budget, across)
+    most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
+    most = check_count(most, "--simulations", 1)
+    every = judged(plan, told)
+    with _kept(folder) as data:
+        runner = Runner(plan, data, workers, dask)
+        found = search(plan, every, runner.run, method, most, seed)
+        front = tuple(every[i] for i in front_of(plan.goals, every, found.simulated))
+        if not front:
+            raise InputError("--budget", _nothing(plan, found))
+        reference = _reference(plan, every, runner)
+        limits = tuple(tuple(limits_of(plan, one)) for one in front)
+        prices = (*_resources(plan, front[0], every, runner), *_rates(plan, front[0], runner))
+    system, sources = describe_system(plan.path, plan.parameters(front[0].values))
+    text = Shown(system, sources).text()
+    return DesignAnswer(
+        plan, found, front, limits, prices, reference, text, method, seed
+    )  # fmt: skip
+
+
+def _workloads(text: str | None) -> list[dict[str, Value]] | None:
+    """Options by commas, workloads by semicolons."""
+    if text is None:
+        return None
+    out: list[dict[str, Value]] = []
+    for part in text.split(";"):
+        load: dict[str, Value] = {}
+        for pair in filter(None, (p.strip() for p in part.split(","))):
+            name, sign, value = pair.partition("=")
+            if not sign:
+                raise InputError("--workload", f"must be NAME=VALUE by commas, not {pair!r}")
+            load[name.strip()] = _number(value.strip())
+        out.append(load)
+    return out
+
+
+def _number(text: str) -> Value:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def judged(plan: Space, told: Told | None) -> list[Design]:
+    """Every design with its area, power, cost, bounds and forecast."""
+    forecaster, every = Forecaster(plan), []
+    values = plan.designs()
+    for i, one in enumerate(values):
+        every.append(forecaster.describe(one))
+        if i == 0:
+            needed(plan, every)
+        if may_hold(plan.goals, every[-1].silicon.values()):
+            forecaster.judge(every[-1])
+        else:
+            every[-1].bound = every[-1].silicon.values()
+        if told is not None and i % 64 == 0:
+            told(i, len(values))
+    needed(plan, every)
+    if not any(d.error is None and may_hold(plan.goals, d.bound) for d in every):
+        raise InputError("--budget", _nothing(plan, Found(every)))
+    return every
+
+
+def _kept(folder: str | Path | None) -> Any:
+    if folder is None:
+        return nullcontext(None)
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    return Dataset(path)
+
+
+class Runner:
+    """Simulates designs, each model under each workload, and keeps what came of them."""
+
+    def __init__(self, plan: Space, data: Dataset | None, workers: int, dask: str | None) -> None:
+        self.plan, self.data, self.workers, self.dask = plan, data, workers, dask
+        self.version = code_version()
+        self.known: dict[str, str] = {}
+        self.results: dict[str, Outcome] = {}
+
+    def run(self, designs: Sequence[Design]) -> None:
+        """Fill in the metrics of designs, or the error of one that cannot be simulated."""
+        loads = [(m, w) for m in self.plan.models for w in self.plan.workloads]
+        points = [[self.plan.point(d.values, m, w) for m, w in loads] for d in designs]
+        results = iter(self.outcomes([p for each in points for p in each]))
+        for one, each in zip(designs, points, strict=True):
+            got = [next(results) for _ in each]
+            errors = [o.error for o in got if o.error is not None]
+            if errors:
+                one.error = errors[0]
+                continue
+            metrics = [o.metrics or {} for o in got]
+            one.metrics = together(self.plan, metrics, one.silicon.values())  # type: ignore[arg-type]
+
+    def outcomes(self, points: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """What became of points, those that are known not run again."""
+        keys = [key_of(Point({}, dict(p)), self.version, self.known) for p in points]
+        stored = self.data.stored if self.data is not None else self.results
+        missing = {k: p for k, p in zip(keys, points, strict=True) if not self._has(k, p)}
+        todo = list(missing.items())
+        for number, outcome in self._source([p for _, p in todo]):
+            if self.data is not None:
+                self.data.append(*todo[number], self.version, outcome)
+            else:
+                self.results[todo[number][0]] = outcome
+        return [stored[key] for key in keys]
+
+    def _has(self, key: str, point: Mapping[str, Any]) -> bool:
+        if self.data is None:
+            return key in self.results
+        return is_stored(key, Point({}, dict(point)), self.data, self.known)
+
+    def _source(self, points: Sequence[Mapping[str, Any]]) -> Any:
+        if self.workers == 1 and self.dask is None:
+            return ((i, evaluate(p, self.version)) for i, p in enumerate(points))
+        return outcomes(points, self.version, self.workers, self.dask)
+
+
+def _resources(plan: Space, best: Design, every: Sequence[Design], runner: Runner) -> list[Shadow]:
+    """What more area, power and money is worth: the next design that gains by it, simulated."""
+    forecaster, out = Forecaster(plan), []
+    for name, unit in RESOURCES:
+        here = best.silicon.values()[name]
+        if here is None:
+            continue
+        near = [d for d in every if here < (d.silicon.values()[name] or 0.0) <= here * NEARBY]
+        for one in near:
+            if not one.forecast and one.error is None:
+                forecaster.judge(one)
+        other = along(plan, best, name, near)
+        if other is not None and other.metrics is None:
+            runner.run([other])
+        out.append(price_of(plan, best, other, name, unit))
+    return out
+
+
+def _reference(plan: Space, every: Sequence[Design], runner: Runner) -> Design | None:
+    """The space's own design, simulated whether or not it is within the limits."""
+    for one in every:
+        if one.values == plan.reference:
+            if one.metrics is None:
+                runner.run([one])
+            return one if one.metrics is not None else None
+    return None
+
+
+def _rates(plan: Space, best: Design, runner: Runner) -> list[Shadow]:
+    """What a little more bandwidth or capacity of the best design is worth, by simulating it."""
+    (goal, *_) = plan.goals.wanted
+    old = (best.metrics or {}).get(goal)
+    out: list[Shadow] = []
+    for what, (block, key, unit, name) in RATES.items():
+        value = getattr(getattr(best.device, block), key)
+        changed = replace(best, metrics=None, error=None)
+        loads = [(m, w) for m in plan.models for w in plan.workloads]
+        setting = f"system.device.{block}.{key}"
+        points = [{**plan.point(best.values, m, w), setting: value * (1 + STEP)} for m, w in loads]
+        got = runner.outcomes(points)
+        if any(o.error is not None for o in got) or not old:
+            continue
+        metrics = [o.metrics or {} for o in got]
+        new = together(plan, metrics, changed.silicon.values()).get(goal)  # type: ignore[arg-type]
+        if new is None:
+            continue
+        slope = (new - old) / (value * STEP / unit)
+        how = f"simulated with {STEP:.0%} more"
+        out.append(Shadow(what, name, slope, slope / old, how))
+    return out
+
+
+def _nothing(plan: Space, found: Found) -> str:
+    """Why no design is within the limits, and which limit how many break; what would be enough."""
+    errors = [one.error for one in found.every if one.error is not None]
+    if len(errors) == len(found.every):
+        return f"no design can be run: {errors[0]}"
+    parts = []
+    for limit in plan.goals.limits:
+        for name in sorted(limit.names):
+            known = [_value(one, name) for one in found.every]
+            values = [v for v in known if v is not None]
+            if not values or any(limit.holds({name: v}) for v in values):
+                continue
+            near = min(values) if direction(name, plan.goals.wanted) == "min" else max(values)
+            exact = "" if name in settled((name,)) else " at best"
+            parts.append(f"{limit.text} holds of none: {show(near)} is the nearest{exact}")
+    text = "; ".join(parts) or "the limits hold of no design together; loosen one"
+    return f"no design is within the limits: {text}"
+
+
+def _value(one: Design, name: str) -> float | None:
+    if one.metrics is not None and one.metrics.get(name) is not None:
+        return one.metrics[name]
+    return one.bound.get(name) if name not in SILICON else one.silicon.values()[name]

@@ -1,0 +1,142 @@
+"""Why a design is where it is, in terms of Op/B, and what one more unit of anything is worth there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ....devices.catalog import describe_system
+from ....simulator.deploy.placement import processors_of
+from ....workloads.errors import InputError
+from ...answers.step import step_of
+from ...show.text import show
+from .bounds import DEPLOY
+from .designs import Design
+from .goals import direction
+from .space import Space
+
+GROUPS = {"attention_decode": "decode attention", "mla_decode": "decode attention", "experts": "experts",
+          "partial_sums": "partial sums"}  # fmt: skip
+STEP = 0.01
+"""Share by which a rate is raised to see what it is worth."""
+RATES = {
+    "memory bandwidth": ("memory", "bandwidth_bytes_per_s", 1e9, "1 GB/s"),
+    "memory capacity": ("memory", "capacity_bytes", 2.0**30, "1 GiB"),
+    "link bandwidth": ("link", "bandwidth_bytes_per_s", 1e9, "1 GB/s"),
+}
+"""What is raised: block and key of the device, the unit in SI, and the unit's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """What takes most of a model's decoding step: a group of ops, its Op/B, and where it runs."""
+
+    model: str
+    group: str
+    op_per_byte: float | None
+    processor: str
+    ridge: float | None
+    bound: str
+    share: float
+
+    def text(self) -> str:
+        at = f" at {show(self.op_per_byte)} Op/B" if self.op_per_byte is not None else ""
+        roof = f" (ridge {show(self.ridge)} Op/B)" if self.ridge is not None else ""
+        return (
+            f"{self.model}: {self.group}{at} on {self.processor}{roof}, bound by {self.bound}, "
+            f"{self.share:.0%} of a decoding step"
+        )
+
+
+def limit_of(space: Space, design: Design, model: str, workload: Mapping[str, Any]) -> Limit | None:
+    """What limits a design on one model; None of a workload without a fixed number of sequences."""
+    load = {**workload, **space.options(design.values)}
+    if load.get("closed_loop") is None:
+        return None
+    context = int(load.get("input_len") or 0) + int(load.get("output_len") or 0) // 2
+    system = describe_system(space.path, space.parameters(design.values))[0]
+    options = {k: v for k, v in load.items() if k in DEPLOY}
+    d, stage = step_of(model, system, int(load["closed_loop"]), context, 0, options)
+    took: dict[tuple[str, str, str], list[float]] = {}
+    for p in stage.ops:
+        if not p.critical:
+            continue
+        exchange = p.op.layer == "communication"
+        group = "exchanges" if exchange else GROUPS.get(p.op.kind, "weights of all tokens")
+        row = took.setdefault((group, p.processor, p.cost.bound), [0.0, 0.0, 0.0])
+        row[0] += p.cost.seconds * p.count * p.exposed
+        row[1] += p.op.flops * p.count
+        row[2] += p.op.bytes * p.count
+    (group, where, bound), (seconds, flops, moved) = max(took.items(), key=lambda e: e[1][0])
+    ridge = {p.name: p.ridge(d.model.numerics.default) for p in processors_of(d.device)}
+    whole = sum(row[0] for row in took.values())
+    ratio = flops / moved if moved and group != "exchanges" else None
+    return Limit(d.model.name, group, ratio, where, ridge.get(where), bound, seconds / whole)
+
+
+def limits_of(space: Space, design: Design) -> list[Limit]:
+    """What limits a design, model by model, under the first workload."""
+    found = []
+    for model in space.models:
+        try:
+            one = limit_of(space, design, model, space.workloads[0])
+        except InputError:
+            continue
+        found += [] if one is None else [one]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What one more unit of something changes the first goal by, at the best design."""
+
+    of: str
+    unit: str
+    change: float
+    share: float
+    how: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"of": self.of, "unit": self.unit, "change": self.change, "share": self.share,
+                "how": self.how}  # fmt: skip
+
+
+NEARBY = 1.25
+"""How much more of a resource a design may need that tells its price."""
+RESOURCES = (("area_mm2", "1 mm2"), ("watts", "1 W"), ("usd", "1 USD"))
+
+
+def along(space: Space, best: Design, name: str, others: Sequence[Design]) -> Design | None:
+    """Of designs that need more of a resource the one whose forecast gains most for it; None if none gains.
+
+    Designs beyond the limits count, so that a limit that binds has a price.
+    """
+    (goal, *_) = space.goals.wanted
+    sign = 1.0 if direction(goal, space.goals.wanted) == "max" else -1.0
+    here, now = best.silicon.values()[name], best.forecast.get(goal)
+    if here is None or now is None:
+        return None
+    found: list[tuple[float, Design]] = []
+    for other in others:
+        needs, then = other.silicon.values()[name], other.forecast.get(goal)
+        if needs is not None and then is not None and here < needs <= here * NEARBY:
+            found.append((sign * (then - now) / (needs - here), other))
+    gain, chosen = max(found, key=lambda pair: pair[0], default=(0.0, best))
+    return chosen if gain > 0 else None
+
+
+def price_of(space: Space, best: Design, other: Design | None, name: str, unit: str) -> Shadow:
+    """What a unit of a resource changes the first goal by, from the best design to another, both simulated."""
+    (goal, *_) = space.goals.wanted
+    old = (best.metrics or {})[goal]
+    assert old is not None
+    new = None if other is None or other.metrics is None else other.metrics.get(goal)
+    if other is None or new is None:
+        return Shadow(
+            name, unit, 0.0, 0.0, "no design of the space that needs a little more gains by it"
+        )
+    more = float(other.silicon.values()[name] or 0.0) - float(best.silicon.values()[name] or 0.0)
+    told = ", ".join(f"{k} {show(v)}" for k, v in space.told(other.values).items())
+    slope = (new - old) / more
+    return Shadow(name, unit, slope, slope / old if old else 0.0, f"to {told}, simulated")

@@ -1,0 +1,198 @@
+"""Does a design search find what simulating every design of a space finds, and say what it cannot?
+
+Expected values: exhaustive simulation of committed spaces, closed forms of weights and means, and the Duplex
+paper's own choice (MICRO 2024, section VII-E).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from opbyte.analysis.studies.design import design
+from opbyte.analysis.studies.design import run as running
+from opbyte.analysis.studies.design.designs import Design
+from opbyte.analysis.studies.design.goals import Goals, read_across, read_goals
+from opbyte.analysis.studies.design.run import Runner, judged
+from opbyte.analysis.studies.design.searching import costs_of, front_of, search
+from opbyte.analysis.studies.design.space import Space, read_space, spaces
+from opbyte.workloads.errors import InputError
+
+SPACES = Path(__file__).parent / "spaces"
+
+
+def missed(goals: Goals, truth: list[Design], found: list[Design]) -> float:
+    """By how much, of a goal, the front found falls short of the true one at worst."""
+    true, mine = (
+        costs_of(goals, [d.metrics or {} for d in each], np.inf) for each in (truth, found)
+    )
+    return max(min(float(((f - t) / np.abs(t)).max()) for f in mine) for t in true)
+
+
+def best_of(
+    plan: Space, runner: Runner, method: str, most: int, seed: int = 0
+) -> tuple[list[Design], int, list[Design]]:
+    every = judged(plan, None)
+    found = search(plan, every, runner.run, method, most, seed)
+    front = [every[i] for i in front_of(plan.goals, every, found.simulated)]
+    return front, len(found.simulated), every
+
+
+def compare(count: int, seeds: int) -> tuple[float, int, list[float]]:
+    """Miss and simulations of the search of a committed space, and misses of random ones at equal cost.
+
+    No design is better than its bound says, and all is simulated once.
+    """
+    plan = read_space(SPACES / f"designs_{count}.yaml")
+    assert plan.size == count
+    runner = Runner(plan, None, 1, None)
+    truth, _, every = best_of(plan, runner, "exhaustive", plan.size)
+    bound = costs_of(plan.goals, [d.bound for d in every], -np.inf)
+    reached = costs_of(plan.goals, [d.metrics or {} for d in every], np.inf)
+    assert np.all(reached >= bound - 1e-9 * np.abs(bound))
+    assert np.isfinite(bound[[d.metrics is not None for d in every]]).all()
+    front, used, _ = best_of(plan, runner, "bounds", -(-count // 10))
+    lost = [missed(plan.goals, truth, best_of(plan, runner, "random", used, s)[0] or [every[0]])
+            for s in range(seeds)]  # fmt: skip
+    return missed(plan.goals, truth, front), used, lost
+
+
+def test_24_designs_by_two_simulations_as_by_all() -> None:
+    miss, used, lost = compare(24, 5)
+    assert (miss < 0.01, used) == (True, 1)
+    assert float(np.mean(lost)) > 0.1  # one random design of the feasible ones falls 18 % short
+
+
+@pytest.mark.benchmark
+def test_400_designs_by_40_simulations_within_one_percent() -> None:
+    miss, used, lost = compare(400, 5)
+    assert miss < 0.01
+    assert used <= 40
+    assert min(lost) > 1.5 * miss
+    assert float(np.mean(lost)) > 5 * miss
+
+
+@pytest.mark.benchmark
+def test_5000_designs_by_500_simulations_within_one_percent() -> None:
+    miss, used, lost = compare(5000, 3)
+    assert miss < 0.01
+    assert used <= 500
+    assert float(np.mean(lost)) > 1.5 * miss
+
+
+@pytest.mark.benchmark
+def test_10000_designs_are_judged_in_a_minute(tmp_path: Path) -> None:
+    raw = yaml.safe_load((SPACES / "designs_5000.yaml").read_text())
+    raw["design"]["search"]["clock_MHz"] = {"grid": {"low": 400, "high": 1000, "points": 10}}
+    del raw["design"]["limits"]
+    plan = read_space(written(raw, tmp_path))
+    assert plan.size == 10_000
+    started = time.process_time()
+    assert all(d.bound for d in judged(plan, None))
+    assert time.process_time() - started < 60
+
+
+def test_duplexs_own_design_is_found_within_its_area() -> None:
+    """Of 108 designs no larger than the paper's none is faster, and it is simulated few times to know."""
+    found = design("duplex", goal="output_tokens_per_s", budget="area_mm2<=920")
+    data = found.to_dict()
+    assert data["front"][0]["parameters"] == {
+        "modules": 32,
+        "tsv_multiple": 4,
+        "placement": "co-process",
+    }
+    assert (data["evaluated"], len(data["front"])) == (108, 1)
+    assert data["simulated"] <= 11
+    assert "the reference itself" in data["headline"]
+    assert (
+        "experts at 7.97" in data["front"][0]["why"]
+    )  # 32 x 2 / 8 tokens an expert, less its inputs
+    prices = {p["of"]: p for p in data["shadow_prices"]}
+    assert prices["area_mm2"]["change"] > 0
+    assert prices["memory bandwidth"]["change"] > 0
+    assert prices["memory capacity"]["change"] == 0  # everything fits
+    low, high = data["front"][0]["intervals"]["area_mm2"]
+    assert low < data["front"][0]["area_mm2"] < high
+
+
+def test_equal_seeds_equal_bytes_and_kept_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = SPACES / "designs_24.yaml"
+    asked = {
+        "goal": "output_tokens_per_s,area_mm2",
+        "method": "random",
+        "simulations": 3,
+        "seed": 5,
+    }
+    first = design(space, folder=tmp_path / "kept", **asked).to_dict()
+    ran: list[Any] = []
+    monkeypatch.setattr(running, "evaluate", lambda *given: ran.append(given))
+    again = design(space, folder=tmp_path / "kept", **asked).to_dict()
+    assert not ran
+    assert json.dumps(first) == json.dumps(again)
+
+
+def test_models_together() -> None:
+    goals = Goals({"output_tokens_per_s": "max"}, (), *read_across("a=3,b=1", ("a", "b")))
+    assert goals.together("output_tokens_per_s", [16.0, 1.0]) == pytest.approx(16**0.75)
+    worst = Goals({"output_tokens_per_s": "max"}, (), *read_across("worst", ("a", "b")))
+    assert worst.together("output_tokens_per_s", [16.0, 1.0]) == 1.0
+    assert worst.together("tpot_s_mean", [16.0, 1.0]) == 16.0
+    assert goals.together("output_tokens_per_s", [16.0, None]) is None
+    assert read_goals("output_tokens_per_s,tpot_s_mean,usd", "") == {
+        "output_tokens_per_s": "max", "tpot_s_mean": "min", "usd": "min",
+    }  # fmt: skip
+
+
+def written(raw: dict[str, Any], folder: Path) -> Path:
+    path = folder / "space.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+def refusal(path: str | Path, **asked: Any) -> str:
+    with pytest.raises(InputError) as error:
+        design(path, **asked)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    near = refusal("duplex", budget="area_mm2<=700,watts<=5000")
+    assert "area_mm2<=700 holds of none: 8" in near
+    assert "watts" not in near.partition("holds of none")[2]
+    rate = refusal("duplex", budget="output_tokens_per_s>=1e6", simulations=1)
+    assert "is the nearest at best" in rate
+    assert "did you mean 'area_mm2'" in refusal("duplex", budget="aera_mm2<=700")
+    assert "did you mean 'duplex'" in refusal("duplx")
+    assert "unknown metric" in refusal("duplex", goal="speed")
+    assert "a weight above 0 for each model" in refusal("duplex", across="mixtral-8x7b=0")
+    raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())
+    raw["design"]["search"] = {}
+    assert "an empty space" in refusal(written(raw, tmp_path))
+    raw["design"]["search"] = {"modulos": [1]}
+    assert "is neither a parameter of the device nor an option; did you mean 'modules'" in refusal(
+        written(raw, tmp_path)
+    )
+    raw["design"]["search"] = {"modules": [8, 16]}
+    raw["device"]["silicon"] = None
+    text = refusal(written(raw, tmp_path), goal="area_mm2", budget="area_mm2<=900")
+    assert text == (
+        "area_mm2: of bench-design-24 has no value: no `silicon:` block says what is on its dies"
+    )
+
+
+@pytest.mark.parametrize("name", sorted(spaces()))
+def test_spaces_of_the_package_can_be_judged(name: str) -> None:
+    """Each is read, and its first and last designs have area, power, cost and bounds."""
+    plan = read_space(name)
+    assert plan.size > 1
+    assert plan.reference is None or plan.reference in plan.designs()
