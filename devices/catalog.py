@@ -67,7 +67,7 @@ def device_aliases() -> dict[str, str]:
 
 
 def load_device(
-    name_or_path: str | Path, parameters: Mapping[str, Any] | None = None
+    name_or_path: str | Path, parameters: Mapping[str, float] | None = None
 ) -> tuple[DeviceSpec, dict[str, str]]:
     """Load a device of the catalog, by name or alias, or a YAML file.
 
@@ -141,7 +141,7 @@ def load_system(name: str | Path) -> SystemSpec:
 
 
 def describe_system(
-    name: str | Path, parameters: Mapping[str, Any] | None = None
+    name: str | Path, parameters: Mapping[str, float] | None = None
 ) -> tuple[SystemSpec, dict[str, str]]:
     """Load a system as :func:`load_system` does, with the source of every number.
 
@@ -165,7 +165,7 @@ def of_device(
     devices: int | None = None,
     nodes: int = 1,
     counted: bool = False,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, float] | None = None,
 ) -> tuple[SystemSpec, dict[str, str]]:
     """A system of a catalog name's or a file's device, mapped as that name or what it extends.
 
@@ -194,7 +194,7 @@ def of_device(
 
 
 def _named_system(
-    name: str, parameters: Mapping[str, Any] | None
+    name: str, parameters: Mapping[str, float] | None
 ) -> tuple[SystemSpec, dict[str, str]] | None:
     """The system a name stands for, or None where it is no name of a catalog system."""
     match = _SYSTEM.fullmatch(name)
@@ -252,7 +252,7 @@ def _suggest(name: str) -> str:
 
 
 def _system_file(
-    raw: dict[str, Any], path: Path, parameters: Mapping[str, Any] | None
+    raw: dict[str, Any], path: Path, parameters: Mapping[str, float] | None
 ) -> tuple[SystemSpec, dict[str, str]]:
     device, host = raw.pop("device"), raw.pop("host", None)
     raw.pop("design", None)  # what a search makes of it (`analysis.studies.design`)

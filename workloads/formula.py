@@ -107,7 +107,7 @@ def _value(node: ast.expr, formula: Formula, names: Mapping[str, Amount]) -> Amo
             close = nearest(node.id, names)
             raise SpecError(formula.where, f"unknown name {node.id!r} in '= {formula.text}'{close}")
         return names[node.id]
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         return Amount(float(node.value))
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         inner = _value(node.operand, formula, names)

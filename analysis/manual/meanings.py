@@ -26,6 +26,7 @@ FIGURES = {
     "outside_share": "Share of the time that is priced out of a model's fitted range.",
     "tokens_per_s_per_device": "Output of all devices by their number [1/s].",
     "tokens_per_s_per_user": "One over the mean time per output token [1/s].",
+    "watts_per_device": "Mean power of a device over the run [W].",
     "prefill_utilisation": "Share of the time that the pool of prompts is busy.",
     "decode_utilisation": "Share of the time that the pool of decodes is busy.",
     "kv_wait_s_mean": "Mean wait of a KV cache for the link between pools [s].",

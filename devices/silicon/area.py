@@ -80,7 +80,8 @@ def area_model() -> AreaModel:
         others = np.arange(len(dies)) != i
         found = _fitted(terms[others], (whole - rest)[others], whole[others])
         left_out[name] = float((terms[i] @ found + rest[i]) / whole[i] - 1)
-    return AreaModel(*map(float, _fitted(terms, whole - rest, whole)), left_out=left_out)
+    core, lane, mac = map(float, _fitted(terms, whole - rest, whole))
+    return AreaModel(core, lane, mac, left_out)
 
 
 def _fitted(terms: F8, left: F8, whole: F8) -> F8:
@@ -88,4 +89,5 @@ def _fitted(terms: F8, left: F8, whole: F8) -> F8:
     from scipy.optimize import nnls
 
     scale = terms.max(axis=0)
-    return np.asarray(nnls(terms / scale / whole[:, None], left / whole)[0]) / scale
+    found: F8 = nnls(terms / scale / whole[:, None], left / whole)[0]
+    return found / scale

@@ -69,7 +69,7 @@ def silicon_of(device: DeviceSpec) -> Silicon:
 def die_of(given: DieSpec) -> Die:
     """A die of a description, what it does not say taken from the published one it is like."""
     base = Die(str(given.node)) if given.like is None else constants().dies[given.like]
-    told = {
+    told: dict[str, Any] = {
         "node": given.node, "cores": given.cores, "macs": given.macs_per_core,
         "lanes": given.lanes_per_core, "registers": _mib(given.registers_bytes),
         "local": _mib(given.local_bytes), "cache": _mib(given.cache_bytes), "hbm": given.hbm,

@@ -114,7 +114,8 @@ def power_law() -> PowerLaw:
         others = np.array([die != dies[i] for die in dies])
         found = _fitted(terms[others], rest[others], weights[others])
         left_out[spec.name] = float((terms[i] @ found + limits[i] - rest[i]) / limits[i] - 1)
-    return PowerLaw(*map(float, _fitted(terms, rest, weights)), share=share, left_out=left_out)
+    matrix, lanes, constant = map(float, _fitted(terms, rest, weights))
+    return PowerLaw(matrix, lanes, constant, share, left_out)
 
 
 def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
@@ -122,5 +123,5 @@ def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
     from scipy.optimize import nnls
 
     scale = terms.max(axis=0)
-    found = nnls(terms / scale * weights[:, None], rest * weights)[0]
-    return np.asarray(found) / scale
+    found: F8 = nnls(terms / scale * weights[:, None], rest * weights)[0]
+    return found / scale

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...devices.device import Processor, Region, SharedMemoryDevice
-from ...workloads.errors import InputError, SpecError
-from ...workloads.ops import Loads, Op, about
+from ...workloads.errors import InputError, SpecError, nearest
+from ...workloads.ops import OP_KINDS, Loads, Op, about
 from ...workloads.registry import Registry, first_line
 
 CLEARLY = 1.0 - 1e-12
@@ -41,6 +41,15 @@ class Option(NamedTuple):
         Price of the op there; 0 for rules that do not ask (`Rule.priced`).
     attained : float
         FLOP/s under the nominal roofs of the processor at the op's Op/B.
+    op_per_byte : float
+        FLOP over all bytes that the op moves; 0 where it moves nothing.
+    kind : int
+        What it is, as `kind_code` numbers it: ``o.kind == kind_code("experts")``, the code kept in a
+        name of the module, since compiled code knows no words.
+    phase : int
+        Of the tokens it works on: `DECODE`, `PREFILL` or `BOTH`.
+    batch : float
+        Tokens of the step on its rank; of experts those that were sent to the device.
     """
 
     place: int
@@ -48,6 +57,38 @@ class Option(NamedTuple):
     seconds: float
     joules: float
     attained: float
+    op_per_byte: float
+    kind: int
+    phase: int
+    batch: float
+
+
+PHASES = ("decode", "prefill", "both")
+DECODE, PREFILL, BOTH = range(3)
+"""`Option.phase`: decodes alone, prompts alone, or whatever tokens a step has."""
+
+
+def kind_code(name: str) -> int:
+    """Number of a kind of op, for rules (`Option.kind`).
+
+    Raises
+    ------
+    InputError
+        No such kind.
+
+    Examples
+    --------
+    >>> kind_code("gemm"), kind_code("experts") != kind_code("attention_decode")
+    (0, True)
+    """
+    if name not in OP_KINDS:
+        raise InputError(f"kind of op {name!r}", f"is not known{nearest(name, OP_KINDS)}")
+    return list(OP_KINDS).index(name)
+
+
+def phase_code(phase: str) -> int:
+    """Number of an op's phase; what is none of decodes or prompts alone is both."""
+    return PHASES.index(phase) if phase in PHASES else BOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +114,7 @@ class Rule:
 def _number(rule: Rule) -> None:
     """Refuse a rule that gives no number."""
     try:
-        float(rule.score(Option(0, False, 1.0, 1.0, 1.0)))
+        float(rule.score(Option(0, False, 1.0, 1.0, 1.0, 1.0, 0, 0, 1.0)))
     except Exception as error:
         raise InputError("its score", f"must give a number ({error})") from error
 
@@ -164,6 +205,7 @@ def regions(
     rule: str,
     mixed: bool,
     splitter: str = "paper",
+    tokens: float = 0.0,
 ) -> list[Region]:
     """Place ops on processors; ops run one region after another.
 
@@ -177,6 +219,8 @@ def regions(
         Whether the stage holds any prefill.
     splitter : str
         How co-processing divides experts; see `split_experts`.
+    tokens : float
+        Of the step on their rank (`Option.batch`).
     """
     chosen = PLACEMENTS[rule]
     processors = processors_of(device)
@@ -188,7 +232,7 @@ def regions(
             split = split_experts(op, *both, device.spec.memory.spaces, splitter)
             out += [split, *added_sums(split, processors)]
             continue
-        name = choose(chosen, op, can, processors, mixed).name
+        name = choose(chosen, op, can, processors, mixed, tokens).name
         beside = out[-1].tracks if out else {}
         if chosen.shares and _is_pair(beside, op) and name not in beside:
             out[-1] = _beside(next(iter(beside)), beside, name, op, device.spec.memory.spaces)
@@ -206,7 +250,12 @@ def alone_in_cache(op: Op) -> bool:
 
 
 def choose(
-    rule: Rule, op: Op, can: Sequence[Processor], processors: Sequence[Processor], mixed: bool
+    rule: Rule,
+    op: Op,
+    can: Sequence[Processor],
+    processors: Sequence[Processor],
+    mixed: bool,
+    tokens: float,
 ) -> Processor:
     """The processor on which a rule runs an op whole."""
     if len(can) == 1:
@@ -214,13 +263,17 @@ def choose(
     decode = alone_in_cache(op)
     experts = op.kind == "experts" and not mixed
     first = can[0].attained(op.flops, op.bytes, op.dtype)
+    ratio, kind = op.flops / op.bytes if op.bytes else 0.0, kind_code(op.kind)
+    phase = phase_code(op.phase)
+    batch = tokens if op.loads is None else float(op.loads.routed)
 
     def score(p: Processor) -> float:
         cost = p.model.cost(op) if rule.priced else None
         seconds, joules = (cost.seconds, cost.total_joules) if cost else (0.0, 0.0)
         attained = p.attained(op.flops, op.bytes, op.dtype)
         near = experts or (decode and attained > first)
-        return rule.score(Option(processors.index(p), near, seconds, joules, attained))
+        place = processors.index(p)
+        return rule.score(Option(place, near, seconds, joules, attained, ratio, kind, phase, batch))
 
     return min(can, key=score)
 

@@ -82,9 +82,10 @@ class Overlapped(Stage):
         for m, added in zip(self.moments, self.unequal, strict=True):
             sums = _sums(np.append(m.values, added), way, len(m.windows), chunk)
             if sums.tobytes() not in known:  # ranks with equal batches take as long
-                program = section.build(Moments(m.windows, sums[:-1]))
+                part = Moments(m.windows, sums[:-1])
+                program = section.build(part)
                 program = [lengthened(op, float(sums[-1])) for op in program]
-                found = [self._track(program, tracks[t], section.layers) for t in own]
+                found = [self._track(program, tracks[t], section.layers, part.tokens) for t in own]
                 took = sum(p.seconds for _, pieces in found for p in pieces)
                 known[sums.tobytes()] = took, found
             ranks.append(known[sums.tobytes()])
@@ -99,14 +100,14 @@ class Overlapped(Stage):
                 self.placed += [replace(p, critical=r == slowest) for p in placed]
 
     def _track(
-        self, program: Sequence[Op], track: Track, count: int
+        self, program: Sequence[Op], track: Track, count: int, tokens: float
     ) -> tuple[list[PlacedOp], list[Piece]]:
         """Run one track on one rank."""
         ops = [op for op in program[track.start : track.stop] if op.flops > 0 or op.act_bytes > 0]
         if track.resource != COMPUTE:
             _, placed = self._collectives(ops, count)
             return placed, [_exchange(p) for p in placed]
-        costs = self._regions([op for op in ops if op.layer != "communication"])
+        costs = self._regions([op for op in ops if op.layer != "communication"], tokens)
         placed = [
             PlacedOp(op, name, cost, count, self.d.layout.tp, True)
             for region in costs

@@ -41,6 +41,8 @@ from .lowering import (
     ROLE_DECODE,
     ROLE_LINK,
     ROLE_PAIR_DECODE,
+    S_KIND,
+    S_PHASE,
     S_ROLE,
     S_SEVERAL,
     S_VARIES,
@@ -91,6 +93,7 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
     role = plan.slots[s, S_ROLE]
     decode, size = role in (ROLE_PAIR_DECODE, ROLE_DECODE), stream + act
     first = attained(plan.params[s, first_able(plan, s)], flops, size)
+    kind, phase = plan.slots[s, S_KIND], plan.slots[s, S_PHASE]
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
         if not plan.can[s, p]:
@@ -100,7 +103,8 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
             seconds, _ = op_price(plan.kernels, params, s, p, m, flops, size)
             joules = energy(params, flops, stream, act)
         rate = attained(params, flops, size)
-        o = Option(p, decode and rate > first, seconds, joules, rate)
+        ratio = flops / size if size else 0.0
+        o = Option(p, decode and rate > first, seconds, joules, rate, ratio, kind, phase, m[TOKENS])
         value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least = p, value

@@ -173,11 +173,11 @@ class Stage:
     def _ranks(self, programs: Sequence[Sequence[Op]], count: int, stage: int) -> None:
         """Run one program per rank; the section lasts as long as the slowest rank."""
         per_rank: list[tuple[float, list[PlacedOp]]] = []
-        for program in programs:
+        for program, m in zip(programs, self.moments, strict=True):
             active = [op for op in program if op.flops > 0 or op.act_bytes > 0]
             seconds, placed = self._collectives(active, count)
             compute = [op for op in active if op.layer != "communication"]
-            own, ops, _ = self._place(compute, count, self.d.layout.tp)
+            own, ops, _ = self._place(compute, count, self.d.layout.tp, m.tokens)
             per_rank.append((seconds + own, placed + ops))
         slowest = max(range(len(per_rank)), key=lambda r: per_rank[r][0])
         self.seconds[stage] += count * per_rank[slowest][0]
@@ -185,9 +185,14 @@ class Stage:
             self.placed += [replace(p, critical=r == slowest) for p in placed]
 
     def _place(
-        self, ops: Sequence[Op], count: int, devices: int, on: Deployment | None = None
+        self,
+        ops: Sequence[Op],
+        count: int,
+        devices: int,
+        tokens: float = 0.0,
+        on: Deployment | None = None,
     ) -> Placed:
-        costs = self._regions(ops, on)
+        costs = self._regions(ops, tokens, on)
         placed = [
             PlacedOp(op, name, cost, count, devices, True)
             for region in costs
@@ -195,11 +200,12 @@ class Stage:
         ]
         return Placed(sum(region.seconds for region in costs), placed, costs)
 
-    def _regions(self, ops: Sequence[Op], on: Deployment | None = None) -> list[RegionCost]:
+    def _regions(
+        self, ops: Sequence[Op], tokens: float = 0.0, on: Deployment | None = None
+    ) -> list[RegionCost]:
         d = on or self.d
-        return d.device.run(
-            regions(ops, d.device, d.placement, self.mixed, d.system.mapping.splitter)
-        )
+        splitter = d.system.mapping.splitter
+        return d.device.run(regions(ops, d.device, d.placement, self.mixed, splitter, tokens))
 
     def _collectives(self, ops: Sequence[Op], count: int) -> tuple[float, list[PlacedOp]]:
         d, seconds, placed = self.d, 0.0, []
@@ -234,7 +240,7 @@ class Stage:
                 op = part.spec.expert_op(Loads(loads.tokens[own], loads.experts[own]), holder.run)
                 if not op.flops > 0:
                     continue
-                known[key] = self._place([op], part.layers, devices // part.ep, holder)
+                known[key] = self._place([op], part.layers, devices // part.ep, on=holder)
             groups.append(known[key])
         slowest = max(range(len(groups)), key=lambda g: groups[g].seconds)
         for g, group in enumerate(groups):

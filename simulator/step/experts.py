@@ -8,7 +8,7 @@ from ...devices.calibrated.terms import bound
 from ...devices.prices import P_BYTES, P_FIXED, P_FLOPS, P_SUM
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
-from ..deploy.placement import CLEARLY, Option
+from ..deploy.placement import BOTH, CLEARLY, Option, kind_code
 from .books import (
     A_ACTIVE,
     A_OUTSIDE,
@@ -52,6 +52,8 @@ from .lowering import (
 from .placed import on_slots
 from .prices import Price, experts_price, part_outside
 from .rules import attained, energy, score
+
+EXPERTS = kind_code("experts")
 
 
 @compiled_part
@@ -127,7 +129,9 @@ def experts_whole(
         if several:
             joules = energy(params, flops, stream, act)
             rate = attained(params, flops, stream + act)
-            value = score(plan.custom, plan.rule, Option(p, not mixed, price[0], joules, rate))
+            ratio = flops / (stream + act)
+            o = Option(p, not mixed, price[0], joules, rate, ratio, EXPERTS, BOTH, routed)
+            value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least, chosen = p, value, price
     book_share(plan, x, best, routed, active, chosen, share)

@@ -18,10 +18,19 @@ from ...devices.prices import ALONE, NUM_PARAMS, P_BYTES, P_FLOPS, P_SUM, PriceR
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, WINDOW_MOMENTS, Moments, num_moments
 from ...workloads.errors import InputError
 from ...workloads.jit_held import held
-from ...workloads.ops import Loads, Op
+from ...workloads.ops import OP_KINDS, Loads, Op
 from ..deploy.deployment import AnyLink, Deployment
 from ..deploy.expert_parts import ExpertPart
-from ..deploy.placement import PLACEMENTS, able, alone_in_cache, processors_of, sum_bytes, sums_op
+from ..deploy.placement import (
+    PLACEMENTS,
+    able,
+    alone_in_cache,
+    kind_code,
+    phase_code,
+    processors_of,
+    sum_bytes,
+    sums_op,
+)
 from .beside import Beside, beside_of
 from .modes import Modes, modes_of
 from .places import Places, places_of
@@ -41,9 +50,9 @@ FORM_FLOPS, FORM_STREAM, FORM_ACT = range(3)
 """Columns of `Plan.sections`: slots of a section, how many layers run them, and the pipeline stage
 that holds those."""
 
-(S_ROLE, S_VARIES, S_SEVERAL) = range(3)
-"""Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, and whether more
-than one processor can run it."""
+(S_ROLE, S_VARIES, S_SEVERAL, S_KIND, S_PHASE) = range(5)
+"""Columns of `Plan.slots`: role, whether the op depends on the contexts of decodes, whether more
+than one processor can run it, and its kind and phase as placement rules know them."""
 
 (
     E_COUNT, E_GROUPS, E_TOP_K, E_UNIFORM, E_NEAR, E_CLASS, E_LAYERS, E_STAGE, E_KEY, E_HELD,
@@ -81,7 +90,7 @@ class Plan(NamedTuple):
 
     windows: I8  # [W] attention windows
     sections: I8  # [G, 4]
-    slots: I8  # [S, 3]
+    slots: I8  # [S, 5]
     forms: F8  # [S, 3, M+1] FLOPs, streamed bytes, activation bytes by moment; then the constant
     params: F8  # [S+X, P, NUM_PARAMS]
     can: B1  # [S+X, P]
@@ -170,8 +179,10 @@ def lower(
         sections=np.column_stack(
             [[0, *ends[:-1]], ends, [(section.layers, section.stage) for section in sections]]
         ).astype(np.int64),
-        slots=np.column_stack([roles, _varies(form, d.shard.windows), can[: len(form)].sum(1) > 1])
-        .astype(np.int64),
+        slots=np.column_stack(
+            [roles, _varies(form, d.shard.windows), can[: len(form)].sum(1) > 1,
+             *np.transpose([_of_rules(op) for op in ops[: len(form)]])]
+        ).astype(np.int64),
         forms=form,
         params=params,
         can=can,
@@ -200,6 +211,12 @@ def lower(
         link=tuple(link.spec.name if link else None for link in links),
         beside=beside,
     )
+
+
+def _of_rules(op: Op) -> tuple[int, int]:
+    """Kind and phase of an op as a rule sees them; exchanges are placed by none."""
+    known = op.kind in OP_KINDS
+    return (kind_code(op.kind) if known else -1), phase_code(op.phase)
 
 
 def _beside(

@@ -43,7 +43,8 @@ def custom_rule(name: str) -> Custom:
     """
     if name in BUILT_IN:
         return None
-    fields = (types.int64, types.boolean, *(types.float64,) * 3)
+    fields = (types.int64, types.boolean, *(types.float64,) * 4, types.int64, types.int64,
+              types.float64)  # fmt: skip
     return compiled_from_outside(PLACEMENTS[name].score, Option, fields, f"--placement {name}")
 
 

@@ -91,7 +91,7 @@ def placed_ops(d: Deployment, batch: Batch) -> list[tuple[Op, str]]:
     links = [op for op in active if op.layer == "communication"]
     mixed = bool((batch.phase == PREFILL).any())
     inside = [op for op in active if op.layer != "communication"]
-    placed = regions(inside, d.device, d.placement, mixed)
+    placed = regions(inside, d.device, d.placement, mixed, tokens=m.tokens)
     if apart and d.apart is not None:
         holder = d.apart.holder
         placed = [*placed, *regions(apart, holder.device, holder.placement, mixed)]

@@ -379,6 +379,30 @@ def test_pareto_reads_a_finished_sweep(small: tuple[Path, Path], tmp_path: Path)
         pareto(small[1], {"error": "min"})
 
 
+def test_every_number_of_a_run_can_be_limited_and_one_that_is_not_there_is_an_error(
+    write: Write, tmp_path: Path
+) -> None:
+    """Findings 10 and 11: power is a limit, and a metric without a value is no empty front."""
+    axes = "axes:\n  rate: [1, 4]\n"
+    limits = 'constraints: ["watts_per_device >= 60", "run.dynamic_joules < 1e9", "run.tp == 1"]\n'
+    found = sweep(write("a.yaml", BASE + axes + limits), tmp_path / "a", workers=1)
+    assert [row["feasible"] for row in found.table] == [True, True]
+    assert all(
+        row["watts_per_device"] > 60 and row["run.dynamic_joules"] > 0 for row in found.table
+    )
+    for limit, line in (
+        ("processor_area_mm2 <= 800", "no processor of h100 gives area_mm2"),
+        ("run.dynamic_watts <= 1", "simulate gives no such number"),
+        ("attainment >= 0.9", "it is of classes of requests"),
+    ):
+        file = write("b.yaml", BASE + axes + f'constraints: ["{limit}"]\n')
+        with pytest.raises(InputError) as caught:
+            sweep(file, tmp_path / "b", workers=1)
+        assert f"{limit.split()[0]}: has no value: {line}" in str(caught.value) or (
+            "needs classes with a latency each" in str(caught.value)
+        )
+
+
 def test_commands(ask: Callable[..., Any], small: tuple[Path, Path], tmp_path: Path) -> None:
     file, plain = small
     answer = ask("sweep", file, "--out", plain, "--json").json()

@@ -21,7 +21,13 @@ from hypothesis import strategies as st
 from opbyte.analysis.answers.evidence import evidence
 from opbyte.devices.catalog import list_systems, load_system
 from opbyte.simulator.deploy.deployment import Deployment, deploy
-from opbyte.simulator.deploy.placement import PLACEMENTS, Option, placement
+from opbyte.simulator.deploy.placement import (
+    PLACEMENTS,
+    PREFILL,
+    Option,
+    kind_code,
+    placement,
+)
 from opbyte.simulator.step.books import K_BOUND, K_PROCESSOR, T_RUNS, new_books, totals
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.simulator.step.lowering import _affine, lower
@@ -300,6 +306,44 @@ def test_a_rule_from_outside_runs_in_both_paths(
     assert joules[name] == min(joules.values())
     same = (lower(d)[0].custom for _ in range(2))  # else each engine is compiled anew
     assert len(set(same)) == 1
+
+
+NEAR_BELOW, EXPERTS = 12.0, kind_code("experts")
+
+
+@pytest.fixture
+def by_op_per_byte() -> Iterator[str]:
+    """A rule of Op/B, kind, phase and batch, for a while."""
+    name = "by-op-per-byte-for-a-test"
+
+    @placement(name)
+    def below(o: Option) -> float:
+        """Near memory below 12 Op/B: experts of up to 64 tokens, and decodes; prompts never."""
+        small = o.op_per_byte < NEAR_BELOW and o.phase != PREFILL
+        near = small and (o.kind != EXPERTS or o.batch <= 64)
+        return 0.0 if (o.place > 0) == near else 1.0
+
+    yield name
+    del PLACEMENTS._items[name]
+
+
+@pytest.mark.parametrize("decodes", [4, 30, 90])
+@pytest.mark.parametrize("chunks", [[], [(300, 0)]])
+def test_a_rule_by_op_per_byte_kind_phase_and_batch(
+    by_op_per_byte: str, compiled_step: Callable[..., float], decodes: int, chunks: list[Any]
+) -> None:
+    """Both paths tell a rule the same: at 90 decodes 180 tokens are sent to experts, which stay."""
+    d = deployed("duplex-plain-x4", "mixtral-8x7b", by_op_per_byte)
+    batch = Batch.of([500] * decodes, chunks)
+    agree(d, batch, compiled_step)
+    found = explicit_stage(d, [batch], expected=True)
+    where = {p.op.kind: p.processor for p in found.ops}
+    routed = [p.op.loads.routed for p in found.ops if p.op.loads is not None]
+    ratio = [p.op.flops / p.op.bytes for p in found.ops if p.op.loads is not None]
+    near = max(routed) <= 64 and max(ratio) < NEAR_BELOW
+    assert where["experts"] == ("logic-pim" if near else "xpu")
+    assert where["attention_decode"] == "logic-pim"
+    assert where.get("attention_prefill", "xpu") == "xpu"
 
 
 def refused(**bad: Any) -> str:

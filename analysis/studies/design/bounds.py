@@ -84,7 +84,12 @@ def step_for(system: SystemSpec, model: str, workload: Mapping[str, Any]) -> Ste
     """The steps of a workload with a fixed number of sequences; None of any other."""
     batch, context = workload.get("closed_loop"), workload.get("input_len")
     length = workload.get("output_len")
-    if None in (batch, context, length) or workload.get("overlap") not in (None, "none"):
+    if (
+        batch is None
+        or context is None
+        or length is None
+        or workload.get("overlap") not in (None, "none")
+    ):
         return None
     if system.mapping.separate:
         return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....workloads.errors import InputError, nearest
-from ..sweep.expression import Expression, parse
+from ..sweep.expression import OF_RUN, Expression, parse
 from ..sweep.study import FIGURES
 
 SILICON = ("area_mm2", "watts", "usd")
@@ -78,7 +78,7 @@ def read_goals(given: Any, where: str) -> dict[str, str]:
     if not isinstance(given, dict) or not given:
         raise InputError(label, "needs metrics, for example output_tokens_per_s:max,area_mm2:min")
     for name, goal in given.items():
-        if name not in METRICS:
+        if name not in METRICS and not str(name).startswith(OF_RUN):
             raise InputError(f"{label} {name}", f"unknown metric{nearest(str(name), METRICS)}")
         if goal not in ("max", "min"):
             raise InputError(f"{label} {name}", f"must be max or min, not {goal!r}")

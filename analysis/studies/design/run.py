@@ -183,7 +183,8 @@ class Runner:
         todo = list(missing.items())
         for number, outcome in self._source([p for _, p in todo]):
             if self.data is not None:
-                self.data.append(*todo[number], self.version, outcome)
+                key, point = todo[number]
+                self.data.append(key, point, self.version, outcome)
             else:
                 self.results[todo[number][0]] = outcome
         return [stored[key] for key in keys]

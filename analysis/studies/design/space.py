@@ -68,10 +68,10 @@ class Space:
         """All of them, in order."""
         return list(itertools.product(*self.values))
 
-    def parameters(self, design: Sequence[Value]) -> dict[str, Value]:
+    def parameters(self, design: Sequence[Value]) -> dict[str, float]:
         """Those of the device alone."""
         return {
-            name: value
+            name: float(value) if isinstance(value, float) else int(value or 0)
             for name, setting, value in zip(self.names, self.settings, design, strict=True)
             if setting.startswith(PARAMETER)
         }
@@ -178,6 +178,8 @@ def _searched(
         if axis.random is not None or len(axis.columns) != 1:
             raise InputError(f"{where}.{name}", "needs values, or grid: {low, high, points}")
         if name in template.names:
+            if any(isinstance(v, (str, bool, type(None))) for (v,) in axis.values):
+                raise InputError(f"{where}.{name}", "is a parameter of the device: needs numbers")
             settings.append(PARAMETER + str(name))
         else:
             _known(str(name), template, f"{where}.{name}")

@@ -19,6 +19,8 @@ OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
 }  # fmt: skip
 """Powers are left out: a short one can take all memory. So can text times a number, see `_sum`."""
 MAX_LENGTH = 500
+OF_RUN = "run."
+"""Before a number of a run's answer that is no metric: ``run.energy.dram`` as in `simulate --json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def parse(text: object, where: str, known: Collection[str]) -> Expression:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(where, f"{text!r} is not a condition{example}") from None
     for name in sorted(names):
-        if name not in known:
+        if name not in known and not name.startswith(OF_RUN):
             raise InputError(where, f"unknown name {name!r} in {text!r}{nearest(name, known)}")
     if not isinstance(tree, (ast.Compare, ast.BoolOp, ast.UnaryOp)):
         raise InputError(where, f"{text!r} compares nothing{example}")
@@ -87,6 +89,9 @@ def _names(node: ast.expr) -> list[str]:
     """Names below a node; ValueError for anything that is not plain arithmetic."""
     if isinstance(node, ast.Name):
         return [node.id]
+    if isinstance(node, ast.Attribute):
+        (head,) = _names(node.value)
+        return [f"{head}.{node.attr}"]
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str)):
         return []
     if isinstance(node, ast.BoolOp):
@@ -112,8 +117,8 @@ def _sum(node: ast.BinOp, left: Any, right: Any) -> Any:
 
 
 def _value(node: ast.expr, values: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Name):
-        return values[node.id]
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        return values[_names(node)[0]]
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, ast.BoolOp):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...answers.tiers import METRICS as OF_TIERS
 from ...answers.tiers import tiers_metrics
 from ...show.provenance import code_version
 from ...show.text import plain
+from .expression import OF_RUN
 from .parameters import scenario_of
 
 SCALARS = (
@@ -38,6 +39,7 @@ DERIVED = (
     "outside_share",
     "tokens_per_s_per_device",
     "tokens_per_s_per_user",
+    "watts_per_device",
 )
 METRICS = (
     *SCALARS, *(f"{name}_{q}" for name in LATENCIES for q in QUANTILES), *DERIVED,
@@ -105,11 +107,24 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["tokens_per_s_per_device"] = rate / row["devices"] if rate else None
     row["tokens_per_s_per_user"] = 1 / pace if pace else None
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
+    watts = [r.run.watts_per_device for r in runs]
+    row["watts_per_device"] = None if None in watts else sum(map(float, watts)) / len(watts)
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
         "basis": bases.times, "energy_basis": bases.energy, **_pooled(first), **_classed(runs),
         **{name: plain(value) for name, value in tiers_metrics(first.run).items()},
+        **{OF_RUN + name: value for name, value in _numbers(data)},
     }  # fmt: skip
+
+
+def _numbers(data: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Figure]]:
+    """Every number of an answer by its path."""
+    for key, value in data.items():
+        path = f"{above}{key}"
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{path}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield path, plain(value)
 
 
 def _classed(runs: Sequence[Simulation]) -> dict[str, Figure]:

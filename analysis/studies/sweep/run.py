@@ -25,6 +25,7 @@ from ...show.provenance import code_version
 from ...show.result import Drawing, Result
 from ..front import apart, front
 from ..front_figure import trade_off_of
+from .absent import refuse_absent
 from .dataset import Dataset
 from .parameters import systems_of
 from .point import BASES, CLASSED, METRICS, POOLED, TIERED, Outcome, evaluate
@@ -209,6 +210,7 @@ def sweep(
                     if told is not None:
                         told(stored + i, len(points))
             rows = [_row(plan, key, p, data.stored[key]) for key, p in points.items()]
+        refuse_absent(plan.asked, rows, points.values(), str(path))
         result = Sweep(plan, rows, points, version, len(missing), folder)
         columns = {name: np.array([row[name] for row in rows], dtype=object) for name in rows[0]}
         files.csv(TABLE, columns, floats="%.17g")
@@ -248,6 +250,7 @@ def _row(study: Study, key: str, point: Point, outcome: Outcome) -> dict[str, An
     pooled = POOLED if "prefill" in point.settings else ()
     classed = CLASSED if "classes" in point.settings else ()
     tiered = TIERED if TIERED[0] in metrics else ()
-    row |= {name: metrics.get(name) for name in (*METRICS, *BASES, *pooled, *classed, *tiered)}
+    known = (*METRICS, *BASES, *pooled, *classed, *tiered)
+    row |= {name: metrics.get(name) for name in dict.fromkeys((*known, *study.asked))}
     feasible = outcome.error is None and study.feasible({**point.settings, **row})
     return row | {"feasible": feasible, "error": outcome.error}

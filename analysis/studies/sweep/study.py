@@ -19,7 +19,7 @@ from ....workloads.requests.options import check_count
 from ....workloads.yamlfile import read_yaml
 from ...answers.identity import located
 from .axes import MAX_POINTS, Axis, Value, read_axis
-from .expression import Expression, parse
+from .expression import OF_RUN, Expression, parse
 from .parameters import check_parameter
 from .point import CLASSED, METRICS, POOLED, TIERED
 
@@ -29,7 +29,12 @@ LOADS = ("rate", "rate_scale", "closed_loop", "requests", "duration")
 SERVED = frozenset(("model", *(p.name for p in options_of(Workload)))) - {*LOADS}
 """Parameters that say what is served."""
 FIGURES = frozenset((*METRICS, *POOLED, *CLASSED, *TIERED))
-"""What conditions and objectives may name."""
+"""What conditions and objectives may name, besides `OF_RUN` and the path of a number of the answer."""
+
+
+def is_figure(name: str) -> bool:
+    """Whether a name is of a result, not of a parameter."""
+    return name in FIGURES or name.startswith(OF_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Study:
         rows = [axis.drawn(rng, self.samples) if axis.random else axis.values for axis in self.axes]
         fixed = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is None]
         drawn = [r for axis, r in zip(self.axes, rows, strict=True) if axis.random is not None]
-        before = [c for c in self.constraints if not c.names & FIGURES]
+        before = [c for c in self.constraints if not any(map(is_figure, c.names))]
         for grid in itertools.product(*fixed):
             for sample in zip(*drawn, strict=True) if drawn else [()]:
                 point = self._point(iter(grid), iter(sample))
@@ -109,6 +114,12 @@ class Study:
             columns |= dict(zip(axis.columns, row, strict=True))
             chosen |= dict(zip(axis.parameters, row, strict=True))
         return Point(columns, located({**self.base, **chosen}, self.folder))
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """Figures that conditions and objectives name."""
+        names = [name for c in self.constraints for name in sorted(c.names)]
+        return tuple(dict.fromkeys(n for n in (*self.objectives, *names) if is_figure(n)))
 
     @property
     def workloads(self) -> tuple[str, ...]:
@@ -214,7 +225,7 @@ def read_objectives(given: Any, where: str, known: set[str]) -> dict[str, str]:
     if not isinstance(given, Mapping):
         raise InputError(where, "must be a mapping of names to max or min")
     for name, goal in given.items():
-        if name not in known:
+        if name not in known and not str(name).startswith(OF_RUN):
             raise InputError(f"{where}.{name}", f"unknown metric{nearest(str(name), known)}")
         if goal not in GOALS:
             raise InputError(f"{where}.{name}", f"must be max or min, not {goal!r}")

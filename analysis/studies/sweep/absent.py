@@ -1,0 +1,53 @@
+"""Metrics that a study asks about and no point of it has: why there are none, instead of an empty front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ....workloads.errors import InputError
+from .expression import OF_RUN
+from .parameters import scenario_of
+from .point import CLASSED, POOLED, TIERED
+from .study import Point
+
+UNPRICED = ("device_usd_per_hour", "usd_per_million_tokens")
+
+
+def refuse_absent(
+    asked: Iterable[str], rows: Sequence[Mapping[str, Any]], points: Iterable[Point], where: str
+) -> None:
+    """Refuse a metric that every point lacks that was simulated.
+
+    Raises
+    ------
+    InputError
+        The line names the metric, and what of the description or study gives it.
+    """
+    done = [row for row in rows if row["error"] is None]
+    if not done:
+        return
+    first = next(iter(points))
+    for name in sorted(set(asked)):
+        if all(name in row and row[name] is None for row in done):
+            raise InputError(f"{where}: {name}", f"has no value: {_why(name, first, done)}")
+
+
+def _why(name: str, point: Point, done: Sequence[Mapping[str, Any]]) -> str:
+    if name in POOLED:
+        return "it is of two pools (prefill and decode)"
+    if name in CLASSED:
+        return "it is of classes of requests (classes)"
+    if name in TIERED:
+        return "it is of a KV cache with tiers (kv_tiers)"
+    if name.startswith(OF_RUN):
+        return "simulate gives no such number of these points (see its --json)"
+    if name.startswith("gco2"):
+        return "give grid_gCO2_per_kWh"
+    system = scenario_of(point.settings).system
+    device = getattr(getattr(system, "device", None), "name", None) or system
+    if name == "processor_area_mm2":
+        return f"no processor of {device} gives area_mm2"
+    if name in UNPRICED:
+        return f"{device} has no price_USD_per_hour"
+    return f"none of {len(done):,} points gives it"
