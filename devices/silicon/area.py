@@ -88,6 +88,6 @@ def _fitted(terms: F8, left: F8, whole: F8) -> F8:
     """Least squares of relative errors, no term below 0."""
     from scipy.optimize import nnls
 
-    scale = terms.max(axis=0)
+    scale: F8 = terms.max(axis=0)
     found: F8 = nnls(terms / scale / whole[:, None], left / whole)[0]
     return found / scale

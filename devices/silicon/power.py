@@ -122,6 +122,6 @@ def _fitted(terms: F8, rest: F8, weights: F8) -> F8:
     """Weighted least squares of relative errors, no coefficient below 0."""
     from scipy.optimize import nnls
 
-    scale = terms.max(axis=0)
+    scale: F8 = terms.max(axis=0)
     found: F8 = nnls(terms / scale * weights[:, None], rest * weights)[0]
     return found / scale

@@ -108,7 +108,8 @@ def metrics_of(result: Simulation | Seeds) -> dict[str, Figure]:
     row["tokens_per_s_per_user"] = 1 / pace if pace else None
     row["steady"] = int(all(r.run.window.kind != "whole" for r in runs))
     watts = [r.run.watts_per_device for r in runs]
-    row["watts_per_device"] = None if None in watts else sum(map(float, watts)) / len(watts)
+    known = [each for each in watts if each is not None]
+    row["watts_per_device"] = sum(known) / len(known) if len(known) == len(watts) else None
     bases = bases_of(first.run.deployment)
     return {name: plain(row[name]) for name in METRICS} | {
         "basis": bases.times, "energy_basis": bases.energy, **_pooled(first), **_classed(runs),
