@@ -270,6 +270,10 @@ LISTS = {
 }
 
 
+MEANT = {"kinds": "processors", "processor-kinds": "processors", "designs": "spaces"}
+"""Words for a list that have little of its name."""
+
+
 def catalog(kind: str) -> list[dict[str, Any]]:
     """Rows of one list, each with a `name`.
 
@@ -278,6 +282,10 @@ def catalog(kind: str) -> list[dict[str, Any]]:
     InputError
         Unknown kind.
     """
+    if kind in MEANT:
+        raise InputError(
+            f"KIND {kind!r}", f"is no list of the catalog; did you mean {MEANT[kind]!r}?"
+        )
     if kind not in LISTS:
         raise InputError(f"KIND {kind!r}", f"is no list of the catalog{nearest(kind, LISTS)}")
     return LISTS[kind]()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import model_validator
 
 from ..workloads.specfile import Spec
@@ -20,6 +22,35 @@ class MacArraySpec(Spec):
     clock_Hz: Positive
     module_buffer_bytes: Positive | None = None
     input_buffer_bytes: Positive | None = None
+
+
+def own_bandwidths(given: Any) -> Any:
+    """A device's keys with each processor's own bandwidth as a multiple of the memory's.
+
+    A card whose units all sit in the memory need not say what it has outside: that is then the largest own.
+    """
+    memory, processors = (given.get(key) for key in ("memory", "processors"))
+    if not isinstance(memory, dict) or not isinstance(processors, dict):
+        return given
+    own = {
+        name: p["bandwidth_bytes_per_s"]
+        for name, p in processors.items()
+        if isinstance(p, dict) and isinstance(p.get("bandwidth_bytes_per_s"), (int, float))
+    }
+    if not own:
+        return given
+    if any("bandwidth_multiple" in processors[name] for name in own):
+        raise ValueError("a processor has bandwidth_GBps or bandwidth_multiple, not both")
+    if min(own.values()) <= 0:
+        raise ValueError("the bandwidth_GBps of a processor must be above 0")
+    outside = memory.get("bandwidth_bytes_per_s") or max(own.values())
+    told = {}
+    for name, value in own.items():
+        kept = {k: v for k, v in processors[name].items() if k != "bandwidth_bytes_per_s"}
+        told[name] = kept | {"bandwidth_multiple": value / outside}
+    return given | {
+        "memory": memory | {"bandwidth_bytes_per_s": outside}, "processors": processors | told,
+    }  # fmt: skip
 
 
 class CoreSpec(Spec):

@@ -11,7 +11,7 @@ from ..workloads.errors import nearest
 from ..workloads.ops import OP_KINDS
 from ..workloads.shown import table_of
 from ..workloads.specfile import Spec
-from .core_spec import CoreSpec, MacArraySpec
+from .core_spec import CoreSpec, MacArraySpec, own_bandwidths
 from .dram.layout import DataLayout
 from .fields import Count, Fraction, NonNegative, Positive
 from .fits import FamilyFitSpec
@@ -63,8 +63,8 @@ class ProcessorSpec(Spec):
     Peak is given directly (`peak_flops_per_s` by data type), by a MAC array, as a ratio to the
     processor's own memory bandwidth (`peak_op_per_byte`), or by an FPGA design (`engine`);
     exactly one of the four.
-    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth: a description that
-    extends another and changes that changes both. Weights and KV
+    Its memory bandwidth is `bandwidth_multiple` times the external bandwidth (a description that
+    extends another and changes that changes both), or given by itself as `bandwidth_GBps`. Weights and KV
     cost `memory_J_per_byte`; inputs and outputs `activation_J_per_byte` where that is given.
     Without any peak or bandwidth it runs nothing.
     `kind` says where it sits, not what it is called: an NPU or TPU is an "xpu", units beside the
@@ -277,7 +277,7 @@ class DeviceSpec(Spec):
                     f"{key} is no part of a device: give `mapping: {{{key}: ...}}` beside `device:` "
                     "in a system's file"
                 )
-        return given
+        return own_bandwidths(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _fabric(self) -> DeviceSpec:

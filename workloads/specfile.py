@@ -170,9 +170,15 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
             source = _source(own, f"{path}: {key}", table)
         if set(node) == {"value"}:
             return _attach(node["value"], key, source, table, path)
-        return {
-            k: _attach(v, f"{key}.{k}" if key else k, source, table, path) for k, v in node.items()
-        }
+        out, wrong = {}, list[SpecError]()
+        for k, v in node.items():
+            try:
+                out[k] = _attach(v, f"{key}.{k}" if key else k, source, table, path)
+            except SpecError as error:
+                wrong.append(error)
+        if wrong:
+            raise together(wrong)
+        return out
     if isinstance(node, list):
         return [_attach(v, f"{key}[{i}]", source, table, path) for i, v in enumerate(node)]
     if key.endswith("dram.standard") and isinstance(node, str) and node.endswith(".yaml"):
@@ -195,6 +201,31 @@ def _attach(node: Any, key: str, source: str | None, table: dict[str, str], path
             f"{path}: {key}", f"{node} has no source; write {{value: {node}, source: ...}}"
         )
     return Quantity(node, source)
+
+
+MOST_TOLD = 6
+"""Errors of one file that one line lists."""
+
+
+class Several(SpecError):
+    """Errors of one file, the first in full."""
+
+    errors: tuple[SpecError, ...] = ()
+
+
+def together(wrong: Sequence[SpecError]) -> SpecError:
+    """One error for all: whoever wrote a file mends them at once, not one a run."""
+    every = [e for one in wrong for e in (one.errors if isinstance(one, Several) else (one,))]
+    first, *others = {e.subject: e for e in reversed(every)}.values()
+    first, *others = reversed([first, *others])  # one a key, the first that was found
+    if not others:
+        return first
+    shown = [f"{e.subject.rpartition(': ')[2]}: {e.reason}" for e in others[: MOST_TOLD - 1]]
+    left = len(others) - len(shown)
+    more = f" and {left} more" if left else ""
+    found = Several(first.subject, f"{first.reason} (also {'; '.join(shown)}{more})")
+    found.errors = tuple(every)
+    return found
 
 
 def _source(own: Any, where: str, table: dict[str, str]) -> str:
@@ -293,9 +324,19 @@ def _spec_error(
     error: ValidationError,
     written: dict[tuple[str, ...], str],
 ) -> SpecError:
-    """Turn pydantic's first complaint into one line about the key as the user wrote it."""
+    """Turn pydantic's complaints into one line about the keys as the user wrote them."""
     # An unknown key explains a missing one better than the other way round: a typo causes both.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    every = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    return together([_complaint(schema, description, each, written) for each in every])
+
+
+def _complaint(
+    schema: type[Spec],
+    description: Description,
+    first: Any,
+    written: dict[tuple[str, ...], str],
+) -> SpecError:
+    """One complaint of pydantic's."""
     at = tuple(str(part) for part in first["loc"] if part != "[key]")
     label = written.get(at, ".".join(at))
     where = f"{description.path}: {label}" if label else str(description.path)
