@@ -184,10 +184,15 @@ def _traces() -> list[dict[str, Any]]:
 
 
 def _spaces() -> list[dict[str, Any]]:
+    from .studies.design.engines import engine_space
     from .studies.design.space import read_space, spaces
 
     rows = []
     for name, path in spaces().items():
+        if (own := engine_space(path)) is not None:
+            rows.append({"name": name, "designs": None, "searched": f"{own.engine} of {own.board}",
+                         "models": ", ".join(own.models), "title": own.title})  # fmt: skip
+            continue
         space = read_space(path)
         rows.append({"name": name, "designs": space.size, "searched": ", ".join(space.names),
                      "models": ", ".join(space.models), "title": space.title})  # fmt: skip

@@ -31,7 +31,7 @@ from ..show.output import SIGNIFICANT, OutputFolder
 from ..show.result import Result
 from ..show.timeline import Sent, Shown, write_streams, write_timeline
 from ..studies.capacity_result import Capacity
-from ..studies.design import DesignAnswer
+from ..studies.design import DesignAnswer, EngineAnswer
 from ..studies.pareto import Pareto
 from ..studies.plan.result import Plan
 from ..studies.search import DesignSearch
@@ -101,6 +101,14 @@ def _design(result: DesignAnswer, folder: OutputFolder) -> None:
         folder.figure("front.png", drawing.figure)
     folder.frame("designs.csv", result.frame())
     folder.text("best.yaml", result.text)
+    folder.answer("design.json", result)
+
+
+@write_files.register
+def _engines(result: EngineAnswer, folder: OutputFolder) -> None:
+    """Write the figure of the front, its engines, and design.json."""
+    folder.figure("front.png", result.drawings()[0].figure)
+    folder.frame("designs.csv", result.frame())
     folder.answer("design.json", result)
 
 

@@ -179,10 +179,7 @@ def lower(
         sections=np.column_stack(
             [[0, *ends[:-1]], ends, [(section.layers, section.stage) for section in sections]]
         ).astype(np.int64),
-        slots=np.column_stack(
-            [roles, _varies(form, d.shard.windows), can[: len(form)].sum(1) > 1,
-             *np.transpose([_of_rules(op) for op in ops[: len(form)]])]
-        ).astype(np.int64),
+        slots=_slots(ops, roles, _varies(form, d.shard.windows), can[: len(form)]),
         forms=form,
         params=params,
         can=can,
@@ -213,10 +210,11 @@ def lower(
     )
 
 
-def _of_rules(op: Op) -> tuple[int, int]:
-    """Kind and phase of an op as a rule sees them; exchanges are placed by none."""
-    known = op.kind in OP_KINDS
-    return (kind_code(op.kind) if known else -1), phase_code(op.phase)
+def _slots(ops: Sequence[Op], roles: Sequence[int], varies: npt.ArrayLike, can: B1) -> I8:
+    """`Plan.slots`; exchanges, which no rule places, have no kind."""
+    kinds = [kind_code(op.kind) if op.kind in OP_KINDS else -1 for op in ops[: len(can)]]
+    phases = [phase_code(op.phase) for op in ops[: len(can)]]
+    return np.column_stack([roles, varies, can.sum(1) > 1, kinds, phases]).astype(np.int64)
 
 
 def _beside(

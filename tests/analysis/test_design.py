@@ -15,13 +15,18 @@ import numpy as np
 import pytest
 import yaml
 
+from opbyte.analysis.answers.step import step_of
 from opbyte.analysis.studies.design import design
 from opbyte.analysis.studies.design import run as running
-from opbyte.analysis.studies.design.designs import Design
+from opbyte.analysis.studies.design.designs import Design, Forecaster
+from opbyte.analysis.studies.design.engines import engine_space
 from opbyte.analysis.studies.design.goals import Goals, read_across, read_goals
 from opbyte.analysis.studies.design.run import Runner, judged
 from opbyte.analysis.studies.design.searching import costs_of, front_of, search
-from opbyte.analysis.studies.design.space import Space, read_space, spaces
+from opbyte.analysis.studies.design.space import Space, read_space, space_path, spaces
+from opbyte.analysis.studies.search import search as search_engines
+from opbyte.devices.catalog import describe_system
+from opbyte.simulator.scenario.changes import changed_model
 from opbyte.workloads.errors import InputError
 
 SPACES = Path(__file__).parent / "spaces"
@@ -190,9 +195,69 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(spaces()))
+DEVICES = sorted(n for n, path in spaces().items() if engine_space(path) is None)
+
+
+@pytest.mark.parametrize("name", DEVICES)
 def test_spaces_of_the_package_can_be_judged(name: str) -> None:
-    """Each is read, and its first and last designs have area, power, cost and bounds."""
+    """The reference and the corners have area, power, cost and bounds, and no forecast beats its bound."""
     plan = read_space(name)
-    assert plan.size > 1
-    assert plan.reference is None or plan.reference in plan.designs()
+    every, forecaster = plan.designs(), Forecaster(plan)
+    assert plan.reference in every
+    for values in (plan.reference, every[0], every[-1]):
+        one = forecaster.describe(values)
+        forecaster.judge(one)
+        assert one.error is None
+        assert None not in one.silicon.values().values()
+        rate = "output_tokens_per_s"
+        assert 0 < (one.forecast[rate] or 0) <= (one.bound[rate] or 0)
+
+
+def test_llmcompass_latency_design_against_ga100() -> None:
+    """ISCA 2024: GPT-3 on four, 48 layers, batch 16: half of the cores keep 95.3 % of the speed on average.
+
+    Rows are inputs of 2,048, 1,024, 512 and 256 tokens, columns outputs of 256 to 2,048. First token 1.82 times
+    later. Nothing of these is fitted.
+    """
+    published = [
+        [0.80, 0.87, 0.91, 0.93, 0.94, 0.95, 0.96, 0.96],
+        [0.87, 0.92, 0.94, 0.96, 0.96, 0.97, 0.97, 0.98],
+        [0.92, 0.95, 0.97, 0.98, 0.98, 0.98, 0.99, 0.99],
+        [0.95, 0.97, 0.98, 0.99, 0.99, 0.99, 0.99, 0.99],
+    ]
+    sizes = {
+        "num_hidden_layers": 48,
+        "hidden_size": 12288,
+        "ffn_dim": 49152,
+        "num_attention_heads": 96,
+    }
+    model = changed_model("opt-66b", tuple(sizes.items()))
+    systems = [describe_system(space_path("xpu-memory"), {"cores": n})[0] for n in (128, 64)]
+    found, firsts = [], []
+    for prompt in (2048, 1024, 512, 256):
+        took = []
+        for system in systems:
+            first = 16 * step_of(model, system, 0, 0, prompt, {})[1].seconds
+            steps = [step_of(model, system, 16, prompt + at, 0, {})[1].seconds for at in (0, 2048)]
+            outs = 256.0 * np.arange(1, 9)
+            took.append(first + outs * (steps[0] + (steps[1] - steps[0]) * outs / 2 / 2048))
+            firsts.append(first)
+        found.append(took[0] / took[1])
+    assert np.abs(np.array(found) - published).max() < 0.02
+    assert np.mean(found) == pytest.approx(np.mean(published), abs=0.005)
+    assert firsts[1] / firsts[0] == pytest.approx(1.82, rel=0.03)
+
+
+def test_fpga_engines_are_spaces() -> None:
+    """The same front as `search`, in the answer's form."""
+    data = design("fpga-streams").to_dict()
+    found = search_engines("llama-3-8b", "v80")
+    assert [e["metrics"]["latency_s"] for e in data["front"]] == [d.latency_s for d in found.front]
+    assert data["front"][0]["parameters"]["slices"] == found.best.slices
+    few = design("fpga-streams", budget="dsp<=3000").to_dict()["front"]
+    assert 0 < len(few) < len(data["front"])
+    assert max(e["metrics"]["dsp"] for e in few) <= 3000
+    assert "runs on the engines of fpga-streams" in refusal("fpga-arrays", models="llama-3-8b")
+    assert "no engine is within the limits: dsp<=1: dsp is from" in refusal(
+        "fpga-streams", budget="dsp<=1"
+    )

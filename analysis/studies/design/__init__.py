@@ -1,8 +1,9 @@
 """`opbyte design`: devices that nobody has built yet, found; and what a device takes."""
 
 from .describe import design_describe
+from .engines import EngineAnswer
 from .result import DesignAnswer
 from .run import design
 from .space import spaces
 
-__all__ = ["DesignAnswer", "design", "design_describe", "spaces"]
+__all__ = ["DesignAnswer", "EngineAnswer", "design", "design_describe", "spaces"]

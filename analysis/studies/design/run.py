@@ -22,10 +22,11 @@ from ..sweep.point import Outcome, evaluate
 from ..sweep.run import is_stored, key_of, outcomes
 from ..sweep.study import Point
 from .designs import Design, Forecaster, needed, settled, together
+from .engines import EngineAnswer, engine_space, engines
 from .goals import SILICON, direction
 from .result import DesignAnswer
 from .searching import METHODS, Found, front_of, may_hold, search
-from .space import Space, read_space
+from .space import Space, read_space, space_path
 from .why import NEARBY, RATES, RESOURCES, STEP, Shadow, along, limits_of, price_of
 
 LEAST = 12
@@ -47,7 +48,7 @@ def design(
     dask: str | None = None,
     folder: str | Path | None = None,
     told: Told | None = None,
-) -> DesignAnswer:
+) -> DesignAnswer | EngineAnswer:
     """Search a space of devices and mappings for what no other design beats.
 
     Parameters
@@ -79,7 +80,10 @@ def design(
     workers = check_count(workers, "--workers", 1, MAX_WORKERS)
     check_count(seed, "--seed", 0)
     named = models.split(",") if isinstance(models, str) else models
-    plan = read_space(space, named, _workloads(workload), goal, budget, across)
+    path = space_path(space)
+    if (own := engine_space(path)) is not None:
+        return engines(path.stem, own, named, budget, told)
+    plan = read_space(path, named, _workloads(workload), goal, budget, across)
     most = max(LEAST, -(-plan.size // 10)) if simulations is None else simulations
     most = check_count(most, "--simulations", 1)
     every = judged(plan, told)

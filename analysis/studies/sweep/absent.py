@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ....devices.catalog import describe_system
+from ....devices.spec import SystemSpec
 from ....workloads.errors import InputError
 from .expression import OF_RUN
 from .parameters import scenario_of
@@ -45,7 +47,8 @@ def _why(name: str, point: Point, done: Sequence[Mapping[str, Any]]) -> str:
     if name.startswith("gco2"):
         return "give grid_gCO2_per_kWh"
     system = scenario_of(point.settings).system
-    device = getattr(getattr(system, "device", None), "name", None) or system
+    spec = system if isinstance(system, SystemSpec) else describe_system(str(system))[0]
+    device = spec.device.name
     if name == "processor_area_mm2":
         return f"no processor of {device} gives area_mm2"
     if name in UNPRICED:

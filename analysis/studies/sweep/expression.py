@@ -90,8 +90,10 @@ def _names(node: ast.expr) -> list[str]:
     if isinstance(node, ast.Name):
         return [node.id]
     if isinstance(node, ast.Attribute):
-        (head,) = _names(node.value)
-        return [f"{head}.{node.attr}"]
+        (head,) = _names(node.value) or [""]
+        if f"{head}.".startswith(OF_RUN):
+            return [f"{head}.{node.attr}"]
+        raise ValueError(head)
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str)):
         return []
     if isinstance(node, ast.BoolOp):
