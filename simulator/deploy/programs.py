@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ...workloads.batch import Moments
 from ...workloads.layers import RoutedKind, Run, is_routed
+from ...workloads.layers.base import sent_width
 from ...workloads.model import Layer, ModelSpec, head_ops, sampling_ops
 from ...workloads.ops import Op
 from .layout import Layout
@@ -119,15 +120,15 @@ def head_program(spec: ModelSpec, m: Moments, layout: Layout, run: Run) -> list[
 def _exchanged(op: Op, part: RoutedKind, tokens: float, layout: Layout, run: Run) -> list[Op]:
     """The experts between what sends tokens to them and what brings their outputs back."""
     if layout.apart:
-        values = tokens * part.hidden * part.routed.top_k / layout.tp
+        values = tokens * sent_width(part) * part.routed.top_k / layout.tp
         return [to_and_fro("dispatch", values, run), op, to_and_fro("collect", values, run)]
     if layout.gather:
-        moved = (tokens, part.hidden, layout.dp, run)
+        moved = (tokens, sent_width(part), layout.dp, run)
         return [
             gather_tokens("all_gather", "dispatch", *moved), op,
             gather_tokens("reduce_scatter", "collect", *moved),
         ]  # fmt: skip
-    sent = (tokens * layout.sent, part.hidden, part.routed.top_k, layout.tp, layout.dp, run)
+    sent = (tokens * layout.sent, sent_width(part), part.routed.top_k, layout.tp, layout.dp, run)
     return [all_to_all("dispatch", *sent), op, all_to_all("collect", *sent)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.jit_held import held
+from ...workloads.layers.base import sent_width
 from ..deploy.deployment import Deployment
 from .streams import T_PART, T_START, T_STOP, V_PART, V_SECTION, Streams
 
@@ -60,5 +61,5 @@ def beside_of(d: Deployment, plan: Any, streams: Streams, slots: int) -> Beside:
             elif parts <= row[T_PART] < 2 * parts:  # what crosses to them
                 sending[x - parts] = t
     wide = d.run.numerics.act_bytes / apart.link.bandwidth_bytes_per_s
-    vectors = np.array([part.spec.hidden * wide for part in d.experts])
+    vectors = np.array([sent_width(part.spec) * wide for part in d.experts])
     return Beside(plan, float(apart.link.latency_s), vectors, sending)

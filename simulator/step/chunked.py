@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...workloads.batch import TOKENS, Moments
+from ...workloads.layers.base import sent_width
 from ...workloads.ops import Loads, Op
 from ..deploy.expert_parts import ExpertPart
 from ..deploy.programs import to_and_fro
@@ -132,12 +133,12 @@ class Overlapped(Stage):
         As long as the busiest device of either side sends or receives.
         """
         d, part = self.d, self.d.experts[x]
-        values = part.spec.hidden * part.spec.routed.top_k / d.layout.tp
+        values = sent_width(part.spec) * part.spec.routed.top_k / d.layout.tp
         sent = values * max(
             float(_sums(m.values, way, len(m.windows), chunk)[TOKENS]) for m in self.moments
         )
         groups = self._slots(part, loads).tokens.reshape(part.ep, -1).sum(axis=1)
-        values = max(sent, part.spec.hidden * float(groups.max()))
+        values = max(sent, sent_width(part.spec) * float(groups.max()))
         for label, back in (("dispatch", False), ("collect", True)):
             op = to_and_fro(label, values, d.run)
             link = d.link(op)

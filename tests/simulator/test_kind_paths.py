@@ -40,11 +40,36 @@ MIXERS: dict[str, dict[str, Any]] = {
     "slices": {"kind": "attention_slices", "base": ATTENTION, "slices": 2, "top_k": 1},
     "memories": {"kind": "memories", "net": NET, "states": 4, "top_k": 2},
     "modal": {"kind": "mamba_by_modality", "base": MAMBA, "modalities": 2},
+    "latent experts": {**ATTENTION, "v_dim": 32, "head_gate": True, "window": 64},
+    "side inputs": {**ATTENTION, "shares": True},
+    "tower": {"kind": "image_tower", "width": 128, "depth": 3, "heads": 4, "head_dim": 32, "inner": 256,
+              "matrices": 3, "inputs": 588, "per_token": [[512, 512]], "windows": 1, "window": 16, "share": 0.5,
+              "patches": 256, "tokens": 64, "pictures": 3},
 }  # fmt: skip
 EXPERTS = {"kind": "moe", "experts": 4, "top_k": 1, "width": 512}
-FFNS = {"mixture": EXPERTS, "slices": {"kind": "ffn_slices", "base": FFN, "slices": 4, "top_k": 2}}
+LATENT = {
+    **EXPERTS,
+    "latent": 128,
+    "matrices": 2,
+    "shared_width": 256,
+    "shared_matrices": 2,
+    "empty_experts": 2,
+}
+FFNS = {
+    "latent experts": LATENT,
+    "side inputs": {
+        "kind": "ffn_side_inputs",
+        "inner": FFN,
+        "inputs": 64,
+        "rank": 16,
+        "streams": 4,
+    },
+    "mixture": EXPERTS,
+    "slices": {"kind": "ffn_slices", "base": FFN, "slices": 4, "top_k": 2},
+}
 DEGREES: dict[str, tuple[dict[str, int], ...]] = {
     "slices": ({"tp": 2}, {"dp": 2, "tp": 1}), "mixture": ({"tp": 2}, {"dp": 2, "tp": 1}),
+    "latent experts": ({"tp": 2}, {"dp": 2, "tp": 1}),
 }  # fmt: skip
 ROUTINGS = ("uniform", "power_law:1.0")
 

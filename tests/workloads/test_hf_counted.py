@@ -36,6 +36,14 @@ REFERENCE = {
     "Step-3.7-Flash": 195.8438,
     "gemma-4-26B-A4B": 25.2331,
     "gemma-4-E4B-it": 7.4630,
+    "DeepSeek-V4-Flash": 284.3322,
+    "Kimi-Linear-48B-A3B-Instruct": 49.1227,
+    "LFM2.5-VL-1.6B": 1.1703,
+    "Ling-3.0-flash": 124.4142,
+    "MiniMax-M3": 426.1746,
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31.5779,
+    "NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4": 120.6687,
+    "Olmo-Hybrid-7B": 7.4309,
 }
 
 
@@ -67,7 +75,11 @@ def test_weights_of_real_files(name, data_set):
 
 @pytest.mark.parametrize(
     ("engine", "known"),
-    [("vllm 0.33.0, text generation", 89), ("vllm 0.33.0, multimodal", 80), ("sglang 0.5.23", 138)],
+    [
+        ("vllm 0.33.0, text generation", 107),
+        ("vllm 0.33.0, multimodal", 102),
+        ("sglang 0.5.23", 174),
+    ],
 )
 def test_classes_of_the_engines_that_are_known(engine, known):
     here = set(known_architectures())
@@ -180,4 +192,66 @@ def test_text_sections_that_name_themselves_need_no_entry():
 def test_impossible_combinations_name_their_key(name, changes, message):
     with pytest.raises(InputError) as error:
         model(name, **changes)
+    assert message in str(error.value)
+
+
+NANO = "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+SUPER = "NVIDIA-Nemotron-3-Super-120B-A12B-NVFP4"
+
+
+def test_nemotron_3_states_caches_and_heads(data_set):
+    """46 and 160 MiB of state, 6,144 and 8,192 B of cache a token in 16 bit (from its keys: 6 and 8 attention layers)."""
+    nano, larger = (read_config(data_set("model_configs_2026") / name) for name in (NANO, SUPER))
+    assert nano.kv_bytes_per_token == 6 * 2 * 2 * 128 * 2
+    assert larger.numerics.kv == "fp8"
+    assert larger.kv_bytes_per_token == 8 * 2 * 2 * 128
+    assert nano.state_bytes_per_sequence / 2**20 == pytest.approx(46, rel=0.04)
+    assert (nano.moe_layers, larger.moe_layers) == (23, 40)
+    moe = next(layer.ffn for layer in larger.layers if layer.ffn is not None)
+    assert (moe.latent, moe.matrices, moe.shared_matrices, moe.routed.top_k) == (1024, 2, 2, 22)
+    assert larger.mtp_heads == 1
+    assert [part.kind for part in larger.mtp[-1].parts] == ["attention", "moe"]
+
+
+def test_longcat_counts_560_billion_of_which_8_of_12_choices_are_real():
+    """28 x (2 x 90.5 M + 453 M + 19.33 B) + 1.6 B = 560.7 B [the family's report]."""
+    keys = {
+        "architectures": ["LongcatFlashForCausalLM"], "hidden_size": 6144, "ffn_hidden_size": 12288,
+        "expert_ffn_hidden_size": 2048, "num_layers": 28, "num_attention_heads": 64, "q_lora_rank": 1536,
+        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "n_routed_experts": 512, "zero_expert_num": 256, "moe_topk": 12, "vocab_size": 131072,
+    }  # fmt: skip
+    spec = model_from_keys(keys, name="m", where="m")
+    assert spec.total_params / 1e9 == pytest.approx(560.7, abs=0.05)
+    assert spec.active_params / 1e9 == pytest.approx(27.6, abs=0.7)
+    assert spec.layers[0].ffn.routed.top_k == 8
+
+
+def test_tokens_go_to_latent_experts_at_their_width():
+    """Kimi-K3 sends 3,584 of 7,168 values."""
+    from opbyte.workloads.layers import MixtureOfExperts
+    from opbyte.workloads.layers.base import sent_width
+
+    assert sent_width(MixtureOfExperts(7168, 896, 16, 2048, latent=3584)) == 3584
+    assert sent_width(MixtureOfExperts(7168, 256, 8, 2048)) == 7168
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"layers_block_type": ["moe", "linear_attention"]},
+            "layer 0 has experts and must follow a mixer",
+        ),
+        (
+            {"layers_block_type": None, "hybrid_override_pattern": "MXM"},
+            "must be of M E * -, not 'X' at 1",
+        ),
+        ({"num_hidden_layers": 7}, "num_hidden_layers: must be the 4 layers of the pattern, not 7"),
+        ({"mamba_ssm_cache_dtype": "int3"}, "mamba_ssm_cache_dtype: must be one of"),
+    ],
+)
+def test_patterns_that_cannot_be_name_their_key(changes, message):
+    with pytest.raises(InputError) as error:
+        model("nemotron_h", **changes)
     assert message in str(error.value)

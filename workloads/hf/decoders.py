@@ -58,6 +58,8 @@ class Habits:
         Dense layers before those with experts, where the file does not say.
     mtp : int
         Multi-token-prediction heads where the file does not say.
+    shares : str
+        Key that holds how many layers share one cache, where ``use_cla`` is on.
     """
 
     head_dim: int | None = None
@@ -79,6 +81,7 @@ class Habits:
     shared_gate: bool = False
     first: int = 0
     mtp: int = 0
+    shares: str = ""
 
 
 def switched(c: Config, key: str) -> bool:
@@ -118,10 +121,14 @@ def attention_of(c: Config, h: Habits, shape: Heads, layers: int) -> tuple[Atten
         windows, qkv_bias=switched(c, h.qkv_bias), out_bias=switched(c, h.out_bias),
         qk_norm=norm * max(h.norm, 1), gated=h.gated, sinks=h.sinks,
     )  # fmt: skip
-    if not switched(c, h.head_gate):
-        return made
-    gated = {each: replace(each, head_gate=True) for each in set(made)}
-    return tuple(gated[each] for each in made)
+    if switched(c, h.head_gate):
+        gated = {each: replace(each, head_gate=True) for each in set(made)}
+        made = tuple(gated[each] for each in made)
+    if h.shares and c.flag("use_cla", False):
+        every = c.size(h.shares, default=2)
+        shared = {each: replace(each, shares=True) for each in set(made)}
+        made = tuple(shared[a] if i % every else a for i, a in enumerate(made))
+    return made
 
 
 def _slides(c: Config, rule: str) -> Callable[[int], bool]:
@@ -240,6 +247,10 @@ FAMILIES: dict[tuple[str, ...], tuple[Sequence[str], Habits, str]] = {
     ),
     ("HunYuanDenseV1ForCausalLM", "HunYuanForCausalLM"): (
         ("hunyuan_v1_dense", "hunyuan"), replace(BIASED, qk_norm="head:+use_qk_norm"), "Hunyuan, dense",
+    ),
+    ("HunYuanMoEV1ForCausalLM",): (
+        ("hunyuan_v1_moe",), replace(BIASED, qk_norm="head:+use_qk_norm", shares="cla_share_factor"),
+        "Hunyuan with experts; Large shares each cache between two layers",
     ),
     ("MiMoForCausalLM",): (
         ("mimo",), Habits(qkv_bias="true", mtp=1), "MiMo-7B: Qwen2 with a multi-token-prediction head",

@@ -19,6 +19,7 @@ CHOSEN = 4
 def deepseek_v4(c: Config) -> ModelSpec:
     """DeepSeek-V4: windows and pools of 4 or 128 tokens, hyper-connections, hash-routed layers first."""
     hidden, layers = c.size("hidden_size"), c.layers()
+    c = _as_published(c, layers)
     window = CompressedAttention(
         hidden=hidden, heads=c.size("num_attention_heads"), head_dim=c.size("head_dim"),
         rope_dim=c.size("qk_rope_head_dim"), q_rank=c.size("q_lora_rank"),
@@ -36,6 +37,27 @@ def deepseek_v4(c: Config) -> ModelSpec:
     spec = assemble(c, made, extra=extra, head=head, heads=c.count(MTP))
     # Engines keep entries in 8 bits whatever is asked for (`fp8_ds_mla` in vllm-project/vllm).
     return replace(spec, numerics=replace(spec.numerics, kv="fp8"))
+
+
+KINDS = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
+
+
+def _as_published(c: Config, layers: int) -> Config:
+    """The file in the keys of DeepSeek's own, where it is in those of transformers 5."""
+    words = None if c.has("compress_ratios") else c.words("layer_types", layers, KINDS)
+    if words is None:
+        return c
+    rates = c.section("compress_rates")
+    pools = {KINDS[0]: 0} | {kind: rates.size(kind) for kind in set(words) - {KINDS[0]}}
+    own: dict[str, object] = {"compress_ratios": [pools[word] for word in words]}
+    blocks = c.words("mlp_layer_types", layers, ("hash_moe", "moe"))
+    if blocks is not None:
+        own["num_hash_layers"] = blocks.count("hash_moe")
+    if not c.has("qk_rope_head_dim"):
+        own["qk_rope_head_dim"] = (
+            c.size("head_dim") // 8
+        )  # `partial_rotary_factor` of all its checkpoints
+    return c.but(**own)
 
 
 def _ratios(c: Config, layers: int) -> list[int]:

@@ -96,7 +96,7 @@ def gemma2(c: Config) -> ModelSpec:
     return assemble(c, stack(mixers, read_ffn(c, shape.hidden), norms=4), tied=True)
 
 
-@family("Gemma3ForCausalLM", "Gemma3TextModel", types=("gemma3_text",))
+@family("Gemma3ForCausalLM", "Gemma3TextModel", "Rnj1ForCausalLM", types=("gemma3_text",))
 def gemma3(c: Config) -> ModelSpec:
     """Gemma 3: five windowed layers to one full, four norms a layer, query and key norms.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..layers import GatedDeltaNet, KimiDelta, LatentAttention, LayerKind
 from ..model import ModelSpec
 from .config import Config
@@ -30,24 +32,45 @@ def _blocks(c: Config, hidden: int, layers: int) -> list[LayerKind]:
         shared_width=c.count("num_shared_experts", "n_shared_experts") * width, router_bias=True,
         groups="num_expert_group",
     )  # fmt: skip
+    latent = c.count("routed_expert_hidden_size")
+    if latent:  # Kimi-K3: experts work on a narrower copy of the tokens
+        normed = c.flag("latent_moe_use_norm", False)
+        experts = replace(experts, latent=latent, latent_norm=normed)
     return list(first_dense(c, hidden, layers, experts))
 
 
-@family("KimiLinearForCausalLM", types=("kimi_linear",))
+@family("KimiLinearForCausalLM", "KimiK3LinearForCausalLM", types=("kimi_linear", "kimi_k3_text"))
 def kimi_linear(c: Config) -> ModelSpec:
-    """Kimi-Linear: three layers of KDA to one of latent attention, DeepSeek-V3's experts."""
-    layers, s = c.layers(), c.section("linear_attn_config")
+    """Kimi-Linear and Kimi-K3: three layers of KDA to one of latent attention, DeepSeek-V3's experts.
+
+    K3 has gates of whole matrices, experts on half the width, and every 12 layers reads what the blocks before left
+    (four weights a unit of width in each layer).
+    """
+    layers = c.layers()
+    kinds = c.words("layer_types", layers, KINDS)
+    if kinds is not None and not c.has("linear_attn_config"):  # as transformers 5 writes it
+        own = c.but(linear_attn_config={
+            "num_heads": c.size("linear_num_heads"), "head_dim": c.size("linear_head_dim"),
+            "short_conv_kernel_size": c.size("linear_conv_kernel_dim", default=4),
+            "full_attn_layers": [i + 1 for i, kind in enumerate(kinds) if kind == KINDS[1]],
+        })  # fmt: skip
+        return kimi_linear(own)
+    s = c.section("linear_attn_config")
+    whole = s.flag("use_full_rank_gate", False)
     delta = KimiDelta(
         hidden=c.size("hidden_size"), heads=s.size("num_heads"), head_dim=s.size("head_dim"),
-        d_conv=s.size("short_conv_kernel_size", default=4),
+        d_conv=s.size("short_conv_kernel_size", default=4), full_gate=whole,
+        decays=s.size("head_dim") if whole else 0,
     )  # fmt: skip
     full = s.items("full_attn_layers") or []
     for i, layer in enumerate(full):  # counted from 1
         if type(layer) is not int or not 1 <= layer <= layers:
             raise s.error(f"full_attn_layers[{i}]", f"must be a layer from 1 to {layers}")
-    latent = _latent(c)
+    latent = _latent(c, c.size("v_head_dim") if c.flag("mla_use_output_gate", False) else 0)
     mixers: list[LayerKind] = [latent if i + 1 in full else delta for i in range(layers)]
-    return assemble(c, stack(mixers, _blocks(c, delta.hidden, layers)), heads=c.count(MTP))
+    extra = 4 * delta.hidden * layers if c.has("attn_res_block_size") else 0
+    blocks = _blocks(c, delta.hidden, layers)
+    return assemble(c, stack(mixers, blocks), extra=extra, heads=c.count(MTP))
 
 
 @family("BailingHybridForCausalLM", "BailingMoeV3ForCausalLM",

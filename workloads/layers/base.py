@@ -252,6 +252,11 @@ class RoutedKind(LayerKind, Protocol):
         """
 
 
+def sent_width(part: RoutedKind) -> int:
+    """Values of a token that go to a part's experts and come back: the model's width unless it says `sent`."""
+    return int(getattr(part, "sent", part.hidden))
+
+
 def is_routed(part: LayerKind | None) -> TypeGuard[RoutedKind]:
     """Whether a layer part has experts."""
     return part is not None and part.routed is not None

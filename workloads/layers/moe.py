@@ -31,6 +31,15 @@ class MixtureOfExperts:
     expert_groups : int
         Groups that the router chooses from first (``n_group`` of DeepSeek-V3); they bear on where experts
         are placed, not on which are chosen here.
+    shared_matrices : int
+        Of the shared experts.
+    latent : int
+        Width that routed experts work on and that is sent to them, where it is not the model's: one projection before
+        them and one behind (Nemotron-3, Kimi-K3); 0 = the model's.
+    latent_norm : bool
+        A norm of that width.
+    empty_experts : int
+        Experts that do nothing, which the router knows too (LongCat); `top_k` counts the others.
     experts_held : int
         After sharding: experts on one device; the router still sees all. 0 = all.
     """
@@ -48,6 +57,10 @@ class MixtureOfExperts:
     residual_width: int = 0
     experts_held: int = 0
     expert_groups: int = 1
+    shared_matrices: int = 3
+    latent: int = 0
+    latent_norm: bool = False
+    empty_experts: int = 0
 
     def __post_init__(self) -> None:
         if self.expert_groups < 1 or self.experts % self.expert_groups:
@@ -66,14 +79,23 @@ class MixtureOfExperts:
     @property
     def router_weights(self) -> int:
         """Weights of the router."""
-        return self.experts * (self.hidden + self.router_bias)
+        return (self.experts + self.empty_experts) * (self.hidden + self.router_bias)
+
+    @property
+    def sent(self) -> int:
+        """Width of a token as routed experts have it."""
+        return self.latent or self.hidden
 
     def weights(self) -> tuple[Weights, ...]:
-        one = self.matrices * self.hidden * self.width
-        bias = ((self.matrices - 1) * self.width + self.hidden) * self.expert_bias
-        dense = 3 * self.hidden * self.shared_width
+        one = self.matrices * self.sent * self.width
+        bias = ((self.matrices - 1) * self.width + self.sent) * self.expert_bias
+        dense = (
+            self.shared_matrices * self.hidden * self.shared_width + 2 * self.hidden * self.latent
+        )
         dense += self.matrices * self.hidden * self.residual_width
-        other = self.router_weights + self.hidden * self.shared_gate
+        other = (
+            self.router_weights + self.hidden * self.shared_gate + self.latent * self.latent_norm
+        )
         return (
             Weights("experts", one * self.held, one * self.top_k),
             Weights("ffn", dense, dense),
@@ -83,7 +105,7 @@ class MixtureOfExperts:
     @property
     def working_values(self) -> int:
         """Values a token of a prompt holds at once: those of its experts, or of a dense block."""
-        dense = max(3 * self.shared_width, self.matrices * self.residual_width)
+        dense = max(self.shared_matrices * self.shared_width, self.matrices * self.residual_width)
         return max(self.top_k * self.matrices * self.width, dense)
 
     def state(self) -> State:
@@ -110,15 +132,20 @@ class MixtureOfExperts:
     def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
         if loads is None:
             raise ValueError("a MoE layer needs loads")
+        wide = self.latent
+        down = [gemm("latent_down", "moe", "ffn", m.tokens, wide, self.hidden, run)] if wide else []
+        up = [gemm("latent_up", "moe", "ffn", m.tokens, self.hidden, wide, run)] if wide else []
         ops = [
             *self.router_ops(m.tokens, run),
+            *down,
             self.expert_op(loads, run),
             elementwise(
-                "combine", "moe", m.tokens, self.hidden, 1.0 + self.top_k, run, access="gather"
+                "combine", "moe", m.tokens, self.sent, 1.0 + self.top_k, run, access="gather"
             ),
+            *up,
         ]
         for name, width, matrices in (
-            ("shared_", self.shared_width, 3), ("residual_", self.residual_width, self.matrices),
+            ("shared_", self.shared_width, self.shared_matrices), ("residual_", self.residual_width, self.matrices),
         ):  # fmt: skip
             if width:
                 ops += feed_forward(m.tokens, self.hidden, width, matrices, run, "moe", name)
@@ -126,26 +153,27 @@ class MixtureOfExperts:
 
     def router_ops(self, tokens: float, run: Run) -> list[Op]:
         """What chooses a token's experts."""
-        return [gemm("router", "moe", "other", tokens, self.experts, self.hidden, run)]
+        outputs = self.experts + self.empty_experts
+        return [gemm("router", "moe", "other", tokens, outputs, self.hidden, run)]
 
     def expert_op(self, loads: Loads, run: Run) -> Op:
         """All experts of this device at the given loads: gate, up and down projections."""
         num, routed = run.numerics, loads.routed
-        one = self.matrices * self.hidden * self.width
+        one = self.matrices * self.sent * self.width
         return Op(
             name="experts",
             layer="moe",
             kind="experts",
             phase="both",
             shape={
-                "hidden": self.hidden, "inter": self.width, "matrices": self.matrices,
+                "hidden": self.sent, "inter": self.width, "matrices": self.matrices,
                 "experts": self.held, "all_experts": self.experts, "top_k": self.top_k,
-                "routed": routed, "output_bytes": num.act_bytes * self.hidden,
+                "routed": routed, "output_bytes": num.act_bytes * self.sent,
             },
             dtype=num.compute("experts"),
             flops=2.0 * routed * one,
             weight_bytes=num.weight_bytes("experts") * one * loads.active,
-            act_bytes=num.act_bytes * routed * (2.0 * self.hidden + self.matrices * self.width),
+            act_bytes=num.act_bytes * routed * (2.0 * self.sent + self.matrices * self.width),
             loads=loads,
             access=Access("slices", num.weight_bytes("experts") * one, self.held),
         )  # fmt: skip
