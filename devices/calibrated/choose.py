@@ -5,6 +5,7 @@ from __future__ import annotations
 from ...workloads.errors import InputError, nearest
 from .family import families
 from .kernel_sets import FRAMEWORKS
+from .layer_kernels import LAYER_FAMILIES
 
 
 def everywhere(framework: str) -> dict[str, str]:
@@ -24,4 +25,8 @@ def everywhere(framework: str) -> dict[str, str]:
     """
     if framework not in FRAMEWORKS:
         raise InputError(f"--framework {framework}", f"is not one{nearest(framework, FRAMEWORKS)}")
-    return {kind: framework for family in families().values() for kind in family.kinds}
+    return {
+        kind: framework
+        for family in (*families().values(), *LAYER_FAMILIES.values())
+        for kind in family.kinds
+    }

@@ -167,7 +167,8 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
         held = dict(load_layer_set(name).families.get(family.name, {}))
         name = PARENTS.get(name)
     if TYPICAL not in held:
-        return Parameters(Fit(family.defaults, {}), "default", 0, {})
+        none = Parameters(Fit(family.defaults, {}), "default", 0, {})
+        return replace(none, under=dict.fromkeys((*FRAMEWORKS, *LABELS.values()), none))
     labels = {label: _part(family, held[key]) for key, label in LABELS.items() if key in held}
     under = {}
     for key, entry in held.items():
@@ -175,8 +176,9 @@ def layer_parameters(spec: DeviceSpec, family: Family, framework: str = TYPICAL)
         basis = "fitted" if entry.basis in ("own", "library") else "transferred"
         values = family.vector(entry.parameters)
         under[key] = Parameters(Fit(values, {}, labels), basis, entry.rows, seen)
-    under |= {label: under.get(key, under[TYPICAL]) for key, label in LABELS.items()}
-    return replace(under.get(framework, under[TYPICAL]), under=under)
+    under = {key: under.get(key, under[TYPICAL]) for key in FRAMEWORKS}
+    under |= {label: under[key] for key, label in LABELS.items()}
+    return replace(under[framework], under=under)
 
 
 def _part(family: Family, entry: Entry) -> tuple[Part, ...]:

@@ -17,7 +17,7 @@ from ...workloads.layers.hyper import hyper_rates
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import Rates, sparse_rates
-from .family import F8, Family
+from .family import F8, Family, Parameter
 from .hardware import C_16, C_FP8
 from .streamed import PARAMETERS, QUANTITIES, from_op, rows
 
@@ -132,8 +132,19 @@ _FAMILIES: dict[str, _Family] = {
 """No rows of Mamba-2's scan were measured: it takes the parameters of the delta rule, whose recurrence
 moves the same states; with its own FLOP and bytes."""
 
+_IN_CACHE = ("index_prefill", "index_decode", "index_select", "sparse_prefill", "sparse_decode")
+"""Families whose rows re-read operands that a cache holds: they tell no bandwidth, and could have any."""
+_STREAMS = tuple(
+    replace(p, default=0.8, low=0.6, spread=0.15) if p.name == "memory" else p for p in PARAMETERS
+)
+
+
+def _parameters(name: str) -> tuple[Parameter, ...]:
+    return _STREAMS if name in _IN_CACHE else PARAMETERS
+
+
 LAYER_FAMILIES: Mapping[str, Family] = {
-    name: Family(name, own.title, own.kinds, PARAMETERS, QUANTITIES, rows, own.read, from_op,
+    name: Family(name, own.title, own.kinds, _parameters(name), QUANTITIES, rows, own.read, from_op,
                  silicon=("memory", "cache"))
     for name, own in _FAMILIES.items()
 }  # fmt: skip
@@ -141,6 +152,10 @@ LAYER_FAMILIES: Mapping[str, Family] = {
 
 LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc")
 """Stems of tables whose rows belong to these families, by kernel."""
+
+
+DRAFTS = 4.0
+"""New tokens of a decode up to which rows of paged scores tell of decodes, with drafts or without."""
 
 
 def split_layers(tables: dict[str, Table]) -> None:
@@ -162,6 +177,8 @@ def _times(own: _Family, table: Table, i: int) -> bool:
         return False
     if "scores" in table.columns and str(table["scores"][i]).endswith("flat"):
         return False  # all scores equal: no model's are
+    if "index_decode" in own.kinds and table["q_len"][i] > DRAFTS:
+        return False
     if own.read is _sparse:  # one kernel, decodes and prompts
         q = table["q_len"][i]
         return bool((q == 1.0) == ("sparse_decode" in own.kinds))

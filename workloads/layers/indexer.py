@@ -124,7 +124,8 @@ def score_rates(
     """
     return Rates(
         2.0 * heads * dim, pair_bytes=SCORE_BYTES, key_bytes=key,
-        token_bytes=heads * (dim + 4.0) + written, rows=heads, token_units=0.25,
+        token_bytes=heads * (dim + 4.0) + written, rows=heads, token_units=0.0 if paged else 0.25,
+        seq_units=1.0 if paged else 0.0,
         key_units=1 / SPLIT if paged else 0.0, walks_keys=not paged, least_pairs=SPLIT,
     )  # fmt: skip
 
