@@ -19,7 +19,7 @@ from ...workloads.layers.recurrent import conv_rates, delta_rates
 from ...workloads.layers.streamed import Rates, sparse_rates
 from .family import F8, Family, Parameter
 from .hardware import C_16, C_FP8
-from .streamed import PARAMETERS, QUANTITIES, from_op, rows
+from .streamed import PARAMETERS, QUANTITIES, WIDE, from_op, rows
 
 
 def _x(
@@ -139,7 +139,16 @@ _STREAMS = tuple(
 )
 
 
+_TILED = tuple(
+    replace(p, default=64.0, low=WIDE, high=68.0, spread=0.01) if p.name == "tile_rows" else p
+    for p in _STREAMS
+)  # fmt: skip
+
+
 def _parameters(name: str) -> tuple[Parameter, ...]:
+    """Bounds by what rows can tell; heads that a tile pads to are FlashMLA's, as no row has fewer."""
+    if name.startswith("sparse"):
+        return _TILED
     return _STREAMS if name in _IN_CACHE else PARAMETERS
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ...workloads.jit import compiled, compiled_part
 from ...workloads.ops import Op
 from .family import F8, Parameter
-from .hardware import CODES, H_BANDWIDTH, H_CACHE, H_CLOCK, H_CORES, H_PEAK
+from .hardware import CODES, H_BANDWIDTH, H_CACHE, H_CAPABILITY, H_CLOCK, H_CORES, H_PEAK
 from .terms import COLD, Parts, Work, put_price, resident, soft_max
 
 QUANTITIES = (
@@ -43,6 +43,11 @@ PARAMETERS = (
 OVERLAP = 3.0
 """Power of the soft maxima of arithmetic, memory and what cores can move."""
 STEPS = 256.0
+WIDE = 60.0
+"""Rows of a warp group's tile, which data-centre Blackwell's pairs of cores double: FlashMLA takes 64 heads
+there and 128 here (deepseek-ai/FlashMLA, README)."""
+BLACKWELL, WORKSTATION = 10.0, 12.0
+"""Compute capabilities of data-centre Blackwell, and of the next kind of cores."""
 CACHE_RATE = 2.5
 """Bandwidth of the last-level cache over the memory's, as in `mla`."""
 
@@ -67,7 +72,10 @@ def parts(p: F8, h: F8, x: F8) -> Parts:
     pieces = x[X_TOKENS] * x[X_TOKEN_UNITS] + x[X_KV] * x[X_KEY_UNITS] + x[X_BATCH] * x[X_SEQ_UNITS]
     pieces = max(pieces, 1.0)
     busy = pieces / (1.0 + (pieces / cores) ** 4) ** 0.25
-    padded = max(x[X_ROWS], p[P_ROWS]) / x[X_ROWS]
+    tile = p[P_ROWS]
+    if tile >= WIDE and BLACKWELL <= h[H_CAPABILITY] < WORKSTATION:
+        tile *= 2.0
+    padded = max(x[X_ROWS], tile) / x[X_ROWS]
     rate = p[P_PEAK] * h[H_PEAK + int(x[X_FORMAT])]
     pairs = max(x[X_PAIRS], x[X_TOKENS] * x[X_LEAST])
     math_s = pairs * x[X_FLOPS] * padded / rate * (cores / busy)

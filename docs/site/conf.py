@@ -41,7 +41,7 @@ PAGES = {
     "Use": "docs/first-steps docs/guide docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/live docs/training docs/fpga",
     "Reference": "docs/reference docs/site/python genindex",
     "Serving": "docs/serving docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
-    "Devices and kernels": "docs/kernels docs/kernel-codesign docs/memory docs/power docs/frameworks",
+    "Devices and kernels": "docs/kernels docs/kernel-codesign docs/attention-2026 docs/memory docs/power docs/frameworks",
     "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/survey",
     "How far to trust it": "docs/accuracy docs/evidence docs/calibration docs/security",
     "Notebooks": "notebooks/*",

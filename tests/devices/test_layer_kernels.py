@@ -22,7 +22,7 @@ from opbyte.workloads.layers.recurrent import delta_rates
 from opbyte.workloads.ops import OP_KINDS
 
 MEDIANS = {
-    "index_prefill": 0.12, "index_decode": 0.18, "index_select": 0.19, "sparse_prefill": 0.17,
+    "index_prefill": 0.12, "index_decode": 0.20, "index_select": 0.19, "sparse_prefill": 0.17,
     "sparse_decode": 0.15, "delta_prefill": 0.17, "delta_decode": 0.16, "kda_prefill": 0.12,
     "kda_decode": 0.07, "hyper_pre": 0.07, "hyper_post": 0.05, "conv_prefill": 0.75,
     "conv_decode": 0.22,

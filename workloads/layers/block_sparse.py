@@ -17,7 +17,7 @@ from ..ops import Loads, Op
 from .attention import Attention
 from .base import Kept, Reads, Run, State, Weights, elementwise, gemm, layer_kind
 from .indexer import SCORE_BYTES, score_rates, select_rates
-from .streamed import Sums, sparse_rates, streamed
+from .streamed import Rates, Sums, sparse_rates, streamed
 
 
 @layer_kind("attention_blocks")
@@ -128,8 +128,9 @@ class BlockSparseAttention:
         pairs += seen(0) / pool if self.attends_pools else 0.0
         row = 2 * base._kv_width * num.kv_bytes
         sums = Sums(batch, tokens, pairs, pairs if decode else kv)
-        rates = replace(sparse_rates(base.heads, 2 * base.head_dim, row, decode),
-                        rows=base.heads / base.kv_heads)  # fmt: skip
+        rates = replace(
+            sparse_rates(base.heads, 2 * base.head_dim, row, decode), rows=Rates(0).rows
+        )
         return [
             streamed(f"index_{phase}", "indexer", f"index_{phase}", phase, run, scored, score,
                      act=score.pair_bytes * scored.pairs, written=key / pool * tokens,
