@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from opbyte.analysis.answers.inspect import inspect
+from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.hf import known_architectures, model_from_keys, read_config
 
@@ -193,6 +194,33 @@ def test_impossible_combinations_name_their_key(name, changes, message):
     with pytest.raises(InputError) as error:
         model(name, **changes)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [  # counted to the weight by transformers or from a list of tensors
+        ("deepseek-v4-pro", 1_572_997_201_763), ("deepseek-v4-flash", 284_332_240_471),
+        ("kimi-linear-48b-a3b", 49_122_681_728), ("minimax-m3", 426_174_572_928),
+        ("nemotron-3-nano-30b-a3b", 31_577_940_288), ("nemotron-3-super-120b-a12b", 120_668_707_840),
+        ("mimo-v2-flash", 308_778_780_864), ("gemma-4-26b-a4b", 25_233_141_790),
+    ],
+)  # fmt: skip
+def test_models_of_the_catalog_count_to_the_weight(name, weights):
+    assert load_model(name).total_params == pytest.approx(weights, rel=2e-9)
+
+
+def test_kimi_k3_is_what_was_published():
+    """27,648 B of cache a token in 16 bit, 414 MiB of delta-rule states, 2,779.5 billion weights."""
+    spec = load_model("kimi-k3")
+    assert spec.total_params / 1e9 == pytest.approx(2779.5, abs=0.05)
+    assert spec.kv_bytes_per_token == 27_648
+    states = sum(
+        part.state().fixed[0].bytes(spec.numerics)
+        for la in spec.layers
+        for part in la.parts
+        if part.state().fixed
+    )
+    assert states / 2**20 == 414
 
 
 NANO = "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"

@@ -38,6 +38,9 @@ class Traits:
         Tiles of an image at most; 0: it is not cut.
     any_size : bool
         Whether images keep their size.
+    head : bool
+        A pooling head, one more block with a query of its own, unless ``vision_use_head`` is off; its weights
+        are in files, engines do not run it.
     """
 
     projector: str = "mlp"
@@ -55,15 +58,16 @@ class Traits:
     head_norms: int = 0
     tiles: int = 0
     any_size: bool = False
+    head: bool = False
 
 
-SIGLIP = Traits()
+SIGLIP = Traits(head=True)
 QWEN3 = Traits("merger", positions="num_position_embeddings", ends=0, any_size=True)
 QWEN25 = Traits("merger", 3, norm=1, patch_bias=False, positions="", ends=0, any_size=True)
 MOON = Traits("merger", positions="pos_emb_height", any_size=True)
 KINDS: dict[str, Traits] = {
     "siglip_vision_model": SIGLIP,
-    "siglip2_vision_model": Traits(positions="num_patches", tiles=10),
+    "siglip2_vision_model": Traits(positions="num_patches", tiles=10, head=True),
     "clip_vision_model": Traits(class_token=True, ends=2, patch_bias=False),
     "qwen2_vl": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
     "qwen2_vl_vision": Traits("merger", patch_bias=False, positions="", ends=0, any_size=True),
@@ -185,7 +189,19 @@ def _small(
     block = t.norms * t.norm * width + t.scales * width + t.head_norms * head_dim
     block += 3 * heads * t.qkv_bias + width * t.out_bias
     block += ((t.matrices - 1) * inner + width) * t.ffn_bias
-    small = depth * block + t.ends * t.norm * width + width * (t.patch_bias + t.class_token)
+    if t.head and v.flag("vision_use_head", True) and v.text("model_type").startswith("siglip"):
+        block_weights = 4 * width * width + 2 * width * inner
+        depth_extra = (
+            block_weights + 4 * width + inner + width + 3 * width
+        )  # biases, the query, a norm
+    else:
+        depth_extra = 0
+    small = (
+        depth_extra
+        + depth * block
+        + t.ends * t.norm * width
+        + width * (t.patch_bias + t.class_token)
+    )
     if t.positions == "grid":
         side = _side(v, "image_size", 0) // patch
         small += (side * side + t.class_token) * width
