@@ -51,6 +51,15 @@ class DesignAnswer(Result):
     def best(self) -> Design:
         return self.front[0]
 
+    @property
+    def no_larger(self) -> Design | None:
+        """The best in the first goal of designs on the front that take no more area than the reference."""
+        most = None if self.reference is None else self.reference.silicon.values()["area_mm2"]
+        if most is None:
+            return None
+        areas = ((one, one.silicon.values()["area_mm2"]) for one in self.front)
+        return next((one for one, area in areas if area is not None and area <= most), None)
+
     def to_dict(self) -> dict[str, Any]:
         space = self.space
         return {
@@ -69,6 +78,9 @@ class DesignAnswer(Result):
                 self._entry(d, limits) for d, limits in zip(self.front, self.limits, strict=True)
             ],
             "reference": None if self.reference is None else self._entry(self.reference, ()),
+            "no_larger_than_reference": None
+            if self.no_larger is None
+            else self._entry(self.no_larger, ()),
             "shadow_prices": [price.to_dict() for price in self.prices],
             "headline": self.headline(),
         }
@@ -117,17 +129,26 @@ class DesignAnswer(Result):
         return text + "."
 
     def _against(self) -> list[str]:
-        """The best design against the reference: goals, and area at which it is so."""
-        if self.reference is None or self.reference is self.best or self.reference.metrics is None:
-            return ["the reference itself"] if self.reference is self.best else []
+        """The best design against the reference, and the best that is no larger than that."""
+        out = self._gains(self.best, "against the reference")
+        other = self.no_larger
+        if other is not None and other is not self.best:
+            told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(other.values).items())
+            out += self._gains(other, f"no larger than that, {told}:")
+        return out
+
+    def _gains(self, one: Design, words: str) -> list[str]:
+        """A design against the reference: goals, and area at which it is so."""
+        if self.reference is None or self.reference is one or self.reference.metrics is None:
+            return ["that is the reference itself"] if self.reference is one else []
         out = []
         names = dict.fromkeys((*self.space.goals.wanted, "area_mm2"))
         for name in names:
-            mine, old = (self.best.metrics or {}).get(name), self.reference.metrics.get(name)
+            mine, old = (one.metrics or {}).get(name), self.reference.metrics.get(name)
             if mine is None or not old:
                 continue
             out.append(f"{name} {mine / old - 1:+.1%}")
-        return [f"against the reference {', '.join(out)}"] if out else []
+        return [f"{words} {', '.join(out)}"] if out else []
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
         every, done = len(self.found.every), len(self.found.simulated)
