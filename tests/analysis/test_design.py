@@ -114,7 +114,7 @@ def test_duplexs_own_design_is_found_within_its_area() -> None:
     }
     assert (data["evaluated"], len(data["front"])) == (108, 1)
     assert data["simulated"] <= 11
-    assert "that is the reference itself" in data["headline"]
+    assert "it is the reference itself" in data["headline"]
     assert data["no_larger_than_reference"] == data["front"][0] | {"why": ""}
     assert (
         "experts at 7.97" in data["front"][0]["why"]

@@ -132,7 +132,9 @@ class DesignAnswer(Result):
         """The best design against the reference, and the best that is no larger than that."""
         out = self._gains(self.best, "against the reference")
         other = self.no_larger
-        if other is not None and other is not self.best:
+        if other is not None and other is self.reference and other is not self.best:
+            out.append("of designs no larger than it none is better")
+        elif other is not None and other is not self.best:
             told = ", ".join(f"{k} {show(v)}" for k, v in self.space.told(other.values).items())
             out += self._gains(other, f"no larger than that, {told}:")
         return out
@@ -140,7 +142,7 @@ class DesignAnswer(Result):
     def _gains(self, one: Design, words: str) -> list[str]:
         """A design against the reference: goals, and area at which it is so."""
         if self.reference is None or self.reference is one or self.reference.metrics is None:
-            return ["that is the reference itself"] if self.reference is one else []
+            return ["it is the reference itself"] if self.reference is one else []
         out = []
         names = dict.fromkeys((*self.space.goals.wanted, "area_mm2"))
         for name in names:
