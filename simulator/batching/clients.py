@@ -11,7 +11,10 @@ import numpy as np
 from ...workloads.jit import compiled_given, compiled_inside, compiled_part
 from .chains import arrived, go_on, soonest_of
 from .holding import enqueue
+from .kv import KvRules
 from .lane_queue import join_lane, turned_away
+from .loading import come_near
+from .policies import Limits
 from .state import (
     C_COMPLETED,
     C_OPENED,
@@ -86,12 +89,13 @@ def join_queue(st: State, r: int, i: int) -> None:
 
 
 @compiled_part
-def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) -> float:
+def release(
+    st: State, limits: Limits, kv: KvRules, closed_loop: bool, known_at: float
+) -> float:  # fmt: skip
     """Queue requests that arrived by `known_at`; returns when the next arrives (infinity: none).
 
-    A request goes to the rank with the fewest requests, a waiting one counting `waiting_load` times.
+    A request goes to the rank with the fewest requests, a waiting one counting `Policy.waiting_load` times.
     """
-    counters = st.counters
     while True:
         i = soonest(st, closed_loop)
         if i < 0:
@@ -99,11 +103,12 @@ def release(st: State, closed_loop: bool, known_at: float, waiting_load: int) ->
         if st.floats[i, F_ARRIVAL] > known_at:
             return float(st.floats[i, F_ARRIVAL])
         take(st, i)
-        r = lightest_rank(st, waiting_load)
+        r = lightest_rank(st, limits.waiting_load)
         if turned_away(st, r, i):
             continue
         join_queue(st, r, i)
-        counters[C_RELEASED] += 1
+        come_near(st, limits, kv, r, i)
+        st.counters[C_RELEASED] += 1
 
 
 @compiled_part

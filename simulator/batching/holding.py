@@ -13,6 +13,7 @@ from .lane_queue import back_to_lane
 from .links import link_in
 from .plans import record_preempted
 from .prefix import USERS, content_key, find, give_back, give_back_bare, remember, share
+from .spec_state import S_CAME
 from .state import (
     C_HITS,
     C_STRETCH,
@@ -166,9 +167,21 @@ def coming(st: State, i: int) -> bool:
     return bool(known < st.clocks[T_NOW] and st.floats[i, F_LAST] == st.clocks[T_NOW])
 
 
+@compiled_inside
+def one_coming(st: State, i: int) -> int:
+    """`tokens_coming` without drafts."""
+    return int(coming(st, i))
+
+
+@compiled_given("st.spec", otherwise=one_coming)
+def tokens_coming(st: State, i: int) -> int:
+    """Tokens of a sequence that are stamped, and not known to the plan being made."""
+    return int(st.spec.rows[i, S_CAME] if coming(st, i) else 0)
+
+
 @compiled_part
-def found_again(st: State, i: int) -> int:
-    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
+def found_stepwise(st: State, i: int) -> int:
+    """`found_again` without drafts.
 
     Those in the cache; with asynchronous scheduling not the token in flight, if it was unknown
     when its step was planned.
@@ -181,6 +194,15 @@ def found_again(st: State, i: int) -> int:
             return int(request[I_CACHED] - 1)
         return int(request[I_NOTED])
     return int(request[I_CACHED])
+
+
+@compiled_given("st.spec", otherwise=found_stepwise)
+def found_again(st: State, i: int) -> int:
+    """Tokens of a sequence whose content the scheduler knows if it is preempted now.
+
+    Where several may be on their way, those that were known when it was planned.
+    """
+    return int(st.ints[i, I_NOTED])
 
 
 @compiled_part
@@ -239,7 +261,7 @@ def note_content(st: State, kv: KvRules, r: int, i: int, tokens: int) -> None:
 def note_pooled(st: State, kv: KvRules, r: int, i: int, want: int) -> None:
     """Note what `want` more tokens of a sequence bring: those to come can share it at once."""
     request = st.ints[i]
-    known = request[I_INPUT] + request[I_GENERATED] - coming(st, i)
+    known = request[I_INPUT] + request[I_GENERATED] - tokens_coming(st, i)
     request[I_NOTED] = min(request[I_CACHED] + want, known)
     found = min(request[I_NOTED], request[I_HASHED])
     if found >= (request[I_KEYED] + 1) * kv.block:

@@ -148,34 +148,63 @@ def find_head(st: State, r: int) -> None:
     st.ranks[r, R_HEAD] = lanes.rows[r, best, Q_HEAD] if best >= 0 else -1
 
 
+@compiled_given("st.lanes", otherwise=lambda st, i, other: False)
+def sooner(st: State, i: int, other: int) -> bool:
+    """Whether one waiting request goes before another by priority."""
+    lanes = st.lanes
+    one, two = lanes.of[i], lanes.of[other]
+    first, second = lanes.keys[one[O_LANE]], lanes.keys[two[O_LANE]]
+    if not lanes.worst or first == second:
+        return bool(lanes.worst and one[O_PLACE] < two[O_PLACE])
+    return bool(first < second)
+
+
 @compiled_part
-def leave_queue(st: State, r: int, i: int) -> None:
-    """Take the head out of a rank's queue."""
+def leave_head(st: State, r: int, i: int) -> None:
+    """`take_head` of one queue."""
     rank = st.ranks[r]
     rank[R_HEAD] = st.ints[i, I_NEXT]
     if rank[R_HEAD] < 0:
         rank[R_TAIL] = -1
-    rank[R_WAITING] -= 1
 
 
-@compiled_given("st.lanes", otherwise=leave_queue)
-def leave_lane(st: State, r: int, i: int) -> None:
-    """Take the chosen head out of its lane; a prompt admitted for the first time is service."""
-    lanes, rank, request = st.lanes, st.ranks[r], st.ints[i]
+@compiled_given("st.lanes", otherwise=leave_head)
+def take_head(st: State, r: int, i: int) -> None:
+    """Take the chosen head out of its lane; a prompt that leaves for the first time is service."""
+    lanes, request = st.lanes, st.ints[i]
     of = lanes.of[i]
     row = lanes.rows[r, of[O_LANE]]
     row[Q_HEAD] = request[I_NEXT]
     if row[Q_HEAD] < 0:
         row[Q_TAIL] = -1
     row[Q_WAITING] -= 1
-    lanes.kinds[of[O_KIND], K_WAITING] -= 1
-    rank[R_WAITING] -= 1
-    rank[R_HEAD] = -1
+    st.ranks[r, R_HEAD] = -1
     lanes.last[r] = of[O_LANE]
     if np.isnan(st.floats[i, F_SCHEDULED]):
         row[Q_SERVED] += INPUT_WEIGHT * request[I_INPUT]
     if lanes.fair:
         measure(lanes, r)
+
+
+@compiled_given("st.lanes", otherwise=lambda st, i: None)
+def count_kind(st: State, i: int) -> None:
+    """Count one request fewer of a class that waits."""
+    lanes = st.lanes
+    lanes.kinds[lanes.of[i, O_KIND], K_WAITING] -= 1
+
+
+@compiled_part
+def count_left(st: State, r: int, i: int) -> None:
+    """Count one request fewer that waits on a rank."""
+    st.ranks[r, R_WAITING] -= 1
+    count_kind(st, i)
+
+
+@compiled_part
+def leave_lane(st: State, r: int, i: int) -> None:
+    """Take an admitted request, the head of its queue or lane, out of it."""
+    take_head(st, r, i)
+    count_left(st, r, i)
 
 
 @compiled_part

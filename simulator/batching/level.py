@@ -28,7 +28,6 @@ from .state import (
     T_NOW,
     State,
 )
-from .tier_loop import advance_tiered
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]
@@ -75,20 +74,8 @@ def new_fleet(engines: int) -> Fleet:
     )  # fmt: skip
 
 
-advance_plain = compiled_part(getattr(advance, "py_func", advance))
+advance_one = compiled_part(getattr(advance, "py_func", advance))
 """`loop.advance` as compiled code calls it."""
-
-
-@compiled_given("st.pool.tiers", otherwise=advance_plain)
-def advance_any(
-    plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
-    closed_loop: bool, goal: int,
-) -> int:  # fmt: skip
-    """Run the loop that an engine's steps run in."""
-    return advance_below(plan, limits, kv, st, books, until, closed_loop, goal)
-
-
-advance_below = compiled_part(getattr(advance_tiered, "py_func", advance_tiered))
 
 
 @compiled_given("st.lanes", otherwise=lambda st: 0)
@@ -170,7 +157,7 @@ def bring(fleet: Fleet, like: Loop, stops: bool, level: bool) -> int:
         n = fleet.under[U_NODE]
         loop, goal = held_at(fleet.loops[n], like), fleet.under[U_GOAL] if stops else 0
         st = loop.state
-        status = advance_any(
+        status = advance_one(
             loop.plan, loop.limits, loop.kv, st, loop.books, fleet.limit[0], False, goal
         )
         if status != REACHED and status != GOAL:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import (
-    DECODES,
-    TOKENS,
-)
-from ...workloads.jit import compiled, compiled_inline, compiled_part, int64
+from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.jit import compiled, compiled_given, compiled_inline, compiled_part, int64
 from ..step.books import Books, spent
 from ..step.lowering import Plan
 from .clients import complete, release
 from .holding import drop_late, hold
 from .kv import KvRules
 from .lane_queue import count_served, measure_lanes, same_head
+from .loading import held_until, tell_time, until_full
 from .planning import hold_back, plan_rank
 from .plans import record_plan, records
 from .policies import Limits
@@ -33,13 +31,10 @@ from .state import (
     C_PROMPT,
     C_RELEASED,
     C_STRETCH,
-    F_FIRST,
-    F_LAST,
     I_CACHED,
     I_GENERATED,
     I_OUTPUT,
     I_ROOM,
-    I_TARGET,
     L_DECODES,
     L_EMITTED,
     L_END,
@@ -61,15 +56,9 @@ from .state import (
     T_NOW,
     State,
 )
-from .stretch import (
-    count_steps,
-    join_gap,
-    last_start,
-    record_gap,
-    run_stretch,
-    same_plan,
-    stretch_limit,
-)
+from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stretch_limit
+from .tier_loads import land, next_landing
+from .verify import log_draft, record_together, run_steps, tokens_come
 
 REACHED, LOG_FULL, STUCK, GOAL = range(4)
 """Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for."""
@@ -85,32 +74,21 @@ def finish(
     The first of the steps ended at `first_end`: its tokens' gaps reach back to each sequence's
     previous token. Gaps within the stretch were recorded by the caller.
     """
-    rank, counters = st.ranks[r], st.counters
-    kept, gap, gaps = 0, 0.0, int64(0)
+    rank, kept, gap, gaps, together = st.ranks[r], 0, 0.0, int64(0), int64(0)
     first_late, places = st.running.shape[1] // 3, 2 * st.running.shape[1] // 3
     for j in range(rank[R_RUNNING]):
         i, q = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
-        left = request[I_TARGET] - request[I_CACHED]
         st.running[r, kept] = i
         kept += 1
-        request[I_CACHED] += q if left > 0 or q == 0 else steps
-        if q < left or q == 0:
+        count = tokens_come(st, i, q, steps) if q > 0 else 0
+        if count == 0:
             continue  # not scheduled, or a prompt that goes on
         if request[I_CACHED] > request[I_ROOM]:
             hold(st, kv, r, i, request[I_CACHED])
-        count = 1 if left > 0 else steps
-        counters[C_EMITTED] += count
         count_served(st, r, i, count)
-        stamps = st.floats[i]
-        if request[I_GENERATED] == 0:
-            stamps[F_FIRST] = now
-        else:
-            own = first_end - stamps[F_LAST]
-            gaps = join_gap(st, gap, gaps, own)
-            gap = own
-        stamps[F_LAST] = now
-        request[I_GENERATED] += count
+        together += count - 1
+        gap, gaps = stamp(st, i, count, first_end, now, gap, gaps)
         if request[I_GENERATED] < request[I_OUTPUT]:
             continue
         kept -= 1
@@ -120,6 +98,7 @@ def finish(
         complete(st, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
     st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
     rank[R_RUNNING] = kept
     measure_lanes(st, r)
@@ -154,19 +133,42 @@ def plan_ranks(
 ) -> tuple[float, float, float, int]:  # fmt: skip
     """Plan the next step of every rank by what is known at a time.
 
-    Returns its tokens and decodes, the KV bytes in use, and how many sequences were preempted.
+    Returns its tokens of prompts and decodes, the KV bytes in use, and how many sequences were preempted.
     """
-    tokens, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
+    prompts, decodes, used, preemptions = 0.0, 0.0, 0.0, int64(0)
     st.counters[C_CHUNKS] = 0
     for r in range(st.ranks.shape[0]):
+        land(st, kv, r)
         preemptions += plan_rank(st, limits, kv, plan.windows, r, known, closed)
         record_plan(st, r, known)
-        tokens += st.moments[r, TOKENS]
+        prompts += st.moments[r, PREFILL_TOKENS]
         decodes += st.moments[r, DECODES]
         used += kv.capacity - st.free[r]
         st.clocks[T_KV_PEAK] = max(st.clocks[T_KV_PEAK], kv.capacity - st.free[r])
     st.counters[C_PREEMPTIONS] += preemptions
-    return tokens, decodes, used, preemptions
+    return prompts, decodes, used, preemptions
+
+
+@compiled_part
+def planned_tokens(st: State) -> float:
+    """Tokens of the planned step, on all ranks."""
+    tokens = 0.0
+    for r in range(st.moments.shape[0]):
+        tokens += st.moments[r, TOKENS]
+    return tokens
+
+
+@compiled_part
+def alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
+    """`most_alike` without drafts: until the plan may be another."""
+    k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
+    return int(min(min(k, same_head(st, limits)), until_full(st, kv)))
+
+
+@compiled_given("st.spec", otherwise=alike)
+def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
+    """How many steps one plan serves; what a verification brings is drawn."""
+    return 1
 
 
 @compiled
@@ -178,6 +180,7 @@ def advance(
 
     Every request that arrives before `until` must have been submitted; a step that starts
     before `until` is finished. The step that brings completions up to `goal` is the last one.
+    What runs depends on the types of what it runs on: see `jit.compiled_given`.
 
     Returns
     -------
@@ -189,12 +192,13 @@ def advance(
     while True:
         if not limits.ahead:
             clocks[T_KNOWN] = clocks[T_NOW]
+        tell_time(st)
         if limits.poll_steps > 1 and clocks[T_NOW] >= until:
             return REACHED  # not all that a look would find has been submitted
         idle = counters[C_RELEASED] == counters[C_COMPLETED]
         arrival = np.inf
         if idle or limits.poll_steps <= 1 or counters[C_POLL] >= limits.poll_steps:
-            arrival = release(st, closed_loop, clocks[T_KNOWN], limits.waiting_load)
+            arrival = release(st, limits, kv, closed_loop, clocks[T_KNOWN])
             counters[C_POLL] = 0
         if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: nothing is in flight
             for r in range(ranks.shape[0]):
@@ -209,29 +213,40 @@ def advance(
             return LOG_FULL
         start = clocks[T_NOW]
         closed, late = hold_back(st, limits, kv), int64(0)
-        tokens, decodes, used, preemptions = plan_ranks(
+        prompts, decodes, used, preemptions = plan_ranks(
             plan, limits, kv, st, clocks[T_KNOWN], closed
         )
         for r in range(ranks.shape[0]):
             late += ranks[r, R_LATE]
             drop_late(st, kv, r)
-        if tokens == 0.0:
-            if late == 0 and preemptions == 0 and clocks[T_KNOWN] >= start:
+        landing = next_landing(st)
+        if planned_tokens(st) == 0.0:
+            if late > 0 or preemptions > 0 or clocks[T_KNOWN] < start:
+                clocks[T_KNOWN] = (
+                    start  # the step in flight is over: plan again with what is free now
+                )
+                continue
+            arrival = min(arrival, landing)
+            if landing == np.inf:
                 return STUCK
-            clocks[T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+            if not arrival < until:
+                return REACHED
+            clocks[T_NOW] = clocks[T_KNOWN] = max(arrival, start)
             continue
         chunks = counters[C_CHUNKS]
         k = int64(1)
         if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
-            k = min(stretch_limit(st, kv, limits.token_budget), same_plan(st, limits, closed))
-            k = min(k, same_head(st, limits))
+            k = most_alike(st, limits, kv, closed)
+        clocks[T_NOW] = start = held_until(st, start)
         cut = last_start(st, limits, arrival, until)
-        first_end, now, done = run_stretch(plan, limits, st, books, k, cut, decodes, chunks)
+        first_end, now, done = run_steps(plan, limits, st, books, k, cut, decodes, chunks)
         clocks[T_NOW] = now
         clocks[T_BUSY] += now - start
         counters[C_STRETCH] = done
-        write_log(plan, st, books, start, now, done, decodes, tokens - decodes, used)
-        counters[C_PROMPT] += int(tokens - decodes)
+        tell_time(st)
+        write_log(plan, st, books, start, now, done, decodes, prompts, used)
+        log_draft(st)
+        counters[C_PROMPT] += int(prompts)
         count_steps(st, limits, done, chunks)
         completed = counters[C_COMPLETED]
         for r in range(ranks.shape[0]):

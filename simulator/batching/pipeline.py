@@ -26,20 +26,17 @@ from .clients import complete, release
 from .holding import drop, found_again
 from .host import paced, starting
 from .kv import KvRules
-from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, write_log
+from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, planned_tokens, write_log
 from .policies import Limits
 from .state import (
     C_CHUNKS,
     C_COMPLETED,
-    C_EMITTED,
     C_LOG,
     C_PREEMPTIONS,
     C_PROMPT,
     C_RELEASED,
     C_STEPS,
     F8,
-    F_FIRST,
-    F_LAST,
     I8,
     I_CACHED,
     I_FLIGHT,
@@ -58,7 +55,7 @@ from .state import (
     T_NOW,
     State,
 )
-from .stretch import join_gap, record_gap
+from .stretch import record_gap, stamp
 from .uneven import set_uneven
 
 (W_REQUEST, W_TOKENS) = range(2)
@@ -141,8 +138,8 @@ def launch(
 ) -> bool:  # fmt: skip
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
     counters, clocks, moments = st.counters, st.clocks, st.moments
-    tokens, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[T_NOW], False)
-    if tokens == 0.0:
+    prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[T_NOW], False)
+    if planned_tokens(st) == 0.0:
         send_nothing(pipe, clocks[T_NOW])
         return False
     place = (pipe.ring[P_FIRST] + pipe.ring[P_COUNT]) % pipe.ends.size
@@ -159,9 +156,9 @@ def launch(
         books.stages[s] = max(books.stages[s], starting(limits.pace, counters[C_CHUNKS]))
     start = send_through(pipe, books.stages, clocks[T_NOW], limits.ahead)
     counters[C_STEPS] += 1
-    counters[C_PROMPT] += int(tokens - decodes)
+    counters[C_PROMPT] += int(prompts)
     end = pipe.ends[place]
-    write_log(plan, st, books, start, end, int64(1), decodes, tokens - decodes, used)
+    write_log(plan, st, books, start, end, int64(1), decodes, prompts, used)
     return True
 
 
@@ -182,12 +179,11 @@ def unqueue(st: State, r: int, i: int) -> None:
 
 @compiled_part
 def token_came(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
-    """Count a token of a request; if it is the last one, free what it holds or its place."""
+    """What a token of a request changes; if it is the last one, free what it holds or its place."""
     request = st.ints[i]
     waits = request[I_CACHED] == 0  # preempted while its token was in flight
     if request[I_CACHED] < request[I_TARGET]:
         request[I_TARGET] += 1  # computed again with the others
-    request[I_GENERATED] += 1
     if request[I_FLIGHT] > 0:
         request[I_FLIGHT] -= 1
         if not waits:
@@ -203,25 +199,16 @@ def token_came(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: 
 
 
 @compiled_part
-def stamp(
+def stamp_batch(
     st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool
 ) -> None:
     """Stamp the tokens of one rank's part of a batch that ended at `now`."""
-    counters = st.counters
     gap, gaps = 0.0, int64(0)
     for j in range(size):
         i = work[j, W_REQUEST]
-        request, stamps = st.ints[i], st.floats[i]
-        if work[j, W_TOKENS] == 0 or request[I_GENERATED] == request[I_OUTPUT]:
+        if work[j, W_TOKENS] == 0 or st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
             continue  # a prompt that goes on, or beyond the end
-        counters[C_EMITTED] += 1
-        if request[I_GENERATED] == 0:
-            stamps[F_FIRST] = now
-        else:
-            own = now - stamps[F_LAST]
-            gaps = join_gap(st, gap, gaps, own)
-            gap = own
-        stamps[F_LAST] = now
+        gap, gaps = stamp(st, i, 1, now, now, gap, gaps)
         token_came(st, kv, r, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
@@ -234,7 +221,7 @@ def land(st: State, kv: KvRules, pipe: Pipe, closed_loop: bool) -> float:
     now = max(pipe.ends[place], st.clocks[T_NOW])
     completed = st.counters[C_COMPLETED]
     for r in range(st.ranks.shape[0]):
-        stamp(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
+        stamp_batch(st, kv, r, pipe.work[place, r], pipe.sizes[place, r], now, closed_loop)
     pipe.ring[P_FIRST] = (place + 1) % pipe.ends.size
     pipe.ring[P_COUNT] -= 1
     if st.counters[C_COMPLETED] == completed:
@@ -271,7 +258,7 @@ def advance_pipeline(
     while True:
         now = clocks[T_NOW]
         clocks[T_KNOWN] = now
-        arrival = release(st, closed_loop, now, limits.waiting_load)
+        arrival = release(st, limits, kv, closed_loop, now)
         if counters[C_RELEASED] == counters[C_COMPLETED]:  # idle: only what is beyond an end
             if pipe.ring[P_COUNT] > 0:
                 clocks[T_NOW] = land(st, kv, pipe, closed_loop)

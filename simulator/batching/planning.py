@@ -8,41 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import (
-    BASE_MOMENTS,
-    DECODE_KV,
-    DECODES,
-    PREFILL_KV,
-    PREFILL_PAIRS,
-    PREFILL_RECT,
-    PREFILL_TOKENS,
-    PREFILLS,
-    SEQUENCES,
-    SHORT_TOKENS,
-    TOKENS,
-    WINDOW_MOMENTS,
-)
-from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
-from .holding import (
-    hold,
-    kv_bytes,
-    note_planned,
-    use_prefix,
-)
+from ...workloads.batch import TOKENS
+from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
+from .counting import clear_sums, count_decodes, count_planned, unbounded
+from .drafts import count_ended, next_tokens, plan_ended, reach
+from .holding import hold, kv_bytes, note_planned
 from .kv import KvRules
-from .lane_queue import find_head, leave_lane
 from .lanes import M_UNDONE
+from .loading import leave, next_to_admit, use_cached
 from .plans import record_tokens
 from .policies import Limits
-from .preempting import make_room
+from .preempting import make_room, pass_over
 from .state import (
     C_CHUNKS,
     C_WAITED,
-    F8,
     F_SCHEDULED,
     I8,
     I_CACHED,
-    I_FLIGHT,
     I_GENERATED,
     I_INPUT,
     I_NEXT,
@@ -58,67 +40,6 @@ from .state import (
 
 
 @compiled_part
-def visible(tokens: int, window: int) -> int:
-    """`batch.visible_pairs` of one prompt."""
-    inside = min(tokens, window) if window > 0 else tokens
-    return inside * (inside + 1) // 2 + (tokens - inside) * window
-
-
-@compiled_part
-def count_decode(m: F8, windows: I8, context: int) -> None:
-    """Add a decode with `context` tokens before it to the moments of its rank's batch."""
-    m[TOKENS] += 1.0
-    m[SEQUENCES] += 1.0
-    m[DECODES] += 1.0
-    for w in range(windows.size):
-        if windows[w] < 0:
-            continue
-        kv = context + 1
-        if windows[w] > 0:
-            kv = min(kv, windows[w])
-        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
-
-
-@compiled_inside
-def unbounded(windows: I8) -> bool:
-    """Whether all attention sees all before it: decodes can then be counted together."""
-    return bool(windows.size == 1 and windows[0] == 0)
-
-
-@compiled_inside
-def count_decodes(m: F8, decodes: int, context: int) -> None:
-    """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
-    m[TOKENS] += decodes
-    m[SEQUENCES] += decodes
-    m[DECODES] += decodes
-    m[BASE_MOMENTS + DECODE_KV] += context
-
-
-@compiled_part
-def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
-    """Add a prompt chunk of `q` tokens with `context` tokens before it."""
-    m[TOKENS] += q
-    m[SEQUENCES] += 1.0
-    m[PREFILL_TOKENS] += q
-    m[PREFILLS] += 1.0
-    for w in range(windows.size):
-        window = windows[w]
-        kv = context + q
-        if window > 0:
-            kv = min(kv, window + q - 1)
-        at = BASE_MOMENTS + WINDOW_MOMENTS * w
-        if window < 0:  # `batch.SHORT_TOKENS`
-            if kv <= -window:
-                m[at + PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
-                m[at + PREFILL_KV] += kv
-                m[at + SHORT_TOKENS] += q
-            continue
-        m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
-        m[at + PREFILL_KV] += kv
-        m[at + PREFILL_RECT] += q * kv
-
-
-@compiled_part
 def brings_cache(st: State, i: int) -> bool:
     """Whether a waiting request's cache has come from another engine: it decodes at once."""
     return bool(st.ints[i, I_CACHED] == st.ints[i, I_TARGET])
@@ -126,13 +47,10 @@ def brings_cache(st: State, i: int) -> bool:
 
 @compiled_inline
 def admit(
-    st: State, limits: Limits, kv: KvRules, r: int, budget: int, prompts: int, now: float
-) -> int:
-    """Admit the head of a rank's queue if tokens and KV allow; its new tokens, else 0."""
-    rank, i = st.ranks[r], st.ranks[r, R_HEAD]
-    if i < 0:
-        return 0
-    request = st.ints[i]
+    st: State, limits: Limits, kv: KvRules, r: int, i: int, budget: int, prompts: int, now: float
+) -> int:  # fmt: skip
+    """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
+    rank, request = st.ranks[r], st.ints[i]
     want, most = request[I_TARGET], limits.threshold
     if brings_cache(st, i):
         want = int64(1)
@@ -145,7 +63,7 @@ def admit(
     if want > budget and prompts > 0:
         return 0
     if kv.cached:
-        if not use_prefix(st, kv, r, i, whole):
+        if not use_cached(st, kv, r, i, whole):
             return 0
         want = min(request[I_TARGET] - request[I_CACHED], want)
     if 0 < most < want:
@@ -156,7 +74,7 @@ def admit(
         whole = request[I_CACHED] + want
     if not hold(st, kv, r, i, whole):
         return 0
-    leave_lane(st, r, i)
+    leave(st, r, i)
     if np.isnan(st.floats[i, F_SCHEDULED]):
         st.floats[i, F_SCHEDULED] = now
     st.running[r, rank[R_RUNNING]] = i
@@ -164,29 +82,17 @@ def admit(
     return int(want)
 
 
-@compiled_part
-def is_chunk(request: I8, want: int) -> bool:
-    """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
-    return want > 1 or (want > 0 and request[I_CACHED] < request[I_TARGET])
-
-
 @compiled_inline
 def set_tokens(st: State, kv: KvRules, windows: I8, r: int, j: int, want: int) -> None:
     """Plan `want` new tokens of a rank's running sequence `j`."""
     i = st.running[r, j]
-    request, m = st.ints[i], st.moments[r]
+    request = st.ints[i]
     if kv.cached and want > 0:
         note_planned(st, kv, r, i, want)
     record_tokens(st, i, want)
     st.fresh[r, j] = want
     st.ranks[r, R_LEFT] = min(st.ranks[r, R_LEFT], request[I_OUTPUT] - request[I_GENERATED])
-    if is_chunk(request, want):
-        count_chunk(m, windows, request[I_CACHED], want)
-        c = st.counters[C_CHUNKS]
-        st.chunks[0, c], st.chunks[1, c] = want, i
-        st.counters[C_CHUNKS] += 1
-    elif want > 0:
-        count_decode(m, windows, request[I_CACHED])
+    count_planned(st, windows, r, i, want)
 
 
 @compiled_part
@@ -239,40 +145,17 @@ def hold_back(st: State, limits: Limits, kv: KvRules) -> bool:
     return False
 
 
-@compiled_part
-def next_tokens(request: I8) -> int:
-    """Tokens of a running sequence that are there, or in flight, and in no step yet.
-
-    None while its next input is in flight and is waited for (`I_FLIGHT` 0), nor when those in
-    flight are sure to be its last: the scheduler goes by the tokens it has.
-    """
-    flight = request[I_FLIGHT]
-    if flight > 0:
-        over = request[I_CACHED] + 2 - flight >= request[I_INPUT] + request[I_OUTPUT]
-        if over:
-            return 0
-    return int(request[I_INPUT] + request[I_GENERATED] + flight - request[I_CACHED])
-
-
 @compiled_given("st.lanes", otherwise=lambda st, windows, r, chunks: None)
 def count_again(st: State, windows: I8, r: int, chunks: int) -> None:
     """Sum the planned batch of a rank anew, where tokens were taken back; `chunks` were others'."""
     if st.lanes.marks[M_UNDONE] == 0:
         return
     st.lanes.marks[M_UNDONE] = 0
-    m = st.moments[r]
-    for w in range(m.size):
-        m[w] = 0.0
+    clear_sums(st, r)
     st.counters[C_CHUNKS] = chunks
     for j in range(st.ranks[r, R_RUNNING]):
-        i, want = st.running[r, j], st.fresh[r, j]
-        if is_chunk(st.ints[i], want):
-            count_chunk(m, windows, st.ints[i, I_CACHED], want)
-            c = st.counters[C_CHUNKS]
-            st.chunks[0, c], st.chunks[1, c] = want, i
-            st.counters[C_CHUNKS] += 1
-        elif want > 0:
-            count_decode(m, windows, st.ints[i, I_CACHED])
+        count_planned(st, windows, r, st.running[r, j], st.fresh[r, j])
+    count_ended(st, windows, r)
 
 
 @compiled_part
@@ -287,7 +170,7 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
     while unbounded(windows) and j < rank[R_RUNNING]:
         i = st.running[r, j]
         request = st.ints[i]
-        cached, want = request[I_CACHED], next_tokens(request)
+        cached, want = request[I_CACHED], next_tokens(st, i)
         if want > 0:
             if want > 1 or cached < request[I_TARGET] or tokens == budget:
                 break
@@ -306,6 +189,12 @@ def plan_decodes(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tu
     return int(j), int(tokens)
 
 
+@compiled_given("st.spec", otherwise=plan_decodes)
+def plan_leading(st: State, kv: KvRules, windows: I8, r: int, budget: int) -> tuple[int, int]:
+    """`plan_decodes`; decodes with drafts are planned one by one."""
+    return int64(0), int64(0)
+
+
 @compiled_part
 def plan_pass(
     st: State, limits: Limits, kv: KvRules, windows: I8, r: int, now: float, closed: bool,
@@ -313,45 +202,47 @@ def plan_pass(
 ) -> int:  # fmt: skip
     """Plan one rank's step, of prompts `alone` or of all that can run; see `plan_rank`."""
     rank, budget = st.ranks[r], limits.token_budget
-    preemptions, prompts, j = int64(0), int64(0), int64(0)
-    passed, chunks = int64(0), st.counters[C_CHUNKS]
+    preemptions, prompts, j, g = int64(0), int64(0), int64(0), int64(0)
+    ahead, chunks = int64(0), st.counters[C_CHUNKS]
     if not alone:
-        j, want = plan_decodes(st, kv, windows, r, budget)
+        j, want = plan_leading(st, kv, windows, r, budget)
         budget -= want
-    while budget > 0 or j < rank[R_RUNNING]:
-        if j == rank[R_RUNNING]:  # all that ran is planned: admit the head of the queue
+    while True:
+        j, g, budget, lost = plan_ended(st, limits, kv, windows, r, j, g, budget)
+        preemptions += lost
+        if budget <= 0 and j >= rank[R_RUNNING]:
+            break
+        if j >= rank[R_RUNNING]:  # all that ran is planned: admit those that wait
             if preemptions > 0 or j + rank[R_LATE] >= limits.max_sequences:
                 break
-            find_head(st, r)
-            decodes = rank[R_HEAD] >= 0 and brings_cache(st, rank[R_HEAD])
-            prompt_may = not closed and alone == limits.prompts_alone
-            if not (not alone if decodes else prompt_may):
+            i = next_to_admit(st, limits, kv, r)
+            if i < 0:
                 break
-            want = admit(st, limits, kv, r, budget, prompts, now)
+            prompt_may = not closed and alone == limits.prompts_alone
+            if not (not alone if brings_cache(st, i) else prompt_may):
+                break
+            want = admit(st, limits, kv, r, i, budget, prompts, now)
             if want == 0:
                 break
             prompts += 1
         else:
             i = st.running[r, j]
             request = st.ints[i]
-            want = max(request[I_TARGET] - request[I_CACHED], 0) if alone else next_tokens(request)
+            want = max(request[I_TARGET] - request[I_CACHED], 0) if alone else next_tokens(st, i)
             if 0 < limits.threshold < want:
                 want = limits.threshold
             want = min(want, budget)
             prompts += alone and want > 0
-            if request[I_CACHED] + want > request[I_ROOM] and want > 0:
-                need = request[I_CACHED] + want
-                fits, j, budget, lost, passed = make_room(st, kv, r, j, budget, need)
+            need = reach(st, limits, i) + want
+            if need > request[I_ROOM] and want > 0:
+                fits, j, g, budget, lost, ahead = make_room(st, kv, r, j, g, False, budget, need)
                 preemptions += lost
                 if not fits:
                     break
         set_tokens(st, kv, windows, r, j, want)
         budget -= min(want, budget)
-        j += 1
-        while passed > 0:
-            st.fresh[r, j] = 0
-            passed -= 1
-            j += 1
+        j, g = pass_over(st, r, j + 1, g, ahead)
+        ahead = int64(0)
     count_again(st, windows, r, chunks)
     return preemptions
 
@@ -362,17 +253,17 @@ def plan_rank(
 ) -> int:  # fmt: skip
     """Plan one rank's step; returns how many sequences it preempted.
 
-    Running sequences come first, in order of admission; then, unless any was preempted or the
-    queue is `closed`, the queue is admitted while sequences, tokens and KV allow. The latest
+    A sequence gets the tokens that are known and not computed yet, with the drafts behind them: of its prompt, or
+    its latest one. Running sequences come first, in order of admission; then, unless any was preempted or the
+    queue is `closed`, those that wait are admitted while sequences, tokens and KV allow. The latest
     admitted is preempted, whatever of it is in flight. Where prompts run alone, decodes run only in
     steps that no prompt can run in. The new tokens of each sequence are left in ``st.fresh[r]``, the
     batch's moments in ``st.moments[r]``, its prompt chunks in ``st.chunks``.
     """
-    m, alone = st.moments[r], limits.prompts_alone
-    for w in range(m.size):
-        m[w] = 0.0
+    alone = limits.prompts_alone
+    clear_sums(st, r)
     st.ranks[r, R_LEFT] = 1 << 40
     preemptions = plan_pass(st, limits, kv, windows, r, now, closed, alone)
-    if alone and m[TOKENS] == 0.0:
+    if alone and st.moments[r, TOKENS] == 0.0:
         preemptions += plan_pass(st, limits, kv, windows, r, now, closed, not alone)
     return preemptions

@@ -16,6 +16,7 @@ from ...workloads.jit import compiled, compiled_given, compiled_part
 from ...workloads.jit_held import held, held_at
 from .heap import Heap, drop_first, push
 from .level import X_HELD, Fleet, Loop, bring, is_done, ready_at, wake
+from .loading import renew
 from .loop import GOAL, REACHED, STUCK
 from .prefix import MOST_PIECES
 from .recall import G_KNOWN, Z_KEPT, Recall, look_everywhere, note_sent
@@ -47,7 +48,6 @@ from .state import (
     State,
     append_request,
 )
-from .tier_loop import renew
 
 F8 = npt.NDArray[np.float64]
 I8 = npt.NDArray[np.int64]

@@ -24,6 +24,7 @@ from .holding import (
 from .kv import KvRules
 from .lanes import M_UNDONE, O_LANE, O_PLACE, Lanes
 from .plans import record_preempted, record_undone
+from .spec_state import N_WASTED
 from .state import (
     I_CACHED,
     I_NOTED,
@@ -36,47 +37,68 @@ from .state import (
 
 @compiled_part
 def last_gives_way(
-    st: State, kv: KvRules, r: int, j: int, budget: int, tokens: int
-) -> tuple[bool, int, int, int, int]:
+    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, budget: int, tokens: int
+) -> tuple[bool, int, int, int, int, int]:  # fmt: skip
     """Hold `tokens` tokens of a rank's running sequence `j`, preempting the latest admitted ones.
 
-    Returns whether it fits, its place, the budget, how many were preempted, and passed over behind it.
+    Or of `g` of those that have `ended`, unknown to the plan. Returns whether it fits, both places, the budget, how
+    many were preempted, and passed over behind it.
     """
-    rank, i, lost = st.ranks[r], st.running[r, j], int64(0)
-    while j < rank[R_RUNNING]:
+    rank, lost = st.ranks[r], int64(0)
+    i = st.running[r, st.running.shape[1] // 3 + g if ended else j]
+    while g < rank[R_LATE] if ended else j < rank[R_RUNNING]:
         if hold(st, kv, r, i, tokens):
-            return True, j, budget, lost, int64(0)
+            return True, j, g, budget, lost, int64(0)
         if not preempt_late(st, kv, r):
             preempt_last(st, kv, r)
         lost += 1
-    return False, j, budget, lost, int64(0)
+    return False, j, g, budget, lost, int64(0)
 
 
 @compiled_given("st.lanes", otherwise=last_gives_way)
 def make_room(
-    st: State, kv: KvRules, r: int, j: int, budget: int, tokens: int
-) -> tuple[bool, int, int, int, int]:
+    st: State, kv: KvRules, r: int, j: int, g: int, ended: bool, budget: int, tokens: int
+) -> tuple[bool, int, int, int, int, int]:  # fmt: skip
     """`last_gives_way`, or by priority."""
     if not st.lanes.worst:
-        return last_gives_way(st, kv, r, j, budget, tokens)
-    rank, i, lost, ahead = st.ranks[r], st.running[r, j], int64(0), int64(0)
+        return last_gives_way(st, kv, r, j, g, ended, budget, tokens)
+    rank, size, lost, ahead = st.ranks[r], st.running.shape[1] // 3, int64(0), int64(0)
+    i = st.running[r, size + g if ended else j]
     while not hold(st, kv, r, i, tokens):
         lost += 1
         p, late = worst_of(st, st.lanes, r)
+        victim = st.running[r, size + p if late else p]
         if late:
-            ahead += drop_late_one(st, kv, r, p) <= j
-            continue
-        planned = p < j and st.fresh[r, p] > 0
-        if planned:
-            budget += st.fresh[r, p]
-        ahead += p < j and not planned
-        take_out(st, kv, r, p, j, planned)
-        if p == j:
+            back = undo_ended(st, r, p)
+            before = drop_late_one(st, kv, r, p)
+            budget += back
+            ahead += back == 0 and (p < g if ended else before <= j)
+            g -= p < g
+        else:
+            planned = p < j and st.fresh[r, p] > 0
+            if planned:
+                budget += st.fresh[r, p]
+            ahead += p < j and not planned
+            take_out(st, kv, r, p, j, planned)
+            j -= p < j
+        if victim == i:  # the plan of all that runs ends
             for k in range(j, rank[R_RUNNING]):
                 st.fresh[r, k] = 0
-            return False, j, budget, lost, int64(0)
-        j -= p < j
-    return True, j, budget, lost, passed_over(st, r, j, ahead)
+            return False, rank[R_RUNNING], rank[R_LATE], budget, lost, int64(0)
+    return True, j, g, budget, lost, ahead
+
+
+@compiled_given("st.spec", otherwise=lambda st, r, g: int64(0))
+def undo_ended(st: State, r: int, g: int) -> int:
+    """Take back the tokens that a plan has for a sequence that has ended; how many."""
+    size = st.running.shape[1] // 3
+    back = st.fresh[r, size - 1 - g]
+    for k in range(g, st.ranks[r, R_LATE] - 1):
+        st.fresh[r, size - 1 - k] = st.fresh[r, size - 2 - k]
+    if back > 0:
+        st.lanes.marks[M_UNDONE] = 1
+        st.spec.counts[N_WASTED] -= 1
+    return int(back)
 
 
 @compiled_part
@@ -132,16 +154,22 @@ def take_out(st: State, kv: KvRules, r: int, p: int, j: int, planned: bool) -> N
     put_back(st, r, i)
 
 
-@compiled_part
-def passed_over(st: State, r: int, j: int, ahead: int) -> int:
-    """How many running sequences behind `j` a place that is `ahead` too far passes over."""
+@compiled_given("st.lanes", otherwise=lambda st, r, j, g, ahead: (j, g))
+def pass_over(st: State, r: int, j: int, g: int, ahead: int) -> tuple[int, int]:
+    """Leave out sequences that a place that is `ahead` too far passes over; where it then stands.
+
+    Of those that have ended some may stand between the running ones, see `drafts.plan_ended`.
+    """
     rank, places = st.ranks[r], 2 * st.running.shape[1] // 3
-    passed, k = int64(0), j + 1
-    while ahead > 0 and k < rank[R_RUNNING]:
-        for g in range(rank[R_LATE]):  # which have nothing to be planned anyway
-            ahead -= st.running[r, places + g] == k
-        if ahead > 0:
-            passed += 1
-            ahead -= 1
-            k += 1
-    return passed
+    while ahead > 0 and (j < rank[R_RUNNING] or g < rank[R_LATE]):
+        while g < rank[R_LATE] and st.running[r, places + g] < j:
+            g += 1  # which have been looked at, or have nothing to be planned
+        if g < rank[R_LATE] and st.running[r, places + g] == j:
+            g += 1
+        elif j < rank[R_RUNNING]:
+            st.fresh[r, j] = 0
+            j += 1
+        else:
+            break
+        ahead -= 1
+    return j, g

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from .planning import count_chunk, count_decode, count_decodes, unbounded
+from .counting import count_chunk, count_decode, count_decodes, unbounded
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next

@@ -22,8 +22,6 @@ from .sglang_state import (
 from .state import (
     C_EMITTED,
     C_RELEASED,
-    F_FIRST,
-    F_LAST,
     I8,
     I_CACHED,
     I_GENERATED,
@@ -35,7 +33,7 @@ from .state import (
     R_WAITING,
     State,
 )
-from .stretch import join_gap, record_gap
+from .stretch import record_gap, stamp
 
 
 @compiled_part
@@ -85,18 +83,10 @@ def take_rank(
         entry = st.running[r, place + k]
         prompt = entry < 0
         i = -1 - entry if prompt else entry
-        request, stamps = st.ints[i], st.floats[i]
+        request = st.ints[i]
         if request[I_ORDER] >= 0 or request[I_ROOM] == 0 or i == own[S_FLIGHT_CHUNK]:
             continue  # ended before, retracted, or a prompt that goes on
-        st.counters[C_EMITTED] += 1
-        if request[I_GENERATED] == 0:
-            stamps[F_FIRST] = now
-        else:
-            since = first_end - stamps[F_LAST]
-            gaps = join_gap(st, gap, gaps, since)
-            gap = since
-        stamps[F_LAST] = now
-        request[I_GENERATED] += 1
+        gap, gaps = stamp(st, i, 1, first_end, now, gap, gaps)
         if request[I_GENERATED] == request[I_OUTPUT]:
             complete(st, i, now, closed_loop)
             give_up(st, x, r, i, True)

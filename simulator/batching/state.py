@@ -121,6 +121,7 @@ class State(NamedTuple):
     chain: Chain | Any  # None where requests follow no others here
     plans: Plans | Any = None  # None where plans are not recorded
     lanes: Any = None  # of `lanes`; None where requests wait in one queue
+    spec: Any = None  # of `spec_state`; None without drafts
 
 
 def new_state(

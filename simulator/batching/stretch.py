@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.batch import BASE_MOMENTS, DECODE_KV, DECODES, WINDOW_MOMENTS
-from ...workloads.jit import compiled_inline, compiled_inside, compiled_part, int64
+from ...workloads.jit import compiled_given, compiled_inline, compiled_inside, compiled_part, int64
 from ..step.books import Books
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
@@ -18,16 +18,20 @@ from .host import paced
 from .kv import KvRules
 from .policies import Limits
 from .state import (
+    C_EMITTED,
     C_POLL,
     C_STEPS,
     C_WAITED,
     F8,
+    F_FIRST,
     F_HELD,
+    F_LAST,
     HIST_BINS,
     HIST_MIN_S,
     HIST_RATIO,
     I8,
     I_CACHED,
+    I_GENERATED,
     I_ROOM,
     R_LEFT,
     R_RUNNING,
@@ -38,6 +42,7 @@ from .state import (
     T_TBT_SUM,
     State,
 )
+from .tier_loads import next_landing
 from .uneven import set_uneven
 
 LOG_RATIO = np.log(HIST_RATIO)
@@ -62,6 +67,27 @@ def join_gap(st: State, gap: float, gaps: int, own: float) -> int:
         record_gap(st.hist, st.clocks, gap, gaps)
         return 1
     return gaps + 1
+
+
+@compiled_inside
+def stamp(
+    st: State, i: int, count: int, first_end: float, now: float, gap: float, gaps: int
+) -> tuple[float, int]:  # fmt: skip
+    """Let `count` tokens of a sequence come by `now`, the first of them at `first_end`.
+
+    Returns the gap that waits to be counted and how often, see `join_gap`.
+    """
+    request, stamps = st.ints[i], st.floats[i]
+    st.counters[C_EMITTED] += count
+    if request[I_GENERATED] == 0:
+        stamps[F_FIRST] = now
+    else:
+        own = first_end - stamps[F_LAST]
+        gaps = join_gap(st, gap, gaps, own)
+        gap = own
+    stamps[F_LAST] = now
+    request[I_GENERATED] += count
+    return gap, gaps
 
 
 @compiled_part
@@ -132,8 +158,8 @@ def same_plan(st: State, limits: Limits, closed: bool) -> int:
 
 
 @compiled_part
-def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
-    """When a stretch's last step must have started: before what may change the batch.
+def last_alone(st: State, limits: Limits, arrival: float, until: float) -> float:
+    """`last_start` without tiers.
 
     A queue whose head cannot be admitted stays blocked while the batch lasts, so an arrival behind it
     changes nothing; ranks choose among themselves by load, and an order may put an arrival before it.
@@ -142,6 +168,12 @@ def last_start(st: State, limits: Limits, arrival: float, until: float) -> float
     if limits.poll_steps <= 1 and (by_load or limits.ordered or st.ranks[0, R_WAITING] == 0):
         return min(arrival, until)
     return until
+
+
+@compiled_given("st.pool.tiers", otherwise=last_alone)
+def last_start(st: State, limits: Limits, arrival: float, until: float) -> float:
+    """When a stretch's last step must have started: before what may change the batch."""
+    return min(min(arrival, until), next_landing(st))
 
 
 @compiled_part

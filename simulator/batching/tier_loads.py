@@ -10,10 +10,11 @@ import numpy as np
 
 from ...workloads.jit import compiled_given, compiled_part, int64
 from ..step.timed import step_seconds
+from .counting import count_chunk
 from .holding import count_blocks, hold
 from .host import paced
 from .kv import KvRules
-from .planning import count_chunk
+from .lane_queue import take_head
 from .policies import Limits
 from .prefix import USERS, content_key, find, remember, share
 from .state import (
@@ -34,7 +35,6 @@ from .state import (
     R_LATE,
     R_RUNNING,
     R_SLOTS,
-    R_TAIL,
     T_KNOWN,
     T_NOW,
     State,
@@ -277,9 +277,7 @@ def try_load(st: State, limits: Limits, kv: KvRules, r: int) -> int:
     hold(st, kv, r, i, whole)
     t.totals[O_LOADS] += 1
     t.rows[i, W_STATE], t.rows[i, W_PASSED] = LOADING, blocks - cut
-    rank[R_HEAD] = request[I_NEXT]
-    if rank[R_HEAD] < 0:
-        rank[R_TAIL] = -1
+    take_head(st, r, i)
     append_line(st, t, r, i, L_LOADING, L_LAST)
     line[L_COUNT] += 1
     return BEGUN
@@ -297,7 +295,7 @@ def append_line(st: State, t: Tiers, r: int, i: int, head: int, last: int) -> No
     line[last] = i
 
 
-@compiled_part
+@compiled_given("st.pool.tiers", otherwise=lambda st, kv, r: None)
 def land(st: State, kv: KvRules, r: int) -> None:
     """Move requests whose blocks are there, as far as a plan knows, to those that can be admitted."""
     t = st.pool.tiers
@@ -322,7 +320,7 @@ def land(st: State, kv: KvRules, r: int) -> None:
         i = after
 
 
-@compiled_part
+@compiled_given("st.pool.tiers", otherwise=lambda st: np.inf)
 def next_landing(st: State) -> float:
     """When the next load ends; infinity where there is none."""
     t, soonest = st.pool.tiers, np.inf

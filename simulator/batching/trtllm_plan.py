@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
+from .counting import count_chunk, count_decode, count_decodes, unbounded
 from .kv import blocks_of
-from .planning import count_chunk, count_decode, count_decodes, unbounded
 from .plans import record_preempted, record_tokens
 from .state import (
     C_CHUNKS,

@@ -7,8 +7,6 @@ from .clients import complete, lightest_rank
 from .kv import KvRules, blocks_of
 from .state import (
     C_EMITTED,
-    F_FIRST,
-    F_LAST,
     I8,
     I_BLOCKS,
     I_CACHED,
@@ -23,7 +21,7 @@ from .state import (
     R_WAITING,
     State,
 )
-from .stretch import join_gap, record_gap
+from .stretch import record_gap, stamp
 from .trtllm_blocks import count_free, end, store, take_block
 from .trtllm_plan import decodes, plan_all
 from .trtllm_state import T_FLIGHT, T_FREE, W_WAITED, Trtllm
@@ -82,19 +80,11 @@ def take_rank(
     gap, gaps = 0.0, int64(0)
     for k in range(own[T_FLIGHT]):
         i, kind = st.running[r, place + k], st.running[r, 2 * place + k]
-        request, stamps = st.ints[i], st.floats[i]
+        request = st.ints[i]
         paused = request[I_ROOM] == 0
         if request[I_ORDER] >= 0 or kind == 2 or (kind == 1 and paused):
             continue  # ended before, or a prompt that goes on or begins anew
-        st.counters[C_EMITTED] += 1
-        if request[I_GENERATED] == 0:
-            stamps[F_FIRST] = now
-        else:
-            since = first_end - stamps[F_LAST]
-            gaps = join_gap(st, gap, gaps, since)
-            gap = since
-        stamps[F_LAST] = now
-        request[I_GENERATED] += 1
+        gap, gaps = stamp(st, i, 1, first_end, now, gap, gaps)
         if request[I_GENERATED] == request[I_OUTPUT]:
             complete(st, i, now, closed_loop)
             if not paused:

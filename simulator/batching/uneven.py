@@ -7,7 +7,7 @@ from ...workloads.jit import compiled_given, compiled_part, int64
 from ..step.books import B_DECODES, B_SECONDS, B_STEP, Books
 from ..step.lowering import Plan
 from ..step.unequal import uneven_seconds
-from .planning import is_chunk
+from .counting import is_chunk
 from .policies import Limits
 from .state import C_STEPS, I_CACHED, R_RUNNING, State
 
@@ -45,8 +45,9 @@ def gather(st: State, books: Books, r: int, done: int) -> tuple[int, int]:
     """Note the keys of a rank's decodes and the tokens of its prompt chunks; how many of each."""
     count, chunks = int64(0), int64(0)
     for j in range(st.ranks[r, R_RUNNING]):
-        request, new = st.ints[st.running[r, j]], st.fresh[r, j]
-        if is_chunk(request, new):
+        i, new = st.running[r, j], st.fresh[r, j]
+        request = st.ints[i]
+        if is_chunk(st, i, new):
             books.prompts[0, chunks], books.prompts[1, chunks] = new, request[I_CACHED]
             chunks += 1
         elif new > 0:

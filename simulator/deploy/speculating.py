@@ -39,6 +39,9 @@ def speculating(
         check_rates(asked, rates)
     if not asked.tokens:
         return d
+    if d.pools:
+        sides = tuple(speculating(side, asked, rates, routing, seed) for side in d.pools)
+        return replace(sides[1], system=d.system, pools=sides)
     _check(d, asked)
     drafter = SPECULATORS[asked.method](d.model, asked.argument)
     draft = None
@@ -54,13 +57,9 @@ def _check(d: Deployment, asked: Asked) -> None:
     if d.model.front is not None:
         raise InputError(where, f"{d.model.name} takes images: it decodes no tokens")
     for wrong, what in (
-        (bool(d.pools), f"the two pools of {d.system.name}"),
         (d.layout.pp > 1, f"pipeline stages (--pp {d.layout.pp})"),
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
-        (d.overlap != "none", f"--overlap {d.overlap}"),
-        (d.store is not None, "--experts-resident"),
         (d.tenants is not None, "--adapters"),
-        (d.placing is not None, "experts placed by --expert-placement or with copies"),
         (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
     ):
         if wrong:

@@ -75,9 +75,6 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
         "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
         "--experts-resident": how.experts_resident is not None,
         "--adapters": how.adapters is not None,
-        "--speculative": scenario.speculation.speculative is not None
-        or settings.speculative is not None,
-        "--kv-tiers": scenario.tiers.kv_tiers is not None or settings.cache.tiers is not None,
         "--autoscale": scenario.fleet.autoscale is not None,
     }  # fmt: skip
     for flag, given in refused.items():

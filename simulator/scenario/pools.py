@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass, replace
 
 from ...workloads.errors import CapacityError, InputError
-from ...workloads.speculators.asked import OPTION
 from ..deploy.deployment import Deployment
 from ..frameworks.settings import EngineSettings
 from ..limits import MAX_REPLICAS
@@ -91,7 +90,7 @@ def pair_of(scenario: Scenario) -> Pair:
     ------
     InputError
         One of them without the other, without devices, or on a system that is split itself; KV
-        caches in different formats; a link that is not known or of no rate; speculation.
+        caches in different formats; a link that is not known or of no rate.
     CapacityError
         A model that does not fit a pool.
     """
@@ -108,10 +107,6 @@ def pair_of(scenario: Scenario) -> Pair:
             reason = "cannot go with --prefill and --decode; write h200-x8x2 for two of a system"
             raise InputError(flag, reason)
     prefill, decode = _side(scenario, "prefill"), _side(scenario, "decode")
-    for side in (prefill, decode):
-        if side.deployment.speculation is not None:
-            where = f"{OPTION} {side.deployment.speculation.asked}"
-            raise InputError(where, "is not simulated with the two pools of --prefill and --decode")
     formats = [s.deployment.model.numerics.kv for s in (prefill, decode)]
     if formats[0] != formats[1]:
         raise InputError(

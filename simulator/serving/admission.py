@@ -10,7 +10,6 @@ import numpy as np
 from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.requests.classes import RequestClass
-from ..batching.kv import CacheSettings
 from ..batching.lanes import K_WAITING, O_KIND, Q_HEAD, LaneRules
 from ..batching.orders import LANED
 from ..batching.policies import Policy
@@ -26,26 +25,24 @@ def bounded(stream: RequestStream) -> bool:
     return any(c.bounded for c in stream.classes)
 
 
-def check_bounds(stream: RequestStream, first: RequestBlock | None, pools: bool) -> None:
+def check_bounds(stream: RequestStream, first: RequestBlock | None) -> None:
     """Refuse bounds of classes where a request that is turned away would be asked again at once.
 
     Raises
     ------
     InputError
-        A closed loop, sessions, or two pools.
+        A closed loop, or sessions.
     """
     chained = first is not None and first.turns is not None
-    if bounded(stream) and (stream.closed_loop is not None or chained or pools):
+    if bounded(stream) and (stream.closed_loop is not None or chained):
         raise InputError(
             "--classes",
-            "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions, "
-            "one pool",
+            "max_waiting and max_wait need requests that come by themselves: no --closed-loop, no sessions",
         )
 
 
 def laned(
     policy: Policy, d: Deployment, first: RequestBlock | None, stream: RequestStream, alone: bool,
-    cache: CacheSettings | None,
 ) -> tuple[Policy, LaneRules | None]:  # fmt: skip
     """A policy and the lanes of its engines; none, and first come first served, where nothing tells requests apart.
 
@@ -55,8 +52,6 @@ def laned(
         Of the stream.
     alone : bool
         Whether the engine itself turns requests away.
-    cache : CacheSettings or None
-        Of its engines.
 
     Raises
     ------
@@ -75,12 +70,9 @@ def laned(
     if policy.rules is not None or policy.prompts_alone or policy.holds_back:
         reason = "has one queue: no order by priority or tenant, no bounds of classes"
         raise InputError(f"--policy {policy.name}", reason)
-    without = {"--pp": d.layout.pp > 1, "--speculative": d.speculation is not None,
-               "--kv-tiers": cache is not None and cache.tiers is not None}  # fmt: skip
-    for what in (option for option, given in without.items() if given):
-        raise InputError(
-            what, "cannot go with an order by priority or tenant, nor bounds of classes"
-        )
+    if d.layout.pp > 1:
+        reason = "cannot go with an order by priority or tenant, nor bounds of classes"
+        raise InputError("--pp", reason)
     if policy.order and not order:
         raise InputError(f"--policy {policy.name}", "sorts one queue: no bounds of classes")
     most = tuple(c.max_waiting if alone else None for c in stream.classes)

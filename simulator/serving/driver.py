@@ -143,7 +143,7 @@ def _nodes(
     """Nodes of one pool, numbered from `start`; those of one deployment are lowered once."""
     clients, out = stream.closed_loop if alone else None, list[Node]()
     for index, d in enumerate(deployments, start):
-        rules, lanes = laned(policy, d, first, stream, alone, cache)
+        rules, lanes = laned(policy, d, first, stream, alone)
         twin = out[0].engine if out and d is deployments[0] else None
         engine = Engine(
             d, rules, index, clients, chained and alone, keep_log, cache or CacheSettings(),
@@ -176,7 +176,7 @@ class Driver:
         turns = None if first is None else first.turns
         chained = turns is not None
         played = turns is None or (turns.after is None and policy.order in ARRIVING)
-        check_bounds(stream, first, bool(pools.decode))
+        check_bounds(stream, first)
         swapped = _swapped(pools)
         staged = swapped or pools.encoder is not None
         scales = pools.scales if pools.decode else (autoscale, None)
@@ -194,6 +194,7 @@ class Driver:
         entry = _nodes(pools.entry, 0, policy, cache, *how)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
         decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
+        there = None if there is None else replace(there, tiers=None)
         decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
@@ -208,7 +209,7 @@ class Driver:
         )  # fmt: skip
         self.transfers = Transfers(self.nodes, table, self.dealer, decoding, pools.link)
         comes_back = any((shared, faults, staged, scaled, self.warmup, self.stop))
-        self.onward = bool(pools.decode) and not (comes_back or self.dealer.looks)
+        self.onward = bool(pools.decode) and not (comes_back or judged)
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
         scaling = any(scaler is not None for scaler in self.scalers)

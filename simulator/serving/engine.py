@@ -117,7 +117,6 @@ class Engine:
     state: State = field(init=False)
     pipe: Pipe | None = field(init=False)
     exact: Exact | None = field(init=False, default=None)
-    spec: Spec | None = field(init=False, default=None)
     draft_slots: Slots | None = field(init=False, default=None)
     below: Below | None = field(init=False, default=None)
     course: Course = field(init=False)
@@ -127,6 +126,7 @@ class Engine:
     contents: Contents = field(init=False)
     book: LaneBook | None = field(init=False, default=None)
     width: int = field(init=False, default=0)  # blocks of the longest request under own rules
+    _spec: Spec | None = field(init=False, default=None)  # before the first request
 
     def __post_init__(self, twin: Engine | None) -> None:
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
@@ -147,7 +147,7 @@ class Engine:
         self.course = Course(d.device.board, devices, self.among)
         self.beside = Side.of(d, self.plan, self.slots)
         if d.speculation is not None:
-            self.limits, self.spec, self.draft_slots = start_speculation(
+            self.limits, self._spec, self.draft_slots = start_speculation(
                 d, self.policy, ops_of(self.plan), self.replica, counts, self.seed
             )
         if self.cache.tiers is not None:
@@ -175,7 +175,7 @@ class Engine:
             blocks = 0
         self.state = new_state(
             ranks, most, moments, self.kv.capacity, blocks, self.books.busy.shape[1] - 1, self.chained,
-        )  # fmt: skip
+        )._replace(spec=self._spec)  # fmt: skip
         if self.exact is not None:  # of what is told of content, hashes alone
             ints = np.zeros((0, NUM_INTS), dtype=np.int64)
             self.state = self.state._replace(pool=new_pool(ranks, 0, 1), ints=ints)
@@ -194,6 +194,7 @@ class Engine:
         """Lose all requests and caches; what was done until now stays in the books."""
         self.take_log(REACHED)  # of steps that were not run from here
         old = self.state
+        self._spec = old.spec
         if self.below is not None:
             self.below.lose(old, now)
         self._empty()
@@ -202,6 +203,11 @@ class Engine:
             self._widen(old.pool.held.shape[2])
         if self.exact is not None and self.policy.rules is not None:
             self.exact = self.policy.rules.widen(self.exact, self.width)
+
+    @property
+    def spec(self) -> Spec | None:
+        """Its drafts, where it speculates."""
+        return self.state.spec
 
     @property
     def now(self) -> float:
@@ -307,7 +313,8 @@ class Engine:
             self.state = self.book.place(block, self.state)
         if self.spec is not None:
             rates = acceptance_of(block, self.deployment.speculation)
-            self.spec = with_requests(self.spec, have, block.request_id, rates)
+            spec = with_requests(self.spec, have, block.request_id, rates)
+            self.state = self.state._replace(spec=spec)
         if self.below is not None:
             self.state = self.below.with_requests(self.state, have)
         if self.state.pool is not None:

@@ -10,13 +10,9 @@ from ..batching.kv import KvRules
 from ..batching.loop import advance
 from ..batching.pipeline import Pipe, advance_pipeline
 from ..batching.policies import Limits
-from ..batching.spec_loop import advance_several
-from ..batching.spec_state import Spec
 from ..batching.state import State
-from ..batching.tier_loop import advance_tiered
 from ..step.books import Books
 from ..step.lowering import Plan
-from .tiers import Below
 
 
 class Steps(Protocol):
@@ -29,8 +25,6 @@ class Steps(Protocol):
     books: Books
     clients: int | None
     exact: Exact | None
-    spec: Spec | None
-    below: Below | None
     pipe: Pipe | None
 
 
@@ -40,10 +34,6 @@ def advance_engine(engine: Steps, until: float, goal: int) -> int:
     how = until, engine.clients is not None, goal
     if engine.exact is not None:
         return advance_exact(*what, engine.exact, *how)
-    if engine.spec is not None:
-        return advance_several(*what, engine.spec, *how)
-    if engine.below is not None:
-        return advance_tiered(*what, *how)
     if engine.pipe is None:
         return advance(*what, *how)
     return advance_pipeline(*what, engine.pipe, *how)

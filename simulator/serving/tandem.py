@@ -117,6 +117,7 @@ class Tandem:
         table = self.table
         block = RequestBlock(
             table.id[rows], moves.end_s[rows], table.input_tokens[rows], table.output_tokens[rows],
+            acceptance=table.acceptance[rows] if len(table.acceptance) else None,
             labels=None if table.labels is None else table.labels.take(rows),
         )  # fmt: skip
         node.engine.take_up(block, table.input_tokens[rows], table.first_s[rows])

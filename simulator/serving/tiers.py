@@ -67,16 +67,13 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
         Names it.
     """
     for wrong, what in (
-        (bool(d.pools), "two pools"),
         (policy.rules is not None, f"policy {policy.name}, an engine's own scheduler; vllm is"),
         (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
-        (bool(policy.order), f"an order of the queue ({policy.order})"),
         (
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
             f"policy {policy.name}, under which prompts run alone, wait or are polled",
         ),
         (d.layout.pp > 1, f"pipeline stages (--pp {d.layout.pp})"),
-        (d.speculation is not None, "--speculative"),
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
         (d.store is not None, "--experts-resident, which uses the same link"),
         (
@@ -137,16 +134,8 @@ class Common:
 
 
 def common_of(pools: Pools, policy: Policy, cache: CacheSettings | None) -> Common | None:
-    """Stores of all engines of a run, where some of them are shared; else each has its own.
-
-    Raises
-    ------
-    InputError
-        Two pools, for which tiers are not built.
-    """
+    """Stores of all engines that take prompts, where some of them are shared; else each has its own."""
     settings, nodes = None if cache is None else cache.tiers, pools.entry
-    if settings is not None and pools.decode:
-        raise InputError(OPTION, "is not simulated with two pools")
     if cache is None or settings is None or len(nodes) == 1:
         return None
     if not any(tier.shared for tier in settings.tiers):

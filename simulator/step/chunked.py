@@ -153,7 +153,7 @@ class Overlapped(Stage):
         tokens = [
             sum(
                 float(_sums(m.values, way, len(m.windows), chunk)[TOKENS])
-                for m in (b.moments(self.d.shard.windows) for b in self.batches)
+                for m in (b.moments(self.d.shard.windows, self.d.several > 1) for b in self.batches)
             )
             for chunk in range(way.chunks)
         ]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from ..deploy.placement import Option
+from ..streams.chunking import batch_tokens
 from .books import (
     K_ACT,
     K_BOUND,
@@ -51,6 +52,8 @@ from .lowering import (
 from .prices import op_outside, op_price
 from .rules import attained, energy, score
 from .unequal import graph_batch
+
+_batch_tokens = compiled_part(batch_tokens)
 
 
 @compiled_part
@@ -213,5 +216,5 @@ def serial_seconds(
         total += longest * layers
         stages[plan.sections[g, G_STAGE]] += longest * layers
     for r in range(moments.shape[0]):
-        moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+        moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return total + experts_step(plan, step, decodes, chunks, num_chunks, mixed, books)

@@ -92,7 +92,9 @@ def explicit_stage(
     chosen, gate = ways_of(deployment), gate_of(deployment.overlap)
     if gate is not None and len(chosen) > 1:
         moments = np.array([m.values for m in Stage(*given).moments])
-        chosen = chosen[1:] if halved(*gate.row, moments) else chosen[:1]
+        chosen = (
+            chosen[1:] if halved(*gate.row, len(deployment.shard.windows), moments) else chosen[:1]
+        )
     for way in chosen:
         if way == NONE:
             stage = Stage(*given)

@@ -9,10 +9,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.batch import TOKENS
 from ...workloads.draws import PROMPT_SEED, draw_loads, step_key
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from ..streams.chunking import BIG, SMALL, WHOLE, chunk_tokens, even_halves, half_moments
+from ..streams.chunking import (
+    BIG,
+    SMALL,
+    WHOLE,
+    batch_tokens,
+    chunk_tokens,
+    even_halves,
+    half_moments,
+)
 from ..streams.gates import ALWAYS, halved
 from ..streams.overlap import PIPELINED, SERIAL, TWO_BATCH
 from .books import K_PROCESSOR, K_WALL, Books
@@ -55,6 +63,7 @@ from .unequal import graph_batch
 SURELY = 1.0 + 1e-12
 """Longer by more than what sums of one step differ by that are taken in another order."""
 
+_batch_tokens = compiled_part(batch_tokens)
 _chunk_tokens = compiled_part(chunk_tokens)
 _even_halves = compiled_part(even_halves)
 _half_moments = compiled_part(half_moments)
@@ -224,7 +233,7 @@ def price_part(
         for place in range(chunks):
             lanes.routed[place] = 0.0
             for r in range(moments.shape[0]):
-                tokens = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+                tokens = _batch_tokens(moments[r], plan.windows.size)
                 lanes.routed[place] += experts[E_TOP_K] * _chunk_tokens(tokens, chunks, place)
         split_loads(key, experts[E_KEY], lanes.drawn[x], count, lanes.routed, chunks, lanes.loads)
     clear_share(books.share)
@@ -331,12 +340,12 @@ def draw_part(
 
 
 @compiled_inside
-def ways_open(streams: Streams, moments: F8) -> tuple[int, int]:
+def ways_open(streams: Streams, windows: int, moments: F8) -> tuple[int, int]:
     """First way that a step chooses from, and the one after the last: with a gate there is one."""
     ways, gate = streams.ways.shape[0], streams.gate
     if gate[0] == ALWAYS:
         return int64(0), ways
-    halves = int64(_halved(gate[0], gate[1], gate[2], moments))
+    halves = int64(_halved(gate[0], gate[1], gate[2], windows, moments))
     return halves, halves + 1
 
 
@@ -349,7 +358,7 @@ def overlapped_seconds(
     serial = lanes.serial
     for r in range(moments.shape[0]):
         moments[r, TOKENS] = graph_batch(int(moments[r, TOKENS]), captured)
-    first, end = ways_open(streams, moments)
+    first, end = ways_open(streams, plan.windows.size, moments)
     for c in range(first, end):
         clear(plan, lanes, c)
         cut_moments(plan, streams, lanes, c, moments)
@@ -378,5 +387,5 @@ def overlapped_seconds(
     book_way(plan, streams, lanes, best, moments, books)
     add_lane(plan, lanes, best, books)
     for r in range(moments.shape[0]):
-        moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+        moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(least)

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.batch import TOKENS
 from ...workloads.draws import PROMPT_SEED, step_key
 from ...workloads.jit import compiled_part, int64
-from ..streams.chunking import micro_moments
+from ..streams.chunking import batch_tokens, micro_moments
 from .beside import W_ATTENTION, W_BACK, W_EXPERTS, W_OUT, Aside, Beside
 from .books import K_PROCESSOR, K_WALL, Books, spent
 from .compiled import book_cell
@@ -39,6 +39,7 @@ from .splitting import deal_loads
 from .streams import T_PART, T_START, T_STOP, Y_CHUNKS, Streams
 from .unequal import graph_batch
 
+_batch_tokens = compiled_part(batch_tokens)
 _micro_moments = compiled_part(micro_moments)
 
 
@@ -122,7 +123,7 @@ def price_part(
         lanes.routed[place] = 0.0
         for r in range(lanes.moments.shape[1]):
             m = lanes.moments[place, r]
-            lanes.routed[place] += experts[E_TOP_K] * (m[DECODES] + m[PREFILL_TOKENS])
+            lanes.routed[place] += experts[E_TOP_K] * _batch_tokens(m, plan.windows.size)
     deal_loads(
         key, experts[E_KEY], lanes.drawn[x], experts[E_COUNT], lanes.routed, count, lanes.loads
     )
@@ -200,5 +201,5 @@ def ping_pong_seconds(
     add_lane(plan, lanes, 0, books)
     book_beside(beside, aside, lanes.busy.shape[2], books.busy[0])
     for r in range(moments.shape[0]):
-        moments[r, TOKENS] = moments[r, DECODES] + moments[r, PREFILL_TOKENS]
+        moments[r, TOKENS] = _batch_tokens(moments[r], plan.windows.size)
     return float(seconds)

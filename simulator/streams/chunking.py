@@ -34,6 +34,13 @@ MOST_CHUNKS = 16
 """Chunks of a step at most."""
 
 
+def batch_tokens(m: F8, windows: int) -> float:
+    """Tokens of a batch without the padding of captured graphs; of decodes that bring drafts all of theirs."""
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    decodes = m[behind] if m.size - behind > 1 else m[DECODES]
+    return float(decodes + m[PREFILL_TOKENS])
+
+
 def chunk_tokens(tokens: float, chunks: int, place: int) -> float:
     """Tokens of one of `chunks` chunks of a batch; the first ones have those left over.
 
@@ -109,11 +116,16 @@ def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None
     own += 1 if place < decodes - own * chunks else 0
     new = math.floor(tokens / chunks)
     new += 1 if chunks - 1 - place < tokens - new * chunks else 0
-    padding = m[TOKENS] - decodes - tokens
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows
+    several = m.size - behind > 1  # decodes that bring drafts; they too are of mean length
+    most = m[behind] if several else decodes
+    brought = math.floor(most / chunks)
+    brought += 1 if place < most - brought * chunks else 0
+    padding = m[TOKENS] - most - tokens
     more = math.floor(padding / chunks)
     more += 1 if place < padding - more * chunks else 0
     cut = min(math.ceil(prompts / chunks), new)
-    out[TOKENS] = own + new + more
+    out[TOKENS] = brought + new + more
     out[DECODES], out[PREFILL_TOKENS], out[PREFILLS] = own, new, cut
     out[SEQUENCES] = own + cut
     of_decodes = own / decodes if decodes > 0.0 else 0.0
@@ -126,5 +138,7 @@ def micro_moments(m: F8, windows: int, chunks: int, place: int, out: F8) -> None
         out[at + PREFILL_RECT] = m[at + PREFILL_RECT] * of_tokens
         kv = m[at + PREFILL_KV] * of_prompts
         out[at + PREFILL_KV] = math.floor(kv + 0.5)  # kernels take whole ones
-    for j in range(BASE_MOMENTS + WINDOW_MOMENTS * windows, m.size):
+    for j in range(behind, m.size):
         out[j] = m[j] * of_decodes
+    if several:
+        out[behind] = brought

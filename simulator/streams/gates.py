@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ...workloads.batch import DECODES, PREFILL_TOKENS, TOKENS
+from ...workloads.batch import BASE_MOMENTS, DECODES, PREFILL_TOKENS, TOKENS, WINDOW_MOMENTS
 
 F8 = npt.NDArray[np.float64]
 
@@ -74,23 +74,27 @@ def gate_of(text: str) -> Gate | None:
     return Gate(AT_LEAST, *least)
 
 
-def halved(rule: int, decodes: int, prompts: int, moments: F8) -> bool:
+def halved(rule: int, decodes: int, prompts: int, windows: int, moments: F8) -> bool:
     """Whether a step runs as two halves.
 
     Parameters
     ----------
     rule, decodes, prompts : int
         Of a `Gate`.
+    windows : int
+        Attention windows.
     moments : float64 array, shape (ranks, moments)
         Sums of every rank's batch; tokens with those that pad it.
     """
     if rule == ALWAYS:
         return True
-    decoding, prompting = 0.0, 0.0
+    decoding, prompting, behind = 0.0, 0.0, BASE_MOMENTS + WINDOW_MOMENTS * windows
     fewest, most = np.inf, 0.0
     for r in range(moments.shape[0]):
         m = moments[r]
         own = m[DECODES] + m[PREFILL_TOKENS]
+        if m.size - behind > 1:  # decodes that bring drafts
+            own = m[behind] + m[PREFILL_TOKENS]
         decoding += m[DECODES]
         prompting += m[PREFILL_TOKENS]
         fewest, most = min(fewest, own), max(most, m[TOKENS])

@@ -232,6 +232,7 @@ class Reference:
     coming: list[Request] = field(default_factory=list)  # got a token in the step in flight
     spare: int = 0  # tokens that a sequence may hold beyond those it will ever have
     gave_way: bool = False  # whether a plan preempted the only request that it could have run
+    wasted: int = 0  # sequences in steps that had ended
 
     def begin(self, requests: list[Request]) -> tuple[list[Request], list[Rank]]:
         """Requests that follow no other, in order of arrival, and empty ranks."""
@@ -421,6 +422,22 @@ class Reference:
                 plan.append((request, tokens))
         return plan, budget, preempted
 
+    def new_tokens(self, request: Request) -> int:
+        """Known tokens of a running sequence that are not computed."""
+        return request.input + request.generated - request.cached
+
+    def slots(self, request: Request, tokens: int) -> int:
+        """Tokens that a sequence must hold for so many new ones."""
+        return request.cached + tokens
+
+    def runs_on(self, request: Request) -> bool:
+        """Whether a plan cannot know that a request ends."""
+        return False
+
+    def before(self, one: Request, other: Request) -> bool:
+        """Whether one waiting request goes before another whatever came of them."""
+        return False
+
     def note(self, rank: Rank, request: Request, tokens: int) -> None:
         """What a planned step computes can be found, but for tokens that are still unknown."""
         there = request.input + request.generated - (request in self.coming)
@@ -577,7 +594,6 @@ class Verifying(Reference):
     lookahead: int = 0  # slots beyond a step's tokens, which drafting fills
     accept: Callable[[Request], int] = lambda request: 0
     verified: int = 0  # sequences in steps that verify, those that have ended left out
-    wasted: int = 0  # those that had ended
 
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
         budget, plan, preempted = self.policy.token_budget, [], False
@@ -585,11 +601,9 @@ class Verifying(Reference):
             ended = request in rank.late
             if request not in rank.admitted or (ended and not self.runs_on(request)):
                 continue
-            decodes = not request.in_prefill
-            tokens = 1 + self.drafts if decodes else request.target - request.cached
-            tokens = min(tokens, budget, self.policy.threshold or tokens)
-            there = request.far if decodes and self.policy.ahead else request.cached
-            while tokens and not rank.kv.hold(request, there + tokens + self.lookahead):
+            tokens = min(self.new_tokens(request), budget)
+            tokens = min(tokens, self.policy.threshold or tokens)
+            while tokens and not rank.kv.hold(request, self.slots(request, tokens)):
                 preempted = True
                 victim = rank.admitted.pop()
                 self.preempt(rank, victim)
@@ -605,8 +619,15 @@ class Verifying(Reference):
             plan += self.admit(rank, budget)
         return plan
 
+    def new_tokens(self, request: Request) -> int:
+        return request.target - request.cached if request.in_prefill else 1 + self.drafts
+
+    def slots(self, request: Request, tokens: int) -> int:
+        ahead = self.policy.ahead and not request.in_prefill
+        return (request.far if ahead else request.cached) + tokens + self.lookahead
+
     def runs_on(self, request: Request) -> bool:
-        """Whether a plan cannot know that a request ends: one token was left, or more."""
+        """One token was left, or more."""
         return self.policy.ahead and request.came > 1
 
     def note(self, rank: Rank, request: Request, tokens: int) -> None:
@@ -656,19 +677,23 @@ class ByPriority(Reference):
         rank.waiting.append(request)
         rank.waiting.sort(key=lambda r: (r.priority, r.place))
 
+    def before(self, one: Request, other: Request) -> bool:
+        return (one.priority, one.place) < (other.priority, other.place)
+
     def plan(self, rank: Rank, closed: bool) -> list[tuple[Request, int]]:
         budget, index, preempted = self.policy.token_budget, 0, False
         self.gave_way = False
         scheduled: dict[Request, int] = {}
         while index < len(rank.admitted) and budget > 0:
             request = rank.admitted[index]
-            if request in rank.late:  # sure to have its last token
+            ended = request in rank.late
+            if ended and not self.runs_on(request):  # sure to have its last token
                 index += 1
                 continue
-            tokens = request.input + request.generated - request.cached
-            tokens = min(tokens, budget, self.policy.threshold or tokens)
+            tokens = min(self.new_tokens(request), budget)
+            tokens = min(tokens, self.policy.threshold or tokens)
             fits = True
-            while fits and not rank.kv.hold(request, request.cached + tokens):
+            while fits and not rank.kv.hold(request, self.slots(request, tokens)):
                 victim = max(rank.admitted, key=lambda r: (r.priority, r.place))
                 rank.admitted.remove(victim)
                 if victim in scheduled:
@@ -680,11 +705,13 @@ class ByPriority(Reference):
             if not fits:
                 self.gave_way = True
                 break
-            self.note(rank, request, tokens)
+            if not ended:
+                self.note(rank, request, tokens)
             scheduled[request] = tokens
             budget -= tokens
             index += 1
         plan = list(scheduled.items())
+        self.wasted += sum(request in rank.late for request in scheduled)
         return plan if preempted or closed else plan + self.admit(rank, budget)
 
     def preempt(self, rank: Rank, victim: Request) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from opbyte.workloads.batch import Batch
 
-from .reference import Blocks, Rank, Reference, Request
+from .reference import Blocks, ByPriority, Rank, Reference, Request, Verifying
 
 Name = tuple[object, ...]
 
@@ -205,7 +205,7 @@ class Tiered(Blocks):
 
 @dataclass
 class TieredReference(Reference):
-    """The scheduler whose waiting requests load: `tier_plan` and `tier_loop` in the plainest way."""
+    """The scheduler whose waiting requests load: `loading` and `tier_loads` in the plainest way."""
 
     cheaper: bool = False
     ahead_of: bool = False  # prefetch at arrival
@@ -216,8 +216,8 @@ class TieredReference(Reference):
     waited: float = 0.0
     stood: float = 0.0
 
-    def queue(self, rank: Rank, request: Request) -> None:
-        super().queue(rank, request)
+    def come_near(self, rank: Rank, request: Request) -> None:
+        """What follows for tiers when a request arrives."""
         longest = request.input + request.output
         if self.cheaper and longest > self.longest:
             self.longest, tokens = longest, self.policy.token_budget
@@ -248,7 +248,9 @@ class TieredReference(Reference):
             for rank in ranks:
                 self.kv(rank).now = self.now
             while to_come and to_come[0].arrival <= self.known:
-                self.queue(self.least_loaded(ranks), to_come.pop(0))
+                rank, request = self.least_loaded(ranks), to_come.pop(0)
+                self.queue(rank, request)
+                self.come_near(rank, request)
             if not any(r.running or r.waiting or self.away(r) for r in ranks):
                 self.forget_late(ranks)
                 if not to_come:
@@ -262,7 +264,7 @@ class TieredReference(Reference):
             preempted = False
             unfree = self.forget_late(ranks)
             if not any(plans):
-                if unfree or preempted or self.known < self.now:
+                if unfree or preempted or self.gave_way or self.known < self.now:
                     self.known = self.now
                     self.landed([])
                     continue
@@ -329,19 +331,29 @@ class TieredReference(Reference):
                     best, soonest = cut, takes
         return best
 
+    def first_there(self, rank: Rank) -> tuple[Rank, Request, int] | None:
+        """The request with its blocks there that is admitted next, if it is one."""
+        mine = [x for x in self.there if x[0] is rank]
+        best = mine[0] if mine else None
+        for x in mine:
+            best = x if best is not None and self.before(x[1], best[1]) else best
+        if best is not None and rank.waiting and self.before(rank.waiting[0], best[1]):
+            return None
+        return best
+
     def admit(self, rank: Rank, budget: int) -> list[tuple[Request, int]]:
         plan: list[tuple[Request, int]] = []
         kv, policy = self.kv(rank), self.policy
         while budget > 0 and len(rank.running) + len(rank.late) < policy.max_sequences:
-            mine = [x for x in self.there if x[0] is rank]
-            if mine:
-                request, found = mine[0][1], []
+            mine = self.first_there(rank)
+            if mine is not None:
+                request, found = mine[1], []
             elif rank.waiting:
                 request = rank.waiting[0]
             else:
                 break
             whole = request.input + request.output - 1 if policy.reserve else request.target
-            if not mine:
+            if mine is None:
                 there = kv.look(request)
                 wanted = self.wanted(kv, request, there)
                 if kv.load_end(request, wanted) > self.now:
@@ -362,9 +374,9 @@ class TieredReference(Reference):
                 if plan:
                     break
                 room = request.target
-            if mine:
-                self.there.remove(mine[0])
-                count = mine[0][2]
+            if mine is not None:
+                self.there.remove(mine)
+                count = mine[2]
             else:
                 if kv.take_over(request, found, whole) is None:
                     break
@@ -384,3 +396,8 @@ class TieredReference(Reference):
             plan.append((request, tokens))
             budget -= min(tokens, budget)
         return plan
+
+
+@dataclass
+class Composed(ByPriority, Verifying, TieredReference):
+    """Tiers, drafts and priorities together: each keeps its own rules."""

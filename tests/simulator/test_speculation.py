@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from opbyte.simulator.batching.kv import CacheSettings, sequence_bytes
 from opbyte.simulator.batching.policies import POLICIES, Policy
-from opbyte.simulator.batching.spec_loop import ACCEPT_SEED
 from opbyte.simulator.batching.spec_state import (
     N_ACCEPTED,
     N_DRAFTED,
@@ -43,6 +42,7 @@ from opbyte.simulator.batching.state import (
     T_TBT_COUNT,
     T_TBT_SUM,
 )
+from opbyte.simulator.batching.verify import ACCEPT_SEED
 from opbyte.simulator.deploy.deployment import Deployment
 from opbyte.simulator.deploy.speculating import speculating
 from opbyte.simulator.serving.engine import Engine

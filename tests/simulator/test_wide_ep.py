@@ -103,9 +103,9 @@ def test_halves_follow_the_engines_rules(
 ) -> None:
     batches = [Batch.of([9] * d, [(p, 0)] if p else []) for d, p in ranks]
     moments = np.array([b.moments((0,)).values for b in batches])
-    assert halved(AT_LEAST, decodes, prompts, moments) == vllm_halves(ranks, decodes, prompts)
-    assert halved(ALIKE, 0, 0, moments) == sglang_halves(ranks, False)
-    assert halved(DECODING, 0, 0, moments) == sglang_halves(ranks, True)
+    assert halved(AT_LEAST, decodes, prompts, 1, moments) == vllm_halves(ranks, decodes, prompts)
+    assert halved(ALIKE, 0, 0, 1, moments) == sglang_halves(ranks, False)
+    assert halved(DECODING, 0, 0, 1, moments) == sglang_halves(ranks, True)
 
 
 @pytest.mark.parametrize("wrong", ["two-batch:", "two-batch:3", "two-batch:3,x", "two-batch:alke",

@@ -1,0 +1,171 @@
+"""Sums over the batch of a planned step: what its decodes, prompt chunks, verifications and drafts add."""
+
+from __future__ import annotations
+
+from ...workloads.batch import (
+    BASE_MOMENTS,
+    DECODE_KV,
+    DECODES,
+    PREFILL_KV,
+    PREFILL_PAIRS,
+    PREFILL_RECT,
+    PREFILL_TOKENS,
+    PREFILLS,
+    SEQUENCES,
+    SHORT_TOKENS,
+    TOKENS,
+    WINDOW_MOMENTS,
+)
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part
+from .state import C_CHUNKS, F8, I8, I_CACHED, I_TARGET, R_LATE, State
+
+
+@compiled_part
+def visible(tokens: int, window: int) -> int:
+    """`batch.visible_pairs` of one prompt."""
+    inside = min(tokens, window) if window > 0 else tokens
+    return inside * (inside + 1) // 2 + (tokens - inside) * window
+
+
+@compiled_part
+def count_decode(m: F8, windows: I8, context: int) -> None:
+    """Add a decode with `context` tokens before it to the moments of its rank's batch."""
+    m[TOKENS] += 1.0
+    m[SEQUENCES] += 1.0
+    m[DECODES] += 1.0
+    for w in range(windows.size):
+        if windows[w] < 0:
+            continue
+        kv = context + 1
+        if windows[w] > 0:
+            kv = min(kv, windows[w])
+        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+
+
+@compiled_inside
+def unbounded(windows: I8) -> bool:
+    """Whether all attention sees all before it: decodes can then be counted together."""
+    return bool(windows.size == 1 and windows[0] == 0)
+
+
+@compiled_inside
+def count_decodes(m: F8, decodes: int, context: int) -> None:
+    """Add decodes of `context` tokens in all, their own among them, where attention is `unbounded`."""
+    m[TOKENS] += decodes
+    m[SEQUENCES] += decodes
+    m[DECODES] += decodes
+    m[BASE_MOMENTS + DECODE_KV] += context
+
+
+@compiled_part
+def count_chunk(m: F8, windows: I8, context: int, q: int) -> None:
+    """Add a prompt chunk of `q` tokens with `context` tokens before it."""
+    m[TOKENS] += q
+    m[SEQUENCES] += 1.0
+    m[PREFILL_TOKENS] += q
+    m[PREFILLS] += 1.0
+    for w in range(windows.size):
+        window = windows[w]
+        kv = context + q
+        if window > 0:
+            kv = min(kv, window + q - 1)
+        at = BASE_MOMENTS + WINDOW_MOMENTS * w
+        if window < 0:  # `batch.SHORT_TOKENS`
+            if kv <= -window:
+                m[at + PREFILL_PAIRS] += visible(kv, 0) - visible(context, 0)
+                m[at + PREFILL_KV] += kv
+                m[at + SHORT_TOKENS] += q
+            continue
+        m[at + PREFILL_PAIRS] += visible(context + q, window) - visible(context, window)
+        m[at + PREFILL_KV] += kv
+        m[at + PREFILL_RECT] += q * kv
+
+
+@compiled_part
+def count_several(m: F8, windows: I8, context: int, q: int, rows: int) -> None:
+    """Add a decode of `q` tokens, with `context` before them, and its rows of logits."""
+    m[TOKENS] += q
+    m[SEQUENCES] += rows
+    m[DECODES] += 1.0
+    behind = BASE_MOMENTS + WINDOW_MOMENTS * windows.size
+    m[behind] += q
+    for w in range(windows.size):
+        window, kv = windows[w], context + q
+        if window < 0:
+            continue
+        if window > 0:
+            kv = min(kv, window + q - 1)
+        m[BASE_MOMENTS + WINDOW_MOMENTS * w + DECODE_KV] += kv
+        m[behind + 1 + w] += visible(context + q, window) - visible(context, window)
+
+
+@compiled_inside
+def brings_prompt(st: State, i: int, want: int) -> bool:
+    """`is_chunk` without drafts."""
+    return want > 1 or (want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET])
+
+
+@compiled_given("st.spec", otherwise=brings_prompt)
+def is_chunk(st: State, i: int, want: int) -> bool:
+    """Whether `want` new tokens of a sequence are a prompt's, not a decode."""
+    return bool(want > 0 and st.ints[i, I_CACHED] < st.ints[i, I_TARGET])
+
+
+@compiled_inside
+def count_single(st: State, m: F8, windows: I8, context: int, q: int) -> None:
+    """`count_tokens` without drafts."""
+    count_decode(m, windows, context)
+
+
+@compiled_given("st.spec", otherwise=count_single)
+def count_tokens(st: State, m: F8, windows: I8, context: int, q: int) -> None:
+    """Add a decode, with the drafts behind its token."""
+    count_several(m, windows, context, q, q)
+
+
+@compiled_given("st.spec.draft", otherwise=lambda st, r, context, q, chunk: None)
+def count_draft(st: State, r: int, context: int, q: int, chunk: bool) -> None:
+    """Add a planned sequence to the batches of what drafts; see `step.speculative.draft_batches`."""
+    x = st.spec
+    windows = x.draft.windows
+    if chunk:
+        count_chunk(x.first[r], windows, context, q)
+    else:
+        count_several(x.first[r], windows, context, q, 1)
+    for j in range(x.later.shape[0]):
+        count_several(x.later[j, r], windows, context + q + j, 1, 1)
+
+
+@compiled_inside
+def count_planned(st: State, windows: I8, r: int, i: int, want: int) -> None:
+    """Add `want` new tokens of a sequence of a rank."""
+    context = st.ints[i, I_CACHED]
+    if is_chunk(st, i, want):
+        count_chunk(st.moments[r], windows, context, want)
+        c = st.counters[C_CHUNKS]
+        st.chunks[0, c], st.chunks[1, c] = want, i
+        st.counters[C_CHUNKS] += 1
+        count_draft(st, r, context, want, True)
+    elif want > 0:
+        count_tokens(st, st.moments[r], windows, context, want)
+        count_draft(st, r, context, want, False)
+
+
+@compiled_given("st.spec", otherwise=lambda st, r: None)
+def clear_draft(st: State, r: int) -> None:
+    """Empty the sums of a rank's drafts, and plans of sequences that have ended."""
+    x, size = st.spec, st.running.shape[1] // 3
+    for g in range(st.ranks[r, R_LATE]):
+        st.fresh[r, size - 1 - g] = 0
+    for w in range(x.first.shape[1]):
+        x.first[r, w] = 0.0
+        for j in range(x.later.shape[0]):
+            x.later[j, r, w] = 0.0
+
+
+@compiled_part
+def clear_sums(st: State, r: int) -> None:
+    """Empty the sums of a rank's batch."""
+    for w in range(st.moments.shape[1]):
+        st.moments[r, w] = 0.0
+    clear_draft(st, r)

@@ -1,0 +1,154 @@
+"""What tiers of KV blocks change in an engine's loop: who is admitted next and with what, and what a step waits for.
+
+A request at the head of the queue that has something to load does so, and those behind it go on; when its blocks are
+there it is admitted before those that wait, where priorities do not say otherwise. A step waits until the blocks that
+it takes have been copied.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...workloads.jit import compiled_given, compiled_inside, compiled_part, int64
+from .holding import use_prefix
+from .kv import KvRules
+from .lane_queue import count_left, find_head, leave_lane, sooner
+from .policies import Limits
+from .state import (
+    C_HITS,
+    I_CACHED,
+    I_NEXT,
+    R_HEAD,
+    R_RUNNING,
+    T_NOW,
+    State,
+)
+from .tier_loads import BEGUN, NOTHING, note_landed, prefetch, take_over, try_load, weigh
+from .tier_state import (
+    L_COUNT,
+    L_LANDED,
+    L_LAST_LANDED,
+    LANDED,
+    O_DECLINED,
+    W_BLOCKS,
+    W_PASSED,
+    W_STATE,
+    WAITING,
+    Z_HELD,
+    Z_HELD_UNTIL,
+    Z_NOW,
+)
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st: None)
+def tell_time(st: State) -> None:
+    """Transfers that are asked for from here on start now."""
+    st.pool.tiers.seconds[Z_NOW] = st.clocks[T_NOW]
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, limits, kv, r, i: None)
+def come_near(st: State, limits: Limits, kv: KvRules, r: int, i: int) -> None:
+    """What a request will find comes nearer as it arrives."""
+    weigh(st, limits, kv, r, i)
+    prefetch(st, kv, r, i)
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, i: None)
+def renew(st: State, i: int) -> None:
+    """`tier_state.with_rows` for a request that was appended where there is room."""
+    t = st.pool.tiers
+    for c in range(t.rows.shape[1]):
+        t.rows[i, c] = 0
+    t.spans[i, 0] = t.spans[i, 1] = np.nan
+
+
+@compiled_part
+def first_landed(st: State, r: int) -> int:
+    """Which of a rank's requests whose blocks are there is admitted first; -1 without any."""
+    best = st.pool.tiers.lines[r, L_LANDED]
+    i = best
+    while i >= 0:
+        if sooner(st, i, best):
+            best = i
+        i = st.ints[i, I_NEXT]
+    return int(best)
+
+
+@compiled_inside
+def find_first(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """`next_to_admit` without tiers."""
+    find_head(st, r)
+    return int(st.ranks[r, R_HEAD])
+
+
+@compiled_given("st.pool.tiers", otherwise=find_first)
+def next_to_admit(st: State, limits: Limits, kv: KvRules, r: int) -> int:
+    """The request that is admitted next, loads on the way to it begun; -1 where there is none."""
+    i = first_landed(st, r)
+    while True:
+        find_head(st, r)
+        head = st.ranks[r, R_HEAD]
+        if i >= 0 and (head < 0 or not sooner(st, head, i)):
+            return i
+        if head < 0:
+            return -1
+        found = try_load(st, limits, kv, r)
+        if found == NOTHING:
+            return int(head)
+        if found != BEGUN:
+            return -1
+
+
+@compiled_given("st.pool.tiers", otherwise=use_prefix)
+def use_cached(st: State, kv: KvRules, r: int, i: int, whole: int) -> bool:
+    """Give a request the blocks that it has found or loaded, if the rest of `whole` tokens fits; False if not."""
+    t = st.pool.tiers
+    if t.rows[i, W_STATE] != LANDED:
+        if not take_over(st, kv, r, i, t.rows[i, W_BLOCKS], whole):
+            return False
+        note_landed(st, kv, r, i)
+    st.ints[i, I_CACHED] = t.rows[i, W_BLOCKS] * kv.block
+    st.counters[C_HITS] += st.ints[i, I_CACHED]
+    t.totals[O_DECLINED] += t.rows[i, W_PASSED]
+    return True
+
+
+@compiled_given("st.pool.tiers", otherwise=leave_lane)
+def leave(st: State, r: int, i: int) -> None:
+    """Take an admitted request out of its queue, or of those whose blocks have been loaded."""
+    t, line = st.pool.tiers, st.pool.tiers.lines[r]
+    landed = t.rows[i, W_STATE] == LANDED
+    t.rows[i, W_STATE] = WAITING
+    if not landed:
+        leave_lane(st, r, i)
+        return
+    before, at, after = int64(-1), line[L_LANDED], st.ints[i, I_NEXT]
+    while at != i:
+        before, at = at, st.ints[at, I_NEXT]
+    if before < 0:
+        line[L_LANDED] = after
+    else:
+        st.ints[before, I_NEXT] = after
+    if after < 0:
+        line[L_LAST_LANDED] = before
+    line[L_COUNT] -= 1
+    count_left(st, r, i)
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, kv: int64(1 << 40))
+def until_full(st: State, kv: KvRules) -> int:
+    """Decode steps until a sequence fills a block: it is copied then, or the next one takes its place."""
+    k = int64(1 << 40)
+    for r in range(st.ranks.shape[0]):
+        for j in range(st.ranks[r, R_RUNNING]):
+            k = min(k, kv.block - st.ints[st.running[r, j], I_CACHED] % kv.block)
+    return k
+
+
+@compiled_given("st.pool.tiers", otherwise=lambda st, start: start)
+def held_until(st: State, start: float) -> float:
+    """When a step begins that could at `start`: once the blocks that it takes have been copied."""
+    seconds = st.pool.tiers.seconds
+    begin = max(start, seconds[Z_HELD_UNTIL])
+    seconds[Z_HELD] += begin - start
+    return float(begin)

@@ -1,0 +1,171 @@
+"""Do tiers, drafts and priorities together do what each does alone, in one engine?
+
+Expected values: `reference_tiers.Composed`, the slow scheduler that knows all three, stamp for stamp; and what every
+schedule owes: all tokens come, blocks are conserved, and stops in between change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import opbyte
+from opbyte.simulator.batching.kv import CacheSettings
+from opbyte.simulator.batching.lanes import LaneRules
+from opbyte.simulator.batching.spec_state import N_VERIFIED, N_WASTED
+from opbyte.simulator.batching.state import (
+    C_COMPLETED,
+    C_EMITTED,
+    C_HITS,
+    C_STEPS,
+    I_GENERATED,
+    I_PREEMPTED,
+)
+from opbyte.simulator.batching.tier_state import L_COUNT, N_LOADED, N_STORED, O_LOADS
+from opbyte.simulator.deploy.deployment import Deployment
+from opbyte.simulator.serving.engine import Engine
+from opbyte.simulator.step.lowering import ops_of
+from opbyte.simulator.step.speculative import speculative_stage
+
+from .pieces import block_of, stamps
+from .reference import Request
+from .reference_tiers import Composed, Tier, Tiered
+from .test_kv_tiers import settings_of, tiered
+from .test_scheduler import check_pool
+from .test_speculation import SEED, drawn, speculative
+
+
+@st.composite
+def loads(draw: st.DrawFn) -> dict[str, Any]:
+    """What `test_kv_tiers` draws, with drafts and priorities."""
+    load = draw(tiered())
+    n = len(load["inputs"])
+    rate = st.one_of(st.sampled_from([0.0, 1.0]), st.floats(0.2, 1.0))
+    rates = tuple(draw(st.lists(rate, min_size=2, max_size=2)))
+    urgent = draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+    policy = replace(load["policy"], chunked=True, ahead=draw(st.sampled_from([True, True, False])))
+    return load | {"rates": rates, "urgent": urgent, "clients": None, "policy": policy}
+
+
+def engine_for(d: Deployment, load: dict[str, Any], order: str) -> Engine:
+    """An engine with little KV memory, the workload's tiers, and a queue by priority or not."""
+    block, tokens = block_of(load), load["block"]
+    assert d.speculation is not None
+    spare = d.speculation.spare(load["policy"].ahead)
+    longest = int((block.input_tokens + block.output_tokens - 1 + spare).max())
+    cache = CacheSettings(tokens, int(-(-longest // tokens) * load["room"]))
+    cache = replace(cache, tiers=settings_of(d, load, cache))
+    lanes = LaneRules(order) if order else None
+    policy = replace(load["policy"], order=order)
+    return Engine(d, policy, keep_log=True, cache=cache, seed=SEED, lanes=lanes)
+
+
+def slow_for(engine: Engine, load: dict[str, Any]) -> Composed:
+    d, t = engine.deployment, engine.state.pool.tiers
+    tiers = [
+        Tier(blocks, *t.pace[level].tolist(), worth=load["load"] != "cheaper")
+        for level, (_, blocks, _, _) in enumerate(load["tiers"])
+    ]
+    memory = Tiered(
+        engine.kv.block, list(range(engine.kv.blocks)), engine.kv.bare_first, tiers=tiers,
+        through=load["write"] == "through",
+    )  # fmt: skip
+    assert d.speculation is not None
+    policy, rates = engine.policy, load["rates"]
+    ops = ops_of(engine.plan)
+    ops += 0 if d.draft is None else len(rates) * ops_of(engine.spec.draft)  # type: ignore[union-attr]
+    return Composed(
+        policy, [memory],
+        lambda batches, step: speculative_stage(
+            d, batches, step=step, captured=policy.captures(1 + len(rates))
+        ).whole.seconds,
+        None, ops, spare=engine.limits.spare, drafts=len(rates), lookahead=d.speculation.lookahead,
+        accept=lambda request: drawn(request.index, request.generated, rates),
+        cheaper=load["load"] == "cheaper", ahead_of=load["prefetch"],
+    )  # fmt: skip
+
+
+@given(load=loads())
+@settings(max_examples=12)
+def test_same_schedule_as_the_reference(
+    small: Callable[..., Deployment], load: dict[str, Any]
+) -> None:
+    """Load by `always`: what computing instead takes is priced without drafts, which the slow one does not know."""
+    load = load | {"load": "always"}
+    d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
+    engine, block = engine_for(d, load, "priority"), block_of(load)
+    slow, n = slow_for(engine, load), len(block)
+    engine.submit(block)
+    engine.advance(math.inf)
+    requests = [
+        Request(i, float(a), int(p), int(o), hashes, priority=u)
+        for i, (a, p, o, hashes, u) in enumerate(
+            zip(block.arrival_s, block.input_tokens, block.output_tokens, load["hashes"],
+                load["urgent"], strict=True)
+        )
+    ]  # fmt: skip
+    slow.serve(requests)
+    counters, t, spec = engine.state.counters, engine.state.pool.tiers, engine.spec
+    assert spec is not None
+    preemptions = engine.state.ints[:n, I_PREEMPTED].tolist()
+    assert preemptions == [r.preemptions for r in requests]
+    assert counters[C_STEPS] == slow.steps
+    assert counters[C_HITS] == sum(kv.hits for kv in slow.memories)
+    expected = np.array([[r.arrival, r.scheduled, r.first, r.last] for r in requests])
+    assert stamps(engine, n) == pytest.approx(expected, rel=1e-9)
+    assert (spec.counts[N_VERIFIED], spec.counts[N_WASTED]) == (slow.verified, slow.wasted)
+    assert t.totals[O_LOADS] == slow.loads
+    for level, tier in enumerate(slow.memories[0].tiers):  # type: ignore[union-attr]
+        assert t.counts[level, [N_LOADED, N_STORED]].tolist() == [tier.loaded, tier.stored]
+
+
+@pytest.mark.parametrize("order", ["priority", "vtc"])
+@given(load=loads(), cuts=st.lists(st.floats(0.0, 0.02), max_size=3).map(sorted))
+@settings(max_examples=6)
+def test_what_every_schedule_owes(
+    order: str, small: Callable[..., Deployment], load: dict[str, Any], cuts: list[float]
+) -> None:
+    """All tokens come, blocks are conserved at any time, nothing is left in a line; stops change nothing."""
+    d = speculative(small("llama-3-8b", "h100-x1", "uniform"), "eagle", load["rates"], 2)
+    whole, engine, block = engine_for(d, load, order), engine_for(d, load, order), block_of(load)
+    whole.submit(block)
+    whole.advance(math.inf)
+    engine.submit(block)
+    n = len(block)
+    for cut in (*cuts, math.inf):
+        engine.advance(cut)
+        check_pool(engine, n)
+    state = engine.state
+    assert state.counters[C_COMPLETED] == n
+    assert state.ints[:n, I_GENERATED].tolist() == load["outputs"]
+    assert state.counters[C_EMITTED] == sum(load["outputs"])
+    assert (state.free == engine.kv.capacity).all()
+    assert not state.lanes.kinds[:, 0].any()
+    assert not state.pool.tiers.lines[:, L_COUNT].any()
+    assert np.array_equal(stamps(whole, n), stamps(engine, n))
+
+
+FIRST_STAMP = "stamps[F_FIRST] = "
+
+
+def test_the_first_token_is_stamped_at_one_place() -> None:
+    """Every loop, an engine's own scheduler and pipelines too, stamps by one function."""
+    root = Path(opbyte.__file__).parent / "simulator" / "batching"
+    found = [
+        p.name for p in sorted(root.glob("*.py")) for _ in range(p.read_text().count(FIRST_STAMP))
+    ]
+    assert found == ["stretch.py"]
+    loops = [
+        p.name
+        for p in sorted(root.glob("*.py"))
+        if "counters[C_LOG] >= st.log.shape[0]" in p.read_text()
+    ]
+    assert loops == ["exact.py", "loop.py"]
