@@ -248,6 +248,16 @@ def _memories() -> list[dict[str, Any]]:
     return rows
 
 
+def _parts() -> list[dict[str, Any]]:
+    from ..simulator.deploy.parts import PARTS, refused_with
+
+    return [
+        {"name": name, "options": part.options, "title": part.title,
+         "cannot go with": "; ".join(f"{other} ({why})" for other, why in refused_with(name).items())}
+        for name, part in PARTS.items()
+    ]  # fmt: skip
+
+
 LISTS = {
     "models": _models,
     "devices": _devices,
@@ -256,6 +266,7 @@ LISTS = {
     "memories": _memories,
     "policies": _policies,
     "orders": _orders,
+    "parts": _parts,
     "placements": _placements,
     "expert-caches": _expert_caches,
     "expert-placements": _expert_placements,

@@ -48,10 +48,18 @@ def next_known(st: State, i: int) -> int:
 def next_tokens(st: State, i: int) -> int:
     """Tokens of a running sequence that are known and not computed, with drafts behind its latest."""
     request = st.ints[i]
+    if request[I_FLIGHT] > 0:
+        return 0  # its tokens are being verified
     left = request[I_INPUT] + request[I_GENERATED] - request[I_CACHED]
     if left > 0 and request[I_CACHED] >= request[I_TARGET]:
         left += st.spec.tokens
     return max(int(left), 0)
+
+
+@compiled_given("st.spec", otherwise=lambda st, i: False)
+def verifies(st: State, i: int) -> bool:
+    """Whether drafts of a request are in flight, which was preempted meanwhile: it waits for them."""
+    return bool(st.ints[i, I_FLIGHT] > 0)
 
 
 @compiled_given("st.spec", otherwise=lambda st, limits, i: st.ints[i, I_CACHED])

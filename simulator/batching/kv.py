@@ -94,7 +94,10 @@ def kv_rules(
     memories = deployment.memories(settings.memory_bytes)
     stages = zip(deployment.stages, memories, strict=True)
     rules = _of_all(
-        [_stage_rules(held, memory.kv, settings, deployment) for held, memory in stages]
+        [
+            _stage_rules(held, memory.kv, settings, deployment, held is deployment.stages[-1])
+            for held, memory in stages
+        ]
     )
     whole = rules.window.tolist() == [0] and rules.constant == 0 and rules.block_bytes[0] > 0
     if caching and whole:
@@ -114,18 +117,18 @@ def rank_rules(deployment: Deployment, settings: CacheSettings) -> KvRules:
 
 
 def _stage_rules(
-    held: ModelSpec, capacity: float, settings: CacheSettings, d: Deployment
+    held: ModelSpec, capacity: float, settings: CacheSettings, d: Deployment, last: bool = True
 ) -> KvRules:
     """KV bytes and capacity of one device of a pipeline stage.
 
-    What drafts caches the same tokens, in the same blocks; of a constant state, one is kept for
-    every token of a verification.
+    What drafts lies on the `last` one, and caches the same tokens, in the same blocks; of a constant state, one is
+    kept for every token of a verification.
     """
     classes, block = held.kv_classes() or {0: 0.0}, settings.block_tokens
     states = held.state_bytes_per_sequence
     if d.speculation is not None:
         states *= 1 + d.speculation.tokens
-        for w, size in ({} if d.draft is None else d.draft.shard.kv_classes()).items():
+        for w, size in ({} if d.draft is None or not last else d.draft.shard.kv_classes()).items():
             classes[w] = classes.get(w, 0.0) + size * d.speculation.copies
     sizes = np.array([size * block for size in classes.values()])
     if settings.blocks is not None:

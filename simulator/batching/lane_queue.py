@@ -35,6 +35,7 @@ from .policies import Limits
 from .state import (
     F_ARRIVAL,
     F_SCHEDULED,
+    I8,
     I_INPUT,
     I_NEXT,
     R_HEAD,
@@ -204,6 +205,36 @@ def count_left(st: State, r: int, i: int) -> None:
 def leave_lane(st: State, r: int, i: int) -> None:
     """Take an admitted request, the head of its queue or lane, out of it."""
     take_head(st, r, i)
+    count_left(st, r, i)
+
+
+@compiled_part
+def cut_out(st: State, row: I8, head: int, tail: int, i: int) -> None:
+    """Take a request out of a queue, wherever it stands."""
+    before, at = int64(-1), row[head]
+    while at != i:
+        before, at = at, st.ints[at, I_NEXT]
+    if before < 0:
+        row[head] = st.ints[i, I_NEXT]
+    else:
+        st.ints[before, I_NEXT] = st.ints[i, I_NEXT]
+    if row[tail] == i:
+        row[tail] = before
+
+
+@compiled_part
+def leave_queue(st: State, r: int, i: int) -> None:
+    """`unqueue` from one queue."""
+    cut_out(st, st.ranks[r], R_HEAD, R_TAIL, i)
+    st.ranks[r, R_WAITING] -= 1
+
+
+@compiled_given("st.lanes", otherwise=leave_queue)
+def unqueue(st: State, r: int, i: int) -> None:
+    """Take a request that ends as it waits out of its queue or lane."""
+    row = st.lanes.rows[r, st.lanes.of[i, O_LANE]]
+    cut_out(st, row, Q_HEAD, Q_TAIL, i)
+    row[Q_WAITING] -= 1
     count_left(st, r, i)
 
 

@@ -21,11 +21,11 @@ from ...workloads.jit import compiled, compiled_part, int64
 from ...workloads.jit_held import held
 from ..step.books import Books
 from ..step.lowering import Plan
-from ..step.timed import step_seconds
 from .clients import complete, release
-from .holding import drop, found_again
+from .holding import drop
 from .host import paced, starting
 from .kv import KvRules
+from .lane_queue import count_served, measure_lanes, unqueue
 from .loop import GOAL, LOG_FULL, REACHED, STUCK, plan_ranks, planned_tokens, write_log
 from .policies import Limits
 from .state import (
@@ -41,15 +41,10 @@ from .state import (
     I_CACHED,
     I_FLIGHT,
     I_GENERATED,
-    I_INPUT,
-    I_NEXT,
     I_NOTED,
     I_OUTPUT,
     I_TARGET,
-    R_HEAD,
     R_RUNNING,
-    R_TAIL,
-    R_WAITING,
     T_BUSY,
     T_KNOWN,
     T_NOW,
@@ -57,9 +52,11 @@ from .state import (
 )
 from .stretch import record_gap, stamp
 from .uneven import set_uneven
+from .verify import batch_seconds, known_at_end, log_draft, record_together, send, tokens_of_batch
 
 (W_REQUEST, W_TOKENS) = range(2)
-"""Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1)."""
+"""Columns of `Pipe.work`: a request of a batch, and the tokens that it brings forth (0 or 1), below 0 those that it
+verifies."""
 
 (P_FIRST, P_COUNT) = range(2)
 """Entries of `Pipe.ring`: the oldest batch in flight, and how many there are."""
@@ -112,13 +109,8 @@ def note_work(st: State, pipe: Pipe, place: int, r: int, ahead: bool) -> None:
         i, q = st.running[r, j], st.fresh[r, j]
         if q == 0:
             continue
-        request = st.ints[i]
-        request[I_CACHED] += q
-        whole = request[I_INPUT] + request[I_GENERATED] + request[I_FLIGHT]
         entry = pipe.work[place, r, size]
-        entry[W_REQUEST], entry[W_TOKENS] = i, request[I_CACHED] >= whole
-        if ahead:
-            request[I_FLIGHT] += entry[W_TOKENS]
+        entry[W_REQUEST], entry[W_TOKENS] = i, send(st, i, q, ahead)
         size += 1
     pipe.sizes[place, r] = size
 
@@ -137,7 +129,7 @@ def launch(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, pipe: Pipe
 ) -> bool:  # fmt: skip
     """Plan one more batch and send it off; False, and an empty one, where there is nothing to run."""
-    counters, clocks, moments = st.counters, st.clocks, st.moments
+    counters, clocks = st.counters, st.clocks
     prompts, decodes, used, _ = plan_ranks(plan, limits, kv, st, clocks[T_NOW], False)
     if planned_tokens(st) == 0.0:
         send_nothing(pipe, clocks[T_NOW])
@@ -146,10 +138,7 @@ def launch(
     for r in range(st.ranks.shape[0]):
         set_uneven(plan, limits, st, books, r, int64(0))
         note_work(st, pipe, place, r, limits.ahead)
-    step_seconds(
-        plan, moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True,
-        limits.captured, books,
-    )  # fmt: skip
+    batch_seconds(plan, limits, st, books, decodes)
     sequences = (decodes + counters[C_CHUNKS]) / st.ranks.shape[0]
     books.stages[0] = paced(limits.pace, books.stages[0], sequences, counters[C_CHUNKS])
     for s in range(1, books.stages.size):  # the batch is planned once
@@ -159,42 +148,30 @@ def launch(
     counters[C_PROMPT] += int(prompts)
     end = pipe.ends[place]
     write_log(plan, st, books, start, end, int64(1), decodes, prompts, used)
+    log_draft(st)
     return True
 
 
 @compiled_part
-def unqueue(st: State, r: int, i: int) -> None:
-    """Take a request out of a rank's queue."""
-    rank, before, at = st.ranks[r], int64(-1), st.ranks[r, R_HEAD]
-    while at != i:
-        before, at = at, st.ints[at, I_NEXT]
-    if before < 0:
-        rank[R_HEAD] = st.ints[i, I_NEXT]
-    else:
-        st.ints[before, I_NEXT] = st.ints[i, I_NEXT]
-    if rank[R_TAIL] == i:
-        rank[R_TAIL] = before
-    rank[R_WAITING] -= 1
+def tokens_landed(st: State, kv: KvRules, r: int, i: int, count: int) -> None:
+    """What tokens of a request change that has been stamped, but for its end."""
+    request = st.ints[i]
+    if request[I_CACHED] < request[I_TARGET]:
+        request[I_TARGET] += count  # computed again with the others
+    if request[I_FLIGHT] > 0:
+        request[I_FLIGHT] -= 1
+        if request[I_CACHED] > 0:
+            request[I_NOTED] = max(request[I_NOTED], request[I_CACHED] - request[I_FLIGHT])
 
 
 @compiled_part
-def token_came(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
-    """What a token of a request changes; if it is the last one, free what it holds or its place."""
-    request = st.ints[i]
-    waits = request[I_CACHED] == 0  # preempted while its token was in flight
-    if request[I_CACHED] < request[I_TARGET]:
-        request[I_TARGET] += 1  # computed again with the others
-    if request[I_FLIGHT] > 0:
-        request[I_FLIGHT] -= 1
-        if not waits:
-            request[I_NOTED] = max(request[I_NOTED], request[I_CACHED] - request[I_FLIGHT])
-    if request[I_GENERATED] < request[I_OUTPUT]:
-        return
-    if waits:
+def end_request(st: State, kv: KvRules, r: int, i: int, now: float, closed_loop: bool) -> None:
+    """Free what a request that has its last token holds, or its place in the queue."""
+    if st.ints[i, I_CACHED] == 0:  # preempted while its token was in flight
         unqueue(st, r, i)
     else:
-        drop(st, kv, r, i, found_again(st, i))
-    request[I_FLIGHT] = 0  # what was planned beyond its end brings nothing
+        drop(st, kv, r, i, known_at_end(st, i))
+    st.ints[i, I_FLIGHT] = 0  # what was planned beyond its end brings nothing
     complete(st, i, now, closed_loop)
 
 
@@ -203,15 +180,22 @@ def stamp_batch(
     st: State, kv: KvRules, r: int, work: I8, size: int, now: float, closed_loop: bool
 ) -> None:
     """Stamp the tokens of one rank's part of a batch that ended at `now`."""
-    gap, gaps = 0.0, int64(0)
+    gap, gaps, together = 0.0, int64(0), int64(0)
     for j in range(size):
-        i = work[j, W_REQUEST]
-        if work[j, W_TOKENS] == 0 or st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
+        i, tokens = work[j, W_REQUEST], work[j, W_TOKENS]
+        if tokens == 0 or st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
             continue  # a prompt that goes on, or beyond the end
-        gap, gaps = stamp(st, i, 1, now, now, gap, gaps)
-        token_came(st, kv, r, i, now, closed_loop)
+        count = tokens_of_batch(st, i, tokens)
+        count_served(st, r, i, count)
+        together += count - 1
+        gap, gaps = stamp(st, i, count, now, now, gap, gaps)
+        tokens_landed(st, kv, r, i, count)
+        if st.ints[i, I_GENERATED] == st.ints[i, I_OUTPUT]:
+            end_request(st, kv, r, i, now, closed_loop)
     if gaps > 0:
         record_gap(st.hist, st.clocks, gap, gaps)
+    record_together(st, together)
+    measure_lanes(st, r)
 
 
 @compiled_part

@@ -11,7 +11,7 @@ import numpy as np
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_given, compiled_inline, compiled_part, int64
 from .counting import clear_sums, count_decodes, count_planned, unbounded
-from .drafts import count_ended, next_tokens, plan_ended, reach
+from .drafts import count_ended, next_tokens, plan_ended, reach, verifies
 from .holding import hold, kv_bytes, note_planned
 from .kv import KvRules
 from .lanes import M_UNDONE
@@ -52,6 +52,8 @@ def admit(
     """Admit a rank's next request if tokens and KV allow; its new tokens, else 0."""
     rank, request = st.ranks[r], st.ints[i]
     want, most = request[I_TARGET], limits.threshold
+    if verifies(st, i):
+        return 0
     if brings_cache(st, i):
         want = int64(1)
     if want > budget and limits.chunked:

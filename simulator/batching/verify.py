@@ -13,6 +13,7 @@ from ..step.books import Books, spent
 from ..step.lowering import Plan
 from ..step.timed import step_seconds
 from ..step.unequal import graph_of_several
+from .holding import found_again
 from .host import paced
 from .policies import Limits
 from .spec_state import (
@@ -28,10 +29,12 @@ from .spec_state import (
     Spec,
 )
 from .state import (
+    C_CHUNKS,
     C_LOG,
     C_STEPS,
     F8,
     I_CACHED,
+    I_FLIGHT,
     I_GENERATED,
     I_INPUT,
     I_OUTPUT,
@@ -111,6 +114,49 @@ def record_together(st: State, together: int) -> None:
         record_gap(st.hist, st.clocks, 0.0, together)
 
 
+@compiled_inside
+def send_tokens(st: State, i: int, q: int, ahead: bool) -> int:
+    """`send` without drafts."""
+    request = st.ints[i]
+    request[I_CACHED] += q
+    whole = request[I_INPUT] + request[I_GENERATED] + request[I_FLIGHT]
+    brings = int64(request[I_CACHED] >= whole)
+    if ahead:
+        request[I_FLIGHT] += brings
+    return brings
+
+
+@compiled_given("st.spec", otherwise=send_tokens)
+def send(st: State, i: int, q: int, ahead: bool) -> int:
+    """Send `q` tokens of a sequence through the stages; tokens that they bring, below 0 those that they verify."""
+    request = st.ints[i]
+    if request[I_CACHED] >= request[I_TARGET]:
+        request[I_FLIGHT] = 1  # nothing more of it is known until they are verified
+        return -q
+    request[I_CACHED] += q
+    st.spec.rows[i, S_FAR] = request[I_CACHED]
+    return int64(request[I_CACHED] >= request[I_TARGET])
+
+
+@compiled_given("st.spec", otherwise=lambda st, i, tokens: tokens)
+def tokens_of_batch(st: State, i: int, tokens: int) -> int:
+    """How many tokens of a sequence a batch has brought; see `send`."""
+    if tokens > 0:
+        return tokens
+    request = st.ints[i]
+    cached, request[I_FLIGHT] = request[I_CACHED], 0
+    count = verified(st, i, -tokens)
+    if cached < request[I_TARGET]:  # preempted meanwhile
+        request[I_CACHED] = cached
+    return int(count)
+
+
+@compiled_given("st.spec", otherwise=found_again)
+def known_at_end(st: State, i: int) -> int:
+    """Tokens of a sequence whose content is known as it ends."""
+    return int(st.ints[i, I_CACHED])
+
+
 @compiled_part
 def pad(moments: F8, x: Spec) -> int:
     """Let the batches of all ranks run at captured graphs; how many tokens there were."""
@@ -154,14 +200,26 @@ def log_draft(st: State) -> None:
         busy[1, p] = busy[0, p]
 
 
-@compiled_given("st.spec", otherwise=run_stretch)
-def run_steps(
-    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float,
-    chunks: int,
-) -> tuple[float, float, int]:  # fmt: skip
-    """`run_stretch` of one step that verifies, and drafts the next tokens."""
-    x, now, prompts = st.spec, st.clocks[T_NOW], 0.0
-    st.clocks[T_KNOWN] = now
+@compiled_part
+def plain_batch(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
+    """`batch_seconds` without drafts."""
+    counters = st.counters
+    step_seconds(
+        plan, st.moments, counters[C_STEPS], int(decodes), st.chunks, counters[C_CHUNKS], True,
+        limits.captured, books,
+    )  # fmt: skip
+
+
+@compiled_given("st.spec", otherwise=plain_batch)
+def batch_seconds(plan: Plan, limits: Limits, st: State, books: Books, decodes: float) -> None:
+    """Price a planned batch stage by stage; what drafts lies on the last stage."""
+    books.stages[books.stages.size - 1] += step_of(plan, st, books, st.counters[C_CHUNKS])[1]
+
+
+@compiled_part
+def step_of(plan: Plan, st: State, books: Books, chunks: int) -> tuple[float, float]:
+    """Seconds of a step that verifies, and of the drafting behind it."""
+    x, prompts = st.spec, 0.0
     for r in range(st.moments.shape[0]):
         prompts += st.moments[r, PREFILL_TOKENS]
     decoded = pad(st.moments, x) - int(prompts)
@@ -171,6 +229,17 @@ def run_steps(
     draft = draft_seconds(st, chunks)
     x.seconds[Z_VERIFY] += verify
     x.seconds[Z_DRAFT] += draft
+    return verify, draft
+
+
+@compiled_given("st.spec", otherwise=run_stretch)
+def run_steps(
+    plan: Plan, limits: Limits, st: State, books: Books, most: int, cut: float, decodes: float,
+    chunks: int,
+) -> tuple[float, float, int]:  # fmt: skip
+    """`run_stretch` of one step that verifies, and drafts the next tokens."""
+    now = st.clocks[T_KNOWN] = st.clocks[T_NOW]
+    verify, draft = step_of(plan, st, books, chunks)
     st.counters[C_STEPS] += 1
     now += paced(limits.pace, verify + draft, (decodes + chunks) / st.ranks.shape[0], chunks)
     return float(now), float(now), int64(1)

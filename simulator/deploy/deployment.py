@@ -44,6 +44,7 @@ from .layout import (
     stage_models,
 )
 from .memory import Memory, device_memory
+from .parts import check_parts, parts_of
 from .programs import LOGITS, TO_AND_FRO
 from .speculation import Speculation
 
@@ -208,7 +209,7 @@ class Deployment:
         return tuple(
             device_memory(
                 held, self.layout, self.system, usable_bytes, stage, self.elsewhere(stage),
-                self.draft_bytes,
+                self.draft_bytes if stage == len(self.stages) - 1 else 0.0,
             )
             for stage, held in enumerate(self.stages)
         )  # fmt: skip
@@ -324,7 +325,7 @@ def deploy(
         return replace(sides[1], system=system, pools=sides)
     model, popularity = _adapted(model, tenants)
     layout = _laid_out(make_layout(model, system, tp, dp, ep, pp), system, exchange, all_to_all)
-    placing = checked_placing(placing, model, system, layout, store)
+    placing = checked_placing(placing, model, system, layout)
     shard = shard_model(model, layout, copies_of(placing, layout, system))
     stages = stage_models(shard, layout.pp)
     experts = expert_parts(stages, layout, routing, seed, draws == "step", popularity)
@@ -336,7 +337,7 @@ def deploy(
         layout=replace(layout, sent=sent_share(experts)), tenants=tenants, placing=placing,
         placement=placement or system.mapping.placement, kernels=tuple(kernels), overlap=overlap,
         run=Run(model.numerics, chosen, sampling, joint, short_dense), all_to_all=all_to_all or "",
-        store=checked_store(store, model, system, overlap),
+        store=checked_store(store, model, system),
     ))  # fmt: skip
 
 
@@ -363,7 +364,8 @@ def _laid_out(
 
 
 def _overlapping(d: Deployment) -> Deployment:
-    """Refuse an overlap that the deployment has no use for, and adapters of ranks in lock step."""
+    """Refuse parts that cannot go together, an overlap without use, and adapters of ranks in lock step."""
+    check_parts(parts_of(d))
     if d.lockstep and any(part.spec.routed.by_request for part in d.experts):
         raise InputError("--adapters", "cannot go with ranks that share experts; use --dp 1")
     where = f"--overlap {d.overlap}"

@@ -109,7 +109,7 @@ def expert_parts(
 
 
 def checked_store(
-    store: ExpertStore | None, model: ModelSpec, system: SystemSpec, overlap: str
+    store: ExpertStore | None, model: ModelSpec, system: SystemSpec
 ) -> ExpertStore | None:
     """Refuse an expert cache without experts, or without a memory for the others.
 
@@ -120,22 +120,17 @@ def checked_store(
     if store is None:
         return None
     parts = [part.routed for layer in model.layers for part in layer.expert_parts]
-    if any(routed.by_request for routed in parts):
-        raise InputError("--experts-resident", "cannot go with --adapters; leave one out")
-    if not parts:
+    if all(routed.by_request for routed in parts):
         raise InputError("--experts-resident", f"{model.name} has no experts")
     if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError("--experts-resident", f"{reason}, as on {system.name}")
-    if overlap != "none":
-        raise InputError("--experts-resident", f"cannot go with --overlap {overlap}; leave one out")
     tiers_of(system.device)
     return store
 
 
 def checked_placing(
     placing: ExpertPlacing | None, model: ModelSpec, system: SystemSpec, layout: Layout,
-    store: ExpertStore | None,
 ) -> ExpertPlacing | None:  # fmt: skip
     """Refuse a placement of experts where there are none to place.
 
@@ -148,8 +143,6 @@ def checked_placing(
     where = "--expert-placement"
     if not any(part.routed.spreads for layer in model.layers for part in layer.expert_parts):
         raise InputError(where, f"{model.name} has no experts that spread over devices")
-    if store is not None:
-        raise InputError(where, "cannot go with --experts-resident; leave one out")
     if system.mapping.separate:
         reason = "cannot go with processors that are devices of their own"
         raise InputError(where, f"{reason}, as on {system.name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...devices.spec import SystemSpec
 from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ...workloads.speculators import SPECULATORS
@@ -11,6 +12,7 @@ from ...workloads.speculators.asked import OPTION, RATES, Asked, check_rates
 from .deployment import Deployment
 from .expert_parts import expert_parts
 from .layout import make_layout, shard_model
+from .parts import check_parts, parts_of
 from .speculation import Speculation
 
 DRAFT_SEED = 0xD2AF7
@@ -43,6 +45,7 @@ def speculating(
         sides = tuple(speculating(side, asked, rates, routing, seed) for side in d.pools)
         return replace(sides[1], system=d.system, pools=sides)
     _check(d, asked)
+    check_parts(parts_of(d) | {"drafts": f"{OPTION} {asked}"})
     drafter = SPECULATORS[asked.method](d.model, asked.argument)
     draft = None
     if drafter.model is not None:
@@ -57,9 +60,7 @@ def _check(d: Deployment, asked: Asked) -> None:
     if d.model.front is not None:
         raise InputError(where, f"{d.model.name} takes images: it decodes no tokens")
     for wrong, what in (
-        (d.layout.pp > 1, f"pipeline stages (--pp {d.layout.pp})"),
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
-        (d.tenants is not None, "--adapters"),
         (bool(d.kernels), "kernel tables (--kernels), whose decodes have one token"),
     ):
         if wrong:
@@ -69,7 +70,8 @@ def _check(d: Deployment, asked: Asked) -> None:
 def _beside(d: Deployment, model: ModelSpec, asked: Asked, routing: str, seed: int) -> Deployment:
     """A draft model on the devices of a deployment, split as its model is."""
     ep = d.layout.ep if model.moe_layers and d.experts else None
-    layout = make_layout(model, d.system, d.layout.tp, d.layout.dp, ep)
+    whole = d.system if d.layout.pp == 1 else _stage_system(d)
+    layout = make_layout(model, whole, d.layout.tp, d.layout.dp, ep)
     layout = replace(layout, gather=d.layout.gather)
     shard = shard_model(model, layout)
     made = Deployment(
@@ -85,6 +87,16 @@ def _beside(d: Deployment, model: ModelSpec, asked: Asked, routing: str, seed: i
             f"({d.layout.degrees}); mtp and ngram are, or --dp 1",
         )
     return made
+
+
+def _stage_system(d: Deployment) -> SystemSpec:
+    """The devices of one pipeline stage, the last one, on which drafts are made."""
+    devices, nodes = d.system.devices_per_node, d.system.nodes
+    if devices % d.layout.pp == 0:
+        size = {"devices_per_node": devices // d.layout.pp}
+    else:
+        size = {"nodes": nodes // d.layout.pp}
+    return d.system.model_copy(update=size)
 
 
 def rates_needed(asked: Asked) -> InputError:

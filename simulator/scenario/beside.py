@@ -10,6 +10,7 @@ from ...workloads.errors import InputError
 from ...workloads.model import ModelSpec
 from ..deploy.apart import held_bytes, with_experts_on
 from ..deploy.deployment import Deployment
+from ..deploy.parts import check_parts
 from ..frameworks.sharing import NOTHING
 from .apart import Apart, apart_of
 from .load import load
@@ -69,16 +70,20 @@ def _check(scenario: Scenario, settings: EngineSettings) -> None:
         flag = "--micro-batches" if own.micro_batches is not None else "--experts-link"
         raise InputError(flag, f"needs {OPTION} SYSTEM, for example h200-x8")
     shared = settings.sharing
-    refused = {
-        "--ep": how.ep is not None, "--pp": (settings.pp or 1) > 1,
-        "--overlap": (how.overlap or shared.overlap or "none") != "none",
+    given = {
+        "pipeline": ("--pp", (settings.pp or 1) > 1),
+        "overlap": ("--overlap", (how.overlap or shared.overlap or "none") != "none"),
+        "resident-experts": ("--experts-resident", how.experts_resident is not None),
+        "adapters": ("--adapters", how.adapters is not None),
+        "autoscale": ("--autoscale", scenario.fleet.autoscale is not None),
+        "experts-apart": (OPTION, True),
+    }
+    check_parts({part: flag for part, (flag, there) in given.items() if there})
+    for flag, there in {
+        "--ep": how.ep is not None,
         "--all-to-all": (how.all_to_all or shared.all_to_all) is not None,
-        "--experts-resident": how.experts_resident is not None,
-        "--adapters": how.adapters is not None,
-        "--autoscale": scenario.fleet.autoscale is not None,
-    }  # fmt: skip
-    for flag, given in refused.items():
-        if given:
+    }.items():
+        if there:
             raise InputError(flag, f"cannot go with {OPTION}; leave one out")
 
 

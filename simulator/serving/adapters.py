@@ -181,7 +181,6 @@ def load_seconds(d: Deployment) -> float:
 def shelf_of(
     env: simpy.Environment,
     entry: Sequence[Deployment],
-    faults: object,
     seed: int,
     release: Callable[[int, float], None],
 ) -> Shelf:
@@ -190,14 +189,11 @@ def shelf_of(
     Raises
     ------
     InputError
-        Several engines, each of which would have slots of its own, or engines that fail or come and go.
+        Several engines, each of which would have slots of its own.
     """
     d = entry[0]
-    if len(entry) > 1 or d.system.mapping.prefill_share is not None or faults is not None:
-        raise InputError(
-            "--adapters-resident",
-            "needs one engine without failures: one replica, --dp 1, one pool",
-        )
+    if len(entry) > 1:
+        raise InputError("--adapters-resident", "needs one engine: one replica, --dp 1")
     assert d.tenants is not None
     return Shelf(env, d.tenants, load_seconds(d), seed, release)
 

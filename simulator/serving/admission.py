@@ -70,9 +70,6 @@ def laned(
     if policy.rules is not None or policy.prompts_alone or policy.holds_back:
         reason = "has one queue: no order by priority or tenant, no bounds of classes"
         raise InputError(f"--policy {policy.name}", reason)
-    if d.layout.pp > 1:
-        reason = "cannot go with an order by priority or tenant, nor bounds of classes"
-        raise InputError("--pp", reason)
     if policy.order and not order:
         raise InputError(f"--policy {policy.name}", "sorts one queue: no bounds of classes")
     most = tuple(c.max_waiting if alone else None for c in stream.classes)

@@ -34,6 +34,7 @@ from .engine import Engine
 from .failures import Failures
 from .faults import Faults
 from .nodes import Node, Nodes
+from .parts import check_run
 from .played import Played
 from .pools import Pools
 from .progress import Progress, now_and_then
@@ -129,6 +130,12 @@ ARRIVING = ("", *LANED)
 """Orders whose keys need no arrival, which turns get when they are played."""
 
 
+def scaled_by(pools: Pools, autoscale: Autoscale | None) -> bool:
+    """Whether replicas come and go."""
+    scales = pools.scales if pools.decode else (autoscale,)
+    return any(scale.decides for scale in scales if scale is not None)
+
+
 def _swapped(pools: Pools) -> bool:
     """Whether adapters wait for slots."""
     tenants = pools.entry[0].tenants
@@ -177,10 +184,13 @@ class Driver:
         chained = turns is not None
         played = turns is None or (turns.after is None and policy.order in ARRIVING)
         check_bounds(stream, first)
+        check_run(
+            pools, policy, cache, stream, first, faults is not None, scaled_by(pools, autoscale)
+        )
         swapped = _swapped(pools)
         staged = swapped or pools.encoder is not None
         scales = pools.scales if pools.decode else (autoscale, None)
-        scaled = any(scale.decides for scale in scales if scale is not None)
+        scaled = scaled_by(pools, autoscale)
         one = len(pools.entry) == 1 and not pools.decode
         self.alone = one and faults is None and played and not staged and not scaled
         shared = not self.alone and (chained or stream.closed_loop is not None)
@@ -198,7 +208,7 @@ class Driver:
         decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)
         self.dealer = Dealer(table, self.nodes, ROUTERS[router])
-        self.shelf, self.queue = self._stages(stream, faults or scaled or None, seed)
+        self.shelf, self.queue = self._stages(stream, seed)
         self.sessions = Sessions(env, table, self.dealer)
         judged = self.dealer.looks or self.dealer.door is not None
         whole = self.alone or not (staged or scaled or self.always or faults or judged)
@@ -223,9 +233,7 @@ class Driver:
             return None
         return Played.of(self.nodes, self.table, self.arrivals)
 
-    def _stages(
-        self, stream: RequestStream, faults: object, seed: int
-    ) -> tuple[Shelf | None, EncoderQueue | None]:
+    def _stages(self, stream: RequestStream, seed: int) -> tuple[Shelf | None, EncoderQueue | None]:
         """What requests pass before they reach an engine: a door, their images, then their adapter."""
         pools, dealer = self.pools, self.dealer
         shelf = queue = None
@@ -233,7 +241,7 @@ class Driver:
             dealer.door = Door(stream.classes, self.nodes, self.table, dealer.gate).admits
         if _swapped(pools):
             nodes = (*pools.entry, *pools.decode)
-            shelf = shelf_of(self.env, nodes, faults, seed, dealer.admit)
+            shelf = shelf_of(self.env, nodes, seed, dealer.admit)
             dealer.entrance = shelf.ask
         if pools.encoder is not None:
             queue = EncoderQueue(self.env, pools.encoder, dealer.entrance or dealer.admit)

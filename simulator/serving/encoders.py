@@ -23,6 +23,7 @@ from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.tower import Size
 from ...workloads.towered import tower_alone
 from ..deploy.deployment import Deployment, deploy
+from ..deploy.parts import check_parts
 from ..step.explicit import explicit_stage
 from .calls import call_at
 
@@ -126,7 +127,7 @@ def with_images(stream: RequestStream, each: int | None, tokens: int) -> Request
     def blocks() -> Iterator[RequestBlock]:
         for block in stream:
             if block.turns is not None:
-                raise InputError("--encoder", "cannot go with sessions")
+                check_parts({"encoder": "--encoder", "sessions": "sessions"})
             images = block.images
             if images is None:
                 if each is None:

@@ -34,23 +34,9 @@ def speculating_policy(policy: Policy, speculation: Speculation | None) -> Polic
 
     vLLM takes asynchronous scheduling with heads and draft models, and not with n-grams
     (vllm/config/vllm.py).
-
-    Raises
-    ------
-    InputError
-        A policy whose rules speculation is not built for.
     """
     if speculation is None:
         return policy
-    known = not (
-        policy.rules is not None or policy.prompts_alone or policy.poll_steps > 1
-        or policy.holds_back
-    )  # fmt: skip
-    if not known:
-        raise InputError(
-            f"{OPTION} {speculation.asked}",
-            f"is not simulated under policy {policy.name}; vllm, chunked and mixed are",
-        )
     return replace(policy, ahead=False) if speculation.on_host else policy
 
 
@@ -75,8 +61,11 @@ def start_speculation(
         draft, slots = lower(d.draft, replica, counts)
         books = new_books(draft, policy.max_sequences)
         ops += speculation.tokens * ops_of(draft)
-    limits = policy.limits(ops, 1)._replace(
-        captured=policy.captures(d.several), spare=speculation.spare(policy.ahead)
+    ahead = (
+        policy.ahead and d.layout.pp == 1
+    )  # in stages a plan waits for what a verification brings
+    limits = policy.limits(ops, d.layout.pp)._replace(
+        ahead=ahead, captured=policy.captures(d.several), spare=speculation.spare(ahead)
     )
     rates = None if speculation.rates is None else np.array(speculation.rates)
     spec = new_spec(

@@ -67,19 +67,12 @@ def check_tiers(d: Deployment, policy: Policy, kv: KvRules) -> None:
         Names it.
     """
     for wrong, what in (
-        (policy.rules is not None, f"policy {policy.name}, an engine's own scheduler; vllm is"),
         (not policy.caching, f"policy {policy.name}, which finds no blocks again; vllm does"),
         (
             policy.prompts_alone or policy.poll_steps > 1 or policy.holds_back,
             f"policy {policy.name}, under which prompts run alone, wait or are polled",
         ),
-        (d.layout.pp > 1, f"pipeline stages (--pp {d.layout.pp})"),
         (d.system.mapping.separate, f"processors that are devices of their own, {d.system.name}"),
-        (d.store is not None, "--experts-resident, which uses the same link"),
-        (
-            d.tenants is not None and d.tenants.swapped,
-            "--adapters-resident, which uses the same link",
-        ),
     ):
         if wrong:
             raise InputError(OPTION, f"is not simulated with {what}")

@@ -72,6 +72,6 @@ def speculative_stage(
     joules = target.joules + sum(cost.joules for cost in drafts)
     whole = replace(
         target, seconds=target.seconds + draft_s, joules=joules, ops=(*target.ops, *ops),
-        stages=(target.seconds + draft_s,),
+        stages=(*target.stages[:-1], target.stages[-1] + draft_s),
     )  # fmt: skip
     return SpeculativeStage(whole, target.seconds, draft_s)

@@ -130,6 +130,10 @@ def test_figures_add_up() -> None:
     assert "KV cache tiers" in " ".join(map(str, result.blocks()))
 
 
-def test_two_pools_have_none() -> None:
-    with pytest.raises(InputError, match=r"--kv-tiers: is not simulated with two pools"):
-        simulate("llama-3-8b", prefill="h100-x1", decode="h100-x1", **HASHED, kv_tiers="host:8GiB")
+def test_prompts_of_two_pools_find_tiers() -> None:
+    """Below the pool that takes prompts: what is found is not computed."""
+    pair = {**HASHED, "prefill": "h100-x1", "decode": "h100-x1", "engine": None, "kv_dtype": None}
+    plain = simulate("llama-3-8b", **pair).run
+    found = simulate("llama-3-8b", **pair, kv_tiers="host:64GiB").run
+    assert found.tiers is not None
+    assert found.prompt_tokens + found.cached_tokens == plain.prompt_tokens + plain.cached_tokens

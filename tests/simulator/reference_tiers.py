@@ -352,7 +352,8 @@ class TieredReference(Reference):
                 request = rank.waiting[0]
             else:
                 break
-            whole = request.input + request.output - 1 if policy.reserve else request.target
+            most = request.input + request.output - 1 + self.spare
+            whole = most if policy.reserve else request.target
             if mine is None:
                 there = kv.look(request)
                 wanted = self.wanted(kv, request, there)

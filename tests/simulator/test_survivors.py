@@ -24,8 +24,9 @@ from opbyte.devices.calibrated.terms import (
     floored,
 )
 from opbyte.devices.catalog import load_device, load_system
-from opbyte.simulator.batching.loop import release
-from opbyte.simulator.batching.policies import POLICIES
+from opbyte.simulator.batching.clients import release
+from opbyte.simulator.batching.kv import KvRules
+from opbyte.simulator.batching.policies import POLICIES, Limits
 from opbyte.simulator.batching.state import (
     C_SUBMITTED,
     R_RUNNING,
@@ -43,9 +44,9 @@ from opbyte.workloads.ops import Op
 
 
 @compiled
-def one_release(state: State, closed: bool, now: float, weight: int) -> None:
+def one_release(state: State, limits: Limits, kv: KvRules, closed: bool, now: float) -> None:
     """`release` for a caller outside compiled code."""
-    release(state, closed, now, weight)
+    release(state, limits, kv, closed, now)
 
 
 def test_embedding_and_head_are_split_by_vocabulary() -> None:
@@ -67,14 +68,15 @@ def test_embedding_and_head_are_split_by_vocabulary() -> None:
 def test_a_waiting_request_counts_four_times_for_vllm() -> None:
     """Its data-parallel load balancer: score = 4 x waiting + running (DPLBAsyncMPClient)."""
     policy = POLICIES["vllm"]
-    weight = policy.limits(np.zeros(1), 1).waiting_load
-    assert weight == 4
+    limits = policy.limits(1, 1)
+    assert limits.waiting_load == 4
+    kv = KvRules(np.zeros(1, dtype=np.int64), np.ones(1), 0.0, 16, 1e9)
     for running, chosen in ((3, 0), (5, 1)):
         state = new_state(2, 8, 4, 1e9, 0, 1)
         state = grown(state, np.zeros(1), np.array([4]), np.array([2]), np.zeros(1))
         assert state.counters[C_SUBMITTED] == 1
         state.ranks[0, R_RUNNING], state.ranks[1, R_WAITING] = running, 1
-        one_release(state, False, 0.0, weight)
+        one_release(state, limits, kv, False, 0.0)
         assert state.ranks[:, R_WAITING].tolist() == [chosen == 0, 1 + (chosen == 1)]
 
 
