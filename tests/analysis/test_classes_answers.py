@@ -93,12 +93,6 @@ def test_the_engine_and_the_router_turn_the_same_away() -> None:
     [
         ({"policy": "sglang+vtc"}, "has one queue"),
         ({"policy": "sglang+priority"}, "has one queue: no bounds of classes"),
-        (
-            {"policy": "vllm+priority", "speculative": "ngram:2", "acceptance": "0.5,0.4"},
-            "speculative",
-        ),
-        ({"policy": "vllm", "kv_tiers": "host:8GiB"}, "kv_tiers"),
-        ({"policy": "vllm", "kv_tiers": "host:8GiB", "replicas": 2}, "kv_tiers"),
         ({"policy": "vllm+shortest-prompt"}, "no bounds of classes"),
         ({"closed_loop": 4, "rate": None}, "max_waiting and max_wait need requests"),
         ({"turns": 2.0}, "max_waiting and max_wait need requests"),
