@@ -17,7 +17,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         device = r.apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *known, *_stands_in(r)]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *known]
     out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
         out.append(overload(r))
@@ -30,16 +30,6 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
             "--enable-expert-parallel: --ep 1 is its default"
         )
     return tuple(out)
-
-
-def _stands_in(r: Run) -> list[str]:
-    """Pools whose engine's own scheduler is not built for one that does half of the work."""
-    names = {p.policy.name: None for p in r.pools if p.policy.rules is not None}
-    return [
-        f"{name}'s own scheduler is that of an engine that does both: pools batch by the fields of its "
-        "policy instead"
-        for name in names
-    ]
 
 
 def _too_long(r: Run) -> list[str]:

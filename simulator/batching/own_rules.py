@@ -14,6 +14,10 @@ class OwnRules(Protocol):
         """The same with at most so many tokens in a step."""
         ...
 
+    def decoding(self) -> OwnRules:
+        """The same of an engine that requests come to with their caches."""
+        ...
+
     def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
         """The state before the first request, of so many pages of `page` tokens a rank."""
         ...

@@ -103,7 +103,7 @@ class Policy:
         that came first. A preempted request goes before all others.
     rules : OwnRules, optional
         An engine's own scheduler, which then decides instead of all above but `max_sequences`,
-        `poll_steps`, `graphs`, `host` and `order`. With pipeline stages, in pools of a split system, and for
+        `poll_steps`, `graphs`, `host` and `order`. With pipeline stages, and for
         models with attention windows or constant state the fields above stand for it.
     host : Host
         What the host's work takes, and a request's way to the engine and back. Behind the devices' with `ahead`, or with several batches in

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...workloads.jit import compiled_inside, compiled_part, int64
 from .counting import count_chunk, count_decode, count_decodes, unbounded
+from .kv import blocks_of
 from .plans import record_preempted, record_tokens
 from .radix import K_FREE, make_room
 from .sglang_adder import GO_ON, NO_TOKEN, cut_again, open_budgets, sort_queue, try_next
@@ -31,14 +32,17 @@ from .state import (
     C_PREEMPTIONS,
     F_SCHEDULED,
     I8,
+    I_BLOCKS,
     I_CACHED,
     I_GENERATED,
     I_INPUT,
+    I_KEYED,
     I_NEXT,
     I_ORDER,
     I_OUTPUT,
     I_PREEMPTED,
     I_ROOM,
+    I_SLOT,
     I_TARGET,
     R_HEAD,
     R_RUNNING,
@@ -46,6 +50,10 @@ from .state import (
     R_WAITING,
     State,
 )
+
+RESERVED_DECODE = 512
+"""Tokens that each running request of a server that only decodes keeps free (`num_reserved_decode_tokens` in
+sglang/srt/server_args.py)."""
 
 
 @compiled_inside
@@ -63,6 +71,39 @@ def merge(st: State, x: Sglang, r: int) -> None:
     if kept < rank[R_RUNNING] or (own[S_LIST] == 0 and kept > 0):
         own[S_FULL] = 0
     own[S_LIST] = rank[R_RUNNING] = kept
+
+
+@compiled_inside
+def brought(st: State, r: int) -> bool:
+    """Whether the head of a queue comes with its cache from the engine that took its prompt."""
+    i = st.ranks[r, R_HEAD]
+    return bool(i >= 0 and st.ints[i, I_ROOM] == 0 and st.ints[i, I_CACHED] > 0)
+
+
+@compiled_part
+def join_brought(st: State, x: Sglang, r: int, known: float) -> None:
+    """Let requests that bring their caches run at once, while memory is left for the answers of all that do.
+
+    (`_allocatable_tokens` and `pop_preallocated` of ``DecodePreallocQueue`` in sglang/srt/disaggregation/decode.py.)
+    """
+    own, rank, page = x.ranks[r], st.ranks[r], x.rules.page
+    while brought(st, r) and own[S_LIST] < x.rules.sequences:
+        i = rank[R_HEAD]
+        request = st.ints[i]
+        need = blocks_of(request[I_TARGET], page) * page
+        kept = RESERVED_DECODE * (own[S_LIST] + 1)
+        if own[S_LIST] > 0 and need + kept > x.tree.tops[r, K_FREE] * page:
+            return
+        rank[R_HEAD] = request[I_NEXT]
+        if rank[R_HEAD] < 0:
+            rank[R_TAIL] = -1
+        rank[R_WAITING] -= 1
+        st.floats[i, F_SCHEDULED] = known
+        request[I_BLOCKS] = request[I_KEYED] = request[I_SLOT] = 0
+        take_tokens(st, x, r, i, request[I_TARGET])
+        st.running[r, own[S_LIST]] = i
+        own[S_LIST] += 1
+        rank[R_RUNNING] = own[S_LIST]
 
 
 @compiled_inside
@@ -282,7 +323,8 @@ def plan_step(st: State, x: Sglang, windows: I8, r: int, known: float) -> None:
     if own[S_CHUNKED] >= 0:
         keep_prompt(st, x, r, own[S_CHUNKED], st.ints[own[S_CHUNKED], I_ROOM])
     merge(st, x, r)
-    prompts = plan_prompts(st, x, windows, r, known)
+    join_brought(st, x, r, known)
+    prompts = 0 if brought(st, r) else plan_prompts(st, x, windows, r, known)
     own[S_EXTENDED], own[S_LAST_CHUNK] = prompts > 0, own[S_CHUNKED]
     if prompts == 0:
         plan_decodes(st, x, windows, r)

@@ -77,6 +77,10 @@ class SglangRules:
         """The same with prompts cut to so many tokens a step."""
         return replace(self, chunked_prefill_size=tokens)
 
+    def decoding(self) -> SglangRules:
+        """Those of a server that only decodes: its cache is no tree (``disaggregation_mode`` decode)."""
+        return replace(self, radix=False, lpm=False)
+
     def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
         """The state before the first request, of so many pages of `page` tokens a rank."""
         numbers = Numbers(

@@ -44,6 +44,12 @@ def decodes(request: I8) -> bool:
     return bool(request[I_ROOM] > 0 and request[I_CACHED] >= request[I_TARGET])
 
 
+@compiled_inside
+def brought(request: I8) -> bool:
+    """Whether a request that has not begun here comes with its cache: it decodes at once."""
+    return bool(request[I_ROOM] == 0 and request[I_CACHED] > 0)
+
+
 @compiled_part
 def take_active(st: State, x: Trtllm, r: int) -> None:
     """Drop ended requests, and take new ones as long as there is a place."""
@@ -85,7 +91,7 @@ def tell_cut(st: State, x: Trtllm, r: int) -> int:
 def better_later(st: State, x: Trtllm, r: int, i: int, told: int) -> tuple[bool, int]:
     """Whether a prompt that has not begun waits for what another computes now (`beneficialToSkip`)."""
     request = st.ints[i]
-    if not x.rules.reuse or request[I_ROOM] > 0:
+    if not x.rules.reuse or request[I_ROOM] > 0 or brought(request):
         return False, told
     key, parent = first_new(st, x, r, i, request[I_INPUT] + request[I_GENERATED])
     if key == 0:
@@ -131,7 +137,7 @@ def choose_safe(st: State, x: Trtllm, r: int) -> None:
 def next_blocks(request: I8, block: int) -> int:
     """Blocks that a request's next step takes (`getNeededBlocksOneStep`)."""
     if request[I_ROOM] == 0:
-        return blocks_of(request[I_TARGET], block)
+        return blocks_of(request[I_TARGET] + brought(request), block)
     if not decodes(request):
         return 0
     room = request[I_ROOM]
@@ -195,7 +201,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         request = st.ints[st.running[r, j]]
         if wanted[j] != 1:
             continue
-        if decodes(request):
+        if decodes(request) or brought(request):
             if tokens + 1 > rules.tokens:
                 break
             fresh[j] = 1
@@ -219,7 +225,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
         left, prompts = rules.tokens - tokens, int64(0)
         for j in range(size):
             request = st.ints[st.running[r, j]]
-            if fresh[j] == 0 or decodes(request):
+            if fresh[j] == 0 or decodes(request) or brought(request):
                 continue
             if fresh[j] > left:
                 fresh[j] = left // rules.block * rules.block
@@ -228,7 +234,7 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
     if rules.wait_steps > 0:
         for j in range(size):
             request = st.ints[st.running[r, j]]
-            if fresh[j] > 0 and not decodes(request):
+            if fresh[j] > 0 and not decodes(request) and not brought(request):
                 own += request[I_INPUT] + request[I_GENERATED]
     return int(prompts), int(own), int(running)
 
@@ -237,7 +243,8 @@ def choose_tokens(st: State, x: Trtllm, r: int) -> tuple[int, int, int]:
 def drop_prompts(st: State, r: int) -> None:
     """Let a rank's prompts wait for the next step."""
     for j in range(st.ranks[r, R_RUNNING]):
-        if not decodes(st.ints[st.running[r, j]]):
+        request = st.ints[st.running[r, j]]
+        if not decodes(request) and not brought(request):
             st.fresh[r, j] = 0
 
 
@@ -249,6 +256,10 @@ def hold(st: State, x: Trtllm, windows: I8, r: int, known: float) -> None:
         i, tokens = st.running[r, j], st.fresh[r, j]
         request = st.ints[i]
         if tokens == 0 or decodes(request):
+            continue
+        if brought(request):
+            begin(st, x, r, i)
+            st.floats[i, F_SCHEDULED] = known
             continue
         if request[I_ROOM] == 0:
             found = begin(st, x, r, i)

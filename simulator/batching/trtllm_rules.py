@@ -54,6 +54,10 @@ class TrtllmRules:
         """The same with at most so many tokens in a step."""
         return replace(self, max_num_tokens=tokens)
 
+    def decoding(self) -> TrtllmRules:
+        """Those of a server that only generates: it has no prompts to reuse blocks for."""
+        return replace(self, reuse=False)
+
     def start(self, ranks: int, sequences: int, pages: int, page: int) -> Exact:
         """The state before the first request, of so many blocks of `page` tokens a rank."""
         numbers = TrtNumbers(

@@ -199,11 +199,10 @@ class Driver:
 
         how = first, stream, self.alone, chained, keep_log, steps, seed, common
         decoding = pools.policy or policy
-        if pools.decode:  # an engine's own scheduler is that of one that does both
-            policy = replace(policy, rules=None)
         entry = _nodes(pools.entry, 0, policy, cache, *how)
         # Where caches come in whole from elsewhere, there are no prompts to find in one.
-        decoding, there = replace(decoding, rules=None, caching=False), pools.cache or cache
+        rules = decoding.rules and decoding.rules.decoding()
+        decoding, there = replace(decoding, rules=rules, caching=False), pools.cache or cache
         there = None if there is None else replace(there, tiers=None)
         decode = _nodes(pools.decode, len(entry), decoding, there, *how)
         nodes = self.nodes = Nodes(env, table, entry, decode, self._deliver, self._note)

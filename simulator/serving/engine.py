@@ -52,12 +52,14 @@ from ..batching.state import (
     outlasting,
 )
 from ..deploy.deployment import Deployment
+from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .beside import Side
 from .contents import Contents
 from .course import Course
 from .loops import advance_engine
+from .parts import engine_parts
 from .speculation import acceptance_of, speculating_policy, start_speculation
 from .tiers import Below, Common
 
@@ -129,6 +131,7 @@ class Engine:
     _spec: Spec | None = field(init=False, default=None)  # before the first request
 
     def __post_init__(self, twin: Engine | None) -> None:
+        check_parts(engine_parts(self.deployment, self.policy, self.cache))
         counts = max(self.policy.token_budget, self.policy.max_sequences, MOST_TOKENS)
         self.policy = speculating_policy(self.policy, self.deployment.speculation)
         if twin is None:

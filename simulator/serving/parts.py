@@ -1,4 +1,4 @@
-"""Which parts a run has; those that cannot go together are refused by `deploy.parts`."""
+"""Which parts an engine and a run have; those that cannot go together are refused by `deploy.parts`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from ..batching.orders import LANED
 from ..batching.policies import Policy
 from ..batching.sglang_rules import SglangRules
 from ..batching.trtllm_rules import TrtllmRules
+from ..deploy.deployment import Deployment
 from ..deploy.parts import check_parts, parts_of
 from .pools import Pools
+
+
+def engine_parts(d: Deployment, policy: Policy, cache: CacheSettings | None) -> dict[str, str]:
+    """Parts of an engine, and the options that ask for them."""
+    found, whose = parts_of(d), f"--policy {policy.name}"
+    if cache is not None and cache.tiers is not None:
+        found["kv-tiers"] = "--kv-tiers"
+    if isinstance(policy.rules, SglangRules):
+        found["sglang"] = whose
+    if isinstance(policy.rules, TrtllmRules):
+        found["tensorrt-llm"] = whose
+    return found
 
 
 def check_run(
@@ -30,27 +43,18 @@ def check_run(
     InputError
         Names both options.
     """
+    sides = [(d, policy, cache) for d in pools.entry[:1]]
+    sides += [(d, pools.policy or policy, None) for d in pools.decode[:1]]
     found: dict[str, str] = {}
-    for d in {id(d): d for d in (*pools.entry, *pools.decode)}.values():
-        found |= parts_of(d)
-    whose = f"--policy {policy.name}"
-    bounds = any(c.bounded for c in stream.classes)
-    for name, option, given in (
-        ("two-pools", "--prefill and --decode", bool(pools.decode)),
-        ("kv-tiers", "--kv-tiers", cache is not None and cache.tiers is not None),
-        ("sglang", whose, isinstance(policy.rules, SglangRules)),
-        ("tensorrt-llm", whose, isinstance(policy.rules, TrtllmRules)),
-        (
-            "classes",
-            whose,
-            first is not None and first.labels is not None and policy.order in LANED,
-        ),
-        ("classes", "--classes", bounds),
-        ("sessions", "sessions", first is not None and first.turns is not None),
-        ("encoder", "--encoder", pools.encoder is not None),
-        ("failures", "--fail or --mtbf", failures),
-        ("autoscale", "--autoscale", scaled),
-    ):
-        if given:
-            found.setdefault(name, option)
-    check_parts(found)
+    for side in sides:  # engines of a pool are alike
+        found |= engine_parts(*side)
+    laned = first is not None and first.labels is not None and policy.order in LANED
+    given = {
+        "two-pools": ("--prefill and --decode", bool(pools.decode)),
+        "classes": (f"--policy {policy.name}", laned),
+        "sessions": ("sessions", first is not None and first.turns is not None),
+        "encoder": ("--encoder", pools.encoder is not None),
+        "failures": ("--fail or --mtbf", failures),
+        "autoscale": ("--autoscale", scaled),
+    }
+    check_parts({part: option for part, (option, there) in given.items() if there} | found)

@@ -82,7 +82,7 @@ def tiered(draw: st.DrawFn) -> dict[str, Any]:
     load["block"], load["room"] = draw(st.sampled_from([64, 128, 512])), draw(st.floats(1.0, 1.8))
     load["policy"] = replace(
         load["policy"], caching=True, prompts_alone=False, poll_steps=1, gather_steps=0,
-        even_steps=0, order="", token_budget=draw(st.integers(90, 2500)),
+        even_steps=0, token_budget=draw(st.integers(90, 2500)),
     )  # fmt: skip
     names = ("host", "disk", "shared")[: draw(st.sampled_from([1, 2, 2, 3]))]
     seconds = st.one_of(st.just(0.0), st.floats(1e-9, 0.1 * GAP_S), st.floats(1e-9, 3 * GAP_S))
@@ -347,9 +347,8 @@ def test_replicas_share_a_pool_through_failures(small: Callable[..., Deployment]
 
 REFUSED: tuple[tuple[dict[str, Any], str, str, str], ...] = (
     ({}, "llama-3-8b", "chunked", "finds no blocks again"),
-    ({}, "llama-3-8b", "sglang", "own scheduler"),
-    ({}, "llama-3-8b", "vllm+shortest-prompt", "order of the queue"),
-    ({"pp": 2}, "llama-3-8b", "vllm", "pipeline stages"),
+    ({}, "llama-3-8b", "sglang", "cannot go with --policy sglang"),
+    ({"pp": 2}, "llama-3-8b", "vllm", "cannot go with --pp 2"),
     ({}, "windowed", "vllm", "windows or constant states"),
 )
 
