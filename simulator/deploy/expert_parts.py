@@ -17,7 +17,7 @@ from ..expert_cache.store import ExpertStore, tiers_of
 from ..expert_map.dispatch import Dispatch, dispatch
 from ..expert_map.maps import ExpertMap, Sites
 from ..expert_map.placing import ExpertPlacing
-from ..expert_map.policies import even
+from ..expert_map.policies import dealt
 from .layout import Layout
 
 
@@ -198,8 +198,8 @@ def sent_of(part: ExpertPart) -> float:
     """The same of one part."""
     assert part.placed is not None
     sites, popular = part.placed.map.sites, part.router.inclusion[part.row]
-    bare = replace(sites, slots=sites.own)
-    plain = dispatch(ExpertMap(bare, even(popular, bare)), "any").away
+    bare = replace(sites, slots=-(-sites.experts // sites.groups))
+    plain = dispatch(ExpertMap(bare, dealt(bare)), "any").away
     before = float(popular @ plain)
     return float(popular @ part.placed.away) / before if before > 0.0 else 1.0
 

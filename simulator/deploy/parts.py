@@ -92,7 +92,6 @@ PAIRS: dict[tuple[str, str], str] = {
     ("resident-adapters", "two-pools"): _ONE_DOOR,
     ("resident-adapters", "autoscale"): _ONE_DOOR,
     ("resident-adapters", "failures"): _ONE_DOOR,
-    ("encoder", "sessions"): "which images of a session an encoder has seen before is not said",
 }
 """Pairs that are refused; all others run."""
 

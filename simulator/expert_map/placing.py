@@ -63,13 +63,13 @@ class ExpertPlacing:
                 "--expert-placement",
                 f"has no choice: all experts lie on one group of {where} (ep 1)",
             )
-        if self.redundant % groups:
+        if (experts + self.redundant) % groups:
             raise InputError(
                 "--redundant-experts",
-                f"must be a multiple of the {groups} groups that hold experts on {where}, not "
-                f"{self.redundant}",
+                f"must fill the {groups} groups that hold experts on {where} alike: {experts} experts and "
+                f"{self.redundant} copies are not a multiple of {groups}",
             )
-        return self.redundant // groups
+        return (experts + self.redundant) // groups - experts // groups
 
     def placed(self, loads: F8, sites: Sites, layer: int) -> Dispatch:
         """The map of a layer and what its slots serve.

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...workloads.errors import InputError
 from ...workloads.registry import Registry, first_line
 from .eplb import by_node, globally
-from .maps import F8, I8, Sites
+from .maps import EMPTY, F8, I8, Sites
 
 Make = Callable[[F8, Sites], I8]
 
@@ -56,12 +57,13 @@ def map_policy(name: str, *, needs_nodes: bool = False) -> Callable[[Make], Make
 @map_policy("even")
 def even(loads: F8, sites: Sites) -> I8:
     """Dealt in order, whatever their loads; copies are those of the next device's experts."""
-    return _followed(np.arange(sites.experts).reshape(sites.groups, sites.own), sites)
+    return _followed(_in_order(sites), sites)
 
 
 @map_policy("round-robin")
 def round_robin(loads: F8, sites: Sites) -> I8:
     """Dealt one by one over the devices (vLLM's round_robin); copies as even has them."""
+    _in_order(sites)
     return _followed(np.arange(sites.experts).reshape(sites.own, sites.groups).T.copy(), sites)
 
 
@@ -75,9 +77,34 @@ def wrapped(loads: F8, sites: Sites) -> I8:
 @map_policy("sorted")
 def by_load(loads: F8, sites: Sites) -> I8:
     """Dealt by falling load to and fro over the devices; copies as even has them."""
+    _in_order(sites)
     order = np.argsort(-loads, kind="stable").reshape(sites.own, sites.groups)
     order[1::2] = order[1::2, ::-1]
     return _followed(np.ascontiguousarray(order.T), sites)
+
+
+def _in_order(sites: Sites) -> I8:
+    """Equally many experts of each group, in order.
+
+    Raises
+    ------
+    InputError
+        Groups that cannot have equally many.
+    """
+    if sites.experts % sites.groups:
+        raise InputError(
+            "--expert-placement", f"{sites.experts} experts are not dealt to {sites.groups} groups in equal "
+            "numbers; take balanced, eplb or wrapped, whose copies even them out",
+        )  # fmt: skip
+    return np.arange(sites.experts).reshape(sites.groups, sites.own)
+
+
+def dealt(sites: Sites) -> I8:
+    """All experts in order over the groups, as equal in number as can be; slots behind them are empty."""
+    out = np.full((sites.groups, sites.slots), EMPTY, dtype=np.int64)
+    for row, own in zip(out, np.array_split(np.arange(sites.experts), sites.groups), strict=True):
+        row[: len(own)] = own
+    return out
 
 
 def _followed(own: I8, sites: Sites) -> I8:
@@ -96,6 +123,7 @@ def replicated(loads: F8, sites: Sites) -> I8:
 @map_policy("fssdp")
 def fssdp(loads: F8, sites: Sites) -> I8:
     """Hecate's: the most loaded on every device, the others on the least loaded node and device."""
+    _in_order(sites)
     hot = np.argsort(-loads, kind="stable")[: sites.slots - sites.own]
     cold = loads.copy()
     cold[hot] = 0.0  # every device serves its own tokens of these

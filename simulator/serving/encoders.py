@@ -22,8 +22,8 @@ from ...workloads.model import ModelSpec
 from ...workloads.requests import RequestBlock, RequestStream
 from ...workloads.tower import Size
 from ...workloads.towered import tower_alone
+from ..batching.state import I8
 from ..deploy.deployment import Deployment, deploy
-from ..deploy.parts import check_parts
 from ..step.explicit import explicit_stage
 from .calls import call_at
 
@@ -111,6 +111,8 @@ def encoder_of(
 def with_images(stream: RequestStream, each: int | None, tokens: int) -> RequestStream:
     """The same stream, its prompts longer by their images' tokens.
 
+    Each request of a session brings images of its own; its prompt has those of the requests before too.
+
     Parameters
     ----------
     each : int, optional
@@ -121,13 +123,12 @@ def with_images(stream: RequestStream, each: int | None, tokens: int) -> Request
     Raises
     ------
     InputError
-        Neither says so, or requests follow each other, whose prompts would hold earlier images.
+        Neither says so.
     """
 
     def blocks() -> Iterator[RequestBlock]:
+        before: dict[int, int] = {}
         for block in stream:
-            if block.turns is not None:
-                check_parts({"encoder": "--encoder", "sessions": "sessions"})
             images = block.images
             if images is None:
                 if each is None:
@@ -135,10 +136,19 @@ def with_images(stream: RequestStream, each: int | None, tokens: int) -> Request
                         "--encoder", "needs --images N, or a trace with a column images"
                     )
                 images = np.full(len(block), each)
-            prompts = block.input_tokens + images * tokens
+            there = images if block.turns is None else so_far(block.turns.session, images, before)
+            prompts = block.input_tokens + there * tokens
             yield replace(block, input_tokens=prompts, images=images)
 
     return replace(stream, blocks=blocks)
+
+
+def so_far(session: I8, images: I8, before: dict[int, int]) -> I8:
+    """Images in the prompt of each request of sessions, of those before it too; `before` is brought up to them."""
+    out = np.empty_like(images)
+    for i, (name, own) in enumerate(zip(session.tolist(), images.tolist(), strict=True)):
+        out[i] = before[name] = before.get(name, 0) + own
+    return out
 
 
 @dataclass(slots=True)

@@ -74,7 +74,7 @@ def test_simulate_takes_a_placement() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--redundant-experts", "3"), "must be a multiple of the 8 groups"),
+        (("--redundant-experts", "3"), "must fill the 8 groups"),
         (("--expert-placement", "best"), "unknown expert placement"),
         (("--expert-dispatch", "far"), "must be any, node, local"),
         (("--period", "0"), "--period: must be a whole number from 1"),

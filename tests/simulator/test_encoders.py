@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from opbyte import simulate
 from opbyte.analysis.answers.simulate import Simulation
 from opbyte.devices.catalog import load_system
-from opbyte.simulator.serving.encoders import Encoder, EncoderQueue, encoder_of
+from opbyte.simulator.serving.encoders import Encoder, EncoderQueue, encoder_of, so_far
 from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError
 from opbyte.workloads.requests import RequestBlock
@@ -119,6 +119,16 @@ def test_closed_loops_adapters_and_replicas_pass_the_encoder() -> None:
     assert more.encoder.waited_s < less.encoder.waited_s
 
 
+def test_turns_of_a_session_bring_images_of_their_own() -> None:
+    """A prompt holds those of the turns before too; only its own are encoded."""
+    before: dict[int, int] = {}
+    assert so_far(np.array([4, 7, 4]), np.array([1, 2, 3]), before).tolist() == [1, 2, 4]
+    assert so_far(np.array([7, 4]), np.array([0, 1]), before).tolist() == [2, 5]
+    found = run(rate=4, turns=3, think=0.1, requests=12, encoder=CLIP, images=1, policy="vllm").run
+    assert found.encoder is not None
+    assert found.encoder.images == len(found.requests.request_id) == 12
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -126,7 +136,6 @@ def test_closed_loops_adapters_and_replicas_pass_the_encoder() -> None:
         ({"encoder": CLIP}, "encoder: needs images N, or a trace with a column images"),
         ({"encoder": "llama-3-8b", "images": 1}, "encoder: llama-3-8b takes tokens, not images"),
         ({"encoder_system": "h100-x1"}, "encoder_system: needs encoder MODEL"),
-        ({"encoder": CLIP, "images": 1, "turns": 3}, "encoder: cannot go with sessions"),
         ({"encoder": CLIP, "images": 0}, "images: must be a whole number from 1"),
     ],
 )

@@ -169,6 +169,31 @@ def test_both_paths_agree(
     assert books.tally[:, :, T_FLOPS].sum() == pytest.approx(flops, rel=1e-9)
 
 
+@pytest.mark.parametrize(("system", "ep"), [("h200-9x8", 72), ("h200-18x8", 144)])
+def test_copies_even_out_what_groups_do_not_divide(
+    system: str, ep: int, compiled_step: Callable[..., float]
+) -> None:
+    """256 experts and 32 copies: four a device on 72, two on 144; batches of ranks differ, one is empty."""
+    model = load_model("deepseek-v3")
+    model = replace(model, layers=model.layers[-1:])
+    d = deploy(model, load_system(system), tp=1, ep=ep, routing="power_law:0.8",
+               placing=ExpertPlacing("eplb", 32, "any"))  # fmt: skip
+    part = d.experts[0]
+    assert part.placed is not None
+    assert part.held == 288 // ep
+    copies = part.placed.map.copies
+    assert (copies >= 1).all()
+    assert copies.sum() == 288
+    batches = [Batch.of([500 + r] * (r % 5)) for r in range(ep)]
+    plan, _ = lower(d, 0)
+    moments = [b.moments(d.shard.windows) for b in batches]
+    seconds = compiled_step(plan, new_books(plan), batches, moments, 3, True, 0)
+    stage = explicit_stage(d, batches, step=3)
+    assert seconds == pytest.approx(stage.seconds, rel=1e-9)
+    with pytest.raises(InputError, match="not dealt to 72 groups|not dealt to 144 groups"):
+        deploy(model, load_system(system), tp=1, ep=ep, placing=ExpertPlacing("even", 32, "any"))
+
+
 def step_of(d: Deployment, expected: bool = True) -> float:
     """Seconds of a step of 64 decodes a rank."""
     return explicit_stage(d, [Batch.of([1024] * 64)] * d.ranks, expected=expected).seconds
@@ -253,7 +278,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path) -> None:
     [
         (("nope", None, None), "unknown expert placement"),
         ((None, None, "local"), "needs --expert-placement or --redundant-experts"),
-        (("even", 3, None), "must be a multiple of the 16 groups"),
+        (("even", 3, None), "must fill the 16 groups"),
         (("even", 1600, None), "more than the 64 experts"),
         (("even", 0, "far"), "must be any, node, local"),
         (("file:", None, None), "write file:PATH"),

@@ -120,8 +120,11 @@ class MixtureOfExperts:
         )
 
     def shard_experts(self, ep: int, tp: int, copies: int = 0) -> MixtureOfExperts:
-        """What one device holds when experts go to `ep` groups of `tp` devices each."""
-        if self.experts % ep:
+        """What one device holds when experts go to `ep` groups of `tp` devices each.
+
+        Where groups have not equally many experts, copies fill those that have fewer.
+        """
+        if self.experts % ep and not copies:
             raise InputError(f"ep={ep}", f"does not divide the {self.experts} experts")
         return replace(
             self,
