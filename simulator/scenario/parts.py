@@ -207,7 +207,9 @@ class DeployOptions(Checked):
         "POLICY",
     )
     redundant_experts: int | None = whole(
-        "Copies of a layer's experts over all devices, a multiple of ep.", 0, 1 << 16
+        "Copies of a layer's experts over all devices; with the experts a multiple of ep.",
+        0,
+        1 << 16,
     )
     expert_dispatch: str | None = text(
         "Copies that a token may go to: any, node (of its node if there are some) or local (of its "
