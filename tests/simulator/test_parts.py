@@ -1,0 +1,77 @@
+"""Does the table of parts refuse what it says, in one line that names both options, and nothing else?
+
+Each pair of the table is asked for with real options; the pairs that run are in the tests of each part
+(`test_composed`, `test_own_pools`, `test_speculation`, `test_pipeline`).
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import pytest
+
+from opbyte import catalog
+from opbyte.simulator.deploy.parts import PAIRS, PARTS, check_parts, refused_with
+from opbyte.simulator.scenario import Scenario
+from opbyte.simulator.scenario.play import run_scenario
+from opbyte.workloads.errors import InputError
+
+LOAD: dict[str, Any] = {"rate": 9.0, "requests": 4, "input_len": 40, "output_len": 4}
+ASKED: dict[str, tuple[str, dict[str, Any]]] = {
+    "kv-tiers": ("--kv-tiers", {"kv_tiers": "host:1GiB"}),
+    "drafts": ("--speculative ngram:2", {"speculative": "ngram:2", "acceptance": "0.5,0.5"}),
+    "two-pools": ("--prefill and --decode", {"prefill": "h100-x4", "decode": "h100-x4"}),
+    "adapters": ("--adapters", {"adapters": 4}),
+    "resident-adapters": ("--adapters-resident", {"adapters": 4, "adapters_resident": 2}),
+    "resident-experts": ("--experts-resident", {"experts_resident": "4"}),
+    "experts-apart": ("--experts-on", {"experts_on": "h100-x4"}),
+    "expert-copies": ("--expert-placement", {"expert_placement": "balanced"}),
+    "overlap": ("--overlap", {"overlap": "two-batch"}),
+    "pipeline": ("--pp", {"pp": 2}),
+    "sglang": ("--policy sglang", {"policy": "sglang"}),
+    "tensorrt-llm": ("--policy tensorrt-llm", {"policy": "tensorrt-llm"}),
+    "autoscale": ("--autoscale", {"autoscale": "1:2,by=requests:20,start=60"}),
+    "failures": ("--fail or --mtbf", {"fail": ("0@1.0",)}),
+}
+"""How a refusal names each part of the table, and options that ask for it."""
+
+
+def test_every_pair_names_two_parts_and_a_reason() -> None:
+    for (one, other), why in PAIRS.items():
+        assert one in PARTS
+        assert other in PARTS
+        assert (other, one) not in PAIRS
+        assert why
+        assert "\n" not in why
+        assert refused_with(one)[other] == refused_with(other)[one] == why
+
+
+def test_all_other_pairs_are_let_through() -> None:
+    for one, other in combinations(PARTS, 2):
+        given = {one: f"--{one}", other: f"--{other}"}
+        if (one, other) in PAIRS or (other, one) in PAIRS:
+            with pytest.raises(InputError, match=rf"--{one}|--{other}"):
+                check_parts(given)
+        else:
+            check_parts(given)
+
+
+@pytest.mark.parametrize("pair", [p for p in PAIRS if p != ("sglang", "tensorrt-llm")])
+def test_the_table_is_what_refuses(pair: tuple[str, str]) -> None:
+    (first, one), (second, other) = (ASKED[name] for name in pair)
+    options = {**LOAD, "policy": "vllm", **one, **other}
+    system = None if "prefill" in options else "h100-x4"
+    with pytest.raises(InputError) as caught:
+        run_scenario(Scenario.of("mixtral-8x7b", system, **options))
+    text = str(caught.value)
+    assert first in text
+    assert second in text
+    assert PAIRS[pair] in text
+    assert "\n" not in text
+
+
+def test_the_list_says_it() -> None:
+    rows = {row["name"]: row for row in catalog("parts")}
+    assert list(rows) == list(PARTS)
+    assert PAIRS["drafts", "sglang"] in rows["sglang"]["cannot go with"]
