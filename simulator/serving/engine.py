@@ -210,7 +210,8 @@ class Engine:
     @property
     def spec(self) -> Spec | None:
         """Its drafts, where it speculates."""
-        return self.state.spec
+        own: Spec | None = self.state.spec
+        return own
 
     @property
     def now(self) -> float:
