@@ -60,8 +60,9 @@ from .stretch import count_steps, last_start, record_gap, same_plan, stamp, stre
 from .tier_loads import land, next_landing
 from .verify import log_draft, record_together, run_steps, tokens_come
 
-REACHED, LOG_FULL, STUCK, GOAL = range(4)
-"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for."""
+AGAIN, REACHED, LOG_FULL, STUCK, GOAL = range(-1, 4)
+"""Why `advance` returns: time reached, log to be emptied, a bug, as many completions as asked for. It goes on with
+the first."""
 
 
 @compiled_part
@@ -171,6 +172,22 @@ def most_alike(st: State, limits: Limits, kv: KvRules, closed: bool) -> int:
     return 1
 
 
+@compiled_part
+def wait_for(st: State, changed: bool, start: float, arrival: float, until: float) -> int:
+    """What follows a plan of nothing: another one (`AGAIN`), or why `advance` returns."""
+    clocks, soonest = st.clocks, next_landing(st)
+    if changed or clocks[T_KNOWN] < start:
+        clocks[T_KNOWN] = start  # the step in flight is over: plan again with what is free now
+        return AGAIN
+    if soonest == np.inf:
+        return STUCK
+    soonest = min(soonest, arrival)
+    if not soonest < until:
+        return REACHED
+    clocks[T_NOW] = clocks[T_KNOWN] = max(soonest, start)
+    return AGAIN
+
+
 @compiled
 def advance(
     plan: Plan, limits: Limits, kv: KvRules, st: State, books: Books, until: float,
@@ -195,8 +212,7 @@ def advance(
         tell_time(st)
         if limits.poll_steps > 1 and clocks[T_NOW] >= until:
             return REACHED  # not all that a look would find has been submitted
-        idle = counters[C_RELEASED] == counters[C_COMPLETED]
-        arrival = np.inf
+        idle, arrival = counters[C_RELEASED] == counters[C_COMPLETED], np.inf
         if idle or limits.poll_steps <= 1 or counters[C_POLL] >= limits.poll_steps:
             arrival = release(st, limits, kv, closed_loop, clocks[T_KNOWN])
             counters[C_POLL] = 0
@@ -219,22 +235,12 @@ def advance(
         for r in range(ranks.shape[0]):
             late += ranks[r, R_LATE]
             drop_late(st, kv, r)
-        landing = next_landing(st)
         if planned_tokens(st) == 0.0:
-            if late > 0 or preemptions > 0 or clocks[T_KNOWN] < start:
-                clocks[T_KNOWN] = (
-                    start  # the step in flight is over: plan again with what is free now
-                )
-                continue
-            arrival = min(arrival, landing)
-            if landing == np.inf:
-                return STUCK
-            if not arrival < until:
-                return REACHED
-            clocks[T_NOW] = clocks[T_KNOWN] = max(arrival, start)
+            status = wait_for(st, late > 0 or preemptions > 0, start, arrival, until)
+            if status != AGAIN:
+                return status
             continue
-        chunks = counters[C_CHUNKS]
-        k = int64(1)
+        chunks, k = counters[C_CHUNKS], int64(1)
         if chunks == 0 and preemptions == 0 and late == 0 and not records(st):
             k = most_alike(st, limits, kv, closed)
         clocks[T_NOW] = start = held_until(st, start)

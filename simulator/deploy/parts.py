@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ...workloads.errors import InputError
-
-if TYPE_CHECKING:
-    from .deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +118,30 @@ def check_parts(given: Mapping[str, str]) -> None:
             raise InputError(given[one], f"cannot go with {given[other]}: {why}")
 
 
-def parts_of(d: Deployment) -> dict[str, str]:
+class Deployed(Protocol):
+    """What tells the parts of a `deployment.Deployment`."""
+
+    @property
+    def speculation(self) -> Any: ...
+    @property
+    def pools(self) -> Any: ...
+    @property
+    def tenants(self) -> Any: ...
+    @property
+    def store(self) -> Any: ...
+    @property
+    def apart(self) -> Any: ...
+    @property
+    def placing(self) -> Any: ...
+    @property
+    def overlap(self) -> str: ...
+    @property
+    def layout(self) -> Any: ...
+    @property
+    def system(self) -> Any: ...
+
+
+def parts_of(d: Deployed) -> dict[str, str]:
     """Parts of a deployment, and the options that ask for them."""
     found: dict[str, str] = {}
     if d.speculation is not None:

@@ -7,9 +7,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
+from ..batching.kv import KvRules
 from ..batching.prefix import Pool, named
 from ..batching.state import C_SUBMITTED, I_HASHED, I_HASHES, State
+
+
+def check_hashes(kv: KvRules, block: RequestBlock) -> None:
+    """Refuse prefix hashes that blocks of this size cut.
+
+    Raises
+    ------
+    InputError
+    """
+    told = block.hash_ids is not None or block.turns is not None
+    if kv.cached and told and block.hash_tokens % kv.block:
+        raise InputError(
+            "block_size",
+            f"must divide the {block.hash_tokens} tokens of a prefix hash, not be {kv.block}",
+        )
 
 
 @dataclass(slots=True)

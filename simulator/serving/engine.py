@@ -8,17 +8,17 @@ the driver's, see `driver`.
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field
+from typing import cast
 
 import numpy as np
 
-from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock
 from ..batching.chains import linked, open_clients, open_first
 from ..batching.exact_state import Exact
 from ..batching.kv import CacheSettings, KvRules, check_fits, kv_rules
 from ..batching.lanes import M_REFUSED, LaneBook, LaneRules
 from ..batching.loop import LOG_FULL, REACHED, STUCK
-from ..batching.orders import LANED, Waiting, queue_keys
+from ..batching.orders import Waiting, queue_keys
 from ..batching.pipeline import Pipe, new_pipe
 from ..batching.plan_log import new_plans, taken
 from ..batching.policies import Limits, Policy
@@ -56,10 +56,10 @@ from ..deploy.parts import check_parts
 from ..step.books import Books, new_books
 from ..step.lowering import MOST_TOKENS, Plan, Slots, lower, ops_of
 from .beside import Side
-from .contents import Contents
+from .contents import Contents, check_hashes
 from .course import Course
 from .loops import advance_engine
-from .parts import engine_parts
+from .parts import check_order, engine_parts
 from .speculation import acceptance_of, speculating_policy, start_speculation
 from .tiers import Below, Common
 
@@ -138,8 +138,7 @@ class Engine:
             self.plan, self.slots = lower(self.deployment, self.replica, counts)
         else:
             self.plan, self.slots = twin.plan._replace(replica=self.replica), twin.slots
-        own = self.policy.rules is not None and self.plan.stages == 1
-        caching = self.policy.caching or own
+        caching = self.policy.caching or (self.policy.rules is not None and self.plan.stages == 1)
         self.kv = twin.kv if twin else kv_rules(self.deployment, self.cache, caching)
         self.kv = self.kv._replace(bare_first=self.policy.bare_first)
         self.limits = self.policy.limits(ops_of(self.plan), self.plan.stages)
@@ -159,12 +158,8 @@ class Engine:
         self._empty()
         if twin is not None:
             self.state = self.state._replace(hist=twin.state.hist)
-        if self.policy.order in LANED and self.lanes is None and self.exact is None:
-            raise InputError(
-                f"--policy {self.policy.name}",
-                "orders by priority only where its own scheduler runs: one pipeline stage, and a model whose "
-                "layers all cache every token",
-            )
+        if self.lanes is None and self.exact is None:
+            check_order(self.policy)
         if self.exact is not None:
             self.limits = self.limits._replace(ahead=False)  # steps start before a cut
 
@@ -210,8 +205,7 @@ class Engine:
     @property
     def spec(self) -> Spec | None:
         """Its drafts, where it speculates."""
-        own: Spec | None = self.state.spec
-        return own
+        return cast("Spec | None", self.state.spec)
 
     @property
     def now(self) -> float:
@@ -269,12 +263,7 @@ class Engine:
             self.kv, block.input_tokens, block.output_tokens + spare, block.request_id,
             self.deployment.system.name,
         )  # fmt: skip
-        told = block.hash_ids is not None or block.turns is not None
-        if self.kv.cached and told and block.hash_tokens % self.kv.block:
-            raise InputError(
-                "block_size", f"must divide the {block.hash_tokens} tokens of a prefix hash, "
-                f"not be {self.kv.block}",
-            )  # fmt: skip
+        check_hashes(self.kv, block)
 
     def submit(self, block: RequestBlock) -> None:
         """Queue requests; open loop: in order of arrival, none earlier than submitted before.

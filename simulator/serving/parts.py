@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...workloads.errors import InputError
 from ...workloads.requests import RequestBlock, RequestStream
 from ..batching.kv import CacheSettings
 from ..batching.orders import LANED
@@ -23,6 +24,21 @@ def engine_parts(d: Deployment, policy: Policy, cache: CacheSettings | None) -> 
     if isinstance(policy.rules, TrtllmRules):
         found["tensorrt-llm"] = whose
     return found
+
+
+def check_order(policy: Policy) -> None:
+    """Refuse an order that an engine with one queue cannot keep.
+
+    Raises
+    ------
+    InputError
+    """
+    if policy.order in LANED:
+        raise InputError(
+            f"--policy {policy.name}",
+            "orders by priority only where its own scheduler runs: one pipeline stage, and a model whose "
+            "layers all cache every token",
+        )
 
 
 def check_run(
