@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from opbyte.analysis.answers.coverage import FAMILIES
 from opbyte.analysis.validate.serving import validate_serving
 from opbyte.devices.tables.model import TableModel
 from opbyte.simulator.deploy.deployment import deploy
@@ -24,6 +23,7 @@ from opbyte.simulator.scenario.load import load
 from opbyte.simulator.step.explicit import explicit_stage
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.errors import InputError
+from opbyte.workloads.ops import about
 
 from . import serving_folder as made_up
 
@@ -79,7 +79,7 @@ def test_all_ops_are_measured(name: str, collectives: set[str], tmp_path: Path) 
     ops = [p.op for p in explicit_stage(d, [Batch.of([500] * 9, [(300, 0)])] * d.ranks).ops]
     sent = {op.name for op in ops if op.layer == "communication"}
     assert sent == collectives
-    assert {FAMILIES.get(op.kind) for op in ops if op.layer == "communication"} == {"collectives"}
+    assert {about(op.kind).table for op in ops if op.layer == "communication"} == {"collectives"}
     assert all(tables.covers(op) for op in ops if op.layer != "communication")
     assert len(tables.blocks) == 1
     rope = next(op for op in ops if op.name == "rope")
