@@ -90,6 +90,7 @@ SCHEMAS: dict[str, Schema] = {
     **dict.fromkeys(("delta_prefill", "delta_decode", "kda_prefill", "kda_decode"), DELTA),
     **dict.fromkeys(("conv_prefill", "conv_decode"), CONV),
     **dict.fromkeys(("hyper_pre", "hyper_post"), HYPER),
+    "encoder_attention": Schema(("batch", "q_len", "heads", "head_dim")),
     "gemm": Schema(("m", "n", "k", "batch"), ("gemm", "linear_actquant")),
     "grouped_gemm": Schema(("groups", "m_per_group", "n", "k", "layout"), ("grouped_gemm",)),
     "attention_prefill": Schema(

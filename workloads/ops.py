@@ -85,6 +85,8 @@ for _name, _kind in {
     "mla_decode": OpKind("`attention_decode` with a latent cache (MLA).", "mla_decode", cached=True),
     "linear_state": OpKind("Layers with a state of constant size: Mamba, linear attention.",
                            "linear_state", backward="state", cached=True),
+    "encoder_attention": OpKind("Attention between all patches of an image, in a tower's block.",
+                                "encoder_attention", scores=True),
     "index_prefill": OpKind("Scores of an indexer, for each new token of a prompt.", "index_prefill"),
     "index_decode": OpKind("Scores of an indexer over a sequence's cache of index keys.",
                            "index_decode", cached=True),

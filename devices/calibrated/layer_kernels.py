@@ -16,7 +16,7 @@ from ...workloads.kernel_tables import Table, joined
 from ...workloads.layers.hyper import hyper_rates
 from ...workloads.layers.indexer import score_rates, select_rates
 from ...workloads.layers.recurrent import conv_rates, delta_rates
-from ...workloads.layers.streamed import Rates, sparse_rates
+from ...workloads.layers.streamed import Rates, encoder_rates, sparse_rates
 from .family import F8, Family, Parameter
 from .hardware import C_16, C_FP8
 from .streamed import PARAMETERS, QUANTITIES, WIDE, from_op, rows
@@ -75,6 +75,13 @@ def _tokens(table: Table, rates: Rates) -> F8:
     return _x(table, C_16, rates, table["batch"], table["tokens"], table["tokens"], table["tokens"])
 
 
+def _encoder(table: Table) -> F8:
+    """Attention of an image tower: every patch of a picture sees all of them."""
+    batch, q = table["batch"], table["q_len"]
+    rates = encoder_rates(table["heads"], table["head_dim"])
+    return _x(table, C_16, rates, batch, batch * q, batch * q * q, batch * q)
+
+
 def _conv(table: Table) -> F8:
     return _tokens(table, conv_rates(table["channels"], table["conv"]))
 
@@ -126,6 +133,8 @@ _FAMILIES: dict[str, _Family] = {
                            ("chunk_kda", "flashkda_fwd"), ("context",)),
     "kda_decode": _Family("recurrent delta rule, decay by channel", _delta, ("kda_decode",),
                           ("fused_recurrent_kda", "fused_sigmoid_gating_delta_rule_update"), _DECODES),
+    "encoder_attention": _Family("attention of image towers", _encoder, ("encoder_attention",),
+                                 ("encoder_attention",)),
     "hyper_pre": _Family("hyper-connections, mixing before a part", _hyper, ("hyper_pre",), ("mhc_pre",)),
     "hyper_post": _Family("hyper-connections, after a part", _hyper, ("hyper_post",), ("mhc_post",)),
 }  # fmt: skip
@@ -145,10 +154,18 @@ _TILED = tuple(
 )  # fmt: skip
 
 
+_PADDED = tuple(
+    replace(p, default=96.0, low=80.0, high=128.0, spread=0.1) if p.name == "tile_rows" else p
+    for p in _STREAMS
+)  # fmt: skip
+
+
 def _parameters(name: str) -> tuple[Parameter, ...]:
     """Bounds by what rows can tell; heads that a tile pads to are FlashMLA's, as no row has fewer."""
     if name.startswith("sparse"):
         return _TILED
+    if name == "encoder_attention":
+        return _PADDED
     return _STREAMS if name in _IN_CACHE else PARAMETERS
 
 
@@ -159,7 +176,7 @@ LAYER_FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 """Families by name. They share one formula; parameters stand in `specs/layer_kernels`."""
 
-LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc")
+LAYER_TABLES = ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")
 """Stems of tables whose rows belong to these families, by kernel."""
 
 

@@ -25,10 +25,11 @@ MEDIANS = {
     "index_prefill": 0.12, "index_decode": 0.20, "index_select": 0.19, "sparse_prefill": 0.17,
     "sparse_decode": 0.15, "delta_prefill": 0.17, "delta_decode": 0.16, "kda_prefill": 0.12,
     "kda_decode": 0.07, "hyper_pre": 0.07, "hyper_post": 0.05, "conv_prefill": 0.75,
-    "conv_decode": 0.22,
+    "conv_decode": 0.22, "encoder_attention": 0.45,
 }  # fmt: skip
 """Largest median error of a family on a device; of prompts' convolutions TensorRT-LLM's have two modes
-that no shape tells apart."""
+that no shape tells apart; SGLang's towers run a Triton kernel on some cards of the same silicon (B300) and
+FlashAttention on others: Hopper and vLLM's are below 0.17."""
 CARDS = ("h100", "h200", "b200", "a100-80gb", "mi300x")
 
 
@@ -42,7 +43,10 @@ def test_each_kind_has_one_family() -> None:
 def test_rows_are_met(data_set: Callable[[str], Path]) -> None:
     folder = data_set("measured_2026")
     found = validate_kernels(
-        [folder / f"{n}.csv" for n in ("indexer", "gdn", "kda", "mamba2", "mhc")]
+        [
+            folder / f"{n}.csv"
+            for n in ("indexer", "gdn", "kda", "mamba2", "mhc", "encoder_attention")
+        ]
     )
     assert found.passed
     rows = found.rows()

@@ -100,6 +100,18 @@ def sparse_rates(
                  least_pairs=least)  # fmt: skip
 
 
+def encoder_rates(heads: Amount, head_dim: Amount) -> Rates:
+    """Attention in both directions: pieces of 128 queries of a head walk along all keys of their picture.
+
+    Kernels compute heads of 64 values as they are and pad others to their next tile, which the rows stand for.
+    """
+    narrow = 1.0 * (head_dim == 64)
+    return Rates(
+        4.0 * heads * head_dim, token_bytes=8.0 * heads * head_dim, token_units=heads / 128.0,
+        rows=head_dim + 1e3 * narrow, walks_keys=True,
+    )  # fmt: skip
+
+
 def streamed(
     name: str, layer: str, kind: str, phase: str, run: Run, sums: Sums, rates: Rates, *,
     dtype: str = "", act: float = 0.0, written: float = 0.0, access: Access = IN_SEQUENCE,

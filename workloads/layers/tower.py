@@ -14,6 +14,7 @@ from typing import ClassVar
 from ..batch import Moments
 from ..ops import Loads, Op
 from .base import Run, State, Weights, elementwise, gemm, layer_kind
+from .streamed import Sums, encoder_rates, streamed
 
 
 @layer_kind("image_tower")
@@ -121,16 +122,18 @@ class ImageTower:
         ]
 
     def _core(self, sequences: float, length: int, run: Run) -> Op:
-        tokens, pairs, width = (
-            sequences * length,
-            sequences * length * length,
-            self.heads * self.head_dim,
+        tokens = sequences * length
+        rates, sums = (
+            encoder_rates(self.heads, self.head_dim),
+            Sums(sequences, tokens, tokens * length, tokens),
         )
-        return Op(
-            name="vision_attention", layer="vision", kind="attention_image", phase="prefill",
-            shape={"tokens": tokens, "images": sequences, "pairs": pairs, "heads": self.heads,
-                   "head_dim": self.head_dim},
-            dtype=run.numerics.default,
-            flops=4.0 * width * pairs,
-            act_bytes=run.numerics.act_bytes * 4.0 * width * tokens,
-        )  # fmt: skip
+        return streamed(
+            "vision_attention",
+            "vision",
+            "encoder_attention",
+            "prefill",
+            run,
+            sums,
+            rates,
+            act=rates.bytes(sums),
+        )
