@@ -34,6 +34,7 @@ TEXT = (
     "model",
     "phase",
     "scores",
+    "gemm_dtype",
 )
 """Columns that hold names; all others hold numbers."""
 
@@ -79,7 +80,11 @@ DELTA = Schema(
 CONV = Schema(("phase", "batch", "q_len", "tokens", "conv", "channels"))
 HYPER = Schema(("tokens", "hidden", "streams", "sites", "sinkhorn_iters"))
 
+MODULE = Schema(("model", "kv_dtype", "gemm_dtype", "heads", "batch", "q_len", "kv_prefix"), (),
+                ("kv_prefix",))  # fmt: skip
+
 SCHEMAS: dict[str, Schema] = {
+    "dsa_generation": MODULE, "index_rest": MODULE,
     "indexer": INDEXER, "gdn": DELTA, "kda": DELTA, "mhc": HYPER,
     "mamba2": Schema(
         ("phase", "batch", "q_len", "tokens", "state", "conv", "heads", "head_dim", "groups", "chunk")

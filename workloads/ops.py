@@ -92,6 +92,8 @@ for _name, _kind in {
                            "index_decode", cached=True),
     "index_select": OpKind("The best of an indexer's scores.", "index_select", matrix=False,
                            backward="state"),
+    "index_rest": OpKind("Small kernels around an indexer: rotation, quantisation, places of pages.",
+                         "index_rest", matrix=False, backward="state"),
     "sparse_prefill": OpKind("Attention of prompt tokens to chosen or pooled entries.",
                              "sparse_prefill"),
     "sparse_decode": OpKind("Attention of a decode to chosen or pooled entries.", "sparse_decode",

@@ -17,14 +17,23 @@ from ...devices.calibrated.bounded import Probes
 from ...devices.calibrated.calibrate import Rows, by_device
 from ...devices.calibrated.family import Family
 from ...devices.calibrated.hardware import hardware
-from ...devices.calibrated.kernel_sets import LABELS, TYPICAL, Entry, list_sets, representative
+from ...devices.calibrated.kernel_sets import (
+    LABELS,
+    TYPICAL,
+    Entry,
+    list_sets,
+    load_layer_set,
+    representative,
+)
 from ...devices.calibrated.layer_kernels import LAYER_FAMILIES, LAYER_TABLES, split_layers
 from ...devices.calibrated.set_fit import SetFit, Steps
 from ...devices.calibrated.store import set_yaml
 from ...devices.calibrated.streamed import X_COPIES
 from ...devices.calibrated.terms import COLD
+from ...devices.catalog import load_device
 from ...devices.spec import DeviceSpec
 from ...workloads.kernel_tables import Skipped, read_tables
+from .layer_modules import REST, rest_rows
 
 CALLS = 120
 """Measured calls, of all devices, that the order of devices is asked at."""
@@ -92,6 +101,14 @@ def _fit(
     return LayerFit(family, specs, rows, probes, Steps(flags, flags, none, none), whole).run()
 
 
+MODULES = "dsa_generation.csv"
+
+
+def _write(found: Mapping[str, Mapping[str, Mapping[str, Entry]]], date: str, out: str) -> None:
+    for name, held in found.items():
+        (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, held), encoding="utf-8")
+
+
 def main(date: str, tables: str, out: str) -> None:
     """Fit, and write one file a set."""
     paths = [p for p in sorted(Path(tables).glob("*.csv")) if p.stem in LAYER_TABLES]
@@ -99,8 +116,13 @@ def main(date: str, tables: str, out: str) -> None:
     split_layers(read)
     skipped: list[Skipped] = []
     measured = by_device(read, skipped)
-    for name, held in fit_layers(measured).items():
-        (Path(out) / f"{name}.yaml").write_text(set_yaml(name, date, held), encoding="utf-8")
+    found = fit_layers(measured)
+    _write(found, date, out)
+    load_layer_set.cache_clear()  # what is left of modules is beyond the ops just fitted
+    rest = {d: (load_device(d)[0], {REST: r}) for d, r in rest_rows(Path(tables) / MODULES).items()}
+    for key, entries in fit_layers(rest).items():
+        found.setdefault(key, {}).update(entries)
+    _write(found, date, out)
     print(f"{len(skipped)} rows were not used", file=sys.stderr)
 
 

@@ -98,6 +98,11 @@ def _hyper(table: Table) -> F8:
     return _x(table, C_16, rates, 1.0, tokens, tokens, tokens)
 
 
+def _no_table(table: Table) -> F8:
+    """Of what no table times alone: its rows are made of modules' (`analysis.validate.layer_modules`)."""
+    raise ValueError(f"{table.family} has no table")
+
+
 @dataclass(frozen=True, slots=True)
 class _Family:
     """What of a family is its own: title, reader, kinds of op, and kernels by the start of their names."""
@@ -117,6 +122,7 @@ _FAMILIES: dict[str, _Family] = {
                             ("dsv4_paged_mqa_logits",)),
     "index_select": _Family("choice of the best scores", _select, ("index_select",),
                             ("glm5_topk", "dsv4_csa_topk")),
+    "index_rest": _Family("small kernels around an indexer", _no_table, ("index_rest",), ()),
     "sparse_prefill": _Family("sparse attention of prompts", _sparse, ("sparse_prefill",),
                               ("glm5_dsa_attn", "dsv4_hca_attn")),
     "sparse_decode": _Family("sparse attention of decodes", _sparse, ("sparse_decode",),
@@ -158,6 +164,9 @@ _PADDED = tuple(
     replace(p, default=96.0, low=80.0, high=128.0, spread=0.1) if p.name == "tile_rows" else p
     for p in _STREAMS
 )  # fmt: skip
+_SHORT = tuple(
+    replace(p, low=20.0, high=30.0, spread=0.1) if p.name == "core_bytes" else p for p in PARAMETERS
+)  # of rows with few tokens, which tell no rate
 
 
 def _parameters(name: str) -> tuple[Parameter, ...]:
@@ -166,6 +175,8 @@ def _parameters(name: str) -> tuple[Parameter, ...]:
         return _TILED
     if name == "encoder_attention":
         return _PADDED
+    if name == "index_rest":
+        return _SHORT
     return _STREAMS if name in _IN_CACHE else PARAMETERS
 
 

@@ -13,7 +13,7 @@ from ..access import Access
 from ..batch import Moments
 from ..errors import InputError
 from ..ops import Op
-from .base import Kept, Run, Weights, elementwise, gemm
+from .base import Kept, Run, Weights, gemm
 from .streamed import Amount, Rates, Sums, streamed
 
 INDEX_FORMAT = "fp8"
@@ -81,9 +81,18 @@ class Indexer:
             gemm("index_q", "indexer", "attention", m.tokens, wide, q_rank, run),
             gemm("index_k", "indexer", "attention", m.tokens, self.dim, hidden, run),
             gemm("index_weights", "indexer", "other", m.tokens, self.heads, hidden, run),
-            elementwise("index_rope", "indexer", m.tokens, wide + self.dim, 1.5, run),
+            self._rest(m, run),
             *self.choice(m, run, short),
         ]
+
+    def _rest(self, m: Moments, run: Run) -> Op:
+        """Rotation and quantisation of queries and key, and what engines launch around them."""
+        sums = Sums(1.0, m.tokens, m.tokens, 0.0)
+        wide = (self.heads + 1) * self.dim
+        rates = Rates(float(wide), token_bytes=1.5 * run.numerics.act_bytes * wide,
+                      seq_units=1e3, walks_keys=True)  # fmt: skip
+        return streamed("index_rest", "indexer", "index_rest", "both", run, sums, rates,
+                        act=rates.bytes(sums))  # fmt: skip
 
     def choice(self, m: Moments, run: Run, short: int = 0) -> list[Op]:
         """Scores and the best of them."""
