@@ -165,7 +165,7 @@ _PADDED = tuple(
     for p in _STREAMS
 )  # fmt: skip
 _SHORT = tuple(
-    replace(p, low=20.0, high=30.0, spread=0.1) if p.name == "core_bytes" else p for p in PARAMETERS
+    replace(p, low=20.0, high=30.0, spread=0.1) if p.name == "core_bytes" else p for p in _STREAMS
 )  # of rows with few tokens, which tell no rate
 
 
