@@ -33,6 +33,7 @@ from opbyte.workloads.layers import (
 from opbyte.workloads.layers.hyper import hyper_ops
 from opbyte.workloads.layers.linear_state import _scan
 from opbyte.workloads.layers.mla import LatentAttention
+from opbyte.workloads.layers.streamed import Sums, encoder_rates, streamed
 from opbyte.workloads.layers.vit import BidirectionalAttention
 from opbyte.workloads.numerics import Numerics
 from opbyte.workloads.ops import OP_KINDS, Loads, Op
@@ -76,6 +77,16 @@ OPS: dict[str, Op] = {
         if op.kind.startswith(("delta", "kda", "scan", "conv"))
     },
     **{op.name: op for op in hyper_ops(8, 2, MOMENTS, FLASH)},
+    "tower": streamed(
+        "tower",
+        "vision",
+        "encoder_attention",
+        "prefill",
+        FLASH,
+        Sums(1.0, 5.0, 25.0, 5.0),
+        encoder_rates(2, 4),
+        act=encoder_rates(2, 4).bytes(Sums(1.0, 5.0, 25.0, 5.0)),
+    ),
     "image": BidirectionalAttention(hidden=8, heads=2, head_dim=4).ops(IMAGE, FLASH, None)[1],
 }
 
@@ -140,6 +151,8 @@ COUNTED = [
     ("hyper_post", 576, 0, 0, 0, 480),
     # 2 heads of 4, every pair of 5: 4 x 8 x 25 | Q, K, V and out: 4 x 8 x 5 x 2
     ("image", 800, 0, 0, 0, 320),
+    # the same in a tower's block
+    ("tower", 800, 0, 0, 0, 320),
 ]
 
 
