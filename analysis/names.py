@@ -187,7 +187,7 @@ def _spaces() -> list[dict[str, Any]]:
     from .studies.design.engines import engine_space
     from .studies.design.space import read_space, spaces
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, path in spaces().items():
         if (own := engine_space(path)) is not None:
             rows.append({"name": name, "designs": None, "searched": f"{own.engine} of {own.board}",

@@ -145,6 +145,19 @@ def test_equal_seeds_equal_bytes_and_kept_results(
     assert json.dumps(first) == json.dumps(again)
 
 
+def test_a_goal_without_a_forecast_is_simulated_all_over_the_space() -> None:
+    """Tails of first tokens: the designs simulated lie in every corner, and are as many as were allowed."""
+    space = SPACES / "designs_24.yaml"
+    found = design(space, goal="ttft_s_p99", budget="area_mm2<=2000", simulations=8)
+    assert len(found.found.simulated) == 8
+    done = [found.found.every[i].values for i in found.found.simulated]
+    assert {v[2] for v in done} == {"paper", "co-process"}
+    assert {v[0] for v in done} >= {8, 48}
+    assert found.to_dict()["front"][0]["metrics"]["ttft_s_p99"] == min(
+        (found.found.every[i].metrics or {})["ttft_s_p99"] for i in found.found.simulated
+    )
+
+
 def test_models_together() -> None:
     goals = Goals({"output_tokens_per_s": "max"}, (), *read_across("a=3,b=1", ("a", "b")))
     assert goals.together("output_tokens_per_s", [16.0, 1.0]) == pytest.approx(16**0.75)
@@ -179,6 +192,8 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     assert "is the nearest at best" in rate
     assert "did you mean 'area_mm2'" in refusal("duplex", budget="aera_mm2<=700")
     assert "did you mean 'duplex'" in refusal("duplx")
+    assert refusal("duplex", workload="foo=1").startswith("--workload: unknown parameter 'foo'")
+    assert refusal("duplex", models="nope").startswith("'nope': is neither a model")
     assert "unknown metric" in refusal("duplex", goal="speed")
     assert "a weight above 0 for each model" in refusal("duplex", across="mixtral-8x7b=0")
     raw = yaml.safe_load((SPACES / "designs_24.yaml").read_text())

@@ -3,7 +3,9 @@
 1. A design beyond a limit on area, power or cost, or whose bound breaks a limit, is out.
 2. One whose bound is beaten, in every goal, by a design that was simulated, is out: nothing it
    can reach is on the front. That is proved; the rest is forecast.
-3. A forecast is a step's price times what simulations of the nearest designs made of theirs. Its front,
+3. Goals that no forecast knows (arrivals by rate, tails of first tokens) have none: designs far from each other
+   are simulated until the simulations are used up.
+4. A forecast is a step's price times what simulations of the nearest designs made of theirs. Its front,
    thinned to designs that differ by `APART`, is simulated, the forecast corrected, and so on until the
    front holds no design that was not simulated, or the simulations are used up.
 """
@@ -154,6 +156,24 @@ class Search:
         left = [int(i) for i in front if i not in self.done]
         return _spread(costs, kept, left)
 
+    @property
+    def blind(self) -> bool:
+        """Whether a goal has no forecast."""
+        return bool(np.isnan(self.base[self.open]).all(axis=0).any())
+
+    def scattered(self) -> list[int]:
+        """Open designs, those farthest from all that were simulated first."""
+        left = [int(i) for i in np.flatnonzero(self.open) if i not in self.done]
+        far = np.full(len(left), np.inf)
+        out: list[int] = []
+        for i in self.done:
+            far = np.minimum(far, np.abs(self.places[left] - self.places[i]).sum(axis=1))
+        while len(out) < min(AT_ONCE, len(left)):
+            chosen = left[int(np.argmax(far))]
+            out.append(chosen)
+            far = np.minimum(far, np.abs(self.places[left] - self.places[chosen]).sum(axis=1))
+        return out
+
     def _hopeful(self, costs: F8, at: npt.NDArray[np.int_]) -> npt.NDArray[np.bool_]:
         """Designs whose forecast meets the limits on goals; limits on other metrics show in simulations."""
         out = np.ones(len(at), dtype=bool)
@@ -229,7 +249,7 @@ def _by_bounds(run: Search) -> None:
     if reference is not None:
         run.run([i for i, d in enumerate(run.designs) if d.values == reference])
     while len(run.done) < run.most:
-        wanted = run.promising()[:AT_ONCE]
+        wanted = (run.scattered() if run.blind else run.promising())[:AT_ONCE]
         if not wanted:
             break
         before = len(run.done)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....devices.catalog import describe_system, system_template
+from ....workloads.catalog import load_model
 from ....workloads.errors import InputError, nearest
 from ....workloads.parameters import Template
 from ....workloads.yamlfile import read_yaml
@@ -147,10 +148,12 @@ def read_space(
     served = tuple(models or block.get("models") or ())
     if not served:
         raise InputError("--models", "needs names by commas, for example mixtral-8x7b")
+    for model in served:
+        load_model(model)
     loads = tuple(workloads or block.get("workloads") or ({},))
     for load in loads:
         for key in load if isinstance(load, dict) else ():
-            check_parameter(str(key), f"{path}: {BLOCK}.workloads")
+            check_parameter(str(key), "--workload" if workloads else f"{path}: {BLOCK}.workloads")
     where = f"{path}: {BLOCK}"
     wanted = Goals(
         read_goals(goals if goals is not None else block.get("goals"), where),
