@@ -258,6 +258,12 @@ def _parts() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _prices() -> list[dict[str, Any]]:
+    from .answers.price import price_rows
+
+    return price_rows()
+
+
 LISTS = {
     "models": _models,
     "devices": _devices,
@@ -283,6 +289,7 @@ LISTS = {
     "benchmarks": _benchmarks,
     "spaces": _spaces,
     "experiments": _experiments,
+    "prices": _prices,
 }
 
 

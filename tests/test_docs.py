@@ -170,10 +170,10 @@ def test_paths_exist(document: Path) -> None:
 
 
 def test_folder_map_is_complete() -> None:
-    """README's table of folders names every top folder, and only what exists."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """CONTRIBUTING's table of folders names every top folder, and only what exists."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = re.search(r"^\| folder \|.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
-    assert table, "README.md has no table whose first column is headed 'folder'"
+    assert table, "CONTRIBUTING.md has no table whose first column is headed 'folder'"
     named = set(re.findall(r"^\| `([^`]+)/` \|", table[0], re.MULTILINE))
     assert not {name for name in named if not (ROOT / name).is_dir()}
     ours = {"simulator", "devices", "kernels", "workloads", "analysis", "notebooks", "src"}

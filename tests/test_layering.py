@@ -1,6 +1,6 @@
 """Do imports point downwards only, and does importing the package stay cheap?
 
-Expected values are the layer table of README.md: workloads <- devices <- simulator <- analysis,
+Expected values are the layer table of CONTRIBUTING.md: workloads <- devices <- simulator <- analysis,
 workloads <- kernels, analysis may import all.
 """
 

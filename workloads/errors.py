@@ -146,6 +146,11 @@ def visible(text: str) -> str:
     )  # fmt: skip
 
 
+def _digits(name: str) -> str:
+    """A name with letters that look like digits as these."""
+    return name.lower().translate(str.maketrans("oli", "011"))
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Say which known names come closest, for the end of an error message.
 
@@ -163,9 +168,14 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     --------
     >>> nearest("duplx-x4", ["duplex-x4", "h100-x4"])
     "; did you mean 'duplex-x4'?"
+    >>> nearest("h1OO", ["b200", "h100", "h20"])
+    "; did you mean 'h100'?"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=cutoff)
+    text = str(name)
+    looks = {_digits(each): each for each in names}
+    close = [looks[_digits(text)]] if _digits(text) in looks else []
+    close = close or difflib.get_close_matches(text, names, n=1, cutoff=cutoff)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""

@@ -32,7 +32,7 @@ from ...workloads.batch import Batch
 
 F8 = npt.NDArray[np.float64]
 LEVEL = 0.8
-DRAWS = 2000
+DRAWS, QUANTILES = 2000, 41
 WAITING = Ratios(-0.15, 0.12, 0.79)
 """How far off the time to a first token is beyond the steps it takes: what lets prompts wait, network,
 tokenisation. From the 917 measured TTFTs of serving_points as `validate points` simulates them;
@@ -135,6 +135,10 @@ def interval_of(drawn: F8, level: float = LEVEL) -> Interval:
     return Interval(min(float(low), 1.0), max(float(high), 1.0), level)
 
 
+def _quantiles(drawn: F8) -> tuple[float, ...]:
+    return tuple(np.quantile(drawn, np.linspace(0.0, 1.0, QUANTILES)).tolist())
+
+
 def step_interval(d: Deployment, stage: StageCost) -> Interval | None:
     """Factors on the seconds of one step."""
     drawn = slowdowns(parts_of(d, stage))
@@ -150,12 +154,20 @@ class RunIntervals:
     step : Interval
         On the seconds of a step, and so on what the system could serve at most, inverted.
     throughput, tpot, ttft : Interval
+    slowdowns : tuple of float
+        Quantiles of how many times as long a step is as it is said to be, from 0 to 1 in even parts.
     """
 
     step: Interval
     throughput: Interval
     tpot: Interval
     ttft: Interval
+    slowdowns: tuple[float, ...] = ()
+
+    def slow(self, share: float) -> float:
+        """Steps are at most so many times as long as they are said to be, with a chance of `share`."""
+        places = np.linspace(0.0, 1.0, len(self.slowdowns))
+        return float(np.interp(share, places, self.slowdowns))
 
     @property
     def cost(self) -> Interval:
@@ -185,12 +197,13 @@ def run_intervals(run: Run, open_loop: bool) -> RunIntervals | None:
     drawn = (1.0 - share) * decode + share * prompt
     step = interval_of(drawn)
     if not open_loop or run.window.overloaded:
-        return RunIntervals(step, step.inverse, step, first_token(interval_of(prompt)))
+        first = first_token(interval_of(prompt))
+        return RunIntervals(step, step.inverse, step, first, _quantiles(drawn))
     e = _growth(d, batches[0], decoding.seconds)
     served = 1.0 / np.maximum(drawn * e, 1.0)
     return RunIntervals(
         step, interval_of(served), interval_of(_held(drawn, e)),
-        first_token(interval_of(_held(prompt, e))),
+        first_token(interval_of(_held(prompt, e))), _quantiles(drawn),
     )  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...devices.spec import DeviceSpec
+from ...devices.catalog import list_devices, load_device
+from ...devices.spec import DeviceSpec, SystemSpec
 from ...simulator.scenario import Scenario
 from ...simulator.serving.record import Run
+from ...workloads.errors import InputError, nearest
+from ..show.text import show
 
 
 def costs_of(
@@ -26,14 +30,15 @@ def costs_of(
             here, there = kinds.pop() if kinds else (run.deployment, devices)
             kinds += [(here, there - beside.experts_devices)]
             kinds += [(beside.deployment, float(beside.experts_devices))]
-        prices = [d.system.device.price_USD_per_hour for d, _ in kinds]
+        prices = [price_of(d.system.device, scenario) for d, _ in kinds]
         known = [x * each for x, (_, each) in zip(prices, kinds, strict=True) if x]
         price = sum(known) / devices if len(known) == len(prices) else None
     else:
         system = run.deployment.system
         own = system.nodes * system.devices_per_node * (scenario.fleet.replicas or 1)
         devices = own if run.scaling is None else run.mean_devices
-        price = system.device.price_USD_per_hour
+        price = price_of(system.device, scenario)
+    price = None if price is None else price + _power_usd(run, scenario)
     per_token = price * devices / 3600 / tokens_per_s if price and tokens_per_s else None
     return {
         "devices": devices,
@@ -41,6 +46,83 @@ def costs_of(
         "usd_per_million_tokens": None if per_token is None else 1e6 * per_token,
         "processor_area_mm2": added_area_mm2(run.deployment.system.device),
     }
+
+
+HOURS_A_YEAR = 8766.0
+YEARS, USD_PER_KWH, PUE = 4.0, 0.1, 1.3
+"""Of owned devices where nobody says; assumed: usual depreciation, industrial electricity, an air-cooled hall."""
+
+
+def amounts(given: str | None, option: str) -> dict[str, float]:
+    """Dollars by device, as an option lists them.
+
+    Raises
+    ------
+    InputError
+        Not NAME=USD by commas, or an unknown device.
+
+    Examples
+    --------
+    >>> amounts("h200=2.5, mi325x=2", "--price")
+    {'h200': 2.5, 'mi325x': 2.0}
+    """
+    out: dict[str, float] = {}
+    for entry in (given or "").split(",") if given else []:
+        name, equals, text = (part.strip() for part in entry.partition("="))
+        try:
+            value = float(text) if equals and "_" not in text else float("nan")
+        except ValueError:
+            value = float("nan")
+        if not name or not 0.0 <= value < 1e12 or name in out:
+            raise InputError(option, f"needs DEVICE=USD by commas, each once, not {entry!r}")
+        if name not in list_devices():
+            raise InputError(option, f"{name!r} is no device{nearest(name, list_devices())}")
+        out[name] = value
+    return out
+
+
+def price_of(device: DeviceSpec, scenario: Scenario) -> float | None:
+    """Rent of a device, or what one that is owned loses of its worth, without its power [USD/h]."""
+    owned = amounts(scenario.capex, "--capex")
+    if device.name in owned:
+        return owned[device.name] / ((scenario.years or YEARS) * HOURS_A_YEAR)
+    return amounts(scenario.price, "--price").get(device.name, device.price_USD_per_hour)
+
+
+def _power_usd(run: Run, scenario: Scenario) -> float:
+    """Electricity of an owned device [USD/h]; rent holds that of others."""
+    if run.deployment.system.device.name not in amounts(scenario.capex, "--capex"):
+        return 0.0
+    each = (run.watts_per_device or 0.0) / 1000 * (scenario.pue or PUE)
+    return each * _kwh(scenario)
+
+
+def _kwh(scenario: Scenario) -> float:
+    return USD_PER_KWH if scenario.usd_per_kWh is None else scenario.usd_per_kWh
+
+
+def source_of(device: DeviceSpec, scenario: Scenario) -> str:
+    """Where the price of a device comes from, in words."""
+    if device.name in amounts(scenario.capex, "--capex"):
+        return (
+            f"owned for {scenario.years or YEARS:g} years, and {_kwh(scenario):g} USD/kWh at PUE "
+            f"{scenario.pue or PUE:g}"
+        )
+    if device.name in amounts(scenario.price, "--price"):
+        return "as given"
+    if device.name not in list_devices():
+        return "its description"
+    return str(load_device(device.name)[1].get("price_USD_per_hour", "its description"))
+
+
+def price_rows() -> list[dict[str, object]]:
+    """Every price of the catalog with its source."""
+    found = ((name, *load_device(name)) for name in list_devices())
+    return [
+        {"name": name, "USD/h": spec.price_USD_per_hour, "source": sources["price_USD_per_hour"]}
+        for name, spec, sources in found
+        if spec.price_USD_per_hour is not None
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +168,13 @@ def added_area_mm2(device: DeviceSpec) -> float | None:
     """What processors near memory add to all stacks of one device [mm2]; None without any."""
     area = [sum(p.area_mm2.values()) for p in device.processors.values() if p.area_mm2]
     return sum(area) * device.memory.stacks if area else None
+
+
+def prices_text(scenario: Scenario, systems: Sequence[SystemSpec]) -> list[str]:
+    """Prices of devices with their sources, in a line; nothing where none has any."""
+    told = []
+    for device in {s.device.name: s.device for s in systems}.values():
+        price = price_of(device, scenario)
+        if price is not None:
+            told.append(f"{device.name} {show(price)} USD/h ({source_of(device, scenario)})")
+    return [f"Prices: {'; '.join(told)}."] if told else []

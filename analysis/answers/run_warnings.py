@@ -21,6 +21,11 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
     out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
         out.append(overload(r))
+    for system in {d.system.name: d.system for d in r.deployment.pools or (r.deployment,)}.values():
+        node = system.device.node_size
+        if system.devices_per_node > node:
+            text = f"a node of {system.device.name} has {node} devices, {system.name} has"
+            out.append(f"{text} {system.devices_per_node}: one link joins them all here")
     # vLLM's rules by name, without an engine's settings, which say how experts are dealt.
     named_vllm = scenario.serving.policy == "vllm" and scenario.serving.engine is None
     groups = r.deployment.layout.ep

@@ -331,6 +331,17 @@ def simulate(
     made = run_scenario(
         scenario, keep_stages=keep_stages, steps=window.stop if window else 0, progress=progress
     )
+    return simulation_of(scenario, made, window)
+
+
+def simulation_of(scenario: Scenario, made: Run, window: range | None = None) -> Simulation:
+    """A run as an answer: with what it rests on, and how sure it is.
+
+    Parameters
+    ----------
+    window : range, optional
+        Steps that are shown one by one.
+    """
     sources, batches = _sources(scenario, scenario.system), typical(made)
     ranges = ranges_of_run(made, batches)
     ranges.refuse(scenario.deployment.strict)

@@ -92,7 +92,7 @@ def text_of(value: float | None, unit: str) -> str:
     if unit == "%":
         return f"{value:.1%}"
     number = show(int(value) if unit == "" else value)
-    return f"{number} {unit}".strip() if unit == "J" else number
+    return f"{number} {unit}".strip() if unit in ("J", "W") else number
 
 
 def overload(run: Run) -> str:

@@ -32,6 +32,9 @@ def capacity_command(
         int | None, count("Of both pools together, --prefill and --decode: every ratio is tried.")
     ] = None,
     tolerance: Annotated[float, real("Find the load to this fraction.")] = 0.02,
+    search: Annotated[
+        str | None, typer.Option(metavar="NAME", help="layouts: try every layout of a system.")
+    ] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
     fresh: Fresh = False,
     as_json: Json = False,
@@ -42,7 +45,8 @@ def capacity_command(
 
     kept = resumed("capacity", fresh)
     make = partial(
-        capacity, model, systems, slo, devices=devices, tolerance=tolerance, workers=workers,
+        capacity, model, systems, slo, devices=devices, tolerance=tolerance, search=search,
+        workers=workers,
         kept=kept, **options,
     )  # fmt: skip
     answer(make, out, as_json, counted="systems", kept=kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -44,6 +45,9 @@ def plan_command(
     goal: Annotated[str, typer.Option(metavar="NAME", help=GOAL)] = "devices",
     budget: Annotated[float | None, real("Most dollars an hour.")] = None,
     most_devices: Annotated[int, count("Most devices of all copies.")] = 64,
+    sure: Annotated[
+        float | None, real("Chance with which the level holds, such as 0.8; the median without.")
+    ] = None,
     tp: Annotated[str | None, _several("Tensor-parallel degrees to try.")] = None,
     dp: Annotated[str | None, _several("Data-parallel ranks to try.")] = None,
     ep: Annotated[str | None, _several("Expert groups to try.")] = None,
@@ -55,6 +59,9 @@ def plan_command(
         str | None, _several("Tokens of a step to try; the policy's own without it.")
     ] = None,
     workers: Annotated[int | None, count("Processes; one a system by default.")] = None,
+    why: Annotated[
+        bool, typer.Option("--why", help="Tell all that the answer rests on, and what fails.")
+    ] = False,
     as_json: Json = False,
     out: Out = None,
 ) -> None:
@@ -64,7 +71,7 @@ def plan_command(
     varied: dict[str, Any] = {"tp": tp, "dp": dp, "ep": ep, "pp": pp, "dtype": dtype, "kv_dtype": kv_dtype,
               "policy": policy, "token_budget": token_budget, "goal": goal}  # fmt: skip
     make = partial(
-        plan, model, systems, slo, load=load, budget=budget, most_devices=most_devices,
+        plan, model, systems, slo, load=load, budget=budget, most_devices=most_devices, sure=sure,
         workers=workers, **options, **varied,
     )  # fmt: skip
-    answer(make, out, as_json, counted="systems")
+    answer(lambda **more: replace(make(**more), why=why), out, as_json, counted="systems")

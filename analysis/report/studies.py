@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...devices.catalog import describe_system
 from ..answers.evidence import evidence, used_sources
+from ..answers.evidence_table import evidence_rows
 from ..answers.roofline import Roofline
 from ..answers.simulate import simulate
 from ..answers.summary import evidence_text
@@ -31,9 +33,9 @@ def capacity_sections(result: Capacity) -> list[Section]:
         Section("Throughput against pace", [front]),
         Section("Latency against load", [loads, result.curve()]),
     ]
+    rests = [row for f in result.found for row in evidence_rows(f.evidence, f.system, f.ranges)]
+    out.append(Section("Evidence", [rests]))
     for found in result.found:
-        text = evidence_text(found.evidence, found.system)
-        out.append(Section(f"{found.system}: evidence", [text, model_rows(found.evidence)]))
         out.append(constants_section(found.spec, found.sources, f"{found.system}: constants"))
     return out
 
@@ -42,8 +44,18 @@ def capacity_sections(result: Capacity) -> list[Section]:
 def plan_sections(result: Plan) -> list[Section]:
     """The answer, what candidates take, and every candidate with its verdict."""
     drawn = [Section("Candidates that serve", result.drawings())] if result.drawings() else []
+    rests = [
+        row for s in result.searched if (p := s.chosen)
+        for row in evidence_rows(p.evidence, p.system, p.ranges)
+    ]  # fmt: skip
+    kinds = {t.system.device.name: t for s in result.searched for t in s.tried}
+    constants = [
+        constants_section(t.system, describe_system(t.candidate.system)[1], f"{name}: constants")
+        for name, t in kinds.items()
+    ]
     return [
-        Section("Result", result.blocks()), *drawn, Section("Candidates", [result.records()])
+        Section("Result", result.blocks()), *drawn, Section("Candidates", [result.records()]),
+        Section("Evidence", [rests]), *constants,
     ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from ...devices.catalog import load_system
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.keywords import ScenarioKeywords
 from ...simulator.scenario.load import load
+from ...simulator.scenario.play import run_scenario
 from ...workloads.errors import CapacityError, InputError
 from ...workloads.model import ModelSpec
 from ...workloads.requests.classes import without_bounds
@@ -27,7 +28,7 @@ from ..answers.identity import identity
 from ..answers.limits import Limit, limit_of
 from ..answers.pools import pool_limit
 from ..answers.price import costs_of, worth_of
-from ..answers.simulate import Simulation, simulate
+from ..answers.simulate import Simulation, simulate, simulation_of
 from ..parallel import Told
 from ..parallel.local import MAX_WORKERS, Crew, cores
 from ..show.kept import NOTHING, Kept
@@ -37,7 +38,7 @@ from .loads import Tried, knob_of, too_long
 from .service_level import read_level
 from .stationary import decide
 from .usual import as_usual, served_by
-from .variants import Variant, variants
+from .variants import Variant, laid_out, variants
 
 DEFAULT_REQUESTS, MOST_OF_TRACE = 1000, 16_000
 """Of a simulation at least; of a trace that is not said to be shorter."""
@@ -58,6 +59,7 @@ def capacity(
     *,
     devices: int | None = None,
     tolerance: float = 0.02,
+    search: str | None = None,
     workers: int | None = None,
     told: Told | None = None,
     kept: Kept = NOTHING,
@@ -80,6 +82,8 @@ def capacity(
         Of both pools together: every number of their systems that makes so many is tried.
     tolerance : float
         Load is found to this fraction.
+    search : str, optional
+        ``layouts``: every layout of a system is tried, as `plan` does, and the one that serves most is told.
     workers : int, optional
         Processes; one a system, at most one a core, by default.
     told : callable, optional
@@ -105,6 +109,8 @@ def capacity(
         raise InputError("--system", "is one of --systems here")
     scenario = Scenario.of(model, **options)
     names = variants(systems, scenario, devices)
+    if search is not None:
+        names = laid_out(names, scenario, search)
     for name in SEARCHED:
         if scenario.option(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "is what the search sets")
@@ -123,7 +129,20 @@ def capacity(
             if told is not None:
                 told(len(found), len(names))
     ordered = tuple(found[i][0] for i in range(len(names)))
+    if search is not None:
+        ordered = best_of_each(ordered)
     return Capacity(found[0][1], found[0][2], level, ordered, tolerance)
+
+
+def best_of_each(found: Sequence[Found]) -> tuple[Found, ...]:
+    """Of every system the layout that serves most."""
+    best: dict[str, Found] = {}
+    for each in found:
+        if each.system not in best or (each.load_per_s or 0.0) > (
+            best[each.system].load_per_s or 0.0
+        ):
+            best[each.system] = each
+    return tuple(best.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +165,14 @@ class _Task:
         options |= {"model": self.scenario.model, **own}
         return [options, identity(options), self.level, self.tolerance, *what]
 
-    def run(
-        self, system: Variant, *, keep_stages: bool = False, **changes: Any
-    ) -> Simulation:  # fmt: skip
-        """Serve the scenario on a system, some of its options changed."""
+    def asked(self, system: Variant, **changes: Any) -> Scenario:
+        """The scenario on a system, some of its options changed."""
         scenario = self.scenario.changed(**system.options, **changes)
-        usual = as_usual(scenario, [load_system(name) for name in system.systems])
-        return simulate(usual, keep_stages=keep_stages)
+        return as_usual(scenario, [load_system(name) for name in system.systems])
+
+    def run(self, system: Variant, **changes: Any) -> Simulation:
+        """Serve the scenario on a system, some of its options changed."""
+        return simulate(self.asked(system, **changes))
 
     def probe(self, system: Variant) -> Simulation:
         """A short closed loop, whose rate says where to begin."""
@@ -195,14 +215,14 @@ def _searched(task: _Task, system: Variant) -> Answer:
 
     def at_rate(rate: float) -> Tried:
         held = decide(
-            lambda count: task.run(system, requests=count, **at(rate)), rate, task.level,
+            lambda count: run_scenario(task.asked(system, requests=count, **at(rate))), rate, task.level,
             task.scenario.workload.requests or DEFAULT_REQUESTS, grows=knob == "rate",
         )  # fmt: skip
-        found, simulation = held.tried, held.simulation
+        found, asked = held.tried, task.asked(system, requests=held.tried.requests, **at(rate))
         if found.holds:
             within.clear()  # of the loads that pass, the last is the highest
-            within[rate] = simulation
-        return replace(found, worth=worth_of(simulation.run, simulation.scenario))
+            within[rate] = simulation_of(asked, held.run)
+        return replace(found, worth=worth_of(held.run, asked))
 
     def passes(rate: float) -> bool:
         tried[rate] = task.kept.once(task.known(system, "load", rate), partial(at_rate, rate))
@@ -225,10 +245,10 @@ def _searched(task: _Task, system: Variant) -> Answer:
         reason = f"still within the level at {low:g} requests/s, the highest load tried"
     elif tried[high].missed:
         few = min(tried[high].requests, MOST_STAGES)
-        failing = task.run(system, keep_stages=True, requests=few, **at(high))
+        failing = run_scenario(task.asked(system, requests=few, **at(high)), keep_stages=True)
         missed = tried[high].missed
         missed_level = {n: x for n, x in task.level.items() if n in missed}
-        limit = (pool_limit if failing.run.pools else limit_of)(failing.run, missed_level)
+        limit = (pool_limit if failing.pools else limit_of)(failing, missed_level)
         reason = _reason(tried[high], task.level, limit, low is None)
     else:
         reason = _undecided(tried[high], low)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...devices.spec import SystemSpec
 from ...simulator.serving.steady import Window
 from ..answers.bases import NONE, Bases, not_like_for_like
+from ..answers.evidence_table import evidence_line
 from ..answers.interval import LEVEL, Interval, interval_dict, spoken
 from ..answers.limits import Limit
 from ..answers.price import WORTH
@@ -173,7 +174,7 @@ class Capacity(Result):
             *(f"{f.system}: {f.reason}" for f in self.found),
             *self._windows(),
             *not_like_for_like((f.system, f.bases) for f in self.found),
-            *(text for f in self.found if f.ranges for text in f.ranges.text()),
+            *(evidence_line(f.evidence, f.system, f.ranges) for f in self.found if f.evidence),
         ]
 
     def headline(self) -> str:

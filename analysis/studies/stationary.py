@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from ...simulator.serving.record import Run
 from ...simulator.serving.steady import half_width, trend_share
-from ..answers.simulate import Simulation
 from .loads import Tried, judged
 from .service_level import ATTAINMENT
 
@@ -51,12 +50,12 @@ class Held:
     Attributes
     ----------
     tried : Tried
-    simulation : Simulation
-        The last run, of the most requests.
+    run : Run
+        The last one, of the most requests.
     """
 
     tried: Tried
-    simulation: Simulation
+    run: Run
 
 
 def counted(asked: int) -> int:
@@ -74,8 +73,8 @@ def counted(asked: int) -> int:
 
 
 def decide(
-    make: Callable[[int], Simulation], load: float, level: Mapping[str, float], asked: int,
-    *, grows: bool = True,
+    make: Callable[[int], Run], load: float, level: Mapping[str, float], asked: int,
+    *, grows: bool = True, most: int | None = None,
 ) -> Held:  # fmt: skip
     """Simulate a load until it is decided whether it is held.
 
@@ -89,15 +88,18 @@ def decide(
         Fewest requests.
     grows : bool
         Whether longer runs are of the same load; those of a trace with its own arrivals are not.
+    most : int, optional
+        Of a run.
     """
+    most = most or MOST_REQUESTS
     count, before = counted(asked) if grows else asked, None
     while True:
         made = make(count)
-        short = not grows or _count(made.run) < count
-        tried, need = judge(made.run, load, level, before, sampled=not short)
-        if not tried.open or short or count >= MOST_REQUESTS:
+        short = not grows or _count(made) < count
+        tried, need = judge(made, load, level, before, sampled=not short)
+        if not tried.open or short or count >= most:
             return Held(tried, made)
-        before, count = tried, min(max(2 * count, counted(need)), MOST_REQUESTS)
+        before, count = tried, min(max(2 * count, counted(need)), most)
 
 
 def judge(
@@ -206,7 +208,7 @@ def _spread(run: Run, name: str, figure: float) -> float:
         return 1.0
 
     def per_batch(x: F8) -> F8:
-        return np.bincount(batch[inside], x[inside], minlength=len(edges) - 1)
+        return np.bincount(batch[inside], x[inside], minlength=len(edges) - 1).astype(float)
 
     if share == "mean":
         return half_width(per_batch(values), count)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
 
 from ...devices.spec import SystemSpec
+from ...simulator.frameworks.launch import Start
 from ...simulator.scenario import Scenario
+from ...workloads.model import ModelSpec
 from ..answers.simulate import Simulation
 
+Axes = Mapping[str, Sequence[Any]]
+"""Name of a choice -> its values; empty where a study tries its own."""
+STAGES = (1, 2)
+"""Pipeline stages that are tried."""
 POLICY = "vllm"
 FRAMEWORKS = {"vllm": "vllm", "sglang": "sglang", "tensorrt-llm": "trtllm"}
 """Whose kernels an engine's scheduler is served with."""
@@ -54,3 +62,22 @@ def served_by(made: Simulation) -> str:
         layout = "; ".join(f"{p.name} tp {p.deployment.layout.tp}" for p in run.pools)
     kernels = scenario.deployment.framework
     return f"{layout}; {run.policy.name}" + (f" on {kernels}'s kernels" if kernels else "")
+
+
+def layouts(system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool) -> Iterator[Start]:
+    """Degrees that multiply to the devices of a system."""
+    devices, node = system.groups, system.groups_per_node
+    slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
+    routed = any(
+        p.routed.spreads for layer in model.layers for p in layer.expert_parts
+    )  # fmt: skip
+    for pp, tp in product(axes.get("pp") or STAGES, axes.get("tp") or slices):
+        if devices % (pp * tp) or pp > len(model.layers):
+            continue
+        dp = devices // (pp * tp)
+        if dp not in (axes.get("dp") or (dp,)):
+            continue
+        if not axes.get("dp") and dp > 1 and (pp > 1 or (lone and not routed)):
+            continue
+        groups = (axes.get("ep") or dict.fromkeys((1, tp * dp))) if routed else (1,)
+        yield from (Start(tp, dp, ep, pp) for ep in groups if (tp * dp) % ep == 0)

@@ -12,9 +12,12 @@ from ...simulator.limits import MAX_REPLICAS
 from ...simulator.scenario import Scenario
 from ...simulator.scenario.parts import ApartOptions, PoolOptions
 from ...simulator.scenario.pools import both, counted
+from ...workloads.catalog import load_model
 from ...workloads.errors import InputError
+from ...workloads.model import ModelSpec
 from ...workloads.requests.options import check_count
 from .loads import names_of
+from .usual import layouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,34 @@ def variants(
     if devices is not None:
         raise InputError("--devices", "are those of two pools: needs --prefill and --decode")
     return out if beside is None else [_beside(each, beside) for each in out]
+
+
+def laid_out(listed: Sequence[Variant], scenario: Scenario, search: str) -> list[Variant]:
+    """Systems in every layout that `plan` would try.
+
+    Raises
+    ------
+    InputError
+        Another search than of layouts, pools, or degrees that are given.
+    """
+    if search != "layouts":
+        raise InputError("--search", f"must be layouts, not {search!r}")
+    if any(len(each.systems) > 1 or each.beside for each in listed):
+        raise InputError("--search", "is of systems, not of pools; name --systems alone")
+    given = [n for n in ("tp", "dp", "ep", "pp") if getattr(scenario.deployment, n) is not None]
+    if given:
+        raise InputError(f"--{given[0]}", "is what --search layouts sets")
+    model = scenario.model
+    assert model is not None
+    spec = model if isinstance(model, ModelSpec) else load_model(model)
+    return [
+        replace(
+            each,
+            options={**each.options, "tp": s.tp, "dp": s.dp, "ep": s.ep, "pp": s.pp},
+        )
+        for each in listed
+        for s in layouts(load_system(each.systems[0]), spec, {}, False)
+    ]
 
 
 def _beside(variant: Variant, system: str | Path) -> Variant:

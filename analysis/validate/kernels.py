@@ -76,7 +76,7 @@ class KernelValidation(Result):
             )
         return out
 
-    def rows(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
         return [
             {
                 "family": c.family,
@@ -93,6 +93,19 @@ class KernelValidation(Result):
             for c in self.checks
         ]
 
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "family": c.family, "device": c.device, "rows": c.errors.rows,
+                "median error": _percent(c.errors.median_ape),
+                "9 of 10 within": _percent(c.errors.p90_ape),
+                "median bias": _percent(c.errors.median_bias, "+"), "basis": c.basis,
+                "median at most": _percent(c.bounds and c.bounds.median_ape),
+                "9 of 10 at most": _percent(c.bounds and c.bounds.p90_ape), "passed": c.passed,
+            }
+            for c in self.checks
+        ]  # fmt: skip
+
     def remarks(self) -> Sequence[str]:
         return skipped_remarks(self.skipped)
 
@@ -101,7 +114,7 @@ class KernelValidation(Result):
             {"file": s.file, "line": s.line or None, "reason": s.reason} for s in self.skipped
         ]
         return {
-            "rows": self.rows(), "fitted_rows": self.seen, "skipped": skipped,
+            "rows": self.records(), "fitted_rows": self.seen, "skipped": skipped,
             "passed": self.passed,
         }  # fmt: skip
 
@@ -183,6 +196,10 @@ class KernelValidation(Result):
 
     def report_title(self) -> str:
         return "Kernel times, predicted and measured"
+
+
+def _percent(value: Any, sign: str = "") -> str | None:
+    return None if value is None else f"{value:{sign}.1%}"
 
 
 def _short(value: Any) -> str:

@@ -38,8 +38,8 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use": "docs/first-steps docs/guide docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/live docs/training docs/fpga",
-    "Reference": "docs/reference docs/site/python genindex",
+    "Use": "docs/first-steps docs/guide docs/commands docs/guide-sweeps docs/plan docs/design docs/gallery docs/data docs/live docs/training docs/fpga",
+    "Reference": "docs/reference docs/glossary docs/site/python genindex",
     "Serving": "docs/serving docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
     "Devices and kernels": "docs/kernels docs/kernel-codesign docs/attention-2026 docs/memory docs/power docs/frameworks",
     "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/survey",

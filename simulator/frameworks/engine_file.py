@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,4 +58,7 @@ def engine_of(path: Path, values: dict[str, Any]) -> EngineSettings:
     engine = keys.text("engine", next(iter(ENGINES)))
     if engine not in ENGINES:
         raise SpecError(path, f"engine: unknown engine {engine!r}{nearest(engine, ENGINES)}")
-    return ENGINES[engine](keys)
+    framework = values.get("framework")
+    if framework is not None and not isinstance(framework, str):
+        raise SpecError(path, f"framework: must be a name such as 'vllm', not {framework!r}")
+    return replace(ENGINES[engine](keys), framework=framework)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...workloads.errors import SpecError, nearest
+from ...workloads.numerics import BITS
 from ...workloads.sampling import GREEDY, asked_sampling
 from ..batching.host import Host
 
@@ -123,6 +124,8 @@ class Keys:
 
     def format(self, key: str) -> str | None:
         name = self.text(key, "auto")
+        if name in BITS:
+            return name
         if name not in DTYPES:
             raise SpecError(
                 self.path, f"{self.prefix}{key}: unknown format {name!r}{nearest(name, DTYPES)}"

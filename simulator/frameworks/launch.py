@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...workloads.errors import InputError
-from .keys import DTYPES
+from .hub import checkpoint_of
 from .launch_sharing import sharing_values, unsaid
 from .sharing import NOTHING, Sharing
-
-KV = {"fp8": "fp8"}
-"""Formats of a cache that all three engines take by the same name; others are left to them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +56,14 @@ def _told(values: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _format(name: str | None) -> str | None:
-    """A format where engine files have a name for it."""
-    return name if name in DTYPES else None
-
-
 def _vllm(s: Start) -> dict[str, Any]:
     if s.ep not in (1, s.tp * s.dp):
         raise InputError("--ep", f"vLLM deals experts to all {s.tp * s.dp} devices or to none")
     return {
         "engine": "vllm", "tensor_parallel_size": s.tp, "data_parallel_size": s.dp,
         "pipeline_parallel_size": s.pp, "enable_expert_parallel": s.ep > 1,
-        "max_num_batched_tokens": s.tokens, "dtype": _format(s.dtype),
-        "kv_cache_dtype": _format(s.kv_dtype),
+        "max_num_batched_tokens": s.tokens, "dtype": s.dtype,
+        "kv_cache_dtype": s.kv_dtype,
     }  # fmt: skip
 
 
@@ -80,18 +72,18 @@ def _sglang(s: Start) -> dict[str, Any]:
     return {
         "engine": "sglang", "tp_size": s.tp * s.dp, "dp_size": s.dp, "enable_dp_attention": apart,
         "ep_size": s.ep, "pp_size": s.pp, "chunked_prefill_size": s.tokens,
-        "dtype": _format(s.dtype), "kv_cache_dtype": _format(s.kv_dtype),
+        "dtype": s.dtype, "kv_cache_dtype": s.kv_dtype,
     }  # fmt: skip
 
 
 def _trtllm(s: Start) -> dict[str, Any]:
     if s.dp > 1 and s.tp > 1:
         raise InputError("--dp", f"TensorRT-LLM's ranks have one device each, not {s.tp}")
-    kv = _format(s.kv_dtype)
+    kv = s.kv_dtype
     return {
         "engine": "tensorrt-llm", "tensor_parallel_size": s.tp * s.dp,
         "enable_attention_dp": s.dp > 1, "moe_expert_parallel_size": s.ep,
-        "pipeline_parallel_size": s.pp, "max_num_tokens": s.tokens, "dtype": _format(s.dtype),
+        "pipeline_parallel_size": s.pp, "max_num_tokens": s.tokens, "dtype": s.dtype,
         "kv_cache_config": None if kv is None else {"dtype": kv},
     }  # fmt: skip
 
@@ -114,29 +106,73 @@ def engine_values(engine: str, start: Start) -> dict[str, Any]:
     return told | sharing_values(engine, start.sharing, start.tp, start.dp, start.ep)
 
 
-def command_line(engine: str, model: str, values: Mapping[str, Any]) -> str:
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What an engine makes room for, as a simulation had it.
+
+    Attributes
+    ----------
+    own : str
+        Number format of the model's own checkpoint.
+    longest : int or None
+        Prompt and output of the longest request [tokens].
+    sequences : int or None
+        Requests at once.
+    share : float or None
+        Part of a device's memory for weights and cache, or of what weights leave of it, as the engine counts.
+    """
+
+    own: str = "bf16"
+    longest: int | None = None
+    sequences: int | None = None
+    share: float | None = None
+
+
+ROOMS = {
+    "vllm": ("max_model_len", "max_num_seqs", "gpu_memory_utilization"),
+    "sglang": ("context_length", "max_running_requests", "mem_fraction_static"),
+    "tensorrt-llm": ("max_seq_len", "max_batch_size", "kv_cache_free_gpu_memory_fraction"),
+}  # fmt: skip
+"""An engine's names of what `Room` says."""
+
+
+def command_line(
+    engine: str, model: str, values: Mapping[str, Any], room: Room | None = None
+) -> str:
     """The command that starts a copy of an engine with the settings of `engine_values`.
+
+    Raises
+    ------
+    InputError
+        No checkpoint of the model in its format is known, and the engine makes none.
 
     Examples
     --------
     >>> command_line("vllm", "org/m", engine_values("vllm", Start(4, ep=4)))
     'vllm serve org/m --tensor-parallel-size 4 --enable-expert-parallel'
     """
-    own = {key: x for key, x in values.items() if key != "engine"}
+    room = room or Room()
+    own = {key: x for key, x in values.items() if key not in ("engine", "framework")}
     weights = own.pop("dtype", None)
-    if weights == "fp8":  # weights are quantised; --dtype is of activations
+    loaded, made = checkpoint_of(engine, model, weights, room.own)
+    if made:  # weights are quantised; --dtype is of activations
         own["quantization"] = weights
-    elif weights is not None:
-        own["dtype"] = {"bf16": "bfloat16", "fp16": "float16"}[weights]
+    elif weights in SIXTEEN and weights != room.own:
+        own["dtype"] = SIXTEEN[weights]
+    sizes = zip(ROOMS[engine], (room.longest, room.sequences, room.share), strict=True)
+    own |= {key: x for key, x in sizes if x is not None and key not in own}
     if engine == "tensorrt-llm":
-        return _trtllm_line(model, own)
+        return _trtllm_line(loaded, own)
     if engine == "sglang":
         if own.get("kv_cache_dtype") == "fp8":
             own["kv_cache_dtype"] = "fp8_e4m3"
-        start = ["python", "-m", "sglang.launch_server", "--model-path", model]
+        start = ["python", "-m", "sglang.launch_server", "--model-path", loaded]
     else:
-        start = ["vllm", "serve", model]
+        start = ["vllm", "serve", loaded]
     return shlex.join([*start, *_flags(own, "-")])
+
+
+SIXTEEN = {"bf16": "bfloat16", "fp16": "float16"}
 
 
 def _flags(values: Mapping[str, Any], between: str) -> list[str]:
@@ -151,6 +187,8 @@ def _flags(values: Mapping[str, Any], between: str) -> list[str]:
 TRTLLM_FLAGS = {
     "tensor_parallel_size": "tp_size", "pipeline_parallel_size": "pp_size",
     "moe_expert_parallel_size": "ep_size", "max_num_tokens": "max_num_tokens",
+    "max_seq_len": "max_seq_len", "max_batch_size": "max_batch_size",
+    "kv_cache_free_gpu_memory_fraction": "kv_cache_free_gpu_memory_fraction",
 }  # fmt: skip
 """Keys that ``trtllm-serve`` takes as options; all others stand in its file of options."""
 
@@ -158,6 +196,8 @@ TRTLLM_FLAGS = {
 def _trtllm_line(model: str, own: dict[str, Any]) -> str:
     flags = {TRTLLM_FLAGS[key]: x for key, x in own.items() if key in TRTLLM_FLAGS}
     rest = {key: x for key, x in own.items() if key not in TRTLLM_FLAGS}
+    if "quantization" in rest:  # of the LLM API's `LlmArgs`
+        rest["quant_config"] = {"quant_algo": str(rest.pop("quantization")).upper()}
     line = shlex.join(["trtllm-serve", model, *_flags(flags, "_")])
     if not rest:
         return line

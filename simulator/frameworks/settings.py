@@ -52,6 +52,8 @@ class EngineSettings:
         Whose settings they are.
     speculative : Asked, optional
         Who drafts how much.
+    framework : str, optional
+        Whose kernels run, where no option says so; a key of this project's own.
     doubts : tuple of str
         Keys that were not read and are almost spelt like one that would be.
     """
@@ -76,6 +78,7 @@ class EngineSettings:
     given: bool = False
     engine: str = "vllm"
     speculative: Asked | None = None
+    framework: str | None = None
     doubts: tuple[str, ...] = ()
 
     def in_host(self, system: SystemSpec) -> EngineSettings:

@@ -182,6 +182,11 @@ class ScenarioKeywords(WorkloadKeywords, EngineOptionsKeywords, TierOptionsKeywo
     stop: int | None
     seed: int
     grid_gCO2_per_kWh: float | None
+    price: str | None
+    capex: str | None
+    years: float | None
+    usd_per_kWh: float | None
+    pue: float | None
 
 
 class StepKeywords(DeployOptionsKeywords, SpeculationOptionsKeywords, total=False):  # fmt: skip
@@ -244,6 +249,11 @@ class PlanKeywords(WorkloadKeywords, FleetOptionsKeywords, total=False):  # fmt:
     stop: int | None
     seed: int
     grid_gCO2_per_kWh: float | None
+    price: str | None
+    capex: str | None
+    years: float | None
+    usd_per_kWh: float | None
+    pue: float | None
     tp: Several
     dp: Several
     ep: Several

@@ -99,21 +99,22 @@ def _deployed(
     exchange = "all_to_all" if settings is None else settings.exchange
     shared = {name: _said(name, options, settings) for name in SHARED}
     sampling = NONE if settings is None else settings.sampling
-    vllm = options.framework == "vllm" or (
+    framework = options.framework or (None if settings is None else settings.framework)
+    vllm = framework == "vllm" or (
         settings is not None and settings.given and settings.engine == "vllm"
     )
     frameworks: Mapping[str, str] = {}
-    if options.framework is not None:  # compiled code, which other deployments start without
+    if framework is not None:  # compiled code, which other deployments start without
         from ..frameworks.engines import ENGINES, exchange_of
         from ..frameworks.kernels import kernels_of
 
         layout = make_layout(model, system, *(degrees[n] for n in ("tp", "dp", "ep", "pp")))
         frameworks = kernels_of(
-            options.framework, system.device, apart=layout.dp > 1,
+            framework, system.device, apart=layout.dp > 1,
             mxfp4=model.numerics.weight_format("experts") == "mxfp4",
         )  # fmt: skip
-        if options.framework in ENGINES and (settings is None or not settings.given):
-            exchange = exchange_of(options.framework, system.device, layout.dp, layout.ep)
+        if framework in ENGINES and (settings is None or not settings.given):
+            exchange = exchange_of(framework, system.device, layout.dp, layout.ep)
             sampling = GREEDY
     if options.sampling is not None:
         sampling = sampling_named(options.sampling, model.name)

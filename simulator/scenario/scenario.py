@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from .option import Checked, Placed, described, options_of, real, thing, unknown, whole
+from .option import Checked, Placed, described, options_of, real, text, thing, unknown, whole
 from .parts import (
     ApartOptions,
     DeployOptions,
@@ -60,6 +60,21 @@ class Scenario(Checked):
     fleet: FleetOptions = field(default_factory=FleetOptions)
     grid_gCO2_per_kWh: float | None = real(
         "Carbon of the grid's electricity, for carbon a token and a request.", 0.0, 1e4, "g/kWh"
+    )
+    price: str | None = text(
+        "Rent of devices [USD/h], such as h200=2.5,mi325x=2; those of `opbyte list prices` without.",
+        "LIST",
+    )
+    capex: str | None = text(
+        "Devices that are owned, and what each costs with its share of the rest [USD]: h200=40000.",
+        "LIST",
+    )
+    years: float | None = real("Years that owned devices serve; 4 without it.", 0.1, 50.0)
+    usd_per_kWh: float | None = real(
+        "Electricity of owned devices; 0.1 without it.", 0.0, 100.0, "USD/kWh"
+    )
+    pue: float | None = real(
+        "Power of the building over that of owned devices; 1.3 without it.", 1.0, 10.0
     )
     pools: PoolOptions = field(default_factory=PoolOptions)
     apart: ApartOptions = field(default_factory=ApartOptions)

@@ -176,3 +176,18 @@ def test_command(ask: Callable[..., Any], tmp_path: Path) -> None:
     assert "--systems" in ask("capacity", MODEL, "--systems", ",", "--slo", "e2e_p90=1").refused()
     with pytest.raises(InputError, match="is what the search sets"):
         capacity(MODEL, [SYSTEM], "e2e_p90=1", rate=3.0)
+
+
+def test_the_best_layout_serves_no_less_than_the_usual_one() -> None:
+    """Of a dense model on two devices: one tensor-parallel rank, two ranks, two stages."""
+    usual = capacity(MODEL, "h100-x2", "ttft_p99=0.3", tolerance=0.1, workers=1, **WORK).found[0]
+    (best,) = capacity(
+        MODEL, "h100-x2", "ttft_p99=0.3", tolerance=0.1, search="layouts", workers=1, **WORK
+    ).found
+    assert best.load_per_s is not None
+    assert usual.load_per_s is not None
+    assert best.load_per_s >= usual.load_per_s
+    assert best.served.startswith("tp ")
+    for options in ({"search": "pools"}, {"search": "layouts", "tp": 2}):
+        with pytest.raises(InputError):
+            capacity(MODEL, "h100-x2", "ttft_p99=0.3", **options, **WORK)

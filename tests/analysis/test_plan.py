@@ -15,58 +15,92 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opbyte import InputError, Scenario, load_model, load_system, plan, simulate
-from opbyte.analysis.studies.loads import judged
 from opbyte.analysis.studies.plan.bounds import bound_of, served
-from opbyte.analysis.studies.plan.candidates import candidates, systems_of
-from opbyte.analysis.studies.service_level import read_level
+from opbyte.analysis.studies.plan.candidates import candidates, hub_name, systems_of
+from opbyte.analysis.studies.plan.points import Task, point_of
 from opbyte.simulator.frameworks.engine_file import read_engine
-from opbyte.simulator.frameworks.launch import Start, command_line, engine_values
+from opbyte.simulator.frameworks.launch import Room, Start, command_line, engine_values
 from opbyte.simulator.scenario.build import deployment_of
 from opbyte.simulator.scenario.play import run_scenario
 
 WORK: dict[str, Any] = {"input_len": 512, "output_len": 64, "lengths": "lognormal", "requests": 120}
 LEVEL = "ttft_p99=0.25,tpot_p99=0.02"
-GRID = "h100-x1,h100-x2,a100-80gb-x2"
+GRID = "h100-x1,a100-80gb-x2"
 MOST = 4
 
 
-def brute_force(goal: str, load: float, folder: Path) -> tuple[float, ...]:
-    """Value of the best of all candidates of the grid, each with 1, 2, ... copies in turn."""
-    base, level = Scenario.of("llama-3-8b", rate=load, **WORK), read_level(LEVEL)
-    best: tuple[float, ...] = (float("inf"),)
-    for name in GRID.split(","):
-        system = load_system(name)
-        devices, price = system.devices_per_node, system.device.price_USD_per_hour
-        assert price is not None
-        axes = {"tp": (1, 2), "token_budget": (512, 2048)}
-        for each in candidates(name, system, load_model("llama-3-8b"), axes, lone=False):
-            for copies in range(1, MOST // devices + 1):
-                run = run_scenario(each.scenario(base, folder, copies))
-                if not judged(run, load, level).missed:
-                    n, joules = copies * devices, run.joules_per_token
-                    assert joules is not None
-                    values = {"devices": (n, n * price, joules), "cost": (n * price, n, joules),
-                              "energy": (joules, n, n * price)}  # fmt: skip
-                    best = min(best, values[goal])
-                    break
+def brute_force(task: Task, name: str, folder: Path) -> tuple[float, ...]:
+    """Value of the best of all candidates on a system, each with 1, 2, ... copies in turn."""
+    system, best = load_system(name), (float("inf"),)
+    devices = system.devices_per_node
+    for each in candidates(name, system, load_model("llama-3-8b"), task.axes, lone=False):
+        first = point_of(task, each, system, 1, folder, whole=True)
+        slow = 1.0 if first.sure is None else max(first.sure.slow(0.5), 1.0)
+        for copies in range(1, MOST // devices + 1):
+            p = point_of(task, each, system, copies, folder, slow)
+            if not p.missed:
+                best = min(best, task.value(p.devices, p.usd_per_hour, p.joules_per_token or 0.0))
+                break
     return best
 
 
-@pytest.mark.parametrize(("goal", "load"), [("devices", 60.0), ("cost", 90.0), ("energy", 60.0)])
-def test_the_winner_is_that_of_brute_force(goal: str, load: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("goal", ["cost", "energy"])
+def test_each_systems_best_is_that_of_brute_force(goal: str, tmp_path: Path) -> None:
+    """Pruning and bounds leave out nothing that could be better, whoever stands beside it."""
     found = plan(
-        "llama-3-8b", GRID, LEVEL, load=load, goal=goal, most_devices=MOST, tp=(1, 2),
+        "llama-3-8b", GRID, LEVEL, load=90.0, goal=goal, most_devices=MOST, tp=(1, 2),
         token_budget="512,2048", workers=1, **WORK,
     )  # fmt: skip
-    winner = found.winner
-    assert winner is not None
-    value = found.task.value(winner.devices, winner.usd_per_hour, winner.joules_per_token or 0.0)
-    assert value == pytest.approx(brute_force(goal, load, tmp_path), rel=1e-12)
-    second = found.runner_up
-    assert second is not None
-    assert (
-        found.task.value(second.devices, second.usd_per_hour, second.joules_per_token or 0) > value
+    for s in found.searched:
+        wanted = brute_force(found.task, str(s.name), tmp_path)
+        own = s.best(found.task)
+        value = (float("inf"),) if own is None else own.value(found.task)
+        assert value == pytest.approx(wanted, rel=1e-9)
+
+
+def test_more_systems_never_change_a_row() -> None:
+    """The row of a system that came third was another one with another two beside it."""
+    alone, among = (
+        plan("llama-3-8b", systems, LEVEL, load=60.0, most_devices=MOST, workers=1, **WORK)
+        for systems in ("a100-80gb-x2", "h100-x1,a100-80gb-x2,h200-x1")
     )
+    assert alone.rows()[0] == among.rows()[1]
+
+
+def test_money_changes_the_order_and_says_so() -> None:
+    given = {"load": 20.0, "goal": "cost", "most_devices": 2, "workers": 1, **WORK}
+    cheap = plan("llama-3-8b", "h100-x1,h200-x1", "ttft_p99=1", price="h200=0.5", **given)
+    assert cheap.winner is not None
+    assert cheap.winner.system == "h200-x1"
+    assert cheap.winner.usd_per_hour == 0.5
+    assert "h200 0.5000 USD/h (as given)" in str(cheap.blocks())
+    assert "listings range" in str(cheap.blocks())
+    owned = plan("llama-3-8b", "h200-x1", "ttft_p99=1", capex="h200=35064", years=4.0, pue=1.0,
+                 usd_per_kWh=1.0, **given).winner  # fmt: skip
+    assert owned is not None
+    assert 1.0 < (owned.usd_per_hour or 0.0) < 1.0 + 0.7 + 1e-9  # a dollar, and at most 700 W
+    with pytest.raises(InputError, match="did you mean 'h200'"):
+        plan("llama-3-8b", "h200-x1", "ttft_p99=1", price="h2000=1", **given)
+
+
+def test_what_nobody_has_measured_stands_apart() -> None:
+    found = plan("deepseek-v2-lite", "mi325x-x1,h100-x1", "ttft_p99=2", load=4.0, tp=1, dp=1,
+                 workers=1, **WORK)  # fmt: skip
+    assert found.winner is not None
+    assert found.winner.system == "h100-x1"
+    assert "NOT MEASURED" in str(found.blocks())
+    assert {row["priced by"] for row in found.rows()} == {"not measured", "fitted kernels"}
+
+
+def test_to_be_sure_takes_no_fewer() -> None:
+    sizes = []
+    for sure in (None, 0.8, 0.95):
+        found = plan("llama-3-8b", "h100-x1", "ttft_p99=0.5,tpot_p99=0.015", load=40.0, sure=sure,
+                     workers=1, most_devices=32, **WORK)  # fmt: skip
+        assert found.winner is not None
+        sizes.append(found.winner.devices)
+    assert sizes == sorted(sizes)
+    assert "to be 95% sure" in str(found.blocks())
 
 
 @given(
@@ -178,17 +212,43 @@ def test_command_lines() -> None:
         engine_values("vllm", Start(8, ep=4))
 
 
-def test_the_engine_file_gives_the_plan_again(tmp_path: Path) -> None:
-    found = plan("qwen3-30b-a3b", "h100-x2", "ttft_p99=2", load=10, tp=1, dp=2, ep=2, workers=1,
-                 **WORK)  # fmt: skip
-    winner = found.winner
-    assert winner is not None
+@pytest.mark.parametrize("policy", ["vllm", "sglang", "tensorrt-llm"])
+@pytest.mark.parametrize("dtype", [None, "fp8", "fp8_block", "nvfp4"])
+def test_the_engine_file_gives_the_plan_again(
+    policy: str, dtype: str | None, tmp_path: Path
+) -> None:
+    """Of every framework and format, kernels and weights among them."""
+    axes = {"policy": (policy,), "dtype": (dtype or "own",), "tp": (2,), "pp": (1,)}
+    system, work = load_system("b200-x2"), WORK | {"requests": 40}
+    each = next(candidates("b200-x2", system, load_model("qwen3-30b-a3b"), axes, lone=False))
+    planned = run_scenario(each.scenario(Scenario.of("qwen3-30b-a3b", rate=10.0, **work), tmp_path))
     path = tmp_path / "engine.json"
-    path.write_text(json.dumps(winner.candidate.engine))
-    again = simulate("qwen3-30b-a3b", "h100-x2", engine=path, rate=10.0, **WORK).run
-    assert again.joules_per_token == winner.joules_per_token
-    assert again.ttft_s.p99 == winner.figures["ttft_p99"]
-    assert (again.deployment.layout.dp, again.deployment.layout.ep) == (2, 2)
+    path.write_text(json.dumps(each.engine))
+    again = simulate("qwen3-30b-a3b", "b200-x2", engine=path, rate=10.0, **work).run
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        assert getattr(again, name).p99 == pytest.approx(getattr(planned, name).p99, rel=1e-9)
+    assert again.joules_per_token == pytest.approx(planned.joules_per_token, rel=1e-9)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "tensorrt-llm"])
+def test_start_lines_serve_what_was_asked_in_options_that_exist(engine: str) -> None:
+    """Every option is one of the engine's own parser, as `engine_flags.txt` lists them by version."""
+    listed = (Path(__file__).parent / "engine_flags.txt").read_text()
+    known = next(line for line in listed.splitlines() if line.startswith(engine)).split()
+    room = Room("bf16", 8192, 256, 0.9)
+    for dtype in (None, "fp8", "fp8_block"):
+        start = Start(4, ep=4, tokens=4096, dtype=dtype, kv_dtype="fp8")
+        line = command_line(engine, "Qwen/Qwen3-235B-A22B", engine_values(engine, start), room)
+        options = [word for word in line.partition("  #")[0].split() if word.startswith("--")]
+        assert set(options) <= set(known), line
+        assert ("Qwen3-235B-A22B-FP8" in line) == (dtype == "fp8_block")
+        assert "8192" in line
+        assert "framework" not in line
+    with pytest.raises(InputError, match="no checkpoint of org/m in it is known"):
+        command_line(engine, "org/m", engine_values(engine, Start(1, dtype="nvfp4")))
+    assert hub_name("meta-llama/Llama-3.3-70B-Instruct") == "meta-llama/Llama-3.3-70B-Instruct"
+    assert hub_name("llama-3.3-70b") == "meta-llama/Llama-3.3-70B-Instruct"
+    assert "quantization" not in line
 
 
 def test_systems_of_other_bases_are_not_ranked() -> None:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opbyte import capacity, simulate
-from opbyte.analysis.answers.simulate import Simulation
 from opbyte.analysis.studies.capacity_result import Found
 from opbyte.analysis.studies.stationary import FIRST, MOST_REQUESTS, counted, decide, judge
+from opbyte.simulator.serving.record import Run
 from opbyte.simulator.serving.steady import trend_share
 
 MODEL, SYSTEM = "llama-3.1-8b", "h100-x1"
@@ -83,12 +83,12 @@ def test_what_cannot_be_told_has_no_number(monkeypatch: pytest.MonkeyPatch) -> N
     assert MOST_REQUESTS > FIRST
 
 
-RUNS: dict[tuple[float, int], Simulation] = {}
+RUNS: dict[tuple[float, int], Run] = {}
 
 
-def run(rate: float, count: int) -> Simulation:
+def run(rate: float, count: int) -> Run:
     if (rate, count) not in RUNS:
-        RUNS[rate, count] = simulate(MODEL, SYSTEM, rate=rate, requests=count, **WORK)
+        RUNS[rate, count] = simulate(MODEL, SYSTEM, rate=rate, requests=count, **WORK).run
     return RUNS[rate, count]
 
 
@@ -108,7 +108,7 @@ def test_a_looser_level_is_never_held_less(
         if count is None:
             tried = decide(lambda n: run(rate, min(n, 16_000)), rate, level, 1).tried
         else:
-            tried = judge(run(rate, count).run, rate, level, None, sampled=True)[0]
+            tried = judge(run(rate, count), rate, level, None, sampled=True)[0]
         return 0 if tried.missed else 2 if tried.holds else 1
 
     assert verdict(looser, 8000) >= verdict(1.0, 8000)

@@ -2,15 +2,17 @@
 
 Every candidate has a number of copies below which bounds or simulations say that it misses the level. The
 one whose next number of copies is worth most is simulated next, until nothing left can be better than what
-was found. Of one candidate more copies are assumed never to serve worse: one that fails four times is
-tried with the most copies allowed, given up if it fails, and bisected if it does not.
+was found: first with the most copies that would still be better, so that one simulation rules it out. Of
+one candidate more copies are assumed never to serve worse: one that fails four times is tried with the
+most copies allowed, given up if it fails, and bisected if it does not. No system's search knows of another's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,6 +20,7 @@ from ....devices.spec import SystemSpec
 from ....simulator.frameworks.launch_sharing import FLAGS
 from ....simulator.frameworks.sharing import Sharing
 from ....simulator.scenario.build import deployment_of
+from ....simulator.scenario.play import run_scenario
 from ....workloads.catalog import load_model
 from ....workloads.errors import CapacityError, InputError
 from ....workloads.model import ModelSpec
@@ -25,8 +28,11 @@ from ....workloads.requests import RequestBlock
 from ...answers.limits import limit_of
 from .bounds import Bound, bound_of
 from .candidates import Candidate, candidates, systems_of
-from .points import Point, Task, Value, point_of
+from .points import MEDIAN, WORST, Point, Task, Value, point_of
+from .sure import Sure, sure_of
 
+MOST_STAGES = 16_000
+"""Requests of the run that says what fewer copies fail by, whose stages are kept."""
 TURNED_DOWN = 4
 """Failures after which a candidate is tried with the most copies."""
 
@@ -46,6 +52,9 @@ class Tried:
         With the fewest copies that are known to meet it.
     hopeless : bool
         Whether no number of copies does.
+    slow : float or None
+        How many times as long steps take, with the chance that the plan is for, as they are predicted to;
+        None until it has been simulated.
     """
 
     candidate: Candidate
@@ -56,6 +65,7 @@ class Tried:
     points: list[Point] = field(default_factory=list)
     best: Point | None = None
     hopeless: bool = False
+    slow: float | None = None
 
     @property
     def done(self) -> bool:
@@ -65,10 +75,11 @@ class Tried:
 
     def least(self, task: Task) -> Value:
         """The best that it can still turn out to be."""
-        copies = self.fails + 1
-        return task.value(
-            copies * self.candidate.devices, task.usd_per_hour(self.system, copies), 0.0
-        )
+        return self._at(task, self.fails + 1)
+
+    def _at(self, task: Task, copies: int) -> Value:
+        usd = task.usd_per_hour(self.system, copies)
+        return task.value(copies * self.candidate.devices, usd, 0.0)
 
     def value(self, task: Task) -> Value:
         """What it is worth with the fewest copies that meet the level."""
@@ -76,13 +87,24 @@ class Tried:
         p = self.best
         return task.value(p.devices, p.usd_per_hour, p.joules_per_token or float("inf"))
 
-    def copies(self) -> int:
-        """The number to simulate next."""
+    def within(self, task: Task, bar: Value) -> int:
+        """The most copies with which it can still be better than `bar`."""
+        copies = self.most
+        while copies > self.fails and self._at(task, copies) >= bar:
+            copies -= 1
+        return copies
+
+    def copies(self, task: Task, bar: Value) -> int:
+        """The number to simulate next.
+
+        Where few enough copies to be better than `bar` fail, nothing of it can be better.
+        """
         if self.best is not None:
             return (self.fails + self.best.copies) // 2
-        if len(self.points) == TURNED_DOWN:
-            return self.most
-        return min(self.fails + max(1, self.fails // 4), self.most)
+        most = self.within(task, bar)
+        if most < self.most or len(self.points) == TURNED_DOWN:
+            return most
+        return min(max(self.fails + 1, self.fails * 3 // 2), most)
 
     def learn(self, p: Point) -> None:
         """Take a simulated point into account."""
@@ -109,6 +131,12 @@ class Searched:
         What keeps fewer devices, or any, from serving.
     refused : InputError or None
         Why a layout cannot be, of the first that cannot.
+    sure : Sure or None
+        How sure the best is.
+    winner : Tried or None
+        The best, once it is found.
+    chosen : Point or None
+        The same as it is predicted.
     """
 
     name: str | Path
@@ -116,6 +144,9 @@ class Searched:
     simulations: int = 0
     limit: str = ""
     refused: InputError | None = None
+    sure: Sure | None = None
+    winner: Tried | None = None
+    chosen: Point | None = None
 
     def best(self, task: Task) -> Tried | None:
         """The best candidate that is known to meet the level."""
@@ -129,10 +160,13 @@ class Searched:
         return min(open_, default=None)
 
     def left(self, task: Task, bar: Value) -> list[Tried]:
-        """Candidates that may turn out better than the best, and than `bar`."""
+        """Candidates that may turn out better than `bar`."""
+        return [t for t in self.tried if not t.done and t.least(task) < bar]
+
+    def bar(self, task: Task) -> Value:
+        """What has to be undercut: the best that is known."""
         best = self.best(task)
-        most = bar if best is None else min(bar, best.value(task))
-        return [t for t in self.tried if not t.done and t.least(task) < most]
+        return WORST if best is None else best.value(task)
 
 
 def start_on(task: Task, name: str | Path) -> Searched:
@@ -144,14 +178,17 @@ def start_on(task: Task, name: str | Path) -> Searched:
         An unknown system.
     """
     sizes = systems_of(name)
-    block = task.scenario.changed(**task.load).workload.open(task.scenario.seed).read()
+    asked = task.scenario.changed(**task.load, requests=task.requests)
+    block = asked.workload.open(task.scenario.seed).read()
     known: list[Tried] = []
     refused: InputError | None = None
-    asked = task.scenario.deployment
-    sharing = Sharing(**{name: getattr(asked, name) for name in FLAGS})
+    sharing = Sharing(**{name: getattr(asked.deployment, name) for name in FLAGS})
     with _folder() as folder:
         for size, spec in sizes:
-            for each in candidates(size, spec, _model(task), task.axes, len(sizes) > 1, sharing):
+            for each in candidates(
+                size, spec, _model(task), task.axes, len(sizes) > 1, sharing,
+                asked.deployment.framework,
+            ):  # fmt: skip
                 try:
                     known.append(_known(task, each, spec, block, folder))
                 except InputError as error:  # heads or experts that the degrees do not divide
@@ -159,31 +196,46 @@ def start_on(task: Task, name: str | Path) -> Searched:
     return Searched(name, tuple(known), refused=refused)
 
 
-def search_on(task: Task, devices: float, bar: Value, found: Searched) -> Searched:
-    """Simulate what may be the best, best first.
-
-    Parameters
-    ----------
-    devices : float
-        Candidates of more devices are left for later.
-    bar : tuple of float
-        What can be no better than this is left out.
-    """
-    count = found.simulations
+def search_on(task: Task, found: Searched) -> Searched:
+    """Simulate what may be the best of one system, best first, until nothing left can be better."""
     with _folder() as folder:
-        while True:
-            left = [
-                t for t in found.left(task, bar)
-                if (t.fails + 1) * t.candidate.devices <= devices
-            ]  # fmt: skip
-            if not left:
-                return replace(found, simulations=count)
-            first = min(left, key=lambda t: t.least(task))
-            count += 1
-            try:
-                first.learn(point_of(task, first.candidate, first.system, first.copies(), folder))
-            except CapacityError as error:
-                first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
+        found = narrowed(task, found, partial(_simulated, task, folder))
+        found = limit_on(task, found, folder)
+        best = found.best(task)
+        if best is None or best.best is None:
+            return found
+        chosen, sure, more = sure_of(
+            task, best.candidate, best.system, best.best.copies, best.most, folder
+        )
+        count = found.simulations + more
+        return replace(found, sure=sure, chosen=chosen, winner=best, simulations=count)
+
+
+def narrowed(task: Task, found: Searched, simulated: Callable[[Tried, int], Point]) -> Searched:
+    """The same once nothing left can be better, `simulated` telling what some copies of a candidate do."""
+    count = found.simulations
+    while left := found.left(task, bar := found.bar(task)):
+        first = min(left, key=lambda t: t.least(task))
+        count += 1
+        try:
+            first.learn(simulated(first, first.copies(task, bar)))
+        except CapacityError as error:
+            first.bound, first.hopeless = Bound(None, f"memory: {error.reason}"), True
+    return replace(found, simulations=count)
+
+
+def _simulated(task: Task, folder: Path, t: Tried, copies: int) -> Point:
+    """A candidate with its steps as slow as the plan's chance has them.
+
+    What misses as predicted misses with slower steps too.
+    """
+    slow, whole = t.slow or 1.0, t.slow is None
+    p = point_of(task, t.candidate, t.system, copies, folder, slow, whole)
+    if t.slow is None and p.sure is not None and p.sure.slowdowns:
+        t.slow = max(p.sure.slow(task.sure or MEDIAN), 1.0)
+        if t.slow > 1.0 and not p.missed:
+            return point_of(task, t.candidate, t.system, copies, folder, t.slow)
+    return p
 
 
 @contextmanager
@@ -213,7 +265,7 @@ def _model(task: Task) -> ModelSpec:
     return model if isinstance(model, ModelSpec) else load_model(model)
 
 
-def limit_on(task: Task, found: Searched) -> Searched:
+def limit_on(task: Task, found: Searched, folder: Path) -> Searched:
     """Say what keeps the nearest of those that fail from serving, with one more simulation of it."""
     failed = [p for t in found.tried for p in t.points if p.missed]
     best = found.best(task)
@@ -222,8 +274,8 @@ def limit_on(task: Task, found: Searched) -> Searched:
     if not failed:
         return replace(found, limit=_ruled_out(found, most))
     p = min(failed, key=lambda p: (p.worst(task.level), p.devices))
-    with _folder() as folder:
-        run = task.run(p.candidate, p.copies, folder, keep_stages=True).run
+    few = min(p.requests, MOST_STAGES) if task.grows else p.requests
+    run = run_scenario(task.asked(p.candidate, p.copies, folder, few), keep_stages=True)
     missed = {name: x for name, x in task.level.items() if name in p.missed}
     text = f"{p.copies} x {p.system}, {p.candidate.layout}: {p.misses(task.level)}"
     text += f"; {limit_of(run, missed).why}"

@@ -8,7 +8,7 @@ Layouts of other policies are options.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -17,25 +17,19 @@ from typing import Any
 from ....devices.catalog import describe_system, is_path, list_devices, load_device
 from ....devices.mapping import family
 from ....devices.spec import SystemSpec
-from ....simulator.frameworks.launch import FILES, Start, command_line, engine_values
+from ....simulator.frameworks.launch import FILES, Room, Start, command_line, engine_values
 from ....simulator.frameworks.sharing import NOTHING, Sharing
 from ....simulator.scenario import Scenario
 from ....workloads.catalog import catalog_entry
 from ....workloads.digest import digest_of
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
+from ..usual import POLICY, Axes, framework_of, layouts
 
 SIZES = (1, 2, 4, 8, 16)
 """Devices of a copy that are tried where only a device is named."""
-STAGES = (1, 2)
-"""Pipeline stages that are tried."""
-POLICY = "vllm"
-"""Policy where none is given."""
 OWN = "own"
 """Format that the model comes in."""
-
-Axes = Mapping[str, Sequence[Any]]
-"""Name of a choice -> its values; empty where the plan tries its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +46,8 @@ class Candidate:
     token_budget : int or None
     dtype, kv_dtype : str or None
         None = the model's own.
+    framework : str or None
+        Whose kernels it runs on.
     """
 
     system: str | Path
@@ -61,13 +57,15 @@ class Candidate:
     token_budget: int | None
     dtype: str | None = None
     kv_dtype: str | None = None
+    framework: str | None = None
 
     @property
     def engine(self) -> dict[str, Any] | None:
         """The engine's file; None where the policy is no engine's or the layout none of its."""
         if self.start is None or self.policy not in FILES:
             return None
-        return engine_values(self.policy, self.start)
+        values = engine_values(self.policy, self.start)
+        return values | ({"framework": self.framework} if self.framework else {})
 
     @property
     def layout(self) -> str:
@@ -83,6 +81,7 @@ class Candidate:
         changes: dict[str, Any] = {
             "system": self.system, "dtype": self.dtype, "kv_dtype": self.kv_dtype,
         }  # fmt: skip
+        changes["framework"] = self.framework
         if copies > 1:
             changes["replicas"] = copies
         values = self.engine
@@ -94,16 +93,32 @@ class Candidate:
             changes |= {name: getattr(self.start, name) for name in ("tp", "dp", "ep", "pp")}
         return base.changed(**changes, policy=self.policy, token_budget=self.token_budget)
 
-    def command(self, model: str) -> str | None:
-        """How a copy is started; None where no engine's command says it."""
+    def command(self, model: str, room: Room) -> str | None:
+        """How a copy is started; None where no engine's command says it.
+
+        Raises
+        ------
+        InputError
+            No checkpoint of the model in its format is known, and the engine makes none.
+        """
         values = self.engine
         if values is None:
             return None
-        entry = catalog_entry(model)
-        hub = next((name for name in entry.aliases if "/" in name), model) if entry else model
-        line = command_line(self.policy, hub, values)
+        line = command_line(self.policy, hub_name(model), values, room)
         left = self.start.unsaid(self.policy) if self.start is not None else []
         return f"{line}  # {self.policy} has no key for {', '.join(left)}" if left else line
+
+
+def hub_name(model: str) -> str:
+    """What a model is called where its checkpoint lies: as it was asked for, or the first such name."""
+    if "/" in model:
+        return model
+    entry = catalog_entry(model)
+    hubs = [name for name in entry.aliases if "/" in name] if entry else []
+    short = model.lower()
+    return next(
+        (n for n in hubs if n.rpartition("/")[2].lower().startswith(short)), (*hubs, model)[0]
+    )
 
 
 def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
@@ -129,7 +144,7 @@ def systems_of(name: str | Path) -> list[tuple[str | Path, SystemSpec]]:
 
 def candidates(
     name: str | Path, system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool,
-    sharing: Sharing = NOTHING,
+    sharing: Sharing = NOTHING, framework: str | None = None,
 ) -> Iterator[Candidate]:  # fmt: skip
     """All candidates on one system; those that an engine cannot be started with are left out.
 
@@ -140,6 +155,8 @@ def candidates(
         do not work together, are then copies of a smaller one.
     sharing : Sharing
         What options say of how ranks share experts.
+    framework : str, optional
+        Whose kernels are asked for; the engine's own without it.
     """
     devices = system.nodes * system.devices_per_node
     formats = [
@@ -148,33 +165,15 @@ def candidates(
     ]
     m = system.mapping
     fixed = m.separate or m.pipeline or m.prefill_share is not None
-    starts: list[Start | None] = [None] if fixed else list(_layouts(system, model, axes, lone))
+    starts: list[Start | None] = [None] if fixed else list(layouts(system, model, axes, lone))
     for policy, start, how, budget in product(
         axes.get("policy") or (POLICY,), starts, formats, axes.get("token_budget") or (None,)
     ):
         given = None if start is None else replace(start, tokens=budget, sharing=sharing, **how)
-        found = Candidate(name, devices, policy, given, budget, **how)
+        kernels = framework or framework_of(policy, [system])
+        found = Candidate(name, devices, policy, given, budget, **how, framework=kernels)
         try:
             found.engine  # noqa: B018  # refuses layouts that the engine does not have
         except InputError:
             continue
         yield found
-
-
-def _layouts(system: SystemSpec, model: ModelSpec, axes: Axes, lone: bool) -> Iterator[Start]:
-    """Degrees that multiply to the devices of a system."""
-    devices, node = system.groups, system.groups_per_node
-    slices = [2**i for i in range(node.bit_length()) if node % 2**i == 0]
-    routed = any(
-        p.routed.spreads for layer in model.layers for p in layer.expert_parts
-    )  # fmt: skip
-    for pp, tp in product(axes.get("pp") or STAGES, axes.get("tp") or slices):
-        if devices % (pp * tp) or pp > len(model.layers):
-            continue
-        dp = devices // (pp * tp)
-        if dp not in (axes.get("dp") or (dp,)):
-            continue
-        if not axes.get("dp") and dp > 1 and (pp > 1 or (lone and not routed)):
-            continue
-        groups = (axes.get("ep") or dict.fromkeys((1, tp * dp))) if routed else (1,)
-        yield from (Start(tp, dp, ep, pp) for ep in groups if (tp * dp) % ep == 0)

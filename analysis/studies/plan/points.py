@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ....devices.spec import SystemSpec
+from ....simulator.frameworks.launch import Room
 from ....simulator.scenario import Scenario
+from ....simulator.scenario.build import engine_settings
+from ....simulator.scenario.play import run_scenario
+from ....simulator.serving.record import Run
+from ....workloads.catalog import load_model
 from ....workloads.errors import InputError
+from ....workloads.model import ModelSpec
 from ....workloads.requests.options import check_real
 from ...answers.bases import NONE, Bases, bases_of
 from ...answers.carbon import gco2
-from ...answers.interval import Interval
-from ...answers.price import Worth, worth_of
+from ...answers.interval import RunIntervals
+from ...answers.price import Worth, costs_of, price_of, worth_of
 from ...answers.ranges import Ranges
-from ...answers.simulate import Simulation, simulate
-from ..loads import judged, too_long
-from .candidates import Axes, Candidate
+from ...answers.simulate import simulation_of
+from ..loads import too_long
+from ..stationary import counted, decide
+from ..usual import Axes
+from .candidates import Candidate
 
 GOALS = ("devices", "cost", "energy", "carbon")
 Value = tuple[float, ...]
 """What a plan makes small: the goal first, then what decides between equals."""
+ANY = Room()
+MEDIAN = 0.5
+"""Chance with which a plan holds where no other is asked for."""
+MOST_REQUESTS = 16_000
+"""Of a simulation; one that cannot tell by then counts as one that misses."""
+LENGTHS = 1024
+"""The longest request is rounded up to a multiple of this."""
+UNMEASURED = 0.5
+"""Share of the time out of the range of measurements beyond which a system counts as not measured."""
 WORST: Value = (float("inf"),)
 
 
@@ -44,6 +61,8 @@ class Task:
         Most dollars an hour.
     most_devices : int
     axes : Axes
+    sure : float or None
+        Chance with which the level is to hold; the middle of the evidence without.
     """
 
     scenario: Scenario
@@ -54,24 +73,44 @@ class Task:
     budget: float | None
     most_devices: int
     axes: Axes
+    sure: float | None = None
 
-    def run(self, candidate: Candidate, copies: int, folder: Path, **more: Any) -> Simulation:
-        """Serve the load with some copies of a candidate."""
-        return simulate(
-            candidate.scenario(self.scenario.changed(**self.load), folder, copies), **more
-        )
+    def asked(
+        self, candidate: Candidate, copies: int, folder: Path, requests: int, slow: float = 1.0
+    ) -> Scenario:
+        """The load, `slow` times as fast, on some copies of a candidate."""
+        load = self.load
+        if slow != 1.0:
+            load = {n: x * slow for n, x in (load or {"rate_scale": 1.0}).items()}
+        return candidate.scenario(self.scenario.changed(**load, requests=requests), folder, copies)
+
+    @property
+    def requests(self) -> int:
+        """Fewest requests of a simulation."""
+        asked = self.scenario.workload.requests
+        assert asked is not None
+        return counted(asked) if self.grows else asked
+
+    @property
+    def grows(self) -> bool:
+        """Whether longer runs are of the same load; see `stationary.decide`."""
+        return "rate" in self.load
+
+    def at(self, slow: float) -> Mapping[str, float]:
+        """Limits of the level that a system whose steps are `slow` times as long keeps, by its own clock."""
+        return {n: most / slow for n, most in self.level.items()}
 
     def most_copies(self, system: SystemSpec) -> int:
         """Copies of a system that devices and budget allow."""
         devices = system.nodes * system.devices_per_node
-        most, price = self.most_devices // devices, system.device.price_USD_per_hour
+        most, price = self.most_devices // devices, price_of(system.device, self.scenario)
         if self.budget is not None and price:
             most = min(most, int(self.budget / (price * devices) * (1 + 1e-12)))
         return most
 
     def usd_per_hour(self, system: SystemSpec, copies: int) -> float | None:
-        """Price of all devices; None where they have none."""
-        price = system.device.price_USD_per_hour
+        """Price of all devices, without the power of owned ones; None where they have none."""
+        price = price_of(system.device, self.scenario)
         return None if price is None else price * copies * system.nodes * system.devices_per_node
 
     def value(self, devices: int, usd_per_hour: float | None, joules: float) -> Value:
@@ -101,14 +140,18 @@ class Point:
     figures : mapping of str to float or None
         The latencies of the level, by name [s].
     missed : tuple of str
-        Limits that are exceeded; empty where the level is met.
-    ttft, tpot, cost : Interval or None
-        Factors on these figures, see `answers.interval`.
+        Limits that are exceeded; "open" where that cannot be told; empty where the level is met.
+    requests : int
+        Of the run.
+    sure : RunIntervals or None
+        Factors on the figures, see `answers.interval`.
     bases : Bases
-    rests_on : str
-        What the figures rest on, with errors, in a sentence.
+    evidence : sequence of dict
+        What the figures rest on, see `answers.evidence`.
     ranges : Ranges or None
         What of it is priced out of range.
+    room : Room
+        What the engine made room for.
     """
 
     candidate: Candidate
@@ -121,16 +164,21 @@ class Point:
     gco2_per_token: float | None
     figures: Mapping[str, float | None]
     missed: tuple[str, ...]
-    ttft: Interval | None = None
-    tpot: Interval | None = None
-    cost: Interval | None = None
+    requests: int
+    sure: RunIntervals | None = None
     bases: Bases = NONE
-    rests_on: str = ""
+    evidence: Sequence[Mapping[str, Any]] = ()
     ranges: Ranges | None = None
+    room: Room = ANY
 
     @property
     def joules_per_token(self) -> float | None:
         return self.worth.joules_per_token
+
+    @property
+    def measured(self) -> bool:
+        """Whether most of its time is priced in the range of measurements, or of none at all."""
+        return self.ranges is None or self.ranges.share <= UNMEASURED
 
     def worst(self, level: Mapping[str, float]) -> float:
         """Largest quotient of a latency and its limit; infinite where the queue grows."""
@@ -140,26 +188,52 @@ class Point:
 
     def misses(self, level: Mapping[str, float]) -> str:
         """What is exceeded, in words."""
+        if self.missed == ("open",):
+            return f"cannot be told after {self.requests:,} requests"
         return too_long(self.missed, self.figures, level, "{name} {value}, {over:.0%} too long")
 
 
 def point_of(
-    task: Task, candidate: Candidate, system: SystemSpec, copies: int, folder: Path
-) -> Point:
-    """Simulate some copies of a candidate under the load."""
-    made = task.run(candidate, copies, folder)
-    run, sure = made.run, made.intervals
-    rate = run.output_tokens_per_s
-    tried = judged(run, task.load_per_s, task.level)
-    worth = worth_of(run, made.scenario)
+    task: Task, candidate: Candidate, system: SystemSpec, copies: int, folder: Path,
+    slow: float = 1.0, whole: bool = False,
+) -> Point:  # fmt: skip
+    """Simulate some copies of a candidate under the load until it is decided whether they hold it.
+
+    Where all steps are `slow` times as long, everything that happens takes as much longer: by a clock
+    that runs as much slower the same happens under as much more load, within limits as much shorter.
+    """
+    held = decide(
+        lambda count: run_scenario(task.asked(candidate, copies, folder, count, slow)),
+        task.load_per_s * slow, task.at(slow), task.requests, grows=task.grows, most=MOST_REQUESTS,
+    )  # fmt: skip
+    run, tried = held.run, held.tried
+    asked = task.asked(candidate, copies, folder, tried.requests, slow)
+    made = simulation_of(asked, run) if whole else None
+    rate, worth = run.output_tokens_per_s, worth_of(run, asked)
+    price = costs_of(run, asked, rate)["device_usd_per_hour"]
     return Point(
         candidate, system.name, copies, copies * candidate.devices,
-        task.usd_per_hour(system, copies), rate, worth,
+        None if price is None else price * copies * candidate.devices, rate, worth,
         gco2(worth.joules_per_token, task.scenario.grid_gCO2_per_kWh),
-        tried.figures, tried.missed, None if sure is None else sure.ttft,
-        None if sure is None else sure.tpot, None if sure is None else sure.cost,
-        bases_of(run.deployment), made.rests_on(), made.ranges,
+        {n: None if x is None else x * slow for n, x in tried.figures.items()},
+        tried.missed or (("open",) if tried.open else ()), tried.requests,
+        *(() if made is None else (made.intervals, bases_of(run.deployment), tuple(made.evidence),
+                                   made.ranges, room_of(asked, run))),
     )  # fmt: skip
+
+
+def room_of(asked: Scenario, run: Run) -> Room:
+    """What an engine has to make room for to do what was simulated."""
+    d = run.deployment
+    longest = int((run.requests.input_tokens + run.requests.output_tokens).max())
+    most = d.model.max_position or longest
+    whole = min(-(-longest // LENGTHS) * LENGTHS, max(most, longest))
+    own = asked.model
+    spec = own if isinstance(own, ModelSpec) else load_model(str(own))
+    settings = engine_settings(asked)
+    share = settings.memory_share or settings.left_share
+    return Room(spec.numerics.weight_format("ffn" if not d.has_experts else "experts"), whole,
+                run.policy.max_sequences, share)  # fmt: skip
 
 
 def check_goal(scenario: Scenario, goal: str, budget: float | None) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...answers.bases import not_like_for_like
-from ...answers.interval import LEVEL, Interval, interval_dict, spoken
-from ...answers.price import WORTH
+from ....workloads.errors import InputError
+from ...answers.bases import FITTED, not_like_for_like
+from ...answers.evidence_table import evidence_line, evidence_rows
+from ...answers.interval import LEVEL
+from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
 from .best import Searched, Tried
-from .points import Point, Task
+from .points import MEDIAN, Point, Task, Value
+from .sure import SURE, Sure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,10 +26,36 @@ FRONT = {"devices": "min", "joules_per_token": "min"}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The best of each system, best first, whose figures rest on the same models."""
+    """The best of each system, best first, whose figures rest on the same models.
+
+    Attributes
+    ----------
+    basis : str
+    measured : bool
+        Whether they are priced in the range of measurements, or of none at all.
+    ranked : tuple of Searched
+    """
 
     basis: str
-    ranked: tuple[Tried, ...]
+    measured: bool
+    ranked: tuple[Searched, ...]
+
+    @property
+    def first(self) -> Point:
+        """The best of all."""
+        return _best(self.ranked[0])
+
+
+def _best(found: Searched) -> Point:
+    assert found.chosen is not None
+    return found.chosen
+
+
+def _priced(p: Point) -> str:
+    """What its times rest on, in two words."""
+    if not p.measured:
+        return "not measured"
+    return "fitted kernels" if p.bases.times.startswith(FITTED) else p.bases.times.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +68,15 @@ class Plan(Result):
     task : Task
     searched : tuple of Searched
         One a name of the systems asked for.
+    why : bool
+        Whether all that it rests on is told, and not a line of it.
     """
 
     model: str
     workload: str
     task: Task
     searched: tuple[Searched, ...]
+    why: bool = False
 
     @classmethod
     def of(cls, task: Task, searched: tuple[Searched, ...]) -> Plan:
@@ -55,36 +86,45 @@ class Plan(Result):
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Best candidates of the systems, ranked among those of one basis; see `answers.bases`."""
-        bests = [best for s in self.searched if (best := s.best(self.task)) is not None]
+        """Best candidates of the systems, ranked among those of one basis; see `answers.bases`.
+
+        What is priced out of the range of all measurements stands apart, behind what is measured.
+        """
         energy = self.task.goal in ("energy", "carbon")
-        parts: dict[str, list[Tried]] = {}
-        for t in sorted(bests, key=lambda t: t.value(self.task)):
-            assert t.best is not None
-            basis = t.best.bases.times + (f"; {t.best.bases.energy}" if energy else "")
-            parts.setdefault(basis, []).append(t)
-        return tuple(Group(basis, tuple(ranked)) for basis, ranked in parts.items())
+        parts: dict[tuple[bool, str], list[Searched]] = {}
+        able = [s for s in self.searched if s.chosen is not None]
+        for s in sorted(able, key=lambda s: (not _best(s).measured, self._value(s))):
+            p = _best(s)
+            basis = p.bases.times + (f"; {p.bases.energy}" if energy else "")
+            parts.setdefault((p.measured, basis), []).append(s)
+        return tuple(Group(b, measured, tuple(all_)) for (measured, b), all_ in parts.items())
 
     @property
     def winner(self) -> Point | None:
-        """The best of all; None where nothing serves, or where bases differ and nobody can say."""
+        """The best of what is measured; None where nothing serves, or where bases differ and nobody can say."""
         found = self.groups
-        return found[0].ranked[0].best if len(found) == 1 else None
+        ranked = [g for g in found if g.measured == found[0].measured]
+        return found[0].first if len(ranked) == 1 else None
 
     @property
     def runner_up(self) -> Point | None:
         """The next best: of another system, or of the same where there is no other."""
-        found = self.groups
-        return self._second(found[0]) if len(found) == 1 else None
+        return None if self.winner is None else self._second(self.groups[0])
+
+    def _value(self, s: Searched) -> Value:
+        assert s.winner is not None
+        return s.winner.value(self.task)
 
     def _second(self, group: Group) -> Point | None:
         if len(group.ranked) > 1:
-            return group.ranked[1].best
-        first = group.ranked[0]
-        own = next(s for s in self.searched if first in s.tried)
-        rest = [t for t in own.tried if t.best is not None and t is not first]
+            return _best(group.ranked[1])
+        first = group.ranked[0].winner
+        rest = [t for t in group.ranked[0].tried if t.best is not None and t is not first]
         found = min(rest, key=lambda t: t.value(self.task), default=None)
         return None if found is None else found.best
+
+    def _sure_of(self, p: Point) -> Sure | None:
+        return next((s.sure for s in self.searched if s.chosen is p), None)
 
     def to_dict(self) -> dict[str, Any]:
         task, winner, second = self.task, self.winner, self.runner_up
@@ -95,7 +135,8 @@ class Plan(Result):
             "winner": None if winner is None else self._told(winner),
             "runner_up": None if second is None else self._told(second),
             "groups": [
-                {"basis": g.basis, "winner": self._told(g.ranked[0].best)} for g in self.groups
+                {"basis": g.basis, "measured": g.measured, "winner": self._told(g.first)}
+                for g in self.groups
             ],
             "limits": {str(s.name): s.limit for s in self.searched},
             "nearest": None if self.groups else self._nearest(),
@@ -103,14 +144,14 @@ class Plan(Result):
             "rows": list(self.records()),
         }  # fmt: skip
 
-    def _told(self, p: Point | None) -> dict[str, Any]:
-        assert p is not None
+    def _told(self, p: Point) -> dict[str, Any]:
+        sure = self._sure_of(p)
         return {
-            **self._row(p), "engine": p.candidate.engine, "start": self._command(p),
-            "intervals": {
-                name: interval_dict(p.figures[name], self._interval(p, name))
-                for name in self.task.level
+            **self._row(p), "engine": p.candidate.engine, "start": self._start(p),
+            "intervals": None if sure is None else {
+                n: {"level": LEVEL, "low": low, "high": high} for n, (low, high) in sure.ends.items()
             },
+            "copies_by_chance": None if sure is None else {str(q): n for q, n in sure.copies.items()},
         }  # fmt: skip
 
     def _row(self, p: Point) -> dict[str, Any]:
@@ -128,8 +169,9 @@ class Plan(Result):
     def records(self) -> Sequence[Mapping[str, Any]]:
         """Every candidate with the fewest copies that meet the level, or what is known of it."""
         out = []
-        for t in (t for s in self.searched for t in s.tried):
+        for s, t in ((found, each) for found in self.searched for each in found.tried):
             p = t.best or (t.points[-1] if t.points else None)
+            p = s.chosen if t is s.winner else p
             if p is not None:
                 row = self._row(p)
             else:
@@ -165,43 +207,82 @@ class Plan(Result):
         return [self._shown(s) for s in self.searched]
 
     def _shown(self, s: Searched) -> dict[str, Any]:
-        best = s.best(self.task)
-        p = best.best if best else None
-        row: dict[str, Any] = {"system": str(s.name)}
+        p = s.chosen
         if p is None:
-            few = s.least_devices
-            row["devices"] = "none" if few is None else f"{few} or more"
-            rest = ("layout", "USD/h", "J/token", *(n.replace("_", " ") for n in self.task.level))
-            return row | dict.fromkeys(rest)
+            names = ("USD/h", "J/token", *(n.replace("_", " ") for n in self.task.level))
+            empty = dict.fromkeys(("layout", self._other, *names, "priced by"))
+            return {"system": str(s.name), "devices": "none", **empty}
         c = p.candidate
         formats = [f"{name} {x}" for name, x in (("", c.dtype), ("kv", c.kv_dtype)) if x]
-        row |= {
-            "devices": f"{p.devices} = {p.copies} x {p.system}",
+        return {
+            "system": str(s.name), "devices": f"{p.devices} = {p.copies} x {p.system}",
             "layout": ", ".join([c.layout, *(text.strip() for text in formats)]),
-            "USD/h": p.usd_per_hour, "J/token": p.joules_per_token,
+            self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
+            "J/token": p.joules_per_token,
+            **{n.replace("_", " "): self._ends(p, n) for n in self.task.level},
+            "priced by": _priced(p),
         }  # fmt: skip
-        return row | {name.replace("_", " "): seconds(p.figures[name]) for name in self.task.level}
+
+    @property
+    def _share(self) -> float:
+        """The chance that copies are told for beside that of the plan."""
+        return SURE if self.task.sure is None else MEDIAN
+
+    @property
+    def _other(self) -> str:
+        return "at the median" if self.task.sure is not None else f"{SURE:.0%} sure"
+
+    def _needs(self, p: Point, share: float) -> str:
+        """Devices with which the level holds with some chance."""
+        sure = self._sure_of(p)
+        if sure is None:
+            return "?"
+        copies = sure.copies[share]
+        return "more than may be had" if copies is None else f"{copies * p.candidate.devices:,}"
+
+    def _ends(self, p: Point, name: str) -> str:
+        """A latency with its interval."""
+        sure, told = self._sure_of(p), seconds(p.figures[name])
+        if sure is None or name not in sure.ends:
+            return told
+        low, high = sure.ends[name]
+        return f"{told} ({seconds(low)} to {'overload' if high is None else seconds(high)})"
 
     def blocks(self) -> list[str | Sequence[Mapping[str, Any]]]:
-        task = self.task
-        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in task.level.items())
-        what = {"devices": "fewest devices", "cost": "lowest cost", "energy": "least energy a token",
-                "carbon": "least carbon a token"}[task.goal]  # fmt: skip
-        out: list[str | Sequence[Mapping[str, Any]]] = [
-            f"{self.model}, {show(task.load_per_s)} requests/s, {level}: {what}", self.rows(),
-        ]  # fmt: skip
-        groups = self.groups
+        task, groups = self.task, self.groups
+        out: list[str | Sequence[Mapping[str, Any]]] = [self._asked(), self.rows()]
         for group in groups:
             out += self._group(group, len(groups) > 1)
         if not groups:
             out.append(f"Nothing of this serves the load. {self._nearest()}")
-        out += self._limits() if groups else []
-        found = [t.best for g in groups for t in g.ranked if t.best]
-        shown = [p for g in groups for p in (g.ranked[0].best, self._second(g)) if p]
-        out += [p.rests_on for p in shown]
-        out += [text for p in shown if p.ranges for text in p.ranges.text()]
+        found = [_best(s) for g in groups for s in g.ranked]
+        if self.why:
+            out += self._limits() if groups else []
+            out += [row for p in found if (row := evidence_rows(p.evidence, p.system, p.ranges))]
+            out += [text for p in found if p.ranges for text in p.ranges.text()]
+        else:
+            out += [evidence_line(p.evidence, p.system, p.ranges) for p in found[:2]]
         out += not_like_for_like((p.system, p.bases) for p in found)
-        return [*out, self._counted()]
+        told = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
+        return [*out, *told, self._counted()]
+
+    def _asked(self) -> str:
+        task = self.task
+        level = ", ".join(f"{n.replace('_', ' ')} <= {seconds(x)}" for n, x in task.level.items())
+        what = {"devices": "fewest devices", "cost": "lowest cost", "energy": "least energy a token",
+                "carbon": "least carbon a token"}[task.goal]  # fmt: skip
+        return f"{self.model}, {show(task.load_per_s)} requests/s, {level}: {what}"
+
+    def headline(self) -> str:
+        """What to deploy, in a sentence with numbers."""
+        groups = self.groups
+        if not groups:
+            return f"Nothing of this serves the load. {self._nearest()}"
+        p = groups[0].first
+        word = "" if p.measured else ", which nobody has measured"
+        second = self._second(groups[0])
+        then = "" if second is None else f" Next: {self._said(second)}{self._apart(p, second)}."
+        return f"{self._asked()}: {self._said(p)}{word}. {self._sure(p)}{then}"
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
@@ -210,21 +291,24 @@ class Plan(Result):
 
     def _group(self, group: Group, several: bool) -> list[str]:
         """The winner, what comes next, how sure and how it is started."""
-        p = group.ranked[0].best
-        assert p is not None
+        p = group.first
         among = f" among those on {group.basis}" if several else ""
+        among += "" if group.measured else ", NOT MEASURED"
         out = [f"Best{among}: {self._said(p)}."]
         second = self._second(group)
         if second is not None:
             out.append(f"Next: {self._said(second)}{self._apart(p, second)}.")
-        out.append(self._sure(p))
-        command, engine = self._command(p), p.candidate.engine
-        if command:
-            copies = f", each of {p.copies} copies" if p.copies > 1 else ""
-            out += [f"Start{copies}: {command}", f"engine.json: {json.dumps(engine)}"]
-        else:
-            out.append("Start: no engine's command says this layout and policy.")
-        return out
+        return [*out, self._sure(p), self._start(p)]
+
+    def _start(self, p: Point) -> str:
+        """How a copy is started, in a line."""
+        try:
+            command = self._command(p)
+        except InputError as error:
+            return f"Start: {error}."
+        if not command:
+            return "Start: no engine's command says this layout and policy."
+        return f"Start{f', each of {p.copies} copies' if p.copies > 1 else ''}: {command}"
 
     def _said(self, p: Point) -> str:
         c = p.candidate
@@ -246,31 +330,21 @@ class Plan(Result):
                 told.append(f"{b / a:.2f}x {name}")
         return f" ({', '.join(told)})" if told else ""
 
-    def _interval(self, p: Point, name: str) -> Interval | None:
-        """Factors on a latency of the level; of steps for times between tokens."""
-        return p.ttft if name.startswith("ttft") else p.tpot
-
     def _sure(self, p: Point) -> str:
-        """Whether the level holds where steps are as slow as they may well be."""
-        told, safe = [], True
-        for name, most in self.task.level.items():
-            found, value = self._interval(p, name), p.figures[name]
-            if found is None or value is None:
-                return "How sure: unknown, too little of this rests on measurements."
-            slow = found.of(value)[1]
-            safe = safe and slow is not None and slow <= most
-            told.append(
-                f"{name.replace('_', ' ')} {seconds(value)} ({spoken(found)}) of {seconds(most)}"
-            )
-        end = "holds" if safe else "is missed: add copies, or measure first"
-        return (
-            f"How sure: {', '.join(told)}; at the slow end of these {LEVEL:.0%} intervals the level "
-            f"{end}."
-        )
+        """How many devices it takes by the middle of the evidence, and to be sure."""
+        sure = self._sure_of(p)
+        if sure is None:
+            return "How sure: unknown, too little of this rests on measurements."
+        told = ", ".join(
+            f"{self._needs(p, q)} {'at the median of the evidence' if q == MEDIAN else f'to be {q:.0%} sure'} "
+            f"(steps {sure.slow[q]:.2f} times as long as predicted)" for q in sorted(sure.copies)
+        )  # fmt: skip
+        ends = ", ".join(f"{n.replace('_', ' ')} {self._ends(p, n)}" for n in sure.ends)
+        return f"How sure: devices {told}; with {p.devices:,}: {ends}."
 
     def _command(self, p: Point) -> str | None:
         model = self.task.scenario.model
-        return p.candidate.command(str(getattr(model, "name", model)))
+        return p.candidate.command(str(getattr(model, "name", model)), p.room)
 
     def _nearest(self) -> str:
         """What comes nearest to serving the load."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast
@@ -12,13 +12,13 @@ from ....simulator.scenario import Scenario
 from ....simulator.scenario.keywords import PlanKeywords, ScenarioKeywords
 from ....workloads.errors import InputError
 from ....workloads.model import ModelSpec
-from ....workloads.requests.options import check_count, check_rate
+from ....workloads.requests.options import check_count, check_rate, check_real
 from ...parallel import Told
 from ...parallel.local import MAX_WORKERS, Crew, cores
 from ..loads import knob_of, names_of
 from ..service_level import ATTAINMENT, read_level
-from .best import Searched, limit_on, search_on, start_on
-from .points import WORST, Task, check_goal
+from .best import Searched, search_on, start_on
+from .points import Task, check_goal
 from .result import Plan
 
 Goal = Literal["devices", "cost", "energy", "carbon"]
@@ -43,6 +43,7 @@ def plan(
     goal: Goal = "devices",
     budget: float | None = None,
     most_devices: int = MOST_DEVICES,
+    sure: float | None = None,
     workers: int | None = None,
     told: Told | None = None,
     **options: Unpack[PlanKeywords],
@@ -66,6 +67,9 @@ def plan(
         Most dollars an hour.
     most_devices : int
         Most devices of all copies.
+    sure : float, optional
+        Chance from 0.5 to 0.99 with which the level is to hold: systems are ranked by the copies that
+        this takes, and by those of the middle of the evidence without.
     workers : int, optional
         Processes; one a name of `systems`, at most one a core, by default.
     told : callable, optional
@@ -101,11 +105,13 @@ def plan(
         raise InputError("MODEL", "is needed too, for example llama-3-70b")
     check_goal(scenario, goal, budget)
     check_count(most_devices, "--most-devices", 1)
+    if sure is not None:
+        check_real(sure, "--sure", 0.5, 0.99)
     knob, per_s = _load(scenario, load)
     if scenario.workload.requests is None:
         few = math.ceil(min(max(per_s * SPAN_S, FEWEST_REQUESTS), MOST_REQUESTS))
         scenario = scenario.changed(requests=few)
-    task = Task(scenario, knob, per_s, level, goal, budget, most_devices, axes)
+    task = Task(scenario, knob, per_s, level, goal, budget, most_devices, axes, sure)
     if workers is None:
         workers = min(cores(), len(names))
     check_count(workers, "--workers", 1, MAX_WORKERS)
@@ -117,36 +123,18 @@ def plan(
 def _searched(
     task: Task, names: Sequence[str | Path], crew: Crew, told: Told | None
 ) -> list[Searched]:
-    """Search all names side by side, with more and more devices.
-
-    What needs more devices than a winner and the next best are found with is looked at only where it may
-    be better than the next best all the same, by another goal than devices.
-    """
-    found = _all(crew, partial(start_on, task), names)
-    if not any(s.tried for s in found):
-        refused = next((s.refused for s in found if s.refused is not None), None)
+    """Search all names side by side, each for its own best: what stands beside it makes no difference."""
+    found = dict(crew.run(partial(start_on, task), names))
+    if not any(s.tried for s in found.values()):
+        refused = next((s.refused for s in found.values() if s.refused is not None), None)
         degrees = {name: values for name, values in task.axes.items() if values}
         raise refused or InputError("--systems", f"leave no layout with {degrees}")
-    devices, bar = 1, WORST
-    while True:
-        devices *= 2
-        open_ = [i for i, s in enumerate(found) if s.left(task, bar)]
+    done: dict[int, Searched] = {}
+    for i, answer in crew.run(partial(search_on, task), [found[i] for i in range(len(names))]):
+        done[i] = answer
         if told is not None:
-            told(len(names) - len(open_), len(names))
-        if not open_ or devices >= 2 * task.most_devices:
-            break
-        step = _all(crew, partial(search_on, task, devices, bar), [found[i] for i in open_])
-        for i, answer in zip(open_, step, strict=True):
-            found[i] = answer
-        bests = sorted(best.value(task) for s in found if (best := s.best(task)) is not None)
-        bar = bests[1] if len(bests) > 1 else WORST
-    return _all(crew, partial(limit_on, task), found)
-
-
-def _all(crew: Crew, call: Callable[[Any], Searched], tasks: Sequence[Any]) -> list[Searched]:
-    """Answers to all tasks in their order."""
-    done = dict(crew.run(call, tasks))
-    return [done[i] for i in range(len(tasks))]
+            told(len(done), len(names))
+    return [done[i] for i in range(len(names))]
 
 
 def _load(scenario: Scenario, load: float | None) -> tuple[dict[str, float], float]:

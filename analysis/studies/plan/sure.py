@@ -1,0 +1,105 @@
+"""How sure a plan is: its copies with steps as slow as they may well be, and its latencies at both ends.
+
+Nothing is scaled. A system whose steps all take `r` times as long does under a load what the one that is
+simulated does under `r` times the load, by a clock `r` times as fast; so both ends of an interval are runs of
+their own, and a queue that a slow end fills is seen to fill. What prompts wait for beside steps is no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ....devices.spec import SystemSpec
+from ...answers.interval import LEVEL
+from .candidates import Candidate
+from .points import MEDIAN, Point, Task, point_of
+
+SURE = 0.8
+"""Chance that a plan is sized for beside the middle of its evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """What a candidate needs and does where steps are slower or faster than predicted.
+
+    Attributes
+    ----------
+    copies : mapping of float to (int or None)
+        Fewest copies with which the level holds, by the chance of it; None where no number that may be
+        had is enough.
+    slow : mapping of float to float
+        How many times as long steps are at most, by the same chance.
+    ends : mapping of str to (float, float or None)
+        Latencies at both ends of the 80 % interval [s]; None where the slow end is overloaded.
+    """
+
+    copies: Mapping[float, int | None]
+    slow: Mapping[float, float]
+    ends: Mapping[str, tuple[float, float | None]]
+
+
+def chances(task: Task) -> tuple[float, ...]:
+    """Chances that copies are told for: the median, and the one that is asked for or usual."""
+    return (MEDIAN, task.sure or SURE)
+
+
+def sure_of(
+    task: Task, candidate: Candidate, system: SystemSpec, copies: int, most: int, folder: Path
+) -> tuple[Point, Sure | None, int]:
+    """The best of a system as predicted, how sure it is, and how many simulations that took."""
+    done: dict[tuple[int, float], Point] = {}
+
+    def at(count: int, slow: float) -> Point:
+        if (count, slow) not in done:
+            done[count, slow] = point_of(task, candidate, system, count, folder, slow, slow == 1.0)
+        return done[count, slow]
+
+    best = at(copies, 1.0)
+    known = best.sure
+    if known is None or not known.slowdowns:
+        return best, None, len(done)
+    own = task.sure or MEDIAN
+    slow = {share: max(known.slow(share), 1.0) for share in chances(task)}
+    found: dict[float, int | None] = {}
+
+    def holds(r: float, count: int) -> bool:
+        return not at(count, r).missed
+
+    for share, r in slow.items():
+        guess = round(copies * r / slow[own])
+        found[share] = copies if share == own else _fewest(
+            partial(holds, r), 1 if share < own else copies, guess, most
+        )  # fmt: skip
+    fast, late = (at(copies, known.slow(q)) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    ends = {
+        n: (min(a, x), None if "load" in late.missed or b is None else max(b, x))
+        for n, x in best.figures.items()
+        if x is not None and (a := fast.figures[n]) is not None
+        for b in (late.figures[n],)
+    }
+    return best, Sure(found, slow, ends), len(done)
+
+
+def _fewest(holds: Callable[[int], bool], least: int, guess: int, most: int) -> int | None:
+    """Fewest copies that hold, near a guess; None where not even the most do.
+
+    Examples
+    --------
+    >>> [_fewest(lambda n: n >= 7, least, guess, 64) for least, guess in ((1, 1), (5, 9), (7, 7))]
+    [7, 7, 7]
+    >>> _fewest(lambda n: False, 1, 3, 10) is None
+    True
+    """
+    low, high = least - 1, min(max(guess, least), most)
+    while not holds(high):
+        low = high
+        if low >= most:
+            return None
+        high = min(max(low + 1, low * 5 // 4), most)
+    while high - low > 1:
+        middle = max((low + high) // 2, high - max(high // 8, 1))
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high

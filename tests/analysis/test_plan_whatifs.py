@@ -1,0 +1,104 @@
+"""Are plans monotone? More load never takes fewer devices, a looser level is never dearer, none depends on another.
+
+Expected values: order alone. Candidates are drawn whose copies serve what they serve, at random, with bounds
+that hold; the search is the one that plans run, and every candidate at every number of copies is tried beside it.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from opbyte.analysis.studies.plan.best import Searched, Tried, narrowed
+from opbyte.analysis.studies.plan.bounds import Bound
+from opbyte.analysis.studies.plan.points import Task
+from opbyte.simulator.scenario import Scenario
+
+MOST = 40
+DRAWS = 1500
+
+
+def system_of(devices: int, usd: float) -> Any:
+    device = SimpleNamespace(price_USD_per_hour=usd, name="drawn")
+    return SimpleNamespace(nodes=1, devices_per_node=devices, device=device, name="drawn")
+
+
+class World:
+    """Candidates of one system: what a copy serves within a level `loose`, which grows with it."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        count = int(rng.integers(1, 7))
+        self.usd = float(rng.uniform(1.0, 5.0))
+        self.devices = rng.choice([1, 2, 4, 8], count)
+        self.serves = rng.uniform(0.2, 3.0, count) * self.devices
+        self.needs = rng.uniform(
+            0.0, 2.0, count
+        )  # looseness below which no number of copies meets it
+        self.joules = rng.uniform(1.0, 4.0, count)
+        self.bound = rng.uniform(0.0, 1.0, count)  # how near bounds come
+
+    def fewest(self, i: int, load: float, loose: float) -> float:
+        return load / (self.serves[i] * loose) if loose >= self.needs[i] else float("inf")
+
+    def plan(self, task: Task, load: float, loose: float) -> tuple[Any, int]:
+        tried = []
+        for i, d in enumerate(self.devices):
+            n = self.fewest(i, load, loose)
+            known = int(np.ceil(self.bound[i] * n)) if np.isfinite(n) else 1
+            candidate: Any = SimpleNamespace(devices=int(d), place=i)
+            system = system_of(int(d), self.usd)
+            tried.append(
+                Tried(candidate, system, Bound(1, ""), task.most_copies(system), max(known, 1) - 1)
+            )
+
+        def simulated(t: Tried, copies: int) -> Any:
+            i = t.candidate.place  # type: ignore[attr-defined]
+            missed = () if copies >= self.fewest(i, load, loose) else ("load",)
+            return SimpleNamespace(
+                copies=copies, missed=missed, devices=copies * t.candidate.devices,
+                usd_per_hour=self.usd * copies * t.candidate.devices,
+                joules_per_token=self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9)),
+            )  # fmt: skip
+
+        found = narrowed(task, Searched("drawn", tuple(tried)), simulated)
+        best = found.best(task)
+        return (None if best is None else best.value(task)), found.simulations
+
+    def every(self, task: Task, load: float, loose: float) -> Any:
+        """The best by every candidate at every number of copies."""
+        values = []
+        for i, d in enumerate(self.devices):
+            n = self.fewest(i, load, loose)
+            copies = max(int(np.ceil(n)), 1) if np.isfinite(n) else MOST
+            if np.isfinite(n) and copies * d <= MOST:
+                joules = self.joules[i] * (1 + 0.1 * copies / max(load, 1e-9))
+                values.append(task.value(int(copies * d), self.usd * copies * int(d), joules))
+        return min(values, default=None)
+
+
+def task_of(goal: str) -> Task:
+    return Task(
+        Scenario.of("llama-3-8b"), {"rate": 1.0}, 1.0, {"ttft_p99": 1.0}, goal, None, MOST, {}
+    )
+
+
+@pytest.mark.parametrize("goal", ["devices", "cost", "energy"])
+def test_random_what_ifs_are_monotone(goal: str) -> None:
+    rng, task = np.random.default_rng(7), task_of(goal)
+    runs = every = 0
+    for _ in range(DRAWS):
+        world = World(rng)
+        load, loose = float(rng.uniform(0.1, 30.0)), float(rng.uniform(0.0, 3.0))
+        here, count = world.plan(task, load, loose)
+        assert here == pytest.approx(world.every(task, load, loose))
+        runs += count
+        every += sum(MOST // int(d) for d in world.devices)
+        more, _ = world.plan(task, load * float(rng.uniform(1.0, 3.0)), loose)
+        looser, _ = world.plan(task, load, loose + float(rng.uniform(0.0, 2.0)))
+        if goal != "energy":
+            assert more is None or (here is not None and more[0] >= here[0])
+            assert here is None or (looser is not None and looser[0] <= here[0])
+    assert runs < every / 5  # what pruning is for
