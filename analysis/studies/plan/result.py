@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ....workloads.errors import InputError
-from ...answers.bases import FITTED, not_like_for_like
+from ...answers.bases import not_like_for_like
 from ...answers.evidence_table import evidence_line, evidence_rows
 from ...answers.interval import LEVEL
 from ...answers.price import WORTH, prices_text
 from ...show.result import Drawing, Result
 from ...show.text import seconds, show
-from .best import Searched, Tried
+from .best import Searched
 from .points import MEDIAN, Point, Task, Value
 from .sure import SURE, Sure
+from .told import counted, priced, said, times, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,13 +50,6 @@ class Group:
 def _best(found: Searched) -> Point:
     assert found.chosen is not None
     return found.chosen
-
-
-def _priced(p: Point) -> str:
-    """What its times rest on, in two words."""
-    if not p.measured:
-        return "not measured"
-    return "fitted kernels" if p.bases.times.startswith(FITTED) else p.bases.times.partition(" ")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +174,7 @@ class Plan(Result):
                     "policy": t.candidate.policy, "token_budget": t.candidate.token_budget,
                     "dtype": t.candidate.dtype, "kv_dtype": t.candidate.kv_dtype, "meets": False,
                 }  # fmt: skip
-            out.append(row | {"verdict": self._verdict(t)})
+            out.append(row | {"verdict": verdict(self.task, t)})
         return out
 
     def _columns(self) -> list[str]:
@@ -189,19 +183,6 @@ class Plan(Result):
             "usd_per_hour", *WORTH, "gco2_per_token",
             "output_tokens_per_s", "outside_share", *self.task.level, "meets",
         ]  # fmt: skip
-
-    def _verdict(self, t: Tried) -> str:
-        if t.best is not None:
-            return "meets the level" if t.done else "meets the level; fewer copies may too"
-        if t.bound.copies is None:
-            return t.bound.why
-        if t.points:
-            again = "" if t.done else "; more copies cannot be better than what was found"
-            return f"misses: {t.points[-1].misses(self.task.level)}{again}"
-        if t.fails >= t.most:
-            return f"{t.bound.why}: more than may be had" if t.bound.why else "more than may be had"
-        least = (t.fails + 1) * t.candidate.devices
-        return f"not simulated: {least} devices or more cannot be better than what was found"
 
     def rows(self) -> Sequence[Mapping[str, Any]]:
         return [self._shown(s) for s in self.searched]
@@ -220,7 +201,7 @@ class Plan(Result):
             self._other: self._needs(p, self._share), "USD/h": p.usd_per_hour,
             "J/token": p.joules_per_token,
             **{n.replace("_", " "): self._ends(p, n) for n in self.task.level},
-            "priced by": _priced(p),
+            "priced by": priced(p),
         }  # fmt: skip
 
     @property
@@ -264,7 +245,7 @@ class Plan(Result):
             out += [evidence_line(p.evidence, p.system, p.ranges) for p in found[:2]]
         out += not_like_for_like((p.system, p.bases) for p in found)
         told = prices_text(task.scenario, [s.tried[0].system for s in self.searched if s.tried])
-        return [*out, *told, self._counted()]
+        return [*out, *told, counted(self.task, self.searched)]
 
     def _asked(self) -> str:
         task = self.task
@@ -281,8 +262,8 @@ class Plan(Result):
         p = groups[0].first
         word = "" if p.measured else ", which nobody has measured"
         second = self._second(groups[0])
-        then = "" if second is None else f" Next: {self._said(second)}{self._apart(p, second)}."
-        return f"{self._asked()}: {self._said(p)}{word}. {self._sure(p)}{then}"
+        then = "" if second is None else f" Next: {said(second)}{times(p, second)}."
+        return f"{self._asked()}: {said(p)}{word}. {self._sure(p)}{then}"
 
     def _limits(self) -> list[str]:
         """What keeps fewer devices of each system from serving."""
@@ -294,10 +275,10 @@ class Plan(Result):
         p = group.first
         among = f" among those on {group.basis}" if several else ""
         among += "" if group.measured else ", NOT MEASURED"
-        out = [f"Best{among}: {self._said(p)}."]
+        out = [f"Best{among}: {said(p)}."]
         second = self._second(group)
         if second is not None:
-            out.append(f"Next: {self._said(second)}{self._apart(p, second)}.")
+            out.append(f"Next: {said(second)}{times(p, second)}.")
         return [*out, self._sure(p), self._start(p)]
 
     def _start(self, p: Point) -> str:
@@ -309,26 +290,6 @@ class Plan(Result):
         if not command:
             return "Start: no engine's command says this layout and policy."
         return f"Start{f', each of {p.copies} copies' if p.copies > 1 else ''}: {command}"
-
-    def _said(self, p: Point) -> str:
-        c = p.candidate
-        devices = f"{p.devices:,} device{'s' * (p.devices > 1)}"
-        parts = [f"{devices}, {p.copies} x {p.system}", c.layout, f"policy {c.policy}"]
-        parts += [f"{c.token_budget:,} tokens a step"] if c.token_budget else []
-        parts += [f"{show(p.usd_per_hour)} USD/h"] if p.usd_per_hour else []
-        parts += [f"{show(p.joules_per_token)} J/token"] if p.joules_per_token else []
-        parts += [f"{show(1e3 * p.gco2_per_token)} mg CO2/token"] if p.gco2_per_token else []
-        return ", ".join(parts)
-
-    def _apart(self, p: Point, q: Point) -> str:
-        """How much more the next one takes."""
-        told = []
-        for name, a, b in (("the devices", p.devices, q.devices),
-                           ("the cost", p.usd_per_hour, q.usd_per_hour),
-                           ("the energy", p.joules_per_token, q.joules_per_token)):  # fmt: skip
-            if a and b:
-                told.append(f"{b / a:.2f}x {name}")
-        return f" ({', '.join(told)})" if told else ""
 
     def _sure(self, p: Point) -> str:
         """How many devices it takes by the middle of the evidence, and to be sure."""
@@ -353,20 +314,7 @@ class Plan(Result):
             told = [f"{s.name}: {s.limit}" for s in self.searched if s.limit]
             return "; ".join(told)
         p = min(points, key=lambda p: (p.worst(self.task.level), p.devices))
-        return f"Nearest: {self._said(p)}: {p.misses(self.task.level)}."
-
-    def _counted(self) -> str:
-        """How many candidates there were and what became of them."""
-        tried = [t for s in self.searched for t in s.tried]
-        memory, roofs = (
-            sum(t.bound.copies is None and t.bound.why.startswith(kind) for t in tried)
-            for kind in ("memory", "roofline")
-        )
-        runs = sum(s.simulations for s in self.searched)
-        return (
-            f"{len(tried):,} candidates: {memory:,} do not fit, {roofs:,} are too slow at nominal "
-            f"rates; {runs:,} simulations of {self.task.scenario.workload.requests:,} requests."
-        )
+        return f"Nearest: {said(p)}: {p.misses(self.task.level)}."
 
     def drawings(self) -> Sequence[Drawing]:
         figure = self.figure()

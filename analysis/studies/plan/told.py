@@ -1,0 +1,69 @@
+"""Plans in words: a candidate, what another takes more, what became of each, and how many there were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...answers.bases import FITTED
+from ...show.text import show
+from .best import Searched, Tried
+from .points import Point, Task
+
+
+def priced(p: Point) -> str:
+    """What its times rest on, in two words."""
+    if not p.measured:
+        return "not measured"
+    return "fitted kernels" if p.bases.times.startswith(FITTED) else p.bases.times.partition(" ")[0]
+
+
+def said(p: Point) -> str:
+    """Devices, layout, policy, price and energy."""
+    c = p.candidate
+    devices = f"{p.devices:,} device{'s' * (p.devices > 1)}"
+    parts = [f"{devices}, {p.copies} x {p.system}", c.layout, f"policy {c.policy}"]
+    parts += [f"{c.token_budget:,} tokens a step"] if c.token_budget else []
+    parts += [f"{show(p.usd_per_hour)} USD/h"] if p.usd_per_hour else []
+    parts += [f"{show(p.joules_per_token)} J/token"] if p.joules_per_token else []
+    parts += [f"{show(1e3 * p.gco2_per_token)} mg CO2/token"] if p.gco2_per_token else []
+    return ", ".join(parts)
+
+
+def times(p: Point, q: Point) -> str:
+    """How much more the next one takes."""
+    told = []
+    for name, a, b in (("the devices", p.devices, q.devices),
+                       ("the cost", p.usd_per_hour, q.usd_per_hour),
+                       ("the energy", p.joules_per_token, q.joules_per_token)):  # fmt: skip
+        if a and b:
+            told.append(f"{b / a:.2f}x {name}")
+    return f" ({', '.join(told)})" if told else ""
+
+
+def verdict(task: Task, t: Tried) -> str:
+    """What became of a candidate."""
+    if t.best is not None:
+        return "meets the level" if t.done else "meets the level; fewer copies may too"
+    if t.bound.copies is None:
+        return t.bound.why
+    if t.points:
+        again = "" if t.done else "; more copies cannot be better than what was found"
+        return f"misses: {t.points[-1].misses(task.level)}{again}"
+    if t.fails >= t.most:
+        return f"{t.bound.why}: more than may be had" if t.bound.why else "more than may be had"
+    least = (t.fails + 1) * t.candidate.devices
+    return f"not simulated: {least} devices or more cannot be better than what was found"
+
+
+def counted(task: Task, searched: Sequence[Searched]) -> str:
+    """How many candidates there were and what became of them."""
+    tried = [t for s in searched for t in s.tried]
+    memory, roofs = (
+        sum(t.bound.copies is None and t.bound.why.startswith(kind) for t in tried)
+        for kind in ("memory", "roofline")
+    )
+    runs = sum(s.simulations for s in searched)
+    return (
+        f"{len(tried):,} candidates: {memory:,} do not fit, {roofs:,} are too slow at nominal "
+        f"rates; {runs:,} simulations of {task.scenario.workload.requests:,} requests."
+    )
