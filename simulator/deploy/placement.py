@@ -36,7 +36,7 @@ class Option(NamedTuple):
         Whether the Duplex paper runs the op near memory in this stage: decode attention, whose Op/B
         is low, and experts in decoding-only stages (section IV). Attention on a latent cache
         (MLA) has as many operations a byte as two for each head, and stays on the main processor
-        where that attains more FLOP/s.
+        where that is no slower, by the price that is then paid.
     seconds, joules : float
         Price of the op there; 0 for rules that do not ask (`Rule.priced`).
     attained : float
@@ -146,10 +146,10 @@ def xpu_only(o: Option) -> float:
     return float(o.place)
 
 
-@placement("op-per-byte")
+@placement("op-per-byte", priced=True)
 def op_per_byte(o: Option) -> float:
-    """Each op where its Op/B attains more FLOP/s under the nominal roofs."""
-    return -o.attained
+    """Each op where its Op/B is done soonest, by the price that is then paid: as fastest."""
+    return o.seconds
 
 
 @placement("fastest", priced=True)
@@ -262,16 +262,16 @@ def choose(
         return can[0]
     decode = alone_in_cache(op)
     experts = op.kind == "experts" and not mixed
-    first = can[0].attained(op.flops, op.bytes, op.dtype)
+    first = can[0].model.cost(op).seconds if decode else 0.0
     ratio, kind = op.flops / op.bytes if op.bytes else 0.0, kind_code(op.kind)
     phase = phase_code(op.phase)
     batch = tokens if op.loads is None else float(op.loads.routed)
 
     def score(p: Processor) -> float:
-        cost = p.model.cost(op) if rule.priced else None
-        seconds, joules = (cost.seconds, cost.total_joules) if cost else (0.0, 0.0)
+        cost = p.model.cost(op) if rule.priced or decode else None
+        near = experts or (decode and cost is not None and cost.seconds < first * CLEARLY)
+        seconds, joules = (cost.seconds, cost.total_joules) if cost and rule.priced else (0.0, 0.0)
         attained = p.attained(op.flops, op.bytes, op.dtype)
-        near = experts or (decode and attained > first)
         place = processors.index(p)
         return rule.score(Option(place, near, seconds, joules, attained, ratio, kind, phase, batch))
 

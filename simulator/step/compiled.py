@@ -10,7 +10,7 @@ import numpy as np
 
 from ...workloads.batch import TOKENS
 from ...workloads.jit import compiled_inside, compiled_part, int64
-from ..deploy.placement import Option
+from ..deploy.placement import CLEARLY, Option
 from ..streams.chunking import batch_tokens
 from .books import (
     K_ACT,
@@ -95,19 +95,21 @@ def choose_slot(plan: Plan, s: int, m: F8, flops: float, stream: float, act: flo
     """Processor of an op that several can run: the lowest score, the first of equal ones."""
     role = plan.slots[s, S_ROLE]
     decode, size = role in (ROLE_PAIR_DECODE, ROLE_DECODE), stream + act
-    first = attained(plan.params[s, first_able(plan, s)], flops, size)
+    first, paid = np.inf, 0.0
     kind, phase = plan.slots[s, S_KIND], plan.slots[s, S_PHASE]
     best, least = int64(0), np.inf
     for p in range(plan.can.shape[1]):
         if not plan.can[s, p]:
             continue
         params, seconds, joules = plan.params[s, p], 0.0, 0.0
+        if plan.priced or decode:
+            paid, _ = op_price(plan.kernels, params, s, p, m, flops, size)
+            first = paid if first == np.inf else first
         if plan.priced:
-            seconds, _ = op_price(plan.kernels, params, s, p, m, flops, size)
-            joules = energy(params, flops, stream, act)
-        rate = attained(params, flops, size)
+            seconds, joules = paid, energy(params, flops, stream, act)
+        near, rate = decode and paid < first * CLEARLY, attained(params, flops, size)
         ratio = flops / size if size else 0.0
-        o = Option(p, decode and rate > first, seconds, joules, rate, ratio, kind, phase, m[TOKENS])
+        o = Option(p, near, seconds, joules, rate, ratio, kind, phase, m[TOKENS])
         value = score(plan.custom, plan.rule, o)
         if value < least:
             best, least = p, value

@@ -162,3 +162,39 @@ def test_bad_input_is_one_clear_line() -> None:
         plan("all_to_all", "coordinated", nodes(8, 2, 32))
     with pytest.raises(InputError, match="at least 1"):
         nodes(0, 2)
+
+
+def over(kind: str, name: str, topology: Topology, link: LinkSpec) -> tuple[float, float]:
+    """Messages and shares of the buffer that cross one link."""
+    hops = [hop for hop in plan(kind, name, topology).hops if hop.link is link]
+    return sum(hop.messages for hop in hops), sum(hop.traffic for hop in hops)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rounds"), [("all_gather", 1), ("reduce_scatter", 1), ("all_reduce", 2)]
+)
+def test_outer_levels_carry_what_inner_ones_leave(kind: str, rounds: int) -> None:
+    """Of 8 x 2: 7/8 of the message inside, and half of an eighth between the nodes, a round."""
+    assert over(kind, "hierarchical", nodes(8, 2), FAST) == (7 * rounds, 7 / 8 * rounds)
+    assert over(kind, "hierarchical", nodes(8, 2), SLOW) == (rounds, 1 / 16 * rounds)
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(8, 2), (4, 4), (2, 16)])
+def test_a_flat_exchange_sends_all_that_is_not_its_own(inside: int, outside: int) -> None:
+    """(n - 1)/n of the buffer, that of the node's peers inside and all else between nodes."""
+    n = inside * outside
+    assert over("all_to_all", "flat", nodes(inside, outside), FAST) == (
+        inside - 1,
+        (inside - 1) / n,
+    )
+    assert over("all_to_all", "flat", nodes(inside, outside), SLOW) == (
+        n - inside,
+        (n - inside) / n,
+    )
+
+
+@pytest.mark.parametrize(("n", "steps"), [(2, 2), (8, 6), (9, 8), (64, 12)])
+def test_a_tree_goes_up_and_down(n: int, steps: int) -> None:
+    """2 log2 n messages one after another, which is all that a small all-reduce takes."""
+    made = plan("all_reduce", "tree", nodes(n, 1))
+    assert made.seconds(1e-9) == pytest.approx(steps * FAST.latency_s, rel=1e-6)

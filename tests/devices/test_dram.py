@@ -10,12 +10,14 @@ from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from opbyte.devices.dram import timing
 from opbyte.devices.dram.catalog import describe_memory, list_memories, load_memory
 from opbyte.devices.dram.controller import advance
 from opbyte.devices.dram.mapping import COL_SHIFT, FIELDS, ROW_SHIFT, read_mapping
@@ -87,6 +89,20 @@ def test_activation_window_bounds_single_reads() -> None:
     bound = 4 * t.BL / t.FAW * (1 - (t.RFC + t.RTP + t.RP + t.RCD_RD) / t.REFI)
     found = fraction("hbm3-6400-8hi", "rand_read:S=32,rdq=128,wrq=128")
     assert 0.9 * bound < found <= bound
+
+
+def test_a_fifth_activation_waits_for_the_window() -> None:
+    """Four in tFAW, whatever else allows the next one."""
+    free = SimpleNamespace(next_act=0)
+    state = SimpleNamespace(
+        config=[SimpleNamespace(faw=HBM3.timings.FAW)], groups=[free], s=[SimpleNamespace(row_bus=0)],
+        banks=[SimpleNamespace(pc=0, group=0, next_act=0)],
+        pcs=[SimpleNamespace(next_act=7, act4=1000)],
+    )  # fmt: skip
+    at = getattr(timing.at_act, "py_func", timing.at_act)
+    assert at(state, 0) == 1000 + HBM3.timings.FAW
+    state.pcs[0].act4 = -1000
+    assert at(state, 0) == 7
 
 
 def test_row_bus_bounds_hbm2() -> None:

@@ -6,8 +6,11 @@ closed forms of rules and start-up; sums over spans against the integral of the 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ from opbyte.simulator.serving.replicas import PHASES
 from opbyte.simulator.serving.routers import ROUTERS
 from opbyte.simulator.serving.run import run
 from opbyte.simulator.serving.scalers import SCALERS, Seen
+from opbyte.simulator.serving.scaling import Firsts
 from opbyte.simulator.serving.served import Served
 from opbyte.simulator.serving.start_up import ENGINE_START_S, start_up_s
 from opbyte.workloads.errors import InputError
@@ -247,3 +251,12 @@ def test_it_goes_with_neither_replicas_nor_two_pools(small: Small) -> None:
     assert fleet.replicas == 2
     with pytest.raises(InputError, match="not split; the pools"):
         run_of(small("llama-3-8b", "duplex-split-x4"), stream(), fleet)
+
+
+def test_requests_that_wait_count_once_they_are_late() -> None:
+    """Of five in front of the replicas those that have waited longer than the level allows."""
+    table = SimpleNamespace(arrival_s=np.arange(5.0), first_s=np.array([np.nan] * 4 + [4.5]))
+    seen = Firsts(60.0, range(0)).look(
+        cast(Any, SimpleNamespace(entry=[])), cast(Any, table), deque(range(5)), now=5.0, late=2.5
+    )
+    assert seen.tolist() == [5.0, 4.0, 3.0]
