@@ -4,15 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench gpu notebooks docs clean
+.PHONY: help demo test fast lint types bench mutants replay lines gpu notebooks docs clean
 
 help:
 	@echo "make demo       simulate the built-in example (installs into $(VENV) on first use)"
 	@echo "make test       run the tests; OPBYTE_DATA=DIR also validates against measured data,"
 	@echo "                WORKERS=N runs N files at a time (here $(WORKERS))"
+	@echo "                ROOM=devices: of one room; CHANGED=1: what differs from main may touch"
+	@echo "make fast       each room's contract, in about a minute"
 	@echo "make lint       ruff: rules and formatting"
 	@echo "make types      mypy, strict, over every file of the package"
 	@echo "make bench      the timed tests: engine and CPU kernels, with their bars"
+	@echo "make mutants    deliberate faults, each of which the tests must catch; ONLY=PART of a path"
+	@echo "make replay     OLD=REVISION: do a list of commands answer as they did, byte for byte?"
+	@echo "make lines      lines of code by room, the change against SINCE=REVISION, and budgets"
 	@echo "make gpu        on a machine with a GPU: kernels checked and measured, tables in $(GPU_OUT)"
 	@echo "make notebooks  execute every notebook"
 	@echo "make docs       the documents as a site in $(DOCS_OUT), every link of theirs checked"
@@ -23,8 +28,20 @@ demo: $(VENV)/.run
 
 # A file's tests stay on one worker: they share what is slow to set up.
 WORKERS ?= $(shell n=`getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2`; [ $$n -lt 4 ] && echo $$n || echo 4)
+# ROOM is a folder of tests/; CHANGED asks the import graph.
+ROOM ?=
+CHANGED ?=
+TESTS = $(if $(CHANGED),$(or $(shell $(BIN)/python .ci/changed.py),tests/test_size.py),$(if $(ROOM),tests/$(ROOM)))
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 $(TESTS)
+
+# What a room promises to the others, without long runs; one file a room or two.
+FAST := tests/test_size.py tests/test_layering.py tests/workloads/test_catalog.py tests/workloads/test_classes.py \
+  tests/devices/test_catalog.py tests/devices/test_cost.py tests/devices/test_collectives.py \
+  tests/simulator/test_placement.py tests/simulator/test_layout.py tests/simulator/test_policies.py \
+  tests/analysis/test_show.py tests/analysis/test_cli_help.py
+fast: $(VENV)/.test
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile --durations 20 $(FAST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -35,6 +52,18 @@ types: $(VENV)/.dev
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest -m benchmark
+
+ONLY ?=
+mutants: $(VENV)/.test
+	$(BIN)/python .ci/mutants.py $(ONLY)
+
+OLD ?= main
+replay: $(VENV)/.test
+	$(BIN)/python .ci/replay.py $(OLD)
+
+SINCE ?= $(shell git rev-parse --verify --quiet main)
+lines: $(VENV)/.run
+	$(BIN)/python .ci/lines.py $(SINCE)
 
 GPU_OUT ?= out/gpu
 gpu: $(VENV)/.gpu

@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 FOLDERS = ["simulator", "devices", "kernels", "workloads", "analysis"]
-packages = ["opbyte"]
+packages = ["opbyte", "opbyte.extend"]
 for folder in FOLDERS:
     packages += [f"opbyte.{folder}", *(f"opbyte.{folder}.{sub}" for sub in find_packages(folder))]
 setup(
@@ -13,7 +13,7 @@ setup(
         "opbyte": ["py.typed"],
         "opbyte.analysis.reference": ["templates/*"],
         "opbyte.analysis.report": ["templates/*.j2", "templates/*.js", "vendor/*"],
-        "opbyte.analysis.reproduce": ["values/*.yaml"],
+        "opbyte.analysis.papers": ["values/*.yaml"],
         "opbyte.analysis.studies.design": ["spaces/*.yaml"],
         "opbyte.devices": [
             "specs/*.yaml",

@@ -16,6 +16,8 @@ from pathlib import Path
 from .errors import InputError, reason_of
 
 GROUP = "opbyte.plugins"
+OWN = {"opbyte.papers": "opbyte.analysis.papers"}
+"""Groups whose packages are imported when they are asked for, and this distribution's own of each."""
 
 
 @dataclass(slots=True)
@@ -61,6 +63,14 @@ def _import_all() -> None:
                 f"plug-in {entry.name!r}{package}",
                 f"cannot be loaded from {entry.value} ({reason_of(error)}); mend or uninstall it",
             ) from error
+
+
+def packages_of(group: str) -> list[str]:
+    """Packages that the entry points of a group name, of this distribution or any other."""
+    from importlib.metadata import entry_points
+
+    found = {entry.value for entry in entry_points(group=group)}
+    return sorted(found | {OWN[group]})  # a source tree may be installed from before it named it
 
 
 def plugin_files() -> list[Path]:

@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Generic, TypeVar
 
 from .errors import InputError, nearest, reason_of
-from .plugins import load_plugins
+from .plugins import load_plugins, packages_of
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ class Registry(Generic[T]):
         ``check(item)`` raises whatever says why an item cannot work; it is then refused.
     home : str, optional
         Package whose modules register items; they are imported with the plug-ins.
+    group : str, optional
+        Group of entry points that name such packages, of this distribution or any other.
     """
 
     def __init__(
@@ -40,9 +42,10 @@ class Registry(Generic[T]):
         described: bool = False,
         check: Callable[[T], object] | None = None,
         home: str | None = None,
+        group: str = "",
     ) -> None:
         self.noun = noun
-        self._described, self._check, self._home = described, check, home
+        self._described, self._check, self._home, self._group = described, check, home, group
         self._items: dict[str, T] = {}
         self._titles: dict[str, str] = {}
 
@@ -96,6 +99,8 @@ class Registry(Generic[T]):
         """
         if self._home is not None:
             load_package(self._home)
+        for package in packages_of(self._group) if self._group else ():
+            load_package(package)
         load_plugins()
 
     def __getitem__(self, name: str) -> T:
@@ -109,10 +114,8 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        if name not in self._items and self._home is not None:
-            load_package(self._home)
         if name not in self._items:
-            load_plugins()
+            self.load()
         return name in self._items
 
 

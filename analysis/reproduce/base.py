@@ -122,7 +122,7 @@ class Reproduction(Result):
     figures : tuple of Table
         What the experiment's figures draw, where they were asked for.
     plots : str
-        Module of `analysis.plots` whose ``draw`` makes figures of them.
+        Module whose ``draw`` makes figures of them: its whole name, or one of `analysis.plots`.
     """
 
     experiment: str
@@ -202,7 +202,8 @@ def figures_of(result: Reproduction) -> dict[str, Figure]:
         return {}
     import pandas as pd
 
-    draw = import_module(f"...plots.{result.plots}", __name__).draw
+    own = "." in result.plots
+    draw = import_module(result.plots if own else f"...plots.{result.plots}", __name__).draw
     frames = {t.name: (t.title, pd.DataFrame(list(t.rows))) for t in result.figures}
     drawn: dict[str, Figure] = draw(frames)
     return drawn
@@ -218,8 +219,9 @@ def _takes(run: Experiment) -> None:
 
 
 EXPERIMENTS: Registry[Experiment] = Registry(
-    "experiment", described=True, check=_takes, home=__package__
+    "experiment", described=True, check=_takes, group="opbyte.papers"
 )
+"""Registered by packages that entry points of the group ``opbyte.papers`` name."""
 
 
 def reproduce(

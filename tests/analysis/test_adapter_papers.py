@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.analysis.reproduce import mixlora_step, mode_step, rmoe_step, scmoe_step
-from opbyte.analysis.reproduce.deepseekmoe import training_flops
-from opbyte.analysis.reproduce.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
-from opbyte.analysis.reproduce.moe_graphs_smora import smora
-from opbyte.analysis.reproduce.moe_graphs_unimoe import encoder, encoder_s, language_model, prompt_s
+from opbyte.analysis.papers import mixlora_step, mode_step, rmoe_step, scmoe_step
+from opbyte.analysis.papers.deepseekmoe import training_flops
+from opbyte.analysis.papers.moe_graphs_mos import mos, plain, pooled, room, tenant_bytes
+from opbyte.analysis.papers.moe_graphs_smora import smora
+from opbyte.analysis.papers.moe_graphs_unimoe import encoder, encoder_s, language_model, prompt_s
 from opbyte.workloads.passes import Shares
 
 

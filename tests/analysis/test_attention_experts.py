@@ -1,6 +1,6 @@
 """Do MoA, MoH and BAM come out of layers, memories and devices, and do their parts have closed forms?
 
-Given values stand in analysis/reproduce/values/, each file with its source.
+Given values stand in analysis/papers/values/, each file with its source.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from opbyte.analysis.reproduce import bam, moa, moa_step, moh, moh_step, published, reproduce
-from opbyte.analysis.reproduce.bam_step import token_flops, with_top_k
+from opbyte.analysis.papers import bam, moa, moa_step, moh, moh_step, published
+from opbyte.analysis.papers.bam_step import token_flops, with_top_k
+from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
 from opbyte.workloads.batch import Batch
 from opbyte.workloads.catalog import load_model

@@ -1,6 +1,6 @@
 """Does the prediction of DeepSeek's inference system come out of steps, and is nothing judged?
 
-Published values: analysis/reproduce/values/deepseek-serving.yaml. They are shown beside, never used.
+Published values: analysis/papers/values/deepseek-serving.yaml. They are shown beside, never used.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from opbyte.analysis.reproduce import deepseek_serving, published, reproduce
+from opbyte.analysis.papers import deepseek_serving, published
+from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
 
 

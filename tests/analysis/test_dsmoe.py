@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from opbyte.analysis.reproduce.dsmoe_step import (
+from opbyte.analysis.papers.dsmoe_step import (
     DEVICE,
     decode,
     fewest_devices,
@@ -17,7 +17,7 @@ from opbyte.analysis.reproduce.dsmoe_step import (
     parameters,
     system_name,
 )
-from opbyte.analysis.reproduce.z_code_step import (
+from opbyte.analysis.papers.z_code_step import (
     LAST,
     STRATEGIES,
     device_states,

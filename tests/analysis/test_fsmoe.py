@@ -1,6 +1,6 @@
 """Does `reproduce fsmoe` hold where results are given, use none of them, and count layers right?
 
-Expected values: results in analysis/reproduce/values/fsmoe.yaml; counts by the closed forms of
+Expected values: results in analysis/papers/values/fsmoe.yaml; counts by the closed forms of
 arXiv 2501.10714 (sections 4.1 and 6), f' = k f.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.reproduce import fsmoe, published, reproduce
+from opbyte.analysis.papers import fsmoe, published
+from opbyte.analysis.papers.fsmoe.layer import MIXTRAL, SIMPLE, Size, layers, ops_of, times_of
+from opbyte.analysis.papers.fsmoe.schedules import DEGREES, SCHEMES, SHARED, schedule
+from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Row, figures_of
-from opbyte.analysis.reproduce.fsmoe.layer import MIXTRAL, SIMPLE, Size, layers, ops_of, times_of
-from opbyte.analysis.reproduce.fsmoe.schedules import DEGREES, SCHEMES, SHARED, schedule
 
 GIVEN = 10
 

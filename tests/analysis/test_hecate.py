@@ -1,6 +1,6 @@
 """Does `reproduce hecate` hold where results are given, use none of them, and lose no token or byte?
 
-Expected values: results in analysis/reproduce/values/hecate.yaml; counts by hand from arXiv 2502.02581,
+Expected values: results in analysis/papers/values/hecate.yaml; counts by hand from arXiv 2502.02581,
 sections 2 to 4.
 """
 
@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opbyte.analysis.reproduce import hecate, published, reproduce
-from opbyte.analysis.reproduce.base import figures_of
-from opbyte.analysis.reproduce.hecate_step import (
+from opbyte.analysis.papers import hecate, published
+from opbyte.analysis.papers.hecate_step import (
     CLUSTERS,
     EP,
     HECATE,
@@ -25,6 +24,8 @@ from opbyte.analysis.reproduce.hecate_step import (
     tasks,
     trained,
 )
+from opbyte.analysis.reproduce import reproduce
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.simulator.streams.scheduler import run
 from opbyte.workloads.layers import MixtureOfExperts
 

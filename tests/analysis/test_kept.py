@@ -20,9 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from opbyte.analysis.papers import points
+from opbyte.analysis.papers.points import Point
 from opbyte.analysis.parallel.local import Crew
-from opbyte.analysis.reproduce import points
-from opbyte.analysis.reproduce.points import Point
 from opbyte.analysis.show import kept as module
 from opbyte.analysis.show.kept import Kept, kept_by, known_by
 from opbyte.analysis.show.record import command_of, parsed

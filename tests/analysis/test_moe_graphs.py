@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from opbyte.analysis.reproduce import moe_graphs, published, reproduce
+from opbyte.analysis.papers import moe_graphs, published
+from opbyte.analysis.papers.graphs import GRAPHS
+from opbyte.analysis.papers.published import Prediction
+from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import figures_of
-from opbyte.analysis.reproduce.graphs import GRAPHS
-from opbyte.analysis.reproduce.published import Prediction
 from opbyte.devices.catalog import load_system
 
 

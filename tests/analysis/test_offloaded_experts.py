@@ -1,6 +1,6 @@
 """Do ExpertFlow and Read-ME come out, from simulations that know nothing of what they printed?
 
-Given values stand in analysis/reproduce/values/, each file with its source.
+Given values stand in analysis/papers/values/, each file with its source.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from opbyte.analysis.reproduce import expertflow, published, read_me, reproduce
-from opbyte.analysis.reproduce.base import figures_of
-from opbyte.analysis.reproduce.expertflow_step import (
+from opbyte.analysis.papers import expertflow, published, read_me
+from opbyte.analysis.papers.expertflow_step import (
     ALL,
     PRELOAD,
     ROUTING,
@@ -24,8 +23,10 @@ from opbyte.analysis.reproduce.expertflow_step import (
     step,
     switch,
 )
-from opbyte.analysis.reproduce.expertflow_step import expertflow as store
-from opbyte.analysis.reproduce.read_me_step import StepTimes, model
+from opbyte.analysis.papers.expertflow_step import expertflow as store
+from opbyte.analysis.papers.read_me_step import StepTimes, model
+from opbyte.analysis.reproduce import reproduce
+from opbyte.analysis.reproduce.base import figures_of
 from opbyte.devices.catalog import load_system
 from opbyte.workloads.catalog import load_model
 

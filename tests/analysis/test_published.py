@@ -1,6 +1,6 @@
 """Do predictions of published systems hold where results are given, and do they use none of them?
 
-Given values stand in analysis/reproduce/values/, each file with its source.
+Given values stand in analysis/papers/values/, each file with its source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from opbyte.analysis.answers.compare import compare
-from opbyte.analysis.reproduce import (
+from opbyte.analysis.papers import (
     attacc,
     bam,
     cent,
@@ -26,15 +26,15 @@ from opbyte.analysis.reproduce import (
     moa,
     mode,
     published,
-    reproduce,
     rmoe,
     scmoe,
     stratum,
     z_code,
 )
+from opbyte.analysis.papers.cent_step import Mapping as Blocks
+from opbyte.analysis.papers.cent_step import decode_tokens_s, exchanges, token, vector
+from opbyte.analysis.reproduce import reproduce
 from opbyte.analysis.reproduce.base import Row, figures_of
-from opbyte.analysis.reproduce.cent_step import Mapping as Blocks
-from opbyte.analysis.reproduce.cent_step import decode_tokens_s, exchanges, token, vector
 from opbyte.devices.catalog import load_device, load_system
 from opbyte.devices.published.gemv import BankGemv
 from opbyte.simulator.deploy.layout import make_layout

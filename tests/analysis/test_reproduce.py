@@ -15,15 +15,12 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from opbyte.analysis.plots.duplex import DRAWN, GROUPS, OPS, draw
-from opbyte.analysis.reproduce import base
-from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
-from opbyte.analysis.reproduce.duplex import figures, memory, own, queries, variants
-from opbyte.analysis.reproduce.duplex import rows as duplex_rows
-from opbyte.analysis.reproduce.duplex.cases import ET as FINAL
-from opbyte.analysis.reproduce.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
-from opbyte.analysis.reproduce.duplex.rows import HETERO_LENGTHS
-from opbyte.analysis.reproduce.duplex.static import (
+from opbyte.analysis.papers.duplex import figures, memory, own, queries, variants
+from opbyte.analysis.papers.duplex import rows as duplex_rows
+from opbyte.analysis.papers.duplex.cases import ET as FINAL
+from opbyte.analysis.papers.duplex.cases import GPU, HETERO, PE, PLAIN, TWO, closed, fixed
+from opbyte.analysis.papers.duplex.rows import HETERO_LENGTHS
+from opbyte.analysis.papers.duplex.static import (
     EDAP_AREAS,
     EDAP_DEVICES,
     area_mm2,
@@ -31,7 +28,10 @@ from opbyte.analysis.reproduce.duplex.static import (
     edap_rows,
     near_processor,
 )
-from opbyte.analysis.reproduce.points import Measured, Point, run_point, system_of
+from opbyte.analysis.papers.figures.duplex import DRAWN, GROUPS, OPS, draw
+from opbyte.analysis.papers.points import Measured, Point, run_point, system_of
+from opbyte.analysis.reproduce import base
+from opbyte.analysis.reproduce.base import FAIL, PASS, PREDICTION, Reproduction, Table, judged
 from opbyte.analysis.reproduce.write import write_reproduction
 from opbyte.analysis.show.output import OutputFolder
 from opbyte.devices.device import build_device

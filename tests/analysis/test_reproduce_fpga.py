@@ -53,7 +53,7 @@ def test_the_other_data_set_is_predicted(m3vit: Reproduction) -> None:
 
 
 def test_the_fit_stands_in_the_device() -> None:
-    from opbyte.analysis.reproduce.fpga import fit_utilisation
+    from opbyte.analysis.papers.fpga import fit_utilisation
 
     fitted = fit_utilisation("vit-small-pascal", "zcu104", 68.931e-3)
     stored = load_device("zcu104")[0].processors["fabric"].compute_efficiency

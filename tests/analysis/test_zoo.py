@@ -7,9 +7,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from opbyte.analysis.plots.zoo import RATIOS, bought
-from opbyte.analysis.reproduce import zoo as module
-from opbyte.analysis.reproduce.zoo import DESIGNS, STEPS, merged_passes, zoo
+from opbyte.analysis.papers import zoo as module
+from opbyte.analysis.papers.figures.zoo import RATIOS, bought
+from opbyte.analysis.papers.zoo import DESIGNS, STEPS, merged_passes, zoo
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from opbyte.workloads.catalog import load_model
 from opbyte.workloads.errors import InputError, SpecError
 from opbyte.workloads.hf import model_from_keys
 from opbyte.workloads.layers import Attention, Run, SpanAttention
-from opbyte.workloads.layers.spans import span_of
+from opbyte.workloads.layers.published.spans import span_of
 from opbyte.workloads.numerics import Numerics
 
 RUN = Run(Numerics())

@@ -1,7 +1,6 @@
 """Layer kinds: one module each, registered by name in `LAYER_KINDS`."""
 
 from .attention import Attention
-from .attention_mixture import AttentionMixture
 from .attention_moe import ExpertAttention
 from .base import (
     LAYER_KINDS,
@@ -21,25 +20,26 @@ from .block_sparse import BlockSparseAttention
 from .compressed import CompressedAttention
 from .ffn import FeedForward
 from .fusion import Fusion
-from .head_experts import HeadExperts
 from .indexer import Indexer
 from .kimi_delta import KimiDelta
 from .linear_state import GatedDeltaNet, Mamba
 from .lora import LowRank
 from .mamba2 import Lightning, Mamba2
-from .memories import Memories
-from .merged import MergedExperts
-from .mixlora import AdapterExperts
 from .mla import LatentAttention
-from .modal import ModalMamba
 from .moe import MixtureOfExperts
-from .rmoe import RecurrentExperts
-from .shard_pool import PooledAdapter
+from .published.attention_mixture import AttentionMixture
+from .published.head_experts import HeadExperts
+from .published.memories import Memories
+from .published.merged import MergedExperts
+from .published.mixlora import AdapterExperts
+from .published.modal import ModalMamba
+from .published.rmoe import RecurrentExperts
+from .published.shard_pool import PooledAdapter
+from .published.slices import SlicedAttention, SlicedFeedForward
+from .published.smora import RankExperts
+from .published.spans import SpanAttention
 from .short_conv import ShortConv
 from .side_inputs import SideInputs
-from .slices import SlicedAttention, SlicedFeedForward
-from .smora import RankExperts
-from .spans import SpanAttention
 from .sparse_latent import SparseLatentAttention
 from .tower import ImageTower
 from .vit import BidirectionalAttention, MultiTaskExperts, PatchEmbedding

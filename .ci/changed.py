@@ -1,0 +1,124 @@
+"""Test files that a change may touch, by the import graph.
+
+``python .ci/changed.py [REVISION]``: of what differs from a revision (the merge base with main), one path
+a line. A test file counts where it, or a module that it imports however far down, in functions too, has
+changed. A file that is no module (a description, a table) counts for every test that imports its folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("workloads", "devices", "simulator", "kernels", "analysis")
+SOURCE = "src/opbyte/"
+EVERYTHING = ("pyproject.toml", "setup.py", "tests/conftest.py")
+
+
+@cache
+def modules() -> dict[str, str]:
+    """Dotted name below ``opbyte`` -> path, of every module of the library."""
+    out = {}
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            name = path.relative_to(ROOT)
+            out[".".join(name.with_suffix("").parts).removesuffix(".__init__")] = str(name)
+    for path in (ROOT / SOURCE).rglob("*.py"):
+        name = path.relative_to(ROOT / SOURCE)
+        if name.parts[0] not in FOLDERS:
+            dotted = ".".join(name.with_suffix("").parts).removesuffix("__init__").rstrip(".")
+            out[dotted] = f"{SOURCE}{name}"
+    return out
+
+
+@cache
+def imported(path: str) -> frozenset[str]:
+    """Paths of the library's modules that a file imports itself."""
+    known, out = modules(), set[str]()
+    for name in _names(path):
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):  # the module, or what it is taken from
+            if (found := known.get(".".join(parts[:end]))) is not None:
+                out.add(found)
+                break
+        out |= {
+            known[".".join(parts[:i])] for i in range(1, len(parts)) if ".".join(parts[:i]) in known
+        }
+    return frozenset(out)
+
+
+def _names(path: str) -> Iterator[str]:
+    """Dotted names below ``opbyte`` that a file imports."""
+    package = Path(path.removeprefix(SOURCE)).parent.parts
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name[7:] for a in node.names if a.name.startswith("opbyte."))
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+            elif node.module and node.module.split(".")[0] == "opbyte":
+                base = node.module.split(".")[1:]
+            else:
+                continue
+            above = ".".join(part for part in base if part)
+            yield from (f"{above}.{a.name}".lstrip(".") for a in node.names)
+
+
+def below(path: str) -> set[str]:
+    """A file and every module of the library that it imports, however far down."""
+    found, left = {path}, [path]
+    while left:
+        new = imported(left.pop()) - found
+        found |= new
+        left += new
+    return found
+
+
+def chosen(changed: Iterable[str]) -> list[str]:
+    """Test files that a change of some files may touch."""
+    changed = set(changed)
+    tests = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "tests").rglob("test_*.py"))
+    if changed & set(EVERYTHING):
+        return tests
+    code = {name for name in changed if name.endswith(".py")}
+    folders = tuple(f"{name.split('/')[0]}/" for name in changed - code if name.startswith(FOLDERS))
+    helpers = {
+        str(Path(name).parent)
+        for name in code
+        if name.startswith("tests/") and "/test_" not in name
+    }
+    out = []
+    for test in tests:
+        reached = below(test)
+        touched = reached & code or any(name.startswith(folders) for name in reached if folders)
+        if touched or str(Path(test).parent) in helpers:
+            out.append(test)
+    if any(name.endswith((".md", ".ipynb")) for name in changed):
+        out += [t for t in ("tests/test_docs.py", "tests/test_notebooks.py") if t not in out]
+    return out
+
+
+def main(revision: str | None) -> None:
+    """Print the files."""
+
+    def git(*words: str) -> list[str]:
+        run = subprocess.run(
+            ["git", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        return run.stdout.split()
+
+    since = revision or git("merge-base", "HEAD", "main")[0]
+    changed = {
+        *git("diff", "--name-only", since),
+        *git("ls-files", "--others", "--exclude-standard"),
+    }
+    print("\n".join(chosen(changed)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

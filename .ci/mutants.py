@@ -1,0 +1,145 @@
+"""Deliberate faults that the tests must catch: ``python .ci/mutants.py [PART OF A PATH ...]``.
+
+Each of `MUTANTS` is put into an unpacked copy of the tree, and the tests named beside it run there until the
+first that fails; where none does the mutant is alive, and the exit code 1. A text that does not stand in its
+file exactly once is an error: code that was rewritten needs its mutants anew.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT_S = 1200
+COLLECTIVES = "tests/devices/test_collectives.py"
+DRAM = "tests/devices/test_dram.py"
+PLACES = "tests/simulator/test_placement.py tests/simulator/test_better_devices.py"
+SCALING = "tests/simulator/test_autoscale.py"
+POWER = "tests/devices/test_power.py tests/devices/test_power_cap.py tests/analysis/test_findings_input.py"
+CLASSES = "tests/workloads/test_classes.py tests/analysis/test_findings_input.py"
+OWN = "tests/workloads/test_own_folder.py"
+
+MUTANTS: list[tuple[str, str, str, str]] = [
+    # collectives
+    ("devices/collectives/sums.py", "share * steps / level.ranks))\n        share /= level.ranks",
+     "share * steps / level.ranks))", COLLECTIVES),
+    ("devices/collectives/sums.py", "share = [], float(rounds)", "share = [], 1.0", COLLECTIVES),
+    ("devices/collectives/sums.py", "rounds * steps, share", "steps, share", COLLECTIVES),
+    ("devices/collectives/sums.py", "2 * ceil(log2(level.ranks))", "ceil(log2(level.ranks))", COLLECTIVES),
+    ("devices/collectives/sums.py", "2.0 * share))", "share))", COLLECTIVES),
+    ("devices/collectives/sums.py", "rounds * (n - 1), 0.0", "rounds * n, 0.0", COLLECTIVES),
+    ("devices/collectives/sums.py", "rounds * (n - 1) / n)", "rounds * 1.0)", COLLECTIVES),
+    ("devices/collectives/sums.py", "slowest = min(used", "slowest = max(used", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "peers, peers / topology.ranks", "peers, peers / reached", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "peers = reached - inside", "peers = level.ranks - 1", COLLECTIVES),
+    ("devices/collectives/exchanges.py", "return (level.ranks - 1) / level.ranks", "return 1.0", COLLECTIVES),
+    ("devices/collectives/plans.py", "hop.messages * hop.link.latency_s", "hop.link.latency_s", COLLECTIVES),
+    ("devices/collectives/plans.py", "if self.at_once else sum(each)", "if not self.at_once else sum(each)",
+     COLLECTIVES),
+    # DRAM
+    ("devices/dram/timing.py", "max(pc.act4 + c.faw, st.s[0].row_bus)", "st.s[0].row_bus", DRAM),
+    ("devices/dram/timing.py", "pc.next_act = max(pc.next_act, t + c.act_act)",
+     "pc.next_act = max(pc.next_act, t + 1)", DRAM),
+    ("devices/dram/timing.py", "bank.next_act = max(bank.next_act, t + c.rc)",
+     "bank.next_act = max(bank.next_act, t)", DRAM),
+    ("devices/dram/timing.py", "bank.next_rd = max(bank.next_rd, t + c.act_rd)",
+     "bank.next_rd = max(bank.next_rd, t + 1)", DRAM),
+    ("devices/dram/timing.py", "group.next_rd = max(group.next_rd, t + c.ccd_l)\n        for",
+     "group.next_rd = max(group.next_rd, t + 1)\n        for", DRAM),
+    ("devices/dram/timing.py", "s.row_bus = t + c.act_len", "s.row_bus = t", DRAM),
+    # placement
+    ("simulator/deploy/placement.py", 'near = experts or (decode and cost is not None and cost.seconds < first * CLEARLY)',
+     "near = experts or decode", PLACES),
+    ("simulator/deploy/placement.py", "    return o.seconds\n\n\n@placement(\"fastest\"",
+     "    return -o.attained\n\n\n@placement(\"fastest\"", PLACES),
+    ("simulator/deploy/placement.py", "return 0.0 if o.near and o.place > 0 else 1.0 + o.place",
+     "return 0.0 if o.near else 1.0 + o.place", PLACES),
+    ("simulator/deploy/placement.py", "if seconds < best_s * CLEARLY:", "if seconds > best_s * CLEARLY:", PLACES),
+    ("simulator/deploy/placement.py", "cache = frozenset(range(max(spaces - 1, 1)))", "cache = frozenset(range(spaces))",
+     PLACES),
+    # scaling
+    ("simulator/serving/scaling.py", "[wait for wait in waits if wait > late]", "waits", SCALING),
+    ("simulator/serving/scalers.py", "return (seen.waiting + seen.running) / target", "return seen.waiting / target",
+     SCALING),
+    ("simulator/serving/scalers.py", "if seen.ready < seen.replicas:", "if False:", SCALING),
+    ("simulator/serving/scalers.py", "<= HALF * target) >= seen.share", "<= target) >= seen.share", SCALING),
+    # power
+    ("devices/power/cap.py", "if cap_W >= known.limit_W:", "if cap_W > known.limit_W:", POWER),
+    ("devices/power/cap.py", "return min((HELD * cap_W - beside) / nominal, 1.0)",
+     "return (HELD * cap_W - beside) / nominal", POWER),
+    ("devices/power/cap.py", "if cap_W <= least:", "if cap_W <= 0:", POWER),
+    # classes, inputs
+    ("workloads/requests/classes.py", 'if not (name and rest) or "="', 'if not name or "="', CLASSES),
+    ("workloads/requests/classes.py", "abs(sum(filter(None, shares)) - 1) > 1e-6", "False", CLASSES),
+    ("workloads/requests/classes.py", "{str(key): value for", "{key: value for", CLASSES),
+    ("workloads/pareto.py", "beaten &= np.any(best < costs[i], axis=1)", "pass",
+     "tests/test_doctests.py tests/analysis/test_sweep.py"),
+    # security
+    ("workloads/own_folder.py", "path.stat().st_uid == _user() and not", "not", OWN),
+    ("workloads/own_folder.py", "and not _others_write(path.stat())", "", OWN),
+    ("workloads/own_folder.py", "and all(_is_kept(p) for p in own[-1].parents)", "", OWN),
+    ("workloads/requests/frames.py", "if not path.exists() or path.read_bytes() != data:", "if not path.exists():", OWN),
+    # live
+    ("analysis/live/prompts.py", "self.high = min(HIGHEST_ID, vocab or HIGHEST_ID)", "self.high = HIGHEST_ID",
+     "tests/analysis/test_record.py"),
+    ("analysis/live/asked.py", "raw.count(b\",\") > longest + ROOM_COMMAS", "False", "tests/analysis/test_serve.py"),
+]  # fmt: skip
+"""File, text, what it becomes, and the tests that must notice."""
+
+
+def copy(place: Path) -> Path:
+    """The committed tree, unpacked."""
+    packed = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, check=True
+    )
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as files:
+        files.extractall(place, filter="data")
+    return place
+
+
+def lives(tree: Path, path: str, old: str, new: str, tests: str) -> bool:
+    """Whether no test notices a fault."""
+    file = tree / path
+    whole = file.read_text(encoding="utf-8")
+    if whole.count(old) != 1:
+        raise SystemExit(f"{path}: {old!r} stands there {whole.count(old)} times, not once")
+    file.write_text(whole.replace(old, new), encoding="utf-8")
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()],
+            cwd=tree, env={**os.environ, "PYTHONPATH": str(tree / "src")}, timeout=LIMIT_S,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+    finally:
+        file.write_text(whole, encoding="utf-8")
+    if run.returncode not in (0, 1):
+        raise SystemExit(f"{tests}: pytest ended with {run.returncode}")
+    return run.returncode == 0
+
+
+def main(wanted: list[str]) -> int:
+    """Try the mutants; 1 where one is alive."""
+    chosen = [m for m in MUTANTS if not wanted or any(part in m[0] for part in wanted)]
+    alive = 0
+    with tempfile.TemporaryDirectory() as name:
+        tree = copy(Path(name))
+        for i, mutant in enumerate(chosen, 1):
+            began = time.monotonic()
+            found = lives(tree, *mutant)
+            alive += found
+            state = "ALIVE" if found else "caught"
+            took = time.monotonic() - began
+            print(f"{i}/{len(chosen)} {state} {took:.0f} s  {mutant[0]}: {mutant[2]!r}", flush=True)
+    print(f"{alive} of {len(chosen)} alive")
+    return int(bool(alive))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""BAM (arXiv 2408.08274): all attention experts for every token, beside the feed-forward experts.
+
+FLOPs and parameters come from model objects, times from the price list of an H100.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Row, Table, judged, load_model
+from opbyte.extend.answers import Told
+
+from .bam_step import NEW, PROMPT, counted_twice, request_s, token_flops, with_top_k
+from .published import Prediction, published, rows_of, with_figures
+
+OWN, SHARED, BTX = "bam-small", "bam-small-shared-kv", "btx-small"
+SEQUENCES = (1, 8, 64, 256)
+STATEMENT = "0"
+ASSUMPTIONS = (
+    (
+        f"FLOPs are matmuls of a layer, mean over a sequence of {PROMPT} tokens under a causal mask; loads "
+        "of experts are expected ones"
+    ),
+    (
+        f"times: a prompt of {PROMPT} tokens and {NEW} new ones, one sequence, on one H100; the paper's TPU "
+        "is not named, so its seconds are not compared"
+    ),
+    "totals count the tied table twice, as the paper's do",
+)
+
+
+@EXPERIMENTS.register("bam")
+def bam(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Reproduce BAM: FLOPs and parameters of attention experts that all run, and what they cost."""
+    began = time.perf_counter()
+    found = list(predictions())
+    rows = (*rows_of("bam", found), below_flops(found))
+    result = Reproduction(
+        "bam", rows, 3 * NEW * len(SEQUENCES), time.perf_counter() - began,
+        tables=(_conflict(), _times()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows but the one on the printed times, from models and devices alone."""
+    for name, spec in (("btx", load_model(BTX)), ("bam", load_model(OWN))):
+        flops = token_flops(spec)
+        yield Prediction(f"bam.{name}.flops.attention", f"attention of a token and layer, {name}",
+                         "FLOP", flops["attention"], "0.1 %")  # fmt: skip
+        yield Prediction(f"bam.{name}.flops.total", f"a token and layer, {name}", "FLOP",
+                         sum(flops.values()), "0.1 %", "with both routers")  # fmt: skip
+    three = with_top_k(load_model(BTX), 3)
+    yield Prediction("bam.btx3.flops.total", "a token and layer, BTX top-3", "FLOP",
+                     sum(token_flops(three).values()))  # fmt: skip
+    own, btx = load_model(OWN), load_model(BTX)
+    for id, count, spec in (
+        ("bam.params.active", own.active_params, own), ("bam.params.total", own.total_params, own),
+        ("btx.params.total", btx.total_params, btx),
+    ):  # fmt: skip
+        yield Prediction(f"bam.{id}", f"parameters, {spec.name}", "1e6",
+                         (count + counted_twice(spec)) / 1e6,
+                         note="embedding and head counted apart")  # fmt: skip
+    times = {model: request_s(model) for model in (OWN, SHARED, BTX)}
+    yield Prediction("bam.shared_kv_faster", "one set of keys and values takes less time", "1",
+                     float(times[SHARED] < times[OWN]), STATEMENT,
+                     f"{times[SHARED] / times[OWN]:.3f} of the time")  # fmt: skip
+    yield Prediction("bam.time_ratio", f"time of {NEW} tokens after {PROMPT}, BAM over BTX", "1",
+                     times[OWN] / times[BTX], note="one H100, one sequence")  # fmt: skip
+
+
+def below_flops(found: Sequence[Prediction]) -> Row:
+    """Whether the printed ratio of times lies between 1 and the simulated ratio of FLOPs."""
+    value = {each.id: each.value for each in found}
+    ratio = value["bam.bam.flops.total"] / value["bam.btx.flops.total"]
+    printed = published("bam")["parts"]
+    told = printed["bam_s"] / printed["btx_s"]
+    return judged(
+        "bam.time_ratio_below_flop_ratio", "printed time ratio between 1 and the FLOP ratio", "1", 1.0,
+        float(1.0 < told < ratio), STATEMENT, f"{told:.2f} printed; FLOPs {ratio:.2f}",
+    )  # fmt: skip
+
+
+def _models() -> dict[str, ModelSpec]:
+    return {
+        "BTX top-1": load_model(BTX), "BTX top-3": with_top_k(load_model(BTX), 3),
+        "BAM, shared K/V": load_model(SHARED), "BAM": load_model(OWN),
+    }  # fmt: skip
+
+
+def _conflict() -> Table:
+    """FLOPs by part beside what the paper prints where both are there."""
+    printed = published("bam")["parts"]
+    rows = []
+    for name, spec in _models().items():
+        flops = token_flops(spec)
+        told = printed["ffn_flops"].get(name)
+        rows.append({"model": name, **flops, "total": sum(flops.values()),
+                     "feed-forward, printed": told})  # fmt: skip
+    note = "the printed block is 6,144 above 3 k d f, which its own formula gives"
+    return Table("flops", f"FLOP of a token and layer at {PROMPT} tokens", rows, note)
+
+
+def _times() -> Table:
+    """Time over BTX's by sequences at once: a FLOP is not a microsecond."""
+    base = sum(token_flops(load_model(BTX)).values())
+    rows = []
+    for count in SEQUENCES:
+        btx = request_s(BTX, count)
+        rows.append({
+            "sequences": count, "BTX_ms": btx * 1e3, "BAM": request_s(OWN, count) / btx,
+            "BAM, shared K/V": request_s(SHARED, count) / btx,
+            "FLOPs": sum(token_flops(load_model(OWN)).values()) / base,
+        })  # fmt: skip
+    title = f"Time of {NEW} tokens after {PROMPT} over BTX's on one H100"
+    return Table("times", title, rows)
+
+
+def _drawn() -> Table:
+    """FLOPs by part and model, as the figure takes them."""
+    rows = [
+        {"case": name, **{part: value / 1e6 for part, value in token_flops(spec).items()}}
+        for name, spec in _models().items()
+    ]  # fmt: skip
+    return Table("steps", "A token and layer at 256 tokens (MFLOP)", rows)

@@ -1,0 +1,166 @@
+"""DeepSeek-V3 on four nodes of eight H800: tokens a second of a node, beside DeepSeek's day averages.
+
+Predicted from steps that do nothing else: prompts alone, decodes alone. A day's average has idle hours,
+prompts found in a cache, and for decoding more nodes to a unit, so nothing here is judged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import numpy as np
+
+from opbyte.extend import (
+    EXPERIMENTS,
+    Batch,
+    Deployment,
+    Reproduction,
+    Table,
+    deploy,
+    load_model,
+    load_system,
+)
+from opbyte.extend.answers import Told, evidence
+from opbyte.extend.devices import describe_system
+from opbyte.extend.systems import ExpertPlacing, dealt, explicit_stage, kv_rules, sequence_bytes
+
+from .published import Prediction, rows_of, with_figures
+
+MODEL, SYSTEM, NODES = "deepseek-v3", "h800-4x8", 4
+COPIES = 32
+"""Redundant experts of a layer, one on each device."""
+CONTEXT = 4096
+"""Tokens of a prompt, and cached tokens of a decode; assumed."""
+PROMPTS = 2
+"""Prompts of a device in a step; assumed."""
+DECODES = (32, 64)
+"""Sequences of a device besides as many as fit."""
+PREFILL, DECODE = "deepep-normal", "deepep-low-latency"
+TWO_BATCH = "two-batch"
+NOTE = "a prediction of busy steps; the published average of a day"
+ASSUMPTIONS = (
+    (
+        f"experts over all 32 devices, {COPIES} copies a layer placed by `balanced`, all else data parallel; "
+        "routing as measured on DeepSeek-V2-Lite"
+    ),
+    f"prompts of {CONTEXT:,} tokens, {PROMPTS} a device in a step, decodes at {CONTEXT:,} cached tokens",
+    "exchanges by DeepEP's modes, normal for prompts, low latency for decodes, of 16-bit values both ways",
+    "weights in the checkpoint's format; times of the host and of sampling left out; loads as expected",
+    (
+        "DeepSeek decodes on 18 nodes a unit, where a device holds 2 routed experts a layer and the rest of its "
+        "memory is cache; here on 4, where it holds 9"
+    ),
+)
+
+
+@EXPERIMENTS.register("deepseek-serving")
+def deepseek_serving(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict prompt and output tokens a second of DeepSeek-V3 on 32 H800, beside a day's averages."""
+    began = time.perf_counter()
+    rows = rows_of("deepseek-serving", list(predictions()))
+    tables = (_prefill_table(), _decode_table(), _evidence())
+    result = Reproduction(
+        "deepseek-serving", rows, 2, time.perf_counter() - began, tables=tables,
+        assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    if not figures:
+        return result
+    drawn = [
+        {"case": f"{name}: {row['case']}", "tokens/s of a node": row["tokens_per_s_node"],
+         "published": own.published}
+        for own, name, table in zip(rows, ("prefill", "decode"), tables[:2], strict=True)
+        for row in table.rows
+    ]  # fmt: skip
+    return with_figures(
+        result, Table("steps", "DeepSeek-V3 on 4 x 8 H800, tokens/s of a node", drawn)
+    )
+
+
+def predictions() -> Iterator[Prediction]:
+    """Both rows, from steps."""
+    yield Prediction("deepseek-serving.prefill.tokens_per_s_node", "prompt tokens of a node", "1/s",
+                     prefill(TWO_BATCH, COPIES), note=f"{NOTE}, cache hits included")  # fmt: skip
+    most = most_sequences()
+    yield Prediction(
+        "deepseek-serving.decode.tokens_per_s_node", "output tokens of a node", "1/s",
+        decode(TWO_BATCH, COPIES, most), note=f"{NOTE}; {most} sequences a device, all that fit",
+    )  # fmt: skip
+
+
+@cache
+def deployed(overlap: str, copies: int, exchange: str) -> Deployment:
+    """The model on the system."""
+    return deploy(
+        load_model(MODEL), load_system(SYSTEM), tp=1, routing="measured", overlap=overlap,
+        all_to_all=exchange, placing=ExpertPlacing("balanced" if copies else "even", copies),
+    )  # fmt: skip
+
+
+@cache
+def prefill(overlap: str, copies: int) -> float:
+    """Prompt tokens per second of a node."""
+    d = deployed(overlap, copies, PREFILL)
+    prompts = PROMPTS * d.ranks
+    cost = explicit_stage(d, dealt(d, 0, 0, [(CONTEXT, 0)] * prompts), expected=True)
+    return prompts * CONTEXT / cost.seconds / NODES
+
+
+@cache
+def decode(overlap: str, copies: int, sequences: int) -> float:
+    """Output tokens per second of a node, so many sequences a device."""
+    d = deployed(overlap, copies, DECODE)
+    cost = explicit_stage(d, dealt(d, sequences * d.ranks, CONTEXT), expected=True)
+    return sequences * d.ranks / cost.seconds / NODES
+
+
+def most_sequences() -> int:
+    """Sequences at the context that fit a device beside weights and copies."""
+    rules = kv_rules(deployed(TWO_BATCH, COPIES, DECODE))
+    return int(rules.capacity / sequence_bytes(rules, np.array([CONTEXT + 1]))[0])
+
+
+def _prefill_table() -> Table:
+    rows = [
+        {"case": _case(overlap, copies), "tokens_per_s_node": prefill(overlap, copies)}
+        for overlap, copies in (("none", 0), (TWO_BATCH, 0), (TWO_BATCH, COPIES))
+    ]
+    return Table("prefill", "Prompt tokens per second of a node", rows)
+
+
+def _decode_table() -> Table:
+    rows = [
+        {"case": f"{n} a device, {_case(overlap, copies)}",
+         "tokens_per_s_node": decode(overlap, copies, n)}
+        for n in (*DECODES, most_sequences())
+        for overlap, copies in (("none", COPIES), (TWO_BATCH, COPIES))
+    ]  # fmt: skip
+    return Table("decode", "Output tokens per second of a node", rows)
+
+
+def _case(overlap: str, copies: int) -> str:
+    """For tables."""
+    return f"{overlap if overlap != 'none' else 'no overlap'}, {copies} copies"
+
+
+def _evidence() -> Table:
+    """What both rest on."""
+    _, sources = describe_system(SYSTEM)
+    rows = []
+    for exchange, batch in (
+        (PREFILL, Batch.of([], [(CONTEXT, 0)])),
+        (DECODE, Batch.of([CONTEXT] * 64)),
+    ):
+        d = deployed("none", COPIES, exchange)
+        for entry in evidence(d, sources, batches=(batch,), usual=()):
+            if entry["applies_to"] != "energy per token":
+                error = entry["error"]
+                rows.append({
+                    "step": "prefill" if exchange == PREFILL else "decode",
+                    "cost model": entry["cost_model"], "applies to": entry["applies_to"],
+                    "basis": entry["basis"], "error": "-" if error is None else f"{error:.0%}",
+                })  # fmt: skip
+    return Table("evidence", "What the prices rest on", rows)

@@ -1,0 +1,88 @@
+"""DeepSeekMoE (arXiv 2401.06066): FLOPs and parameters of shared and fine-grained experts.
+
+The FLOPs printed are of training: three times the forward pass, every token with a logit, attention's scores
+not halved for causality. They are counted here op by op from the models, nothing is fitted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Run, Table, load_model
+from opbyte.extend.answers import Told
+from opbyte.extend.models import is_routed
+from opbyte.extend.training import step_flops, whole_sequences
+
+from .published import Prediction, rows_of, with_figures
+
+TOKENS = 4096
+MODELS = (
+    ("16b", "deepseek-moe-16b", "3 %"), ("7b", "deepseek-llm-7b", "3 %"),
+    ("llama2_7b", "llama-2-7b", ""), ("145b", "deepseek-moe-145b", ""),
+)  # fmt: skip
+SIZES = (("16b", "deepseek-moe-16b", "3 %"), ("145b", "deepseek-moe-145b", ""))
+ASSUMPTIONS = (
+    f"FLOPs of a training step on one sequence of {TOKENS:,} tokens: forward and twice that backward",
+    "attention computes whole score matrices, as the printed numbers want; half of it would be causal",
+    "145B: experts of 1,408 and a dense first layer as wide as 16 of them, since neither is printed",
+)
+
+
+@EXPERIMENTS.register("deepseekmoe")
+def deepseekmoe(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """DeepSeekMoE: training FLOPs and parameters of models with shared and narrow experts."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "deepseekmoe", rows_of("deepseekmoe", found), len(MODELS), time.perf_counter() - began,
+        tables=(_parts(),), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the models alone."""
+    for name, model, tolerance in MODELS:
+        yield Prediction(f"deepseekmoe.{name}.tflop_4k", f"training FLOPs of 4k tokens, {model}",
+                         "1e12", training_flops(model) / 1e12, tolerance)  # fmt: skip
+    for name, model, tolerance in SIZES:
+        spec = load_model(model)
+        for kind, count in (("total", spec.total_params), ("active", spec.active_params)):
+            yield Prediction(f"deepseekmoe.{name}.params.{kind}", f"{kind} parameters, {model}",
+                             "1e9", count / 1e9, tolerance)  # fmt: skip
+
+
+def training_flops(model: str) -> float:
+    """Matmul FLOPs of a training step on one sequence of `TOKENS`."""
+    spec = load_model(model)
+    m = whole_sequences(1, TOKENS, spec.windows)
+    return step_flops(spec, m, Run(spec.numerics, "unfused"), "none").model
+
+
+def _parts() -> Table:
+    """What a token uses: weights of a path by part, and what attention's scores add."""
+    rows = []
+    for _, model, _ in MODELS:
+        spec = load_model(model)
+        flops = training_flops(model)
+        weights = spec.active_params - spec.vocab * spec.hidden
+        rows.append({"model": model, "layers": len(spec.layers),
+                     "moe_layers": sum(is_routed(layer.ffn) for layer in spec.layers),
+                     "active_1e9": spec.active_params / 1e9, "total_1e9": spec.total_params / 1e9,
+                     "TFLOP_weights": 6 * weights * TOKENS / 1e12,
+                     "TFLOP_all": flops / 1e12})  # fmt: skip
+    note = "6 N T for N weights of a token's path without the input embedding; the rest are scores"
+    return Table("parts", "Training FLOPs of 4,096 tokens by model", rows, note)
+
+
+def _drawn() -> Table:
+    """FLOPs of weights and scores, as the figure takes them."""
+    rows = [
+        {"case": row["model"], "weights": row["TFLOP_weights"],
+         "scores and norms": row["TFLOP_all"] - row["TFLOP_weights"]}
+        for row in _parts().rows
+    ]  # fmt: skip
+    return Table("steps", "Training FLOPs of 4,096 tokens (1e12)", rows)

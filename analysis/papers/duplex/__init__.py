@@ -1,0 +1,121 @@
+"""Duplex (MICRO 2024, arXiv 2409.01141): its tables out of the serving engine.
+
+See `cases` for the definitions. Two assumptions stand in the device files and hold for all rows
+alike but `dram.*`: 3.0 us links and 0.85 DRAM efficiency; `variants` shows what they decide, `memory`
+what the designs' own DRAM gives instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction
+from opbyte.extend.answers import NOTHING, Crew, Kept, Told, cores
+
+from .. import PAPERS
+from ..points import Point, Runner
+from . import figures as drawn
+from . import memory, own, queries, rows, static, variants
+from .cases import (
+    BANK,
+    ET,
+    GLAM,
+    GPU,
+    HETERO,
+    LENGTHS,
+    LLAMA3,
+    MIXTRAL,
+    MOE,
+    OPT,
+    PE,
+    PLAIN,
+    SPLIT,
+    TWO,
+    Means,
+    closed,
+    fixed,
+    grid,
+)
+from .splitter import gaps
+
+ASSUMPTIONS = (
+    (
+        "3.0 us per hop of the device link (an assumption: the default of the authors' simulator; its "
+        "H100 preset says 0.8 us) and 0.85 of the DRAM bandwidth on every path (an assumption: "
+        "AttAcc's cap), both chosen with the paper's Mixtral numbers in view, the same for all rows but "
+        "`dram.*`, which take the efficiency of each access from a command model of HBM3 at 5.2 Gb/s"
+    ),
+    "a Bank-PIM, BankGroup-PIM and 2xGPU as the device files say, each number with its source",
+    (
+        "the xPU reads every stack's partial sums as activations; they are taken to stay in the "
+        "logic dies' buffers until then, and additions are free"
+    ),
+    (
+        "KV caches of Duplex-Split cross the link after the prompt, not layer by layer during it; a "
+        "cache waits on the prefill side until the whole request fits on the decode side"
+    ),
+    "links, static power and SRAM have no energy, as in the paper's Fig. 15",
+)
+
+
+@EXPERIMENTS.register("duplex")
+def duplex(
+    seeds: Sequence[int],
+    routing: str,
+    told: Told | None,
+    device: str | None = None,
+    figures: bool = False,
+    kept: Kept = NOTHING,
+) -> Reproduction:
+    """Reproduce the paper's printed numbers and predict those withheld."""
+    began = time.perf_counter()
+    if device is not None:
+        own.check(device)
+    with Crew(cores()) as crew:
+        runner = Runner(crew, told, kept)
+        wanted = [*points(seeds, routing), *variants.all_points(seeds[0], routing)]
+        wanted += memory.points(seeds[0], routing)
+        if device is not None:
+            wanted += own.points(device, seeds, routing)
+        if figures:
+            wanted += drawn.points(seeds, routing)
+        runner.run(wanted)
+        loads = queries.highest(runner, seeds, routing)
+    get = Means(runner, seeds, routing)
+    table = [
+        *static.constants(),
+        *rows.throughput(get),
+        *rows.latency(get),
+        *rows.energy(get),
+        *rows.hetero(runner),
+        static.utilisation(),
+        *queries.load_rows(loads),
+        *rows.bank_pim(get),
+        *rows.split(get, runner),
+        *static.edap_rows(),
+        *memory.rows(runner, seeds[0], routing),
+        *(own.rows(device, get) if device is not None else ()),
+    ]
+    return Reproduction(
+        "duplex", tuple(table), len(runner.results), time.perf_counter() - began,
+        tables=(
+            *variants.tables(runner, seeds[0], routing), gaps(),
+            *memory.tables(runner, seeds[0], routing),
+        ),
+        assumptions=ASSUMPTIONS,
+        figures=drawn.tables(get) if figures else (),
+        plots=f"{PAPERS}.figures.duplex",
+    )  # fmt: skip
+
+
+def points(seeds: Sequence[int], routing: str) -> list[Point]:
+    """Closed-loop points behind the rows."""
+    wanted = [(m, d, b, n) for m, b, n in grid(MOE) for d in (GPU, PLAIN, PE, ET)]
+    wanted += [(GLAM, TWO, 64, n) for n in LENGTHS[GLAM]]
+    wanted += [(MIXTRAL, BANK, b, n) for _, b, n in grid([MIXTRAL])]
+    wanted += [(m, d, b, n) for m, b, n in grid((LLAMA3, OPT)) for d in (BANK, ET)]
+    wanted += [(MIXTRAL, SPLIT, 128, n) for n in LENGTHS[MIXTRAL]]
+    out = [closed(m, d, b, n, s, routing) for m, d, b, n in wanted for s in seeds]
+    out += [fixed(HETERO, 128, *lengths) for lengths in rows.HETERO_LENGTHS]
+    return [*out, fixed(SPLIT, 128, 4096, 4096)]

@@ -1,0 +1,197 @@
+"""ExpertFlow (DAC 2026, arXiv 2410.17954): experts in host memory, fetched ahead of their layer.
+
+Decoding is bound by transfers: the gain over a system that preloads whole layers is how many experts a
+layer has over how many a batch touches. Hit rates, times and memory come out of the expert cache that
+simulations have, on the A40 of the catalog.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+from opbyte.extend.systems import ExpertStore
+
+from .expertflow_step import (
+    ACCURACY,
+    ALL,
+    PRELOAD,
+    ROUTING,
+    deepseek,
+    expertflow,
+    fits,
+    mixtral,
+    plain_hit_rate,
+    qwen,
+    resident_bytes,
+    step,
+    switch,
+)
+from .published import Prediction, rows_of
+
+SWITCHES = (32, 64, 128)
+SLOTS, BATCH, FULL_BATCH = 16, 32, 512
+SLOTS_OF = {"qwen": 8, "deepseek": 6, "mixtral": 1, "switch128": 4}
+"""Slots of a layer for routed experts, as memory was measured. Of the eight of DeepSeekMoE two are the
+shared experts', which Table 1 counts among the experts (their share of the weights shows it)."""
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+POLICIES = {"random": "random", "lru": "lru", "lfu": "lfu", "belady:8": "belady"}
+ASSUMPTIONS = (
+    (
+        "routing is a power law of exponent 0.95 in each layer, tokens independent: the exponent is the one "
+        "at which the row hit.lru.cs16.bs16 holds, so that row is a check, not evidence"
+    ),
+    "the predictor names 92 % of the experts that a step needs and none that it does not",
+    (
+        "an expert crosses PCIe at 25 GB/s, 10 us for each copy; the link carries one after another. What is "
+        "named before the step hides behind what computes until its layer; what is not is waited for"
+    ),
+    "slots that are free again when their layer is done hold nothing for the next step",
+    "slots of a layer for memory (4, 8, 8, 1) are inferred from the printed peaks, not printed",
+    "neither the predictor's own time nor the token scheduler is part of a step; contexts are 128 tokens",
+)
+
+
+@EXPERIMENTS.register("expertflow")
+def reproduce_expertflow(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """ExpertFlow: hit rates, decode rates and memory with experts in host memory."""
+    began = time.perf_counter()
+    chosen = ROUTING if routing == "uniform" else routing
+    found = list(predictions(seeds, routing))
+    hits, times = hit_table(chosen, seeds[0]), time_table(chosen, seeds[0])
+    return Reproduction(
+        "expertflow", rows_of("expertflow", found), len(found), time.perf_counter() - began,
+        tables=(hits, times), assumptions=ASSUMPTIONS,
+        figures=drawn(hits, times) if figures else (), plots="expert_caches",
+    )  # fmt: skip
+
+
+def drawn(hits: Table, times: Table) -> tuple[Table, Table]:
+    """Both tables under the names of their figures."""
+    return replace(hits, name="hit_rates"), replace(times, name="token_times")
+
+
+def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
+    """All rows, simulated; another routing than the paper's reading where one is asked for."""
+    chosen = ROUTING if routing == "uniform" else routing
+    yield from _hits(seeds, chosen)
+    yield from _rates(seeds, chosen)
+    yield from _memory()
+
+
+def _hits(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
+    for policy, slots, batch, tolerance in (
+        ("lru", 16, 4, "0.08"), ("lru", 16, 16, "0.05"), ("lru", 8, 16, ""),
+        ("predictive", 16, 4, "0.05"), ("predictive", 16, 16, ""), ("predictive", 8, 16, ""),
+    ):  # fmt: skip
+        rates = [_hit_rate(policy, slots, batch, routing, seed) for seed in seeds]
+        note = "asked in the order of tokens" if policy == "lru" else ""
+        if (policy, slots, batch) == ("lru", 16, 16):
+            note += "; the exponent of the routing was chosen with this row in view"
+        yield Prediction(
+            f"expertflow.hit.{policy}.cs{slots}.bs{batch}",
+            f"Switch-32: hit rate, {policy}, {slots} slots, batch {batch}", "1",
+            float(np.mean(rates)), tolerance, note,
+        )  # fmt: skip
+
+
+def _hit_rate(policy: str, slots: int, batch: int, routing: str, seed: int) -> float:
+    if policy == "predictive":
+        return step(32, batch, expertflow(slots), routing, seed).fetch.hit_rate
+    return plain_hit_rate(policy, slots, batch, routing, seed)
+
+
+def gain(experts: int, batch: int, routing: str, seed: int) -> float:
+    """Decode rate over that of preloading whole layers."""
+    ours = step(experts, batch, expertflow(SLOTS), routing, seed).seconds
+    return step(experts, batch, PRELOAD, routing, seed).seconds / ours
+
+
+def _rates(seeds: Sequence[int], routing: str) -> Iterator[Prediction]:
+    note = f"{SLOTS} slots, batch {BATCH}, decoder alone"
+    for experts in SWITCHES:
+        gains = [gain(experts, BATCH, routing, seed) for seed in seeds]
+        yield Prediction(
+            f"expertflow.switch{experts}.vs_semoe",
+            f"Switch-{experts}: decode rate over SE-MoE", "1", float(np.mean(gains)),
+            "12 %" if experts == 32 else "", note,
+        )  # fmt: skip
+    for experts in SWITCHES:
+        took = [step(experts, BATCH, expertflow(SLOTS), routing, seed).seconds for seed in seeds]
+        yield Prediction(
+            f"expertflow.switch{experts}.tokens_per_s", f"Switch-{experts}: decode rate", "1/s",
+            BATCH / float(np.mean(took)), "15 %" if experts == 32 else "",
+            f"{note}, without the token scheduler",
+        )  # fmt: skip
+    full = [gain(32, FULL_BATCH, routing, seed) for seed in seeds]
+    yield Prediction(
+        "expertflow.gain_at_full_batch", f"Switch-32: decode rate over SE-MoE, batch {FULL_BATCH}",
+        "1", float(np.mean(full)), note="where a batch touches every expert, nothing is left to gain",
+    )  # fmt: skip
+
+
+def _memory() -> Iterator[Prediction]:
+    models = {"qwen": qwen(), "mixtral": mixtral(), "deepseek": deepseek(),
+              "switch128": switch(128, whole=True)}  # fmt: skip
+    for name, model in models.items():
+        slots = SLOTS_OF[name]
+        yield Prediction(
+            f"expertflow.memory.{name}", f"{model.name}: weights in the GPU, {slots} routed experts a layer",
+            "GB", resident_bytes(model, slots) / 1e9, "12 %" if name in ("qwen", "mixtral") else "",
+            "weights alone; slots a layer chosen with the printed peak in view",
+        )  # fmt: skip
+    whole = switch(128, whole=True)
+    yield Prediction(
+        "expertflow.memory.switch128.all_in_gpu", f"{whole.name}: all weights in the GPU", "GB",
+        resident_bytes(whole, None) / 1e9,
+    )  # fmt: skip
+    yield Prediction(
+        "expertflow.mixtral.all_in_gpu_fits", "mixtral-8x7b fits the GPU's memory", "1",
+        float(fits(mixtral())), "0", "93 GB of weights, 45 GiB of memory",
+    )  # fmt: skip
+
+
+def hit_table(routing: str, seed: int) -> Table:
+    """Hit rates of policies by slots, at two batches."""
+    rows = []
+    for batch in (4, 16):
+        for slots in (4, 8, 12, 16, 24, 32):
+            row: dict[str, float] = {"batch": batch, "slots": slots}
+            for label, name in POLICIES.items():
+                store = ExpertStore(slots, policy=name, look_ahead=8 if name == "belady" else 0)
+                row[label] = step(32, batch, store, routing, seed).fetch.hit_rate
+            kept = ExpertStore(slots, policy="predictive", accuracy=ACCURACY)
+            row["predictive, kept"] = step(32, batch, kept, routing, seed).fetch.hit_rate
+            row["predictive, transient"] = step(
+                32, batch, expertflow(slots), routing, seed
+            ).fetch.hit_rate
+            row["lru, in tokens' order"] = plain_hit_rate("lru", slots, batch, routing, seed)
+            rows.append(row)
+    note = "share of the experts a step needs that are there when their layer comes"
+    return Table("hits", "Switch-32: hit rates by policy", rows, note)
+
+
+def time_table(routing: str, seed: int) -> Table:
+    """Milliseconds of a token by how experts are kept, and what crosses the link."""
+    stores = {
+        "all in GPU": ALL, "preload layers (SE-MoE)": PRELOAD,
+        "lru": ExpertStore(SLOTS, policy="lru"), "ExpertFlow": expertflow(SLOTS),
+        "predictive, kept": ExpertStore(SLOTS, policy="predictive", accuracy=ACCURACY),
+    }  # fmt: skip
+    rows = []
+    for batch in BATCHES:
+        row: dict[str, float] = {"batch": batch}
+        steps = {name: step(32, batch, store, routing, seed) for name, store in stores.items()}
+        row |= {name: found.seconds / batch * 1e3 for name, found in steps.items()}
+        row["distinct experts a layer"] = steps["ExpertFlow"].fetch.needed / 6
+        row["gain over SE-MoE"] = row["preload layers (SE-MoE)"] / row["ExpertFlow"]
+        rows.append(row)
+    note = f"ms; {SLOTS} slots a layer, routing {routing}"
+    return Table("times", "Switch-32: time per token by how experts are kept", rows, note)

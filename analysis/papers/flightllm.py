@@ -1,0 +1,106 @@
+"""FlightLLM (FPGA 2024, arXiv 2401.03868): Llama-2-7B decoding on a U280, and on a VHK158.
+
+Weights and KV cache pass at the HBM utilisation of the paper. What they do not explain of the one
+given step is the instructions' part: one number, fitted to that row, which is not judged. On the
+VHK158 the same design has another memory and a fourth slice, which shares the instructions' work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from opbyte.extend import EXPERIMENTS, Batch, Reproduction, Table, deploy
+from opbyte.extend.answers import Told
+from opbyte.extend.devices import StreamEngine, SystemSpec
+from opbyte.extend.systems import explicit_stage, load
+
+from .published import Prediction, rows_of, with_figures
+
+MODEL = "llama-2-7b"
+WEIGHTS, CACHE = "int4", "int8"
+WEIGHT_BYTES = 3.43e9
+"""Read a token after pruning and quantisation [quoted: FlightLLM], instead of int4's."""
+BOARDS = {"u280": "flightllm-x1", "vhk158": "flightllm-vhk158-x1"}
+ASSUMPTIONS = (
+    "weights of 3.43 GB a token spread over the matrices as int4's would be; keys and values of 8 bits",
+    (
+        "what streams do not explain of the given step is work of the instructions on chip, alike for "
+        "every op, and divides over the slices"
+    ),
+    "both boards reach 65.9 % of their HBM",
+)
+
+
+@EXPERIMENTS.register("flightllm")
+def flightllm(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict FlightLLM: a decode step of Llama-2-7B on a U280 and on a VHK158."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "flightllm", rows_of("flightllm", found), len(found), time.perf_counter() - began,
+        tables=(parts(),), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the devices' descriptions alone."""
+    yield Prediction(
+        "flightllm.u280.kv128.ms",
+        "decode step at context 128, U280",
+        "ms",
+        step(BOARDS["u280"], 128)[0] * 1e3,
+        "",
+        "what op_cycles is fitted to",
+    )
+    yield Prediction("flightllm.u280.kv512.ms", "decode step at context 512, U280", "ms",
+                     step(BOARDS["u280"], 512)[0] * 1e3, "6 %")  # fmt: skip
+    yield Prediction("flightllm.vhk158.tokens_s", "decode rate at context 128, VHK158", "1/s",
+                     1 / step(BOARDS["vhk158"], 128)[0], "15 %")  # fmt: skip
+
+
+def step(system: str | SystemSpec, context: int) -> tuple[float, float, float]:
+    """A decode step that reads `context` cached tokens: seconds, streams' and instructions' part."""
+    model, spec = load(MODEL, system, WEIGHTS, CACHE)
+    d = deploy(model, spec)
+    (processor,) = d.device.processors.values()
+    engine = processor.model
+    assert isinstance(engine, StreamEngine)
+    # The step's own token is the last of those that it reads.
+    placed = explicit_stage(d, [Batch.of([context - 1])], expected=True).ops
+    scale = WEIGHT_BYTES / sum(p.op.weight_bytes * p.count for p in placed)
+    costs = [
+        (p.count, engine.cost(replace(p.op, weight_bytes=scale * p.op.weight_bytes)))
+        for p in placed
+    ]
+    return (
+        sum(n * c.seconds for n, c in costs), sum(n * c.memory_s for n, c in costs),
+        sum(n * c.fixed_s for n, c in costs),
+    )  # fmt: skip
+
+
+def parts() -> Table:
+    """Streams and instructions of a step by board and context."""
+    rows = []
+    for name, system in BOARDS.items():
+        for context in (128, 512, 2048):
+            took, streams, fixed = step(system, context)
+            rows.append({"board": name, "context": context, "ms": took * 1e3,
+                         "streams_ms": streams * 1e3, "instructions_ms": fixed * 1e3,
+                         "tokens/s": 1 / took})  # fmt: skip
+    return Table("parts", "A decode step by board and context", rows)
+
+
+def _drawn() -> Table:
+    """Streams and instructions of steps, as the figure takes them."""
+    rows = []
+    for name, system in BOARDS.items():
+        for context in (128, 512, 2048):
+            took, streams, _ = step(system, context)
+            rows.append({"case": f"{name}, context {context:,}", "streams": streams * 1e3,
+                         "instructions and the rest": (took - streams) * 1e3})  # fmt: skip
+    return Table("steps", "A decode step of Llama-2-7B on FlightLLM (ms)", rows)

@@ -1,0 +1,69 @@
+"""What the FPGA experiments share: designs with changed numbers, and the mean over draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opbyte.extend import load_device, load_model
+from opbyte.extend.devices import DeviceSpec
+from opbyte.extend.fpga import FpgaDeployment, FrameResult, deploy_fpga, engine_of, run_image
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """The same image under several draws."""
+
+    deployment: FpgaDeployment
+    frames: tuple[FrameResult, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Mean latency [s]."""
+        return self.mean(lambda f: f.cycles) / self.deployment.engine.clock_Hz
+
+    @property
+    def joules(self) -> float:
+        """Mean energy at the board's power [J]."""
+        return self.seconds * self.deployment.device.static_W
+
+    def mean(self, get: Callable[[FrameResult], float]) -> float:
+        """Mean over draws."""
+        return float(np.mean([get(frame) for frame in self.frames]))
+
+
+def run_images(
+    model: str, device: DeviceSpec, seeds: Sequence[int], routing: str, *,
+    schedule: str = "reordered", attention_reorder: bool = True,
+) -> Runs:  # fmt: skip
+    """One image of task 0, from an idle engine, once a seed."""
+    d = deploy_fpga(load_model(model), device, attention_reorder=attention_reorder)
+    draws = seeds if d.moe is not None else seeds[:1]
+    return Runs(d, tuple(run_image(d, schedule=schedule, routing=routing, seed=s) for s in draws))
+
+
+def assumptions(device: str) -> tuple[str, ...]:
+    """What of a device's description is no plain fact: key and why."""
+    kinds = ("assumed", "derived", "fitted")
+    return tuple(f"{key}: {source}" for key, source in load_device(device)[1].items()
+                 if source.startswith(kinds) and "link" not in key)  # fmt: skip
+
+
+def with_utilisation(device: DeviceSpec, utilisation: float) -> DeviceSpec:
+    """The device with another share of useful cycles in its arrays."""
+    name, _, _ = engine_of(device)
+    processor = device.processors[name].model_copy(update={"compute_efficiency": utilisation})
+    return device.model_copy(update={"processors": {name: processor}})
+
+
+def fit_utilisation(model: str, device: str, seconds: float) -> float:
+    """Utilisation at which a model takes `seconds` on a device: one number fits one number."""
+    spec, found = load_device(device)[0], 1.0
+    for _ in range(20):
+        took = run_images(model, with_utilisation(spec, found), (0,), "uniform").seconds
+        found = min(1.0, found * took / seconds)
+        if abs(took / seconds - 1) < 1e-6:
+            break
+    return found

@@ -1,0 +1,176 @@
+"""The schedules that FSMoE compares, of one layer's forward and backward pass.
+
+A layer is attention between a gather and a scatter within the node, and experts in chunks. Backward
+each exchange moves as much and each computation takes twice as long; then the gradients of the dense
+part, those of the layer before, are summed over the nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from opbyte.extend.streams import (
+    COMMUNICATION,
+    COMPUTE,
+    DEVICE_LINK,
+    EXPERTS,
+    GRADIENT,
+    NODE_LINK,
+    RETURN,
+    Builder,
+    Graph,
+    Medium,
+    add_chunks,
+    makespans,
+    streams_of_order,
+)
+
+from .layer import F8, Times
+
+DEGREES = tuple(range(1, 9))
+"""Numbers of chunks that are tried."""
+FORWARD, BACKWARD = 1, 2
+"""Times that computation takes in each pass."""
+SUMMING = "gradients"
+"""Stream of the gradients' all-reduce beside the dense part: its own communicator, between nodes."""
+BESIDE, LATE = "gradient beside the dense part", "gradient at the end"
+"""Slices of the all-reduce; `GRADIENT` is the one between the chunks."""
+
+SHARED = Medium(
+    "PCIe", frozenset({DEVICE_LINK, NODE_LINK, COMMUNICATION, SUMMING}), 0.6
+)  # fmt: skip
+"""Both links of a node on PCIe. The factor is assumed, with the mean of testbed A in view: at 0.5 an
+overlap of the two is worth nothing, at 1 they are free of each other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One schedule.
+
+    Attributes
+    ----------
+    order : str
+        Of the chunks; see `streams.orders`.
+    gradient : str
+        Where the all-reduce goes: "late" after everything, "beside" the dense part's backward pass,
+        "sliced" over that and, what is left, between the chunks.
+    apart : bool
+        Whether the passes choose their number of chunks each for itself.
+    """
+
+    order: str
+    gradient: str
+    apart: bool
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "tutel": Scheme("pipelined", "late", False),
+    "improved": Scheme("pipelined", "beside", False),
+    "noiio": Scheme("pipelined", "sliced", True),
+    "fsmoe": Scheme("three-stream", "sliced", True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """Layers under one schedule.
+
+    Attributes
+    ----------
+    seconds : float64 array, shape (n,)
+        Both passes.
+    forward, backward : int64 array, shape (n,)
+        Chosen numbers of chunks.
+    """
+
+    seconds: F8
+    forward: np.ndarray
+    backward: np.ndarray
+
+
+def schedule(name: str, times: Times, media: Sequence[Medium] = ()) -> Scheduled:
+    """Run layers under a schedule, with the numbers of chunks that take least."""
+    scheme = SCHEMES[name]
+    slices = sliced(scheme, times)
+    ahead, back = (
+        np.stack([spans(scheme.order, times, r, work, own, media) for r in DEGREES])
+        for work, own in ((FORWARD, {}), (BACKWARD, slices))
+    )
+    degrees = np.array(DEGREES)
+    if not scheme.apart:
+        both = ahead + back
+        best = both.argmin(axis=0)
+        return Scheduled(both.min(axis=0), degrees[best], degrees[best])
+    return Scheduled(
+        ahead.min(axis=0) + back.min(axis=0),
+        degrees[ahead.argmin(axis=0)], degrees[back.argmin(axis=0)],
+    )  # fmt: skip
+
+
+def sliced(scheme: Scheme, times: Times) -> dict[str, F8]:
+    """Seconds of the slices of the gradients' all-reduce, each with the line's alpha."""
+    alpha, slope = times.alpha["gradient"], times.slope["gradient"]
+    whole = alpha + slope
+    if scheme.gradient == "late":
+        return {LATE: whole}
+    if scheme.gradient == "beside":
+        return {BESIDE: whole}
+    room = BACKWARD * times.of("attention") + times.of("mp_gather") + times.of("mp_scatter")
+    part = np.where(room > alpha, np.minimum(room, whole), 0.0)
+    moved = np.where(part > 0.0, part - alpha, 0.0)
+    rest = np.where(whole <= room, 0.0, alpha + slope - moved)
+    return {BESIDE: part, GRADIENT: rest}
+
+
+def graph_of(
+    order: str, chunks: int, work: int, slices: Mapping[str, F8], media: Sequence[Medium] = ()
+) -> Graph:
+    """Tasks of one pass, without their seconds."""
+    builder = Builder()
+    if work == FORWARD:
+        add_chunks(builder, order, chunks, _add_dense(builder, order, (), False))
+        return builder.graph(media)
+    ends = add_chunks(builder, order, chunks, (), GRADIENT in slices)
+    ends = _add_dense(builder, order, ends, BESIDE in slices)
+    if LATE in slices:
+        builder.add(LATE, streams_of_order(order)[0], 0.0, ends)
+    return builder.graph(media)
+
+
+def _add_dense(builder: Builder, order: str, after: Sequence[int], gradient: bool) -> list[int]:
+    """Attention between its exchanges within the node, a slice of the gradient beside it."""
+    between, within = streams_of_order(order)
+    if gradient:
+        builder.add(BESIDE, between if order == "three-stream" else SUMMING, 0.0, after)
+    first = builder.add("mp_gather", within, 0.0, after)
+    middle = builder.add("attention", COMPUTE, 0.0, [first])
+    return [builder.add("mp_scatter", within, 0.0, [middle])]
+
+
+def seconds_of(graph: Graph, times: Times, chunks: int, work: int, slices: Mapping[str, F8]) -> F8:
+    """Seconds of every task of a pass, shape (layers, tasks)."""
+
+    def one(name: str) -> F8:
+        if name in slices:
+            return slices[name]
+        if name == EXPERTS:
+            return work * times.of(name, chunks)
+        if name == "attention":
+            return work * times.of(name)
+        if name.startswith("mp_"):
+            return times.of(name)
+        return times.of("dispatch" if name == RETURN else name, chunks)
+
+    return np.stack([one(task.name) for task in graph.tasks], axis=1)
+
+
+def spans(
+    order: str, times: Times, chunks: int, work: int, slices: Mapping[str, F8],
+    media: Sequence[Medium],
+) -> F8:  # fmt: skip
+    """Seconds of one pass of every layer in so many chunks."""
+    graph = graph_of(order, chunks, work, slices, media)
+    return makespans(graph, seconds_of(graph, times, chunks, work, slices))

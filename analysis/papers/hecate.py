@@ -1,0 +1,148 @@
+"""Hecate (arXiv 2502.02581): experts sharded over all devices, the most loaded copied in every layer.
+
+Routing is not published; the power law's exponent was chosen with the gains of cluster A on 16 devices
+in view, so those two rows are a check of consistency, and the other clusters are the evidence.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import fmean
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from . import PAPERS
+from .hecate_step import (
+    CLUSTERS,
+    EP,
+    HECATE,
+    HELD,
+    REMATERIALISED,
+    SHAPES,
+    Iteration,
+    both,
+    gain,
+    memory_over_ep,
+)
+from .published import Prediction, ratio_table, rows_of
+
+EXPONENTS = (0.0, 0.3, 0.6, 0.9)
+ASSUMED = 0.6
+"""Exponent of the rows; assumed."""
+ASSUMPTIONS = (
+    (
+        f"routing by a power law of exponent {ASSUMED:g}, popular experts other ones in every layer; maps are "
+        "made from the popularity itself, which five iterations' mean comes close to"
+    ),
+    (
+        "4 sequences of 2,048 tokens or 16 of 512 a device, vocabulary of 50,257, experts in every layer, "
+        "causal attention in all models"
+    ),
+    (
+        "copies: seconds of a layer's dense part x bandwidth between nodes / bytes of an expert; a node gets "
+        "each once and spreads it over NVLink, gradients are summed in the node first"
+    ),
+    (
+        "an exchange takes as long as the busiest node's network card or the busiest device's links inside; "
+        "gradients of the dense part, the optimiser and moving experts every 100 iterations are left out, "
+        "which both sides have or which is rare"
+    ),
+    "matmuls at 0.40 (V100) and 0.45 (A100) of the fp16 peak, links at half of the two-way figure",
+)
+CHOSEN = "the exponent was chosen with this row in view: a check of consistency, no evidence"
+
+
+@EXPERIMENTS.register("hecate")
+def hecate(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Compare Hecate's sharded experts with expert parallelism in training, on V100 and A100."""
+    began = time.perf_counter()
+    rows = rows_of("hecate", list(predictions()))
+    result = Reproduction(
+        "hecate", rows, len(CLUSTERS) * len(SHAPES) * len(EXPONENTS), time.perf_counter() - began,
+        tables=(_sweep(), _parts()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    if not figures:
+        return result
+    gains, parts = result.tables
+    drawn = replace(gains, name="skew"), replace(parts, name="iteration")
+    return replace(
+        result, figures=(*ratio_table(rows, "hecate"), *drawn), plots=f"{PAPERS}.figures.hecate"
+    )
+
+
+def routing_of(exponent: float) -> str:
+    """A routing by its exponent."""
+    return f"power_law:{exponent:g}"
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from models, maps and streams."""
+    for cluster in CLUSTERS:
+        found = [gain(shape, cluster, routing_of(ASSUMED)) for shape in SHAPES]
+        given = cluster.name == "A16"
+        for name, value in (("low", min(found)), ("high", max(found))):
+            yield Prediction(
+                f"hecate.{cluster.name}.gain.{name}",
+                f"{'smallest' if name == 'low' else 'largest'} gain over expert parallelism", "1",
+                value, "20 %" if given else "",
+                CHOSEN if given else f"{cluster.experts} experts on {cluster.system}",
+            )  # fmt: skip
+    yield from _skew()
+    yield Prediction("hecate.memory.over_ep", "states of experts over expert parallelism's", "1",
+                     memory_over_ep(HELD), "5 %", f"{HELD} times the weights are an input")  # fmt: skip
+    yield Prediction(
+        "hecate.memory.rematerialised_over_ep", "the same where copies are gathered anew", "1",
+        memory_over_ep(1.0 + REMATERIALISED * (HELD - 1.0)),
+        note=f"{REMATERIALISED:.1%} of the weights beyond expert parallelism's stay, an input",
+    )  # fmt: skip
+
+
+def _skew() -> Iterator[Prediction]:
+    """What gains become without skew, and with more of it."""
+    gains = [
+        [gain(shape, cluster, routing_of(e)) for e in EXPONENTS]
+        for cluster in CLUSTERS for shape in SHAPES
+    ]  # fmt: skip
+    own = fmean(row[0] for row in gains[: len(SHAPES)])
+    yield Prediction(
+        "hecate.gain_at_no_skew", "mean gain of all models and clusters at equal loads", "1",
+        fmean(row[0] for row in gains), "0.05",
+        f"{own:.3f} on A16 alone: copies that balance nothing still save their tokens the way",
+    )  # fmt: skip
+    grows = all(a < b for row in gains for a, b in pairwise(row))
+    yield Prediction("hecate.gain_grows_with_skew", "gains of all models grow with the exponent",
+                     "1", float(grows), "0", "exponents 0, 0.3, 0.6, 0.9")  # fmt: skip
+
+
+def _sweep() -> Table:
+    """Gains by exponent."""
+    rows = [
+        {"cluster": cluster.name, "model": shape.name,
+         **{f"{e:g}": gain(shape, cluster, routing_of(e)) for e in EXPONENTS}}
+        for cluster in CLUSTERS for shape in SHAPES
+    ]  # fmt: skip
+    return Table("gains", "Gain over expert parallelism by exponent of the power law", rows)
+
+
+def _parts() -> Table:
+    """What of an iteration each kind of task takes where nothing hides it."""
+    rows = []
+    for shape in SHAPES:
+        found = both(shape, CLUSTERS[0], routing_of(ASSUMED))
+        rows += [{"case": f"{shape.name}, {way}", **_exposed(found[way])} for way in (EP, HECATE)]
+    return Table("parts", f"An iteration on {CLUSTERS[0].name}, exponent {ASSUMED:g} (ms)", rows)
+
+
+def _exposed(iteration: Iteration) -> dict[str, float]:
+    """Milliseconds by kind of task; head and embedding count as dense."""
+    out = dict.fromkeys(("dense", "experts", "exchange", "gather", "scatter"), 0.0)
+    line = iteration.timeline
+    for task, seconds in zip(line.graph.tasks, line.exposed(), strict=True):
+        out["dense" if task.label == "head" else task.label] += seconds * 1e3
+    return out

@@ -1,0 +1,111 @@
+"""HG-PIPE (ICCAD 2024, arXiv 2407.17879): DeiT-Tiny as one pipeline on a VCK190.
+
+Widths and passes of the operators decide; nothing is fitted, and no result is read. The paper's results
+were known to those who wrote this, so the rows are no blind predictions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table, load_device, load_model
+from opbyte.extend.answers import Told
+from opbyte.extend.devices import PipelineEngine, build_device, stream_s
+from opbyte.extend.models import FeedForward
+
+from .published import Prediction, rows_of, with_figures
+
+DEVICE, MODEL = "hg-pipe", "deit-tiny"
+OPERATIONS = 2.5e9
+"""Of an image [quoted: HG-PIPE]; 1.25 G multiply-accumulates."""
+ASSUMPTIONS = (
+    "196 tokens: the class token is not in the pipeline, as HG-PIPE says",
+    (
+        "products of attention are as wide as its softmax needs; QKV and output projections have the "
+        "MLP's 288 multipliers, which keeps them below it"
+    ),
+    (
+        "an image waits one interval in each attention block, for the last of its keys; 46.7 W is an "
+        "input of the energy"
+    ),
+)
+
+
+@EXPERIMENTS.register("hg-pipe")
+def hg_pipe(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict HG-PIPE: images a second of DeiT-Tiny as one pipeline on a VCK190."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "hg-pipe", rows_of("hg-pipe", found), 1, time.perf_counter() - began,
+        tables=(_operators(), _besides()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def engine() -> PipelineEngine:
+    """The design of the device."""
+    model = build_device(load_device(DEVICE)[0], calibrated=True).processors["pipeline"].model
+    assert isinstance(model, PipelineEngine)
+    return model
+
+
+def operators() -> dict[str, float]:
+    """Cycles that an image takes in each kind of operator."""
+    model, e = load_model(MODEL), engine()
+    assert model.front is not None
+    mlp = model.layers[0].ffn
+    assert isinstance(mlp, FeedForward)
+    n, d, width = model.front.patches, model.hidden, mlp.width
+    softmax = e.softmax_cycles(n, n)
+    return {
+        "patch embedding": e.product_cycles(n, d, 3 * 16 * 16),
+        "query, key and value": e.product_cycles(n, 3 * d, d),
+        "scores": softmax, "softmax": softmax, "weighted sum": softmax,
+        "projection": e.product_cycles(n, d, d),
+        "MLP, first product": e.product_cycles(n, width, d),
+        "MLP, second product": e.product_cycles(n, d, width),
+    }  # fmt: skip
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the device's description alone."""
+    cycles = max(operators().values())
+    rate = engine().clock_Hz / cycles
+    yield Prediction(
+        "hg-pipe.stage_cycles",
+        "initiation interval of the slowest operator",
+        "cycles",
+        cycles,
+        "1 %",
+        "softmax: 98 pairs of rows x 196 columns x 3 passes",
+    )
+    yield Prediction("hg-pipe.fps", "images a second, saturated", "1/s", rate, "5 %")
+    yield Prediction("hg-pipe.tops", "operations a second", "T/s", rate * OPERATIONS / 1e12, "6 %",
+                     "2.5 GOP an image, an input")  # fmt: skip
+
+
+def _operators() -> Table:
+    slowest = max(operators().values())
+    rows = [{"operator": name, "cycles": cycles, "busy": cycles / slowest}
+            for name, cycles in operators().items()]  # fmt: skip
+    return Table("operators", "Cycles of an image in each operator", rows)
+
+
+def _besides() -> Table:
+    interval = max(operators().values()) / engine().clock_Hz
+    layers = len(load_model(MODEL).layers)
+    watts = load_device(DEVICE)[0].static_W
+    rows = [
+        {"latency_ms": 1e3 * stream_s(interval, layers, 1), "mJ_per_image": 1e3 * interval * watts}
+    ]
+    return Table("besides", "One image alone, and energy of one of many", rows)
+
+
+def _drawn() -> Table:
+    """Cycles of the operators, as the figure takes them."""
+    rows = [{"case": name, "cycles": cycles} for name, cycles in operators().items()]
+    return Table("steps", "Cycles of an image in each operator of HG-PIPE", rows)

@@ -1,0 +1,107 @@
+"""MixLoRA (arXiv 2404.15159): adapter experts on one feed-forward block, plain and with the base run once.
+
+Kernels are launched expert by expert as the authors' engine does. What is saved in FLOPs (0.73) shrinks by
+what both designs have alike: small products of the adapters and passes over vectors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .mixlora_step import (
+    DESIGNS,
+    EXPERTS,
+    LENGTH,
+    RANK,
+    SEQUENCES,
+    SYSTEM,
+    TOP_K,
+    flops,
+    forward_ops,
+    forward_s,
+    memory_gib,
+    parts_s,
+)
+from .published import Prediction, rows_of, with_figures
+
+LLAMA, GEMMA = "llama-2-7b", "gemma-2b"
+BATCHES = (1, 2, 4, 8, 16)
+ASSUMPTIONS = (
+    (
+        f"{SEQUENCES} sequences of {LENGTH} tokens on {SYSTEM} (the paper has a card of 24 GB and prints no "
+        f"batch); {EXPERTS} experts, {TOP_K} a token, rank {RANK}, evenly loaded, run one after another"
+    ),
+    (
+        "inference: one logit a sequence; training's forward pass: logits and loss of all tokens, and dropout "
+        "on the input of every adapter"
+    ),
+    "memory: weights alone, adapters in 32 bit; activations are left out, since their batch is not printed",
+)
+
+
+@EXPERIMENTS.register("mixlora")
+def mixlora(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """MixLoRA: time and memory of adapter experts whose base runs once for a token."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "mixlora", rows_of("mixlora", found), len(DESIGNS) * len(BATCHES) + 2,
+        time.perf_counter() - began, tables=(_batches(), _parts()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def ratio(model: str, sequences: int = SEQUENCES, training: bool = False) -> float:
+    """Time with the base run once over that of plain experts."""
+    ours, plain = (forward_s(model, d, sequences, training) for d in ("optimised", "plain"))
+    return ours / plain
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from kernels and weights."""
+    work = flops(LLAMA, "optimised") / flops(LLAMA, "plain")
+    yield Prediction("mixlora.llama2.inference.optimised_over_plain",
+                     "forward pass, base once over base by expert", "1", ratio(LLAMA), "15 %",
+                     f"FLOPs: {work:.3f}")  # fmt: skip
+    yield Prediction("mixlora.llama2.memory_two", "weights of two adapter sets on one base", "GB",
+                     memory_gib(LLAMA, 2), "5 %",
+                     "of 2^30 bytes, as tools of GPUs show; adapters in 32 bit are assumed")  # fmt: skip
+    yield Prediction("mixlora.llama2.training.optimised_over_plain",
+                     "forward pass of training, the same ratio", "1", ratio(LLAMA, training=True))  # fmt: skip
+    yield Prediction("mixlora.gemma.inference.optimised_over_plain",
+                     "forward pass of Gemma 2B, the same ratio", "1", ratio(GEMMA))  # fmt: skip
+
+
+def _batches() -> Table:
+    rows = []
+    for sequences in BATCHES:
+        tokens = sequences * LENGTH
+        us = {d: forward_s(LLAMA, d, sequences) / tokens * 1e6 for d in DESIGNS}
+        rows.append({"tokens": tokens, **{f"{d}_us_a_token": took for d, took in us.items()},
+                     "optimised_over_plain": ratio(LLAMA, sequences)})  # fmt: skip
+    return Table("batches", f"Forward pass of {LLAMA} by tokens of the batch", rows)
+
+
+def _parts() -> Table:
+    rows = []
+    for design in DESIGNS:
+        launches = sum(count for _, count in forward_ops(LLAMA, design))
+        ms = {name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}
+        rows.append({"design": design, "TFLOP": SEQUENCES * flops(LLAMA, design) / 1e12,
+                     "kernels": launches, **{f"{name}_ms": took for name, took in ms.items()}})  # fmt: skip
+    return Table("parts", f"Where a forward pass of {LLAMA} spends its time", rows)
+
+
+def _drawn() -> Table:
+    """Milliseconds of a pass by part, as the figure takes them."""
+    rows = [
+        {"case": design, **{name: took * 1e3 for name, took in parts_s(LLAMA, design).items()}}
+        for design in DESIGNS
+    ]
+    return Table("steps", f"A forward pass of {LLAMA} by design (ms)", rows)

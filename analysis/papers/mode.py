@@ -1,0 +1,98 @@
+"""MoDE (arXiv 2412.12953): experts chosen by the noise level, merged before the run.
+
+The printed count of a pass with merged experts is that of attention's projections: the counter did not see
+the experts. Work and times here are those of what runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .mode_step import (
+    BATCH,
+    BLOCKS,
+    PASSES,
+    SYSTEM,
+    expert_flops,
+    gmac,
+    projections_gmac,
+    seconds,
+    weights_gib,
+)
+from .published import Prediction, rows_of, with_figures
+
+BATCHES = (1, 8, 64, 512)
+TIMED = ("merged", "dense")
+"""One kernel after another each; the routed block is one op here, whose activation is hidden."""
+ASSUMPTIONS = (
+    (
+        f"one pass of {PASSES.tokens} tokens a sample through 12 layers on {SYSTEM}, in bf16 (the format is "
+        "not printed); observations come embedded, and an action is ten passes"
+    ),
+    "dense: attention and all four experts as one block, 52 d^2 a token and layer",
+    "kernel models of the card, whose attention is taken over from the L40S: launches of an eager framework are not in it, which decide a batch of 1",
+)
+
+
+@EXPERIMENTS.register("mode")
+def mode(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """MoDE: work and time of a diffusion policy's pass with merged experts and without."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "mode", rows_of("mode", found), len(TIMED) * len(BATCHES), time.perf_counter() - began,
+        tables=(_batches(), _designs()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the model's ops and the card."""
+    yield Prediction("mode.pass.gmac", "a pass, multiply-accumulates", "1e9", gmac("merged"), "3 %",
+                     "printed for the pass without its cache; merging changes none of it")  # fmt: skip
+    yield Prediction("mode.pass.attention_projections_gmac", "of these attention's projections", "1e9",
+                     projections_gmac(), "1 %", "printed as the whole pass with its cache")  # fmt: skip
+    merged, dense = seconds("merged", BATCH), seconds("dense", BATCH)
+    yield Prediction(
+        "mode.b512.mode_ms",
+        "a pass of 512 samples, merged",
+        "ms",
+        merged * 1e3,
+        note="one pass; an action is ten",
+    )
+    yield Prediction("mode.b512.dense_ms", "a pass of 512 samples, all experts", "ms", dense * 1e3)
+    yield Prediction("mode.b512.ratio", "dense over merged", "1", dense / merged)
+    same = abs(expert_flops("merged") / expert_flops("top2") - 1) < 1e-9
+    yield Prediction("mode.merged_equals_top2_flops", "a merged layer costs what its two experts cost",
+                     "1", float(same), "0")  # fmt: skip
+
+
+def _batches() -> Table:
+    rows = []
+    for samples in BATCHES:
+        took = {name: seconds(name, samples) for name in TIMED}
+        rows.append({"samples": samples, **{f"{name}_ms": s * 1e3 for name, s in took.items()},
+                     "dense_over_merged": took["dense"] / took["merged"],
+                     "action_ms": PASSES.steps * took["merged"] * 1e3})  # fmt: skip
+    note = "an action is ten passes with merged experts"
+    return Table("batches", "A pass by batch and design", rows, note)
+
+
+def _designs() -> Table:
+    rows = [
+        {"design": name, "GMAC": gmac(name), "weights_GiB": weights_gib(name)} for name in BLOCKS
+    ]
+    return Table("designs", "Work of a pass and weights in memory", rows,
+                 "merged: the experts, and a merged block for each of ten levels")  # fmt: skip
+
+
+def _drawn() -> Table:
+    """Milliseconds of a pass of 512 samples, as the figure takes them."""
+    rows = [{"case": name, "pass": seconds(name, BATCH) * 1e3} for name in TIMED]
+    return Table("steps", f"A pass of {BATCH} samples (ms)", rows)

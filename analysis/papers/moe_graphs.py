@@ -1,0 +1,58 @@
+"""Operator graphs of MoE systems that print nothing timed: every row is a prediction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .graphs import GRAPHS, Graph
+from .published import Prediction, rows_of
+
+NAME = "moe-graphs"
+
+
+@EXPERIMENTS.register(NAME)
+def moe_graphs(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict operator graphs: states, projections by modality, slices, ranks, shards, encoders."""
+    began = time.perf_counter()
+    found = graphs()
+    return Reproduction(
+        NAME, rows_of(NAME, list(_rows(found))), sum(g.runs for g in found.values()),
+        time.perf_counter() - began,
+        tables=tuple(table for graph in found.values() for table in graph.tables),
+        assumptions=tuple(
+            f"{name}: {text}" for name, graph in found.items() for text in graph.assumptions
+        ),
+        figures=(_drawn(found),) if figures else (), plots="published",
+    )  # fmt: skip
+
+
+def graphs() -> dict[str, Graph]:
+    """What comes out of every system, by name."""
+    return {name: GRAPHS[name]() for name in GRAPHS}
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from models, layouts and devices alone."""
+    return _rows(graphs())
+
+
+def _rows(found: dict[str, Graph]) -> Iterator[Prediction]:
+    for graph in found.values():
+        for row in graph.rows:
+            yield replace(row, id=f"{NAME}.{row.id}")
+
+
+def _drawn(found: dict[str, Graph]) -> Table:
+    """Rows that are ratios, as the figure takes them."""
+    rows = [
+        {"case": row.id, "ratio": row.value}
+        for graph in found.values() for row in graph.rows if row.unit == "1"
+    ]  # fmt: skip
+    return Table("ratios", "Operator graphs: predicted ratios", rows)

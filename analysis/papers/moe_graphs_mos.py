@@ -1,0 +1,83 @@
+"""MoS, mixture of shards (arXiv 2410.00938): adapters of tenants stored as pools of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from opbyte.extend import LayerKind, Table, deploy, load_model, load_system
+from opbyte.extend.models import LowRank, PooledAdapter, adaptable
+from opbyte.extend.training import Prices, Work
+
+from .graphs import GRAPHS, Graph
+from .published import Prediction
+
+MODEL, SYSTEM = "llama-2-7b", "a100-80gb-x1"
+RANK, SHARE = 64, 8
+"""Rank of the adapters, and how much smaller a pool is than all of their weights."""
+Adapt = Callable[[LayerKind], LayerKind]
+ASSUMPTIONS = (
+    (
+        f"an adapter of rank {RANK} on all matrices of {MODEL}, in 16 bit; a pool has 1/{SHARE} of its weights, and "
+        "the indices into it are left out"
+    ),
+    f"tenants lie in what the model leaves of an {SYSTEM}'s usable memory, no KV cache beside them",
+)
+
+
+@GRAPHS.register("mos")
+def mos() -> Graph:
+    """Adapters put together from a pool as they are loaded."""
+    pool, whole = tenant_bytes(pooled), tenant_bytes(plain)
+    rows = (
+        Prediction("mos.bytes_per_tenant", "a tenant's pool", "MB", pool / 1e6,
+                   note=f"plain LoRA of the same rank: {whole / 1e6:.1f} MB"),
+        Prediction("mos.tenants_in_80GB", "tenants beside the model on an A100 80 GB", "1",
+                   float(room() // pool), note=f"plain LoRA: {room() // whole:.0f}"),
+    )  # fmt: skip
+    return Graph(rows, (_loading(),), ASSUMPTIONS, 2)
+
+
+def pooled(part: LayerKind) -> LayerKind:
+    """A part with an adapter from a pool."""
+    return PooledAdapter(adaptable(part), RANK, RANK // SHARE)
+
+
+def plain(part: LayerKind) -> LayerKind:
+    """A part with an adapter of its own."""
+    return LowRank(adaptable(part), RANK)
+
+
+def tenant_bytes(adapt: Adapt) -> float:
+    """Bytes that one tenant adds to the model [B]."""
+    spec = load_model(MODEL)
+    num, added = spec.numerics, 0.0
+    for layer in spec.layers:
+        for part in layer.parts:
+            for sign, one in ((1, adapt(part)), (-1, part)):
+                added += sign * sum(w.total * num.weight_bytes(w.group) for w in one.weights())
+    return added
+
+
+@cache
+def room() -> float:
+    """Usable memory of a device without the model [B]."""
+    return deploy(load_model(MODEL), load_system(SYSTEM)).memory().kv
+
+
+def _loading() -> Table:
+    """Seconds of assembling an adapter, and of bringing its bytes from the host."""
+    d = deploy(load_model(MODEL), load_system(SYSTEM))
+    host = d.system.device.host_memory
+    assert host is not None
+    assemble = 0.0
+    for part in (part for layer in d.model.layers for part in layer.parts):
+        gathers = PooledAdapter(adaptable(part), RANK, RANK // SHARE).assembly(d.run)
+        assemble += sum(Prices(d).op(Work(op)) for op in gathers)
+    rows = []
+    for name, adapt, more in (("LoRA", plain, 0.0), ("MoS", pooled, assemble)):
+        size = tenant_bytes(adapt)
+        rows.append({"adapter": name, "MB": size / 1e6, "tenants": room() // size,
+                     "from_host_ms": (host.latency_s + size / host.bandwidth_bytes_per_s) * 1e3,
+                     "assembly_ms": more * 1e3})  # fmt: skip
+    return Table("mos_loading", "MoS: what a tenant takes, and what loading it costs", rows)

@@ -1,0 +1,81 @@
+"""Union-of-Experts (arXiv 2503.02495): heads and MLP cut into slices of which a token uses some."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from opbyte.extend import Batch, LayerKind, Loads, ModelSpec, Run, Table, load_model
+from opbyte.extend.models import Layer, SlicedAttention, SlicedFeedForward, is_routed
+
+from .graphs import GRAPHS, Graph
+from .published import Prediction
+
+MODEL, TOKENS = "union-of-experts-small", 1024
+LENGTHS = (64, 256, TOKENS, 4096)
+MATMULS = ("gemm", "experts", "attention_prefill")
+ASSUMPTIONS = (
+    (
+        f"matmuls of one layer with its router, a causal sequence of {TOKENS} tokens; sizes are assumed "
+        "(width 512, 8 heads, MLP 4 times as wide, 8 slices)"
+    ),
+)
+
+
+@GRAPHS.register("uoe")
+def uoe() -> Graph:
+    """Slices of heads and of the MLP, half of them for a token."""
+    spec = load_model(MODEL)
+    (layer, _), *_ = spec.groups
+    assert layer.ffn is not None
+    parts = {"mlp": (layer.ffn,), "attention": (layer.mixer,), "": layer.parts}
+    note = f"{TOKENS} tokens; scores fall by the square of the share"
+    rows = tuple(
+        Prediction(f"uoe.flop_share{name and f'.{name}'}",
+                   f"FLOP at half of the slices, {name or 'both'}", "1",
+                   share(spec, chosen, TOKENS), note=note if name != "mlp" else "")
+        for name, chosen in parts.items()
+    )  # fmt: skip
+    return Graph(rows, (_lengths(spec),), ASSUMPTIONS)
+
+
+def whole_model() -> ModelSpec:
+    """The model with all slices chosen: a plain transformer."""
+    spec = load_model(MODEL)
+
+    def change(layer: Layer) -> Layer:
+        return replace(layer, mixer=_whole(layer.mixer), ffn=layer.ffn and _whole(layer.ffn))
+
+    return replace(spec.map_layers(change), name="union-of-experts-whole")
+
+
+def share(spec: ModelSpec, parts: tuple[LayerKind, ...], tokens: int) -> float:
+    """FLOP of some parts over those with all slices."""
+    return sum(_flops(spec, part, tokens) for part in parts) / sum(
+        _flops(spec, _whole(part), tokens) for part in parts
+    )
+
+
+def _flops(spec: ModelSpec, part: LayerKind, tokens: int) -> float:
+    m = Batch.of([], [(tokens, 0)]).moments(spec.windows)
+    loads = None
+    if is_routed(part):
+        routed = part.routed
+        loads = Loads.expected(tokens, routed.top_k, routed.experts, routed.experts)
+    ops = part.ops(m, Run(spec.numerics), loads)
+    return sum(op.flops for op in ops if op.kind in MATMULS)
+
+
+def _whole(part: LayerKind) -> LayerKind:
+    """The part with all its slices: the plain layer."""
+    assert isinstance(part, SlicedAttention | SlicedFeedForward)
+    return replace(part, top_k=part.slices)
+
+
+def _lengths(spec: ModelSpec) -> Table:
+    (layer, _), *_ = spec.groups
+    rows = [
+        {"tokens": tokens, "attention": share(spec, (layer.mixer,), tokens),
+         "both": share(spec, layer.parts, tokens)}
+        for tokens in LENGTHS
+    ]  # fmt: skip
+    return Table("uoe_lengths", "Union-of-Experts: FLOP at half of the slices, by length", rows)

@@ -1,0 +1,91 @@
+"""MoH (arXiv 2410.11842): heads as experts. FLOPs from layer objects, times from an H100's price list."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Batch, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .moh_step import HEADS, WIDTH, head_work_share, heads_of, kv_read_share, step_parts
+from .published import Prediction, rows_of, with_figures
+
+SHARES = (90, 75, 50)
+CASES = {
+    "prompt of 8k": Batch.of([], [(8192, 0)]),
+    "1 decode at 1k": Batch.of([1023]),
+    "32 decodes at 1k": Batch.of([1023] * 32),
+    "128 decodes at 1k": Batch.of([1023] * 128),
+    "32 decodes at 8k": Batch.of([8191] * 32),
+}
+ASSUMPTIONS = (
+    (
+        f"head work: scores and weighted sums of a prompt, {HEADS} heads of {WIDTH}, whole heads nearest to "
+        "the percentage; the printed share of time includes what does not shrink, so it lies above"
+    ),
+    "shared heads lie evenly over the KV heads; tokens choose the others evenly",
+    "timed steps: MoH-LLaMA3-8B with 16 shared and 8 of 16 heads against Llama 3 8B on one H100",
+)
+
+
+@EXPERIMENTS.register("moh")
+def moh(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Reproduce MoH: work of some heads against the time that it takes, and keys that are read."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "moh", rows_of("moh", found), 4 * len(CASES), time.perf_counter() - began,
+        tables=(_steps(),), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from layers alone."""
+    for tokens in (256, 512):
+        for percent in SHARES:
+            yield Prediction(
+                f"moh.{tokens}.h{percent}.time_share",
+                f"head work at {percent} % of the heads, {tokens} tokens; time over that of all heads",
+                "1", head_work_share(tokens, percent), "below",
+                f"{heads_of(percent)} of {HEADS} heads",
+            )  # fmt: skip
+    yield Prediction("moh.llama3.kv_read_share", "keys and values that a decode reads", "1",
+                     kv_read_share(), note="16 shared heads over 8 KV heads: each is in use")  # fmt: skip
+
+
+def _steps() -> Table:
+    """Time with routed heads over that with all: three quarters of the heads."""
+    rows = []
+    for case, batch in CASES.items():
+        row: dict[str, float | str] = {"step": case}
+        for costs, name in (("roofline", "roofline"), ("auto", "kernels")):
+            ours, plain = (step_parts(routed, batch, costs) for routed in (True, False))
+            whole = sum(plain.values())
+            row |= {
+                f"all heads, {name} (ms)": whole * 1e3,
+                f"MoH, {name}": sum(ours.values()) / whole,
+            }
+            row |= {
+                f"{part}, {name}": ours[part] / plain[part] for part in ("scores", "projections")
+            }
+        rows.append(row)
+    note = (
+        "24 of 32 heads; projections of routed heads run as experts, for the tokens that chose them"
+    )
+    title = "A step of MoH-LLaMA3-8B over that of Llama 3 8B, one H100"
+    return Table("steps_time", title, rows, note)
+
+
+def _drawn() -> Table:
+    """Parts of steps with all and with routed heads, as the figure takes them."""
+    rows = []
+    for case, batch in CASES.items():
+        whole = sum(step_parts(False, batch, "roofline").values())
+        for name, routed in (("all heads", False), ("MoH", True)):
+            parts = step_parts(routed, batch, "roofline")
+            rows.append({"case": f"{case}, {name}", **{k: v / whole for k, v in parts.items()}})
+    return Table("steps", "Time of a step over that with all heads, roofline of an H100", rows)

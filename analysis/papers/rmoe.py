@@ -1,0 +1,85 @@
+"""RMoE (arXiv 2408.06793): what a router with a memory costs in weights, time and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .published import Prediction, rows_of, with_figures
+from .rmoe_step import LENGTH, MICRO, RANKS, STATE, SYSTEM, model, router_weights, step
+
+MICRO_BATCHES = (1, 4, 8, 16)
+ASSUMPTIONS = (
+    f"state of {STATE} values, as the small model's printed router weights want; GRU without biases",
+    (
+        f"training of the large model on {SYSTEM}: {MICRO} sequences of {LENGTH:,} tokens a device in one "
+        "micro-batch, Adam in mixed precision, ZeRO 1, all experts on every device; none of it is printed"
+    ),
+    "experts of width 344 and 96,000 tokens of vocabulary, from 0.53 and 0.91 billion parameters",
+    "the cell's products and its gates are kernels of their own, as a framework without a fused cell runs them",
+)
+
+
+@EXPERIMENTS.register("rmoe")
+def rmoe(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """RMoE: weights, training time and memory of a recurrent router over a plain one."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "rmoe", rows_of("rmoe", found), 2 * len(MICRO_BATCHES), time.perf_counter() - began,
+        tables=(_batches(), _models()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the models and training steps."""
+    for name, recurrent, tolerance in (("plain", False, "0.01"), ("rmoe", True, "3 %")):
+        yield Prediction(f"rmoe.small.router_params.{name}", f"router weights of the small model, {name}",
+                         "1e6", router_weights("small", recurrent) / 1e6, tolerance)  # fmt: skip
+    added = model("large", True).total_params - model("large", False).total_params
+    yield Prediction("rmoe.large.added_params", "weights that the recurrent router adds, large model",
+                     "1e6", added / 1e6)  # fmt: skip
+    plain, ours = step(False), step(True)
+    yield Prediction("rmoe.large.step_time_ratio", "training step over the plain router's", "1",
+                     ours.seconds / plain.seconds)  # fmt: skip
+    yield Prediction("rmoe.large.memory_ratio", "memory of a device over the plain router's", "1",
+                     ours.memory.total / plain.memory.total)  # fmt: skip
+
+
+def _batches() -> Table:
+    rows = []
+    for micro in MICRO_BATCHES:
+        plain, ours = step(False, micro), step(True, micro)
+        rows.append({"sequences": micro, "plain_ms": plain.seconds * 1e3,
+                     "recurrent_ms": ours.seconds * 1e3, "time_ratio": ours.seconds / plain.seconds,
+                     "memory_GiB": ours.memory.total / 2**30,
+                     "memory_ratio": ours.memory.total / plain.memory.total})  # fmt: skip
+    return Table(
+        "batches", f"Training the large model on {RANKS} devices, by sequences of each", rows
+    )
+
+
+def _models() -> Table:
+    rows = [
+        {"router": name, "router_1e6": router_weights("large", recurrent) / 1e6,
+         "active_1e9": model("large", recurrent).active_params / 1e9,
+         "total_1e9": model("large", recurrent).total_params / 1e9}
+        for name, recurrent in (("plain", False), ("recurrent", True))
+    ]  # fmt: skip
+    return Table("models", "Weights of the large model", rows)
+
+
+def _drawn() -> Table:
+    """Milliseconds of a step by what the busiest device does, as the figure takes them."""
+    used = [part for part, took in step(True).by_stream.items() if took > 0]
+    rows = [
+        {"case": name, **{part: step(recurrent).by_stream[part] * 1e3 for part in used}}
+        for name, recurrent in (("plain router", False), ("recurrent router", True))
+    ]
+    return Table("steps", "A training step of the large model (ms)", rows)

@@ -1,0 +1,130 @@
+"""Stratum (MICRO 2025, arXiv 2510.05245): experts and caches by heat over tiers of 3D DRAM.
+
+Tiering's gain is that of accesses alone: with it the hottest data lies in the fastest tiers, without
+it every access takes the slowest tier's time. Nothing is fitted. The comparison with a GPU is a
+decode step by `compare`, reported only: neither batch nor lengths of the paper's are known.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from opbyte.extend import EXPERIMENTS, ModelSpec, Reproduction, Table, load_device, load_model
+from opbyte.extend.answers import Told, compare
+from opbyte.extend.devices import Tiers, tiers_of
+from opbyte.extend.models import is_routed, make_router
+
+from .published import Prediction, rows_of, with_figures
+
+DEVICE = "stratum"
+MODELS = {"mixtral": "mixtral-8x7b", "olmoe": "olmoe-1b-7b", "qwen2.5": "qwen2.5-32b",
+          "llama-4": "llama-4-scout"}  # fmt: skip
+CHIP_BYTES = 32e9
+CHIPS = {"mixtral": 6, "olmoe": 1, "qwen2.5": 6, "llama-4": 12}
+"""Smallest of the paper's systems (1, 6 and 12 chips) that holds the 16-bit model."""
+GPUS = {"mixtral": ("stratum-x1", "h100-x2"), "olmoe": ("stratum-x1", "h100-x1"),
+        "qwen2.5": ("stratum-x1", "h100-x1"), "llama-4": ("stratum-x2", "h100-x4")}  # fmt: skip
+"""Ours, and the fewest GPUs that hold the model."""
+BATCH, CONTEXT = 32, 1024
+SKEW = "measured"
+"""Popularity of experts where no other is asked for: placement by heat needs some."""
+ASSUMPTIONS = (
+    (
+        "weights and KV cache fill the usable 90 % of the memory, as a serving engine does; the coldest "
+        "tenth of it stays empty"
+    ),
+    (
+        "an access takes the row activation of its tier and 23.2 ns in every tier, which the two "
+        "bandwidths of the paper give"
+    ),
+    (
+        "traffic of an expert follows its load: its weights are streamed once for each group of tokens; "
+        "dense weights and caches are read once a step. Popularity is that of DeepSeek-V2-Lite, unless "
+        "--routing says otherwise"
+    ),
+    "qwen2.5 is taken to be the dense 32B, llama-4 Scout",
+)
+
+
+@EXPERIMENTS.register("stratum")
+def stratum(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict Stratum: what tiers of 3D DRAM gain with experts and caches placed by heat."""
+    began = time.perf_counter()
+    found = list(predictions(seeds, routing))
+    result = Reproduction(
+        "stratum", rows_of("stratum", found), len(found), time.perf_counter() - began,
+        tables=(by_tier(tiers()),), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions(seeds: Sequence[int] = (0,), routing: str = "uniform") -> Iterator[Prediction]:
+    """All rows, from the device's description alone."""
+    popularity = SKEW if routing == "uniform" else routing
+    note = "accesses alone: what compute and links take besides would lessen it"
+    for name, model in MODELS.items():
+        gains = [tiering(load_model(model), CHIPS[name], popularity, seed) for seed in seeds]
+        yield Prediction(f"stratum.tiering.{name}", f"{name}: decode rate with over without tiers",
+                         "1", float(np.mean(gains)), "8 %", note)  # fmt: skip
+    for name, systems in GPUS.items():
+        rates = [row.items_per_s for row in compare(MODELS[name], systems, batch=BATCH,
+                                                    context=CONTEXT).table]  # fmt: skip
+        ours, theirs = (rate or 0.0 for rate in rates)
+        yield Prediction(
+            f"stratum.over_gpu.{name}", f"{name}: decode rate over {systems[1]}", "1",
+            ours / theirs if theirs else 0.0,
+            note=f"{systems[0]}, one step of {BATCH} decodes at context {CONTEXT:,}",
+        )  # fmt: skip
+
+
+def tiers() -> Tiers:
+    """The tiers of a chip."""
+    return tiers_of(load_device(DEVICE)[0].processors["stratum"].parameters)
+
+
+def tiering(model: ModelSpec, chips: int, routing: str, seed: int) -> float:
+    """Decode rate with data placed by heat over the slowest tier's."""
+    memory, spec = chips * CHIP_BYTES, load_device(DEVICE)[0]
+    sizes, heats = _experts(model, routing, seed)
+    sizes = sizes / memory
+    used = max(spec.memory.usable_fraction, model.weight_bytes / memory)
+    # Dense weights and KV cache fill the rest of what is used, and are read once a step.
+    return tiers().gain([*sizes, used - sizes.sum()], [*heats, 1.0])
+
+
+def _experts(model: ModelSpec, routing: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of every expert, and its load over the mean of its layer."""
+    parts = [layer.ffn for layer in model.layers if is_routed(layer.ffn)]
+    if not parts:
+        return np.zeros(0), np.zeros(0)
+    routed = parts[0].routed
+    router = make_router(routing, layers=len(parts), experts=routed.experts, top_k=routed.top_k,
+                         seed=seed)  # fmt: skip
+    value = model.numerics.weight_bytes("experts")
+    one = [w.total for w in parts[0].weights() if w.group == "experts"]
+    size = sum(one) * value / routed.experts
+    heats = (router.prob * routed.experts).ravel()
+    return np.full(heats.size, size), heats
+
+
+def by_tier(of: Tiers) -> Table:
+    """Each tier's row time and bandwidth."""
+    device = load_device(DEVICE)[0]
+    pins = device.memory.bandwidth_bytes_per_s / device.memory.stacks
+    fastest = pins * device.processors["stratum"].bandwidth_multiple
+    rows = [{"tier": i + 1, "tRCD_ns": rcd * 1e9, "TB/s": fastest / slow / 1e12}
+            for i, (rcd, slow) in enumerate(zip(of.rcd_s, of.slowness, strict=True))]  # fmt: skip
+    return Table("tiers", "Tiers of a chip", rows)
+
+
+def _drawn() -> Table:
+    """Row activation and the rest of an access, as the figure takes them."""
+    of = tiers()
+    rows = [{"case": f"tier {i + 1}", "row activation": rcd * 1e9, "rest": of.common_s * 1e9}
+            for i, rcd in enumerate(of.rcd_s)]  # fmt: skip
+    return Table("steps", "An access in each tier of a Stratum chip (ns)", rows)

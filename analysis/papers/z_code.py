@@ -1,0 +1,113 @@
+"""Z-code and DeepSpeed MoE training (arXiv 2109.10465): 3.5 trillion parameters on 512 A100.
+
+Bytes of states per device by strategy, from a model and layouts; the paper prints sizes alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from opbyte.extend import EXPERIMENTS, Reproduction, Table
+from opbyte.extend.answers import Told
+
+from .published import Prediction, rows_of, with_figures
+from .z_code_step import (
+    DEVICES,
+    LAST,
+    LENGTH,
+    SEQUENCES,
+    SLICES,
+    STRATEGIES,
+    device_states,
+    on_device,
+    scaled_step,
+    total_parameters,
+    usable_bytes,
+)
+
+GIB = 2**30
+ASSUMPTIONS = (
+    (
+        "the 3.5 T model's shape is not printed: 14,848 experts, 29 a device, in 7 of 14 layers of width "
+        "2,048; experts alone take 12.7 GiB, and shapes differ in what each device has beside them"
+    ),
+    "Adam in mixed precision: 2 bytes of weight, 2 of gradient, 12 of optimiser state a parameter",
+    (
+        "an expert lies on one device: ZeRO has no copies to share its states over, so they go to the "
+        "host or stay"
+    ),
+    "memory of 40 GB, of which 90 % are used; activations are left out",
+    (
+        f"throughput by devices is not checked: {SEQUENCES} sequences of {LENGTH} tokens a rank, 29 experts a "
+        "device, and the optimiser's place left out of the time; 8 times the earlier system's size is "
+        "not checked either, since that system's split is not printed"
+    ),
+)
+
+
+@EXPERIMENTS.register("z-code")
+def z_code(
+    seeds: Sequence[int], routing: str, told: Told | None, figures: bool = False
+) -> Reproduction:
+    """Predict Z-code's training: states of 3.5 trillion parameters on 512 A100 by strategy."""
+    began = time.perf_counter()
+    found = list(predictions())
+    result = Reproduction(
+        "z-code", rows_of("z-code", found), len(STRATEGIES), time.perf_counter() - began,
+        tables=(_strategies(), _scaling()), assumptions=ASSUMPTIONS,
+    )  # fmt: skip
+    return with_figures(result, _drawn()) if figures else result
+
+
+def predictions() -> Iterator[Prediction]:
+    """All rows, from the model's layout on the devices."""
+    held, note = device_states(LAST), f"{total_parameters() / 1e12:.3f} T parameters on {DEVICES}"
+    yield Prediction("z-code.3.5T.weights_GiB", "weights of a device", "GiB", held.weights / GIB,
+                     note=note)  # fmt: skip
+    yield Prediction("z-code.3.5T.states_GiB", "weights, gradients and optimiser of a device", "GiB",
+                     held.total / GIB, note=note)  # fmt: skip
+    for name, offload in (("fits_with_offload", True), ("fits_without_offload", False)):
+        needed = on_device(LAST, offload)
+        yield Prediction(
+            f"z-code.3.5T.{name}", f"{needed / GIB:.1f} GiB fit a device of 40 GB", "1",
+            float(needed <= usable_bytes()), "0", f"{usable_bytes() / GIB:.0f} GiB are usable",
+        )  # fmt: skip
+
+
+def _strategies() -> Table:
+    rows = []
+    for strategy in STRATEGIES:
+        held = device_states(strategy)
+        rows.append({
+            "strategy": strategy.name, "weights_GiB": held.weights / GIB,
+            "gradients_GiB": held.gradients / GIB, "optimizer_GiB": held.optimizer / GIB,
+            "optimizer_on": "host" if strategy.offload else "device",
+            "device_GiB": on_device(strategy) / GIB,
+            "fits": on_device(strategy) <= usable_bytes(),
+        })  # fmt: skip
+    return Table("strategies", "States of one of 512 devices by strategy", rows)
+
+
+def _scaling() -> Table:
+    """Throughput of a device with equal experts on each, by devices."""
+    rows = []
+    for devices in (64, 128, 256, 512):
+        step = scaled_step(devices)
+        tokens = SEQUENCES * devices // SLICES * LENGTH
+        waits = step.seconds - step.by_stream["compute"] - step.by_stream["optimizer"]
+        rows.append({"devices": devices, "step_ms": step.seconds * 1e3,
+                     "tokens_per_s_device": tokens / step.seconds / devices,
+                     "waiting_for_links": waits / step.seconds})  # fmt: skip
+    return Table("scaling", "Training with 29 experts a device, by devices", rows)
+
+
+def _drawn() -> Table:
+    """Bytes by kind and strategy, as the figure takes them."""
+    rows = [
+        {"case": row["strategy"], "weights": row["weights_GiB"], "gradients": row["gradients_GiB"],
+         "optimiser on the device": row["optimizer_GiB"] * (row["optimizer_on"] == "device"),
+         "optimiser on the host": row["optimizer_GiB"] * (row["optimizer_on"] == "host")}
+        for row in _strategies().rows
+    ]  # fmt: skip
+    return Table("steps", "States of 3.5 T parameters on one of 512 devices (GiB)", rows)

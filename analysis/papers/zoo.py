@@ -1,0 +1,144 @@
+"""Designs of mixtures of experts beside what their papers compare them with: what a FLOP saved buys in time.
+
+Quality is the papers' claim and no output here; each design stands beside the model that its paper holds it
+against. Times are rooflines of one device, so that no fit of kernels that few have written tilts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pandas as pd
+
+from opbyte.extend import ModelSpec, load_model
+from opbyte.extend.answers import roofline
+from opbyte.extend.figures import Picture
+from opbyte.extend.models import Layer
+
+from . import mixlora_step, mode_step, moe_graphs_mom, moe_graphs_momamba, moe_graphs_uoe, rmoe_step
+
+SYSTEM = "h200-x1"
+STEPS = {
+    "prompt of 2,048": {"batch": 0, "context": 0, "prefill": 2048},
+    "32 decodes at 2,048": {"batch": 32, "context": 2048, "prefill": 0},
+    "1 decode at 2,048": {"batch": 1, "context": 2048, "prefill": 0},
+}
+"""Steps that are costed, by what they are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """A model, and the one that its paper compares it with.
+
+    Attributes
+    ----------
+    name, beside : str
+    model, plain : callable
+        Make them.
+    """
+
+    name: str
+    beside: str
+    model: Callable[[], ModelSpec]
+    plain: Callable[[], ModelSpec]
+
+
+def _mixlora(base_once: bool) -> ModelSpec:
+    spec = load_model("llama-2-7b")
+    experts = mixlora_step.experts_of(spec, base_once)
+
+    def change(layer: Layer) -> Layer:
+        return replace(layer, ffn=experts)
+
+    return spec.map_layers(change)
+
+
+def _of(name: str, beside: str, model: str, plain: str) -> Design:
+    return Design(name, beside, partial(load_model, model), partial(load_model, plain))
+
+
+DESIGNS = (
+    _of("Mixtral, 2 of 8 experts", "dense 13B", "mixtral-8x7b", "llama-2-13b"),
+    _of("DeepSeekMoE, 2 + 6 of 64", "dense 7B", "deepseek-moe-16b", "deepseek-llm-7b"),
+    _of("PR-MoE, pyramid and residual", "MoE of 128", "dsmoe-1.3b-pr", "dsmoe-1.3b-moe128"),
+    _of("MoH, 24 of 32 heads", "all heads", "moh-llama-3-8b", "llama-3-8b"),
+    _of("MoA, half of the keys", "all keys", "vicuna-7b-moa", "llama-2-7b"),
+    _of("BAM, 4 attention experts", "one attention", "bam-small", "btx-small"),
+    _of("BAM, shared keys and values", "one attention", "bam-small-shared-kv", "btx-small"),
+    Design("Union-of-Experts, half the slices", "all slices",
+           partial(load_model, moe_graphs_uoe.MODEL), moe_graphs_uoe.whole_model),
+    Design("MoM, 2 + 1 of 5 states", "attention", moe_graphs_mom.model, moe_graphs_mom.attention_model),
+    Design("Mixture-of-Mamba, two modalities", "Mamba",
+           moe_graphs_momamba.model, moe_graphs_momamba.plain_model),
+    Design("MixLoRA, base once", "base", partial(_mixlora, True), partial(load_model, "llama-2-7b")),
+    Design("MixLoRA, base by expert", "base", partial(_mixlora, False), partial(load_model, "llama-2-7b")),
+    Design("RMoE, recurrent router", "plain router",
+           partial(rmoe_step.model, "large", True), partial(rmoe_step.model, "large", False)),
+)  # fmt: skip
+
+
+def zoo(steps: Sequence[str] = tuple(STEPS)) -> pd.DataFrame:
+    """Every design over what it stands beside, in every step.
+
+    Returns
+    -------
+    DataFrame
+        Columns design, beside, step; parameters, FLOPs, bytes and time, each over the other model's;
+        op_per_byte [FLOP/B] of the design and microseconds of its step.
+    """
+    rows = []
+    for design in DESIGNS:
+        own, plain = design.model(), design.plain()
+        for step in steps:
+            new, old = _step(own, step), _step(plain, step)
+            rows.append(
+                {
+                    "design": design.name, "beside": design.beside, "step": step,
+                    "parameters": own.total_params / plain.total_params,
+                    "FLOPs": new["flops"] / old["flops"], "bytes": new["bytes"] / old["bytes"],
+                    "time": new["seconds"] / old["seconds"],
+                    "op_per_byte": new["flops"] / new["bytes"], "us": new["seconds"] * 1e6,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _step(model: ModelSpec, step: str) -> dict[str, float]:
+    """FLOP, bytes and seconds of a step."""
+    routing = moe_graphs_momamba.MIXED if model.name.startswith("mixture-of-mamba") else "uniform"
+    found = roofline(model, SYSTEM, costs="roofline", routing=routing, **STEPS[step])  # type: ignore[arg-type]  # whole numbers
+    return {
+        "flops": sum(op.flops * op.count for op in found.ops),
+        "bytes": sum(op.bytes * op.count for op in found.ops),
+        "seconds": found.step_seconds,
+    }
+
+
+def picture(table: pd.DataFrame) -> Picture:
+    """The ratios of `zoo`, drawn."""
+    from .figures.zoo import bought
+
+    return Picture(bought(table, "FLOPs, bytes and time over the other model's"))
+
+
+def merged_passes(samples: int = 512) -> pd.DataFrame:
+    """MoDE's pass with the two experts of a noise level merged, and with all four.
+
+    Returns
+    -------
+    DataFrame
+        By block: multiply-accumulates of a pass of one sample, those of attention's projections [G], time of
+        a pass of `samples` [ms], weights of the model [GiB].
+    """
+    blocks = ("merged", "dense")
+    return pd.DataFrame(
+        {
+            "GMAC": [mode_step.gmac(block) for block in blocks],
+            "of projections": [mode_step.projections_gmac()] * len(blocks),
+            "ms": [mode_step.seconds(block, samples) * 1e3 for block in blocks],
+            "GiB": [mode_step.weights_gib(block) for block in blocks],
+        },
+        index=pd.Index(blocks, name="block"),
+    )

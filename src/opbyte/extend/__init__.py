@@ -1,0 +1,79 @@
+"""The face for extenders: names that stay, typed and documented, whatever moves behind them.
+
+`docs/extending.md` shows what each is for; the papers of `analysis/papers` are written with this package
+and nothing else of the library. What is not among `__all__` here or in a part may move at any time:
+
+============  =====================================================
+`models`      layer kinds and models in detail, batches, routings
+`devices`     links, cost models, published mechanisms, DRAM
+`systems`     deployments, caches, experts, steps
+`training`    training steps, their layouts, states and work
+`streams`     graphs of tasks on streams, and their schedules
+`fpga`        engines and frames of FPGAs
+`answers`     what commands answer, and what runs in parallel
+`figures`     axes, colours and bars in the house's style
+`kernels`     the kernel lab
+============  =====================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opbyte.extend._lazy import declared
+
+if TYPE_CHECKING:
+    from opbyte.analysis.reproduce.base import EXPERIMENTS as EXPERIMENTS
+    from opbyte.analysis.reproduce.base import Reproduction as Reproduction
+    from opbyte.analysis.reproduce.base import Row as Row
+    from opbyte.analysis.reproduce.base import Table as Table
+    from opbyte.analysis.reproduce.base import judged as judged
+    from opbyte.analysis.reproduce.base import reproduce as reproduce
+    from opbyte.devices.catalog import load_device as load_device
+    from opbyte.devices.catalog import load_system as load_system
+    from opbyte.devices.cost import Cost as Cost
+    from opbyte.devices.cost import DESCRIPTION as DESCRIPTION
+    from opbyte.devices.cost import Evidence as Evidence
+    from opbyte.devices.cost import Roof as Roof
+    from opbyte.devices.cost import Roofline as Roofline
+    from opbyte.devices.cost import bound_code as bound_code
+    from opbyte.devices.kinds import Described as Described
+    from opbyte.devices.kinds import processor_kind as processor_kind
+    from opbyte.devices.prices import PriceRow as PriceRow
+    from opbyte.devices.prices import Probe as Probe
+    from opbyte.devices.prices import by_count as by_count
+    from opbyte.simulator.batching.orders import ORDERS as ORDERS
+    from opbyte.simulator.batching.orders import Waiting as Waiting
+    from opbyte.simulator.deploy.deployment import Deployment as Deployment
+    from opbyte.simulator.deploy.deployment import deploy as deploy
+    from opbyte.simulator.deploy.placement import Option as Option
+    from opbyte.simulator.deploy.placement import placement as placement
+    from opbyte.simulator.expert_cache.policies import Entry as Entry
+    from opbyte.simulator.expert_cache.policies import cache_policy as cache_policy
+    from opbyte.simulator.expert_map.maps import Sites as Sites
+    from opbyte.simulator.expert_map.policies import map_policy as map_policy
+    from opbyte.simulator.serving.routers import Load as Load
+    from opbyte.simulator.serving.routers import ROUTERS as ROUTERS
+    from opbyte.workloads.batch import Batch as Batch
+    from opbyte.workloads.batch import Moments as Moments
+    from opbyte.workloads.catalog import load_model as load_model
+    from opbyte.workloads.errors import InputError as InputError
+    from opbyte.workloads.hf.config import Config as Config
+    from opbyte.workloads.hf.dense import llama as llama
+    from opbyte.workloads.hf.families import family as family
+    from opbyte.workloads.layers import LayerKind as LayerKind
+    from opbyte.workloads.layers import Routed as Routed
+    from opbyte.workloads.layers import Run as Run
+    from opbyte.workloads.layers import State as State
+    from opbyte.workloads.layers import Weights as Weights
+    from opbyte.workloads.layers import layer_kind as layer_kind
+    from opbyte.workloads.layers.base import gemm as gemm
+    from opbyte.workloads.layers.base import split as split
+    from opbyte.workloads.model import ModelSpec as ModelSpec
+    from opbyte.workloads.ops import Loads as Loads
+    from opbyte.workloads.ops import Op as Op
+    from opbyte.workloads.requests import Rows as Rows
+    from opbyte.workloads.requests import open_requests as open_requests
+    from opbyte.workloads.requests import request_format as request_format
+
+__all__, __getattr__ = declared(__name__, __file__)

@@ -1,0 +1,32 @@
+"""Links, devices, cost models, published mechanisms and DRAM."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from opbyte.extend._lazy import declared
+
+if TYPE_CHECKING:
+    from opbyte.devices.catalog import describe_system as describe_system
+    from opbyte.devices.catalog import of_device as of_device
+    from opbyte.devices.collectives.plans import Plan as Plan
+    from opbyte.devices.collectives.plans import usual as usual
+    from opbyte.devices.device import SharedMemoryDevice as SharedMemoryDevice
+    from opbyte.devices.device import build_device as build_device
+    from opbyte.devices.dram.catalog import load_memory as load_memory
+    from opbyte.devices.link import LinkModel as LinkModel
+    from opbyte.devices.published.gemv import BankGemv as BankGemv
+    from opbyte.devices.published.gemv import GemvModel as GemvModel
+    from opbyte.devices.published.heads import HeadAttention as HeadAttention
+    from opbyte.devices.published.pipeline import PipelineEngine as PipelineEngine
+    from opbyte.devices.published.pipeline import stream_s as stream_s
+    from opbyte.devices.published.streams import StreamEngine as StreamEngine
+    from opbyte.devices.published.tiers import Tiers as Tiers
+    from opbyte.devices.published.tiers import tiers_of as tiers_of
+    from opbyte.devices.published.tiled import TiledGpu as TiledGpu
+    from opbyte.devices.published.tiled import best_tile as best_tile
+    from opbyte.devices.published.tiled import occupancy as occupancy
+    from opbyte.devices.spec import DeviceSpec as DeviceSpec
+    from opbyte.devices.spec import SystemSpec as SystemSpec
+
+__all__, __getattr__ = declared(__name__, __file__)

@@ -1,0 +1,1 @@
+"""Layer kinds of one paper each; registered as any other."""

@@ -1,0 +1,71 @@
+"""Attention experts that all run for every token (BAM, arXiv 2408.08274)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..attention import Attention
+from ..base import Run, State, Weights, elementwise, gemm, layer_kind
+
+
+@layer_kind("attention_mixture")
+@dataclass(frozen=True, slots=True)
+class AttentionMixture:
+    """Several attention blocks whose outputs are weighed by a router and added.
+
+    Every token uses all of them, so they are one attention of all heads, and no load is drawn. Beside
+    the feed-forward part in a layer that is `parallel`, as in BAM.
+
+    Attributes
+    ----------
+    base : Attention
+        One expert.
+    experts : int
+    shared_kv : bool
+        Whether all experts attend to the same keys and values, those of one.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    base: Attention
+    experts: int
+    shared_kv: bool = False
+
+    def __post_init__(self) -> None:
+        if self.experts < 1:
+            raise InputError("experts", f"must be at least 1, not {self.experts}")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def whole(self) -> Attention:
+        """The experts as one attention block."""
+        base, n = self.base, self.experts
+        kv = base.kv_heads * (1 if self.shared_kv else n)
+        return replace(base, heads=base.heads * n, kv_heads=kv, qk_norm=base.qk_norm * n)
+
+    def weights(self) -> tuple[Weights, ...]:
+        router = self.experts * self.hidden
+        own = self.whole.weights()
+        return own if self.experts == 1 else (*own, Weights("other", router, router))
+
+    def state(self) -> State:
+        return self.whole.state()
+
+    def shard(self, tp: int) -> AttentionMixture:
+        return replace(self, base=self.base.shard(tp))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        ops = self.whole.ops(m, run, None)
+        if self.experts == 1:  # nothing to weigh
+            return ops
+        router = gemm("router", "attention", "other", m.tokens, self.experts, self.hidden, run)
+        width = self.whole.heads * self.whole.head_dim
+        weigh = elementwise("weigh", "attention", m.tokens, width, 2, run)
+        return [router, *ops[:-1], weigh, ops[-1]]

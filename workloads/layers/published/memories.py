@@ -1,0 +1,84 @@
+"""Several linear states of which a token writes and reads some (MoM, arXiv 2502.13685)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..base import Run, State, Weights, elementwise, gemm, layer_kind
+from ..linear_state import GatedDeltaNet
+
+
+@layer_kind("memories")
+@dataclass(frozen=True, slots=True)
+class Memories:
+    """Gated DeltaNet with several states: a router picks some for each token, one may serve all.
+
+    Keys and values are projected once, whatever states they go to. A decode touches the states of
+    its token; a prompt's chunk touches all of them, as some token of it does unless it is very
+    short. So costs are affine in the moments and no draw of loads matters: every token has equally
+    many states.
+
+    Attributes
+    ----------
+    net : GatedDeltaNet
+        Projections, heads and one state.
+    states, top_k : int
+        Routed states, and those of a token.
+    shared : bool
+        Whether one more state takes every token.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    net: GatedDeltaNet
+    states: int
+    top_k: int
+    shared: bool = True
+
+    def __post_init__(self) -> None:
+        if self.states < 1:
+            raise InputError("states", f"must be at least 1, not {self.states}")
+        if not 1 <= self.top_k <= self.states:
+            reason = f"must be from 1 to the {self.states} states, not {self.top_k}"
+            raise InputError("top_k", reason)
+
+    @property
+    def hidden(self) -> int:
+        return self.net.hidden
+
+    @property
+    def _used(self) -> int:
+        """States that a token writes and reads."""
+        return self.top_k + self.shared
+
+    @property
+    def _router(self) -> int:
+        """Columns of the router; a single state needs none."""
+        return self.states if self.states > 1 else 0
+
+    def weights(self) -> tuple[Weights, ...]:
+        router = self._router * self.hidden
+        own = self.net.weights()
+        return (*own, Weights("other", router, router)) if router else own
+
+    def state(self) -> State:
+        return self.net.states(self.states + self.shared)
+
+    def shard(self, tp: int) -> Memories:
+        return replace(self, net=self.net.shard(tp))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        """A chunk goes through all states, a decode through those of its token."""
+        net = self.net
+        ops = net.ops_with(m, run, self._used, self.states + self.shared)
+        if self._router:
+            router = gemm("router", "state", "other", m.tokens, self._router, self.hidden, run)
+            ops.insert(0, router)
+        if self._used > 1:
+            mix = elementwise("mix", "state", m.tokens, net.value, 1.0 + self._used, run)
+            ops.insert(-1, mix)  # before the output projection
+        return ops

@@ -1,0 +1,66 @@
+"""Experts merged before the run: what a router chose for all tokens alike becomes one dense block.
+
+MoDE (arXiv 2412.12953): the router of a diffusion policy sees the noise level alone, so the `top_k` experts
+of a level are put side by side once, their outputs' weights scaled, and run as a block `top_k` times as
+wide. The work is that of `top_k` experts; what is saved is routing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...batch import Moments
+from ...ops import Loads, Op
+from ..base import Run, State, Weights, layer_kind, split
+from ..ffn import feed_forward
+from ..linears import Linear
+
+
+@layer_kind("merged_experts")
+@dataclass(frozen=True, slots=True)
+class MergedExperts:
+    """Experts of which `top_k` run as one dense block.
+
+    Attributes
+    ----------
+    width : int
+        Inner width of one expert.
+    levels : int
+        Merged blocks kept in memory beside the experts, one for each noise level or task; 0 = they are
+        used in place.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    hidden: int
+    experts: int
+    top_k: int
+    width: int
+    matrices: int = 3
+    levels: int = 0
+
+    @property
+    def merged_width(self) -> int:
+        """Inner width of what runs."""
+        return self.top_k * self.width
+
+    def weights(self) -> tuple[Weights, ...]:
+        one = self.matrices * self.hidden * self.width
+        stored = one * (self.experts + self.levels * self.top_k)
+        return (Weights("ffn", stored, one * self.top_k),)
+
+    def state(self) -> State:
+        return State()
+
+    def linears(self) -> tuple[Linear, ...]:
+        """Projections of the merged block."""
+        names = ("gate", "up") if self.matrices == 3 else ("up",)
+        ups = (Linear(name, self.hidden, self.merged_width) for name in names)
+        return (*ups, Linear("down", self.merged_width, self.hidden))
+
+    def shard(self, tp: int) -> MergedExperts:
+        return replace(self, width=split(self.width, tp, "columns of an expert"))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return feed_forward(m.tokens, self.hidden, self.merged_width, self.matrices, run, "ffn")

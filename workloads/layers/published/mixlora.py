@@ -1,0 +1,169 @@
+"""MixLoRA: experts that are low-rank adapters on one frozen feed-forward block.
+
+A token's output is the weighted sum over its `top_k` experts, each the base block with the expert's own
+pair beside every matrix. Plainly each expert runs the whole base. As the paper has it (arXiv 2404.15159,
+section 3.3) the base's gate and up run once for all tokens, and only down runs by expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...access import Access
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
+from ..ffn import FeedForward
+from ..linears import Linear, sides
+from ..lora import low_rank_ops
+
+
+@layer_kind("mixlora")
+@dataclass(frozen=True, slots=True)
+class AdapterExperts:
+    """Adapter experts on a dense block that a router chooses among for each token.
+
+    Attributes
+    ----------
+    base : FeedForward
+        The frozen block. One expert without a router is the block with one adapter (`LowRank`).
+    experts, top_k, rank : int
+        Adapters, adapters of a token, and their rank.
+    base_once : bool
+        Whether the block's gate and up run once for all experts of a token.
+    """
+
+    kind: ClassVar[str]
+    base: FeedForward
+    experts: int
+    top_k: int
+    rank: int
+    base_once: bool = True
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def routed(self) -> Routed | None:
+        """The choice among several experts."""
+        return None if self.experts == 1 else Routed(self.experts, self.top_k, spreads=False)
+
+    @property
+    def pair(self) -> int:
+        """Weights of one expert."""
+        return self.rank * sides(self.linears())
+
+    @property
+    def by_expert(self) -> tuple[Linear, ...]:
+        """Matrices of the base that run once for each expert of a token."""
+        return self.linears()[-1:] if self.base_once else self.linears()
+
+    def linears(self) -> tuple[Linear, ...]:
+        return self.base.linears()
+
+    def weights(self) -> tuple[Weights, ...]:
+        router = 0 if self.routed is None else self.experts * self.hidden
+        own = Weights("other", self.pair * self.experts + router, self.pair * self.top_k + router)
+        return (*self.base.weights(), own)
+
+    def state(self) -> State:
+        return State()
+
+    def shard(self, tp: int) -> AdapterExperts:
+        return replace(self, base=self.base.shard(tp))
+
+    def shard_experts(self, ep: int, tp: int) -> AdapterExperts:
+        """Adapter experts stay with the base, which every rank has."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "adapter experts need ep=1 (they share their base)")
+        return self
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        if self.routed is None:
+            return self.base.ops(m, run, None) + low_rank_ops(
+                self.linears(), m.tokens, self.rank, run
+            )
+        if loads is None:
+            raise ValueError("adapter experts need loads")
+        ops = [gemm("router", "ffn", "other", m.tokens, self.experts, self.hidden, run)]
+        if self.base_once:
+            ops += [self._matrix(linear, m.tokens, run) for linear in self.linears()[:-1]]
+        ops.append(self.expert_op(loads, run))
+        ops.append(elementwise("combine", "ffn", m.tokens, self.hidden, 1.0 + self.top_k, run,
+                               access="gather"))  # fmt: skip
+        return ops
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """What runs once for each expert of a token: its pairs, and the base's matrices they need.
+
+        The base's are read again for every expert. Its shape names no inner width: kernel models of
+        whole expert blocks leave it to the roofline.
+        """
+        num, routed = run.numerics, loads.routed
+        base = sum(linear.inputs * linear.outputs for linear in self.by_expert)
+        stored = num.weight_bytes("other") * self.pair + num.weight_bytes("ffn") * base
+        width, again = self.base.width, len(self.linears()) - len(self.by_expert)
+        return Op(
+            name="adapter_experts",
+            layer="ffn",
+            kind="experts",
+            phase="both",
+            shape={
+                "hidden": self.hidden, "rank": self.rank, "matrices": self.base.matrices,
+                "experts": self.experts, "top_k": self.top_k, "routed": routed,
+            },
+            dtype=num.default,
+            flops=2.0 * routed * (self.pair + base),
+            weight_bytes=stored * loads.active,
+            act_bytes=num.act_bytes * routed
+            * (2.0 * self.hidden + (self.base.matrices + again) * width),
+            loads=loads,
+            access=Access("slices", stored, self.experts),
+        )  # fmt: skip
+
+    def kernels(self, per_expert: Sequence[float], run: Run) -> list[Op]:
+        """The same work as an engine without fused kernels launches it: expert after expert.
+
+        Rows of an expert's tokens are gathered, the base's outputs where they are there already, and
+        the weighted outputs added to those of the experts before.
+
+        Parameters
+        ----------
+        per_expert : sequence of float
+            Tokens of each expert.
+        """
+        tokens = sum(per_expert) / self.top_k
+        ops = [gemm("router", "ffn", "other", tokens, self.experts, self.hidden, run),
+               elementwise("softmax", "ffn", tokens, self.experts, 4, run)]  # fmt: skip
+        if self.base_once:
+            ops += [self._matrix(linear, tokens, run) for linear in self.linears()[:-1]]
+        for rows in per_expert:
+            if rows > 0:
+                ops += self._one_expert(rows, run)
+        return ops
+
+    def _one_expert(self, rows: float, run: Run) -> list[Op]:
+        """Kernels of one expert."""
+
+        def vector(name: str, cols: int, tensors: float, access: str = "sequence") -> Op:
+            return elementwise(name, "ffn", rows, cols, tensors, run, access=access)
+
+        ops = [vector("gather", self.hidden, 2, "gather")]
+        for linear in self.linears()[:-1]:
+            if linear in self.by_expert:
+                ops.append(self._matrix(linear, rows, run))
+            else:
+                ops.append(vector(f"gather_{linear.name}", linear.outputs, 2, "gather"))
+            ops += low_rank_ops((linear,), rows, self.rank, run)
+        down = self.linears()[-1]
+        ops += [vector("activation", self.base.width, self.base.matrices),
+                self._matrix(down, rows, run), *low_rank_ops((down,), rows, self.rank, run),
+                vector("weighted", self.hidden, 2), vector("index_add", self.hidden, 3, "gather")]  # fmt: skip
+        return ops
+
+    def _matrix(self, linear: Linear, tokens: float, run: Run) -> Op:
+        return gemm(linear.name, "ffn", "ffn", tokens, linear.outputs, linear.inputs, run)

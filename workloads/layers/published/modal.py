@@ -1,0 +1,98 @@
+"""State-space layers whose projections go by the modality of the token (Mixture-of-Mamba)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...access import Access
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..base import Routed, Run, State, Weights, elementwise, layer_kind
+from ..linear_state import Mamba
+
+
+@layer_kind("mamba_by_modality")
+@dataclass(frozen=True, slots=True)
+class ModalMamba:
+    """A Mamba layer with its own in, x, dt and out projection for each modality (arXiv 2501.16295).
+
+    Convolution and scan are shared; around every projection tokens are brought together by modality and
+    back in order. A token's modality is no choice of a router: `--routing
+    modality:SHARES` says how many tokens are of which. A batch reads the projections of the modalities
+    that are in it.
+    """
+
+    kind: ClassVar[str]
+    base: Mamba
+    modalities: int
+
+    def __post_init__(self) -> None:
+        if self.modalities < 1:
+            raise InputError("modalities", f"must be at least 1, not {self.modalities}")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def routed(self) -> Routed | None:
+        return None if self.modalities == 1 else Routed(self.modalities, 1, spreads=False)
+
+    def weights(self) -> tuple[Weights, ...]:
+        big, small = self.base.weights()
+        if self.routed is None:
+            return big, small
+        return Weights("experts", big.total * self.modalities, big.total), small
+
+    def state(self) -> State:
+        return self.base.state()
+
+    def shard(self, tp: int) -> ModalMamba:
+        return replace(self, base=self.base.shard(tp))
+
+    def shard_experts(self, ep: int, tp: int) -> ModalMamba:
+        """Projections are never spread over groups: `shard` splits them."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "projections by modality need ep=1 (tensor parallel)")
+        return self
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        plain = self.base.ops(m, run, None)
+        if self.routed is None:
+            return plain
+        if loads is None:
+            raise ValueError("projections by modality need loads")
+        ops = [self.expert_op(loads, run)]
+        for op in plain:
+            if op.kind == "gemm":
+                columns = int(op.shape["n"] + op.shape["k"])
+                name = f"{op.name}_permute"
+                op = elementwise(name, "state", m.tokens, columns, 2, run, access="gather")
+            ops.append(op)
+        return ops
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """The four projections of each modality."""
+        num, base, routed = run.numerics, self.base, loads.routed
+        one = base.weights()[0].total
+        selected = base.dt_rank + 2 * base.d_state
+        moved = 2 * self.hidden + 5 * base.inner + selected + base.dt_rank
+        return Op(
+            name="modal_projections",
+            layer="state",
+            kind="experts",
+            phase="both",
+            shape={
+                "hidden": self.hidden, "inter": base.inner,
+                "matrices": one / (self.hidden * base.inner),
+                "experts": self.modalities, "top_k": 1, "routed": routed,
+            },
+            dtype=num.compute("experts"),
+            flops=2.0 * routed * one,
+            weight_bytes=num.weight_bytes("experts") * one * loads.active,
+            act_bytes=num.act_bytes * routed * float(moved),
+            loads=loads,
+            access=Access("slices", num.weight_bytes("experts") * one, self.modalities),
+        )  # fmt: skip

@@ -1,0 +1,74 @@
+"""MoS, mixture of shards: an adapter whose rows are put together from a pool that all layers share.
+
+arXiv 2410.00938: A and B of every layer are assembled by index, once as the adapter is loaded; after that
+it is LoRA. What a tenant needs to keep is the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..base import Run, State, Weights, elementwise, layer_kind
+from ..linears import Adaptable, Linear, adaptable, linears_of, sides
+from ..lora import low_rank_ops
+
+
+@layer_kind("mos")
+@dataclass(frozen=True, slots=True)
+class PooledAdapter:
+    """A layer part with an adapter of `rank`, whose share of the pool is that of `pool_rank`.
+
+    Attributes
+    ----------
+    base : Adaptable
+        The part that it joins.
+    rank : int
+        Of the assembled adapter.
+    pool_rank : int
+        Rank that the pool's weights would give every layer for itself, at most `rank`; equal to it
+        nothing is shared, and the adapter is plain LoRA.
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    base: Adaptable
+    rank: int
+    pool_rank: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.pool_rank <= self.rank:
+            raise InputError("pool_rank", f"must be in [1, {self.rank}], not {self.pool_rank}")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    def linears(self) -> tuple[Linear, ...]:
+        return linears_of(self.base)
+
+    def weights(self) -> tuple[Weights, ...]:
+        """The base and this part's share of the pool; on a token's path lies the assembled adapter."""
+        one = sides(self.linears())
+        return *self.base.weights(), Weights("other", one * self.pool_rank, one * self.rank)
+
+    def state(self) -> State:
+        return self.base.state()
+
+    def shard(self, tp: int) -> PooledAdapter:
+        return replace(self, base=adaptable(self.base.shard(tp)))
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.base.ops(m, run, None) + low_rank_ops(self.linears(), m.tokens, self.rank, run)
+
+    def assembly(self, run: Run) -> list[Op]:
+        """What loading the adapter runs once: a gather of rows for A and for B of every matrix."""
+        return [
+            elementwise(f"assemble_{side}_{linear.name}", "adapters", self.rank, cols, 2, run,
+                        access="gather")
+            for linear in self.linears()
+            for side, cols in (("a", linear.inputs), ("b", linear.outputs))
+        ]  # fmt: skip

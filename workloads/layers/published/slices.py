@@ -1,0 +1,211 @@
+"""Layers cut into equal slices of which a token uses some (Union-of-Experts, arXiv 2503.02495)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...access import Access
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..attention import Attention, Keys, attention_core, keys_within
+from ..base import Routed, Run, State, Weights, elementwise, gemm, layer_kind
+from ..ffn import FeedForward
+from ..moe import MixtureOfExperts
+
+
+def _check_slices(slices: int, top_k: int, **counts: int) -> None:
+    """Refuse slices that do not divide what they cut, or more of a token than there are."""
+    if slices < 1:
+        raise InputError("slices", f"must be at least 1, not {slices}")
+    if not 1 <= top_k <= slices:
+        raise InputError("top_k", f"must be from 1 to the {slices} slices, not {top_k}")
+    for name, count in counts.items():
+        if count % slices:
+            raise InputError("slices", f"{slices} does not divide {name}={count}")
+
+
+def _check_parts(tp: int, slices: int, **counts: int) -> None:
+    """Refuse devices whose parts the slices do not divide."""
+    for name, count in counts.items():
+        if count % slices:
+            reason = f"leaves a device {count} {name}, which {slices} slices do not divide"
+            raise InputError(f"tp={tp}", reason)
+
+
+class _Sliced:
+    """What both kinds are: a whole layer, of whose slices a token uses some."""
+
+    __slots__ = ()
+    base: Attention | FeedForward
+    slices: int
+    top_k: int
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def routed(self) -> Routed | None:
+        if self.top_k == self.slices:
+            return None
+        return Routed(self.slices, self.top_k, spreads=False)
+
+
+@layer_kind("ffn_slices")
+@dataclass(frozen=True, slots=True)
+class SlicedFeedForward(_Sliced):
+    """A dense block cut into slices of its columns; the sum of all slices is the whole block.
+
+    Slices that tokens choose, or that choose equally many tokens each, are experts of a part of the
+    block's width, one batched product on each device: tensor parallel splits every slice.
+    """
+
+    kind: ClassVar[str]
+    base: FeedForward
+    slices: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        _check_slices(self.slices, self.top_k, width=self.base.width)
+        if self.base.bias:
+            raise InputError("base.bias", "must be false: slices would each have one")
+
+    @property
+    def _experts(self) -> MixtureOfExperts:
+        """The slices as experts."""
+        width = self.base.width // self.slices
+        return MixtureOfExperts(self.hidden, self.slices, self.top_k, width, self.base.matrices)
+
+    @property
+    def working_values(self) -> int:
+        """Values a token of a prompt holds at once."""
+        return self._experts.working_values
+
+    def weights(self) -> tuple[Weights, ...]:
+        return self.base.weights() if self.routed is None else self._experts.weights()
+
+    def state(self) -> State:
+        return State()
+
+    def shard(self, tp: int) -> SlicedFeedForward:
+        base = self.base.shard(tp)
+        _check_parts(tp, self.slices, columns=base.width)
+        return replace(self, base=base)
+
+    def shard_experts(self, ep: int, tp: int) -> SlicedFeedForward:
+        """Slices are never spread over groups: `shard` splits each."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "slices need ep=1 (tensor-parallel slices)")
+        return self
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        part = self.base if self.routed is None else self._experts
+        return part.ops(m, run, loads)
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        return self._experts.expert_op(loads, run)
+
+
+@layer_kind("attention_slices")
+@dataclass(frozen=True, slots=True)
+class SlicedAttention(_Sliced):
+    """Attention cut into slices of its heads; a token has queries, keys and values in some.
+
+    A query sees the keys of its own slices: those of other tokens are there with the share top_k over
+    slices (exactly so where slices choose equally many tokens, in expectation where tokens choose
+    evenly), its own always. So scores fall by the square, the KV cache by the share.
+    """
+
+    kind: ClassVar[str]
+    base: Attention
+    slices: int
+    top_k: int
+
+    def __post_init__(self) -> None:
+        base = self.base
+        _check_slices(self.slices, self.top_k, heads=base.heads, kv_heads=base.kv_heads)
+        if base.window or base.gated:
+            key = "window" if base.window else "gated"
+            raise InputError(f"base.{key}", "cannot go with slices; leave it out")
+
+    @property
+    def _used(self) -> Attention:
+        """Heads of the slices of one token."""
+        base, part = self.base, self.slices
+        return replace(
+            base, heads=base.heads // part * self.top_k, kv_heads=base.kv_heads // part * self.top_k
+        )
+
+    @property
+    def _one(self) -> int:
+        """Weights of a slice: query, key, value and output projection."""
+        return self.base.weights()[0].total // self.slices
+
+    def weights(self) -> tuple[Weights, ...]:
+        own, rest = self.base.weights()
+        if self.routed is None:
+            return own, rest
+        router = self.slices * self.hidden
+        return (
+            Weights("experts", own.total, self._one * self.top_k),
+            Weights("other", rest.total + router, rest.active + router),
+        )
+
+    def state(self) -> State:
+        return self._used.state()
+
+    def shard(self, tp: int) -> SlicedAttention:
+        base = self.base.shard(tp)
+        _check_parts(tp, self.slices, heads=min(base.heads, base.kv_heads))
+        return replace(self, base=base)
+
+    def shard_experts(self, ep: int, tp: int) -> SlicedAttention:
+        """Slices are never spread over groups: `shard` splits each."""
+        if ep != 1:
+            raise InputError(f"ep={ep}", "slices of attention need ep=1 (tensor-parallel slices)")
+        return self
+
+    def keys(self, m: Moments) -> Keys:
+        """What the queries of a slice see, its share of the other tokens."""
+        share, all_ = self.top_k / self.slices, keys_within(m, 0)
+        tokens, new = m.prefill_tokens, m.decode_tokens
+        pairs = tokens + (all_.pairs - tokens) * share
+        seen, read = (new + (n - new) * share for n in (all_.decode_pairs, all_.decode_kv))
+        return Keys(pairs, all_.kv, all_.rect * share, seen, read)
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        if self.routed is None:
+            return self.base.ops(m, run, None)
+        if loads is None:
+            raise ValueError("slices need loads")
+        used = self._used
+        width = (used.heads + used.kv_heads) * used.head_dim
+        return [
+            gemm("router", "attention", "other", m.tokens, self.slices, self.hidden, run),
+            self.expert_op(loads, run),
+            elementwise("rope", "attention", m.tokens, width, 2, run),
+            *attention_core(used, m, run, self.keys(m)),
+        ]
+
+    def expert_op(self, loads: Loads, run: Run) -> Op:
+        """All projections of the slices, as one batched product each way."""
+        num, routed, one = run.numerics, loads.routed, self._one
+        inter = self.base.heads * self.base.head_dim // self.slices
+        return Op(
+            name="slices",
+            layer="attention",
+            kind="experts",
+            phase="both",
+            shape={
+                "hidden": self.hidden, "inter": inter, "matrices": one / (self.hidden * inter),
+                "experts": self.slices, "top_k": self.top_k, "routed": routed,
+            },
+            dtype=num.compute("experts"),
+            flops=2.0 * routed * one,
+            weight_bytes=num.weight_bytes("experts") * one * loads.active,
+            act_bytes=num.act_bytes * routed * (2.0 * self.hidden + one / self.hidden),
+            loads=loads,
+            access=Access("slices", num.weight_bytes("experts") * one, self.slices),
+        )  # fmt: skip

@@ -1,0 +1,132 @@
+"""Attention whose heads see differently far back (MoA, mixture of attention, arXiv 2406.14909)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import ClassVar
+
+from ...batch import Moments
+from ...errors import InputError
+from ...ops import Loads, Op
+from ..attention import Attention, Keys, keys_within
+from ..base import Kept, Run, State, Weights, layer_kind
+
+LEAST_TOKENS, PAGE_TOKENS = 128, 64
+"""Fewest keys that a head keeps, and what their number is rounded up to; the first `PAGE_TOKENS` are
+always kept, the others are the latest (MoA/attention/cache_utils.py of thu-nics/MoA)."""
+
+
+def span_of(alpha: float, beta: float, length: int) -> int:
+    """Keys that a head keeps of sequences of `length` tokens; 0 where that is all of them.
+
+    Examples
+    --------
+    >>> span_of(-1024, 1.0, 4096), span_of(0, 0.5, 4000), span_of(0, 0.01, 4096), span_of(0, 1, 4096)
+    (3072, 2048, 128, 0)
+    """
+    kept = max(LEAST_TOKENS, min(length, alpha + beta * length))
+    rounded = ceil(kept / PAGE_TOKENS) * PAGE_TOKENS
+    return rounded if rounded < length else 0
+
+
+@layer_kind("attention_spans")
+@dataclass(frozen=True, slots=True)
+class SpanAttention:
+    """Attention whose heads keep min(N, alpha + beta N) keys of a sequence of N tokens, each its own.
+
+    N is the longest sequence of a run (``--max-model-len``, else the model's positions) for all of
+    its sequences: what an engine that lays out its caches beforehand keeps. KV heads that several
+    query heads share keep the longest span of their group. One kernel serves all heads.
+
+    Attributes
+    ----------
+    base : Attention
+        Shape and projections; without a window.
+    spans : tuple of (int, float, float)
+        Query heads with equal spans, in order of the heads: how many, alpha [tokens], and beta.
+    length : int
+        N [tokens].
+    """
+
+    kind: ClassVar[str]
+    routed: ClassVar[None] = None
+    base: Attention
+    spans: tuple[tuple[int, float, float], ...]
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.base.window:
+            raise InputError("base.window", f"must be 0 beside spans, not {self.base.window}")
+        if self.length < 1:
+            raise InputError("length", f"must be at least 1, not {self.length}")
+        heads = sum(count for count, _, _ in self.spans)
+        if heads != self.base.heads or any(count < 1 for count, _, _ in self.spans):
+            reason = f"must be of {self.base.heads} query heads in all, not {heads}"
+            raise InputError("spans", reason)
+        for _, _, beta in self.spans:
+            if not 0.0 <= beta <= 1.0:
+                raise InputError("spans", f"must have a beta from 0 to 1, not {beta:g}")
+
+    @property
+    def hidden(self) -> int:
+        return self.base.hidden
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Keys that each KV head keeps; 0 = all."""
+        group = self.base.heads // self.base.kv_heads
+        own = [span_of(a, b, self.length) for count, a, b in self.spans for _ in range(count)]
+        return tuple(_longest(own[i : i + group]) for i in range(0, len(own), group))
+
+    def weights(self) -> tuple[Weights, ...]:
+        return self.base.weights()
+
+    def state(self) -> State:
+        one, windows = 2 * self.base.head_dim, self.windows
+        classes = sorted(Counter(windows).items())
+        return State(tuple(Kept(one * heads, window) for window, heads in classes))
+
+    def within(self, longest: int) -> SpanAttention:
+        """The same for sequences of at most `longest` tokens."""
+        return replace(self, length=min(self.length, longest))
+
+    def shard(self, tp: int) -> SpanAttention:
+        """The part of the device with most keys, heads being dealt out by falling span."""
+        base = self.base.shard(tp)
+        group = self.base.heads // self.base.kv_heads
+        each = [(a, b) for count, a, b in self.spans for _ in range(count)]
+        groups = [tuple(each[i : i + group]) for i in range(0, len(each), group)]
+        own, windows = base.heads // base.kv_heads, self.windows
+        order = sorted(range(len(groups)), key=lambda i: (windows[i] > 0, -windows[i]))
+        held = order[:: max(len(groups) // base.kv_heads, 1)][: base.kv_heads]
+        spans = [span for i in held for span in self._first(groups[i], own)]
+        return replace(self, base=base, spans=tuple((1, a, b) for a, b in spans))
+
+    def _first(
+        self, group: tuple[tuple[float, float], ...], count: int
+    ) -> list[tuple[float, float]]:
+        """The query heads of a group that see furthest, of which a device has so many."""
+        spans = [(span_of(a, b, self.length), a, b) for a, b in group]
+        spans.sort(key=lambda each: (each[0] > 0, -each[0]))
+        return [(a, b) for _, a, b in spans[:count]]
+
+    def ops(self, m: Moments, run: Run, loads: Loads | None) -> list[Op]:
+        return self.base.ops_seeing(self.keys(m), m, run)
+
+    def keys(self, m: Moments) -> Keys:
+        """Keys that the queries see, the mean over KV heads."""
+        windows = self.windows
+        found = [(heads / len(windows), keys_within(m, w)) for w, heads in Counter(windows).items()]
+        return Keys(
+            sum(share * k.pairs for share, k in found), sum(share * k.kv for share, k in found),
+            sum(share * k.rect for share, k in found),
+            sum(share * k.decode_pairs for share, k in found),
+            sum(share * k.decode_kv for share, k in found), _longest(windows),
+        )  # fmt: skip
+
+
+def _longest(windows: tuple[int, ...] | list[int]) -> int:
+    """The longest of some windows; 0 where one of them has no end."""
+    return max(windows) if all(windows) else 0
