@@ -109,7 +109,9 @@ def test_imports_are_declared() -> None:
             for target in targets:
                 top = target.split(".")[0]
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
-                assert top in {"opbyte", *declared} or top in sys.stdlib_module_names, f"{where}: {top}"
+                assert top in {"opbyte", *declared} or top in sys.stdlib_module_names, (
+                    f"{where}: {top}"
+                )
 
 
 @pytest.fixture(scope="module")

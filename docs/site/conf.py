@@ -43,7 +43,7 @@ PAGES = {
     "Serving": "docs/serving docs/schedulers docs/speculation docs/disaggregation docs/wide-ep docs/classes docs/kv-tiers docs/clusters docs/autoscaling docs/hosts",
     "Devices and kernels": "docs/kernels docs/kernel-codesign docs/attention-2026 docs/memory docs/power docs/frameworks",
     "Published systems": "docs/duplex docs/published-systems docs/moe-systems docs/survey",
-    "How far to trust it": "docs/accuracy docs/evidence docs/calibration docs/security",
+    "How far to trust it": "docs/accuracy docs/evidence docs/calibration docs/security docs/invariants",
     "Notebooks": "notebooks/*",
     "Extend": "docs/extending CONTRIBUTING CHANGELOG",
 }

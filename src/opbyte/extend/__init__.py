@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from opbyte.analysis.reproduce.base import reproduce as reproduce
     from opbyte.devices.catalog import load_device as load_device
     from opbyte.devices.catalog import load_system as load_system
-    from opbyte.devices.cost import Cost as Cost
     from opbyte.devices.cost import DESCRIPTION as DESCRIPTION
+    from opbyte.devices.cost import Cost as Cost
     from opbyte.devices.cost import Evidence as Evidence
     from opbyte.devices.cost import Roof as Roof
     from opbyte.devices.cost import Roofline as Roofline
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from opbyte.simulator.expert_cache.policies import cache_policy as cache_policy
     from opbyte.simulator.expert_map.maps import Sites as Sites
     from opbyte.simulator.expert_map.policies import map_policy as map_policy
-    from opbyte.simulator.serving.routers import Load as Load
     from opbyte.simulator.serving.routers import ROUTERS as ROUTERS
+    from opbyte.simulator.serving.routers import Load as Load
     from opbyte.workloads.batch import Batch as Batch
     from opbyte.workloads.batch import Moments as Moments
     from opbyte.workloads.catalog import load_model as load_model

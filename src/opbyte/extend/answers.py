@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opbyte.analysis.parallel import Told as Told
     from opbyte.analysis.parallel.local import Crew as Crew
     from opbyte.analysis.parallel.local import cores as cores
-    from opbyte.analysis.show.kept import Kept as Kept
     from opbyte.analysis.show.kept import NOTHING as NOTHING
+    from opbyte.analysis.show.kept import Kept as Kept
 
 __all__, __getattr__ = declared(__name__, __file__)

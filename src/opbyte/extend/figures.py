@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from opbyte.analysis.plots.style import PURPLE as PURPLE
     from opbyte.analysis.plots.style import SKY as SKY
     from opbyte.analysis.plots.style import SMALL as SMALL
-    from opbyte.analysis.plots.style import Style as Style
     from opbyte.analysis.plots.style import VERMILLION as VERMILLION
     from opbyte.analysis.plots.style import WIDTH as WIDTH
     from opbyte.analysis.plots.style import YELLOW as YELLOW
+    from opbyte.analysis.plots.style import Style as Style
     from opbyte.analysis.plots.style import finish as finish
     from opbyte.analysis.plots.style import house_style as house_style
     from opbyte.analysis.plots.style import log_axis as log_axis

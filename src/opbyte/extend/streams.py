@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from opbyte.extend._lazy import declared
 
 if TYPE_CHECKING:
-    from opbyte.simulator.streams.graph import Builder as Builder
     from opbyte.simulator.streams.graph import COMPUTE as COMPUTE
     from opbyte.simulator.streams.graph import DEVICE_LINK as DEVICE_LINK
+    from opbyte.simulator.streams.graph import NODE_LINK as NODE_LINK
+    from opbyte.simulator.streams.graph import Builder as Builder
     from opbyte.simulator.streams.graph import Graph as Graph
     from opbyte.simulator.streams.graph import Medium as Medium
-    from opbyte.simulator.streams.graph import NODE_LINK as NODE_LINK
     from opbyte.simulator.streams.orders import COMMUNICATION as COMMUNICATION
     from opbyte.simulator.streams.orders import EXPERTS as EXPERTS
     from opbyte.simulator.streams.orders import GRADIENT as GRADIENT

@@ -8,8 +8,8 @@ from opbyte.extend._lazy import declared
 
 if TYPE_CHECKING:
     from opbyte.simulator.training.deploy import training_deployment as training_deployment
-    from opbyte.simulator.training.layers import Bench as Bench
     from opbyte.simulator.training.layers import NOTHING as NOTHING
+    from opbyte.simulator.training.layers import Bench as Bench
     from opbyte.simulator.training.layout import TrainingOptions as TrainingOptions
     from opbyte.simulator.training.layout import training_layout as training_layout
     from opbyte.simulator.training.pricing import Prices as Prices
