@@ -27,7 +27,7 @@ def carbon_of(run: Run, grid_gCO2_per_kWh: float | None) -> dict[str, float | No
     It is that of the devices' energy alone: hosts, cooling and making them come on top.
     """
     token = gco2(run.joules_per_token, grid_gCO2_per_kWh)
-    mean = run.output_tokens / max(len(run.requests.request_id), 1)
+    mean = run.output_tokens / max(len(run.requests), 1)
     return {"gco2_per_token": token, "gco2_per_request": None if token is None else token * mean}
 
 

@@ -17,7 +17,7 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
         device = r.apart.deployment.system.device
         sides[device.name] = device
     known = [doubt for device in sides.values() for doubt in doubts(device)]
-    out = [*engine_settings(scenario).doubts, *_too_long(r), *known]
+    out = [*engine_settings(scenario).doubts, *_too_long(r), *_sampled(r), *known]
     out += [line for device in sides.values() for line in told_cap(device)]
     if r.window.overloaded:
         out.append(overload(r))
@@ -35,6 +35,18 @@ def warnings_of(scenario: Scenario, r: Run) -> tuple[str, ...]:
             "--enable-expert-parallel: --ep 1 is its default"
         )
     return tuple(out)
+
+
+def _sampled(r: Run) -> list[str]:
+    """What is kept of a run with more requests than all stamps are kept of."""
+    kept = len(r.requests.request_id)
+    if not r.requests.count:
+        return []
+    text = (
+        f"of {len(r.requests):,} requests {kept:,}, evenly spread, stand for all in figures; quantiles are to 0.05 %, "
+        "and stages are those of the run's beginning"
+    )
+    return [text]
 
 
 def _too_long(r: Run) -> list[str]:

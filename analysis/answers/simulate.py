@@ -105,7 +105,7 @@ class Simulation(Result):
             "placement": r.deployment.placement,
             "workload": r.workload,
             "seed": r.seed,
-            "requests": len(r.requests.request_id),
+            "requests": len(r.requests),
             "iterations": r.iterations,
             "preemptions": r.preemptions,
             "output_tokens": r.output_tokens,

@@ -37,7 +37,7 @@ def heading(r: Run) -> str:
         parallel += f", pp {layout.pp}"
     return (
         f"{d.model.name} on {d.system.name}: policy {r.policy.name}, placement {d.placement}, "
-        f"{parallel}; {len(r.requests.request_id):,} requests from {r.workload}"
+        f"{parallel}; {len(r.requests):,} requests from {r.workload}"
     )
 
 

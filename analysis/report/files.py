@@ -234,7 +234,7 @@ def _write_run(each: Simulation, folder: OutputFolder, below: str) -> None:
     from ..plots import latency
 
     run = each.run
-    folder.csv(f"{below}requests.csv", run.request_columns())
+    folder.blocks(f"{below}requests.csv", run.request_blocks())
     folder.csv(f"{below}stages.csv", _stage_columns(run.stages))
     folder.write(
         f"{below}timeline.json",

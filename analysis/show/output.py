@@ -9,7 +9,7 @@ import platform
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -127,10 +127,24 @@ class OutputFolder:
         self, name: str, columns: Mapping[str, npt.NDArray[np.generic]], floats: str = STAMPS
     ) -> None:
         """Write a table; `floats` is the format of its real numbers."""
+        self.blocks(name, [columns], floats)
+
+    def blocks(
+        self,
+        name: str,
+        blocks: Iterable[Mapping[str, npt.NDArray[np.generic]]],
+        floats: str = STAMPS,
+    ) -> None:
+        """Write a table block by block, which need not all be there at once."""
         import pandas as pd
 
-        frame = pd.DataFrame(dict(columns))
-        self.write(name, lambda path: frame.to_csv(path, index=False, float_format=floats))
+        def fill(path: Path) -> None:
+            with path.open("w", encoding="utf-8", newline="") as file:
+                for i, block in enumerate(blocks):
+                    frame = pd.DataFrame(dict(block))
+                    frame.to_csv(file, index=False, header=i == 0, float_format=floats)
+
+        self.write(name, fill)
 
     def frame(self, name: str, table: pd.DataFrame, floats: str = STAMPS) -> None:
         """Write a pandas frame; `floats` is the format of its real numbers."""

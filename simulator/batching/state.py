@@ -44,13 +44,13 @@ empty); fewest tokens that any running sequence still has to generate; finished 
 does not know of yet; free blocks and slots of the pool."""
 
 (C_SUBMITTED, C_OPENED, C_RELEASED, C_COMPLETED, C_STEPS, C_PREEMPTIONS, C_EMITTED, C_PROMPT,
- C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING, C_STRETCH) = range(16)  # fmt: skip
-NUM_COUNTERS = 16
+ C_LOG, C_CHUNKS, C_HITS, C_POLL, C_WAITED, C_WALK, C_COMING, C_STRETCH, C_LOW) = range(17)  # fmt: skip
+NUM_COUNTERS = 17
 """Requests submitted, given an arrival time (closed loop), arrived and completed; steps run;
 preemptions; tokens emitted; prompt tokens processed; rows in the log; prompt chunks planned; prompt
 tokens found in the prefix cache; decoding-only steps since arrivals were looked at; plans that let
 waiting prompts wait; row up to which those that arrive by themselves have arrived; entries of
-`Chain.coming`; steps of the latest stretch."""
+`Chain.coming`; steps of the latest stretch; rows below which nothing is looked at any more."""
 
 (T_NOW, T_TBT_SUM, T_TBT_COUNT, T_KV_PEAK, T_BUSY, T_KNOWN) = range(6)
 NUM_CLOCKS = 6
@@ -168,10 +168,10 @@ def outlasting(old: State, new: State, now: float) -> State:
 
 def roomier(st: State, size: int) -> State:
     """A state with room for so many requests."""
-    have = int(st.counters[C_SUBMITTED])
+    have = slice(int(st.counters[C_LOW]), int(st.counters[C_SUBMITTED]))
     ints = np.empty((size, st.ints.shape[1]), dtype=np.int64)
     floats = np.empty((size, NUM_FLOATS))
-    ints[:have], floats[:have] = st.ints[:have], st.floats[:have]
+    ints[have], floats[have] = st.ints[have], st.floats[have]
     return st._replace(ints=ints, floats=floats)
 
 

@@ -43,6 +43,8 @@ class Arrivals:
         Take in what blocks say of requests besides.
     exhausted : bool
         Whether all requests have been read.
+    drain : callable, optional
+        Lets go of what has completed, before each block.
     """
 
     table: Table
@@ -54,6 +56,7 @@ class Arrivals:
     again: bool = False
     readers: Sequence[Callable[[RequestBlock], None]] = ()
     exhausted: bool = False
+    drain: Callable[[], None] | None = None
     _in_flight: int = 0  # of a closed loop, thinking ones too
     _backlog: Iterator[int] = field(default_factory=lambda: iter(()))
 
@@ -102,6 +105,8 @@ class Arrivals:
     def _in_blocks(self, env: simpy.Environment) -> Process:
         """Deal blocks, each before its first request arrives."""
         for block, horizon in _with_horizon(self.blocks):
+            if self.drain is not None:
+                self.drain()
             self.dealer.deal_block(block, self.read(block))
             if np.isfinite(horizon):
                 yield env.timeout(max(horizon - env.now, 0.0))

@@ -54,6 +54,7 @@ from ..step.shelf import (
 )
 from .beside import ApartRun, apart_run
 from .course import X_EMITTED, X_JOULES, X_PROMPT, X_STEPPING, totals_at
+from .draining import Drained
 from .drawn import busy_joules, joules_half_width, static_joules
 from .engine import Engine
 from .metrics import Quantiles, histogram_quantiles, quantiles
@@ -90,19 +91,19 @@ def collect(
         Seconds of real time that it took.
     """
     engines, requests = served.engines, _finished(served)
-    end = float(requests.last_token_s.max())
+    end = served.end_s(requests)
     scalings = _scalings(served, end, requests)
     boards = boards_of(served, deployment, copies, scalings)
     curves = [curve for each in boards for curve in each.curves]
     window = find_window(
-        lambda times: totals_at(curves, times)[:, X_EMITTED], served.table.stamps(),
+        lambda times: totals_at(curves, times)[:, X_EMITTED], served.stamps(),
         begin=served.warm_s, end=end, clients=clients, asked=stop and warmup > 0,
     )  # fmt: skip
     ends = _ends(window, end)
     within = np.diff(totals_at(curves, ends), axis=0)[0]
     spent = sum(engine.course.joules for engine in engines)
     spent += sum(engine.beside.course.joules for engine in engines if engine.beside is not None)
-    ttft, tpot, e2e = _latencies(requests, requests.order >= warmup)
+    ttft, tpot, e2e = _latencies(requests, requests.order >= warmup, served.drained)
     return Run(
         deployment=deployment,
         policy=served.pools.policy or policy,
@@ -115,8 +116,7 @@ def collect(
         output_tokens=_count(engines, C_EMITTED),
         prompt_tokens=_count(engines, C_PROMPT),
         cached_tokens=_count(engines, C_HITS),
-        makespan_s=end,
-        window=window,
+        makespan_s=end, window=window,
         interval_output_tokens=float(within[X_EMITTED]),
         interval_prompt_tokens=float(within[X_PROMPT]),
         joules=spent,
@@ -143,6 +143,7 @@ def collect(
         tasks=tasks_of(served.table),
         tiers=TiersRun.of([(e.below, e.state, e.kv.block) for e in engines if e.below is not None]),
         apart=_apart(engines),
+        every=served.every,
     )  # fmt: skip
 
 
@@ -170,6 +171,8 @@ def _ends(window: Window, end: float) -> tuple[float, float]:
 
 def _finished(served: Served) -> Requests:
     """Completed requests, with their places among all."""
+    if served.drained is not None:
+        return served.drained.sampled()
     found = (served.scaling, *served.scalings)
     scaled = any(own is not None and own.spec.decides for own in found)
     return served.table.finished(len(served.engines) > 1 or served.failures > 0 or scaled)
@@ -215,8 +218,12 @@ def _work(sums: F8) -> float:
     return float(sums[:, :, T_J_DRAM : T_J_LINK + 1].sum())
 
 
-def _latencies(requests: Requests, warm: npt.NDArray[np.bool_]) -> tuple[Quantiles, ...]:
-    """TTFT, TPOT and E2E of some of the requests, see `metrics`."""
+def _latencies(
+    requests: Requests, warm: npt.NDArray[np.bool_], drained: Drained | None
+) -> tuple[Quantiles, ...]:
+    """TTFT, TPOT and E2E of some of the requests, see `metrics`; of those let go as they were counted."""
+    if drained is not None:
+        return tuple(own.quantiles() for own in (drained.ttft, drained.tpot, drained.e2e))
     waited = _ttft(requests)
     decode = requests.last_token_s - requests.first_token_s
     gaps = requests.output_tokens - 1

@@ -29,6 +29,7 @@ from .admission import Door, bounded, check_bounds, laned
 from .arrivals import Arrivals
 from .autoscale import OPTION, Autoscale
 from .dealing import Dealer
+from .draining import Drain
 from .encoders import EncoderQueue
 from .engine import Engine
 from .failures import Failures
@@ -222,6 +223,9 @@ class Driver:
         self.failures = Failures(nodes, table, self.dealer, self.transfers, faults or Faults())
         self.scalers = [self._scaler(scale, i > 0) for i, scale in enumerate(scales)]
         scaling = any(scaler is not None for scaler in self.scalers)
+        lets_go = whole and not (self.warmup or self.stop or stream.closed_loop)
+        self.drain = Drain.of(nodes, table, keep_log) if lets_go else None
+        self.arrivals.drain = None if self.drain is None else self.drain.step
         own = self.alone or pools.decode or staged or faults or scaling or whole or policy.order
         self.played = None if own else self._played(stream, turns)
 
@@ -333,7 +337,7 @@ class Driver:
             self.failures.failures, self.dealer.restarts.total(), self.pools, nodes, moves,
             None if self.shelf is None else self.shelf.counts,
             None if self.queue is None else self.queue.counts,
-            *self._scalings(),
+            *self._scalings(), None if self.drain is None else self.drain.end(),
         )  # fmt: skip
 
     def _scalings(self) -> tuple[Scaling | None, tuple[Scaling | None, ...]]:

@@ -21,6 +21,7 @@ from ..batching.kv import KvRules, rank_rules, sequence_bytes
 from ..batching.lanes import M_SPREAD
 from ..batching.level import ASKED, NUM_MARKS, X_FAILING, X_HELD, X_QUEUED
 from ..batching.state import (
+    C_LOW,
     C_RELEASED,
     C_SUBMITTED,
     F8,
@@ -28,10 +29,12 @@ from ..batching.state import (
     I8,
     I_DONE,
     I_INPUT,
+    R_LATE,
     R_WAITING,
 )
 from .calls import call_at
 from .engine import Engine
+from .pages import give_back
 from .pools import Ports
 from .prefixes import Prompt, Sent
 from .progress import advance_reporting
@@ -81,6 +84,8 @@ class Node:
         What engines on one clock know of each other, its row of `Fleet.marks` and of `Fleet.clock`.
     stale : set of int
         Nodes whose engine's state may have been replaced, see `together`.
+    low : int
+        Rows of the engine's state below which all have been let go, see `draining`.
     """
 
     index: int
@@ -101,6 +106,7 @@ class Node:
     mark: I8 = field(default_factory=lambda: np.zeros(NUM_MARKS, dtype=np.int64))
     at: F8 = field(default_factory=lambda: np.zeros(1))
     stale: set[int] = field(default_factory=set)
+    low: int = 0
     _whole: KvRules | None = None
 
     def __post_init__(self) -> None:
@@ -219,9 +225,9 @@ class Node:
 
     def untaken(self) -> tuple[I8, I8]:
         """Rows of the engine's state that have not been taken over, and their requests."""
-        rows = np.frombuffer(self.rows, dtype=np.int64).copy()
+        rows = np.frombuffer(self.rows, dtype=np.int64)[self.low :].copy()
         places = np.flatnonzero(rows >= 0)
-        return places, rows[places]
+        return places + self.low, rows[places]
 
     def newly_done(self) -> list[int]:
         """Rows of the engine's state that have completed since the last call, in order."""
@@ -229,6 +235,21 @@ class Node:
         places: list[int] = ints[self.delivered : ended, I_DONE].tolist()
         self.delivered = ended
         return places
+
+    def let_go(self, places: I8) -> None:
+        """Let go of rows of the engine's state, as far as none before them is under way."""
+        rows, state = np.frombuffer(self.rows, dtype=np.int64), self.engine.state
+        rows[places] = -1
+        going = rows[self.low :] >= 0
+        low = self.low + int(going.argmax()) if going.any() else len(rows)
+        most = state.running.shape[1] // 3
+        for rank, late in zip(state.running, state.ranks[:, R_LATE], strict=True):
+            low = min(
+                low, int(rank[most : most + late].min(initial=low))
+            )  # what they hold is to be dropped
+        for kept in (state.ints, state.floats, rows):
+            give_back(kept, self.low, low)
+        self.low = state.counters[C_LOW] = max(low, self.low)
 
 
 @dataclass(slots=True)

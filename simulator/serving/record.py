@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..batching.policies import Policy
-from ..batching.state import F8, I8
+from ..batching.state import F8
 from ..deploy.deployment import Deployment
 from ..expert_cache.counts import StepFetch
 from .adapters import AdapterCounts
 from .beside import ApartRun
 from .encoders import EncoderCounts
+from .finished import AT_ONCE, Blocks, Requests
 from .metrics import Quantiles
 from .pools import KvLink
 from .replicas import Scaling
@@ -27,30 +28,6 @@ from .tiers import TiersRun
 if TYPE_CHECKING:
     from .classes import Classes
     from .steps import RunStep
-
-
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """One row per finished request, by request id; times from the first arrival [s]."""
-
-    request_id: I8
-    arrival_s: F8
-    input_tokens: I8
-    output_tokens: I8
-    scheduled_s: F8
-    first_token_s: F8
-    last_token_s: F8
-    preemptions: I8
-    order: I8
-
-    def __repr__(self) -> str:
-        return f"<Requests: {len(self.request_id):,} rows; see columns()>"
-
-    def columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Columns of requests.csv."""
-        names = ("request_id", "arrival_s", "input_tokens", "output_tokens", "scheduled_s",
-                 "first_token_s", "last_token_s", "preemptions")  # fmt: skip
-        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +231,8 @@ class Run:
         What KV cache tiers did, where there were some.
     apart : ApartRun or None
         What devices that attend and devices that hold experts did, where these are not the same.
+    every : callable or None
+        Of a long run whose requests are a sample: the columns of all of them, block by block.
     """
 
     deployment: Deployment
@@ -299,11 +278,12 @@ class Run:
     classes: Classes | None = None
     tiers: TiersRun | None = None
     apart: ApartRun | None = None
+    every: Blocks | None = None
 
     def __repr__(self) -> str:
         return (
             f"<Run: {self.deployment.model.name} on {self.deployment.system.name}, "
-            f"{len(self.requests.request_id):,} requests from {self.workload}>"
+            f"{len(self.requests):,} requests from {self.workload}>"
         )
 
     @property
@@ -331,14 +311,28 @@ class Run:
         """From sending a request until its client sees its last token."""
         return self.e2e_s.later(self.outside_s)
 
-    def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Columns of requests.csv; with what clients see where that is known to differ."""
-        table = self.requests
-        columns = table.columns()
+    def request_blocks(self) -> Iterator[dict[str, npt.NDArray[np.generic]]]:
+        """`request_columns` of all requests, those of a long run too, block by block."""
+        if self.every is not None:
+            yield from (self._seen(block) for block in self.every())
+            return
+        columns = self.request_columns()
+        for first in range(0, len(self.requests.request_id), AT_ONCE):
+            yield {name: c[first : first + AT_ONCE] for name, c in columns.items()}
+
+    def _seen(
+        self, columns: dict[str, npt.NDArray[np.generic]]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns with what clients see where that is known to differ."""
         if self.outside_s:
-            sent = table.arrival_s - self.outside_s
-            columns["client_ttft_s"] = table.first_token_s - sent
-            columns["client_e2e_s"] = table.last_token_s - sent
+            sent = columns["arrival_s"] - np.float64(self.outside_s)
+            columns["client_ttft_s"] = columns["first_token_s"] - sent
+            columns["client_e2e_s"] = columns["last_token_s"] - sent
+        return columns
+
+    def request_columns(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Columns of requests.csv, of a long run those of a sample; with what clients see where that differs."""
+        columns = self._seen(self.requests.columns())
         if self.classes is not None:
             columns |= self.classes.labels.columns()
         if self.moves is not None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .adapters import AdapterCounts
+from .draining import Drained
 from .encoders import EncoderCounts
 from .engine import Engine
+from .finished import Blocks, Requests
 from .nodes import Node
 from .pools import Pools
 from .replicas import Scaling
+from .steady import Stamps
 from .table import Table
 from .transfers import Moves
 
@@ -43,6 +46,8 @@ class Served:
         Which replicas there were when, where an autoscaler decides.
     scalings : tuple of Scaling or None
         Of two pools those of each.
+    drained : Drained, optional
+        What is kept of requests that were let go, of a long run.
     """
 
     engines: list[Engine]
@@ -58,3 +63,17 @@ class Served:
     encoder: EncoderCounts | None = None
     scaling: Scaling | None = None
     scalings: tuple[Scaling | None, ...] = (None, None)
+    drained: Drained | None = None
+
+    def end_s(self, requests: Requests) -> float:
+        """When the last of the completed requests did [s]."""
+        return self.drained.end_s if self.drained else float(requests.last_token_s.max())
+
+    @property
+    def every(self) -> Blocks | None:
+        """Columns of all requests, where those that are kept are a sample and all are asked for."""
+        return self.drained.blocks if self.drained and self.drained.file else None
+
+    def stamps(self) -> Stamps:
+        """Times of all requests, of a long run those of a sample."""
+        return self.table.stamps() if self.drained is None else self.drained.stamps()

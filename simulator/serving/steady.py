@@ -98,12 +98,15 @@ class Stamps:
     arrival, scheduled, last : float64 array
         ``last`` is the latest token's.
     done : bool array
+    each : int
+        Requests that each row stands for.
     """
 
     arrival: F8
     scheduled: F8
     last: F8
     done: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    each: int = 1
 
 
 def find_window(
@@ -134,7 +137,7 @@ def find_window(
         edges = np.linspace(begin, end, MOST + 1)
         return _queue(_measured(whole, tokens, edges), stamps, min(drain, end), open_loop)
     if clients is None:
-        found = _of_arrivals(tokens, in_service, begin, drain, len(came))
+        found = _of_arrivals(tokens, in_service, begin, drain, len(came) * stamps.each)
     else:
         found = _of_rounds(tokens, np.sort(stamps.last[stamps.done]), begin, drain, clients)
     if isinstance(found, str):
@@ -312,8 +315,8 @@ def _queue(window: Window, stamps: Stamps, drain: float, open_loop: bool) -> Win
     edges = np.linspace(start, end, MOST + 1)
     arrival = np.sort(stamps.arrival[np.isfinite(stamps.arrival)])
     scheduled = np.sort(stamps.scheduled[np.isfinite(stamps.scheduled)])
-    came = np.searchsorted(arrival, edges, side="right")
-    waiting = came - np.searchsorted(scheduled, edges, side="right")
+    came = np.searchsorted(arrival, edges, side="right") * stamps.each
+    waiting = came - np.searchsorted(scheduled, edges, side="right") * stamps.each
     slope, _ = _trend(np.append(edges, 2 * edges[-1] - edges[-2]), waiting.astype(float))
     growth = slope * (end - start)
     many = growth >= max(GROWS * float(came[-1] - came[0]), FEWEST_WAITING)

@@ -21,7 +21,8 @@ from ..batching.state import (
     I_PREEMPTED,
 )
 from .engine import Engine
-from .record import Requests
+from .finished import Requests
+from .pages import give_back
 from .steady import Stamps
 
 WHOLE = ("id", "input_tokens", "output_tokens", "generated", "preemptions", "order")
@@ -45,6 +46,8 @@ class Table:
     ----------
     count : int
         Requests read from the stream.
+    low : int
+        Rows below have been let go, see `draining`.
     id, input_tokens, output_tokens : int64 array
     generated, preemptions : int64 array
         Tokens that have come, on all engines together, and times it was preempted.
@@ -69,6 +72,7 @@ class Table:
     """
 
     count: int = 0
+    low: int = 0
     id: I8 = field(default_factory=_none)
     input_tokens: I8 = field(default_factory=_none)
     output_tokens: I8 = field(default_factory=_none)
@@ -103,7 +107,7 @@ class Table:
             for name, row in zip(names, room, strict=True):
                 column = getattr(self, name)
                 grown = row.view(column.dtype)
-                grown[:first] = column[:first]
+                grown[self.low : first] = column[self.low : first]
                 setattr(self, name, grown)
         self.id[new], self.arrival_s[new] = block.request_id, block.arrival_s
         self.input_tokens[new], self.output_tokens[new] = block.input_tokens, block.output_tokens
@@ -191,13 +195,19 @@ class Table:
             self.generated[rows] == self.output_tokens[rows],
         )  # fmt: skip
 
-    def done(self) -> slice | I8:
-        """Rows of the requests that have completed."""
-        rows = slice(0, self.count)
+    def done(self, rows: slice | None = None) -> slice | I8:
+        """Rows of the requests that have completed, of some or of all."""
+        rows = rows or slice(0, self.count)
         complete = self.generated[rows] == self.output_tokens[rows]
-        return rows if complete.all() else np.flatnonzero(complete)
+        return rows if complete.all() else rows.start + np.flatnonzero(complete)
 
-    def finished(self, several: bool) -> Requests:
+    def let_go(self, first: int, last: int) -> None:
+        """Let go of rows: nothing looks at them any more."""
+        self.low = last
+        for name in (*WHOLE, *REAL):
+            give_back(getattr(self, name), first, last)
+
+    def finished(self, several: bool, rows: slice | None = None) -> Requests:
         """Return completed requests by id, with their places among all completions.
 
         Parameters
@@ -205,8 +215,10 @@ class Table:
         several : bool
             Whether they ended on several engines, or in several lives of one; else the engine has
             told their places.
+        rows : slice, optional
+            Of these rows alone.
         """
-        done = self.done()
+        done = self.done(rows)
         order = self.order[done]
         if several:
             by_time = np.lexsort((order, self.last_s[done]))

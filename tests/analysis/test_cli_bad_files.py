@@ -274,11 +274,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
         "files.write_report = lambda *a: None  # it comes first, and figures take seconds\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "import opbyte.analysis.show.output as output\n"
-        "make = output.OutputFolder.csv\n"
-        "def csv(*a, **k):\n"
+        "make = output.OutputFolder.blocks\n"
+        "def blocks(*a, **k):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "    return make(*a, **k)\n"
-        "output.OutputFolder.csv = csv\n"
+        "output.OutputFolder.blocks = blocks\n"
         "main(sys.argv[1:])\n"
     )
     command = [*RUN[:-1], "2000", "--out", str(tmp_path / "out")]
