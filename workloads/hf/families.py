@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 
 from ..errors import SpecError
 from ..model import ModelSpec
@@ -53,7 +54,7 @@ def build(config: Config) -> ModelSpec:
     """
     name, kind = _architecture(config), config.text("model_type")
     section = text_section(config)
-    if name is not None and name in ARCHITECTURES:
+    if name is not None and _known(name):
         where = config if section is None or _whole(config) else section
         return ARCHITECTURES[name](replace(where, architecture=name))
     if section is not None:
@@ -74,6 +75,19 @@ def _whole(config: Config) -> bool:
     return config.has("hidden_size") and any(
         map(config.has, ("num_hidden_layers", "num_layers", "n_layer"))
     )
+
+
+USUAL = ("dense", "moe", "deepseek")
+"""Modules of the classes that are met most; the others are imported where these do not know a class."""
+
+
+def _known(name: str) -> bool:
+    """Whether a class can be read; no more modules are imported than it takes."""
+    for module in USUAL:
+        if name in ARCHITECTURES.names():
+            return True
+        import_module(f"{__package__}.{module}")
+    return name in ARCHITECTURES
 
 
 def text_section(config: Config) -> Config | None:

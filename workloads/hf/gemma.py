@@ -39,7 +39,7 @@ def _overrides(c: Config, i: int) -> Mapping[str, Any]:
     table = c.values.get("per_layer_config")
     if not isinstance(table, Mapping):
         return {}
-    found = next((v for k, v in table.items() if str(k).isdigit() and int(k) == i), {})
+    found: Any = next((v for k, v in table.items() if str(k).isdigit() and int(k) == i), {})
     if not isinstance(found, Mapping):
         raise c.error(f"per_layer_config.{i}", f"is {shown(found)}; an object is required")
     return found

@@ -133,3 +133,46 @@ def laguna(c: Config) -> ModelSpec:
     return assemble(
         c, stack(mixers, read_blocks(c, shape.hidden, layers, router_bias=True, first=1))
     )
+
+
+@family(
+    "InklingForCausalLM",
+    "InklingForConditionalGeneration",
+    types=("inkling_text", "inkling_mm_model"),
+)
+def inkling(c: Config) -> ModelSpec:
+    """Inkling: other head counts in layers with a window, relative positions, short convolutions on four streams.
+
+    A query has `d_rel` values of its own for positions; convolutions of a few taps follow keys, values and both parts.
+    """
+    layers, hidden = c.layers(), c.size("hidden_size")
+    heads, kv = c.size("num_attention_heads"), c.size("num_key_value_heads")
+    dim, rel, taps = c.size("head_dim"), c.count("d_rel"), c.size("conv_kernel_size", default=4)
+    words = c.words("layer_types", layers, ("hybrid", "hybrid_sliding"))
+    windowed = (
+        [word == "hybrid_sliding" for word in words]
+        if words
+        else [i % 6 != 5 for i in range(layers)]
+    )
+    window, extent = (
+        c.size("sliding_window_size", "sliding_window"),
+        c.size("rel_extent", default=1024),
+    )
+    own = (
+        (heads, kv, dim, 0, extent),
+        (c.size("swa_num_attention_heads", default=heads), c.size("swa_num_key_value_heads", default=kv),
+         c.size("swa_head_dim", default=dim), window, min(window, extent)),
+    )  # fmt: skip
+    made = []
+    for count, groups, width, seen, reach in own:
+        check_heads(c, hidden, count, groups, width)
+        # Small weights stand with the norms of query and key: positions, and the taps of keys and values.
+        small = 2 * width + rel * reach + 2 * groups * width * taps + hidden * count * rel
+        made.append(Attention(hidden, count, groups, width, seen, qk_norm=small))
+    blocks = read_blocks(c, hidden, layers)
+    extra = layers * 2 * hidden * taps + hidden * c.count("n_shared_experts") * blocks.count(
+        blocks[-1]
+    )
+    return assemble(
+        c, stack([made[w] for w in windowed], blocks), extra=extra, heads=mtp_heads(c), tied=False,
+    )  # fmt: skip

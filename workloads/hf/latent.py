@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from ..layers import LatentAttention
-from ..model import ModelSpec
+from dataclasses import replace
+
+from ..layers import LatentAttention, SparseLatentAttention
+from ..model import Layer, ModelSpec
 from .blocks import read_blocks
 from .config import Config
 from .decoders import mtp_heads
+from .deepseek import glm_moe_dsa
 from .families import Family, family
 from .parts import assemble, check_heads, stack
 
@@ -57,3 +60,29 @@ def _reader(first: int, norms: int, tied: bool, title: str) -> Family:
 
 for _names, (_types, _habits, _title) in LATENT.items():
     family(*_names, types=_types)(_reader(*_habits, _title))
+
+
+@family("HYV4ForCausalLM", "HYV4VLForConditionalGeneration", types=("hy_v4", "hy_v4_vl_text"))
+def hy_v4(c: Config) -> ModelSpec:
+    """Hy4: GLM-5's sparse latent attention with an output gate, several residual streams.
+
+    The mixing of the streams is counted by its weights; its time is not.
+    """
+    spec = glm_moe_dsa(c)
+    streams, hidden, gate = c.size("hc_mult", default=1), spec.hidden, c.size("v_head_dim")
+
+    def change(layer: Layer) -> Layer:
+        mixer = layer.mixer
+        assert isinstance(mixer, SparseLatentAttention)
+        return replace(layer, mixer=replace(mixer, base=replace(mixer.base, gate_dim=gate)))
+
+    spec = spec.map_layers(change)
+    mixing = 2 * (2 * streams * streams * hidden + 2 * streams + 2) if streams > 1 else 0
+    extra = mixing * len(spec.layers) + (streams * streams * hidden + streams + 1) * (streams > 1)
+    notes = (
+        *spec.notes,
+        f"{c.path}: the mixing of {streams} residual streams is counted by weights, not by time",
+    )
+    return replace(
+        spec, extra_weights=spec.extra_weights + extra, notes=notes if streams > 1 else spec.notes
+    )
