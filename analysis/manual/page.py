@@ -232,7 +232,7 @@ def _columns() -> Iterator[str]:
     yield _table(("metric", "what it is"), ((f"`{m}`", known[m]) for m in TIERED)) + "\n"
 
 
-NAMED_ELSEWHERE = ("models", "devices", "systems")
+NAMED_ELSEWHERE = ("models", "devices", "systems", "prices")
 """Lists that are too long for this page, and grow with every file of the catalog."""
 
 
